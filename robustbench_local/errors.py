@@ -1,0 +1,96 @@
+"""Errors that speak to the user. Each knows its exit code.
+
+The tree::
+
+    RobustbenchError            70  something inside is wrong
+    |-- UsageError               2  the command or a file the user wrote is wrong
+    |   |-- ConfigError          2  a grid file, a flag, a name
+    |   |-- CardError            2  a card in the catalogue
+    |   |-- ThreatError          2  an impossible threat model
+    |   `-- LockedError          2  another process writes to this run
+    |-- ModelError               3  the model cannot be loaded or used
+    |-- DataError                3  the data cannot be loaded or used
+    |-- IncompleteError          4  stopped before the end; the same command resumes
+    |   `-- StorageError         4  the disk refused; what was committed is kept
+    |-- RefusedError             5  refused for safety
+    `-- InvariantError          70  a rule of the harness was broken by our own code
+
+Exit code 1 (a gate failed) is a verdict, not an error, and 130 is the user's own interrupt.
+"""
+
+from __future__ import annotations
+
+
+class RobustbenchError(Exception):
+    """The root: one line of what is wrong, where, and what to do about it.
+
+    Args:
+        what: What is wrong, without a final full stop.
+        where: The file, row, tensor or flag concerned.
+        remedy: What the user can do, as an imperative.
+    """
+
+    exit_code = 70
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__(what, where, remedy)
+
+    def __str__(self) -> str:
+        head = f"{self.where}: " if self.where else ""
+        tail = f". {self.remedy[0].upper()}{self.remedy[1:]}" if self.remedy else ""
+        return " ".join(f"{head}{self.what}{tail}".split())
+
+
+class UsageError(RobustbenchError):
+    """The command line, or a file that the user wrote, is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A grid file, a flag or a name is wrong."""
+
+
+class CardError(UsageError):
+    """A card of the catalogue is missing or malformed."""
+
+
+class ThreatError(UsageError, ValueError):
+    """A threat model that cannot exist, or that an operation does not support."""
+
+
+class LockedError(UsageError):
+    """Another live process writes to this run directory."""
+
+
+class ModelError(RobustbenchError):
+    """A model cannot be loaded, or does not do what a classifier does."""
+
+    exit_code = 3
+
+
+class DataError(RobustbenchError):
+    """Images or labels cannot be loaded or used."""
+
+    exit_code = 3
+
+
+class IncompleteError(RobustbenchError):
+    """The run stopped before its end; the same command resumes it."""
+
+    exit_code = 4
+
+
+class StorageError(IncompleteError):
+    """The disk refused a write; everything committed before is kept."""
+
+
+class RefusedError(RobustbenchError):
+    """Refused for safety: the file could run code, or leaves its folder."""
+
+    exit_code = 5
+
+
+class InvariantError(RobustbenchError):
+    """One of the harness's own rules was broken: a bug in this project."""

@@ -1,0 +1,173 @@
+"""What a run remembers: cells, outcomes, events. Plain data, no behaviour beyond counting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+CellStatus = Literal["pending", "running", "done", "partial", "error", "timeout", "skipped"]
+OutcomeStatus = Literal["ok", "clean-wrong", "non-finite", "rejected", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeRecord:
+    """What happened to one image in one cell (trust invariant V15). Distances are in pixel units of [0, 1]."""
+
+    cell: str
+    """Key of the cell."""
+    position: int
+    """Place of the image in the cell's canonical order, from 0."""
+    image: str
+    """Id of the image in its data set."""
+    label: int
+    """True class index."""
+    clean_prediction: int | None
+    """Class read from the untouched image; None if the model gave no finite answer."""
+    adversarial_prediction: int | None
+    """Class read from the verified candidate; the clean prediction if there is no valid candidate."""
+    clean_correct: bool
+    """The untouched image is read as its label, with a strictly largest logit."""
+    broken: bool
+    """The image was clean-correct and a verified candidate reached the attacker's goal (or made the
+    model's answer non-finite)."""
+    moved_elsewhere: bool
+    """Targeted goals only: the label changed, but not to a target. Never counted as broken."""
+    margin: float | None
+    """Logit of the label minus the largest other one, on the verified candidate."""
+    fragile: bool
+    """|margin| below 1e-4 of the range of the logits: floating-point noise may turn it."""
+    linf: float
+    """Largest change of a pixel."""
+    l2: float
+    """Euclidean norm of the change."""
+    l1: float
+    """Sum of the changes."""
+    broken_8bit: bool | None
+    """Broken still holds when the candidate is rounded to 8 bits inside the ball; None if not broken
+    or the original is not on the 8-bit grid and the ball leaves no room."""
+    forward_passes: int
+    """Forward passes spent on this image by the attack and the harness."""
+    backward_passes: int
+    """Backward passes spent on this image."""
+    seconds: float
+    """The image's share of its batch's wall time."""
+    status: OutcomeStatus
+    """``ok``; ``clean-wrong`` (not attacked); ``non-finite`` (NaN or infinite logits, counted as not
+    robust); ``rejected`` (the attack's candidate broke a rule and was discarded); ``error``."""
+    error: str | None = None
+    """Why, in one line, when the status is ``rejected``, ``non-finite`` or ``error``."""
+    original_hash: str = ""
+    """SHA-256 (first 16 hex digits) of the original image."""
+    adversarial_hash: str = ""
+    """SHA-256 (first 16 hex digits) of the verified candidate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRecord:
+    """One square of the grid: (model, defense, threat model, attack) on one data set."""
+
+    key: str
+    """SHA-256 over weights, data, resolved parameters, seed and code version."""
+    position: int
+    """Order in the grid, from 0."""
+    model: str
+    """Model id from the grid file."""
+    defense: str
+    """Defense name, or ``none``."""
+    attack: str
+    """Card name; with the eps when the grid overrides it."""
+    card: str
+    """Name of the card the attack comes from."""
+    norm: str
+    """``Linf`` or ``L2``."""
+    eps: float
+    """Radius in pixel units of [0, 1]."""
+    threat: str
+    """Short threat name, e.g. ``linf-8``; what gates refer to."""
+    goal: str
+    """``untargeted`` or ``targeted``."""
+    targets: tuple[int, ...] = ()
+    """Target classes."""
+    sources: tuple[int, ...] = ()
+    """Only images of these classes belong to the cell; empty: all."""
+    images: int = 0
+    """Number of images in the cell."""
+    excluded: int = 0
+    """Images of the data set that this goal does not apply to (their label is a target, or no source)."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """The attack's class name and every hyper-parameter."""
+    identity: dict[str, str] = field(default_factory=dict)
+    """What the key was made of: model, data, attack, threat, seed, code."""
+    note: str = ""
+    """What a reader has to know about this cell's method, in one line."""
+    status: CellStatus = "pending"
+    """Where the cell stands."""
+    error: str | None = None
+    """Why, in one line, when the status is ``error``, ``timeout``, ``partial`` or ``skipped``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRecord:
+    """Something worth telling that is not an outcome: a halved batch, a taken-over lock, a resume."""
+
+    time: str
+    """UTC, ISO 8601."""
+    level: Literal["info", "warning", "error"]
+    """How much it matters."""
+    message: str
+    """One line."""
+    cell: str | None = None
+    """Key of the cell concerned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Counts over the outcomes of a cell, with the denominators of trust invariant V5."""
+
+    n: int
+    """All images, clean mistakes and errors included: the denominator of robust accuracy."""
+    clean_correct: int
+    """Read as their label untouched: the denominator of attack success."""
+    broken: int
+    """Clean-correct and then broken."""
+    robust: int
+    """Clean-correct, not broken, and without an error."""
+    broken_8bit: int
+    """Broken, and still so after rounding to 8 bits."""
+    moved_elsewhere: int
+    """Label changed to something that was not a target (targeted goals)."""
+    fragile: int
+    """Verdicts within floating-point noise of the boundary."""
+    rejected: int
+    """Candidates that broke a rule of the harness."""
+    non_finite: int
+    """Images on which the model's answer was NaN or infinite; never robust."""
+    errors: int
+    """Images on which the model or attack raised; never robust."""
+    forward_passes: int
+    """Sum over the images."""
+    backward_passes: int
+    """Sum over the images."""
+    seconds: float
+    """Sum over the images."""
+
+
+def tally(outcomes: Iterable[OutcomeRecord]) -> Tally:
+    """Count outcomes; an empty cell gives zeros everywhere."""
+    rows = list(outcomes)
+    return Tally(
+        n=len(rows),
+        clean_correct=sum(row.clean_correct for row in rows),
+        broken=sum(row.broken for row in rows),
+        robust=sum(row.clean_correct and not row.broken and row.status != "error" for row in rows),
+        broken_8bit=sum(bool(row.broken_8bit) for row in rows),
+        moved_elsewhere=sum(row.moved_elsewhere for row in rows),
+        fragile=sum(row.fragile for row in rows),
+        rejected=sum(row.status == "rejected" for row in rows),
+        non_finite=sum(row.status == "non-finite" for row in rows),
+        errors=sum(row.status == "error" for row in rows),
+        forward_passes=sum(row.forward_passes for row in rows),
+        backward_passes=sum(row.backward_passes for row in rows),
+        seconds=sum(row.seconds for row in rows),
+    )
