@@ -1,0 +1,197 @@
+"""Dataset: images in [0, 1] with labels, ids and class names, checked once and then trusted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_local.errors import DataError
+
+MAX_CLASSES = 100_000  # a larger label is an identifier, not an index
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Images with everything that an evaluation and its report need to know about them.
+
+    Args:
+        images: (N, C, H, W), float32, every value in [0, 1].
+        labels: Class indices, (N,), int64, in ``range(len(class_names))``.
+        ids: One unique name an image, the same whatever the limit, the order or the subset.
+        class_names: Name of each class index; ``("0", "1", ...)`` when the source has no names.
+        name: Short name for reports and messages.
+        masks: Where the object is, (N, 1, H, W), bool.
+        label_map: Label as in the source -> class index; empty when the source's labels are the indices.
+        quarantined: Files that could not be used, each with the reason.
+        notes: What a reader of the report should know about how the images were read.
+
+    Raises:
+        DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
+            (F49, F50, diagnostic D1), a label is out of range (F36), or ids repeat.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    name: str
+    masks: Tensor | None = None
+    label_map: dict[str, int] = field(default_factory=dict)
+    quarantined: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_images(self.images, self.name)
+        _check_labels(self.labels, len(self.class_names), self.name)
+        if not len(self.images) == len(self.labels) == len(self.ids):
+            counts = f"{len(self.images)} images, {len(self.labels)} labels and {len(self.ids)} ids"
+            raise DataError(f"{counts}: the numbers must agree", where=self.name)
+        if len(set(self.ids)) < len(self.ids):
+            repeated = next(one for position, one in enumerate(self.ids) if one in self.ids[:position])
+            raise DataError(
+                f"the id {repeated!r} is there twice", where=self.name, remedy="give each image its own id"
+            )
+        if self.masks is not None:
+            _check_masks(self.masks, self.images, self.name)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the data knows, whether or not each has an image."""
+        return len(self.class_names)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the classes have names of their own, not just their numbers."""
+        return self.class_names != numbered(self.num_classes)
+
+    def digest(self) -> str:
+        """SHA-256 over ids, labels, images and masks; the same data gives the same digest on any machine."""
+        hasher = hashlib.sha256()
+        for one in self.ids:
+            hasher.update(one.encode("utf-8", "backslashreplace") + b"\0")
+        for tensor in (self.labels, self.images, self.masks):
+            if tensor is not None:
+                array = np.ascontiguousarray(tensor.numpy())
+                hasher.update(f"{array.shape}{array.dtype.str}".encode())
+                hasher.update(array.reshape(-1).view(np.uint8).data)
+        return hasher.hexdigest()
+
+    def select(self, indices: Sequence[int] | Tensor) -> Dataset:
+        """The images at these positions, in this order, with all else kept."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return replace(
+            self,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            ids=tuple(self.ids[position] for position in chosen.tolist()),
+            masks=None if self.masks is None else self.masks[chosen],
+        )
+
+
+def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> Dataset:
+    """Take a data set as it is, or make one of an (images, labels) pair.
+
+    Args:
+        data: A :class:`Dataset`, or images (N, C, H, W), uint8 or floating point in [0, 1], with integer
+            labels (N,).
+        name: Name of the new data set; its ids are ``name/0``, ``name/1``, ...
+
+    Returns:
+        The data set, its tensors on the CPU; uint8 images are divided by 255.
+
+    Raises:
+        DataError: If the tensors are not such images and labels.
+    """
+    if isinstance(data, Dataset):
+        return data
+    try:
+        images, labels = (torch.as_tensor(part).detach().cpu() for part in data)
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError("data must be a Dataset or a pair (images, labels) of tensors", where=name) from None
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    elif images.is_floating_point():
+        images = images.float()
+    if not labels.is_floating_point() and labels.dtype not in (torch.bool, torch.int64):
+        labels = labels.long()
+    count = int(labels.max()) + 1 if labels.numel() else 0
+    if count > MAX_CLASSES:
+        remedy = "number the classes from 0"
+        raise DataError(f"label {count - 1} cannot be a class index", where=name, remedy=remedy)
+    return Dataset(
+        images=images,
+        labels=labels,
+        ids=tuple(f"{name}/{position}" for position in range(len(images))),
+        class_names=numbered(max(count, 1)),
+        name=name,
+    )
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Class names where there are none: ``("0", "1", ...)``."""
+    return tuple(str(index) for index in range(count))
+
+
+def some_rows(wrong: Tensor, shown: int = 5) -> str:
+    """The first positions that are True in ``wrong``, (N,), in words: ``rows 3, 8, ... (12 in all)``."""
+    rows = wrong.nonzero().flatten().tolist()
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    listed = ", ".join(str(row) for row in rows[:shown])
+    return f"rows {listed}" + (f", ... ({len(rows)} in all)" if len(rows) > shown else "")
+
+
+def _check_images(images: Tensor, name: str) -> None:
+    shape = tuple(images.shape)
+    if images.dim() != 4:
+        raise DataError(f"images must be (N, C, H, W), got {shape}", where=name)
+    if shape[0] == 0:
+        raise DataError("there are no images", where=name, remedy="check the path, the split and the limit")
+    if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+        raise DataError(
+            f"images look like (N, H, W, C): {shape}", where=name, remedy="use images.permute(0, 3, 1, 2)"
+        )
+    if 0 in shape:
+        raise DataError(f"images have no pixels: {shape}", where=name)
+    if images.dtype != torch.float32:
+        raise DataError(f"images must be float32 in [0, 1], got {images.dtype}", where=name)
+    low, high = (value.item() for value in torch.aminmax(images))
+    if low >= 0 and high <= 1:
+        return
+    inside = (images >= 0) & (images <= 1)
+    where = f"{name}, {some_rows(~inside.flatten(1).all(dim=1))}"
+    if not torch.isfinite(images).all():
+        raise DataError(
+            "image values are NaN or infinite", where=where, remedy="repair or remove these images"
+        )
+    what = f"image values must be in [0, 1], got {low:.4g} to {high:.4g}"
+    if low < 0:
+        remedy = "give the images as they were before normalisation, and tell the classifier with normalize"
+        raise DataError(f"{what}: they look normalised already", where=where, remedy=remedy)
+    raise DataError(f"{what}: they look like 0..255", where=where, remedy="divide the images by 255")
+
+
+def _check_labels(labels: Tensor, num_classes: int, name: str) -> None:
+    if labels.dim() != 1 or labels.dtype != torch.int64:
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise DataError(f"labels must be class indices, int64 of shape (N,), got {got}", where=name)
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        first = labels[wrong][0].item()
+        what = f"label {first} is not one of the {num_classes} classes 0 to {num_classes - 1}"
+        raise DataError(what, where=f"{name}, {some_rows(wrong)}", remedy="number the classes from 0")
+
+
+def _check_masks(masks: Tensor, images: Tensor, name: str) -> None:
+    expected = (len(images), 1, *images.shape[2:])
+    if masks.dtype != torch.bool or tuple(masks.shape) != expected:
+        got = f"{masks.dtype} of shape {tuple(masks.shape)}"
+        raise DataError(f"masks must be torch.bool of shape {expected}, got {got}", where=name)
