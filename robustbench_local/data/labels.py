@@ -1,0 +1,192 @@
+"""Labels: the data's classes expressed in the model's class indices, and class names turned into indices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from robustbench_local.data.dataset import Dataset, numbered, some_rows
+from robustbench_local.errors import ConfigError, DataError
+
+
+def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | None = None) -> Dataset:
+    """Express the labels in the model's class indices, or refuse before any attack.
+
+    The first of these that applies:
+
+    1. Both have names, and each class of the data is among the model's: by name, whatever the order.
+    2. Both have the same number of classes: the indices are kept.
+    3. The data has no names and all its labels are below ``num_classes``: the indices are kept.
+    4. The data has exactly ``num_classes`` different labels, with gaps: they are closed, with a note.
+
+    Args:
+        dataset: The data, its labels as in its source.
+        num_classes: Number of logits of the model.
+        class_names: The model's class names, if it has any.
+
+    Returns:
+        The data with labels in ``range(num_classes)``, ``class_names`` of that length, and a ``label_map``
+        from the source's labels to the model's indices.
+
+    Raises:
+        DataError: If no rule applies (F16), a label has no class (F36), a name stands for several classes,
+            or names that both know stand at different indices while others are unknown.
+    """
+    names = tuple(class_names or ())
+    if names == numbered(len(names)):
+        names = ()
+    known = _known_labels(dataset)
+    if names and dataset.has_names:
+        by_name = _match_names(dataset, known, names)
+        if by_name is not None:
+            moved = any(source != target for source, target in by_name.items())
+            note = "labels were matched to the model's classes by name" if moved else None
+            return _apply(dataset, by_name, names, note)
+    if dataset.num_classes == num_classes:
+        note = _check_positions(dataset, known, names)
+        kept = dataset.class_names if dataset.has_names or not names else names
+        return _apply(dataset, {label: label for label in known}, kept, note)
+    if not dataset.has_names and max(known) < num_classes:
+        return _apply(dataset, {label: label for label in known}, names or numbered(num_classes), None)
+    if len(known) == num_classes and (dataset.label_map or not dataset.has_names):
+        closed = {label: position for position, label in enumerate(known)}
+        kept = tuple(dataset.class_names[label] for label in known)
+        note = (
+            f"the data's {num_classes} different labels were numbered 0 to {num_classes - 1} in their order"
+        )
+        return _apply(dataset, closed, names or kept, note)
+    raise _misfit(dataset, known, num_classes, names)
+
+
+def resolve_classes(entries: Sequence[int | str], class_names: Sequence[str]) -> tuple[int, ...]:
+    """Turn class names or indices, as cards and grid files have them, into indices.
+
+    Args:
+        entries: Indices, or names in any case; the beginning of a name will do where only one name has it.
+        class_names: Name of each class index.
+
+    Returns:
+        The indices in the order of ``entries``, each once.
+
+    Raises:
+        ConfigError: If an index is out of range, or a name is unknown or stands for several classes.
+    """
+    return tuple(dict.fromkeys(_resolve(entry, class_names) for entry in entries))
+
+
+def _resolve(entry: int | str, class_names: Sequence[str]) -> int:
+    keys = [_key(name) for name in class_names]
+    if isinstance(entry, str):
+        wanted = _key(entry)
+        exact = [index for index, key in enumerate(keys) if key == wanted]
+        found = exact or [index for index, key in enumerate(keys) if wanted and key.startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = ", ".join(f"{index} {class_names[index]}" for index in found[:5])
+            raise ConfigError(f"the class {entry!r} is not clear: {choices}", remedy="write its number")
+        if not wanted.isdecimal():
+            raise _unknown_class(entry, keys, class_names)
+    index = int(entry)
+    if isinstance(entry, bool) or not 0 <= index < len(class_names):
+        raise ConfigError(f"there is no class {entry!r}: the classes are 0 to {len(class_names) - 1}")
+    return index
+
+
+def _unknown_class(entry: str, keys: Sequence[str], class_names: Sequence[str]) -> ConfigError:
+    if tuple(class_names) == numbered(len(class_names)):
+        remedy = "write its number: neither the data nor the model has class names"
+    else:
+        close = difflib.get_close_matches(_key(entry), keys, n=1)
+        shown = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+        remedy = (
+            f"did you mean {class_names[keys.index(close[0])]!r}?" if close else f"the classes are {shown}"
+        )
+    return ConfigError(f"there is no class {entry!r}", remedy=remedy)
+
+
+def _key(name: str) -> str:
+    """What makes two spellings the same name: case, and spaces written as underscores, do not count."""
+    return " ".join(str(name).replace("_", " ").casefold().split())
+
+
+def _known_labels(dataset: Dataset) -> list[int]:
+    """Classes with images in the source, so that the answer does not depend on which images were chosen."""
+    present = torch.bincount(dataset.labels).nonzero().flatten().tolist()
+    return sorted({*dataset.label_map.values(), *present})
+
+
+def _match_names(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -> dict[int, int] | None:
+    """Map each label to the model's class of that name; None if a name is unknown to the model."""
+    indices: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        indices.setdefault(_key(name), []).append(index)
+    mapping: dict[int, int] = {}
+    for label in known:
+        name = dataset.class_names[label]
+        found = indices.get(_key(name), [])
+        if not found:
+            return None
+        if len(found) > 1 and label not in found:
+            what = f"the class {name!r} stands for {len(found)} of the model's classes: {found}"
+            raise DataError(
+                what, where=dataset.name, remedy="rename the class, or give the labels as numbers"
+            )
+        mapping[label] = label if label in found else found[0]
+    if len(set(mapping.values())) < len(mapping):
+        raise DataError(
+            "two classes of the data have the same name", where=dataset.name, remedy="rename one of them"
+        )
+    return mapping
+
+
+def _check_positions(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -> str | None:
+    """Refuse to match by position where a name that both know contradicts it; a note where names differ."""
+    if not names or not dataset.has_names:
+        return None
+    keys = [_key(name) for name in names]
+    for label in known:
+        key = _key(dataset.class_names[label])
+        if key in keys and keys[label] != key:
+            other = keys.index(key)
+            name = dataset.class_names[label]
+            what = f"the class {name!r} is number {label} in the data and {other} in the model"
+            unknown = next(name for name in dataset.class_names if _key(name) not in keys)
+            remedy = f"give all classes the model's names; it has no {unknown!r}"
+            raise DataError(what, where=dataset.name, remedy=remedy)
+    return "the data and the model name some classes differently: classes were matched by their numbers"
+
+
+def _apply(dataset: Dataset, mapping: Mapping[int, int], names: Sequence[str], note: str | None) -> Dataset:
+    table = torch.arange(dataset.num_classes)
+    table[list(mapping)] = torch.tensor(list(mapping.values()))
+    source = dataset.label_map or {dataset.class_names[label]: label for label in mapping}
+    return replace(
+        dataset,
+        labels=table[dataset.labels],
+        class_names=tuple(names),
+        label_map={label: mapping[index] for label, index in source.items()},
+        notes=(*dataset.notes, note) if note else dataset.notes,
+    )
+
+
+def _misfit(dataset: Dataset, known: Sequence[int], num_classes: int, names: Sequence[str]) -> DataError:
+    remedy = (
+        "rename the data's classes to the model's class names"
+        if names
+        else "give data with the model's classes"
+    )
+    remedy += f", or load a model with num_classes {len(known)}"
+    wrong = dataset.labels >= num_classes
+    where = f"{dataset.name}, {some_rows(wrong)}" if wrong.any() else dataset.name
+    mine = _sample([dataset.class_names[label] for label in known])
+    theirs = f"({_sample(names)})" if names else "(without names)"
+    what = f"the data has {len(known)} classes ({mine}) and the model has {num_classes} {theirs}"
+    return DataError(what, where=where, remedy=remedy)
+
+
+def _sample(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
