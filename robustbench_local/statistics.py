@@ -1,0 +1,161 @@
+"""How sure the numbers are: exact intervals for shares, an exact test for two models on the same images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from scipy.special import betainc, betaincinv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A share of ``n`` images with its confidence interval.
+
+    With no images nothing is known: ``value`` is NaN and the interval is all of [0, 1].
+    """
+
+    value: float
+    """The share, in [0, 1]; NaN when ``n`` is 0."""
+    low: float
+    """Lower end of the interval, in [0, 1]."""
+    high: float
+    """Upper end of the interval, in [0, 1]."""
+    n: int
+    """Number of images: the denominator."""
+    level: float = 0.95
+    """Probability with which intervals made like this one hold the true share."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there was any image to count."""
+        return self.n > 0
+
+    @property
+    def count(self) -> int:
+        """The numerator."""
+        return round(self.value * self.n) if self.known else 0
+
+    def as_json(self, reason: str = "no image to count") -> dict[str, float | int | str | None]:
+        """The estimate for JSON, which has no NaN: ``null`` and a ``reason`` when there is no value."""
+        if not self.known:
+            return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on the same images: McNemar's exact test on the images where they differ."""
+
+    n: int
+    """Images both were asked about."""
+    only_first: int
+    """Images that only the first got right."""
+    only_second: int
+    """Images that only the second got right."""
+    p_value: float
+    """Two-sided: how likely a split at least this uneven is if neither model is better."""
+
+    def significant(self, alpha: float = 0.05) -> bool:
+        """Whether the difference may be called one; otherwise the word is "tie"."""
+        return self.p_value < alpha
+
+
+def clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
+    """Exact interval for a share: never covers less than ``level``, whatever the true share.
+
+    Args:
+        k: Images counted, 0 to ``n``.
+        n: All images.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        ValueError: If ``k``, ``n`` or ``level`` is out of range.
+
+    Source: Clopper and Pearson 1934, inverted binomial test through the beta distribution.
+    """
+    _check(k, n, level)
+    if n == 0:
+        return _unknown(level)
+    tail = (1 - level) / 2
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
+    return Estimate(value=k / n, low=low, high=high, n=n, level=level)
+
+
+def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
+    """Score interval for a share: shorter than Clopper-Pearson, covers ``level`` on average only.
+
+    Args:
+        k: Images counted, 0 to ``n``.
+        n: All images.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        ValueError: If ``k``, ``n`` or ``level`` is out of range.
+
+    Source: Wilson 1927, without continuity correction.
+    """
+    _check(k, n, level)
+    if n == 0:
+        return _unknown(level)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = k / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low = 0.0 if k == 0 else max(0.0, centre - half)
+    high = 1.0 if k == n else min(1.0, centre + half)
+    return Estimate(value=share, low=low, high=high, n=n, level=level)
+
+
+def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
+    """Exact McNemar test: is one model right more often than the other on the same images?
+
+    Args:
+        first: Whether the first model was right, one entry an image.
+        second: Whether the second model was right, the same images in the same order.
+
+    Raises:
+        ValueError: If the two do not have the same length.
+
+    Source: McNemar 1947; exact binomial form, two-sided by doubling the smaller tail.
+    """
+    pairs = list(zip(first, second, strict=True))
+    only_first = sum(a and not b for a, b in pairs)
+    only_second = sum(b and not a for a, b in pairs)
+    differing, fewer = only_first + only_second, min(only_first, only_second)
+    # P(X <= fewer) for X ~ Binomial(differing, 1/2), as a regularised incomplete beta function.
+    tail = float(betainc(differing - fewer, fewer + 1, 0.5)) if differing else 1.0
+    return Comparison(
+        n=len(pairs), only_first=only_first, only_second=only_second, p_value=min(1.0, 2 * tail)
+    )
+
+
+def worst_case(verdicts: Sequence[Sequence[bool]]) -> list[bool]:
+    """Which images hold against every attack (trust invariant V6).
+
+    Args:
+        verdicts: One sequence an attack: whether each image held, all over the same images in the same order.
+
+    Returns:
+        One entry an image: true only if it held every time. Never more true entries than any one attack's.
+
+    Raises:
+        ValueError: If the sequences differ in length, or there are none.
+    """
+    if not verdicts:
+        raise ValueError("the worst case needs at least one attack")
+    return [all(row) for row in zip(*verdicts, strict=True)]
+
+
+def _check(k: int, n: int, level: float) -> None:
+    if not 0 <= k <= n:
+        raise ValueError(f"the count must lie between 0 and n, got {k} of {n}")
+    if not 0 < level < 1:
+        raise ValueError(f"the confidence level must lie between 0 and 1, got {level}")
+
+
+def _unknown(level: float) -> Estimate:
+    return Estimate(value=math.nan, low=0.0, high=1.0, n=0, level=level)

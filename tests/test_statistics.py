@@ -1,0 +1,137 @@
+"""Intervals and tests against published values, brute force and their own defining equations."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from math import comb
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustbench_local.statistics import Estimate, clopper_pearson, mcnemar, wilson, worst_case
+
+
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    return math.fsum(comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [
+        (0, 270, 0.0, 0.0136),
+        (0, 1000, 0.0, 0.0037),
+        (10, 10, 0.6915, 1.0),
+        (81, 263, 0.2527, 0.3676),  # Newcombe 1998, table I
+        (15, 148, 0.0578, 0.1617),  # Newcombe 1998, table I
+        (1, 29, 0.0009, 0.1776),  # Newcombe 1998, table I
+    ],
+)
+def test_clopper_pearson_gives_the_published_intervals(k, n, low, high):
+    estimate = clopper_pearson(k, n)
+    assert estimate.low == pytest.approx(low, abs=6e-5)
+    assert estimate.high == pytest.approx(high, abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_gives_newcombes_table(k, n, low, high):
+    estimate = wilson(k, n)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=6e-5)
+
+
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(
+    st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.sampled_from([0.9, 0.95]),
+)
+def test_the_ends_invert_the_binomial_test(counts, level):
+    k, n = counts
+    estimate = clopper_pearson(k, n, level)
+    tail = (1 - level) / 2
+    if k > 0:
+        assert 1 - binomial_cdf(k - 1, n, estimate.low) == pytest.approx(tail, rel=1e-6)
+    if k < n:
+        assert binomial_cdf(k, n, estimate.high) == pytest.approx(tail, rel=1e-6)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    assert estimate.count == k
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.97])
+def test_clopper_pearson_covers_at_least_its_level(share):
+    n = 40
+    covered = sum(
+        comb(n, k) * share**k * (1 - share) ** (n - k)
+        for k in range(n + 1)
+        if clopper_pearson(k, n).low <= share <= clopper_pearson(k, n).high
+    )
+    assert covered >= 0.95
+
+
+@pytest.mark.parametrize("interval", [clopper_pearson, wilson])
+def test_no_images_means_nothing_is_known(interval):
+    estimate = interval(0, 0)
+    assert math.isnan(estimate.value)
+    assert (estimate.low, estimate.high, estimate.known, estimate.count) == (0.0, 1.0, False, 0)
+    text = json.dumps(estimate.as_json(reason="not run"), allow_nan=False)
+    assert json.loads(text) == {"value": None, "low": None, "high": None, "n": 0, "reason": "not run"}
+
+
+def test_a_known_estimate_needs_no_reason():
+    estimate = Estimate(value=0.5, low=0.4, high=0.6, n=100)
+    assert estimate.as_json() == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+
+
+@pytest.mark.parametrize("interval", [clopper_pearson, wilson])
+@pytest.mark.parametrize(("k", "n", "level"), [(-1, 5, 0.95), (6, 5, 0.95), (1, 5, 0.0), (1, 5, 1.0)])
+def test_impossible_counts_are_refused(interval, k, n, level):
+    with pytest.raises(ValueError, match="must lie between"):
+        interval(k, n, level)
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), list(itertools.product(range(7), repeat=2)))
+def test_mcnemar_equals_enumerating_every_split(only_first, only_second):
+    first = [True] * only_first + [False] * only_second + [True, False]
+    second = [False] * only_first + [True] * only_second + [True, False]
+    differing = only_first + only_second
+    unevenness = abs(only_first - only_second)
+    splits = list(itertools.product([0, 1], repeat=differing))
+    as_uneven = sum(abs(differing - 2 * sum(split)) >= unevenness for split in splits)
+    comparison = mcnemar(first, second)
+    assert comparison.p_value == pytest.approx(as_uneven / len(splits))
+    assert (comparison.only_first, comparison.only_second, comparison.n) == (
+        only_first,
+        only_second,
+        differing + 2,
+    )
+
+
+def test_six_to_nothing_is_the_smallest_significant_split():
+    assert mcnemar([True] * 6, [False] * 6).significant()
+    assert not mcnemar([True] * 5, [False] * 5).significant()
+
+
+def test_models_on_different_images_cannot_be_paired():
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        mcnemar([True], [True, False])
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(
+    st.integers(1, 12).flatmap(
+        lambda n: st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1)
+    )
+)
+def test_the_worst_case_is_at_most_the_worst_attack(verdicts):
+    worst = worst_case(verdicts)
+    assert sum(worst) <= min(sum(attack) for attack in verdicts)
+    assert all(held == all(attack[i] for attack in verdicts) for i, held in enumerate(worst))
+
+
+def test_the_worst_case_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one attack"):
+        worst_case([])
