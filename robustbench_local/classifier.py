@@ -1,0 +1,357 @@
+"""The one interface between an image classifier and everything that works against it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.isolation import ModuleState, RandomStates, Settings, sound_arithmetic
+from robustbench_local.outputs import read_labels, read_logits
+from robustbench_local.passes import CountedModule, Meter
+from robustbench_local.preprocessing import Preprocessing, parse_normalization
+
+Access = Literal["gradients", "scores", "labels"]
+
+_MEMORY_SIGNS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
+
+
+class Classifier:
+    """Images in [0, 1], (N, C, H, W), to logits, (N, K): any torch module or any callable.
+
+    Normalisation and resizing happen inside, so that every attack works in pixels. The model is moved to
+    ``device`` and stays there; everything else that an evaluation changes is put back by `attacked`.
+
+    Args:
+        model: A module, or a callable from images to scores (N, K) or, with access ``"labels"``, labels (N,).
+        num_classes: K, at least 2.
+        normalize: ``(mean, std)`` per channel or a name such as ``"imagenet"``; None for none.
+        input_size: (H, W) that the model takes; other images are resized inside (bilinear, antialiased).
+        channels: How many channels the model takes, where known; images are checked against it.
+        class_names: K names, where known.
+        access: What an attacker may use: ``"gradients"`` (default for a module), ``"scores"`` (default for a
+            callable) or ``"labels"``.
+        output: Which entry of a dict or tuple that the model returns holds the logits.
+        name: What to call the model in messages and reports.
+        device: Where to compute; ``"auto"`` means CUDA where there is one.
+
+    Attributes:
+        notes: What a reader of the results should know about this model, one sentence each.
+        foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
+
+    Raises:
+        ModelError: If the number of classes or names is impossible, or the model cannot be moved.
+        ConfigError: If the access, normalisation or device is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[Tensor], Tensor],
+        *,
+        num_classes: int,
+        normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
+        input_size: tuple[int, int] | None = None,
+        channels: int | None = None,
+        class_names: Sequence[str] | None = None,
+        access: Access | None = None,
+        output: str | int | None = None,
+        name: str = "model",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.model, self.name, self.output = model, name, output
+        self.module = model if isinstance(model, nn.Module) else None
+        self.device = resolve_device(device)
+        self.num_classes, self.class_names = _checked_classes(num_classes, class_names, name)
+        self.access = _checked_access(access, self.module is not None, name)
+        normalization = parse_normalization(normalize, channels)
+        several = normalization is not None and len(normalization[0]) > 1
+        self.channels = len(normalization[0]) if normalization and channels is None and several else channels
+        self.input_size = None if input_size is None else (int(input_size[0]), int(input_size[1]))
+        self.notes: list[str] = []
+        self.foreign_passes = [0, 0]
+        self._meters: list[Meter] = []
+        self._attacked = self._examined = False
+        dtype = _computing_dtype(self.module)
+        self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
+        self._move()
+        if self.module is not None and self.module.training:
+            self.note("left in training mode by its maker; attacked in evaluation mode")
+        if dtype not in (torch.float32, torch.float64):
+            self.note(f"computes in {str(dtype).removeprefix('torch.')}; images and logits are float32")
+
+    def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits of images; counts one forward pass an image.
+
+        Args:
+            images: (N, C, H, W), floating, in [0, 1]; never changed, whatever the model does to its input.
+            rows: (N,), which image of the open `metered` each row belongs to; by default the first N.
+
+        Returns:
+            (N, K), float32, on ``device``. Differentiable if the access is ``"gradients"``, gradients are
+            enabled and ``images`` require them; access ``"labels"`` gives one-hot rows. NaN is passed on.
+
+        Raises:
+            ModelError: If the images do not fit the model, it raises, or its output is not (N, K) floats.
+        """
+        images = self._checked_images(images)
+        wanted = self.access == "gradients" and torch.is_grad_enabled() and images.requires_grad
+        with torch.set_grad_enabled(wanted):
+            logits = self._logits(images)
+        if self._meters:
+            self._meters[-1].add_forward(rows, len(images))
+        return logits
+
+    def gradient(
+        self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient of a per-image loss with respect to the pixels; a forward and a backward pass an image.
+
+        Args:
+            images: (N, C, H, W) in [0, 1].
+            loss: Logits, (N, K), to one value an image, (N,).
+            rows: As in `__call__`.
+
+        Returns:
+            Logits (N, K), losses (N,) and the gradient of their sum, shaped like ``images``; all detached.
+
+        Raises:
+            ModelError: If the model gives no gradients: by its access, or because its forward cuts the graph.
+        """
+        if self.access != "gradients":
+            raise ModelError(
+                f"gives {self.access} only, no gradients", where=self.name, remedy="use a black-box attack"
+            )
+        with torch.enable_grad():
+            leaf = images.detach().to(self.device).requires_grad_()
+            logits = self(leaf, rows)
+            losses = loss(logits)
+            found = None
+            if losses.requires_grad:
+                (found,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+        if found is None:
+            raise ModelError(
+                "no gradient path from the output to the pixels (no_grad, detach or numpy inside?)",
+                where=self.name,
+                remedy="remove it, or declare access: scores and use black-box attacks",
+            )
+        if self._meters:
+            self._meters[-1].add_backward(rows, len(images))
+        return logits.detach(), losses.detach(), found
+
+    @contextmanager
+    def attacked(self) -> Iterator[None]:
+        """Evaluation mode, frozen parameters, exact arithmetic; afterwards everything is as before (V10).
+
+        Put back are training flags, requires_grad, .grad, parameters, buffers, the global random states of
+        Python, NumPy and torch, cuDNN and TF32 flags, default dtype, thread count, grad mode and working
+        directory. Opening it again inside itself does nothing.
+        """
+        if self._attacked:
+            yield
+            return
+        self._move()
+        settings, randomness = Settings.current(), RandomStates.current()
+        state = None if self.module is None else ModuleState(self.module)
+        self._attacked = True
+        try:
+            if self.module is not None:
+                self.module.eval().requires_grad_(False)
+            with sound_arithmetic():
+                yield
+        finally:
+            self._attacked = False
+            settings.restore()
+            randomness.restore()
+            if state is not None and (changed := state.restore()):
+                self.note(f"{', '.join(changed[:3])} changed while it was attacked; put back afterwards")
+
+    @contextmanager
+    def metered(self, count: int) -> Iterator[Meter]:
+        """Count passes by image while open; the innermost open meter counts."""
+        meter = Meter(count, self.device)
+        with ExitStack() as stack:
+            self._meters.append(meter)
+            stack.callback(self._meters.remove, meter)
+            yield meter
+
+    def as_module(self) -> nn.Module:
+        """This classifier for other libraries: a module from images to logits; adds to ``foreign_passes``."""
+        return CountedModule(self._foreign_logits, self.foreign_passes, self.module)
+
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, over what decides the logits: tensors, layers and preprocessing."""
+        digest = hashlib.sha256()
+        parts = (self.num_classes, self._prepare.normalization, self.input_size, self.access, self.output)
+        digest.update(repr(parts).encode())
+        digest.update(_description(self.model).encode())
+        if self.module is not None:
+            tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+            for name, tensor in sorted(tensors.items()):
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def check_finite_weights(self) -> None:
+        """Look for NaN and infinity in parameters and buffers.
+
+        Raises:
+            ModelError: Naming the first tensor that has one.
+        """
+        if self.module is None:
+            return
+        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+            if bad:
+                raise ModelError(
+                    f"tensor {name} has {bad} of {tensor.numel()} values that are NaN or infinite",
+                    where=self.name,
+                    remedy="export the weights again",
+                )
+
+    def note(self, text: str) -> None:
+        """Add to ``notes``, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _move(self) -> None:
+        if self.module is None:
+            return
+        try:
+            self.module.to(self.device)
+        except (RuntimeError, NotImplementedError) as error:
+            if out_of_memory(error):
+                raise
+            raise ModelError(
+                f"cannot be moved to {self.device}: {_first_line(error)}", where=self.name
+            ) from error
+
+    def _checked_images(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or not images.is_floating_point():
+            raise ModelError(
+                f"images must be floats (N, C, H, W) in [0, 1], got {images.dtype} {tuple(images.shape)}",
+                where=self.name,
+            )
+        if self.channels is not None and images.shape[1] != self.channels:
+            raise ModelError(
+                f"takes images with {self.channels} channels, these have {images.shape[1]}",
+                where=self.name,
+                remedy="convert the images, for gray ones with gray_to_rgb: true",
+            )
+        return images.to(self.device)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        given = self._prepare(images)
+        settings, version = Settings.current(), given._version  # noqa: SLF001  the only sign of an in-place change
+        randomness = None if self._examined else RandomStates.current()
+        try:
+            output = self.model(given)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            shape = tuple(given.shape)
+            message = f"the model raised {type(error).__name__} on images {shape}: {_first_line(error)}"
+            raise ModelError(message, where=self.name) from error
+        finally:
+            changed = settings.restore()
+        if changed:
+            self.note(f"its forward changes the process-wide {', '.join(changed)}; put back at once")
+        if given._version != version:  # noqa: SLF001
+            self.note("changes its input in place; it is given a copy")
+        read = read_labels if self.access == "labels" else read_logits
+        logits = read(output, len(images), self.num_classes, key=self.output, name=self.name).to(self.device)
+        if randomness is not None:
+            self._examine(logits, randomness)
+        return logits
+
+    def _foreign_logits(self, images: Tensor) -> Tensor:
+        images = self._checked_images(images)
+        with torch.set_grad_enabled(self.access == "gradients" and torch.is_grad_enabled()):
+            return self._logits(images)
+
+    def _examine(self, logits: Tensor, before: RandomStates) -> None:
+        """What the first forward reveals; looking at every one would make each step wait for the device."""
+        self._examined = True
+        if not before.same(RandomStates.current()):
+            self.note("draws random numbers in its forward: its predictions may change from call to call")
+        values = logits.detach()
+        in_range = ((values >= 0) & (values <= 1)).all()
+        if self.access != "labels" and bool(in_range & ((values.sum(dim=1) - 1).abs() <= 1e-5).all()):
+            self.note(
+                "returns probabilities, not logits: remove the softmax, or losses on logits are weakened"
+            )
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device by its name; ``"auto"`` is CUDA where there is one, otherwise the CPU.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used: {_first_line(error)}", remedy="use cpu or auto"
+        ) from error
+    return wanted
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+def _checked_classes(
+    num_classes: int, class_names: Sequence[str] | None, name: str
+) -> tuple[int, tuple[str, ...] | None]:
+    if num_classes < 2:
+        raise ModelError(f"a classifier needs at least 2 classes, got {num_classes}", where=name)
+    if class_names is not None and len(class_names) != num_classes:
+        raise ModelError(f"{len(class_names)} class names for {num_classes} classes", where=name)
+    return num_classes, None if class_names is None else tuple(str(entry) for entry in class_names)
+
+
+def _checked_access(access: Access | None, is_module: bool, name: str) -> Access:
+    if access is None:
+        return "gradients" if is_module else "scores"
+    if access not in get_args(Access):
+        raise ConfigError(
+            f"unknown access {access!r}", where=name, remedy=f"use {', '.join(get_args(Access))}"
+        )
+    return access
+
+
+def _computing_dtype(module: nn.Module | None) -> torch.dtype:
+    floats = (
+        (p.dtype for p in module.parameters() if p.is_floating_point()) if module is not None else iter(())
+    )
+    return next(floats, torch.float32)
+
+
+def _description(model: Any) -> str:
+    """The layers of a module, or the source of a callable, without memory addresses."""
+    text = f"{type(model).__module__}.{type(model).__qualname__} {model!r}"
+    if not isinstance(model, nn.Module):
+        code = model if inspect.isroutine(model) else type(model)
+        text = f"{code.__module__}.{code.__qualname__}"
+        try:
+            text += inspect.getsource(code)
+        except (OSError, TypeError):
+            text += " (no source)"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")

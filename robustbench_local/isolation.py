@@ -1,0 +1,179 @@
+"""What an evaluation must leave as it found it: process settings, random states and a model's own state.
+
+Trust invariant V10: after an evaluation the inputs, weights, buffers, training flags, gradients, global
+random states, cuDNN and TF32 flags, threads, default dtype and working directory are what they were before.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Where torch keeps the precision of float32 arithmetic; a verdict is computed in "ieee" only.
+_BACKENDS: Any = torch.backends  # untyped: its attributes are made at run time
+_PRECISIONS: tuple[Any, ...] = (
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.cudnn.rnn,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.mkldnn.conv,
+    _BACKENDS.mkldnn.rnn,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The process-wide settings that a careless ``forward`` can change; cheap to read at every call."""
+
+    default_dtype: torch.dtype
+    threads: int
+    gradients: bool
+    deterministic: bool
+    cudnn: tuple[bool, bool, bool]
+    precision: tuple[str, ...]
+    directory: str
+
+    @classmethod
+    def current(cls) -> Settings:
+        """Read the settings of this process."""
+        cudnn = _BACKENDS.cudnn
+        return cls(
+            default_dtype=torch.get_default_dtype(),
+            threads=torch.get_num_threads(),
+            gradients=torch.is_grad_enabled(),
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+            cudnn=(cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
+            precision=tuple(backend.fp32_precision for backend in _PRECISIONS),
+            directory=_directory(),
+        )
+
+    def changed(self, other: Settings) -> list[str]:
+        """Names of the settings in which ``other`` differs."""
+        return [
+            field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)
+        ]
+
+    def restore(self) -> list[str]:
+        """Put these settings back; returns the names of those that had changed."""
+        changed = self.changed(Settings.current())
+        if changed:
+            torch.set_default_dtype(self.default_dtype)
+            torch.set_grad_enabled(self.gradients)
+            torch.use_deterministic_algorithms(self.deterministic)
+            cudnn = _BACKENDS.cudnn
+            cudnn.enabled, cudnn.benchmark, cudnn.deterministic = self.cudnn
+            for backend, precision in zip(_PRECISIONS, self.precision, strict=True):
+                backend.fp32_precision = precision
+        if "threads" in changed:
+            torch.set_num_threads(self.threads)
+        if "directory" in changed and self.directory:
+            os.chdir(self.directory)
+        return changed
+
+
+@dataclass(frozen=True)
+class RandomStates:
+    """The global random states of Python, NumPy and torch (every CUDA device that is in use)."""
+
+    python: Any
+    numpy: Any
+    torch: Tensor
+    cuda: tuple[Tensor, ...]
+
+    @classmethod
+    def current(cls) -> RandomStates:
+        """Read the random states of this process."""
+        cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else []
+        return cls(random.getstate(), np.random.get_state(legacy=True), torch.get_rng_state(), tuple(cuda))
+
+    def same(self, other: RandomStates) -> bool:
+        """Whether nothing was drawn between the two."""
+        numpy_same = all(np.array_equal(a, b) for a, b in zip(self.numpy, other.numpy, strict=True))
+        torch_same = torch.equal(self.torch, other.torch)
+        cuda_same = all(torch.equal(a, b) for a, b in zip(self.cuda, other.cuda, strict=False))
+        return self.python == other.python and numpy_same and torch_same and cuda_same
+
+    def restore(self) -> None:
+        """Put these random states back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(list(self.cuda))
+
+
+class ModuleState:
+    """A copy of everything in a module that using it may change: the copy is as large as the model.
+
+    Args:
+        module: The module to remember: its tensors by value, and which tensor object sits where.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._training = [(part, part.training) for part in module.modules()]
+        self._places: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (place, dict(place))
+            for part in module.modules()
+            for place in (part._buffers, part._parameters)  # noqa: SLF001  named_buffers() hides the empty ones
+        ]
+        tensors = dict(module.named_parameters(remove_duplicate=True)) | dict(module.named_buffers())
+        self._values = [(name, tensor, tensor.detach().clone()) for name, tensor in tensors.items()]
+        self._gradients = [(p, p.requires_grad, p.grad, _copy(p.grad)) for p in module.parameters()]
+
+    @torch.no_grad()
+    def restore(self) -> list[str]:
+        """Put the module back; returns the names of the parameters and buffers whose values had changed."""
+        for part, training in self._training:
+            part.training = training
+        changed = []
+        for place, before in self._places:
+            if place.keys() != before.keys() or any(place[name] is not before[name] for name in before):
+                changed += [name for name in place if place[name] is not before.get(name)]
+                place.clear()
+                place.update(before)
+        for name, tensor, value in self._values:
+            if not torch.equal(tensor, value):
+                tensor.copy_(value)
+                changed.append(name)
+        for parameter, requires_grad, gradient, kept in self._gradients:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+            if gradient is not None and kept is not None:
+                gradient.copy_(kept)
+        return changed
+
+
+@contextmanager
+def sound_arithmetic() -> Iterator[None]:
+    """Full float32 precision, deterministic cuDNN, no autocast, gradients on; `Settings` puts it back."""
+    cudnn = _BACKENDS.cudnn
+    cudnn.benchmark, cudnn.deterministic = False, True
+    for backend in _PRECISIONS:
+        backend.fp32_precision = "ieee"
+    modes = (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False))
+    with modes[0], modes[1], modes[2], torch.autocast("cuda", enabled=False):
+        yield
+
+
+def _cuda_in_use() -> bool:
+    cuda: Any = torch.cuda
+    return bool(cuda.is_initialized())
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109  read at every forward, where building a Path would show
+    except FileNotFoundError:  # someone deleted it: nothing to go back to
+        return ""
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().clone()

@@ -1,0 +1,89 @@
+"""Reading logits out of whatever a model returns: a tensor, an entry of a dict or tuple, or bare labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robustbench_local.errors import ModelError
+
+
+def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | None, name: str) -> Tensor:
+    """The logits, (N, K) float32, in what a model returned.
+
+    Args:
+        output: What it returned: a tensor or array, or a dict or tuple of them.
+        count: N, how many images it was given.
+        num_classes: K, how many classes it was declared to have.
+        key: Which entry of a dict or tuple holds the logits.
+        name: What to call the model in messages.
+
+    Raises:
+        ModelError: If there is no such entry, or it is not N rows of K floats.
+    """
+    scores = _tensor(output, key, name)
+    if scores.ndim != 2 or not scores.is_floating_point() or len(scores) != count:
+        raise ModelError(
+            f"returned {scores.dtype} {tuple(scores.shape)} for {count} images, not floats (N, K)",
+            where=name,
+            remedy="return logits, or declare access: labels if it returns labels",
+        )
+    if scores.shape[1] != num_classes:
+        raise ModelError(
+            f"has {scores.shape[1]} outputs, but {num_classes} classes are declared",
+            where=name,
+            remedy=f"set num_classes: {scores.shape[1]}, or use data with {scores.shape[1]} classes",
+        )
+    return scores.float()
+
+
+def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | None, name: str) -> Tensor:
+    """Labels, (N,), or the winners of scores, (N, K), as one-hot rows (N, K) float32.
+
+    A row of scores with NaN stays NaN, so that it is never counted as an answer. Arguments as `read_logits`.
+
+    Raises:
+        ModelError: If they are not N integers from 0 to K - 1.
+    """
+    found = _tensor(output, key, name)
+    if found.ndim == 2 and found.is_floating_point():
+        scores = read_logits(found, count, num_classes, key=None, name=name)
+        rows = functional.one_hot(scores.argmax(dim=1), num_classes).float()
+        return rows.masked_fill(scores.isnan().any(dim=1, keepdim=True), torch.nan)
+    if found.shape != (count,) or found.is_floating_point() or found.dtype == torch.bool:
+        message = f"returned {found.dtype} {tuple(found.shape)} for {count} images, not labels (N,)"
+        raise ModelError(message, where=name)
+    if count and not 0 <= int(found.min()) <= int(found.max()) < num_classes:
+        message = f"returned labels from {int(found.min())} to {int(found.max())} with {num_classes} classes"
+        raise ModelError(message, where=name, remedy="return class numbers from 0, and check num_classes")
+    return functional.one_hot(found.long(), num_classes).float()
+
+
+def _tensor(output: Any, key: str | int | None, name: str) -> Tensor:
+    found = _selected(output, key, name)
+    if isinstance(found, np.ndarray):
+        found = torch.from_numpy(found)
+    if not isinstance(found, Tensor):
+        raise ModelError(f"returned {type(found).__name__}, not a tensor of logits", where=name)
+    return found
+
+
+def _selected(output: Any, key: str | int | None, name: str) -> Any:
+    if not isinstance(output, Mapping | tuple | list):
+        return output
+    entries = output if isinstance(output, Mapping) else dict(enumerate(output))
+    wanted = int(key) if isinstance(key, str) and key.isdigit() and key not in entries else key
+    if wanted in entries:
+        return entries[wanted]
+    choices = ", ".join(f"{entry} {tuple(getattr(value, 'shape', ()))}" for entry, value in entries.items())
+    problem = "output: is not declared" if key is None else f"there is no output {key!r}"
+    raise ModelError(
+        f"returned a {type(output).__name__} and {problem}; it has {choices}",
+        where=name,
+        remedy="declare output: the entry that holds the logits",
+    )

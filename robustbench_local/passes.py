@@ -1,0 +1,83 @@
+"""Counting passes: by image while an attack of ours runs, by total for an attack from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.errors import InvariantError
+
+
+class Meter:
+    """Forward and backward passes spent on each image (trust invariant V12).
+
+    Args:
+        count: How many images are measured.
+        device: Where to count; on the model's device, so that counting never waits for it.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self._forward = torch.zeros(count, dtype=torch.int64, device=device)
+        self._backward = torch.zeros_like(self._forward)
+
+    @property
+    def forward(self) -> Tensor:
+        """Forward passes of each image so far, int64, (count,), on the CPU."""
+        return self._forward.cpu()
+
+    @property
+    def backward(self) -> Tensor:
+        """Backward passes of each image so far, int64, (count,), on the CPU."""
+        return self._backward.cpu()
+
+    def add_forward(self, rows: Tensor | None, size: int) -> None:
+        """Count one forward pass of ``size`` images; ``rows`` says which, by default the first ones."""
+        _add(self._forward, rows, size)
+
+    def add_backward(self, rows: Tensor | None, size: int) -> None:
+        """Count one backward pass of ``size`` images; ``rows`` says which, by default the first ones."""
+        _add(self._backward, rows, size)
+
+
+def _add(counts: Tensor, rows: Tensor | None, size: int) -> None:
+    if rows is None:
+        if size > len(counts):
+            raise InvariantError(f"{size} images went through the model while {len(counts)} are measured")
+        counts[:size] += 1
+        return
+    if len(rows) != size:
+        raise InvariantError(f"{len(rows)} row numbers for {size} images")
+    rows = rows.to(counts.device)
+    counts.index_add_(0, rows, torch.ones_like(rows, dtype=counts.dtype))
+
+
+class CountedModule(nn.Module):
+    """The classifier as other libraries want it, a module from images to logits, that counts its rows.
+
+    Args:
+        forward: Images (N, C, H, W) in [0, 1] to logits (N, K).
+        total: ``[forward rows, backward rows]``, added to at every pass.
+        model: The module behind it, so that ``parameters()`` and ``eval()`` reach it; None for a callable.
+    """
+
+    def __init__(
+        self, forward: Callable[[Tensor], Tensor], total: list[int], model: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self._images_to_logits = forward
+        self._total = total
+        self.model = model
+        self.training = model.training if model is not None else False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (N, K), of images, (N, C, H, W); a backward pass through them counts when it happens."""
+        logits = self._images_to_logits(images)
+        self._total[0] += len(images)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+        return logits
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self._total[1] += len(gradient)

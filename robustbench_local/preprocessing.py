@@ -1,0 +1,105 @@
+"""From pixels in [0, 1] to what a network expects: resizing and normalisation, both differentiable."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robustbench_local.errors import ConfigError
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+_IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+NORMALIZATIONS: dict[str, Normalization] = {
+    "imagenet": _IMAGENET,
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "gtsrb": ((0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": ((0.5,), (0.5,)),
+}
+"""Channel means and standard deviations by the name people call them, in pixel units of [0, 1]."""
+
+
+def parse_normalization(
+    normalize: tuple[Sequence[float], Sequence[float]] | str | None, channels: int | None = None
+) -> Normalization | None:
+    """Read a normalisation: a name, ``(mean, std)``, or ``None`` or ``"none"`` for none.
+
+    Args:
+        normalize: One of `NORMALIZATIONS`, or per-channel (or single) means and standard deviations.
+        channels: How many channels the model takes, where known.
+
+    Raises:
+        ConfigError: If the name is unknown, the lengths do not fit, or a deviation is not positive.
+    """
+    if normalize is None or normalize == "none":
+        return None
+    if isinstance(normalize, str):
+        return _named(normalize)
+    try:
+        mean, std = (tuple(float(value) for value in part) for part in normalize)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"cannot read normalize {normalize!r}",
+            remedy="write a name such as imagenet, or two lists: means and standard deviations",
+        ) from None
+    if len(mean) != len(std) or not mean or (channels is not None and len(mean) not in (1, channels)):
+        raise ConfigError(
+            f"normalize has {len(mean)} means and {len(std)} standard deviations",
+            remedy="give one of each, or as many of each as the model has channels",
+        )
+    if not all(value > 0 for value in std):
+        raise ConfigError(f"normalize needs standard deviations above 0, got {list(std)}")
+    return mean, std
+
+
+def _named(name: str) -> Normalization:
+    known = NORMALIZATIONS.get(name.lower())
+    if known is None:
+        near = difflib.get_close_matches(name.lower(), [*NORMALIZATIONS, "none"], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join([*NORMALIZATIONS, 'none'])}"
+        raise ConfigError(f"unknown normalisation {name!r}", remedy=hint)
+    return known
+
+
+class Preprocessing:
+    """Resize, then normalise, then convert to the model's own dtype.
+
+    Args:
+        normalization: Means and standard deviations, or None.
+        input_size: (H, W) that the model takes, or None for any.
+        device: Where images will be.
+        dtype: What the model computes in.
+    """
+
+    def __init__(
+        self,
+        normalization: Normalization | None,
+        input_size: tuple[int, int] | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.normalization, self.input_size, self._dtype = normalization, input_size, dtype
+        # Kept on the device: building them at every call would wait for a copy from the host.
+        self._scale = [
+            torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+            for values in normalization or ()
+        ]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """What the model is given for images (N, C, H, W) in [0, 1]; a new tensor, which it may spoil."""
+        given = images
+        if self.input_size is not None and images.shape[-2:] != self.input_size:
+            images = functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
+        if self._scale:
+            mean, std = self._scale
+            images = (images - mean) / std
+        images = images.to(self._dtype)
+        return images.clone() if images is given else images
