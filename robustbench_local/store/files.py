@@ -1,0 +1,107 @@
+"""Writing files so that a crash, a full disk or a power cut leaves the old content or the new, never half."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from robustbench_local.errors import ConfigError, RobustbenchError, StorageError
+
+_DISK_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""The place is right but the disk will not take it now: free some space and run again."""
+_TEMPORARY = ".writing"
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace a file's content in one step that survives a crash.
+
+    The content goes to a temporary file in the same folder, is flushed to the disk, and takes the
+    file's name; then the folder itself is flushed, since a name is the folder's content.
+
+    Args:
+        path: The file; its folder must exist.
+        content: Text is written as UTF-8 with the newlines it has.
+
+    Raises:
+        StorageError: The disk is full or failing; the old content is untouched.
+        ConfigError: The place cannot be written to.
+    """
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    with storage_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush a folder's list of names to the disk, where the system lets a folder be opened (not Windows)."""
+    with contextlib.suppress(PermissionError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_directory(directory: Path) -> None:
+    """Make a folder that can be written to, with its parents.
+
+    Raises:
+        ConfigError: Some part of the path is a file, is not writable or is not a valid name.
+        StorageError: The disk is full.
+    """
+    with storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Delete the temporary files that a killed process left in a folder and below."""
+    with storage_errors(directory):
+        for leftover in directory.rglob(f".*{_TEMPORARY}"):
+            leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a path into one line with the right exit code.
+
+    Args:
+        path: The file or folder to name; the error's own file name is preferred if it has one.
+
+    Raises:
+        StorageError: The disk is full or failing; the same command can resume later.
+        ConfigError: The place is wrong (a file in the way, not writable, not a valid name).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _spoken(error, path) from error
+    except ValueError as error:
+        # How Python refuses a NUL inside a path.
+        if "null" not in str(error):
+            raise
+        raise ConfigError("the path holds a NUL character", where=repr(str(path))) from error
+
+
+def _spoken(error: OSError, path: Path) -> RobustbenchError:
+    """Say an operating system error to the user."""
+    reason = (error.strerror or str(error)).lower()
+    where = str(path)
+    if error.errno in _DISK_REFUSED:
+        remedy = "free some space and run the same command again; what was committed is kept"
+        return StorageError(f"the disk refused a write ({reason})", where=where, remedy=remedy)
+    return ConfigError(f"cannot write here ({reason})", where=where, remedy="choose another output folder")

@@ -1,0 +1,202 @@
+"""One writer a run directory, told by the operating system's own lock and by a record of the owner."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from robustbench_local.errors import LockedError
+from robustbench_local.store.files import storage_errors
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_held: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told apart from a later one that was given the same number."""
+
+    pid: int
+    boot: str
+    """Id of this boot of the machine; empty where the system has none."""
+    started: str
+    """When the process started, in the system's own words; empty if unknown."""
+
+    @classmethod
+    def of(cls, pid: int) -> Owner | None:
+        """Describe a running process; None if there is none with this number."""
+        if sys.platform == "linux":
+            return _linux_owner(pid)
+        return _portable_owner(pid)
+
+
+class DirectoryLock:
+    """The right to write to a run directory, held until ``release`` or the end of the process.
+
+    Args:
+        path: The lock file; its folder must exist.
+
+    Attributes:
+        taken_over: What to tell the user when a dead process had left its lock; else None.
+
+    Raises:
+        LockedError: A live process holds it.
+        ConfigError: The lock file cannot be made here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with storage_errors(path):
+            self._descriptor = self._open_and_lock()
+            try:
+                self.taken_over = self._judge_previous()
+                self._write_owner()
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+        _held.add(self)
+
+    def release(self) -> None:
+        """Give the directory free and remove the lock file."""
+        _held.discard(self)
+        if sys.platform == "win32":
+            os.close(self._descriptor)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            return
+        # Removed before it is unlocked: whoever waits for this file finds that the name is gone and
+        # starts over on a new one, so two processes never hold two files of one name.
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def forget(self) -> None:
+        """Close a forked child's copy, which would keep the lock alive after its parent."""
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    def _open_and_lock(self) -> int:
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            locked = _system_lock(descriptor)
+            if locked and _same_file(descriptor, self._path):
+                return descriptor
+            os.close(descriptor)
+            if not locked:
+                raise self._locked()
+
+    def _judge_previous(self) -> str | None:
+        """Look at what the last owner left: nothing after a proper end, its record after a crash."""
+        content = os.pread(self._descriptor, 4096, 0) if hasattr(os, "pread") else self._path.read_bytes()
+        if not content:
+            return None
+        previous = _parse(content)
+        if previous is not None and Owner.of(previous.pid) == previous:
+            raise self._locked()
+        pid = "an unknown process" if previous is None else f"process {previous.pid}"
+        return f"took over the lock of {pid}, which ended without closing the run"
+
+    def _write_owner(self) -> None:
+        pid = os.getpid()
+        content = json.dumps(asdict(Owner.of(pid) or Owner(pid, "", ""))).encode()
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, content)
+        os.fsync(self._descriptor)
+
+    def _locked(self) -> LockedError:
+        owner = self._read_owner()
+        who = f"process {owner.pid}" if owner else "another process"
+        what = f"{who} is writing to this run"
+        return LockedError(what, where=str(self._path.parent), remedy="wait for it or use another --out")
+
+    def _read_owner(self) -> Owner | None:
+        """The owner's record, which follows the lock within milliseconds."""
+        for _ in range(10):
+            with contextlib.suppress(OSError):
+                owner = _parse(self._path.read_bytes())
+                if owner is not None:
+                    return owner
+            time.sleep(0.02)
+        return None
+
+
+def _system_lock(descriptor: int) -> bool:
+    """Take the operating system's lock without waiting; it ends with the process, however that ends.
+
+    True as well on file systems without locks: there the owner's record alone decides.
+    """
+    try:
+        if sys.platform == "win32":
+            # Far behind the content: Windows locks keep others from reading the bytes they cover.
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return True
+        if error.errno in {errno.EAGAIN, errno.EACCES, errno.EDEADLK}:
+            return False
+        raise
+    return True
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    """Whether the name still stands for the file that was locked."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _parse(content: bytes) -> Owner | None:
+    try:
+        fields = json.loads(content)
+        return Owner(int(fields["pid"]), str(fields["boot"]), str(fields["started"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _linux_owner(pid: int) -> Owner | None:
+    try:
+        # The command's name stands in brackets and may hold anything; the fields start after it.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else Owner(pid, boot, started)
+
+
+def _portable_owner(pid: int) -> Owner | None:
+    """Ask ``ps``, as macOS and the BSDs have it; elsewhere the operating system's lock has already spoken."""
+    try:
+        command = ["ps", "-o", "lstart=", "-p", str(pid)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return Owner(pid, "", " ".join(answer.stdout.split()))
+
+
+def _forget_in_child() -> None:
+    for lock in list(_held):
+        lock.forget()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

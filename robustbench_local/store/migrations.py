@@ -1,0 +1,141 @@
+"""The schema of ``run.db`` as the steps that led to it. Append only: a released step never changes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from robustbench_local.errors import ConfigError
+
+APPLICATION_ID = 0x52424C31
+"""``RBL1``: marks the file as ours, so that another program's run.db is never written to."""
+
+
+def m001_cells_outcomes_events(connection: sqlite3.Connection) -> None:
+    """The first schema."""
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    connection.execute(
+        """
+        CREATE TABLE cells (
+            key TEXT PRIMARY KEY,
+            position INTEGER NOT NULL,
+            model TEXT NOT NULL,
+            defense TEXT NOT NULL,
+            attack TEXT NOT NULL,
+            card TEXT NOT NULL,
+            norm TEXT NOT NULL,
+            eps REAL NOT NULL,
+            threat TEXT NOT NULL,
+            goal TEXT NOT NULL,
+            targets TEXT NOT NULL,
+            sources TEXT NOT NULL,
+            images INTEGER NOT NULL,
+            excluded INTEGER NOT NULL,
+            parameters TEXT NOT NULL,
+            identity TEXT NOT NULL,
+            note TEXT NOT NULL,
+            status TEXT NOT NULL,
+            error TEXT
+        )
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE outcomes (
+            cell TEXT NOT NULL REFERENCES cells (key),
+            position INTEGER NOT NULL CHECK (position >= 0),
+            image TEXT NOT NULL,
+            label INTEGER NOT NULL,
+            clean_prediction INTEGER,
+            adversarial_prediction INTEGER,
+            clean_correct INTEGER NOT NULL,
+            broken INTEGER NOT NULL,
+            moved_elsewhere INTEGER NOT NULL,
+            margin REAL,
+            fragile INTEGER NOT NULL,
+            linf REAL,
+            l2 REAL,
+            l1 REAL,
+            broken_8bit INTEGER,
+            forward_passes INTEGER NOT NULL,
+            backward_passes INTEGER NOT NULL,
+            seconds REAL NOT NULL,
+            status TEXT NOT NULL,
+            error TEXT,
+            original_hash TEXT NOT NULL,
+            adversarial_hash TEXT NOT NULL,
+            PRIMARY KEY (cell, position)
+        ) WITHOUT ROWID
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE events (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            time TEXT NOT NULL,
+            level TEXT NOT NULL,
+            message TEXT NOT NULL,
+            cell TEXT
+        )
+        """
+    )
+
+
+Migration = Callable[[sqlite3.Connection], None]
+MIGRATIONS: tuple[Migration, ...] = (m001_cells_outcomes_events,)
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """How many steps the database has taken; 0 for an empty one."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def check_schema(
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS
+) -> bool:
+    """Whether the database is of today's schema; False if it has steps to take.
+
+    Args:
+        connection: Open, with no transaction under way.
+        path: The file, to name it.
+        migrations: The steps, oldest first.
+
+    Raises:
+        ConfigError: It is of a newer schema, or not a database of this program.
+    """
+    version = schema_version(connection)
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    if application != APPLICATION_ID and (application or version or tables):
+        raise ConfigError(
+            "the database belongs to another program", where=str(path), remedy="choose another folder"
+        )
+    if version > len(migrations):
+        raise ConfigError(
+            f"this run was written by a newer robustbench_local (schema {version}; this one knows up to "
+            f"{len(migrations)})",
+            where=str(path),
+            remedy="update robustbench_local",
+        )
+    return version == len(migrations)
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Bring the database to today's schema, a transaction a step; a kill in between loses nothing.
+
+    Args:
+        connection: Open for writing, with no transaction under way; ``check_schema`` has let it pass.
+        migrations: The steps, oldest first.
+    """
+    for step in range(schema_version(connection), len(migrations)):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            migrations[step](connection)
+            connection.execute(f"PRAGMA user_version = {step + 1}")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")

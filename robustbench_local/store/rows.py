@@ -1,0 +1,162 @@
+"""Records to database rows and back. JSON is strict: what is not a number is null (fault F78)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from robustbench_local.errors import InvariantError
+from robustbench_local.store.records import CellRecord, EventRecord, OutcomeRecord
+
+Row = tuple[Any, ...]
+
+CELL_COLUMNS = tuple(field.name for field in fields(CellRecord))
+OUTCOME_COLUMNS = tuple(field.name for field in fields(OutcomeRecord))
+EVENT_COLUMNS = tuple(field.name for field in fields(EventRecord))
+
+
+def to_json(value: Any) -> str:
+    """Strict JSON; NaN and infinities become null, tuples lists, keys strings, numpy scalars numbers.
+
+    Raises:
+        InvariantError: Something in it has no form in JSON.
+    """
+    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def from_json(text: str) -> Any:
+    """What ``to_json`` wrote."""
+    return json.loads(text)
+
+
+def cell_to_row(cell: CellRecord) -> Row:
+    """Values in the order of ``CELL_COLUMNS``."""
+    return (
+        *_texts(cell.key),
+        int(cell.position),
+        *_texts(cell.model, cell.defense, cell.attack, cell.card, cell.norm),
+        float(cell.eps),
+        *_texts(cell.threat, cell.goal),
+        to_json(cell.targets),
+        to_json(cell.sources),
+        int(cell.images),
+        int(cell.excluded),
+        to_json(cell.parameters),
+        to_json(cell.identity),
+        *_texts(cell.note, cell.status),
+        _text_or_none(cell.error),
+    )
+
+
+def row_to_cell(row: Row) -> CellRecord:
+    """The cell of a row in the order of ``CELL_COLUMNS``; lists inside ``parameters`` stay lists."""
+    values = dict(zip(CELL_COLUMNS, row, strict=True))
+    for name in ("targets", "sources"):
+        values[name] = tuple(from_json(values[name]))
+    for name in ("parameters", "identity"):
+        values[name] = from_json(values[name])
+    return CellRecord(**values)
+
+
+def outcome_to_row(outcome: OutcomeRecord) -> Row:
+    """Values in the order of ``OUTCOME_COLUMNS``; a margin that is no finite number becomes NULL."""
+    return (
+        *_texts(outcome.cell),
+        int(outcome.position),
+        *_texts(outcome.image),
+        int(outcome.label),
+        _int_or_none(outcome.clean_prediction),
+        _int_or_none(outcome.adversarial_prediction),
+        bool(outcome.clean_correct),
+        bool(outcome.broken),
+        bool(outcome.moved_elsewhere),
+        _finite_or_none(outcome.margin),
+        bool(outcome.fragile),
+        float(outcome.linf),
+        float(outcome.l2),
+        float(outcome.l1),
+        None if outcome.broken_8bit is None else bool(outcome.broken_8bit),
+        int(outcome.forward_passes),
+        int(outcome.backward_passes),
+        float(outcome.seconds),
+        *_texts(outcome.status),
+        _text_or_none(outcome.error),
+        *_texts(outcome.original_hash, outcome.adversarial_hash),
+    )
+
+
+def row_to_outcome(row: Row) -> OutcomeRecord:
+    """The outcome of a row in the order of ``OUTCOME_COLUMNS``; a distance that was NaN is NaN again."""
+    (cell, position, image, label, clean, adversarial, correct, broken, elsewhere, margin, fragile) = row[:11]
+    (linf, l2, l1, broken_8bit, forward, backward, seconds, status, error, original, changed) = row[11:]
+    return OutcomeRecord(
+        cell=cell,
+        position=position,
+        image=image,
+        label=label,
+        clean_prediction=clean,
+        adversarial_prediction=adversarial,
+        clean_correct=bool(correct),
+        broken=bool(broken),
+        moved_elsewhere=bool(elsewhere),
+        margin=margin,
+        fragile=bool(fragile),
+        linf=_number(linf),
+        l2=_number(l2),
+        l1=_number(l1),
+        broken_8bit=None if broken_8bit is None else bool(broken_8bit),
+        forward_passes=forward,
+        backward_passes=backward,
+        seconds=seconds,
+        status=status,
+        error=error,
+        original_hash=original,
+        adversarial_hash=changed,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | PurePath):
+        return storable(str(value))
+    if isinstance(value, Mapping):
+        return {storable(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise InvariantError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
+
+
+def storable(text: str) -> str:
+    r"""Text that UTF-8 can hold: the bytes of an undecodable file name are written as ``\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _texts(*texts: str) -> tuple[str, ...]:
+    return tuple(text if text.isascii() else storable(text) for text in texts)
+
+
+def _text_or_none(text: str | None) -> str | None:
+    return None if text is None else storable(text)
+
+
+def _int_or_none(value: int | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
