@@ -1,0 +1,71 @@
+"""The small residual network of the shipped traffic-sign weights."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+#: (channels, height, width) of the images it was made for.
+INPUT = (3, 32, 32)
+#: One class of GTSRB each, whether or not the embedded signs have images of it.
+NUM_CLASSES = 43
+#: Subtracted from and divided into images in [0, 1] by whoever calls the network.
+MEAN = (0.4, 0.4, 0.4)
+STD = (0.25, 0.25, 0.25)
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut, normalised before they convolve."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        same = stride == 1 and inputs == outputs
+        self.shortcut: nn.Module = (
+            nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        active = self.norm1(features).relu()
+        inner = self.conv2(self.norm2(self.conv1(active)).relu())
+        shortcut = self.shortcut(active if isinstance(self.shortcut, nn.Conv2d) else features)
+        return inner + shortcut  # type: ignore[no-any-return]
+
+
+class SignsResNet(nn.Module):
+    """A pre-activation residual network whose first layer already halves the resolution.
+
+    Most of the cost of adversarial training and of AutoAttack is passes through the network, so it works
+    at 16x16 pixels and below; the 4x4 windows of the first layer overlap, so that no stroke is lost.
+
+    Args:
+        num_classes: Number of logits.
+        widths: Channels at 16x16, 8x8 and 4x4 pixels.
+
+    Source: He et al. 2016, "Identity mappings in deep residual networks", Fig. 4 (e).
+    """
+
+    def __init__(self, num_classes: int = NUM_CLASSES, widths: tuple[int, int, int] = (24, 48, 96)) -> None:
+        super().__init__()
+        fine, middle, coarse = widths
+        self.stem = nn.Conv2d(3, fine, 4, 2, 1, bias=False)
+        self.block1 = _Block(fine, fine, 1)
+        self.block2 = _Block(fine, middle, 2)
+        self.block3 = _Block(middle, coarse, 2)
+        self.norm = nn.BatchNorm2d(coarse)
+        self.head = nn.Linear(coarse * 4, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, 32, 32) -> logits (N, num_classes)."""
+        features = self.block3(self.block2(self.block1(self.stem(images))))
+        # A 2x2 grid of averages keeps where a stroke is: the digits of a speed limit differ in little else.
+        pooled = nn.functional.adaptive_avg_pool2d(self.norm(features).relu(), 2)
+        logits: Tensor = self.head(pooled.flatten(1))
+        return logits
+
+
+def signs_resnet(num_classes: int = NUM_CLASSES) -> SignsResNet:
+    """The network of the shipped weights, freshly initialised from torch's global generator."""
+    return SignsResNet(num_classes)
