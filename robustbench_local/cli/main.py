@@ -1,0 +1,106 @@
+"""The front door: ``rbl`` and ``robustbench-local``.
+
+Whatever goes wrong inside becomes one line on the standard error and the exit code of design: 0 pass,
+1 gate failed, 2 usage, 3 model or data, 4 incomplete or inconclusive, 5 refused, 70 internal, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from importlib import metadata
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from robustbench_local.cli import doctor, gate, init, listing, report, run
+from robustbench_local.errors import RobustbenchError
+
+INTERRUPTED = 130
+INTERNAL = 70
+
+app = typer.Typer(
+    name="rbl",
+    help="How often is a classifier right when someone works against it, and how sure are we?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.command)
+app.command("report")(report.command)
+app.command("gate")(gate.command)
+app.command("init")(init.command)
+app.command("list")(listing.command)
+app.command("doctor")(doctor.command)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="RBL_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+) -> None:
+    """Test image classifiers against people who work against them."""
+    if debug:
+        os.environ["RBL_DEBUG"] = "1"
+    if version:
+        typer.echo(f"robustbench-local {metadata.version('robustbench-local')}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: list[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The exit code; messages have been printed.
+    """
+    try:
+        result = app(arguments, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted; everything committed is kept, and the same command goes on", INTERRUPTED)
+    except RobustbenchError as error:
+        return _complain(str(error), error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
+        return _unexpected(error)
+    return result if isinstance(result, int) else 0
+
+
+def _unexpected(error: Exception) -> int:
+    """A mistake on the command line, which typer reports by its own exceptions, or a bug of ours."""
+    message = getattr(error, "format_message", None)
+    if callable(message):
+        remedy = "" if not getattr(error, "ctx", None) else f" See '{error.ctx.command_path} --help'."  # type: ignore[attr-defined]
+        return _complain(f"{message()}{remedy}", 2)
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return _complain(f"internal error: {line}. Run again with --debug and report the traceback", INTERNAL)
+
+
+def _complain(line: str, code: int) -> int:
+    """One line on the standard error, and the traceback before it if asked for."""
+    if os.environ.get("RBL_DEBUG") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    kind = "" if code == INTERRUPTED else "error: "
+    print(" ".join(f"rbl: {kind}{line}".split()), file=sys.stderr)  # noqa: T201 - rich would wrap the line
+    return code
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Treat a polite kill as Ctrl-C: finish the record, then leave."""
+    raise KeyboardInterrupt

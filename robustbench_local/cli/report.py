@@ -1,0 +1,20 @@
+"""``rbl report``: write the report of a run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_local.run import Run
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file; by default report.html in the run directory.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML file, and beside it CSV, JSON, Markdown and figures."""
+    typer.echo(Run(run).report(output))

@@ -1,0 +1,119 @@
+"""``rbl run``: run a grid, show the plan, the progress and the table, judge the gates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from robustbench_local.cli.progress import choose_display, duration, plan_table
+from robustbench_local.cli.tables import results_table, say_gates
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.plan import Plan, measure_speed
+from robustbench_local.run import perform, prepare
+
+INCOMPLETE = 4
+
+
+def command(
+    grid: Annotated[
+        Path | None, typer.Argument(help="Grid file; without one, the embedded grid of rendered traffic signs.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Use so many images, stratified by class.")
+    ] = None,
+    device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
+    batch_size: Annotated[
+        str, typer.Option(envvar="RBL_BATCH_SIZE", help="Images at a time, or auto; verdicts do not depend on it.")
+    ] = "auto",
+    seed: Annotated[int | None, typer.Option(min=0, envvar="RBL_SEED", help="Overrides the grid's seed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(envvar="RBL_OUT", help="Run directory; by default runs/NAME. Resumes what it holds.")
+    ] = None,
+    cards: Annotated[
+        list[Path] | None, typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated.")
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Let python: models run their code.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time, and stop.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", envvar="RBL_JSON", help="Progress and results as JSON lines.")
+    ] = False,
+) -> int:
+    """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
+    console = Console(soft_wrap=as_json)
+    plan, directory = prepare(
+        grid,
+        out=out,
+        limit=limit,
+        seed=seed,
+        device=device,
+        batch_size=parse_batch_size(batch_size),
+        cards=cards or (),
+        allow_code=allow_code,
+    )
+    _show_plan(plan, console, as_json=as_json, dry_run=dry_run)
+    if dry_run:
+        return 0
+    with choose_display(console, as_json=as_json) as display:
+        run = perform(plan, directory, display)
+    page = run.report()
+    verdict = run.gate()
+    if as_json:
+        console.out(json.dumps({"event": "results", **run.results}), highlight=False)
+        console.out(json.dumps({"event": "gates", "lines": verdict.lines, "exit_code": verdict.exit_code}))
+    else:
+        console.print(results_table(run.results))
+        say_gates(verdict, console)
+        console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+    return verdict.exit_code or (0 if run.complete else INCOMPLETE)
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A number of images, or None for ``auto``.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"batch size must be a positive number or auto, got {text!r}", where="--batch-size")
+    return int(text)
+
+
+def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
+    """Cells, passes and the most time they can take, before anything runs."""
+    speeds = {subject.id: measure_speed(subject, plan.batch_size) for subject in plan.subjects}
+    seconds = {cell.record.key: speeds[cell.subject.id].seconds(cell.passes) for cell in plan.cells}
+    if as_json:
+        cells = [
+            {
+                "model": cell.record.model,
+                "defense": cell.record.defense,
+                "attack": cell.record.attack,
+                "images": len(cell.positions),
+                "passes_at_most": sum(cell.passes),
+                "seconds_at_most": round(seconds[cell.record.key], 1),
+                "skipped": cell.skipped,
+            }
+            for cell in plan.cells
+        ]
+        console.out(json.dumps({"event": "plan", "cells": cells, "warnings": plan.warnings}), highlight=False)
+        return
+    console.print(plan_table(plan, seconds))
+    ending = "; nothing was run" if dry_run else ""
+    device = plan.subjects[0].classifier.device
+    whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
+    console.print(
+        f"{whole}, {duration(sum(seconds.values()))} at most if no image breaks, usually far less{ending}",
+        highlight=False,
+    )
+    for line in plan.warnings:
+        console.print(f"note: {line}", style="yellow", markup=False, highlight=False)

@@ -1,0 +1,183 @@
+"""One cell of the grid: an attack on a classifier over a list of images, batch by batch.
+
+A batch goes through four stations: read the clean images, attack those read correctly, verify the
+candidates, write one outcome an image. What fails inside a batch is confined to the image that fails.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack
+from robustbench_local.classifier import Classifier, out_of_memory
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.errors import InvariantError, RobustbenchError
+from robustbench_local.evaluation.outcome import failed, judged, untouched
+from robustbench_local.evaluation.verify import read, verify
+from robustbench_local.randomness import Stream
+from robustbench_local.store.records import OutcomeRecord
+from robustbench_local.threat import ThreatModel, is_target
+
+Notify = Callable[[str], None]
+"""Takes a line worth keeping, such as a halved batch."""
+
+FAILURES_THAT_CONVICT = 3
+"""So many images failing alone, with none succeeding before, convict the model or the attack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one cell does: everything that decides its verdicts, and nothing else."""
+
+    key: str
+    """The cell's key, copied into its outcomes."""
+    classifier: Classifier
+    """The classifier under test."""
+    data: Dataset
+    """Exactly the images of the cell, in canonical order."""
+    attack: Attack
+    """The attack and its hyper-parameters."""
+    threat: ThreatModel
+    """Budget and goal."""
+    seed: int
+    """The run's seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The outcomes of some images, and the verified candidates beside them."""
+
+    outcomes: tuple[OutcomeRecord, ...]
+    """One an image, in the order of their positions."""
+    candidates: Tensor
+    """(N, C, H, W), on the CPU; the original where there was no valid candidate."""
+
+
+def applicable(data: Dataset, threat: ThreatModel, sources: Collection[int] = ()) -> Tensor:
+    """Positions of the images that a goal applies to.
+
+    Args:
+        data: The data set.
+        threat: With targets, images whose label is itself a target are left out: reading them as what
+            they are is no attack.
+        sources: If given, only images of these classes.
+
+    Returns:
+        Positions in the data set, ascending, int64.
+    """
+    wanted = torch.ones(len(data), dtype=torch.bool)
+    if sources:
+        wanted &= is_target(data.labels, sources)
+    if threat.targets:
+        wanted &= ~is_target(data.labels, threat.targets)
+    return wanted.nonzero().flatten()
+
+
+def run_batches(
+    task: Task, *, batch_size: int, done: Collection[int] = (), notify: Notify = lambda _: None
+) -> Iterator[Batch]:
+    """Attack and verify the images of a task that are not done yet.
+
+    Args:
+        task: What to do.
+        batch_size: Images at a time; no influence on verdicts. Halved for good when memory runs out.
+        done: Positions that need no work.
+        notify: Told of halved batches and isolated failures.
+
+    Yields:
+        Batches in the order of positions. Attacks that draw for a whole batch get fixed groups instead,
+        so that neither the batch size nor an interruption changes their verdicts.
+
+    Raises:
+        Exception: What the model or the attack raises on the first three images alone, before any success:
+            then it is not the images.
+    """
+    queue = _queue(task, batch_size, set(done))
+    failures, successes = 0, len(done)
+    with task.classifier.attacked():
+        while queue:
+            positions = queue.pop(0)
+            try:
+                batch = _run(task, positions)
+            except InvariantError:
+                raise
+            except Exception as failure:
+                half = (len(positions) + 1) // 2
+                if out_of_memory(failure) and half < len(positions):
+                    notify(f"out of memory with {len(positions)} images: going on with {half} at a time")
+                    queue = _smaller(task, queue, half)
+                if half < len(positions):
+                    queue = [positions[:half], positions[half:], *queue]
+                    continue
+                failures += 1
+                if not successes and failures >= min(FAILURES_THAT_CONVICT, len(task.data)):
+                    raise
+                batch = _failed(task, positions[0], failure, notify)
+            else:
+                successes += 1
+            yield batch
+
+
+def _queue(task: Task, batch_size: int, done: set[int]) -> list[list[int]]:
+    """The batches still to do: of any size for per-image attacks, else the fixed groups."""
+    everything = range(len(task.data))
+    if task.attack.per_image:
+        return _cut([position for position in everything if position not in done], batch_size)
+    return [group for group in _cut(list(everything), task.attack.group) if not done.issuperset(group)]
+
+
+def _cut(positions: list[int], size: int) -> list[list[int]]:
+    """Consecutive pieces of at most ``size``."""
+    return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+
+def _smaller(task: Task, queue: list[list[int]], size: int) -> list[list[int]]:
+    """What is left, in smaller batches; fixed groups stay whole until they fail themselves."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return _cut([position for batch in queue for position in batch], size) if task.attack.per_image else queue
+
+
+def _failed(task: Task, position: int, failure: Exception, notify: Notify) -> Batch:
+    """An image on which the model or the attack raised: an error, listed, and not robust."""
+    one = task.data.select([position])
+    line = one_line(failure)
+    notify(f"{one.ids[0]}: {line}")
+    return Batch(outcomes=(failed(task.key, position, one, line),), candidates=one.images.clone())
+
+
+def _run(task: Task, positions: list[int]) -> Batch:
+    """The four stations."""
+    started = time.perf_counter()
+    data, classifier, device = task.data.select(positions), task.classifier, task.classifier.device
+    clean = read(classifier, data.images.to(device), data.labels.to(device))
+    records = [untouched(task.key, position, data, row, clean) for row, position in enumerate(positions)]
+    candidates = data.images.clone()
+    attacked = clean.correct.nonzero().flatten()
+    if len(attacked):
+        chosen = data.select(attacked.tolist())
+        images, labels = chosen.images.to(device), chosen.labels.to(device)
+        masks = None if chosen.masks is None else chosen.masks.to(device)
+        stream = Stream(task.seed, chosen.ids, repr(task.attack))
+        with classifier.metered(len(chosen)) as meter:
+            found = task.attack.perturb(classifier, images.clone(), labels.clone(), task.threat, stream, masks)
+            verified = verify(classifier, images, labels, found, task.threat, masks=masks)
+        candidates[attacked] = verified.candidates
+        forward, backward = meter.forward.tolist(), meter.backward.tolist()
+        for place, row in enumerate(attacked.tolist()):
+            passes = (forward[place], backward[place])
+            records[row] = judged(records[row], verified, place, task.threat, passes)
+    seconds = (time.perf_counter() - started) / len(positions)
+    outcomes = tuple(replace(record, seconds=seconds) for record in records)
+    return Batch(outcomes=outcomes, candidates=candidates)
+
+
+def one_line(failure: BaseException) -> str:
+    """An exception as one line for a person: our own speak for themselves, others are named."""
+    text = str(failure) if isinstance(failure, RobustbenchError) else f"{type(failure).__name__}: {failure}"
+    return " ".join(text.split())[:300]

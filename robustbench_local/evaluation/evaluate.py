@@ -1,0 +1,147 @@
+"""One classifier, one attack, in memory: the shortest way from a model to a number with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks import ATTACKS, make_attack
+from robustbench_local.attacks.base import Attack
+from robustbench_local.catalogue import CardThreat, find_card
+from robustbench_local.classifier import Classifier
+from robustbench_local.data.dataset import Dataset, as_dataset
+from robustbench_local.data.labels import fit_labels, resolve_classes
+from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.evaluation.cell import Task, applicable, run_batches
+from robustbench_local.evaluation.plan import automatic_batch_size, cell_key
+from robustbench_local.statistics import Estimate, clopper_pearson
+from robustbench_local.store.records import OutcomeRecord, Tally, tally
+from robustbench_local.suggestion import did_you_mean
+from robustbench_local.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """What an attack did to a classifier; every rate stands with its n and its 95 % interval."""
+
+    attack: Attack
+    """The attack and its hyper-parameters."""
+    threat: ThreatModel
+    """Budget and goal."""
+    tally: Tally
+    """The counts behind the rates."""
+    outcomes: pd.DataFrame
+    """One row an image, with the columns of outcomes.csv."""
+    adversarial: Tensor
+    """(N, C, H, W): verified candidates, the original where there is none."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to know about the model, the data and the attack."""
+
+    @property
+    def clean_accuracy(self) -> Estimate:
+        """Share of all images read as their label, untouched."""
+        return clopper_pearson(self.tally.clean_correct, self.tally.n)
+
+    @property
+    def robust_accuracy(self) -> Estimate:
+        """Share of all images, clean mistakes included, that are read as their label in spite of the attack."""
+        return clopper_pearson(self.tally.robust, self.tally.n)
+
+    @property
+    def attack_success(self) -> Estimate:
+        """Share of the clean-correct images that the attack broke."""
+        return clopper_pearson(self.tally.broken, self.tally.clean_correct)
+
+    def __repr__(self) -> str:
+        return f"EvaluationResult({self.attack!r}, {self.threat.name}, robust_accuracy={self.robust_accuracy})"
+
+
+def evaluate(
+    classifier: Classifier,
+    data: Dataset | tuple[Tensor, Tensor],
+    *,
+    attack: str | Attack = "autoattack",
+    norm: str | None = None,
+    eps: float | str | None = None,
+    targets: Sequence[int | str] = (),
+    sources: Sequence[int | str] = (),
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    cards: Sequence[Path | str] = (),
+) -> EvaluationResult:
+    """Attack a classifier and count what is left, by the rules of the harness.
+
+    Args:
+        classifier: The classifier; left exactly as it was.
+        data: A data set, or images (N, C, H, W) in [0, 1] with labels (N,).
+        attack: A card such as ``"pgd50-linf-8"``, a method such as ``"autoattack"``, or an attack.
+        norm: ``"Linf"`` or ``"L2"``; a card brings its own.
+        eps: Radius, a number or ``"8/255"``; a card brings its own.
+        targets: Classes, by index or name, that the attacker wants to be read; empty: any wrong one.
+        sources: Attack only images of these classes.
+        seed: Decides every random draw.
+        batch_size: Images at a time; None chooses. No influence on verdicts.
+        device: Where to compute; None leaves the classifier where it is.
+        cards: Folders with cards of your own.
+
+    Returns:
+        The result.
+
+    Raises:
+        RobustbenchError: If the model, the data, the attack and the threat model do not fit each other.
+    """
+    if device is not None:
+        classifier.to(device)
+    known = as_dataset(data)
+    fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
+    method, rules = _method(attack, norm, eps, [Path(folder) for folder in cards])
+    wanted = resolve_classes(targets or rules.targets, fitted.class_names)
+    threat = rules.model(wanted)
+    method.check(threat, classifier)
+    positions = applicable(fitted, threat, resolve_classes(sources or rules.sources, fitted.class_names))
+    if not len(positions):
+        raise DataError("no image is of a source class and outside the targets", where=fitted.name)
+    chosen = fitted.select(positions)
+    key = cell_key({"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)})
+    task = Task(key=key, classifier=classifier, data=chosen, attack=method, threat=threat, seed=seed)
+    heard: list[str] = []
+    size = batch_size or automatic_batch_size(chosen)
+    batches = list(run_batches(task, batch_size=size, notify=heard.append))
+    rows = [row for batch in batches for row in batch.outcomes]
+    notes = (*classifier.notes, *fitted.notes, method.note(classifier, threat), *method.warnings(threat), *heard)
+    return EvaluationResult(
+        attack=method,
+        threat=threat,
+        tally=tally(rows),
+        outcomes=frame(rows),
+        adversarial=torch.cat([batch.candidates for batch in batches]),
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def frame(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:
+    """Outcomes as a table with the store's columns."""
+    return pd.DataFrame([asdict(row) for row in rows])
+
+
+def _method(
+    attack: str | Attack, norm: str | None, eps: float | str | None, folders: Sequence[Path]
+) -> tuple[Attack, CardThreat]:
+    """The attack, and the threat model with what the caller changed in it."""
+    changed = {key: value for key, value in {"norm": norm, "eps": eps}.items() if value is not None}
+    if isinstance(attack, str) and attack not in ATTACKS and not attack.startswith("torchattacks:"):
+        card = find_card(attack, kind="attack", extra=folders)
+        base = {} if card.threat is None else card.threat.model_dump()
+        return make_attack(card.method, card.parameters), CardThreat.model_validate({**base, **changed})
+    method = make_attack(attack, {}) if isinstance(attack, str) else attack
+    missing = sorted({"norm", "eps"} - set(changed))
+    if missing:
+        name = attack if isinstance(attack, str) else type(attack).__name__
+        raise ConfigError(f"the attack {name!r} needs {' and '.join(missing)}", remedy="or name a card")
+    return method, CardThreat.model_validate(changed)

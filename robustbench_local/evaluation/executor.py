@@ -1,0 +1,112 @@
+"""Runs a plan on this machine and commits what it finds, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+import numpy as np
+
+from robustbench_local.errors import StorageError
+from robustbench_local.evaluation.cell import Batch, one_line, run_batches
+from robustbench_local.evaluation.listener import Listener
+from robustbench_local.evaluation.plan import Plan, PlannedCell
+from robustbench_local.store.records import CellStatus, EventRecord, OutcomeRecord, Tally, tally
+from robustbench_local.store.sqlite import RunStore
+
+
+def execute(plan: Plan, store: RunStore, listener: Listener) -> None:
+    """Run every cell that is not done; one that fails does not stop the others.
+
+    Args:
+        plan: What to do.
+        store: Where outcomes go; what it already holds is not done again.
+        listener: Told of progress.
+
+    Raises:
+        StorageError: If the disk refuses; what was committed is kept and the same command resumes.
+    """
+    known = {record.key: record for record in store.cells()}
+    for cell in plan.cells:
+        if cell.record.key not in known:
+            store.put_cell(cell.record)
+    for cell in plan.cells:
+        before = known.get(cell.record.key)
+        if before is not None and before.status in {"done", "partial", "skipped"}:
+            continue
+        _Runner(plan, store, listener, cell).run()
+
+
+class _Runner:
+    """One cell on its way into the store."""
+
+    def __init__(self, plan: Plan, store: RunStore, listener: Listener, cell: PlannedCell) -> None:
+        self.plan, self.store, self.listener, self.cell = plan, store, listener, cell
+        self.key = cell.record.key
+        rows = store.outcomes(self.key)
+        self.done = {row.position for row in rows}
+        self.tally = tally(rows)
+
+    def run(self) -> None:
+        """Run the cell to its end and leave its status in the store."""
+        if self.cell.skipped:
+            self._finish("skipped", self.cell.skipped)
+            return
+        self.store.set_status(self.key, "running")
+        self.listener.started(self.cell, self.tally)
+        try:
+            self._work()
+        except StorageError:
+            raise
+        except Exception as failure:  # noqa: BLE001 - a cell's failure is a result, not the run's end
+            self._finish("error", one_line(failure))
+        else:
+            errors = self.tally.errors
+            problem = f"{errors} of {self.tally.n} images could not be evaluated" if errors else None
+            self._finish("partial" if errors else "done", problem)
+
+    def _work(self) -> None:
+        task = self.cell.task(self.plan.seed)
+        originals = task.data.images.numpy()
+        size = self.plan.batch_size
+        for batch in run_batches(task, batch_size=size, done=frozenset(self.done), notify=self._notify):
+            fresh = tuple(row for row in batch.outcomes if row.position not in self.done)
+            self._keep(originals, batch, fresh)
+            self.store.add_outcomes(self.key, fresh)
+            self.done.update(row.position for row in fresh)
+            self.tally += tally(fresh)
+            self.listener.advanced(self.cell, self.tally)
+
+    def _keep(self, originals: np.ndarray, batch: Batch, fresh: Sequence[OutcomeRecord]) -> None:
+        """Save the first broken images of the cell; which ones does not depend on batches or interruptions."""
+        room = max(self.plan.keep - self.tally.broken, 0)
+        positions = [row.position for row in fresh if row.broken][:room]
+        if not positions:
+            return
+        place = {row.position: index for index, row in enumerate(batch.outcomes)}
+        arrays = {
+            "positions": np.array(positions, dtype=np.int64),
+            "original": originals[positions],
+            "adversarial": batch.candidates[[place[position] for position in positions]].numpy(),
+        }
+        self.store.save_arrays(self.key, positions[0], arrays)
+
+    def _finish(self, status: CellStatus, error: str | None) -> None:
+        self.store.set_status(self.key, status, error)
+        if error:
+            self._tell("error" if status == "error" else "warning", error)
+        self.listener.finished(self.cell, status, self.tally, error)
+
+    def _notify(self, line: str) -> None:
+        self._tell("warning", line)
+
+    def _tell(self, level: Literal["info", "warning", "error"], line: str) -> None:
+        event = EventRecord(time=now(), level=level, message=line, cell=self.key)
+        self.store.add_event(event)
+        self.listener.told(event)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,178 @@
+"""The grid file: which models, data, defenses and attacks, and which gates a result must pass."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from robustbench_local.errors import ConfigError
+from robustbench_local.strict import Strict, parse_yaml, read_yaml, validate
+from robustbench_local.suggestion import did_you_mean
+from robustbench_local.threat import NORMS
+
+MAX_NAME = 100
+"""Longest id of a model or name of a grid: they become file names."""
+
+Size = int | tuple[int, int]
+Normalization = str | dict[Literal["mean", "std"], list[float]]
+
+
+class DataEntry(Strict):
+    """The images: a source and which of its images to use."""
+
+    source: str
+    split: str = "test"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+    choose: Literal["stratified", "first"] = "stratified"
+    size: Size | None = None
+    gray_to_rgb: bool = False
+    alpha: str | None = None
+    max_bad: Annotated[int, Field(ge=0)] = 0
+    classes: list[str] | None = None
+    download: bool = True
+    root: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelEntry(Strict):
+    """A classifier: where it comes from and how it takes its images."""
+
+    id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    source: str
+    weights: str | None = None
+    architecture: str | None = None
+    num_classes: Annotated[int, Field(ge=2)] | None = None
+    normalize: Normalization | None = None
+    input_size: Size | None = None
+    class_names: list[str] | None = None
+    access: Literal["gradients", "scores", "labels"] | None = None
+    output: str | int | None = None
+    sha256: str | None = None
+    trust_pickle: str | None = None
+
+
+class AttackEntry(Strict):
+    """A card by name, and what to change in it (eps, targets, steps, ...)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    card: str
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Everything but the name of the card."""
+        return dict(self.model_extra or {})
+
+
+class GateEntry(Strict):
+    """A limit that a result must keep."""
+
+    metric: Literal["robust_accuracy", "clean_accuracy", "attack_success"] = "robust_accuracy"
+    threat: str | None = None
+    attack: str | None = None
+    model: str | None = None
+    min: Annotated[float, Field(ge=0, le=1)] | None = None
+    max: Annotated[float, Field(ge=0, le=1)] | None = None
+    on: Literal["lower", "estimate", "upper"] = "lower"
+    level: Literal["error", "warn"] = "error"
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> GateEntry:
+        if (self.min is None) == (self.max is None):
+            raise ValueError("a gate needs either min or max")
+        if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
+            raise ValueError("a gate needs a threat such as linf-8, or an attack")
+        if self.threat is not None and self.threat.split("-")[0] not in {norm.lower() for norm in NORMS}:
+            raise ValueError(f"a threat is written like linf-8 or l2-0.5, got {self.threat!r}")
+        return self
+
+
+class Grid(Strict):
+    """A whole grid file."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
+    question: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: DataEntry
+    models: Annotated[list[ModelEntry], Field(min_length=1)]
+    defenses: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["none"])
+    attacks: Annotated[list[AttackEntry], Field(min_length=1)]
+    gates: list[GateEntry] = Field(default_factory=list)
+    gallery: Annotated[int, Field(ge=0)] = 8
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _names_are_cards(cls, entries: Any) -> Any:
+        if not isinstance(entries, list):
+            return entries
+        return [{"card": entry} if isinstance(entry, str) else entry for entry in entries]
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Grid:
+        ids = [model.id for model in self.models]
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            raise ValueError(f"the model id {twice[0]!r} is used twice")
+        for gate in self.gates:
+            if gate.model is not None and gate.model not in ids:
+                raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The grid with every default written out, as plain data."""
+        content = self.model_dump(mode="json", by_alias=True)
+        content["attacks"] = [{"card": entry.card, **entry.overrides} for entry in self.attacks]
+        return content
+
+    def as_yaml(self) -> str:
+        """The resolved grid as YAML text."""
+        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
+
+
+def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
+    """Read a grid file, a mapping, or the embedded grid.
+
+    Args:
+        source: A file; a mapping with the same content; None for the embedded grid.
+
+    Returns:
+        The grid, named after its file if it has no name, and the folder that its relative paths start from.
+
+    Raises:
+        ConfigError: If the file cannot be read or is wrong; the message names the key and its place.
+    """
+    if isinstance(source, dict):
+        return _named(validate(Grid, source, where="grid", error=ConfigError), "grid"), Path.cwd()
+    if source is None:
+        content = parse_yaml(example("signs"), where="the embedded grid", error=ConfigError)
+        return _named(validate(Grid, content, where="the embedded grid", error=ConfigError), "signs"), Path.cwd()
+    path = Path(source)
+    content = read_yaml(path, ConfigError)
+    return _named(validate(Grid, content, where=str(path), error=ConfigError), path.stem), path.resolve().parent
+
+
+def examples() -> list[str]:
+    """Names of the example grids that ship with the package."""
+    folder = resources.files("robustbench_local") / "examples"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def example(name: str) -> str:
+    """Text of an example grid.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in examples():
+        raise ConfigError(f"there is no example grid {name!r}", remedy=did_you_mean(name, examples()))
+    return (resources.files("robustbench_local") / "examples" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _named(grid: Grid, name: str) -> Grid:
+    return grid if grid.name else grid.model_copy(update={"name": name[:MAX_NAME]})

@@ -1,0 +1,243 @@
+"""The harness: what an attack hands in is checked here, and only what passes counts.
+
+An attack's own word for success is never used. Every candidate is measured against the original image,
+re-predicted in a fresh forward pass in eval mode and fp32, and once more after rounding to 8 bits
+(trust invariants V1-V7, V11, V13-V15).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.geometry import norm_of
+from robustbench_local.threat import ThreatModel
+
+LINF_SLACK = 1e-6
+"""fp32 rounding of x + eps alone exceeds eps by up to 6e-8; a strict comparison rejects honest attacks."""
+RELATIVE_SLACK = 1e-5
+"""The same for norms that are sums over pixels."""
+FRAGILE = 1e-4
+"""Margins below this share of the logits' range may turn with floating-point noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a classifier answers on a batch of images; all tensors are (N,) on the CPU."""
+
+    prediction: Tensor
+    """Class of the largest logit; -1 where a logit is not finite."""
+    correct: Tensor
+    """The label's logit is finite and strictly larger than every other one: a tie is not correct."""
+    margin: Tensor
+    """The label's logit minus the largest other one; NaN where a logit is not finite."""
+    fragile: Tensor
+    """Whether |margin| is within floating-point noise of the boundary."""
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether every logit of an image is finite."""
+        return self.prediction >= 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """The harness's verdict on a batch of candidates; all tensors lead with N, on the CPU."""
+
+    candidates: Tensor
+    """(N, C, H, W): the candidate where it obeys the rules, else the original."""
+    reasons: tuple[str | None, ...]
+    """Why a candidate was rejected; None where it was not."""
+    reading: Reading
+    """The classifier's answer on ``candidates``."""
+    broken: Tensor
+    """(N,) boolean: the attacker's goal was reached, or the answer is not finite."""
+    broken_8bit: tuple[bool | None, ...]
+    """Broken after rounding to 8 bits inside the ball; None if not broken, or if the ball has no 8-bit image."""
+    linf: Tensor
+    """(N,) largest change of a pixel."""
+    l2: Tensor
+    """(N,) Euclidean norm of the change."""
+    l1: Tensor
+    """(N,) sum of the changes."""
+
+
+def read(classifier: Classifier, images: Tensor, labels: Tensor, rows: Tensor | None = None) -> Reading:
+    """Ask the classifier, in a fresh forward pass without gradients.
+
+    Args:
+        classifier: In eval mode (see ``Classifier.attacked``).
+        images: (N, C, H, W) in [0, 1].
+        labels: True classes, (N,).
+        rows: Which image of the open meter each row is, (N,).
+
+    Returns:
+        The answers. NaN and infinite logits are never correct, whatever argmax says of them.
+    """
+    with torch.no_grad():
+        logits = classifier(images, rows).float().cpu()
+    labels = labels.cpu()
+    finite = torch.isfinite(logits).all(dim=1)
+    safe = logits.masked_fill(~finite[:, None], 0.0)
+    own = safe.gather(1, labels[:, None]).squeeze(1)
+    others = safe.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    margin = own - others
+    spread = safe.amax(dim=1) - safe.amin(dim=1)
+    return Reading(
+        prediction=torch.where(finite, safe.argmax(dim=1), -1),
+        correct=finite & (margin > 0),
+        margin=margin.masked_fill(~finite, torch.nan),
+        fragile=finite & (margin.abs() < FRAGILE * spread.clamp_min(1e-12)),
+    )
+
+
+def violations(
+    candidates: Tensor, originals: Tensor, threat: ThreatModel, masks: Tensor | None = None
+) -> list[str | None]:
+    """Which rule each candidate breaks, measured against the original image.
+
+    Args:
+        candidates: What the attack returned.
+        originals: (N, C, H, W) in [0, 1].
+        threat: The budget.
+        masks: (N, 1, H, W) boolean; with ``threat.region == "mask"`` nothing outside may change by a bit.
+
+    Returns:
+        One reason or None for each image.
+    """
+    count = len(originals)
+    if not isinstance(candidates, Tensor) or candidates.shape != originals.shape:
+        shape = tuple(candidates.shape) if isinstance(candidates, Tensor) else type(candidates).__name__
+        return [f"the attack returned {shape}, not {tuple(originals.shape)}"] * count
+    if candidates.dtype != originals.dtype:
+        return [f"the attack returned {candidates.dtype}, not {originals.dtype}"] * count
+    flat = candidates.flatten(1)
+    finite = torch.isfinite(flat).all(dim=1)
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    size = norm_of(candidates.double() - originals.double(), threat.norm)
+    limit = threat.eps + LINF_SLACK if threat.norm == "Linf" else threat.eps * (1 + RELATIVE_SLACK)
+    outside = torch.zeros(count, dtype=torch.bool, device=candidates.device)
+    if threat.region == "mask" and masks is not None:
+        outside = ((candidates != originals) & ~masks.to(candidates.device)).flatten(1).any(dim=1)
+
+    reasons: list[str | None] = []
+    rows = zip(finite.tolist(), low.tolist(), high.tolist(), size.tolist(), outside.tolist(), strict=True)
+    for is_finite, least, most, norm, left_mask in rows:
+        if not is_finite:
+            reasons.append("the candidate has NaN or infinite pixels")
+        elif least < 0 or most > 1:
+            reasons.append(f"the candidate leaves the box [0, 1]: {least:.6g} to {most:.6g}")
+        elif norm > limit:
+            reasons.append(f"the candidate leaves the ball: {threat.norm} {norm:.6g} > {threat.eps:.6g}")
+        elif left_mask:
+            reasons.append("the candidate changes pixels outside the mask")
+        else:
+            reasons.append(None)
+    return reasons
+
+
+def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """The nearest images on the 8-bit grid that stay in the ball around the originals.
+
+    Linf: levels are clamped to those inside the ball, so eps = .031 means 7 levels, not 8. L2: rounded to
+    the nearest level and, where that leaves the ball, towards the original. With a mask, pixels that did
+    not change stay as they were.
+
+    Args:
+        candidates: (N, C, H, W) in [0, 1], inside the ball.
+        originals: Same shape.
+        threat: Norm and radius.
+
+    Returns:
+        The rounded images, and (N,) boolean: whether such an image exists in the ball.
+    """
+    target, origin = candidates.double() * 255, originals.double() * 255
+    if threat.norm == "Linf":
+        slack = threat.eps * 255 + 255 * LINF_SLACK
+        low = (origin - slack).ceil().clamp_min(0)
+        high = (origin + slack).floor().clamp_max(255)
+        levels = torch.minimum(torch.maximum(target.round(), low), high)
+        exists = (low <= high).flatten(1).all(dim=1)
+    else:
+        nearest = target.round()
+        # the small number keeps an unchanged pixel, which fp32 may hold a hair below its level, where it is
+        towards = torch.where(target >= origin, (target + 1e-3).floor(), (target - 1e-3).ceil())
+        fits = norm_of((nearest - origin) / 255, threat.norm) <= threat.eps * (1 + RELATIVE_SLACK)
+        levels = torch.where(fits.view(-1, 1, 1, 1), nearest, towards).clamp(0, 255)
+        exists = norm_of((levels - origin) / 255, threat.norm) <= threat.eps * (1 + RELATIVE_SLACK)
+    rounded = (levels / 255).to(originals.dtype)
+    if threat.region == "mask":
+        rounded = torch.where(candidates == originals, originals, rounded)
+    return rounded, exists
+
+
+def verify(
+    classifier: Classifier,
+    originals: Tensor,
+    labels: Tensor,
+    candidates: Tensor,
+    threat: ThreatModel,
+    *,
+    masks: Tensor | None = None,
+) -> Verified:
+    """Judge candidates for images that the classifier reads correctly when untouched.
+
+    Args:
+        classifier: The classifier under test, in eval mode.
+        originals: (N, C, H, W) in [0, 1], all clean-correct.
+        labels: True classes, (N,).
+        candidates: What the attack returned, same shape.
+        threat: Budget and goal.
+        masks: (N, 1, H, W) boolean, for ``region="mask"``.
+
+    Returns:
+        One verdict an image. A candidate that breaks a rule is replaced by the original and is a failure
+        of the attack, never a success.
+    """
+    reasons = violations(candidates, originals, threat, masks)
+    legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool, device=originals.device)
+    kept = originals.clone()
+    if bool(legal.any()):
+        kept[legal] = candidates[legal].detach()
+    reading = read(classifier, kept, labels)
+    goal = threat.success(reading.prediction, labels.cpu())
+    if not threat.targets:
+        goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
+    broken = (~reading.finite | goal) & legal.cpu()
+    change = (kept.double() - originals.double()).cpu()
+    return Verified(
+        candidates=kept.cpu(),
+        reasons=tuple(reasons),
+        reading=reading,
+        broken=broken,
+        broken_8bit=_survives_rounding(classifier, kept, originals, labels, threat, broken),
+        linf=norm_of(change, "Linf"),
+        l2=norm_of(change, "L2"),
+        l1=change.flatten(1).abs().sum(dim=1),
+    )
+
+
+def _survives_rounding(
+    classifier: Classifier,
+    candidates: Tensor,
+    originals: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    broken: Tensor,
+) -> tuple[bool | None, ...]:
+    """Whether each broken candidate is still one as an 8-bit image."""
+    result: list[bool | None] = [None] * len(broken)
+    index = broken.nonzero().flatten()
+    if len(index):
+        at = index.to(originals.device)
+        rounded, exists = round_to_8bit(candidates[at], originals[at], threat)
+        again = read(classifier, rounded, labels[at], rows=index)
+        goal = threat.success(again.prediction, labels[at].cpu()) | ~again.finite
+        if not threat.targets:
+            goal |= ~again.correct
+        for place, holds, possible in zip(index.tolist(), goal.tolist(), exists.tolist(), strict=True):
+            result[place] = bool(holds) if possible else None
+    return tuple(result)

@@ -1,0 +1,189 @@
+"""Run: a run directory as an object, and the call that fills one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.executor import execute, now
+from robustbench_local.evaluation.grid import Grid, load_grid
+from robustbench_local.evaluation.listener import Listener
+from robustbench_local.evaluation.plan import Plan
+from robustbench_local.evaluation.planning import Options, make_plan
+from robustbench_local.reports import gate as gates
+from robustbench_local.reports import write_report
+from robustbench_local.reports.results import load_results
+from robustbench_local.reports.tables import outcomes_frame
+from robustbench_local.store.records import EventRecord
+from robustbench_local.store.sqlite import RunStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_PATH = 255
+"""Longest name of a folder that every file system takes."""
+
+
+class Run:
+    """What a run directory holds, for reading.
+
+    Args:
+        directory: A directory that ``run_grid`` or ``rbl run`` wrote.
+
+    Raises:
+        ConfigError: If it holds no run.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+        RunStore.open_readonly(self.directory).close()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory)!r})"
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The content of results.json: cells, worst cases, environment."""
+        with RunStore.open_readonly(self.directory) as store:
+            return load_results(store)
+
+    @property
+    def outcomes(self) -> pd.DataFrame:
+        """One row a cell and image, as in outcomes.csv."""
+        with RunStore.open_readonly(self.directory) as store:
+            return outcomes_frame(store)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell that can run has been run without an error."""
+        with RunStore.open_readonly(self.directory) as store:
+            return all(cell.status in {"done", "skipped"} for cell in store.cells())
+
+    def gate(self) -> gates.GateReport:
+        """The grid's gates, judged on what the run holds."""
+        with RunStore.open_readonly(self.directory) as store:
+            return gates.judge(store)
+
+    def report(self, out: Path | str | None = None) -> Path:
+        """Write the report and everything beside it.
+
+        Args:
+            out: The HTML file; by default ``report.html`` in the run directory.
+
+        Returns:
+            The HTML file.
+        """
+        return write_report(self.directory, None if out is None else Path(out))
+
+
+def run_grid(
+    grid: Path | str | dict[str, Any] | Grid | None = None,
+    *,
+    out: Path | str | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    cards: Sequence[Path | str] = (),
+    allow_code: bool = False,
+    listener: Listener | None = None,
+) -> Run:
+    """Run a grid, or go on with one that was interrupted.
+
+    Args:
+        grid: A grid file, its content, or None for the embedded grid of rendered traffic signs.
+        out: Run directory, by default ``runs/NAME``. The same grid on the same directory resumes, and a
+            complete run is left as it is.
+        limit: Overrides the grid's number of images.
+        seed: Overrides the grid's seed.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        batch_size: Images at a time; None chooses. No influence on verdicts.
+        cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
+        allow_code: Whether ``python:`` models may run their code.
+        listener: Hears of progress.
+
+    Returns:
+        The run; a cell that failed is an error in it, not an exception.
+
+    Raises:
+        RobustbenchError: If the grid, a model or the data cannot be used at all, or the disk refuses.
+    """
+    plan, directory = prepare(
+        grid,
+        out=out,
+        limit=limit,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        cards=cards,
+        allow_code=allow_code,
+    )
+    return perform(plan, directory, listener or Listener())
+
+
+def prepare(
+    grid: Path | str | dict[str, Any] | Grid | None,
+    *,
+    out: Path | str | None = None,
+    limit: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    cards: Sequence[Path | str] = (),
+    allow_code: bool = False,
+) -> tuple[Plan, Path]:
+    """The plan of a run and its directory; nothing is written. Arguments and errors as in ``run_grid``."""
+    wanted, base = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
+    wanted = _override(wanted, limit, seed)
+    directory = run_directory(wanted, out)
+    folders = tuple(Path(folder) for folder in cards)
+    options = Options(base=base, device=device, batch_size=batch_size, cards=folders, allow_code=allow_code)
+    return make_plan(wanted, options), directory
+
+
+def perform(plan: Plan, directory: Path, listener: Listener) -> Run:
+    """Run a plan into its directory, from the start or from where it was interrupted."""
+    listener.planned(plan)
+    with RunStore.create_or_open(directory, resolved=plan.resolved, identity=plan.identity) as store:
+        _describe(plan, store)
+        execute(plan, store, listener)
+    return Run(directory)
+
+
+def run_directory(grid: Grid, out: Path | str | None) -> Path:
+    """The directory of a run.
+
+    Raises:
+        ConfigError: If the name cannot be a folder's.
+    """
+    directory = Path("runs") / (grid.name or "grid") if out is None else Path(out)
+    unsafe = out is None and Path(grid.name or "grid").name != grid.name
+    if unsafe or "\0" in str(directory) or any(len(part.encode()) > MAX_PATH for part in directory.parts):
+        raise ConfigError(f"{str(directory)[:60]!r} cannot be a run's folder", remedy="choose a plain name, or use --out")
+    return directory
+
+
+def _override(grid: Grid, limit: int | None, seed: int | None) -> Grid:
+    """The grid with the command line's limit and seed."""
+    if limit is not None:
+        if limit < 1:
+            raise ConfigError(f"limit must be at least 1, got {limit}")
+        grid = grid.model_copy(update={"data": grid.data.model_copy(update={"limit": limit})})
+    return grid if seed is None else grid.model_copy(update={"seed": seed})
+
+
+def _describe(plan: Plan, store: RunStore) -> None:
+    """Write down what the report needs; a resumed run keeps its first description."""
+    if not store.resumed or store.meta("environment") is None:
+        for key, value in plan.about.items():
+            store.set_meta(key, value)
+        for line in plan.warnings:
+            store.add_event(EventRecord(time=now(), level="warning", message=line))
+        return
+    before, here = store.meta("environment")["versions"], plan.about["environment"]["versions"]
+    changed = [f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]]
+    if changed:
+        line = f"resumed with other versions: {', '.join(changed)}; verdicts may differ in the last digits"
+        store.add_event(EventRecord(time=now(), level="warning", message=line))
