@@ -1,1 +1,95 @@
-"""attacks"""
+"""Attacks: one a file, found by name, each a frozen dataclass behind the contract of ``base``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from fractions import Fraction
+from typing import Any, get_args, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from robustbench_local import catalogue
+from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.foreign import PREFIX, TorchattacksAttack
+from robustbench_local.catalogue import Card
+from robustbench_local.errors import ConfigError
+from robustbench_local.registry import Registry
+from robustbench_local.suggestion import did_you_mean
+
+ATTACKS: Registry[Attack] = Registry(
+    "attack",
+    Attack,  # type: ignore[type-abstract]  # compared with, never built
+    {
+        "autoattack": "robustbench_local.attacks.foreign:AutoAttack",
+        "fgsm": "robustbench_local.attacks.fgsm:FGSM",
+        "pgd": "robustbench_local.attacks.pgd:PGD",
+    },
+)
+"""Our attacks by name; besides these, ``torchattacks:NAME`` names any attack of that library."""
+
+
+def make_attack(name: str, parameters: Mapping[str, Any] | None = None) -> Attack:
+    """Build an attack from its name and hyper-parameters, as a card or a grid file gives them.
+
+    Args:
+        name: A name in ``ATTACKS``, or ``torchattacks:NAME``.
+        parameters: Hyper-parameters; numbers may be fractions such as ``"2/255"``. The rest keep their
+            defaults.
+
+    Raises:
+        ConfigError: If the name, a parameter or a value is wrong.
+    """
+    given = parameters or {}
+    if name.startswith(PREFIX):
+        return TorchattacksAttack(name=name.removeprefix(PREFIX), parameters=given)
+    kind = ATTACKS[name]
+    hints = get_type_hints(kind)
+    known = parameter_names(name)
+    checked = {}
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"attack {name!r} has no parameter {key!r}", remedy=did_you_mean(key, known))
+        checked[key] = _checked(f"attack {name!r}, {key}", value, hints[key])
+    return kind(**checked)
+
+
+def parameter_names(name: str) -> tuple[str, ...]:
+    """The hyper-parameters that an attack takes, by name.
+
+    Raises:
+        ConfigError: If there is no such attack.
+    """
+    if name.startswith(PREFIX):
+        return TorchattacksAttack(name=name.removeprefix(PREFIX)).parameter_names()
+    return tuple(field.name for field in fields(ATTACKS[name]))
+
+
+def expand(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
+    """The variants of an attack's card that a grid file asks for: one for each eps.
+
+    Args:
+        card: An attack's card.
+        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
+
+    Raises:
+        ConfigError: If a key is unknown or a value impossible.
+    """
+    cards = catalogue.expand(card, overrides, parameters=parameter_names(card.method))
+    for variant in cards:
+        make_attack(variant.method, variant.parameters)
+    return cards
+
+
+def _checked(where: str, value: Any, hint: Any) -> Any:
+    """The value as the hyper-parameter's type, or a ConfigError."""
+    if isinstance(value, str) and float in (hint, *get_args(hint)):
+        try:
+            value = float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError(f"{where}: cannot read the number {value!r}") from None
+    try:
+        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ConfigError(f"{where}: {problem[:1].lower()}{problem[1:]}, got {value!r}") from None

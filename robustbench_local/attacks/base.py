@@ -1,0 +1,126 @@
+"""What an attack is: hyper-parameters, declared capabilities, and ``perturb``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.errors import ConfigError, ThreatError
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+
+_ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """A frozen set of hyper-parameters; ``repr`` is the whole configuration.
+
+    A subclass is a frozen, keyword-only dataclass that declares what it can do and writes ``perturb``. It
+    proposes; the harness (evaluation/verify.py) judges.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2"})
+    """Norms it can respect."""
+    goals: ClassVar[frozenset[str]] = frozenset({"untargeted", "targeted"})
+    """Goals it can pursue; ``targeted`` means any set of targets unless ``check`` says otherwise."""
+    regions: ClassVar[frozenset[str]] = frozenset({"image"})
+    """Regions it can stay in."""
+    access: ClassVar[Access] = "gradients"
+    """What it needs of the classifier."""
+    per_image: ClassVar[bool] = True
+    """Whether an image's result is independent of its batch. If not, the harness hands over fixed groups."""
+    group: ClassVar[int] = 64
+    """Size of those groups, in the order of the data set."""
+
+    @abstractmethod
+    def perturb(  # noqa: PLR0917 - the same leading arguments for every attack
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """Propose adversarial images.
+
+        Args:
+            classifier: Inside ``classifier.attacked()``. Pass ``rows`` to it whenever the images it is
+                given are not the first ones, so that passes are counted for the right image.
+            images: (N, C, H, W) in [0, 1], on the classifier's device; left untouched.
+            labels: True classes, (N,).
+            threat: Budget, goal and region.
+            stream: The only source of randomness, one stream an image.
+            masks: (N, 1, H, W) boolean, where the threat's region is ``"mask"``.
+
+        Returns:
+            Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``.
+        """
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """Forward and backward passes an image at most, for the plan.
+
+        Args:
+            threat: The threat model; no attack spends anything at ``eps`` 0.
+
+        Returns:
+            (forward, backward).
+        """
+        raise NotImplementedError
+
+    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+        """Find out before any work whether the attack can run.
+
+        Args:
+            threat: Budget, goal and region.
+            classifier: What is to be attacked.
+
+        Raises:
+            ThreatError: If the attack does not support the norm, goal or region, or a target does not exist.
+            ConfigError: If the classifier gives less access than the attack needs.
+        """
+        name = type(self).__name__
+        for what, value, supported in (
+            ("norm", threat.norm, self.norms),
+            ("goal", threat.goal, self.goals),
+            ("region", threat.region, self.regions),
+        ):
+            if value not in supported:
+                remedy = f"use {' or '.join(sorted(supported))}, or another attack"
+                raise ThreatError(f"{name} does not support the {what} {value!r}", remedy=remedy)
+        if threat.targets and threat.targets[-1] >= classifier.num_classes:
+            count = classifier.num_classes
+            raise ThreatError(
+                f"target class {threat.targets[-1]} does not exist: the model has {count} classes"
+            )
+        if _ACCESS_ORDER.index(classifier.access) < _ACCESS_ORDER.index(self.access):
+            raise ConfigError(
+                f"{name} needs {self.access}, the model {classifier.name!r} gives {classifier.access} only",
+                remedy="use a black-box attack",
+            )
+
+    def warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses
+        """What is allowed but probably not meant, one line each."""
+        return []
+
+    def note(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002 - for subclasses
+        """The one line that a reader of the results has to know, or nothing."""
+        return ""
+
+
+def required_masks(threat: ThreatModel, masks: Tensor | None) -> Tensor | None:
+    """The masks if the threat's region is ``"mask"``, otherwise None.
+
+    Raises:
+        ThreatError: If they are needed and missing.
+    """
+    if threat.region == "image":
+        return None
+    if masks is None:
+        raise ThreatError("the region is 'mask', but the images have no masks", remedy="use data with masks")
+    return masks

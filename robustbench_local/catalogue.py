@@ -1,0 +1,274 @@
+"""The cards: find, check and version them.
+
+A card is a YAML file that says what is done and under which threat model, with its source. The shipped ones
+lie in the package (or in the checkout); users add folders of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from robustbench_local.errors import CardError, ConfigError
+from robustbench_local.suggestion import did_you_mean
+from robustbench_local.threat import Norm, Region, ThreatModel, parse_eps, parse_norm
+from robustbench_local.yamlfile import first_problem, read_yaml, shown
+
+Kind = Literal["attack", "defense"]
+ClassEntry = int | str
+"""A class by its index or by its name."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FOLDERS: Mapping[Kind, str] = {"attack": "attacks", "defense": "defenses"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class CardThreat(_Strict):
+    """The threat model of a card; classes may still be names.
+
+    Attributes:
+        norm: ``"Linf"`` or ``"L2"``.
+        eps: Radius in pixel units of [0, 1].
+        targets: Classes the attacker wants to be read, by name or index; empty means untargeted.
+        sources: Only images of these classes take part, by name or index; empty means all.
+        region: ``"image"`` or ``"mask"``.
+    """
+
+    norm: Annotated[Norm, BeforeValidator(parse_norm)]
+    eps: Annotated[float, BeforeValidator(parse_eps)]
+    targets: Annotated[tuple[ClassEntry, ...], Field(strict=False)] = ()
+    sources: Annotated[tuple[ClassEntry, ...], Field(strict=False)] = ()
+    region: Region = "image"
+
+    def model(self, targets: Collection[int] = ()) -> ThreatModel:
+        """The threat model, once the targets' names have been resolved to class indices.
+
+        Raises:
+            ThreatError: If the radius or a target is impossible.
+        """
+        return ThreatModel(norm=self.norm, eps=self.eps, targets=tuple(targets), region=self.region)
+
+
+class _CardFile(_Strict):
+    """What a card file may say."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    kind: Kind
+    name: str
+    version: int = Field(ge=1)
+    description: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    method: str = Field(min_length=1)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    threat: CardThreat | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A method with its parameters, threat model and source, under a name."""
+
+    name: str
+    """Unique among the cards; after an override, tells what was overridden."""
+    base: str
+    """Name of the card in the catalogue: the same as ``name`` unless something was overridden."""
+    kind: Kind
+    """``attack`` or ``defense``."""
+    version: int
+    """Raised whenever what the card does changes."""
+    description: str
+    """One or two sentences for the reader of a report."""
+    source: str
+    """Paper or document that the method and its numbers come from."""
+    method: str
+    """Name in the registry, such as ``pgd``."""
+    parameters: Mapping[str, Any]
+    """Hyper-parameters of the method."""
+    threat: CardThreat | None
+    """Threat model; an attack always has one."""
+    path: Path
+    """The file."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the card does: kind, method, parameters, threat model; not of its wording."""
+        threat = self.threat.model_dump() if self.threat else None
+        content = [self.kind, self.base, self.version, self.method, dict(self.parameters), threat]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def load_card(path: Path) -> Card:
+    """Read and check one card.
+
+    Args:
+        path: A YAML file whose name is the card's name.
+
+    Raises:
+        CardError: If it cannot be read, is no card, or its name is not the file's.
+    """
+    where = shown(path)
+    content = read_yaml(path, CardError)
+    try:
+        card = _CardFile.model_validate(content)
+    except ValidationError as error:
+        what, remedy = first_problem(error, _CardFile)
+        raise CardError(what, where=where, remedy=remedy) from None
+    if card.name != path.stem or not _NAME.fullmatch(card.name):
+        raise CardError(
+            f"the card is called {card.name!r}",
+            where=where,
+            remedy="give the file the card's name, with .yaml",
+        )
+    if card.kind == "attack" and card.threat is None:
+        raise CardError(
+            "an attack's card needs a threat model", where=where, remedy="add threat: {norm: ..., eps: ...}"
+        )
+    said = {name: getattr(card, name) for name in _CardFile.model_fields if name != "schema_"}
+    return Card(**said, base=card.name, path=path)
+
+
+def find_card(name: str, *, kind: Kind | None = None, extra: Sequence[Path] = ()) -> Card:
+    """The card of that name.
+
+    Args:
+        name: The card's name, without ``.yaml``.
+        kind: Only look among attacks or among defenses.
+        extra: Folders of the user's own cards.
+
+    Raises:
+        CardError: If there is none, or more than one.
+    """
+    files = _card_files(kind, extra)
+    found = [path for path in files if path.stem == name]
+    if not found:
+        remedy = did_you_mean(name, {path.stem for path in files})
+        raise CardError(f"there is no card {name!r}", remedy=remedy)
+    if len(found) > 1:
+        raise _twice(name, *found)
+    card = load_card(found[0])
+    if kind is not None and card.kind != kind:
+        raise CardError(f"the card {name!r} is of kind {card.kind}, not {kind}", where=shown(card.path))
+    return card
+
+
+def list_cards(kind: Kind, extra: Sequence[Path] = ()) -> list[Card]:
+    """All cards of a kind, by name.
+
+    Args:
+        kind: Attacks or defenses.
+        extra: Folders of the user's own cards; other YAML files in them are passed over.
+
+    Raises:
+        CardError: If a card is malformed or a name is used twice.
+    """
+    cards: dict[str, Card] = {}
+    shipped = _shipped(kind)
+    for path in _card_files(kind, extra):
+        if path.parent != shipped and not _says_it_is_a_card(path):
+            continue
+        card = load_card(path)
+        if card.name in cards:
+            raise _twice(card.name, cards[card.name].path, path)
+        cards[card.name] = card
+    return [card for _, card in sorted(cards.items()) if card.kind == kind]
+
+
+def expand(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[str]) -> list[Card]:
+    """The variants of a card that a grid file asks for.
+
+    Args:
+        card: A card from the catalogue.
+        overrides: Keys of the threat model (``eps`` may be a list: one card each) and of the method.
+        parameters: Names of the method's hyper-parameters.
+
+    Returns:
+        One card for each eps, named after what differs: ``pgd50-linf-2``, ``pgd50-linf-8[steps=20]``.
+
+    Raises:
+        ConfigError: If a key is unknown, a value impossible or a radius listed twice.
+    """
+    known = set(CardThreat.model_fields)
+    for key in overrides:
+        if key not in known | set(parameters):
+            remedy = did_you_mean(key, known | set(parameters))
+            raise ConfigError(f"card {card.name!r} has nothing called {key!r}", remedy=remedy)
+    changed = {key: value for key, value in overrides.items() if key not in known}
+    eps = overrides.get("eps")
+    radii = list(eps) if isinstance(eps, list | tuple) else [eps]
+    cards = [_variant(card, {**overrides, "eps": radius}, changed) for radius in radii]
+    for first, second in itertools.combinations(cards, 2):
+        if first.name == second.name:
+            raise ConfigError(
+                f"card {card.name!r}: the radius of {first.name} is listed twice", remedy="remove one"
+            )
+    if not cards:
+        raise ConfigError(f"card {card.name!r}: the list of eps is empty", remedy="name at least one radius")
+    return cards
+
+
+def _variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any]) -> Card:
+    if card.threat is None:
+        return replace(card, parameters={**card.parameters, **changed})
+    fields = {key: value for key, value in overrides.items() if key not in changed and value is not None}
+    try:
+        threat = CardThreat.model_validate({**card.threat.model_dump(), **fields})
+    except ValidationError as error:
+        what, remedy = first_problem(error, CardThreat)
+        raise ConfigError(f"card {card.name!r}: {what}", remedy=remedy) from None
+    parameters = {**card.parameters, **changed}
+    return replace(card, name=_variant_name(card, threat, changed), parameters=parameters, threat=threat)
+
+
+def _variant_name(card: Card, threat: CardThreat, changed: Mapping[str, Any]) -> str:
+    """The card's name with the new threat model in the place of the old, and what else differs."""
+    assert card.threat is not None  # noqa: S101 - the caller has a threat
+    old, new, name = card.threat.model().name, threat.model().name, card.name
+    if old != new:
+        name = f"{name.removesuffix(old)}{new}" if name.endswith(f"-{old}") else f"{name}@{new}"
+    before = {**card.threat.model_dump(), **card.parameters}
+    after = {**threat.model_dump(), **card.parameters, **changed}
+    differing = [key for key in after if after[key] != before.get(key) and key not in {"norm", "eps"}]
+    details = [f"{key}={_short(after[key])}" for key in differing]
+    return f"{name}[{','.join(details)}]" if details else name
+
+
+def _short(value: Any) -> str:
+    return "+".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _card_files(kind: Kind | None, extra: Sequence[Path]) -> list[Path]:
+    """The shipped card files and those of the user's folders, each file once."""
+    shipped = [_shipped(each) for each in ((kind,) if kind else _FOLDERS)]
+    for folder in extra:
+        if not Path(folder).is_dir():
+            raise CardError("there is no such folder of cards", where=shown(Path(folder)))
+    files = [path for folder in (*shipped, *map(Path, extra)) for path in sorted(folder.glob("*.yaml"))]
+    return list({path.resolve(): path for path in reversed(files)}.values())[::-1]
+
+
+def _shipped(kind: Kind) -> Path:
+    """The packaged copy of the cards if there is one, else the checkout's."""
+    package = Path(__file__).parent
+    packaged = package / "_catalogue"
+    return (packaged if packaged.is_dir() else package.parent) / _FOLDERS[kind]
+
+
+def _twice(name: str, first: Path, second: Path, *_: Path) -> CardError:
+    return CardError(
+        f"two cards are called {name!r}: {shown(first)} and {shown(second)}", remedy="rename one"
+    )
+
+
+def _says_it_is_a_card(path: Path) -> bool:
+    content = read_yaml(path, CardError)
+    return isinstance(content, dict) and "kind" in content

@@ -1,0 +1,77 @@
+"""What an attacker climbs: (N, K) logits and (N,) labels to (N,) losses. Larger is better for the attacker.
+
+Source: cross-entropy as in Madry et al. 2018, arXiv:1706.06083; margin as f_6 of Carlini & Wagner 2017,
+arXiv:1608.04644, on raw logits; DLR and targeted DLR, Croce & Hein 2020, arXiv:2003.01690, eqs. 6 and 7.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
+
+_TINY = 1e-12
+
+
+def ce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the label, (N,), at least 0; its gradient vanishes where the softmax saturates."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The largest other logit minus the label's, (N,); above 0 when another class is read."""
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - own
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, (N,): the margin over the gap between first and third logit; K >= 3."""
+    ordered = logits.topk(3, dim=1).values
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + _TINY)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """DLR towards one target class an image, (N,); needs K >= 4.
+
+    Args:
+        logits: (N, K).
+        labels: True classes, (N,).
+        targets: The class wanted for each image, (N,).
+
+    Returns:
+        The target's logit minus the label's, over the first minus the mean of the third and fourth.
+    """
+    ordered = logits.topk(4, dim=1).values
+    gap = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    wanted = logits.gather(1, targets[:, None]).squeeze(1)
+    return (wanted - own) / (gap + _TINY)
+
+
+def margin_to_targets(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """The largest logit in the target set minus the largest outside it, (N,); above 0 on success.
+
+    Args:
+        logits: (N, K).
+        labels: True classes, (N,). A label counts as outside the set even if it is listed in it.
+        targets: The target set, (T,), the same for all images.
+
+    Returns:
+        Above 0 exactly where the class read is a target and not the label (trust invariant V7).
+    """
+    wanted = _wanted(logits, labels, targets)
+    inside = logits.masked_fill(~wanted, -torch.inf).amax(dim=1)
+    return inside - logits.masked_fill(wanted, -torch.inf).amax(dim=1)
+
+
+def ce_to_targets(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Log of the probability of the whole target set, (N,), at most 0; arguments as above."""
+    wanted = _wanted(logits, labels, targets)
+    return logits.masked_fill(~wanted, -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
+
+
+def _wanted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """(N, K) boolean: the target set, each row without the row's label."""
+    wanted = torch.zeros_like(logits, dtype=torch.bool)
+    wanted[:, targets] = True
+    return wanted.scatter(1, labels[:, None], value=False)
