@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from robustbench_local.errors import CardError, ConfigError
+from robustbench_local.strict import Strict, read_yaml, validate
 from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threat import Norm, Region, ThreatModel, parse_eps, parse_norm
-from robustbench_local.yamlfile import first_problem, read_yaml, shown
 
 Kind = Literal["attack", "defense"]
 ClassEntry = int | str
@@ -30,11 +30,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FOLDERS: Mapping[Kind, str] = {"attack": "attacks", "defense": "defenses"}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class CardThreat(_Strict):
+class CardThreat(Strict):
     """The threat model of a card; classes may still be names.
 
     Attributes:
@@ -44,6 +40,8 @@ class CardThreat(_Strict):
         sources: Only images of these classes take part, by name or index; empty means all.
         region: ``"image"`` or ``"mask"``.
     """
+
+    model_config = ConfigDict(strict=True)
 
     norm: Annotated[Norm, BeforeValidator(parse_norm)]
     eps: Annotated[float, BeforeValidator(parse_eps)]
@@ -60,8 +58,10 @@ class CardThreat(_Strict):
         return ThreatModel(norm=self.norm, eps=self.eps, targets=tuple(targets), region=self.region)
 
 
-class _CardFile(_Strict):
+class _CardFile(Strict):
     """What a card file may say."""
+
+    model_config = ConfigDict(strict=True)
 
     schema_: Literal[1] = Field(alias="schema")
     kind: Kind
@@ -116,13 +116,8 @@ def load_card(path: Path) -> Card:
     Raises:
         CardError: If it cannot be read, is no card, or its name is not the file's.
     """
-    where = shown(path)
-    content = read_yaml(path, CardError)
-    try:
-        card = _CardFile.model_validate(content)
-    except ValidationError as error:
-        what, remedy = first_problem(error, _CardFile)
-        raise CardError(what, where=where, remedy=remedy) from None
+    where = str(path)
+    card = validate(_CardFile, read_yaml(path, CardError), where=where, error=CardError)
     if card.name != path.stem or not _NAME.fullmatch(card.name):
         raise CardError(
             f"the card is called {card.name!r}",
@@ -157,7 +152,7 @@ def find_card(name: str, *, kind: Kind | None = None, extra: Sequence[Path] = ()
         raise _twice(name, *found)
     card = load_card(found[0])
     if kind is not None and card.kind != kind:
-        raise CardError(f"the card {name!r} is of kind {card.kind}, not {kind}", where=shown(card.path))
+        raise CardError(f"the card {name!r} is of kind {card.kind}, not {kind}", where=str(card.path))
     return card
 
 
@@ -166,16 +161,13 @@ def list_cards(kind: Kind, extra: Sequence[Path] = ()) -> list[Card]:
 
     Args:
         kind: Attacks or defenses.
-        extra: Folders of the user's own cards; other YAML files in them are passed over.
+        extra: Folders of the user's own cards, of either kind.
 
     Raises:
         CardError: If a card is malformed or a name is used twice.
     """
     cards: dict[str, Card] = {}
-    shipped = _shipped(kind)
     for path in _card_files(kind, extra):
-        if path.parent != shipped and not _says_it_is_a_card(path):
-            continue
         card = load_card(path)
         if card.name in cards:
             raise _twice(card.name, cards[card.name].path, path)
@@ -220,26 +212,21 @@ def _variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any
     if card.threat is None:
         return replace(card, parameters={**card.parameters, **changed})
     fields = {key: value for key, value in overrides.items() if key not in changed and value is not None}
-    try:
-        threat = CardThreat.model_validate({**card.threat.model_dump(), **fields})
-    except ValidationError as error:
-        what, remedy = first_problem(error, CardThreat)
-        raise ConfigError(f"card {card.name!r}: {what}", remedy=remedy) from None
-    parameters = {**card.parameters, **changed}
-    return replace(card, name=_variant_name(card, threat, changed), parameters=parameters, threat=threat)
+    said = {**card.threat.model_dump(), **fields}
+    threat = validate(CardThreat, said, where=f"card {card.name!r}", error=ConfigError)
+    name = _renamed(card.name, card.threat.model().name, threat.model().name)
+    before = {**card.threat.model_dump(exclude={"norm", "eps"}), **card.parameters}
+    after = {**threat.model_dump(exclude={"norm", "eps"}), **card.parameters, **changed}
+    details = [f"{key}={_short(value)}" for key, value in after.items() if value != before.get(key)]
+    name += f"[{','.join(details)}]" if details else ""
+    return replace(card, name=name, parameters={**card.parameters, **changed}, threat=threat)
 
 
-def _variant_name(card: Card, threat: CardThreat, changed: Mapping[str, Any]) -> str:
-    """The card's name with the new threat model in the place of the old, and what else differs."""
-    assert card.threat is not None  # noqa: S101 - the caller has a threat
-    old, new, name = card.threat.model().name, threat.model().name, card.name
-    if old != new:
-        name = f"{name.removesuffix(old)}{new}" if name.endswith(f"-{old}") else f"{name}@{new}"
-    before = {**card.threat.model_dump(), **card.parameters}
-    after = {**threat.model_dump(), **card.parameters, **changed}
-    differing = [key for key in after if after[key] != before.get(key) and key not in {"norm", "eps"}]
-    details = [f"{key}={_short(after[key])}" for key in differing]
-    return f"{name}[{','.join(details)}]" if details else name
+def _renamed(name: str, old: str, new: str) -> str:
+    """A card's name with the new threat model in the place of the old, or behind it."""
+    if old == new:
+        return name
+    return name.removesuffix(old) + new if name.endswith(f"-{old}") else f"{name}@{new}"
 
 
 def _short(value: Any) -> str:
@@ -251,9 +238,12 @@ def _card_files(kind: Kind | None, extra: Sequence[Path]) -> list[Path]:
     shipped = [_shipped(each) for each in ((kind,) if kind else _FOLDERS)]
     for folder in extra:
         if not Path(folder).is_dir():
-            raise CardError("there is no such folder of cards", where=shown(Path(folder)))
+            raise CardError("there is no such folder of cards", where=str(folder))
     files = [path for folder in (*shipped, *map(Path, extra)) for path in sorted(folder.glob("*.yaml"))]
-    return list({path.resolve(): path for path in reversed(files)}.values())[::-1]
+    once: dict[Path, Path] = {}
+    for path in files:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
 
 
 def _shipped(kind: Kind) -> Path:
@@ -264,11 +254,4 @@ def _shipped(kind: Kind) -> Path:
 
 
 def _twice(name: str, first: Path, second: Path, *_: Path) -> CardError:
-    return CardError(
-        f"two cards are called {name!r}: {shown(first)} and {shown(second)}", remedy="rename one"
-    )
-
-
-def _says_it_is_a_card(path: Path) -> bool:
-    content = read_yaml(path, CardError)
-    return isinstance(content, dict) and "kind" in content
+    return CardError(f"two cards are called {name!r}: {first} and {second}", remedy="rename one")
