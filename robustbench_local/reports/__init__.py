@@ -1,1 +1,1 @@
-"""reports"""
+"""Reports: what a run found, for readers, reviewers, spreadsheets and pipelines."""

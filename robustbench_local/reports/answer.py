@@ -1,0 +1,100 @@
+"""The question of a run and its answer, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
+from robustbench_local.reports.findings import is_guessing
+from robustbench_local.reports.words import counted, full, listing, p_value, permission
+
+MOST_SUBJECTS = 4
+"""Models that the answer names one by one; with more, it names the first and the last."""
+
+
+def question(evidence: Evidence) -> str:
+    """What was asked: the user's own words, or made from the headline threat."""
+    if evidence.question:
+        return evidence.question
+    subjects, threat = evidence.subjects, evidence.headline
+    who = str(subjects[0]) if len(subjects) == 1 else "each model"
+    if threat is not None:
+        may = f"when an attacker may {permission(threat.norm, threat.eps)}"
+        return f"How often is {who} right {may}?"
+    cell = next((cell for cell in evidence.cells if cell.targeted), None)
+    if cell is None:
+        return "How often are the models right when someone works against them?"
+    sources, targets = _classes(evidence, cell)
+    may = f"if an attacker may {permission(cell.record.norm, cell.record.eps)}"
+    return f"How often can {who} be made to read {sources} as {targets} {may}?"
+
+
+def answer(evidence: Evidence) -> str:
+    """The answer in one sentence."""
+    threat = evidence.headline
+    if threat is None:
+        return _targeted_answer(evidence)
+    rows = [evidence.worst(subject, threat) for subject in evidence.subjects]
+    known = [row for row in rows if row is not None and row.robust_accuracy.known]
+    sound = [row for row in known if not is_guessing(evidence, row.subject)]
+    if not known:
+        return "Not known yet: no attack under this threat model has been carried through."
+    if not sound:
+        return "No answer can be given: untouched, no model is measurably better than guessing."
+    return _sentence(sorted(sound, key=lambda row: -row.robust_accuracy.value), several=len(rows) > 1)
+
+
+def comparisons(evidence: Evidence) -> list[str]:
+    """One sentence for each model that the best one is compared with, on the headline threat."""
+    threat = evidence.headline
+    return [_comparison(pair) for pair in evidence.pairs(threat)] if threat else []
+
+
+def _sentence(rows: Sequence[WorstCase], *, several: bool) -> str:
+    shown = rows if len(rows) <= MOST_SUBJECTS else [rows[0], rows[-1]]
+    parts = [f"{_name(row, several)}at most {full(row.robust_accuracy)}" for row in shown]
+    text = "; ".join(parts) if len(parts) > 1 else parts[0]
+    between = f" (the highest and the lowest of {len(rows)})" if shown is not rows else ""
+    head = text if several else text[0].upper() + text[1:]
+    missing = (
+        " Not every attack finished, so this may be too high." if any(row.missing for row in rows) else ""
+    )
+    return f"{head}{between}, {_method(rows)}.{missing}"
+
+
+def _name(row: WorstCase, several: bool) -> str:
+    return f"{row.subject}: " if several else ""
+
+
+def _method(rows: Sequence[WorstCase]) -> str:
+    """How many attacks stand behind the numbers."""
+    numbers = {len(row.attacks) for row in rows}
+    if numbers == {1}:
+        return f"under a single attack ({rows[0].attacks[0]})"
+    over = f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(max(numbers))
+    return f"each image against the worst of {over} attacks"
+
+
+def _comparison(pair: Pair) -> str:
+    test, first, second = pair.comparison, pair.first, pair.second
+    split = f"{counted(test.only_first, 'image')} hold only on {first}, {test.only_second:,} only on {second}"
+    basis = f"{split} (same {counted(test.n, 'image')}, exact McNemar {p_value(test.p_value)})"
+    if test.significant():
+        return f"{first} holds more often than {second}: {basis}."
+    return f"{first} and {second} tie: {basis}."
+
+
+def _targeted_answer(evidence: Evidence) -> str:
+    done = [cell for cell in evidence.cells if cell.targeted and cell.done and cell.attack_success.known]
+    if not done:
+        return "Not known yet: no attack has been carried through."
+    parts = [f"{cell.subject}: at least {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
+    return f"{'; '.join(parts)} of the images that are read correctly untouched."
+
+
+def _classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:
+    model = cell.record.model
+    sources = [evidence.class_name(model, index) for index in cell.record.sources]
+    targets = [evidence.class_name(model, index) for index in cell.record.targets]
+    several = f"one of {len(targets)} target classes"
+    return listing(sources) or "an image", targets[0] if len(targets) == 1 else several

@@ -1,0 +1,130 @@
+"""From the store to evidence: which cells count, and each image's worst case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from robustbench_local.reports.evidence import (
+    CellResult,
+    Evidence,
+    Standing,
+    Subject,
+    Threat,
+    Verdict,
+    WorstCase,
+)
+from robustbench_local.reports.words import private
+from robustbench_local.statistics import worst_case
+from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, Tally, tally
+
+_ENVIRONMENT = (
+    "robustbench_local",
+    "code",
+    "python",
+    "torch",
+    "torchvision",
+    "versions",
+    "platform",
+    "device",
+    "threads",
+    "started",
+)
+"""The only facts about the machine that reach a report: everything else stays behind (F79)."""
+
+
+def read_evidence(store: RunStore) -> Evidence:
+    """Read a run and count it.
+
+    Args:
+        store: The run, finished or not.
+
+    Returns:
+        What it found. Strings are stripped of home folders and credentials (F79).
+    """
+    cells = tuple(judge_cell(_clean(record), store.outcomes(record.key)) for record in store.cells())
+    meta = {key: private(store.meta(key)) for key in ("grid", "question", "seed", "data", "models", "gates")}
+    environment = private(store.meta("environment") or {})
+    return Evidence(
+        cells=cells,
+        worst_cases=tuple(find_worst_cases(cells)),
+        events=tuple(replace(event, message=private(event.message)) for event in store.events()),
+        identity=private(store.identity()),
+        question=meta["question"] or None,
+        seed=meta["seed"],
+        grid=meta["grid"] or {},
+        data=meta["data"] or {},
+        models=meta["models"] or [],
+        environment={key: environment[key] for key in _ENVIRONMENT if key in environment},
+        gates=meta["gates"] or [],
+    )
+
+
+def judge_cell(record: CellRecord, outcomes: Sequence[OutcomeRecord]) -> CellResult:
+    """Count a cell's outcomes and decide whether its numbers may be shown."""
+    counts = tally(outcomes)
+    standing, problem = _standing(record, counts)
+    verdicts = {row.image: _verdict(row) for row in outcomes} if standing == "done" else {}
+    return CellResult(record=record, tally=counts, verdicts=verdicts, standing=standing, problem=problem)
+
+
+def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
+    """The per-image worst case for each subject and untargeted threat."""
+    untargeted = [cell for cell in cells if not cell.targeted]
+    order = list(dict.fromkeys((cell.subject, cell.threat) for cell in untargeted))
+    ranked = sorted(untargeted, key=lambda cell: order.index((cell.subject, cell.threat)))
+    grouped = groupby(ranked, key=lambda cell: (cell.subject, cell.threat))
+    return [_worst(subject, threat, list(group)) for (subject, threat), group in grouped]
+
+
+def _standing(record: CellRecord, counts: Tally) -> tuple[Standing, str | None]:
+    if record.status == "pending":
+        return "not run", record.error
+    if record.status == "running":
+        return "partial", f"stopped after {counts.n} of {record.images} images"
+    if record.status != "done":
+        return record.status, record.error
+    if counts.n != record.images:
+        return "partial", f"only {counts.n} of {record.images} outcomes are stored"
+    if counts.rejected and counts.rejected == counts.clean_correct:
+        return "void", f"each of the attack's {counts.rejected} candidates broke a rule of the harness"
+    return "done", None
+
+
+def _verdict(row: OutcomeRecord) -> Verdict:
+    robust = row.clean_correct and not row.broken and row.status != "error"
+    return Verdict(clean_correct=row.clean_correct, broken=row.broken, robust=robust)
+
+
+def _worst(subject: Subject, threat: Threat, cells: Sequence[CellResult]) -> WorstCase:
+    done = [cell for cell in cells if cell.done]
+    everyone = set().union(*(cell.verdicts for cell in done))
+    common = [image for image in (done[0].verdicts if done else ()) if all(image in c.verdicts for c in done)]
+    return WorstCase(
+        subject=subject,
+        threat=threat,
+        attacks=tuple(cell.record.attack for cell in done),
+        missing=tuple(cell.record.attack for cell in cells if not cell.done),
+        verdicts=_pointwise(done, common),
+        left_out=len(everyone) - len(common),
+    )
+
+
+def _pointwise(cells: Sequence[CellResult], images: Sequence[str]) -> dict[str, Verdict]:
+    if not cells:
+        return {}
+    rows = [[cell.verdicts[image] for image in images] for cell in cells]
+    held = worst_case([[verdict.robust for verdict in row] for row in rows])
+    correct = worst_case([[verdict.clean_correct for verdict in row] for row in rows])
+    broken = [any(verdict.broken for verdict in column) for column in zip(*rows, strict=True)]
+    return {
+        image: Verdict(clean_correct=c, broken=c and b, robust=h)
+        for image, c, b, h in zip(images, correct, broken, held, strict=True)
+    }
+
+
+def _clean(record: CellRecord) -> CellRecord:
+    note, error, parameters = private((record.note, record.error, record.parameters))
+    names = {key: private(getattr(record, key)) for key in ("model", "defense", "attack", "card")}
+    return replace(record, note=note, error=error, parameters=parameters, **names)

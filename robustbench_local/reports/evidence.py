@@ -1,0 +1,268 @@
+"""What a run found: cells, worst cases and comparisons, counted once for every form of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from robustbench_local.reports.words import budget, family, listing
+from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
+from robustbench_local.store import CellRecord, EventRecord, Tally
+
+Standing = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
+
+
+class Verdict(NamedTuple):
+    """What one attack did to one image."""
+
+    clean_correct: bool
+    """Read as its label untouched."""
+    broken: bool
+    """Clean-correct and then broken."""
+    robust: bool
+    """Clean-correct, not broken, without an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What the attacker may do and to which images: the attacks that share it are taken together."""
+
+    norm: str
+    """``Linf`` or ``L2``."""
+    eps: float
+    """Radius in pixel units of [0, 1]."""
+    name: str
+    """Short name, e.g. ``linf-8``."""
+    sources: tuple[int, ...] = ()
+    """Only images of these classes; empty: all."""
+
+    def __str__(self) -> str:
+        scope = f", classes {listing([str(index) for index in self.sources])} only" if self.sources else ""
+        return budget(self.norm, self.eps) + scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model as it was attacked: with its defense."""
+
+    model: str
+    """Model id from the grid file."""
+    defense: str
+    """Defense name, or ``none``."""
+
+    def __str__(self) -> str:
+        return self.model if self.defense == "none" else f"{self.model} + {self.defense}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """A cell with its counts. Only a cell whose ``standing`` is ``done`` has shares."""
+
+    record: CellRecord
+    """The cell as stored."""
+    tally: Tally
+    """Counts over the stored outcomes, whatever the standing."""
+    verdicts: Mapping[str, Verdict] = field(repr=False)
+    """Image id -> verdict; empty unless done."""
+    standing: Standing
+    """Where the cell stands, as far as a reader is concerned."""
+    problem: str | None = None
+    """Why it is not done, in one line."""
+
+    @property
+    def subject(self) -> Subject:
+        """The model and defense under test."""
+        return Subject(model=self.record.model, defense=self.record.defense)
+
+    @property
+    def threat(self) -> Threat:
+        """What the attacker may do."""
+        cell = self.record
+        return Threat(norm=cell.norm, eps=cell.eps, name=cell.threat, sources=cell.sources)
+
+    @property
+    def targeted(self) -> bool:
+        """Whether only certain classes count as success."""
+        return self.record.goal == "targeted"
+
+    @property
+    def done(self) -> bool:
+        """Whether every image has a verdict that counts."""
+        return self.standing == "done"
+
+    @property
+    def clean_accuracy(self) -> Estimate:
+        """Share of all the cell's images that are read correctly untouched."""
+        return self._share(self.tally.clean_correct, self.tally.n)
+
+    @property
+    def robust_accuracy(self) -> Estimate:
+        """Share of all the cell's images that are read correctly and stay unbroken (V5)."""
+        return self._share(self.tally.robust, self.tally.n)
+
+    @property
+    def attack_success(self) -> Estimate:
+        """Share of the clean-correct images that were broken (V5)."""
+        return self._share(self.tally.broken, self.tally.clean_correct)
+
+    @property
+    def attack_success_8bit(self) -> Estimate:
+        """The same after the candidates were rounded to 8 bits (V4)."""
+        return self._share(self.tally.broken_8bit, self.tally.clean_correct)
+
+    def _share(self, k: int, n: int) -> Estimate:
+        return clopper_pearson(k, n) if self.done else clopper_pearson(0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstCase:
+    """A subject under one untargeted threat: each image against all attacks that were done (V6)."""
+
+    subject: Subject
+    """The model and defense under test."""
+    threat: Threat
+    """What the attacker may do."""
+    attacks: tuple[str, ...]
+    """The attacks that count."""
+    missing: tuple[str, ...]
+    """The attacks of the grid that do not: not run, failed, partial or void. While there are any, the
+    worst case may be too high."""
+    verdicts: Mapping[str, Verdict] = field(repr=False)
+    """Image id -> verdict over all the attacks, on the images that every one of them was run on."""
+    left_out: int = 0
+    """Images that some of the attacks were not run on."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every attack of the grid counts."""
+        return bool(self.attacks) and not self.missing
+
+    @property
+    def clean_accuracy(self) -> Estimate:
+        """Share of the images that are read correctly untouched."""
+        return self._share(verdict.clean_correct for verdict in self.verdicts.values())
+
+    @property
+    def robust_accuracy(self) -> Estimate:
+        """Share of the images that hold against every attack."""
+        return self._share(verdict.robust for verdict in self.verdicts.values())
+
+    @property
+    def attack_success(self) -> Estimate:
+        """Share of the clean-correct images that at least one attack broke."""
+        return self._share(verdict.broken for verdict in self.verdicts.values() if verdict.clean_correct)
+
+    @staticmethod
+    def _share(marks: Iterable[bool]) -> Estimate:
+        counted = list(marks)
+        return clopper_pearson(sum(counted), len(counted))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two subjects compared on the same images under the same threat."""
+
+    first: Subject
+    """The one that held more often, or the earlier one."""
+    second: Subject
+    """The other."""
+    threat: Threat
+    """What the attacker may do."""
+    comparison: Comparison
+    """McNemar's exact test on their worst cases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything that the forms of the report are made from."""
+
+    cells: tuple[CellResult, ...]
+    """In the order of the grid."""
+    worst_cases: tuple[WorstCase, ...]
+    """Untargeted threats, in the order of their first cell."""
+    events: tuple[EventRecord, ...] = ()
+    """What happened on the way."""
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """What makes this run this run."""
+    question: str | None = None
+    """The user's own words for what is asked."""
+    seed: int | None = None
+    """The run's seed."""
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved grid."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What is known about the images."""
+    models: Sequence[Mapping[str, Any]] = ()
+    """What is known about the models."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Versions and machine, no environment variables."""
+    gates: Sequence[Mapping[str, Any]] = ()
+    """The grid's gates."""
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """Models with their defenses, in the order of the grid."""
+        return tuple(dict.fromkeys(cell.subject for cell in self.cells))
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """Untargeted threats, in the order of the grid."""
+        return tuple(dict.fromkeys(worst.threat for worst in self.worst_cases))
+
+    @property
+    def headline(self) -> Threat | None:
+        """The untargeted threat that the answer is about: the one with most attacks, else the first."""
+        attacks = dict.fromkeys(self.threats, 0)
+        for worst in self.worst_cases:
+            attacks[worst.threat] = max(attacks[worst.threat], len(worst.attacks) + len(worst.missing))
+        return max(attacks, key=lambda threat: attacks[threat], default=None)
+
+    def worst(self, subject: Subject, threat: Threat) -> WorstCase | None:
+        """A subject's worst case under a threat, if the grid has one."""
+        found = (one for one in self.worst_cases if one.subject == subject and one.threat == threat)
+        return next(found, None)
+
+    def clean_accuracy(self, subject: Subject) -> Estimate:
+        """A subject's accuracy on untouched images, from the done cell that asks about most images."""
+        estimates = [cell.clean_accuracy for cell in self.cells if cell.subject == subject and cell.done]
+        return max(estimates, key=lambda estimate: estimate.n, default=clopper_pearson(0, 0))
+
+    def pairs(self, threat: Threat) -> list[Pair]:
+        """The subject that holds most often against each of the others, on the same images."""
+        rows = [one for one in self.worst_cases if one.threat == threat and one.robust_accuracy.known]
+        if len(rows) < 2:
+            return []
+        best = max(rows, key=lambda one: one.robust_accuracy.value)
+        return [_compare(best, other) for other in rows if other is not best]
+
+    def class_names(self, model: str) -> Sequence[str]:
+        """Names of a model's classes by index; the data's, unless the model brought its own."""
+        own = next((about.get("class_names") for about in self.models if about.get("id") == model), None)
+        return list(own or self.data.get("class_names") or ())
+
+    def class_name(self, model: str, index: int | None) -> str:
+        """A class in words; ``class 7`` where there are no names."""
+        if index is None:
+            return "no finite answer"
+        names = self.class_names(model)
+        name = names[index] if 0 <= index < len(names) else ""
+        return name if name and name != str(index) else f"class {index}"
+
+
+def attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:
+    """Short labels for attacks that are shown under their threat: the family where that is unambiguous."""
+    names = list(dict.fromkeys(cell.record.attack for cell in cells))
+    short = [family(name) for name in names]
+    return {
+        name: label if short.count(label) == 1 else name for name, label in zip(names, short, strict=True)
+    }
+
+
+def _compare(first: WorstCase, second: WorstCase) -> Pair:
+    images = [image for image in first.verdicts if image in second.verdicts]
+    comparison = mcnemar(
+        [first.verdicts[image].robust for image in images],
+        [second.verdicts[image].robust for image in images],
+    )
+    return Pair(first=first.subject, second=second.subject, threat=first.threat, comparison=comparison)

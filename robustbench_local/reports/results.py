@@ -1,0 +1,158 @@
+"""results.json: everything that was found, for programs. What is unknown is null, with a reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from robustbench_local.reports.counting import read_evidence
+from robustbench_local.reports.evidence import CellResult, Evidence, WorstCase
+from robustbench_local.reports.findings import find
+from robustbench_local.reports.gate import GateReport, Verdict, judge_evidence
+from robustbench_local.reports.words import private
+from robustbench_local.statistics import Estimate
+from robustbench_local.store import RunStore
+
+SCHEMA = 1
+"""Version of the form of results.json; keys may be added within one."""
+
+JsonDict = dict[str, Any]
+
+
+def load_results(store: RunStore) -> JsonDict:
+    """The content of results.json for an open run, as plain data without NaN."""
+    evidence = read_evidence(store)
+    return as_json(evidence, judge_evidence(evidence))
+
+
+def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
+    """The content of results.json.
+
+    Args:
+        evidence: What was found.
+        gates: The verdicts on it.
+
+    Returns:
+        ``schema``, ``cells``, ``worst_case`` and ``environment`` as documented in the README, and besides
+        ``comparisons``, ``gates``, ``findings``, ``data``, ``models``, ``seed`` and ``grid``. Shares lie
+        in [0, 1]; one that is not known is ``{"value": null, ..., "reason": "..."}``.
+    """
+    return {
+        "schema": SCHEMA,
+        "question": evidence.question,
+        "cells": [_cell(cell, evidence) for cell in evidence.cells],
+        "worst_case": [_worst_case(worst) for worst in evidence.worst_cases],
+        "comparisons": _comparisons(evidence),
+        "gates": {"exit_code": gates.exit_code, "verdicts": [_verdict(one) for one in gates.verdicts]},
+        "findings": [asdict(finding) for finding in find(evidence)],
+        "environment": dict(evidence.environment),
+        "data": dict(evidence.data),
+        "models": [dict(about) for about in evidence.models],
+        "seed": evidence.seed,
+        "grid": dict(evidence.grid),
+    }
+
+
+def to_text(content: JsonDict) -> str:
+    """The same as text, one line ending at the end.
+
+    Raises:
+        ValueError: If a NaN or an infinity got in: JSON has no such thing (F78).
+    """
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _cell(cell: CellResult, evidence: Evidence) -> JsonDict:
+    record, counts = cell.record, cell.tally
+    return {
+        "model": record.model,
+        "defense": record.defense,
+        "attack": record.attack,
+        "norm": record.norm,
+        "eps": record.eps,
+        "goal": record.goal,
+        "status": record.status,
+        "n": counts.n,
+        "clean_accuracy": _share(cell, cell.clean_accuracy),
+        "robust_accuracy": _share(cell, cell.robust_accuracy),
+        "attack_success": _share(cell, cell.attack_success),
+        "forward_passes": counts.forward_passes,
+        "backward_passes": counts.backward_passes,
+        "seconds": counts.seconds,
+        "standing": cell.standing,
+        "error": cell.problem,
+        "threat": record.threat,
+        "card": record.card,
+        "targets": [evidence.class_name(record.model, target) for target in record.targets],
+        "sources": [evidence.class_name(record.model, source) for source in record.sources],
+        "images": record.images,
+        "excluded": record.excluded,
+        "attack_success_8bit": _share(cell, cell.attack_success_8bit),
+        "counts": {
+            "clean_correct": counts.clean_correct,
+            "broken": counts.broken,
+            "robust": counts.robust,
+            "broken_8bit": counts.broken_8bit,
+            "moved_elsewhere": counts.moved_elsewhere,
+            "fragile": counts.fragile,
+            "rejected": counts.rejected,
+            "non_finite": counts.non_finite,
+            "errors": counts.errors,
+        },
+        "parameters": record.parameters,
+        "note": record.note,
+        "key": record.key,
+        "identity": private(record.identity),
+    }
+
+
+def _share(cell: CellResult, estimate: Estimate) -> JsonDict:
+    reason = "no image to count" if cell.done else f"{cell.standing}: {cell.problem or 'no result'}"
+    return estimate.as_json(reason=reason)
+
+
+def _worst_case(worst: WorstCase) -> JsonDict:
+    reason = "no attack under this threat is done" if not worst.attacks else "no image to count"
+    return {
+        "model": worst.subject.model,
+        "defense": worst.subject.defense,
+        "threat": worst.threat.name,
+        "norm": worst.threat.norm,
+        "eps": worst.threat.eps,
+        "attacks": list(worst.attacks),
+        "missing": list(worst.missing),
+        "complete": worst.complete,
+        "n": worst.robust_accuracy.n,
+        "clean_accuracy": worst.clean_accuracy.as_json(reason),
+        "robust_accuracy": worst.robust_accuracy.as_json(reason),
+        "attack_success": worst.attack_success.as_json(reason),
+    }
+
+
+def _comparisons(evidence: Evidence) -> list[JsonDict]:
+    return [
+        {
+            "threat": threat.name,
+            "first": {"model": pair.first.model, "defense": pair.first.defense},
+            "second": {"model": pair.second.model, "defense": pair.second.defense},
+            "n": pair.comparison.n,
+            "only_first": pair.comparison.only_first,
+            "only_second": pair.comparison.only_second,
+            "p_value": pair.comparison.p_value,
+            "verdict": "differ" if pair.comparison.significant() else "tie",
+        }
+        for threat in evidence.threats
+        for pair in evidence.pairs(threat)
+    ]
+
+
+def _verdict(verdict: Verdict) -> JsonDict:
+    return {
+        **asdict(verdict.gate),
+        "on": verdict.gate.bound,
+        "subject": asdict(verdict.subject) if verdict.subject else None,
+        "estimate": verdict.estimate.as_json("nothing was measured"),
+        "verdict": verdict.ruling,
+        "reason": verdict.reason,
+    }

@@ -1,0 +1,124 @@
+"""How the reports write numbers, budgets and other people's strings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustbench_local.statistics import Estimate
+
+SPACE = "\N{NO-BREAK SPACE}"
+DASH = "\N{EN DASH}"
+NOTHING = "\N{EM DASH}"
+
+_HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s:'\"]+")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_THREAT_IN_NAME = re.compile(r"-(?:linf|l2)-[0-9.]+(?=$|\[)")
+
+
+def percent(share: float) -> str:
+    """A share as ``54.2 %``; never a rounded 0 or 100 when it is neither."""
+    if math.isnan(share):
+        return NOTHING
+    if 0 < share < 0.0005:
+        return f"<0.1{SPACE}%"
+    if 0.9995 <= share < 1:
+        return f">99.9{SPACE}%"
+    return f"{100 * share:.1f}{SPACE}%"
+
+
+def interval(estimate: Estimate) -> str:
+    """The confidence interval as ``49.8-58.6 %``, with an en dash."""
+    return f"{100 * estimate.low:.1f}{DASH}{100 * estimate.high:.1f}{SPACE}%" if estimate.known else NOTHING
+
+
+def full(estimate: Estimate) -> str:
+    """Value, interval and n in one piece: ``54.2 % (49.8-58.6 %, n = 500)``."""
+    if not estimate.known:
+        return NOTHING
+    return f"{percent(estimate.value)} ({interval(estimate)}, n{SPACE}={SPACE}{estimate.n})"
+
+
+def radius(eps: float) -> str:
+    """A radius as people write it: ``8/255``, ``0.3``."""
+    if math.isclose(eps, round(eps, 3), rel_tol=0, abs_tol=1e-9):
+        return f"{eps:.3f}".rstrip("0").rstrip(".")
+    levels = eps * 255
+    if math.isclose(levels, round(levels), rel_tol=0, abs_tol=1e-4):
+        return f"{round(levels)}/255"
+    return f"{eps:.4g}"
+
+
+def norm_sign(norm: str) -> str:
+    """The norm with its infinity sign: ``Linf`` is written with the sign, ``L2`` as it is."""
+    return "L\N{INFINITY}" if norm == "Linf" else norm
+
+
+def budget(norm: str, eps: float) -> str:
+    """The ball in symbols, e.g. L-infinity at most 8/255."""
+    return f"{norm_sign(norm)}{SPACE}\N{LESS-THAN OR EQUAL TO}{SPACE}{radius(eps)}"
+
+
+def permission(norm: str, eps: float) -> str:
+    """What the attacker may do, in words that follow "an attacker may"."""
+    if norm == "Linf":
+        return f"change every pixel by at most {radius(eps)}"
+    return f"change the image by at most {radius(eps)} in {norm} norm"
+
+
+def family(attack: str) -> str:
+    """An attack's name without its threat model: ``pgd50-linf-8`` is of the family ``pgd50``."""
+    return _THREAT_IN_NAME.sub("", attack)
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: ``1 image``, ``12,000 images``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def listing(parts: Sequence[str]) -> str:
+    """Parts joined as in a sentence: ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``42 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f}{SPACE}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{SPACE}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}{SPACE}min {rest:02d}{SPACE}s"
+    return f"{minutes // 60}{SPACE}h {minutes % 60:02d}{SPACE}min"
+
+
+def p_value(value: float) -> str:
+    """A p-value as ``p = 0.031`` or ``p < 0.001``."""
+    if value < 0.001:
+        return f"p{SPACE}<{SPACE}0.001"
+    return f"p{SPACE}={SPACE}{value:.3f}"
+
+
+def private(value: Any) -> Any:
+    """Strip from strings, however deeply nested, what a report must not carry to its readers (F79).
+
+    Home folders become ``~``, credentials inside addresses become ``***``; control characters and broken
+    UTF-8, which no format can hold, are replaced by something visible.
+    """
+    if isinstance(value, str):
+        text = value.encode("utf-8", "backslashreplace").decode()
+        home = str(Path.home())
+        if Path(home).parent != Path(home):
+            text = re.sub(rf"{re.escape(home)}(?=[/\\\s:'\"]|$)", "~", text)
+        return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _CREDENTIALS.sub("***", _HOMES.sub("~", text)))
+    if isinstance(value, dict):
+        return {private(key): private(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [private(item) for item in value]
+    return value
