@@ -39,8 +39,9 @@ def load(directory: Path, cell_key: str) -> dict[str, npt.NDArray[np.generic]]:
     chunks = [_read(file) for file in files]
     if not chunks:
         return {}
-    if any(chunk.keys() != chunks[0].keys() for chunk in chunks):
-        raise InvariantError("the chunks hold different arrays", where=str(files[0].parent))
+    forms = [{name: (array.dtype, array.shape[1:]) for name, array in chunk.items()} for chunk in chunks]
+    if any(form != forms[0] for form in forms):
+        raise InvariantError("the chunks do not fit together", where=str(files[0].parent))
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

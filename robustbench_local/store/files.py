@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         ConfigError: The place cannot be written to.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:
@@ -56,16 +56,14 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a folder that can be written to, with its parents.
+    """Make a folder, with its parents, unless it is there.
 
     Raises:
-        ConfigError: Some part of the path is a file, is not writable or is not a valid name.
+        ConfigError: Some part of the path is a file, cannot be written to or is not a valid name.
         StorageError: The disk is full.
     """
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        if not os.access(directory, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
 
 
 def remove_unfinished(directory: Path) -> None:
@@ -80,7 +78,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about a path into one line with the right exit code.
 
     Args:
-        path: The file or folder to name; the error's own file name is preferred if it has one.
+        path: The file or folder to name.
 
     Raises:
         StorageError: The disk is full or failing; the same command can resume later.
@@ -104,4 +102,4 @@ def _spoken(error: OSError, path: Path) -> RobustbenchError:
     if error.errno in _DISK_REFUSED:
         remedy = "free some space and run the same command again; what was committed is kept"
         return StorageError(f"the disk refused a write ({reason})", where=where, remedy=remedy)
-    return ConfigError(f"cannot write here ({reason})", where=where, remedy="choose another output folder")
+    return ConfigError(f"cannot be used ({reason})", where=where, remedy="choose another folder")

@@ -59,7 +59,7 @@ class DirectoryLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with storage_errors(path):
+        with storage_errors(path.parent):
             self._descriptor = self._open_and_lock()
             try:
                 self.taken_over = self._judge_previous()

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -185,13 +185,6 @@ class RunStore:
                 (event.time, event.level, _rows.storable(event.message), event.cell),
             )
 
-    def tell(
-        self, level: Literal["info", "warning", "error"], message: str, *, cell: str | None = None
-    ) -> None:
-        """Commit an event that happens now."""
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        self.add_event(EventRecord(time=now, level=level, message=message, cell=cell))
-
     def events(self) -> list[EventRecord]:
         """All events, oldest first."""
         rows = self._read(_SELECT_EVENTS)
@@ -240,7 +233,8 @@ class RunStore:
         remove_unfinished(self.directory)
         write_atomically(self.directory / RESOLVED, resolved)
         if self._lock is not None and self._lock.taken_over:
-            self.tell("warning", self._lock.taken_over)
+            now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+            self.add_event(EventRecord(time=now, level="warning", message=self._lock.taken_over))
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         with self._mutex, database_errors(self.directory / DATABASE):

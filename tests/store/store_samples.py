@@ -1,0 +1,70 @@
+"""Outcomes and cells that depend on their position alone, for this process and for those it kills."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from robustbench_local.store import CellRecord, OutcomeRecord
+
+KEY = "0a1b" * 16
+OTHER_KEY = "9f8e" * 16
+IDENTITY = {"data.seed": "0", "model": "c0ffee" * 10 + "0000", "code": "1.0"}
+RESOLVED = "schema: 1\ndata: {seed: 0}\n"
+
+
+def outcome(position: int, cell: str = KEY, **changes: Any) -> OutcomeRecord:
+    values: dict[str, Any] = {
+        "cell": cell,
+        "position": position,
+        "image": f"stop/限速 🛑 {position}.png",
+        "label": position % 43,
+        "clean_prediction": position % 43,
+        "adversarial_prediction": position % 8,
+        "clean_correct": True,
+        "broken": position % 3 == 0,
+        "moved_elsewhere": position % 5 == 1,
+        "margin": (position - 7) / 3,
+        "fragile": position % 11 == 0,
+        "linf": 8 / 255,
+        "l2": position / 7,
+        "l1": position / 3,
+        "broken_8bit": True if position % 3 == 0 else None,
+        "forward_passes": 100 + position,
+        "backward_passes": 50,
+        "seconds": 0.125,
+        "status": "ok",
+        "original_hash": f"{position:016x}",
+        "adversarial_hash": f"{position + 1:016x}",
+    }
+    return OutcomeRecord(**{**values, **changes})
+
+
+def cell(key: str = KEY, **changes: Any) -> CellRecord:
+    values: dict[str, Any] = {
+        "key": key,
+        "position": 0,
+        "model": "signs-plain",
+        "defense": "none",
+        "attack": "pgd50-linf-8",
+        "card": "pgd50-linf-8",
+        "norm": "Linf",
+        "eps": 8 / 255,
+        "threat": "linf-8",
+        "goal": "targeted",
+        "targets": (0, 1, 2),
+        "sources": (14,),
+        "images": 200,
+        "excluded": 3,
+        "parameters": {"class": "PGD", "steps": 50, "step_size": None, "seeds": [1, 2]},
+        "identity": {"model": "abc", "seed": "0"},
+        "note": "targets are ids of GTSRB",
+    }
+    return CellRecord(**{**values, **changes})
+
+
+def arrays(first: int, count: int) -> dict[str, np.ndarray]:
+    positions = np.arange(first, first + count, dtype=np.int64)
+    images = np.random.default_rng(first).random((count, 3, 4, 4), dtype=np.float32)
+    return {"positions": positions, "original": images, "adversarial": 1 - images}

@@ -1,0 +1,142 @@
+"""Killed at any moment and started again, a run ends with what an uninterrupted one has (F56, F57)."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from store_samples import IDENTITY, KEY, OTHER_KEY, RESOLVED, arrays, cell, outcome
+from writer import CHUNK, write
+
+from robustbench_local.store import RunStore
+
+WRITER = Path(__file__).with_name("writer.py")
+
+
+def start(directory: Path, chunks: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(WRITER), str(directory), str(chunks)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def check_whole_chunks(directory: Path) -> int:
+    """A killed run shows complete chunks only, from the first on; gives how many outcomes there are."""
+    if not (directory / "run.db").exists() or (directory / "run.db").stat().st_size == 0:
+        return 0
+    total = 0
+    with RunStore.open_readonly(directory) as reader:
+        for known in reader.cells():
+            positions = [row.position for row in reader.outcomes(known.key)]
+            assert positions == list(range(len(positions)))
+            assert len(positions) % CHUNK == 0
+            assert (
+                reader.load_arrays(known.key).get("positions", np.empty(0)).tolist()[: len(positions)]
+                == positions
+            )
+            total += len(positions)
+    return total
+
+
+def contents(directory: Path) -> dict[str, object]:
+    with RunStore.open_readonly(directory) as reader:
+        return {
+            "cells": reader.cells(),
+            "outcomes": [reader.outcomes(key) for key in (KEY, OTHER_KEY)],
+            "arrays": [
+                {name: array.tolist() for name, array in reader.load_arrays(key).items()}
+                for key in (KEY, OTHER_KEY)
+            ],
+            "meta": reader.meta("seed"),
+            "identity": reader.identity(),
+            "files": sorted(str(file.relative_to(directory)) for file in directory.rglob("*")),
+        }
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
+def test_killed_again_and_again(tmp_path: Path, kills: int) -> None:
+    chunks = 12 * kills
+    whole, directory = tmp_path / "whole", tmp_path / "killed"
+    begun = time.perf_counter()
+    write(whole, chunks)
+    seconds = time.perf_counter() - begun
+    delays = random.Random(20)
+    seen = [0]
+    for _ in range(kills):
+        with start(directory, chunks) as process:
+            time.sleep(delays.uniform(0, 1.2 * seconds / kills))
+            process.kill()
+        seen.append(check_whole_chunks(directory))
+        assert seen[-1] >= seen[-2]
+    assert len(set(seen)) > kills // 3, "the kills came too early to test anything"
+    write(directory, chunks)
+    assert contents(directory) == contents(whole)
+    with RunStore.open_readonly(directory) as reader:
+        assert all("took over the lock" in event.message for event in reader.events())
+
+
+def test_killed_while_it_starts(tmp_path: Path) -> None:
+    """Each state that a kill during the first milliseconds can leave is one to start from."""
+    whole = tmp_path / "whole"
+    write(whole, 2)
+    for last, names in enumerate((["run.lock"], ["run.lock", "run.db"])):
+        directory = tmp_path / f"killed{last}"
+        directory.mkdir()
+        for name in names:
+            (directory / name).touch()
+        write(directory, 2)
+        assert contents(directory) == contents(whole)
+
+
+def test_a_kill_between_schema_and_identity(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "_settle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY)
+    assert (directory / "run.db").stat().st_size > 0
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
+        assert store.identity() == IDENTITY
+        assert not store.resumed
+
+
+def test_a_torn_log_loses_its_last_chunk_only(store: RunStore, directory: Path, tmp_path: Path) -> None:
+    """A power cut leaves any part of the last write: whatever it is, whole chunks remain (F57)."""
+    for first in range(0, 8 * CHUNK, CHUNK):
+        store.save_arrays(KEY, first, arrays(first, CHUNK))
+        store.add_outcomes(KEY, [outcome(first + offset) for offset in range(CHUNK)])
+    log = (directory / "run.db-wal").read_bytes()
+    rng, left = random.Random(7), set()
+    for attempt in range(24):
+        torn = tmp_path / f"torn{attempt}"
+        shutil.copytree(directory, torn, ignore=shutil.ignore_patterns("*-shm", "*.lock"))
+        cut = rng.randrange(len(log) // 4, len(log))
+        rubbish = rng.randbytes(512) if attempt % 2 else b""
+        (torn / "run.db-wal").write_bytes(log[:cut] + rubbish)
+        left.add(check_whole_chunks(torn))
+        with RunStore.create_or_open(torn, resolved=RESOLVED, identity=IDENTITY) as resumed:
+            for key in (KEY, OTHER_KEY):
+                resumed.put_cell(cell(key))
+            resumed.add_outcomes(KEY, [outcome(position) for position in range(8 * CHUNK)])
+            assert resumed.outcomes(KEY) == [outcome(position) for position in range(8 * CHUNK)]
+    assert len(left) > 4, "the cuts all fell in one place"
+
+
+def test_a_commit_is_on_the_disk_when_it_returns(store: RunStore, directory: Path) -> None:
+    (durability,) = store._connection.execute("PRAGMA synchronous").fetchone()
+    (mode,) = store._connection.execute("PRAGMA journal_mode").fetchone()
+    assert (durability, mode) == (2, "wal")
+    store.close()
+    with sqlite3.connect(directory / "run.db") as raw:
+        assert raw.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    raw.close()

@@ -1,0 +1,241 @@
+"""One writer a directory: live owners are respected, dead ones replaced, and races have one winner."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from store_samples import IDENTITY, RESOLVED
+
+from robustbench_local.errors import ConfigError, LockedError
+from robustbench_local.store import RunStore
+from robustbench_local.store import lock as lock_module
+from robustbench_local.store.lock import DirectoryLock, Owner
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from robustbench_local.store.lock import DirectoryLock
+lock = DirectoryLock(Path(sys.argv[1]))
+if "fork" in sys.argv and os.fork() == 0:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+elif "fork" not in sys.argv:
+    print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.lock"
+
+
+@pytest.fixture
+def neighbour() -> Iterator[subprocess.Popen[bytes]]:
+    """A live process that has nothing to do with the lock."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def hold(path: Path, *how: str) -> tuple[subprocess.Popen[str], int]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path), *how], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def record(owner: Owner | None) -> str:
+    assert owner is not None
+    return json.dumps(asdict(owner))
+
+
+def test_a_live_owner_is_named(path: Path) -> None:
+    process, pid = hold(path)
+    with process:
+        try:
+            with pytest.raises(LockedError, match=f"process {pid} is writing to this run") as caught:
+                DirectoryLock(path)
+            assert caught.value.exit_code == 2
+            assert "\n" not in str(caught.value)
+        finally:
+            process.kill()
+
+
+def test_a_killed_owner_is_replaced_with_a_warning(directory: Path) -> None:
+    directory.mkdir()
+    process, pid = hold(directory / "run.lock")
+    with process:
+        process.send_signal(signal.SIGKILL)
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
+        (event,) = store.events()
+    assert event.level == "warning"
+    assert event.time.endswith("+00:00")
+    assert f"took over the lock of process {pid}," in event.message
+
+
+def test_the_next_owner_after_a_proper_end_hears_nothing(path: Path) -> None:
+    for _ in range(2):
+        lock = DirectoryLock(path)
+        assert lock.taken_over is None
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+        lock.release()
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("change", [{"boot": "another boot"}, {"started": "1"}])
+def test_a_recycled_process_number_does_not_hold_it(
+    path: Path, neighbour: subprocess.Popen[bytes], change: dict[str, str]
+) -> None:
+    owner = Owner.of(neighbour.pid)
+    assert owner is not None
+    path.write_text(record(replace(owner, **change)))
+    lock = DirectoryLock(path)
+    assert lock.taken_over is not None
+    assert str(neighbour.pid) in lock.taken_over
+    lock.release()
+
+
+def test_a_live_record_counts_where_the_system_lock_does_not_reach(
+    path: Path, neighbour: subprocess.Popen[bytes]
+) -> None:
+    path.write_text(record(Owner.of(neighbour.pid)))
+    for _ in range(2):
+        with pytest.raises(LockedError, match=f"process {neighbour.pid} "):
+            DirectoryLock(path)
+    neighbour.kill()
+    neighbour.wait()
+    DirectoryLock(path).release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is of POSIX")
+def test_without_system_locks_the_record_decides(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("robustbench_local.store.lock.fcntl.flock", no_locks)
+    lock = DirectoryLock(path)
+    with pytest.raises(LockedError, match=f"process {os.getpid()} "):
+        DirectoryLock(path)
+    lock.release()
+    DirectoryLock(path).release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock is of POSIX")
+def test_a_failing_disk_is_no_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EPERM, "operation not permitted")
+
+    monkeypatch.setattr("robustbench_local.store.lock.fcntl.flock", broken)
+    with pytest.raises(ConfigError, match="operation not permitted"):
+        DirectoryLock(path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"pid": "x"}', "\0\0\0"])
+def test_a_torn_record_is_replaced(path: Path, content: str) -> None:
+    path.write_text(content)
+    lock = DirectoryLock(path)
+    assert lock.taken_over is not None
+    assert "an unknown process" in lock.taken_over
+    lock.release()
+
+
+def test_an_owner_that_has_not_signed_yet_is_still_one(path: Path) -> None:
+    lock = DirectoryLock(path)
+    path.write_text("")
+    with pytest.raises(LockedError, match="another process is writing"):
+        DirectoryLock(path)
+    lock.release()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_keep_its_dead_parents_lock(path: Path) -> None:
+    process, child = hold(path, "fork")
+    with process:
+        process.kill()
+    try:
+        os.kill(child, 0)
+        lock = DirectoryLock(path)
+        assert lock.taken_over is not None
+        lock.release()
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_race_has_one_winner_at_a_time(path: Path) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+    wins: list[int] = []
+    end = time.monotonic() + 0.8
+
+    def contend(number: int) -> None:
+        while time.monotonic() < end:
+            try:
+                lock = DirectoryLock(path)
+            except LockedError:
+                continue
+            inside.append(number)
+            most.append(len(inside))
+            time.sleep(0.0005)
+            inside.remove(number)
+            wins.append(number)
+            lock.release()
+
+    threads = [threading.Thread(target=contend, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert len(wins) > 3
+
+
+def test_processes_are_told_apart(neighbour: subprocess.Popen[bytes]) -> None:
+    me, other = Owner.of(os.getpid()), Owner.of(neighbour.pid)
+    assert me is not None
+    assert other is not None
+    assert me == Owner.of(os.getpid())
+    assert me.started != "" != other.started
+    assert replace(me, pid=other.pid) != other
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_zombie_owns_nothing() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 20
+    while Owner.of(process.pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert Owner.of(process.pid) is None
+    os.kill(process.pid, 0)
+    process.wait()
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
+def test_owners_by_ps_as_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module.sys, "platform", "darwin")
+    me = Owner.of(os.getpid())
+    assert me is not None
+    assert me == Owner.of(os.getpid())
+    assert me.started.count(":") == 2
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert Owner.of(gone.pid) is None
+
+
+def test_no_ps_no_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock_module.sys, "platform", "sunos5")
+    monkeypatch.setenv("PATH", "")
+    assert Owner.of(os.getpid()) is None

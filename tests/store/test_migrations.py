@@ -1,0 +1,128 @@
+"""Schemas change, runs stay: older files are brought up to date, newer ones are refused (F83)."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from store_samples import IDENTITY, KEY, RESOLVED, cell, outcome
+
+from robustbench_local.errors import ConfigError
+from robustbench_local.store import RunStore, migrations, rows
+from robustbench_local.store.migrations import MIGRATIONS, check_schema, migrate, schema_version
+
+
+@pytest.fixture
+def memory() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:", isolation_level=None)
+
+
+def m002_for_tests(connection: sqlite3.Connection) -> None:
+    """Every event gets a counter."""
+    connection.execute("ALTER TABLE events ADD COLUMN times INTEGER NOT NULL DEFAULT 1")
+
+
+def test_columns_are_the_fields_of_the_records(memory: sqlite3.Connection) -> None:
+    """A field added to a record without a migration fails here."""
+    migrate(memory)
+    for table, expected in (
+        ("cells", rows.CELL_COLUMNS),
+        ("outcomes", rows.OUTCOME_COLUMNS),
+        ("events", ("number", *rows.EVENT_COLUMNS)),
+    ):
+        columns = [row[1] for row in memory.execute(f"PRAGMA table_info({table})")]
+        assert tuple(columns) == expected
+
+
+def test_names_number_the_steps() -> None:
+    assert [step.__name__[:5] for step in MIGRATIONS] == [f"m{k + 1:03d}_" for k in range(len(MIGRATIONS))]
+
+
+def test_each_step_is_taken_once(memory: sqlite3.Connection) -> None:
+    assert schema_version(memory) == 0
+    assert not check_schema(memory, Path("run.db"))
+    migrate(memory)
+    assert schema_version(memory) == len(MIGRATIONS)
+    migrate(memory)
+    assert check_schema(memory, Path("run.db"))
+    migrate(memory, (*MIGRATIONS, m002_for_tests))
+    assert schema_version(memory) == len(MIGRATIONS) + 1
+
+
+def test_a_step_that_fails_leaves_the_schema_before_it(memory: sqlite3.Connection) -> None:
+    def killed(connection: sqlite3.Connection) -> None:
+        connection.execute("DROP TABLE outcomes")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        migrate(memory, (*MIGRATIONS, killed))
+    assert schema_version(memory) == len(MIGRATIONS)
+    assert memory.execute("SELECT count(*) FROM outcomes").fetchone() == (0,)
+
+
+def make_run(directory: Path) -> None:
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
+        store.put_cell(cell())
+        store.add_outcomes(KEY, [outcome(0)])
+
+
+def test_an_older_run_is_migrated_and_keeps_its_outcomes(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(directory)
+    steps = (*MIGRATIONS, m002_for_tests)
+    monkeypatch.setattr("robustbench_local.store.migrations.migrate.__defaults__", (steps,))
+    monkeypatch.setattr("robustbench_local.store.migrations.check_schema.__defaults__", (steps,))
+    before = (directory / "run.db").read_bytes()
+    with RunStore.open_readonly(directory) as reader:
+        assert reader.outcomes(KEY) == [outcome(0)]
+        assert schema_version(reader._connection) == len(steps)
+    assert (directory / "run.db").read_bytes() == before, "a reader changes nothing"
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
+        assert store.resumed
+        assert store.outcomes(KEY) == [outcome(0)]
+        assert schema_version(store._connection) == len(steps)
+
+
+def test_a_newer_run_is_refused_and_left_alone(directory: Path) -> None:
+    make_run(directory)
+    raw = sqlite3.connect(directory / "run.db")
+    raw.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    raw.close()
+    before = (directory / "run.db").read_bytes()
+    with pytest.raises(
+        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 2;.* up to 1\)"
+    ) as caught:
+        RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY)
+    assert caught.value.exit_code == 2
+    with pytest.raises(ConfigError, match="Update robustbench_local"):
+        RunStore.open_readonly(directory)
+    assert (directory / "run.db").read_bytes() == before
+    assert not (directory / "run.lock").exists()
+
+
+def test_a_run_of_the_first_schema_made_by_hand(directory: Path) -> None:
+    """The first schema as it was released: the file of an old run, not one that today's code made."""
+    directory.mkdir()
+    raw = sqlite3.connect(directory / "run.db", isolation_level=None)
+    raw.executescript((Path(__file__).with_name("schema_1.sql")).read_text(encoding="utf-8"))
+    raw.close()
+    with RunStore.open_readonly(directory) as reader:
+        (known,) = reader.cells()
+        (row,) = reader.outcomes(known.key)
+        assert (known.attack, known.targets, known.eps, known.status) == (
+            "pgd50-linf-8",
+            (0, 1),
+            0.03,
+            "done",
+        )
+        assert known.parameters == {"steps": 50}
+        assert (row.image, row.margin, row.broken, row.broken_8bit) == ("stop/1.png", -0.5, True, None)
+        assert reader.identity() == {"data.seed": "0"}
+        assert reader.meta("seed") == 0
+        assert reader.events()[0].message == "resumed"
+
+
+def test_the_version_names_today() -> None:
+    assert migrations.APPLICATION_ID.to_bytes(4, "big") == b"RBL1"
