@@ -44,6 +44,7 @@ class Classifier:
 
     Attributes:
         notes: What a reader of the results should know about this model, one sentence each.
+        provenance: Where the model comes from, for reports: source, file, SHA-256; empty if nobody said.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
 
     Raises:
@@ -75,6 +76,7 @@ class Classifier:
         self.channels = len(normalization[0]) if normalization and channels is None and several else channels
         self.input_size = None if input_size is None else (int(input_size[0]), int(input_size[1]))
         self.notes: list[str] = []
+        self.provenance: dict[str, str] = {}
         self.foreign_passes = [0, 0]
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
@@ -198,6 +200,10 @@ class Classifier:
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    def parameter_count(self) -> int | None:
+        """How many numbers the model was trained to; None for a callable."""
+        return None if self.module is None else sum(p.numel() for p in self.module.parameters())
+
     def check_finite_weights(self) -> None:
         """Look for NaN and infinity in parameters and buffers.
 
@@ -257,7 +263,7 @@ class Classifier:
                 raise
             shape = tuple(given.shape)
             message = f"the model raised {type(error).__name__} on images {shape}: {_first_line(error)}"
-            raise ModelError(message, where=self.name) from error
+            raise ModelError(message, where=self.name, remedy="check input_size and channels") from error
         finally:
             changed = settings.restore()
         if changed:

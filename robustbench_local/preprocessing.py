@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robustbench_local.errors import ConfigError
+from robustbench_local.suggestion import did_you_mean
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -63,9 +63,8 @@ def parse_normalization(
 def _named(name: str) -> Normalization:
     known = NORMALIZATIONS.get(name.lower())
     if known is None:
-        near = difflib.get_close_matches(name.lower(), [*NORMALIZATIONS, "none"], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join([*NORMALIZATIONS, 'none'])}"
-        raise ConfigError(f"unknown normalisation {name!r}", remedy=hint)
+        remedy = did_you_mean(name, [*NORMALIZATIONS, "none"])
+        raise ConfigError(f"unknown normalisation {name!r}", remedy=remedy)
     return known
 
 

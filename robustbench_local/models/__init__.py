@@ -1,1 +1,1 @@
-"""models"""
+"""Where classifiers come from: libraries, checkpoints, Python files and the shipped zoo."""

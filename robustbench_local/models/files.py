@@ -1,0 +1,51 @@
+"""Finding the file that a grid or a command names, without leaving the folder by a symbolic link."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from robustbench_local.errors import ModelError, RefusedError
+
+
+def find_file(name: str, base: Path | None = None) -> Path:
+    """The file of that name.
+
+    Args:
+        name: A path; a relative one is looked up from ``base``, then from the working directory.
+        base: The folder of the grid file.
+
+    Returns:
+        The path as it was found, not resolved.
+
+    Raises:
+        ModelError: If there is no such regular file.
+        RefusedError: If a symbolic link leads out of the folder it was looked up from.
+    """
+    wanted = Path(name).expanduser()
+    roots = [wanted.parent] if wanted.is_absolute() else [*([base] if base else []), Path.cwd()]
+    for root in roots:
+        found = root / (wanted.name if wanted.is_absolute() else wanted)
+        if found.is_file():
+            return _inside(found, root, name)
+    found = roots[0] / (wanted.name if wanted.is_absolute() else wanted)
+    if found.exists():
+        raise ModelError("this is not a file", where=name, remedy="name the file with the weights")
+    near = (
+        [entry.name for entry in found.parent.iterdir() if entry.is_file()] if found.parent.is_dir() else []
+    )
+    remedy = did_you_mean(found.name, near, limit=5) if near else "check the path"
+    raise ModelError("there is no such file", where=name, remedy=remedy)
+
+
+def _inside(found: Path, root: Path, name: str) -> Path:
+    """The file, unless a link on the way leads out of ``root``, or of the folder that ``..`` leads to."""
+    folder = found.parent if ".." in Path(name).parts else root
+    target = found.resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise RefusedError(
+            f"a symbolic link leads out of its folder, to {target}",
+            where=name,
+            remedy="name that file itself",
+        )
+    return found

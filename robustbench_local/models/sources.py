@@ -1,0 +1,155 @@
+"""One line that says where a classifier comes from, and the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.errors import ConfigError
+from robustbench_local.models.architectures import ARCHITECTURES, find_architecture
+from robustbench_local.models.libraries import load_timm, load_torchvision
+from robustbench_local.models.loaded import Loaded, Request, with_weights
+from robustbench_local.models.user_code import load_python
+from robustbench_local.models.zoo import FOLDER, find_zoo
+from robustbench_local.suggestion import did_you_mean
+
+
+def load_classifier(
+    source: str,
+    *,
+    weights: str | None = None,
+    architecture: str | None = None,
+    num_classes: int | None = None,
+    normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
+    input_size: tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+    access: Access | None = None,
+    output: str | int | None = None,
+    name: str | None = None,
+    device: str = "cpu",
+    sha256: str | None = None,
+    allow_code: bool = False,
+    trust_pickle: str | None = None,
+    default_classes: int | None = None,
+    base: Path | None = None,
+) -> Classifier:
+    """Load a classifier; nothing in a weights file is run, and its values are checked to be finite.
+
+    Args:
+        source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME`` or
+            ``python:FILE.py:NAME``.
+        weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
+        architecture: For a checkpoint: one of our networks, or ``torchvision:NAME``, ``timm:NAME``,
+            ``python:FILE.py:NAME``.
+        num_classes: By default what the weights have, then ``default_classes``.
+        normalize: Overrides what the source knows; ``"none"`` switches it off.
+        input_size: (H, W), overrides what the source knows.
+        class_names: Overrides what the source knows.
+        access: What an attacker may use; see `Classifier`.
+        output: Which entry of the model's output holds the logits; see `Classifier`.
+        name: What to call it; by default the source.
+        device: Where to compute; ``"auto"`` means CUDA where there is one.
+        sha256: What the SHA-256 of the weights file must be.
+        allow_code: Whether a Python file may be run.
+        trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
+        default_classes: How many classes the data have.
+        base: The folder that relative paths start from; then the working directory.
+
+    Raises:
+        ConfigError: If the source, or a name in it, is unknown.
+        ModelError: If the file is unusable or does not fit.
+        RefusedError: If loading could run code that was not allowed.
+    """
+    request = Request(
+        weights=weights,
+        architecture=architecture,
+        num_classes=num_classes,
+        default_classes=default_classes,
+        sha256=sha256,
+        trust_pickle=trust_pickle,
+        allow_code=allow_code,
+        base=base,
+    )
+    loaded = _loader(source)(source.partition(":")[2], request)
+    classifier = Classifier(
+        loaded.model,
+        num_classes=loaded.num_classes,
+        normalize=loaded.normalize if normalize is None else normalize,
+        input_size=input_size or loaded.input_size,
+        channels=loaded.channels,
+        class_names=class_names or loaded.class_names,
+        access=access,
+        output=output,
+        name=name or source,
+        device=device,
+    )
+    for note in loaded.notes:
+        classifier.note(note)
+    classifier.provenance = {"source": source, **loaded.provenance}
+    classifier.check_finite_weights()
+    return classifier
+
+
+def _loader(source: str) -> Callable[[str, Request], Loaded]:
+    kind, colon, rest = source.partition(":")
+    if kind in _LOADERS and rest:
+        return _LOADERS[kind]
+    if kind in _LOADERS:
+        raise ConfigError(f"the model source {source!r} names nothing", remedy=f"write {kind}:NAME")
+    remedy = (
+        did_you_mean(kind, _LOADERS) if colon else f"write where it comes from, such as torchvision:{source}"
+    )
+    raise ConfigError(f"unknown model source {source!r}", remedy=remedy)
+
+
+def _load_checkpoint(file: str, request: Request) -> Loaded:
+    """A weights file, together with the network that it belongs to."""
+    if request.weights is not None:
+        raise ConfigError(f"checkpoint:{file} is the weights file itself", remedy="leave weights out")
+    kind, _, rest = (request.architecture or "").partition(":")
+    if kind in ("torchvision", "timm", "python") and rest:
+        return _LOADERS[kind](rest, replace(request, weights=file))
+    own = find_architecture(request.architecture) if request.architecture else None
+    weights = request.read(file)
+    if own is None and weights.module is not None:
+        classes = request.num_classes or request.default_classes
+        if classes is None:
+            raise ConfigError(
+                "a pickled network does not say its classes", where=file, remedy="set num_classes"
+            )
+        found = Loaded(model=weights.module.eval(), num_classes=classes)
+        found.came_from(weights)
+        return found
+    if own is None:
+        raise ConfigError(
+            "a checkpoint needs the network that it belongs to",
+            where=file,
+            remedy=f"set architecture: one of {', '.join(ARCHITECTURES)}, or torchvision:NAME, timm:NAME, "
+            "python:FILE.py:NAME",
+        )
+    found = with_weights(own.build, own.num_classes, weights, request)
+    found.normalize, found.channels, found.input_size = own.normalize, own.input[0], own.input[1:]
+    found.provenance["architecture"] = request.architecture or ""
+    return found
+
+
+def _load_zoo(name: str, request: Request) -> Loaded:
+    """A network that ships with the package; its file must have the SHA-256 of its card."""
+    card = find_zoo(name)
+    shipped = replace(request, sha256=card.sha256, architecture=card.architecture, base=FOLDER, weights=None)
+    found = _load_checkpoint(card.weights, replace(shipped, num_classes=card.num_classes))
+    found.normalize = card.normalize
+    found.class_names = card.class_names
+    found.provenance |= {key: str(value) for key, value in card.provenance.items()}
+    return found
+
+
+_LOADERS: dict[str, Callable[[str, Request], Loaded]] = {
+    "checkpoint": _load_checkpoint,
+    "python": load_python,
+    "timm": load_timm,
+    "torchvision": load_torchvision,
+    "zoo": _load_zoo,
+}

@@ -1,0 +1,123 @@
+"""Models that a user's own Python file makes; the file runs only if the user allows it."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from robustbench_local.errors import ConfigError, ModelError, RefusedError
+from robustbench_local.models.architectures import fixed_start
+from robustbench_local.models.files import find_file
+from robustbench_local.models.loaded import Loaded, Request
+from robustbench_local.models.weights import load_into
+from robustbench_local.suggestion import did_you_mean
+
+
+def load_python(place: str, request: Request) -> Loaded:
+    """What ``FILE.py:NAME`` is or returns: a module, or a function from images to scores or labels.
+
+    A ``NAME`` that can be called without arguments, or with ``num_classes``, makes the model; one that needs
+    another argument is the model itself.
+
+    Raises:
+        RefusedError: Unless ``allow_code`` is set.
+        ConfigError: If the place is not written ``FILE.py:NAME``, or the file has no such name.
+        ModelError: If the file or the function raises, or the number of classes cannot be known.
+    """
+    path, made = run_user_code(place, request)
+    if not callable(made):
+        raise ModelError(f"is a {type(made).__name__}, not a model", where=place)
+    classes = request.num_classes or getattr(made, "num_classes", None) or request.default_classes
+    if not isinstance(classes, int):
+        raise ModelError("nobody says how many classes it has", where=place, remedy="set num_classes")
+    found = Loaded(model=made, num_classes=classes)
+    if request.weights is not None:
+        if not isinstance(made, nn.Module):
+            raise ConfigError("a function takes no weights", where=place, remedy="leave weights out")
+        weights = request.read(request.weights)
+        found.notes += load_into(made, weights)
+        found.came_from(weights)
+    if isinstance(made, nn.Module):
+        made.eval()
+    found.notes.append(f"made by running {path.name} (code was allowed)")
+    found.provenance |= {"code": path.name, "code_sha256": sha256(path.read_bytes()).hexdigest()}
+    return found
+
+
+def run_user_code(place: str, request: Request) -> tuple[Path, Any]:
+    """Run ``FILE.py:NAME`` and return the file and the model that it makes; errors as `load_python`."""
+    file, _, name = place.rpartition(":")
+    if not file or not name:
+        raise ConfigError(f"cannot read {place!r}", remedy="write python:FILE.py:NAME")
+    if not request.allow_code:
+        raise RefusedError(
+            f"{file} would be run as code",
+            where=place,
+            remedy="read it, then allow it with --allow-code (allow_code=True)",
+        )
+    path = find_file(file, request.base)
+    module = _imported(path)
+    found = getattr(module, name, None)
+    if found is None:
+        names = [entry for entry, value in vars(module).items() if callable(value)]
+        raise ConfigError(f"{path.name} has no {name!r}", where=place, remedy=did_you_mean(name, names))
+    try:
+        with fixed_start():
+            return path, _made(found, request)
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"raised {type(error).__name__}: {error}", where=place) from error
+
+
+def _made(found: Any, request: Request) -> Any:
+    """The model itself, or what the factory makes."""
+    if isinstance(found, nn.Module) or not callable(found):
+        return found
+    parameters = inspect.signature(found).parameters
+    classes = request.num_classes or request.default_classes
+    wanted = parameters.get("num_classes")
+    required = wanted is not None and wanted.default is wanted.empty
+    options = {"num_classes": classes} if wanted and classes and (required or request.num_classes) else {}
+    return found(**options) if _callable_with(found, options) else found
+
+
+def _callable_with(function: Callable[..., Any], options: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(function).bind(**options)
+    except TypeError:
+        return False
+    return True
+
+
+def _imported(path: Path) -> ModuleType:
+    name = f"robustbench_local_user_{path.stem}_{abs(hash(path.resolve())):x}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise ModelError("is not a Python file", where=path.name)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # where dataclasses and pickle look a class's module up
+    try:
+        with _importable(path.parent):
+            specification.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ModelError(f"raised {type(error).__name__} on import: {error}", where=path.name) from error
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The file's neighbours can be imported by it, but only after everything that is installed."""
+    sys.path.append(str(folder.resolve()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder.resolve()))

@@ -1,0 +1,280 @@
+"""Reading weights from files that may be hostile: nothing in a file is ever run.
+
+safetensors files hold tensors only. ``.pt`` and ``.pth`` files are pickles: torch's restricted unpickler
+reads them, and one that needs more than tensors is refused. There is no fallback. The single exception is a
+file whose SHA-256 the user has written down as trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from robustbench_local.errors import ModelError, RefusedError
+
+_SAFE_TORCH = (2, 10)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
+_REFUSALS = ("GLOBAL ", "is blocked", "Can only", "Trying to", "Unsupported", "must be imported")
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds.
+
+    Args:
+        path: The file.
+        sha256: Of the bytes that were read, hexadecimal.
+        tensors: Parameter and buffer names to tensors, on the CPU.
+        module: The whole network, if the file is a trusted pickle of one.
+        notes: What a reader of the results should know.
+    """
+
+    path: Path
+    sha256: str
+    tensors: Mapping[str, Any]
+    module: nn.Module | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_weights(path: Path, *, sha256: str | None = None, trust_pickle: str | None = None) -> Weights:
+    """Read a safetensors file, or a ``.pt``/``.pth`` file of tensors; the content decides, not the suffix.
+
+    Args:
+        path: The file.
+        sha256: What its SHA-256 must be, with or without ``sha256:`` before it.
+        trust_pickle: ``"sha256:<hash>"`` of a file that may run code while it is loaded.
+
+    Raises:
+        ModelError: If it cannot be read, is truncated, is not what it claims to be, or has another SHA-256.
+        RefusedError: If reading it could run code: pickled objects, TorchScript, or too old a torch.
+    """
+    where = path.name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=where) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and _hex(sha256) != digest:
+        raise ModelError(
+            f"its SHA-256 is {digest}, not the {_hex(sha256)} that was recorded",
+            where=where,
+            remedy="get the original file again, or record the new hash if you changed it",
+        )
+    if not data:
+        raise ModelError("the file is empty", where=where, remedy="get it again")
+    if _is_safetensors(path, data):
+        return Weights(path, digest, _safetensors(data, where))
+    loaded = _torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
+    if isinstance(loaded, nn.Module):
+        note = f"{where} was unpickled as a whole, trusted by its SHA-256"
+        return Weights(path, digest, loaded.state_dict(), loaded, (note,))
+    return Weights(path, digest, *_unwrapped(loaded, where))
+
+
+def load_into(module: nn.Module, weights: Weights) -> list[str]:
+    """Copy weights into a module; every name and every shape must fit.
+
+    Args:
+        module: The network.
+        weights: What `read_weights` returned.
+
+    Returns:
+        Notes for the reader of the results.
+
+    Raises:
+        ModelError: Listing what is missing, unexpected or of another shape.
+    """
+    expected = module.state_dict()
+    tensors, notes = fitted(weights, expected)
+    # Batch norm's counter came late to torch; files without it are complete.
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    extra = sorted(name for name in tensors if name not in expected)
+    misfits = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if isinstance(tensors.get(name), Tensor) and not _same_shape(tensors[name], expected[name])
+    ]
+    if missing or extra or misfits:
+        found = [
+            _listed("missing", missing),
+            _listed("unexpected", extra),
+            _listed("of another shape", misfits),
+        ]
+        raise ModelError(
+            f"does not fit the network: {'; '.join(part for part in found if part)}",
+            where=weights.path.name,
+            remedy="check the architecture and num_classes",
+        )
+    state = OrderedDict(tensors)
+    # Versions of the layers, by which torch recognises older files; safetensors have none.
+    state._metadata = getattr(weights.tensors, "_metadata", {})  # type: ignore[attr-defined]  # noqa: SLF001
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"does not fit the network: {reason}", where=weights.path.name) from error
+    stored = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    half = sorted(str(dtype).removeprefix("torch.") for dtype in stored if dtype.itemsize < 4)
+    return [*notes, *(f"weights are stored as {dtype}" for dtype in half)]
+
+
+def fitted(weights: Weights, expected: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The tensors under the names that the network uses, without a wrapper's prefix.
+
+    Args:
+        weights: What `read_weights` returned.
+        expected: The network's own names.
+
+    Returns:
+        Names to tensors, and notes on what was taken off.
+    """
+    tensors, notes = dict(weights.tensors), []
+    for prefix in _PREFIXES:
+        wrapped = tensors and all(name.startswith(prefix) for name in tensors)
+        if wrapped and not any(name.startswith(prefix) for name in expected):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            notes.append(f"took the prefix {prefix!r} off the parameter names of {weights.path.name}")
+    return tensors, notes
+
+
+def _is_safetensors(path: Path, data: bytes) -> bool:
+    return path.suffix == ".safetensors" or data[8:9] == b"{"
+
+
+def _safetensors(data: bytes, where: str) -> dict[str, Tensor]:
+    try:
+        return load_safetensors(data)
+    except (SafetensorError, KeyError, ValueError, OverflowError, RuntimeError) as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
+        raise ModelError(
+            f"is not a whole safetensors file: {reason}", where=where, remedy="get it again"
+        ) from error
+
+
+def _is_trusted(trust_pickle: str | None, digest: str, where: str) -> bool:
+    if trust_pickle is None:
+        return False
+    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", trust_pickle) or _hex(trust_pickle) != digest:
+        raise RefusedError(
+            f"trust_pickle is {trust_pickle!r}, but this file is sha256:{digest}",
+            where=where,
+            remedy="check where the file comes from before trusting it",
+        )
+    return True
+
+
+def _torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
+    """What torch.save put into a file, if it is nothing but tensors and plain containers."""
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _SAFE_TORCH:
+        raise RefusedError(
+            f"torch {torch.__version__} can be made to run code by .pt files",
+            where=where,
+            remedy="update torch to 2.10 or newer, or convert the file to safetensors",
+        )
+    if _is_torchscript(data):
+        raise RefusedError(
+            "this is a TorchScript archive, which is a program",
+            where=where,
+            remedy="save the state_dict of the original module instead",
+        )
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if trusted:
+            return _run_trusted_pickle(data, where)
+        raise _unpickling_error(error, data, where) from error
+    except EOFError as error:
+        raise ModelError("the file is truncated", where=where, remedy="get it again") from error
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(
+            f"is not a whole checkpoint: {reason}", where=where, remedy="get it again"
+        ) from error
+
+
+def _run_trusted_pickle(data: bytes, where: str) -> Any:
+    """Unpickle without restrictions: the one place where a file's code runs, as its SHA-256 was trusted."""
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise ModelError(
+            f"cannot be unpickled: {type(error).__name__}: {error}",
+            where=where,
+            remedy="its classes must be importable here; save the state_dict instead",
+        ) from error
+
+
+def _unpickling_error(error: pickle.UnpicklingError, data: bytes, where: str) -> ModelError | RefusedError:
+    """Refused if the file is a pickle of more than tensors; unusable if it is no pickle at all."""
+    text = str(error)
+    if data[:1] != b"\x80" and not zipfile.is_zipfile(io.BytesIO(data)) and "GLOBAL " not in text:
+        return ModelError(
+            "is no checkpoint that can be read",
+            where=where,
+            remedy="use .safetensors, or .pt with a state_dict",
+        )
+    if not any(sign in text for sign in _REFUSALS):
+        return ModelError("the pickle inside is damaged", where=where, remedy="get it again")
+    named = re.search(r"GLOBAL (\S+)", text)
+    what = f"pickled objects ({named.group(1)})" if named else "pickled objects"
+    return RefusedError(
+        f"holds {what}, which can run code when loaded",
+        where=where,
+        remedy="save model.state_dict(), or set trust_pickle: sha256:<its hash> if you made it yourself",
+    )
+
+
+def _is_torchscript(data: bytes) -> bool:
+    try:
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+    return any(name.split("/", 1)[-1] == "constants.pkl" or "/code/" in name for name in names)
+
+
+def _unwrapped(loaded: Any, where: str) -> tuple[Mapping[str, Any], None, tuple[str, ...]]:
+    """The state dict in what training scripts save around it."""
+    if isinstance(loaded, Mapping):
+        if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+            return loaded, None, ()
+        for key in _WRAPPERS:
+            inner = loaded.get(key)
+            if (
+                isinstance(inner, Mapping)
+                and inner
+                and all(isinstance(value, Tensor) for value in inner.values())
+            ):
+                return inner, None, (f"took the weights from the entry {key!r} of {where}",)
+        held = ", ".join(str(key) for key in list(loaded)[:_SHOWN]) or "nothing"
+        raise ModelError(f"holds no state_dict; it has {held}", where=where, remedy="save model.state_dict()")
+    kind = type(loaded).__name__
+    raise ModelError(f"holds a {kind}, no state_dict", where=where, remedy="save model.state_dict()")
+
+
+def _same_shape(tensor: Tensor, expected: Tensor) -> bool:
+    scalar = expected.ndim == 0 and tensor.shape == (1,)  # torch itself takes these for each other
+    return scalar or tensor.shape == expected.shape
+
+
+def _listed(what: str, names: list[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})" if names else ""
+
+
+def _hex(sha256: str) -> str:
+    return sha256.removeprefix("sha256:").lower()
