@@ -46,7 +46,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_images(self.images, self.name)
+        check_images(self.images, self.name)
         _check_labels(self.labels, len(self.class_names), self.name)
         if not len(self.images) == len(self.labels) == len(self.ids):
             counts = f"{len(self.images)} images, {len(self.labels)} labels and {len(self.ids)} ids"
@@ -135,21 +135,12 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> 
     )
 
 
-def numbered(count: int) -> tuple[str, ...]:
-    """Class names where there are none: ``("0", "1", ...)``."""
-    return tuple(str(index) for index in range(count))
+def check_images(images: Tensor, name: str) -> None:
+    """Diagnostic D1: refuse what is not (N, C, H, W), float32, in [0, 1].
 
-
-def some_rows(wrong: Tensor, shown: int = 5) -> str:
-    """The first positions that are True in ``wrong``, (N,), in words: ``rows 3, 8, ... (12 in all)``."""
-    rows = wrong.nonzero().flatten().tolist()
-    if len(rows) == 1:
-        return f"row {rows[0]}"
-    listed = ", ".join(str(row) for row in rows[:shown])
-    return f"rows {listed}" + (f", ... ({len(rows)} in all)" if len(rows) > shown else "")
-
-
-def _check_images(images: Tensor, name: str) -> None:
+    Raises:
+        DataError: With the rows concerned, what they look like, and what to do.
+    """
     shape = tuple(images.shape)
     if images.dim() != 4:
         raise DataError(f"images must be (N, C, H, W), got {shape}", where=name)
@@ -177,6 +168,20 @@ def _check_images(images: Tensor, name: str) -> None:
         remedy = "give the images as they were before normalisation, and tell the classifier with normalize"
         raise DataError(f"{what}: they look normalised already", where=where, remedy=remedy)
     raise DataError(f"{what}: they look like 0..255", where=where, remedy="divide the images by 255")
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Class names where there are none: ``("0", "1", ...)``."""
+    return tuple(str(index) for index in range(count))
+
+
+def some_rows(wrong: Tensor, shown: int = 5) -> str:
+    """The first positions that are True in ``wrong``, (N,), in words: ``rows 3, 8, ... (12 in all)``."""
+    rows = wrong.nonzero().flatten().tolist()
+    if len(rows) == 1:
+        return f"row {rows[0]}"
+    listed = ", ".join(str(row) for row in rows[:shown])
+    return f"rows {listed}" + (f", ... ({len(rows)} in all)" if len(rows) > shown else "")
 
 
 def _check_labels(labels: Tensor, num_classes: int, name: str) -> None:

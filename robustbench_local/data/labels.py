@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
-from robustbench_local.data.dataset import Dataset, numbered, some_rows
+from robustbench_local.data.dataset import MAX_CLASSES, Dataset, numbered, some_rows
 from robustbench_local.errors import ConfigError, DataError
 
 
@@ -59,6 +59,29 @@ def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | 
         )
         return _apply(dataset, closed, names or kept, note)
     raise _misfit(dataset, known, num_classes, names)
+
+
+def index_labels(names: Iterable[str], where: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Number the labels of a source (F35).
+
+    Args:
+        names: The labels as the source writes them.
+        where: What messages call the source.
+
+    Returns:
+        Label -> class index, and the name of each index. Labels that are all numbers are their own
+        indices, gaps and all; others are numbered in alphabetical order.
+
+    Raises:
+        DataError: If two labels are the same number.
+    """
+    ordered = sorted(set(names))
+    if not all(name.isdecimal() and int(name) < MAX_CLASSES for name in ordered):
+        return {name: index for index, name in enumerate(ordered)}, tuple(ordered)
+    label_map = {name: int(name) for name in sorted(ordered, key=int)}
+    if len(set(label_map.values())) < len(label_map):
+        raise DataError(f"two labels are the same number: {', '.join(label_map)}", where=where)
+    return label_map, numbered(max(label_map.values(), default=0) + 1)
 
 
 def resolve_classes(entries: Sequence[int | str], class_names: Sequence[str]) -> tuple[int, ...]:

@@ -1,0 +1,232 @@
+"""From a listing of what a source offers to a data set of the images that are used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.decode import BadImageError, Picture, Pixels, is_colour
+from robustbench_local.data.resize import fit_to
+from robustbench_local.errors import ConfigError, DataError
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What the user declared about reading images.
+
+    Args:
+        size: Height and width of all images; None keeps them as they are.
+        resize: See :func:`~robustbench_local.data.resize.fit_to`.
+        gray_to_rgb: Whether grey images become RGB by repeating their channel.
+        alpha: Background colour for transparent images.
+        max_bad: How many unusable images are set aside rather than being an error.
+
+    Raises:
+        ConfigError: If a value makes no sense.
+    """
+
+    size: tuple[int, int] | None = None
+    resize: int | Literal["stretch"] | None = None
+    gray_to_rgb: bool = False
+    alpha: str | None = None
+    max_bad: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_bad < 0:
+            raise ConfigError(f"max_bad must be 0 or more, got {self.max_bad}")
+        if self.alpha is not None and not is_colour(self.alpha):
+            remedy = "write a name such as white, or a value such as #808080"
+            raise ConfigError(f"alpha: {self.alpha!r} is not a colour", remedy=remedy)
+        if self.resize is None:
+            return
+        if self.size is None:
+            raise ConfigError("resize needs size", remedy="say which size to cut out, such as size: 224")
+        if self.resize != "stretch" and self.resize < max(self.size):
+            raise ConfigError(f"resize {self.resize} is smaller than size {max(self.size)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a source offers, before any image is decoded.
+
+    Args:
+        name: Short name of the data set.
+        where: What messages call the source.
+        ids: One stable id an image.
+        labels: Class indices, (N,), int64.
+        class_names: Name of each class index.
+        label_map: Label as in the source -> index.
+        read: Decodes the image at a position; may raise ``BadImageError``.
+        masks: Where the object is, (N, H, W), bool.
+        notes: What the reader of the report should know.
+        usual_size: Height and width that the field brings the images to, where they come in many sizes.
+    """
+
+    name: str
+    where: str
+    ids: Sequence[str]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    label_map: dict[str, int]
+    read: Callable[[int], Picture]
+    masks: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
+    usual_size: tuple[int, int] | None = None
+
+
+def collect(
+    listing: Listing, positions: Sequence[int], options: ReadOptions, progress: Progress | None = None
+) -> Dataset:
+    """Decode the chosen images, bring them to one shape, and say what was done.
+
+    Args:
+        listing: The source.
+        positions: Which images, in this order.
+        options: What the user declared.
+        progress: Called with (images read, images in all) after each.
+
+    Raises:
+        DataError: If more than ``options.max_bad`` images are unusable, none is left (F33), sizes differ
+            (F48), or grey images stand among coloured ones (F42).
+    """
+    kept: list[int] = []
+    arrays: list[Pixels] = []
+    bad: list[tuple[str, str]] = []
+    counted: Counter[str] = Counter()
+    for done, position in enumerate(positions, start=1):
+        try:
+            picture = listing.read(position)
+        except BadImageError as error:
+            bad.append((listing.ids[position], str(error)))
+        else:
+            pixels = (
+                picture.pixels
+                if options.size is None
+                else fit_to(picture.pixels, options.size, options.resize)
+            )
+            if not arrays:
+                _check_memory(pixels.size, len(positions), listing.where)
+            counted.update(picture.notes)
+            kept.append(position)
+            arrays.append(pixels)
+        if progress is not None:
+            progress(done, len(positions))
+    _check_quarantine(bad, len(arrays), options.max_bad, listing.where)
+    ids = tuple(listing.ids[position] for position in kept)
+    labels = listing.labels[kept]
+    repeated = _note_copies(arrays, ids, labels)
+    _check_sizes(arrays, ids, listing.where)
+    gray = _level_channels(arrays, ids, options, listing.where)
+    return Dataset(
+        images=_stack(arrays),
+        labels=torch.from_numpy(labels),
+        ids=ids,
+        class_names=listing.class_names,
+        name=listing.name,
+        masks=None if listing.masks is None else _stack_masks(listing.masks[kept], options),
+        label_map=listing.label_map,
+        quarantined=tuple(bad),
+        notes=(
+            *listing.notes,
+            *(f"{_images(count)}: {what}" for what, count in counted.items()),
+            *gray,
+            *repeated,
+        ),
+    )
+
+
+def _check_memory(values: int, count: int, where: str) -> None:
+    """Say before the time is spent that the images will not fit (Linux and macOS)."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed = values * count * 5  # 4 bytes as float32, and one more as they were read
+    if needed > machine:
+        what = f"{count} images need {needed / 1e9:.0f} GB and this machine has {machine / 1e9:.0f} GB"
+        raise DataError(what, where=where, remedy="set a limit, or a smaller size")
+
+
+def _check_quarantine(bad: Sequence[tuple[str, str]], good: int, max_bad: int, where: str) -> None:
+    if len(bad) <= max_bad and good:
+        return
+    if not bad:
+        raise DataError("there are no images", where=where, remedy="check the path, the split and the limit")
+    first = ", ".join(f"{file} ({reason})" for file, reason in bad[:3]) + (", ..." if len(bad) > 3 else "")
+    remedy = "repair or remove them" + (f", or set max_bad: {len(bad)} to go on without them" if good else "")
+    raise DataError(f"{_images(len(bad))} cannot be used: {first}", where=where, remedy=remedy)
+
+
+def _check_sizes(arrays: Sequence[Pixels], ids: Sequence[str], where: str) -> None:
+    height, width = arrays[0].shape[:2]
+    for array, one in zip(arrays, ids, strict=True):
+        if array.shape[:2] != (height, width):
+            what = (
+                f"sizes differ: {ids[0]} is {width}x{height} and {one} is {array.shape[1]}x{array.shape[0]}"
+            )
+            raise DataError(what, where=where, remedy="declare the size to bring them to, such as size: 224")
+
+
+def _level_channels(
+    arrays: list[Pixels], ids: Sequence[str], options: ReadOptions, where: str
+) -> tuple[str, ...]:
+    gray = [row for row, array in enumerate(arrays) if array.shape[2] == 1]
+    if not options.gray_to_rgb and len(gray) in (0, len(arrays)):
+        return ()
+    if not options.gray_to_rgb:
+        what = f"{_images(len(gray))} of {len(arrays)} grey among coloured ones, the first: {ids[gray[0]]}"
+        raise DataError(
+            what, where=where, remedy="set gray_to_rgb: true to repeat their one channel, or remove them"
+        )
+    for row in gray:
+        arrays[row] = np.repeat(arrays[row], 3, axis=2)
+    return (f"{_images(len(gray))}: grey, repeated to RGB",) if gray else ()
+
+
+def _note_copies(arrays: Sequence[Pixels], ids: Sequence[str], labels: NDArray[np.int64]) -> tuple[str, ...]:
+    """Note images that are there twice (F53); with two labels, one of them has to be wrong."""
+    first: dict[bytes, int] = {}
+    copies: list[tuple[int, int]] = []
+    for row, array in enumerate(arrays):
+        content = hashlib.sha256(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes()).digest()
+        if content in first:
+            copies.append((first[content], row))
+        else:
+            first[content] = row
+    if not copies:
+        return ()
+    contradicting = sum(1 for one, other in copies if labels[one] != labels[other])
+    one, other = copies[0]
+    tail = f", {contradicting} of them with another label" if contradicting else ""
+    return (f"{_images(len(copies))}: exact copies of others{tail}, the first: {ids[other]} of {ids[one]}",)
+
+
+def _stack(arrays: Sequence[Pixels]) -> Tensor:
+    height, width, channels = arrays[0].shape
+    images = torch.empty((len(arrays), channels, height, width))
+    for row, array in enumerate(arrays):
+        image = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))).float()
+        images[row] = image / 255 if array.dtype == np.uint8 else image
+    return images
+
+
+def _stack_masks(masks: NDArray[np.bool_], options: ReadOptions) -> Tensor:
+    if options.size is not None:
+        shades = masks.astype(np.float32)[..., None]
+        masks = np.stack([fit_to(shade, options.size, options.resize)[..., 0] >= 0.5 for shade in shades])
+    return torch.from_numpy(np.ascontiguousarray(masks[:, None]))
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"

@@ -1,0 +1,202 @@
+"""Image files to pixels: only safe formats, nothing dropped or clipped in silence."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+
+from robustbench_local.errors import DataError, RefusedError
+
+#: Formats that are read, whatever the file is called: others have had bombs and code paths too many.
+FORMATS = ("PNG", "JPEG", "PPM", "BMP")
+#: Names of files that are expected to be such images.
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".pnm", ".bmp"})
+#: Larger images are refused as decompression bombs (Pillow's own limit, whatever the process has set).
+MAX_PIXELS = 89_478_485
+
+Pixels = NDArray[Any]  # (H, W, C): uint8, or float32 in [0, 1]
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
+    struct.error, zlib.error,
+)  # fmt: skip
+
+
+class BadImageError(Exception):
+    """One image cannot be read; the reason is the message. It never leaves the package."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One decoded image.
+
+    Args:
+        pixels: (H, W, C) with C = 1 or 3; uint8, or float32 in [0, 1] where the file has 16 bits.
+        notes: What was done to the file's pixels, in words that can be counted over many files.
+    """
+
+    pixels: Pixels
+    notes: tuple[str, ...] = ()
+
+
+def read_picture(path: Path, *, where: str, alpha: str | None = None) -> Picture:
+    """Decode an image file.
+
+    Args:
+        path: The file.
+        where: What messages call it.
+        alpha: Background for transparent images, a colour that Pillow knows: ``white``, ``#808080``.
+
+    Returns:
+        The picture, upright (EXIF orientation applied).
+
+    Raises:
+        BadImageError: If the file is empty, truncated, corrupt or in another format (F38 to F41).
+        DataError: If it cannot be opened at all (F54), or is transparent without ``alpha`` (F43).
+        RefusedError: If it is a decompression bomb (F51).
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        remedy = "make the file readable, or remove it"
+        raise DataError(f"cannot be read: {error.strerror}", where=where, remedy=remedy) from None
+    if not content:
+        raise BadImageError("empty file")
+    with decoding(where):
+        if content.startswith(b"\x89PNG"):
+            _open(content).verify()  # Pillow's decoder accepts a PNG that lost its end (F39); this does not
+        image = _open(content)
+        _refuse_bomb(image, where)
+        image.load()
+        upright, notes = _upright(image)
+        return to_picture(upright, where=where, alpha=alpha, notes=(*_losses(content, image), *notes))
+
+
+@contextmanager
+def decoding(where: str) -> Iterator[None]:
+    """Turn what Pillow raises and warns about into this package's errors.
+
+    Raises:
+        BadImageError: If the image cannot be decoded.
+        RefusedError: If it is a decompression bomb (F51).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            yield
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise _bomb(where) from None
+        except UnidentifiedImageError:
+            raise BadImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
+        except _BROKEN as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BadImageError(f"cannot be decoded: {reason}") from None
+
+
+def to_picture(
+    image: Image.Image, *, where: str, alpha: str | None = None, notes: tuple[str, ...] = ()
+) -> Picture:
+    """Convert an opened image to grey or RGB without loss that nobody asked for.
+
+    Args:
+        image: The image, any mode.
+        where: What messages call it.
+        alpha: Background for transparent images.
+        notes: What was done before.
+
+    Raises:
+        BadImageError: If its pixels are floating point.
+        DataError: If it has an alpha channel and there is no background for it (F43).
+    """
+    if image.mode.startswith("I"):
+        return _deep(image, notes)
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        flat = _flatten(image, alpha, where)
+        return Picture(_array(flat), (*notes, f"transparent, put on a {alpha} background"))
+    if image.mode in ("L", "RGB"):
+        return Picture(_array(image), notes)
+    if image.mode == "1":
+        return Picture(_array(image.convert("L")), (*notes, "black and white, converted to grey"))
+    if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+        kind = {"P": "palette"}.get(image.mode, image.mode)
+        return Picture(_array(image.convert("RGB")), (*notes, f"{kind}, converted to RGB"))
+    raise BadImageError(f"unsupported pixels (mode {image.mode})")
+
+
+def is_colour(name: str) -> bool:
+    """Whether Pillow knows this colour."""
+    try:
+        ImageColor.getrgb(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _open(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def _refuse_bomb(image: Image.Image, where: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _bomb(where)
+
+
+def _bomb(where: str) -> RefusedError:
+    what = f"the image unpacks to more than {MAX_PIXELS:,} pixels, as a decompression bomb does"
+    return RefusedError(what, where=where, remedy="make it smaller, or remove it")
+
+
+def _losses(content: bytes, image: Image.Image) -> tuple[str, ...]:
+    """What Pillow leaves out of a file without a word."""
+    notes = []
+    if image.format == "PNG" and content[24] == 16 and not image.mode.startswith("I"):
+        notes.append("16-bit colour, read at 8 bits")
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append("several pictures in one file, the first used")
+    return tuple(notes)
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The image turned as its EXIF orientation says (F46); damaged EXIF data leaves it as it is."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if orientation not in range(2, 9):
+            return image, ()
+        return ImageOps.exif_transpose(image), ("turned upright as its EXIF data says",)
+    except _BROKEN:
+        return image, ("EXIF data unreadable, not turned",)
+
+
+def _flatten(image: Image.Image, alpha: str | None, where: str) -> Image.Image:
+    if alpha is None:
+        what = "has an alpha channel, and dropping it would change the picture"
+        raise DataError(what, where=where, remedy="name the background to put it on, such as alpha: white")
+    background = Image.new("RGBA", image.size, alpha)
+    flat = Image.alpha_composite(background, image.convert("RGBA"))
+    return flat.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
+
+
+def _deep(image: Image.Image, notes: tuple[str, ...]) -> Picture:
+    """Scale 16-bit grey; Pillow's conversion would turn all above 255 to white (F44)."""
+    if "transparency" in image.info:
+        raise BadImageError("16-bit grey with a transparent colour is not supported")
+    pixels = np.asarray(image).astype(np.float32)[..., None] / np.float32(65535)
+    return Picture(np.clip(pixels, 0, 1), (*notes, "16-bit grey, divided by 65535"))
+
+
+def _array(image: Image.Image) -> Pixels:
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels

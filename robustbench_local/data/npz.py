@@ -1,0 +1,220 @@
+"""``npz:FILE``: arrays of images and labels in a NumPy archive."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustbench_local.data.collect import Listing
+from robustbench_local.data.dataset import MAX_CLASSES, check_images, numbered, some_rows
+from robustbench_local.data.decode import Picture, Pixels, to_picture
+from robustbench_local.data.labels import index_labels
+from robustbench_local.errors import DataError, RefusedError
+
+_IDS = ("ids", "filenames", "index")
+_CORRUPT = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_BOMB_BYTES, _BOMB_RATIO = 2**30, 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpzKeys:
+    """Which arrays of the archive to use; None looks for the usual names.
+
+    Args:
+        images: Default ``x``, ``images`` or ``x_SPLIT``.
+        labels: Default ``y``, ``labels`` or ``y_SPLIT``.
+        masks: Default ``mask`` or ``masks``, if there is one.
+    """
+
+    images: str | None = None
+    labels: str | None = None
+    masks: str | None = None
+
+
+def list_npz(
+    file: Path, *, where: str, split: str = "test", keys: NpzKeys | None = None, alpha: str | None = None
+) -> Listing:
+    """List the images of a NumPy archive.
+
+    Args:
+        file: The archive. Images are (N, H, W, C), (N, C, H, W) or (N, H, W); uint8, uint16 or floating
+            point in [0, 1]. Labels are (N,) whole numbers or strings. ``class_names``, masks ((H, W) or
+            (N, H, W)) and ids (``ids``, ``filenames`` or ``index``, if unique) may be there too.
+        where: What messages call it.
+        split: Used to find ``x_test`` and the like.
+        keys: Which arrays to use.
+        alpha: Background for images with four channels.
+
+    Raises:
+        DataError: If the file or an array in it cannot be used; a missing array is answered with the
+            names of those that are there.
+        RefusedError: If it holds pickled objects, which could run code, or is a decompression bomb (F52).
+    """
+    keys = keys or NpzKeys()
+    arrays = _load(file, where)
+    pixels = _pixels(_find(arrays, keys.images, ("x", "images", f"x_{split}"), "images", where), where)
+    raw = _find(arrays, keys.labels, ("y", "labels", f"y_{split}"), "labels", where)
+    labels, class_names, label_map = _labels(raw, arrays.get("class_names"), where)
+    if len(labels) != len(pixels):
+        raise DataError(f"{len(pixels)} images but {len(labels)} labels", where=where)
+    mask_names = [keys.masks] if keys.masks else [name for name in ("mask", "masks") if name in arrays]
+    masks = _masks(_find(arrays, None, mask_names, "masks", where), pixels, where) if mask_names else None
+    scale, notes = _scale(pixels, where)
+
+    def read(position: int) -> Picture:
+        image = pixels[position]
+        if image.shape[2] == 4:
+            return to_picture(Image.fromarray(image), where=f"{where}, row {position}", alpha=alpha)
+        return Picture(image if scale is None else image.astype(np.float32) / scale)
+
+    return Listing(
+        name=file.stem,
+        where=where,
+        ids=_ids(arrays, len(pixels), file.stem),
+        labels=labels,
+        class_names=class_names,
+        label_map=label_map,
+        read=read,
+        masks=masks,
+        notes=notes,
+    )
+
+
+def _load(file: Path, where: str) -> dict[str, NDArray[Any]]:
+    if not file.is_file():
+        raise DataError("there is no such file", where=where, remedy="check the path")
+    try:
+        if not zipfile.is_zipfile(file):
+            raise DataError("is not a NumPy archive", where=where, remedy="write it with numpy.savez")
+        with zipfile.ZipFile(file) as archive:
+            _refuse_bomb(archive, where)
+        with np.load(file, allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except _CORRUPT as error:
+        if "allow_pickle" in str(error):
+            remedy = "save plain arrays: numbers or strings, not dtype object"
+            raise RefusedError(
+                "holds pickled objects, which could run code", where=where, remedy=remedy
+            ) from None
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"cannot be read: {reason}", where=where, remedy="write or copy it again") from None
+
+
+def _refuse_bomb(archive: zipfile.ZipFile, where: str) -> None:
+    unpacked = sum(entry.file_size for entry in archive.infolist())
+    packed = sum(entry.compress_size for entry in archive.infolist())
+    if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * packed:
+        what = f"{packed:,} bytes unpack to {unpacked:,}, as a decompression bomb does"
+        raise RefusedError(what, where=where, remedy="save it with numpy.savez, not compressed")
+
+
+def _find(
+    arrays: dict[str, NDArray[Any]], key: str | None, usual: Sequence[str], what: str, where: str
+) -> NDArray[Any]:
+    for name in [key] if key else usual:
+        if name in arrays:
+            return arrays[name]
+    wanted = repr(key) if key else " or ".join(repr(name) for name in usual)
+    there = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
+    remedy = f"name the array of {what} with {what}_key; there are {there or 'none'}"
+    raise DataError(f"has no {what}: no array {wanted}", where=where, remedy=remedy)
+
+
+def _pixels(array: NDArray[Any], where: str) -> Pixels:
+    """The images as (N, H, W, C)."""
+    shape = array.shape
+    if array.ndim == 3:
+        array = array[..., None]
+    elif array.ndim == 4 and shape[3] not in (1, 3, 4) and shape[1] in (1, 3, 4):
+        array = array.transpose(0, 2, 3, 1)
+    if array.ndim != 4 or array.shape[3] not in (1, 3, 4):
+        what = f"images must be (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1, 3 or 4, got {shape}"
+        raise DataError(what, where=where)
+    if 0 in shape:
+        remedy = "check how the file was written"
+        raise DataError(f"there are no images: the array has shape {shape}", where=where, remedy=remedy)
+    return array
+
+
+def _scale(pixels: Pixels, where: str) -> tuple[np.float32 | None, tuple[str, ...]]:
+    """What to divide by, None for uint8 images, which are divided later; floats are checked here, by row."""
+    if pixels.dtype == np.uint8:
+        return None, ()
+    if pixels.shape[3] == 4:
+        raise DataError("images with an alpha channel must be uint8", where=where)
+    if pixels.dtype == np.uint16:
+        return np.float32(65535), ("16-bit images, divided by 65535",)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        remedy = "save them as uint8, 0 to 255"
+        raise DataError(
+            f"images must be uint8, uint16 or floats in [0, 1], got {pixels.dtype}",
+            where=where,
+            remedy=remedy,
+        )
+    check_images(torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2), where)
+    return np.float32(1), ()
+
+
+def _labels(
+    raw: NDArray[Any], named: NDArray[Any] | None, where: str
+) -> tuple[NDArray[np.int64], tuple[str, ...], dict[str, int]]:
+    labels = raw.reshape(-1) if raw.size == raw.shape[0] else raw
+    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
+        what = f"labels must be whole numbers or strings, (N,), got {raw.dtype} {raw.shape}"
+        raise DataError(what, where=where, remedy="save one class number an image, as int64")
+    if labels.dtype.kind != "U" and (labels.astype(np.int64) < 0).any():
+        rows = some_rows(torch.from_numpy(labels.astype(np.int64) < 0))
+        raise DataError("labels are negative", where=f"{where}, {rows}", remedy="number the classes from 0")
+    distinct, inverse = np.unique(labels, return_inverse=True)
+    names = [str(value) for value in distinct.tolist()]
+    if named is None:
+        label_map, class_names = index_labels(names, where)
+    else:
+        class_names = tuple(str(name) for name in named.astype(str).reshape(-1))
+        known = class_names if labels.dtype.kind == "U" else numbered(min(len(class_names), MAX_CLASSES))
+        label_map = {name: index for index, name in enumerate(known) if name in names}
+        for name in names:
+            if name not in label_map:
+                rows = some_rows(torch.from_numpy(labels == distinct[names.index(name)]))
+                what = f"label {name} has no class: there are {len(class_names)} class_names"
+                raise DataError(
+                    what, where=f"{where}, {rows}", remedy="number the classes from 0 as class_names does"
+                )
+    table = np.array([label_map[name] for name in names], dtype=np.int64)
+    return table[inverse.reshape(-1)], class_names, label_map
+
+
+def _masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[np.bool_]:
+    size = pixels.shape[:3]
+    masks = array.reshape(array.shape[:1] + tuple(side for side in array.shape[1:] if side != 1))
+    if masks.ndim == 2:
+        masks = np.broadcast_to(masks, (size[0], *masks.shape))
+    if masks.shape != size:
+        raise DataError(f"masks of shape {array.shape} do not fit images of shape {size}", where=where)
+    return masks.astype(np.bool_)
+
+
+def _ids(arrays: dict[str, NDArray[Any]], count: int, name: str) -> list[str]:
+    for key in _IDS:
+        values = [str(value) for value in arrays[key].reshape(-1).tolist()] if key in arrays else []
+        if len(values) == count == len(set(values)):
+            return [f"{name}/{value}" for value in values]
+    return [f"{name}/{row}" for row in range(count)]

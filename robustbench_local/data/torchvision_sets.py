@@ -1,0 +1,211 @@
+"""``torchvision:NAME``: the published data sets that torchvision knows, read by its own classes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import pickle
+import socket
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchvision
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustbench_local.data.collect import Listing
+from robustbench_local.data.dataset import numbered
+from robustbench_local.data.decode import BadImageError, Picture, decoding, to_picture
+from robustbench_local.data.gtsrb import CLASS_NAMES
+from robustbench_local.errors import ConfigError, DataError
+
+_TRAIN_TEST = {"train": "train", "test": "test"}
+_TRAIN_VAL = {"train": "train", "val": "val"}
+_ALL = {**_TRAIN_VAL, "test": "test"}
+_WHOLE: Mapping[str, str] = {}
+_CONNECT_SECONDS = 30.0
+# What torchvision's classes raise over files that are missing or damaged: asserts and bare lookups too.
+_UNUSABLE = (
+    RuntimeError, OSError, ValueError, TypeError, LookupError, AssertionError, EOFError,
+    pickle.UnpicklingError, tarfile.TarError, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Source:
+    """How one of torchvision's classes wants to be asked.
+
+    Args:
+        splits: Our split -> torchvision's; empty if the set has none.
+        flag: Whether the split is asked for with ``train=True`` and ``train=False``.
+        class_names: Names that the class does not know itself.
+        size: Size that the field brings the images to, where they differ.
+        folder: Sub-folder of the root to look in, if it is there.
+    """
+
+    splits: Mapping[str, str]
+    flag: bool = False
+    class_names: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    folder: str = ""
+
+
+_SOURCES: dict[str, _Source] = {
+    "CIFAR10": _Source(_TRAIN_TEST, flag=True),
+    "CIFAR100": _Source(_TRAIN_TEST, flag=True),
+    "Caltech101": _Source(_WHOLE),
+    "Caltech256": _Source(_WHOLE),
+    "Country211": _Source({"train": "train", "val": "valid", "test": "test"}),
+    "DTD": _Source(_ALL),
+    "EuroSAT": _Source(_WHOLE),
+    "FGVCAircraft": _Source(_ALL),
+    "FashionMNIST": _Source(_TRAIN_TEST, flag=True),
+    "Flowers102": _Source(_ALL),
+    "Food101": _Source(_TRAIN_TEST),
+    "GTSRB": _Source(_TRAIN_TEST, class_names=CLASS_NAMES, size=(32, 32)),
+    "ImageNet": _Source(_TRAIN_VAL, folder="imagenet"),
+    "Imagenette": _Source(_TRAIN_VAL),
+    "KMNIST": _Source(_TRAIN_TEST, flag=True),
+    "MNIST": _Source(_TRAIN_TEST, flag=True, class_names=numbered(10)),
+    "OxfordIIITPet": _Source({"train": "trainval", "test": "test"}),
+    "RenderedSST2": _Source(_ALL),
+    "STL10": _Source(_TRAIN_TEST),
+    "SUN397": _Source(_WHOLE),
+    "SVHN": _Source(_TRAIN_TEST, class_names=numbered(10)),
+    "StanfordCars": _Source(_TRAIN_TEST),
+    "USPS": _Source(_TRAIN_TEST, flag=True, class_names=numbered(10)),
+}
+
+#: Names that ``torchvision:NAME`` knows.
+NAMES: tuple[str, ...] = tuple(_SOURCES)
+
+
+def list_torchvision(name: str, *, root: Path, split: str = "test", download: bool = True) -> Listing:
+    """List the images of one of torchvision's data sets.
+
+    Args:
+        name: One of ``NAMES``, in any case.
+        root: Folder where the files are, or go to.
+        split: ``train``, ``val`` or ``test``; sets without a labelled test split give ``val`` for it.
+        download: Whether files that are missing may be downloaded.
+
+    Returns:
+        The images, ids ``NAME/INDEX`` in torchvision's order.
+
+    Raises:
+        ConfigError: If there is no such data set or split.
+        DataError: If its files are missing and cannot be downloaded, or are damaged.
+    """
+    known = {one.casefold(): one for one in NAMES}
+    if name.casefold() not in known:
+        close = difflib.get_close_matches(name.casefold(), known, n=1)
+        remedy = f"did you mean {known[close[0]]}?" if close else f"use one of {', '.join(NAMES)}"
+        raise ConfigError(f"unknown data set torchvision:{name}", remedy=remedy)
+    name = known[name.casefold()]
+    source, where = _SOURCES[name], f"torchvision:{name}"
+    theirs, notes = _split(source, split, where)
+    dataset = _open(name, source, theirs, root.expanduser(), download)
+    labels = np.array([int(label) for label in _labels(dataset)], dtype=np.int64)
+    class_names = source.class_names or _class_names(dataset, int(labels.max(initial=0)) + 1)
+
+    def read(position: int) -> Picture:
+        here = f"{where}, image {position}"
+        with decoding(here):
+            image = dataset[position][0]
+            if not isinstance(image, Image.Image):
+                raise BadImageError(f"torchvision gave a {type(image).__name__}, not an image")
+            return to_picture(image, where=here)
+
+    return Listing(
+        name=name,
+        where=where,
+        ids=[f"{name}/{position}" for position in range(len(labels))],
+        labels=labels,
+        class_names=class_names,
+        label_map={str(label): label for label in np.unique(labels).tolist()},
+        read=read,
+        notes=notes,
+        usual_size=source.size,
+    )
+
+
+def _split(source: _Source, split: str, where: str) -> tuple[str | None, tuple[str, ...]]:
+    wanted = {"validation": "val", "valid": "val"}.get(split, split)
+    if not source.splits:
+        return None, ("the data set has no splits: images may be ones that a model was trained on",)
+    if wanted in source.splits:
+        return source.splits[wanted], ()
+    if wanted == "test":
+        return source.splits["val"], ("the labels of the test split are not public: the val split is used",)
+    raise ConfigError(
+        f"there is no split {split!r}", where=where, remedy=f"use one of {', '.join(source.splits)}"
+    )
+
+
+def _open(name: str, source: _Source, split: str | None, root: Path, download: bool) -> Any:
+    """Make torchvision's object, downloading only what is not there."""
+    make: Callable[..., Any] = getattr(torchvision.datasets, name)
+    arguments: dict[str, Any] = {}
+    if split is not None:
+        arguments = {"train": split == "train"} if source.flag else {"split": split}
+    if source.folder and (root / source.folder).is_dir():
+        root = root / source.folder
+    try:
+        with _quietly():
+            return make(root, **arguments)
+    except _UNUSABLE as error:
+        missing = _line(error)
+    place = f"put the files under {root}"
+    if download and "download" in inspect.signature(make).parameters:
+        try:
+            with _quietly():
+                return make(root, **arguments, download=True)
+        except _UNUSABLE as error:
+            if _line(error) != missing:
+                what = f"cannot download {name}: {_line(error)}"
+                raise DataError(what, remedy=f"{place}, or run on a machine with a network") from None
+    remedy = f"{place} as torchvision.datasets.{name} documents"
+    raise DataError(f"cannot be opened: {missing}", where=f"torchvision:{name}", remedy=remedy)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without warnings about torchvision's own code, and without waiting for ever for a silent server."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_CONNECT_SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _labels(dataset: Any) -> Sequence[Any] | NDArray[Any]:
+    """All labels, without decoding an image."""
+    for attribute in ("targets", "labels", "_labels", "y"):
+        found = getattr(dataset, attribute, None)
+        if found is not None:
+            return list(found)
+    for attribute in ("_samples", "samples"):
+        if hasattr(dataset, attribute):
+            return [sample[1] for sample in getattr(dataset, attribute)]
+    return [dataset[position][1] for position in range(len(dataset))]
+
+
+def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
+    """The classes' names; of several words for one class, the first."""
+    names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or numbered(count)
+    return tuple(name if isinstance(name, str) else str(name[0]) for name in names)
+
+
+def _line(error: BaseException) -> str:
+    reason = str(getattr(error, "reason", "") or error) or type(error).__name__
+    return " ".join(reason.split()).rstrip(".")
