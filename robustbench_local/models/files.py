@@ -31,10 +31,9 @@ def find_file(name: str, base: Path | None = None) -> Path:
     found = roots[0] / (wanted.name if wanted.is_absolute() else wanted)
     if found.exists():
         raise ModelError("this is not a file", where=name, remedy="name the file with the weights")
-    near = (
-        [entry.name for entry in found.parent.iterdir() if entry.is_file()] if found.parent.is_dir() else []
-    )
-    remedy = did_you_mean(found.name, near, limit=5) if near else "check the path"
+    beside = [entry.name for entry in found.parent.iterdir()] if found.parent.is_dir() else []
+    near = get_close_matches(found.name, beside, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "check the path"
     raise ModelError("there is no such file", where=name, remedy=remedy)
 
 

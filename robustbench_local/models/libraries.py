@@ -24,7 +24,6 @@ from robustbench_local.models.loaded import Loaded, Request, with_weights
 from robustbench_local.models.weights import Weights, read_weights
 from robustbench_local.suggestion import did_you_mean
 
-_UNDECLARED = "no normalisation declared: its images are given as they are, in [0, 1]"
 _ONE_SIZE = {"inception_v3": (299, 299), "maxvit_t": (224, 224)}  # the others take many sizes
 _PATIENCE = 30.0  # seconds without an answer from a download
 
@@ -60,7 +59,7 @@ def load_torchvision(name: str, request: Request) -> Loaded:
         found.class_names = entry.meta["categories"]
         found.provenance["published"] = f"{name} {entry.name}"
     elif weights is not None:
-        found.notes.append(_UNDECLARED)
+        found.unnormalized = True
     if size := getattr(found.model, "image_size", None):
         found.input_size = (size, size)
     return found
@@ -178,7 +177,7 @@ def load_timm(name: str, request: Request) -> Loaded:
     if config.get("fixed_input_size"):
         found.input_size = tuple(config["input_size"][1:])
     if weights is not None:
-        found.notes.append(_UNDECLARED)
+        found.unnormalized = True
     return found
 
 

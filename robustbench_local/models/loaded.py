@@ -47,11 +47,15 @@ class Request:
 
 @dataclass(kw_only=True)
 class Loaded:
-    """A model and what its source knows about it; None where it knows nothing."""
+    """A model and what its source knows about it; None where it knows nothing.
+
+    ``unnormalized`` is set where weights were most likely trained with a normalisation that nobody declared.
+    """
 
     model: nn.Module | Callable[[Tensor], Tensor]
     num_classes: int
     normalize: Normalization | None = None
+    unnormalized: bool = False
     input_size: tuple[int, int] | None = None
     channels: int | None = None
     class_names: Sequence[str] | None = None

@@ -87,6 +87,8 @@ def load_classifier(
     )
     for note in loaded.notes:
         classifier.note(note)
+    if loaded.unnormalized and normalize is None:
+        classifier.note("no normalisation declared: it is given images in [0, 1] as they are")
     classifier.provenance = {"source": source, **loaded.provenance}
     classifier.check_finite_weights()
     return classifier
