@@ -82,15 +82,18 @@ def to_ball_and_box(
         masks: (N, 1, H, W) boolean; outside them the original's bits are returned.
 
     Returns:
-        Same shape: inside [0, 1] exactly, inside the ball up to fp32 rounding of the sum. Linf gives the
-        nearest such image. L2 projects to the ball first and to the box second, which stays inside the
-        ball because the original is in the box.
+        Same shape: inside [0, 1] exactly, and inside the ball up to 1e-7 (Linf) or a factor of 1 + 1e-5
+        (L2). Linf gives the nearest such image. L2 projects to the ball first and to the box second, which
+        stays inside the ball because the original is in the box.
     """
     if threat.norm == "Linf":
         inside = torch.clamp(candidate, originals - threat.eps, originals + threat.eps)
     else:
         delta = candidate - originals
         inside = originals + project(delta if masks is None else delta * masks, threat)
+        # rounding this sum can leave a small ball; the next float towards the original is inside again
+        outside = norm_of(inside - originals, threat.norm) > threat.eps * (1 + 5e-6)
+        inside = torch.where(_column(outside, inside), torch.nextafter(inside, originals), inside)
     boxed = inside.clamp(0.0, 1.0)
     return boxed if masks is None else torch.where(masks, boxed, originals)
 
