@@ -69,7 +69,7 @@ def project_points(homography: Array, points: Array) -> Array:
 def _viewpoint(outline: tuple[Point, ...], rng: Generator) -> Array:
     """Homography from sign units to the frame [-1, 1]: where the camera stands and how it is cropped.
 
-    The crop follows the outline as a detector's box would: the sign fills 78 to 95 % of the frame.
+    The crop follows the outline as a detector's box would: the sign fills 74 to 95 % of the frame.
     """
     yaw, pitch, roll = rng.triangular([-35, -18, -9], 0, [35, 18, 9])
     distance = rng.uniform(4, 9)
@@ -78,7 +78,7 @@ def _viewpoint(outline: tuple[Point, ...], rng: Generator) -> Array:
     pinhole[:, 2] = [0, 0, distance]
     corners = project_points(pinhole, np.array(outline))
     low, high = corners.min(axis=0), corners.max(axis=0)
-    scale = 2 * rng.uniform(0.78, 0.95) / (high - low).max()
+    scale = 2 * rng.uniform(0.74, 0.95) / (high - low).max()
     shift = rng.uniform(-0.07, 0.07, 2) - scale * (low + high) / 2
     crop = np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1]])
     homography: Array = crop @ pinhole
@@ -101,12 +101,12 @@ def _seen(view: FrontView, homography: Array, side: int, rng: Generator) -> tupl
 
 def _lit(picture: Array, rng: Generator) -> Array:
     """Exposure, colour of the light, haze and contrast curve."""
-    gain = rng.uniform(0.55, 1.15)
+    gain = np.exp(rng.uniform(np.log(0.25), np.log(1.15)))
     warm, green = rng.uniform(-0.1, 0.1), rng.uniform(-0.04, 0.04)
     cast = np.array([1 + warm, 1 + green, 1 - warm], np.float32) * np.float32(gain)
-    haze = np.float32(rng.uniform(0, 0.12) ** 1.3)
+    haze = np.float32(rng.uniform(0, 0.15))
     lit = picture * cast * (1 - haze) + haze
-    curved: Array = np.clip(lit, 0, 1) ** np.float32(rng.uniform(0.85, 1.2))
+    curved: Array = np.clip(lit, 0, 1) ** np.float32(rng.uniform(0.9, 1.25))
     return curved
 
 
@@ -121,7 +121,7 @@ def _bin(picture: Array) -> Array:
 def _lens(picture: Array, rng: Generator) -> Array:
     """Out of focus, and sometimes moved while the shutter was open."""
     scale = picture.shape[0] / _REFERENCE_SIZE
-    sigma = rng.uniform(0.15, 0.85) * scale
+    sigma = rng.uniform(0.2, 1.1) * scale
     blurred: Array = gaussian_filter(picture, (sigma, sigma, 0), truncate=3, mode="nearest")
     length, angle = rng.uniform(0, 2.2) * scale, rng.uniform(0, np.pi)
     if rng.random() < 0.3:
@@ -146,7 +146,7 @@ def _shifted(picture: Array, x: float, y: float) -> Array:
 def _sensor(picture: Array, rng: Generator) -> Array:
     """Noise of the sensor (finer and coarser, a little coloured) and rounding to 8 bits."""
     size = picture.shape[0]
-    level = np.float32(rng.uniform(0.004, 0.02))
+    level = np.float32(rng.uniform(0.002, 0.01))
     fine = rng.standard_normal((size, size, 1), dtype=np.float32)
     colour = np.stack([smooth_noise(rng, size, _REFERENCE_SIZE // 2) for _ in range(3)], axis=-1)
     noisy = picture + level * (fine + 0.5 * colour)

@@ -1,0 +1,73 @@
+"""The adversary of adversarial training: PGD on one batch, as short and as cheap as it can be.
+
+Evaluation uses ``attacks/``, with restarts, best-of-path and verdicts; here only the gradient counts, at
+every training step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no parameter gradients, put back afterwards.
+
+    The adversary works on frozen batch-norm statistics: its examples then fool the network that will be
+    used, an image's example does not depend on its batch, and the statistics are learned from the finished
+    examples only.
+    """
+    modes = {one: one.training for one in module.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in module.parameters()}
+    module.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in wanted.items():
+            parameter.requires_grad_(flag)
+        for one, mode in modes.items():
+            one.training = mode
+
+
+def linf_examples(
+    module: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """PGD on the cross-entropy from a random start; the last iterate.
+
+    Args:
+        module: Images in [0, 1] to logits.
+        images: (N, C, H, W) in [0, 1]; not changed.
+        labels: (N,).
+        eps: Radius in pixel units of [0, 1].
+        steps: Gradient steps.
+        step_size: In pixel units of [0, 1].
+        generator: Of the random start, on the CPU; None starts at the images.
+
+    Returns:
+        Examples of the same shape, in the ball and in [0, 1].
+
+    Source: Madry et al. 2018, arXiv:1706.06083, sec. 2.1.
+    """
+    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    examples = images.clone()
+    if generator is not None:
+        examples += eps * (2 * torch.rand(images.shape, generator=generator) - 1).to(images.device)
+        examples = torch.clamp(examples, low, high)
+    with frozen(module):
+        for _ in range(steps):
+            examples.requires_grad_()
+            loss = nn.functional.cross_entropy(module(examples), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, examples)
+            examples = torch.clamp(examples.detach() + step_size * gradient.sign(), low, high)
+    return examples

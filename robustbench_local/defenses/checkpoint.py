@@ -1,0 +1,52 @@
+"""Checkpoints of a training: written whole or not at all, and only read for the training they belong to."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustbench_local.errors import ConfigError, StorageError
+
+_IDENTITY = "identity"
+
+
+def save_checkpoint(path: Path, identity: dict[str, str], state: dict[str, Any]) -> None:
+    """Replace the checkpoint at ``path``.
+
+    Args:
+        path: The file.
+        identity: What makes this training this one: recipe, data, seed.
+        state: Tensors, numbers, strings, lists and dicts.
+
+    Raises:
+        StorageError: If the disk refuses; the previous checkpoint is kept.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        torch.save({_IDENTITY: identity, **state}, partial)
+        os.replace(partial, path)  # noqa: PTH105 - the atomic one
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"cannot write the checkpoint: {error}", where=str(path)) from None
+
+
+def load_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any]:
+    """Read a checkpoint of this very training.
+
+    Raises:
+        ConfigError: If the file is none, or belongs to another recipe, data or seed.
+    """
+    remedy = "delete it, or name another file"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state.pop(_IDENTITY)
+    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError):
+        raise ConfigError("this is no checkpoint of a training", where=str(path), remedy=remedy) from None
+    for key, value in identity.items():
+        if found.get(key) != value:
+            raise ConfigError(f"the checkpoint was made with another {key}", where=str(path), remedy=remedy)
+    return dict(state)
