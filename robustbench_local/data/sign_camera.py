@@ -100,12 +100,14 @@ def _seen(view: FrontView, homography: Array, side: int, rng: Generator) -> tupl
 
 
 def _lit(picture: Array, rng: Generator) -> Array:
-    """Exposure, colour of the light, haze and contrast curve."""
-    gain = np.exp(rng.uniform(np.log(0.25), np.log(1.15)))
+    """Exposure, colour of the light, saturation, haze and contrast curve."""
+    # Even in stops: as on real photographs, many signs lie in shadow or against the light.
+    gain = np.exp(rng.uniform(np.log(0.2), np.log(1.15)))
     warm, green = rng.uniform(-0.1, 0.1), rng.uniform(-0.04, 0.04)
     cast = np.array([1 + warm, 1 + green, 1 - warm], np.float32) * np.float32(gain)
-    haze = np.float32(rng.uniform(0, 0.15))
-    lit = picture * cast * (1 - haze) + haze
+    haze, pallor = np.float32(rng.uniform(0, 0.18)), np.float32(rng.uniform(0, 0.6))
+    grey = picture.mean(axis=2, keepdims=True)
+    lit = (picture + pallor * (grey - picture)) * cast * (1 - haze) + haze
     curved: Array = np.clip(lit, 0, 1) ** np.float32(rng.uniform(0.9, 1.25))
     return curved
 

@@ -35,15 +35,17 @@ def load_signs(
     limit: int | None = None,
     seed: int = 0,
     size: int = 32,
+    classes: Sequence[int] = DRAWN_CLASSES,
 ) -> Dataset:
     """Render a split of the signs.
 
     Args:
         split: One of ``SPLITS``; their images have nothing in common but the classes.
-        per_class: Images of each of the ``DRAWN_CLASSES``.
+        per_class: Images of each class.
         limit: Render only this many, as even over the classes as they go; the first of each class.
         seed: Not negative; another seed gives other photographs of the same classes.
         size: Side of the square images in pixels, 16 to 1024.
+        classes: GTSRB ids, among ``DRAWN_CLASSES``; only these are rendered.
 
     Returns:
         Images (N, 3, size, size) on the 8-bit grid, labels as in GTSRB (with gaps), all 43 class names,
@@ -54,7 +56,8 @@ def load_signs(
         DataError: If an argument is out of range.
     """
     _check(split, per_class, limit, seed, size)
-    chosen = [(label, index) for index in range(per_class) for label in DRAWN_CLASSES][:limit]
+    wanted = sorted({_drawn(label) for label in classes})
+    chosen = [(label, index) for index in range(per_class) for label in wanted][:limit]
     images = torch.empty((len(chosen), 3, size, size), dtype=torch.uint8)
     masks = torch.empty((len(chosen), 1, size, size), dtype=torch.bool)
     for row, (label, index) in enumerate(chosen):
@@ -85,6 +88,13 @@ def _check(split: str, per_class: int, limit: int | None, seed: int, size: int) 
         raise DataError(f"size {size} is outside 16 to {_LARGEST_SIZE} pixels", where="signs")
 
 
+def _drawn(label: int) -> int:
+    if label not in DRAWN_CLASSES:
+        known = ", ".join(map(str, DRAWN_CLASSES))
+        raise DataError(f"class {label} is not drawn", where="signs", remedy=f"use one of {known}")
+    return label
+
+
 def clean_sign(label: int, size: int = 32) -> tuple[Tensor, Tensor]:
     """One sign from the front in even light: what a sticker is designed on.
 
@@ -99,21 +109,17 @@ def clean_sign(label: int, size: int = 32) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: If that class is not drawn.
     """
-    if label not in DRAWN_CLASSES:
-        known = ", ".join(map(str, DRAWN_CLASSES))
-        raise DataError(f"class {label} is not drawn", where="signs", remedy=f"use one of {known}")
-    view = front_view(label, size)
+    view = front_view(_drawn(label), size)
     return torch.tensor(view.rgb).permute(2, 0, 1), torch.tensor(view.alpha >= 0.5)[None]
 
 
-def contact_sheet(path: Path, *, columns: int = 18, size: int = 32, zoom: int = 2) -> None:
+def contact_sheet(path: Path, *, columns: int = 12, size: int = 32) -> None:
     """Write a PNG with ``columns`` test images of each class, a class a row."""
     data = load_signs(split="test", per_class=columns, size=size)
     pixels = (data.images * 255).byte().permute(0, 2, 3, 1).numpy()
     grid = pixels.reshape(columns, len(DRAWN_CLASSES), size, size, 3).transpose(1, 2, 0, 3, 4)
     sheet = Image.fromarray(grid.reshape(len(DRAWN_CLASSES) * size, columns * size, 3))
-    large = sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
-    large.quantize(256).save(path, optimize=True)
+    sheet.save(path, optimize=True)
 
 
 def main(arguments: Sequence[str]) -> int:

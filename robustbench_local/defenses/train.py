@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from robustbench_local.catalogue import find_card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.signs import load_signs
 from robustbench_local.defenses.adversary import frozen, linf_examples
+from robustbench_local.defenses.augmentation import augment
 from robustbench_local.defenses.checkpoint import load_checkpoint, save_checkpoint
 from robustbench_local.defenses.provenance import measure, write_weights
 from robustbench_local.defenses.recipe import AdversarialRecipe, Recipe, read_recipe
@@ -37,6 +37,10 @@ from robustbench_local.randomness import seed_from
 _MOMENTUM = 0.9
 _VALIDATION_STEPS = 10
 _VALIDATION_BATCH = 256
+# Images of each class that choose the epoch, and that the shipped figures are measured on.
+_HELD_OUT = {"validation": 16, "test": 40}
+# The order in which threads add up numbers decides their last bits, so their number belongs to the recipe.
+_REPEATED = ("data", "seed", "per_class", "autoattack", "threads")
 
 
 class _Training:
@@ -241,20 +245,6 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
-def augment(images: Tensor, shift: int, brightness: float, generator: torch.Generator) -> Tensor:
-    """Move each image by up to ``shift`` pixels, border repeated, and scale its brightness."""
-    count, channels, height, width = images.shape
-    padded = nn.functional.pad(images, (shift,) * 4, mode="replicate")
-    top, left = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
-    rows = (top + torch.arange(height)).view(count, 1, height, 1)
-    columns = (left + torch.arange(width)).view(count, 1, 1, width)
-    moved = padded[
-        torch.arange(count).view(-1, 1, 1, 1), torch.arange(channels).view(-1, 1, 1), rows, columns
-    ]
-    gain = 1 + brightness * (2 * torch.rand((count, 1, 1, 1), generator=generator) - 1)
-    return (moved * gain).clamp(0, 1)
-
-
 class NormalizedNetwork(nn.Module):
     """A network behind its normalisation: images in [0, 1] to logits."""
 
@@ -302,16 +292,19 @@ def _say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _make(words: Sequence[str]) -> None:
-    asked = _arguments(words)
+def _render(asked: argparse.Namespace) -> dict[str, Dataset]:
+    images = {}
+    for split, count in {"train": asked.per_class, **_HELD_OUT}.items():
+        _say(f"rendering {split}: {count} images a class")
+        images[split] = load_signs(split=split, per_class=count, seed=asked.seed)
+    return images
+
+
+def _make(asked: argparse.Namespace) -> None:
     torch.set_num_threads(asked.threads)
     card = find_card(asked.card, kind="defense")
     recipe = read_recipe(card)
-    counts = {"train": asked.per_class, "validation": 16, "test": 40}
-    images = {}
-    for split, count in counts.items():
-        _say(f"rendering {split}: {count} images a class")
-        images[split] = load_signs(split=split, per_class=count, seed=asked.seed)
+    images = _render(asked)
     module = new_signs_network(asked.seed)
     trained = train(
         module,
@@ -323,29 +316,36 @@ def _make(words: Sequence[str]) -> None:
         report=_say,
     )
     module.load_state_dict(trained.state)
+    measured = measure(module, images["test"], autoattack_images=asked.autoattack, report=_say)
     write_weights(
         asked.out,
         module.network,
         card=card,
         recipe=recipe,
         trained=trained,
-        data={
-            "source": asked.data,
-            **{
-                split: {"per_class": counts[split], "n": len(data), "digest": data.digest()}
-                for split, data in images.items()
-            },
-        },
-        measured=measure(module, images["test"], autoattack_images=asked.autoattack, report=_say),
+        data={"source": asked.data, **{split: _summary(data) for split, data in images.items()}},
+        measured=measured,
         seed=asked.seed,
-        command=f"python -m robustbench_local.defenses.train {shlex.join(words)}",
+        command=_command(asked),
+    )
+
+
+def _summary(data: Dataset) -> dict[str, Any]:
+    return {"n": len(data), "classes": len(set(data.labels.tolist())), "digest": data.digest()}
+
+
+def _command(asked: argparse.Namespace) -> str:
+    """What makes the same weights again: all that matters, and no path of this machine."""
+    settings = (f"--{key.replace('_', '-')} {getattr(asked, key)}" for key in _REPEATED)
+    return (
+        f"python -m robustbench_local.defenses.train {asked.card} {' '.join(settings)} --out {asked.out.name}"
     )
 
 
 def main(words: Sequence[str]) -> int:
     """Make shipped weights; the exit code."""
     try:
-        _make(words)
+        _make(_arguments(words))
     except RobustbenchError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
