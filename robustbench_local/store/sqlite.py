@@ -245,12 +245,12 @@ class RunStore:
         """All or nothing, on the disk when it ends."""
         self._check_writable()
         with self._mutex, database_errors(self.directory / DATABASE):
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
-                # A full disk makes SQLite roll back by itself.
+                # Some errors, such as a full disk, make SQLite roll back by itself.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise

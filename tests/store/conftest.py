@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from forker import Forker
 from store_samples import IDENTITY, OTHER_KEY, RESOLVED, cell
 
 from robustbench_local.store import RunStore
@@ -24,6 +27,15 @@ def store(directory: Path) -> Iterator[RunStore]:
         opened.put_cell(cell())
         opened.put_cell(cell(OTHER_KEY, position=1))
         yield opened
+
+
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    command = [sys.executable, str(Path(__file__).with_name("forker.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Forker(process)
 
 
 @pytest.fixture

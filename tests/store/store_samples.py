@@ -1,16 +1,19 @@
-"""Outcomes and cells that depend on their position alone, for this process and for those it kills."""
+"""Outcomes, cells and runs that depend on nothing but their position, for this process and those it kills."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robustbench_local.store import CellRecord, OutcomeRecord
+from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 
 KEY = "0a1b" * 16
 OTHER_KEY = "9f8e" * 16
 IDENTITY = {"data.seed": "0", "model": "c0ffee" * 10 + "0000", "code": "1.0"}
+CHUNK = 5
 RESOLVED = "schema: 1\ndata: {seed: 0}\n"
 
 
@@ -68,3 +71,19 @@ def arrays(first: int, count: int) -> dict[str, np.ndarray]:
     positions = np.arange(first, first + count, dtype=np.int64)
     images = np.random.default_rng(first).random((count, 3, 4, 4), dtype=np.float32)
     return {"positions": positions, "original": images, "adversarial": 1 - images}
+
+
+def write_run(directory: Path, chunks: int, tell: Callable[[str], None] = lambda line: None) -> None:
+    """Write two cells of so many chunks, or what is missing of them, as an evaluation does."""
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
+        store.set_meta("seed", 0)
+        for place, key in enumerate((KEY, OTHER_KEY)):
+            store.put_cell(cell(key, position=place))
+            store.set_status(key, "running")
+            done = store.positions_done(key)
+            for first in range(0, chunks * CHUNK, CHUNK):
+                if first not in done:
+                    store.save_arrays(key, first, arrays(first, CHUNK))
+                    store.add_outcomes(key, [outcome(first + offset, key) for offset in range(CHUNK)])
+                    tell(f"{key} {first}")
+            store.set_status(key, "done")

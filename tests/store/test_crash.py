@@ -5,27 +5,15 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from store_samples import IDENTITY, KEY, OTHER_KEY, RESOLVED, arrays, cell, outcome
-from writer import CHUNK, write
+from forker import Forker
+from store_samples import CHUNK, IDENTITY, KEY, OTHER_KEY, RESOLVED, arrays, cell, outcome, write_run
 
 from robustbench_local.store import RunStore
-
-WRITER = Path(__file__).with_name("writer.py")
-
-
-def start(directory: Path, chunks: int) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WRITER), str(directory), str(chunks)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
 
 
 def check_whole_chunks(directory: Path) -> int:
@@ -62,22 +50,22 @@ def contents(directory: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_killed_again_and_again(tmp_path: Path, kills: int) -> None:
-    chunks = 12 * kills
+def test_killed_again_and_again(tmp_path: Path, forker: Forker, kills: int) -> None:
+    chunks = 8 * kills
     whole, directory = tmp_path / "whole", tmp_path / "killed"
-    begun = time.perf_counter()
-    write(whole, chunks)
-    seconds = time.perf_counter() - begun
-    delays = random.Random(20)
-    seen = [0]
+    write_run(whole, chunks)
+    rng, seen = random.Random(20), [0]
     for _ in range(kills):
-        with start(directory, chunks) as process:
-            time.sleep(delays.uniform(0, 1.2 * seconds / kills))
-            process.kill()
+        # A chunk takes some 3 ms, opening some 10: the moment falls anywhere in either.
+        process = forker.start("write", str(directory), chunks)
+        for _ in range(rng.randrange(4)):
+            forker.line()
+        time.sleep(rng.uniform(0, 0.02))
+        forker.kill(process)
         seen.append(check_whole_chunks(directory))
         assert seen[-1] >= seen[-2]
-    assert len(set(seen)) > kills // 3, "the kills came too early to test anything"
-    write(directory, chunks)
+    assert seen[-1] > 0
+    write_run(directory, chunks)
     assert contents(directory) == contents(whole)
     with RunStore.open_readonly(directory) as reader:
         assert all("took over the lock" in event.message for event in reader.events())
@@ -86,13 +74,13 @@ def test_killed_again_and_again(tmp_path: Path, kills: int) -> None:
 def test_killed_while_it_starts(tmp_path: Path) -> None:
     """Each state that a kill during the first milliseconds can leave is one to start from."""
     whole = tmp_path / "whole"
-    write(whole, 2)
+    write_run(whole, 2)
     for last, names in enumerate((["run.lock"], ["run.lock", "run.db"])):
         directory = tmp_path / f"killed{last}"
         directory.mkdir()
         for name in names:
             (directory / name).touch()
-        write(directory, 2)
+        write_run(directory, 2)
         assert contents(directory) == contents(whole)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -10,14 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_samples import IDENTITY, KEY, RESOLVED, arrays, cell, outcome
-from writer import CHUNK, write
+from forker import Forker
+from store_samples import CHUNK, IDENTITY, KEY, RESOLVED, arrays, cell, outcome, write_run
 
 from robustbench_local.errors import StorageError
 from robustbench_local.store import RunStore
 
-WRITER = Path(__file__).with_name("writer.py")
-CHUNKS = 30
+FORKER = Path(__file__).with_name("forker.py")
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
 
@@ -31,51 +31,57 @@ def committed(directory: Path) -> int:
     return len(rows)
 
 
-def check_refused(process: subprocess.CompletedProcess[str]) -> None:
-    assert process.returncode == StorageError.exit_code == 4, process.stderr
-    assert process.stderr == ""
-    (ready, line) = process.stdout.splitlines()
-    assert ready == "ready"
-    assert line.startswith("StorageError: ")
+def check_refused(code: int, said: list[str]) -> None:
+    assert code == StorageError.exit_code == 4, said
+    assert said[-1].startswith("StorageError: ")
 
 
-def test_a_limit_on_file_size(directory: Path, tmp_path: Path) -> None:
+def test_a_limit_on_file_size(directory: Path, forker: Forker) -> None:
     """The system refuses to let a file grow, as a quota does: EFBIG, since Python ignores SIGXFSZ."""
-    import resource
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
-
-    command = [sys.executable, str(WRITER), str(directory), str(CHUNKS)]
-    process = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
-    check_refused(process)
+    forker.start("write", str(directory), 30, 150_000)
+    check_refused(*forker.wait())
     before = committed(directory)
-    assert 0 < before < CHUNKS * CHUNK
-    write(directory, CHUNKS)
-    write(tmp_path / "whole", CHUNKS)
-    assert committed(directory) == CHUNKS * CHUNK == committed(tmp_path / "whole")
+    assert 0 < before < 30 * CHUNK
+    write_run(directory, 30)
+    assert committed(directory) == 30 * CHUNK
 
 
 def test_a_small_disk(tmp_path: Path) -> None:
     """A file system of 400 KB in a mount namespace of its own."""
     if sys.platform != "linux" or shutil.which("unshare") is None:
         pytest.skip("needs unshare")
-    disk = tmp_path / "disk"
+    disk, saved = tmp_path / "disk", tmp_path / "saved"
     disk.mkdir()
     script = (
-        'mount -t tmpfs -o size=400k none "$1" || exit 99; "$2" "$3" "$1/run" 500; code=$?; '
-        'cp -r "$1/run" "$4"; exit $code'
+        'mount -t tmpfs -o size=400k none "$1" || exit 99; '
+        '"$2" "$3" "$4"; code=$?; cp -r "$1/run" "$5"; exit $code'
     )
-    saved = tmp_path / "saved"
-    command = ["unshare", "-rm", "sh", "-c", script, "sh", str(disk), sys.executable, str(WRITER), str(saved)]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = json.dumps(["write", str(disk / "run"), 500])
+    process = subprocess.run(
+        [
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            str(disk),
+            sys.executable,
+            str(FORKER),
+            command,
+            str(saved),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if process.returncode == 99 or process.stderr.startswith("unshare"):
         pytest.skip("may not mount a file system here")
-    check_refused(process)
+    check_refused(process.returncode, process.stdout.splitlines())
     before = committed(saved)
     assert before > 0
     assert not list(saved.rglob(".*"))
-    write(saved, before // CHUNK + 3)
+    write_run(saved, before // CHUNK + 3)
     assert committed(saved) == before + 3 * CHUNK
 
 

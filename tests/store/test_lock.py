@@ -16,25 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from forker import Forker
 from store_samples import IDENTITY, RESOLVED
 
 from robustbench_local.errors import ConfigError, LockedError
 from robustbench_local.store import RunStore
 from robustbench_local.store import lock as lock_module
 from robustbench_local.store.lock import DirectoryLock, Owner
-
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from robustbench_local.store.lock import DirectoryLock
-lock = DirectoryLock(Path(sys.argv[1]))
-if "fork" in sys.argv and os.fork() == 0:
-    print(os.getpid(), flush=True)
-    time.sleep(60)
-elif "fork" not in sys.argv:
-    print(os.getpid(), flush=True)
-time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -50,36 +38,28 @@ def neighbour() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def hold(path: Path, *how: str) -> tuple[subprocess.Popen[str], int]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path), *how], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    return process, int(process.stdout.readline())
-
-
 def record(owner: Owner | None) -> str:
     assert owner is not None
     return json.dumps(asdict(owner))
 
 
-def test_a_live_owner_is_named(path: Path) -> None:
-    process, pid = hold(path)
-    with process:
-        try:
-            with pytest.raises(LockedError, match=f"process {pid} is writing to this run") as caught:
-                DirectoryLock(path)
-            assert caught.value.exit_code == 2
-            assert "\n" not in str(caught.value)
-        finally:
-            process.kill()
+def test_a_live_owner_is_named(path: Path, forker: Forker) -> None:
+    pid = forker.start("hold", str(path))
+    assert forker.line() == "holding"
+    try:
+        with pytest.raises(LockedError, match=f"process {pid} is writing to this run") as caught:
+            DirectoryLock(path)
+        assert caught.value.exit_code == 2
+        assert "\n" not in str(caught.value)
+    finally:
+        forker.kill(pid)
 
 
-def test_a_killed_owner_is_replaced_with_a_warning(directory: Path) -> None:
+def test_a_killed_owner_is_replaced_with_a_warning(directory: Path, forker: Forker) -> None:
     directory.mkdir()
-    process, pid = hold(directory / "run.lock")
-    with process:
-        process.send_signal(signal.SIGKILL)
+    pid = forker.start("hold", str(directory / "run.lock"))
+    assert forker.line() == "holding"
+    forker.kill(pid)
     with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
         (event,) = store.events()
     assert event.level == "warning"
@@ -161,11 +141,10 @@ def test_an_owner_that_has_not_signed_yet_is_still_one(path: Path) -> None:
     lock.release()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_does_not_keep_its_dead_parents_lock(path: Path) -> None:
-    process, child = hold(path, "fork")
-    with process:
-        process.kill()
+def test_a_forked_child_does_not_keep_its_dead_parents_lock(path: Path, forker: Forker) -> None:
+    holder = forker.start("hold_and_fork", str(path))
+    child = int(forker.line())
+    forker.kill(holder)
     try:
         os.kill(child, 0)
         lock = DirectoryLock(path)
