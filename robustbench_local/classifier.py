@@ -183,6 +183,19 @@ class Classifier:
             stack.callback(self._meters.remove, meter)
             yield meter
 
+    def to(self, device: str | torch.device) -> Classifier:
+        """Compute on another device from now on; ``"auto"`` means CUDA where there is one.
+
+        Raises:
+            ConfigError: If there is no such device here.
+            ModelError: If the model cannot be moved.
+        """
+        self.device = resolve_device(device)
+        dtype = _computing_dtype(self.module)
+        self._prepare = Preprocessing(self._prepare.normalization, self.input_size, self.device, dtype)
+        self._move()
+        return self
+
     def as_module(self) -> nn.Module:
         """This classifier for other libraries: a module from images to logits; adds to ``foreign_passes``."""
         return CountedModule(self._foreign_logits, self.foreign_passes, self.module)
@@ -235,7 +248,7 @@ class Classifier:
             if out_of_memory(error):
                 raise
             raise ModelError(
-                f"cannot be moved to {self.device}: {_first_line(error)}", where=self.name
+                f"cannot be moved to {self.device}: {first_line(error)}", where=self.name
             ) from error
 
     def _checked_images(self, images: Tensor) -> Tensor:
@@ -262,7 +275,7 @@ class Classifier:
             if out_of_memory(error):
                 raise
             shape = tuple(given.shape)
-            message = f"the model raised {type(error).__name__} on images {shape}: {_first_line(error)}"
+            message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
             raise ModelError(message, where=self.name, remedy="check input_size and channels") from error
         finally:
             changed = settings.restore()
@@ -307,7 +320,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"device {str(device)!r} cannot be used: {_first_line(error)}", remedy="use cpu or auto"
+            f"device {str(device)!r} cannot be used: {first_line(error)}", remedy="use cpu or auto"
         ) from error
     return wanted
 
@@ -359,5 +372,7 @@ def _description(model: Any) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """What somebody else's exception says, as part of one line: at most ``limit`` characters of its first."""
+    line = next(iter(str(error).strip().splitlines()), "no message")
+    return line[:limit].rstrip(". ")

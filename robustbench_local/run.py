@@ -161,7 +161,9 @@ def run_directory(grid: Grid, out: Path | str | None) -> Path:
     directory = Path("runs") / (grid.name or "grid") if out is None else Path(out)
     unsafe = out is None and Path(grid.name or "grid").name != grid.name
     if unsafe or "\0" in str(directory) or any(len(part.encode()) > MAX_PATH for part in directory.parts):
-        raise ConfigError(f"{str(directory)[:60]!r} cannot be a run's folder", remedy="choose a plain name, or use --out")
+        raise ConfigError(
+            f"{str(directory)[:60]!r} cannot be a run's folder", remedy="choose a plain name, or use --out"
+        )
     return directory
 
 
@@ -183,7 +185,9 @@ def _describe(plan: Plan, store: RunStore) -> None:
             store.add_event(EventRecord(time=now(), level="warning", message=line))
         return
     before, here = store.meta("environment")["versions"], plan.about["environment"]["versions"]
-    changed = [f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]]
+    changed = [
+        f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]
+    ]
     if changed:
         line = f"resumed with other versions: {', '.join(changed)}; verdicts may differ in the last digits"
         store.add_event(EventRecord(time=now(), level="warning", message=line))

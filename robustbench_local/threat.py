@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -91,7 +91,7 @@ def parse_norm(norm: str) -> Norm:
     known = _SPELLINGS.get(str(norm).lower())
     if known is None:
         raise ThreatError(f"unknown norm {norm!r}", remedy=f"use one of {', '.join(NORMS)}")
-    return cast("Norm", known)
+    return known
 
 
 def parse_eps(eps: float | str) -> float:
@@ -103,7 +103,9 @@ def parse_eps(eps: float | str) -> float:
     try:
         value = float(Fraction(eps.replace(" ", ""))) if isinstance(eps, str) else float(eps)
     except (ValueError, ZeroDivisionError, TypeError, OverflowError):
-        raise ThreatError(f"cannot read eps {eps!r}", remedy='write a number or a fraction such as "8/255"') from None
+        raise ThreatError(
+            f"cannot read eps {eps!r}", remedy='write a number or a fraction such as "8/255"'
+        ) from None
     if not math.isfinite(value) or value < 0:
         raise ThreatError(f"eps must be finite and at least 0, got {eps!r}")
     return value

@@ -12,7 +12,9 @@ from robustbench_local.evaluation.grid import example
 
 
 def command(
-    name: Annotated[str, typer.Option("--example", help="Which example; 'rbl list examples' shows them.")] = "folder",
+    name: Annotated[
+        str, typer.Option("--example", help="Which example; 'rbl list examples' shows them.")
+    ] = "folder",
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; never overwritten.")] = Path(
         "grid.yaml"
     ),
@@ -23,7 +25,9 @@ def command(
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise ConfigError("the file is there already", where=str(output), remedy="choose another with -o") from None
+        raise ConfigError(
+            "the file is there already", where=str(output), remedy="choose another with -o"
+        ) from None
     except OSError as failure:
         raise ConfigError(f"cannot write the file: {failure.strerror}", where=str(output)) from None
     typer.echo(f"wrote {output}; edit it, then: rbl run {output}")

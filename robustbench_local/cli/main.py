@@ -1,7 +1,8 @@
 """The front door: ``rbl`` and ``robustbench-local``.
 
-Whatever goes wrong inside becomes one line on the standard error and the exit code of design: 0 pass,
-1 gate failed, 2 usage, 3 model or data, 4 incomplete or inconclusive, 5 refused, 70 internal, 130 interrupted.
+Whatever goes wrong inside becomes one line on the standard error and an exit code: 0 pass,
+1 gate failed, 2 usage, 3 model or data, 4 incomplete or inconclusive, 5 refused, 70 internal,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def call(arguments: list[str]) -> int:
     try:
         result = app(arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; everything committed is kept, and the same command goes on", INTERRUPTED)
+        return _complain(
+            "interrupted; everything committed is kept, and the same command goes on", INTERRUPTED
+        )
     except RobustbenchError as error:
         return _complain(str(error), error.exit_code)
     except BrokenPipeError:

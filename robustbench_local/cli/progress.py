@@ -1,5 +1,6 @@
 """Three ways to show a run at work: bars on a terminal, plain lines in a log, JSON lines for a program."""
 
+# ruff: noqa: ARG002 - listeners take what they do not show
 from __future__ import annotations
 
 import json
@@ -9,11 +10,20 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan, PlannedCell
+from robustbench_local.reports.words import duration
 from robustbench_local.store.records import CellStatus, EventRecord, Tally
 
 HEARTBEAT = 15.0
@@ -66,7 +76,12 @@ class RichDisplay(Display):
     def started(self, cell: PlannedCell, done: Tally) -> None:
         """Show the bar of the cell."""
         self.progress.reset(
-            self.cell, total=len(cell.positions), completed=done.n, description=title(cell), visible=True, note=""
+            self.cell,
+            total=len(cell.positions),
+            completed=done.n,
+            description=escape(title(cell)),
+            visible=True,
+            note="",
         )
 
     def advanced(self, cell: PlannedCell, done: Tally) -> None:
@@ -78,7 +93,10 @@ class RichDisplay(Display):
         self.progress.update(self.cell, visible=False)
         self.progress.advance(self.total)
         style = {"done": "green", "skipped": "yellow"}.get(status, "red")
-        self.console.print(f"[{style}]{status:>7}[/] {title(cell)}  [dim]{ending(cell, done)}[/]", highlight=False)
+        self.console.print(
+            f"[{style}]{status:>7}[/] {escape(title(cell))}  [dim]{escape(ending(cell, done))}[/]",
+            highlight=False,
+        )
 
     def told(self, event: EventRecord) -> None:
         """Print the line above the bars."""
@@ -117,7 +135,9 @@ class PlainDisplay(Display):
         """Say how far the cell is, every few seconds at most."""
         if time.monotonic() - self._last > HEARTBEAT / 3:
             held = share(done.robust, done.n)
-            self._say(f"        {title(cell)}: {done.n} of {len(cell.positions)} images, robust so far {held}")
+            self._say(
+                f"        {title(cell)}: {done.n} of {len(cell.positions)} images, robust so far {held}"
+            )
 
     def finished(self, cell: PlannedCell, status: CellStatus, done: Tally, error: str | None) -> None:
         """Say how the cell ended."""
@@ -188,7 +208,8 @@ def ending(cell: PlannedCell, done: Tally) -> str:
         return cell.skipped or "no outcome"
     passes = (done.forward_passes + done.backward_passes) / done.n
     hits = f", {done.broken} reached a target" if cell.threat.targets else ""
-    return f"{share(done.robust, done.n)} robust{hits}, n = {done.n}, {passes:,.0f} passes an image, {done.seconds:.1f} s"
+    cost = f"{passes:,.0f} passes an image, {done.seconds:.1f} s"
+    return f"{share(done.robust, done.n)} robust{hits}, n = {done.n}, {cost}"
 
 
 def share(part: int, whole: int) -> str:
@@ -212,19 +233,10 @@ def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         forward, backward = cell.passes
         cost = (f"{forward + backward:,}", duration(seconds[cell.record.key]))
         table.add_row(
-            cell.record.model,
-            cell.record.attack,
+            escape(cell.record.model),
+            escape(cell.record.attack),
             cell.record.threat,
             str(len(cell.positions)),
             *(("skipped", "-") if cell.skipped else cost),
         )
     return table
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -13,7 +13,8 @@ from robustbench_local.run import Run
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="HTML file; by default report.html in the run directory.")
+        Path | None,
+        typer.Option("--output", "-o", help="HTML file; by default report.html in the run directory."),
     ] = None,
 ) -> None:
     """Write one self-contained HTML file, and beside it CSV, JSON, Markdown and figures."""

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from robustbench_local.cli.progress import choose_display, duration, plan_table
+from robustbench_local.cli.progress import choose_display, plan_table
 from robustbench_local.cli.tables import results_table, say_gates
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.plan import Plan, measure_speed
+from robustbench_local.reports.words import duration
 from robustbench_local.run import perform, prepare
 
 INCOMPLETE = 4
@@ -20,21 +21,29 @@ INCOMPLETE = 4
 
 def command(
     grid: Annotated[
-        Path | None, typer.Argument(help="Grid file; without one, the embedded grid of rendered traffic signs.")
+        Path | None,
+        typer.Argument(help="Grid file; without one, the embedded grid of rendered traffic signs."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Use so many images, stratified by class.")
     ] = None,
     device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
     batch_size: Annotated[
-        str, typer.Option(envvar="RBL_BATCH_SIZE", help="Images at a time, or auto; verdicts do not depend on it.")
+        str,
+        typer.Option(
+            envvar="RBL_BATCH_SIZE", help="Images at a time, or auto; verdicts do not depend on it."
+        ),
     ] = "auto",
-    seed: Annotated[int | None, typer.Option(min=0, envvar="RBL_SEED", help="Overrides the grid's seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, envvar="RBL_SEED", help="Overrides the grid's seed.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(envvar="RBL_OUT", help="Run directory; by default runs/NAME. Resumes what it holds.")
+        Path | None,
+        typer.Option(envvar="RBL_OUT", help="Run directory; by default runs/NAME. Resumes what it holds."),
     ] = None,
     cards: Annotated[
-        list[Path] | None, typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated.")
+        list[Path] | None,
+        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
     ] = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Let python: models run their code.")

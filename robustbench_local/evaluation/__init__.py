@@ -1,1 +1,1 @@
-"""evaluation"""
+"""Evaluation: from a grid file to verified outcomes in a store."""

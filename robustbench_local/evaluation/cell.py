@@ -165,7 +165,9 @@ def _run(task: Task, positions: list[int]) -> Batch:
         masks = None if chosen.masks is None else chosen.masks.to(device)
         stream = Stream(task.seed, chosen.ids, repr(task.attack))
         with classifier.metered(len(chosen)) as meter:
-            found = task.attack.perturb(classifier, images.clone(), labels.clone(), task.threat, stream, masks)
+            found = task.attack.perturb(
+                classifier, images.clone(), labels.clone(), task.threat, stream, masks
+            )
             verified = verify(classifier, images, labels, found, task.threat, masks=masks)
         candidates[attacked] = verified.candidates
         forward, backward = meter.forward.tolist(), meter.backward.tolist()

@@ -11,11 +11,32 @@ from typing import Any
 
 import torch
 
-DECIDING = ("attacks", "classifier.py", "evaluation/cell.py", "evaluation/verify.py", "geometry.py", "isolation.py")
-DECIDING += ("losses.py", "outputs.py", "preprocessing.py", "randomness.py", "threat.py")
+DECIDING = (
+    "attacks",
+    "classifier.py",
+    "evaluation/cell.py",
+    "evaluation/outcome.py",
+    "evaluation/verify.py",
+    "geometry.py",
+    "isolation.py",
+    "losses.py",
+    "outputs.py",
+    "preprocessing.py",
+    "randomness.py",
+    "threat.py",
+)
 """Files and folders of the package whose change may change a verdict."""
-REPORTED = ("numpy", "pandas", "pyautoattack", "robustbench-local", "safetensors", "timm", "torch", "torchattacks")
-REPORTED += ("torchvision",)
+REPORTED = (
+    "numpy",
+    "pandas",
+    "pyautoattack",
+    "robustbench-local",
+    "safetensors",
+    "timm",
+    "torch",
+    "torchattacks",
+    "torchvision",
+)
 """Distributions whose versions a reviewer wants to know."""
 
 

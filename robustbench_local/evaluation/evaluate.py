@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks import ATTACKS, make_attack
+from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.catalogue import CardThreat, find_card
+from robustbench_local.catalogue import CardThreat
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import Task, applicable, run_batches
 from robustbench_local.evaluation.plan import automatic_batch_size, cell_key
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
-from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threat import ThreatModel
 
 
@@ -49,7 +50,7 @@ class EvaluationResult:
 
     @property
     def robust_accuracy(self) -> Estimate:
-        """Share of all images, clean mistakes included, that are read as their label in spite of the attack."""
+        """Share of all images, clean mistakes included, read as their label in spite of the attack."""
         return clopper_pearson(self.tally.robust, self.tally.n)
 
     @property
@@ -58,7 +59,9 @@ class EvaluationResult:
         return clopper_pearson(self.tally.broken, self.tally.clean_correct)
 
     def __repr__(self) -> str:
-        return f"EvaluationResult({self.attack!r}, {self.threat.name}, robust_accuracy={self.robust_accuracy})"
+        return (
+            f"EvaluationResult({self.attack!r}, {self.threat.name}, robust_accuracy={self.robust_accuracy})"
+        )
 
 
 def evaluate(
@@ -100,21 +103,30 @@ def evaluate(
         classifier.to(device)
     known = as_dataset(data)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
-    method, rules = _method(attack, norm, eps, [Path(folder) for folder in cards])
-    wanted = resolve_classes(targets or rules.targets, fitted.class_names)
-    threat = rules.model(wanted)
+    asked = {"norm": norm, "eps": eps, "targets": tuple(targets), "sources": tuple(sources)}
+    overrides = {key: value for key, value in asked.items() if value not in (None, ())}
+    method, rules = _resolve(attack, overrides, [Path(folder) for folder in cards])
+    threat = rules.model(resolve_classes(rules.targets, fitted.class_names))
     method.check(threat, classifier)
-    positions = applicable(fitted, threat, resolve_classes(sources or rules.sources, fitted.class_names))
+    positions = applicable(fitted, threat, resolve_classes(rules.sources, fitted.class_names))
     if not len(positions):
         raise DataError("no image is of a source class and outside the targets", where=fitted.name)
     chosen = fitted.select(positions)
-    key = cell_key({"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)})
+    key = cell_key(
+        {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
+    )
     task = Task(key=key, classifier=classifier, data=chosen, attack=method, threat=threat, seed=seed)
     heard: list[str] = []
     size = batch_size or automatic_batch_size(chosen)
     batches = list(run_batches(task, batch_size=size, notify=heard.append))
     rows = [row for batch in batches for row in batch.outcomes]
-    notes = (*classifier.notes, *fitted.notes, method.note(classifier, threat), *method.warnings(threat), *heard)
+    notes = (
+        *classifier.notes,
+        *fitted.notes,
+        method.note(classifier, threat),
+        *method.warnings(threat),
+        *heard,
+    )
     return EvaluationResult(
         attack=method,
         threat=threat,
@@ -130,18 +142,17 @@ def frame(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:
     return pd.DataFrame([asdict(row) for row in rows])
 
 
-def _method(
-    attack: str | Attack, norm: str | None, eps: float | str | None, folders: Sequence[Path]
+def _resolve(
+    attack: str | Attack, overrides: dict[str, Any], folders: Sequence[Path]
 ) -> tuple[Attack, CardThreat]:
-    """The attack, and the threat model with what the caller changed in it."""
-    changed = {key: value for key, value in {"norm": norm, "eps": eps}.items() if value is not None}
-    if isinstance(attack, str) and attack not in ATTACKS and not attack.startswith("torchattacks:"):
-        card = find_card(attack, kind="attack", extra=folders)
-        base = {} if card.threat is None else card.threat.model_dump()
-        return make_attack(card.method, card.parameters), CardThreat.model_validate({**base, **changed})
-    method = make_attack(attack, {}) if isinstance(attack, str) else attack
-    missing = sorted({"norm", "eps"} - set(changed))
-    if missing:
-        name = attack if isinstance(attack, str) else type(attack).__name__
-        raise ConfigError(f"the attack {name!r} needs {' and '.join(missing)}", remedy="or name a card")
-    return method, CardThreat.model_validate(changed)
+    """The attack and the threat model that a caller means."""
+    if isinstance(attack, Attack):
+        missing = [key for key in ("norm", "eps") if key not in overrides]
+        if missing:
+            raise ConfigError(f"{type(attack).__name__} needs {' and '.join(missing)}")
+        checked = ThreatModel(norm=overrides["norm"], eps=overrides["eps"])
+        return attack, CardThreat.model_validate({**overrides, "norm": checked.norm, "eps": checked.eps})
+    cards = find_attacks(attack, overrides, folders)
+    if len(cards) > 1:
+        raise ConfigError("evaluate takes one eps", remedy="use run_grid for several")
+    return make_attack(cards[0].method, cards[0].parameters), cast("CardThreat", cards[0].threat)

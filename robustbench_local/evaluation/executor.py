@@ -12,7 +12,7 @@ from robustbench_local.errors import StorageError
 from robustbench_local.evaluation.cell import Batch, one_line, run_batches
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan, PlannedCell
-from robustbench_local.store.records import CellStatus, EventRecord, OutcomeRecord, Tally, tally
+from robustbench_local.store.records import CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.sqlite import RunStore
 
 
@@ -79,7 +79,7 @@ class _Runner:
             self.listener.advanced(self.cell, self.tally)
 
     def _keep(self, originals: np.ndarray, batch: Batch, fresh: Sequence[OutcomeRecord]) -> None:
-        """Save the first broken images of the cell; which ones does not depend on batches or interruptions."""
+        """Save the first broken images of the cell: the same ones whatever the batches."""
         room = max(self.plan.keep - self.tally.broken, 0)
         positions = [row.position for row in fresh if row.broken][:room]
         if not positions:

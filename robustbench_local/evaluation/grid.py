@@ -21,6 +21,13 @@ Size = int | tuple[int, int]
 Normalization = str | dict[Literal["mean", "std"], list[float]]
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Writes a repeated value out instead of an alias, which our own reader would refuse."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
+        return True
+
+
 class DataEntry(Strict):
     """The images: a source and which of its images to use."""
 
@@ -30,13 +37,16 @@ class DataEntry(Strict):
     seed: int | None = None
     choose: Literal["stratified", "first"] = "stratified"
     size: Size | None = None
+    resize: Annotated[int, Field(ge=1)] | Literal["stretch"] | None = None
     gray_to_rgb: bool = False
     alpha: str | None = None
     max_bad: Annotated[int, Field(ge=0)] = 0
-    classes: list[str] | None = None
+    classes: list[int | str] | None = None
     download: bool = True
     root: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    images_key: str | None = None
+    labels_key: str | None = None
+    masks_key: str | None = None
 
 
 class ModelEntry(Strict):
@@ -76,9 +86,10 @@ class GateEntry(Strict):
     threat: str | None = None
     attack: str | None = None
     model: str | None = None
+    defense: str | None = None
     min: Annotated[float, Field(ge=0, le=1)] | None = None
     max: Annotated[float, Field(ge=0, le=1)] | None = None
-    on: Literal["lower", "estimate", "upper"] = "lower"
+    on: Literal["lower", "estimate", "upper"] | None = None
     level: Literal["error", "warn"] = "error"
 
     @model_validator(mode="after")
@@ -132,7 +143,7 @@ class Grid(Strict):
 
     def as_yaml(self) -> str:
         """The resolved grid as YAML text."""
-        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.resolved(), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
 def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
@@ -151,16 +162,22 @@ def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
         return _named(validate(Grid, source, where="grid", error=ConfigError), "grid"), Path.cwd()
     if source is None:
         content = parse_yaml(example("signs"), where="the embedded grid", error=ConfigError)
-        return _named(validate(Grid, content, where="the embedded grid", error=ConfigError), "signs"), Path.cwd()
+        return _named(
+            validate(Grid, content, where="the embedded grid", error=ConfigError), "signs"
+        ), Path.cwd()
     path = Path(source)
     content = read_yaml(path, ConfigError)
-    return _named(validate(Grid, content, where=str(path), error=ConfigError), path.stem), path.resolve().parent
+    return _named(
+        validate(Grid, content, where=str(path), error=ConfigError), path.stem
+    ), path.resolve().parent
 
 
 def examples() -> list[str]:
     """Names of the example grids that ship with the package."""
     folder = resources.files("robustbench_local") / "examples"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def example(name: str) -> str:

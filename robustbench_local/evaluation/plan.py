@@ -19,7 +19,9 @@ from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
 
 PIXELS_AT_A_TIME = 128 * 3 * 32 * 32
-"""How many pixel values make a batch when nobody says otherwise: 128 images of 32 px, 2 of 224 px at least."""
+"""Pixel values in a batch when nobody says otherwise: 128 images of 32 px."""
+HARNESS_PASSES = 3
+"""The harness reads the clean image, the candidate, and the candidate rounded to 8 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ class PlannedCell:
         """Most forward and backward passes over all images; images that break early cost less."""
         forward, backward = self.attack.cost(self.threat)
         count = 0 if self.skipped else len(self.positions)
-        return count * (forward + 2), count * backward  # one more pass before and one after the attack
+        return count * (forward + HARNESS_PASSES), count * backward
 
     def task(self, seed: int) -> Task:
         """The work itself."""

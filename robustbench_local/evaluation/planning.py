@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.catalogue import Card, expand, find_card
+from robustbench_local.catalogue import Card
+from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import ConfigError, RobustbenchError
+from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import applicable
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
@@ -92,9 +94,7 @@ def resolve_cards(grid: Grid, folders: Sequence[Path]) -> list[tuple[Card, Attac
     """
     found: list[tuple[Card, Attack]] = []
     for entry in grid.attacks:
-        card = find_card(entry.card, kind="attack", extra=folders)
-        names = [field.name for field in fields(make_attack(card.method, card.parameters))]
-        for variant in expand(card, entry.overrides, parameters=names):
+        for variant in find_attacks(entry.card, entry.overrides, folders):
             if variant.name in {one.name for one, _ in found}:
                 raise ConfigError(f"the attack {variant.name!r} is listed twice", where="attacks")
             found.append((variant, make_attack(variant.method, variant.parameters)))
@@ -104,14 +104,8 @@ def resolve_cards(grid: Grid, folders: Sequence[Path]) -> list[tuple[Card, Attac
 def load_data(grid: Grid, base: Path) -> Dataset:
     """The images that the grid names."""
     entry = grid.data
-    chosen = entry.model_dump(exclude={"options", "seed", "root"})
-    return load_dataset(
-        **chosen,
-        **entry.options,
-        seed=grid.seed if entry.seed is None else entry.seed,
-        root=None if entry.root is None else Path(entry.root),
-        base=base,
-    )
+    seed = grid.seed if entry.seed is None else entry.seed
+    return load_dataset(**entry.model_dump(exclude={"seed"}), seed=seed, base=base)
 
 
 def _cards_beside(base: Path) -> list[Path]:
@@ -146,13 +140,18 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         "source": entry.source,
         "digest": digest,
         "num_classes": classifier.num_classes,
-        "parameters": classifier.parameter_count(),
+        "parameters": _parameter_count(classifier),
         "access": classifier.access,
         "notes": list(classifier.notes),
         "provenance": classifier.provenance,
         "class_names": list(fitted.class_names),
     }
     return Subject(id=entry.id, classifier=classifier, data=fitted, digest=digest, about=about)
+
+
+def _parameter_count(classifier: Classifier) -> int | None:
+    """Number of weights; None for a black box."""
+    return None if classifier.module is None else sum(one.numel() for one in classifier.module.parameters())
 
 
 def _cells(
@@ -173,7 +172,10 @@ def _cell(
 ) -> PlannedCell:
     assert card.threat is not None  # noqa: S101 - an attack's card always has one
     names = subject.data.class_names
-    targets, sources = resolve_classes(card.threat.targets, names), resolve_classes(card.threat.sources, names)
+    targets, sources = (
+        resolve_classes(card.threat.targets, names),
+        resolve_classes(card.threat.sources, names),
+    )
     threat = card.threat.model(targets)
     positions = applicable(subject.data, threat, sources)
     identity = {
@@ -278,7 +280,8 @@ def _warnings(cells: Sequence[PlannedCell], data: Dataset) -> Iterator[str]:
         yield f"only {len(data)} images: a 95 % interval is wider than 10 points either way"
     for cell in cells:
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":
-            yield f"{cell.record.attack}: eps {cell.threat.eps:g} is more than half of the pixel range; meant /255?"
+            size = f"eps {cell.threat.eps:g} is more than half of the pixel range"
+            yield f"{cell.record.attack}: {size}; was {cell.threat.eps:g}/255 meant?"
         yield from (f"{cell.record.attack}: {line}" for line in cell.attack.warnings(cell.threat))
     for cell in cells:
         yield from (f"model {cell.subject.id}: {note}" for note in cell.subject.classifier.notes)

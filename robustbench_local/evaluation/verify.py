@@ -56,7 +56,7 @@ class Verified:
     broken: Tensor
     """(N,) boolean: the attacker's goal was reached, or the answer is not finite."""
     broken_8bit: tuple[bool | None, ...]
-    """Broken after rounding to 8 bits inside the ball; None if not broken, or if the ball has no 8-bit image."""
+    """Broken after rounding to 8 bits in the ball; None if not broken or the ball has no such image."""
     linf: Tensor
     """(N,) largest change of a pixel."""
     l2: Tensor

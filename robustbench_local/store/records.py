@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 CellStatus = Literal["pending", "running", "done", "partial", "error", "timeout", "skipped"]
@@ -12,7 +12,7 @@ OutcomeStatus = Literal["ok", "clean-wrong", "non-finite", "rejected", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeRecord:
-    """What happened to one image in one cell (trust invariant V15). Distances are in pixel units of [0, 1]."""
+    """What happened to one image in one cell (trust invariant V15); distances in pixel units of [0, 1]."""
 
     cell: str
     """Key of the cell."""
@@ -151,6 +151,11 @@ class Tally:
     """Sum over the images."""
     seconds: float
     """Sum over the images."""
+
+    def __add__(self, other: Tally) -> Tally:
+        """Counts over both sets of images, which must not overlap."""
+        names = [entry.name for entry in fields(Tally)]
+        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 def tally(outcomes: Iterable[OutcomeRecord]) -> Tally:

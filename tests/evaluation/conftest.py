@@ -39,5 +39,9 @@ def data() -> Dataset:
     labels[::10] = (labels[::10] + 1) % 4
     names = ("stop", "20", "30", "50")
     return Dataset(
-        images=images, labels=labels, ids=tuple(f"made/{i}" for i in range(60)), class_names=names, name="made"
+        images=images,
+        labels=labels,
+        ids=tuple(f"made/{i}" for i in range(60)),
+        class_names=names,
+        name="made",
     )

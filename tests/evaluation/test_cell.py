@@ -20,7 +20,12 @@ THREAT = ThreatModel(norm="Linf", eps=0.02)
 
 def task(classifier, data, attack=None, threat=THREAT):
     return Task(
-        key="cell", classifier=classifier, data=data, attack=attack or PGD(steps=5, restarts=2), threat=threat, seed=1
+        key="cell",
+        classifier=classifier,
+        data=data,
+        attack=attack or PGD(steps=5, restarts=2),
+        threat=threat,
+        seed=1,
     )
 
 
@@ -32,7 +37,8 @@ def outcomes(job, **options):
 def verdicts(rows):
     """Everything about an image but its cost and place."""
     return {
-        row.image: (row.label, row.clean_prediction, row.adversarial_prediction, row.broken, row.status) for row in rows
+        row.image: (row.label, row.clean_prediction, row.adversarial_prediction, row.broken, row.status)
+        for row in rows
     }
 
 
@@ -126,7 +132,10 @@ def test_out_of_memory_halves_the_batch_and_changes_no_verdict(linear, data):
     rows = outcomes(task(small, data), batch_size=32, notify=heard.append)
     assert verdicts(rows) == verdicts(outcomes(task(linear, data)))
     assert max(sizes) == 8
-    assert [line.split(":")[0] for line in heard] == ["out of memory with 32 images", "out of memory with 16 images"]
+    assert [line.split(":")[0] for line in heard] == [
+        "out of memory with 32 images",
+        "out of memory with 16 images",
+    ]
 
 
 def test_one_image_that_never_fits_is_an_error_not_a_crash(linear, data):

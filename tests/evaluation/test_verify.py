@@ -110,7 +110,9 @@ def test_nothing_outside_the_mask_may_change_by_a_bit():
 
 
 def test_nan_and_ties_are_never_correct():
-    logits = torch.tensor([[torch.nan, 1.0, 0.0], [1.0, 1.0, 0.0], [2.0, 1.0, 0.0], [torch.inf, 0.0, 0.0], [0.0] * 3])
+    logits = torch.tensor(
+        [[torch.nan, 1.0, 0.0], [1.0, 1.0, 0.0], [2.0, 1.0, 0.0], [torch.inf, 0.0, 0.0], [0.0] * 3]
+    )
     classifier = Classifier(lambda images: logits[: len(images)], num_classes=3)
     reading = read(classifier, torch.rand(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64))
     assert reading.correct.tolist() == [False, False, True, False, False]
@@ -120,7 +122,9 @@ def test_nan_and_ties_are_never_correct():
 
 def test_an_answer_that_turns_nan_counts_as_broken():
     def answer(images):
-        return torch.where(images.mean(dim=(1, 2, 3))[:, None] > 0.5, torch.nan, 1.0) * torch.tensor([[1.0, 0.0]])
+        return torch.where(images.mean(dim=(1, 2, 3))[:, None] > 0.5, torch.nan, 1.0) * torch.tensor(
+            [[1.0, 0.0]]
+        )
 
     classifier = Classifier(answer, num_classes=2)
     images, labels = torch.full((1, 1, 2, 2), 0.49), torch.zeros(1, dtype=torch.int64)
@@ -136,7 +140,9 @@ def test_a_targeted_success_is_an_untargeted_one_and_sets_are_unions(linear, cor
 
     def broken(*targets):
         with linear.attacked():
-            return verify(linear, images, labels, candidates, ThreatModel(norm="Linf", eps=0.2, targets=targets)).broken
+            return verify(
+                linear, images, labels, candidates, ThreatModel(norm="Linf", eps=0.2, targets=targets)
+            ).broken
 
     one, two, both, any_wrong = broken(1), broken(2), broken(1, 2), broken()
     assert one.any()
@@ -149,7 +155,9 @@ def test_a_targeted_success_is_an_untargeted_one_and_sets_are_unions(linear, cor
 def test_eight_bit_rounding_stays_in_the_linf_ball(eps, levels):
     images = torch.randint(0, 256, (20, 3, 5, 5), generator=torch.Generator().manual_seed(1)).float() / 255
     threat = ThreatModel(norm="Linf", eps=eps)
-    candidates = (images + threat.eps * torch.sign(torch.randn(images.shape, generator=torch.Generator().manual_seed(2))))
+    candidates = images + threat.eps * torch.sign(
+        torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    )
     rounded, exists = round_to_8bit(candidates.clamp(0, 1), images, threat)
     assert exists.all()
     assert (rounded * 255 - (rounded * 255).round()).abs().max() < 1e-4

@@ -1,0 +1,202 @@
+"""The command line as a user has it: what is printed, and the exit code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from robustbench_local.cli.main import call
+
+
+@pytest.fixture
+def rbl(capsys):
+    """Runs a command; returns the exit code, the output and the error line."""
+
+    def run(*arguments):
+        code = call([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_run_shows_plan_progress_table_gates_and_report(workplace, rbl):
+    code, out, err = rbl("run", "grid.yaml", "--out", "out", "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert "6 cells" in out
+    assert "done second x pgd50-linf-8" in out
+    assert "worst case, linf-8" in out
+    assert "pass: first" in out
+    assert (workplace / "out" / "report.html").stat().st_size > 10_000
+    for name in ("results.json", "results.csv", "outcomes.csv", "report.md"):
+        assert (workplace / "out" / name).exists()
+
+
+def test_dry_run_writes_nothing(workplace, rbl):
+    before = sorted(path.name for path in workplace.iterdir())
+    code, out, _ = rbl("run", "grid.yaml", "--dry-run")
+    assert code == 0
+    assert "nothing was run" in out
+    assert sorted(path.name for path in workplace.iterdir()) == before
+
+
+def test_json_is_one_object_a_line_and_ends_with_the_results(workplace, rbl):
+    code, out, _ = rbl("run", "grid.yaml", "--out", "out", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [event["event"] for event in events[:2]] == ["plan", "planned"]
+    assert [event["event"] for event in events[-2:]] == ["results", "gates"]
+    assert events[-2]["cells"] == json.loads((workplace / "out" / "results.json").read_text())["cells"]
+
+
+@pytest.mark.parametrize(("limit", "code"), [(0.99, 1), (0.01, 0)])
+def test_a_failed_gate_is_exit_code_1_in_run_and_gate(workplace, rbl, limit, code):
+    text = (workplace / "grid.yaml").read_text().replace("min: 0.01", f"min: {limit}")
+    (workplace / "grid.yaml").write_text(text)
+    assert rbl("run", "grid.yaml", "--out", "out")[0] == code
+    again, out, _ = rbl("gate", "out")
+    assert again == code
+    assert out.splitlines()[0].split(":")[0] == ("fail" if code else "pass")
+
+
+def test_a_straddled_gate_is_exit_code_4(workplace, rbl):
+    text = (workplace / "grid.yaml").read_text()
+    text = text.replace(
+        "threat: linf-8, min: 0.01, on: estimate", "threat: linf-1, model: first, min: 0.6, on: lower"
+    )
+    (workplace / "grid.yaml").write_text(text)
+    code, out, _ = rbl("run", "grid.yaml", "--out", "out")
+    assert code == 4
+    assert "straddles" in out
+
+
+def test_report_renders_again_to_the_same_bytes(workplace, rbl):
+    rbl("run", "grid.yaml", "--out", "out")
+    first = (workplace / "out" / "report.html").read_bytes()
+    code, out, _ = rbl("report", "out", "-o", "elsewhere/page.html")
+    assert code == 0
+    assert out.strip().endswith("page.html")
+    assert (workplace / "elsewhere" / "page.html").read_bytes() == first
+
+
+WRONG = {
+    ("run", "absent.yaml"): 2,
+    ("run", "grid.yaml", "--limit", "0"): 2,
+    ("run", "grid.yaml", "--limit", "many"): 2,
+    ("run", "grid.yaml", "--batch-size", "0"): 2,
+    ("run", "grid.yaml", "--device", "abacus"): 2,
+    ("run", "grid.yaml", "--cards", "absent"): 2,
+    ("run", "grid.yaml", "--out", "digits.npz/below"): 2,
+    ("run", "grid.yaml", "--unknown"): 2,
+    ("report", "absent"): 2,
+    ("gate", "."): 2,
+    ("list", "atacks"): 2,
+    ("init", "--example", "foldr"): 2,
+    ("unknown",): 2,
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_bad_input_gets_one_line_and_its_exit_code(workplace, rbl, arguments):
+    code, _, err = rbl(*arguments)
+    assert code == WRONG[arguments]
+    assert err.startswith("rbl: error: ")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        (("first.safetensors", "absent.safetensors"), 3, "absent.safetensors"),
+        (("npz:digits.npz", "npz:absent.npz"), 3, "absent.npz"),
+        (("fgsm-linf-8", "fgsm-linf-9"), 2, "fgsm-linf-8"),
+        (("steps: 4", "stebs: 4"), 2, "steps"),
+        (("steps: 4", "steps: 0"), 2, "step"),
+        (("1/255", "-1/255"), 2, "eps"),
+        (("1/255", ".nan"), 2, "eps"),
+        (("architecture: mnist_fast", "architecture: mnist_fats"), 2, "mnist_fast"),
+        (
+            ('checkpoint:first.safetensors", architecture: mnist_fast', 'python:first.py:make"'),
+            5,
+            "allow-code",
+        ),
+        (('source: "npz:digits.npz"', 'source: "npz:digits.npz", limit: -3'), 2, "limit"),
+        (("name: small", "defenses: [smoothing-0.25]"), 2, "smoothing-0.25"),
+    ],
+)
+def test_a_wrong_grid_gets_one_line_and_its_exit_code(workplace, rbl, change, code, words):
+    text = (workplace / "grid.yaml").read_text()
+    assert change[0] in text
+    (workplace / "grid.yaml").write_text(text.replace(*change, 1))
+    (workplace / "first.py").write_text("raise SystemExit('ran')")
+    got, _, err = rbl("run", "grid.yaml", "--out", "out")
+    assert got == code
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert not (workplace / "out").exists()
+
+
+def test_debug_shows_the_traceback_and_nothing_else_does(workplace, rbl, monkeypatch):
+    monkeypatch.delenv("RBL_DEBUG", raising=False)
+    assert "Traceback" not in rbl("run", "absent.yaml")[2]
+    monkeypatch.setenv("RBL_DEBUG", "1")
+    assert "Traceback" in rbl("run", "absent.yaml")[2]
+
+
+def test_a_bug_of_ours_is_one_line_and_exit_code_70(workplace, rbl, monkeypatch):
+    from robustbench_local.cli import run
+
+    def fail(*_, **__):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.delenv("RBL_DEBUG", raising=False)
+    monkeypatch.setattr(run, "prepare", fail)
+    code, _, err = rbl("run", "grid.yaml")
+    assert code == 70
+    assert "--debug" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(workplace, rbl, monkeypatch):
+    from robustbench_local.cli import run
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "perform", interrupt)
+    code, _, err = rbl("run", "grid.yaml", "--out", "out")
+    assert code == 130
+    assert "same command" in err
+
+
+@pytest.mark.parametrize("kind", ["attacks", "defenses", "models", "data", "examples"])
+def test_list_shows_what_there_is(rbl, kind):
+    code, out, _ = rbl("list", kind, "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert all(row["name"] for row in rows)
+    assert len(rows) >= 2
+    assert rows[0]["name"] in rbl("list", kind)[1]
+
+
+def test_init_writes_a_grid_that_loads_and_overwrites_nothing(workplace, rbl):
+    assert rbl("init", "-o", "new.yaml")[0] == 0
+    assert (workplace / "new.yaml").read_text().startswith("# ")
+    code, _, err = rbl("init", "-o", "new.yaml")
+    assert code == 2
+    assert "there already" in err
+
+
+def test_doctor_finds_this_machine_in_order(rbl):
+    code, out, _ = rbl("doctor")
+    assert code == 0
+    assert "torchvision" in out
+
+
+def test_version_and_help(rbl):
+    assert rbl("--version")[1].startswith("robustbench-local ")
+    for command in ("run", "report", "gate", "init", "list", "doctor"):
+        code, out, _ = rbl(command, "--help")
+        assert code == 0
+        assert "Usage" in out

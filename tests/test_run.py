@@ -1,0 +1,156 @@
+"""Runs: complete, resumed, repeated, refused; the same outcomes whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from robustbench_local.errors import ConfigError, LockedError
+from robustbench_local.evaluation.listener import Listener
+from robustbench_local.run import Run, prepare, run_grid
+from robustbench_local.store.sqlite import RunStore
+
+
+def verdicts(run):
+    """Everything that an uninterrupted run would have as well."""
+    return run.outcomes.drop(columns=["seconds"])
+
+
+class Stops(Listener):
+    """Interrupts after so many batches."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def advanced(self, cell, done):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+class Counts(Listener):
+    def __init__(self):
+        self.started_cells, self.batches = 0, 0
+
+    def started(self, cell, done):
+        self.started_cells += 1
+
+    def advanced(self, cell, done):
+        self.batches += 1
+
+
+def test_a_run_holds_every_cell_and_every_image(workplace):
+    run = run_grid("grid.yaml", out="out", device="cpu")
+    cells = run.results["cells"]
+    assert [(cell["model"], cell["attack"]) for cell in cells] == [
+        (model, attack)
+        for model in ("first", "second")
+        for attack in ("fgsm-linf-8", "pgd50-linf-1[steps=4,restarts=2]", "pgd50-linf-8[steps=4,restarts=2]")
+    ]
+    assert all(cell["status"] == "done" and cell["n"] == 40 for cell in cells)
+    assert len(run.outcomes) == 240
+    assert run.complete
+    for cell in cells:
+        counts = cell["counts"]
+        assert counts["robust"] == counts["clean_correct"] - counts["broken"]
+    weak, strong = cells[1]["counts"], cells[2]["counts"]
+    assert weak["clean_correct"] == 35
+    assert 0 < weak["broken"] < strong["broken"]
+    assert json.loads(json.dumps(run.results, allow_nan=False))["schema"] == 1
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_an_interrupted_run_goes_on_to_the_same_outcomes(workplace, after):
+    whole = run_grid("grid.yaml", out="whole", device="cpu", batch_size=16)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid("grid.yaml", out="cut", device="cpu", batch_size=16, listener=Stops(after))
+    assert not Run("cut").complete
+    resumed = run_grid("grid.yaml", out="cut", device="cpu", batch_size=7)
+    assert verdicts(resumed).equals(verdicts(whole))
+
+
+def test_a_finished_run_does_nothing(workplace):
+    run_grid("grid.yaml", out="out", device="cpu")
+    counts = Counts()
+    run_grid("grid.yaml", out="out", device="cpu", listener=counts)
+    assert (counts.started_cells, counts.batches) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 4}, "seed"), ({"limit": 20}, "data.limit")],
+)
+def test_another_grid_in_the_same_directory_is_refused_by_name(workplace, change, named):
+    run_grid("grid.yaml", out="out", device="cpu")
+    with pytest.raises(ConfigError, match=named):
+        run_grid("grid.yaml", out="out", device="cpu", **change)
+
+
+def test_other_weights_under_the_same_name_are_refused(workplace):
+    run_grid("grid.yaml", out="out", device="cpu")
+    (workplace / "first.safetensors").write_bytes((workplace / "second.safetensors").read_bytes())
+    with pytest.raises(ConfigError, match="digest of model first"):
+        run_grid("grid.yaml", out="out", device="cpu")
+
+
+def test_two_runs_on_one_directory_are_kept_apart(workplace):
+    plan, directory = prepare("grid.yaml", out="out", device="cpu")
+    with (
+        RunStore.create_or_open(directory, resolved=plan.resolved, identity=plan.identity),
+        pytest.raises(LockedError),
+    ):
+        run_grid("grid.yaml", out="out", device="cpu")
+
+
+def test_one_failing_cell_does_not_stop_the_others(workplace, monkeypatch):
+    from robustbench_local.attacks.fgsm import FGSM
+
+    def fail(self, *arguments):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(FGSM, "perturb", fail)
+    run = run_grid("grid.yaml", out="out", device="cpu")
+    standing = {(cell["model"], cell["attack"]): cell["standing"] for cell in run.results["cells"]}
+    assert standing["first", "fgsm-linf-8"] == standing["second", "fgsm-linf-8"] == "error"
+    assert sorted(standing.values()).count("done") == 4
+    assert not run.complete
+    assert "no such thing" in run.results["cells"][0]["error"]
+    monkeypatch.undo()
+    assert run_grid(workplace / "grid.yaml", out=workplace / "out", device="cpu").complete
+
+
+def test_the_seed_decides_the_random_starts(workplace):
+    def hashes(seed, out):
+        return run_grid("grid.yaml", out=out, device="cpu", seed=seed).outcomes["adversarial_hash"].tolist()
+
+    first = hashes(1, "one")
+    assert hashes(1, "again") == first
+    assert hashes(2, "two") != first
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "x" * 300, "nul\0byte"])
+def test_a_name_that_leaves_the_folder_is_refused(workplace, name):
+    text = (workplace / "grid.yaml").read_text().replace("name: small", f"name: {json.dumps(name)}")
+    (workplace / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError):
+        run_grid("bad.yaml", device="cpu")
+
+
+def test_the_gallery_keeps_the_first_broken_images_of_each_cell(workplace):
+    run = run_grid("grid.yaml", out="out", device="cpu", batch_size=16)
+    with RunStore.open_readonly(run.directory) as store:
+        cell = store.cells()[2]
+        broken = [row.position for row in store.outcomes(cell.key) if row.broken][:8]
+        arrays = store.load_arrays(cell.key)
+    assert arrays["positions"].tolist() == broken
+    change = abs(arrays["adversarial"] - arrays["original"]).max()
+    assert 0 < change <= 8 / 255 + 1e-6
+
+
+def test_the_plan_counts_at_least_the_passes_that_are_spent(workplace):
+    plan, _ = prepare("grid.yaml", out="out", device="cpu")
+    run = run_grid("grid.yaml", out="out", device="cpu")
+    for planned, cell in zip(plan.cells, run.results["cells"], strict=True):
+        assert cell["forward_passes"] <= planned.passes[0]
+        assert cell["backward_passes"] <= planned.passes[1]
