@@ -1,0 +1,321 @@
+"""The training loop: it learns, goes on after an interruption as if there were none, and stops at NaN."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import nn
+
+from robustbench_local.catalogue import find_card
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.defenses import train as train_module
+from robustbench_local.defenses.adversary import frozen, linf_examples
+from robustbench_local.defenses.augmentation import augment
+from robustbench_local.defenses.recipe import AdversarialRecipe, Recipe, read_recipe
+from robustbench_local.defenses.train import learning_rate, main, new_signs_network, train
+from robustbench_local.errors import CardError, ConfigError, DataError, ModelError, StorageError
+from robustbench_local.threat import ThreatModel
+
+PLAIN = Recipe(
+    epochs=6,
+    batch_size=16,
+    learning_rate=0.05,
+    weight_decay=5e-4,
+    warmup_epochs=1,
+    label_smoothing=0.0,
+    ema_decay=0.5,
+    shift=1,
+    brightness=0.1,
+)
+EPS = 0.1
+ADVERSARIAL = AdversarialRecipe(
+    **PLAIN.parameters,
+    threat=ThreatModel(norm="Linf", eps=EPS),
+    steps=3,
+    step_size=0.5,
+    eps_warmup_epochs=2,
+)
+
+
+def _stripes(count, seed, name):
+    """Two classes of 8x8 images: a vertical or a horizontal bar in noise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    images = 0.5 + 0.05 * torch.randn((count, 1, 8, 8), generator=generator)
+    images[labels == 0, :, :, 3:5] += 0.35
+    images[labels == 1, :, 3:5, :] += 0.35
+    return Dataset(
+        images=images.clamp(0, 1),
+        labels=labels,
+        ids=tuple(f"{name}/{row}" for row in range(count)),
+        class_names=("vertical", "horizontal"),
+        name=name,
+    )
+
+
+TRAINING, VALIDATION = _stripes(96, 0, "training"), _stripes(40, 1, "validation")
+
+
+def _network(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(128, 2),
+        )
+
+
+def _accuracy(module, images, labels):
+    with frozen(module):
+        return float((module(images).argmax(dim=1) == labels).float().mean())
+
+
+def _same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_ordinary_training_learns():
+    network = _network()
+    before = _accuracy(network, VALIDATION.images, VALIDATION.labels)
+    trained = train(network, PLAIN, TRAINING, VALIDATION)
+    network.load_state_dict(trained.state)
+    after = _accuracy(network, VALIDATION.images, VALIDATION.labels)
+    assert before < 0.8
+    assert after == trained.best.clean >= 0.95
+    assert trained.best.robust is None
+
+
+def test_adversarial_training_withstands_what_breaks_ordinary_training():
+    accuracies = []
+    for recipe in (PLAIN, ADVERSARIAL):
+        network = _network()
+        network.load_state_dict(train(network, recipe, TRAINING, VALIDATION).state)
+        examples = linf_examples(
+            network, VALIDATION.images, VALIDATION.labels, eps=EPS, steps=20, step_size=EPS / 4
+        )
+        accuracies.append(_accuracy(network, examples, VALIDATION.labels))
+    assert accuracies[0] < 0.6
+    assert accuracies[1] > 0.9
+
+
+def test_the_kept_epoch_is_the_best_on_validation():
+    lines = []
+    network = _network()
+    trained = train(network, ADVERSARIAL, TRAINING, VALIDATION, report=lines.append)
+    assert len(lines) == ADVERSARIAL.epochs
+    assert f"PGD-10 {trained.best.robust:.1%}" in lines[trained.best.epoch - 1]
+    assert "left" in lines[0]
+    network.load_state_dict(trained.state)
+    assert _accuracy(network, VALIDATION.images, VALIDATION.labels) == trained.best.clean
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, ADVERSARIAL], ids=["standard", "pgd-at"])
+def test_an_interrupted_training_ends_with_the_same_weights(recipe, tmp_path):
+    whole = train(_network(), recipe, TRAINING, VALIDATION, seed=3)
+    checkpoint = tmp_path / "training.pt"
+
+    def interrupt(line):
+        if line.startswith("epoch 3/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(_network(), recipe, TRAINING, VALIDATION, seed=3, checkpoint=checkpoint, report=interrupt)
+    torch.rand(7)  # the global generator is not what the training depends on
+    lines = []
+    resumed = train(
+        _network(9), recipe, TRAINING, VALIDATION, seed=3, checkpoint=checkpoint, report=lines.append
+    )
+    assert lines[0] == "resumed after epoch 3 of 6"
+    assert len(lines) == 4
+    assert _same(resumed.state, whole.state)
+    assert resumed.best == whole.best
+
+
+def test_another_seed_gives_other_weights():
+    states = [train(_network(), PLAIN, TRAINING, VALIDATION, seed=seed).state for seed in (0, 1)]
+    assert not _same(*states)
+
+
+def test_the_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    train(_network(), replace(ADVERSARIAL, epochs=2, warmup_epochs=0), TRAINING, VALIDATION)
+    new_signs_network(0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"recipe": replace(PLAIN, learning_rate=0.01)}, "recipe"),
+        ({"seed": 1}, "seed"),
+        ({"training": _stripes(96, 5, "training")}, "training"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, word):
+    checkpoint = tmp_path / "training.pt"
+    usual = {"recipe": replace(PLAIN, epochs=2), "training": TRAINING, "validation": VALIDATION, "seed": 0}
+    train(_network(), **usual, checkpoint=checkpoint)
+    with pytest.raises(ConfigError, match=f"another {word}"):
+        train(_network(), **{**usual, **change}, checkpoint=checkpoint)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    checkpoint = tmp_path / "training.pt"
+    checkpoint.write_bytes(b"PK not a checkpoint")
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        train(_network(), PLAIN, TRAINING, VALIDATION, checkpoint=checkpoint)
+
+
+def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path):
+    with pytest.raises(StorageError, match="cannot write the checkpoint"):
+        train(_network(), PLAIN, TRAINING, VALIDATION, checkpoint=tmp_path / "missing" / "training.pt")
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at epoch \d, step \d.*learning_rate"):
+        train(_network(), replace(PLAIN, learning_rate=1e30, warmup_epochs=0), TRAINING, VALIDATION)
+
+
+def test_fewer_images_than_a_batch_are_refused():
+    with pytest.raises(DataError, match="fewer than a batch of 16"):
+        train(_network(), PLAIN, TRAINING.select(range(5)), VALIDATION)
+
+
+def test_learning_rate_rises_to_its_peak_and_falls_to_nothing():
+    rates = [learning_rate(PLAIN, progress / 10) for progress in range(61)]
+    assert max(rates) == rates[10] == PLAIN.learning_rate
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0)
+
+
+def test_augmentation_moves_and_brightens_but_never_mirrors():
+    image = torch.zeros(1, 1, 6, 6)
+    image[..., 2, 2], image[..., 2, 3] = 0.5, 0.25
+    seen = augment(image.expand(200, -1, -1, -1), 2, 0.2, torch.Generator().manual_seed(0))
+    places = seen.flatten(1).argmax(dim=1)
+    assert set(places.tolist()) == {6 * row + column for row in range(5) for column in range(5)}
+    right_of_it = seen.flatten(1).gather(1, places[:, None] + 1)[:, 0]
+    assert torch.allclose(right_of_it, seen.flatten(1).amax(dim=1) / 2)
+    assert seen.flatten(1).amax(dim=1).min() == pytest.approx(0.4, abs=0.01)
+    assert seen.flatten(1).amax(dim=1).max() == pytest.approx(0.6, abs=0.01)
+
+
+def test_examples_of_a_linear_model_have_the_closed_form():
+    """Two classes, linear logits: the loss rises most along the sign of the weights' difference."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    images, labels = torch.full((3, 3, 2, 2), 0.5), torch.tensor([0, 1, 0])
+    away = (module[1].weight[1] - module[1].weight[0]).detach().sign().view(3, 2, 2)
+    for generator in (None, torch.Generator().manual_seed(0)):
+        examples = linf_examples(
+            module, images, labels, eps=0.25, steps=8, step_size=0.1, generator=generator
+        )
+        expected = images + 0.25 * away * torch.tensor([1, -1, 1]).view(3, 1, 1, 1)
+        assert torch.equal(examples, expected)
+    assert module[1].weight.grad is None
+    assert module[1].weight.requires_grad
+
+
+def test_examples_stay_in_the_ball_and_the_box():
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
+    examples = linf_examples(
+        _network(),
+        images,
+        torch.zeros(8, dtype=torch.int64),
+        eps=0.1,
+        steps=5,
+        step_size=0.2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert (examples - images).abs().max() <= 0.1 + 1e-6
+    assert examples.min() >= 0
+    assert examples.max() <= 1
+
+
+def test_the_adversary_leaves_batch_norm_as_it_was():
+    network = _network().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    linf_examples(network, TRAINING.images, TRAINING.labels, eps=0.1, steps=2, step_size=0.1)
+    assert _same(network.state_dict(), before)
+    assert all(one.training for one in network.modules())
+
+
+@pytest.mark.parametrize("name", ["standard", "pgd-at-linf-8"])
+def test_the_shipped_cards_are_recipes(name):
+    card = find_card(name, kind="defense")
+    recipe = read_recipe(card)
+    assert recipe.parameters == dict(card.parameters)
+    assert isinstance(recipe, AdversarialRecipe) == (name == "pgd-at-linf-8")
+    if isinstance(recipe, AdversarialRecipe):
+        assert recipe.threat == ThreatModel(norm="Linf", eps=8 / 255)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "pgd-att"}, "no training recipe.*pgd-at"),
+        ({"threat": None}, "needs a threat model"),
+        ({"parameters": {"stepps": 3}}, "unknown parameter 'stepps'.*steps"),
+        ({"parameters": {"epochs": 0}}, "epochs must be at least 1"),
+        ({"parameters": {"epochs": "many"}}, "wrong type"),
+        ({"parameters": {"step_size": 0}}, "step_size positive"),
+        ({"parameters": {"eps_warmup_epochs": 1000}}, "eps_warmup_epochs"),
+    ],
+)
+def test_a_card_that_is_no_recipe_is_refused(change, message):
+    card = find_card("pgd-at-linf-8", kind="defense")
+    if "parameters" in change:
+        change = {"parameters": {**card.parameters, **change["parameters"]}}
+    with pytest.raises(CardError, match=f"card pgd-at-linf-8: .*{message}"):
+        read_recipe(replace(card, **change))
+
+
+def test_a_missing_parameter_is_named():
+    card = find_card("standard", kind="defense")
+    fewer = {name: value for name, value in card.parameters.items() if name != "shift"}
+    with pytest.raises(CardError, match="parameter 'shift' is missing"):
+        read_recipe(replace(card, parameters=fewer))
+
+
+def test_an_l2_radius_is_refused():
+    with pytest.raises(CardError, match="Linf only"):
+        replace(ADVERSARIAL, threat=ThreatModel(norm="L2", eps=0.5))
+
+
+def test_the_command_writes_weights_and_their_provenance(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_module, "_HELD_OUT", {"validation": 1, "test": 1})
+    monkeypatch.setattr(train_module, "read_recipe", lambda _card: replace(PLAIN, epochs=2, batch_size=25))
+    out = tmp_path / "signs-tiny.safetensors"
+    threads = str(torch.get_num_threads())
+    words = ["standard", "--per-class", "2", "--autoattack", "2", "--threads", threads, "--out", str(out)]
+    assert main(words) == 0
+    assert "epoch 2/2" in capsys.readouterr().err
+    card = yaml.safe_load(out.with_suffix(".yaml").read_text())
+    assert card["name"] == "signs-tiny"
+    assert card["architecture"] == "signs_resnet"
+    assert card["defense"]["parameters"]["epochs"] == 2
+    assert card["data"]["train"]["n"] == 50
+    assert [figure["attack"] for figure in card["measured"]] == ["none", "fgsm", "pgd", "autoattack"]
+    assert [figure["n"] for figure in card["measured"]] == [25, 25, 25, 2]
+    assert all(figure["low"] <= figure["accuracy"] <= figure["high"] for figure in card["measured"])
+    assert str(tmp_path) not in card["made"]["command"]
+    network = new_signs_network(1).network
+    assert network.load_state_dict(load_file(out), strict=True)
+    second = tmp_path / "again" / "signs-tiny.safetensors"
+    second.parent.mkdir()
+    assert main([*words[:-1], str(second)]) == 0
+    assert yaml.safe_load(second.with_suffix(".yaml").read_text())["sha256"] == card["sha256"]
+
+
+def test_the_command_speaks_of_an_unknown_card_in_one_line(tmp_path, capsys):
+    assert main(["pgd-att-linf-8", "--out", str(tmp_path / "a.safetensors")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
