@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
+from robustbench_local.classifier import first_line
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.loaded import Loaded, Request, with_weights
@@ -132,9 +133,8 @@ def _downloaded(entry: Any) -> Path:
 
 
 def _unavailable(what: str, error: Exception) -> ModelError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return ModelError(
-        f"the weights {what} cannot be downloaded: {reason.rstrip('. ')}",
+        f"the weights {what} cannot be downloaded: {first_line(error)}",
         remedy="give a local file as weights, set weights: null for random ones, or connect to the network",
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from robustbench_local.classifier import first_line
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.files import find_file
@@ -74,7 +75,7 @@ def run_user_code(place: str, request: Request) -> tuple[Path, Any]:
         with fixed_start():
             return path, _made(found, request)
     except (Exception, SystemExit) as error:
-        raise ModelError(f"raised {type(error).__name__}: {error}", where=place) from error
+        raise ModelError(f"raised {type(error).__name__}: {first_line(error)}", where=place) from error
 
 
 def _made(found: Any, request: Request) -> Any:
@@ -109,7 +110,9 @@ def _imported(path: Path) -> ModuleType:
             specification.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ModelError(f"raised {type(error).__name__} on import: {error}", where=path.name) from error
+        raise ModelError(
+            f"raised {type(error).__name__} on import: {first_line(error)}", where=path.name
+        ) from error
     return module
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import pickle
 import re
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from robustbench_local.classifier import first_line
 from robustbench_local.errors import ModelError, RefusedError
 
 _SAFE_TORCH = (2, 10)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747
@@ -126,8 +128,7 @@ def load_into(module: nn.Module, weights: Weights) -> list[str]:
     try:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"does not fit the network: {reason}", where=weights.path.name) from error
+        raise ModelError(f"does not fit the network: {first_line(error)}", where=weights.path.name) from error
     stored = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     half = sorted(str(dtype).removeprefix("torch.") for dtype in stored if dtype.itemsize < 4)
     return [*notes, *(f"weights are stored as {dtype}" for dtype in half)]
@@ -160,7 +161,7 @@ def _safetensors(data: bytes, where: str) -> dict[str, Tensor]:
     try:
         return load_safetensors(data)
     except (SafetensorError, KeyError, ValueError, OverflowError, RuntimeError) as error:
-        reason = str(error).removeprefix("Error while deserializing header: ")
+        reason = first_line(error).removeprefix("Error while deserializing header: ")
         raise ModelError(
             f"is not a whole safetensors file: {reason}", where=where, remedy="get it again"
         ) from error
@@ -193,7 +194,8 @@ def _torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
             remedy="save the state_dict of the original module instead",
         )
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # on unusual files torch warns before it raises
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if trusted:
             return _run_trusted_pickle(data, where)
@@ -213,7 +215,7 @@ def _run_trusted_pickle(data: bytes, where: str) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except Exception as error:
         raise ModelError(
-            f"cannot be unpickled: {type(error).__name__}: {error}",
+            f"cannot be unpickled: {type(error).__name__}: {first_line(error)}",
             where=where,
             remedy="its classes must be importable here; save the state_dict instead",
         ) from error
@@ -231,7 +233,7 @@ def _unpickling_error(error: pickle.UnpicklingError, data: bytes, where: str) ->
     if not any(sign in text for sign in _REFUSALS):
         return ModelError("the pickle inside is damaged", where=where, remedy="get it again")
     named = re.search(r"GLOBAL (\S+)", text)
-    what = f"pickled objects ({named.group(1)})" if named else "pickled objects"
+    what = f"pickled objects ({named.group(1)})" if named else "a pickle that torch cannot read safely"
     return RefusedError(
         f"holds {what}, which can run code when loaded",
         where=where,
