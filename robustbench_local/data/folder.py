@@ -45,9 +45,7 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         raise _layout_error(root, where)
     files: list[Path] = []
     labels: list[int] = []
-    aside: Counter[str] = Counter(
-        _kind(path) for path in root.iterdir() if path.is_file() or path.name.startswith(".")
-    )
+    aside: Counter[str] = Counter(_kind(path) for path in root.iterdir() if path.is_file())
     empty: list[str] = []
     for name, label in label_map.items():
         found = _images_under(root / name, aside, where)

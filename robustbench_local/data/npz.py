@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -21,16 +22,11 @@ from robustbench_local.data.labels import index_labels
 from robustbench_local.errors import DataError, RefusedError
 
 _IDS = ("ids", "filenames", "index")
+# What zipfile and NumPy raise over damaged archives; a damaged array header is parsed as Python's literals.
 _CORRUPT = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    MemoryError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+    OSError, EOFError, ValueError, LookupError, SyntaxError, MemoryError, NotImplementedError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _BOMB_BYTES, _BOMB_RATIO = 2**30, 200
 
 
@@ -107,9 +103,10 @@ def _load(file: Path, where: str) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(file) as archive:
             _refuse_bomb(archive, where)
         with np.load(file, allow_pickle=False) as loaded:
-            return {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
+            return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
     except _CORRUPT as error:
-        if "allow_pickle" in str(error):
+        if "Object arrays" in str(error):
             remedy = "save plain arrays: numbers or strings, not dtype object"
             raise RefusedError(
                 "holds pickled objects, which could run code", where=where, remedy=remedy
@@ -176,7 +173,7 @@ def _scale(pixels: Pixels, where: str) -> tuple[np.float32 | None, tuple[str, ..
 def _labels(
     raw: NDArray[Any], named: NDArray[Any] | None, where: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...], dict[str, int]]:
-    labels = raw.reshape(-1) if raw.size == raw.shape[0] else raw
+    labels = raw.reshape(-1) if raw.shape[:1] == (raw.size,) else raw
     if labels.ndim != 1 or labels.dtype.kind not in "iuU":
         what = f"labels must be whole numbers or strings, (N,), got {raw.dtype} {raw.shape}"
         raise DataError(what, where=where, remedy="save one class number an image, as int64")
