@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from robustbench_local.reports.words import budget, family, listing
+from robustbench_local.reports.words import budget, family
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
 from robustbench_local.store import CellRecord, EventRecord, Tally
 
@@ -38,8 +38,7 @@ class Threat:
     """Only images of these classes; empty: all."""
 
     def __str__(self) -> str:
-        scope = f", classes {listing([str(index) for index in self.sources])} only" if self.sources else ""
-        return budget(self.norm, self.eps) + scope
+        return budget(self.norm, self.eps) + (", some classes only" if self.sources else "")
 
 
 @dataclass(frozen=True, kw_only=True)

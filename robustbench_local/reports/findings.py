@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
-from robustbench_local.reports.words import counted, full, interval, percent
+from robustbench_local.reports.words import counted, full, interval, listing, percent
 from robustbench_local.statistics import Estimate
 
 Level = Literal["void", "incomplete", "warning", "note"]
@@ -16,8 +16,17 @@ FEW_IMAGES = 100
 """Below this many images the 95 % interval is wider than 20 points (diagnostic D23)."""
 EIGHT_BIT_GAP = 0.01
 """Attack success in floating point and in 8 bits may differ by so much before we warn (V4)."""
+MOST_NAMED = 6
+"""Cells that one sentence names; the table of cells has them all."""
 FRAGILE_SHARE = 0.01
 """Share of verdicts within floating-point noise before we warn (V3)."""
+
+_UNFINISHED = {
+    "error": "failed",
+    "timeout": "ran out of time",
+    "skipped": "was skipped",
+    "partial": "is unfinished",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +42,7 @@ class Finding:
 
 def find(evidence: Evidence) -> list[Finding]:
     """All findings, the gravest first; within a level in the order of the grid."""
-    found = [
-        *_guessing(evidence),
-        *_unfinished(evidence),
-        *_changing_answers(evidence),
-        *_few_images(evidence),
-        *_quarantine(evidence),
-    ]
-    for cell in evidence.cells:
-        found += [finding for check in _CELL_CHECKS for finding in check(cell)]
+    found = [finding for check in _CHECKS for finding in check(evidence)]
     order: tuple[Level, ...] = ("void", "incomplete", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.level))
 
@@ -75,16 +76,19 @@ def _guessing(evidence: Evidence) -> Iterator[Finding]:
 
 def _unfinished(evidence: Evidence) -> Iterator[Finding]:
     for cell in evidence.cells:
-        if cell.done:
-            continue
         reason = f": {cell.problem.rstrip('.')}" if cell.problem else ""
         if cell.standing == "void":
             text = f"{describe(cell)} is void{reason}. It does not count in any worst case."
             yield Finding(level="void", text=text)
-            continue
-        words = {"error": "failed", "timeout": "ran out of time", "skipped": "was skipped"}
-        words |= {"not run": "was not run", "partial": "is unfinished"}
-        yield Finding(level="incomplete", text=f"{describe(cell)} {words[cell.standing]}{reason}.")
+        elif cell.standing in _UNFINISHED:
+            yield Finding(level="incomplete", text=f"{describe(cell)} {_UNFINISHED[cell.standing]}{reason}.")
+    waiting = [describe(cell) for cell in evidence.cells if cell.standing == "not run"]
+    if waiting:
+        verb = "was" if len(waiting) == 1 else "were"
+        more = [counted(len(waiting) - MOST_NAMED, "more cell")] if len(waiting) > MOST_NAMED else []
+        named = [*waiting[:MOST_NAMED], *more]
+        text = f"{counted(len(waiting), 'cell')} of {len(evidence.cells)} {verb} not run: {listing(named)}."
+        yield Finding(level="incomplete", text=text)
 
 
 def _changing_answers(evidence: Evidence) -> Iterator[Finding]:
@@ -116,52 +120,76 @@ def _quarantine(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(level="warning", text=text)
 
 
-def _rejected(cell: CellResult) -> Iterator[Finding]:
-    if cell.done and cell.tally.rejected:
-        what = f"{describe(cell)}: {counted(cell.tally.rejected, 'candidate')} of {cell.tally.clean_correct}"
-        text = f"{what} left the threat model and counted as failed attacks. The attack has a bug."
-        yield Finding(level="warning", text=text)
-
-
-def _not_finite(cell: CellResult) -> Iterator[Finding]:
-    if cell.tally.non_finite:
-        what = f"{describe(cell)}: the model gave NaN or infinite logits"
-        text = f"{what} on {counted(cell.tally.non_finite, 'image')}; these count as not robust."
-        yield Finding(level="warning", text=text)
-
-
-def _failing_images(cell: CellResult) -> Iterator[Finding]:
-    if cell.done and cell.tally.errors:
-        text = f"{describe(cell)}: {counted(cell.tally.errors, 'image')} could not be evaluated at all."
-        yield Finding(level="incomplete", text=text)
-
-
-def _rounding(cell: CellResult) -> Iterator[Finding]:
-    exact, rounded = cell.attack_success, cell.attack_success_8bit
-    if exact.known and exact.value - rounded.value > EIGHT_BIT_GAP:
-        what = f"{describe(cell)}: attack success is {percent(exact.value)} in floating point"
-        text = f"{what} but {percent(rounded.value)} once images are rounded to 8 bits, as files hold them."
-        yield Finding(level="warning", text=text)
-
-
-def _fragile(cell: CellResult) -> Iterator[Finding]:
-    if cell.done and cell.tally.fragile > FRAGILE_SHARE * cell.tally.n:
-        what = f"{describe(cell)}: {counted(cell.tally.fragile, 'verdict')} of {cell.tally.n} lie within"
-        yield Finding(level="warning", text=f"{what} floating-point noise and may turn on another machine.")
-
-
-def _toothless(cell: CellResult) -> Iterator[Finding]:
-    success: Estimate = cell.attack_success
-    if success.known and success.value == 0 and cell.record.eps > 0 and not cell.targeted:
-        what = (
-            f"{describe(cell)} broke nothing ({interval(success)}, {counted(success.n, 'image')} attacked)."
+def _rejected(evidence: Evidence) -> Iterator[Finding]:
+    cells = [cell for cell in evidence.cells if cell.done and cell.tally.rejected]
+    if cells:
+        where = _each(cells, lambda cell: f"{cell.tally.rejected} of {cell.tally.clean_correct}")
+        text = f"Candidates that broke a rule of the harness and count as failed attacks: {where}."
+        yield Finding(
+            level="warning", text=f"{text} The attack has a bug, or the model is not deterministic."
         )
-        text = f"{what} Either the ball is small, or the attack does not work on this model."
+
+
+def _not_finite(evidence: Evidence) -> Iterator[Finding]:
+    cells = [cell for cell in evidence.cells if cell.tally.non_finite]
+    if cells:
+        where = _each(cells, lambda cell: counted(cell.tally.non_finite, "image"))
+        text = f"The model gave NaN or infinite logits, which count as not robust: {where}."
+        yield Finding(level="warning", text=text)
+
+
+def _rounding(evidence: Evidence) -> Iterator[Finding]:
+    cells = [
+        cell
+        for cell in evidence.cells
+        if cell.attack_success.known
+        and cell.attack_success.value - cell.attack_success_8bit.value > EIGHT_BIT_GAP
+    ]
+    if cells:
+        where = _each(cells, lambda cell: _percents(cell.attack_success, cell.attack_success_8bit))
+        text = f"Attack success falls once images are rounded to 8 bits, as files hold them: {where}."
+        yield Finding(level="warning", text=text)
+
+
+def _fragile(evidence: Evidence) -> Iterator[Finding]:
+    cells = [
+        cell for cell in evidence.cells if cell.done and cell.tally.fragile > FRAGILE_SHARE * cell.tally.n
+    ]
+    if cells:
+        where = _each(cells, lambda cell: f"{cell.tally.fragile} of {cell.tally.n}")
+        text = f"Verdicts within floating-point noise, which may turn on another machine: {where}."
+        yield Finding(level="warning", text=text)
+
+
+def _toothless(evidence: Evidence) -> Iterator[Finding]:
+    cells = [
+        cell
+        for cell in evidence.cells
+        if cell.attack_success.known and cell.tally.broken == 0 and cell.record.eps > 0 and not cell.targeted
+    ]
+    if cells:
+        where = _each(cells, lambda cell: f"{interval(cell.attack_success)}, n = {cell.attack_success.n}")
+        text = f"Attacks that broke nothing: {where}. The ball is small, or they do not work on this model."
         yield Finding(level="note", text=text)
 
 
-_CELL_CHECKS: tuple[Callable[[CellResult], Iterator[Finding]], ...] = (
-    _failing_images,
+def _each(cells: Sequence[CellResult], fact: Callable[[CellResult], str]) -> str:
+    """The cells with a fact about each, as in a sentence; the first few if there are many."""
+    named = [f"{describe(cell)} ({fact(cell)})" for cell in cells[:MOST_NAMED]]
+    more = len(cells) - len(named)
+    return listing([*named, counted(more, "more cell")] if more else named)
+
+
+def _percents(before: Estimate, after: Estimate) -> str:
+    return f"{percent(before.value)} \N{RIGHTWARDS ARROW} {percent(after.value)}"
+
+
+_CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    _guessing,
+    _unfinished,
+    _changing_answers,
+    _few_images,
+    _quarantine,
     _rejected,
     _not_finite,
     _rounding,

@@ -76,7 +76,7 @@ class HeatMap:
 
 def make_heatmap(evidence: Evidence) -> HeatMap:
     """The heat map of all untargeted attacks."""
-    columns = tuple(column for threat in evidence.threats for column in _columns(evidence, threat))
+    columns = tuple(column for threat in _ordered(evidence) for column in _columns(evidence, threat))
     rows = [
         Row(
             subject=subject,
@@ -86,6 +86,14 @@ def make_heatmap(evidence: Evidence) -> HeatMap:
         for subject in evidence.subjects
     ]
     return HeatMap(columns=columns, rows=tuple(rows))
+
+
+def _ordered(evidence: Evidence) -> list[Threat]:
+    """The headline first, then norm by norm from the smallest radius on."""
+    norms = [threat.norm for threat in evidence.threats]
+    rest = (threat for threat in evidence.threats if threat != evidence.headline)
+    by_radius = sorted(rest, key=lambda threat: (norms.index(threat.norm), threat.eps))
+    return [threat for threat in (evidence.headline, *by_radius) if threat is not None]
 
 
 def _columns(evidence: Evidence, threat: Threat) -> list[Column]:

@@ -45,6 +45,8 @@ def full(estimate: Estimate) -> str:
 
 def radius(eps: float) -> str:
     """A radius as people write it: ``8/255``, ``0.3``."""
+    if not math.isfinite(eps):
+        return NOTHING
     if math.isclose(eps, round(eps, 3), rel_tol=0, abs_tol=1e-9):
         return f"{eps:.3f}".rstrip("0").rstrip(".")
     levels = eps * 255

@@ -1,0 +1,49 @@
+"""What the forms of the report share: everything counted, chosen and judged, nothing formatted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from robustbench_local.reports.counting import read_evidence
+from robustbench_local.reports.curves import Panel, make_panels
+from robustbench_local.reports.evidence import Evidence
+from robustbench_local.reports.findings import Finding, find
+from robustbench_local.reports.gallery import Exhibit, make_gallery
+from robustbench_local.reports.gate import GateReport, judge_evidence
+from robustbench_local.reports.heatmap import HeatMap, make_heatmap
+from robustbench_local.reports.matrix import TargetMatrix, make_matrices
+from robustbench_local.store import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """The content of a report."""
+
+    evidence: Evidence
+    """What was found."""
+    findings: tuple[Finding, ...]
+    """What to know before believing it, the gravest first."""
+    gates: GateReport
+    """The verdicts of the grid's gates."""
+    heatmap: HeatMap
+    """Models by attacks."""
+    panels: tuple[Panel, ...]
+    """Curves over eps."""
+    exhibits: tuple[Exhibit, ...]
+    """Adversarial images."""
+    matrices: tuple[TargetMatrix, ...]
+    """Targeted attacks."""
+
+
+def read_content(store: RunStore) -> Content:
+    """Read everything a report needs from an open run."""
+    evidence = read_evidence(store)
+    return Content(
+        evidence=evidence,
+        findings=tuple(find(evidence)),
+        gates=judge_evidence(evidence),
+        heatmap=make_heatmap(evidence),
+        panels=tuple(make_panels(evidence)),
+        exhibits=tuple(make_gallery(store, evidence)),
+        matrices=tuple(make_matrices(store, evidence)),
+    )

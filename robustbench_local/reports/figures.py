@@ -1,0 +1,204 @@
+"""The figures as PNG files, for slides and papers: the same content as the page, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from robustbench_local.reports.content import Content
+from robustbench_local.reports.curves import Panel
+from robustbench_local.reports.evidence import Subject
+from robustbench_local.reports.fonts import drawable, font_names
+from robustbench_local.reports.gallery import Exhibit
+from robustbench_local.reports.heatmap import HeatMap, Square
+from robustbench_local.reports.matrix import TargetMatrix
+from robustbench_local.reports.words import budget, interval, norm_sign, percent, radius
+
+INK, SOFT, RULE = "#20201d", "#5d5b54", "#d9d5cb"
+COLOURS = ("#1b5f96", "#bd4f12", "#2a7a5a", "#83479a", "#776200", "#55534d")
+MARKERS = ("o", "s", "^", "D", "v", "|")
+HEAT = LinearSegmentedColormap.from_list("robust", ["#eea15f", "#f4f0e7", "#79b0d6"])
+COUNTS = LinearSegmentedColormap.from_list("counts", ["#fdfcfa", "#eea15f"])
+MOST_EXAMPLES = 8
+"""Rows of the gallery figure; the page shows more."""
+DPI = 150
+
+_STYLE = {
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.constrained_layout.h_pad": 0.1,
+    "lines.markersize": 4,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": SOFT,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+}
+
+
+def draw_figures(content: Content) -> dict[str, bytes]:
+    """Every figure of a report.
+
+    Args:
+        content: What to draw.
+
+    Returns:
+        File name -> PNG; the same content gives the same bytes. A name with characters that no installed
+        font can draw is replaced by its number: the page has the name itself.
+    """
+    style: dict[Any, Any] = {"font.family": font_names(), **_STYLE}
+    with mpl.rc_context(style):
+        return {name: _png(figure) for name, figure in _figures(content)}
+
+
+def _figures(content: Content) -> Iterator[tuple[str, Figure]]:
+    names = {
+        subject: drawable(str(subject), f"model {place}")
+        for place, subject in enumerate(content.evidence.subjects, start=1)
+    }
+    if content.heatmap.columns:
+        yield "robust-accuracy.png", _heatmap(content.heatmap, names)
+    for norm in dict.fromkeys(panel.norm for panel in content.panels):
+        panels = [panel for panel in content.panels if panel.norm == norm]
+        yield f"over-radius-{norm.lower()}.png", _curves(panels, names)
+    for place, matrix in enumerate(content.matrices, start=1):
+        yield f"targets-{place}.png", _matrix(matrix, names)
+    if content.exhibits:
+        yield "examples.png", _gallery(content.exhibits, names)
+
+
+def _heatmap(heatmap: HeatMap, names: dict[Subject, str]) -> Figure:
+    columns, rows = heatmap.columns, heatmap.rows
+    figure = Figure(figsize=(2.4 + 1.15 * len(columns), 1.3 + 0.75 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(-1.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    for y, row in enumerate(rows):
+        _label(axes, -1, y, percent(row.clean.value), interval(row.clean), weight="normal")
+        for x, (square, column) in enumerate(zip(row.squares, columns, strict=True)):
+            _draw_square(axes, x, y, square, worst=column.worst)
+    labels = [f"{column.threat}\n{drawable(column.label, 'attack')}" for column in columns]
+    axes.set_xticks(range(-1, len(columns)), ["untouched", *labels])
+    axes.set_yticks(range(len(rows)), [names[row.subject] for row in rows])
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    sizes = sorted({square.estimate.n for row in rows for square in row.squares if square.estimate.known})
+    numbers = " to ".join(f"{size:,}" for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
+    axes.set_title(
+        f"Robust accuracy with 95 % intervals, n = {numbers or 0}", loc="left", fontsize=10, pad=12
+    )
+    return figure
+
+
+def _draw_square(axes: Axes, x: int, y: int, square: Square, *, worst: bool) -> None:
+    known = square.estimate.known
+    box = mpl.patches.Rectangle(
+        (x - 0.47, y - 0.45),
+        0.94,
+        0.9,
+        facecolor=HEAT(square.estimate.value) if known else "none",
+        edgecolor=INK if worst else RULE,
+        linewidth=1.2 if worst else 0.5,
+        hatch=None if known else "////",
+    )
+    axes.add_patch(box)
+    if known:
+        _label(axes, x, y, percent(square.estimate.value), interval(square.estimate), weight="bold")
+    else:
+        axes.text(x, y, square.word.replace(", ", "\n"), ha="center", va="center", backgroundcolor="white")
+
+
+def _label(axes: Axes, x: int, y: int, value: str, below: str, *, weight: str) -> None:
+    axes.text(x, y - 0.12, value, ha="center", va="center", weight=weight)
+    axes.text(x, y + 0.22, below, ha="center", va="center", fontsize=7)
+
+
+def _curves(panels: Sequence[Panel], names: dict[Subject, str]) -> Figure:
+    figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
+    every = list(names)
+    for place, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        for curve in panel.curves:
+            number = every.index(curve.subject) % len(COLOURS)
+            radii = [eps for eps, _ in curve.points]
+            values = [100 * estimate.value for _, estimate in curve.points]
+            low = [100 * estimate.low for _, estimate in curve.points]
+            high = [100 * estimate.high for _, estimate in curve.points]
+            axes.fill_between(radii, low, high, color=COLOURS[number], alpha=0.17, linewidth=0)
+            axes.plot(
+                radii, values, label=names[curve.subject], color=COLOURS[number], marker=MARKERS[number]
+            )
+        axes.set_xticks(panel.radii, [radius(eps) for eps in panel.radii])
+        axes.set(ylim=(-2, 102), xlabel=f"eps ({norm_sign(panel.norm)})")
+        axes.set_title(drawable(panel.attack, "attack"), loc="left", fontsize=9)
+        axes.grid(axis="y", color=RULE, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("robust accuracy, %")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _matrix(matrix: TargetMatrix, names: dict[Subject, str]) -> Figure:
+    rows = [row for row in matrix.rows if row.problem is None]
+    columns = [drawable(target, f"target {place}") for place, target in enumerate(matrix.targets, start=1)]
+    more = ["other targets"] if matrix.more_targets else []
+    counts = [[*row.hits, *([row.other] if more else []), row.elsewhere, row.held] for row in rows]
+    figure = Figure(
+        figsize=(2.6 + 0.75 * (len(columns) + 2), 1.5 + 0.45 * max(len(rows), 1)), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    targets = len(columns) + len(more)
+    for y, (row, line) in enumerate(zip(rows, counts, strict=True)):
+        for x, count in enumerate(line):
+            share = count / row.success.n if x < targets and row.success.n else 0.0
+            axes.add_patch(mpl.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=COUNTS(share)))
+            axes.text(x, y, str(count), ha="center", va="center")
+    axes.set(xlim=(-0.5, targets + 1.5), ylim=(max(len(rows), 1) - 0.5, -0.5))
+    axes.set_xticks(range(targets + 2), [*columns, *more, "elsewhere", "held"], rotation=40, ha="left")
+    axes.set_yticks(
+        range(len(rows)), [f"{names[row.subject]}: {drawable(row.source, 'source')}" for row in rows]
+    )
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    title = f"{drawable(matrix.attack, 'targeted attack')}, {_ball(matrix)}: images by where they ended"
+    axes.set_title(title, loc="left", fontsize=9, pad=12)
+    return figure
+
+
+def _gallery(exhibits: Sequence[Exhibit], names: dict[Subject, str]) -> Figure:
+    shown = [(exhibit, example) for exhibit in exhibits for example in exhibit.examples[:1]][:MOST_EXAMPLES]
+    figure = Figure(figsize=(6.2, 1.45 * len(shown) + 0.3), layout="constrained")
+    for place, (exhibit, example) in enumerate(shown):
+        pictures = (example.clean, example.adversarial, example.difference)
+        label = drawable(example.label, "its class")
+        captions = [
+            label,
+            f"read as {drawable(example.prediction, 'another class')}",
+            f"change \N{MULTIPLICATION SIGN} {exhibit.factor}",
+        ]
+        for column, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
+            axes = figure.add_subplot(len(shown), 3, 3 * place + column + 1)
+            axes.imshow(pixels, interpolation="nearest" if len(pixels) < 100 else "antialiased")
+            axes.set_axis_off()
+            axes.set_title(caption, fontsize=7, pad=2)
+            if column == 0:
+                attack = drawable(exhibit.cell.record.attack, "attack")
+                text = f"{attack}\n{names[exhibit.cell.subject]}"
+                axes.text(-0.15, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=7)
+    return figure
+
+
+def _ball(matrix: TargetMatrix) -> str:
+    return budget(matrix.threat.norm, matrix.threat.eps)
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    return content.getvalue()

@@ -1,0 +1,49 @@
+"""Which characters the installed fonts can draw: names come in every script (fault F70)."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache
+
+import matplotlib as mpl
+from matplotlib import font_manager
+
+_FALLBACKS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Noto Sans Arabic",
+    "Noto Sans Hebrew",
+    "Noto Sans Devanagari",
+    "Noto Sans Symbols 2",
+    "Arial Unicode MS",
+)
+"""Fonts that are tried for each character, where installed; the first one comes with matplotlib."""
+
+
+@cache
+def font_names() -> list[str]:
+    """The installed ones among the fonts that are tried, in that order."""
+    installed = set(font_manager.get_font_names())
+    return [name for name in _FALLBACKS if name in installed]
+
+
+def drawable(text: str, otherwise: str) -> str:
+    """The text if the installed fonts can draw it, else what stands in for it."""
+    plain = " ".join(text.split())
+    # Before matplotlib 3.11 right-to-left text was drawn in the wrong order.
+    backwards = any(unicodedata.bidirectional(sign) in {"R", "AL"} for sign in plain)
+    ordered = not backwards or mpl.__version_info__[:2] >= (3, 11)
+    return plain if plain and ordered and all(ord(sign) in _glyphs() for sign in plain) else otherwise
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """Every character that one of the fonts has."""
+    files = (font_manager.findfont(name, fallback_to_default=False) for name in font_names())
+    return frozenset(code for file in files for code in font_manager.get_font(file).get_charmap())

@@ -1,0 +1,148 @@
+"""report.md: the answer and the tables, for pull requests and step summaries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from robustbench_local.reports import answer
+from robustbench_local.reports.content import Content
+from robustbench_local.reports.evidence import CellResult
+from robustbench_local.reports.findings import Level
+from robustbench_local.reports.heatmap import HeatMap, Square
+from robustbench_local.reports.matrix import TargetMatrix, TargetRow
+from robustbench_local.reports.words import duration, full, percent
+
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])")
+_TITLES: tuple[tuple[Level, str], ...] = (
+    ("void", "Void"),
+    ("incomplete", "Incomplete"),
+    ("warning", "Read the numbers with this in mind"),
+    ("note", "Remarks"),
+)
+
+
+def write_markdown(content: Content, figures: Sequence[str]) -> str:
+    """The report as Markdown.
+
+    Args:
+        content: What to report.
+        figures: Paths of the figures from where the file lies.
+
+    Returns:
+        The text. Everything that came from outside is escaped (F71).
+    """
+    evidence = content.evidence
+    lines = [f"# {escape(answer.question(evidence))}", "", f"**{escape(answer.answer(evidence))}**", ""]
+    lines += [part for sentence in answer.comparisons(evidence) for part in (escape(sentence), "")]
+    for level, title in _TITLES:
+        shown = [finding.text for finding in content.findings if finding.level == level]
+        lines += [f"## {title}", "", *(f"- {escape(text)}" for text in shown), ""] if shown else []
+    lines += _gates(content)
+    lines += _heatmap(content.heatmap) if content.heatmap.columns else []
+    lines += [line for matrix in content.matrices for line in _matrix(matrix)]
+    lines += ["## Cell by cell", "", *_cells(evidence.cells), ""]
+    lines += [f"![{_figure_title(path)}]({path})" for path in figures]
+    lines += ["", _READING]
+    return "\n".join(lines) + "\n"
+
+
+def escape(text: str) -> str:
+    """A text from outside, so that Markdown and the HTML inside it show it as it is, on one line."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\g<0>", plain)
+
+
+def _gates(content: Content) -> list[str]:
+    verdicts = content.gates.verdicts
+    if not verdicts:
+        return []
+    rows = (
+        [
+            verdict.ruling,
+            escape(str(verdict.subject or "")),
+            escape(str(verdict.gate)),
+            escape(verdict.reason),
+        ]
+        for verdict in verdicts
+    )
+    return ["## Gates", "", *_table(["verdict", "model", "limit", "measured"], rows), ""]
+
+
+def _heatmap(heatmap: HeatMap) -> list[str]:
+    head = ["model", "untouched", *(f"{column.threat}: {escape(column.label)}" for column in heatmap.columns)]
+    rows = (
+        [escape(str(row.subject)), full(row.clean), *(_square(square) for square in row.squares)]
+        for row in heatmap.rows
+    )
+    text = "Share of all images that are read correctly and stay so, with the 95 % Clopper-Pearson interval."
+    return ["## Robust accuracy", "", text, "", *_table(head, rows), ""]
+
+
+def _square(square: Square) -> str:
+    shown = full(square.estimate) if square.estimate.known else square.word
+    return f"{shown} (incomplete)" if square.estimate.known and square.reason else shown
+
+
+def _matrix(matrix: TargetMatrix) -> list[str]:
+    unreadable = ["no finite answer"] if matrix.unreadable else []
+    more = [f"{matrix.more_targets} other targets"] if matrix.more_targets else []
+    head = [
+        "model",
+        "source",
+        *map(escape, matrix.targets),
+        *more,
+        *unreadable,
+        "elsewhere",
+        "held",
+        "reached the goal",
+    ]
+    rows = (_target_row(row, bool(more), bool(unreadable), len(head)) for row in matrix.rows)
+    text = f"Under {matrix.threat}, among images that are read correctly untouched: how many ended where."
+    return [f"## {escape(matrix.attack)}", "", text, "", *_table(head, rows), ""]
+
+
+def _target_row(row: TargetRow, more: bool, unreadable: bool, width: int) -> list[str]:
+    names = [escape(str(row.subject)), escape(row.source)]
+    if row.problem:
+        return [*names, escape(row.problem), *[""] * (width - 3)]
+    counts = [*row.hits, *([row.other] if more else []), *([row.unreadable] if unreadable else [])]
+    return [*names, *map(str, [*counts, row.elsewhere, row.held]), full(row.success)]
+
+
+def _cells(cells: Iterable[CellResult]) -> Iterator[str]:
+    head = ["model", "attack", "status", "n", "untouched", "robust", "attack success", "8-bit", "time"]
+    rows = (
+        [
+            escape(str(cell.subject)),
+            escape(cell.record.attack),
+            escape(f"{cell.standing}: {cell.problem}" if cell.problem else cell.standing),
+            f"{cell.tally.n:,}",
+            percent(cell.clean_accuracy.value),
+            full(cell.robust_accuracy),
+            full(cell.attack_success),
+            percent(cell.attack_success_8bit.value),
+            duration(cell.tally.seconds),
+        ]
+        for cell in cells
+    )
+    return _table(head, rows)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _figure_title(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removesuffix(".png").replace("-", " ")
+
+
+_READING = (
+    "Robust accuracy is taken over all images, clean mistakes included; attack success over the images that "
+    "are read correctly untouched; the worst case image by image. Attacks find weaknesses and never prove "
+    "that there are none: a stronger attack can only lower these numbers. The intervals speak of the sample "
+    "of images only."
+)

@@ -1,0 +1,151 @@
+"""The report as one HTML file: no script, no request, every string escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from robustbench_local.reports import answer, words
+from robustbench_local.reports.content import Content
+from robustbench_local.reports.evidence import Evidence
+from robustbench_local.reports.findings import is_guessing
+from robustbench_local.reports.gallery import RULE, Exhibit, Floats, png
+from robustbench_local.reports.heatmap import Square
+from robustbench_local.reports.page import charts
+
+_JOINER = "\N{WORD JOINER}"
+_FACTS = {
+    "code": "Code",
+    "device": "Device",
+    "platform": "Platform",
+    "python": "Python",
+    "started": "Started",
+}
+_FACTS |= {"threads": "Threads", "torch": "PyTorch"}
+"""Facts about the machine that have a nicer name than their key."""
+
+
+def environment() -> jinja2.Environment:
+    """The template environment.
+
+    Escaping is forced on: ``select_autoescape`` goes by the end of a file's name, and ``.html.j2`` turns it
+    off (fault F71). A name that the template misspells is an error, not an empty space.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("robustbench_local.reports", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for filter_ in (words.percent, words.interval, words.full, words.radius, words.budget, words.norm_sign):
+        environment.filters[filter_.__name__] = filter_
+    environment.filters |= {"counted": words.counted, "listing": words.listing, "duration": words.duration}
+    environment.filters |= {
+        "data_uri": data_uri,
+        "each": each,
+        "place": place,
+        "size": size,
+        "told": told,
+        "yaml": as_yaml,
+    }
+    return environment
+
+
+def render(content: Content) -> str:
+    """The whole page; the same content gives the same bytes."""
+    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    evidence = content.evidence
+    style_of = charts.styles(evidence)
+    template = environment().get_template("report.html.j2")
+    return template.render(
+        content=content,
+        evidence=evidence,
+        question=answer.question(evidence),
+        answer=unbroken(answer.answer(evidence)),
+        comparisons=[unbroken(sentence) for sentence in answer.comparisons(evidence)],
+        guessing={subject for subject in evidence.subjects if is_guessing(evidence, subject)},
+        charts=[charts.make_chart(panel, style_of) for panel in content.panels],
+        style_of=style_of,
+        drawing=charts,
+        rule=RULE,
+        exhibits_of=_by_attack(content.exhibits),
+        attacks=_attacks(evidence),
+        machine=_machine(evidence),
+        style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
+        style_hash=content_hash(style),
+    )
+
+
+def content_hash(text: str) -> str:
+    """What the page's security policy calls a style sheet by: ``sha256-...``."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def data_uri(pixels: Floats) -> str:
+    """A picture, (H, W, 3) in [0, 1], inside the page itself."""
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+
+
+def place(share: float) -> str:
+    """Where a share lies on a line from 0 to 100 %."""
+    return f"{100 * share:.2f}%"
+
+
+def size(distance: float) -> str:
+    """A distance with three digits; a dash where it is not a number."""
+    return f"{distance:.3g}" if math.isfinite(distance) else words.NOTHING
+
+
+def unbroken(text: str) -> str:
+    """A sentence whose intervals stay on one line."""
+    return text.replace(words.DASH, f"{_JOINER}{words.DASH}{_JOINER}")
+
+
+def each(total: int, count: int) -> str:
+    """A total shared out over images."""
+    return f"{total / count:,.0f}" if count else words.NOTHING
+
+
+def as_yaml(value: Any) -> str:
+    """Plain data as YAML, in the order it has."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+
+
+def told(square: Square) -> str:
+    """What a pointer resting on a square of the heat map is told."""
+    known = words.full(square.estimate) if square.estimate.known else square.word
+    return f"{known}: {square.reason}" if square.reason else known
+
+
+def _attacks(evidence: Evidence) -> dict[str, tuple[str, str]]:
+    """Each attack's hyper-parameters and note, as its first cell has them."""
+    found: dict[str, tuple[str, str]] = {}
+    for cell in evidence.cells:
+        parameters = ", ".join(f"{key}={value}" for key, value in cell.record.parameters.items())
+        found.setdefault(cell.record.attack, (parameters, cell.record.note))
+    return found
+
+
+def _by_attack(exhibits: Sequence[Exhibit]) -> dict[str, list[Exhibit]]:
+    """The examples of one attack together, whatever the model."""
+    found: dict[str, list[Exhibit]] = {}
+    for exhibit in exhibits:
+        found.setdefault(exhibit.cell.record.attack, []).append(exhibit)
+    return found
+
+
+def _machine(evidence: Evidence) -> dict[str, str]:
+    """The environment in words."""
+    facts = {key: value for key, value in evidence.environment.items() if key != "versions"}
+    versions = evidence.environment.get("versions") or {}
+    written = {_FACTS.get(key, key): str(value) for key, value in facts.items() if value is not None}
+    return written | {"Other versions": ", ".join(f"{name} {number}" for name, number in versions.items())}
