@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from robustbench_local.catalogue import Card
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.defenses.adversary import frozen, linf_examples
 from robustbench_local.defenses.recipe import AdversarialRecipe, Recipe
 from robustbench_local.defenses.trained import Trained
@@ -97,9 +99,12 @@ def _pgd(module: nn.Module, images: Tensor, labels: Tensor, *, steps: int) -> Te
 
 
 def _autoattack(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    # pyautoattack seeds torch's global generator and takes away the tracer of debuggers and coverage.
+    tracer = sys.gettrace()
     with torch.random.fork_rng(devices=[]):
         attack = AutoAttack(module, norm="Linf", eps=_EPS, seed=0, device="cpu")
         examples: Tensor = attack.run_standard_evaluation(images, labels, batch_size=_BATCH)[0]
+    sys.settrace(tracer)
     return examples
 
 
@@ -130,7 +135,7 @@ def write_weights(
     """
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
     save_file(state, out)
-    threat = {"threat": _budget_of(recipe)} if isinstance(recipe, AdversarialRecipe) else {}
+    out.chmod(0o644)
     content = {
         "schema": 1,
         "name": out.stem,
@@ -138,30 +143,31 @@ def write_weights(
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
         "architecture": "signs_resnet",
         "num_classes": signs_network.NUM_CLASSES,
-        "input": list(signs_network.INPUT),
-        "normalize": {"mean": list(signs_network.MEAN), "std": list(signs_network.STD)},
-        "class_names": "gtsrb",
-        "defense": {
-            "card": card.name,
-            "version": card.version,
-            "method": card.method,
-            **threat,
-            "parameters": recipe.parameters,
+        "normalize": [list(signs_network.MEAN), list(signs_network.STD)],
+        "provenance": {
+            "defense": _described(card, recipe),
+            "seed": seed,
+            "data": data,
+            "made": {
+                "date": dt.datetime.now(dt.UTC).date().isoformat(),
+                "torch": torch.__version__.split("+")[0],
+                "command": command,
+                "training_seconds": round(trained.seconds),
+                "best_epoch": trained.best.epoch,
+                "validation": {"clean": trained.best.clean, "pgd": trained.best.robust},
+            },
+            "measured": measured,
         },
-        "seed": seed,
-        "data": data,
-        "made": {
-            "date": dt.datetime.now(dt.UTC).date().isoformat(),
-            "torch": torch.__version__.split("+")[0],
-            "command": command,
-            "training_seconds": round(trained.seconds),
-            "best_epoch": trained.best.epoch,
-            "validation": {"clean": trained.best.clean, "pgd": trained.best.robust},
-        },
-        "measured": measured,
+        "class_names": list(CLASS_NAMES),
     }
-    out.with_suffix(".yaml").write_text(yaml.safe_dump(content, sort_keys=False, width=110), encoding="utf-8")
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
+    out.with_suffix(".yaml").write_text(text, encoding="utf-8")
 
 
-def _budget_of(recipe: AdversarialRecipe) -> dict[str, Any]:
-    return {"norm": recipe.threat.norm, "eps": recipe.threat.eps}
+def _described(card: Card, recipe: Recipe) -> dict[str, Any]:
+    """The defense as it was carried out."""
+    threat = {}
+    if isinstance(recipe, AdversarialRecipe):
+        threat = {"threat": {"norm": recipe.threat.norm, "eps": recipe.threat.eps}}
+    name = {"card": card.name, "version": card.version, "method": card.method}
+    return {**name, **threat, "parameters": recipe.parameters}
