@@ -44,7 +44,7 @@ class Classifier:
 
     Attributes:
         notes: What a reader of the results should know about this model, one sentence each.
-        provenance: Where the model comes from, for reports: source, file, SHA-256; empty if nobody said.
+        provenance: Where the model comes from, as JSON values: source, file, SHA-256; empty if unknown.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
 
     Raises:
@@ -76,7 +76,7 @@ class Classifier:
         self.channels = len(normalization[0]) if normalization and channels is None and several else channels
         self.input_size = None if input_size is None else (int(input_size[0]), int(input_size[1]))
         self.notes: list[str] = []
-        self.provenance: dict[str, str] = {}
+        self.provenance: dict[str, Any] = {}
         self.foreign_passes = [0, 0]
         self._meters: list[Meter] = []
         self._attacked = self._examined = False

@@ -60,7 +60,7 @@ class Loaded:
     channels: int | None = None
     class_names: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)
-    provenance: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     def came_from(self, weights: Weights) -> None:
         """Record the file of the weights."""

@@ -144,7 +144,7 @@ def _load_zoo(name: str, request: Request) -> Loaded:
     found = _load_checkpoint(card.weights, replace(shipped, num_classes=card.num_classes))
     found.normalize = card.normalize
     found.class_names = card.class_names
-    found.provenance |= {key: str(value) for key, value in card.provenance.items()}
+    found.provenance |= card.provenance
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,18 @@ FOLDER = Path(__file__).parent
 
 
 class ZooEntry(Strict):
-    """A network that ships with the package, as its card describes it."""
+    """A network that ships with the package, as its card describes it.
+
+    Args:
+        name: The card's own file name.
+        weights: The file beside it.
+        sha256: Of that file.
+        architecture: One of `robustbench_local.models.architectures`.
+        num_classes: How many logits.
+        normalize: Means and standard deviations a channel, of images in [0, 1].
+        class_names: One a class.
+        provenance: How it was made and measured; shown in reports, never read by code.
+    """
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     name: str
@@ -27,7 +37,7 @@ class ZooEntry(Strict):
     num_classes: Annotated[int, Field(ge=2)]
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     class_names: tuple[str, ...] | None = None
-    provenance: Mapping[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
 
 
 def list_zoo(folder: Path = FOLDER) -> list[str]:
