@@ -143,21 +143,22 @@ def write_weights(
         "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
         "architecture": "signs_resnet",
         "num_classes": signs_network.NUM_CLASSES,
-        "input": list(signs_network.INPUT),
-        "normalize": {"mean": list(signs_network.MEAN), "std": list(signs_network.STD)},
-        "class_names": list(CLASS_NAMES),
-        "defense": _described(card, recipe),
-        "seed": seed,
-        "data": data,
-        "made": {
-            "date": dt.datetime.now(dt.UTC).date().isoformat(),
-            "torch": torch.__version__.split("+")[0],
-            "command": command,
-            "training_seconds": round(trained.seconds),
-            "best_epoch": trained.best.epoch,
-            "validation": {"clean": trained.best.clean, "pgd": trained.best.robust},
+        "normalize": [list(signs_network.MEAN), list(signs_network.STD)],
+        "provenance": {
+            "defense": _described(card, recipe),
+            "seed": seed,
+            "data": data,
+            "made": {
+                "date": dt.datetime.now(dt.UTC).date().isoformat(),
+                "torch": torch.__version__.split("+")[0],
+                "command": command,
+                "training_seconds": round(trained.seconds),
+                "best_epoch": trained.best.epoch,
+                "validation": {"clean": trained.best.clean, "pgd": trained.best.robust},
+            },
+            "measured": measured,
         },
-        "measured": measured,
+        "class_names": list(CLASS_NAMES),
     }
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
     out.with_suffix(".yaml").write_text(text, encoding="utf-8")

@@ -303,13 +303,14 @@ def test_the_command_writes_weights_and_their_provenance(tmp_path, monkeypatch, 
     card = yaml.safe_load(out.with_suffix(".yaml").read_text())
     assert find_zoo("signs-tiny", tmp_path).num_classes == len(card["class_names"]) == 43
     assert card["architecture"] == "signs_resnet"
-    assert card["defense"]["parameters"]["epochs"] == 2
-    assert card["data"]["train"]["n"] == 50
-    measured = card["measured"]
+    provenance = card["provenance"]
+    assert provenance["defense"]["parameters"]["epochs"] == 2
+    assert provenance["data"]["train"]["n"] == 50
+    measured = provenance["measured"]
     assert [figure["attack"] for figure in measured] == ["none", "fgsm", "pgd", "autoattack"]
     assert [figure["n"] for figure in measured] == [25, 25, 25, 2]
     assert all(figure["low"] <= figure["accuracy"] <= figure["high"] for figure in measured)
-    assert str(tmp_path) not in card["made"]["command"]
+    assert str(tmp_path) not in provenance["made"]["command"]
     network = new_signs_network(1).network
     assert network.load_state_dict(load_file(out), strict=True)
     second = tmp_path / "again" / "signs-tiny.safetensors"
