@@ -182,6 +182,26 @@ def test_a_race_has_one_winner_at_a_time(path: Path) -> None:
     assert len(wins) > 3
 
 
+def test_a_file_that_is_removed_before_it_is_locked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The former owner ends in that very moment: a lock on a file without a name keeps nobody out."""
+    system_lock = lock_module._system_lock
+    opened: list[int] = []
+
+    def late(descriptor: int) -> bool:
+        opened.append(descriptor)
+        if len(opened) == 1:
+            path.unlink()
+        return system_lock(descriptor)
+
+    monkeypatch.setattr(lock_module, "_system_lock", late)
+    lock = DirectoryLock(path)
+    assert len(opened) == 2
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    with pytest.raises(LockedError):
+        DirectoryLock(path)
+    lock.release()
+
+
 def test_processes_are_told_apart(neighbour: subprocess.Popen[bytes]) -> None:
     me, other = Owner.of(os.getpid()), Owner.of(neighbour.pid)
     assert me is not None
