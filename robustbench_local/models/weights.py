@@ -104,7 +104,9 @@ def load_into(module: nn.Module, weights: Weights) -> list[str]:
     expected = module.state_dict()
     tensors, notes = fitted(weights, expected)
     # Batch norm's counter came late to torch; files without it are complete.
-    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    counters = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
+    tensors = {**counters, **tensors}
+    missing = [name for name in expected if name not in tensors]
     extra = sorted(name for name in tensors if name not in expected)
     misfits = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
@@ -123,11 +125,13 @@ def load_into(module: nn.Module, weights: Weights) -> list[str]:
             remedy="check the architecture and num_classes",
         )
     state = OrderedDict(tensors)
-    # Versions of the layers, by which torch recognises older files; safetensors have none.
-    state._metadata = getattr(weights.tensors, "_metadata", {})  # type: ignore[attr-defined]  # noqa: SLF001
+    # Versions of the layers, by which some networks tell old files from new ones; safetensors have none.
+    told = None if notes else getattr(weights.tensors, "_metadata", None)
+    versions = told or getattr(expected, "_metadata", {})
+    state._metadata = versions  # type: ignore[attr-defined]  # noqa: SLF001
     try:
         module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ModelError(f"does not fit the network: {first_line(error)}", where=weights.path.name) from error
     stored = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     half = sorted(str(dtype).removeprefix("torch.") for dtype in stored if dtype.itemsize < 4)
