@@ -26,10 +26,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "sha256": read_weights(tmp_path / "tiny.safetensors").sha256,
         "architecture": "mnist_fast",
         "num_classes": 3,
-        "normalize": {"mean": [0.5], "std": [0.25]},
+        "normalize": [[0.5], [0.25]],
         "class_names": ["a", "b", "c"],
-        "defense": {"card": "none"},
-        "seed": 7,
+        "provenance": {"defense": {"card": "none"}, "seed": 7},
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(card))
     monkeypatch.setattr(sources, "FOLDER", tmp_path)
@@ -63,7 +62,8 @@ def test_a_changed_file_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"normalize": {"mean": [0.5]}}, "normalize"),
+        ({"epochs": 3}, "unknown key 'epochs'"),
+        ({"normalize": [[0.5]]}, "normalize"),
         ({"class_names": "gtsrb"}, "class_names"),
         ({"num_classes": 1}, "num_classes"),
         ({"sha256": "abc"}, "sha256"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import Field
 
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.strict import Strict, read_yaml, validate
@@ -18,9 +18,6 @@ FOLDER = Path(__file__).parent
 class ZooEntry(Strict):
     """A network that ships with the package, as its card describes it.
 
-    Beside what loading needs, a card tells how the weights were made and measured (``defense``, ``seed``,
-    ``data``, ``made``, ``measured``); reports show that, and no code reads it.
-
     Args:
         name: The card's own file name.
         weights: The file beside it.
@@ -29,9 +26,8 @@ class ZooEntry(Strict):
         num_classes: How many logits.
         normalize: Means and standard deviations a channel, of images in [0, 1].
         class_names: One a class.
+        provenance: How it was made and measured; shown in reports, never read by code.
     """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
 
     schema_: Literal[1] = Field(alias="schema")
     name: str
@@ -41,16 +37,7 @@ class ZooEntry(Strict):
     num_classes: Annotated[int, Field(ge=2)]
     normalize: tuple[tuple[float, ...], tuple[float, ...]]
     class_names: tuple[str, ...]
-
-    @field_validator("normalize", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        return (value.get("mean"), value.get("std")) if isinstance(value, dict) else value
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """How the weights were made and measured, as JSON values."""
-        return dict(self.model_extra or {})
+    provenance: dict[str, Any]
 
 
 def list_zoo(folder: Path = FOLDER) -> list[str]:
