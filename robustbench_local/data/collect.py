@@ -185,10 +185,9 @@ def _level_channels(
     if not options.gray_to_rgb and len(gray) in (0, len(arrays)):
         return ()
     if not options.gray_to_rgb:
-        what = f"{_images(len(gray))} of {len(arrays)} grey among coloured ones, the first: {ids[gray[0]]}"
-        raise DataError(
-            what, where=where, remedy="set gray_to_rgb: true to repeat their one channel, or remove them"
-        )
+        what = f"{len(gray)} of {len(arrays)} images are grey among coloured ones, the first: {ids[gray[0]]}"
+        remedy = "set gray_to_rgb: true to repeat their one channel, or remove them"
+        raise DataError(what, where=where, remedy=remedy)
     for row in gray:
         arrays[row] = np.repeat(arrays[row], 3, axis=2)
     return (f"{_images(len(gray))}: grey, repeated to RGB",) if gray else ()
@@ -214,11 +213,12 @@ def _note_copies(arrays: Sequence[Pixels], ids: Sequence[str], labels: NDArray[n
 
 def _stack(arrays: Sequence[Pixels]) -> Tensor:
     height, width, channels = arrays[0].shape
-    images = torch.empty((len(arrays), channels, height, width))
+    images = np.empty((len(arrays), channels, height, width), dtype=np.float32)
     for row, array in enumerate(arrays):
-        image = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))).float()
-        images[row] = image / 255 if array.dtype == np.uint8 else image
-    return images
+        images[row] = array.transpose(2, 0, 1)
+        if array.dtype == np.uint8:
+            images[row] /= 255
+    return torch.from_numpy(images)
 
 
 def _stack_masks(masks: NDArray[np.bool_], options: ReadOptions) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from robustbench_local.errors import DataError, RefusedError
 
@@ -27,7 +27,16 @@ MAX_PIXELS = 89_478_485
 
 Pixels = NDArray[Any]  # (H, W, C): uint8, or float32 in [0, 1]
 
-_ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
     struct.error, zlib.error,
@@ -170,14 +179,11 @@ def _losses(content: bytes, image: Image.Image) -> tuple[str, ...]:
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """The image turned as its EXIF orientation says (F46); damaged EXIF data leaves it as it is."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        if orientation not in range(2, 9):
-            return image, ()
-        return ImageOps.exif_transpose(image), ("turned upright as its EXIF data says",)
-    except _BROKEN:
-        return image, ("EXIF data unreadable, not turned",)
+    """The image turned as its EXIF orientation says (F46)."""
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    if turn is None:
+        return image, ()
+    return image.transpose(turn), ("turned upright as its EXIF data says",)
 
 
 def _flatten(image: Image.Image, alpha: str | None, where: str) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import torch
 
 from robustbench_local.data.dataset import MAX_CLASSES, Dataset, numbered, some_rows
 from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.suggestion import did_you_mean
 
 
 def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | None = None) -> Dataset:
@@ -112,22 +112,18 @@ def _resolve(entry: int | str, class_names: Sequence[str]) -> int:
             choices = ", ".join(f"{index} {class_names[index]}" for index in found[:5])
             raise ConfigError(f"the class {entry!r} is not clear: {choices}", remedy="write its number")
         if not wanted.isdecimal():
-            raise _unknown_class(entry, keys, class_names)
+            raise _unknown_class(entry, class_names)
     index = int(entry)
     if isinstance(entry, bool) or not 0 <= index < len(class_names):
         raise ConfigError(f"there is no class {entry!r}: the classes are 0 to {len(class_names) - 1}")
     return index
 
 
-def _unknown_class(entry: str, keys: Sequence[str], class_names: Sequence[str]) -> ConfigError:
+def _unknown_class(entry: str, class_names: Sequence[str]) -> ConfigError:
     if tuple(class_names) == numbered(len(class_names)):
         remedy = "write its number: neither the data nor the model has class names"
     else:
-        close = difflib.get_close_matches(_key(entry), keys, n=1)
-        shown = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
-        remedy = (
-            f"did you mean {class_names[keys.index(close[0])]!r}?" if close else f"the classes are {shown}"
-        )
+        remedy = did_you_mean(entry, class_names, limit=5)
     return ConfigError(f"there is no class {entry!r}", remedy=remedy)
 
 

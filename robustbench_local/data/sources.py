@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,9 +19,10 @@ from robustbench_local.data.sign_shapes import DRAWN_CLASSES
 from robustbench_local.data.signs import load_signs
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.suggestion import did_you_mean
 
 MAX_SIDE = 4096
-_PER_CLASS = 40  # rendered signs of each class where there is no limit
+_SIGN_ROUNDS = 40  # rendered signs of each class where there is no limit
 
 #: The kinds of sources and what each is.
 SOURCES: dict[str, str] = {
@@ -120,13 +120,10 @@ def _listing(
     if name and kind == "npz":
         return list_npz(_path(name, base), where=source, split=split, keys=keys, alpha=options.alpha)
     if kind in ("torchvision", "folder", "npz"):
-        raise ConfigError(
-            f"the source {source!r} names nothing", remedy=f"write it as {' or '.join(SOURCES)}"
-        )
+        form = next(one for one in SOURCES if one.startswith(f"{kind}:"))
+        raise ConfigError(f"the source {source!r} names nothing", remedy=f"write it as {form}")
     kinds = [one.partition(":")[0] for one in SOURCES]
-    close = difflib.get_close_matches(kind, kinds, n=1)
-    remedy = f"did you mean {close[0]}?" if close else f"use one of {', '.join(SOURCES)}"
-    raise ConfigError(f"unknown data source {source!r}", remedy=remedy)
+    raise ConfigError(f"unknown data source {source!r}", remedy=did_you_mean(kind, kinds))
 
 
 def _signs(
@@ -138,14 +135,9 @@ def _signs(
         raise ConfigError(
             "signs are square, drawn at their size", remedy="give size one number, and no resize"
         )
-    if classes is None:
-        needed = -(-(limit or 0) // len(DRAWN_CLASSES))
-        return load_signs(split=split, per_class=max(_PER_CLASS, needed), limit=limit, seed=seed, size=height)
-    wanted = resolve_classes(classes, CLASS_NAMES)
-    needed = -(-(limit or 0) // max(len(wanted), 1))
-    data = load_signs(split=split, per_class=max(_PER_CLASS, needed), seed=seed, size=height)
-    # The signs come in rounds, one image of each class: the first ones are as even as can be.
-    return data.select(_of_classes(data.labels.tolist(), CLASS_NAMES, wanted, "signs")[:limit])
+    wanted = DRAWN_CLASSES if classes is None else resolve_classes(classes, CLASS_NAMES)
+    rounds = _SIGN_ROUNDS if limit is None else -(-limit // max(len(wanted), 1))
+    return load_signs(split=split, per_class=rounds, limit=limit, seed=seed, size=height, classes=wanted)
 
 
 def _of_classes(

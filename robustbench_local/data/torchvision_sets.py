@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pickle
 import socket
@@ -25,6 +24,7 @@ from robustbench_local.data.dataset import numbered
 from robustbench_local.data.decode import BadImageError, Picture, decoding, to_picture
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.suggestion import did_you_mean
 
 _TRAIN_TEST = {"train": "train", "test": "test"}
 _TRAIN_VAL = {"train": "train", "val": "val"}
@@ -105,8 +105,7 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
     """
     known = {one.casefold(): one for one in NAMES}
     if name.casefold() not in known:
-        close = difflib.get_close_matches(name.casefold(), known, n=1)
-        remedy = f"did you mean {known[close[0]]}?" if close else f"use one of {', '.join(NAMES)}"
+        remedy = did_you_mean(name, NAMES, limit=len(NAMES))
         raise ConfigError(f"unknown data set torchvision:{name}", remedy=remedy)
     name = known[name.casefold()]
     source, where = _SOURCES[name], f"torchvision:{name}"

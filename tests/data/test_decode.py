@@ -212,9 +212,18 @@ def test_pictures_are_turned_upright(tmp_path, orientation):
     assert picture.notes == (() if orientation == 1 else ("turned upright as its EXIF data says",))
 
 
-def test_damaged_exif_data_does_not_cost_the_image(tmp_path):
-    save_picture(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0")
+@pytest.mark.parametrize("damage", [b"II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0", b"no TIFF at all", b""])
+def test_damaged_exif_data_does_not_cost_the_image(tmp_path, damage):
+    save_picture(tmp_path / "a.jpg", exif=b"Exif\0\0" + damage)
     assert read_picture(tmp_path / "a.jpg", where="a").pixels.shape == (10, 12, 3)
+
+
+def test_a_picture_is_turned_even_if_the_rest_of_its_exif_data_is_damaged(tmp_path):
+    entries = [(0x0112, 3, 1, 6), (0x829A, 5, 9, 0xFFFFFF)]  # the orientation, and a value far outside
+    body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body
+    save_picture(tmp_path / "a.jpg", exif=exif)
+    assert read_picture(tmp_path / "a.jpg", where="a").pixels.shape == (12, 10, 3)
 
 
 def test_of_several_pictures_in_a_file_the_first_is_used(tmp_path):

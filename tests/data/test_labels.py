@@ -173,8 +173,8 @@ def test_a_whole_name_wins_over_the_beginning_of_another():
     ("entry", "message"),
     [
         ("speed limit", r"not clear: 0 Speed limit \(20km/h\), 1 Speed limit \(30km/h\)"),
-        ("Stpo", "did you mean 'Stop'"),
-        ("zebra", "the classes are Speed limit"),
+        ("Stpo", "did you mean Stop"),
+        ("zebra", "use one of Speed limit"),
         (4, "0 to 3"),
         ("4", "0 to 3"),
         (-1, "0 to 3"),
