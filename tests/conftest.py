@@ -35,7 +35,7 @@ models:
   - {id: second, source: "checkpoint:second.safetensors", architecture: mnist_fast}
 attacks:
   - fgsm-linf-8
-  - {card: pgd50-linf-8, eps: ["1/255", "8/255"], steps: 4, restarts: 2}
+  - {card: pgd50-linf-8, eps: ["8/255", "16/255"], steps: 4, restarts: 2}
 gates:
   - {metric: robust_accuracy, threat: linf-8, min: 0.01, on: estimate}
 """

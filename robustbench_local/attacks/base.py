@@ -34,8 +34,8 @@ class Attack(ABC):
     """What it needs of the classifier."""
     per_image: ClassVar[bool] = True
     """Whether an image's result is independent of its batch. If not, the harness hands over fixed groups."""
-    group: ClassVar[int] = 64
-    """Size of those groups, in the order of the data set."""
+    group: ClassVar[int] = 128
+    """Size of those groups for images of 32 px, in the order of the data set; fewer of larger images."""
 
     @abstractmethod
     def perturb(  # noqa: PLR0917 - the same leading arguments for every attack

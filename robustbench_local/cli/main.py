@@ -22,6 +22,7 @@ from robustbench_local.errors import RobustbenchError
 
 INTERRUPTED = 130
 INTERNAL = 70
+STOPPED = "interrupted; everything committed is kept, and the same command goes on"
 
 app = typer.Typer(
     name="rbl",
@@ -72,9 +73,7 @@ def call(arguments: list[str]) -> int:
     try:
         result = app(arguments, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain(
-            "interrupted; everything committed is kept, and the same command goes on", INTERRUPTED
-        )
+        return _complain(STOPPED, INTERRUPTED)
     except RobustbenchError as error:
         return _complain(str(error), error.exit_code)
     except BrokenPipeError:
@@ -82,6 +81,8 @@ def call(arguments: list[str]) -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
         return _unexpected(error)
+    if result == INTERRUPTED:  # typer turns Ctrl-C into its own exit
+        return _complain(STOPPED, INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 

@@ -15,11 +15,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan, PlannedCell
@@ -42,6 +45,15 @@ class Display(Listener):
         """Stop showing."""
 
 
+class PassesColumn(ProgressColumn):
+    """How far another library's attack is inside a batch: its only sign of life for minutes."""
+
+    def render(self, task: Task) -> Text:
+        """Ask the classifier, at every refresh."""
+        cell = task.fields.get("cell")
+        return Text("" if cell is None else passes_so_far(cell).lstrip(", "), style="dim")
+
+
 class RichDisplay(Display):
     """A bar for the run and one for the cell at work."""
 
@@ -54,6 +66,7 @@ class RichDisplay(Display):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", style="dim"),
+            PassesColumn(),
             console=console,
         )
         self.total = self.progress.add_task("cells", total=None, note="", visible=False)
@@ -75,14 +88,9 @@ class RichDisplay(Display):
 
     def started(self, cell: PlannedCell, done: Tally) -> None:
         """Show the bar of the cell."""
-        self.progress.reset(
-            self.cell,
-            total=len(cell.positions),
-            completed=done.n,
-            description=escape(title(cell)),
-            visible=True,
-            note="",
-        )
+        label = escape(title(cell))
+        self.progress.reset(self.cell, total=len(cell.positions), completed=done.n)
+        self.progress.update(self.cell, description=label, visible=True, note="", cell=cell)
 
     def advanced(self, cell: PlannedCell, done: Tally) -> None:
         """Move the bar of the cell."""
@@ -110,7 +118,7 @@ class PlainDisplay(Display):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._last = time.monotonic()
-        self._doing = ""
+        self._cell: PlannedCell | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -128,7 +136,7 @@ class PlainDisplay(Display):
     def started(self, cell: PlannedCell, done: Tally) -> None:
         """Say which cell starts."""
         rest = f", {done.n} already done" if done.n else ""
-        self._doing = title(cell)
+        self._cell = cell
         self._say(f"started {title(cell)}: {len(cell.positions)} images{rest}")
 
     def advanced(self, cell: PlannedCell, done: Tally) -> None:
@@ -141,7 +149,7 @@ class PlainDisplay(Display):
 
     def finished(self, cell: PlannedCell, status: CellStatus, done: Tally, error: str | None) -> None:
         """Say how the cell ended."""
-        self._doing = ""
+        self._cell = None
         self._say(f"{status:>7} {title(cell)}: {ending(cell, done)}")
 
     def told(self, event: EventRecord) -> None:
@@ -154,8 +162,9 @@ class PlainDisplay(Display):
 
     def _beat(self) -> None:
         while not self._stop.wait(1.0):
-            if self._doing and time.monotonic() - self._last > HEARTBEAT:
-                self._say(f"        {self._doing}: still at work")
+            cell = self._cell
+            if cell is not None and time.monotonic() - self._last > HEARTBEAT:
+                self._say(f"        {title(cell)}: at work{passes_so_far(cell)}")
 
 
 class JsonDisplay(Display):
@@ -196,6 +205,12 @@ def choose_display(console: Console, *, as_json: bool) -> Display:
     return RichDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
+def passes_so_far(cell: PlannedCell) -> str:
+    """Passes of another library's attack in the batch at work; our own have short batches."""
+    passes = sum(cell.subject.classifier.foreign_passes)
+    return f", {passes:,} passes into this batch" if passes else ""
+
+
 def title(cell: PlannedCell) -> str:
     """Name of a cell for a person."""
     defense = "" if cell.record.defense == "none" else f" + {cell.record.defense}"
@@ -227,7 +242,7 @@ def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
     table = Table(title=f"{plan.name}: {len(plan.cells)} cells on {plan.data.name}", title_justify="left")
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")
-    for column in ("threat", "images", "passes at most", "time at most"):
+    for column in ("images", "passes at most", "time at most"):
         table.add_column(column, justify="right")
     for cell in plan.cells:
         forward, backward = cell.passes
@@ -235,7 +250,6 @@ def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         table.add_row(
             escape(cell.record.model),
             escape(cell.record.attack),
-            cell.record.threat,
             str(len(cell.positions)),
             *(("skipped", "-") if cell.skipped else cost),
         )

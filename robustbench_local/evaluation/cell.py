@@ -28,6 +28,8 @@ Notify = Callable[[str], None]
 
 FAILURES_THAT_CONVICT = 3
 """So many images failing alone, with none succeeding before, convict the model or the attack."""
+GROUP_PIXELS = 3 * 32 * 32
+"""Pixel values of the image that an attack's group size is meant for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,8 @@ def run_batches(
             then it is not the images.
     """
     queue = _queue(task, batch_size, set(done))
-    failures, successes = 0, len(done)
+    suspects: list[Batch] = []  # failures before the first success: they may be the model's, not the images'
+    proven = bool(done)
     with task.classifier.attacked():
         while queue:
             positions = queue.pop(0)
@@ -114,13 +117,24 @@ def run_batches(
                 if half < len(positions):
                     queue = [positions[:half], positions[half:], *queue]
                     continue
-                failures += 1
-                if not successes and failures >= min(FAILURES_THAT_CONVICT, len(task.data)):
+                suspects.append(_failed(task, positions[0], failure))
+                if not proven and len(suspects) >= min(FAILURES_THAT_CONVICT, len(task.data)):
                     raise
-                batch = _failed(task, positions[0], failure, notify)
             else:
-                successes += 1
-            yield batch
+                proven = proven or any(row.clean_correct for row in batch.outcomes)
+                suspects.append(batch)
+            if proven or not queue:
+                yield from _told(suspects, notify)
+                suspects = []
+
+
+def _told(batches: list[Batch], notify: Notify) -> Iterator[Batch]:
+    """Batches on their way out, with a line for each image that failed."""
+    for batch in batches:
+        for row in batch.outcomes:
+            if row.status == "error":
+                notify(f"{row.image}: {row.error}")
+        yield batch
 
 
 def _queue(task: Task, batch_size: int, done: set[int]) -> list[list[int]]:
@@ -128,7 +142,14 @@ def _queue(task: Task, batch_size: int, done: set[int]) -> list[list[int]]:
     everything = range(len(task.data))
     if task.attack.per_image:
         return _cut([position for position in everything if position not in done], batch_size)
-    return [group for group in _cut(list(everything), task.attack.group) if not done.issuperset(group)]
+    groups = _cut(list(everything), group_size(task.attack, task.data))
+    return [group for group in groups if not done.issuperset(group)]
+
+
+def group_size(attack: Attack, data: Dataset) -> int:
+    """Images in the fixed groups of an attack: fewer the larger they are, whatever the machine."""
+    pixels = int(data.images[0].numel())
+    return max(4, min(2 * attack.group, attack.group * GROUP_PIXELS // pixels))
 
 
 def _cut(positions: list[int], size: int) -> list[list[int]]:
@@ -143,12 +164,16 @@ def _smaller(task: Task, queue: list[list[int]], size: int) -> list[list[int]]:
     return _cut([position for batch in queue for position in batch], size) if task.attack.per_image else queue
 
 
-def _failed(task: Task, position: int, failure: Exception, notify: Notify) -> Batch:
+def _spread(total: int, count: int) -> Tensor:
+    """Passes of another library's attack, which knows only their total, as equal whole shares."""
+    return total // count + (torch.arange(count) < total % count).long()
+
+
+def _failed(task: Task, position: int, failure: Exception) -> Batch:
     """An image on which the model or the attack raised: an error, listed, and not robust."""
     one = task.data.select([position])
-    line = one_line(failure)
-    notify(f"{one.ids[0]}: {line}")
-    return Batch(outcomes=(failed(task.key, position, one, line),), candidates=one.images.clone())
+    outcome = failed(task.key, position, one, one_line(failure))
+    return Batch(outcomes=(outcome,), candidates=one.images.clone())
 
 
 def _run(task: Task, positions: list[int]) -> Batch:
@@ -170,9 +195,13 @@ def _run(task: Task, positions: list[int]) -> Batch:
             )
             verified = verify(classifier, images, labels, found, task.threat, masks=masks)
         candidates[attacked] = verified.candidates
-        forward, backward = meter.forward.tolist(), meter.backward.tolist()
+        foreign = [_spread(passes, len(chosen)) for passes in classifier.foreign_passes]
+        classifier.foreign_passes[:] = [0, 0]
         for place, row in enumerate(attacked.tolist()):
-            passes = (forward[place], backward[place])
+            passes = (
+                int(meter.forward[place] + foreign[0][place]),
+                int(meter.backward[place] + foreign[1][place]),
+            )
             records[row] = judged(records[row], verified, place, task.threat, passes)
     seconds = (time.perf_counter() - started) / len(positions)
     outcomes = tuple(replace(record, seconds=seconds) for record in records)

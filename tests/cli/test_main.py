@@ -25,7 +25,7 @@ def test_run_shows_plan_progress_table_gates_and_report(workplace, rbl):
     code, out, err = rbl("run", "grid.yaml", "--out", "out", "--device", "cpu")
     assert (code, err) == (0, "")
     assert "6 cells" in out
-    assert "done second x pgd50-linf-8" in out
+    assert "done second x pgd50-linf-16" in out
     assert "worst case, linf-8" in out
     assert "pass: first" in out
     assert (workplace / "out" / "report.html").stat().st_size > 10_000
@@ -63,7 +63,7 @@ def test_a_failed_gate_is_exit_code_1_in_run_and_gate(workplace, rbl, limit, cod
 def test_a_straddled_gate_is_exit_code_4(workplace, rbl):
     text = (workplace / "grid.yaml").read_text()
     text = text.replace(
-        "threat: linf-8, min: 0.01, on: estimate", "threat: linf-1, model: first, min: 0.6, on: lower"
+        "threat: linf-8, min: 0.01, on: estimate", "threat: linf-8, model: first, min: 0.6, on: lower"
     )
     (workplace / "grid.yaml").write_text(text)
     code, out, _ = rbl("run", "grid.yaml", "--out", "out")
@@ -113,8 +113,8 @@ def test_bad_input_gets_one_line_and_its_exit_code(workplace, rbl, arguments):
         (("fgsm-linf-8", "fgsm-linf-9"), 2, "fgsm-linf-8"),
         (("steps: 4", "stebs: 4"), 2, "steps"),
         (("steps: 4", "steps: 0"), 2, "step"),
-        (("1/255", "-1/255"), 2, "eps"),
-        (("1/255", ".nan"), 2, "eps"),
+        (('"8/255', '"-8/255'), 2, "eps"),
+        (('"8/255"', ".nan"), 2, "eps"),
         (("architecture: mnist_fast", "architecture: mnist_fats"), 2, "mnist_fast"),
         (
             ('checkpoint:first.safetensors", architecture: mnist_fast', 'python:first.py:make"'),
