@@ -33,6 +33,12 @@ _ENVIRONMENT = (
 )
 """The only facts about the machine that reach a report: everything else stays behind (F79)."""
 
+_DATA = ("name", "split", "n", "image_shape", "class_names", "label_map", "labels_per_class", "quarantined")
+_DATA += ("notes", "digest")
+_MODEL = ("id", "name", "defense", "source", "digest", "num_classes", "parameters", "access", "notes")
+_MODEL += ("provenance", "class_names")
+"""What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
+
 
 def read_evidence(store: RunStore) -> Evidence:
     """Read a run and count it.
@@ -54,9 +60,9 @@ def read_evidence(store: RunStore) -> Evidence:
         question=meta["question"] or None,
         seed=meta["seed"],
         grid=meta["grid"] or {},
-        data=meta["data"] or {},
-        models=meta["models"] or [],
-        environment={key: environment[key] for key in _ENVIRONMENT if key in environment},
+        data=dict.fromkeys(_DATA) | (meta["data"] or {}),
+        models=[dict.fromkeys(_MODEL) | about for about in meta["models"] or ()],
+        environment={key: environment.get(key) for key in _ENVIRONMENT},
         gates=meta["gates"] or [],
     )
 

@@ -1,0 +1,66 @@
+"""Runs to report on, made once: an ordinary one and one whose every name attacks the reader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sample_run import HOSTILE_CLASSES, Sample, build
+
+from robustbench_local.reports import write_report
+from robustbench_local.reports.content import Content, read_content
+from robustbench_local.reports.counting import read_evidence
+from robustbench_local.reports.evidence import Evidence
+from robustbench_local.store import RunStore
+
+HOSTILE_MODELS = ("<script>alert(1)</script>", "=cmd()|`$a$`", "نموذج\u202e", "模型🚦")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A run with its report."""
+
+    run: Path
+    page: Path
+
+    def text(self, name: str) -> str:
+        return (self.page.parent / name).read_text(encoding="utf-8")
+
+    @property
+    def html(self) -> str:
+        return self.page.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Written:
+    gates = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.2},)
+    run = build(tmp_path_factory.mktemp("sample") / "run", Sample(gates=gates))
+    return Written(run=run, page=write_report(run))
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory) -> Written:
+    made = Sample(
+        models=HOSTILE_MODELS, class_names=HOSTILE_CLASSES, images=32, question="<b>really?</b> | `x`"
+    )
+    folder = tmp_path_factory.mktemp("hostile")
+    run = build(folder / "run", made)
+    return Written(run=run, page=write_report(run, folder / "out" / "hostile report.html"))
+
+
+@pytest.fixture(scope="session")
+def content(sample) -> Content:
+    with RunStore.open_readonly(sample.run) as store:
+        return read_content(store)
+
+
+@pytest.fixture
+def evidence_of(tmp_path):
+    """A function: the evidence of a sample run, built anew."""
+
+    def read(**changes) -> Evidence:
+        with RunStore.open_readonly(build(tmp_path / "run", Sample(pictures=False, **changes))) as store:
+            return read_evidence(store)
+
+    return read

@@ -1,0 +1,218 @@
+"""Words, findings, answer, matrix, curves, gallery and fonts, each by itself."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sample_run import SPEED_LIMITS, Sample
+
+from robustbench_local.reports import answer, words
+from robustbench_local.reports.curves import make_panels
+from robustbench_local.reports.findings import find
+from robustbench_local.reports.fonts import drawable
+from robustbench_local.reports.gallery import MOST_IN_ALL, MOST_IN_CELL, png
+from robustbench_local.statistics import clopper_pearson
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, "0.0 %"),
+        (1.0, "100.0 %"),
+        (0.542, "54.2 %"),
+        (0.0002, "<0.1 %"),
+        (0.9998, ">99.9 %"),
+        (math.nan, "—"),
+    ],
+)
+def test_a_share_is_never_rounded_to_certainty(share, text):
+    assert words.percent(share).replace("\xa0", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [(8 / 255, "8/255"), (1 / 255, "1/255"), (128 / 255, "128/255"), (float(np.float32(8 / 255)), "8/255"),
+     (0.3, "0.3"), (0.5, "0.5"), (0.0, "0"), (1.0, "1"), (0.0314, "0.0314"), (math.nan, "—")],
+)  # fmt: skip
+def test_radii_are_written_as_people_write_them(eps, text):
+    assert words.radius(eps) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (42, "42 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
+)
+def test_durations(seconds, text):
+    assert words.duration(seconds).replace("\xa0", " ") == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "kept"),
+    [
+        ("/home/ann/x.pt", "~/x.pt"),
+        ("/Users/ann/x y", "~/x y"),
+        (r"C:\Users\ann\x", r"~\x"),
+        ("at /home/ann: no", "at ~: no"),
+        ("https://ann:pw@host/x", "https://***@host/x"),
+        ("/homely/x", "/homely/x"),
+        ("a\x00b\x1b", "a�b�"),
+        ("bad \udcff", "bad \\udcff"),
+    ],
+)
+def test_private_things_are_taken_out(raw, kept):
+    assert words.private({"a": [raw, (raw,)], "n": 3}) == {"a": [kept, [kept]], "n": 3}
+
+
+@pytest.mark.parametrize("home", ["/srv/people/ann", "/"])
+def test_the_home_folder_is_shortened_unless_it_is_everything(monkeypatch, home):
+    monkeypatch.setattr(Path, "home", lambda: Path(home))
+    expected = "~/run, /srv/people/anna" if home != "/" else "/srv/people/ann/run, /srv/people/anna"
+    assert words.private("/srv/people/ann/run, /srv/people/anna") == expected
+
+
+def texts(evidence, level: str) -> list[str]:
+    return [finding.text for finding in find(evidence) if finding.level == level]
+
+
+def test_findings_name_what_is_missing_and_what_is_odd(content):
+    incomplete, warnings = texts(content.evidence, "incomplete"), texts(content.evidence, "warning")
+    failure = "RuntimeError: the attack raised in ~/secret-project/attack.py, line 12"
+    assert incomplete == [f"autoattack-l2-0.5 on signs-plain failed: {failure}."]
+    assert any("NaN or infinite logits" in text and "2 images" in text for text in warnings)
+    assert any(
+        "broke a rule of the harness" in text and "fgsm-linf-8 on signs-plain (1 of" in text
+        for text in warnings
+    )
+    assert any("rounded to 8 bits" in text for text in warnings)
+    assert any("Only 96 images" in text for text in warnings)
+    assert any(text.startswith("1 file of the data") for text in warnings)
+
+
+def test_the_gravest_findings_come_first(content):
+    order = ["void", "incomplete", "warning", "note"]
+    levels = [order.index(finding.level) for finding in find(content.evidence)]
+    assert levels == sorted(levels)
+
+
+def test_cells_that_never_ran_share_one_sentence(evidence_of):
+    waiting = {(model, f"pgd50-linf-{eps}"): "pending" for model in Sample().models for eps in (2, 4, 8)}
+    (sentence,) = texts(evidence_of(statuses=waiting, failing=None), "incomplete")
+    assert sentence.startswith("6 cells of 14 were not run: pgd50-linf-2 on signs-plain, ")
+
+
+def test_a_model_whose_clean_answers_change_is_told(content):
+    cell = content.evidence.cells[0]
+    image, verdict = next((image, v) for image, v in cell.verdicts.items() if v.clean_correct)
+    turned = replace(cell, verdicts={**cell.verdicts, image: verdict._replace(clean_correct=False)})
+    evidence = replace(content.evidence, cells=(turned, *content.evidence.cells[1:]))
+    assert any("1 untouched image differently" in text for text in texts(evidence, "warning"))
+
+
+@pytest.mark.parametrize(("correct", "level"), [(5, "void"), (40, "void"), (44, "warning"), (90, None)])
+def test_a_model_that_guesses_is_void(content, correct, level):
+    first = content.evidence.cells[0]
+    cells = [replace(first, tally=replace(first.tally, clean_correct=correct, broken=0, broken_8bit=0))]
+    data = {**content.evidence.data, "class_names": ["a", "b", "c"]}
+    evidence = replace(content.evidence, cells=tuple(cells), data=data)
+    found = [finding.level for finding in find(evidence) if "untouched images" in finding.text]
+    assert found == ([level] if level else [])
+
+
+def test_the_users_own_question_is_asked(evidence_of):
+    assert answer.question(evidence_of(question="Is it safe?")) == "Is it safe?"
+
+
+def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, evidence_of):
+    one = evidence_of(models=("solo",), failing=None, images=32)
+    assert answer.question(one).startswith("How often is solo right when an attacker may change every pixel")
+    assert answer.answer(one).startswith("At most ")
+
+
+def test_many_models_are_cut_to_the_first_and_the_last(evidence_of):
+    many = evidence_of(models=tuple(f"m{number}" for number in range(6)), failing=None, images=32)
+    assert "(the highest and the lowest of 6)" in answer.answer(many)
+    assert len(answer.comparisons(many)) == 5
+
+
+def test_equal_models_tie(content):
+    worst = [one for one in content.evidence.worst_cases if one.threat == content.evidence.headline]
+    same = replace(worst[0], subject=worst[1].subject)
+    (sentence,) = answer.comparisons(replace(content.evidence, worst_cases=(worst[0], same)))
+    assert sentence.startswith("signs-plain and signs-pgd-at tie")
+
+
+def test_an_unfinished_attack_is_confessed_in_the_answer(evidence_of):
+    evidence = evidence_of(statuses={("signs-plain", "fgsm-linf-8"): "error"}, failing=None)
+    assert answer.answer(evidence).endswith("Not every attack finished, so this may be too high.")
+
+
+def test_the_matrix_accounts_for_every_clean_correct_image(content):
+    (matrix,) = content.matrices
+    assert matrix.targets == tuple(Sample().class_names[index] for index in SPEED_LIMITS)
+    assert matrix.excluded == 90
+    for row, cell in zip(
+        matrix.rows, (cell for cell in content.evidence.cells if cell.targeted), strict=True
+    ):
+        assert sum(row.hits) + row.other + row.unreadable == row.success.count == cell.tally.broken
+        assert (
+            sum(row.hits) + row.other + row.unreadable + row.elsewhere + row.held == cell.tally.clean_correct
+        )
+        assert row.elsewhere == cell.tally.moved_elsewhere
+        assert row.success == clopper_pearson(cell.tally.broken, cell.tally.clean_correct)
+
+
+def test_curves_start_at_the_clean_accuracy_and_fall(content):
+    panels = make_panels(content.evidence)
+    assert [(panel.norm, panel.attack) for panel in panels] == [
+        ("Linf", "worst case of all attacks"),
+        ("Linf", "pgd50"),
+    ]
+    for panel in panels:
+        assert panel.radii == [0.0, 2 / 255, 4 / 255, 8 / 255]
+        for curve in panel.curves:
+            assert curve.points[0][1] == content.evidence.clean_accuracy(curve.subject)
+            values = [estimate.value for _, estimate in curve.points]
+            assert values == sorted(values, reverse=True)
+
+
+def test_one_radius_makes_no_curve(content):
+    cells = tuple(cell for cell in content.evidence.cells if cell.record.threat == "linf-8")
+    worst = tuple(one for one in content.evidence.worst_cases if one.threat.name == "linf-8")
+    assert make_panels(replace(content.evidence, cells=cells, worst_cases=worst)) == []
+
+
+def test_the_gallery_shows_the_first_broken_images(content):
+    assert sum(len(exhibit.examples) for exhibit in content.exhibits) <= MOST_IN_ALL
+    for exhibit in content.exhibits:
+        broken = [image for image, verdict in exhibit.cell.verdicts.items() if verdict.broken]
+        shown = [example.image for example in exhibit.examples]
+        assert 1 <= len(shown) <= MOST_IN_CELL
+        if exhibit.cell.tally.non_finite == 0:
+            assert shown == broken[: len(shown)]
+
+
+def test_the_difference_is_the_change_times_the_stated_factor(content):
+    exhibit = content.exhibits[0]
+    example = exhibit.examples[0]
+    change = example.adversarial - example.clean
+    assert exhibit.factor == 16
+    assert np.allclose(example.difference, np.clip(0.5 + 16 * change, 0, 1))
+
+
+def test_large_pictures_are_scaled_down_and_small_ones_kept():
+    for side, expected in ((32, 32), (400, 160)):
+        with Image.open(io.BytesIO(png(np.full((side, side, 3), 0.5, dtype=np.float32)))) as picture:
+            assert picture.size == (expected, expected)
+            assert picture.getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_names_that_no_font_can_draw_get_a_number():
+    assert drawable("Stop", "class 3") == "Stop"
+    assert drawable("\U000f0000", "class 3") == "class 3"
+    assert drawable(" ", "class 3") == "class 3"
