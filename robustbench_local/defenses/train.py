@@ -57,8 +57,7 @@ class _Training:
             weight_decay=recipe.weight_decay,
         )
         self.epoch, self.seconds = 0, 0.0
-        self.best: Score | None = None
-        self.best_state: dict[str, Tensor] = {}
+        self.best, self.best_state = Score(0, 0.0, None), self._weights()
 
     def step(self, images: Tensor, labels: Tensor, progress: float, generator: torch.Generator) -> Tensor:
         """One batch at ``progress`` epochs into the training; the loss."""
@@ -99,13 +98,14 @@ class _Training:
 
     def keep(self, score: Score) -> None:
         """Remember the averaged weights if they are the best so far."""
-        if self.best is None or score.rank >= self.best.rank:
-            self.best = score
-            self.best_state = {name: value.clone() for name, value in self.averaged.state_dict().items()}
+        if score.rank >= self.best.rank:
+            self.best, self.best_state = score, self._weights()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.averaged.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
         """Everything that a later process needs to go on."""
-        assert self.best is not None  # noqa: S101 - an epoch ends with a score
         return {
             "epoch": self.epoch,
             "seconds": self.seconds,
@@ -181,7 +181,6 @@ def train(
         if checkpoint is not None:
             save_checkpoint(checkpoint, identity, state.state())
         report(_progress(state, loss, score))
-    assert state.best is not None  # noqa: S101 - a recipe has at least one epoch
     return Trained(state.best_state, state.best, state.seconds)
 
 
