@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -101,50 +101,58 @@ def collect(
         DataError: If more than ``options.max_bad`` images are unusable, none is left (F33), sizes differ
             (F48), or grey images stand among coloured ones (F42).
     """
-    kept: list[int] = []
-    arrays: list[Pixels] = []
-    bad: list[tuple[str, str]] = []
-    counted: Counter[str] = Counter()
-    for done, position in enumerate(positions, start=1):
-        try:
-            picture = listing.read(position)
-        except BadImageError as error:
-            bad.append((listing.ids[position], str(error)))
-        else:
-            pixels = (
-                picture.pixels
-                if options.size is None
-                else fit_to(picture.pixels, options.size, options.resize)
-            )
-            if not arrays:
-                _check_memory(pixels.size, len(positions), listing.where)
-            counted.update(picture.notes)
-            kept.append(position)
-            arrays.append(pixels)
-        if progress is not None:
-            progress(done, len(positions))
-    _check_quarantine(bad, len(arrays), options.max_bad, listing.where)
-    ids = tuple(listing.ids[position] for position in kept)
-    labels = listing.labels[kept]
-    repeated = _note_copies(arrays, ids, labels)
-    _check_sizes(arrays, ids, listing.where)
-    gray = _level_channels(arrays, ids, options, listing.where)
+    read = _read(listing, positions, options, progress)
+    _check_quarantine(read.bad, len(read.arrays), options.max_bad, listing.where)
+    ids = tuple(listing.ids[position] for position in read.kept)
+    labels = listing.labels[read.kept]
+    _check_sizes(read.arrays, ids, listing.where)
+    copies = _note_copies(read.arrays, ids, labels)
+    done = (f"{_images(count)}: {what}" for what, count in read.notes.items())
+    gray = _level_channels(read.arrays, ids, options, listing.where)
     return Dataset(
-        images=_stack(arrays),
+        images=_stack(read.arrays),
         labels=torch.from_numpy(labels),
         ids=ids,
         class_names=listing.class_names,
         name=listing.name,
-        masks=None if listing.masks is None else _stack_masks(listing.masks[kept], options),
+        masks=None if listing.masks is None else _stack_masks(listing.masks[read.kept], options),
         label_map=listing.label_map,
-        quarantined=tuple(bad),
-        notes=(
-            *listing.notes,
-            *(f"{_images(count)}: {what}" for what, count in counted.items()),
-            *gray,
-            *repeated,
-        ),
+        quarantined=tuple(read.bad),
+        notes=(*listing.notes, *done, *gray, *copies),
     )
+
+
+@dataclass
+class _Read:
+    """What came of decoding: positions and pixels of the sound images, and the others with the reason."""
+
+    kept: list[int] = field(default_factory=list)
+    arrays: list[Pixels] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def _read(
+    listing: Listing, positions: Sequence[int], options: ReadOptions, progress: Progress | None
+) -> _Read:
+    read = _Read()
+    for done, position in enumerate(positions, start=1):
+        try:
+            picture = listing.read(position)
+        except BadImageError as error:
+            read.bad.append((listing.ids[position], str(error)))
+        else:
+            pixels = picture.pixels
+            if options.size is not None:
+                pixels = fit_to(pixels, options.size, options.resize)
+            if not read.arrays:
+                _check_memory(pixels.size, len(positions), listing.where)
+            read.notes.update(picture.notes)
+            read.kept.append(position)
+            read.arrays.append(pixels)
+        if progress is not None:
+            progress(done, len(positions))
+    return read
 
 
 def _check_memory(values: int, count: int, where: str) -> None:

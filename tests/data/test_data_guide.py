@@ -1,0 +1,42 @@
+"""docs/data.md says what the code does."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from robustbench_local.data.npz import list_npz
+from robustbench_local.data.sources import SOURCES, load_dataset
+from robustbench_local.data.torchvision_sets import NAMES
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+EXAMPLES = [
+    line
+    for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    for line in re.split(r"# or\n", block)
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_use_options_that_exist(example):
+    (entry,) = yaml.safe_load(example).values()
+    assert set(entry) <= set(inspect.signature(load_dataset).parameters)
+    kinds = {source.split(":")[0] for source in SOURCES}
+    assert entry["source"].split(":")[0] in kinds
+
+
+def test_every_source_data_set_and_option_is_there():
+    for name in (*SOURCES, *NAMES):
+        assert name in GUIDE
+    options = set(inspect.signature(load_dataset).parameters) - {"source", "base", "progress"}
+    assert {option for option in options if not re.search(rf"`{option}`|\b{option}:", GUIDE)} == set()
+
+
+def test_the_usual_array_names_are_those_of_the_code():
+    code = inspect.getsource(list_npz)
+    assert '("x", "images", f"x_{split}")' in code
+    assert '("y", "labels", f"y_{split}")' in code
