@@ -385,6 +385,14 @@ class TestWhatCannotWork:
             Classifier(nn.Linear(2, 2, device="meta"), num_classes=2)
 
 
+def test_another_device_from_now_on() -> None:
+    classifier = Classifier(linear(), num_classes=3, normalize="half", input_size=(4, 4))
+    before = classifier(images(size=6))
+    assert classifier.to("auto") is classifier
+    assert classifier.device == resolve_device("auto")
+    torch.testing.assert_close(classifier(images(size=6)).cpu(), before)
+
+
 def test_auto_is_a_device_that_works() -> None:
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -50,7 +50,7 @@ def load_python(place: str, request: Request) -> Loaded:
     if isinstance(made, nn.Module):
         made.eval()
     found.notes.append(f"made by running {path.name} (code was allowed)")
-    found.provenance |= {"code": path.name, "code_sha256": sha256(path.read_bytes()).hexdigest()}
+    found.provenance |= {"code": path.name, "code_sha256": _code_hash(path)}
     return found
 
 
@@ -99,7 +99,8 @@ def _callable_with(function: Callable[..., Any], options: dict[str, Any]) -> boo
 
 
 def _imported(path: Path) -> ModuleType:
-    name = f"robustbench_local_user_{path.stem}_{abs(hash(path.resolve())):x}"
+    # The name goes into the classifier's digest: it follows the code, not the place or the process.
+    name = f"robustbench_local_user_{path.stem}_{_code_hash(path)[:16]}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise ModelError("is not a Python file", where=path.name)
@@ -114,6 +115,10 @@ def _imported(path: Path) -> ModuleType:
             f"raised {type(error).__name__} on import: {first_line(error)}", where=path.name
         ) from error
     return module
+
+
+def _code_hash(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager

@@ -207,9 +207,8 @@ def _torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
     except EOFError as error:
         raise ModelError("the file is truncated", where=where, remedy="get it again") from error
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
-            f"is not a whole checkpoint: {reason}", where=where, remedy="get it again"
+            f"is not a whole checkpoint: {first_line(error)}", where=where, remedy="get it again"
         ) from error
 
 

@@ -139,3 +139,15 @@ def test_a_network_of_ones_own_takes_weights_both_ways(folder: Path) -> None:
     for found in (one, two):
         assert torch.equal(found.module.head.weight, head.weight)  # type: ignore[union-attr]
         assert found.provenance["weights"] == "w.safetensors"
+
+
+def test_the_digest_follows_the_code_and_not_the_place(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("elsewhere")
+    for name in ("mine.py", "helper.py"):
+        (other / name).write_text((folder / name).read_text())
+    here, there = load(folder, "Net").digest(), load(other, "Net").digest()
+    assert here == there
+    (other / "mine.py").write_text(CODE.replace("images.flatten(1)", "images.flatten(1) * 2"))
+    assert load(other, "Net").digest() != here
