@@ -1,0 +1,29 @@
+"""What the attacks' tests share: a trained network, and the peers where they are installed."""
+
+from __future__ import annotations
+
+import warnings
+from types import ModuleType
+
+import pytest
+from attack_samples import Sample, trained_sample
+
+
+@pytest.fixture(scope="session")
+def small() -> Sample:
+    """96 images that a small trained network reads correctly."""
+    return trained_sample()
+
+
+@pytest.fixture(scope="session")
+def torchattacks() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("torchattacks", reason="needs the extra robustbench-local[torchattacks]")
+
+
+@pytest.fixture(scope="session")
+def foolbox() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("foolbox", reason="needs foolbox, a test dependency")

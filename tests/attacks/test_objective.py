@@ -1,0 +1,97 @@
+"""What attackers climb, and the bookkeeping of the best point."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from robustbench_local import losses
+from robustbench_local.attacks.objective import Best, check_defined, check_loss, objective, success_margin
+from robustbench_local.errors import ConfigError, ThreatError
+from robustbench_local.threat import ThreatModel
+
+LEAVE = ThreatModel(norm="Linf", eps=0.1)
+REACH = ThreatModel(norm="Linf", eps=0.1, targets=(0, 3))
+LOGITS = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+LABELS = torch.randint(5, (30,), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("threat", [LEAVE, REACH], ids=["untargeted", "set"])
+@pytest.mark.parametrize("name", ["ce", "margin"])
+def test_climbing_any_loss_leads_to_the_goal(name: str, threat: ThreatModel):
+    logits = LOGITS.clone()
+    for _ in range(200):
+        logits.requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(name, threat, LABELS)(logits).sum(), logits)
+        logits = (logits + 0.5 * gradient).detach()
+    assert threat.success(logits.argmax(dim=1), LABELS).all()
+
+
+def test_one_target_uses_the_targeted_dlr_loss():
+    threat = ThreatModel(norm="Linf", eps=0.1, targets=(2,))
+    expected = losses.targeted_dlr(LOGITS, LABELS, torch.full_like(LABELS, 2))
+    assert torch.equal(objective("dlr", threat, LABELS)(LOGITS), expected)
+    assert torch.equal(objective("dlr", LEAVE, LABELS)(LOGITS), losses.dlr(LOGITS, LABELS))
+
+
+@pytest.mark.parametrize("threat", [LEAVE, REACH], ids=["untargeted", "set"])
+def test_the_success_margin_is_positive_exactly_on_success(threat: ThreatModel):
+    expected = threat.success(LOGITS.argmax(dim=1), LABELS)
+    assert torch.equal(success_margin(LOGITS, LABELS, threat) > 0, expected)
+    assert expected.any()
+    assert not expected.all()
+
+
+def test_an_answer_that_is_not_finite_is_beyond_every_goal():
+    logits = torch.tensor([[0.0, torch.nan], [0.0, torch.inf], [1.0, 0.0]])
+    margins = success_margin(logits, torch.tensor([0, 1, 0]), LEAVE)
+    assert margins.tolist() == [torch.inf, torch.inf, -1.0]
+
+
+def test_unknown_and_undefined_losses_are_refused():
+    with pytest.raises(ConfigError, match=r"unknown loss 'cross'\. Use ce, margin, dlr"):
+        check_loss("cross")
+    with pytest.raises(ThreatError, match="DLR loss takes one target"):
+        check_defined("dlr", REACH, 10)
+    with pytest.raises(ThreatError, match="untargeted DLR loss needs 3 classes, the model has 2"):
+        check_defined("dlr", LEAVE, 2)
+    with pytest.raises(ThreatError, match="targeted DLR loss needs 4 classes, the model has 3"):
+        check_defined("dlr", ThreatModel(norm="L2", eps=1, targets=(1,)), 3)
+    check_defined("dlr", LEAVE, 3)
+    check_defined("margin", REACH, 2)
+
+
+class TestBest:
+    images = torch.zeros(3, 1, 1, 1)
+    labels = torch.tensor([0, 0, 0])
+
+    def test_untried_images_are_returned_as_they_are(self):
+        best = Best(self.images, self.labels, LEAVE)
+        assert torch.equal(best.points, self.images)
+        assert best.open().tolist() == [0, 1, 2]
+
+    def test_the_highest_margin_is_kept_until_a_confirmed_point_ends_the_search(self):
+        best = Best(self.images, self.labels, LEAVE)
+        rows = torch.tensor([0, 2])
+        first = best.offer(
+            rows, torch.tensor([0.1, 0.2]).view(2, 1, 1, 1), torch.tensor([[3.0, 0.0], [1.0, 0.0]])
+        )
+        assert first.tolist() == [False, False]
+        second = best.offer(
+            rows, torch.tensor([0.3, 0.4]).view(2, 1, 1, 1), torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+        )
+        assert second.tolist() == [False, True]
+        assert torch.allclose(best.points.flatten(), torch.tensor([0.1, 0.0, 0.4]))
+        assert best.open().tolist() == [0, 1]
+
+    def test_a_break_within_floating_point_noise_is_kept_but_does_not_end_the_search(self):
+        best = Best(self.images, self.labels, LEAVE)
+        noise = torch.tensor([[1000.0, 1000.001, 0.0]])
+        assert not best.offer(torch.tensor([1]), torch.full((1, 1, 1, 1), 0.5), noise).any()
+        assert best.points.flatten().tolist() == [0.0, 0.5, 0.0]
+        assert best.open().tolist() == [0, 1, 2]
+
+    def test_constant_logits_never_end_the_search_and_non_finite_ones_do(self):
+        best = Best(self.images, self.labels, LEAVE)
+        logits = torch.tensor([[7.0, 7.0], [torch.nan, 0.0]])
+        assert best.offer(torch.tensor([0, 1]), torch.ones(2, 1, 1, 1), logits).tolist() == [False, True]
