@@ -68,7 +68,7 @@ class RunStore:
         self._mutex = threading.RLock()
 
     @classmethod
-    def create_or_open(cls, directory: Path, *, resolved: str, identity: Mapping[str, str]) -> RunStore:
+    def create_or_open(cls, directory: Path | str, *, resolved: str, identity: Mapping[str, str]) -> RunStore:
         """Open a run for writing: start it, or resume it if it is the same one.
 
         Args:
@@ -99,7 +99,7 @@ class RunStore:
         return store
 
     @classmethod
-    def open_readonly(cls, directory: Path) -> RunStore:
+    def open_readonly(cls, directory: Path | str) -> RunStore:
         """Open a run for reading: finished, killed or being written; in place, copied or on read-only media.
 
         Raises:
@@ -192,10 +192,14 @@ class RunStore:
 
     def set_meta(self, key: str, value: Any) -> None:
         """Remember something about the run as strict JSON: NaN becomes null, a tuple a list, keys strings."""
+        self.update_meta({key: value})
+
+    def update_meta(self, values: Mapping[str, Any]) -> None:
+        """Remember several things in one step: after a crash all are known, or none."""
         with self._transaction():
-            self._connection.execute(
+            self._connection.executemany(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                (key, _rows.to_json(value)),
+                [(key, _rows.to_json(value)) for key, value in values.items()],
             )
 
     def meta(self, key: str, default: Any = None) -> Any:

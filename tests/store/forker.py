@@ -80,8 +80,8 @@ def hold(path: str) -> None:
 def hold_and_fork(path: str) -> None:
     """Hold a lock, with a child that outlives the holder."""
     lock = DirectoryLock(Path(path))
-    if (child := os.fork()) != 0:
-        tell(str(child))
+    if os.fork() == 0:
+        tell(str(os.getpid()))
     time.sleep(600)
     lock.release()
 

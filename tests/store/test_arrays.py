@@ -13,18 +13,18 @@ from robustbench_local.store import RunStore
 
 
 def test_chunks_are_joined_in_the_order_of_their_numbers(store: RunStore, directory: Path) -> None:
-    for first in (100_005, 5, 0):
+    for first in (100_005, 20_000, 0):
         store.save_arrays(KEY, first, arrays(first, 5))
     joined = store.load_arrays(KEY)
-    assert joined["positions"].tolist() == [*range(10), *range(100_005, 100_010)]
-    expected = np.concatenate([arrays(first, 5)["original"] for first in (0, 5, 100_005)])
+    assert joined["positions"].tolist() == [*range(5), *range(20_000, 20_005), *range(100_005, 100_010)]
+    expected = np.concatenate([arrays(first, 5)["original"] for first in (0, 20_000, 100_005)])
     np.testing.assert_array_equal(joined["original"], expected)
     np.testing.assert_array_equal(joined["adversarial"], 1 - expected)
     assert joined["original"].dtype == np.float32
     assert joined["positions"].dtype == np.int64
     assert {file.name for file in (directory / "adversarial" / KEY[:16]).iterdir()} == {
         "00000.safetensors",
-        "00005.safetensors",
+        "20000.safetensors",
         "100005.safetensors",
     }
 

@@ -46,6 +46,7 @@ def test_a_limit_on_file_size(directory: Path, forker: Forker) -> None:
     assert committed(directory) == 30 * CHUNK
 
 
+@pytest.mark.slow
 def test_a_small_disk(tmp_path: Path) -> None:
     """A file system of 400 KB in a mount namespace of its own."""
     if sys.platform != "linux" or shutil.which("unshare") is None:

@@ -38,7 +38,7 @@ def killed(store: RunStore, tmp_path: Path) -> Path:
 
 
 def outcomes(directory: Path) -> list[object]:
-    with RunStore.open_readonly(directory) as reader:
+    with RunStore.open_readonly(str(directory)) as reader:
         return [*reader.outcomes(KEY)]
 
 

@@ -16,6 +16,7 @@ from store_samples import IDENTITY, KEY, OTHER_KEY, RESOLVED, cell, outcome
 
 from robustbench_local.errors import ConfigError, InvariantError, LockedError
 from robustbench_local.store import EventRecord, RunStore
+from robustbench_local.store.rows import OUTCOME_COLUMNS
 
 
 def reopen(directory: Path, **changes: Any) -> RunStore:
@@ -145,6 +146,14 @@ def test_meta_is_strict_json(store: RunStore, directory: Path) -> None:
         (text,) = raw.execute("SELECT value FROM meta").fetchone()
     raw.close()
     assert json.loads(text, parse_constant=pytest.fail)["accuracy"] is None
+
+
+def test_meta_is_updated_in_one_step(store: RunStore) -> None:
+    store.update_meta({"seed": 0, "question": "safe?"})
+    with pytest.raises(InvariantError):
+        store.update_meta({"seed": 1, "models": [object()]})
+    store.update_meta({"question": "how safe?", "gates": []})
+    assert [store.meta(key) for key in ("seed", "question", "gates")] == [0, "how safe?", []]
 
 
 def test_meta_that_is_absent(store: RunStore) -> None:
@@ -308,3 +317,9 @@ def test_a_thousand_outcomes_are_soon_added_and_read(store: RunStore) -> None:
     assert len(store.outcomes(KEY)) == 1000
     assert added - start < 0.5
     assert time.perf_counter() - added < 0.5
+
+
+def test_the_guide_names_every_column() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "runs.md").read_text(encoding="utf-8")
+    table = guide.partition("## Columns of an outcome")[2]
+    assert [name for name in OUTCOME_COLUMNS if f"`{name}`" not in table] == []
