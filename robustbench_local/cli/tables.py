@@ -1,0 +1,77 @@
+"""What a person sees on the terminal when a run has ended: the results and the gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from robustbench_local.reports.gate import GateReport
+from robustbench_local.reports.words import interval, percent
+from robustbench_local.statistics import Estimate
+
+_COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """One row a cell, and the per-image worst case of each model and threat below.
+
+    Args:
+        results: The content of results.json.
+    """
+    table = Table(
+        title="Robust accuracy with n and the 95 % interval; success of the attack over clean-correct images",
+        title_justify="left",
+    )
+    for column in ("model", "attack"):
+        table.add_column(column, overflow="fold")
+    for column in ("clean", "robust", "95 % interval", "n", "success"):
+        table.add_column(column, justify="right")
+    for cell in results["cells"]:
+        if cell["standing"] == "done":
+            shares = [estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
+            table.add_row(_subject(cell), escape(cell["attack"]), *_numbers(*shares))
+        else:
+            table.add_row(
+                _subject(cell), escape(cell["attack"]), "", f"[red]{cell['standing']}[/]", "", "", ""
+            )
+    table.add_section()
+    for worst in results["worst_case"]:
+        shares = [estimate(worst[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
+        missing = "" if worst["complete"] else " [red](incomplete)[/]"
+        table.add_row(
+            _subject(worst), f"worst case, {worst['threat']}{missing}", *_numbers(*shares), style="bold"
+        )
+    return table
+
+
+def say_gates(verdict: GateReport, console: Console) -> None:
+    """One line a gate."""
+    for one, line in zip(verdict.verdicts, verdict.lines, strict=False):
+        console.print(line, style=_COLOUR[one.ruling], markup=False, highlight=False, soft_wrap=True)
+    if not verdict.verdicts:
+        console.print(verdict.lines[0], style="dim", markup=False, highlight=False)
+
+
+def estimate(share: dict[str, Any]) -> Estimate:
+    """An estimate from its form in results.json."""
+    if share["value"] is None:
+        return Estimate(value=float("nan"), low=0.0, high=1.0, n=0)
+    return Estimate(value=share["value"], low=share["low"], high=share["high"], n=share["n"])
+
+
+def _numbers(clean: Estimate, robust: Estimate, success: Estimate) -> tuple[str, ...]:
+    return (
+        percent(clean.value),
+        percent(robust.value),
+        interval(robust),
+        str(robust.n),
+        percent(success.value),
+    )
+
+
+def _subject(row: dict[str, Any]) -> str:
+    defense = "" if row["defense"] == "none" else f" + {row['defense']}"
+    return escape(f"{row['model']}{defense}")

@@ -1,0 +1,52 @@
+"""What a user may call an attack: a card of the catalogue, or a method with its threat model written out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustbench_local.attacks import ATTACKS, expand
+from robustbench_local.attacks.foreign import PREFIX
+from robustbench_local.catalogue import Card, CardThreat, find_card
+from robustbench_local.errors import ConfigError
+from robustbench_local.threat import ThreatModel
+
+
+def find_attacks(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
+    """The cards that a name and its overrides mean, one for each eps.
+
+    Args:
+        name: A card such as ``pgd50-linf-8``; or a method such as ``pgd`` or ``torchattacks:MIFGSM``, whose
+            overrides must then have ``norm`` and ``eps``.
+        overrides: Keys of the threat model and hyper-parameters; ``eps`` may be a list.
+        folders: Folders with the user's own cards.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: If an override is unknown, impossible or missing.
+    """
+    if name not in ATTACKS and not name.startswith(PREFIX):
+        return expand(find_card(name, kind="attack", extra=folders), overrides)
+    missing = [key for key in ("norm", "eps") if overrides.get(key) in (None, [])]
+    if missing:
+        raise ConfigError(
+            f"the attack {name!r} needs {' and '.join(missing)}", remedy="add them, or name a card"
+        )
+    eps = overrides["eps"]
+    first = eps[0] if isinstance(eps, list | tuple) else eps
+    threat = ThreatModel(norm=overrides["norm"], eps=first)
+    full = f"{name}-{threat.name}"
+    card = Card(
+        name=full,
+        base=name,
+        kind="attack",
+        version=1,
+        description=f"The method {name} with parameters from the grid.",
+        source="the method's own paper",
+        method=name,
+        parameters={},
+        threat=CardThreat(norm=threat.norm, eps=threat.eps),
+        path=Path(full),
+    )
+    return expand(card, overrides)
