@@ -17,7 +17,7 @@ from robustbench_local.threat import ThreatModel
 
 ATTACKS: list[Attack] = [FGSM(), PGD(steps=4, restarts=2), PGD(steps=4, loss="margin")]
 THREATS = [ThreatModel(norm="Linf", eps="12/255"), ThreatModel(norm="L2", eps=0.55)]
-IDS = tuple(f"image-{row}" for row in range(48))
+IDS = tuple(f"image-{row}" for row in range(96))
 
 
 def attacked(sample: Sample, attack: Attack, threat: ThreatModel, order: list[int], size: int) -> Tensor:

@@ -1,0 +1,50 @@
+"""Every shipped attack card: it loads, builds its attack, can run, and says where it comes from."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from attack_samples import wrapped
+
+from robustbench_local.attacks import make_attack, parameter_names
+from robustbench_local.catalogue import Card, find_card, list_cards
+
+CARDS = list_cards("attack")
+SPEED_LIMITS = [f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80, 100, 120)]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_a_card_builds_an_attack_that_can_run(card: Card):
+    attack = make_attack(card.method, card.parameters)
+    threat = card.threat.model(targets=range(1, 1 + len(card.threat.targets)))
+    classifier = wrapped(lambda images: torch.zeros(len(images), 43), 43)
+    attack.check(threat, classifier)
+    assert attack.warnings(threat) == []
+    assert attack.note(classifier, threat) == ""
+    assert set(card.parameters) <= set(parameter_names(card.method))
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}", card.source)
+    assert card.description.endswith(".")
+    assert card.path.stem == card.name
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_a_card_is_named_after_its_threat_model(card: Card):
+    assert card.name == "stop-to-speed-limit" or card.name.endswith(f"-{card.threat.model().name}")
+
+
+def test_the_fields_radii_are_there_for_fgsm_pgd_and_autoattack():
+    names = {card.name for card in CARDS}
+    for radius in ("linf-8", "linf-4", "linf-76.5", "l2-0.5"):
+        assert {f"fgsm-{radius}", f"pgd50-{radius}", f"autoattack-{radius}"} <= names
+    assert find_card("pgd50-linf-76.5").threat.eps == 0.3
+    assert find_card("pgd50-l2-0.5").parameters == {"steps": 50, "restarts": 5}
+    assert find_card("pgd50-margin-linf-8").parameters["loss"] == "margin"
+
+
+def test_stop_to_speed_limit_names_the_classes_as_gtsrb_does():
+    threat = find_card("stop-to-speed-limit").threat
+    assert list(threat.targets) == SPEED_LIMITS
+    assert threat.sources == ("Stop",)
+    assert (threat.norm, threat.eps) == ("Linf", 8 / 255)
