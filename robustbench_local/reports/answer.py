@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
 from robustbench_local.reports.findings import is_guessing
-from robustbench_local.reports.words import counted, full, listing, p_value, permission
+from robustbench_local.reports.words import counted, full, isolated, listing, p_value, permission
 
 MOST_SUBJECTS = 4
 """Models that the answer names one by one; with more, it names the first and the last."""
@@ -17,7 +17,7 @@ def question(evidence: Evidence) -> str:
     if evidence.question:
         return evidence.question
     subjects, threat = evidence.subjects, evidence.headline
-    who = str(subjects[0]) if len(subjects) == 1 else "each model"
+    who = isolated(str(subjects[0])) if len(subjects) == 1 else "each model"
     if threat is not None:
         may = f"when an attacker may {permission(threat.norm, threat.eps)}"
         return f"How often is {who} right {may}?"
@@ -46,8 +46,11 @@ def answer(evidence: Evidence) -> str:
 
 def comparisons(evidence: Evidence) -> list[str]:
     """One sentence for each model that the best one is compared with, on the headline threat."""
-    threat = evidence.headline
-    return [_comparison(pair) for pair in evidence.pairs(threat)] if threat else []
+    pairs = evidence.pairs(evidence.headline) if evidence.headline else []
+    sound = (
+        pair for pair in pairs if not any(is_guessing(evidence, one) for one in (pair.first, pair.second))
+    )
+    return [_comparison(pair) for pair in sound]
 
 
 def _sentence(rows: Sequence[WorstCase], *, several: bool) -> str:
@@ -63,7 +66,7 @@ def _sentence(rows: Sequence[WorstCase], *, several: bool) -> str:
 
 
 def _name(row: WorstCase, several: bool) -> str:
-    return f"{row.subject}: " if several else ""
+    return f"{isolated(str(row.subject))}: " if several else ""
 
 
 def _method(rows: Sequence[WorstCase]) -> str:
@@ -76,7 +79,8 @@ def _method(rows: Sequence[WorstCase]) -> str:
 
 
 def _comparison(pair: Pair) -> str:
-    test, first, second = pair.comparison, pair.first, pair.second
+    test = pair.comparison
+    first, second = isolated(str(pair.first)), isolated(str(pair.second))
     split = f"{counted(test.only_first, 'image')} hold only on {first}, {test.only_second:,} only on {second}"
     basis = f"{split} (same {counted(test.n, 'image')}, exact McNemar {p_value(test.p_value)})"
     if test.significant():
@@ -88,13 +92,16 @@ def _targeted_answer(evidence: Evidence) -> str:
     done = [cell for cell in evidence.cells if cell.targeted and cell.done and cell.attack_success.known]
     if not done:
         return "Not known yet: no attack has been carried through."
-    parts = [f"{cell.subject}: at least {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
+    parts = [
+        f"{isolated(str(cell.subject))}: at least {full(cell.attack_success)}"
+        for cell in done[:MOST_SUBJECTS]
+    ]
     return f"{'; '.join(parts)} of the images that are read correctly untouched."
 
 
 def _classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:
     model = cell.record.model
-    sources = [evidence.class_name(model, index) for index in cell.record.sources]
-    targets = [evidence.class_name(model, index) for index in cell.record.targets]
+    sources = [isolated(evidence.class_name(model, index)) for index in cell.record.sources]
+    targets = [isolated(evidence.class_name(model, index)) for index in cell.record.targets]
     several = f"one of {len(targets)} target classes"
     return listing(sources) or "an image", targets[0] if len(targets) == 1 else several

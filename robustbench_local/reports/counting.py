@@ -33,10 +33,10 @@ _ENVIRONMENT = (
 )
 """The only facts about the machine that reach a report: everything else stays behind (F79)."""
 
-_DATA = ("name", "split", "n", "image_shape", "class_names", "label_map", "labels_per_class", "quarantined")
-_DATA += ("notes", "digest")
-_MODEL = ("id", "name", "defense", "source", "digest", "num_classes", "parameters", "access", "notes")
-_MODEL += ("provenance", "class_names")
+_DATA: tuple[str, ...] = ("name", "split", "n", "image_shape", "class_names", "label_map", "labels_per_class")
+_DATA += ("quarantined", "notes", "digest")
+_MODEL: tuple[str, ...] = ("id", "name", "defense", "source", "digest", "num_classes", "parameters", "access")
+_MODEL += ("notes", "provenance", "class_names")
 """What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
 
 

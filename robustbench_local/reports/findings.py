@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
-from robustbench_local.reports.words import counted, full, interval, listing, percent
+from robustbench_local.reports.words import counted, full, interval, isolated, listing, percent
 from robustbench_local.statistics import Estimate
 
 Level = Literal["void", "incomplete", "warning", "note"]
@@ -55,7 +55,7 @@ def is_guessing(evidence: Evidence, subject: Subject) -> bool:
 
 def describe(cell: CellResult) -> str:
     """A cell in words: the attack on the subject."""
-    return f"{cell.record.attack} on {cell.subject}"
+    return f"{isolated(cell.record.attack)} on {isolated(str(cell.subject))}"
 
 
 def _guessing(evidence: Evidence) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def _guessing(evidence: Evidence) -> Iterator[Finding]:
             continue
         if is_guessing(evidence, subject):
             chance = f"guessing among {classes} classes gives {percent(1 / classes)}"
-            what = f"{subject} is right on {full(clean)} of the untouched images; {chance}."
+            what = f"{isolated(str(subject))} is right on {full(clean)} of the untouched images; {chance}."
             yield Finding(level="void", text=f"{what} Its robust accuracy says nothing about attacks.")
         elif clean.value < 2 / classes and classes > 2:
             what = (
@@ -100,7 +100,8 @@ def _changing_answers(evidence: Evidence) -> Iterator[Finding]:
                     seen.setdefault(image, set()).add(verdict.clean_correct)
         changing = sum(len(marks) > 1 for marks in seen.values())
         if changing:
-            what = f"{subject} reads {counted(changing, 'untouched image')} differently from cell to cell."
+            what = f"{counted(changing, 'untouched image')} differently from cell to cell."
+            what = f"{isolated(str(subject))} reads {what}"
             text = f"{what} Its answers are not deterministic, and a single attack run overrates such models."
             yield Finding(level="warning", text=text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ NOTHING = "\N{EM DASH}"
 
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s:'\"]+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _THREAT_IN_NAME = re.compile(r"-(?:linf|l2)-[0-9.]+(?=$|\[)")
 
 
@@ -77,6 +78,12 @@ def family(attack: str) -> str:
     return _THREAT_IN_NAME.sub("", attack)
 
 
+def isolated(text: str) -> str:
+    """A name for use inside a sentence: right-to-left letters do not turn the words and digits around it."""
+    turns = any(unicodedata.bidirectional(sign) in {"R", "AL", "AN"} for sign in text)
+    return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}" if turns else text
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: ``1 image``, ``12,000 images``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
@@ -110,8 +117,8 @@ def p_value(value: float) -> str:
 def private(value: Any) -> Any:
     """Strip from strings, however deeply nested, what a report must not carry to its readers (F79).
 
-    Home folders become ``~``, credentials inside addresses become ``***``; control characters and broken
-    UTF-8, which no format can hold, are replaced by something visible.
+    Home folders become ``~``, credentials inside addresses become ``***``; control characters, those that
+    turn the direction of text among them, and broken UTF-8 are replaced by something visible.
     """
     if isinstance(value, str):
         text = value.encode("utf-8", "backslashreplace").decode()

@@ -102,7 +102,9 @@ def test_hostile_names_are_text(hostile):
 
 
 def test_right_to_left_names_are_isolated(hostile):
-    assert "<bdi>نموذج\u202e</bdi>" in hostile.html
+    assert "<bdi>نموذج\ufffd</bdi>" in hostile.html
+    assert "\u202e" not in hostile.html
+    assert "\u2068نموذج\ufffd\u2069: at most" in hostile.html
 
 
 def test_escaping_does_not_depend_on_the_templates_name():
