@@ -27,7 +27,8 @@ class Classifier:
     """Images in [0, 1], (N, C, H, W), to logits, (N, K): any torch module or any callable.
 
     Normalisation and resizing happen inside, so that every attack works in pixels. The model is moved to
-    ``device`` and stays there; everything else that an evaluation changes is put back by `attacked`.
+    ``device`` and stays there; everything else that an evaluation changes is put back by `attacked`, inside
+    which it is in evaluation mode. Outside, it is called in whatever mode it is in.
 
     Args:
         model: A module, or a callable from images to scores (N, K) or, with access ``"labels"``, labels (N,).

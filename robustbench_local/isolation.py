@@ -36,9 +36,9 @@ class Settings:
     default_dtype: torch.dtype
     threads: int
     gradients: bool
-    deterministic: bool
+    deterministic: tuple[bool, bool]
     cudnn: tuple[bool, bool, bool]
-    precision: tuple[str, ...]
+    precision: tuple[str | None, ...]
     directory: str
 
     @classmethod
@@ -49,9 +49,12 @@ class Settings:
             default_dtype=torch.get_default_dtype(),
             threads=torch.get_num_threads(),
             gradients=torch.is_grad_enabled(),
-            deterministic=torch.are_deterministic_algorithms_enabled(),
+            deterministic=(
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
             cudnn=(cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
-            precision=tuple(backend.fp32_precision for backend in _PRECISIONS),
+            precision=(_matmul_precision(), *(backend.fp32_precision for backend in _PRECISIONS)),
             directory=_directory(),
         )
 
@@ -67,10 +70,14 @@ class Settings:
         if changed:
             torch.set_default_dtype(self.default_dtype)
             torch.set_grad_enabled(self.gradients)
-            torch.use_deterministic_algorithms(self.deterministic)
+            enabled, warn_only = self.deterministic
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
             cudnn = _BACKENDS.cudnn
             cudnn.enabled, cudnn.benchmark, cudnn.deterministic = self.cudnn
-            for backend, precision in zip(_PRECISIONS, self.precision, strict=True):
+            matmul, *others = self.precision
+            if matmul is not None:  # first, since it sets some of the others
+                torch.set_float32_matmul_precision(matmul)
+            for backend, precision in zip(_PRECISIONS, others, strict=True):
                 backend.fp32_precision = precision
         if "threads" in changed:
             torch.set_num_threads(self.threads)
@@ -156,6 +163,8 @@ def sound_arithmetic() -> Iterator[None]:
     """Full float32 precision, deterministic cuDNN, no autocast, gradients on; `Settings` puts it back."""
     cudnn = _BACKENDS.cudnn
     cudnn.benchmark, cudnn.deterministic = False, True
+    if _matmul_precision() is not None:
+        torch.set_float32_matmul_precision("highest")
     for backend in _PRECISIONS:
         backend.fp32_precision = "ieee"
     modes = (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False))
@@ -166,6 +175,14 @@ def sound_arithmetic() -> Iterator[None]:
 def _cuda_in_use() -> bool:
     cuda: Any = torch.cuda
     return bool(cuda.is_initialized())
+
+
+def _matmul_precision() -> str | None:
+    """Torch's older setting; None where the newer one contradicts it, and torch refuses to read it."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 def _directory() -> str:

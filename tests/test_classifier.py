@@ -294,6 +294,21 @@ class TestEverythingIsPutBack:
             pass
         assert torch.backends.cudnn.allow_tf32 is before
 
+    def test_a_wish_for_speed_or_determinism_survives(self) -> None:
+        torch.set_float32_matmul_precision("high")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            before = Settings.current()
+            with Classifier(linear(), num_classes=3).attacked():
+                torch.use_deterministic_algorithms(False)
+                assert torch.get_float32_matmul_precision() == "highest"
+            assert before.changed(Settings.current()) == []
+            assert torch.get_float32_matmul_precision() == "high"
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+        finally:
+            torch.use_deterministic_algorithms(False)
+            torch.set_float32_matmul_precision("highest")
+
     def test_autocast_around_it_is_off_inside(self) -> None:
         classifier = Classifier(linear(), num_classes=3)
         exact = classifier(images())
