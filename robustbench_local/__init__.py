@@ -1,21 +1,22 @@
 """robustbench_local: how often is a classifier right when someone works against it, and how sure are we?"""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from robustbench_local.attacks.fgsm import FGSM
-from robustbench_local.attacks.foreign import AutoAttack
-from robustbench_local.attacks.pgd import PGD
-from robustbench_local.classifier import Classifier
-from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.sources import load_dataset
-from robustbench_local.errors import RobustbenchError
-from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
-from robustbench_local.models.sources import load_classifier
-from robustbench_local.run import Run, run_grid
-from robustbench_local.statistics import Estimate
-from robustbench_local.threat import ThreatModel
-
-__version__ = version("robustbench-local")
+if TYPE_CHECKING:
+    from robustbench_local.attacks.fgsm import FGSM
+    from robustbench_local.attacks.foreign import AutoAttack
+    from robustbench_local.attacks.pgd import PGD
+    from robustbench_local.classifier import Classifier
+    from robustbench_local.data.dataset import Dataset
+    from robustbench_local.data.sources import load_dataset
+    from robustbench_local.errors import RobustbenchError
+    from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
+    from robustbench_local.models.sources import load_classifier
+    from robustbench_local.run import Run, run_grid
+    from robustbench_local.statistics import Estimate
+    from robustbench_local.threat import ThreatModel
 
 __all__ = [
     "FGSM",
@@ -34,3 +35,33 @@ __all__ = [
     "load_dataset",
     "run_grid",
 ]
+
+__version__ = version("robustbench-local")
+
+# Looked up when first asked for: reading a report or listing cards should not wait for torch.
+_PLACES = {
+    "FGSM": "attacks.fgsm",
+    "PGD": "attacks.pgd",
+    "AutoAttack": "attacks.foreign",
+    "Classifier": "classifier",
+    "Dataset": "data.dataset",
+    "Estimate": "statistics",
+    "EvaluationResult": "evaluation.evaluate",
+    "RobustbenchError": "errors",
+    "Run": "run",
+    "ThreatModel": "threat",
+    "evaluate": "evaluation.evaluate",
+    "load_classifier": "models.sources",
+    "load_dataset": "data.sources",
+    "run_grid": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from robustbench_local.store.sqlite import RunStore
 if TYPE_CHECKING:
     import pandas as pd
 
+MAY_CHANGE = ("grid", "gates", "question", "name")
+"""What a resumed run takes from the grid file of today: its words and its gates decide no verdict."""
 MAX_PATH = 255
 """Longest name of a folder that every file system takes."""
 
@@ -164,6 +167,11 @@ def run_directory(grid: Grid, out: Path | str | None) -> Path:
         raise ConfigError(
             f"{str(directory)[:60]!r} cannot be a run's folder", remedy="choose a plain name, or use --out"
         )
+    nearest = next((path for path in (directory, *directory.absolute().parents) if path.exists()), None)
+    if nearest is not None and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise ConfigError(
+            "the run's folder cannot be written to", where=str(directory), remedy="use another --out"
+        )
     return directory
 
 
@@ -179,11 +187,11 @@ def _override(grid: Grid, limit: int | None, seed: int | None) -> Grid:
 def _describe(plan: Plan, store: RunStore) -> None:
     """Write down what the report needs; a resumed run keeps its first description."""
     if not store.resumed or store.meta("environment") is None:
-        for key, value in plan.about.items():
-            store.set_meta(key, value)
+        store.update_meta(plan.about)
         for line in plan.warnings:
             store.add_event(EventRecord(time=now(), level="warning", message=line))
         return
+    store.update_meta({key: plan.about[key] for key in MAY_CHANGE})
     before, here = store.meta("environment")["versions"], plan.about["environment"]["versions"]
     changed = [
         f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]

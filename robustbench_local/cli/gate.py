@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 
 from robustbench_local.cli.tables import say_gates
-from robustbench_local.run import Run
+from robustbench_local.reports.gate import check_gates
 
 
 def command(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> int:
     """Exit 0 if every gate holds, 1 if one fails, 4 if one cannot be decided; say which."""
-    verdict = Run(run).gate()
+    verdict = check_gates(run)
     say_gates(verdict, Console())
     return verdict.exit_code

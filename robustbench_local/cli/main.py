@@ -11,36 +11,51 @@ import os
 import signal
 import sys
 import traceback
-from importlib import metadata
+from collections.abc import Sequence
+from importlib import import_module, metadata
 from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
-from robustbench_local.cli import doctor, gate, init, listing, report, run
 from robustbench_local.errors import RobustbenchError
 
 INTERRUPTED = 130
 INTERNAL = 70
 STOPPED = "interrupted; everything committed is kept, and the same command goes on"
 
-app = typer.Typer(
-    name="rbl",
-    help="How often is a classifier right when someone works against it, and how sure are we?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-app.command("run")(run.command)
-app.command("report")(report.command)
-app.command("gate")(gate.command)
-app.command("init")(init.command)
-app.command("list")(listing.command)
-app.command("doctor")(doctor.command)
+COMMANDS = {
+    "run": "robustbench_local.cli.run",
+    "report": "robustbench_local.cli.report",
+    "gate": "robustbench_local.cli.gate",
+    "init": "robustbench_local.cli.init",
+    "list": "robustbench_local.cli.listing",
+    "doctor": "robustbench_local.cli.doctor",
+}
+"""Each command's module, whose ``command`` it is."""
 
 
-@app.callback(invoke_without_command=True)
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """The command line, with the commands that the arguments can mean.
+
+    Args:
+        arguments: What the user wrote. A command that is not in it is not imported: judging a gate should
+            not wait seconds for torch.
+    """
+    app = typer.Typer(
+        name="rbl",
+        help="How often is a classifier right when someone works against it, and how sure are we?",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback(invoke_without_command=True)(options)
+    for name in [name for name in COMMANDS if name in arguments] or COMMANDS:
+        app.command(name)(import_module(COMMANDS[name]).command)
+    return app
+
+
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
     debug: Annotated[
@@ -71,7 +86,7 @@ def call(arguments: list[str]) -> int:
         The exit code; messages have been printed.
     """
     try:
-        result = app(arguments, standalone_mode=False)
+        result = build_app(arguments)(arguments or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         return _complain(STOPPED, INTERRUPTED)
     except RobustbenchError as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_local.run import Run
+from robustbench_local.reports import write_report
 
 
 def command(
@@ -18,4 +18,4 @@ def command(
     ] = None,
 ) -> None:
     """Write one self-contained HTML file, and beside it CSV, JSON, Markdown and figures."""
-    typer.echo(Run(run).report(output))
+    typer.echo(write_report(run, output))

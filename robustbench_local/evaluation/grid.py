@@ -67,11 +67,12 @@ class ModelEntry(Strict):
 
 
 class AttackEntry(Strict):
-    """A card by name, and what to change in it (eps, targets, steps, ...)."""
+    """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...)."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     card: str
+    limit: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -138,7 +139,9 @@ class Grid(Strict):
     def resolved(self) -> dict[str, Any]:
         """The grid with every default written out, as plain data."""
         content = self.model_dump(mode="json", by_alias=True)
-        content["attacks"] = [{"card": entry.card, **entry.overrides} for entry in self.attacks]
+        content["attacks"] = [
+            {"card": entry.card, "limit": entry.limit, **entry.overrides} for entry in self.attacks
+        ]
         return content
 
     def as_yaml(self) -> str:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from robustbench_local.attacks import make_attack
-from robustbench_local.attacks.base import Attack
-from robustbench_local.catalogue import Card
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels, resolve_classes
+from robustbench_local.data.labels import fit_labels
 from robustbench_local.data.sources import load_dataset
-from robustbench_local.errors import ConfigError, RobustbenchError
-from robustbench_local.evaluation.cards import find_attacks
-from robustbench_local.evaluation.cell import applicable
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
-from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject, automatic_batch_size, cell_key
+from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject, automatic_batch_size
 from robustbench_local.models.sources import load_classifier
-from robustbench_local.store.records import CellRecord
-from robustbench_local.threat import ThreatModel
+
+DECIDING = ("seed", "data", "models", "defenses", "attacks")
+"""Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +61,11 @@ def make_plan(grid: Grid, options: Options) -> Plan:
             where="defenses",
             remedy="train the defended model, list it under models, and write defenses: [none]",
         )
-    cards = resolve_cards(grid, [*options.cards, *_cards_beside(options.base)])
+    columns = resolve_columns(grid, [*options.cards, *_cards_beside(options.base)])
     data = load_data(grid, options.base)
     subjects = tuple(_subject(entry, data, options) for entry in grid.models)
     identity = _identity(grid, data, subjects)
-    cells = tuple(_cells(grid, subjects, cards, identity["code"]))
+    cells = tuple(plan_cells(grid, subjects, columns, identity["code"]))
     device = str(subjects[0].classifier.device)
     return Plan(
         name=grid.name or "grid",
@@ -83,22 +80,6 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         about=_about(grid, data, subjects, device),
         warnings=tuple(dict.fromkeys(_warnings(cells, data))),
     )
-
-
-def resolve_cards(grid: Grid, folders: Sequence[Path]) -> list[tuple[Card, Attack]]:
-    """Every attack of the grid with its overrides applied, in order.
-
-    Raises:
-        CardError: If a card is unknown or malformed.
-        ConfigError: If an override is wrong, or two entries mean the same cell.
-    """
-    found: list[tuple[Card, Attack]] = []
-    for entry in grid.attacks:
-        for variant in find_attacks(entry.card, entry.overrides, folders):
-            if variant.name in {one.name for one, _ in found}:
-                raise ConfigError(f"the attack {variant.name!r} is listed twice", where="attacks")
-            found.append((variant, make_attack(variant.method, variant.parameters)))
-    return found
 
 
 def load_data(grid: Grid, base: Path) -> Dataset:
@@ -154,83 +135,10 @@ def _parameter_count(classifier: Classifier) -> int | None:
     return None if classifier.module is None else sum(one.numel() for one in classifier.module.parameters())
 
 
-def _cells(
-    grid: Grid, subjects: Sequence[Subject], cards: Sequence[tuple[Card, Attack]], code: str
-) -> Iterator[PlannedCell]:
-    """Every square of the grid, in its order."""
-    position = 0
-    for subject in subjects:
-        data_digest = subject.data.digest()
-        for defense in grid.defenses:
-            for card, attack in cards:
-                yield _cell(subject, defense, card, attack, (data_digest, str(grid.seed), code), position)
-                position += 1
-
-
-def _cell(
-    subject: Subject, defense: str, card: Card, attack: Attack, rest: tuple[str, str, str], position: int
-) -> PlannedCell:
-    assert card.threat is not None  # noqa: S101 - an attack's card always has one
-    names = subject.data.class_names
-    targets, sources = (
-        resolve_classes(card.threat.targets, names),
-        resolve_classes(card.threat.sources, names),
-    )
-    threat = card.threat.model(targets)
-    positions = applicable(subject.data, threat, sources)
-    identity = {
-        "model": subject.digest,
-        "data": rest[0],
-        "defense": defense,
-        "attack": repr(attack),
-        "threat": repr(threat),
-        "sources": str(sources),
-        "seed": rest[1],
-        "code": rest[2],
-    }
-    record = CellRecord(
-        key=cell_key({**identity, "id": subject.id, "name": card.name}),
-        position=position,
-        model=subject.id,
-        defense=defense,
-        attack=card.name,
-        card=card.base,
-        norm=threat.norm,
-        eps=threat.eps,
-        threat=threat.name,
-        goal=threat.goal,
-        targets=targets,
-        sources=sources,
-        images=len(positions),
-        excluded=len(subject.data) - len(positions),
-        parameters={"method": card.method, **asdict(attack)},
-        identity=identity,
-        note=attack.note(subject.classifier, threat),
-    )
-    skipped = _reason_to_skip(attack, threat, subject, len(positions))
-    return PlannedCell(
-        record=record, subject=subject, attack=attack, threat=threat, positions=positions, skipped=skipped
-    )
-
-
-def _reason_to_skip(attack: Attack, threat: ThreatModel, subject: Subject, count: int) -> str | None:
-    """Why a cell cannot run on this model; what is wrong whatever the model is raised instead."""
-    if not count:
-        return "no image of the data has this goal: none is of a source class outside the targets"
-    if threat.region == "mask" and subject.data.masks is None:
-        return "the threat is confined to a mask, and the data have none"
-    try:
-        attack.check(threat, subject.classifier)
-    except RobustbenchError as problem:
-        if subject.classifier.access == "gradients":
-            raise
-        return str(problem)
-    return None
-
-
 def _identity(grid: Grid, data: Dataset, subjects: Sequence[Subject]) -> dict[str, str]:
     """Everything that decides the verdicts, flat, so that a difference can be named."""
-    flat = dict(_flatten(grid.resolved()))
+    content = grid.resolved()
+    flat = dict(_flatten({key: content[key] for key in DECIDING}))
     flat["data digest"] = data.digest()
     flat |= {f"digest of model {subject.id}": subject.digest for subject in subjects}
     flat["code"] = code_version()
