@@ -55,14 +55,11 @@ def comparisons(evidence: Evidence) -> list[str]:
 
 def _sentence(rows: Sequence[WorstCase], *, several: bool) -> str:
     shown = rows if len(rows) <= MOST_SUBJECTS else [rows[0], rows[-1]]
-    parts = [f"{_name(row, several)}at most {full(row.robust_accuracy)}" for row in shown]
-    text = "; ".join(parts) if len(parts) > 1 else parts[0]
+    parts = [f"{_name(row, several)}{full(row.robust_accuracy)}" for row in shown]
     between = f" (the highest and the lowest of {len(rows)})" if shown is not rows else ""
-    head = text if several else text[0].upper() + text[1:]
-    missing = (
-        " Not every attack finished, so this may be too high." if any(row.missing for row in rows) else ""
-    )
-    return f"{head}{between}, {_method(rows)}.{missing}"
+    missing = any(row.missing for row in rows)
+    caveat = "the attacks that did not finish" if missing else "stronger ones"
+    return f"{'; '.join(parts)}{between}, {_method(rows)}; {caveat} can only lower this."
 
 
 def _name(row: WorstCase, several: bool) -> str:
@@ -92,11 +89,9 @@ def _targeted_answer(evidence: Evidence) -> str:
     done = [cell for cell in evidence.cells if cell.targeted and cell.done and cell.attack_success.known]
     if not done:
         return "Not known yet: no attack has been carried through."
-    parts = [
-        f"{isolated(str(cell.subject))}: at least {full(cell.attack_success)}"
-        for cell in done[:MOST_SUBJECTS]
-    ]
-    return f"{'; '.join(parts)} of the images that are read correctly untouched."
+    parts = [f"{isolated(str(cell.subject))}: {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
+    basis = "of the images that are read correctly untouched"
+    return f"{'; '.join(parts)}, {basis}; stronger attacks can only raise this."
 
 
 def _classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:

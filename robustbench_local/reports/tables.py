@@ -35,7 +35,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def results_csv(evidence: Evidence) -> str:
     """One row a cell; shares that are not known are empty."""
-    return _to_csv([_cell_row(cell, evidence) for cell in evidence.cells])
+    rows = [_cell_row(cell, evidence) for cell in evidence.cells]
+    return _to_csv(rows, columns=rows[0] if rows else ())
 
 
 def outcomes_csv(store: RunStore, evidence: Evidence) -> str:
@@ -110,13 +111,12 @@ def _share(name: str, estimate: Estimate) -> dict[str, float | None]:
     }
 
 
-def _to_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
-    listed = list(rows)
-    names = list(columns) or list(listed[0] if listed else ())
+def _to_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> str:
+    names = list(columns)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_field(row[name]) for name in names] for row in listed)
+    writer.writerows([_field(row[name]) for name in names] for row in rows)
     return text.getvalue()
 
 

@@ -104,7 +104,7 @@ def test_hostile_names_are_text(hostile):
 def test_right_to_left_names_are_isolated(hostile):
     assert "<bdi>نموذج\ufffd</bdi>" in hostile.html
     assert "\u202e" not in hostile.html
-    assert "\u2068نموذج\ufffd\u2069: at most" in hostile.html
+    assert "\u2068نموذج\ufffd\u2069: " in hostile.html
 
 
 def test_escaping_does_not_depend_on_the_templates_name():
@@ -146,8 +146,8 @@ def test_a_square_says_why_there_is_no_number(tmp_path, status, word):
 def test_the_answer_comes_first_with_interval_and_number(sample):
     text = Reader(sample.html).text
     assert "How often is each model right when an attacker may change every pixel by at most 8/255?" in text
-    assert "signs-pgd-at: at most 42.7\xa0% (32.7\u2060\u2013\u206053.2\xa0%, n\xa0=\xa096)" in sample.html
-    assert "each image against the worst of 3 attacks" in text
+    assert "signs-pgd-at: 42.7\xa0% (32.7\u2060\u2013\u206053.2\xa0%, n\xa0=\xa096)" in sample.html
+    assert "each image against the worst of 3 attacks; stronger ones can only lower this." in text
 
 
 def test_a_model_that_guesses_gets_no_headline(tmp_path, content):
@@ -194,7 +194,7 @@ def test_only_targeted_goals_make_a_page_too(tmp_path, content):
     html = render(replace(content, evidence=evidence, heatmap=replace(content.heatmap, columns=(), rows=())))
     text = Reader(html).text
     assert "How often can each model be made to read Stop as one of 8 target classes" in text
-    assert "signs-plain: at least" in text
+    assert "stronger attacks can only raise this" in text
 
 
 def test_an_empty_run_makes_a_page(tmp_path):

@@ -131,7 +131,7 @@ def test_the_users_own_question_is_asked(evidence_of):
 def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, evidence_of):
     one = evidence_of(models=("solo",), failing=None, images=32)
     assert answer.question(one).startswith("How often is solo right when an attacker may change every pixel")
-    assert answer.answer(one).startswith("At most ")
+    assert answer.answer(one).startswith(f"{words.full(one.worst_cases[0].robust_accuracy)}, each image")
 
 
 def test_many_models_are_cut_to_the_first_and_the_last(evidence_of):
@@ -149,7 +149,7 @@ def test_equal_models_tie(content):
 
 def test_an_unfinished_attack_is_confessed_in_the_answer(evidence_of):
     evidence = evidence_of(statuses={("signs-plain", "fgsm-linf-8"): "error"}, failing=None)
-    assert answer.answer(evidence).endswith("Not every attack finished, so this may be too high.")
+    assert answer.answer(evidence).endswith("; the attacks that did not finish can only lower this.")
 
 
 def test_the_matrix_accounts_for_every_clean_correct_image(content):
