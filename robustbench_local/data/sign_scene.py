@@ -32,7 +32,8 @@ def fractal_noise(rng: Generator, size: int, cells: tuple[int, ...]) -> Array:
 
 def _tint(colour: Array, strength: Array) -> Array:
     """A colour whose brightness follows ``strength`` (1 leaves it)."""
-    return colour.astype(np.float32) * strength[..., None]
+    tinted: Array = colour.astype(np.float32) * strength[..., None]
+    return tinted
 
 
 def _sky(rng: Generator, size: int) -> Array:
@@ -106,7 +107,8 @@ def weather(sign: Array, rng: Generator) -> Array:
     fade = np.float32(rng.uniform(0, 0.25) ** 1.5 * 2)
     faded = sign * (1 - fade) + np.float32(0.62) * fade
     dirt = np.maximum(fractal_noise(rng, sign.shape[0], (4, 10)) - 0.6, 0) * np.float32(rng.uniform(0, 0.14))
-    return faded * (1 - np.minimum(dirt, 0.5))[..., None]
+    dirty: Array = faded * (1 - np.minimum(dirt, 0.5))[..., None]
+    return dirty
 
 
 def shading(rng: Generator, size: int) -> Array:
@@ -114,7 +116,7 @@ def shading(rng: Generator, size: int) -> Array:
     angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.18)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     along = axis[None, :] * np.float32(np.cos(angle)) + axis[:, None] * np.float32(np.sin(angle))
-    light = 1 + np.float32(slope) * along
+    light: Array = 1 + np.float32(slope) * along
     if rng.random() < 0.25:
         depth, softness = rng.uniform(0.1, 0.35), rng.uniform(0.03, 0.2)
         edge = along + rng.uniform(-0.6, 0.6) + 0.35 * smooth_noise(rng, size, 3)
