@@ -38,7 +38,7 @@ class Attack(ABC):
     """Size of those groups for images of 32 px, in the order of the data set; fewer of larger images."""
 
     @abstractmethod
-    def perturb(  # noqa: PLR0917 - the same leading arguments for every attack
+    def perturb(
         self,
         classifier: Classifier,
         images: Tensor,

@@ -35,7 +35,7 @@ class FGSM(Attack):
     def __post_init__(self) -> None:
         check_loss(self.loss)
 
-    def perturb(  # noqa: PLR0917
+    def perturb(
         self,
         classifier: Classifier,
         images: Tensor,

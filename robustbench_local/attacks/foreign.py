@@ -55,7 +55,7 @@ class AutoAttack(Attack):
 
     version: Literal["standard"] = "standard"
 
-    def perturb(  # noqa: PLR0917
+    def perturb(
         self,
         classifier: Classifier,
         images: Tensor,
@@ -67,6 +67,10 @@ class AutoAttack(Attack):
         """Run the four attacks on one group; see :meth:`Attack.perturb`."""
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
+        height, width = images.shape[-2:]
+        if threat.norm == "L2" and min(height, width) < 5:
+            need = "AutoAttack's Square needs images of at least 5 x 5 pixels under L2"
+            raise DataError(f"{need}, these are {height} x {width}", remedy="use pgd")
         seed = stream.group_seed() & 0x7FFFFFFF
         guard = _FiniteLogits(classifier.as_module(), images, threat, classifier.num_classes)
         with _seeded(seed), _quiet_autoattack():
@@ -129,7 +133,7 @@ class TorchattacksAttack(Attack):
                 raise ConfigError(f"{PREFIX}{self.name}: {key} must be of type {wanted}, got {value!r}")
         object.__setattr__(self, "parameters", dict(sorted(self.parameters.items())))
 
-    def perturb(  # noqa: PLR0917
+    def perturb(
         self,
         classifier: Classifier,
         images: Tensor,

@@ -57,7 +57,7 @@ class PGD(Attack):
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ConfigError(f"PGD's step_size must be above 0 and finite, got {self.step_size}")
 
-    def perturb(  # noqa: PLR0917
+    def perturb(
         self,
         classifier: Classifier,
         images: Tensor,

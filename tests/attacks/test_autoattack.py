@@ -15,7 +15,7 @@ from attack_samples import Sample, linear_sample, trained_sample, wrapped
 from pyautoattack import checks
 
 from robustbench_local.attacks.foreign import AutoAttack
-from robustbench_local.errors import ThreatError
+from robustbench_local.errors import DataError, ThreatError
 from robustbench_local.geometry import norm_of
 from robustbench_local.losses import margin
 from robustbench_local.threat import ThreatModel
@@ -59,10 +59,10 @@ def test_easy_images_are_broken_within_ball_and_box(some: Sample):
     "threat", [ThreatModel(norm="Linf", eps="12/255"), ThreatModel(norm="L2", eps=0.6)], ids=str
 )
 def test_it_is_pyautoattack_bit_for_bit(small: Sample, threat: ThreatModel):
-    sample = small.select(torch.arange(16))
+    sample = small.select(torch.arange(6))
     ours, theirs = sample.attack(ATTACK, threat), direct(sample, threat)
     assert torch.equal(ours, theirs)
-    assert 2 <= int(sample.broken(ours, threat).sum()) <= 14
+    assert 1 <= int(sample.broken(ours, threat).sum()) <= 5
 
 
 @pytest.mark.slow
@@ -71,10 +71,10 @@ def test_it_is_pyautoattack_bit_for_bit(small: Sample, threat: ThreatModel):
 def test_with_two_or_three_classes_linear_margins_are_found_exactly(classes: int, norm: str):
     # with three classes the nearest border is the nearest of two hyperplanes
     generator = torch.Generator().manual_seed(classes)
-    weights = torch.randn(classes, 48, generator=generator)
-    images = 0.5 + 0.2 * (torch.rand(16, 3, 4, 4, generator=generator) - 0.5)
+    weights = torch.randn(classes, 75, generator=generator)
+    images = 0.5 + 0.2 * (torch.rand(10, 3, 5, 5, generator=generator) - 0.5)
     sample = linear_sample(weights, -(weights @ images.flatten(1).mean(dim=0)), images)
-    eps = 0.005 if norm == "Linf" else 0.04
+    eps = 0.005 if norm == "Linf" else 0.03
     distances = []
     for image, label in zip(images.flatten(1), sample.labels, strict=True):
         logits = weights @ image + sample.classifier.model[1].bias.detach()
@@ -86,7 +86,7 @@ def test_with_two_or_three_classes_linear_margins_are_found_exactly(classes: int
         ]
         distances.append(min(gaps))
     reachable = torch.stack(distances) < eps
-    assert 3 <= int(reachable.sum()) <= 13
+    assert 2 <= int(reachable.sum()) <= 8
     threat = ThreatModel(norm=norm, eps=eps)
     assert torch.equal(sample.broken(sample.attack(ATTACK, threat), threat), reachable)
 
@@ -184,6 +184,14 @@ def test_no_images_and_no_budget_spend_nothing(some: Sample):
     assert torch.equal(some.attack(ATTACK, nothing), some.images)
     assert ATTACK.cost(nothing) == (0, 0)
     assert some.classifier.foreign_passes == [0, 0]
+
+
+def test_images_too_small_for_its_square_are_refused():
+    tiny = Sample(
+        wrapped(lambda images: images.flatten(1)[:, :4], 4), torch.rand(1, 1, 4, 9), torch.tensor([0])
+    )
+    with pytest.raises(DataError, match="needs images of at least 5 x 5 pixels under L2, these are 4 x 9"):
+        tiny.attack(ATTACK, ThreatModel(norm="L2", eps=0.1))
 
 
 def test_targets_are_refused(some: Sample):
