@@ -9,25 +9,21 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
-import logging
-import random
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pyautoattack
 import torch
-from pyautoattack import checks
 from torch import Tensor, nn
 
 from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.containment import FiniteLogits, quiet_autoattack, seeded
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, DataError, ThreatError
-from robustbench_local.geometry import norm_of, to_ball_and_box
-from robustbench_local.isolation import RandomStates
+from robustbench_local.geometry import to_ball_and_box
 from robustbench_local.randomness import Stream
 from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threat import ThreatModel
@@ -72,8 +68,8 @@ class AutoAttack(Attack):
             need = "AutoAttack's Square needs images of at least 5 x 5 pixels under L2"
             raise DataError(f"{need}, these are {height} x {width}", remedy="use pgd")
         seed = stream.group_seed() & 0x7FFFFFFF
-        guard = _FiniteLogits(classifier.as_module(), images, threat, classifier.num_classes)
-        with _seeded(seed), _quiet_autoattack():
+        guard = _guarded(classifier, images, threat)
+        with seeded(seed), quiet_autoattack():
             attack = pyautoattack.AutoAttack(
                 guard, norm=threat.norm, eps=threat.eps, seed=seed, version=self.version, device=images.device
             )
@@ -150,11 +146,12 @@ class TorchattacksAttack(Attack):
                 "torchattacks would silently clip images outside [0, 1]", remedy="rescale the images"
             )
         seed = stream.group_seed() & 0x7FFFFFFF
-        attack = self._build(classifier, threat, seed)
+        guard = _guarded(classifier, images, threat)
+        attack = self._build(guard, classifier, threat, seed)
         wanted = torch.full_like(labels, threat.targets[0]) if threat.targets else labels
-        with _seeded(seed), warnings.catch_warnings():
+        with seeded(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            candidates: Tensor = attack(images, wanted).detach()
+            candidates = guard.settle(attack(images, wanted).detach())
         return candidates if self._takes_eps else to_ball_and_box(candidates, images, threat)
 
     def cost(self, threat: ThreatModel) -> tuple[int, int]:
@@ -183,7 +180,11 @@ class TorchattacksAttack(Attack):
             )
         if self.name in {"APGDT", "AutoAttack"} and classifier.num_classes < 4:
             raise ThreatError(f"{PREFIX}{self.name} needs 4 classes, the model has {classifier.num_classes}")
-        if threat.targets and "targeted" not in self._build(classifier, threat, seed=0).supported_mode:
+        if (
+            threat.targets
+            and "targeted"
+            not in self._build(classifier.as_module(), classifier, threat, seed=0).supported_mode
+        ):
             raise ThreatError(
                 f"{PREFIX}{self.name} has no targeted mode", remedy="use another attack, such as pgd"
             )
@@ -203,8 +204,8 @@ class TorchattacksAttack(Attack):
     def _takes_eps(self) -> bool:
         return bool({"eps", "max_epsilon"} & set(_signature(self.name)))
 
-    def _build(self, classifier: Classifier, threat: ThreatModel, seed: int) -> Any:
-        """The torchattacks object for this classifier, threat model and seed."""
+    def _build(self, model: nn.Module, classifier: Classifier, threat: ThreatModel, seed: int) -> Any:
+        """The torchattacks object for this model, threat model and seed."""
         decided = {
             "eps": threat.eps,
             "max_epsilon": threat.eps,
@@ -214,9 +215,7 @@ class TorchattacksAttack(Attack):
         }
         taken = {key: value for key, value in decided.items() if key in _signature(self.name)}
         with redirect_stdout(io.StringIO()):
-            attack = getattr(_torchattacks(), self.name)(
-                classifier.as_module().eval(), **taken, **self.parameters
-            )
+            attack = getattr(_torchattacks(), self.name)(model.eval(), **taken, **self.parameters)
             attack.set_device(classifier.device)
             if threat.targets and "targeted" in attack.supported_mode:
                 attack.set_mode_targeted_by_label(quiet=True)
@@ -240,75 +239,14 @@ def _stages(num_classes: int) -> tuple[str, ...]:
     return ("apgd-ce", "apgd-dlr", "fab-t", "square") if num_classes == 3 else ("apgd-ce", "fab-t", "square")
 
 
-class _FiniteLogits(nn.Module):
-    """A classifier whose answer is always finite, that remembers where it was not.
+def _guarded(classifier: Classifier, images: Tensor, threat: ThreatModel) -> FiniteLogits:
+    """The classifier as other libraries get it.
 
-    NaN logits would count as success in pyautoattack, put NaN into the pixels of the next step and, in
-    sums over the batch, spoil other images. Here such a row becomes a tie without a gradient, and the point
-    is kept: it is inside the ball, and an answer that is not finite is what the harness calls broken.
+    Raises:
+        ModelError: If it gives no gradients, which those libraries would say in torch's words.
     """
-
-    def __init__(self, model: nn.Module, originals: Tensor, threat: ThreatModel, num_classes: int) -> None:
-        super().__init__()
-        self.model = model
-        self._originals, self._threat, self._num_classes = originals, threat, num_classes
-        self._crashes: dict[int, Tensor] = {}
-        self.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, (N, K); N may be 0, which Square asks for once no image is left to fool."""
-        if len(images) == 0:
-            return images.new_zeros(0, self._num_classes)
-        logits: Tensor = self.model(images)
-        finite = torch.isfinite(logits).all(dim=1)
-        if bool(finite.all()):
-            return logits
-        for point in images.detach()[~finite]:
-            distance = norm_of(point - self._originals, self._threat.norm)
-            for row in (distance <= self._threat.eps).nonzero().flatten().tolist():
-                self._crashes.setdefault(row, point.clone())
-        return torch.where(finite[:, None], logits, 0.0)
-
-    def settle(self, candidates: Tensor) -> Tensor:
-        """The candidates, with the remembered points in place of what the attack made of such images."""
-        finite = torch.isfinite(candidates).flatten(1).all(dim=1).view(-1, 1, 1, 1)
-        settled = torch.where(finite, candidates, self._originals).to(self._originals.dtype)
-        for row, point in self._crashes.items():
-            settled[row] = point
-        return settled
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Every global generator seeded, and put back afterwards."""
-    before = RandomStates.current()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        before.restore()
-
-
-@contextmanager
-def _quiet_autoattack() -> Iterator[None]:
-    """Pyautoattack without its log and without the two checks that the harness does better.
-
-    ``check_dynamic`` switches off whatever debugger or coverage measurement is running and, since it counts
-    in a dictionary that is never reset, calls every model dynamic after the first one that is.
-    """
-    logger = logging.getLogger("auto-attack")
-    before = {name: getattr(checks, name) for name in ("check_dynamic", "check_randomized")}
-    disabled, logger.disabled = logger.disabled, True
-    for name in before:
-        setattr(checks, name, lambda *_, **__: None)
-    try:
-        yield
-    finally:
-        logger.disabled = disabled
-        for name, function in before.items():
-            setattr(checks, name, function)
+    classifier.gradient(images[:1], lambda logits: logits.sum(dim=1))
+    return FiniteLogits(classifier.as_module(), images, threat, classifier.num_classes)
 
 
 def _torchattacks() -> Any:

@@ -15,7 +15,7 @@ from robustbench_local.attacks import expand, make_attack, parameter_names
 from robustbench_local.attacks.foreign import TorchattacksAttack
 from robustbench_local.catalogue import find_card
 from robustbench_local.classifier import Classifier
-from robustbench_local.errors import ConfigError, DataError, ThreatError
+from robustbench_local.errors import ConfigError, DataError, ModelError, ThreatError
 from robustbench_local.geometry import norm_of
 from robustbench_local.threat import ThreatModel
 
@@ -163,6 +163,30 @@ def test_images_outside_the_box_are_refused_and_not_clipped(some: Sample):
     wild = Sample(some.classifier, some.images * 2, some.labels)
     with pytest.raises(DataError, match=r"would silently clip images outside \[0, 1\]"):
         wild.attack(make_attack("torchattacks:FGSM"), LINF)
+
+
+def test_an_answer_that_is_not_finite_is_shown_and_spoils_no_other_image(some: Sample):
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.where((images[:, 0, 0, 0] > 0.7)[:, None], torch.nan, some.classifier.model(images))
+
+    images = some.images.clone()
+    images[:, 0, 0, 0] = images[:, 0, 0, 0].clamp_max(0.5)
+    images[4, 0, 0, 0] = 0.695
+    attack = make_attack("torchattacks:PGD", {"random_start": False})
+    found = Sample(wrapped(forward, 5), images, some.labels).attack(attack, LINF)
+    clean = Sample(some.classifier, images, some.labels).attack(attack, LINF)
+    assert torch.isfinite(found).all()
+    assert (norm_of(found - images, "Linf") <= LINF.eps + 1e-6).all()
+    others = torch.arange(12) != 4
+    assert torch.equal(found[others], clean[others])
+    assert not torch.isfinite(forward(found)[4]).any()
+
+
+@pytest.mark.parametrize("name", ["autoattack", "torchattacks:PGD"])
+def test_a_model_that_cuts_its_gradient_is_refused_in_words(some: Sample, name: str):
+    cut = Sample(wrapped(lambda x: some.classifier.model(x.detach()).detach(), 5), some.images, some.labels)
+    with pytest.raises(ModelError, match="no gradient path"):
+        cut.attack(make_attack(name), LINF)
 
 
 def test_no_images_and_no_budget_spend_nothing(some: Sample):
