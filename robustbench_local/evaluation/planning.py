@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.data.sources import load_dataset
@@ -121,18 +120,13 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         "source": entry.source,
         "digest": digest,
         "num_classes": classifier.num_classes,
-        "parameters": _parameter_count(classifier),
+        "parameters": classifier.parameter_count(),
         "access": classifier.access,
         "notes": list(classifier.notes),
-        "provenance": classifier.provenance,
+        "provenance": classifier.provenance or None,
         "class_names": list(fitted.class_names),
     }
     return Subject(id=entry.id, classifier=classifier, data=fitted, digest=digest, about=about)
-
-
-def _parameter_count(classifier: Classifier) -> int | None:
-    """Number of weights; None for a black box."""
-    return None if classifier.module is None else sum(one.numel() for one in classifier.module.parameters())
 
 
 def _identity(grid: Grid, data: Dataset, subjects: Sequence[Subject]) -> dict[str, str]:
