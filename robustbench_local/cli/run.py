@@ -57,6 +57,8 @@ def command(
 ) -> int:
     """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
     console = Console(soft_wrap=as_json)
+    if not as_json:
+        console.print("loading data and models", style="dim")
     plan, directory = prepare(
         grid,
         out=out,
