@@ -17,6 +17,7 @@ from robustbench_local.reports.words import duration
 from robustbench_local.run import perform, prepare
 
 INCOMPLETE = 4
+LOG_WIDTH = 120
 
 
 def command(
@@ -56,7 +57,7 @@ def command(
     ] = False,
 ) -> int:
     """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
-    console = Console(soft_wrap=as_json)
+    console = make_console(as_json=as_json)
     if not as_json:
         console.print("loading data and models", style="dim")
     plan, directory = prepare(
@@ -84,6 +85,12 @@ def command(
         say_gates(verdict, console)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return verdict.exit_code or (0 if run.complete else INCOMPLETE)
+
+
+def make_console(*, as_json: bool) -> Console:
+    """The standard output: as wide as the terminal, or wide enough for the tables in a log."""
+    console = Console(soft_wrap=as_json)
+    return console if console.is_terminal else Console(soft_wrap=as_json, width=LOG_WIDTH)
 
 
 def parse_batch_size(text: str) -> int | None:

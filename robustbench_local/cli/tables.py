@@ -16,7 +16,7 @@ _COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """One row a cell, and the per-image worst case of each model and threat below.
+    """One row a cell, and below them the per-image worst case where several attacks share a threat.
 
     Args:
         results: The content of results.json.
@@ -39,6 +39,8 @@ def results_table(results: dict[str, Any]) -> Table:
             )
     table.add_section()
     for worst in results["worst_case"]:
+        if len(worst["attacks"]) == 1 and worst["complete"]:
+            continue  # the row of that attack says it already
         shares = [estimate(worst[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
         missing = "" if worst["complete"] else " [red](incomplete)[/]"
         table.add_row(

@@ -9,7 +9,7 @@ from robustbench_local.reports.evidence import Evidence, Subject
 from robustbench_local.reports.words import norm_sign, percent, radius
 
 WIDTH, HEIGHT = 360, 260
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 44, 26, 12, 40
 TICK_GAP = 36
 """Labels on the x axis that would stand closer than this are left out."""
 
