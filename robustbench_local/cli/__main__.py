@@ -1,0 +1,5 @@
+"""``python -m robustbench_local.cli``: the command line where its script is not on the path."""
+
+from robustbench_local.cli.main import main
+
+main()
