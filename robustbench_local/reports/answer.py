@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
 from robustbench_local.reports.findings import is_guessing
-from robustbench_local.reports.words import counted, full, isolated, listing, p_value, permission
+from robustbench_local.reports.words import budget, counted, full, isolated, listing, p_value, permission
 
 MOST_SUBJECTS = 4
 """Models that the answer names one by one; with more, it names the first and the last."""
@@ -89,9 +89,16 @@ def _targeted_answer(evidence: Evidence) -> str:
     done = [cell for cell in evidence.cells if cell.targeted and cell.done and cell.attack_success.known]
     if not done:
         return "Not known yet: no attack has been carried through."
-    parts = [f"{isolated(str(cell.subject))}: {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
+    several = len({(cell.record.norm, cell.record.eps) for cell in done}) > 1
+    parts = [f"{_named(cell, several)}: {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
     basis = "of the images that are read correctly untouched"
     return f"{'; '.join(parts)}, {basis}; stronger attacks can only raise this."
+
+
+def _named(cell: CellResult, several: bool) -> str:
+    """The model, and the radius where the answer has more than one."""
+    where = f" at {budget(cell.record.norm, cell.record.eps)}" if several else ""
+    return f"{isolated(str(cell.subject))}{where}"
 
 
 def _classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:
