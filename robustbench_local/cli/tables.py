@@ -22,7 +22,7 @@ def results_table(results: dict[str, Any]) -> Table:
         results: The content of results.json.
     """
     table = Table(
-        title="Robust accuracy with n and the 95 % interval; success of the attack over clean-correct images",
+        title="Robust accuracy, n and its 95 % interval; success over the clean-correct images",
         title_justify="left",
     )
     for column in ("model", "attack"):
