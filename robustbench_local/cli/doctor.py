@@ -14,6 +14,7 @@ from rich.console import Console
 
 from robustbench_local.catalogue import list_cards
 from robustbench_local.errors import RobustbenchError
+from robustbench_local.models.sources import load_classifier
 from robustbench_local.models.zoo import find_zoo, list_zoo
 
 PROBLEM = 3
@@ -65,6 +66,7 @@ def _cards() -> Iterator[str]:
 
 def _zoo() -> Iterator[str]:
     for name in list_zoo():
+        load_classifier(f"zoo:{name}")  # compares the file with the hash in its card
         yield f"{name}: {find_zoo(name).sha256[:12]}, as recorded"
 
 
