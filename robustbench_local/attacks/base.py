@@ -62,6 +62,7 @@ class Attack(ABC):
             Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``.
         """
 
+    @abstractmethod
     def cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Forward and backward passes an image at most, for the plan.
 
@@ -71,7 +72,6 @@ class Attack(ABC):
         Returns:
             (forward, backward).
         """
-        raise NotImplementedError
 
     def check(self, threat: ThreatModel, classifier: Classifier) -> None:
         """Find out before any work whether the attack can run.

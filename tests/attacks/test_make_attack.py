@@ -74,6 +74,9 @@ class OnlyLinf(Attack):
     def perturb(self, classifier, images, labels, threat, stream, masks=None):
         return images
 
+    def cost(self, threat):
+        return (0, 0)
+
 
 def test_what_an_attack_cannot_do_is_found_before_any_work(small: Sample):
     black_box = Classifier(lambda images: torch.zeros(len(images), 5), num_classes=5, name="remote")
