@@ -12,12 +12,13 @@ from torch import Tensor
 
 from robustbench_local.errors import ThreatError
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 Goal = Literal["untargeted", "targeted"]
 Region = Literal["image", "mask"]
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
-_SPELLINGS = {norm.lower(): norm for norm in NORMS} | {"l_inf": "Linf", "inf": "Linf", "l_2": "L2", "2": "L2"}
+_SPELLINGS = {norm.lower(): norm for norm in NORMS}
+_SPELLINGS |= {"l_inf": "Linf", "inf": "Linf", "l_2": "L2", "2": "L2", "l_1": "L1", "1": "L1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class ThreatModel:
     """A perturbation budget in pixel units of [0, 1] and what counts as success.
 
     Args:
-        norm: ``"Linf"`` or ``"L2"``, the norm of the perturbation of a whole image.
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``, the norm of the perturbation of a whole image.
         eps: Radius of the ball, at least 0; ``"8/255"`` is read exactly.
         targets: Class indices the attacker wants to be read; empty means untargeted: any wrong class.
         region: ``"image"``, or ``"mask"`` to confine the perturbation to each image's mask.
@@ -55,7 +56,7 @@ class ThreatModel:
 
     @property
     def name(self) -> str:
-        """Short name as in cards and gates: ``linf-8`` (eps * 255) or ``l2-0.5`` (eps itself)."""
+        """Short name as in cards and gates: ``linf-8`` (eps * 255), ``l2-0.5`` or ``l1-12`` (eps itself)."""
         size = self.eps * 255 if self.norm == "Linf" else self.eps
         return f"{self.norm.lower()}-{size:.6g}"
 

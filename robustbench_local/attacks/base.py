@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -14,6 +14,10 @@ from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
 _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
+
+Knowledge = Literal["white-box", "scores", "labels", "transfer"]
+"""What the attacker sees of the classifier; ``"transfer"``: nothing, the images were crafted on another one."""
+Measure = Literal["ball", "distance"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,19 @@ class Attack(ABC):
     """Whether an image's result is independent of its batch. If not, the harness hands over fixed groups."""
     group: ClassVar[int] = 128
     """Size of those groups for images of 32 px, in the order of the data set; fewer of larger images."""
+    measure: ClassVar[Measure] = "ball"
+    """``"ball"``: any success inside the ball ends the search. ``"distance"``: it looks for the nearest
+    success, so that robust accuracy can be read off at every radius up to the threat model's."""
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What it sees of the classifier."""
+        return "white-box" if self.access == "gradients" else self.access
+
+    @property
+    def queries(self) -> int | None:
+        """Most forward passes it may spend on an image, enforced by the classifier; None: no such limit."""
+        return None
 
     @abstractmethod
     def perturb(
