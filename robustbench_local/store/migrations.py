@@ -84,8 +84,18 @@ def m001_cells_outcomes_events(connection: sqlite3.Connection) -> None:
     )
 
 
+def m002_knowledge_and_measure(connection: sqlite3.Connection) -> None:
+    """Cells say what the attacker saw and what was sought: all gradients and any candidate in older runs."""
+    for column in (
+        "knowledge TEXT NOT NULL DEFAULT 'white-box'",
+        "surrogate TEXT",
+        "measure TEXT NOT NULL DEFAULT 'ball'",
+    ):
+        connection.execute(f"ALTER TABLE cells ADD COLUMN {column}")
+
+
 Migration = Callable[[sqlite3.Connection], None]
-MIGRATIONS: tuple[Migration, ...] = (m001_cells_outcomes_events,)
+MIGRATIONS: tuple[Migration, ...] = (m001_cells_outcomes_events, m002_knowledge_and_measure)
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

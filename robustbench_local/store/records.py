@@ -80,11 +80,11 @@ class CellRecord:
     card: str
     """Name of the card the attack comes from."""
     norm: str
-    """``Linf`` or ``L2``."""
+    """``Linf``, ``L2`` or ``L1``; ``spatial`` or ``corruption``, which no norm measures."""
     eps: float
-    """Radius in pixel units of [0, 1]."""
+    """Radius in pixel units of [0, 1]; largest angle in degrees (spatial); severity 1 to 5 (corruption)."""
     threat: str
-    """Short threat name, e.g. ``linf-8``; what gates refer to."""
+    """Short threat name, e.g. ``linf-8``, ``spatial-30`` or ``fog-3``; what gates refer to."""
     goal: str
     """``untargeted`` or ``targeted``."""
     targets: tuple[int, ...] = ()
@@ -105,6 +105,13 @@ class CellRecord:
     """Where the cell stands."""
     error: str | None = None
     """Why, in one line, when the status is ``error``, ``timeout``, ``partial`` or ``skipped``."""
+    knowledge: str = "white-box"
+    """What the attacker saw of the attacked model: ``white-box``, ``scores``, ``labels`` or ``transfer``."""
+    surrogate: str | None = None
+    """Id of the model that the candidates were crafted on, when the knowledge is ``transfer``."""
+    measure: str = "ball"
+    """``ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
+    that the distance of each image is its own radius."""
 
 
 @dataclass(frozen=True, kw_only=True)

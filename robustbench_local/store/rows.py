@@ -54,6 +54,9 @@ def cell_to_row(cell: CellRecord) -> Row:
         to_json(cell.identity),
         *_texts(cell.note, cell.status),
         _text_or_none(cell.error),
+        *_texts(cell.knowledge),
+        _text_or_none(cell.surrogate),
+        *_texts(cell.measure),
     )
 
 

@@ -18,7 +18,7 @@ def memory() -> sqlite3.Connection:
     return sqlite3.connect(":memory:", isolation_level=None)
 
 
-def m002_for_tests(connection: sqlite3.Connection) -> None:
+def m999_for_tests(connection: sqlite3.Connection) -> None:
     """Every event gets a counter."""
     connection.execute("ALTER TABLE events ADD COLUMN times INTEGER NOT NULL DEFAULT 1")
 
@@ -46,7 +46,7 @@ def test_each_step_is_taken_once(memory: sqlite3.Connection) -> None:
     assert schema_version(memory) == len(MIGRATIONS)
     migrate(memory)
     assert check_schema(memory, Path("run.db"))
-    migrate(memory, (*MIGRATIONS, m002_for_tests))
+    migrate(memory, (*MIGRATIONS, m999_for_tests))
     assert schema_version(memory) == len(MIGRATIONS) + 1
 
 
@@ -71,7 +71,7 @@ def test_an_older_run_is_migrated_and_keeps_its_outcomes(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_run(directory)
-    steps = (*MIGRATIONS, m002_for_tests)
+    steps = (*MIGRATIONS, m999_for_tests)
     monkeypatch.setattr("robustbench_local.store.migrations.migrate.__defaults__", (steps,))
     monkeypatch.setattr("robustbench_local.store.migrations.check_schema.__defaults__", (steps,))
     before = (directory / "run.db").read_bytes()
@@ -92,7 +92,7 @@ def test_a_newer_run_is_refused_and_left_alone(directory: Path) -> None:
     raw.close()
     before = (directory / "run.db").read_bytes()
     with pytest.raises(
-        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 2;.* up to 1\)"
+        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 3;.* up to 2\)"
     ) as caught:
         RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY)
     assert caught.value.exit_code == 2
@@ -118,10 +118,14 @@ def test_a_run_of_the_first_schema_made_by_hand(directory: Path) -> None:
             "done",
         )
         assert known.parameters == {"steps": 50}
+        assert (known.knowledge, known.surrogate, known.measure) == ("white-box", None, "ball")
         assert (row.image, row.margin, row.broken, row.broken_8bit) == ("stop/1.png", -0.5, True, None)
         assert reader.identity() == {"data.seed": "0"}
         assert reader.meta("seed") == 0
         assert reader.events()[0].message == "resumed"
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity={"data.seed": "0"}) as store:
+        assert store.cells() == [known], "resumed for writing, it is the same cell"
+        assert schema_version(store._connection) == len(MIGRATIONS)
 
 
 def test_the_version_names_today() -> None:

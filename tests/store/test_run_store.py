@@ -81,11 +81,14 @@ def test_outcomes_need_their_cell(store: RunStore) -> None:
 
 
 def test_cells_come_back_equal_in_the_order_of_the_grid(store: RunStore) -> None:
+    transferred = {"knowledge": "transfer", "surrogate": "signs-pgd-at", "measure": "distance"}
     store.put_cell(cell("11", position=-1, targets=(), note="<script>", error=None))
+    store.put_cell(cell("12", position=2, **transferred))
     assert store.cells() == [
         cell("11", position=-1, targets=(), note="<script>"),
         cell(),
         cell(OTHER_KEY, position=1),
+        cell("12", position=2, **transferred),
     ]
 
 
