@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from robustbench_local.errors import ThreatError
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import Draw, Stream
+
+_SPARSE = 0.01
+"""Share of the pixel values that a step under L1 moves."""
+_HALVINGS = 40
+"""Steps of the search for the threshold of an L1 projection: more than it takes in float32."""
 
 
 class Ball(Protocol):
@@ -16,11 +23,24 @@ class Ball(Protocol):
 
     @property
     def norm(self) -> str:
-        """``"Linf"`` or ``"L2"``."""
+        """``"Linf"``, ``"L2"`` or ``"L1"``."""
 
     @property
-    def eps(self) -> float:
-        """Radius, at least 0."""
+    def eps(self) -> float | Tensor:
+        """Radius, at least 0: one for the whole batch, or one for each image, (N,)."""
+
+
+@dataclass(frozen=True)
+class Balls:
+    """A norm and a radius for each image.
+
+    Args:
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
+        eps: Radii, (N,).
+    """
+
+    norm: str
+    eps: Tensor
 
 
 def norm_of(delta: Tensor, norm: str) -> Tensor:
@@ -28,7 +48,7 @@ def norm_of(delta: Tensor, norm: str) -> Tensor:
 
     Args:
         delta: (N, ...), one perturbation a row.
-        norm: ``"Linf"`` or ``"L2"``.
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
 
     Returns:
         (N,), in the dtype of ``delta``.
@@ -39,61 +59,68 @@ def norm_of(delta: Tensor, norm: str) -> Tensor:
     flat = delta.flatten(1)
     if norm == "Linf":
         return flat.abs().amax(dim=1)
-    if norm == "L2":
-        size: Tensor = torch.linalg.vector_norm(flat, dim=1)
-        return size
-    raise _unknown(norm)
+    if norm not in {"L2", "L1"}:
+        raise _unknown(norm)
+    size: Tensor = torch.linalg.vector_norm(flat, ord=2 if norm == "L2" else 1, dim=1)
+    return size
 
 
-def project(delta: Tensor, threat: Ball) -> Tensor:
+def project(delta: Tensor, ball: Ball) -> Tensor:
     """The nearest perturbation inside the ball, in the Euclidean sense.
 
     Args:
         delta: (N, C, H, W).
-        threat: Norm and radius; one radius for the whole batch.
+        ball: Norm and radius.
 
     Returns:
-        Same shape and dtype; the norm is at most ``threat.eps`` up to rounding (a factor of 1 + 1e-6).
+        Same shape and dtype; the norm is at most ``ball.eps`` up to rounding (a factor of 1 + 1e-6).
 
     Raises:
         ThreatError: If the norm has no projection here.
+
+    Source: Duchi et al. 2008, doi:10.1145/1390156.1390191, eq. 3 (L1 only).
     """
-    if threat.norm == "Linf":
-        return delta.clamp(-threat.eps, threat.eps)
-    if threat.norm == "L2":
-        size = _column(norm_of(delta, "L2"), delta)
+    eps = radius(ball, delta)
+    if ball.norm == "Linf":
+        return torch.clamp(delta, -eps, eps)  # type: ignore[arg-type]  # both are numbers, or both tensors
+    if ball.norm == "L2":
+        size = column(norm_of(delta, "L2"), delta)
         # the clamp of the divisor leaves rows inside the ball untouched to the bit: a factor of exactly 1
-        factor = torch.where(
-            size > threat.eps, threat.eps / size.clamp_min(torch.finfo(delta.dtype).tiny), 1.0
-        )
-        return delta * factor
-    raise _unknown(threat.norm)
+        return delta * torch.where(size > eps, eps / size.clamp_min(torch.finfo(delta.dtype).tiny), 1.0)
+    if ball.norm == "L1":
+        return _shrink_to_l1(delta, torch.full_like(delta, torch.inf), eps)
+    raise _unknown(ball.norm)
 
 
-def to_ball_and_box(
-    candidate: Tensor, originals: Tensor, threat: Ball, masks: Tensor | None = None
-) -> Tensor:
+def to_ball_and_box(candidate: Tensor, originals: Tensor, ball: Ball, masks: Tensor | None = None) -> Tensor:
     """The candidate brought back into the ball around the *original* images and into [0, 1].
 
     Args:
         candidate: (N, C, H, W).
         originals: Same shape, inside [0, 1].
-        threat: Norm and radius.
+        ball: Norm and radius.
         masks: (N, 1, H, W) boolean; outside them the original's bits are returned.
 
     Returns:
         Same shape: inside [0, 1] exactly, and inside the ball up to 1e-7 (Linf) or a factor of 1 + 1e-5
-        (L2). Linf gives the nearest such image. L2 projects to the ball first and to the box second, which
-        stays inside the ball because the original is in the box.
+        (L2, L1). Linf and L1 give the nearest such image. L2 projects to the ball first and to the box
+        second, which stays inside the ball because the original is in the box.
+
+    Source: Croce & Hein 2021, arXiv:2103.01208, proposition 2.1 (L1 only).
     """
-    if threat.norm == "Linf":
-        inside = torch.clamp(candidate, originals - threat.eps, originals + threat.eps)
+    if ball.norm == "Linf":
+        eps = radius(ball, candidate)
+        inside = torch.clamp(candidate, originals - eps, originals + eps)
     else:
-        delta = candidate - originals
-        inside = originals + project(delta if masks is None else delta * masks, threat)
+        delta = candidate - originals if masks is None else (candidate - originals) * masks
+        if ball.norm == "L1":
+            room = torch.where(delta > 0, 1 - originals, originals)
+            inside = originals + _shrink_to_l1(delta, room, radius(ball, delta))
+        else:
+            inside = originals + project(delta, ball)
         # rounding this sum can leave a small ball; the next float towards the original is inside again
-        outside = norm_of(inside - originals, threat.norm) > threat.eps * (1 + 5e-6)
-        inside = torch.where(_column(outside, inside), torch.nextafter(inside, originals), inside)
+        outside = norm_of(inside - originals, ball.norm) > ball.eps * (1 + 5e-6)
+        inside = torch.where(column(outside, inside), torch.nextafter(inside, originals), inside)
     boxed = inside.clamp(0.0, 1.0)
     return boxed if masks is None else torch.where(masks, boxed, originals)
 
@@ -101,9 +128,9 @@ def to_ball_and_box(
 def random_start(
     stream: Stream,
     shape: tuple[int, ...],
-    threat: Ball,
+    ball: Ball,
     *,
-    draw: str | int,
+    draw: Draw | Sequence[Draw],
     device: torch.device | str,
     masks: Tensor | None = None,
 ) -> Tensor:
@@ -112,8 +139,8 @@ def random_start(
     Args:
         stream: The images' own random numbers.
         shape: (C, H, W) of one image.
-        threat: Norm and radius.
-        draw: Name of the draw, such as the restart.
+        ball: Norm and radius.
+        draw: Name of the draw, such as the restart; one for all images or one for each.
         device: Where the result goes.
         masks: (N, 1, H, W) boolean; the draw is then uniform in the ball over the pixels inside.
 
@@ -122,54 +149,97 @@ def random_start(
 
     Raises:
         ThreatError: If the norm is unknown.
+
+    Source: Barthe et al. 2005, doi:10.1214/009117904000000874, theorem 1 (L2 and L1).
     """
-    if threat.norm == "Linf":
-        delta = stream.uniform(shape, draw=draw, device=device, low=-threat.eps, high=threat.eps)
+    uniform = stream.uniform(shape, draw=draw, device=device, low=-1.0)
+    if ball.norm == "Linf":
+        delta = uniform * radius(ball, uniform)
         return delta if masks is None else delta * masks
-    if threat.norm != "L2":
-        raise _unknown(threat.norm)
-    direction = stream.normal(shape, draw=draw, device=device)
+    if ball.norm == "L2":
+        direction = stream.normal(shape, draw=draw, device=device)
+    elif ball.norm == "L1":  # a Laplace variable, whose density falls with the L1 norm
+        direction = -uniform.sign() * torch.log1p(-uniform.abs().clamp_max(1 - 2.0**-24))
+    else:
+        raise _unknown(ball.norm)
     if masks is not None:
         direction = direction * masks
     ones = torch.ones_like(direction) if masks is None else masks.expand_as(direction)
     dimension = ones.flatten(1).sum(dim=1).clamp_min(1.0)
     # the share of the ball within radius r is r**dimension, so this is the radius of a uniform point
-    radius = stream.uniform((), draw=f"{draw}/radius", device=device) ** (1.0 / dimension)
-    return steepest(direction, "L2") * _column(radius * threat.eps, direction)
+    share = stream.uniform((), draw=_radii(draw), device=device) ** (1.0 / dimension)
+    size = norm_of(direction, ball.norm)
+    return direction * column(share / size.clamp_min(1e-30), direction) * radius(ball, direction)
 
 
 def steepest(gradient: Tensor, norm: str) -> Tensor:
-    """The step of unit norm along which a loss rises fastest.
+    """The step of unit norm along which a loss rises fastest; under L1, nearly so.
 
     Args:
         gradient: (N, C, H, W).
         norm: Norm of the step.
 
     Returns:
-        Same shape: the sign for Linf, the normalised gradient for L2. A row whose gradient is zero, or is
-        NaN or infinite somewhere, gives a zero step and touches no other row.
+        Same shape: the sign for Linf, where an entry that is NaN stands still; the normalised gradient for
+        L2, where a row that is zero, or NaN or infinite somewhere, gives a zero step and touches no other
+        row; for L1 the signs of the largest hundredth of the entries, to equal shares.
 
     Raises:
         ThreatError: If the norm is unknown.
 
-    Source: Madry et al. 2018, arXiv:1706.06083, section 2.1; Goodfellow et al. 2015, arXiv:1412.6572.
+    Source: Madry et al. 2018, arXiv:1706.06083, section 2.1; Goodfellow et al. 2015, arXiv:1412.6572;
+    Tramer & Boneh 2019, arXiv:1904.13000, appendix B (L1).
     """
-    usable = torch.isfinite(gradient).flatten(1).all(dim=1)
-    safe = torch.where(_column(usable, gradient), gradient, 0.0)
     if norm == "Linf":
-        return safe.sign()
+        return gradient.sign()
+    usable = torch.isfinite(gradient).flatten(1).all(dim=1)
+    safe = torch.where(column(usable, gradient), gradient, 0.0)
+    if norm == "L1":
+        count = max(1, round(_SPARSE * safe[0].numel())) if len(safe) else 1
+        largest = safe.flatten(1).abs().topk(count, dim=1).values[:, -1]
+        chosen = safe.sign() * (safe.abs() >= column(largest, safe))
+        return chosen / column(norm_of(chosen, "L1"), chosen).clamp_min(1.0)
     if norm != "L2":
         raise _unknown(norm)
     # dividing by the largest entry first keeps the squares of tiny gradients from underflowing to zero
-    largest = _column(norm_of(safe, "Linf"), safe)
-    scaled = safe / torch.where(largest > 0, largest, 1.0)
-    return scaled / _column(norm_of(scaled, "L2"), scaled).clamp_min(1.0)
+    peak = column(norm_of(safe, "Linf"), safe)
+    scaled = safe / torch.where(peak > 0, peak, 1.0)
+    return scaled / column(norm_of(scaled, "L2"), scaled).clamp_min(1.0)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
     """(N,) values shaped to broadcast over the rows of ``like``."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
+def radius(ball: Ball, like: Tensor) -> float | Tensor:
+    """The ball's radius as it is, or each image's, shaped to broadcast over the rows of ``like``."""
+    return column(ball.eps.to(like.dtype), like) if isinstance(ball.eps, Tensor) else ball.eps
+
+
+def _shrink_to_l1(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
+    """Each entry of ``delta`` brought nearer to zero by one amount a row and capped at its ``room``.
+
+    The amount is the smallest that brings the row's L1 norm to ``eps``: found by halving, since the norm
+    falls with it, which needs no sorting.
+    """
+    size = delta.abs()
+    capped = torch.minimum(size, room)
+    low = torch.zeros_like(column(capped.flatten(1)[:, 0], delta))
+    high = column(size.flatten(1).amax(dim=1), delta)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        over = column(norm_of(torch.minimum((size - middle).clamp_min(0), room), "L1"), delta) > eps
+        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    inside = column(norm_of(capped, "L1"), delta) <= eps
+    shrunk = torch.where(inside, capped, torch.minimum((size - high).clamp_min(0), room))
+    return delta.sign() * shrunk
+
+
+def _radii(draw: Draw | Sequence[Draw]) -> Draw | list[Draw]:
+    """The name of the draw that decides how far out a random start lies."""
+    return f"{draw}/radius" if isinstance(draw, str | int) else [f"{each}/radius" for each in draw]
+
+
 def _unknown(norm: str) -> ThreatError:
-    return ThreatError(f"no geometry for norm {norm!r}", remedy="use Linf or L2")
+    return ThreatError(f"no geometry for norm {norm!r}", remedy="use Linf, L2 or L1")

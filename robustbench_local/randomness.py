@@ -1,18 +1,28 @@
 """Randomness that belongs to the image: a stream each, whatever the batch (trust invariants V8, V9).
 
-Every draw is made on the CPU from a generator of its own, seeded by a hash of the run's seed, the image's
-id, the attack and the name of the draw. So an image gets the same numbers in any batch, at any place, on
-any device, and no draw touches the global generators.
+A number is a function of the run's seed, the image's id, the attack, the name of the draw and its place in
+it, and of nothing else: a counter run through a mixing function, computed for the whole batch at once. So
+an image gets the same numbers in any batch, at any place, on any device, and no draw touches the global
+generators.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Draw = str | int
+"""Name of a draw, such as a restart."""
+
+_STRIDE = 0x9E3779B97F4A7C15 - 2**64
+_MIXERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
+_BITS = 24
+"""Random bits of a number: as many as float32 has for all numbers of [0, 1)."""
 
 
 def seed_from(*parts: str | int) -> int:
@@ -32,6 +42,29 @@ def seed_from(*parts: str | int) -> int:
     return int.from_bytes(digest.digest(), "big") >> 1
 
 
+def uniform_at(keys: Tensor, places: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) at the given places of the streams that the keys open.
+
+    Args:
+        keys: int64, one a stream, broadcast against ``places``.
+        places: int64, at least 0: which number of the stream.
+
+    Returns:
+        float32, in the broadcast shape, on the device of ``keys``; the same bits on every device.
+
+    Source: the mixing function of SplitMix64, Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195, fig. 17.
+    """
+    mixed = keys + (places + 1) * _STRIDE
+    for shift, factor in _MIXERS:
+        mixed = (mixed ^ _shifted(mixed, shift)) * factor
+    return _shifted(mixed ^ _shifted(mixed, 31), 64 - _BITS).float() * 2.0**-_BITS
+
+
+def _shifted(numbers: Tensor, places: int) -> Tensor:
+    """A logical shift to the right: zeros come in, also where the sign bit is set."""
+    return (numbers >> places) & ((1 << (64 - places)) - 1)
+
+
 @dataclass(frozen=True)
 class Stream:
     """Random numbers for a batch of images, each row from its own image's stream.
@@ -46,11 +79,25 @@ class Stream:
     ids: tuple[str, ...]
     attack: str
 
+    def keys(self, draw: Draw | Sequence[Draw], device: torch.device | str) -> Tensor:
+        """What opens each image's stream of a draw, for :func:`uniform_at`; int64, (len(ids),).
+
+        Args:
+            draw: Name of the draw, or one name for each image.
+            device: Where the result goes.
+        """
+        draws = [draw] * len(self.ids) if isinstance(draw, str | int) else draw
+        seeds = [
+            seed_from(self.seed, image, self.attack, each)
+            for image, each in zip(self.ids, draws, strict=True)
+        ]
+        return torch.tensor(seeds, dtype=torch.int64).to(device)
+
     def uniform(
         self,
         shape: Sequence[int],
         *,
-        draw: str | int,
+        draw: Draw | Sequence[Draw],
         device: torch.device | str,
         low: float = 0.0,
         high: float = 1.0,
@@ -60,21 +107,27 @@ class Stream:
         Args:
             shape: Shape for one image, such as (C, H, W); () for one number each.
             draw: Which draw of this attack it is, such as a restart; the same name gives the same numbers.
-            device: Where the result goes; it is drawn on the CPU, so that devices agree.
+                One name for all images, or one for each.
+            device: Where the result goes; every device gives the same numbers.
             low: Lower end.
             high: Upper end, exclusive.
 
         Returns:
             (len(ids), *shape), float32.
         """
-        numbers = self._rows(shape, draw, lambda size, generator: torch.rand(size, generator=generator))
-        return (numbers * (high - low) + low).to(device)
+        return self._numbers(shape, draw, device, first=0) * (high - low) + low
 
-    def normal(self, shape: Sequence[int], *, draw: str | int, device: torch.device | str) -> Tensor:
-        """Standard normal numbers; arguments and result as for :meth:`uniform`."""
-        return self._rows(shape, draw, lambda size, generator: torch.randn(size, generator=generator)).to(
-            device
-        )
+    def normal(
+        self, shape: Sequence[int], *, draw: Draw | Sequence[Draw], device: torch.device | str
+    ) -> Tensor:
+        """Standard normal numbers; arguments and result as for :meth:`uniform`.
+
+        Source: Box & Muller 1958, doi:10.1214/aoms/1177706645.
+        """
+        size = math.prod(shape)
+        radius = (-2.0 * torch.log1p(-self._numbers(shape, draw, device, first=0))).sqrt()
+        angle = 2.0 * math.pi * self._numbers(shape, draw, device, first=size)
+        return radius * angle.cos()
 
     def select(self, index: Tensor | Sequence[int]) -> Stream:
         """The stream of some of the images, in the given order."""
@@ -85,15 +138,11 @@ class Stream:
         """One seed for the whole batch, for attacks that cannot draw image by image."""
         return seed_from(self.seed, *self.ids, self.attack)
 
-    def _rows(
-        self,
-        shape: Sequence[int],
-        draw: str | int,
-        sample: Callable[[tuple[int, ...], torch.Generator], Tensor],
+    def _numbers(
+        self, shape: Sequence[int], draw: Draw | Sequence[Draw], device: torch.device | str, first: int
     ) -> Tensor:
-        numbers = torch.empty((len(self.ids), *shape))
-        generator = torch.Generator()
-        for row, image in enumerate(self.ids):
-            generator.manual_seed(seed_from(self.seed, image, self.attack, draw))
-            numbers[row] = sample(tuple(shape), generator)
-        return numbers
+        """Uniform numbers from place ``first`` on, (len(ids), *shape)."""
+        size = math.prod(shape)
+        places = torch.arange(first, first + size, dtype=torch.int64, device=device)
+        keys = self.keys(draw, device)
+        return uniform_at(keys[:, None], places[None, :]).view(len(self.ids), *shape)

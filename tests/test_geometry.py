@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from robustbench_local.errors import ThreatError
-from robustbench_local.geometry import norm_of, project, random_start, steepest, to_ball_and_box
+from robustbench_local.geometry import Balls, norm_of, project, random_start, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
-NORMS = st.sampled_from(["Linf", "L2"])
+NORMS = st.sampled_from(["Linf", "L2", "L1"])
 EPS = st.sampled_from([1e-6, 1e-4, 1e-3, 0.01, 8 / 255, 0.1, 0.5, 1.0, 4.0])
 STREAM = Stream(0, tuple(map(str, range(2000))), "start")
 
@@ -77,6 +77,30 @@ def test_linf_candidates_are_the_nearest_point_of_the_intersection():
     assert torch.equal(to_ball_and_box(wild, originals, threat), expected)
 
 
+@given(eps=EPS, seed=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_l1_candidates_are_the_nearest_point_of_the_intersection(eps: float, seed: int):
+    threat = ThreatModel(norm="L1", eps=eps)
+    originals, wild = tensors(0.0, 1.0, seed).double(), tensors(-2.0, 3.0, seed + 1).double()
+    nearest = to_ball_and_box(wild, originals, threat)
+    # the projection onto a convex set is the point from which every other one lies behind the tangent plane
+    others = to_ball_and_box(tensors(-3.0, 4.0, seed + 2).double(), originals, threat)
+    for other in (others, originals):
+        assert (((wild - nearest) * (other - nearest)).flatten(1).sum(dim=1) <= 1e-6).all()
+
+
+def test_each_image_may_have_a_radius_of_its_own():
+    originals, wild = tensors(0.0, 1.0, 1), tensors(-2.0, 3.0, 2)
+    radii = torch.tensor([0.1, 0.2, 0.0, 1.0, 0.3, 0.05])
+    for norm in ("Linf", "L2", "L1"):
+        together = to_ball_and_box(wild, originals, Balls(norm, radii))
+        for row, eps in enumerate(radii.tolist()):
+            alone = to_ball_and_box(
+                wild[row : row + 1], originals[row : row + 1], ThreatModel(norm=norm, eps=eps)
+            )
+            assert torch.allclose(together[row : row + 1], alone, atol=1e-6)
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_outside_the_mask_the_bits_are_the_originals(norm: str):
     originals = tensors(0.0, 1.0, 3)
@@ -98,17 +122,21 @@ def test_linf_starts_are_uniform_in_the_cube():
     assert kstest(delta.flatten().numpy(), "uniform", args=(-0.25, 0.5)).pvalue > 0.001
 
 
+@pytest.mark.parametrize("norm", ["L2", "L1"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_l2_starts_are_uniform_in_the_ball(masked: bool):
-    threat = ThreatModel(norm="L2", eps=0.7, region="mask" if masked else "image")
+def test_starts_are_uniform_in_the_ball(norm: str, masked: bool):
+    threat = ThreatModel(norm=norm, eps=0.7, region="mask" if masked else "image")
     mask = torch.tensor([[True, False, True], [True, False, False]])
     masks = mask.expand(2000, 1, 2, 3) if masked else None
     delta = random_start(STREAM, (1, 2, 3), threat, draw=0, device="cpu", masks=masks)
     dimension = 3 if masked else 6
-    radius = (norm_of(delta, "L2") / 0.7).numpy()
+    radius = (norm_of(delta, norm) / 0.7).numpy()
     assert kstest(radius, lambda r: np.clip(r, 0, 1) ** dimension).pvalue > 0.001
     direction = delta.flatten(1)[:, mask.flatten()] if masked else delta.flatten(1)
     assert float(direction.mean(dim=0).abs().max()) < 0.03
+    if norm == "L1":  # one coordinate's share of a uniform point of the simplex
+        share = (direction[:, 0].abs() / direction.abs().sum(dim=1)).numpy()
+        assert kstest(share, "beta", args=(1, dimension - 1)).pvalue > 0.001
     if masked:
         assert not delta[:, :, ~mask].any()
 
@@ -121,7 +149,7 @@ def test_an_empty_mask_gives_no_start():
 
 def test_steepest_directions():
     gradient = torch.tensor([[[[3.0, -4.0]]], [[[0.0, 0.0]]], [[[torch.nan, 1.0]]], [[[1e-30, torch.inf]]]])
-    assert steepest(gradient, "Linf").flatten(1).tolist() == [[1, -1], [0, 0], [0, 0], [0, 0]]
+    assert steepest(gradient, "Linf").flatten(1).tolist() == [[1, -1], [0, 0], [0, 1], [1, 1]]
     assert torch.allclose(steepest(gradient, "L2")[0], torch.tensor([[[0.6, -0.8]]]))
     assert not steepest(gradient, "L2")[1:].any()
 

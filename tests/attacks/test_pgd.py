@@ -118,7 +118,7 @@ def test_the_batch_shrinks_to_the_images_still_standing(small: Sample):
     broken = watched.broken(watched.attack(PGD(steps=10), LINF), LINF)
     assert sizes[0] == 96
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] <= 96 - int(broken.sum()) + 3
+    assert sizes[-1] <= 96 - int(broken.sum()) + 5
 
 
 def test_a_better_budget_never_breaks_fewer_images(small: Sample):
