@@ -118,6 +118,8 @@ def _plan_cell(
         parameters={"method": card.method, **asdict(attack)},
         identity=identity,
         note=attack.note(subject.classifier, threat),
+        knowledge=attack.knowledge,
+        measure=attack.measure,
     )
     skipped = _reason_to_skip(attack, threat, subject, len(positions))
     return PlannedCell(
