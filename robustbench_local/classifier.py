@@ -102,8 +102,11 @@ class Classifier:
 
         Raises:
             ModelError: If the images do not fit the model, it raises, or its output is not (N, K) floats.
+            InvariantError: If an image has no query left for it; the model is not asked then.
         """
         images = self._checked_images(images)
+        if self._meters:
+            self._meters[-1].reserve(rows, len(images))
         wanted = self.access == "gradients" and torch.is_grad_enabled() and images.requires_grad
         with torch.set_grad_enabled(wanted):
             logits = self._logits(images)
@@ -176,13 +179,26 @@ class Classifier:
                 self.note(f"{', '.join(changed[:3])} changed while it was attacked; put back afterwards")
 
     @contextmanager
-    def metered(self, count: int) -> Iterator[Meter]:
-        """Count passes by image while open; the innermost open meter counts."""
-        meter = Meter(count, self.device)
+    def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:
+        """Count passes by image while open; the innermost open meter counts.
+
+        Args:
+            count: How many images are measured.
+            limit: Most forward passes an image may spend; a call that would exceed it fails instead.
+        """
+        meter = Meter(count, self.device, limit)
         with ExitStack() as stack:
             self._meters.append(meter)
             stack.callback(self._meters.remove, meter)
             yield meter
+
+    def left(self, rows: Tensor | None = None) -> Tensor | None:
+        """Queries that images of the open meter may still spend, int64; None where nothing limits them.
+
+        Args:
+            rows: Which images, (N,), by default all that are measured.
+        """
+        return self._meters[-1].left(rows) if self._meters else None
 
     def to(self, device: str | torch.device) -> Classifier:
         """Compute on another device from now on; ``"auto"`` means CUDA where there is one.

@@ -16,9 +16,11 @@ class Meter:
     Args:
         count: How many images are measured.
         device: Where to count; on the model's device, so that counting never waits for it.
+        limit: Most forward passes an image may spend, its queries; None for no limit, which costs no time.
     """
 
-    def __init__(self, count: int, device: torch.device) -> None:
+    def __init__(self, count: int, device: torch.device, limit: int | None = None) -> None:
+        self.limit = limit
         self._forward = torch.zeros(count, dtype=torch.int64, device=device)
         self._backward = torch.zeros_like(self._forward)
 
@@ -31,6 +33,39 @@ class Meter:
     def backward(self) -> Tensor:
         """Backward passes of each image so far, int64, (count,), on the CPU."""
         return self._backward.cpu()
+
+    def left(self, rows: Tensor | None = None) -> Tensor | None:
+        """Queries that images may still spend, int64, where it counts; None where there is no limit.
+
+        Args:
+            rows: Which images, by default all.
+        """
+        if self.limit is None:
+            return None
+        spent = self._forward if rows is None else self._forward[rows.to(self._forward.device)]
+        return self.limit - spent
+
+    def reserve(self, rows: Tensor | None, size: int) -> None:
+        """Refuse a forward pass that an image has no query left for, before it happens.
+
+        Args:
+            rows: As in `add_forward`.
+            size: As in `add_forward`.
+
+        Raises:
+            InvariantError: If an image would exceed the limit.
+        """
+        if self.limit is None:
+            return
+        after = self._forward.clone()
+        _add(after, rows, size)
+        over = (after > self.limit).nonzero().flatten()
+        if len(over):
+            raise InvariantError(
+                f"{len(over)} of {len(after)} images would exceed their limit of {self.limit} queries, "
+                f"the first in row {int(over[0])}",
+                remedy="this is a bug of the attack: it has to ask for what is left",
+            )
 
     def add_forward(self, rows: Tensor | None, size: int) -> None:
         """Count one forward pass of ``size`` images; ``rows`` says which, by default the first ones."""

@@ -144,6 +144,42 @@ class TestMeter:
         with classifier.metered(2), pytest.raises(InvariantError, match="1 row numbers"):
             classifier(images(5), rows=torch.tensor([0]))
 
+    def test_a_limit_fails_the_call_that_would_exceed_it_before_the_model_is_asked(self) -> None:
+        asked: list[int] = []
+
+        def scores(x: Tensor) -> Tensor:
+            asked.append(len(x))
+            return x.mean(dim=(2, 3))
+
+        classifier = Classifier(scores, num_classes=3)
+        x = images(4)
+        assert classifier.left() is None
+        with classifier.metered(4, limit=3) as meter:
+            classifier(x)
+            classifier(x[:2], rows=torch.tensor([1, 1]))
+            assert classifier.left().tolist() == [2, 0, 2, 2]
+            assert classifier.left(torch.tensor([3, 1])).tolist() == [2, 0]
+            with pytest.raises(InvariantError, match="1 of 4 images would exceed their limit of 3 queries"):
+                classifier(x)
+            with pytest.raises(InvariantError, match="in row 2"):  # an image may be there several times
+                classifier(x[:3], rows=torch.tensor([2, 2, 2]))
+            classifier(x[:2], rows=torch.tensor([2, 2]))
+        assert meter.forward.tolist() == [1, 3, 3, 1]
+        assert sum(asked) == 8
+
+    def test_without_a_limit_nothing_is_left_to_ask_for(self) -> None:
+        classifier = Classifier(linear(), num_classes=3)
+        with classifier.metered(2):
+            classifier(images(2))
+            assert classifier.left() is None
+
+    def test_a_gradient_is_a_query_too(self) -> None:
+        classifier = Classifier(linear(), num_classes=3)
+        with classifier.metered(2, limit=1):
+            classifier.gradient(images(2), lambda z: z.sum(1))
+            with pytest.raises(InvariantError, match="limit of 1 queries"):
+                classifier.gradient(images(2), lambda z: z.sum(1))
+
 
 class TestAsModule:
     def test_counts_rows_of_every_pass(self) -> None:

@@ -189,19 +189,20 @@ def _run(task: Task, positions: list[int]) -> Batch:
         images, labels = chosen.images.to(device), chosen.labels.to(device)
         masks = None if chosen.masks is None else chosen.masks.to(device)
         stream = Stream(task.seed, chosen.ids, repr(task.attack))
-        with classifier.metered(len(chosen)) as meter:
+        with classifier.metered(len(chosen), task.attack.queries) as meter:
             found = task.attack.perturb(
                 classifier, images.clone(), labels.clone(), task.threat, stream, masks
             )
+        # verification is counted, but it is not the attack's: it must not spend the attack's queries
+        with classifier.metered(len(chosen)) as checks:
             verified = verify(classifier, images, labels, found, task.threat, masks=masks)
         candidates[attacked] = verified.candidates
         foreign = [_spread(passes, len(chosen)) for passes in classifier.foreign_passes]
         classifier.foreign_passes[:] = [0, 0]
+        forward = meter.forward + checks.forward + foreign[0]
+        backward = meter.backward + foreign[1]
         for place, row in enumerate(attacked.tolist()):
-            passes = (
-                int(meter.forward[place] + foreign[0][place]),
-                int(meter.backward[place] + foreign[1][place]),
-            )
+            passes = int(forward[place]), int(backward[place])
             records[row] = judged(records[row], verified, place, task.threat, passes)
     seconds = (time.perf_counter() - started) / len(positions)
     outcomes = tuple(replace(record, seconds=seconds) for record in records)

@@ -10,7 +10,7 @@ import torch
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
-from robustbench_local.errors import ModelError
+from robustbench_local.errors import InvariantError, ModelError
 from robustbench_local.evaluation.cell import Task, applicable, run_batches
 from robustbench_local.store.records import tally
 from robustbench_local.threat import ThreatModel
@@ -160,6 +160,30 @@ class Nothing(Attack):
 
     def cost(self, threat):
         return (0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spender(Nothing):
+    """Asks the classifier a number of times, whatever it may spend."""
+
+    queries: int = 5
+    spends: int = 5
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        for _ in range(self.spends):
+            classifier(images)
+        return (images + threat.eps).clamp(0, 1)
+
+
+def test_verification_is_counted_but_spends_no_query(linear, data):
+    rows = outcomes(task(linear, data, attack=Spender()))
+    spent = {row.forward_passes - (row.broken_8bit is not None) for row in rows if row.clean_correct}
+    assert spent == {1 + 5 + 1}  # read untouched, attacked, verified; the broken ones once more in 8 bits
+
+
+def test_an_attack_that_overspends_its_queries_stops_the_cell(linear, data):
+    with pytest.raises(InvariantError, match="limit of 5 queries"):
+        outcomes(task(linear, data, attack=Spender(spends=6)))
 
 
 @dataclass(frozen=True, kw_only=True)
