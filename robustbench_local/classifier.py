@@ -46,6 +46,8 @@ class Classifier:
     Attributes:
         notes: What a reader of the results should know about this model, one sentence each.
         provenance: Where the model comes from, as JSON values: source, file, SHA-256; empty if unknown.
+        batch_size: Images that an attack gives it at a time; None leaves it to the attack. No influence on
+            verdicts.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
 
     Raises:
@@ -78,6 +80,7 @@ class Classifier:
         self.input_size = None if input_size is None else (int(input_size[0]), int(input_size[1]))
         self.notes: list[str] = []
         self.provenance: dict[str, Any] = {}
+        self.batch_size: int | None = None
         self.foreign_passes = [0, 0]
         self._meters: list[Meter] = []
         self._attacked = self._examined = False

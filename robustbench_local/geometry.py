@@ -125,6 +125,24 @@ def to_ball_and_box(candidate: Tensor, originals: Tensor, ball: Ball, masks: Ten
     return boxed if masks is None else torch.where(masks, boxed, originals)
 
 
+def bounds(originals: Tensor, ball: Ball, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The lowest and highest values that pixels may take in an Linf ball and the box.
+
+    Args:
+        originals: (N, C, H, W) in [0, 1].
+        ball: Radius; the norm is Linf.
+        masks: (N, 1, H, W) boolean; outside them both bounds are the original.
+
+    Returns:
+        Two tensors shaped like ``originals``: clamping to them projects onto the intersection.
+    """
+    eps = radius(ball, originals)
+    low, high = (originals - eps).clamp_min(0.0), (originals + eps).clamp_max(1.0)
+    if masks is None:
+        return low, high
+    return torch.where(masks, low, originals), torch.where(masks, high, originals)
+
+
 def random_start(
     stream: Stream,
     shape: tuple[int, ...],

@@ -48,6 +48,16 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return (wanted - own) / (gap + _TINY)
 
 
+def ce_to(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log of the probability of one target class an image, (N,), at most 0; targets (N,)."""
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def margin_to(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logit of one target class an image minus the largest other one, (N,); targets (N,)."""
+    return -margin(logits, targets)
+
+
 def margin_to_targets(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """The largest logit in the target set minus the largest outside it, (N,); above 0 on success.
 
@@ -68,6 +78,27 @@ def ce_to_targets(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Log of the probability of the whole target set, (N,), at most 0; arguments as above."""
     wanted = _wanted(logits, labels, targets)
     return logits.masked_fill(~wanted, -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
+
+
+def log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Log of the odds of reaching the attacker's goal, (N,): cross-entropy without its saturation.
+
+    ``ce`` and ``ce_to_targets`` are monotone functions of it, so its gradient points where theirs does, but
+    does not vanish where the softmax is sure. For attacks that take the gradient's direction only.
+
+    Args:
+        logits: (N, K).
+        labels: True classes, (N,).
+        targets: The target set, (T,); empty: every class but the label is wanted.
+
+    Returns:
+        Above 0 where the wanted classes together have more than half of the probability.
+    """
+    wanted = _wanted(
+        logits, labels, targets if len(targets) else torch.arange(logits.shape[1], device=logits.device)
+    )
+    inside = logits.masked_fill(~wanted, -torch.inf).logsumexp(dim=1)
+    return inside - logits.masked_fill(wanted, -torch.inf).logsumexp(dim=1)
 
 
 def _wanted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from robustbench_local.threat import ThreatModel
 _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
 
 Knowledge = Literal["white-box", "scores", "labels", "transfer"]
-"""What the attacker sees of the classifier; ``"transfer"``: nothing, another one served to craft the images."""
+"""What the attacker sees of the classifier; ``"transfer"``: nothing, only of another one."""
 Measure = Literal["ball", "distance"]
 
 

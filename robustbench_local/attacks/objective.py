@@ -48,17 +48,25 @@ def check_defined(name: LossName, threat: ThreatModel, num_classes: int) -> None
         )
 
 
-def objective(name: LossName, threat: ThreatModel, labels: Tensor) -> Callable[[Tensor], Tensor]:
+def objective(
+    name: LossName, threat: ThreatModel, labels: Tensor, steer: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
     """The loss to climb: logits (N, K) to (N,), larger is better for the attacker.
 
     Args:
         name: Which loss.
         threat: Its goal decides between leaving the label and reaching a target.
         labels: True classes, (N,).
+        steer: One class an image to steer for, (N,), whatever the goal is; None: the goal decides.
 
     Returns:
         A function of the logits alone.
     """
+    if steer is not None:
+        towards = {"ce": losses.ce_to, "margin": losses.margin_to}
+        if name == "dlr":
+            return lambda logits: losses.targeted_dlr(logits, labels, steer)
+        return lambda logits: towards[name](logits, steer)
     if not threat.targets:
         untargeted = {"ce": losses.ce, "margin": losses.margin, "dlr": losses.dlr}[name]
         return lambda logits: untargeted(logits, labels)
@@ -85,41 +93,15 @@ def success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tenso
     return torch.where(finite, margin, torch.inf)
 
 
-class Best:
-    """The best point found so far for each image, and which images are done.
+def confirmed(margins: Tensor, logits: Tensor) -> Tensor:
+    """Whether a success is beyond floating-point noise, so that an image can leave the search.
 
     Args:
-        images: The originals, (N, C, H, W): what is returned for an image that was never tried.
-        labels: True classes, (N,).
-        threat: The goal.
+        margins: What :func:`success_margin` gave, (N,).
+        logits: The classifier's answer, (N, K).
+
+    Returns:
+        (N,) boolean: the margin exceeds a hundred-thousandth of the logits' range, or they are not finite.
     """
-
-    def __init__(self, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
-        self.points = images.clone()
-        self.found = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self._margins = torch.full((len(images),), -torch.inf, device=images.device)
-        self._labels, self._threat = labels, threat
-
-    def open(self) -> Tensor:
-        """Rows of the images that are not done, ascending, int64."""
-        return (~self.found).nonzero().flatten()
-
-    def offer(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
-        """Keep each point that is better than what is known; the first confirmed one is final.
-
-        Args:
-            rows: Which images the points belong to, (M,), none of them done.
-            points: (M, C, H, W).
-            logits: The classifier's answer on them, (M, K).
-
-        Returns:
-            Boolean, (M,): the goal is reached beyond floating-point noise, so the image is done.
-        """
-        margins = success_margin(logits, self._labels[rows], self._threat)
-        better = margins > self._margins[rows]
-        self.points[rows[better]] = points[better]
-        self._margins[rows[better]] = margins[better]
-        spread = logits.amax(dim=1) - logits.amin(dim=1)
-        done = (margins > CONFIRMED * spread) | margins.isposinf()
-        self.found[rows[done]] = True
-        return done
+    spread = logits.amax(dim=1) - logits.amin(dim=1)
+    return (margins > CONFIRMED * spread) | margins.isposinf()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.objective import Best, LossName, check_defined, check_loss, objective
+from robustbench_local.attacks.engine import Engine, Search, Seen
+from robustbench_local.attacks.front import Front, Rows
+from robustbench_local.attacks.objective import LossName, check_defined, check_loss, objective
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import random_start, steepest, to_ball_and_box
+from robustbench_local.geometry import bounds, random_start, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
@@ -22,8 +26,7 @@ class PGD(Attack):
     """Projected gradient descent on the loss, keeping the best point of every path.
 
     An image leaves the search as soon as a point on its path is confirmed adversarial, and only images
-    that survive a restart see the next one. An image whose gradient is zero or not finite stands still, so
-    its path ends there.
+    that survive a restart see the next one. A pixel whose gradient is zero or not a number stands still.
 
     Args:
         steps: Steps in each restart, at least 1.
@@ -33,6 +36,8 @@ class PGD(Attack):
         random_start: Whether the first path starts at a point drawn uniformly from the ball, as all later
             ones do; otherwise it starts at the image itself.
         loss: ``"ce"``, ``"margin"`` or ``"dlr"``; towards the target set if the goal is targeted.
+        early_stop: Whether an image leaves with its first success. Without it every path is walked to its
+            end, at full cost, and the point of the largest margin comes back.
 
     Raises:
         ConfigError: If a number is out of range or the loss unknown.
@@ -40,6 +45,7 @@ class PGD(Attack):
     Source: Madry et al. 2018, arXiv:1706.06083, section 2.1.
     """
 
+    norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
 
     steps: int = 50
@@ -47,6 +53,7 @@ class PGD(Attack):
     restarts: int = 1
     random_start: bool = True
     loss: LossName = "ce"
+    early_stop: bool = True
 
     def __post_init__(self) -> None:
         check_loss(self.loss)
@@ -70,16 +77,10 @@ class PGD(Attack):
         masks = required_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
-        best = Best(images, labels, threat)
-        everything = _Front(rows=best.open(), points=images, originals=images, labels=labels, masks=masks)
+        engine = Engine(classifier, images, labels, stream, masks, early_stop=self.early_stop)
         for restart in range(self.restarts):
-            front = everything.keep(~best.found)
-            if len(front.rows) == 0:
-                break
-            if restart > 0 or self.random_start:
-                front = front.at(self._start(front, threat, stream, restart))
-            self._climb(classifier, front, threat, best)
-        return best.points
+            engine.run(PGDSearch(attack=self, threat=threat), engine.items(restart))
+        return engine.points
 
     def cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All steps of all restarts, and the look at each path's last point."""
@@ -92,7 +93,7 @@ class PGD(Attack):
 
     def warnings(self, threat: ThreatModel) -> list[str]:
         """A step size that overshoots the ball, or that cannot cross half of it."""
-        length = self._length(threat)
+        length = self.length(threat)
         if threat.eps == 0 or (0.5 * threat.eps / self.steps <= length <= 2 * threat.eps):
             return []
         if length > 2 * threat.eps:
@@ -100,60 +101,58 @@ class PGD(Attack):
         reach = f"{self.steps} steps of {length:.4g} do not go half the way to eps {threat.eps:.4g}"
         return [f"PGD's {reach}: raise step_size or steps"]
 
-    def _climb(self, classifier: Classifier, front: _Front, threat: ThreatModel, best: Best) -> None:
-        """One path for each image of the front; ``best`` keeps what it finds."""
-        length = self._length(threat)
-        for _ in range(self.steps):
-            loss = objective(self.loss, threat, front.labels)
-            logits, _, gradient = classifier.gradient(front.points, loss, front.rows)
-            done = best.offer(front.rows, front.points, logits)
-            direction = steepest(gradient if front.masks is None else gradient * front.masks, threat.norm)
-            points = front.points + length * direction
-            moves = direction.flatten(1).any(dim=1)
-            front = front.at(to_ball_and_box(points, front.originals, threat, front.masks)).keep(
-                moves & ~done
-            )
-            if len(front.rows) == 0:
-                return
-        best.offer(front.rows, front.points, classifier(front.points, front.rows))
-
-    def _start(self, front: _Front, threat: ThreatModel, stream: Stream, restart: int) -> Tensor:
-        """Random points in the ball and the box."""
-        delta = random_start(
-            stream.select(front.rows),
-            tuple(front.points.shape[1:]),
-            threat,
-            draw=restart,
-            device=front.points.device,
-            masks=front.masks,
-        )
-        return to_ball_and_box(front.originals + delta, front.originals, threat, front.masks)
-
-    def _length(self, threat: ThreatModel) -> float:
+    def length(self, threat: ThreatModel) -> float:
+        """Length of a step in pixel units."""
         return 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Front:
-    """The images still being worked on, and where each is on its path."""
+@dataclass(kw_only=True)
+class _Bounds(Rows):
+    """Where pixels may go under Linf; None under the other norms."""
 
-    rows: Tensor
-    points: Tensor
-    originals: Tensor
-    labels: Tensor
-    masks: Tensor | None
+    low: Tensor | None
+    high: Tensor | None
 
-    def at(self, points: Tensor) -> _Front:
-        return replace(self, points=points)
 
-    def keep(self, wanted: Tensor) -> _Front:
-        """Only the images marked in ``wanted``, (N,) boolean."""
-        if bool(wanted.all()):
-            return self
-        return _Front(
-            rows=self.rows[wanted],
-            points=self.points[wanted],
-            originals=self.originals[wanted],
-            labels=self.labels[wanted],
-            masks=None if self.masks is None else self.masks[wanted],
-        )
+class PGDSearch(Search[_Bounds]):
+    """PGD's paths on the engine.
+
+    Args:
+        attack: The hyper-parameters.
+        threat: Budget, goal and region.
+    """
+
+    def __init__(self, attack: PGD, threat: ThreatModel) -> None:
+        self.attack, self.threat, self.steps = attack, threat, attack.steps
+
+    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Bounds:
+        """Random starts, but for a first path that is to begin at the image."""
+        ball = self.ball(front)
+        if self.attack.random_start or bool((front.restarts > 0).any()):
+            delta = random_start(
+                stream,
+                tuple(front.points.shape[1:]),
+                ball,
+                draw=draws,
+                device=front.points.device,
+                masks=front.masks,
+            )
+            front.points = to_ball_and_box(front.originals + delta, front.originals, ball, front.masks)
+        if self.threat.norm != "Linf":
+            return _Bounds(low=None, high=None)
+        low, high = bounds(front.originals, ball, front.masks)
+        return _Bounds(low=low, high=high)
+
+    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+        """The attack's loss, steered by the goal."""
+        return objective(self.attack.loss, self.threat, front.labels)
+
+    def step(self, front: Front, state: _Bounds, seen: Seen) -> Tensor:
+        """One step along the gradient, brought back into the ball."""
+        length = self.attack.length(self.threat)
+        if state.low is not None:
+            moved = torch.add(front.points, seen.gradient.sign(), alpha=length)
+            return torch.clamp(moved, state.low, state.high, out=moved)
+        gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
+        moved = front.points + length * steepest(gradient, self.threat.norm)
+        return to_ball_and_box(moved, front.originals, self.ball(front), front.masks)

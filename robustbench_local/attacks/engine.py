@@ -1,0 +1,292 @@
+"""The engine under the attacks: many searches at once, none longer than it has to be.
+
+Work items (an image, a restart, perhaps a target class or a radius) wait in a queue. As many as the
+classifier takes at a time are under way. All of them see one forward pass a step, which serves the loss and
+the look for success. An item leaves when a success is confirmed, for itself or for another item of its
+image, or when its steps are used up, and the next one takes its place.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.front import Front, Items, Rows
+from robustbench_local.attacks.objective import confirmed, success_margin
+from robustbench_local.classifier import Classifier
+from robustbench_local.geometry import Balls, column
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+
+PIXELS_AT_A_TIME = 128 * 3 * 32 * 32
+"""Pixel values in a batch when nobody says otherwise: 128 images of 32 px."""
+_REFILL_AT = 0.75
+"""A batch is filled up when it has shrunk to this share: each time costs a copy of what is under way."""
+_STEPS_BETWEEN_QUESTIONS = 8
+"""On a GPU the host asks only so often which items are done: asking waits for the queue to run dry."""
+
+State = TypeVar("State", bound=Rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the classifier answered on the points of a front."""
+
+    logits: Tensor
+    """(W, K)."""
+    losses: Tensor
+    """(W,) values of the search's loss; empty for a search without gradients."""
+    gradient: Tensor
+    """(W, C, H, W); empty for a search without gradients."""
+
+
+class Search(ABC, Generic[State]):
+    """One way to search: where an item begins, what it climbs, and one step for all items at once.
+
+    The engine owns the loop, the batch and the passes; a search owns its ``state``, a table with a row for
+    each item. Items of a front may have different ages.
+    """
+
+    steps: int
+    """Steps of an item; its last point is looked at too."""
+    threat: ThreatModel
+    """Budget, goal and region."""
+    name: str = ""
+    """Part of the name of the random draws; tells the stages of one attack apart."""
+
+    @abstractmethod
+    def begin(self, front: Front, stream: Stream, draws: list[str]) -> State:
+        """Set ``front.points`` to where the items start and make their state.
+
+        Args:
+            front: New items, whose points are their originals.
+            stream: Random numbers, a row for each item.
+            draws: Name of each item's draw: other restarts and targets draw other numbers.
+        """
+
+    @abstractmethod
+    def step(self, front: Front, state: State, seen: Seen) -> Tensor:
+        """The points to look at next, (W, C, H, W).
+
+        Args:
+            front: Not to be changed; the points it holds are those that were seen.
+            state: The items' state, to be brought up to date.
+            seen: The classifier's answer on ``front.points``.
+        """
+
+    def loss(self, front: Front) -> Callable[[Tensor], Tensor] | None:  # noqa: ARG002 - for subclasses
+        """What is to be climbed, logits (W, K) to (W,); None: only forward passes are needed."""
+        return None
+
+    def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """How good each point is, and which items have reached what they were looking for.
+
+        Args:
+            front: The items.
+            logits: The classifier's answer on their points, (W, K).
+
+        Returns:
+            Scores, (W,), of which an item keeps the point with the largest: by default the margin of
+            success; and (W,) boolean: by default the goal is reached beyond floating-point noise.
+        """
+        margins = success_margin(logits, front.labels, self.threat)
+        return margins, confirmed(margins, logits)
+
+    def ball(self, front: Front) -> Balls | ThreatModel:
+        """The ball around each item."""
+        return self.threat if front.eps is None else Balls(self.threat.norm, front.eps)
+
+
+class Engine:
+    """Runs searches on a batch of images and keeps the best point of each.
+
+    Args:
+        classifier: Inside ``classifier.attacked()``.
+        images: (N, C, H, W) in [0, 1], left untouched.
+        labels: True classes, (N,).
+        stream: The images' random numbers.
+        masks: (N, 1, H, W) boolean, or None.
+        early_stop: Whether an item ends with its first confirmed success, and its image with it.
+        draws: Passes that are averaged for one look, for classifiers that draw random numbers themselves
+            (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
+
+    Attributes:
+        points: (N, C, H, W): the best point of each image so far; the original if there is none.
+        scores: (N,): how good it is.
+        found: (N,) boolean: the images that need no more work.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        stream: Stream,
+        masks: Tensor | None = None,
+        *,
+        early_stop: bool = True,
+        draws: int = 1,
+    ) -> None:
+        self.classifier, self.images, self.labels, self.masks = classifier, images, labels, masks
+        self.points = images.clone()
+        self.scores = torch.full((len(images),), -torch.inf, device=images.device)
+        self.found = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.size = classifier.batch_size or default_batch_size(images)
+        self._stream, self._early_stop, self._draws = stream, early_stop, draws
+        self._between = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_QUESTIONS
+
+    def open(self) -> Tensor:
+        """Rows of the images that still need work, ascending, int64."""
+        return (~self.found).nonzero().flatten()
+
+    def items(self, restart: int = 0, targets: Tensor | None = None, eps: Tensor | None = None) -> Items:
+        """Work items for the open images.
+
+        Args:
+            restart: Number of the path.
+            targets: (N, T) classes to steer for, the most promising first: an item for each; None: one item
+                an image. All images' first targets stand before any second one, which most images are
+                then spared.
+            eps: (N,) radii; None: the threat model's.
+        """
+        rows = self.open()
+        wanted = None
+        if targets is not None:
+            wanted = targets[rows].t().flatten()
+            rows = rows.repeat(targets.shape[1])
+        radii = None if eps is None else eps[rows]
+        return Items(rows=rows, restarts=torch.full_like(rows, restart), targets=wanted, eps=radii)
+
+    def run(self, search: Search[State], items: Items) -> None:
+        """Search until every item has left; ``points``, ``scores`` and ``found`` say what came of it.
+
+        Args:
+            search: How to search.
+            items: What to search, in this order.
+        """
+        front: Front | None = None
+        clock = 0
+        while True:
+            front, items = self._refill(search, front, items)
+            if front is None:
+                return
+            front = self._look(search, front, clock % self._between == 0)
+            if front is not None:
+                front = self._retire(search, front)
+            clock += 1
+
+    def _refill(self, search: Search[State], front: Front | None, items: Items) -> tuple[Front | None, Items]:
+        """Let waiting items in if there is room; those of images that are done never start."""
+        under_way = 0 if front is None else len(front)
+        if len(items) == 0 or under_way > _REFILL_AT * self.size:
+            return front, items
+        items = items.pick((~self.found[items.rows]).nonzero().flatten())
+        room = torch.arange(min(len(items), self.size - under_way), device=items.rows.device)
+        rest = torch.arange(len(room), len(items), device=items.rows.device)
+        if len(room) == 0:
+            return front, items
+        fresh = self._admit(search, items.pick(room))
+        return fresh if front is None else front.join(fresh), items.pick(rest)
+
+    def _admit(self, search: Search[State], items: Items) -> Front:
+        rows = items.rows
+        originals = self.images[rows]
+        front = Front(
+            **{name: getattr(items, name) for name in ("rows", "restarts", "targets", "eps")},
+            originals=originals,
+            labels=self.labels[rows],
+            masks=None if self.masks is None else self.masks[rows],
+            points=originals,
+            age=torch.zeros(len(rows), dtype=torch.int64),
+            best_points=originals,
+            best_scores=originals.new_full((len(rows),), -torch.inf),
+            done=torch.zeros_like(rows, dtype=torch.bool),
+            state=Rows(),
+        )
+        front.state = search.begin(front, self._stream.select(rows), _draw_names(search, items))
+        return front
+
+    def _look(self, search: Search[State], front: Front, ask: bool) -> Front | None:
+        """One look at every point, and one step of the items that go on."""
+        seen = self._see(search, front)
+        self._offer(search, front, seen.logits)
+        if ask and self._early_stop:
+            staying = ~(front.done | self.found[front.rows])
+            if not bool(staying.all()):
+                front, seen = self._part(front, seen, staying)
+                if len(front) == 0:
+                    return None
+        front.points = search.step(front, front.state, seen)  # type: ignore[arg-type]  # begin made it
+        front.age += 1
+        return front
+
+    def _part(self, front: Front, seen: Seen, staying: Tensor) -> tuple[Front, Seen]:
+        """Take in what the leaving items found, and go on with the others and their siblings' luck."""
+        self._harvest(front.pick((~staying).nonzero().flatten()))
+        index = (~(front.done | self.found[front.rows])).nonzero().flatten()
+        parts = (seen.logits, seen.losses, seen.gradient)
+        logits, losses, gradient = (part if part.numel() == 0 else part[index] for part in parts)
+        return front.pick(index), Seen(logits=logits, losses=losses, gradient=gradient)
+
+    def _retire(self, search: Search[State], front: Front) -> Front | None:
+        """Look at the last points of the items whose steps are used up, and let them go."""
+        over = front.age >= search.steps
+        if not bool(over.any()):
+            return front
+        leaving = front if bool(over.all()) else front.pick(over.nonzero().flatten())
+        self._offer(search, leaving, self._logits(leaving))
+        self._harvest(leaving)
+        return None if leaving is front else front.pick((~over).nonzero().flatten())
+
+    def _offer(self, search: Search[State], front: Front, logits: Tensor) -> None:
+        """Keep each point that is better than what its item knows."""
+        scores, done = search.judge(front, logits)
+        better = scores > front.best_scores
+        front.best_scores = torch.where(better, scores, front.best_scores)
+        front.best_points = torch.where(column(better, front.points), front.points, front.best_points)
+        front.done = front.done | done
+
+    def _harvest(self, front: Front) -> None:
+        """Bring the best points of leaving items home: the best of each image's items."""
+        rows = front.rows
+        best = self.scores.scatter_reduce(0, rows, front.best_scores, "amax")
+        winners = ((front.best_scores == best[rows]) & (best[rows] > self.scores[rows])).nonzero().flatten()
+        self.points[rows[winners]] = front.best_points[winners]
+        self.scores = best
+        if self._early_stop:
+            self.found[rows[front.done]] = True
+
+    def _see(self, search: Search[State], front: Front) -> Seen:
+        loss = search.loss(front)
+        if loss is None:
+            none = front.points.new_empty(0)
+            return Seen(logits=self._logits(front), losses=none, gradient=none)
+        looks = [self.classifier.gradient(front.points, loss, front.rows) for _ in range(self._draws)]
+        if self._draws == 1:
+            logits, losses, gradient = looks[0]
+        else:
+            logits, losses, gradient = (torch.stack(part).mean(dim=0) for part in zip(*looks, strict=True))
+        return Seen(logits=logits, losses=losses, gradient=gradient)
+
+    def _logits(self, front: Front) -> Tensor:
+        looks = [self.classifier(front.points, front.rows) for _ in range(self._draws)]
+        return looks[0] if self._draws == 1 else torch.stack(looks).mean(dim=0)
+
+
+def default_batch_size(images: Tensor) -> int:
+    """A batch size that keeps the working set about the same for every image size, (N, C, H, W)."""
+    pixels = max(1, images[0].numel() if len(images) else 1)
+    return max(2, min(256, PIXELS_AT_A_TIME // pixels))
+
+
+def _draw_names(search: Search[State], items: Items) -> list[str]:
+    restarts = items.restarts.tolist()
+    targets = restarts if items.targets is None else items.targets.tolist()
+    if items.targets is None:
+        return [f"{search.name}/{restart}" for restart in restarts]
+    return [f"{search.name}/{restart}/{target}" for restart, target in zip(restarts, targets, strict=True)]
