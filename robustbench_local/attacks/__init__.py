@@ -22,8 +22,14 @@ ATTACKS: Registry[Attack] = Registry(
     Attack,  # type: ignore[type-abstract]  # compared with, never built
     {
         "autoattack": "robustbench_local.attacks.foreign:AutoAttack",
+        "corruption": "robustbench_local.attacks.corruption:Corruption",
         "fgsm": "robustbench_local.attacks.fgsm:FGSM",
         "pgd": "robustbench_local.attacks.pgd:PGD",
+        "spatial": "robustbench_local.attacks.spatial:Spatial",
+        "mi-fgsm": "robustbench_local.attacks.momentum:MIFGSM",
+        "di-fgsm": "robustbench_local.attacks.diversity:DIFGSM",
+        "ti-fgsm": "robustbench_local.attacks.translation:TIFGSM",
+        "vmi-fgsm": "robustbench_local.attacks.variance:VMIFGSM",
     },
 )
 """Our attacks by name; besides these, ``torchattacks:NAME`` names any attack of that library."""
