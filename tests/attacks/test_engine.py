@@ -110,13 +110,13 @@ def test_a_path_that_finds_nothing_costs_its_steps_and_one_look_and_returns_its_
 
 def test_siblings_of_a_broken_image_stop_at_once_and_those_waiting_never_start():
     targets = torch.tensor([[0, 4, 2], [1, 0, 3]])
-    engine, search, meter = walked([0.35, 9.0], steps=5, size=6, targets=targets)
+    engine, search, meter = walked([0.37, 9.0], steps=5, size=6, targets=targets)
     # image 0 falls at the second look of the item that begins at .4; its two siblings see both looks too
     assert meter.forward.tolist() == [6, 18]
     assert engine.found.tolist() == [True, False]
     assert float(engine.points[0, 0, 0, 0]) == pytest.approx(0.5)
     assert float(engine.points[1, 0, 0, 0]) == pytest.approx(0.8)
-    _, search, meter = walked([0.35, 9.0], steps=5, size=1, targets=targets)
+    _, search, meter = walked([0.37, 9.0], steps=5, size=1, targets=targets)
     assert search.batches[0] == [0]
     # one at a time: all of the path from 0, which falls at its end, and nothing of the other two
     assert meter.forward.tolist() == [6, 18]
