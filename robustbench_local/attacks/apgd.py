@@ -52,6 +52,7 @@ class APGD(Attack):
     """
 
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
+    refills: ClassVar[bool] = True
 
     steps: int = 100
     restarts: int = 1

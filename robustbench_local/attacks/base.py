@@ -38,6 +38,9 @@ class Attack(ABC):
     """What it needs of the classifier."""
     per_image: ClassVar[bool] = True
     """Whether an image's result is independent of its batch. If not, the harness hands over fixed groups."""
+    refills: ClassVar[bool] = False
+    """Whether it runs on the engine, which never gives the classifier more than its batch size at a time,
+    however many images are handed over."""
     group: ClassVar[int] = 128
     """Size of those groups for images of 32 px, in the order of the data set; fewer of larger images."""
     measure: ClassVar[Measure] = "ball"
@@ -76,7 +79,9 @@ class Attack(ABC):
             masks: (N, 1, H, W) boolean, where the threat's region is ``"mask"``.
 
         Returns:
-            Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``.
+            Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``. Where no
+            norm bounds the change (``spatial``, ``corruption``): the transformation's parameters, (N, P),
+            which the harness applies itself; see ``transformation.py``.
         """
 
     @abstractmethod

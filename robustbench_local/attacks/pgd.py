@@ -47,6 +47,7 @@ class PGD(Attack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
+    refills: ClassVar[bool] = True
 
     steps: int = 50
     step_size: float | None = None

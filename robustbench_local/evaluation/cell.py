@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,6 +29,10 @@ Notify = Callable[[str], None]
 
 FAILURES_THAT_CONVICT = 3
 """So many images failing alone, with none succeeding before, convict the model or the attack."""
+BATCHES_IN_A_CHUNK = 4
+"""Batches that are handed together to an attack that refills its batch."""
+SHORT_ATTACK = 1000
+"""Most passes an image of an attack whose images are handed over in chunks of several batches."""
 GROUP_PIXELS = 3 * 32 * 32
 """Pixel values of the image that an attack's group size is meant for."""
 
@@ -87,7 +92,7 @@ def run_batches(
 
     Args:
         task: What to do.
-        batch_size: Images at a time; no influence on verdicts. Halved for good when memory runs out.
+        batch_size: Images in a pass; no influence on verdicts. Halved for good when memory runs out.
         done: Positions that need no work.
         notify: Told of halved batches and isolated failures.
 
@@ -99,10 +104,10 @@ def run_batches(
         Exception: What the model or the attack raises on the first three images alone, before any success:
             then it is not the images.
     """
-    queue = _queue(task, batch_size, set(done))
+    queue = _queue(task, chunk_size(task, batch_size), set(done))
     suspects: list[Batch] = []  # failures before the first success: they may be the model's, not the images'
     proven = bool(done)
-    with task.classifier.attacked():
+    with task.classifier.attacked(), _rows_at_once(task.classifier, batch_size):
         while queue:
             positions = queue.pop(0)
             try:
@@ -110,10 +115,14 @@ def run_batches(
             except InvariantError:
                 raise
             except Exception as failure:
+                at_once = min(len(positions), task.classifier.batch_size or batch_size)
+                half = (at_once + 1) // 2
+                if out_of_memory(failure) and half < at_once:
+                    notify(f"out of memory with {at_once} images: going on with {half} at a time")
+                    task.classifier.batch_size = half
+                    queue = [*_cut(positions, half), *_smaller(task, queue, half)]
+                    continue
                 half = (len(positions) + 1) // 2
-                if out_of_memory(failure) and half < len(positions):
-                    notify(f"out of memory with {len(positions)} images: going on with {half} at a time")
-                    queue = _smaller(task, queue, half)
                 if half < len(positions):
                     queue = [positions[:half], positions[half:], *queue]
                     continue
@@ -144,6 +153,26 @@ def _queue(task: Task, batch_size: int, done: set[int]) -> list[list[int]]:
         return _cut([position for position in everything if position not in done], batch_size)
     groups = _cut(list(everything), group_size(task.attack, task.data))
     return [group for group in groups if not done.issuperset(group)]
+
+
+def chunk_size(task: Task, batch_size: int) -> int:
+    """Images between two commits: several batches of an attack that fills its batch up as images fall.
+
+    An attack that may spend very long on an image gets one batch: a kill costs at most one chunk, and
+    progress shows once a chunk.
+    """
+    short = sum(task.attack.cost(task.threat)) <= SHORT_ATTACK
+    return BATCHES_IN_A_CHUNK * batch_size if task.attack.refills and short else batch_size
+
+
+@contextmanager
+def _rows_at_once(classifier: Classifier, batch_size: int) -> Iterator[None]:
+    """The classifier's batch size, put back afterwards."""
+    before, classifier.batch_size = classifier.batch_size, batch_size
+    try:
+        yield
+    finally:
+        classifier.batch_size = before
 
 
 def group_size(attack: Attack, data: Dataset) -> int:
@@ -195,7 +224,7 @@ def _run(task: Task, positions: list[int]) -> Batch:
             )
         # verification is counted, but it is not the attack's: it must not spend the attack's queries
         with classifier.metered(len(chosen)) as checks:
-            verified = verify(classifier, images, labels, found, task.threat, masks=masks)
+            verified = verify(classifier, images, labels, found, task.threat, masks=masks, stream=stream)
         candidates[attacked] = verified.candidates
         foreign = [_spread(passes, len(chosen)) for passes in classifier.foreign_passes]
         classifier.foreign_passes[:] = [0, 0]
