@@ -34,11 +34,12 @@ class CardThreat(Strict):
     """The threat model of a card; classes may still be names.
 
     Attributes:
-        norm: ``"Linf"`` or ``"L2"``.
-        eps: Radius in pixel units of [0, 1].
+        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``.
+        eps: Radius in pixel units of [0, 1], largest angle in degrees, or severity; see ``ThreatModel``.
         targets: Classes the attacker wants to be read, by name or index; empty means untargeted.
         sources: Only images of these classes take part, by name or index; empty means all.
         region: ``"image"`` or ``"mask"``.
+        transformation: Which corruption, such as ``"fog"``.
     """
 
     model_config = ConfigDict(strict=True)
@@ -48,6 +49,7 @@ class CardThreat(Strict):
     targets: Annotated[tuple[ClassEntry, ...], Field(strict=False)] = ()
     sources: Annotated[tuple[ClassEntry, ...], Field(strict=False)] = ()
     region: Region = "image"
+    transformation: str = ""
 
     def model(self, targets: Collection[int] = ()) -> ThreatModel:
         """The threat model, once the targets' names have been resolved to class indices.
@@ -55,7 +57,13 @@ class CardThreat(Strict):
         Raises:
             ThreatError: If the radius or a target is impossible.
         """
-        return ThreatModel(norm=self.norm, eps=self.eps, targets=tuple(targets), region=self.region)
+        return ThreatModel(
+            norm=self.norm,
+            eps=self.eps,
+            targets=tuple(targets),
+            region=self.region,
+            transformation=self.transformation,
+        )
 
 
 class _CardFile(Strict):
@@ -215,8 +223,9 @@ def _variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any
     said = {**card.threat.model_dump(), **fields}
     threat = validate(CardThreat, said, where=f"card {card.name!r}", error=ConfigError)
     name = _renamed(card.name, card.threat.model().name, threat.model().name)
-    before = {**card.threat.model_dump(exclude={"norm", "eps"}), **card.parameters}
-    after = {**threat.model_dump(exclude={"norm", "eps"}), **card.parameters, **changed}
+    named = {"norm", "eps", "transformation"}
+    before = {**card.threat.model_dump(exclude=named), **card.parameters}
+    after = {**threat.model_dump(exclude=named), **card.parameters, **changed}
     details = [f"{key}={_short(value)}" for key, value in after.items() if value != before.get(key)]
     name += f"[{','.join(details)}]" if details else ""
     return replace(card, name=name, parameters={**card.parameters, **changed}, threat=threat)
@@ -226,7 +235,9 @@ def _renamed(name: str, old: str, new: str) -> str:
     """A card's name with the new threat model in the place of the old, or behind it."""
     if old == new:
         return name
-    return name.removesuffix(old) + new if name.endswith(f"-{old}") else f"{name}@{new}"
+    if name == old or name.endswith(f"-{old}"):
+        return name.removesuffix(old) + new
+    return f"{name}@{new}"
 
 
 def _short(value: Any) -> str:

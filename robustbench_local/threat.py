@@ -1,4 +1,4 @@
-"""What the attacker may do: a norm, a radius, a goal and a region."""
+"""What may happen to an image: a norm and a radius, or a family of transformations; a goal and a region."""
 
 from __future__ import annotations
 
@@ -11,34 +11,68 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from robustbench_local.errors import ThreatError
+from robustbench_local.suggestion import did_you_mean
 
-Norm = Literal["Linf", "L2", "L1"]
+Norm = Literal["Linf", "L2", "L1", "spatial", "corruption"]
+"""What bounds the change: the ball of a norm, or a family of transformations that no norm describes."""
 Goal = Literal["untargeted", "targeted"]
 Region = Literal["image", "mask"]
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
+BALLS: frozenset[Norm] = frozenset({"Linf", "L2", "L1"})
+"""The norms that are norms: candidates lie in a ball around the original."""
+CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+"""The fifteen common corruptions. Source: Hendrycks & Dietterich 2019, arXiv:1903.12261."""
+SEVERITIES = 5
+MOST_DEGREES = 180.0
+FAMILIES = (*(norm.lower() for norm in NORMS if norm != "corruption"), *CORRUPTIONS)
+"""What a threat model's name starts with: ``linf``, ``spatial``, ``fog``."""
+
 _SPELLINGS = {norm.lower(): norm for norm in NORMS}
 _SPELLINGS |= {"l_inf": "Linf", "inf": "Linf", "l_2": "L2", "2": "L2", "l_1": "L1", "1": "L1"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
-    """A perturbation budget in pixel units of [0, 1] and what counts as success.
+    """A budget and what counts as success.
 
     Args:
-        norm: ``"Linf"``, ``"L2"`` or ``"L1"``, the norm of the perturbation of a whole image.
-        eps: Radius of the ball, at least 0; ``"8/255"`` is read exactly.
+        norm: ``"Linf"``, ``"L2"`` or ``"L1"``: the norm of the perturbation of a whole image, in pixel units
+            of [0, 1]. ``"spatial"``: rotation and translation. ``"corruption"``: a common corruption.
+        eps: Radius of the ball, at least 0; ``"8/255"`` is read exactly. Spatial: the largest angle in
+            degrees, at most 180; the image may also move by ``eps / 300`` of its side in each direction, so
+            that 30 means 30 degrees and a tenth (arXiv:1712.02779). Corruption: the severity, 1 to 5. In
+            every family 0 leaves the image as it is.
         targets: Class indices the attacker wants to be read; empty means untargeted: any wrong class.
         region: ``"image"``, or ``"mask"`` to confine the perturbation to each image's mask.
+        transformation: Which corruption, such as ``"fog"``; empty for every other norm.
 
     Raises:
-        ThreatError: If the norm is unknown, the radius is negative or not finite, or a target is negative.
+        ThreatError: If the norm is unknown, the radius is negative, not finite or impossible in its family, a
+            target is negative, or the transformation is missing, unknown or out of place.
     """
 
     norm: Norm
     eps: float
     targets: tuple[int, ...] = ()
     region: Region = "image"
+    transformation: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", parse_norm(self.norm))
@@ -48,6 +82,7 @@ class ThreatModel:
             raise ThreatError(f"target classes must be 0 or more, got {list(self.targets)}")
         if self.region not in get_args(Region):
             raise ThreatError(f"region must be one of {get_args(Region)}, got {self.region!r}")
+        _check_family(self)
 
     @property
     def goal(self) -> Goal:
@@ -55,10 +90,15 @@ class ThreatModel:
         return "targeted" if self.targets else "untargeted"
 
     @property
+    def is_ball(self) -> bool:
+        """Whether a norm bounds the change, so that a candidate image can be judged by its distance."""
+        return self.norm in BALLS
+
+    @property
     def name(self) -> str:
-        """Short name as in cards and gates: ``linf-8`` (eps * 255), ``l2-0.5`` or ``l1-12`` (eps itself)."""
+        """Short name as in cards and gates: ``linf-8`` (eps * 255), ``l2-0.5``, ``spatial-30``, ``fog-3``."""
         size = self.eps * 255 if self.norm == "Linf" else self.eps
-        return f"{self.norm.lower()}-{size:.6g}"
+        return f"{self.transformation or self.norm.lower()}-{size:.6g}"
 
     def success(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Which predictions give the attacker what was wanted.
@@ -75,6 +115,29 @@ class ThreatModel:
         if not self.targets:
             return wrong
         return wrong & is_target(predictions, self.targets)
+
+
+def _check_family(threat: ThreatModel) -> None:
+    """Refuse what a family of transformations does not have."""
+    if threat.norm != "corruption" and threat.transformation:
+        raise ThreatError(f"the norm {threat.norm} has no transformation, got {threat.transformation!r}")
+    if not threat.is_ball and threat.region != "image":
+        raise ThreatError(f"the norm {threat.norm!r} transforms the whole image", remedy="use region: image")
+    if threat.norm == "spatial" and threat.eps > MOST_DEGREES:
+        raise ThreatError(f"eps is the largest angle, at most {MOST_DEGREES:g} degrees, got {threat.eps:g}")
+    if threat.norm != "corruption":
+        return
+    if threat.transformation not in CORRUPTIONS:
+        what = (
+            f"unknown corruption {threat.transformation!r}"
+            if threat.transformation
+            else "no corruption named"
+        )
+        raise ThreatError(
+            what, where="transformation", remedy=did_you_mean(threat.transformation, CORRUPTIONS)
+        )
+    if threat.eps not in range(SEVERITIES + 1):
+        raise ThreatError(f"eps is the severity, a whole number from 1 to {SEVERITIES}, got {threat.eps:g}")
 
 
 def is_target(classes: Tensor, targets: Collection[int]) -> Tensor:

@@ -35,7 +35,9 @@ def find_attacks(name: str, overrides: Mapping[str, Any], folders: Sequence[Path
         )
     eps = overrides["eps"]
     first = eps[0] if isinstance(eps, list | tuple) else eps
-    threat = ThreatModel(norm=overrides["norm"], eps=first)
+    threat = ThreatModel(
+        norm=overrides["norm"], eps=first, transformation=overrides.get("transformation", "")
+    )
     full = f"{name}-{threat.name}"
     card = Card(
         name=full,
@@ -46,7 +48,7 @@ def find_attacks(name: str, overrides: Mapping[str, Any], folders: Sequence[Path
         source="the method's own paper",
         method=name,
         parameters={},
-        threat=CardThreat(norm=threat.norm, eps=threat.eps),
+        threat=CardThreat(norm=threat.norm, eps=threat.eps, transformation=threat.transformation),
         path=Path(full),
     )
     return expand(card, overrides)

@@ -14,6 +14,7 @@ import torch
 DECIDING = (
     "attacks",
     "classifier.py",
+    "corruptions",
     "evaluation/cell.py",
     "evaluation/outcome.py",
     "evaluation/verify.py",
@@ -24,11 +25,14 @@ DECIDING = (
     "preprocessing.py",
     "randomness.py",
     "threat.py",
+    "transformation.py",
+    "warp.py",
 )
 """Files and folders of the package whose change may change a verdict."""
 REPORTED = (
     "numpy",
     "pandas",
+    "pillow",
     "pyautoattack",
     "robustbench-local",
     "safetensors",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.engine import default_batch_size
 from robustbench_local.catalogue import CardThreat
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset, as_dataset
@@ -20,7 +21,7 @@ from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import Task, applicable, run_batches
-from robustbench_local.evaluation.plan import automatic_batch_size, cell_key
+from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
 from robustbench_local.threat import ThreatModel
@@ -73,6 +74,7 @@ def evaluate(
     eps: float | str | None = None,
     targets: Sequence[int | str] = (),
     sources: Sequence[int | str] = (),
+    transformation: str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -84,12 +86,13 @@ def evaluate(
         classifier: The classifier; left exactly as it was.
         data: A data set, or images (N, C, H, W) in [0, 1] with labels (N,).
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"autoattack"``, or an attack.
-        norm: ``"Linf"`` or ``"L2"``; a card brings its own.
-        eps: Radius, a number or ``"8/255"``; a card brings its own.
+        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; a card brings its own.
+        eps: Radius, a number or ``"8/255"``; degrees, or a severity; a card brings its own.
         targets: Classes, by index or name, that the attacker wants to be read; empty: any wrong one.
         sources: Attack only images of these classes.
+        transformation: Which corruption, with ``norm="corruption"``.
         seed: Decides every random draw.
-        batch_size: Images at a time; None chooses. No influence on verdicts.
+        batch_size: Images in a pass; None chooses by the size of the images. No influence on verdicts.
         device: Where to compute; None leaves the classifier where it is.
         cards: Folders with cards of your own.
 
@@ -103,7 +106,13 @@ def evaluate(
         classifier.to(device)
     known = as_dataset(data)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
-    asked = {"norm": norm, "eps": eps, "targets": tuple(targets), "sources": tuple(sources)}
+    asked = {
+        "norm": norm,
+        "eps": eps,
+        "targets": tuple(targets),
+        "sources": tuple(sources),
+        "transformation": transformation,
+    }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
     method, rules = _resolve(attack, overrides, [Path(folder) for folder in cards])
     threat = rules.model(resolve_classes(rules.targets, fitted.class_names))
@@ -117,7 +126,7 @@ def evaluate(
     )
     task = Task(key=key, classifier=classifier, data=chosen, attack=method, threat=threat, seed=seed)
     heard: list[str] = []
-    size = batch_size or automatic_batch_size(chosen)
+    size = batch_size or default_batch_size(chosen.images)
     batches = list(run_batches(task, batch_size=size, notify=heard.append))
     rows = [row for batch in batches for row in batch.outcomes]
     notes = (
@@ -150,7 +159,8 @@ def _resolve(
         missing = [key for key in ("norm", "eps") if key not in overrides]
         if missing:
             raise ConfigError(f"{type(attack).__name__} needs {' and '.join(missing)}")
-        checked = ThreatModel(norm=overrides["norm"], eps=overrides["eps"])
+        corruption = overrides.get("transformation", "")
+        checked = ThreatModel(norm=overrides["norm"], eps=overrides["eps"], transformation=corruption)
         return attack, CardThreat.model_validate({**overrides, "norm": checked.norm, "eps": checked.eps})
     cards = find_attacks(attack, overrides, folders)
     if len(cards) > 1:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from robustbench_local.errors import ConfigError
 from robustbench_local.strict import Strict, parse_yaml, read_yaml, validate
 from robustbench_local.suggestion import did_you_mean
-from robustbench_local.threat import NORMS
+from robustbench_local.threat import FAMILIES
 
 MAX_NAME = 100
 """Longest id of a model or name of a grid: they become file names."""
@@ -99,8 +99,8 @@ class GateEntry(Strict):
             raise ValueError("a gate needs either min or max")
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ValueError("a gate needs a threat such as linf-8, or an attack")
-        if self.threat is not None and self.threat.split("-")[0] not in {norm.lower() for norm in NORMS}:
-            raise ValueError(f"a threat is written like linf-8 or l2-0.5, got {self.threat!r}")
+        if self.threat is not None and self.threat.split("-")[0] not in FAMILIES:
+            raise ValueError(f"a threat is written like linf-8, l2-0.5 or fog-3, got {self.threat!r}")
         return self
 
 

@@ -2,7 +2,8 @@
 
 An attack's own word for success is never used. Every candidate is measured against the original image,
 re-predicted in a fresh forward pass in eval mode and fp32, and once more after rounding to 8 bits
-(trust invariants V1-V7, V11, V13-V15).
+(trust invariants V1-V7, V11, V13-V15). Where no norm bounds the change, an attack hands in parameters
+instead: they are checked, and the transformation is applied here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.geometry import norm_of
+from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
+from robustbench_local.transformation import parameter_violations, transform
 
 LINF_SLACK = 1e-6
 """fp32 rounding of x + eps alone exceeds eps by up to 6e-8; a strict comparison rejects honest attacks."""
@@ -143,19 +146,22 @@ def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) ->
     """The nearest images on the 8-bit grid that stay in the ball around the originals.
 
     Linf: levels are clamped to those inside the ball, so eps = .031 means 7 levels, not 8. L2: rounded to
-    the nearest level and, where that leaves the ball, towards the original. With a mask, pixels that did
-    not change stay as they were.
+    the nearest level and, where that leaves the ball, towards the original. Without a ball: to the nearest
+    level. With a mask, pixels that did not change stay as they were.
 
     Args:
         candidates: (N, C, H, W) in [0, 1], inside the ball.
         originals: Same shape.
-        threat: Norm and radius.
+        threat: Norm and radius, or a family of transformations.
 
     Returns:
         The rounded images, and (N,) boolean: whether such an image exists in the ball.
     """
     target, origin = candidates.double() * 255, originals.double() * 255
-    if threat.norm == "Linf":
+    if not threat.is_ball:
+        levels = target.round()
+        exists = torch.ones(len(originals), dtype=torch.bool, device=originals.device)
+    elif threat.norm == "Linf":
         slack = threat.eps * 255 + 255 * LINF_SLACK
         low = (origin - slack).ceil().clamp_min(0)
         high = (origin + slack).floor().clamp_max(255)
@@ -182,6 +188,7 @@ def verify(
     threat: ThreatModel,
     *,
     masks: Tensor | None = None,
+    stream: Stream | None = None,
 ) -> Verified:
     """Judge candidates for images that the classifier reads correctly when untouched.
 
@@ -189,24 +196,22 @@ def verify(
         classifier: The classifier under test, in eval mode.
         originals: (N, C, H, W) in [0, 1], all clean-correct.
         labels: True classes, (N,).
-        candidates: What the attack returned, same shape.
+        candidates: What the attack returned: images of the same shape, or parameters of a transformation.
         threat: Budget and goal.
         masks: (N, 1, H, W) boolean, for ``region="mask"``.
+        stream: The images' random numbers, which corruptions need.
 
     Returns:
         One verdict an image. A candidate that breaks a rule is replaced by the original and is a failure
         of the attack, never a success.
     """
-    reasons = violations(candidates, originals, threat, masks)
-    legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool, device=originals.device)
-    kept = originals.clone()
-    if bool(legal.any()):
-        kept[legal] = candidates[legal].detach()
+    kept, reasons = _legal(candidates, originals, threat, masks, stream)
+    legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
     reading = read(classifier, kept, labels)
     goal = threat.success(reading.prediction, labels.cpu())
     if not threat.targets:
         goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
-    broken = (~reading.finite | goal) & legal.cpu()
+    broken = (~reading.finite | goal) & legal
     change = (kept.double() - originals.double()).cpu()
     return Verified(
         candidates=kept.cpu(),
@@ -218,6 +223,27 @@ def verify(
         l2=norm_of(change, "L2"),
         l1=change.flatten(1).abs().sum(dim=1),
     )
+
+
+def _legal(
+    candidates: Tensor,
+    originals: Tensor,
+    threat: ThreatModel,
+    masks: Tensor | None,
+    stream: Stream | None,
+) -> tuple[Tensor, list[str | None]]:
+    """Every image's candidate where it obeys the rules, else the original; and the rule that is broken."""
+    if threat.is_ball:
+        reasons = violations(candidates, originals, threat, masks)
+    else:
+        reasons = parameter_violations(candidates, originals, threat)
+    kept = originals.clone()
+    rows = [row for row, reason in enumerate(reasons) if reason is None]
+    if rows:
+        chosen = candidates[rows].detach()
+        own = None if stream is None else stream.select(rows)
+        kept[rows] = chosen if threat.is_ball else transform(originals[rows], chosen, threat, own)
+    return kept, reasons
 
 
 def _survives_rounding(

@@ -31,7 +31,7 @@ def test_a_card_builds_an_attack_that_can_run(card: Card):
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_card_is_named_after_its_threat_model(card: Card):
-    assert card.name == "stop-to-speed-limit" or card.name.endswith(f"-{card.threat.model().name}")
+    assert card.name == "stop-to-speed-limit" or f"-{card.name}".endswith(f"-{card.threat.model().name}")
 
 
 def test_the_fields_radii_are_there_for_fgsm_pgd_and_autoattack():

@@ -1,0 +1,44 @@
+"""Common corruptions as an attack without an attacker: one corruption, drawn once for each image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corruption(Attack):
+    """The corruption that the threat model names, at its severity.
+
+    Nobody searches for a weak spot, so the accuracy is that of an average case: what weather, sensors and
+    processing do. The harness corrupts the images itself; see ``transformation.py``.
+
+    Source: Hendrycks & Dietterich 2019, arXiv:1903.12261.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"corruption"})
+    goals: ClassVar[frozenset[str]] = frozenset({"untargeted"})
+    access: ClassVar[Access] = "labels"
+
+    def perturb(
+        self,
+        classifier: Classifier,  # noqa: ARG002 - nothing is asked
+        images: Tensor,
+        labels: Tensor,  # noqa: ARG002
+        threat: ThreatModel,  # noqa: ARG002
+        stream: Stream,  # noqa: ARG002
+        masks: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Nothing to choose: no parameters, (N, 0)."""
+        return images.new_zeros(len(images), 0)
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+        """No pass but the harness's."""
+        return (0, 0)

@@ -1,0 +1,95 @@
+"""Spatial attack: the rotation and translation that a classifier reads worst."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.objective import confirmed, success_margin
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+from robustbench_local.transformation import limits
+from robustbench_local.warp import rotate_translate
+
+_GRID = (31, 5, 5)
+"""Points of the grid along the angle and the two shifts: 775 in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spatial(Attack):
+    """Search over rotations and translations by forward passes alone.
+
+    An image is done at its first confirmed success; otherwise its worst point by margin is returned. What it
+    returns are parameters, which the harness applies; see ``transformation.py``.
+
+    Args:
+        search: ``"grid"``: all points of a grid of 31 angles, 5 shifts across and 5 down. ``"random"``: the
+            worst of ``draws`` points drawn uniformly from the family.
+        draws: Points of the random search.
+
+    Raises:
+        ConfigError: If there is not one point to draw.
+
+    Source: Engstrom et al. 2019, arXiv:1712.02779, section 3 (worst-of-10 and grid search).
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"spatial"})
+    access: ClassVar[Access] = "scores"
+
+    search: Literal["grid", "random"] = "grid"
+    draws: int = 10
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ConfigError(f"spatial needs at least 1 draw, got {self.draws}")
+
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,  # noqa: ARG002 - the whole image turns
+    ) -> Tensor:
+        """Search; see :meth:`Attack.perturb`. Returns parameters, (N, 3)."""
+        best = images.new_zeros(len(images), 3)
+        if len(images) == 0 or threat.eps == 0:
+            return best
+        points = self._points(threat, stream).to(images)
+        margins = torch.full((len(images),), -torch.inf, device=images.device)
+        rows = torch.arange(len(images), device=images.device)
+        for point in range(points.shape[1]):
+            tried = points[rows, point]
+            with torch.no_grad():
+                logits = classifier(rotate_translate(images[rows], tried[:, 0], tried[:, 1:]), rows)
+            reached = success_margin(logits, labels[rows], threat)
+            better = reached > margins[rows]
+            best[rows[better]], margins[rows[better]] = tried[better], reached[better]
+            rows = rows[~confirmed(reached, logits)]
+            if len(rows) == 0:
+                break
+        return best
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """One forward pass a point."""
+        points = _GRID[0] * _GRID[1] * _GRID[2] if self.search == "grid" else self.draws
+        return (points, 0) if threat.eps else (0, 0)
+
+    def _points(self, threat: ThreatModel, stream: Stream) -> Tensor:
+        """The points in the order in which they are tried, (N, points, 3)."""
+        largest = limits(threat)
+        if self.search == "random":
+            unit = stream.uniform((self.draws, 3), draw="points", device="cpu", low=-1.0, high=1.0)
+            return unit * largest
+        axes = [torch.linspace(-1, 1, count).tolist() for count in _GRID]
+        # far points break more images, so they come first and the rest of the grid is spared
+        unit = torch.tensor(sorted(itertools.product(*axes), key=lambda at: -sum(abs(value) for value in at)))
+        return (unit * largest).expand(len(stream.ids), -1, -1)
