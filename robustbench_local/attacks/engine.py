@@ -97,6 +97,17 @@ class Search(ABC, Generic[State]):
         margins = success_margin(logits, front.labels, self.threat)
         return margins, confirmed(margins, logits)
 
+    def keep(self, front: Front, scores: Tensor) -> None:
+        """Bring ``front.best_points`` and ``front.best_scores`` up to date.
+
+        Args:
+            front: The items. A search that changes its points in place may change these here too.
+            scores: How good each point is, (W,).
+        """
+        better = scores > front.best_scores
+        front.best_scores = torch.where(better, scores, front.best_scores)
+        front.best_points = torch.where(column(better, front.points), front.points, front.best_points)
+
     def ball(self, front: Front) -> Balls | ThreatModel:
         """The ball around each item."""
         return self.threat if front.eps is None else Balls(self.threat.norm, front.eps)
@@ -246,9 +257,7 @@ class Engine:
     def _offer(self, search: Search[State], front: Front, logits: Tensor) -> None:
         """Keep each point that is better than what its item knows."""
         scores, done = search.judge(front, logits)
-        better = scores > front.best_scores
-        front.best_scores = torch.where(better, scores, front.best_scores)
-        front.best_points = torch.where(column(better, front.points), front.points, front.best_points)
+        search.keep(front, scores)
         front.done = front.done | done
 
     def _harvest(self, front: Front) -> None:
