@@ -102,7 +102,7 @@ def run_grid(
         limit: Overrides the grid's number of images.
         seed: Overrides the grid's seed.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        batch_size: Images at a time; None chooses. No influence on verdicts.
+        batch_size: Images in a pass; None measures once on each model. No influence on verdicts.
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
         allow_code: Whether ``python:`` models may run their code.
         listener: Hears of progress.

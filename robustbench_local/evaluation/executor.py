@@ -12,6 +12,7 @@ from robustbench_local.errors import StorageError
 from robustbench_local.evaluation.cell import Batch, one_line, run_batches
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan, PlannedCell
+from robustbench_local.evaluation.tuning import tune_batch_size
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.sqlite import RunStore
 
@@ -69,7 +70,7 @@ class _Runner:
     def _work(self) -> None:
         task = self.cell.task(self.plan.seed)
         originals = task.data.images.numpy()
-        size = self.plan.batch_size
+        size = self.plan.batch_size or self._measured_size()
         for batch in run_batches(task, batch_size=size, done=frozenset(self.done), notify=self._notify):
             fresh = tuple(row for row in batch.outcomes if row.position not in self.done)
             self._keep(originals, batch, fresh)
@@ -77,6 +78,14 @@ class _Runner:
             self.done.update(row.position for row in fresh)
             self.tally += tally(fresh)
             self.listener.advanced(self.cell, self.tally)
+
+    def _measured_size(self) -> int:
+        """The model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""
+        subject, known = self.cell.subject, self.store.meta("batch sizes", {})
+        if subject.id not in known:
+            known[subject.id] = tune_batch_size(subject.classifier, subject.data.images)
+            self.store.update_meta({"batch sizes": known})
+        return int(known[subject.id])
 
     def _keep(self, originals: np.ndarray, batch: Batch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the first broken images of the cell: the same ones whatever the batches."""

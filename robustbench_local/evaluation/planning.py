@@ -16,7 +16,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
-from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject, automatic_batch_size
+from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject
 from robustbench_local.models.sources import load_classifier
 
 DECIDING = ("seed", "data", "models", "defenses", "attacks")
@@ -32,7 +32,7 @@ class Options:
     device: str = "auto"
     """Where to compute."""
     batch_size: int | None = None
-    """Images at a time; None chooses by the size of the images."""
+    """Images in a pass; None measures once on each model."""
     cards: tuple[Path, ...] = ()
     """Folders of the user's own cards."""
     allow_code: bool = False
@@ -70,7 +70,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         name=grid.name or "grid",
         resolved=grid.as_yaml(),
         seed=grid.seed,
-        batch_size=options.batch_size or automatic_batch_size(data),
+        batch_size=options.batch_size,
         keep=grid.gallery,
         data=data,
         subjects=subjects,

@@ -1,0 +1,102 @@
+"""How many images a classifier takes at a time, measured on this machine, and what a pass costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.engine import default_batch_size
+from robustbench_local.classifier import Classifier, out_of_memory
+
+SMALLEST, LARGEST = 8, 1024
+"""Batch sizes that are tried: powers of two."""
+WORTHWHILE = 0.95
+"""A larger batch is taken if an image costs at most this share of what it costs in the smaller one."""
+LONGEST = 1.0
+"""Seconds: no larger batch is tried once a pass takes so long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds an image for one pass, measured once on a model."""
+
+    forward: float
+    """One forward pass."""
+    backward: float
+    """What a backward pass adds to a forward pass."""
+
+    def seconds(self, passes: tuple[int, int]) -> float:
+        """Time for so many forward and backward passes."""
+        return passes[0] * self.forward + passes[1] * self.backward
+
+
+def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
+    """The smallest batch size that is about as fast an image as any larger one.
+
+    Args:
+        classifier: The classifier, on the device that it will be attacked on.
+        images: (N, C, H, W), some of the images that it will see; repeated where a batch needs more.
+
+    Returns:
+        A power of two, at least ``SMALLEST``, that fits into memory with a backward pass. A callable is not
+        measured, since it may be somebody's service: its batch goes by the size of the images.
+    """
+    if classifier.module is None:
+        return default_batch_size(images)
+    best, cost = SMALLEST, float("inf")
+    size = SMALLEST
+    with classifier.attacked():
+        while size <= LARGEST:
+            batch = images[torch.arange(size) % len(images)].to(classifier.device)
+            try:
+                seconds = _one_pass(classifier, batch)
+            except Exception as failure:
+                if not out_of_memory(failure) or size == SMALLEST:
+                    raise
+                break
+            if seconds / size > WORTHWHILE * cost:
+                break
+            best, cost = size, seconds / size
+            if seconds > LONGEST:
+                break
+            size *= 2
+    return best
+
+
+def measure_speed(classifier: Classifier, images: Tensor) -> Speed:
+    """Time one forward and, where there are gradients, one backward pass on the first few images.
+
+    A callable, which may be somebody's service, is asked about two images only.
+    """
+    batch = images[: 32 if classifier.module is not None else 2].to(classifier.device)
+    times = 3 if classifier.module is not None else 1
+    with classifier.attacked(), torch.no_grad():
+        forward = _time(lambda: classifier(batch), times) / len(batch)
+    backward = 0.0
+    if classifier.access == "gradients":
+        with classifier.attacked():
+            backward = max(_one_pass(classifier, batch) / len(batch) - forward, 0.0)
+    return Speed(forward=forward, backward=backward)
+
+
+def _one_pass(classifier: Classifier, batch: Tensor) -> float:
+    """Seconds of a forward and, where there are gradients, a backward pass."""
+    if classifier.access == "gradients":
+        return _time(lambda: classifier.gradient(batch, lambda logits: logits.sum(dim=1)))
+    return _time(lambda: classifier(batch))
+
+
+def _time(call: Callable[[], object], times: int = 3) -> float:
+    """Wall seconds of a call with the device's queue: the best of a few, for others use the machine too."""
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
