@@ -207,7 +207,7 @@ def choose_display(console: Console, *, as_json: bool) -> Display:
 
 def passes_so_far(cell: PlannedCell) -> str:
     """Passes of another library's attack in the batch at work; our own have short batches."""
-    passes = sum(cell.subject.classifier.foreign_passes)
+    passes = sum(cell.crafted_on.classifier.foreign_passes)
     return f", {passes:,} passes into this batch" if passes else ""
 
 

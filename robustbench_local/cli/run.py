@@ -12,7 +12,8 @@ from rich.console import Console
 from robustbench_local.cli.progress import choose_display, plan_table
 from robustbench_local.cli.tables import results_table, say_gates
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.plan import Plan, measure_speed
+from robustbench_local.evaluation.plan import Plan
+from robustbench_local.evaluation.tuning import measure_speed
 from robustbench_local.reports.words import duration
 from robustbench_local.run import perform, prepare
 
@@ -32,7 +33,8 @@ def command(
     batch_size: Annotated[
         str,
         typer.Option(
-            envvar="RBL_BATCH_SIZE", help="Images at a time, or auto; verdicts do not depend on it."
+            envvar="RBL_BATCH_SIZE",
+            help="Images in a pass, or auto to measure once; no influence on verdicts.",
         ),
     ] = "auto",
     seed: Annotated[
@@ -108,8 +110,8 @@ def parse_batch_size(text: str) -> int | None:
 
 def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
     """Cells, passes and the most time they can take, before anything runs."""
-    speeds = {subject.id: measure_speed(subject, plan.batch_size) for subject in plan.subjects}
-    seconds = {cell.record.key: speeds[cell.subject.id].seconds(cell.passes) for cell in plan.cells}
+    speeds = {one.id: measure_speed(one.classifier, one.data.images) for one in plan.subjects}
+    seconds = {cell.record.key: speeds[cell.crafted_on.id].seconds(cell.passes) for cell in plan.cells}
     if as_json:
         cells = [
             {

@@ -84,6 +84,27 @@ def index_labels(names: Iterable[str], where: str) -> tuple[dict[str, int], tupl
     return label_map, numbered(max(label_map.values(), default=0) + 1)
 
 
+def class_difference(first: Dataset, second: Dataset) -> str | None:
+    """Why two models, each with the same data fitted to it, do not share class indices.
+
+    Args:
+        first: The data as :func:`fit_labels` fitted them to one model.
+        second: The same for the other.
+
+    Returns:
+        What differs, in words; None if an index means the same class to both, as far as names tell.
+    """
+    if first.num_classes != second.num_classes:
+        return f"it has {first.num_classes} classes, the other model {second.num_classes}"
+    if first.has_names and second.has_names:
+        for index, (mine, other) in enumerate(zip(first.class_names, second.class_names, strict=True)):
+            if _key(mine) != _key(other):
+                return f"its class {index} is {mine!r}, the other model's {other!r}"
+    if first.label_map != second.label_map or not torch.equal(first.labels, second.labels):
+        return "it numbers the data's classes differently"
+    return None
+
+
 def resolve_classes(entries: Sequence[int | str], class_names: Sequence[str]) -> tuple[int, ...]:
     """Turn class names or indices, as cards and grid files have them, into indices.
 

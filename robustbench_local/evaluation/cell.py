@@ -19,7 +19,7 @@ from robustbench_local.classifier import Classifier, out_of_memory
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, RobustbenchError
 from robustbench_local.evaluation.outcome import failed, judged, untouched
-from robustbench_local.evaluation.verify import read, verify
+from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord
 from robustbench_local.threat import ThreatModel, is_target
@@ -53,6 +53,13 @@ class Task:
     """Budget and goal."""
     seed: int
     """The run's seed."""
+    surrogate: Classifier | None = None
+    """The model that candidates are crafted on; None: the classifier under test itself."""
+
+    @property
+    def crafted_on(self) -> Classifier:
+        """What the attack sees."""
+        return self.surrogate or self.classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +114,8 @@ def run_batches(
     queue = _queue(task, chunk_size(task, batch_size), set(done))
     suspects: list[Batch] = []  # failures before the first success: they may be the model's, not the images'
     proven = bool(done)
-    with task.classifier.attacked(), _rows_at_once(task.classifier, batch_size):
+    crafted_on = task.crafted_on
+    with task.classifier.attacked(), crafted_on.attacked(), _rows_at_once(crafted_on, batch_size):
         while queue:
             positions = queue.pop(0)
             try:
@@ -115,11 +123,11 @@ def run_batches(
             except InvariantError:
                 raise
             except Exception as failure:
-                at_once = min(len(positions), task.classifier.batch_size or batch_size)
+                at_once = min(len(positions), crafted_on.batch_size or batch_size)
                 half = (at_once + 1) // 2
                 if out_of_memory(failure) and half < at_once:
                     notify(f"out of memory with {at_once} images: going on with {half} at a time")
-                    task.classifier.batch_size = half
+                    crafted_on.batch_size = half
                     queue = [*_cut(positions, half), *_smaller(task, queue, half)]
                     continue
                 half = (len(positions) + 1) // 2
@@ -214,28 +222,34 @@ def _run(task: Task, positions: list[int]) -> Batch:
     candidates = data.images.clone()
     attacked = clean.correct.nonzero().flatten()
     if len(attacked):
-        chosen = data.select(attacked.tolist())
-        images, labels = chosen.images.to(device), chosen.labels.to(device)
-        masks = None if chosen.masks is None else chosen.masks.to(device)
-        stream = Stream(task.seed, chosen.ids, repr(task.attack))
-        with classifier.metered(len(chosen), task.attack.queries) as meter:
-            found = task.attack.perturb(
-                classifier, images.clone(), labels.clone(), task.threat, stream, masks
-            )
-        # verification is counted, but it is not the attack's: it must not spend the attack's queries
-        with classifier.metered(len(chosen)) as checks:
-            verified = verify(classifier, images, labels, found, task.threat, masks=masks, stream=stream)
+        verified, passes = _attack(task, data.select(attacked.tolist()))
         candidates[attacked] = verified.candidates
-        foreign = [_spread(passes, len(chosen)) for passes in classifier.foreign_passes]
-        classifier.foreign_passes[:] = [0, 0]
-        forward = meter.forward + checks.forward + foreign[0]
-        backward = meter.backward + foreign[1]
         for place, row in enumerate(attacked.tolist()):
-            passes = int(forward[place]), int(backward[place])
-            records[row] = judged(records[row], verified, place, task.threat, passes)
+            records[row] = judged(records[row], verified, place, task.threat, passes[place])
     seconds = (time.perf_counter() - started) / len(positions)
     outcomes = tuple(replace(record, seconds=seconds) for record in records)
     return Batch(outcomes=outcomes, candidates=candidates)
+
+
+def _attack(task: Task, chosen: Dataset) -> tuple[Verified, list[tuple[int, int]]]:
+    """Verdicts on the candidates for images read correctly, and what each cost: forward and backward passes.
+
+    With a surrogate the passes are its own, the attack's work, and those of the harness on the classifier.
+    """
+    classifier, crafted_on = task.classifier, task.crafted_on
+    images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
+    masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
+    stream = Stream(task.seed, chosen.ids, repr(task.attack))
+    with crafted_on.metered(len(chosen), task.attack.queries) as meter:
+        found = task.attack.perturb(crafted_on, images.clone(), labels.clone(), task.threat, stream, masks)
+    # verification is counted, but it is not the attack's: it must not spend the attack's queries
+    with classifier.metered(len(chosen)) as checks:
+        verified = verify(classifier, images, labels, found, task.threat, masks=masks, stream=stream)
+    foreign = [_spread(passes, len(chosen)) for passes in crafted_on.foreign_passes]
+    crafted_on.foreign_passes[:] = [0, 0]
+    forward = meter.forward + checks.forward + foreign[0]
+    backward = meter.backward + foreign[1]
+    return verified, list(zip(forward.tolist(), backward.tolist(), strict=True))
 
 
 def one_line(failure: BaseException) -> str:

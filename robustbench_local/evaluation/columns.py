@@ -20,6 +20,7 @@ from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import applicable
 from robustbench_local.evaluation.grid import Grid
 from robustbench_local.evaluation.plan import PlannedCell, Subject, cell_key
+from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
 
@@ -34,6 +35,13 @@ class Column:
     """The attack built from it."""
     limit: int | None
     """Most images it gets; None: all that the goal applies to."""
+    surrogate: str | None = None
+    """Id of the model that candidates are crafted on; None: each model by itself."""
+
+    @property
+    def name(self) -> str:
+        """The card's name; with the surrogate if there is one."""
+        return f"{self.card.name}[from={self.surrogate}]" if self.surrogate else self.card.name
 
     @property
     def rules(self) -> CardThreat:
@@ -55,10 +63,11 @@ def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column]:
     found: list[Column] = []
     for entry in grid.attacks:
         for card in find_attacks(entry.card, entry.overrides, folders):
-            if card.name in {column.card.name for column in found}:
-                raise ConfigError(f"the attack {card.name!r} is listed twice", where="attacks")
             attack = make_attack(card.method, card.parameters)
-            found.append(Column(card=card, attack=attack, limit=entry.limit))
+            column = Column(card=card, attack=attack, limit=entry.limit, surrogate=entry.transfer_from)
+            if column.name in {other.name for other in found}:
+                raise ConfigError(f"the attack {column.name!r} is listed twice", where="attacks")
+            found.append(column)
     return found
 
 
@@ -77,16 +86,23 @@ def plan_cells(
         RobustbenchError: If an attack could not run on any model like this one.
     """
     position = 0
+    by_id = {subject.id: subject for subject in subjects}
     for subject in subjects:
         given = {"data": subject.data.digest(), "seed": str(grid.seed), "code": code}
         for defense in grid.defenses:
             for column in columns:
-                yield _plan_cell(grid, subject, column, given | {"defense": defense}, position)
+                surrogate = by_id[column.surrogate] if column.surrogate else None
+                yield _plan_cell(grid, subject, column, surrogate, given | {"defense": defense}, position)
                 position += 1
 
 
 def _plan_cell(
-    grid: Grid, subject: Subject, column: Column, given: dict[str, str], position: int
+    grid: Grid,
+    subject: Subject,
+    column: Column,
+    surrogate: Subject | None,
+    given: dict[str, str],
+    position: int,
 ) -> PlannedCell:
     card, attack, names = column.card, column.attack, subject.data.class_names
     sources = resolve_classes(column.rules.sources, names)
@@ -100,12 +116,16 @@ def _plan_cell(
         "limit": str(column.limit),
     }
     identity = {"model": subject.digest, **given, **what}
+    notes = [attack.note((surrogate or subject).classifier, threat)]
+    if surrogate:
+        identity["surrogate"] = surrogate.digest
+        notes.append(transfer_note(surrogate.id))
     record = CellRecord(
-        key=cell_key({**identity, "id": subject.id, "name": card.name}),
+        key=cell_key({**identity, "id": subject.id, "name": column.name}),
         position=position,
         model=subject.id,
         defense=given["defense"],
-        attack=card.name,
+        attack=column.name,
         card=card.base,
         norm=threat.norm,
         eps=threat.eps,
@@ -117,13 +137,19 @@ def _plan_cell(
         excluded=len(subject.data) - len(everyone),
         parameters={"method": card.method, **asdict(attack)},
         identity=identity,
-        note=attack.note(subject.classifier, threat),
-        knowledge=attack.knowledge,
+        note="; ".join(filter(None, notes)),
+        knowledge="transfer" if surrogate else attack.knowledge,
+        surrogate=column.surrogate,
         measure=attack.measure,
     )
-    skipped = _reason_to_skip(attack, threat, subject, len(positions))
     return PlannedCell(
-        record=record, subject=subject, attack=attack, threat=threat, positions=positions, skipped=skipped
+        record=record,
+        subject=subject,
+        attack=attack,
+        threat=threat,
+        positions=positions,
+        skipped=_reason_to_skip(attack, threat, subject, surrogate, len(positions)),
+        surrogate=surrogate,
     )
 
 
@@ -134,12 +160,19 @@ def _limited(data: Dataset, positions: Tensor, limit: int | None, seed: int) -> 
     return positions[chosen]
 
 
-def _reason_to_skip(attack: Attack, threat: ThreatModel, subject: Subject, count: int) -> str | None:
+def _reason_to_skip(
+    attack: Attack, threat: ThreatModel, subject: Subject, surrogate: Subject | None, count: int
+) -> str | None:
     """Why a cell cannot run on this model; what is wrong whatever the model is raised instead."""
     if not count:
         return "no image of the data has this goal: none is of a source class outside the targets"
     if threat.region == "mask" and subject.data.masks is None:
         return "the threat is confined to a mask, and the data have none"
+    if surrogate and surrogate.digest == subject.digest:
+        return "the candidates are crafted on this very model: that would be no transfer"
+    if surrogate:
+        check_surrogate(attack, threat, surrogate.classifier, surrogate.data, subject.data)
+        return None
     try:
         attack.check(threat, subject.classifier)
     except RobustbenchError as problem:

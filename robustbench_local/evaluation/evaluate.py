@@ -22,6 +22,7 @@ from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import Task, applicable, run_batches
 from robustbench_local.evaluation.plan import cell_key
+from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
 from robustbench_local.threat import ThreatModel
@@ -41,6 +42,8 @@ class EvaluationResult:
     """One row an image, with the columns of outcomes.csv."""
     adversarial: Tensor
     """(N, C, H, W): verified candidates, the original where there is none."""
+    surrogate: str | None = None
+    """Name of the model that the candidates were crafted on; None: the classifier itself."""
     notes: tuple[str, ...] = ()
     """What a reader has to know about the model, the data and the attack."""
 
@@ -60,9 +63,9 @@ class EvaluationResult:
         return clopper_pearson(self.tally.broken, self.tally.clean_correct)
 
     def __repr__(self) -> str:
-        return (
-            f"EvaluationResult({self.attack!r}, {self.threat.name}, robust_accuracy={self.robust_accuracy})"
-        )
+        origin = f", from {self.surrogate}" if self.surrogate else ""
+        what = f"{self.attack!r}, {self.threat.name}{origin}"
+        return f"EvaluationResult({what}, robust_accuracy={self.robust_accuracy})"
 
 
 def evaluate(
@@ -75,6 +78,7 @@ def evaluate(
     targets: Sequence[int | str] = (),
     sources: Sequence[int | str] = (),
     transformation: str | None = None,
+    surrogate: Classifier | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -91,6 +95,8 @@ def evaluate(
         targets: Classes, by index or name, that the attacker wants to be read; empty: any wrong one.
         sources: Attack only images of these classes.
         transformation: Which corruption, with ``norm="corruption"``.
+        surrogate: Another classifier of the same classes to craft the candidates on: a transfer attack, which
+            never sees ``classifier``. It is moved to the classifier's device.
         seed: Decides every random draw.
         batch_size: Images in a pass; None chooses by the size of the images. No influence on verdicts.
         device: Where to compute; None leaves the classifier where it is.
@@ -116,7 +122,10 @@ def evaluate(
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
     method, rules = _resolve(attack, overrides, [Path(folder) for folder in cards])
     threat = rules.model(resolve_classes(rules.targets, fitted.class_names))
-    method.check(threat, classifier)
+    if surrogate is None:
+        method.check(threat, classifier)
+    else:
+        _check_transfer(method, threat, classifier, surrogate, known, fitted)
     positions = applicable(fitted, threat, resolve_classes(rules.sources, fitted.class_names))
     if not len(positions):
         raise DataError("no image is of a source class and outside the targets", where=fitted.name)
@@ -124,7 +133,15 @@ def evaluate(
     key = cell_key(
         {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
     )
-    task = Task(key=key, classifier=classifier, data=chosen, attack=method, threat=threat, seed=seed)
+    task = Task(
+        key=key,
+        classifier=classifier,
+        data=chosen,
+        attack=method,
+        threat=threat,
+        seed=seed,
+        surrogate=surrogate,
+    )
     heard: list[str] = []
     size = batch_size or default_batch_size(chosen.images)
     batches = list(run_batches(task, batch_size=size, notify=heard.append))
@@ -132,7 +149,8 @@ def evaluate(
     notes = (
         *classifier.notes,
         *fitted.notes,
-        method.note(classifier, threat),
+        method.note(task.crafted_on, threat),
+        transfer_note(surrogate.name) if surrogate else "",
         *method.warnings(threat),
         *heard,
     )
@@ -142,8 +160,24 @@ def evaluate(
         tally=tally(rows),
         outcomes=frame(rows),
         adversarial=torch.cat([batch.candidates for batch in batches]),
+        surrogate=surrogate.name if surrogate else None,
         notes=tuple(note for note in notes if note),
     )
+
+
+def _check_transfer(
+    attack: Attack,
+    threat: ThreatModel,
+    classifier: Classifier,
+    surrogate: Classifier,
+    known: Dataset,
+    fitted: Dataset,
+) -> None:
+    """Bring the surrogate to the classifier and see that the attack can be carried out on it."""
+    if surrogate is classifier:
+        raise ConfigError("the surrogate is the classifier itself", remedy="leave surrogate out")
+    own = fit_labels(known, surrogate.num_classes, surrogate.class_names)
+    check_surrogate(attack, threat, surrogate.to(classifier.device), own, fitted)
 
 
 def frame(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:

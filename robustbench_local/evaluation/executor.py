@@ -81,7 +81,7 @@ class _Runner:
 
     def _measured_size(self) -> int:
         """The model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""
-        subject, known = self.cell.subject, self.store.meta("batch sizes", {})
+        subject, known = self.cell.crafted_on, self.store.meta("batch sizes", {})
         if subject.id not in known:
             known[subject.id] = tune_batch_size(subject.classifier, subject.data.images)
             self.store.update_meta({"batch sizes": known})

@@ -67,16 +67,20 @@ class ModelEntry(Strict):
 
 
 class AttackEntry(Strict):
-    """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...)."""
+    """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...).
+
+    With ``transfer_from``, a model's id, candidates are crafted on that model and judged on all others.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     card: str
     limit: Annotated[int, Field(ge=1)] | None = None
+    transfer_from: str | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Everything but the name of the card."""
+        """What is changed in the card."""
         return dict(self.model_extra or {})
 
 
@@ -131,6 +135,9 @@ class Grid(Strict):
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
             raise ValueError(f"the model id {twice[0]!r} is used twice")
+        for entry in self.attacks:
+            if entry.transfer_from is not None:
+                _check_surrogate(entry.transfer_from, ids)
         for gate in self.gates:
             if gate.model is not None and gate.model not in ids:
                 raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
@@ -140,7 +147,8 @@ class Grid(Strict):
         """The grid with every default written out, as plain data."""
         content = self.model_dump(mode="json", by_alias=True)
         content["attacks"] = [
-            {"card": entry.card, "limit": entry.limit, **entry.overrides} for entry in self.attacks
+            {**entry.model_dump(include={"card", "limit", "transfer_from"}), **entry.overrides}
+            for entry in self.attacks
         ]
         return content
 
@@ -192,6 +200,14 @@ def example(name: str) -> str:
     if name not in examples():
         raise ConfigError(f"there is no example grid {name!r}", remedy=did_you_mean(name, examples()))
     return (resources.files("robustbench_local") / "examples" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _check_surrogate(surrogate: str, ids: list[str]) -> None:
+    """Refuse a ``transfer_from`` that names no model of the grid, or the only one."""
+    if surrogate not in ids:
+        raise ValueError(f"transfer_from names the model {surrogate!r}; {did_you_mean(surrogate, ids)}")
+    if len(ids) == 1:
+        raise ValueError("transfer_from needs a second model, to judge the candidates on")
 
 
 def _named(grid: Grid, name: str) -> Grid:
