@@ -22,8 +22,10 @@ ATTACKS: Registry[Attack] = Registry(
     Attack,  # type: ignore[type-abstract]  # compared with, never built
     {
         "autoattack": "robustbench_local.attacks.foreign:AutoAttack",
+        "boundary": "robustbench_local.attacks.boundary:Boundary",
         "corruption": "robustbench_local.attacks.corruption:Corruption",
         "fgsm": "robustbench_local.attacks.fgsm:FGSM",
+        "hopskipjump": "robustbench_local.attacks.hopskipjump:HopSkipJump",
         "pgd": "robustbench_local.attacks.pgd:PGD",
         "spatial": "robustbench_local.attacks.spatial:Spatial",
         "mi-fgsm": "robustbench_local.attacks.momentum:MIFGSM",
