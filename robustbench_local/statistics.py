@@ -1,4 +1,4 @@
-"""How sure the numbers are: exact intervals for shares, an exact test for two models on the same images."""
+"""How sure the numbers are: exact intervals for shares and medians, an exact test for paired images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import numpy as np
 from scipy.special import betainc, betaincinv
 
 
@@ -63,6 +64,32 @@ class Comparison:
         return self.p_value < alpha
 
 
+@dataclass(frozen=True, kw_only=True)
+class Quartiles:
+    """Where a quarter, half and three quarters of ``n`` distances end, with an interval for the median.
+
+    Infinity stands for a distance that is larger than anyone looked for. With no distances all are NaN.
+    """
+
+    lower: float
+    """At least a quarter of the distances are this or less."""
+    median: float
+    """At least half are this or less."""
+    upper: float
+    """At least three quarters are this or less."""
+    low: float
+    """Lower end of the median's interval; 0 where there are too few distances for one."""
+    high: float
+    """Upper end of the median's interval; infinite where there are too few distances for one."""
+    n: int
+    """Number of distances."""
+
+    @property
+    def known(self) -> bool:
+        """Whether there was any distance."""
+        return self.n > 0
+
+
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     """Exact interval for a share: never covers less than ``level``, whatever the true share.
 
@@ -108,6 +135,27 @@ def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
     low = 0.0 if k == 0 else max(0.0, centre - half)
     high = 1.0 if k == n else min(1.0, centre + half)
     return Estimate(value=share, low=low, high=high, n=n, level=level)
+
+
+def quartiles(distances: Sequence[float], level: float = 0.95) -> Quartiles:
+    """Quartiles that are distances which occurred, and an exact interval for the median.
+
+    Args:
+        distances: At least 0; infinity where it is only known that the distance is beyond reach.
+        level: Confidence of the interval, in (0, 1).
+
+    Source: the interval between two order statistics, which holds for every distribution (Thompson 1936).
+    """
+    count = len(distances)
+    if not count:
+        return Quartiles(lower=math.nan, median=math.nan, upper=math.nan, low=math.nan, high=math.nan, n=0)
+    ordered = sorted(distances)
+    lower, median, upper = (ordered[math.ceil(share * count) - 1] for share in (0.25, 0.5, 0.75))
+    ranks = np.arange(1, count + 1)
+    # P(fewer than rank of the distances lie below the true median), as an incomplete beta function
+    spare = int(np.sum(betainc(count - ranks + 1, ranks, 0.5) <= (1 - level) / 2))
+    low, high = (ordered[spare - 1], ordered[count - spare]) if spare else (0.0, math.inf)
+    return Quartiles(lower=lower, median=median, upper=upper, low=low, high=high, n=count)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:

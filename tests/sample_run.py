@@ -26,6 +26,8 @@ HOSTILE_CLASSES = (
 STOP = 10
 SPEED_LIMITS = tuple(range(8))
 LINF_8 = 8 / 255
+SCALE = {"Linf": 255, "L2": 14, "L1": 0.6, "spatial": 0.2, "corruption": 0.8}
+"""How far the unit of each threat reaches: images give in at a radius in 255ths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Sample:
     gates: tuple[dict[str, Any], ...] = ()
     statuses: dict[tuple[str, str], str] = field(default_factory=dict)
     """(model, attack) -> a status to leave that cell in, instead of ``done``."""
+    plans: tuple[Plan, ...] | None = None
+    """Columns of the grid, instead of ``PLANS``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,9 @@ class Plan:
     targets: tuple[int, ...] = ()
     sources: tuple[int, ...] = ()
     note: str = ""
+    knowledge: str = "white-box"
+    surrogate: str | None = None
+    measure: str = "ball"
 
 
 PLANS = (
@@ -83,7 +90,8 @@ def build(directory: Path, sample: Sample | None = None) -> Path:
     with RunStore.create_or_open(directory, resolved="schema: 1\n", identity={"grid": "sample"}) as store:
         for key, value in _about(sample).items():
             store.set_meta(key, value)
-        cells = [(model, plan) for model in sample.models for plan in PLANS]
+        plans = PLANS if sample.plans is None else sample.plans
+        cells = [(model, plan) for model in sample.models for plan in plans]
         for position, (model, plan) in enumerate(cells):
             _write_cell(store, sample, position, model, plan)
         for event in _events():
@@ -126,6 +134,7 @@ def _write_cell(store: RunStore, sample: Sample, position: int, model: str, plan
         images=len(chosen), excluded=len(labels) - len(chosen),
         parameters={"attack": plan.card.split("-")[0].upper(), "steps": plan.passes[1]},
         identity={"model": f"digest-of-{model}", "seed": "0"}, note=plan.note,
+        knowledge=plan.knowledge, surrogate=plan.surrogate, measure=plan.measure,
     )  # fmt: skip
     store.put_cell(cell)
     if failing:
@@ -153,7 +162,8 @@ def _outcome(
     correct = rng.random() < (0.94 if hardened else 0.985)
     radius = rng.lognormal(np.log(8.6 if hardened else 1.6), 0.55)
     wrong, targeted_hit = (label + 1 + int(rng.integers(3))) % len(sample.class_names), rng.random() < 0.8
-    reach = plan.strength * (plan.eps * 255 if plan.norm == "Linf" else plan.eps * 14)
+    reach = plan.strength * plan.eps * SCALE[plan.norm]
+    size = plan.eps * (radius / reach if _stops_short(plan, radius, reach) else 1)
     gives_in = bool(correct and radius < reach)
     if plan.targets:
         wrong = int(rng.choice(plan.targets)) if targeted_hit else (label + 1) % len(sample.class_names)
@@ -164,14 +174,19 @@ def _outcome(
         adversarial_prediction=(wrong if gives_in else label) if correct else wrong,
         clean_correct=correct, broken=broken, moved_elsewhere=gives_in and not broken,
         margin=float(radius - reach) if correct else -1.0, fragile=abs(radius - reach) < 0.01,
-        linf=plan.eps if plan.norm == "Linf" else 0.06,
-        l2=plan.eps * 40 if plan.norm == "Linf" else plan.eps, l1=30.0,
+        linf=size if plan.norm == "Linf" else 0.06,
+        l2=size * 40 if plan.norm == "Linf" else size, l1=size if plan.norm == "L1" else 30.0,
         broken_8bit=(rng.random() > 0.02) if broken else None,
         forward_passes=9 if broken else plan.passes[0], backward_passes=7 if broken else plan.passes[1],
         seconds=plan.passes[0] * 2e-4, status="ok" if correct else "clean-wrong",
         original_hash=f"{image:016x}", adversarial_hash=f"{image + 1:016x}",
     )  # fmt: skip
     return _accident(row, plan)
+
+
+def _stops_short(plan: Plan, radius: float, reach: float) -> bool:
+    """Whether the attack stops at the image's own radius instead of at eps."""
+    return plan.measure == "distance" and radius < reach
 
 
 def _accident(row: OutcomeRecord, plan: Plan) -> OutcomeRecord:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustbench_local.statistics import Estimate, clopper_pearson, mcnemar, wilson, worst_case
+from robustbench_local.statistics import Estimate, clopper_pearson, mcnemar, quartiles, wilson, worst_case
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
@@ -135,3 +135,31 @@ def test_the_worst_case_is_at_most_the_worst_attack(verdicts):
 def test_the_worst_case_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one attack"):
         worst_case([])
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(5, 0, math.inf), (6, 1, 6), (10, 2, 9), (25, 8, 18), (100, 40, 61)]
+)
+def test_the_medians_interval_lies_between_the_tabulated_ranks(count, low, high):
+    """Ranks as printed in tables of nonparametric 95 % intervals for the median."""
+    found = quartiles(range(count, 0, -1))
+    assert (found.low, found.high, found.n) == (low, high, count)
+    assert found.median == math.ceil(count / 2)
+
+
+@pytest.mark.parametrize("count", [6, 9, 16, 41])
+def test_the_medians_interval_covers_it_and_is_the_shortest_that_does(count):
+    """Summed over all ways in which the values may fall to either side of the true median."""
+
+    def missed(rank: int) -> float:
+        return 2 * sum(comb(count, below) for below in range(rank)) / 2**count
+
+    rank = int(quartiles(range(1, count + 1)).low)
+    assert missed(rank) <= 0.05 < missed(rank + 1)
+
+
+def test_quartiles_are_distances_that_occurred_and_infinite_ones_count():
+    found = quartiles([3.0, math.inf, 1.0, math.inf, 2.0, math.inf, 4.0])
+    assert (found.lower, found.median, found.upper) == (2.0, 4.0, math.inf)
+    assert not quartiles([]).known
+    assert math.isnan(quartiles([]).median)

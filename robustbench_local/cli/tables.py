@@ -30,13 +30,15 @@ def results_table(results: dict[str, Any]) -> Table:
     for column in ("clean", "robust", "95 % interval", "n", "success"):
         table.add_column(column, justify="right")
     for cell in results["cells"]:
-        if cell["standing"] == "done":
+        if cell["surrogate"] == cell["model"]:
+            continue  # nothing transfers from a model to itself
+        if cell["standing"] != "done":
+            table.add_row(_subject(cell), _attack(cell), "", f"[red]{cell['standing']}[/]", "", "", "")
+        elif cell["norm"] != "corruption":
             shares = [estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
-            table.add_row(_subject(cell), escape(cell["attack"]), *_numbers(*shares))
-        else:
-            table.add_row(
-                _subject(cell), escape(cell["attack"]), "", f"[red]{cell['standing']}[/]", "", "", ""
-            )
+            table.add_row(_subject(cell), _attack(cell), *_numbers(*shares))
+    for found in results["corruptions"]:
+        _add_corruptions(table, found)
     table.add_section()
     for worst in results["worst_case"]:
         if len(worst["attacks"]) == 1 and worst["complete"]:
@@ -47,6 +49,25 @@ def results_table(results: dict[str, Any]) -> Table:
             _subject(worst), f"worst case, {worst['threat']}{missing}", *_numbers(*shares), style="bold"
         )
     return table
+
+
+def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
+    """Up to 75 cells in one row: the report has each of them."""
+    clean, mean = estimate(found["clean_accuracy"]), estimate(found["mean"])
+    kinds = len(found["corruptions"])
+    name = f"mean over {kinds} corruption{'s' if kinds > 1 else ''}"
+    unfinished = "" if found["complete"] else " [red](incomplete)[/]"
+    table.add_row(
+        _subject(found), f"{name}{unfinished}", percent(clean.value), percent(mean.value), interval(mean),
+        str(mean.n), "",
+    )  # fmt: skip
+
+
+def _attack(cell: dict[str, Any]) -> str:
+    """The attack, and what it saw where that was not everything."""
+    if cell["knowledge"] == "white-box" or cell["norm"] == "corruption":
+        return escape(cell["attack"])
+    return escape(f"{cell['attack']} ({cell['knowledge']})")
 
 
 def say_gates(verdict: GateReport, console: Console) -> None:

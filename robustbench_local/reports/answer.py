@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robustbench_local.reports.corruptions import make_corruptions
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
 from robustbench_local.reports.findings import is_guessing
 from robustbench_local.reports.words import budget, counted, full, isolated, listing, p_value, permission
@@ -22,6 +23,8 @@ def question(evidence: Evidence) -> str:
         may = f"when an attacker may {permission(threat.norm, threat.eps)}"
         return f"How often is {who} right {may}?"
     cell = next((cell for cell in evidence.cells if cell.targeted), None)
+    if cell is None and any(cell.corrupted for cell in evidence.cells):
+        return f"How often is {who} right on images that noise, blur, weather or compression have spoiled?"
     if cell is None:
         return "How often are the models right when someone works against them?"
     sources, targets = _classes(evidence, cell)
@@ -86,13 +89,29 @@ def _comparison(pair: Pair) -> str:
 
 
 def _targeted_answer(evidence: Evidence) -> str:
-    done = [cell for cell in evidence.cells if cell.targeted and cell.done and cell.attack_success.known]
+    done = [cell for cell in evidence.cells if cell.done and _says_something(cell)]
     if not done:
-        return "Not known yet: no attack has been carried through."
+        return _average_answer(evidence)
     several = len({(cell.record.norm, cell.record.eps) for cell in done}) > 1
     parts = [f"{_named(cell, several)}: {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
     basis = "of the images that are read correctly untouched"
     return f"{'; '.join(parts)}, {basis}; stronger attacks can only raise this."
+
+
+def _says_something(cell: CellResult) -> bool:
+    return cell.targeted and not cell.transferred and cell.attack_success.known
+
+
+def _average_answer(evidence: Evidence) -> str:
+    """Where nobody attacked the models themselves: corruptions, if there are any."""
+    maps = [one for one in make_corruptions(evidence) if one.mean.overall.estimate.known]
+    if maps:
+        shown = (f"{isolated(str(one.subject))}: {full(one.mean.overall.estimate)}" for one in maps)
+        basis = f"on average over {counted(len(maps[0].rows), 'corruption')} and the severities tried"
+        return f"{'; '.join(list(shown)[:MOST_SUBJECTS])}, {basis}; an adversary can do worse."
+    if any(cell.transferred and cell.done for cell in evidence.cells):
+        return "Not known: attacks were only transferred from other models, none worked on these."
+    return "Not known yet: no attack has been carried through."
 
 
 def _named(cell: CellResult, several: bool) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
 from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.curves import Panel, make_panels
-from robustbench_local.reports.evidence import Evidence
+from robustbench_local.reports.distances import DistanceGroup, make_groups
+from robustbench_local.reports.evidence import CellResult, Evidence
 from robustbench_local.reports.findings import Finding, find
 from robustbench_local.reports.gallery import Exhibit, make_gallery
 from robustbench_local.reports.gate import GateReport, judge_evidence
 from robustbench_local.reports.heatmap import HeatMap, make_heatmap
 from robustbench_local.reports.matrix import TargetMatrix, make_matrices
+from robustbench_local.reports.transfer import TransferMatrix, make_transfers
 from robustbench_local.store import RunStore
 
 
@@ -33,6 +36,22 @@ class Content:
     """Adversarial images."""
     matrices: tuple[TargetMatrix, ...]
     """Targeted attacks."""
+    distances: tuple[DistanceGroup, ...] = ()
+    """Attacks that measure how far each image is from its nearest adversarial one."""
+    transfers: tuple[TransferMatrix, ...] = ()
+    """Attacks whose candidates were made on another model."""
+    corruptions: tuple[CorruptionMap, ...] = ()
+    """Accuracy on corrupted images."""
+
+    @property
+    def seen_less(self) -> bool:
+        """Whether some attacker saw less of a model than its gradients."""
+        return any(cell.record.knowledge != "white-box" for cell in self.attackers)
+
+    @property
+    def attackers(self) -> list[CellResult]:
+        """The cells in which somebody attacked: neither corruptions nor transfers to the same model."""
+        return [cell for cell in self.evidence.cells if not (cell.corrupted or cell.to_itself)]
 
 
 def read_content(store: RunStore) -> Content:
@@ -46,4 +65,7 @@ def read_content(store: RunStore) -> Content:
         panels=tuple(make_panels(evidence)),
         exhibits=tuple(make_gallery(store, evidence)),
         matrices=tuple(make_matrices(store, evidence)),
+        distances=tuple(make_groups(evidence)),
+        transfers=tuple(make_transfers(evidence)),
+        corruptions=tuple(make_corruptions(evidence)),
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
+from statistics import median
 
 from robustbench_local.reports.evidence import (
     CellResult,
     Evidence,
+    Spending,
     Standing,
     Subject,
     Threat,
@@ -38,6 +41,9 @@ _DATA += ("quarantined", "notes", "digest")
 _MODEL: tuple[str, ...] = ("id", "name", "defense", "source", "digest", "num_classes", "parameters", "access")
 _MODEL += ("notes", "provenance", "class_names")
 """What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
+
+_SIZES = {"Linf": "linf", "L2": "l2", "L1": "l1"}
+"""The column of an outcome that holds its distance in a norm."""
 
 
 def read_evidence(store: RunStore) -> Evidence:
@@ -71,15 +77,28 @@ def judge_cell(record: CellRecord, outcomes: Sequence[OutcomeRecord]) -> CellRes
     """Count a cell's outcomes and decide whether its numbers may be shown."""
     counts = tally(outcomes)
     standing, problem = _standing(record, counts)
-    verdicts = {row.image: _verdict(row) for row in outcomes} if standing == "done" else {}
-    return CellResult(record=record, tally=counts, verdicts=verdicts, standing=standing, problem=problem)
+    done = standing == "done"
+    measured = done and record.measure == "distance" and record.knowledge != "transfer"
+    measured &= record.norm in _SIZES
+    return CellResult(
+        record=record,
+        tally=counts,
+        verdicts={row.image: _verdict(row) for row in outcomes} if done else {},
+        standing=standing,
+        problem=problem,
+        spending=_spending(outcomes),
+        radii={row.image: _radius(row, record) for row in outcomes} if measured else {},
+    )
 
 
 def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
-    """The per-image worst case for each subject and untargeted threat."""
-    untargeted = [cell for cell in cells if not cell.targeted]
-    order = list(dict.fromkeys((cell.subject, cell.threat) for cell in untargeted))
-    ranked = sorted(untargeted, key=lambda cell: order.index((cell.subject, cell.threat)))
+    """The per-image worst case for each subject and untargeted threat.
+
+    Attacks that were transferred from another model and corruptions have no part in it.
+    """
+    attacks = [cell for cell in cells if cell.in_worst_case]
+    order = list(dict.fromkeys((cell.subject, cell.threat) for cell in attacks))
+    ranked = sorted(attacks, key=lambda cell: order.index((cell.subject, cell.threat)))
     grouped = groupby(ranked, key=lambda cell: (cell.subject, cell.threat))
     return [_worst(subject, threat, list(group)) for (subject, threat), group in grouped]
 
@@ -101,6 +120,26 @@ def _standing(record: CellRecord, counts: Tally) -> tuple[Standing, str | None]:
 def _verdict(row: OutcomeRecord) -> Verdict:
     robust = row.clean_correct and not row.broken and row.status != "error"
     return Verdict(clean_correct=row.clean_correct, broken=row.broken, robust=robust)
+
+
+def _radius(row: OutcomeRecord, record: CellRecord) -> float:
+    """Where the image broke, at most eps: the harness allows for rounding just outside the ball."""
+    if not row.broken:
+        return math.inf if _verdict(row).robust else 0.0
+    size = getattr(row, _SIZES[record.norm])
+    return min(size, record.eps) if math.isfinite(size) else 0.0
+
+
+def _spending(outcomes: Sequence[OutcomeRecord]) -> Spending:
+    attacked = [row for row in outcomes if row.clean_correct]
+    every = [row.forward_passes for row in attacked]
+    broken = [row.forward_passes for row in attacked if row.broken]
+    return Spending(
+        median=median(every) if every else None,
+        largest=max(every, default=None),
+        median_broken=median(broken) if broken else None,
+        largest_broken=max(broken, default=None),
+    )
 
 
 def _worst(subject: Subject, threat: Threat, cells: Sequence[CellResult]) -> WorstCase:
@@ -132,5 +171,6 @@ def _pointwise(cells: Sequence[CellResult], images: Sequence[str]) -> dict[str, 
 
 def _clean(record: CellRecord) -> CellRecord:
     note, error, parameters = private((record.note, record.error, record.parameters))
-    names = {key: private(getattr(record, key)) for key in ("model", "defense", "attack", "card")}
+    shown = ("model", "defense", "attack", "card", "surrogate")
+    names = {key: private(getattr(record, key)) for key in shown}
     return replace(record, note=note, error=error, parameters=parameters, **names)

@@ -27,16 +27,22 @@ class Panel:
     """The curves of all models under one norm and one kind of attack."""
 
     norm: str
-    """``Linf`` or ``L2``."""
+    """``Linf``, ``L2``, ``L1`` or ``spatial``."""
     attack: str
     """Family of the attack, or the worst case."""
     curves: tuple[Curve, ...]
     """One a model that was measured at two radii at least."""
+    every: int = 1
+    """A mark and a label stand at the first point of a curve and at each one that is this many further on."""
 
     @property
     def radii(self) -> list[float]:
-        """Every radius that some curve has, ascending, 0 included."""
-        return sorted({eps for curve in self.curves for eps, _ in curve.points})
+        """Every radius at which some curve has a mark, ascending, 0 included."""
+        return sorted({eps for curve in self.curves for eps, _ in self.marked(curve)})
+
+    def marked(self, curve: Curve) -> tuple[tuple[float, Estimate], ...]:
+        """The points of a curve that get a mark."""
+        return curve.points[:: self.every]
 
 
 def make_panels(evidence: Evidence) -> list[Panel]:
@@ -51,7 +57,7 @@ def make_panels(evidence: Evidence) -> list[Panel]:
         families = dict.fromkeys(
             family(cell.record.attack)
             for cell in evidence.cells
-            if cell.record.norm == norm and not cell.targeted
+            if cell.record.norm == norm and cell.in_worst_case
         )
         if several:
             panels.append(_panel(evidence, norm, "worst case of all attacks", _worst_points))
@@ -86,7 +92,7 @@ def _family_points(evidence: Evidence, subject: Subject, norm: str, attack: str)
         (cell.record.eps, cell.robust_accuracy)
         for cell in evidence.cells
         if cell.subject == subject
-        and not cell.targeted
+        and cell.in_worst_case
         and family(cell.record.attack) == attack
         and _whole(cell.record.norm, norm, cell.record.sources, cell.robust_accuracy)
     ]

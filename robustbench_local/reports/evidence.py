@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from robustbench_local.reports.words import budget, family
+from robustbench_local.reports.words import budget, family, sight
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
 from robustbench_local.store import CellRecord, EventRecord, Tally
 
@@ -29,16 +29,22 @@ class Threat:
     """What the attacker may do and to which images: the attacks that share it are taken together."""
 
     norm: str
-    """``Linf`` or ``L2``."""
+    """``Linf``, ``L2``, ``L1``, ``spatial`` or ``corruption``."""
     eps: float
-    """Radius in pixel units of [0, 1]."""
+    """Radius in pixel units of [0, 1]; largest angle (spatial) or severity (corruption)."""
     name: str
-    """Short name, e.g. ``linf-8``."""
+    """Short name, e.g. ``linf-8``, ``spatial-30`` or ``fog-3``."""
     sources: tuple[int, ...] = ()
     """Only images of these classes; empty: all."""
 
     def __str__(self) -> str:
-        return budget(self.norm, self.eps) + (", some classes only" if self.sources else "")
+        kind = f"{self.kind}, " if self.norm == "corruption" else ""
+        return kind + budget(self.norm, self.eps) + (", some classes only" if self.sources else "")
+
+    @property
+    def kind(self) -> str:
+        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``fog``."""
+        return self.name.rpartition("-")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,19 @@ class Subject:
         return self.model if self.defense == "none" else f"{self.model} + {self.defense}"
 
 
+class Spending(NamedTuple):
+    """Forward passes an image, over those that were read correctly untouched: only they are attacked."""
+
+    median: float | None
+    """Over all of them; None if there are none."""
+    largest: int | None
+    """Most that any of them took."""
+    median_broken: float | None
+    """Over those that broke; None if none did."""
+    largest_broken: int | None
+    """Most that any of those took."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
     """A cell with its counts. Only a cell whose ``standing`` is ``done`` has shares."""
@@ -66,8 +85,13 @@ class CellResult:
     """Image id -> verdict; empty unless done."""
     standing: Standing
     """Where the cell stands, as far as a reader is concerned."""
+    spending: Spending
+    """Forward passes over the stored outcomes."""
     problem: str | None = None
     """Why it is not done, in one line."""
+    radii: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
+    unless done and the attack measures distances."""
 
     @property
     def subject(self) -> Subject:
@@ -84,6 +108,31 @@ class CellResult:
     def targeted(self) -> bool:
         """Whether only certain classes count as success."""
         return self.record.goal == "targeted"
+
+    @property
+    def transferred(self) -> bool:
+        """Whether the candidates were crafted on another model: never mixed with attacks on this one."""
+        return self.record.knowledge == "transfer"
+
+    @property
+    def to_itself(self) -> bool:
+        """Whether it would transfer from a model to that same model: an empty place of the grid."""
+        return self.transferred and self.record.surrogate == self.record.model
+
+    @property
+    def corrupted(self) -> bool:
+        """Whether the images were corrupted by chance and not by an adversary."""
+        return self.record.norm == "corruption"
+
+    @property
+    def in_worst_case(self) -> bool:
+        """Whether it is an untargeted attack on this very model, which a worst case is made of."""
+        return not (self.targeted or self.transferred or self.corrupted)
+
+    @property
+    def sight(self) -> str:
+        """What the attacker saw of the model, in few words."""
+        return sight(self.record.knowledge, self.record.surrogate)
 
     @property
     def done(self) -> bool:
@@ -211,11 +260,11 @@ class Evidence:
 
     @property
     def headline(self) -> Threat | None:
-        """The untargeted threat that the answer is about: the one with most attacks, else the first."""
+        """The untargeted threat that the answer is about: a norm's if there is one, and with most attacks."""
         attacks = dict.fromkeys(self.threats, 0)
         for worst in self.worst_cases:
             attacks[worst.threat] = max(attacks[worst.threat], len(worst.attacks) + len(worst.missing))
-        return max(attacks, key=lambda threat: attacks[threat], default=None)
+        return max(attacks, key=lambda threat: (threat.norm != "spatial", attacks[threat]), default=None)
 
     def worst(self, subject: Subject, threat: Threat) -> WorstCase | None:
         """A subject's worst case under a threat, if the grid has one."""

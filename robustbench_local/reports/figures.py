@@ -8,17 +8,19 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from robustbench_local.reports.content import Content
+from robustbench_local.reports.corruptions import CorruptionMap
 from robustbench_local.reports.curves import Panel
 from robustbench_local.reports.evidence import Subject
 from robustbench_local.reports.fonts import drawable, font_names
 from robustbench_local.reports.gallery import Exhibit
 from robustbench_local.reports.heatmap import HeatMap, Square
 from robustbench_local.reports.matrix import TargetMatrix
-from robustbench_local.reports.words import budget, interval, norm_sign, percent, radius
+from robustbench_local.reports.transfer import TransferMatrix
+from robustbench_local.reports.words import axis, budget, interval, percent, radius
 
 INK, SOFT, RULE = "#20201d", "#5d5b54", "#d9d5cb"
 COLOURS = ("#1b5f96", "#bd4f12", "#2a7a5a", "#83479a", "#776200", "#55534d")
@@ -68,6 +70,13 @@ def _figures(content: Content) -> Iterator[tuple[str, Figure]]:
     for norm in dict.fromkeys(panel.norm for panel in content.panels):
         panels = [panel for panel in content.panels if panel.norm == norm]
         yield f"over-radius-{norm.lower()}.png", _curves(panels, names)
+    for place, group in enumerate(content.distances, start=1):
+        if group.panels:
+            yield f"how-far-{place}.png", _curves(group.panels, names)
+    for place, transfer in enumerate(content.transfers, start=1):
+        yield f"transfer-{place}.png", _transfer(transfer, names)
+    for place, corruption in enumerate(content.corruptions, start=1):
+        yield f"corruptions-{place}.png", _corruption(corruption, names)
     for place, matrix in enumerate(content.matrices, start=1):
         yield f"targets-{place}.png", _matrix(matrix, names)
     if content.exhibits:
@@ -96,13 +105,52 @@ def _heatmap(heatmap: HeatMap, names: dict[Subject, str]) -> Figure:
     return figure
 
 
-def _draw_square(axes: Axes, x: int, y: int, square: Square, *, worst: bool) -> None:
+def _transfer(matrix: TransferMatrix, names: dict[Subject, str]) -> Figure:
+    columns = [names[target] for target in matrix.targets]
+    rows = [drawable(row.surrogate, f"surrogate {place}") for place, row in enumerate(matrix.rows, start=1)]
+    attack = drawable(matrix.attack, "attack")
+    title = f"{attack}, {matrix.threat}: success on the model above, made on the one at the left"
+    figure, axes = _table(columns, rows, title)
+    for y, row in enumerate(matrix.rows):
+        for x, square in enumerate(row.squares):
+            _draw_square(axes, x, y, square, colours=HEAT.reversed())
+    return figure
+
+
+def _corruption(found: CorruptionMap, names: dict[Subject, str]) -> Figure:
+    columns = [*(f"severity {severity}" for severity in found.severities), "mean"]
+    labels = [drawable(row.label, f"corruption {place}") for place, row in enumerate(found.rows, start=1)]
+    title = f"{names[found.subject]}: accuracy, {percent(found.clean.value)} untouched, n = {found.sizes}"
+    figure, axes = _table(columns, [*labels, "mean"], title)
+    for y, row in enumerate([*found.rows, found.mean]):
+        for x, square in enumerate([*row.squares, row.overall]):
+            _draw_square(axes, x, y, square, worst=row is found.mean)
+    return figure
+
+
+def _table(columns: Sequence[str], rows: Sequence[str], title: str) -> tuple[Figure, Axes]:
+    """An empty table with names at its top and left side."""
+    size = (2.2 + 1.05 * len(columns), 1.1 + 0.5 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    figure.suptitle(title, x=0.02, ha="left", fontsize=9)
+    return figure, axes
+
+
+def _draw_square(
+    axes: Axes, x: int, y: int, square: Square, *, worst: bool = False, colours: Colormap = HEAT
+) -> None:
     known = square.estimate.known
     box = mpl.patches.Rectangle(
         (x - 0.47, y - 0.45),
         0.94,
         0.9,
-        facecolor=HEAT(square.estimate.value) if known else "none",
+        facecolor=colours(square.estimate.value) if known else "none",
         edgecolor=INK if worst else RULE,
         linewidth=1.2 if worst else 0.5,
         hatch=None if known else "////",
@@ -131,11 +179,10 @@ def _curves(panels: Sequence[Panel], names: dict[Subject, str]) -> Figure:
             low = [100 * estimate.low for _, estimate in curve.points]
             high = [100 * estimate.high for _, estimate in curve.points]
             axes.fill_between(radii, low, high, color=COLOURS[number], alpha=0.17, linewidth=0)
-            axes.plot(
-                radii, values, label=names[curve.subject], color=COLOURS[number], marker=MARKERS[number]
-            )
+            look: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number]}
+            axes.plot(radii, values, label=names[curve.subject], markevery=panel.every, **look)
         axes.set_xticks(panel.radii, [radius(eps) for eps in panel.radii])
-        axes.set(ylim=(-2, 102), xlabel=f"eps ({norm_sign(panel.norm)})")
+        axes.set(ylim=(-2, 102), xlabel=axis(panel.norm))
         axes.set_title(drawable(panel.attack, "attack"), loc="left", fontsize=9)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
+from robustbench_local.reports.masking import find_surprises
 from robustbench_local.reports.words import counted, full, interval, isolated, listing, percent
 from robustbench_local.statistics import Estimate
 
@@ -76,6 +77,8 @@ def _guessing(evidence: Evidence) -> Iterator[Finding]:
 
 def _unfinished(evidence: Evidence) -> Iterator[Finding]:
     for cell in evidence.cells:
+        if cell.to_itself:
+            continue
         reason = f": {cell.problem.rstrip('.')}" if cell.problem else ""
         if cell.standing == "void":
             text = f"{describe(cell)} is void{reason}. It does not count in any worst case."
@@ -104,6 +107,19 @@ def _changing_answers(evidence: Evidence) -> Iterator[Finding]:
             what = f"{isolated(str(subject))} reads {what}"
             text = f"{what} Its answers are not deterministic, and a single attack run overrates such models."
             yield Finding(level="warning", text=text)
+
+
+def _masking(evidence: Evidence) -> Iterator[Finding]:
+    for surprise in find_surprises(evidence):
+        kind = "Transfer" if surprise.transferred else "Black box"
+        where = f"{isolated(str(surprise.subject))} under {surprise.threat}"
+        share = f"{surprise.share.count} of {counted(surprise.share.n, 'image')}"
+        share = f"{share} ({percent(surprise.share.value)})"
+        what = f"{kind} beats white box on {where}: {share} fell to {listing(surprise.attacks)} and to no"
+        beyond = " The worst case does not count transfers: it is too high." if surprise.transferred else ""
+        why = "Its gradients mislead the attacks that follow them, or those are too weak"
+        text = f"{what} white-box attack. {why}; stronger attacks will lower its robust accuracy.{beyond}"
+        yield Finding(level="warning", text=text)
 
 
 def _few_images(evidence: Evidence) -> Iterator[Finding]:
@@ -166,7 +182,7 @@ def _toothless(evidence: Evidence) -> Iterator[Finding]:
     cells = [
         cell
         for cell in evidence.cells
-        if cell.attack_success.known and cell.tally.broken == 0 and cell.record.eps > 0 and not cell.targeted
+        if cell.attack_success.known and cell.tally.broken == 0 and cell.record.eps > 0 and cell.in_worst_case
     ]
     if cells:
         where = _each(cells, lambda cell: f"{interval(cell.attack_success)}, n = {cell.attack_success.n}")
@@ -189,6 +205,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _guessing,
     _unfinished,
     _changing_answers,
+    _masking,
     _few_images,
     _quarantine,
     _rejected,

@@ -63,10 +63,21 @@ class Exhibit:
 
 def make_gallery(store: RunStore, evidence: Evidence) -> list[Exhibit]:
     """The first broken images of each cell that kept any: a few each, so that the page stays small."""
-    broken = [cell for cell in evidence.cells if cell.done and cell.tally.broken]
+    broken = [cell for cell in _shown(evidence.cells) if cell.done and cell.tally.broken]
     share = max(1, min(MOST_IN_CELL, MOST_IN_ALL // max(len(broken), 1)))
     exhibits = (_exhibit(store, evidence, cell, share) for cell in broken[:MOST_IN_ALL])
     return [exhibit for exhibit in exhibits if exhibit is not None]
+
+
+def _shown(cells: Sequence[CellResult]) -> list[CellResult]:
+    """The attacks, and after them the hardest severity of each corruption."""
+    corrupted = [cell for cell in cells if cell.corrupted]
+    hardest: dict[str, float] = {}
+    for cell in corrupted:
+        kind = cell.threat.kind
+        hardest[kind] = max(hardest.get(kind, 0.0), cell.record.eps)
+    worst = [cell for cell in corrupted if cell.record.eps == hardest[cell.threat.kind]]
+    return [*(cell for cell in cells if not cell.corrupted), *worst]
 
 
 def png(pixels: Floats) -> bytes:

@@ -10,12 +10,14 @@ from typing import Any, Literal, get_args
 
 from robustbench_local.errors import ConfigError
 from robustbench_local.reports.counting import find_worst_cases, read_evidence
+from robustbench_local.reports.distances import measures_distance, nearest_radii, spread
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, WorstCase
-from robustbench_local.reports.words import full, listing, percent
+from robustbench_local.reports.words import distance, full, listing, percent, radius
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store import RunStore
+from robustbench_local.suggestion import did_you_mean
 
-Metric = Literal["robust_accuracy", "clean_accuracy", "attack_success"]
+Metric = Literal["robust_accuracy", "clean_accuracy", "attack_success", "median_distance"]
 Bound = Literal["lower", "estimate", "upper"]
 Level = Literal["error", "warn"]
 Ruling = Literal["pass", "fail", "inconclusive"]
@@ -33,8 +35,8 @@ class Gate:
         attack: An attack's card or name: that attack alone.
         model: Only this model; None: every model, each for itself.
         defense: Only this defense, ``none`` for models without one; None: all.
-        min: Least value that passes, in [0, 1].
-        max: Largest value that passes, in [0, 1].
+        min: Least value that passes: a share in [0, 1], or a distance.
+        max: Largest value that passes.
         on: Which end of the 95 % interval, or the estimate itself, must keep the limit.
         level: ``error`` gates decide the exit code, ``warn`` gates only speak.
 
@@ -61,8 +63,10 @@ class Gate:
                 )
         if (self.min is None) == (self.max is None):
             raise ConfigError("a gate needs either min or max", where="gates")
-        if not 0 <= self.limit <= 1:
+        if self.metric != "median_distance" and not 0 <= self.limit <= 1:
             raise ConfigError(f"a limit is a share between 0 and 1, got {self.limit}", where="gates")
+        if not (0 <= self.limit < math.inf):
+            raise ConfigError(f"a distance is 0 or more, got {self.limit}", where="gates")
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ConfigError(f"a gate on {self.metric} needs a threat or an attack", where="gates")
 
@@ -94,7 +98,8 @@ class Gate:
         sign = "\N{GREATER-THAN OR EQUAL TO}" if self.min is not None else "\N{LESS-THAN OR EQUAL TO}"
         where = f" ({self.threat or self.attack})" if self.threat or self.attack else ""
         basis = "the estimate" if self.bound == "estimate" else f"the {self.bound} bound"
-        return f"{self.metric.replace('_', ' ')}{where} {sign} {percent(self.limit)} on {basis}"
+        limit = radius(self.limit) if self.metric == "median_distance" else percent(self.limit)
+        return f"{self.metric.replace('_', ' ')}{where} {sign} {limit} on {basis}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +111,7 @@ class Verdict:
     subject: Subject | None
     """The model and defense; None if the run has none that the gate speaks of."""
     estimate: Estimate
-    """The measured value."""
+    """The measured value; of a distance, infinity where it is larger than the attacks looked for."""
     ruling: Ruling
     """``inconclusive`` when the interval straddles the limit or something is missing."""
     reason: str
@@ -169,6 +174,9 @@ def _verdicts(evidence: Evidence, gate: Gate) -> list[Verdict]:
     cells = [cell for cell in evidence.cells if _concerns(gate, cell)]
     if not cells:
         reason = "the run has no such cell"
+        threats = {cell.record.threat for cell in evidence.cells}
+        if gate.threat is not None and gate.threat not in threats:
+            reason = f"{reason}: {did_you_mean(gate.threat, threats)}"
         return [
             Verdict(
                 gate=gate, subject=None, estimate=clopper_pearson(0, 0), ruling="inconclusive", reason=reason
@@ -183,14 +191,20 @@ def _verdicts(evidence: Evidence, gate: Gate) -> list[Verdict]:
 
 
 def _concerns(gate: Gate, cell: CellResult) -> bool:
-    """Whether a cell has a say: targeted goals are only judged when their attack is named."""
+    """Whether a cell has a say: targeted goals and transfers are only judged when their attack is named."""
     record = cell.record
     return (
-        gate.model in {None, record.model}
+        not cell.to_itself
+        and gate.model in {None, record.model}
         and gate.defense in {None, record.defense}
         and gate.threat in {None, record.threat}
-        and (gate.attack in {record.card, record.attack} if gate.attack else not cell.targeted)
+        and (gate.attack in {record.card, record.attack} if gate.attack else _unnamed(cell))
+        and (gate.metric != "median_distance" or measures_distance(cell))
     )
+
+
+def _unnamed(cell: CellResult) -> bool:
+    return not (cell.targeted or cell.transferred)
 
 
 def _judge_subject(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> list[Verdict]:
@@ -198,38 +212,65 @@ def _judge_subject(gate: Gate, subject: Subject, cells: Sequence[CellResult]) ->
         estimates = [cell.clean_accuracy for cell in cells if cell.done]
         estimate = max(estimates, key=lambda one: one.n, default=clopper_pearson(0, 0))
         return [_rule(gate, subject, estimate, missing=() if estimates else ("every cell",))]
+    if gate.metric == "median_distance":
+        groups = dict.fromkeys((cell.threat, cell.targeted) for cell in cells)
+        alike = ([cell for cell in cells if (cell.threat, cell.targeted) == group] for group in groups)
+        return [_judge_distance(gate, subject, group) for group in alike]
     measure = _METRICS[gate.metric]
     alone = [
         _rule(gate, subject, measure(cell), missing=() if cell.done else (cell.record.attack,))
         for cell in cells
-        if cell.targeted
+        if not cell.in_worst_case
     ]
     worst = find_worst_cases(cells)
     return [*(_rule(gate, subject, measure(one), missing=one.missing) for one in worst), *alone]
 
 
-def _rule(gate: Gate, subject: Subject, estimate: Estimate, missing: Sequence[str]) -> Verdict:
+def _judge_distance(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:
+    """The median distance to the nearest that several attacks under one threat have found."""
+    done, record = [cell for cell in cells if cell.done], cells[0].record
+    found = spread(nearest_radii(done).values() if done else ())
+    known = Estimate(value=found.median, low=found.low, high=found.high, n=found.n)
+    ends = [distance(record.norm, end, beyond=record.eps) for end in (found.median, found.low, found.high)]
+    told = f"{ends[0]} ({ends[1]} to {ends[2]}, n = {found.n})"
+    missing = [cell.record.attack for cell in cells if not cell.done]
+    return _rule(gate, subject, known, missing, told=told, beyond=record.eps)
+
+
+def _rule(
+    gate: Gate,
+    subject: Subject,
+    estimate: Estimate,
+    missing: Sequence[str],
+    *,
+    told: str = "",
+    beyond: float = math.inf,
+) -> Verdict:
     """Compare a value with the limit.
 
-    Further attacks can only lower robust accuracy and raise attack success. So a limit that is already
-    broken stays broken whatever is missing, while a limit that is kept so far is inconclusive.
+    Further attacks can only lower robust accuracy and distances, and raise attack success. So a limit that is
+    already broken stays broken whatever is missing, while a limit that is kept so far is inconclusive.
     """
-    ruling, reason = _compare(gate, estimate)
+    told = told or full(estimate)
+    ruling, reason = _compare(gate, estimate, told, beyond)
     if missing and ruling != "fail":
-        ruling, reason = "inconclusive", f"{full(estimate)} without {listing(missing)}, which did not finish"
+        ruling, reason = "inconclusive", f"{told} without {listing(missing)}, which did not finish"
     return Verdict(gate=gate, subject=subject, estimate=estimate, ruling=ruling, reason=reason)
 
 
-def _compare(gate: Gate, estimate: Estimate) -> tuple[Ruling, str]:
+def _compare(gate: Gate, estimate: Estimate, told: str, beyond: float) -> tuple[Ruling, str]:
+    """The ruling, and the value in words; an infinite value is one that is larger than ``beyond``."""
     if not estimate.known:
         return "inconclusive", "nothing was measured"
     value = {"lower": estimate.low, "estimate": estimate.value, "upper": estimate.high}[gate.bound]
     best = estimate.high if gate.min is not None else estimate.low
+    if math.isinf(value) and gate.limit > beyond:
+        return "inconclusive", f"{told}: the attacks did not look as far as the limit"
     if _keeps(gate, value):
-        return "pass", full(estimate)
+        return "pass", told
     if gate.bound != "estimate" and _keeps(gate, best):
-        return "inconclusive", f"{full(estimate)} straddles the limit; more images would tell"
-    return "fail", full(estimate)
+        return "inconclusive", f"{told} straddles the limit; more images would tell"
+    return "fail", told
 
 
 def _keeps(gate: Gate, value: float) -> bool:

@@ -75,7 +75,7 @@ class HeatMap:
 
 
 def make_heatmap(evidence: Evidence) -> HeatMap:
-    """The heat map of all untargeted attacks."""
+    """The heat map of all untargeted attacks on the models themselves."""
     columns = tuple(column for threat in _ordered(evidence) for column in _columns(evidence, threat))
     rows = [
         Row(
@@ -97,7 +97,7 @@ def _ordered(evidence: Evidence) -> list[Threat]:
 
 
 def _columns(evidence: Evidence, threat: Threat) -> list[Column]:
-    cells = [cell for cell in evidence.cells if not cell.targeted and cell.threat == threat]
+    cells = [cell for cell in evidence.cells if cell.in_worst_case and cell.threat == threat]
     labels = attack_labels(cells)
     single = [Column(threat=threat, attack=attack, label=label) for attack, label in labels.items()]
     if len(single) < 2:
@@ -111,7 +111,7 @@ def _square(evidence: Evidence, subject: Subject, column: Column) -> Square:
     cell = _find(evidence.cells, subject, column)
     if cell is None:
         return Square(estimate=clopper_pearson(0, 0), word="not run", reason=NOT_IN_GRID)
-    return Square(estimate=cell.robust_accuracy, word=_word(cell), reason=cell.problem or "")
+    return Square(estimate=cell.robust_accuracy, word=standing_word(cell), reason=cell.problem or "")
 
 
 def _find(cells: Sequence[CellResult], subject: Subject, column: Column) -> CellResult | None:
@@ -119,14 +119,15 @@ def _find(cells: Sequence[CellResult], subject: Subject, column: Column) -> Cell
         cell
         for cell in cells
         if cell.subject == subject
-        and not cell.targeted
+        and cell.in_worst_case
         and cell.threat == column.threat
         and cell.record.attack == column.attack
     )
     return next(matching, None)
 
 
-def _word(cell: CellResult) -> str:
+def standing_word(cell: CellResult) -> str:
+    """What stands in a square that has no share."""
     if cell.standing == "partial":
         return f"partial, {cell.tally.n} of {cell.record.images}"
     return "no images" if cell.done else cell.standing

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from robustbench_local.reports import answer
 from robustbench_local.reports.content import Content
-from robustbench_local.reports.evidence import CellResult
+from robustbench_local.reports.corruptions import CorruptionMap
+from robustbench_local.reports.distances import DistanceGroup, Reach
+from robustbench_local.reports.evidence import CellResult, Threat
 from robustbench_local.reports.findings import Level
 from robustbench_local.reports.heatmap import HeatMap, Square
 from robustbench_local.reports.matrix import TargetMatrix, TargetRow
-from robustbench_local.reports.words import duration, full, percent
+from robustbench_local.reports.transfer import TransferMatrix
+from robustbench_local.reports.words import NOTHING, distance, duration, full, percent
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])")
 _TITLES: tuple[tuple[Level, str], ...] = (
@@ -40,6 +43,10 @@ def write_markdown(content: Content, figures: Sequence[str]) -> str:
         lines += [f"## {title}", "", *(f"- {escape(text)}" for text in shown), ""] if shown else []
     lines += _gates(content)
     lines += _heatmap(content.heatmap) if content.heatmap.columns else []
+    lines += [line for group in content.distances for line in _distances(group)]
+    lines += _sight(content) if content.seen_less else []
+    lines += [line for matrix in content.transfers for line in _transfer(matrix)]
+    lines += _corruptions(content.corruptions) if content.corruptions else []
     lines += [line for matrix in content.matrices for line in _matrix(matrix)]
     lines += ["## Cell by cell", "", *_cells(evidence.cells), ""]
     lines += [f"![{_figure_title(path)}]({path})" for path in figures]
@@ -84,6 +91,80 @@ def _square(square: Square) -> str:
     return f"{shown} (incomplete)" if square.estimate.known and square.reason else shown
 
 
+def _distances(group: DistanceGroup) -> list[str]:
+    head = ["model", "attack", "n", "a quarter", "half", "its 95 % interval", "three quarters", "held"]
+    rows = (_reach(one, group.threat) for one in group.reaches)
+    text = (
+        "Distance at which a quarter, half and three quarters of the images had broken, over those that are "
+        "read correctly untouched. An image that held counts as farther than the largest radius."
+    )
+    goal = ", targeted" if group.targeted else ""
+    found = [*_table(head, rows), ""] if group.reaches else []
+    problems = [f"- No distances: {escape(problem)}" for problem in group.problems]
+    return [f"## How far: {group.threat}{goal}", "", text, "", *found, *problems, *([""] if problems else [])]
+
+
+def _reach(one: Reach, threat: Threat) -> list[str]:
+    far = one.distances
+    ends = (far.lower, far.median, far.low, far.high, far.upper)
+    lower, median, low, high, upper = (distance(threat.norm, end, beyond=threat.eps) for end in ends)
+    names = [escape(str(one.subject)), escape(one.label)]
+    return [
+        *names,
+        f"{far.n:,}",
+        lower,
+        median,
+        f"{low} to {high}",
+        upper,
+        f"{one.unbroken:,}",
+    ]
+
+
+def _sight(content: Content) -> list[str]:
+    head = ["model", "attack", "saw", "attack success", "passes until broken: median, most", "in all"]
+    rows = (
+        [
+            escape(str(cell.subject)),
+            escape(cell.record.attack),
+            escape(cell.sight),
+            full(cell.attack_success) if cell.done else cell.standing,
+            _passes(cell.spending.median_broken, cell.spending.largest_broken),
+            _passes(cell.spending.median, cell.spending.largest),
+        ]
+        for cell in content.attackers
+    )
+    return ["## What the attackers saw, and what they spent", "", *_table(head, rows), ""]
+
+
+def _passes(middle: float | None, most: int | None) -> str:
+    return NOTHING if middle is None else f"{middle:,.0f}, {most:,}"
+
+
+def _transfer(matrix: TransferMatrix) -> list[str]:
+    head = ["made on", *(f"tried on {escape(str(target))}" for target in matrix.targets)]
+    rows = ([escape(row.surrogate), *(_square(square) for square in row.squares)] for row in matrix.rows)
+    basis = "among images that the attacked model reads correctly untouched"
+    text = f"Attack success under {matrix.threat}, {basis}. No worst case counts it."
+    return [f"## Transfer: {escape(matrix.attack)}", "", text, "", *_table(head, rows), ""]
+
+
+def _corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
+    severities = [f"severity {severity}" for severity in maps[0].severities]
+    text = "The average case, not an adversary: accuracy over all images, by corruption and severity."
+    lines = ["## Common corruptions", "", text, ""]
+    means = (
+        [escape(str(one.subject)), full(one.clean), *map(_square, (*one.mean.squares, one.mean.overall))]
+        for one in maps
+    )
+    lines += [*_table(["mean over corruptions", "untouched", *severities, "all severities"], means), ""]
+    for one in maps:
+        rows = (
+            [escape(row.label), *map(_square, (*row.squares, row.overall))] for row in (*one.rows, one.mean)
+        )
+        lines += [*_table([escape(str(one.subject)), *severities, "mean"], rows), ""]
+    return lines
+
+
 def _matrix(matrix: TargetMatrix) -> list[str]:
     unreadable = ["no finite answer"] if matrix.unreadable else []
     more = [f"{matrix.more_targets} other targets"] if matrix.more_targets else []
@@ -115,7 +196,7 @@ def _cells(cells: Iterable[CellResult]) -> Iterator[str]:
     rows = (
         [
             escape(str(cell.subject)),
-            escape(cell.record.attack),
+            escape(_attack(cell)),
             escape(f"{cell.standing}: {cell.problem}" if cell.problem else cell.standing),
             f"{cell.tally.n:,}",
             percent(cell.clean_accuracy.value),
@@ -127,6 +208,12 @@ def _cells(cells: Iterable[CellResult]) -> Iterator[str]:
         for cell in cells
     )
     return _table(head, rows)
+
+
+def _attack(cell: CellResult) -> str:
+    """The attack, and what it saw where that is not everything."""
+    white = cell.record.knowledge == "white-box" or cell.corrupted
+    return cell.record.attack if white else f"{cell.record.attack} ({cell.sight})"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
+from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
 from robustbench_local.reports.counting import read_evidence
+from robustbench_local.reports.distances import measures_distance, reach
 from robustbench_local.reports.evidence import CellResult, Evidence, WorstCase
 from robustbench_local.reports.findings import find
 from robustbench_local.reports.gate import GateReport, Verdict, judge_evidence
+from robustbench_local.reports.heatmap import Square
+from robustbench_local.reports.transfer import TransferMatrix, make_transfers
 from robustbench_local.reports.words import private
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
@@ -18,6 +23,7 @@ SCHEMA = 1
 """Version of the form of results.json; keys may be added within one."""
 
 JsonDict = dict[str, Any]
+_ENDS = ("value", "low", "high")
 
 
 def load_results(store: RunStore) -> JsonDict:
@@ -35,8 +41,9 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
 
     Returns:
         ``schema``, ``cells``, ``worst_case`` and ``environment`` as documented in the README, and besides
-        ``comparisons``, ``gates``, ``findings``, ``data``, ``models``, ``seed`` and ``grid``. Shares lie
-        in [0, 1]; one that is not known is ``{"value": null, ..., "reason": "..."}``.
+        ``comparisons``, ``gates``, ``findings``, ``transfers``, ``corruptions``, ``data``, ``models``,
+        ``seed`` and ``grid``. Shares lie in [0, 1]; one that is not known is
+        ``{"value": null, ..., "reason": "..."}``.
     """
     return {
         "schema": SCHEMA,
@@ -46,6 +53,8 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
         "comparisons": _comparisons(evidence),
         "gates": {"exit_code": gates.exit_code, "verdicts": [_verdict(one) for one in gates.verdicts]},
         "findings": [asdict(finding) for finding in find(evidence)],
+        "transfers": [_transfer(one) for one in make_transfers(evidence)],
+        "corruptions": [_corruption(one) for one in make_corruptions(evidence)],
         "environment": dict(evidence.environment),
         "data": dict(evidence.data),
         "models": [dict(about) for about in evidence.models],
@@ -104,7 +113,60 @@ def _cell(cell: CellResult, evidence: Evidence) -> JsonDict:
         "note": record.note,
         "key": record.key,
         "identity": private(record.identity),
+        "knowledge": record.knowledge,
+        "surrogate": record.surrogate,
+        "measure": record.measure,
+        "queries": cell.spending._asdict(),
+        **({"distance": _distance(cell)} if measures_distance(cell) and cell.done else {}),
     }
+
+
+def _distance(cell: CellResult) -> JsonDict:
+    """How far the attack had to go; null stands for farther than eps."""
+    found = reach(cell)
+    spread = found.distances
+    ends = (spread.median, spread.low, spread.high, spread.lower, spread.upper)
+    median, low, high, lower, upper = (end if math.isfinite(end) else None for end in ends)
+    points = ((step, share.as_json()) for step, share in found.points)
+    return {
+        "norm": cell.record.norm,
+        "n": spread.n,
+        "median": median,
+        "median_interval": [low, high],
+        "quartiles": [lower, median, upper],
+        "n_unbroken": found.unbroken,
+        "curve": [{"radius": step, **{key: share[key] for key in _ENDS}} for step, share in points],
+    }
+
+
+def _transfer(matrix: TransferMatrix) -> JsonDict:
+    return {
+        "attack": matrix.attack,
+        "threat": matrix.threat.name,
+        "goal": "targeted" if matrix.targeted else "untargeted",
+        "targets": [asdict(target) for target in matrix.targets],
+        "surrogates": [row.surrogate for row in matrix.rows],
+        "attack_success": [[_square(square) for square in row.squares] for row in matrix.rows],
+    }
+
+
+def _corruption(found: CorruptionMap) -> JsonDict:
+    return {
+        "model": found.subject.model,
+        "defense": found.subject.defense,
+        "clean_accuracy": found.clean.as_json(),
+        "severities": list(found.severities),
+        "corruptions": [row.label for row in found.rows],
+        "accuracy": [[_square(square) for square in row.squares] for row in found.rows],
+        "mean_by_severity": [_square(square) for square in found.mean.squares],
+        "mean_by_corruption": [_square(row.overall) for row in found.rows],
+        "mean": _square(found.mean.overall),
+        "complete": not found.mean.overall.reason,
+    }
+
+
+def _square(square: Square) -> JsonDict:
+    return square.estimate.as_json(square.reason or square.word)
 
 
 def _share(cell: CellResult, estimate: Estimate) -> JsonDict:
@@ -152,7 +214,12 @@ def _verdict(verdict: Verdict) -> JsonDict:
         **asdict(verdict.gate),
         "on": verdict.gate.bound,
         "subject": asdict(verdict.subject) if verdict.subject else None,
-        "estimate": verdict.estimate.as_json("nothing was measured"),
+        "estimate": _finite(verdict.estimate.as_json("nothing was measured")),
         "verdict": verdict.ruling,
         "reason": verdict.reason,
     }
+
+
+def _finite(estimate: JsonDict) -> JsonDict:
+    """The same with null for infinity: a distance that is larger than the attacks looked for."""
+    return {key: None if value == math.inf else value for key, value in estimate.items()}

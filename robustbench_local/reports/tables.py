@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_local.reports.counting import read_evidence
+from robustbench_local.reports.distances import measures_distance, reach
 from robustbench_local.reports.evidence import CellResult, Evidence
 from robustbench_local.reports.words import private
 from robustbench_local.statistics import Estimate
@@ -99,7 +100,22 @@ def _cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         "seconds": counts.seconds,
         "note": record.note,
         "key": record.key,
+        "knowledge": record.knowledge,
+        "surrogate": record.surrogate,
+        "measure": record.measure,
+        **{f"forward_passes_{name}": value for name, value in cell.spending._asdict().items()},
+        **_distance(cell),
     }
+
+
+def _distance(cell: CellResult) -> dict[str, float | int | None]:
+    """Quartiles of the distance; infinite ones are empty, and ``unbroken`` says how many images held."""
+    names = ("distance_lower", "distance_median", "distance_upper", "unbroken")
+    if not (cell.done and measures_distance(cell)):
+        return dict.fromkeys(names)
+    found = reach(cell)
+    spread = found.distances
+    return dict(zip(names, (spread.lower, spread.median, spread.upper, found.unbroken), strict=True))
 
 
 def _share(name: str, estimate: Estimate) -> dict[str, float | None]:

@@ -18,7 +18,9 @@ NOTHING = "\N{EM DASH}"
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s:'\"]+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_THREAT_IN_NAME = re.compile(r"-(?:linf|l2)-[0-9.]+(?=$|\[)")
+_THREAT_IN_NAME = re.compile(r"-(?:linf|l2|l1|spatial)-[0-9.]+(?=$|\[)")
+_SHIFT = 1 / 300
+"""Share of the side that a spatial attack may shift an image by, for each degree that it may turn it."""
 
 
 def percent(share: float) -> str:
@@ -56,21 +58,60 @@ def radius(eps: float) -> str:
     return f"{eps:.4g}"
 
 
+def distance(norm: str, size: float, *, beyond: float = math.inf) -> str:
+    """A distance with three digits, in 255ths where that is how people write radii.
+
+    Args:
+        norm: ``Linf``, ``L2`` or ``L1``.
+        size: In pixel units of [0, 1]; infinite if it is beyond what was looked for.
+        beyond: The largest distance that was looked for.
+    """
+    if math.isnan(size):
+        return NOTHING
+    if math.isinf(size):
+        return f">{SPACE}{radius(beyond)}" if math.isfinite(beyond) else "\N{INFINITY}"
+    return f"{_digits(255 * size)}/255" if norm == "Linf" else _digits(size)
+
+
+def times(ratio: float) -> str:
+    """A ratio of distances, at least 1; infinite where the attack missed what others found."""
+    return f"{ratio:.2f}{SPACE}\N{MULTIPLICATION SIGN}" if math.isfinite(ratio) else "\N{INFINITY}"
+
+
 def norm_sign(norm: str) -> str:
-    """The norm with its infinity sign: ``Linf`` is written with the sign, ``L2`` as it is."""
+    """The norm with its infinity sign: ``Linf`` is written with the sign, others as they are."""
     return "L\N{INFINITY}" if norm == "Linf" else norm
 
 
 def budget(norm: str, eps: float) -> str:
-    """The ball in symbols, e.g. L-infinity at most 8/255."""
-    return f"{norm_sign(norm)}{SPACE}\N{LESS-THAN OR EQUAL TO}{SPACE}{radius(eps)}"
+    """The ball in symbols, e.g. L-infinity at most 8/255; turns and shifts, or a severity, in words."""
+    at_most = f"{SPACE}\N{LESS-THAN OR EQUAL TO}{SPACE}"
+    if norm == "spatial":
+        return f"rotation{at_most}{_degrees(eps)}, shift{at_most}{_shift(eps)}"
+    if norm == "corruption":
+        return f"severity{SPACE}{radius(eps)}"
+    return f"{norm_sign(norm)}{at_most}{radius(eps)}"
 
 
 def permission(norm: str, eps: float) -> str:
     """What the attacker may do, in words that follow "an attacker may"."""
     if norm == "Linf":
         return f"change every pixel by at most {radius(eps)}"
+    if norm == "spatial":
+        return f"turn the image by up to {_degrees(eps)} and shift it by up to {_shift(eps)} of its side"
     return f"change the image by at most {radius(eps)} in {norm} norm"
+
+
+def axis(norm: str) -> str:
+    """What an axis of radii says."""
+    if norm == "spatial":
+        return "largest rotation, in degrees; shifts grow with it"
+    return f"radius eps of the {norm_sign(norm)} ball"
+
+
+def sight(knowledge: str, surrogate: str | None) -> str:
+    """What the attacker saw, in few words: ``white-box``, ``scores``, ``labels``, ``transfer from X``."""
+    return knowledge if surrogate is None else f"transfer from {isolated(surrogate)}"
 
 
 def family(attack: str) -> str:
@@ -112,6 +153,20 @@ def p_value(value: float) -> str:
     if value < 0.001:
         return f"p{SPACE}<{SPACE}0.001"
     return f"p{SPACE}={SPACE}{value:.3f}"
+
+
+def _degrees(angle: float) -> str:
+    return f"{radius(angle)}\N{DEGREE SIGN}"
+
+
+def _shift(angle: float) -> str:
+    return f"{100 * angle * _SHIFT:.3g}{SPACE}%"
+
+
+def _digits(number: float) -> str:
+    """Three significant digits, as a plain number."""
+    text = f"{number:#.3g}"
+    return f"{number:,.0f}" if "e+" in text else text.rstrip(".")
 
 
 def private(value: Any) -> Any:

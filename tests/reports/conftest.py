@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from sample_beyond import BEYOND
 from sample_run import HOSTILE_CLASSES, Sample, build
 
 from robustbench_local.reports import write_report
@@ -52,6 +53,19 @@ def hostile(tmp_path_factory) -> Written:
 @pytest.fixture(scope="session")
 def content(sample) -> Content:
     with RunStore.open_readonly(sample.run) as store:
+        return read_content(store)
+
+
+@pytest.fixture(scope="session")
+def beyond(tmp_path_factory) -> Written:
+    """A run with distances, black boxes, transfers, corruptions and a spatial attack."""
+    run = build(tmp_path_factory.mktemp("beyond") / "run", BEYOND)
+    return Written(run=run, page=write_report(run))
+
+
+@pytest.fixture(scope="session")
+def beyond_content(beyond) -> Content:
+    with RunStore.open_readonly(beyond.run) as store:
         return read_content(store)
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from robustbench_local.reports import answer, words
 from robustbench_local.reports.content import Content
+from robustbench_local.reports.distances import STEPS
 from robustbench_local.reports.evidence import Evidence
 from robustbench_local.reports.findings import is_guessing
 from robustbench_local.reports.gallery import RULE, Exhibit, Floats, png
@@ -46,7 +47,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for filter_ in (words.percent, words.interval, words.full, words.radius, words.budget, words.norm_sign):
+    for filter_ in (words.percent, words.interval, words.full, words.radius, words.budget, words.distance):
         environment.filters[filter_.__name__] = filter_
     environment.filters |= {"counted": words.counted, "listing": words.listing, "duration": words.duration}
     environment.filters |= {
@@ -54,7 +55,9 @@ def environment() -> jinja2.Environment:
         "each": each,
         "place": place,
         "size": size,
+        "times": words.times,
         "told": told,
+        "whole": whole,
         "yaml": as_yaml,
     }
     return environment
@@ -77,6 +80,7 @@ def render(content: Content) -> str:
         style_of=style_of,
         drawing=charts,
         rule=RULE,
+        steps=STEPS,
         exhibits_of=_by_attack(content.exhibits),
         attacks=_attacks(evidence),
         machine=_machine(evidence),
@@ -113,6 +117,11 @@ def unbroken(text: str) -> str:
 def each(total: int, count: int) -> str:
     """A total shared out over images."""
     return f"{total / count:,.0f}" if count else words.NOTHING
+
+
+def whole(number: float) -> str:
+    """A count as people write it."""
+    return f"{number:,.0f}"
 
 
 def as_yaml(value: Any) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from robustbench_local.reports.curves import Curve, Panel
 from robustbench_local.reports.evidence import Evidence, Subject
-from robustbench_local.reports.words import norm_sign, percent, radius
+from robustbench_local.reports.words import axis, norm_sign, percent, radius
 
 WIDTH, HEIGHT = 360, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 26, 12, 40
@@ -68,27 +68,32 @@ def make_chart(panel: Panel, style_of: dict[Subject, int]) -> Chart:
     largest = max(panel.radii)
     return Chart(
         title=f"{norm_sign(panel.norm)}, {panel.attack}",
-        description="; ".join(_describe(curve) for curve in panel.curves),
-        axis=f"radius eps of the {norm_sign(panel.norm)} ball",
+        description="; ".join(_describe(panel, curve) for curve in panel.curves),
+        axis=axis(panel.norm),
         x_ticks=_x_ticks(panel, largest),
         y_ticks=tuple(Tick(place=_y(share / 4), label=f"{25 * share}") for share in range(5)),
-        lines=tuple(_line(curve, style_of[curve.subject], largest) for curve in panel.curves),
+        lines=tuple(_line(panel, curve, style_of[curve.subject], largest) for curve in panel.curves),
     )
 
 
-def _line(curve: Curve, style: int, largest: float) -> Line:
+def _line(panel: Panel, curve: Curve, style: int, largest: float) -> Line:
     upper = [(_x(eps, largest), _y(estimate.high)) for eps, estimate in curve.points]
     lower = [(_x(eps, largest), _y(estimate.low)) for eps, estimate in curve.points]
     middle = [(_x(eps, largest), _y(estimate.value)) for eps, estimate in curve.points]
-    told = [
-        f"{curve.subject}, eps {radius(eps)}: {percent(estimate.value)}" for eps, estimate in curve.points
+    dots = [
+        (
+            _x(eps, largest),
+            _y(estimate.value),
+            f"{curve.subject}, eps {radius(eps)}: {percent(estimate.value)}",
+        )
+        for eps, estimate in panel.marked(curve)
     ]
     return Line(
         subject=curve.subject,
         style=style,
         band=_corners([*upper, *reversed(lower)]),
         path=_corners(middle),
-        dots=tuple((x, y, text) for (x, y), text in zip(middle, told, strict=True)),
+        dots=tuple(dots),
     )
 
 
@@ -104,8 +109,9 @@ def _x_ticks(panel: Panel, largest: float) -> tuple[Tick, ...]:
     return tuple(reversed(ticks))
 
 
-def _describe(curve: Curve) -> str:
-    values = ", ".join(f"{percent(estimate.value)} at {radius(eps)}" for eps, estimate in curve.points)
+def _describe(panel: Panel, curve: Curve) -> str:
+    marked = panel.marked(curve)
+    values = ", ".join(f"{percent(estimate.value)} at {radius(eps)}" for eps, estimate in marked)
     return f"{curve.subject}: {values}"
 
 
