@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
@@ -12,13 +10,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.description import describe
+from robustbench_local.errors import ConfigError, ModelError, RobustbenchError
 from robustbench_local.isolation import ModuleState, RandomStates, Settings, sound_arithmetic
 from robustbench_local.outputs import read_labels, read_logits
 from robustbench_local.passes import CountedModule, Meter
 from robustbench_local.preprocessing import Preprocessing, parse_normalization
 
 Access = Literal["gradients", "scores", "labels"]
+Precision = Literal["fp32", "bf16"]
 
 _MEMORY_SIGNS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
 
@@ -48,6 +48,8 @@ class Classifier:
         provenance: Where the model comes from, as JSON values: source, file, SHA-256; empty if unknown.
         batch_size: Images that an attack gives it at a time; None leaves it to the attack. No influence on
             verdicts.
+        search_precision: ``"fp32"``, or ``"bf16"`` for searches that are faster and miss a few breaks on
+            robust networks; successes are confirmed in float32, and so are all verdicts.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
 
     Raises:
@@ -81,6 +83,7 @@ class Classifier:
         self.notes: list[str] = []
         self.provenance: dict[str, Any] = {}
         self.batch_size: int | None = None
+        self.search_precision: Precision = "fp32"
         self.foreign_passes = [0, 0]
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
@@ -225,7 +228,7 @@ class Classifier:
         digest = hashlib.sha256()
         parts = (self.num_classes, self._prepare.normalization, self.input_size, self.access, self.output)
         digest.update(repr(parts).encode())
-        digest.update(_description(self.model).encode())
+        digest.update(describe(self.model).encode())
         if self.module is not None:
             tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
             for name, tensor in sorted(tensors.items()):
@@ -263,7 +266,9 @@ class Classifier:
         if self.module is None:
             return
         try:
-            self.module.to(self.device)
+            # a GPU convolves images fastest with the channels innermost; the numbers are the same
+            layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
+            self.module.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         except (RuntimeError, NotImplementedError) as error:
             if out_of_memory(error):
                 raise
@@ -292,7 +297,7 @@ class Classifier:
         try:
             output = self.model(given)
         except Exception as error:
-            if out_of_memory(error):
+            if out_of_memory(error) or isinstance(error, RobustbenchError):
                 raise
             shape = tuple(given.shape)
             message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
@@ -377,19 +382,6 @@ def _computing_dtype(module: nn.Module | None) -> torch.dtype:
         (p.dtype for p in module.parameters() if p.is_floating_point()) if module is not None else iter(())
     )
     return next(floats, torch.float32)
-
-
-def _description(model: Any) -> str:
-    """The layers of a module, or the source of a callable, without memory addresses."""
-    text = f"{type(model).__module__}.{type(model).__qualname__} {model!r}"
-    if not isinstance(model, nn.Module):
-        code = model if inspect.isroutine(model) else type(model)
-        text = f"{code.__module__}.{code.__qualname__}"
-        try:
-            text += inspect.getsource(code)
-        except (OSError, TypeError):
-            text += " (no source)"
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustbench_local.classifier import Precision
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.executor import execute, now
 from robustbench_local.evaluation.grid import Grid, load_grid
@@ -89,6 +90,7 @@ def run_grid(
     seed: int | None = None,
     device: str = "auto",
     batch_size: int | None = None,
+    search_precision: Precision | None = None,
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
     listener: Listener | None = None,
@@ -103,6 +105,7 @@ def run_grid(
         seed: Overrides the grid's seed.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         batch_size: Images in a pass; None measures once on each model. No influence on verdicts.
+        search_precision: ``"bf16"`` searches faster and misses some breaks; overrides the grid's.
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
         allow_code: Whether ``python:`` models may run their code.
         listener: Hears of progress.
@@ -120,6 +123,7 @@ def run_grid(
         seed=seed,
         device=device,
         batch_size=batch_size,
+        search_precision=search_precision,
         cards=cards,
         allow_code=allow_code,
     )
@@ -134,12 +138,13 @@ def prepare(
     seed: int | None = None,
     device: str = "auto",
     batch_size: int | None = None,
+    search_precision: Precision | None = None,
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
 ) -> tuple[Plan, Path]:
     """The plan of a run and its directory; nothing is written. Arguments and errors as in ``run_grid``."""
     wanted, base = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
-    wanted = _override(wanted, limit, seed)
+    wanted = _override(wanted, limit, seed, search_precision)
     directory = run_directory(wanted, out)
     folders = tuple(Path(folder) for folder in cards)
     options = Options(base=base, device=device, batch_size=batch_size, cards=folders, allow_code=allow_code)
@@ -175,13 +180,14 @@ def run_directory(grid: Grid, out: Path | str | None) -> Path:
     return directory
 
 
-def _override(grid: Grid, limit: int | None, seed: int | None) -> Grid:
-    """The grid with the command line's limit and seed."""
+def _override(grid: Grid, limit: int | None, seed: int | None, precision: Precision | None) -> Grid:
+    """The grid with the command line's limit, seed and precision."""
     if limit is not None:
         if limit < 1:
             raise ConfigError(f"limit must be at least 1, got {limit}")
         grid = grid.model_copy(update={"data": grid.data.model_copy(update={"limit": limit})})
-    return grid if seed is None else grid.model_copy(update={"seed": seed})
+    chosen = {"seed": seed, "search_precision": precision}
+    return grid.model_copy(update={key: value for key, value in chosen.items() if value is not None})
 
 
 def _describe(plan: Plan, store: RunStore) -> None:

@@ -163,3 +163,15 @@ def test_the_plan_counts_at_least_the_passes_that_are_spent(workplace):
     for planned, cell in zip(plan.cells, run.results["cells"], strict=True):
         assert cell["forward_passes"] <= planned.passes[0]
         assert cell["backward_passes"] <= planned.passes[1]
+
+
+def test_a_search_in_bf16_is_another_run_and_says_so(workplace):
+    run = run_grid("grid.yaml", out="quick", device="cpu", limit=8, search_precision="bf16")
+    with RunStore.open_readonly(run.directory) as store:
+        notes = {cell.card: cell.note for cell in store.cells()}
+    assert "searched in bf16" in notes["pgd50-linf-8"]
+    assert "searched in bf16" not in notes["fgsm-linf-8"]
+    with pytest.raises(ConfigError, match=r"search_precision: bf16 there, fp32 here"):
+        run_grid("grid.yaml", out="quick", device="cpu", limit=8)
+    sizes = RunStore.open_readonly(run.directory).meta("batch sizes")
+    assert set(sizes) == {"first", "second"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -150,6 +151,7 @@ class Engine:
         self.size = classifier.batch_size or default_batch_size(images)
         self._stream, self._early_stop, self._draws = stream, early_stop, draws
         self._between = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_QUESTIONS
+        self._half = classifier.search_precision == "bf16"
 
     def open(self) -> Tensor:
         """Rows of the images that still need work, ascending, int64."""
@@ -224,9 +226,11 @@ class Engine:
 
     def _look(self, search: Search[State], front: Front, ask: bool) -> Front | None:
         """One look at every point, and one step of the items that go on."""
-        seen = self._see(search, front)
+        with self._precision():
+            seen = self._see(search, front)
         self._offer(search, front, seen.logits)
         if ask and self._early_stop:
+            self._confirm(search, front)
             staying = ~(front.done | self.found[front.rows])
             if not bool(staying.all()):
                 front, seen = self._part(front, seen, staying)
@@ -250,6 +254,7 @@ class Engine:
         if not bool(over.any()):
             return front
         leaving = front if bool(over.all()) else front.pick(over.nonzero().flatten())
+        self._confirm(search, leaving)
         self._offer(search, leaving, self._logits(leaving))
         self._harvest(leaving)
         return None if leaving is front else front.pick((~over).nonzero().flatten())
@@ -269,6 +274,22 @@ class Engine:
         self.scores = best
         if self._early_stop:
             self.found[rows[front.done]] = True
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """The arithmetic of a look: float32, or bf16 where the user accepts to miss breaks for speed."""
+        return torch.autocast(self.images.device.type, dtype=torch.bfloat16, enabled=self._half)
+
+    def _confirm(self, search: Search[State], front: Front) -> None:
+        """Before anything is dropped: what bf16 takes for a success has to be one in float32."""
+        if not self._half or not bool(front.done.any()):
+            return
+        index = front.done.nonzero().flatten()
+        claimed = front.pick(index)
+        claimed.points = claimed.best_points
+        scores, really = search.judge(claimed, self._logits(claimed))
+        front.done[index] = really
+        # a point that failed must not outshine the next one: bf16 and float32 scores do not compare
+        front.best_scores[index] = torch.where(really, scores, -torch.inf)
 
     def _see(self, search: Search[State], front: Front) -> Seen:
         loss = search.loss(front)

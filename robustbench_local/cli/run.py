@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from robustbench_local.classifier import Precision
 from robustbench_local.cli.progress import choose_display, plan_table
 from robustbench_local.cli.tables import results_table, say_gates
 from robustbench_local.errors import ConfigError
@@ -37,6 +38,13 @@ def command(
             help="Images in a pass, or auto to measure once; no influence on verdicts.",
         ),
     ] = "auto",
+    search_precision: Annotated[
+        Precision | None,
+        typer.Option(
+            envvar="RBL_SEARCH_PRECISION",
+            help="bf16 searches faster and misses some breaks; every success is checked in fp32.",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, envvar="RBL_SEED", help="Overrides the grid's seed.")
     ] = None,
@@ -69,6 +77,7 @@ def command(
         seed=seed,
         device=device,
         batch_size=parse_batch_size(batch_size),
+        search_precision=search_precision,
         cards=cards or (),
         allow_code=allow_code,
     )

@@ -24,6 +24,11 @@ from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
 
+BF16_NOTE = (
+    "searched in bf16, which misses some breaks of robust networks; every success is confirmed in fp32"
+)
+"""What a reader has to know of a cell whose search was not in full precision."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
@@ -114,12 +119,15 @@ def _plan_cell(
         "threat": repr(threat),
         "sources": str(sources),
         "limit": str(column.limit),
+        "search": grid.search_precision if attack.refills else "fp32",
     }
     identity = {"model": subject.digest, **given, **what}
     notes = [attack.note((surrogate or subject).classifier, threat)]
     if surrogate:
         identity["surrogate"] = surrogate.digest
         notes.append(transfer_note(surrogate.id))
+    if what["search"] == "bf16":
+        notes.append(BF16_NOTE)
     record = CellRecord(
         key=cell_key({**identity, "id": subject.id, "name": column.name}),
         position=position,

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from robustbench_local.classifier import Precision
 from robustbench_local.errors import ConfigError
 from robustbench_local.strict import Strict, parse_yaml, read_yaml, validate
 from robustbench_local.suggestion import did_you_mean
-from robustbench_local.threat import FAMILIES
+from robustbench_local.threat import FAMILIES, parse_eps
 
 MAX_NAME = 100
 """Longest id of a model or name of a grid: they become file names."""
@@ -84,18 +85,35 @@ class AttackEntry(Strict):
         return dict(self.model_extra or {})
 
 
+def _read_limit(value: Any) -> Any:
+    """A distance may be written as a fraction, as a radius is."""
+    return parse_eps(value) if isinstance(value, str) else value
+
+
+Limit = Annotated[float, BeforeValidator(_read_limit), Field(ge=0)]
+
+
 class GateEntry(Strict):
     """A limit that a result must keep."""
 
-    metric: Literal["robust_accuracy", "clean_accuracy", "attack_success"] = "robust_accuracy"
+    metric: Literal["robust_accuracy", "clean_accuracy", "attack_success", "median_distance"] = (
+        "robust_accuracy"
+    )
     threat: str | None = None
     attack: str | None = None
     model: str | None = None
     defense: str | None = None
-    min: Annotated[float, Field(ge=0, le=1)] | None = None
-    max: Annotated[float, Field(ge=0, le=1)] | None = None
+    min: Limit | None = None
+    max: Limit | None = None
     on: Literal["lower", "estimate", "upper"] | None = None
     level: Literal["error", "warn"] = "error"
+
+    @field_validator("min", "max")
+    @classmethod
+    def _shares_end_at_one(cls, limit: float | None, info: ValidationInfo) -> float | None:
+        if limit is not None and limit > 1 and info.data.get("metric") != "median_distance":
+            raise ValueError(f"a limit is a share between 0 and 1, got {limit:g}")
+        return limit
 
     @model_validator(mode="after")
     def _one_limit(self) -> GateEntry:
@@ -121,6 +139,7 @@ class Grid(Strict):
     attacks: Annotated[list[AttackEntry], Field(min_length=1)]
     gates: list[GateEntry] = Field(default_factory=list)
     gallery: Annotated[int, Field(ge=0)] = 8
+    search_precision: Precision = "fp32"
 
     @field_validator("attacks", mode="before")
     @classmethod

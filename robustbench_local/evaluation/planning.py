@@ -19,7 +19,7 @@ from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject
 from robustbench_local.models.sources import load_classifier
 
-DECIDING = ("seed", "data", "models", "defenses", "attacks")
+DECIDING = ("seed", "data", "models", "defenses", "attacks", "search_precision")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
 
 
@@ -63,6 +63,8 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     columns = resolve_columns(grid, [*options.cards, *_cards_beside(options.base)])
     data = load_data(grid, options.base)
     subjects = tuple(_subject(entry, data, options) for entry in grid.models)
+    for subject in subjects:
+        subject.classifier.search_precision = grid.search_precision
     identity = _identity(grid, data, subjects)
     cells = tuple(plan_cells(grid, subjects, columns, identity["code"]))
     device = str(subjects[0].classifier.device)

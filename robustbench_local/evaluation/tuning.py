@@ -15,8 +15,10 @@ from robustbench_local.classifier import Classifier, out_of_memory
 SMALLEST, LARGEST = 8, 1024
 """Batch sizes that are tried: powers of two."""
 WORTHWHILE = 0.95
-"""A larger batch is taken if an image costs at most this share of what it costs in the smaller one."""
-LONGEST = 1.0
+"""A larger batch is worth its memory if an image costs at most this share of what it costs in a smaller one."""
+PAST = 1.5
+"""No larger batch is tried once an image costs so many times what it costs in the best one."""
+LONGEST = 0.5
 """Seconds: no larger batch is tried once a pass takes so long."""
 
 
@@ -47,7 +49,7 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
     """
     if classifier.module is None:
         return default_batch_size(images)
-    best, cost = SMALLEST, float("inf")
+    costs: dict[int, float] = {}
     size = SMALLEST
     with classifier.attacked():
         while size <= LARGEST:
@@ -58,13 +60,11 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
                 if not out_of_memory(failure) or size == SMALLEST:
                     raise
                 break
-            if seconds / size > WORTHWHILE * cost:
-                break
-            best, cost = size, seconds / size
-            if seconds > LONGEST:
+            costs[size] = seconds / size
+            if seconds > LONGEST or costs[size] > PAST * min(costs.values()):
                 break
             size *= 2
-    return best
+    return min(size for size, cost in costs.items() if cost <= min(costs.values()) / WORTHWHILE)
 
 
 def measure_speed(classifier: Classifier, images: Tensor) -> Speed:

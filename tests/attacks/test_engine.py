@@ -14,6 +14,7 @@ from robustbench_local.attacks.engine import Engine, Search, Seen, default_batch
 from robustbench_local.attacks.front import Front, Items, Rows
 from robustbench_local.attacks.objective import success_margin
 from robustbench_local.attacks.pgd import PGD, PGDSearch
+from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
@@ -216,3 +217,46 @@ def test_the_batch_fits_the_images_when_nobody_says_otherwise():
     assert default_batch_size(torch.zeros(5, 1, 28, 28)) == 256
     assert default_batch_size(torch.zeros(5, 3, 224, 224)) == 2
     assert default_batch_size(torch.zeros(0, 3, 32, 32)) >= 2
+
+
+def test_a_search_in_bf16_drops_no_image_that_holds_in_float32(small: Sample):
+    threat = ThreatModel(norm="Linf", eps="12/255")
+    looks: list[bool] = []
+
+    class Watched(Classifier):
+        def __call__(self, images, rows=None):
+            looks.append(torch.is_autocast_enabled("cpu"))
+            return super().__call__(images, rows)
+
+    def found(precision: str) -> tuple[Tensor, Tensor]:
+        classifier = Watched(small.classifier.model, num_classes=5)
+        classifier.search_precision = precision
+        engine = Engine(classifier, small.images, small.labels, small.stream(PGD()))
+        with classifier.attacked():
+            engine.run(PGDSearch(attack=PGD(steps=8), threat=threat), engine.items())
+        return engine.found, small.broken(engine.points, threat)
+
+    exact, broken = found("fp32")
+    assert not any(looks)
+    assert torch.equal(exact, broken)
+    quick, really = found("bf16")
+    assert any(looks)
+    assert not all(looks)
+    assert really[quick].all()
+    assert int((quick ^ exact).sum()) <= 3
+
+
+def test_what_bf16_takes_for_a_success_and_float32_does_not_stays_in_the_search():
+    def forward(images: Tensor) -> Tensor:
+        pixel = images.flatten(1)[:, 0]
+        ahead = 0.5 if torch.is_autocast_enabled("cpu") else -0.5
+        return torch.stack([pixel * 0, pixel - 0.7 + ahead], dim=1)
+
+    classifier = wrapped(forward, 2)
+    classifier.search_precision = "bf16"
+    images = torch.full((1, 1, 1, 1), 0.5)
+    engine = Engine(classifier, images, torch.tensor([0]), Stream(0, ("a",), "x"))
+    attack = PGD(steps=4, step_size=0.1, random_start=False)
+    with classifier.attacked():
+        engine.run(PGDSearch(attack=attack, threat=ThreatModel(norm="Linf", eps=0.4)), engine.items())
+    assert not engine.found.any()
