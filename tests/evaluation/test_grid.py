@@ -47,6 +47,8 @@ REFUSED = {
     "models: [{source: s}]": "models.0.id",
     "gates: [{threat: linf-8}]": "min or max",
     "gates: [{threat: linf-8, min: 45}]": "gates.0.min",
+    "gates: [{threat: linf-8, min: far}]": "gates.0.min",
+    "gates: [{threat: linf-8, metric: median_distance, min: -1}]": "gates.0.min",
     "gates: [{min: 0.4}]": "threat",
     "gates: [{threat: 8/255, min: 0.4}]": "linf-8",
     "gates: [{threat: linf-8, min: 0.4, model: plian}]": "plain",
@@ -65,6 +67,15 @@ def test_a_wrong_grid_is_refused_in_one_line_that_names_the_place(wrong):
     assert REFUSED[wrong] in message
     assert "\n" not in message
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("written", "limit"), [("2/255", 2 / 255), ("1.5", 1.5)])
+def test_a_limit_on_a_distance_is_written_like_a_radius(written, limit):
+    gates = f"gates: [{{metric: median_distance, threat: l2-3, min: {written}}}]"
+    read = partial(parse_yaml, where="test", error=ConfigError)
+    grid, _ = load_grid(read(SMALL) | read(gates))
+    assert grid.gates[0].min == limit
+    assert grid.resolved()["gates"][0]["min"] == limit
 
 
 BROKEN = {
