@@ -117,8 +117,10 @@ def validate(
             remedy = did_you_mean(str(problem["loc"][-1]), _known_keys(kind, problem["loc"][:-1]))
             raise error(f"unknown key {path!r}", where=where, remedy=remedy) from None
         got = problem.get("input")
-        shown = "" if problem["type"] == "missing" else f", got {str(got)[:60]!r}"
         message = problem["msg"].removeprefix("Value error, ")
+        if not path:  # a rule between several keys: the message names them
+            raise error(message, where=where) from None
+        shown = "" if problem["type"] == "missing" else f", got {str(got)[:60]!r}"
         raise error(f"{path}: {message[0].lower()}{message[1:]}{shown}", where=where) from None
 
 

@@ -103,7 +103,7 @@ class _Runner:
 
     def _finish(self, status: CellStatus, error: str | None) -> None:
         self.store.set_status(self.key, status, error)
-        if error:
+        if error and status != "skipped":  # a skipped cell's own record says why
             self._tell("error" if status == "error" else "warning", error)
         self.listener.finished(self.cell, status, self.tally, error)
 

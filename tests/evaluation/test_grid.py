@@ -53,6 +53,8 @@ REFUSED = {
     "gates: [{threat: 8/255, min: 0.4}]": "linf-8",
     "gates: [{threat: linf-8, min: 0.4, model: plian}]": "plain",
     "attacks: fgsm": "attacks",
+    "attacks: [{card: fgsm-linf-8, transfer_from: plian}]": "transfer_from names the model 'plian'",
+    "attacks: [{card: fgsm-linf-8, transfer_from: plain}]": "transfer_from needs a second model",
     "defenses: []": "defenses",
     "name: ''": "name",
 }
