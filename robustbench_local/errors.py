@@ -9,6 +9,7 @@ The tree::
     |   |-- ThreatError          2  an impossible threat model
     |   `-- LockedError          2  another process writes to this run
     |-- ModelError               3  the model cannot be loaded or used
+    |   `-- UnreachableError     3  the service that is the model does not answer
     |-- DataError                3  the data cannot be loaded or used
     |-- IncompleteError          4  stopped before the end; the same command resumes
     |   `-- StorageError         4  the disk refused; what was committed is kept
@@ -68,6 +69,10 @@ class ModelError(RobustbenchError):
     """A model cannot be loaded, or does not do what a classifier does."""
 
     exit_code = 3
+
+
+class UnreachableError(ModelError):
+    """The service that is the model does not answer; this says nothing about any image."""
 
 
 class DataError(RobustbenchError):

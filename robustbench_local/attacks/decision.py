@@ -19,7 +19,7 @@ from robustbench_local.threat import ThreatModel
 FEWEST_QUERIES = 100
 """Below this a label-only attack finds a first success and little else."""
 _CALL = 64
-"""Points that a call may hold where the batch has fewer images."""
+"""Points that a call may hold where the batch has fewer images and the classifier has no batch size."""
 _TRIES = 8
 """Random images that are tried at once for a first success."""
 _SIDES = (None, 1, 2, 4, 8)
@@ -60,7 +60,7 @@ class Decisions:
         self, classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel, queries: int
     ) -> None:
         self._classifier, self._labels, self._threat = classifier, labels, threat
-        self._call = max(len(images), _CALL)
+        self._call = classifier.batch_size or max(len(images), _CALL)
         self.images = images
         self.points = images.clone()
         self.distances = images.new_full((len(images),), torch.inf)

@@ -87,5 +87,7 @@ def _headline(text: str) -> str:
 _SOURCES = {
     "torchvision:NAME": "any classifier of torchvision, with weights: DEFAULT, a local file, or none",
     "timm:NAME": "any classifier of timm (extra)",
+    "onnx:FILE.onnx": "a black box that gives scores, run by onnxruntime (extra)",
+    "http://HOST/PATH": "a service that gives scores or labels, asked with JSON or PNG",
     "python:FILE.py:NAME": "your own code, only with --allow-code",
 }

@@ -17,7 +17,7 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier, out_of_memory
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.errors import InvariantError, RobustbenchError
+from robustbench_local.errors import InvariantError, RobustbenchError, UnreachableError
 from robustbench_local.evaluation.outcome import failed, judged, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.randomness import Stream
@@ -120,7 +120,7 @@ def run_batches(
             positions = queue.pop(0)
             try:
                 batch = _run(task, positions)
-            except InvariantError:
+            except (InvariantError, UnreachableError):
                 raise
             except Exception as failure:
                 at_once = min(len(positions), crafted_on.batch_size or batch_size)

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_v
 
 from robustbench_local.classifier import Precision
 from robustbench_local.errors import ConfigError
+from robustbench_local.models.http_client import EndpointOptions, without_credentials
 from robustbench_local.strict import Strict, parse_yaml, read_yaml, validate
 from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threat import FAMILIES, parse_eps
@@ -65,6 +66,7 @@ class ModelEntry(Strict):
     output: str | int | None = None
     sha256: str | None = None
     trust_pickle: str | None = None
+    endpoint: EndpointOptions | None = None
 
 
 class AttackEntry(Strict):
@@ -163,8 +165,10 @@ class Grid(Strict):
         return self
 
     def resolved(self) -> dict[str, Any]:
-        """The grid with every default written out, as plain data."""
+        """The grid with every default written out and no credentials of services, as plain data."""
         content = self.model_dump(mode="json", by_alias=True)
+        for model in content["models"]:
+            model["source"] = without_credentials(model["source"])
         content["attacks"] = [
             {**entry.model_dump(include={"card", "limit", "transfer_from"}), **entry.overrides}
             for entry in self.attacks

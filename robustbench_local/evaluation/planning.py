@@ -17,6 +17,8 @@ from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject
+from robustbench_local.models.endpoint import PROBE
+from robustbench_local.models.http_client import without_credentials
 from robustbench_local.models.sources import load_classifier
 
 DECIDING = ("seed", "data", "models", "defenses", "attacks", "search_precision")
@@ -113,13 +115,13 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
     )
     fitted = fit_labels(data, classifier.num_classes, classifier.class_names)
     with classifier.attacked(), torch.no_grad():
-        classifier(fitted.images[:2].to(classifier.device))
+        classifier(fitted.images[:PROBE].to(classifier.device))
     digest = classifier.digest()
     about = {
         "id": entry.id,
         "name": entry.id,
         "defense": "none",
-        "source": entry.source,
+        "source": without_credentials(entry.source),
         "digest": digest,
         "num_classes": classifier.num_classes,
         "parameters": classifier.parameter_count(),
@@ -134,6 +136,9 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
 def _identity(grid: Grid, data: Dataset, subjects: Sequence[Subject]) -> dict[str, str]:
     """Everything that decides the verdicts, flat, so that a difference can be named."""
     content = grid.resolved()
+    for model in content["models"]:
+        if model["endpoint"]:
+            model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
     flat = dict(_flatten({key: content[key] for key in DECIDING}))
     flat["data digest"] = data.digest()
     flat |= {f"digest of model {subject.id}": subject.digest for subject in subjects}

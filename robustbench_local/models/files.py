@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -35,6 +36,37 @@ def find_file(name: str, base: Path | None = None) -> Path:
     near = get_close_matches(found.name, beside, n=1)
     remedy = f"did you mean {near[0]}?" if near else "check the path"
     raise ModelError("there is no such file", where=name, remedy=remedy)
+
+
+def read_file(path: Path, *, sha256: str | None = None) -> tuple[bytes, str]:
+    """The bytes of a model's file and their SHA-256, hexadecimal.
+
+    Args:
+        path: The file.
+        sha256: What its SHA-256 must be, with or without ``sha256:`` before it.
+
+    Raises:
+        ModelError: If it cannot be read, is empty, or has another SHA-256.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=path.name) from error
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and bare_hash(sha256) != digest:
+        raise ModelError(
+            f"its SHA-256 is {digest}, not the {bare_hash(sha256)} that was recorded",
+            where=path.name,
+            remedy="get the original file again, or record the new hash if you changed it",
+        )
+    if not content:
+        raise ModelError("the file is empty", where=path.name, remedy="get it again")
+    return content, digest
+
+
+def bare_hash(sha256: str) -> str:
+    """A hash as the user wrote it, in the form that hashes have here."""
+    return sha256.removeprefix("sha256:").lower()
 
 
 def _inside(found: Path, root: Path, name: str) -> Path:

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from robustbench_local.classifier import Access
 from robustbench_local.errors import ModelError
 from robustbench_local.models.files import find_file
+from robustbench_local.models.http_client import EndpointOptions
 from robustbench_local.models.weights import Weights, fitted, load_into, read_weights
 from robustbench_local.preprocessing import Normalization
 
@@ -28,6 +30,9 @@ class Request:
         trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code.
         allow_code: Whether Python files may be run.
         base: The folder that relative paths start from.
+        access: What an attacker may use.
+        output: Which of the model's outputs holds the logits.
+        endpoint: How a service is asked.
     """
 
     weights: str | None = None
@@ -38,6 +43,9 @@ class Request:
     trust_pickle: str | None = None
     allow_code: bool = False
     base: Path | None = None
+    access: Access | None = None
+    output: str | int | None = None
+    endpoint: EndpointOptions | None = None
 
     def read(self, file: str) -> Weights:
         """Find and read a weights file under these conditions."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.models.architectures import ARCHITECTURES, find_architecture
+from robustbench_local.models.endpoint import load_endpoint
+from robustbench_local.models.http_client import EndpointOptions, is_url, without_credentials
 from robustbench_local.models.libraries import load_timm, load_torchvision
 from robustbench_local.models.loaded import Loaded, Request, with_weights
+from robustbench_local.models.onnx_model import load_onnx
 from robustbench_local.models.user_code import load_python
 from robustbench_local.models.zoo import FOLDER, find_zoo
+from robustbench_local.strict import validate
 from robustbench_local.suggestion import did_you_mean
 
 
@@ -34,12 +39,13 @@ def load_classifier(
     trust_pickle: str | None = None,
     default_classes: int | None = None,
     base: Path | None = None,
+    endpoint: EndpointOptions | Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Load a classifier; nothing in a weights file is run, and its values are checked to be finite.
 
     Args:
-        source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME`` or
-            ``python:FILE.py:NAME``.
+        source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME``,
+            ``python:FILE.py:NAME``, ``onnx:FILE``, or the URL of a service.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
         architecture: For a checkpoint: one of our networks, or ``torchvision:NAME``, ``timm:NAME``,
             ``python:FILE.py:NAME``.
@@ -56,6 +62,7 @@ def load_classifier(
         trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
         default_classes: How many classes the data have.
         base: The folder that relative paths start from; then the working directory.
+        endpoint: How a service is asked: format, key, batch, timeout, retries, rate, token.
 
     Raises:
         ConfigError: If the source, or a name in it, is unknown.
@@ -71,6 +78,9 @@ def load_classifier(
         trust_pickle=trust_pickle,
         allow_code=allow_code,
         base=base,
+        access=access,
+        output=output,
+        endpoint=_endpoint(source, endpoint),
     )
     loaded = _loader(source)(source.partition(":")[2], request)
     classifier = Classifier(
@@ -82,19 +92,21 @@ def load_classifier(
         class_names=class_names or loaded.class_names,
         access=access,
         output=output,
-        name=name or source,
+        name=name or without_credentials(source),
         device=device,
     )
     for note in loaded.notes:
         classifier.note(note)
     if loaded.unnormalized and normalize is None:
         classifier.note("no normalisation declared: it is given images in [0, 1] as they are")
-    classifier.provenance = {"source": source, **loaded.provenance}
+    classifier.provenance = {"source": without_credentials(source), **loaded.provenance}
     classifier.check_finite_weights()
     return classifier
 
 
 def _loader(source: str) -> Callable[[str, Request], Loaded]:
+    if is_url(source):
+        return lambda _, request: load_endpoint(source, request)
     kind, colon, rest = source.partition(":")
     if kind in _LOADERS and rest:
         return _LOADERS[kind]
@@ -104,6 +116,17 @@ def _loader(source: str) -> Callable[[str, Request], Loaded]:
         did_you_mean(kind, _LOADERS) if colon else f"write where it comes from, such as torchvision:{source}"
     )
     raise ConfigError(f"unknown model source {source!r}", remedy=remedy)
+
+
+def _endpoint(source: str, endpoint: EndpointOptions | Mapping[str, Any] | None) -> EndpointOptions | None:
+    """The options of a service, checked."""
+    if endpoint is None or isinstance(endpoint, EndpointOptions):
+        options = endpoint
+    else:
+        options = validate(EndpointOptions, endpoint, where="endpoint", error=ConfigError)
+    if options is not None and not is_url(source):
+        raise ConfigError(f"{source} is no service", where="endpoint", remedy="leave endpoint out")
+    return options
 
 
 def _load_checkpoint(file: str, request: Request) -> Loaded:
@@ -150,6 +173,7 @@ def _load_zoo(name: str, request: Request) -> Loaded:
 
 _LOADERS: dict[str, Callable[[str, Request], Loaded]] = {
     "checkpoint": _load_checkpoint,
+    "onnx": load_onnx,
     "python": load_python,
     "timm": load_timm,
     "torchvision": load_torchvision,

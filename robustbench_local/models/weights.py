@@ -7,7 +7,6 @@ file whose SHA-256 the user has written down as trusted.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import re
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier import first_line
 from robustbench_local.errors import ModelError, RefusedError
+from robustbench_local.models.files import bare_hash, read_file
 
 _SAFE_TORCH = (2, 10)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
@@ -66,19 +66,7 @@ def read_weights(path: Path, *, sha256: str | None = None, trust_pickle: str | N
         RefusedError: If reading it could run code: pickled objects, TorchScript, or too old a torch.
     """
     where = path.name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=where) from error
-    digest = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and _hex(sha256) != digest:
-        raise ModelError(
-            f"its SHA-256 is {digest}, not the {_hex(sha256)} that was recorded",
-            where=where,
-            remedy="get the original file again, or record the new hash if you changed it",
-        )
-    if not data:
-        raise ModelError("the file is empty", where=where, remedy="get it again")
+    data, digest = read_file(path, sha256=sha256)
     if _is_safetensors(path, data):
         return Weights(path, digest, _safetensors(data, where))
     loaded = _torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
@@ -174,7 +162,7 @@ def _safetensors(data: bytes, where: str) -> dict[str, Tensor]:
 def _is_trusted(trust_pickle: str | None, digest: str, where: str) -> bool:
     if trust_pickle is None:
         return False
-    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", trust_pickle) or _hex(trust_pickle) != digest:
+    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", trust_pickle) or bare_hash(trust_pickle) != digest:
         raise RefusedError(
             f"trust_pickle is {trust_pickle!r}, but this file is sha256:{digest}",
             where=where,
@@ -279,7 +267,3 @@ def _same_shape(tensor: Tensor, expected: Tensor) -> bool:
 def _listed(what: str, names: list[str]) -> str:
     more = ", ..." if len(names) > _SHOWN else ""
     return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})" if names else ""
-
-
-def _hex(sha256: str) -> str:
-    return sha256.removeprefix("sha256:").lower()

@@ -1,0 +1,192 @@
+"""Asking a service: one place, patience with limits, and no credentials in anything that is written down."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+from http.client import HTTPException, HTTPMessage
+from typing import IO, Annotated, Any, Literal
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from pydantic import Field
+
+from robustbench_local.classifier import first_line
+from robustbench_local.errors import ConfigError, ModelError, UnreachableError
+from robustbench_local.strict import Strict
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before the second try, doubled each time up to the longest."""
+_MOST_BYTES = 64 << 20
+_AGAIN = {408, 425, 429}
+"""Answers besides 5xx that a later try may turn into another."""
+_ABOUT_THE_IMAGES = {400, 413, 415, 422}
+"""Answers that blame what was sent, not the service."""
+
+
+class EndpointOptions(Strict):
+    """How a service takes images and gives answers; the key ``endpoint`` of a model in a grid file."""
+
+    format: Literal["json", "png"] = "json"
+    """``"json"``: up to ``batch`` images a request, exact; ``"png"``: one image, rounded to 8 bits."""
+    key: str | None = None
+    """Where the answer holds scores or labels; dots lead deeper. By default ``scores`` or ``labels``."""
+    batch: Annotated[int, Field(ge=1)] = 32
+    """Most images in a JSON request."""
+    timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Seconds until a try is given up."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 3
+    """Further tries after a timeout, a lost connection, 429 or 5xx."""
+    rate: Annotated[float, Field(gt=0)] | None = None
+    """Most requests in a second."""
+    token: str | None = None
+    """Name of the environment variable whose value is sent as ``Authorization: Bearer``."""
+
+
+class Client:
+    """Posts to one URL; redirects are not followed.
+
+    Args:
+        url: ``http://...`` or ``https://...``; a user and password in it become basic authentication.
+        options: Patience, rate and token.
+
+    Raises:
+        ConfigError: If the URL has no host, or the token's variable is not set.
+    """
+
+    def __init__(self, url: str, options: EndpointOptions) -> None:
+        self.shown = without_credentials(url)
+        self.url, user, password = _parts(url)
+        self._options = options
+        self._opener = build_opener(_NoRedirects)
+        self._headers = {"Accept": "application/json", "User-Agent": "robustbench-local"}
+        self._free_at = 0.0
+        if user is not None:
+            pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {pair}"
+        if options.token is not None:
+            secret = os.environ.get(options.token, "").strip()
+            if not secret:
+                raise ConfigError(
+                    f"the environment variable {options.token} is not set",
+                    where=self.shown,
+                    remedy="put the service's token there",
+                )
+            self._headers["Authorization"] = f"Bearer {secret}"
+
+    def post(self, body: bytes, content_type: str) -> Any:
+        """Send a body and read the JSON that comes back.
+
+        Raises:
+            UnreachableError: If there is no answer after all tries, or one that refuses every request.
+            ModelError: If the service refuses these images, or its answer is not JSON.
+        """
+        pause, problem = 0.0, ""
+        for attempt in range(self._options.retries + 1):
+            self._wait(pause)
+            try:
+                return self._parsed(self._once(body, content_type))
+            except HTTPError as error:
+                error.close()
+                self._raise_if_final(error)
+                problem, asked = f"it answers {error.code}", error.headers.get("Retry-After", "")
+                pause = float(asked) if asked.isdigit() else _FIRST_PAUSE * 2**attempt
+            except (URLError, OSError, HTTPException) as error:
+                reason = getattr(error, "reason", None)
+                problem = first_line(reason if isinstance(reason, Exception) else error)
+                pause = _FIRST_PAUSE * 2**attempt
+        raise UnreachableError(
+            f"the service does not answer, in {self._options.retries + 1} tries: {problem}",
+            where=self.shown,
+            remedy="check it, then run the same command again",
+        )
+
+    def _once(self, body: bytes, content_type: str) -> bytes:
+        headers = {**self._headers, "Content-Type": content_type}
+        request = Request(self.url, data=body, headers=headers, method="POST")  # noqa: S310 - http(s) only
+        deadline = time.monotonic() + self._options.timeout
+        with self._opener.open(request, timeout=self._options.timeout) as response:
+            parts, size = [], 0
+            while part := response.read1(1 << 16):
+                parts.append(part)
+                size += len(part)
+                if size > _MOST_BYTES:
+                    raise ModelError(f"the answer is larger than {_MOST_BYTES >> 20} MiB", where=self.shown)
+                if time.monotonic() > deadline:  # the socket's own timeout starts again with every byte
+                    raise TimeoutError("timed out")
+        return b"".join(parts)
+
+    def _wait(self, pause: float) -> None:
+        """Sleep out a pause after a failure, and what the rate asks for."""
+        now = time.monotonic()
+        start = max(now + min(pause, _LONGEST_PAUSE), self._free_at)
+        if start > now:
+            time.sleep(start - now)
+        self._free_at = start + (1 / self._options.rate if self._options.rate else 0.0)
+
+    def _parsed(self, answer: bytes) -> Any:
+        try:
+            return json.loads(answer)
+        except (ValueError, RecursionError):
+            shown = answer[:60].decode("utf-8", "replace")
+            raise ModelError(f"the service answers {shown!r}, which is not JSON", where=self.shown) from None
+
+    def _raise_if_final(self, error: HTTPError) -> None:
+        """Raise what a status means, unless a later try may end better."""
+        if error.code in _AGAIN or error.code >= 500:
+            return
+        if 300 <= error.code < 400:
+            message, remedy = f"it answers {error.code}, a redirect", "name the place it leads to"
+        elif error.code in (401, 403):
+            message, remedy = f"it answers {error.code}, not allowed", "set endpoint: {token: VARIABLE}"
+        else:
+            message, remedy = f"it answers {error.code} {error.reason}", "check the URL and the format"
+        kind = ModelError if error.code in _ABOUT_THE_IMAGES else UnreachableError
+        raise kind(message, where=self.shown, remedy=remedy) from None
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """The images go to the place that the user named, and to no other."""
+
+    def redirect_request(
+        self,
+        req: Request,  # noqa: ARG002 - the signature is urllib's
+        fp: IO[bytes],  # noqa: ARG002
+        code: int,  # noqa: ARG002
+        msg: str,  # noqa: ARG002
+        headers: HTTPMessage,  # noqa: ARG002
+        newurl: str,  # noqa: ARG002
+    ) -> None:
+        return None
+
+
+def without_credentials(source: str) -> str:
+    """A model's source without what may be secret in a URL: user, password and query; others as they are."""
+    if not is_url(source):
+        return source
+    parts = urlsplit(source)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def is_url(source: str) -> bool:
+    """Whether a model's source is a service."""
+    return source.startswith(("http://", "https://"))
+
+
+def _parts(url: str) -> tuple[str, str | None, str]:
+    """The URL to ask, and the user and password that were in it."""
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(
+            "this is not a URL with a host", where="source", remedy="write http://HOST:PORT/PATH"
+        )
+    bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/", parts.query, ""))
+    user = None if parts.username is None else unquote(parts.username)
+    return bare, user, unquote(parts.password or "")

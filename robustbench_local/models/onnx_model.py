@@ -1,0 +1,158 @@
+"""Models in ONNX files, run by onnxruntime: black boxes that give scores, or labels."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import first_line
+from robustbench_local.errors import ConfigError, ModelError, RefusedError
+from robustbench_local.models.files import find_file, read_file
+from robustbench_local.models.loaded import Loaded, Request
+from robustbench_local.models.onnx_data import external_locations
+
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+_ERRORS_ONLY = 3
+"""onnxruntime's level of log messages: its warnings are about speed."""
+
+
+class OnnxModel:
+    """Images (N, C, H, W) to the outputs of an ONNX graph, on the CPU.
+
+    Args:
+        session: onnxruntime's session, with one input of four dimensions.
+        where: The file, for messages.
+        identity: What decides its answers, as text: the hashes of its files.
+
+    Raises:
+        ModelError: If it does not take one batch of images, channels first.
+    """
+
+    def __init__(self, session: Any, *, where: str, identity: str) -> None:
+        self._session, self.identity = session, identity
+        inputs = session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(entry.name for entry in inputs)
+            raise ModelError(f"takes {len(inputs)} inputs ({names}), not one batch of images", where=where)
+        self._input, shape = inputs[0].name, inputs[0].shape
+        if inputs[0].type not in _TYPES or len(shape) != 4:
+            raise ModelError(
+                f"takes {inputs[0].type} {shape}, not floats (N, C, H, W)",
+                where=where,
+                remedy="export it with float images, channels first",
+            )
+        self._dtype = _TYPES[inputs[0].type]
+        self.batch, self.channels, height, width = (size if isinstance(size, int) else None for size in shape)
+        if self.channels is not None and self.channels > 4 and width is not None and width <= 4:
+            raise ModelError(
+                f"takes images {shape[1:]}, channels last",
+                where=where,
+                remedy="export it with channels first",
+            )
+        self.input_size = (height, width) if height is not None and width is not None else None
+        self.outputs = {entry.name: entry.shape for entry in session.get_outputs()}
+
+    def __call__(self, images: Tensor) -> np.ndarray | dict[str, np.ndarray]:
+        """The output, or all outputs by name where there are several, each with N rows."""
+        given = images.detach().cpu().numpy().astype(self._dtype)
+        size = self.batch or len(given)
+        parts = [self._run(given[first : first + size], size) for first in range(0, len(given), size)]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
+        return joined if len(joined) > 1 else next(iter(joined.values()))
+
+    def classes(self, output: str | int | None) -> int | None:
+        """The number of classes by the shape of an output, by default the only one; None if it is open."""
+        names = list(self.outputs)
+        name = names[output] if isinstance(output, int) and output < len(names) else output
+        if name is None and len(names) == 1:
+            name = names[0]
+        shape = self.outputs.get(str(name), ())
+        return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
+
+    def _run(self, images: np.ndarray, size: int) -> dict[str, np.ndarray]:
+        count = len(images)
+        if (
+            count < size
+        ):  # a graph of fixed batch size gets copies of the last image, and their rows are dropped
+            images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
+        found = self._session.run(None, {self._input: images})
+        return {name: value[:count] for name, value in zip(self.outputs, found, strict=True)}
+
+
+def load_onnx(file: str, request: Request) -> Loaded:
+    """The model in an ONNX file; tensors may be in files of the same folder or below it.
+
+    Raises:
+        ConfigError: If onnxruntime is missing, or what was said about the model makes no sense for it.
+        RefusedError: If the file names data outside its folder.
+        ModelError: If it is no ONNX file, or not a model from images to scores.
+    """
+    if request.weights is not None or request.architecture is not None:
+        raise ConfigError(f"onnx:{file} is network and weights in one", remedy="leave the others out")
+    if request.access == "gradients":
+        raise ConfigError(
+            "an ONNX file gives no gradients", where=file, remedy="set access: scores, or labels"
+        )
+    try:
+        runtime: Any = import_module("onnxruntime")
+    except ImportError as error:
+        raise ConfigError(
+            "onnxruntime is not installed", remedy="pip install 'robustbench-local[onnx]'"
+        ) from error
+    path = find_file(file, request.base)
+    content, digest = read_file(path, sha256=request.sha256)
+    hashes = [digest, *_external_hashes(path, content)]
+    model = OnnxModel(_session(runtime, path), where=path.name, identity=" ".join(hashes))
+    classes = request.num_classes or model.classes(request.output) or request.default_classes
+    if classes is None:
+        raise ModelError("the file does not say its classes", where=path.name, remedy="set num_classes")
+    notes = ["run by onnxruntime on the CPU"]
+    if model.batch is not None:
+        notes.append(f"takes exactly {model.batch} images at a time: batches are padded with copies")
+    return Loaded(
+        model=model,  # type: ignore[arg-type]  # arrays and named outputs are read like tensors
+        num_classes=classes,
+        channels=model.channels,
+        input_size=model.input_size,
+        unnormalized=True,
+        notes=notes,
+        provenance={"weights": path.name, "sha256": digest, "onnxruntime": runtime.__version__},
+    )
+
+
+def _session(runtime: Any, path: Path) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise ModelError(f"onnxruntime cannot load it: {first_line(error)}", where=path.name) from error
+
+
+def _external_hashes(path: Path, content: bytes) -> list[str]:
+    """SHA-256 of the other files that hold tensors of the model, each inside its folder."""
+    try:
+        locations = sorted(external_locations(content))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelError(f"is no ONNX file: {first_line(error)}", where=path.name) from error
+    folder = path.resolve().parent
+    hashes = []
+    for location in locations:
+        beside = (folder / location).resolve()
+        if not beside.is_relative_to(folder):
+            raise RefusedError(
+                f"its tensors are in {location!r}, outside the folder of the model",
+                where=path.name,
+                remedy="put that file beside the model and export it again",
+            )
+        if not beside.is_file():
+            raise ModelError(f"its tensors are in {location!r}, which is not there", where=path.name)
+        hashes.append(sha256(beside.read_bytes()).hexdigest())
+    return hashes

@@ -1,0 +1,142 @@
+"""ONNX files through onnxruntime: right answers, clear refusals, nothing outside the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx_samples import linear_file, matrix, onnx
+
+from robustbench_local.errors import ConfigError, ModelError, RefusedError
+from robustbench_local.models.onnx_data import external_locations
+from robustbench_local.models.sources import load_classifier
+
+IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+EXPECTED = torch.from_numpy(IMAGES.flatten(1).numpy() @ matrix())
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        (("N", 3, 4, 4), "FLOAT"),
+        ((2, 3, 4, 4), "FLOAT"),
+        ((8, 3, 4, 4), "FLOAT"),
+        (("N", 3, "H", "W"), "DOUBLE"),
+    ],
+)
+def test_scores_are_the_graphs_whatever_its_batch_size(tmp_path: Path, shape: tuple, kind: str):
+    file = linear_file(tmp_path / "net.onnx", shape=shape, dtype=getattr(onnx.TensorProto, kind))
+    classifier = load_classifier("onnx:net.onnx", base=tmp_path)
+    torch.testing.assert_close(classifier(IMAGES), EXPECTED, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(classifier(IMAGES[:1]), EXPECTED[:1], rtol=1e-5, atol=1e-5)
+    assert (classifier.access, classifier.num_classes, classifier.channels) == ("scores", 4, 3)
+    assert classifier.input_size == ((4, 4) if shape[2] == 4 else None)
+    assert any(f"exactly {shape[0]} images" in note for note in classifier.notes) == (shape[0] != "N")
+    assert classifier.provenance["weights"] == file.name
+    assert classifier.parameter_count() is None
+
+
+def test_one_of_several_outputs_has_to_be_named(tmp_path: Path):
+    linear_file(tmp_path / "net.onnx", with_label=True)
+    named = load_classifier("onnx:net.onnx", base=tmp_path, output="scores")
+    assert named.num_classes == 4
+    torch.testing.assert_close(named(IMAGES), EXPECTED, rtol=1e-5, atol=1e-5)
+    options = {"base": tmp_path, "access": "labels", "num_classes": 4}
+    labels = load_classifier("onnx:net.onnx", output="label", **options)
+    assert torch.equal(labels(IMAGES).argmax(dim=1), EXPECTED.argmax(dim=1))
+    with pytest.raises(ModelError, match=r"it has scores \(5, 4\), label \(5,\)"):
+        load_classifier("onnx:net.onnx", **options)(IMAGES)
+
+
+def test_the_digest_follows_the_file_and_its_data(tmp_path: Path):
+    digests = set()
+    for name, factor in (("one", 1.0), ("again", 1.0), ("other", 1.5)):
+        linear_file(tmp_path / f"{name}.onnx", weights=factor * matrix())
+        digests.add(load_classifier(f"onnx:{name}.onnx", base=tmp_path).digest())
+    assert len(digests) == 2
+    linear_file(tmp_path / "net.onnx", external="net.bin")
+    for factor in (1.0, 2.0):
+        (tmp_path / "net.bin").write_bytes((factor * matrix()).tobytes())
+        classifier = load_classifier("onnx:net.onnx", base=tmp_path)
+        torch.testing.assert_close(classifier(IMAGES), factor * EXPECTED, rtol=1e-5, atol=1e-5)
+        digests.add(classifier.digest())
+    assert len(digests) == 4
+
+
+def test_tensors_outside_the_folder_are_refused(tmp_path: Path):
+    project = tmp_path / "project"
+    project.mkdir()
+    (tmp_path / "secret.bin").write_bytes(matrix().tobytes())
+    (project / "link.bin").symlink_to(tmp_path / "secret.bin")
+    for location in ("../secret.bin", str(tmp_path / "secret.bin"), "link.bin"):
+        linear_file(project / "net.onnx", external=location)
+        with pytest.raises(RefusedError, match="outside the folder of the model"):
+            load_classifier("onnx:net.onnx", base=project)
+    linear_file(project / "net.onnx", external="*/_ORT_MEM_ADDR_/*")
+    with pytest.raises(ModelError, match="which is not there"):
+        load_classifier("onnx:net.onnx", base=project)
+
+
+def test_every_tensor_of_every_graph_is_looked_at():
+    helper = onnx.helper
+
+    def tensor(location: str) -> object:
+        made = onnx.numpy_helper.from_array(np.zeros(2, np.float32), location)
+        onnx.external_data_helper.set_external_data(made, location=location)
+        return made
+
+    branch = helper.make_graph([], "branch", [], [], [tensor("branch")])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=tensor("attribute")),
+        helper.make_node("If", ["c"], ["d"], then_branch=branch, else_branch=branch),
+        helper.make_node("Made", [], ["e"], domain="own", several=[tensor("first"), tensor("second")]),
+    ]
+    sparse = helper.make_sparse_tensor(tensor("values"), tensor("indices"), [4])
+    graph = helper.make_graph(nodes, "all", [], [], [tensor("initializer")], sparse_initializer=[sparse])
+    inner = [helper.make_node("Constant", [], ["f"], value=tensor("function"))]
+    function = helper.make_function("own", "Made", [], ["f"], inner, [helper.make_opsetid("", 17)])
+    content = helper.make_model(graph, functions=[function]).SerializeToString()
+    expected = {"branch", "attribute", "first", "second", "values", "indices", "initializer", "function"}
+    assert external_locations(content) == expected
+
+
+@pytest.mark.parametrize("content", [b"not a model", b"\x0a\xff\x01", b"\x80", b"\xff" * 20, b"\x0b"])
+def test_bytes_that_are_no_onnx_file_are_said_to_be_none(tmp_path: Path, content: bytes):
+    (tmp_path / "net.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match=r"net\.onnx: (is no ONNX file|onnxruntime cannot load it)"):
+        load_classifier("onnx:net.onnx", base=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "message"),
+    [
+        (("N", 48), "FLOAT", r"takes tensor\(float\) \['N', 48\], not floats \(N, C, H, W\)"),
+        (("N", 4, 4, 3), "DOUBLE", "[0-9] outputs|channels"),
+        (("N", 16, 12, 3), "FLOAT", "channels last. Export it with channels first"),
+    ],
+)
+def test_what_takes_no_images_is_refused(tmp_path: Path, shape: tuple, kind: str, message: str):
+    weights = matrix(size=576) if shape[1] == 16 else matrix()
+    linear_file(tmp_path / "net.onnx", shape=shape, dtype=getattr(onnx.TensorProto, kind), weights=weights)
+    with pytest.raises(ModelError, match=message):
+        load_classifier("onnx:net.onnx", base=tmp_path)(IMAGES)
+
+
+def test_what_makes_no_sense_for_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    linear_file(tmp_path / "net.onnx")
+    for options, message in (
+        ({"access": "gradients"}, "an ONNX file gives no gradients. Set access: scores"),
+        ({"weights": "w.pt"}, "is network and weights in one"),
+        ({"endpoint": {"rate": 2}}, "onnx:net.onnx is no service"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_classifier("onnx:net.onnx", base=tmp_path, **options)
+    with pytest.raises(ModelError, match="its SHA-256 is"):
+        load_classifier("onnx:net.onnx", base=tmp_path, sha256="0" * 64)
+    with pytest.raises(ModelError, match="has 4 outputs, but 7 classes are declared"):
+        load_classifier("onnx:net.onnx", base=tmp_path, num_classes=7)(IMAGES)
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"install 'robustbench-local\[onnx\]'"):
+        load_classifier("onnx:net.onnx", base=tmp_path)
