@@ -232,7 +232,8 @@ def _judge_distance(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -
     found = spread(nearest_radii(done).values() if done else ())
     known = Estimate(value=found.median, low=found.low, high=found.high, n=found.n)
     ends = [distance(record.norm, end, beyond=record.eps) for end in (found.median, found.low, found.high)]
-    told = f"{ends[0]} ({ends[1]} to {ends[2]}, n = {found.n})"
+    between = f"{ends[1]} to {ends[2]}, " if found.low < found.high else ""
+    told = f"{ends[0]} ({between}n = {found.n})"
     missing = [cell.record.attack for cell in cells if not cell.done]
     return _rule(gate, subject, known, missing, told=told, beyond=record.eps)
 

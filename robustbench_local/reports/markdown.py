@@ -121,7 +121,7 @@ def _reach(one: Reach, threat: Threat) -> list[str]:
 
 
 def _sight(content: Content) -> list[str]:
-    head = ["model", "attack", "saw", "attack success", "passes until broken: median, most", "in all"]
+    head = ["model", "attack", "saw", "attack success", "passes where broken: median, most", "in all"]
     rows = (
         [
             escape(str(cell.subject)),
