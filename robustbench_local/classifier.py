@@ -198,6 +198,10 @@ class Classifier:
             stack.callback(self._meters.remove, meter)
             yield meter
 
+    def passes_under_way(self) -> int:
+        """Passes spent since the open meter was opened or the foreign ones were reset: a sign of life."""
+        return sum(self.foreign_passes) + (self._meters[-1].total if self._meters else 0)
+
     def left(self, rows: Tensor | None = None) -> Tensor | None:
         """Queries that images of the open meter may still spend, int64; None where nothing limits them.
 

@@ -17,10 +17,14 @@ class Meter:
         count: How many images are measured.
         device: Where to count; on the model's device, so that counting never waits for it.
         limit: Most forward passes an image may spend, its queries; None for no limit, which costs no time.
+
+    Attributes:
+        total: Passes of either kind over all images, for showing that work goes on.
     """
 
     def __init__(self, count: int, device: torch.device, limit: int | None = None) -> None:
         self.limit = limit
+        self.total = 0
         self._forward = torch.zeros(count, dtype=torch.int64, device=device)
         self._backward = torch.zeros_like(self._forward)
 
@@ -69,10 +73,12 @@ class Meter:
 
     def add_forward(self, rows: Tensor | None, size: int) -> None:
         """Count one forward pass of ``size`` images; ``rows`` says which, by default the first ones."""
+        self.total += size
         _add(self._forward, rows, size)
 
     def add_backward(self, rows: Tensor | None, size: int) -> None:
         """Count one backward pass of ``size`` images; ``rows`` says which, by default the first ones."""
+        self.total += size
         _add(self._backward, rows, size)
 
 

@@ -191,6 +191,9 @@ class TestAsModule:
         with torch.no_grad():
             module(x[:2])
         assert classifier.foreign_passes == [6, 12]
+        with classifier.metered(3):
+            classifier.gradient(images(3), lambda z: z.sum(1))
+            assert classifier.passes_under_way() == 18 + 6
         torch.testing.assert_close(logits, classifier(x))
 
     def test_shows_the_parameters_and_mode_of_the_model(self) -> None:

@@ -46,7 +46,7 @@ class Display(Listener):
 
 
 class PassesColumn(ProgressColumn):
-    """How far another library's attack is inside a batch: its only sign of life for minutes."""
+    """How far the attack is inside a batch: its only sign of life, perhaps for minutes."""
 
     def render(self, task: Task) -> Text:
         """Ask the classifier, at every refresh."""
@@ -206,8 +206,8 @@ def choose_display(console: Console, *, as_json: bool) -> Display:
 
 
 def passes_so_far(cell: PlannedCell) -> str:
-    """Passes of another library's attack in the batch at work; our own have short batches."""
-    passes = sum(cell.crafted_on.classifier.foreign_passes)
+    """Passes of the attack in the batch at work."""
+    passes = cell.crafted_on.classifier.passes_under_way()
     return f", {passes:,} passes into this batch" if passes else ""
 
 
