@@ -89,7 +89,8 @@ class Spatial(Attack):
         if self.search == "random":
             unit = stream.uniform((self.draws, 3), draw="points", device="cpu", low=-1.0, high=1.0)
             return unit * largest
-        axes = [torch.linspace(-1, 1, count).tolist() for count in _GRID]
+        # not linspace, whose middle is a hair off zero: the grid contains the image as it is
+        axes = [[2 * step / (count - 1) - 1 for step in range(count)] for count in _GRID]
         # far points break more images, so they come first and the rest of the grid is spared
         unit = torch.tensor(sorted(itertools.product(*axes), key=lambda at: -sum(abs(value) for value in at)))
         return (unit * largest).expand(len(stream.ids), -1, -1)

@@ -37,18 +37,22 @@ def margins_of(sample: Sample, parameters: torch.Tensor) -> torch.Tensor:
     return own - logits.scatter(1, sample.labels[:, None], -torch.inf).amax(dim=1)
 
 
+def grid_of(angles: int, shifts: int, threat: ThreatModel) -> torch.Tensor:
+    """All points of a grid, (points, 3)."""
+    side = torch.linspace(-threat.eps / 300, threat.eps / 300, shifts).tolist()
+    turns = torch.linspace(-threat.eps, threat.eps, angles).tolist()
+    return torch.tensor(list(itertools.product(turns, side, side)))
+
+
 @pytest.fixture(scope="module")
 def brute(small: Sample) -> torch.Tensor:
-    """The smallest margin of 24 images over all 775 points."""
-    some = small.select(torch.arange(24))
-    lowest = torch.full((24,), torch.inf)
-    angles, shifts = torch.linspace(-12, 12, 31).tolist(), torch.linspace(-0.04, 0.04, 5).tolist()
-    for point in itertools.product(angles, shifts, shifts):
-        lowest = torch.minimum(lowest, margins_of(some, torch.tensor(point).expand(24, 3)))
-    return lowest
+    """The smallest margin of 24 images over a grid of 99 points."""
+    some, points = small.select(torch.arange(24)), grid_of(11, 3, TWELVE)
+    return torch.stack([margins_of(some, point.expand(24, 3)) for point in points]).amin(dim=0)
 
 
-def test_the_grid_search_is_exactly_brute_force(small: Sample, brute: torch.Tensor):
+def test_the_grid_search_is_exactly_brute_force(small: Sample, brute: torch.Tensor, monkeypatch):
+    monkeypatch.setattr("robustbench_local.attacks.spatial._GRID", (11, 3, 3))
     some = small.select(torch.arange(24))
     with small.classifier.attacked(), small.classifier.metered(24) as meter:
         found = Spatial().perturb(some.classifier, some.images, some.labels, TWELVE, some.stream(Spatial()))
@@ -57,10 +61,19 @@ def test_the_grid_search_is_exactly_brute_force(small: Sample, brute: torch.Tens
     assert 0 < int((brute < 0).sum()) < 24
     standing = brute > 0
     assert torch.allclose(margins[standing], brute[standing], atol=1e-5)  # the worst point by margin
-    assert (meter.forward[standing] == 775).all()
-    assert (meter.forward[~standing] < 775).all()
+    assert (meter.forward[standing] == 99).all()
+    assert (meter.forward[~standing] < 99).all()
     assert (meter.backward == 0).all()
-    assert Spatial().cost(TWELVE) == (775, 0)
+
+
+def test_the_grid_is_that_of_the_paper():
+    points = Spatial()._points(THIRTY, Stream(0, ("x",), ""))[0]
+    assert Spatial().cost(THIRTY) == (775, 0)
+    expected = grid_of(31, 5, THIRTY)
+    apart = (points[:, None] - expected[None]).abs().amax(dim=2)
+    assert float(apart.amin(dim=0).max()) < 1e-5
+    assert len(points) == len(expected)
+    assert points[-1].tolist() == [0, 0, 0]
 
 
 def test_the_random_search_takes_the_worst_of_its_draws(small: Sample, brute: torch.Tensor):
