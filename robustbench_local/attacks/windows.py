@@ -1,0 +1,177 @@
+"""Square windows of images: how large they are, where their pixels lie, and what is painted into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_STEPS = 10_000
+"""Steps of the schedule as the paper gives it; other lengths stretch or shrink it."""
+_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""After these steps the share of the image that is changed at once halves."""
+_TILES = 5
+"""Tiles along the shorter side of an image where a search under L2 or L1 begins."""
+
+
+def window_sides(
+    steps: int, share: float, height: int, width: int, *, smallest: int = 1, odd: bool = False
+) -> Tensor:
+    """The side of the window at each step, falling.
+
+    Args:
+        steps: How many there are.
+        share: Share of the image's pixels in the first windows, above 0 and at most 1.
+        height: Of the image, in pixels.
+        width: Likewise.
+        smallest: Smallest side, where the image has room for it.
+        odd: Whether sides are odd numbers, where the image has room for it.
+
+    Returns:
+        (steps,) int64, on the CPU; at most the shorter side of the image.
+
+    Source: Andriushchenko et al. 2020, arXiv:1912.00049, section 5; Croce & Hein 2020, arXiv:2003.01690.
+    """
+    elapsed = torch.arange(steps) * _STEPS // max(steps, 1)
+    halvings = torch.bucketize(elapsed, torch.tensor(_HALVINGS))
+    area = share * height * width * 0.5 ** halvings.double()
+    sides = area.sqrt().round().long().clamp_min(smallest)
+    if odd:
+        sides += 1 - sides % 2
+    return sides.clamp_max(min(height, width))
+
+
+@lru_cache(maxsize=64)
+def bumps(side: int, power: int) -> Tensor:
+    """What is painted under L2 and L1: a bump beside a dent, each highest in the middle of its half.
+
+    Args:
+        side: Of the window.
+        power: 2 for L2, 1 for L1: the sum of the absolute values to this power is 1.
+
+    Returns:
+        (2, side, side), on the CPU: one above the other, and side by side; not to be changed.
+
+    Source: Andriushchenko et al. 2020, arXiv:1912.00049, eq. 2; Croce & Hein 2021, arXiv:2103.01208 (L1).
+    """
+    upper = side // 2
+    pattern = torch.cat([_pyramid(upper, side, power), -_pyramid(side - upper, side, power)])
+    pattern /= pattern.abs().pow(power).sum().pow(1 / power)
+    return torch.stack([pattern, pattern.t()])
+
+
+def _pyramid(height: int, width: int, power: int) -> Tensor:
+    """Nested rectangles, piled up, (height, width), of unit norm: the smaller, the higher."""
+    down, right = torch.arange(height) - height // 2, torch.arange(width) - width // 2
+    ring = torch.maximum(down.abs()[:, None], right.abs())
+    levels = 1.0 / torch.arange(1, max(height, width) // 2 + 2) ** (4.0 if power == 1 else 2.0)
+    pile = levels.flip(0).cumsum(0).flip(0)[ring]
+    return pile / pile.abs().pow(power).sum().pow(1 / power)
+
+
+class Windows:
+    """One window or several in each image of a batch, as positions in the image's memory.
+
+    Where sides differ, the smaller windows are as long as the largest in memory: their last line and their
+    last column stand there several times. So values that belong to pixels can be computed, read and written
+    for all at once; only sums have to leave the copies out, which `sums` does.
+
+    Args:
+        sides: Side of each image's windows, (W,) int64, on the CPU; a single one for all is quicker.
+        shape: (C, H, W) of an image.
+        device: Where the images are.
+    """
+
+    def __init__(self, sides: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+        first, last = (int(side) for side in sides.aminmax())
+        self._channels, self._device = shape[0], device
+        self._sides = (first,) if first == last else tuple(sides.unique().tolist())
+        self._which = None
+        self._offsets = _offsets(self._sides, shape, device)
+        if first != last:
+            self._which = torch.searchsorted(torch.tensor(self._sides), sides).to(device)
+            self._offsets = self._offsets[self._which]
+
+    def places(self, corners: Tensor) -> Tensor:
+        """Where their pixels are in the images, each (C, H, W) flattened.
+
+        Args:
+            corners: Upper left pixels, counted within a channel, (W,) int64.
+
+        Returns:
+            (W, C * side * side) int64.
+        """
+        return corners[:, None] + self._offsets
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum of each channel, (W, C), of values (W, C * side * side)."""
+        by_channel = values.unflatten(1, (self._channels, -1))
+        if self._which is not None:
+            by_channel = by_channel * _once(self._sides, self._device)[self._which][:, None]
+        return by_channel.sum(dim=2)
+
+    def bumps(self, turned: Tensor, power: int) -> Tensor:
+        """The pattern of each image, (W, side * side); ``turned`` says which of the two of :func:`bumps`."""
+        patterns = _patterns(self._sides, power, self._device)
+        return patterns[0, turned] if self._which is None else patterns[self._which, turned]
+
+
+@lru_cache(maxsize=64)
+def _offsets(sides: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Distance of the pixels from the upper left one in memory, (len(sides), C * largest * largest)."""
+    channels, height, width = shape
+    planes = torch.arange(channels)[:, None, None] * (height * width)
+    tables = [(planes + line[:, None] * width + line).flatten() for line in map(_line(sides[-1]), sides)]
+    return torch.stack(tables).to(device)
+
+
+@lru_cache(maxsize=64)
+def _once(sides: tuple[int, ...], device: torch.device) -> Tensor:
+    """1 for the pixels and 0 for the copies, (len(sides), largest * largest)."""
+    lines = [(torch.arange(sides[-1]) < side).float() for side in sides]
+    return torch.stack([(line[:, None] * line).flatten() for line in lines]).to(device)
+
+
+@lru_cache(maxsize=64)
+def _patterns(sides: tuple[int, ...], power: int, device: torch.device) -> Tensor:
+    """Both :func:`bumps` of each side, (len(sides), 2, largest * largest)."""
+    lines = [(side, _line(sides[-1])(side)) for side in sides]
+    return torch.stack([bumps(side, power)[:, line][:, :, line].flatten(1) for side, line in lines]).to(
+        device
+    )
+
+
+def _line(largest: int) -> Callable[[int], Tensor]:
+    """Positions along a window that is stored with ``largest`` of them: the last is repeated."""
+    return lambda side: torch.arange(largest).clamp_max(side - 1)
+
+
+def tiles(height: int, width: int) -> tuple[int, int, int]:
+    """The tiles that an image is covered with to begin with: their side, and how many down and across."""
+    side = max(min(height, width) // _TILES, 1)
+    return side, height // side, width // side
+
+
+def tiled(signs: Tensor, turned: Tensor, height: int, width: int, power: int) -> Tensor:
+    """Images covered with bumps, one a tile; a margin that is too small for a tile stays empty.
+
+    Args:
+        signs: -1 or 1 for each tile, (N, C, down, across).
+        turned: Which of the two :func:`bumps` a tile has, 0 or 1, (N, down, across) int64.
+        height: Of the images.
+        width: Likewise.
+        power: As in :func:`bumps`.
+
+    Returns:
+        (N, C, height, width).
+    """
+    side, down, across = tiles(height, width)
+    patterns = bumps(side, power).to(signs.device)[turned]
+    painted = patterns[:, None] * signs[..., None, None]
+    painted = painted.permute(0, 1, 2, 4, 3, 5).reshape(*signs.shape[:2], down * side, across * side)
+    images = painted.new_zeros(*signs.shape[:2], height, width)
+    top, left = (height - down * side) // 2, (width - across * side) // 2
+    images[:, :, top : top + down * side, left : left + across * side] = painted
+    return images
