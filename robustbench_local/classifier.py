@@ -14,7 +14,7 @@ from robustbench_local.description import describe
 from robustbench_local.errors import ConfigError, ModelError, RobustbenchError
 from robustbench_local.isolation import ModuleState, RandomStates, Settings, sound_arithmetic
 from robustbench_local.outputs import read_labels, read_logits
-from robustbench_local.passes import CountedModule, Meter
+from robustbench_local.passes import CountedModule, Meter, input_gradient
 from robustbench_local.preprocessing import Preprocessing, parse_normalization
 
 Access = Literal["gradients", "scores", "labels"]
@@ -127,11 +127,11 @@ class Classifier:
 
         Args:
             images: (N, C, H, W) in [0, 1].
-            loss: Logits, (N, K), to one value an image, (N,).
+            loss: Logits, (N, K), to one value an image, (N,), or to T values, (N, T), each a backward pass.
             rows: As in `__call__`.
 
         Returns:
-            Logits (N, K), losses (N,) and the gradient of their sum, shaped like ``images``; all detached.
+            Logits (N, K), losses and their gradients, (N, C, H, W) or (N, T, C, H, W); all detached.
 
         Raises:
             ModelError: If the model gives no gradients: by its access, or because its forward cuts the graph.
@@ -144,9 +144,7 @@ class Classifier:
             leaf = images.detach().to(self.device).requires_grad_()
             logits = self(leaf, rows)
             losses = loss(logits)
-            found = None
-            if losses.requires_grad:
-                (found,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+            found = input_gradient(losses, leaf) if losses.requires_grad else None
         if found is None:
             raise ModelError(
                 "no gradient path from the output to the pixels (no_grad, detach or numpy inside?)",
@@ -154,7 +152,7 @@ class Classifier:
                 remedy="remove it, or declare access: scores and use black-box attacks",
             )
         if self._meters:
-            self._meters[-1].add_backward(rows, len(images))
+            self._meters[-1].add_backward(rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
         return logits.detach(), losses.detach(), found
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Counting passes: by image while an attack of ours runs, by total for an attack from elsewhere."""
+"""Passes: backward ones to the pixels, and counting: by image for our attacks, by total for others'."""
 
 from __future__ import annotations
 
@@ -76,22 +76,43 @@ class Meter:
         self.total += size
         _add(self._forward, rows, size)
 
-    def add_backward(self, rows: Tensor | None, size: int) -> None:
-        """Count one backward pass of ``size`` images; ``rows`` says which, by default the first ones."""
-        self.total += size
-        _add(self._backward, rows, size)
+    def add_backward(self, rows: Tensor | None, size: int, times: int = 1) -> None:
+        """Count ``times`` backward passes of ``size`` images; ``rows`` says which, by default the first ones."""
+        self.total += size * times
+        _add(self._backward, rows, size, times)
 
 
-def _add(counts: Tensor, rows: Tensor | None, size: int) -> None:
+def input_gradient(losses: Tensor, images: Tensor) -> Tensor | None:
+    """The gradient of every image's loss with respect to its pixels.
+
+    Args:
+        losses: (N,), or (N, T) for T backward passes through one forward pass; each row from its own image.
+        images: (N, C, H, W), the leaf that the losses were computed from.
+
+    Returns:
+        (N, C, H, W), or (N, T, C, H, W); None if no path leads from the losses to the pixels.
+    """
+    columns = [losses] if losses.ndim == 1 else list(losses.unbind(dim=1))
+    found = []
+    for place, each in enumerate(columns):
+        more = place + 1 < len(columns)
+        (slope,) = torch.autograd.grad(each.sum(), images, retain_graph=more, allow_unused=True)
+        if slope is None:
+            return None
+        found.append(slope)
+    return found[0] if losses.ndim == 1 else torch.stack(found, dim=1)
+
+
+def _add(counts: Tensor, rows: Tensor | None, size: int, times: int = 1) -> None:
     if rows is None:
         if size > len(counts):
             raise InvariantError(f"{size} images went through the model while {len(counts)} are measured")
-        counts[:size] += 1
+        counts[:size] += times
         return
     if len(rows) != size:
         raise InvariantError(f"{len(rows)} row numbers for {size} images")
     rows = rows.to(counts.device)
-    counts.index_add_(0, rows, torch.ones_like(rows, dtype=counts.dtype))
+    counts.index_add_(0, rows, torch.full_like(rows, times, dtype=counts.dtype))
 
 
 class CountedModule(nn.Module):

@@ -66,6 +66,18 @@ def test_gradient_of_a_linear_model_is_its_weight_row() -> None:
     assert not any(value.requires_grad for value in (logits, losses, gradient))
 
 
+def test_several_losses_have_a_gradient_each_and_cost_one_forward_pass() -> None:
+    model, x = linear(), images()
+    classifier = Classifier(model, num_classes=3)
+    with classifier.metered(5) as meter:
+        logits, losses, gradient = classifier.gradient(x, lambda logits: logits[:, 1:])
+    torch.testing.assert_close(losses, logits[:, 1:], rtol=0, atol=0)
+    torch.testing.assert_close(gradient, model[1].weight[1:].view(1, 2, 3, 4, 4).expand(5, -1, -1, -1, -1))
+    assert meter.forward.tolist() == [1] * 5
+    assert meter.backward.tolist() == [2] * 5
+    assert meter.total == 15
+
+
 def test_gradient_leaves_parameters_images_and_their_gradients_alone() -> None:
     model, x = linear(), images().requires_grad_()
     Classifier(model, num_classes=3).gradient(x, lambda z: z.sum(1))
