@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import base64
-import io
-import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from http_samples import Service
 
-from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ModelError, UnreachableError
 from robustbench_local.models import http_client
 from robustbench_local.models.http_client import without_credentials
@@ -23,66 +16,6 @@ from robustbench_local.models.sources import load_classifier
 
 IMAGES = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 MEANS = IMAGES.mean(dim=(2, 3))
-
-
-class Service:
-    """Answers with each image's mean by channel, after what a test has planned."""
-
-    def __init__(self) -> None:
-        self.planned: list[tuple[int, bytes, dict[str, str]]] = []
-        self.requests: list[dict[str, str]] = []
-        self.sizes: list[int] = []
-        self.answer: Callable[[np.ndarray], object] = lambda scores: {"scores": scores.tolist()}
-        self.delay = 0.0
-        service = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                service.requests.append({**self.headers, "path": self.path})
-                time.sleep(service.delay)
-                status, content, extra = 200, b"", {}
-                if service.planned:
-                    status, content, extra = service.planned.pop(0)
-                else:
-                    content = json.dumps(service.answer(service.scores(body))).encode()
-                self.send_response(status)
-                for name, value in {**extra, "Content-Length": str(len(content))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/predict"
-
-    def scores(self, body: bytes) -> np.ndarray:
-        if self.requests[-1]["Content-Type"] == "image/png":
-            pixels = np.asarray(Image.open(io.BytesIO(body)), dtype=np.float32) / 255
-            self.sizes.append(1)
-            return pixels.reshape(-1, 3).mean(axis=0)
-        images = np.array(json.loads(body)["images"], dtype=np.float32)
-        self.sizes.append(len(images))
-        return images.mean(axis=(2, 3))
-
-    def load(self, url: str | None = None, **options: object) -> Classifier:
-        endpoint = options.pop("endpoint", {})
-        return load_classifier(url or self.url, num_classes=3, endpoint=endpoint, **options)
-
-
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(http_client, "_FIRST_PAUSE", 0.01)
-    made = Service()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-    thread.join()
 
 
 def test_scores_come_back_for_exactly_these_images_in_batches(service: Service):
