@@ -86,7 +86,7 @@ def _ice(image: Tensor, draws: Generator) -> Tensor:
     veil = cloud(height, width, 1.6, draws)
     ferns = (1 - (2 * veil.flip(0) - 1).abs()) ** 6
     needles = _bent(_needles(height, width, draws), veil)
-    pattern = _standard(veil) + 0.5 * _standard(ferns) + 1.0 * _standard(needles)
+    pattern = _standard(veil) + 0.5 * _standard(ferns) + _standard(needles)
     level, spread = torch.rand(2, generator=draws).tolist()
     sheet: Tensor = 0.4 + 0.35 * level + (0.1 + 0.08 * spread) * _standard(pattern)
     tint = torch.tensor(_ICE if len(image) == 3 else (0.0,) * len(image)).view(-1, 1, 1)
