@@ -55,14 +55,17 @@ def uniform_at(keys: Tensor, places: Tensor) -> Tensor:
     Source: the mixing function of SplitMix64, Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195, fig. 17.
     """
     mixed = keys + (places + 1) * _STRIDE
+    room = torch.empty_like(mixed)
     for shift, factor in _MIXERS:
-        mixed = (mixed ^ _shifted(mixed, shift)) * factor
-    return _shifted(mixed ^ _shifted(mixed, 31), 64 - _BITS).float() * 2.0**-_BITS
+        mixed.bitwise_xor_(_shifted(mixed, shift, room)).mul_(factor)
+    mixed.bitwise_xor_(_shifted(mixed, 31, room))
+    return _shifted(mixed, 64 - _BITS, room).float().mul_(2.0**-_BITS)
 
 
-def _shifted(numbers: Tensor, places: int) -> Tensor:
-    """A logical shift to the right: zeros come in, also where the sign bit is set."""
-    return (numbers >> places) & ((1 << (64 - places)) - 1)
+def _shifted(numbers: Tensor, places: int, room: Tensor) -> Tensor:
+    """A logical shift to the right, written to ``room``: zeros come in, also where the sign bit is set."""
+    torch.bitwise_right_shift(numbers, places, out=room)
+    return room.bitwise_and_((1 << (64 - places)) - 1)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from robustbench_local.errors import ThreatError
-from robustbench_local.geometry import Balls, norm_of, project, random_start, steepest, to_ball_and_box
+from robustbench_local.geometry import (
+    Balls,
+    choose,
+    norm_of,
+    project,
+    random_start,
+    steepest,
+    to_ball_and_box,
+)
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
@@ -36,6 +44,16 @@ def test_norms_by_hand():
     assert norm_of(delta, "Linf").tolist() == [4.0, 0.0]
     assert norm_of(delta, "L2").tolist() == [5.0, 0.0]
     assert norm_of(delta.double(), "L2").dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chosen_rows_are_those_rows_to_the_bit(dtype: torch.dtype):
+    ours, theirs = (
+        tensors(-1, 1, 0, (40, 3, 5, 7)).to(dtype),
+        tensors(-1e-30, 1e30, 1, (40, 3, 5, 7)).to(dtype),
+    )
+    rows = tensors(0, 1, 2, (40,)) < 0.5
+    assert torch.equal(choose(rows, ours, theirs), torch.where(rows[:, None, None, None], ours, theirs))
 
 
 @given(norm=NORMS, eps=EPS, seed=st.integers(0, 10**6))

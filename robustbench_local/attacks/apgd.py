@@ -18,6 +18,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import (
     Balls,
     bounds,
+    choose,
     column,
     norm_of,
     radius,
@@ -102,8 +103,8 @@ class Path(Rows):
     """(W, C, H, W): the point before the present one."""
     top: Tensor
     """(W, C, H, W): the point of the highest loss."""
-    top_gradient: Tensor
-    """(W, C, H, W): the gradient there."""
+    top_direction: Tensor
+    """(W, C, H, W): the direction of the gradient there, which is finite whatever the gradient is."""
     top_loss: Tensor
     """(W,): that loss; -inf before the first look."""
     last_loss: Tensor
@@ -147,7 +148,7 @@ class APGDSearch(Search[Path]):
         return Path(
             previous=front.points,
             top=front.points,
-            top_gradient=torch.zeros_like(front.points),
+            top_direction=torch.zeros_like(front.points),
             top_loss=nothing - torch.inf,
             last_loss=nothing + torch.inf,
             rises=nothing,
@@ -164,17 +165,20 @@ class APGDSearch(Search[Path]):
 
     def step(self, front: Front, state: Path, seen: Seen) -> Tensor:
         """Remember what was seen, review the step size where it is time, and move with momentum."""
-        _remember(front, state, seen)
-        points, gradient = self._review(front, state, seen)
-        moved = self._move(front, state, points, gradient)
+        masked = self.threat.norm != "Linf" and front.masks is not None
+        gradient = seen.gradient * front.masks if masked else seen.gradient
+        direction = steepest(gradient, self.threat.norm)
+        _remember(front, state, seen.losses, direction)
+        points, direction = self._review(front, state, direction)
+        moved = self._move(front, state, points, direction)
         state.previous = points
         return moved
 
-    def _review(self, front: Front, state: Path, seen: Seen) -> tuple[Tensor, Tensor]:
+    def _review(self, front: Front, state: Path, direction: Tensor) -> tuple[Tensor, Tensor]:
         """At a checkpoint: halve the step size of paths that got nowhere, which go back to their top."""
         spans = self._spans[front.age]
         if not bool((spans > 0).any()):
-            return front.points, seen.gradient
+            return front.points, direction
         due = (spans > 0).to(state.rises.device)
         stuck = state.halved.logical_not() & (state.checked_loss >= state.top_loss)
         weary = (state.rises <= RISES * spans.to(state.rises.device)) | stuck
@@ -183,29 +187,24 @@ class APGDSearch(Search[Path]):
         state.halved = torch.where(due, halve, state.halved)
         state.checked_loss = torch.where(due, state.top_loss, state.checked_loss)
         state.rises = state.rises.masked_fill(due, 0)
-        back = column(halve, front.points)
-        gradient = torch.where(back, state.top_gradient, seen.gradient)
-        return torch.where(back, state.top, front.points), gradient
+        return choose(halve, state.top, front.points), choose(halve, state.top_direction, direction)
 
-    def _move(self, front: Front, state: Path, points: Tensor, gradient: Tensor) -> Tensor:
+    def _move(self, front: Front, state: Path, points: Tensor, direction: Tensor) -> Tensor:
         """The plain step, and three quarters of it with a quarter of the last move; the first has none."""
         length = column(state.step_size, points)
-        first = bool((front.age == 0).any())
-        fresh = column((front.age == 0).to(points.device), points) if first else None
+        plain = torch.addcmul(points, direction, length)
         if state.low is not None:
-            plain = torch.clamp(torch.addcmul(points, gradient.sign(), length), state.low, state.high)
+            torch.clamp(plain, state.low, state.high, out=plain)
             moved = plain * MOMENTUM
             moved.add_(points, alpha=2 * (1 - MOMENTUM)).sub_(state.previous, alpha=1 - MOMENTUM)
             torch.clamp(moved, state.low, state.high, out=moved)
         else:
             ball = self.ball(front)
-            if front.masks is not None:
-                gradient = gradient * front.masks
-            ahead = points + length * steepest(gradient, self.threat.norm)
-            plain = to_ball_and_box(ahead, front.originals, ball, front.masks)
+            plain = to_ball_and_box(plain, front.originals, ball, front.masks)
             mixed = points + MOMENTUM * (plain - points) + (1 - MOMENTUM) * (points - state.previous)
             moved = to_ball_and_box(mixed, front.originals, ball, front.masks)
-        return moved if fresh is None else torch.where(fresh, plain, moved)
+        fresh = front.age == 0
+        return choose(fresh.to(points.device), plain, moved) if bool(fresh.any()) else moved
 
 
 def checkpoint_spans(steps: int) -> Tensor:
@@ -239,13 +238,12 @@ def check_counts(name: str, **counts: int) -> None:
             raise ConfigError(f"{name}'s {key} must be at least 1, got {value}")
 
 
-def _remember(front: Front, state: Path, seen: Seen) -> None:
+def _remember(front: Front, state: Path, losses: Tensor, direction: Tensor) -> None:
     """Note the loss, and the point if it is the highest so far; a loss that is no number is none."""
-    losses = torch.where(torch.isnan(seen.losses), -torch.inf, seen.losses)
+    losses = torch.where(torch.isnan(losses), -torch.inf, losses)
     higher = losses > state.top_loss
-    where = column(higher, front.points)
-    state.top = torch.where(where, front.points, state.top)
-    state.top_gradient = torch.where(where, seen.gradient, state.top_gradient)
+    state.top = choose(higher, front.points, state.top)
+    state.top_direction = choose(higher, direction, state.top_direction)
     state.top_loss = torch.where(higher, losses, state.top_loss)
     # before the first step there was nothing to rise from: last_loss is +inf then
     state.rises = state.rises + (losses > state.last_loss)

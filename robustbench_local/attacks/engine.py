@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from robustbench_local.attacks.front import Front, Items, Rows
 from robustbench_local.attacks.objective import confirmed, success_margin
 from robustbench_local.classifier import Classifier
-from robustbench_local.geometry import Balls, column
+from robustbench_local.geometry import Balls, choose
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
@@ -107,7 +107,7 @@ class Search(ABC, Generic[State]):
         """
         better = scores > front.best_scores
         front.best_scores = torch.where(better, scores, front.best_scores)
-        front.best_points = torch.where(column(better, front.points), front.points, front.best_points)
+        front.best_points = choose(better, front.points, front.best_points)
 
     def ball(self, front: Front) -> Balls | ThreatModel:
         """The ball around each item."""
@@ -277,7 +277,7 @@ class Engine:
 
     def _precision(self) -> AbstractContextManager[object]:
         """The arithmetic of a look: float32, or bf16 where the user accepts to miss breaks for speed."""
-        return torch.autocast(self.images.device.type, dtype=torch.bfloat16, enabled=self._half)
+        return torch.autocast(self.images.device.type, dtype=torch.bfloat16) if self._half else nullcontext()
 
     def _confirm(self, search: Search[State], front: Front) -> None:
         """Before anything is dropped: what bf16 takes for a success has to be one in float32."""
