@@ -1,0 +1,31 @@
+"""Judging searches that leave the ball on their way: only points inside it count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.front import Front
+from robustbench_local.attacks.objective import confirmed, success_margin
+from robustbench_local.geometry import Ball, norm_of
+from robustbench_local.threat import ThreatModel
+
+SLACK = 1e-6
+"""Share of the radius by which rounding may exceed it; the harness allows ten times as much."""
+
+
+def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) -> tuple[Tensor, Tensor]:
+    """The margin of success of points inside the ball, and whether they are confirmed adversarial.
+
+    Args:
+        front: The items.
+        logits: The classifier's answer on their points, (W, K).
+        threat: The goal.
+        ball: What to stay inside, around each item's original.
+
+    Returns:
+        As :meth:`Search.judge <robustbench_local.attacks.engine.Search.judge>`; points outside score -inf.
+    """
+    inside = norm_of(front.points - front.originals, ball.norm) <= ball.eps * (1 + SLACK)
+    margins = success_margin(logits, front.labels, threat)
+    return torch.where(inside, margins, -torch.inf), inside & confirmed(margins, logits)

@@ -1,0 +1,65 @@
+"""The largest entries of a row that together have a given mass, without sorting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_ROUNDS = 32
+"""Most rounds of a selection; eight or so settle a row of a thousand entries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Where a row is cut, a value or mass a row, (N, 1).
+
+    Entries above ``high`` are in. Those above ``low`` and up to ``high``, equal in value, are the ones that
+    the cut goes through: all of them would be too much.
+    """
+
+    low: Tensor
+    high: Tensor
+    mass_low: Tensor
+    """Mass of all entries above ``low``."""
+    mass_high: Tensor
+    """Mass of all entries above ``high``."""
+
+
+def select_largest(values: Tensor, masses: Tensor, wanted: Tensor) -> Selection:
+    """Cut each row where its largest entries together have the mass that is wanted.
+
+    The cut is looked for between two values, at the mean of the entries that are still between them, weighted
+    by mass, so that a round costs a few sums and no order is needed.
+
+    Args:
+        values: (N, D), at least 0; entries of value 0 are never selected.
+        masses: (N, D), at least 0.
+        wanted: (N, 1). A row that has no more than that keeps ``low`` at 0 and ``high`` at infinity.
+
+    Returns:
+        The cuts; on a GPU, where nobody asks whether all rows have settled, after a fixed number of rounds.
+    """
+    products = values * masses
+    low, high = torch.zeros_like(wanted), torch.full_like(wanted, torch.inf)
+    above = values.sign()
+    mass_low, sum_low = _dot(masses, above), _dot(products, above)
+    mass_high, sum_high = torch.zeros_like(wanted), torch.zeros_like(wanted)
+    for _ in range(_ROUNDS):
+        pivot = (sum_low - sum_high) / (mass_low - mass_high)
+        above = torch.sub(values, pivot).sign_().clamp_min_(0)
+        mass, total = _dot(masses, above), _dot(products, above)
+        settled = (mass == mass_low) | (mass == mass_high) | (mass_low <= wanted)
+        if wanted.device.type == "cpu" and bool(settled.all()):
+            break
+        up, down = (mass <= wanted) & ~settled, (mass > wanted) & ~settled
+        high, low = torch.where(up, pivot, high), torch.where(down, pivot, low)
+        mass_high, mass_low = torch.where(up, mass, mass_high), torch.where(down, mass, mass_low)
+        sum_high, sum_low = torch.where(up, total, sum_high), torch.where(down, total, sum_low)
+    return Selection(low=low, high=high, mass_low=mass_low, mass_high=mass_high)
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Inner products of the rows, (N, 1)."""
+    return (left * right).sum(dim=1, keepdim=True)
