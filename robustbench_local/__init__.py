@@ -5,8 +5,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustbench_local.attacks.autoattack import AutoAttack
     from robustbench_local.attacks.fgsm import FGSM
-    from robustbench_local.attacks.foreign import AutoAttack
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.classifier import Classifier
     from robustbench_local.data.dataset import Dataset
@@ -42,7 +42,7 @@ __version__ = version("robustbench-local")
 _PLACES = {
     "FGSM": "attacks.fgsm",
     "PGD": "attacks.pgd",
-    "AutoAttack": "attacks.foreign",
+    "AutoAttack": "attacks.autoattack",
     "Classifier": "classifier",
     "Dataset": "data.dataset",
     "Estimate": "statistics",

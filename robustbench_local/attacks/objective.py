@@ -30,6 +30,17 @@ def check_loss(name: str) -> None:
         raise ConfigError(f"unknown loss {name!r}", remedy=f"use {', '.join(get_args(LossName))}")
 
 
+def check_counts(name: str, **counts: int) -> None:
+    """Refuse hyper-parameters that count something and are below 1.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    for key, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name}'s {key} must be at least 1, got {value}")
+
+
 def check_defined(name: LossName, threat: ThreatModel, num_classes: int) -> None:
     """Refuse a loss that is not defined for the goal or the number of classes.
 

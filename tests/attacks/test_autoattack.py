@@ -1,232 +1,187 @@
-"""AutoAttack: the published one, behind our contract and without its side effects."""
+"""Our AutoAttack: its stages, its passes, and the reference's verdicts."""
 
 from __future__ import annotations
 
-import logging
-import random
-import sys
-import warnings
-
-import numpy as np
-import pyautoattack
 import pytest
 import torch
 from attack_samples import Sample, linear_sample, trained_sample, wrapped
-from pyautoattack import checks
+from torch import Tensor
 
-from robustbench_local.attacks.foreign import AutoAttack
-from robustbench_local.errors import DataError, ThreatError
+from robustbench_local.attacks import make_attack
+from robustbench_local.attacks.apgd_ce_t import APGDCET
+from robustbench_local.attacks.autoattack import AutoAttack
+from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.ensemble import Ensemble, Stage
+from robustbench_local.attacks.foreign import ReferenceAutoAttack
+from robustbench_local.attacks.pgd import PGD, PGDSearch
 from robustbench_local.geometry import norm_of
 from robustbench_local.losses import margin
 from robustbench_local.threat import ThreatModel
 
+LINF = ThreatModel(norm="Linf", eps="12/255")
 EASY = ThreatModel(norm="Linf", eps="64/255")
-"""Everything breaks in the first stage: fast."""
 ATTACK = AutoAttack()
 
 
-@pytest.fixture(scope="module")
-def some(small: Sample) -> Sample:
-    return small.select(torch.arange(10))
+def spent(sample: Sample, attack: Attack, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """Forward and backward passes of each image."""
+    with sample.classifier.metered(len(sample.images)) as meter:
+        sample.attack(attack, threat)
+    return meter.forward, meter.backward
 
 
-def direct(sample: Sample, threat: ThreatModel) -> torch.Tensor:
-    """What pyautoattack itself returns, called as its own documentation does."""
-    seed = sample.stream(ATTACK).group_seed() & 0x7FFFFFFF
-    count = min(9, sample.classifier.num_classes - 1)
-    with torch.random.fork_rng([]):
-        attack = pyautoattack.AutoAttack(
-            sample.classifier.as_module().eval(), norm=threat.norm, eps=threat.eps, seed=seed
-        )
-        attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = count
-        candidates, _ = attack.run_standard_evaluation(sample.images, sample.labels, batch_size=250)
-    return candidates
+def names(attack: Ensemble, threat: ThreatModel, classes: int = 10) -> list[tuple[str, int, int]]:
+    return [(stage.name, stage.restarts, stage.targets) for stage in attack.stages(threat, classes)]
 
 
-def test_easy_images_are_broken_within_ball_and_box(some: Sample):
-    before = some.images.clone()
-    candidates = some.attack(ATTACK, EASY)
-    assert torch.equal(some.images, before)
-    assert some.broken(candidates, EASY).all()
+def test_the_standard_version_has_the_published_stages():
+    assert names(ATTACK, LINF) == [("apgd-ce", 1, 0), ("apgd-t", 1, 9), ("fab-t", 1, 9), ("square", 1, 0)]
+    l1 = ThreatModel(norm="L1", eps=12)
+    assert names(ATTACK, l1) == [("apgd-ce", 5, 0), ("apgd-t", 1, 5), ("fab-t", 1, 9), ("square", 1, 0)]
+    plus = dict.fromkeys(name for name, *_ in names(AutoAttack(version="plus"), LINF))
+    assert list(plus) == ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
+    assert names(AutoAttack(version="rand"), LINF) == [("apgd-ce", 1, 0), ("apgd-dlr", 1, 0)]
+    assert names(APGDCET(), LINF) == [("apgd-ce", 1, 0), ("apgd-t", 1, 9)]
+
+
+def test_easy_images_fall_in_the_first_stage_within_ball_and_box(small: Sample):
+    before = small.images.clone()
+    with small.classifier.metered(96) as meter:
+        candidates = small.attack(ATTACK, EASY)
+    assert torch.equal(small.images, before)
+    assert small.broken(candidates, EASY).all()
     assert (norm_of(candidates - before, "Linf") <= EASY.eps + 1e-6).all()
     assert (candidates >= 0).all()
     assert (candidates <= 1).all()
-    assert torch.equal(candidates, some.attack(ATTACK, EASY))
+    assert int(meter.forward.max()) < 30
+    assert torch.equal(candidates, small.attack(ATTACK, EASY))
+
+
+@pytest.mark.slow
+def test_a_survivor_costs_what_the_plan_says():
+    sample = trained_sample(classes=10, count=3)
+    for norm, eps in (("Linf", 1e-4), ("L2", 1e-3), ("L1", 1e-3)):
+        threat = ThreatModel(norm=norm, eps=eps)
+        forward, backward = spent(sample, ATTACK, threat)
+        assert (forward == ATTACK.cost(threat)[0]).all()
+        assert (backward == ATTACK.cost(threat)[1]).all()
+
+
+def test_the_quick_mode_costs_what_the_plan_says_and_never_calls_itself_autoattack():
+    sample = trained_sample(classes=10, count=3)
+    threat = ThreatModel(norm="Linf", eps=1e-4)
+    forward, backward = spent(sample, APGDCET(), threat)
+    assert forward.tolist() == [APGDCET().cost(threat)[0]] * 3
+    assert backward.tolist() == [APGDCET().cost(threat)[1]] * 3
+    assert forward.tolist() == [101 * 10 + 1] * 3
+    assert "is not AutoAttack" in APGDCET().note(sample.classifier, threat)
+    assert isinstance(make_attack("apgd-ce+t"), APGDCET)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "threat", [ThreatModel(norm="Linf", eps="12/255"), ThreatModel(norm="L2", eps=0.6)], ids=str
+    "threat",
+    [LINF, ThreatModel(norm="L2", eps=0.6), ThreatModel(norm="L1", eps=4)],
+    ids=str,
 )
-def test_it_is_pyautoattack_bit_for_bit(small: Sample, threat: ThreatModel):
-    sample = small.select(torch.arange(6))
-    ours, theirs = sample.attack(ATTACK, threat), direct(sample, threat)
-    assert torch.equal(ours, theirs)
-    assert 1 <= int(sample.broken(ours, threat).sum()) <= 5
+def test_verdicts_are_those_of_the_reference(small: Sample, threat: ThreatModel):
+    sample = small.select(torch.arange(48))
+    ours = sample.broken(sample.attack(ATTACK, threat), threat)
+    theirs = sample.broken(sample.attack(ReferenceAutoAttack(), threat), threat)
+    assert 5 < int(ours.sum()) < 43
+    assert int((ours ^ theirs).sum()) <= 1
+    assert int(ours.sum()) >= int(theirs.sum())
+
+
+@pytest.mark.parametrize("version", ["plus", "rand"])
+def test_the_other_versions_break_what_their_first_stage_breaks(small: Sample, version: str):
+    sample = small.select(torch.arange(12))
+    first = sample.broken(sample.attack(make_attack("apgd"), EASY), EASY)
+    assert sample.broken(sample.attack(AutoAttack(version=version), EASY), EASY)[first].all()
+
+
+def test_rand_averages_its_gradients_over_draws(small: Sample):
+    sample = small.select(torch.arange(2))
+    threat = ThreatModel(norm="Linf", eps=1e-4)
+    forward, backward = spent(sample, AutoAttack(version="rand"), threat)
+    assert forward.tolist() == [2 * 101 * 20] * 2
+    assert backward.tolist() == [2 * 100 * 20] * 2
+    assert AutoAttack(version="rand").cost(threat) == (2 * 101 * 20, 2 * 100 * 20)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_with_two_or_three_classes_linear_margins_are_found_exactly(classes: int, norm: str):
-    # with three classes the nearest border is the nearest of two hyperplanes
     generator = torch.Generator().manual_seed(classes)
     weights = torch.randn(classes, 75, generator=generator)
     images = 0.5 + 0.2 * (torch.rand(10, 3, 5, 5, generator=generator) - 0.5)
     sample = linear_sample(weights, -(weights @ images.flatten(1).mean(dim=0)), images)
-    eps = 0.005 if norm == "Linf" else 0.03
-    distances = []
-    for image, label in zip(images.flatten(1), sample.labels, strict=True):
-        logits = weights @ image + sample.classifier.model[1].bias.detach()
-        gaps = [
-            (logits[label] - logits[k])
-            / torch.linalg.vector_norm(weights[label] - weights[k], 1 if norm == "Linf" else 2)
-            for k in range(classes)
-            if k != label
-        ]
-        distances.append(min(gaps))
-    reachable = torch.stack(distances) < eps
+    eps, dual = {"Linf": (0.005, 1), "L2": (0.03, 2), "L1": (0.12, torch.inf)}[norm]
+    with torch.no_grad():
+        logits = sample.classifier(images)
+    gaps = torch.full((10, classes), torch.inf)
+    for row, label in enumerate(sample.labels.tolist()):
+        for k in set(range(classes)) - {label}:
+            length = torch.linalg.vector_norm(weights[label] - weights[k], dual)
+            gaps[row, k] = (logits[row, label] - logits[row, k]) / length
+    reachable = gaps.amin(dim=1) < eps
     assert 2 <= int(reachable.sum()) <= 8
     threat = ThreatModel(norm=norm, eps=eps)
     assert torch.equal(sample.broken(sample.attack(ATTACK, threat), threat), reachable)
 
 
-@pytest.mark.slow
-def test_an_image_that_survives_costs_what_the_plan_says():
-    sample = trained_sample(classes=10, count=2)
-    threat = ThreatModel(norm="Linf", eps=1e-4)
-    sample.classifier.foreign_passes[:] = [0, 0]
-    sample.attack(ATTACK, threat)
-    spent = [total / len(sample.images) for total in sample.classifier.foreign_passes]
-    promised = ATTACK.cost(threat)
-    assert promised[0] * 0.99 <= spent[0] <= promised[0]
-    assert spent[1] == promised[1]
+def test_a_targeted_goal_is_steered_for_and_nothing_else_counts(small: Sample):
+    chosen = small.select((small.labels != 2).nonzero().flatten()[:10])
+    threat = ThreatModel(norm="Linf", eps="40/255", targets=(2,))
+    broken = chosen.broken(chosen.attack(APGDCET(), threat), threat)
+    assert broken.float().mean() > 0.8
+    assert "own target classes" in ATTACK.note(small.classifier, threat)
 
 
-@pytest.mark.parametrize(
-    ("classes", "stages", "targets"),
-    [
-        (2, ["apgd-ce", "fab-t", "square"], 1),
-        (3, ["apgd-ce", "apgd-dlr", "fab-t", "square"], 2),
-        (4, ["apgd-ce", "apgd-t", "fab-t", "square"], 3),
-        (10, ["apgd-ce", "apgd-t", "fab-t", "square"], 9),
-        (43, ["apgd-ce", "apgd-t", "fab-t", "square"], 9),
-    ],
-)
-def test_stages_and_targets_fit_the_number_of_classes(
-    monkeypatch, classes: int, stages: list[str], targets: int
-):
-    seen = {}
+def test_an_answer_that_is_not_finite_is_shown_and_spoils_no_other_image(small: Sample):
+    def forward(images: Tensor) -> Tensor:
+        return torch.where((images[:, 0, 0, 0] > 0.9)[:, None], torch.nan, small.classifier.model(images))
 
-    def watched(attack, images, labels, *, batch_size):
-        seen.update(stages=attack.attacks_to_run, apgd=attack.apgd_targeted.n_target_classes)
-        seen.update(
-            fab=attack.fab.n_target_classes, restarts=attack.apgd.n_restarts, queries=attack.square.n_queries
-        )
-        return images, labels
-
-    monkeypatch.setattr(pyautoattack.AutoAttack, "run_standard_evaluation", watched)
-    sample = Sample(
-        wrapped(lambda images: images.flatten(1).sum(1, keepdim=True) * torch.ones(classes), classes),
-        torch.rand(2, 1, 4, 4),
-        torch.tensor([0, 0]),
-    )
-    sample.attack(ATTACK, EASY)
-    assert seen == {"stages": stages, "apgd": targets, "fab": targets, "restarts": 1, "queries": 5000}
-    note = ATTACK.note(sample.classifier, EASY)
-    assert note == "" if classes >= 4 else all(stage in note for stage in [str(classes), *stages])
-
-
-def test_nothing_global_is_left_changed(some: Sample, capfd, caplog):
-    def tracer(*_):
-        return None
-
-    random.seed(1)
-    np.random.seed(1)
-    torch.manual_seed(1)
-    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    functions = checks.check_dynamic, checks.check_randomized
-    counted = dict(checks.funcs)
-    before = sys.gettrace()
-    sys.settrace(tracer)
-    try:
-        some.attack(ATTACK, EASY)
-        assert sys.gettrace() is tracer
-    finally:
-        sys.settrace(before)
-    assert random.getstate() == states[0]
-    assert np.array_equal(np.random.get_state()[1], states[1])
-    assert torch.equal(torch.get_rng_state(), states[2])
-    assert (checks.check_dynamic, checks.check_randomized) == functions
-    assert checks.funcs == counted
-    assert not logging.getLogger("auto-attack").disabled
-    assert capfd.readouterr() == ("", "")
-    assert not caplog.records
-
-
-def test_what_was_swapped_comes_back_after_an_error_too(some: Sample, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("out of luck")
-
-    functions, state = (checks.check_dynamic, checks.check_randomized), torch.get_rng_state()
-    monkeypatch.setattr(pyautoattack.AutoAttack, "run_standard_evaluation", fail)
-    with pytest.raises(RuntimeError, match="out of luck"):
-        some.attack(ATTACK, EASY)
-    assert (checks.check_dynamic, checks.check_randomized) == functions
-    assert not logging.getLogger("auto-attack").disabled
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_no_images_and_no_budget_spend_nothing(some: Sample):
-    some.classifier.foreign_passes[:] = [0, 0]
-    assert some.select(torch.arange(0)).attack(ATTACK, EASY).shape == (0, 3, 8, 8)
-    nothing = ThreatModel(norm="L2", eps=0)
-    assert torch.equal(some.attack(ATTACK, nothing), some.images)
-    assert ATTACK.cost(nothing) == (0, 0)
-    assert some.classifier.foreign_passes == [0, 0]
-
-
-def test_images_too_small_for_its_square_are_refused():
-    tiny = Sample(
-        wrapped(lambda images: images.flatten(1)[:, :4], 4), torch.rand(1, 1, 4, 9), torch.tensor([0])
-    )
-    with pytest.raises(DataError, match="needs images of at least 5 x 5 pixels under L2, these are 4 x 9"):
-        tiny.attack(ATTACK, ThreatModel(norm="L2", eps=0.1))
-
-
-def test_targets_are_refused(some: Sample):
-    with pytest.raises(ThreatError, match="AutoAttack does not support the goal 'targeted'"):
-        ATTACK.check(ThreatModel(norm="Linf", eps=0.1, targets=(1,)), some.classifier)
-    assert not AutoAttack.per_image
-
-
-def test_an_answer_that_is_not_finite_is_shown_and_spoils_no_other_image(some: Sample):
-    def forward(images: torch.Tensor) -> torch.Tensor:
-        logits = some.classifier.model(images)
-        return torch.where((images[:, 0, 0, 0] > 0.9)[:, None], torch.nan, logits)
-
-    images = some.images.clone()
+    images = small.images[:10].clone()
     images[:, 0, 0, 0] = images[:, 0, 0, 0].clamp_max(0.6)
     images[4, 0, 0, 0] = 0.88
-    sample = Sample(wrapped(forward, 5), images, some.labels)
     with torch.no_grad():
-        labels = sample.classifier(images).argmax(dim=1)
-    sample = Sample(sample.classifier, images, labels)
-    candidates = sample.attack(ATTACK, EASY)
-    assert torch.isfinite(candidates).all()
-    assert (norm_of(candidates - images, "Linf") <= EASY.eps + 1e-6).all()
+        labels = small.classifier(images).argmax(dim=1)
+    sample = Sample(wrapped(forward, 5), images, labels)
     with torch.no_grad():
-        logits = sample.classifier(candidates)
+        logits = sample.classifier(sample.attack(ATTACK, EASY))
     assert not torch.isfinite(logits[4]).all()
     others = torch.arange(10) != 4
-    assert (margin(logits, labels)[others] > 0).all()
     assert torch.isfinite(logits[others]).all()
+    assert (margin(logits, labels)[others] > 0).all()
 
 
-def test_warnings_of_the_library_do_not_become_errors(some: Sample):
-    probabilities = Sample(
-        wrapped(lambda x: some.classifier.model(x).softmax(1), 5), some.images, some.labels
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert probabilities.broken(probabilities.attack(ATTACK, EASY), EASY).all()
+def test_no_images_and_no_budget_spend_nothing(small: Sample):
+    none = small.select(torch.arange(0))
+    assert none.attack(ATTACK, LINF).shape == (0, 3, 8, 8)
+    nothing = ThreatModel(norm="L2", eps=0)
+    with small.classifier.metered(96) as meter:
+        assert torch.equal(small.attack(ATTACK, nothing), small.images)
+    assert not meter.forward.any()
+    assert ATTACK.cost(nothing) == (0, 0)
+
+
+def test_a_stage_sees_only_what_the_ones_before_left_standing(small: Sample):
+    seen: list[list[int]] = []
+
+    class Watched(PGDSearch):
+        def begin(self, front, stream, draws):
+            seen.append(front.rows.tolist())
+            return super().begin(front, stream, draws)
+
+    class Two(Ensemble):
+        def stages(self, threat, num_classes):
+            short = Stage(name="a", search=lambda t: Watched(attack=PGD(steps=6), threat=t))
+            return (short, Stage(name="b", search=short.search, restarts=2))
+
+    broken = small.broken(small.attack(Two(), LINF), LINF)
+    assert seen[0] == list(range(96))
+    assert len(seen) == 3
+    assert set(seen[2]) <= set(seen[1]) < set(seen[0])
+    assert set((~broken).nonzero().flatten().tolist()) <= set(seen[2])

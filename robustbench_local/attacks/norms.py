@@ -1,0 +1,22 @@
+"""Which search APGD is under which norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustbench_local.attacks.apgd import APGDSearch
+from robustbench_local.attacks.engine import Search
+from robustbench_local.attacks.objective import LossName
+from robustbench_local.threat import ThreatModel
+
+
+def apgd_search(*, threat: ThreatModel, steps: int, loss: LossName, name: str = "apgd") -> Search[Any]:
+    """APGD's search for the threat model's norm.
+
+    Args:
+        threat: Budget, goal and region.
+        steps: Steps of a path.
+        loss: What to climb; towards the item's target if it has one.
+        name: Name of the stage.
+    """
+    return APGDSearch(threat=threat, steps=steps, loss=loss, name=name)
