@@ -106,7 +106,7 @@ def test_notes_reach_the_caller(data):
         ({"attack": "fgsm-linf-8", "eps": -1}, ConfigError),
         ({"attack": "fgsm-linf-8", "norm": "L7"}, rbl.RobustbenchError),
         ({"attack": "fgsm-linf-8", "eps": ["1/255", "2/255"]}, ConfigError),
-        ({"attack": "autoattack-linf-8", "targets": [1]}, ThreatError),
+        ({"attack": "reference-autoattack-linf-8", "targets": [1]}, ThreatError),
         ({"attack": "fgsm-linf-8", "targets": [9]}, rbl.RobustbenchError),
         ({"attack": "fgsm-linf-8", "sources": [1], "targets": [1]}, DataError),
     ],
