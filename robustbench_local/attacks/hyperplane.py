@@ -37,36 +37,39 @@ def towards_hyperplane(points: Tensor, normals: Tensor, gaps: Tensor, norm: str)
     need = gaps.abs()[:, None]
     if norm == "L1":
         return directions.mul_(_fill_heaviest(weights, room, need))
-    if norm == "L2":
-        # the largest weight is made 1, so that the squares of tiny gradients do not vanish
-        scale = weights.amax(dim=1, keepdim=True)
-        scale = torch.where(scale > 0, scale, 1.0)
-        weights, need = weights.div_(scale), need / scale
-        rates = weights
-    else:
-        rates = torch.ones_like(need)
-    level = _water_level(weights, rates, room, need)
-    return directions.mul_(torch.minimum(level * rates, room))
+    if norm == "Linf":
+        return directions.mul_(torch.minimum(_water_level(weights, None, room, need), room))
+    # the largest weight is made 1, so that the squares of tiny gradients do not vanish
+    scale = weights.amax(dim=1, keepdim=True)
+    scale = torch.where(scale > 0, scale, 1.0)
+    weights.div_(scale)
+    level = _water_level(weights, weights, room, need / scale)
+    return directions.mul_(torch.minimum(weights.mul_(level), room))
 
 
-def _water_level(weights: Tensor, rates: Tensor, room: Tensor, need: Tensor) -> Tensor:
-    """The level t, (N, 1), at which sum(weights * min(t * rates, room)) is ``need``, if it is.$
+def _water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need: Tensor) -> Tensor:
+    """The level t, (N, 1), at which sum(weights * min(t * rates, room)) is ``need``, if there is one.
+
+    ``rates`` None: all 1.
 
     The sum is concave in t, so that Newton's method climbs to the solution from below and meets it exactly
     after finitely many steps.
     """
     load = weights * room
-    slopes = weights * rates if rates.shape == weights.shape else weights
+    slopes = weights if rates is None else weights * rates
     slope = slopes.sum(dim=1, keepdim=True)
     level, full = torch.zeros_like(need), torch.zeros_like(need)
+    # two tables for everything: new ones in each step would take longer than the arithmetic
+    closed, part = torch.empty_like(room), torch.empty_like(room)
     for _ in range(_ROUNDS):
         higher = torch.where(slope > 0, (need - full) / slope, level).maximum(level)
         if need.device.type == "cpu" and bool((higher == level).all()):
             break
         level = higher
-        closed = (level * rates - room).sign_().clamp_min_(0)
-        full = (load * closed).sum(dim=1, keepdim=True)
-        slope = (slopes * (1 - closed)).sum(dim=1, keepdim=True)
+        torch.sub(level if rates is None else torch.mul(level, rates, out=part), room, out=closed)
+        closed.sign_().clamp_min_(0)
+        full = torch.mul(load, closed, out=part).sum(dim=1, keepdim=True)
+        slope = closed.neg_().add_(1).mul_(slopes).sum(dim=1, keepdim=True)
     return level
 
 

@@ -10,8 +10,8 @@ from robustbench_local.attacks.objective import confirmed, success_margin
 from robustbench_local.geometry import Ball, norm_of
 from robustbench_local.threat import ThreatModel
 
-SLACK = 1e-6
-"""Share of the radius by which rounding may exceed it; the harness allows ten times as much."""
+SLACK = {"Linf": 1e-6, "L2": 8e-6, "L1": 8e-6}
+"""Share of the radius that rounding may add: more than projections do, less than the harness allows."""
 
 
 def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,6 @@ def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) 
     Returns:
         As :meth:`Search.judge <robustbench_local.attacks.engine.Search.judge>`; points outside score -inf.
     """
-    inside = norm_of(front.points - front.originals, ball.norm) <= ball.eps * (1 + SLACK)
+    inside = norm_of(front.points - front.originals, ball.norm) <= ball.eps * (1 + SLACK[ball.norm])
     margins = success_margin(logits, front.labels, threat)
     return torch.where(inside, margins, -torch.inf), inside & confirmed(margins, logits)

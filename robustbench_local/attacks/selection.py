@@ -43,13 +43,14 @@ def select_largest(values: Tensor, masses: Tensor, wanted: Tensor) -> Selection:
     """
     products = values * masses
     low, high = torch.zeros_like(wanted), torch.full_like(wanted, torch.inf)
-    above = values.sign()
-    mass_low, sum_low = _dot(masses, above), _dot(products, above)
+    # two tables for everything: new ones in each round would take longer than the arithmetic
+    above, part = values.sign(), torch.empty_like(values)
+    mass_low, sum_low = _dot(masses, above, part), _dot(products, above, part)
     mass_high, sum_high = torch.zeros_like(wanted), torch.zeros_like(wanted)
     for _ in range(_ROUNDS):
         pivot = (sum_low - sum_high) / (mass_low - mass_high)
-        above = torch.sub(values, pivot).sign_().clamp_min_(0)
-        mass, total = _dot(masses, above), _dot(products, above)
+        torch.sub(values, pivot, out=above).sign_().clamp_min_(0)
+        mass, total = _dot(masses, above, part), _dot(products, above, part)
         settled = (mass == mass_low) | (mass == mass_high) | (mass_low <= wanted)
         if wanted.device.type == "cpu" and bool(settled.all()):
             break
@@ -60,6 +61,6 @@ def select_largest(values: Tensor, masses: Tensor, wanted: Tensor) -> Selection:
     return Selection(low=low, high=high, mass_low=mass_low, mass_high=mass_high)
 
 
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Inner products of the rows, (N, 1)."""
-    return (left * right).sum(dim=1, keepdim=True)
+def _dot(left: Tensor, right: Tensor, scratch: Tensor) -> Tensor:
+    """Inner products of the rows, (N, 1); ``scratch``, (N, D), is written over."""
+    return torch.mul(left, right, out=scratch).sum(dim=1, keepdim=True)
