@@ -1,0 +1,109 @@
+"""``python -m benchmarks``: measure, and write the table."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+# before torch starts its threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import typer
+
+from benchmarks import ours
+from benchmarks.job import Run
+from benchmarks.measure import Result, measure
+from benchmarks.page import absent, page
+from benchmarks.peers import PEERS
+from benchmarks.rows import QUICK, ROWS, Row
+from benchmarks.subjects import SUBJECTS, Subject, load
+
+_QUICK_SUBJECT = "signs-pgd-at"
+
+
+def main(
+    rows: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
+    subjects: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(SUBJECTS)}.")] = "",
+    n: Annotated[int, typer.Option(help="Images a row; 0: as the row says.", min=0)] = 0,
+    rounds: Annotated[int, typer.Option(help="Times that every arm runs.", min=1)] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="A few rows on few images.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="On the GPU, with absolute times.")] = False,
+    shared: Annotated[Path | None, typer.Option(help="Folder with MNIST and CIFAR checkpoints.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the page here too.")] = None,
+) -> None:
+    """Measure every installed library and ours side by side."""
+    torch.set_num_threads(1)
+    device = "cuda" if gpu else "cpu"
+    chosen = [row for row in ROWS if _wanted(row, rows, quick)]
+    peers = {peer.name: peer.methods() for peer in PEERS if peer.installed()}
+    skipped = absent()
+    results: list[Result] = []
+    for name in SUBJECTS:
+        if (subjects and name not in subjects.split(",")) or (
+            quick and not subjects and name != _QUICK_SUBJECT
+        ):
+            continue
+        subject = load(name, max((_images(row, n, quick) for row in chosen), default=1), shared)
+        if subject is None:
+            skipped.append(f"{name} needs a folder of checkpoints: `--shared FOLDER`")
+            continue
+        for row in chosen:
+            if name in row.subjects:
+                results += _row(
+                    row, subject.to(device), _images(row, n, quick), rounds, peers, device, skipped
+                )
+    text = page(
+        results, command=_command(shared), rounds=rounds, device=device, skipped=list(dict.fromkeys(skipped))
+    )
+    print(text)
+    if out is not None:
+        out.write_text(text)
+
+
+def _wanted(row: Row, names: str, quick: bool) -> bool:
+    if names:
+        return row.name.lower() in names.lower().split(",")
+    return not quick or row.name in QUICK
+
+
+def _images(row: Row, n: int, quick: bool) -> int:
+    return n or (QUICK.get(row.name, row.n) if quick else row.n)
+
+
+def _row(
+    row: Row,
+    subject: Subject,
+    n: int,
+    rounds: int,
+    peers: dict[str, dict[str, Run]],
+    device: str,
+    skipped: list[str],
+) -> list[Result]:
+    """The row at each of its radii; nothing if ours does not exist yet."""
+    missing = [method for method in row.ours if not ours.exists(method)]
+    if missing:
+        skipped.append(f"{row.name}: this version has no {missing[0]}")
+        return []
+    theirs = {name: methods[row.method] for name, methods in peers.items() if row.method in methods}
+    results = []
+    for level in row.levels or (None,):
+        start = time.monotonic()
+        eps = None if level is None else subject.radii[level]
+        results.append(measure(row, subject, eps, n, rounds, theirs, device))
+        where = f"{subject.name} {row.name}" + (f" {level}" if level else "")
+        print(f"{where}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+    return results
+
+
+def _command(shared: Path | None) -> str:
+    """What was typed, without the reader's folders."""
+    words = ["FOLDER" if shared is not None and Path(word) == shared else word for word in sys.argv[1:]]
+    return " ".join(["python -m benchmarks", *words])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,59 @@
+"""The same methods of ours, by the names of ``rows``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from benchmarks.job import Job
+from robustbench_local import Classifier
+from robustbench_local.attacks import ATTACKS, make_attack
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import Norm, ThreatModel
+
+_KINDS: dict[str, tuple[str, dict[str, Any], str | None]] = {
+    "fgsm": ("fgsm", {}, None),
+    "pgd": ("pgd", {"early_stop": False}, "steps"),
+    "pgd, early stop": ("pgd", {}, "steps"),
+    "apgd": ("apgd", {"early_stop": False}, "steps"),
+    "apgd, early stop": ("apgd", {}, "steps"),
+    "apgd-t": ("apgd-t", {}, "steps"),
+    "fab-t": ("fab-t", {}, "steps"),
+    "square": ("square", {}, "queries"),
+    "autoattack": ("autoattack", {}, None),
+    "ddn": ("ddn", {}, "steps"),
+    "fmn": ("fmn", {}, "steps"),
+    "cw": ("cw", {}, "steps"),
+    "deepfool": ("deepfool", {}, "steps"),
+    "curve": ("curve", {}, None),
+}
+"""Our method: name in the registry, hyper-parameters, and which of them the job's steps are."""
+
+
+def exists(method: str) -> bool:
+    """Whether this version has the method."""
+    return _KINDS[method][0] in ATTACKS
+
+
+def run(method: str, classifier: Classifier, job: Job, norm: Norm) -> tuple[Tensor, tuple[float, float]]:
+    """Run a method of ours.
+
+    Args:
+        method: A key of the table above.
+        classifier: Inside ``classifier.attacked()``.
+        job: Images and hyper-parameters; its module is not used.
+        norm: Norm of the ball.
+
+    Returns:
+        Candidates, and forward and backward passes an image.
+    """
+    name, parameters, steps = _KINDS[method]
+    given = parameters if steps is None else {**parameters, steps: job.steps}
+    attack = make_attack(name, given)
+    threat = ThreatModel(norm=norm, eps=job.eps)
+    stream = Stream(job.seed, tuple(map(str, range(len(job.images)))), repr(attack))
+    with classifier.metered(len(job.images)) as meter:
+        candidates = attack.perturb(classifier, job.images, job.labels, threat, stream)
+    count = len(job.images)
+    return candidates, (meter.forward.sum().item() / count, meter.backward.sum().item() / count)

@@ -1,0 +1,80 @@
+"""The page around the tables: what was run, on what, and how to read it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+
+import torch
+
+import robustbench_local
+from benchmarks.measure import Result
+from benchmarks.peers import PEERS
+from benchmarks.table import table
+
+_READING = """\
+How to read it:
+
+- *Forward / backward*: passes an image, counted, not estimated.
+- *Overhead*: time over that of the same passes through the bare network with frozen parameters; floor 1.
+- *Time / ours*: how many times longer it takes than our first line, on the same images in the same process.
+- *Robust*: images read right, and still read right where the candidate is, of all n. For methods that look
+  for the nearest adversarial image: the median distance, over the images read right.
+- *Missed / extra*: images that only this line broke, and that only our first line broke. In brackets, what
+  another seed of our own changes: the noise. For distances: how often this line is nearer by more than 1 %,
+  and how often ours is.
+- *Operations / questions*: what is dispatched beside the network's own passes, for each forward pass, on 8
+  images. A question makes the host wait for the device: on a CPU that is free, and on a GPU ours asks less.
+
+Everything is the median over the rounds, which use the seeds 0, 1, 2, ...; verdicts are those of seed 0."""
+
+
+def page(results: list[Result], *, command: str, rounds: int, device: str, skipped: list[str]) -> str:
+    """The whole page.
+
+    Args:
+        results: What was measured.
+        command: The command line that did it.
+        rounds: Rounds of every row.
+        device: Where.
+        skipped: What did not run, one line each.
+    """
+    cuda = device.startswith("cuda")
+    where = torch.cuda.get_device_name() if cuda else f"one thread of a CPU ({_instructions()})"
+    lines = [
+        "# Performance beside other libraries",
+        "",
+        f"Written by `{command}` on {dt.datetime.now(dt.UTC).date()}, {where}, {rounds} rounds.",
+        "Arms take turns (A B A B ...) in one process; "
+        + ("times are the GPU's own." if cuda else "times are process time, of which only ratios are kept."),
+        "",
+        _READING,
+        "",
+        table(results, absolute=cuda),
+        "",
+        "### Versions",
+        "",
+        _versions(),
+    ]
+    if skipped:
+        lines += ["", "### Not run", "", *(f"- {line}" for line in skipped)]
+    return "\n".join(lines) + "\n"
+
+
+def absent() -> list[str]:
+    """The peers that are not installed, and how to get them."""
+    return [f"{peer.name} is absent: `pip install {peer.install}`" for peer in PEERS if not peer.installed()]
+
+
+def _versions() -> str:
+    parts = [
+        f"robustbench-local {robustbench_local.__version__}",
+        f"Python {platform.python_version()}",
+        f"torch {torch.__version__.partition('+')[0]}",
+        *(f"{peer.name} {peer.version()}" for peer in PEERS if peer.installed()),
+    ]
+    return ", ".join(parts) + "."
+
+
+def _instructions() -> str:
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

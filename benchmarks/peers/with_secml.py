@@ -1,0 +1,53 @@
+"""secml-torch (MIT), its native attacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from secmlt.adv.backends import Backends
+from secmlt.adv.evasion.ddn import DDN
+from secmlt.adv.evasion.fmn import FMN
+from secmlt.adv.evasion.perturbation_models import LpPerturbationModels
+from secmlt.adv.evasion.pgd import PGD
+from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.job import Job, Run
+
+
+def _run(job: Job, attack: Any) -> Tensor:
+    torch.manual_seed(job.seed)
+    images = DataLoader(TensorDataset(job.images, job.labels), batch_size=len(job.images))
+    found = attack(BasePyTorchClassifier(job.module), images)
+    return torch.cat([batch for batch, _ in found])
+
+
+def _pgd(job: Job) -> Tensor:
+    attack = PGD(
+        perturbation_model=LpPerturbationModels.LINF,
+        epsilon=job.eps,
+        num_steps=job.steps,
+        step_size=job.step_size,
+        random_start=True,
+        backend=Backends.NATIVE,
+    )
+    return _run(job, attack)
+
+
+def _fmn(job: Job) -> Tensor:
+    attack = FMN(
+        perturbation_model=LpPerturbationModels.LINF,
+        num_steps=job.steps,
+        step_size=1.0,
+        backend=Backends.NATIVE,
+    )
+    return _run(job, attack)
+
+
+METHODS: dict[str, Run] = {
+    "pgd": _pgd,
+    "ddn": lambda job: _run(job, DDN(num_steps=job.steps, backend=Backends.NATIVE)),
+    "fmn": _fmn,
+}
