@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustbench_local.attacks.apgd import APGDSearch
+from robustbench_local.attacks.apgd_l1 import APGDL1Search
+from robustbench_local.attacks.apgd_path import APGDSearch
 from robustbench_local.attacks.engine import Search
 from robustbench_local.attacks.objective import LossName
 from robustbench_local.threat import ThreatModel
@@ -19,4 +20,5 @@ def apgd_search(*, threat: ThreatModel, steps: int, loss: LossName, name: str = 
         loss: What to climb; towards the item's target if it has one.
         name: Name of the stage.
     """
-    return APGDSearch(threat=threat, steps=steps, loss=loss, name=name)
+    search = APGDL1Search if threat.norm == "L1" else APGDSearch
+    return search(threat=threat, steps=steps, loss=loss, name=name)

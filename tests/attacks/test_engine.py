@@ -9,7 +9,7 @@ import torch
 from attack_samples import Sample, wrapped
 from torch import Tensor
 
-from robustbench_local.attacks.apgd import APGDSearch
+from robustbench_local.attacks.apgd_path import APGDSearch
 from robustbench_local.attacks.engine import Engine, Search, Seen, default_batch_size
 from robustbench_local.attacks.front import Front, Items, Rows
 from robustbench_local.attacks.objective import success_margin
