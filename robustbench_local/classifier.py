@@ -50,6 +50,8 @@ class Classifier:
             verdicts.
         search_precision: ``"fp32"``, or ``"bf16"`` for searches that are faster and miss a few breaks on
             robust networks; successes are confirmed in float32, and so are all verdicts.
+        compile_steps: Whether attacks compile their own step with ``torch.compile``: worth a minute's wait in
+            long runs on a GPU. No influence on verdicts.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
 
     Raises:
@@ -84,6 +86,7 @@ class Classifier:
         self.provenance: dict[str, Any] = {}
         self.batch_size: int | None = None
         self.search_precision: Precision = "fp32"
+        self.compile_steps = False
         self.foreign_passes = [0, 0]
         self._meters: list[Meter] = []
         self._attacked = self._examined = False

@@ -91,6 +91,7 @@ def run_grid(
     device: str = "auto",
     batch_size: int | None = None,
     search_precision: Precision | None = None,
+    compile_steps: bool = False,
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
     listener: Listener | None = None,
@@ -106,6 +107,7 @@ def run_grid(
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         batch_size: Images in a pass; None measures once on each model. No influence on verdicts.
         search_precision: ``"bf16"`` searches faster and misses some breaks; overrides the grid's.
+        compile_steps: Whether attacks compile their own step, for long runs on a GPU.
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
         allow_code: Whether ``python:`` models may run their code.
         listener: Hears of progress.
@@ -124,6 +126,7 @@ def run_grid(
         device=device,
         batch_size=batch_size,
         search_precision=search_precision,
+        compile_steps=compile_steps,
         cards=cards,
         allow_code=allow_code,
     )
@@ -139,6 +142,7 @@ def prepare(
     device: str = "auto",
     batch_size: int | None = None,
     search_precision: Precision | None = None,
+    compile_steps: bool = False,
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
 ) -> tuple[Plan, Path]:
@@ -147,7 +151,14 @@ def prepare(
     wanted = _override(wanted, limit, seed, search_precision)
     directory = run_directory(wanted, out)
     folders = tuple(Path(folder) for folder in cards)
-    options = Options(base=base, device=device, batch_size=batch_size, cards=folders, allow_code=allow_code)
+    options = Options(
+        base=base,
+        device=device,
+        batch_size=batch_size,
+        compile_steps=compile_steps,
+        cards=folders,
+        allow_code=allow_code,
+    )
     return make_plan(wanted, options), directory
 
 

@@ -182,6 +182,9 @@ class Engine:
             search: How to search.
             items: What to search, in this order.
         """
+        if self.classifier.compile_steps:
+            # every search of a kind shares the compiled code; sizes vary as items come and go
+            search.step = torch.compile(search.step, dynamic=True)  # type: ignore[method-assign]
         front: Front | None = None
         clock = 0
         while True:

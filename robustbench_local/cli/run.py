@@ -45,6 +45,14 @@ def command(
             help="bf16 searches faster and misses some breaks; every success is checked in fp32.",
         ),
     ] = None,
+    compile_steps: Annotated[
+        bool,
+        typer.Option(
+            "--compile-steps",
+            envvar="RBL_COMPILE_STEPS",
+            help="Compile the attacks' own steps, for long runs on a GPU; no influence on verdicts.",
+        ),
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, envvar="RBL_SEED", help="Overrides the grid's seed.")
     ] = None,
@@ -78,6 +86,7 @@ def command(
         device=device,
         batch_size=parse_batch_size(batch_size),
         search_precision=search_precision,
+        compile_steps=compile_steps,
         cards=cards or (),
         allow_code=allow_code,
     )

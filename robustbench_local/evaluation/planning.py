@@ -37,6 +37,8 @@ class Options:
     """Images in a pass; None measures once on each model."""
     cards: tuple[Path, ...] = ()
     """Folders of the user's own cards."""
+    compile_steps: bool = False
+    """Whether attacks compile their own step."""
     allow_code: bool = False
     """Whether ``python:`` models may run the user's code."""
 
@@ -67,6 +69,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     subjects = tuple(_subject(entry, data, options) for entry in grid.models)
     for subject in subjects:
         subject.classifier.search_precision = grid.search_precision
+        subject.classifier.compile_steps = options.compile_steps
     identity = _identity(grid, data, subjects)
     cells = tuple(plan_cells(grid, subjects, columns, identity["code"]))
     device = str(subjects[0].classifier.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -260,3 +262,19 @@ def test_what_bf16_takes_for_a_success_and_float32_does_not_stays_in_the_search(
     with classifier.attacked():
         engine.run(PGDSearch(attack=attack, threat=ThreatModel(norm="Linf", eps=0.4)), engine.items())
     assert not engine.found.any()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_lead_to_the_same_points(small: Sample):
+    threat = ThreatModel(norm="Linf", eps="12/255")
+    points = []
+    for compiled in (False, True):
+        small.classifier.compile_steps = compiled
+        engine = Engine(small.classifier, small.images, small.labels, small.stream(PGD()))
+        with small.classifier.attacked(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            engine.run(PGDSearch(attack=PGD(steps=5), threat=threat), engine.items())
+        points.append(engine.points)
+    small.classifier.compile_steps = False
+    assert torch.allclose(*points, atol=1e-6)
