@@ -93,13 +93,13 @@ class APGDL1Search(Search[SparsePath]):
         points = front.points
         reviewed = self._schedule.reviewed[front.age]
         if bool(reviewed.any()):
-            back = _review(front, state, reach, reviewed.to(reach.device))
+            back = _review(front, state, reach, reviewed.to(reach.device, non_blocking=True))
             points, gradient = choose(back, state.top, points), choose(back, state.top_gradient, gradient)
         moved = _sparse_step(gradient, state).add_(points)
         turning = self._schedule.turning[front.age]
         if not bool(turning.any()):
             return self._contained(front, moved, reach)
-        turned = turning.to(reach.device)
+        turned = turning.to(reach.device, non_blocking=True)
         reach = self._reach(front, front.age + 1)
         moved = self._contained(front, choose(turned, state.top, moved), reach)
         state.top_loss = state.top_loss.masked_fill(turned, -torch.inf)

@@ -107,9 +107,9 @@ class APGDSearch(Search[Path]):
         spans = self._spans[front.age]
         if not bool((spans > 0).any()):
             return front.points, direction
-        due = (spans > 0).to(state.rises.device)
+        due = (spans > 0).to(state.rises.device, non_blocking=True)
         stuck = state.halved.logical_not() & (state.checked_loss >= state.top_loss)
-        weary = (state.rises <= RISES * spans.to(state.rises.device)) | stuck
+        weary = (state.rises <= RISES * spans.to(state.rises.device, non_blocking=True)) | stuck
         halve = due & weary
         state.step_size = torch.where(halve, state.step_size / 2, state.step_size)
         state.halved = torch.where(due, halve, state.halved)
@@ -132,7 +132,9 @@ class APGDSearch(Search[Path]):
             mixed = points + MOMENTUM * (plain - points) + (1 - MOMENTUM) * (points - state.previous)
             moved = to_ball_and_box(mixed, front.originals, ball, front.masks)
         fresh = front.age == 0
-        return choose(fresh.to(points.device), plain, moved) if bool(fresh.any()) else moved
+        return (
+            choose(fresh.to(points.device, non_blocking=True), plain, moved) if bool(fresh.any()) else moved
+        )
 
 
 def checkpoint_spans(steps: int) -> Tensor:
@@ -165,5 +167,5 @@ def _remember(front: Front, state: Path, losses: Tensor, direction: Tensor) -> N
     # before the first step there was nothing to rise from: last_loss is +inf then
     state.rises = state.rises + (losses > state.last_loss)
     state.last_loss = losses
-    first = (front.age == 0).to(losses.device)
+    first = (front.age == 0).to(losses.device, non_blocking=True)
     state.checked_loss = torch.where(first, losses, state.checked_loss)
