@@ -22,6 +22,9 @@ _BLOCK = 64
 """Steps whose random numbers are drawn at once."""
 _HALF_ULP = 2.0**-25
 """How far rounding moves a pixel at most."""
+_NOISE = 1e-5
+"""A negative score has to rise by this share: many windows change nothing but the rounding of the logits, which
+is another in another batch."""
 _TINY = 1e-30
 
 
@@ -33,6 +36,8 @@ class Square(Attack):
         queries: Most forward passes for an image, all restarts together; each has an equal share.
         p: Share of the image's pixels in the first windows, above 0 and at most 1.
         restarts: Searches for an image, at least 1.
+        rescale: Whether the windows' schedule, made for 10,000 queries, is stretched or shrunk to the queries
+            of a restart, as the first paper has it; AutoAttack takes it as it is.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -47,6 +52,7 @@ class Square(Attack):
     queries: int = 5000
     p: float = 0.8
     restarts: int = 1
+    rescale: bool = False
 
     def __post_init__(self) -> None:
         if self.restarts < 1 or self.queries < 2 * self.restarts:
@@ -73,7 +79,8 @@ class Square(Attack):
         # the look at the start is a query too
         steps = self.queries // self.restarts - 1
         for restart in range(self.restarts):
-            engine.run(SquareSearch(threat=threat, steps=steps, p=self.p), engine.items(restart))
+            search = SquareSearch(threat=threat, steps=steps, p=self.p, rescale=self.rescale)
+            engine.run(search, engine.items(restart))
         return engine.points
 
     def cost(self, threat: ThreatModel) -> tuple[int, int]:
@@ -87,14 +94,13 @@ class Squares(Rows):
 
     keys: Tensor
     """(W,): what opens its stream of random numbers."""
-    corners: Tensor
-    """(W, block, windows) int64: where each window of a block of steps lies, counted within a channel."""
+    ahead: Tensor
+    """(W, block, windows) int64: where the windows of a block of steps lie, counted within a channel. Under
+    L2 and L1 there are two, and behind them the number of the pattern."""
     colours: Tensor
     """(W, block, C): what a window gets, with its sign: the radius under Linf, else 1."""
-    turned: Tensor
-    """(W, block) int64: which of the two patterns a window gets under L2 and L1."""
     at: Tensor
-    """(W, windows): the windows outside of which ``front.points`` are ``front.best_points``."""
+    """(W, windows): the entry of ``ahead`` that ``front.points`` show."""
     reach: Tensor
     """(W,): the radius; under L2 and L1, what ``spent`` may grow to."""
     spent: Tensor
@@ -110,77 +116,99 @@ class SquareSearch(Search[Squares]):
         threat: Budget, goal and region.
         steps: Proposals for an item.
         p: Share of the image's pixels in the first windows.
+        rescale: Whether the windows' schedule is stretched or shrunk to ``steps``.
         name: Name of the stage.
     """
 
-    def __init__(self, *, threat: ThreatModel, steps: int, p: float = 0.8, name: str = "square") -> None:
-        self.threat, self.steps, self.name, self._p = threat, steps, name, p
+    def __init__(
+        self,
+        *,
+        threat: ThreatModel,
+        steps: int,
+        p: float = 0.8,
+        rescale: bool = False,
+        name: str = "square",
+    ) -> None:
+        self.threat, self.steps, self.name = threat, steps, name
+        self._p, self._rescale = p, rescale
         self._power = {"Linf": 0, "L2": 2, "L1": 1}[threat.norm]
-        self._sides = torch.empty(0, dtype=torch.int64)
+        self._count = 2 if self._power else 1
+        self._wide = False
+        self._sides: list[int] = []
+        self._painted: tuple[Tensor | None, list[Tensor]] = None, []
 
     def begin(self, front: Front, stream: Stream, draws: list[str]) -> Squares:
         """Stripes of random colours under Linf, tiles under L2 and L1."""
         channels, height, width = front.points.shape[1:]
-        smallest = 3 if self._power else 1
+        self._wide = self.threat.norm == "L1" and channels > 1
+        smallest, odd = (3, True) if self._power else (1, False)
         self._sides = window_sides(
-            self.steps, self._p, height, width, smallest=smallest, odd=bool(self._power)
+            self.steps, self._p, height, width, smallest=smallest, odd=odd, rescale=self._rescale
         )
         front.originals = front.originals.contiguous()
         start = self._tiles if self._power else self._stripes
         front.points = start(front, stream, draws).contiguous()
         front.best_points = front.points.clone()
-        device, windows = front.points.device, 2 if self._power else 1
-        empty = torch.zeros(len(front), _BLOCK, windows, dtype=torch.int64, device=device)
         spent = _sum(front.points - front.originals, self._power)
+        entry = 3 if self._power else 1
+        ahead = torch.zeros(len(front), _BLOCK, entry, dtype=torch.int64, device=spent.device)
         return Squares(
-            keys=stream.keys([f"{draw}/windows" for draw in draws], device),
-            corners=empty,
+            keys=stream.keys([f"{draw}/windows" for draw in draws], spent.device),
+            ahead=ahead,
             colours=spent.new_zeros(len(front), _BLOCK, channels),
-            turned=empty[:, :, 0],
-            at=empty[:, 0],
+            at=ahead[:, 0],
             reach=self._reach(front).expand(len(front)),
             spent=spent,
             proposed=spent,
         )
 
     def keep(self, front: Front, scores: Tensor) -> None:
-        """Accept the proposals that raise the score, and wipe the others: in their windows only."""
+        """Accept the proposals that raise the score, and wipe the others; in their windows if that will do."""
         state: Squares = front.state  # type: ignore[assignment]  # begin made it
-        better = scores > front.best_scores
-        front.best_scores = torch.where(better, scores, front.best_scores)
+        better = scores * (1 + _NOISE) > front.best_scores
         if self._power:
             state.spent = torch.where(better, state.proposed, state.spent)
-        windows = self._windows(front, ages=(front.age - 1).clamp_min_(0))
+        if self._wide:
+            super().keep(front, scores)
+            front.points = front.best_points.clone()
+            return
+        front.best_scores = torch.where(better, scores, front.best_scores)
+        at, places = self._painted
+        if at is not state.at:  # items have come or gone since the last step
+            before = (front.age - 1).clamp_min(0)
+            places = self._places(state, self._windows(front, before, *_span(before)))
         points, best = front.points.flatten(1), front.best_points.flatten(1)
-        for corners in state.at.unbind(1):
-            where = windows.places(corners)
+        for where in places:
             kept = torch.where(better[:, None], points.gather(1, where), best.gather(1, where))
             points.scatter_(1, where, kept)
             best.scatter_(1, where, kept)
 
     def step(self, front: Front, state: Squares, seen: Seen) -> Tensor:  # noqa: ARG002 - keep has judged
         """The next proposals, painted into the points."""
-        slots = front.age % _BLOCK
-        first, last = (int(slot) for slot in slots.aminmax())
-        if first == 0:
-            self._draw(front, state, (slots == 0).nonzero().flatten())
-        tables = (state.corners, state.colours, state.turned)
-        if first == last:
-            state.at, colours, turned = (table[:, first] for table in tables)
-        else:
-            rows = torch.arange(len(slots), device=state.keys.device)
-            slots = slots.to(rows.device)
-            state.at, colours, turned = (table[rows, slots] for table in tables)
-        windows = self._windows(front, front.age)
+        span = _span(front.age)
+        colours = self._next(front, state, *span)
+        windows = self._windows(front, front.age, *span)
+        places = self._places(state, windows)
         if self._power:
-            self._paint_bumps(front, state, windows, colours, turned)
+            self._paint_bumps(front, state, windows, colours, *places)
         else:
-            self._paint_plain(front, state, windows, colours)
+            _paint_plain(front, colours, *places)
+        self._painted = state.at, places
         return front.points
 
-    def _windows(self, front: Front, ages: Tensor) -> Windows:
+    def _windows(self, front: Front, ages: Tensor, youngest: int, oldest: int) -> Windows:
         """The windows of the steps at these ages."""
-        return Windows(self._sides[ages], tuple(front.points.shape[1:]), front.points.device)
+        shape, device = tuple(front.points.shape[1:]), front.points.device
+        if self._sides[youngest] == self._sides[oldest]:  # sides only fall
+            return Windows((self._sides[youngest],), shape, device)
+        sides = torch.tensor(self._sides)[ages]
+        known = sorted(set(sides.tolist()))
+        which = torch.searchsorted(torch.tensor(known), sides)
+        return Windows(tuple(known), shape, device, which.to(device))
+
+    def _places(self, state: Squares, windows: Windows) -> list[Tensor]:
+        """Where the pixels of the proposals' windows are."""
+        return [windows.places(corners) for corners in state.at.unbind(1)[: self._count]]
 
     def _stripes(self, front: Front, stream: Stream, draws: list[str]) -> Tensor:
         """Vertical stripes, one pixel wide."""
@@ -206,61 +234,94 @@ class SquareSearch(Search[Squares]):
         if not self._power:
             return reach
         room = _HALF_ULP * front.points[0].numel() ** (1 / self._power)
-        return (reach - room).clamp_min(0) ** self._power
+        return _raised((reach - room).clamp_min(0), self._power)
+
+    def _next(self, front: Front, state: Squares, youngest: int, oldest: int) -> Tensor:
+        """Go on to the next entry of each item's block, drawing blocks as needed; its colours, (W, C)."""
+        if youngest == oldest:
+            slot = youngest % _BLOCK
+            if slot == 0:
+                self._draw(front, state, torch.arange(len(front)))
+            state.at = state.ahead[:, slot]
+            return state.colours[:, slot]
+        slots = front.age % _BLOCK
+        due = (slots == 0).nonzero().flatten()
+        if len(due):
+            self._draw(front, state, due)
+        rows = torch.arange(len(slots), device=state.keys.device)
+        slots = slots.to(rows.device)
+        state.at = state.ahead[rows, slots]
+        return state.colours[rows, slots]
 
     def _draw(self, front: Front, state: Squares, rows: Tensor) -> None:
-        """Random windows and colours of the next steps for some rows, and an exact sum of what they spent."""
+        """Draw a block for some rows, (M,) int64 on the CPU, and sum up exactly what they spent."""
         channels, height, width = front.points.shape[1:]
-        windows = state.at.shape[1]
-        numbers = 2 * windows + 1 + channels
-        ages = front.age[rows]
-        first = (ages * numbers)[:, None].to(state.keys.device)
-        rows = rows.to(state.keys.device)
-        counter = torch.arange(_BLOCK * numbers, device=rows.device)
-        uniform = uniform_at(state.keys[rows][:, None], first + counter).view(len(rows), _BLOCK, numbers)
-        ahead = (ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)
-        sides = self._sides[ahead][..., None].to(rows.device)
-        top, left, rest = uniform.split([windows, windows, 1 + channels], dim=2)
-        down, across = (top * (height - sides + 1)).long(), (left * (width - sides + 1)).long()
-        colours = _sign(rest[..., 1:] - 0.5)
-        if not self._power:
-            colours *= state.reach[rows, None, None]
-        state.corners = state.corners.index_copy(0, rows, down * width + across)
-        state.colours = state.colours.index_copy(0, rows, colours)
-        state.turned = state.turned.index_copy(0, rows, (rest[..., 0] > 0.5).long())
+        numbers, ages, device = 2 * self._count + 1 + channels, front.age[rows], state.keys.device
+        first, rows = (ages * numbers)[:, None].to(device), rows.to(device)
+        sides = torch.tensor(self._sides)[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
+        room = torch.tensor([height + 1, width + 1], device=device) - sides[..., None].to(device)
+        places = first + torch.arange(_BLOCK * numbers, device=device)
+        uniform = uniform_at(state.keys[rows][:, None], places).view(len(rows), _BLOCK, numbers)
+        shares = uniform[..., : 2 * self._count].view(len(rows), _BLOCK, self._count, 2)
+        corners = (shares * room[:, :, None]).long()
+        entry = corners[..., 0] * width + corners[..., 1]
+        colours = _sign(uniform[..., -channels:] - 0.5)
         if self._power:
-            exact = _sum(front.points[rows] - front.originals[rows], self._power)
-            state.spent = state.spent.index_copy(0, rows, exact)
-
-    def _paint_plain(self, front: Front, state: Squares, windows: Windows, colours: Tensor) -> None:
-        """Linf: one colour a channel, at the border of the ball."""
-        where = windows.places(state.at[:, 0])
-        pixels = front.originals.flatten(1).gather(1, where)
-        pixels.unflatten(1, (colours.shape[1], -1)).add_(colours[:, :, None])
-        front.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
+            turned = (uniform[..., 2 * self._count] > 0.5).long()
+            entry = torch.cat([entry, turned[..., None]], dim=2)
+            spent = _sum(front.points[rows] - front.originals[rows], self._power)
+            state.spent = state.spent.index_copy(0, rows, spent)
+        else:
+            colours *= state.reach[rows, None, None]
+        state.ahead = state.ahead.index_copy(0, rows, entry)
+        state.colours = state.colours.index_copy(0, rows, colours)
 
     def _paint_bumps(
-        self, front: Front, state: Squares, windows: Windows, colours: Tensor, turned: Tensor
+        self,
+        front: Front,
+        state: Squares,
+        windows: Windows,
+        colours: Tensor,
+        here: Tensor,
+        there: Tensor,
     ) -> None:
         """L2, L1: wipe the second window; its change, and what was not spent, goes into the first."""
         power, channels = self._power, colours.shape[1]
         points, originals = front.points.flatten(1), front.originals.flatten(1)
-        here, there = (windows.places(corners) for corners in state.at.unbind(1))
         pixels, wiped = originals.gather(1, here), originals.gather(1, there)
         old = points.gather(1, here) - pixels
-        sizes = windows.sums(old.abs().pow(power)) ** (1 / power)
-        taken = windows.sums((points.gather(1, there) - wiped).abs().pow(power))
+        taken = windows.sums(_raised(points.gather(1, there) - wiped, power))
         points.scatter_(1, there, wiped)
-        taken += windows.sums((points.gather(1, here) - pixels).abs().pow(power))
+        taken += windows.sums(_raised(points.gather(1, here) - pixels, power))
         budget = taken + (state.reach - state.spent).clamp_min(0)[:, None] / channels
-        pattern = colours[:, :, None] * windows.bumps(turned, power)[:, None]
-        new = pattern + old.unflatten(1, (channels, -1)) / sizes.clamp_min(_TINY)[:, :, None]
-        sizes = windows.sums(new.flatten(1).abs().pow(power)).clamp_min(_TINY)
-        new *= (budget / sizes).pow(1 / power)[:, :, None]
+        if self._wide:  # more than the ball allows: the projection takes it from the whole image
+            budget *= channels
+        pattern = colours[:, :, None] * windows.bumps(state.at[:, 2], power)[:, None]
+        size = _root(windows.sums(_raised(old, power)), power)[:, :, None]
+        new = pattern + old.view(len(old), channels, -1) / size
+        size = _root(windows.sums(_raised(new.flatten(1), power)), power)
+        new *= (_root(budget, power) / size)[:, :, None]
         painted = (pixels + new.flatten(1)).clamp_(0.0, 1.0)
         points.scatter_(1, here, painted)
-        spending = windows.sums((painted - pixels).abs().pow(power)) - taken
-        state.proposed = state.spent + spending.sum(dim=1)
+        if self._wide:
+            front.points = to_ball_and_box(front.points, front.originals, self.ball(front))
+            state.proposed = _sum(front.points - front.originals, power)
+            return
+        change = windows.sums(_raised(painted - pixels, power)) - taken
+        state.proposed = state.spent + change.sum(dim=1)
+
+
+def _paint_plain(front: Front, colours: Tensor, where: Tensor) -> None:
+    """Linf: one colour a channel, at the border of the ball."""
+    pixels = front.originals.flatten(1).gather(1, where)
+    pixels.view(len(pixels), colours.shape[1], -1).add_(colours[:, :, None])
+    front.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
+
+
+def _span(ages: Tensor) -> tuple[int, int]:
+    """The lowest and the highest age."""
+    youngest, oldest = ages.aminmax()
+    return int(youngest), int(oldest)
 
 
 def _sign(numbers: Tensor) -> Tensor:
@@ -268,6 +329,16 @@ def _sign(numbers: Tensor) -> Tensor:
     return torch.where(numbers < 0, -1.0, 1.0)
 
 
+def _raised(delta: Tensor, power: int) -> Tensor:
+    """Absolute values, squared if ``power`` is 2."""
+    return delta * delta if power == 2 else delta.abs()
+
+
+def _root(sums: Tensor, power: int) -> Tensor:
+    """The norm that belongs to a sum of raised values, never 0."""
+    return (sums.sqrt() if power == 2 else sums).clamp_min(_TINY)
+
+
 def _sum(delta: Tensor, power: int) -> Tensor:
-    """Sum of the absolute values to a power, (N,)."""
-    return delta.flatten(1).abs().pow(power).sum(dim=1)
+    """Sum of the raised values of whole images, (N,)."""
+    return _raised(delta.flatten(1), power).sum(dim=1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _STEPS = 10_000
-"""Steps of the schedule as the paper gives it; other lengths stretch or shrink it."""
+"""Steps of the schedule as the paper gives it."""
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these steps the share of the image that is changed at once halves."""
 _TILES = 5
@@ -17,8 +17,15 @@ _TILES = 5
 
 
 def window_sides(
-    steps: int, share: float, height: int, width: int, *, smallest: int = 1, odd: bool = False
-) -> Tensor:
+    steps: int,
+    share: float,
+    height: int,
+    width: int,
+    *,
+    smallest: int = 1,
+    odd: bool = False,
+    rescale: bool = False,
+) -> list[int]:
     """The side of the window at each step, falling.
 
     Args:
@@ -28,19 +35,23 @@ def window_sides(
         width: Likewise.
         smallest: Smallest side, where the image has room for it.
         odd: Whether sides are odd numbers, where the image has room for it.
+        rescale: Whether the schedule, made for 10,000 steps, is stretched or shrunk to ``steps``.
 
     Returns:
-        (steps,) int64, on the CPU; at most the shorter side of the image.
+        ``steps`` numbers, each at most the shorter side of the image.
 
     Source: Andriushchenko et al. 2020, arXiv:1912.00049, section 5; Croce & Hein 2020, arXiv:2003.01690.
     """
-    elapsed = torch.arange(steps) * _STEPS // max(steps, 1)
+    elapsed = torch.arange(steps)
+    if rescale:
+        elapsed = elapsed * _STEPS // steps
     halvings = torch.bucketize(elapsed, torch.tensor(_HALVINGS))
     area = share * height * width * 0.5 ** halvings.double()
     sides = area.sqrt().round().long().clamp_min(smallest)
     if odd:
         sides += 1 - sides % 2
-    return sides.clamp_max(min(height, width))
+    found: list[int] = sides.clamp_max(min(height, width)).tolist()
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -79,20 +90,24 @@ class Windows:
     for all at once; only sums have to leave the copies out, which `sums` does.
 
     Args:
-        sides: Side of each image's windows, (W,) int64, on the CPU; a single one for all is quicker.
+        sides: The sides that windows have, ascending, without repetition.
         shape: (C, H, W) of an image.
         device: Where the images are.
+        which: Which of the sides each image's windows have, (W,) int64; None: there is one side only.
     """
 
-    def __init__(self, sides: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
-        first, last = (int(side) for side in sides.aminmax())
-        self._channels, self._device = shape[0], device
-        self._sides = (first,) if first == last else tuple(sides.unique().tolist())
-        self._which = None
-        self._offsets = _offsets(self._sides, shape, device)
-        if first != last:
-            self._which = torch.searchsorted(torch.tensor(self._sides), sides).to(device)
-            self._offsets = self._offsets[self._which]
+    def __init__(
+        self,
+        sides: tuple[int, ...],
+        shape: tuple[int, ...],
+        device: torch.device,
+        which: Tensor | None = None,
+    ) -> None:
+        self._sides, self._channels, self._device = sides, shape[0], device
+        self._which = which
+        self._offsets = _offsets(sides, shape, device)
+        if which is not None:
+            self._offsets = self._offsets[which]
 
     def places(self, corners: Tensor) -> Tensor:
         """Where their pixels are in the images, each (C, H, W) flattened.
@@ -107,7 +122,7 @@ class Windows:
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum of each channel, (W, C), of values (W, C * side * side)."""
-        by_channel = values.unflatten(1, (self._channels, -1))
+        by_channel = values.view(len(values), self._channels, -1)
         if self._which is not None:
             by_channel = by_channel * _once(self._sides, self._device)[self._which][:, None]
         return by_channel.sum(dim=2)
