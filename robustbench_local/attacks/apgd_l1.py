@@ -177,7 +177,7 @@ def _sparse_step(gradient: Tensor, state: SparsePath) -> Tensor:
     """Equal moves of the pixel values with the largest gradients."""
     flat = gradient.flatten(1)
     size = flat.abs()
-    count = (state.changed / SPARSER).ceil().clamp_min(1)[:, None]
+    count = (state.changed / SPARSER).round().clamp_min(1)[:, None]
     cut = select_largest(size, torch.ones_like(size), count - 0.5)
     chosen = size.sub_(cut.low).sign_().clamp_min_(0)
     share = state.length[:, None] / chosen.sum(dim=1, keepdim=True).clamp_min(1)

@@ -35,15 +35,15 @@ def towards_hyperplane(points: Tensor, normals: Tensor, gaps: Tensor, norm: str)
     # a pixel without room plays no part, whatever its weight
     weights = normals.abs().mul_(room.sign())
     need = gaps.abs()[:, None]
-    if norm == "L1":
-        return directions.mul_(_fill_heaviest(weights, room, need))
     if norm == "Linf":
         return directions.mul_(torch.minimum(_water_level(weights, None, room, need), room))
     # the largest weight is made 1, so that the squares of tiny gradients do not vanish
     scale = weights.amax(dim=1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1.0)
-    weights.div_(scale)
-    level = _water_level(weights, weights, room, need / scale)
+    weights, need = weights.div_(scale), need / scale
+    if norm == "L1":
+        return directions.mul_(_fill_heaviest(weights, room, need))
+    level = _water_level(weights, weights, room, need)
     return directions.mul_(torch.minimum(weights.mul_(level), room))
 
 
@@ -76,7 +76,8 @@ def _water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need: Tens
 def _fill_heaviest(weights: Tensor, room: Tensor, need: Tensor) -> Tensor:
     """How far each pixel goes, (N, D), if the heaviest go first and as far as they can."""
     cut = select_largest(weights, weights * room, need)
-    share = ((need - cut.mass_high) / (cut.mass_low - cut.mass_high)).clamp(0, 1)
+    step = cut.mass_low - cut.mass_high
+    share = torch.where(step > 0, (need - cut.mass_high) / step, 0.0).clamp(0, 1)
     first = (weights - cut.high).sign_().clamp_min_(0)
     rest = (weights - cut.low).sign_().clamp_min_(0).sub_(first)
     return first.addcmul_(rest, share).mul_(room)
