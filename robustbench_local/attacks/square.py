@@ -14,7 +14,7 @@ from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.windows import Windows, tiled, tiles, window_sides
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, norm_of, radius, to_ball_and_box
+from robustbench_local.geometry import Balls, column, norm_of, radius, to_ball_and_box
 from robustbench_local.randomness import Stream, uniform_at
 from robustbench_local.threat import ThreatModel
 
@@ -23,8 +23,8 @@ _BLOCK = 64
 _HALF_ULP = 2.0**-25
 """How far rounding moves a pixel at most."""
 _NOISE = 1e-5
-"""A negative score has to rise by this share: many windows change nothing but the rounding of the logits, which
-is another in another batch."""
+"""A negative score has to rise by this share: many windows change nothing but the rounding of the logits, and
+that is another one in another batch."""
 _TINY = 1e-30
 
 
@@ -163,7 +163,7 @@ class SquareSearch(Search[Squares]):
         )
 
     def keep(self, front: Front, scores: Tensor) -> None:
-        """Accept the proposals that raise the score, and wipe the others; in their windows if that will do."""
+        """Accept the proposals that raise the score and wipe the others, in their windows if that will do."""
         state: Squares = front.state  # type: ignore[assignment]  # begin made it
         better = scores * (1 + _NOISE) > front.best_scores
         if self._power:
@@ -224,9 +224,10 @@ class SquareSearch(Search[Squares]):
         numbers = stream.uniform((channels + 1, down, across), draw=draws, device=front.points.device) - 0.5
         turned = (numbers[:, -1] > 0).long()
         delta = tiled(_sign(numbers[:, :-1]), turned, height, width, self._power)
+        reach = _root(self._reach(front), self._power).expand(len(front))
         if self._power == 2:
-            delta = delta / column(norm_of(delta, "L2"), delta) * radius(self.ball(front), delta)
-        return to_ball_and_box(front.originals + delta, front.originals, self.ball(front))
+            delta = delta * column(reach / norm_of(delta, "L2"), delta)
+        return to_ball_and_box(front.originals + delta, front.originals, Balls(self.threat.norm, reach))
 
     def _reach(self, front: Front) -> Tensor:
         """What ``spent`` may grow to, with room for the rounding of every pixel under L2 and L1."""
@@ -293,7 +294,7 @@ class SquareSearch(Search[Squares]):
         taken = windows.sums(_raised(points.gather(1, there) - wiped, power))
         points.scatter_(1, there, wiped)
         taken += windows.sums(_raised(points.gather(1, here) - pixels, power))
-        budget = taken + (state.reach - state.spent).clamp_min(0)[:, None] / channels
+        budget = (taken + (state.reach - state.spent)[:, None] / channels).clamp_min(0)
         if self._wide:  # more than the ball allows: the projection takes it from the whole image
             budget *= channels
         pattern = colours[:, :, None] * windows.bumps(state.at[:, 2], power)[:, None]
