@@ -99,7 +99,7 @@ def success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tenso
     Returns:
         Above 0 on success; infinite where a logit is not finite, which the harness counts as broken.
     """
-    finite = torch.isfinite(logits).all(dim=1)
+    finite = logits.abs().amax(dim=1) < torch.inf
     margin = objective("margin", threat, labels)(logits)
     return torch.where(finite, margin, torch.inf)
 
@@ -114,5 +114,5 @@ def confirmed(margins: Tensor, logits: Tensor) -> Tensor:
     Returns:
         (N,) boolean: the margin exceeds a hundred-thousandth of the logits' range, or they are not finite.
     """
-    spread = logits.amax(dim=1) - logits.amin(dim=1)
-    return (margins > CONFIRMED * spread) | margins.isposinf()
+    low, high = logits.aminmax(dim=1)
+    return (margins > CONFIRMED * (high - low)) | (margins == torch.inf)
