@@ -74,7 +74,7 @@ class APGDSearch(Search[Path]):
         nothing = front.points.new_zeros(len(front))
         return Path(
             previous=front.points,
-            top=front.points,
+            top=front.points.clone(),
             top_direction=torch.zeros_like(front.points),
             top_loss=nothing - torch.inf,
             last_loss=nothing + torch.inf,
@@ -120,10 +120,13 @@ class APGDSearch(Search[Path]):
     def _move(self, front: Front, state: Path, points: Tensor, direction: Tensor) -> Tensor:
         """The plain step, and three quarters of it with a quarter of the last move; the first has none."""
         length = column(state.step_size, points)
-        plain = torch.addcmul(points, direction, length)
+        # in memory that nobody needs any more: fresh memory costs more than the sums
+        plain = torch.addcmul(points, direction, length, out=direction)
+        fresh = front.age == 0
+        some_fresh = bool(fresh.any())
         if state.low is not None:
             torch.clamp(plain, state.low, state.high, out=plain)
-            moved = plain * MOMENTUM
+            moved = plain * MOMENTUM if some_fresh else plain.mul_(MOMENTUM)
             moved.add_(points, alpha=2 * (1 - MOMENTUM)).sub_(state.previous, alpha=1 - MOMENTUM)
             torch.clamp(moved, state.low, state.high, out=moved)
         else:
@@ -131,10 +134,9 @@ class APGDSearch(Search[Path]):
             plain = to_ball_and_box(plain, front.originals, ball, front.masks)
             mixed = points + MOMENTUM * (plain - points) + (1 - MOMENTUM) * (points - state.previous)
             moved = to_ball_and_box(mixed, front.originals, ball, front.masks)
-        fresh = front.age == 0
-        return (
-            choose(fresh.to(points.device, non_blocking=True), plain, moved) if bool(fresh.any()) else moved
-        )
+        if not some_fresh:
+            return moved
+        return choose(fresh.to(points.device, non_blocking=True), plain, moved, out=moved)
 
 
 def checkpoint_spans(steps: int) -> Tensor:
@@ -161,8 +163,8 @@ def _remember(front: Front, state: Path, losses: Tensor, direction: Tensor) -> N
     """Note the loss, and the point if it is the highest so far; a loss that is no number is none."""
     losses = torch.where(torch.isnan(losses), -torch.inf, losses)
     higher = losses > state.top_loss
-    state.top = choose(higher, front.points, state.top)
-    state.top_direction = choose(higher, direction, state.top_direction)
+    choose(higher, front.points, state.top, out=state.top)
+    choose(higher, direction, state.top_direction, out=state.top_direction)
     state.top_loss = torch.where(higher, losses, state.top_loss)
     # before the first step there was nothing to rise from: last_loss is +inf then
     state.rises = state.rises + (losses > state.last_loss)

@@ -107,7 +107,7 @@ class Search(ABC, Generic[State]):
         """
         better = scores > front.best_scores
         front.best_scores = torch.where(better, scores, front.best_scores)
-        front.best_points = choose(better, front.points, front.best_points)
+        choose(better, front.points, front.best_points, out=front.best_points)
 
     def ball(self, front: Front) -> Balls | ThreatModel:
         """The ball around each item."""
@@ -126,6 +126,7 @@ class Engine:
         early_stop: Whether an item ends with its first confirmed success, and its image with it.
         draws: Passes that are averaged for one look, for classifiers that draw random numbers themselves
             (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
+        exact: Whether to look in float32 whatever the classifier allows: where the border lies is at stake.
 
     Attributes:
         points: (N, C, H, W): the best point of each image so far; the original if there is none.
@@ -143,6 +144,7 @@ class Engine:
         *,
         early_stop: bool = True,
         draws: int = 1,
+        exact: bool = False,
     ) -> None:
         self.classifier, self.images, self.labels, self.masks = classifier, images, labels, masks
         self.points = images.clone()
@@ -151,7 +153,7 @@ class Engine:
         self.size = classifier.batch_size or default_batch_size(images)
         self._stream, self._early_stop, self._draws = stream, early_stop, draws
         self._between = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_QUESTIONS
-        self._half = classifier.search_precision == "bf16"
+        self._half = classifier.search_precision == "bf16" and not exact
 
     def open(self) -> Tensor:
         """Rows of the images that still need work, ascending, int64."""
@@ -219,7 +221,7 @@ class Engine:
             masks=None if self.masks is None else self.masks[rows],
             points=originals,
             age=torch.zeros(len(rows), dtype=torch.int64),
-            best_points=originals,
+            best_points=originals.clone(),
             best_scores=originals.new_full((len(rows),), -torch.inf),
             done=torch.zeros_like(rows, dtype=torch.bool),
             state=Rows(),

@@ -152,7 +152,8 @@ class PGDSearch(Search[_Bounds]):
         """One step along the gradient, brought back into the ball."""
         length = self.attack.length(self.threat)
         if state.low is not None:
-            moved = torch.add(front.points, seen.gradient.sign(), alpha=length)
+            moved = seen.gradient.sign()  # and from here in its memory: fresh memory costs more than the sums
+            torch.add(front.points, moved, alpha=length, out=moved)
             return torch.clamp(moved, state.low, state.high, out=moved)
         gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
         moved = front.points + length * steepest(gradient, self.threat.norm)

@@ -7,12 +7,14 @@ import torch
 from attack_samples import Sample, wrapped
 from torch import Tensor
 
+from robustbench_local.attacks.apgd import APGD
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.geometry import norm_of
+from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
 ATTACKS: list[Attack] = [
@@ -287,6 +289,20 @@ def test_the_default_step_size_and_its_warnings():
 def test_impossible_budgets_are_refused(wrong: dict[str, float]):
     with pytest.raises(ConfigError, match="PGD"):
         PGD(**wrong)
+
+
+@pytest.mark.parametrize("attack", [PGD(steps=3), APGD(steps=3)], ids=repr)
+@pytest.mark.parametrize("threat", THREATS[:2], ids=str)
+def test_steps_write_over_no_gradient_that_shares_its_memory(attack: Attack, threat: ThreatModel):
+    def brightness(images: Tensor) -> Tensor:
+        total = images.sum(dim=(1, 2, 3))  # its gradient is one number, seen from every pixel
+        return torch.stack([total, 20 - total], dim=1)
+
+    model = Classifier(brightness, num_classes=2, access="gradients")
+    images, labels = torch.full((2, 3, 4, 4), 0.4), torch.tensor([0, 0])
+    with model.attacked():
+        found = attack.perturb(model, images, labels, threat, Stream(0, ("a", "b"), repr(attack)))
+    assert bool((found.sum(dim=(1, 2, 3)) < images.sum(dim=(1, 2, 3))).all())
 
 
 def test_unknown_losses_are_refused():
