@@ -35,6 +35,7 @@ ATTACKS: Registry[Attack] = Registry(
         "pgd": "robustbench_local.attacks.pgd:PGD",
         "reference:autoattack": "robustbench_local.attacks.foreign:ReferenceAutoAttack",
         "spatial": "robustbench_local.attacks.spatial:Spatial",
+        "spsa": "robustbench_local.attacks.spsa:SPSA",
         "square": "robustbench_local.attacks.square:Square",
         "ti-fgsm": "robustbench_local.attacks.translation:TIFGSM",
         "vmi-fgsm": "robustbench_local.attacks.variance:VMIFGSM",

@@ -257,7 +257,8 @@ class SquareSearch(Search[Squares]):
     def _draw(self, front: Front, state: Squares, rows: Tensor) -> None:
         """Draw a block for some rows, (M,) int64 on the CPU, and sum up exactly what they spent."""
         channels, height, width = front.points.shape[1:]
-        numbers, ages, device = 2 * self._count + 1 + channels, front.age[rows], state.keys.device
+        numbers = 2 * self._count + channels + (1 if self._power else 0)
+        ages, device = front.age[rows], state.keys.device
         first, rows = (ages * numbers)[:, None].to(device), rows.to(device)
         sides = torch.tensor(self._sides)[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
         room = torch.tensor([height + 1, width + 1], device=device) - sides[..., None].to(device)
