@@ -24,7 +24,9 @@ def ranked_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
         or less where there are fewer candidates.
     """
     ranked = torch.zeros_like(engine.labels)[:, None].repeat(1, _most(threat, engine, count))
-    for rows in engine.open().split(engine.size):
+    open_rows = engine.open()
+    for start in range(0, len(open_rows), engine.size):
+        rows = open_rows[start : start + engine.size]
         logits = engine.classifier(engine.images[rows], rows)
         ranked[rows] = rank_classes(logits, engine.labels[rows], threat, ranked.shape[1])
     return ranked
