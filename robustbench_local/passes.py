@@ -77,7 +77,7 @@ class Meter:
         _add(self._forward, rows, size)
 
     def add_backward(self, rows: Tensor | None, size: int, times: int = 1) -> None:
-        """Count ``times`` backward passes of ``size`` images; ``rows`` says which, by default the first ones."""
+        """Count ``times`` backward passes of ``size`` images; ``rows`` says which, else the first ones."""
         self.total += size * times
         _add(self._backward, rows, size, times)
 

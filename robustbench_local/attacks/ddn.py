@@ -1,0 +1,86 @@
+"""DDN: along the gradient on a sphere that shrinks after every success and grows after every failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_local.attacks.engine import Engine, Seen
+from robustbench_local.attacks.front import Front, Rows
+from robustbench_local.attacks.nearest import NearestAttack
+from robustbench_local.attacks.nearest_search import NearestSearch, annealed, even_odds, usable
+from robustbench_local.attacks.objective import check_counts
+from robustbench_local.errors import ConfigError
+from robustbench_local.geometry import column, norm_of, steepest
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+
+STEP = (1.0, 0.01)
+"""Length of the first and of the last step (alpha in the paper)."""
+_FIRST_RADIUS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDN(NearestAttack):
+    """Decoupled direction and norm: the gradient says where to, success or failure how far.
+
+    Args:
+        steps: Steps, at least 1.
+        gamma: Share by which the radius changes in a step, between 0 and 1.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    Source: Rony et al. 2019, arXiv:1811.09600, algorithm 1, without its rounding to 8 bits.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"L2"})
+
+    steps: int = 100
+    gamma: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_counts("DDN", steps=self.steps)
+        if not 0 < self.gamma < 1:
+            raise ConfigError(f"DDN's gamma must be between 0 and 1, got {self.gamma}")
+
+    def search(self, engine: Engine, threat: ThreatModel) -> None:
+        """One path."""
+        engine.run(_DDNSearch(self, threat), engine.items())
+
+    def passes(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+        """All steps, and the look at the last point."""
+        return self.steps + 1, self.steps
+
+
+@dataclass(kw_only=True)
+class _Sphere(Rows):
+    """Where each item goes next."""
+
+    radius: Tensor
+    """(W,)."""
+
+
+class _DDNSearch(NearestSearch[_Sphere]):
+    def __init__(self, attack: DDN, threat: ThreatModel) -> None:
+        self.attack, self.threat, self.steps = attack, threat, attack.steps
+
+    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Sphere:  # noqa: ARG002
+        """At the image."""
+        return _Sphere(radius=front.points.new_full((len(front),), _FIRST_RADIUS))
+
+    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+        """Cross-entropy, but for a monotone function of it."""
+        return even_odds(self.threat, front.labels)
+
+    def step(self, front: Front, state: _Sphere, seen: Seen) -> Tensor:
+        """A step along the gradient, and from there to the sphere; none beyond what counts."""
+        change = 1 - self.attack.gamma * (2 * self.succeeded(front, seen.logits).to(front.points) - 1)
+        state.radius = (state.radius * change).clamp_max(self.threat.eps)
+        length = column(annealed(front, self.steps, *STEP), front.points)
+        delta = front.points - front.originals + length * steepest(usable(seen.gradient, front), "L2")
+        shrink = state.radius / norm_of(delta, "L2").clamp_min(1e-12)
+        return (front.originals + delta * column(shrink, delta)).clamp(0, 1)

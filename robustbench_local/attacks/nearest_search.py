@@ -1,0 +1,98 @@
+"""What every search for the nearest adversarial image shares: what counts, what is kept, what is climbed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustbench_local import losses
+from robustbench_local.attacks.engine import Engine, Search, State
+from robustbench_local.attacks.front import Front, Items
+from robustbench_local.attacks.objective import success_margin
+from robustbench_local.geometry import norm_of
+from robustbench_local.threat import ThreatModel
+
+SAFE = 3e-7
+"""A success counts once its margin exceeds this share of the largest logit: a few roundings of a float32."""
+_SPREAD = 16.0
+"""The range that logits are brought to before odds are taken: that of a trained network on ten classes."""
+
+
+class NearestSearch(Search[State]):
+    """A search that keeps the nearest success of each item."""
+
+    def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Successes score the inverse of their distance, others their margin, which is not above 0."""
+        margins = success_margin(logits, front.labels, self.threat)
+        reached = beyond_doubt(margins, logits)
+        distance = norm_of(front.points - front.originals, self.threat.norm)
+        return torch.where(reached, 1 / distance, margins.clamp_max(0)), reached & (distance == 0)
+
+    def succeeded(self, front: Front, logits: Tensor) -> Tensor:
+        """Whether each point reaches the goal beyond doubt, (W,)."""
+        return beyond_doubt(success_margin(logits, front.labels, self.threat), logits)
+
+
+def beyond_doubt(margins: Tensor, logits: Tensor, share: float = SAFE) -> Tensor:
+    """Whether the goal is reached by more than floating-point noise, (N,); also where a logit is not finite.
+
+    Args:
+        margins: What ``success_margin`` gave, (N,).
+        logits: The classifier's answer, (N, K).
+        share: Share of the largest logit that the margin has to exceed.
+    """
+    return (margins > share * logits.abs().amax(dim=1)) | margins.isposinf()
+
+
+def even_odds(threat: ThreatModel, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """The log of the odds of success, from logits brought to one range, so that their scale plays no part.
+
+    Cross-entropy is a monotone function of it; its gradient points to all classes that are within reach, not
+    to the nearest alone as the margin's does.
+
+    Args:
+        threat: Its goal.
+        labels: True classes, (N,).
+
+    Returns:
+        A function of the logits, (N, K) to (N,).
+    """
+    targets = labels.new_tensor(threat.targets)
+
+    def odds(logits: Tensor) -> Tensor:
+        spread = (logits.amax(dim=1) - logits.amin(dim=1)).detach()
+        scale = torch.where(spread > 0, _SPREAD / spread, 1.0)
+        return losses.log_odds(logits * scale[:, None], labels, targets)
+
+    return odds
+
+
+def annealed(front: Front, steps: int, start: float, end: float) -> Tensor:
+    """A number that falls from start to end along half a cosine, at each item's age; (W,).
+
+    Source: Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5.
+    """
+    share = (1 + torch.cos(math.pi * front.age.double() / steps)) / 2
+    return (end + (start - end) * share).to(front.points)
+
+
+def usable(gradient: Tensor, front: Front) -> Tensor:
+    """The gradient without what is not a number or outside the masks."""
+    gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
+    return gradient if front.masks is None else gradient * front.masks
+
+
+def movable(gradient: Tensor, points: Tensor) -> Tensor:
+    """The gradient without the pixels that it pushes out of the box, (N, C, H, W)."""
+    stuck = (gradient > 0) & (points >= 1) | (gradient < 0) & (points <= 0)
+    return gradient.masked_fill(stuck, 0.0)
+
+
+def broken_items(engine: Engine) -> Items:
+    """An item for each image that has a success, but not at distance 0; all others are left in peace."""
+    engine.found = engine.scores.isposinf()
+    items = engine.items()
+    return items.pick((engine.scores[items.rows] > 0).nonzero().flatten())
