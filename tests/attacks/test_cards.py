@@ -22,7 +22,7 @@ def test_a_card_builds_an_attack_that_can_run(card: Card):
     classifier = wrapped(lambda images: torch.zeros(len(images), 43), 43)
     attack.check(threat, classifier)
     assert attack.warnings(threat) == []
-    assert bool(attack.note(classifier, threat)) == (card.method == "apgd-ce+t")  # says that it is not AutoAttack
+    assert bool(attack.note(classifier, threat)) == (card.method == "apgd-ce+t")  # is not AutoAttack
     assert set(card.parameters) <= set(parameter_names(card.method))
     assert re.search(r"arXiv:\d{4}\.\d{4,5}", card.source)
     assert card.description.endswith(".")
@@ -31,7 +31,10 @@ def test_a_card_builds_an_attack_that_can_run(card: Card):
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_card_is_named_after_its_threat_model(card: Card):
-    assert card.name == "stop-to-speed-limit" or f"-{card.name}".endswith(f"-{card.threat.model().name}")
+    if card.method == "curve":  # about many radii at once
+        assert card.name == f"curve-{card.threat.norm.lower()}"
+    else:
+        assert card.name == "stop-to-speed-limit" or f"-{card.name}".endswith(f"-{card.threat.model().name}")
 
 
 def test_the_fields_radii_are_there_for_fgsm_pgd_and_autoattack():
@@ -41,6 +44,16 @@ def test_the_fields_radii_are_there_for_fgsm_pgd_and_autoattack():
     assert find_card("pgd50-linf-76.5").threat.eps == 0.3
     assert find_card("pgd50-l2-0.5").parameters == {"steps": 50, "restarts": 5}
     assert find_card("pgd50-margin-linf-8").parameters["loss"] == "margin"
+
+
+@pytest.mark.parametrize("name", ["curve-linf", "curve-l2"])
+def test_a_curve_asks_about_eight_radii_the_last_of_which_is_its_threat_models(name: str):
+    card = find_card(name)
+    attack = make_attack(card.method, card.parameters)
+    ladder = attack.ladder(card.threat.model())
+    assert len(ladder) == 8
+    assert ladder == (*attack.radii, card.threat.eps)
+    assert attack.measure == "distance"
 
 
 def test_stop_to_speed_limit_names_the_classes_as_gtsrb_does():
