@@ -15,7 +15,7 @@ from robustbench_local.classifier import Classifier, out_of_memory
 SMALLEST, LARGEST = 8, 1024
 """Batch sizes that are tried: powers of two."""
 WORTHWHILE = 0.95
-"""A larger batch is worth its memory if an image costs at most this share of what it costs in a smaller one."""
+"""A larger batch is worth its memory if an image costs at most this share of its cost in a smaller one."""
 PAST = 1.5
 """No larger batch is tried once an image costs so many times what it costs in the best one."""
 LONGEST = 0.5
