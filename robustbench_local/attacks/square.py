@@ -135,7 +135,7 @@ class SquareSearch(Search[Squares]):
         self._count = 2 if self._power else 1
         self._wide = False
         self._sides: list[int] = []
-        self._painted: tuple[Tensor | None, list[Tensor]] = None, []
+        self._painted: tuple[Tensor, Tensor] | None = None
 
     def begin(self, front: Front, stream: Stream, draws: list[str]) -> Squares:
         """Stripes of random colours under Linf, tiles under L2 and L1."""
@@ -173,28 +173,31 @@ class SquareSearch(Search[Squares]):
             front.points = front.best_points.clone()
             return
         front.best_scores = torch.where(better, scores, front.best_scores)
-        at, places = self._painted
-        if at is not state.at:  # items have come or gone since the last step
-            before = (front.age - 1).clamp_min(0)
-            places = self._places(state, self._windows(front, before, *_span(before)))
         points, best = front.points.flatten(1), front.best_points.flatten(1)
-        for where in places:
-            kept = torch.where(better[:, None], points.gather(1, where), best.gather(1, where))
-            points.scatter_(1, where, kept)
-            best.scatter_(1, where, kept)
+        where = self._present(front, state)
+        kept = torch.where(better[:, None], points.gather(1, where), best.gather(1, where))
+        points.scatter_(1, where, kept)
+        best.scatter_(1, where, kept)
 
     def step(self, front: Front, state: Squares, seen: Seen) -> Tensor:  # noqa: ARG002 - keep has judged
         """The next proposals, painted into the points."""
         span = _span(front.age)
         colours = self._next(front, state, *span)
         windows = self._windows(front, front.age, *span)
-        places = self._places(state, windows)
+        where = windows.places(state.at[:, : self._count])
         if self._power:
-            self._paint_bumps(front, state, windows, colours, *places)
+            self._paint_bumps(front, state, windows, where, colours)
         else:
-            _paint_plain(front, colours, *places)
-        self._painted = state.at, places
+            _paint_plain(front, where, colours)
+        self._painted = state.at, where
         return front.points
+
+    def _present(self, front: Front, state: Squares) -> Tensor:
+        """Where the proposals are: `step` knew, unless items have come or gone since."""
+        if self._painted is not None and self._painted[0] is state.at:
+            return self._painted[1]
+        before = (front.age - 1).clamp_min(0)
+        return self._windows(front, before, *_span(before)).places(state.at[:, : self._count])
 
     def _windows(self, front: Front, ages: Tensor, youngest: int, oldest: int) -> Windows:
         """The windows of the steps at these ages."""
@@ -205,10 +208,6 @@ class SquareSearch(Search[Squares]):
         known = sorted(set(sides.tolist()))
         which = torch.searchsorted(torch.tensor(known), sides)
         return Windows(tuple(known), shape, device, which.to(device))
-
-    def _places(self, state: Squares, windows: Windows) -> list[Tensor]:
-        """Where the pixels of the proposals' windows are."""
-        return [windows.places(corners) for corners in state.at.unbind(1)[: self._count]]
 
     def _stripes(self, front: Front, stream: Stream, draws: list[str]) -> Tensor:
         """Vertical stripes, one pixel wide."""
@@ -279,27 +278,23 @@ class SquareSearch(Search[Squares]):
         state.colours = state.colours.index_copy(0, rows, colours)
 
     def _paint_bumps(
-        self,
-        front: Front,
-        state: Squares,
-        windows: Windows,
-        colours: Tensor,
-        here: Tensor,
-        there: Tensor,
+        self, front: Front, state: Squares, windows: Windows, where: Tensor, colours: Tensor
     ) -> None:
         """L2, L1: wipe the second window; its change, and what was not spent, goes into the first."""
-        power, channels = self._power, colours.shape[1]
+        power, channels, half = self._power, colours.shape[1], where.shape[1] // 2
         points, originals = front.points.flatten(1), front.originals.flatten(1)
-        pixels, wiped = originals.gather(1, here), originals.gather(1, there)
-        old = points.gather(1, here) - pixels
-        taken = windows.sums(_raised(points.gather(1, there) - wiped, power))
-        points.scatter_(1, there, wiped)
-        taken += windows.sums(_raised(points.gather(1, here) - pixels, power))
+        pixels = originals.gather(1, where)
+        delta = points.gather(1, where) - pixels
+        sums = windows.sums(_raised(delta, power))
+        here, there = torch.split(where, half, dim=1)
+        points.scatter_(1, there, pixels[:, half:])
+        pixels, old = pixels[:, :half], delta[:, :half]
+        taken = sums[:, channels:] + windows.sums(_raised(points.gather(1, here) - pixels, power))
         budget = (taken + (state.reach - state.spent)[:, None] / channels).clamp_min(0)
         if self._wide:  # more than the ball allows: the projection takes it from the whole image
             budget *= channels
         pattern = colours[:, :, None] * windows.bumps(state.at[:, 2], power)[:, None]
-        size = _root(windows.sums(_raised(old, power)), power)[:, :, None]
+        size = _root(sums[:, :channels], power)[:, :, None]
         new = pattern + old.view(len(old), channels, -1) / size
         size = _root(windows.sums(_raised(new.flatten(1), power)), power)
         new *= (_root(budget, power) / size)[:, :, None]
@@ -313,7 +308,7 @@ class SquareSearch(Search[Squares]):
         state.proposed = state.spent + change.sum(dim=1)
 
 
-def _paint_plain(front: Front, colours: Tensor, where: Tensor) -> None:
+def _paint_plain(front: Front, where: Tensor, colours: Tensor) -> None:
     """Linf: one colour a channel, at the border of the ball."""
     pixels = front.originals.flatten(1).gather(1, where)
     pixels.view(len(pixels), colours.shape[1], -1).add_(colours[:, :, None])

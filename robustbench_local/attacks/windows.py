@@ -103,8 +103,7 @@ class Windows:
         device: torch.device,
         which: Tensor | None = None,
     ) -> None:
-        self._sides, self._channels, self._device = sides, shape[0], device
-        self._which = which
+        self._sides, self._device, self._which = sides, device, which
         self._offsets = _offsets(sides, shape, device)
         if which is not None:
             self._offsets = self._offsets[which]
@@ -113,16 +112,17 @@ class Windows:
         """Where their pixels are in the images, each (C, H, W) flattened.
 
         Args:
-            corners: Upper left pixels, counted within a channel, (W,) int64.
+            corners: Upper left pixels of V windows in each image, counted within a channel, (W, V) int64.
 
         Returns:
-            (W, C * side * side) int64.
+            (W, V * C * side * side) int64.
         """
-        return corners[:, None] + self._offsets
+        offsets = self._offsets if self._which is None else self._offsets[:, None]
+        return (corners[:, :, None] + offsets).flatten(1)
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sum of each channel, (W, C), of values (W, C * side * side)."""
-        by_channel = values.view(len(values), self._channels, -1)
+        """Sum of each channel of each window, (W, V * C), of values (W, V * C * side * side)."""
+        by_channel = values.view(len(values), -1, self._sides[-1] ** 2)
         if self._which is not None:
             by_channel = by_channel * _once(self._sides, self._device)[self._which][:, None]
         return by_channel.sum(dim=2)

@@ -65,14 +65,14 @@ def test_windows_of_different_sides_are_each_images_own():
     which, corners = torch.tensor([2, 0, 1]), torch.tensor([8, 20, 0])
     windows = Windows(sides, shape, CPU, which)
     images = torch.rand(3, *shape)
-    values = images.flatten(1).gather(1, windows.places(corners))
+    values = images.flatten(1).gather(1, windows.places(corners[:, None]))
     patterns = windows.bumps(torch.tensor([0, 0, 1]), 2)
     for row, (number, corner) in enumerate(zip(which.tolist(), corners.tolist(), strict=True)):
         side, top, left = sides[number], corner // 7, corner % 7
         window = images[row, :, top : top + side, left : left + side]
         assert torch.allclose(windows.sums(values)[row], window.sum(dim=(1, 2)))
         painted = torch.full((42,), torch.nan)
-        painted[windows.places(corners)[row, :16]] = patterns[row]
+        painted[windows.places(corners[:, None])[row, :16]] = patterns[row]
         found = painted.view(6, 7)[top : top + side, left : left + side]
         assert torch.equal(found, bumps(side, 2)[1 if row == 2 else 0])
         assert int(torch.isfinite(painted).sum()) == side * side
