@@ -14,6 +14,7 @@ class Job:
 
     Args:
         module: Images in [0, 1], (N, C, H, W), to logits; parameters require gradients, as a user's would.
+        reader: The same network, for looks that are not part of a method and are not counted.
         images: (N, C, H, W) in [0, 1].
         labels: (N,).
         num_classes: K.
@@ -23,6 +24,7 @@ class Job:
     """
 
     module: nn.Module
+    reader: nn.Module
     images: Tensor
     labels: Tensor
     num_classes: int

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks import memory, operations, ours
 from benchmarks.job import Job, Run
+from benchmarks.ladder import independent
 from benchmarks.rows import Row
 from benchmarks.subjects import Subject
 from robustbench_local.classifier import first_line
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 _BARE_REPEATS = 5
 """Bare passes are short: so many are timed at once."""
-_COUNTED_IMAGES = 8
+_COUNTED_IMAGES, _COUNTED_STEPS = 8, 20
 _SLACK = 1e-5
 """Relative; a candidate outside the ball by more is no success."""
 
@@ -94,6 +95,7 @@ def measure(
     classifier = subject.classifier
     job = Job(
         module=subject.module,
+        reader=subject.frozen,
         images=images,
         labels=labels,
         num_classes=classifier.num_classes,
@@ -102,7 +104,9 @@ def measure(
         seed=0,
     )
     arms = [Arm(name=_our_name(row, method), run=_ours(method, subject, row.norm)) for method in row.ours]
-    arms += [Arm(name=name, run=_theirs(run)) for name, run in peers.items()]
+    arms += [
+        Arm(name=name, run=_theirs(independent(run) if row.ladder else run)) for name, run in peers.items()
+    ]
     bare: list[tuple[float, float]] = []
     with warnings.catch_warnings(), classifier.attacked():
         warnings.simplefilter("ignore")
@@ -137,14 +141,18 @@ def _our_name(row: Row, method: str) -> str:
 
 
 def _prepare(arm: Arm, row: Row, subject: Subject, job: Job, device: str) -> None:
-    """A first run on a few images: it warms up, counts operations and shows whether the arm works at all."""
-    few = replace(job, images=job.images[:_COUNTED_IMAGES], labels=job.labels[:_COUNTED_IMAGES])
+    """A first, short run: it warms up, counts operations and shows whether the arm works at all."""
+    few = replace(
+        job,
+        images=job.images[:_COUNTED_IMAGES],
+        labels=job.labels[:_COUNTED_IMAGES],
+        steps=min(job.steps, _COUNTED_STEPS),
+    )
     network = subject.classifier.module if arm.name.startswith("ours") else subject.module.network
     with _noting_failure(arm):
         if row.memory:
             arm.memory = memory.peak_increase(lambda: arm.run(job), device)
         if row.counted:
-            arm.run(few)
             arm.tally = operations.count(lambda: arm.run(few), network)
 
 

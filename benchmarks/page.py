@@ -19,7 +19,7 @@ How to read it:
 - *Overhead*: time over that of the same passes through the bare network with frozen parameters; floor 1.
 - *Time / ours*: how many times longer it takes than our first line, on the same images in the same process.
 - *Robust*: images read right, and still read right where the candidate is, of all n. For methods that look
-  for the nearest adversarial image: the median distance, over the images read right.
+  for the nearest adversarial image: the median distance, over the images read right. Curve-8: at each radius.
 - *Missed / extra*: images that only this line broke, and that only our first line broke. In brackets, what
   another seed of our own changes: the noise. For distances: how often this line is nearer by more than 1 %,
   and how often ours is.
@@ -41,12 +41,12 @@ def page(results: list[Result], *, command: str, rounds: int, device: str, skipp
     """
     cuda = device.startswith("cuda")
     where = torch.cuda.get_device_name() if cuda else f"one thread of a CPU ({_instructions()})"
+    times = "times are the GPU's own." if cuda else "times are process time, of which only ratios are kept."
     lines = [
         "# Performance beside other libraries",
         "",
         f"Written by `{command}` on {dt.datetime.now(dt.UTC).date()}, {where}, {rounds} rounds.",
-        "Arms take turns (A B A B ...) in one process; "
-        + ("times are the GPU's own." if cuda else "times are process time, of which only ratios are kept."),
+        f"Arms take turns (A B A B ...) in one process, whose allocator keeps freed memory; {times}",
         "",
         _READING,
         "",

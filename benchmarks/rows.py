@@ -22,6 +22,7 @@ class Row:
         subjects: Where it runs.
         counted: Whether operations are counted, which slows a run down tenfold.
         memory: Whether peak memory is measured, in a run of its own.
+        ladder: Whether it asks about eight radii, of which the level's is the largest.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Row:
     subjects: tuple[str, ...] = ("signs-pgd-at", "mnist-fast", "mnist-trades", "cifar10-resnet2b")
     counted: bool = True
     memory: bool = False
+    ladder: bool = False
 
     @property
     def nearest(self) -> bool:
@@ -51,15 +53,15 @@ ROWS = (
     Row(name="PGD-20", method="pgd", ours=_PGD, steps=20, n=128, subjects=_EVERYWHERE),
     Row(name="PGD-50", method="pgd", ours=_PGD, steps=50, n=64),
     Row(name="APGD-CE-100", method="apgd", ours=_APGD, steps=100, n=64),
-    Row(name="APGD-T", method="apgd-t", ours=("apgd-t",), steps=100, n=32, subjects=_SMALL),
+    Row(name="APGD-T", method="apgd-t", ours=("apgd-t",), steps=100, n=16, subjects=_SMALL),
     Row(name="FAB-T", method="fab-t", ours=("fab-t",), steps=100, n=16, subjects=_SMALL),
-    Row(name="Square-1000", method="square", ours=("square",), steps=1000, n=64, subjects=_SMALL),
+    Row(name="Square-1000", method="square", ours=("square",), steps=1000, n=32, subjects=_SMALL),
     Row(
         name="AutoAttack",
         method="autoattack",
         ours=("autoattack",),
         steps=100,
-        n=32,
+        n=24,
         levels=("weak", "middle", "strong"),
         counted=False,
         subjects=_SMALL,
@@ -68,6 +70,16 @@ ROWS = (
     Row(name="FMN-100", method="fmn", ours=("fmn",), steps=100, n=64, levels=()),
     Row(name="CW", method="cw", ours=("cw",), steps=100, n=16, levels=(), norm="L2", subjects=_SMALL),
     Row(name="DeepFool", method="deepfool", ours=("deepfool",), steps=50, n=64, levels=(), norm="L2"),
+    Row(
+        name="Curve-8",
+        method="pgd",
+        ours=("curve",),
+        steps=20,
+        n=64,
+        levels=("strong",),
+        ladder=True,
+        subjects=_SMALL,
+    ),
     Row(
         name="PGD-20-memory",
         method="pgd",
@@ -80,5 +92,5 @@ ROWS = (
 )
 """All rows, cheap ones first."""
 
-QUICK = {"FGSM": 32, "PGD-20": 32, "APGD-CE-100": 16, "Square-1000": 16, "DDN-100": 16, "AutoAttack": 8}
+QUICK = {"FGSM": 32, "PGD-20": 32, "APGD-CE-100": 16}
 """Rows of a quick run, and their images."""

@@ -44,6 +44,8 @@ class Subject:
         whole = _Whole(self.classifier).to(self.images.device)
         self.module = copy.deepcopy(whole).eval().requires_grad_(True)
         self.frozen = copy.deepcopy(whole).eval().requires_grad_(False)
+        with self.classifier.attacked():
+            self.classifier(self.images[:2])  # the very first look also examines the network
 
     def to(self, device: str) -> Subject:
         """The same on another device."""

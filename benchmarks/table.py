@@ -7,6 +7,7 @@ from statistics import median
 
 from torch import Tensor
 
+from benchmarks.ladder import survives
 from benchmarks.measure import Arm, Result
 
 _HEADS = (
@@ -69,6 +70,9 @@ def _cells(result: Result, arm: Arm, absolute: bool) -> list[str]:
 
 
 def _robust(result: Result, arm: Arm) -> str:
+    if result.eps is not None and result.row.ladder:
+        shares = survives(arm.distances[0], result.eps).float().mean(dim=1)
+        return " ".join(f"{100 * share:.0f}" for share in shares.tolist())
     if not result.row.nearest:
         return f"{100 * arm.robust[0].float().mean().item():.1f}"
     found = arm.distances[0]
@@ -81,9 +85,17 @@ def _agreement(result: Result, arm: Arm) -> str:
     if result.row.nearest:
         return _nearer(ours, arm)
     if arm is ours:
-        return f"(seed: {_differing(ours.robust[0], ours.robust[1])})" if len(ours.robust) > 1 else ""
+        seeds = [_verdicts(result, ours, seed) for seed in range(min(2, len(ours.robust)))]
+        return f"(seed: {_differing(*seeds)})" if len(seeds) > 1 else ""
     outside = f", {arm.outside} outside" if arm.outside else ""
-    return _differing(ours.robust[0], arm.robust[0]) + outside
+    return _differing(_verdicts(result, ours, 0), _verdicts(result, arm, 0)) + outside
+
+
+def _verdicts(result: Result, arm: Arm, seed: int) -> Tensor:
+    """Whether images are robust, (N,), or at each of eight radii, (8, N)."""
+    if result.eps is not None and result.row.ladder:
+        return survives(arm.distances[seed], result.eps)
+    return arm.robust[seed]
 
 
 def _differing(ours: Tensor, theirs: Tensor) -> str:
