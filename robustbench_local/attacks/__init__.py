@@ -105,12 +105,19 @@ def expand(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
 def _checked(where: str, value: Any, hint: Any) -> Any:
     """The value as the hyper-parameter's type, or a ConfigError."""
     if isinstance(value, str) and float in (hint, *get_args(hint)):
-        try:
-            value = float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
-            raise ConfigError(f"{where}: cannot read the number {value!r}") from None
+        value = _number(where, value)
+    if isinstance(value, list) and tuple[float, ...] in get_args(hint):
+        value = tuple(_number(where, each) if isinstance(each, str) else each for each in value)
     try:
         return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise ConfigError(f"{where}: {problem[:1].lower()}{problem[1:]}, got {value!r}") from None
+
+
+def _number(where: str, text: str) -> float:
+    """A number or a fraction, or a ConfigError."""
+    try:
+        return float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"{where}: cannot read the number {text!r}") from None

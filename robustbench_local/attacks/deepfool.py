@@ -14,7 +14,6 @@ from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.nearest import NearestAttack
 from robustbench_local.attacks.nearest_search import NearestSearch, movable, usable
 from robustbench_local.attacks.objective import check_counts
-from robustbench_local.attacks.refine import HALVINGS, shorten
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import column, steepest
 from robustbench_local.randomness import Stream
@@ -23,7 +22,7 @@ from robustbench_local.threat import ThreatModel
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(NearestAttack):
-    """Steps to the nearest of the borders to other classes, until one is crossed; then halfway back.
+    """Steps to the nearest of the borders to other classes, until one is crossed.
 
     The steps are those of a world without black and white; each point is then brought back into the box.
 
@@ -49,17 +48,16 @@ class DeepFool(NearestAttack):
             raise ConfigError(f"DeepFool's overshoot must be at least 0 and below 1, got {self.overshoot}")
 
     def search(self, engine: Engine, threat: ThreatModel) -> None:
-        """Cross the nearest border and come back along a straight line."""
+        """Cross the nearest border."""
         search = DeepFoolSearch(
             threat=threat, steps=self.steps, classes=self.classes, overshoot=self.overshoot
         )
         engine.run(search, engine.items())
-        shorten(engine, threat)
 
     def passes(self, threat: ThreatModel) -> tuple[int, int]:
-        """All steps towards all classes, and the bisection."""
+        """All steps towards all classes, and the look at the last point."""
         count = min(self.classes, len(threat.targets)) if threat.targets else self.classes
-        return self.steps + 1 + HALVINGS, self.steps * count
+        return self.steps + 1, self.steps * count
 
 
 @dataclass(kw_only=True)

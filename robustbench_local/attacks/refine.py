@@ -33,12 +33,13 @@ _ROUNDING = 1e-7
 
 
 def refine(engine: Engine, threat: ThreatModel) -> None:
-    """Bring the successes that the engine holds nearer.
+    """Bring the successes that the engine holds nearer: along a line, to a nearer border, and along it.
 
     Args:
         engine: After searches that were all a ``NearestSearch``.
         threat: Norm and goal.
     """
+    engine.run(_Bisection(engine, threat), broken_items(engine))
     engine.run(_Switch(engine, threat), broken_items(engine))
     engine.run(_Refinement(engine, threat, STEPS), broken_items(engine))
 
@@ -46,17 +47,7 @@ def refine(engine: Engine, threat: ThreatModel) -> None:
 def refinement_cost(threat: ThreatModel) -> tuple[int, int]:
     """Forward and backward passes of ``refine`` an image at most."""
     classes = min(CLASSES, len(threat.targets)) if threat.targets else CLASSES
-    return SWITCHES + 1 + STEPS + 1, SWITCHES * classes + STEPS
-
-
-def shorten(engine: Engine, threat: ThreatModel) -> None:
-    """Bring the successes that the engine holds nearer along the straight line to the original.
-
-    Args:
-        engine: After searches that were all a ``NearestSearch``.
-        threat: Norm and goal.
-    """
-    engine.run(_Bisection(engine, threat), broken_items(engine))
+    return HALVINGS + SWITCHES + 1 + STEPS + 1, SWITCHES * classes + STEPS
 
 
 class _Switch(NearestSearch[Rows]):
@@ -106,7 +97,7 @@ class _Segment(Rows):
 class _Bisection(NearestSearch[_Segment]):
     """Halving of the line between the original and a success."""
 
-    name = "shorten"
+    name = "bisection"
     steps = HALVINGS - 1
 
     def __init__(self, engine: Engine, threat: ThreatModel) -> None:

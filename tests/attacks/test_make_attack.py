@@ -29,7 +29,7 @@ def test_every_registered_attack_is_built_by_name_and_shows_its_whole_configurat
     assert type(attack).__doc__
     assert "Source:" in type(attack).__doc__
     forward, backward = attack.cost(LINF)
-    assert forward >= backward
+    assert forward or not backward  # one forward pass may serve several backward ones
     assert (backward >= 1) == (attack.access == "gradients")
 
 

@@ -1,0 +1,265 @@
+"""Attacks for the nearest image: exact where that can be computed, and what they promise elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from attack_samples import Sample, linear_sample, wrapped
+from scipy.optimize import linprog
+from torch import Tensor
+
+from robustbench_local.attacks.cw import CW
+from robustbench_local.attacks.ddn import DDN
+from robustbench_local.attacks.deepfool import DeepFool
+from robustbench_local.attacks.ead import EAD
+from robustbench_local.attacks.fmn import FMN
+from robustbench_local.attacks.nearest import NearestAttack
+from robustbench_local.errors import ConfigError, ThreatError
+from robustbench_local.geometry import norm_of
+from robustbench_local.losses import margin
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+
+FAR = {"Linf": 1.0, "L2": 20.0, "L1": 190.0}
+DUAL = {"Linf": 1, "L2": 2, "L1": float("inf")}
+CASES: list[tuple[NearestAttack, str]] = [
+    (DDN(steps=20), "L2"),
+    (FMN(steps=20), "Linf"),
+    (FMN(steps=20), "L2"),
+    (FMN(steps=20), "L1"),
+    (CW(steps=15, searches=2, learning_rate=0.05), "L2"),
+    (DeepFool(), "L2"),
+    (DeepFool(), "Linf"),
+    (EAD(steps=15, searches=2), "L1"),
+]
+each_case = pytest.mark.parametrize(
+    ("attack", "norm"), CASES, ids=[f"{type(attack).__name__}-{norm}" for attack, norm in CASES]
+)
+
+
+def distances(
+    sample: Sample, attack: NearestAttack, threat: ThreatModel, masks: Tensor | None = None
+) -> Tensor:
+    """Distance of each candidate, infinite where the original came back; successes are checked."""
+    candidates = sample.attack(attack, threat, masks)
+    assert ((candidates >= 0) & (candidates <= 1)).all()
+    moved = (candidates != sample.images).flatten(1).any(dim=1)
+    assert sample.broken(candidates, threat)[moved].all()
+    size = norm_of(candidates.double() - sample.images.double(), threat.norm)
+    assert (size <= (threat.eps + 1e-6 if threat.norm == "Linf" else threat.eps * (1 + 1e-5))).all()
+    return torch.where(moved, size, torch.inf)
+
+
+def linear(classes: int, count: int, shift: float = 0.0, scale: float = 1.0) -> Sample:
+    """A linear classifier on images in the middle of the box that are not too near a border for float32."""
+    generator = torch.Generator().manual_seed(classes)
+    weights = torch.randn(classes, 48, generator=generator)
+    images = 0.5 + 0.3 * (torch.rand(400, 3, 4, 4, generator=generator) - 0.5)
+    bias = -(weights @ images.flatten(1).mean(dim=0))
+    sample = linear_sample(scale * weights, scale * (bias + shift), images)
+    with torch.no_grad():
+        gaps = -margin(sample.classifier(images), sample.labels) / scale
+    return sample.select(((gaps > 0.15) & (gaps < 1.0)).nonzero().flatten()[:count])
+
+
+def closed_form(sample: Sample, norm: str) -> Tensor:
+    """Distance to the nearest border of a linear classifier where no pixel reaches the box."""
+    weights, bias = (part.detach().double() for part in sample.classifier.model[1].parameters())
+    logits = sample.images.flatten(1).double() @ weights.t() + bias
+    gaps = logits.gather(1, sample.labels[:, None]) - logits
+    slopes = torch.linalg.vector_norm(weights[sample.labels][:, None] - weights[None], ord=DUAL[norm], dim=2)
+    return (gaps / slopes).scatter(1, sample.labels[:, None], torch.inf).amin(dim=1)
+
+
+@each_case
+@pytest.mark.parametrize("classes", [2, 10])
+def test_a_linear_classifier_is_answered_exactly(attack: NearestAttack, norm: str, classes: int):
+    sample = linear(classes, 16)
+    found = distances(sample, attack, ThreatModel(norm=norm, eps=FAR[norm]))
+    expected = closed_form(sample, norm)
+    apart = found / expected - 1
+    assert float(apart.min()) > -1e-4
+    assert float(apart.max()) < 1e-4
+
+
+@each_case
+def test_neither_shift_nor_scale_of_the_logits_matters(attack: NearestAttack, norm: str):
+    threat = ThreatModel(norm=norm, eps=FAR[norm])
+    for shift, scale in ((-100.0, 1.0), (0.0, 1000.0), (0.0, 1e-3)):
+        sample = linear(3, 12, shift, scale)
+        apart = distances(sample, attack, threat) / closed_form(sample, norm) - 1
+        # a float32 near 100 has steps of 8e-6, a logit here differs by .15 at least
+        assert float(apart.max()) < (1e-3 if shift else 1e-4), (shift, scale)
+
+
+@pytest.mark.parametrize("case", [1, 3, 7])
+def test_where_the_box_binds_a_linear_programme_agrees(case: int):
+    attack, norm = CASES[case]
+    generator = torch.Generator().manual_seed(5)
+    weights = torch.randn(2, 12, generator=generator)
+    images = torch.rand(40, 3, 2, 2, generator=generator).mul(1.6).sub(0.3).clamp(0, 1)
+    sample = linear_sample(weights, -(weights @ images.flatten(1).mean(dim=0)), images)
+    sample = sample.select(
+        (margin(sample.classifier(images).detach(), sample.labels) < -1).nonzero().flatten()[:12]
+    )
+    found = distances(sample, attack, ThreatModel(norm=norm, eps=12.0 if norm == "L1" else 1.0))
+    expected = torch.tensor([programme(sample, row, norm) for row in range(len(sample.images))])
+    assert len(expected) >= 8
+    assert torch.allclose(found.float(), expected, rtol=2e-4)
+
+
+def programme(sample: Sample, row: int, norm: str) -> float:
+    """The least distance at which two classes tie, inside the box, by a general solver."""
+    weights, bias = (part.detach().double().numpy() for part in sample.classifier.model[1].parameters())
+    label = int(sample.labels[row])
+    slope, gap = weights[1 - label] - weights[label], float(bias[1 - label] - bias[label])
+    image = sample.images[row].flatten().double().numpy()
+    size = len(image)
+    # change = up - down, both at least 0; Linf needs a bound above them all
+    costs = (
+        np.concatenate([np.zeros(2 * size), [1.0]]) if norm == "Linf" else np.append(np.ones(2 * size), 0.0)
+    )
+    reach = [np.concatenate([-slope, slope, [0.0]])]
+    limits = [gap + slope @ image]
+    if norm == "Linf":
+        each = np.hstack([np.eye(2 * size), -np.ones((2 * size, 1))])
+        reach, limits = [*reach, *each], [*limits, *np.zeros(2 * size)]
+    bounds = [(0, 1 - pixel) for pixel in image] + [(0, pixel) for pixel in image] + [(0, None)]
+    return float(linprog(costs, A_ub=np.array(reach), b_ub=np.array(limits), bounds=bounds).fun)
+
+
+@pytest.fixture(scope="module")
+def found(small: Sample) -> Callable[[NearestAttack, str], Tensor]:
+    """Candidates for the first 14 images with no limit on the distance, searched for once."""
+    sample = small.select(torch.arange(14))
+    return cache(lambda attack, norm: sample.attack(attack, ThreatModel(norm=norm, eps=FAR[norm])))
+
+
+@each_case
+def test_what_is_found_lies_at_the_border(small: Sample, found, attack: NearestAttack, norm: str):
+    sample, candidates = small.select(torch.arange(14)), found(attack, norm)
+    assert sample.broken(candidates, ThreatModel(norm=norm, eps=1)).all()
+    with torch.no_grad():
+        halfway = sample.classifier((candidates + sample.images) / 2)
+        logits = sample.classifier(candidates)
+    assert (margin(halfway, sample.labels) < 0).all()
+    assert float((margin(logits, sample.labels) / logits.abs().amax(dim=1)).median()) < 0.01
+
+
+@each_case
+def test_distances_do_not_depend_on_the_batch(small: Sample, found, attack: NearestAttack, norm: str):
+    expected = norm_of(found(attack, norm) - small.images[:14], norm)
+    for rows in ([3], [9, 2, 5, 13, 1, 8, 0]):
+        sample = small.select(torch.tensor(rows))
+        with sample.classifier.attacked():
+            stream = Stream(0, tuple(f"image-{row}" for row in rows), repr(attack))
+            threat = ThreatModel(norm=norm, eps=FAR[norm])
+            parts = attack.perturb(sample.classifier, sample.images, sample.labels, threat, stream)
+        again = norm_of(parts - sample.images, norm)
+        assert float((again / expected[rows] - 1).abs().median()) < 1e-3
+
+
+@each_case
+def test_a_nearest_success_beyond_eps_is_none(small: Sample, found, attack: NearestAttack, norm: str):
+    sample = small.select(torch.arange(14))
+    far = norm_of(found(attack, norm) - sample.images, norm)
+    near = distances(sample, attack, ThreatModel(norm=norm, eps=float(far.median())))
+    assert 3 <= int(near.isfinite().sum()) <= 11
+    assert attack.measure == "distance"
+
+
+@each_case
+def test_passes_are_within_the_cost_and_eps_0_is_free(small: Sample, attack: NearestAttack, norm: str):
+    sample, threat = small.select(torch.arange(6)), ThreatModel(norm=norm, eps=FAR[norm])
+    with sample.classifier.metered(6) as meter:
+        sample.attack(attack, threat)
+    forward, backward = attack.cost(threat)
+    assert int(meter.forward.max()) <= forward
+    assert int(meter.backward.max()) <= backward
+    if not isinstance(attack, DeepFool):
+        assert int(meter.forward.min()) >= forward - 2
+    nothing = ThreatModel(norm=norm, eps=0)
+    assert torch.equal(sample.attack(attack, nothing), sample.images)
+    assert attack.cost(nothing) == (0, 0)
+    none = sample.select(torch.arange(0))
+    assert none.attack(attack, threat).shape == (0, 3, 8, 8)
+
+
+@each_case
+def test_only_wanted_classes_and_only_inside_the_mask(small: Sample, attack: NearestAttack, norm: str):
+    sample = small.select((small.labels > 1).nonzero().flatten()[:8])
+    anything = distances(sample, attack, ThreatModel(norm=norm, eps=FAR[norm]))
+    targeted = distances(sample, attack, ThreatModel(norm=norm, eps=FAR[norm], targets=(0, 1)))
+    assert int(targeted.isfinite().sum()) >= 6
+    assert float(targeted.median()) > float(anything.median())
+    masks = torch.zeros(8, 1, 8, 8, dtype=torch.bool)
+    masks[..., 2:7] = True
+    threat = ThreatModel(norm=norm, eps=FAR[norm], region="mask")
+    candidates = sample.attack(attack, threat, masks)
+    outside = ~masks.expand_as(candidates)
+    assert torch.equal(candidates[outside], sample.images[outside])
+    assert int(sample.broken(candidates, threat).sum()) >= 6
+
+
+@each_case
+def test_broken_models_spoil_nothing(small: Sample, attack: NearestAttack, norm: str):
+    threat, images = ThreatModel(norm=norm, eps=FAR[norm]), small.images[:8]
+
+    def sometimes_nan(pictures: Tensor) -> Tensor:
+        logits = small.classifier.model(pictures)
+        bright = pictures.flatten(1).mean(dim=1, keepdim=True) > middle
+        return torch.where(bright, torch.nan, logits)
+
+    middle = images.flatten(1).mean(dim=1).median()
+    sample = Sample(wrapped(sometimes_nan, 5), images, small.labels[:8])
+    candidates = sample.attack(attack, threat)
+    bright = images.flatten(1).mean(dim=1) > middle
+    assert candidates.isfinite().all()
+    assert torch.equal(
+        candidates[bright], images[bright]
+    )  # no attack is needed where the answer is not a number
+    assert (candidates[~bright] != images[~bright]).flatten(1).any(dim=1).all()
+    constant = Sample(wrapped(lambda x: 0 * x.flatten(1)[:, :4] + torch.tensor([0.0, 3.0, 0, 0]), 4), images,
+                      torch.ones(8, dtype=torch.int64))  # fmt: skip
+    assert torch.equal(constant.attack(attack, threat), images)
+
+
+def test_a_thousand_classes(small: Sample):
+    sample = linear(1000, 6)
+    for attack, norm in ((DDN(steps=30), "L2"), (DeepFool(), "Linf")):
+        found = distances(sample, attack, ThreatModel(norm=norm, eps=FAR[norm]))
+        assert torch.allclose(found, closed_form(sample, norm), rtol=1e-3)
+
+
+def test_ddn_is_no_farther_than_the_published_library(small: Sample, foolbox):
+    sample = small.select(torch.arange(48))
+    ours = distances(sample, DDN(steps=50), ThreatModel(norm="L2", eps=20))
+    model = foolbox.PyTorchModel(sample.classifier.model, bounds=(0, 1), device="cpu")
+    theirs = foolbox.attacks.DDNAttack(steps=50)(model, sample.images, sample.labels, epsilons=None)[1]
+    assert float(ours.median()) <= 1.02 * float(norm_of(theirs - sample.images, "L2").median())
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "message"),
+    [
+        (DDN, {"gamma": 1.0}, "gamma"),
+        (DDN, {"steps": 0}, "steps"),
+        (FMN, {"step_size": 0.0}, "step_size"),
+        (CW, {"c": 0.0}, "c must be above 0"),
+        (CW, {"searches": 0}, "searches"),
+        (DeepFool, {"overshoot": -0.1}, "overshoot"),
+        (EAD, {"beta": 0.0}, "beta"),
+    ],
+)
+def test_impossible_numbers_are_refused(kind: type[NearestAttack], wrong: dict[str, float], message: str):
+    with pytest.raises(ConfigError, match=message):
+        kind(**wrong)
+
+
+def test_norms_that_an_attack_does_not_know_are_refused(small: Sample):
+    with pytest.raises(ThreatError, match="does not support the norm"):
+        DDN().check(ThreatModel(norm="Linf", eps=0.1), small.classifier)
