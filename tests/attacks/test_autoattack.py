@@ -100,6 +100,7 @@ def test_the_other_versions_break_what_their_first_stage_breaks(small: Sample, v
     assert sample.broken(sample.attack(AutoAttack(version=version), EASY), EASY)[first].all()
 
 
+@pytest.mark.slow
 def test_rand_averages_its_gradients_over_draws(small: Sample):
     sample = small.select(torch.arange(2))
     threat = ThreatModel(norm="Linf", eps=1e-4)

@@ -42,12 +42,12 @@ def test_card_method_and_instance_mean_the_same(linear, data):
 
 
 def test_autoattack_is_at_least_as_strong_as_pgd(linear, data):
-    small = data.select(range(20))
+    small = data.select(range(5))
     pgd = rbl.evaluate(linear, small, attack="pgd50-linf-8", eps="4/255")
     auto = rbl.evaluate(linear, small, attack="autoattack", norm="Linf", eps=4 / 255, seed=0)
     assert auto.tally.robust <= pgd.tally.robust
-    assert auto.tally.forward_passes > 20
-    assert auto.tally.backward_passes > 20
+    assert auto.tally.forward_passes > 5
+    assert auto.tally.backward_passes > 5
 
 
 def test_targets_and_sources_by_name(linear, data):
