@@ -94,7 +94,7 @@ def test_the_corner_of_the_ball_is_found_on_a_linear_model(channels: int):
     images = torch.rand(4, channels, 3, 3, generator=generator)
     # a constant that keeps the label out of reach, so that the search goes on to its end
     sample = linear_sample(weights, torch.tensor([50.0, 0.0]), images)
-    attack, threat = Square(queries=500, rescale=True), ThreatModel(norm="Linf", eps=0.2)
+    attack, threat = Square(queries=400, rescale=True), ThreatModel(norm="Linf", eps=0.2)
     slope = (weights[1] - weights[0]).sign().view(1, channels, 3, 3)
     assert torch.equal(sample.attack(attack, threat), (images + 0.2 * slope).clamp(0, 1))
 
@@ -198,11 +198,11 @@ def found(sample: Sample, attack: Square, threat: ThreatModel, order: list[int],
 
 @pytest.mark.parametrize("threat", THREATS, ids=str)
 def test_verdicts_do_not_depend_on_company_or_refills(small: Sample, threat: ThreatModel):
-    attack, order = Square(queries=50), list(range(48))
-    reference = small.broken(found(small, attack, threat, order, 48), threat)[:48]
-    assert 0.1 < float(reference.float().mean()) < 0.9
-    shuffled = torch.randperm(48, generator=torch.Generator().manual_seed(0)).tolist()
-    for chosen, size in ((order, 13), (shuffled, 30), (shuffled[:9], 2)):
+    attack, order = Square(queries=50), list(range(30))
+    reference = small.broken(found(small, attack, threat, order, 30), threat)[:30]
+    assert 0.06 < float(reference.float().mean()) < 0.9
+    shuffled = torch.randperm(30, generator=torch.Generator().manual_seed(0)).tolist()
+    for chosen, size in ((order, 13), (shuffled, 30), (shuffled[:5], 2)):
         verdicts = small.broken(found(small, attack, threat, chosen, size), threat)
         assert torch.equal(verdicts[chosen], reference[chosen])
 
