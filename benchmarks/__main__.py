@@ -18,10 +18,10 @@ from benchmarks import ours
 from benchmarks.allocator import keep_freed_memory
 from benchmarks.job import Run
 from benchmarks.measure import Result, measure
-from benchmarks.page import absent, page
+from benchmarks.page import absent, page, write
 from benchmarks.peers import PEERS
 from benchmarks.rows import QUICK, ROWS, Row
-from benchmarks.subjects import SUBJECTS, Subject, load
+from benchmarks.subjects import CHEAP, SUBJECTS, Subject, load
 
 _QUICK_SUBJECT = "signs-pgd-at"
 
@@ -34,7 +34,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A few rows on few images.")] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="On the GPU, with absolute times.")] = False,
     shared: Annotated[Path | None, typer.Option(help="Folder with MNIST and CIFAR checkpoints.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the page here too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Put it into this page too.")] = None,
 ) -> None:
     """Measure every installed library and ours side by side."""
     torch.set_num_threads(1)
@@ -49,21 +49,19 @@ def main(
             quick and not subjects and name != _QUICK_SUBJECT
         ):
             continue
-        subject = load(name, max((_images(row, n, quick) for row in chosen), default=1), shared)
+        here = [(row, _images(row, name, n, quick)) for row in chosen if name in row.subjects]
+        subject = load(name, max((count for _, count in here), default=1), shared)
         if subject is None:
             skipped.append(f"{name} needs a folder of checkpoints: `--shared FOLDER`")
             continue
-        for row in chosen:
-            if name in row.subjects:
-                results += _row(
-                    row, subject.to(device), _images(row, n, quick), rounds, peers, device, skipped
-                )
+        for row, count in here:
+            results += _row(row, subject.to(device), count, rounds, peers, device, skipped)
     text = page(
         results, command=_command(shared), rounds=rounds, device=device, skipped=list(dict.fromkeys(skipped))
     )
     print(text)
     if out is not None:
-        out.write_text(text)
+        write(text, out)
 
 
 def _wanted(row: Row, names: str, quick: bool) -> bool:
@@ -72,8 +70,10 @@ def _wanted(row: Row, names: str, quick: bool) -> bool:
     return not quick or row.name in QUICK
 
 
-def _images(row: Row, n: int, quick: bool) -> int:
-    return n or (QUICK.get(row.name, row.n) if quick else row.n)
+def _images(row: Row, subject: str, n: int, quick: bool) -> int:
+    if n or quick:
+        return n or QUICK.get(row.name, row.n)
+    return row.n * CHEAP.get(subject, 1)
 
 
 def _row(

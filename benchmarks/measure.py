@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -74,7 +75,8 @@ class Result:
             self.n * ((forward - backward) * one + backward * both)
             for (forward, backward), (one, both) in zip(arm.passes, self.bare, strict=True)
         ]
-        return median(seconds / floor for seconds, floor in zip(arm.seconds, floors, strict=True))
+        pairs = zip(arm.seconds, floors, strict=True)
+        return median(seconds / floor if floor else math.inf for seconds, floor in pairs)
 
 
 def measure(

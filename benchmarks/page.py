@@ -1,9 +1,10 @@
-"""The page around the tables: what was run, on what, and how to read it."""
+"""The text around the tables: what was run, on what, and how to read it."""
 
 from __future__ import annotations
 
 import datetime as dt
 import platform
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,8 @@ import robustbench_local
 from benchmarks.measure import Result
 from benchmarks.peers import PEERS
 from benchmarks.table import table
+
+_BEGIN, _END = "<!-- measured -->", "<!-- end -->"
 
 _READING = """\
 How to read it:
@@ -30,7 +33,7 @@ Everything is the median over the rounds, which use the seeds 0, 1, 2, ...; verd
 
 
 def page(results: list[Result], *, command: str, rounds: int, device: str, skipped: list[str]) -> str:
-    """The whole page.
+    """The measured part of a page.
 
     Args:
         results: What was measured.
@@ -43,8 +46,6 @@ def page(results: list[Result], *, command: str, rounds: int, device: str, skipp
     where = torch.cuda.get_device_name() if cuda else f"one thread of a CPU ({_instructions()})"
     times = "times are the GPU's own." if cuda else "times are process time, of which only ratios are kept."
     lines = [
-        "# Performance beside other libraries",
-        "",
         f"Written by `{command}` on {dt.datetime.now(dt.UTC).date()}, {where}, {rounds} rounds.",
         f"Arms take turns (A B A B ...) in one process, whose allocator keeps freed memory; {times}",
         "",
@@ -59,6 +60,15 @@ def page(results: list[Result], *, command: str, rounds: int, device: str, skipp
     if skipped:
         lines += ["", "### Not run", "", *(f"- {line}" for line in skipped)]
     return "\n".join(lines) + "\n"
+
+
+def write(text: str, file: Path) -> None:
+    """Put the measured part into a file, between the two marks if it has them; what is around them stays."""
+    before, after = "# Performance beside other libraries\n\n", ""
+    if file.exists() and _BEGIN in (old := file.read_text()):
+        before, _, rest = old.partition(_BEGIN)
+        after = rest.partition(_END)[2]
+    file.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}")
 
 
 def absent() -> list[str]:

@@ -16,7 +16,7 @@ class Row:
         method: Its key in the peers' tables.
         ours: Our variants; the first is what times are compared with.
         steps: Steps or queries.
-        n: Images.
+        n: Images; a subject that is cheap to ask takes more.
         levels: Radii, as ``subjects.LEVELS`` names them; none for a method that looks for the nearest.
         norm: Norm of the ball, or of the distance.
         subjects: Where it runs.
@@ -51,31 +51,31 @@ _APGD = ("apgd", "apgd, early stop")
 ROWS = (
     Row(name="FGSM", method="fgsm", ours=("fgsm",), steps=1, n=128),
     Row(name="PGD-20", method="pgd", ours=_PGD, steps=20, n=128, subjects=_EVERYWHERE),
-    Row(name="PGD-50", method="pgd", ours=_PGD, steps=50, n=64),
-    Row(name="APGD-CE-100", method="apgd", ours=_APGD, steps=100, n=64),
-    Row(name="APGD-T", method="apgd-t", ours=("apgd-t",), steps=100, n=16, subjects=_SMALL),
-    Row(name="FAB-T", method="fab-t", ours=("fab-t",), steps=100, n=16, subjects=_SMALL),
-    Row(name="Square-1000", method="square", ours=("square",), steps=1000, n=32, subjects=_SMALL),
+    Row(name="PGD-50", method="pgd", ours=_PGD, steps=50, n=32),
+    Row(name="APGD-CE-100", method="apgd", ours=_APGD, steps=100, n=32),
+    Row(name="APGD-T", method="apgd-t", ours=("apgd-t",), steps=100, n=12, subjects=_SMALL),
+    Row(name="FAB-T", method="fab-t", ours=("fab-t",), steps=100, n=12, subjects=_SMALL),
+    Row(name="Square-1000", method="square", ours=("square",), steps=1000, n=24, subjects=_SMALL),
     Row(
         name="AutoAttack",
         method="autoattack",
         ours=("autoattack",),
         steps=100,
-        n=24,
+        n=16,
         levels=("weak", "middle", "strong"),
         counted=False,
         subjects=_SMALL,
     ),
-    Row(name="DDN-100", method="ddn", ours=("ddn",), steps=100, n=64, levels=(), norm="L2"),
-    Row(name="FMN-100", method="fmn", ours=("fmn",), steps=100, n=64, levels=()),
-    Row(name="CW", method="cw", ours=("cw",), steps=100, n=16, levels=(), norm="L2", subjects=_SMALL),
-    Row(name="DeepFool", method="deepfool", ours=("deepfool",), steps=50, n=64, levels=(), norm="L2"),
+    Row(name="DDN-100", method="ddn", ours=("ddn",), steps=100, n=32, levels=(), norm="L2"),
+    Row(name="FMN-100", method="fmn", ours=("fmn",), steps=100, n=32, levels=()),
+    Row(name="CW", method="cw", ours=("cw",), steps=100, n=8, levels=(), norm="L2", subjects=_SMALL),
+    Row(name="DeepFool", method="deepfool", ours=("deepfool",), steps=50, n=32, levels=(), norm="L2"),
     Row(
         name="Curve-8",
         method="pgd",
         ours=("curve",),
         steps=20,
-        n=64,
+        n=32,
         levels=("strong",),
         ladder=True,
         subjects=_SMALL,

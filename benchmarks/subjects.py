@@ -161,6 +161,9 @@ _SHARED: dict[str, Callable[[int, Path], Subject]] = {
     ),
 }
 
+CHEAP = {"mnist-fast": 2, "cifar10-resnet2b": 2}
+"""So many times the images of a row are taken where a pass costs little."""
+
 SUBJECTS = (*_SHIPPED, *_SHARED)
 """Names of all subjects; those after ``resnet18-random`` need a folder of checkpoints."""
 

@@ -1,0 +1,166 @@
+"""The benchmark's own arithmetic: verdicts, ratios, overhead, and the page that comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import page
+from benchmarks.job import Job
+from benchmarks.ladder import LADDER, independent, survives
+from benchmarks.measure import Arm, Result, measure
+from benchmarks.peers import PEERS, Peer
+from benchmarks.rows import QUICK, ROWS, Row
+from benchmarks.subjects import SUBJECTS, Subject, load
+from benchmarks.table import table
+from robustbench_local import Classifier
+
+ROW = Row(name="FGSM", method="fgsm", ours=("fgsm",), steps=1, n=6)
+
+
+def by_first_pixel(images: Tensor) -> Tensor:
+    """Class 1 from one half on."""
+    return torch.stack([torch.zeros(len(images)), images[:, 0, 0, 0] - 0.5], dim=1) * 10
+
+
+class FirstPixel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return by_first_pixel(images) * self.scale
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    images = torch.full((6, 1, 2, 2), 0.5)
+    images[:, 0, 0, 0] = torch.tensor([0.55, 0.585, 0.7, 0.9, 0.45, 0.45])
+    return Subject(
+        name="toy",
+        classifier=Classifier(FirstPixel(), num_classes=2),
+        images=images,
+        labels=torch.tensor([1, 1, 1, 1, 0, 1]),  # the last one is read wrong
+        radii={"weak": 0.03, "middle": 0.1, "strong": 0.5},
+    )
+
+
+def darker(job: Job) -> Tensor:
+    """A library that only knows one direction, and looks twice."""
+    job.module(job.images)
+    leaf = job.images.clone().requires_grad_()
+    torch.autograd.grad(job.module(leaf).sum(), leaf)
+    return (job.images - job.eps).clamp(0, 1)
+
+
+def too_far(job: Job) -> Tensor:
+    return torch.zeros_like(job.images)
+
+
+def broken(job: Job) -> Tensor:
+    raise ValueError("no such | thing")
+
+
+@pytest.fixture(scope="module")
+def result(subject: Subject) -> Result:
+    return measure(ROW, subject, 0.1, 6, 2, {"darker": darker, "far": too_far, "broken": broken}, "cpu")
+
+
+def test_an_image_is_robust_if_it_is_read_right_before_and_after(result: Result):
+    robust = {arm.name: arm.robust[0].tolist() for arm in result.arms if arm.robust}
+    assert robust["ours"] == [False, False, True, True, False, False]
+    assert robust["darker"] == [False, False, True, True, True, False]
+    assert robust["far"] == [True, True, True, True, True, False]
+    assert result.arms[2].outside == 2 * 4  # in both rounds; two candidates are inside, or break nothing
+
+
+def test_passes_are_those_that_happened(result: Result):
+    passes = {arm.name: arm.passes for arm in result.arms}
+    assert passes["ours"] == [(1, 1), (1, 1)]
+    assert passes["darker"] == [(2, 1), (2, 1)]
+    assert passes["far"] == [(0, 0), (0, 0)]
+
+
+def test_a_library_that_fails_is_a_line_of_the_table(result: Result):
+    assert result.arms[3].failure == "ValueError: no such | thing"
+    text = table([result], absolute=False)
+    assert "| broken | failed: ValueError: no such / thing |" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_ratios_are_medians_of_rounds_and_overhead_counts_passes(subject: Subject):
+    ours = Arm(name="ours", run=None, seconds=[1.0, 2.0, 4.0], passes=[(21.0, 20.0)] * 3)
+    other = Arm(name="other", run=None, seconds=[3.0, 3.0, 4.0], passes=[(20.0, 20.0)] * 3)
+    result = Result(row=ROW, subject=subject, eps=0.1, n=2, arms=[ours, other], bare=[(0.005, 0.01)] * 3)
+    assert result.ratio(other) == 1.5
+    assert result.overhead(ours) == pytest.approx(2 / (2 * (0.005 + 20 * 0.01)))
+
+
+def test_the_second_seed_stands_beside_ours_and_what_ours_missed_beside_the_others(result: Result):
+    lines = table([result], absolute=False).splitlines()
+    assert "(seed: 0 / 0)" in lines[4]
+    assert "| 66.7 |" not in lines[4]
+    assert "| 50.0 | 0 / 1 |" in lines[5]
+    assert ", 8 outside |" in lines[6]
+
+
+def test_independent_radii_keep_the_nearest_success(subject: Subject):
+    job = Job(
+        module=subject.module,
+        reader=subject.frozen,
+        images=subject.images[:4],
+        labels=subject.labels[:4],
+        num_classes=2,
+        eps=0.32,
+        steps=1,
+        seed=0,
+    )
+    moved = (independent(darker)(job) - job.images).abs().flatten(1).amax(dim=1)
+    # .05, .085, .2 and .4 to the border: the first radius beyond each, and none for the last
+    assert moved.tolist() == pytest.approx([0.06, 0.12, 0.32, 0.0])
+    distances = torch.where(moved > 0, moved, torch.inf)
+    expected = [[share * 0.32 + 1e-4 < nearest for nearest in (0.06, 0.12, 0.32, 9)] for share in LADDER]
+    assert survives(distances, 0.32).tolist() == expected
+
+
+def test_the_measured_part_replaces_the_old_one_and_nothing_else(tmp_path: Path):
+    file = tmp_path / "performance.md"
+    page.write("first\n", file)
+    assert file.read_text().startswith("# Performance")
+    file.write_text(file.read_text().replace("# Performance", "# My own words"))
+    file.write_text(file.read_text() + "\n\nand the end\n")
+    page.write("second\n", file)
+    text = file.read_text()
+    assert "first" not in text
+    assert text.startswith("# My own words")
+    assert text.endswith("and the end\n")
+    assert text.count("second") == 1
+
+
+def test_absent_libraries_are_named_with_how_to_get_them(monkeypatch: pytest.MonkeyPatch):
+    ghost = Peer("Ghost", "with_ghost", "no_such_library", "ghost", "ghost==1")
+    monkeypatch.setattr(page, "PEERS", (ghost,))
+    assert page.absent() == ["Ghost is absent: `pip install ghost==1`"]
+
+
+def test_the_page_says_what_was_run_with_which_versions(result: Result):
+    text = page.page(
+        [result], command="python -m benchmarks", rounds=2, device="cpu", skipped=["this and that"]
+    )
+    assert "`python -m benchmarks`" in text
+    assert "2 rounds" in text
+    assert "torch " + torch.__version__.partition("+")[0] in text
+    assert "- this and that" in text
+    assert "ms an image" not in text
+
+
+def test_rows_name_what_exists():
+    assert {name for row in ROWS for name in row.subjects} == set(SUBJECTS)
+    assert set(QUICK) <= {row.name for row in ROWS}
+    assert load("mnist-fast", 1, None) is None
+    installed = {peer.name for peer in PEERS if peer.installed()}
+    assert "pyautoattack" in installed  # a dependency
+    assert all(peer.methods() for peer in PEERS if peer.name == "pyautoattack")
