@@ -56,7 +56,7 @@ def _cells(result: Result, arm: Arm, absolute: bool) -> list[str]:
     cells = [result.row.name, eps, str(result.n)] if first else ["", "", ""]
     cells.append(arm.name)
     if arm.failure or not arm.seconds:
-        return [*cells, f"failed: {arm.failure}".replace("|", "/"), *[""] * (5 + absolute)]
+        return [*cells, f"no result: {arm.failure}".replace("|", "/"), *[""] * (5 + absolute)]
     forward, backward = (median(part) for part in zip(*arm.passes, strict=True))
     cells += [
         f"{forward:.1f} / {backward:.1f}",

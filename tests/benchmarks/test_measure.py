@@ -87,7 +87,7 @@ def test_passes_are_those_that_happened(result: Result):
 def test_a_library_that_fails_is_a_line_of_the_table(result: Result):
     assert result.arms[3].failure == "ValueError: no such | thing"
     text = table([result], absolute=False)
-    assert "| broken | failed: ValueError: no such / thing |" in text
+    assert "| broken | no result: ValueError: no such / thing |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
