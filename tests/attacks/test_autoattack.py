@@ -186,3 +186,29 @@ def test_a_stage_sees_only_what_the_ones_before_left_standing(small: Sample):
     assert len(seen) == 3
     assert set(seen[2]) <= set(seen[1]) < set(seen[0])
     assert set((~broken).nonzero().flatten().tolist()) <= set(seen[2])
+
+
+@pytest.mark.parametrize("change", [lambda z: z - 100, lambda z: z * 1000], ids=["shifted", "scaled"])
+def test_neither_shift_nor_scale_of_the_logits_turns_a_verdict(small: Sample, change):
+    # scaled, the softmax saturates and the cross-entropy gives no gradient; the DLR loss does
+    sample = small.select(torch.arange(8))
+    changed = Sample(wrapped(lambda x: change(small.classifier.model(x)), 5), sample.images, sample.labels)
+    ours = sample.broken(sample.attack(APGDCET(), LINF), LINF)
+    theirs = changed.broken(changed.attack(APGDCET(), LINF), LINF)
+    assert int((ours ^ theirs).sum()) <= 1
+    assert 1 <= int(ours.sum()) <= 7
+
+
+@pytest.mark.parametrize("classes", [4, 1000])
+def test_constant_logits_and_many_classes_are_no_trouble(classes: int):
+    sample = Sample(
+        wrapped(
+            lambda images: 3 + 0 * images.flatten(1).sum(dim=1, keepdim=True).expand(-1, classes), classes
+        ),
+        torch.rand(3, 1, 5, 5, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2]),
+    )
+    for attack in (APGDCET(), make_attack("square", {"queries": 20}), make_attack("fab-t", {"steps": 3})):
+        candidates = sample.attack(attack, LINF)
+        assert ((candidates >= 0) & (candidates <= 1)).all()
+        assert (norm_of(candidates - sample.images, "Linf") <= LINF.eps + 1e-6).all()
