@@ -8,7 +8,6 @@ from torch import Tensor
 
 from benchmarks.job import Job, Run
 
-
 _MOST_CLASSES = 10
 """FAB on more of them takes longer than all other rows together."""
 
