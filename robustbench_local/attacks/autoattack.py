@@ -62,14 +62,12 @@ class AutoAttack(Ensemble):
         restarts = 5 if sparse or plus else 1
         # L1 has fewer classes to steer for in the standard version only
         steered = apgd("apgd-t", targeted_loss(num_classes), targets=5 if sparse and not plus else 9)
-        first, last = apgd("apgd-ce", "ce", restarts=restarts), Stage(
-            name="fab-t", search=lambda t: FABSearch(threat=t, steps=STEPS, name="fab-t"), targets=9
-        )
+        plain = apgd("apgd-ce", "ce", restarts=restarts)
         square = Stage(name="square", search=_square, backward=False)
         if not plus:
-            return (first, steered, last, square)
-        fab = Stage(name="fab", search=lambda t: FABSearch(threat=t, steps=STEPS, name="fab"), restarts=5)
-        return (first, apgd("apgd-dlr", dlr, restarts=5), fab, square, steered, last)
+            return (plain, steered, fab("fab-t", targets=9), square)
+        both = (plain, apgd("apgd-dlr", dlr, restarts=5))
+        return (*both, fab("fab", restarts=5), square, steered, fab("fab-t", targets=9))
 
     def note(self, classifier: Classifier, threat: ThreatModel) -> str:
         """Below four classes AutoAttack is not quite the standard one; for a targeted goal nor is it."""
@@ -86,6 +84,16 @@ def apgd(name: str, loss: LossName, *, restarts: int = 1, targets: int = 0) -> S
     return Stage(
         name=name,
         search=lambda threat: apgd_search(threat=threat, steps=STEPS, loss=loss, name=name),
+        restarts=restarts,
+        targets=targets,
+    )
+
+
+def fab(name: str, *, restarts: int = 1, targets: int = 0) -> Stage:
+    """A stage of FAB."""
+    return Stage(
+        name=name,
+        search=lambda threat: FABSearch(threat=threat, steps=STEPS, name=name),
         restarts=restarts,
         targets=targets,
     )
