@@ -22,12 +22,12 @@ from robustbench_local.strict import Strict, read_yaml, validate
 from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threat import Norm, Region, ThreatModel, parse_eps, parse_norm
 
-Kind = Literal["attack", "defense"]
+Kind = Literal["attack", "certificate", "defense"]
 ClassEntry = int | str
 """A class by its index or by its name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FOLDERS: Mapping[Kind, str] = {"attack": "attacks", "defense": "defenses"}
+_FOLDERS: Mapping[Kind, str] = {"attack": "attacks", "certificate": "attacks", "defense": "defenses"}
 
 
 class CardThreat(Strict):
@@ -91,7 +91,7 @@ class Card:
     base: str
     """Name of the card in the catalogue: the same as ``name`` unless something was overridden."""
     kind: Kind
-    """``attack`` or ``defense``."""
+    """``attack``, ``certificate`` (what a classifier is put through, both) or ``defense``."""
     version: int
     """Raised whenever what the card does changes."""
     description: str
@@ -103,7 +103,7 @@ class Card:
     parameters: Mapping[str, Any]
     """Hyper-parameters of the method."""
     threat: CardThreat | None
-    """Threat model; an attack always has one."""
+    """Threat model; an attack and a certificate always have one."""
     path: Path
     """The file."""
 
@@ -132,10 +132,9 @@ def load_card(path: Path) -> Card:
             where=where,
             remedy="give the file the card's name, with .yaml",
         )
-    if card.kind == "attack" and card.threat is None:
-        raise CardError(
-            "an attack's card needs a threat model", where=where, remedy="add threat: {norm: ..., eps: ...}"
-        )
+    if card.kind != "defense" and card.threat is None:
+        what = f"a card of kind {card.kind} needs a threat model"
+        raise CardError(what, where=where, remedy="add threat: {norm: ..., eps: ...}")
     said = {name: getattr(card, name) for name in _CardFile.model_fields if name != "schema_"}
     return Card(**said, base=card.name, path=path)
 
@@ -145,7 +144,7 @@ def find_card(name: str, *, kind: Kind | None = None, extra: Sequence[Path] = ()
 
     Args:
         name: The card's name, without ``.yaml``.
-        kind: Only look among attacks or among defenses.
+        kind: Only look among attacks, certificates or defenses.
         extra: Folders of the user's own cards.
 
     Raises:
@@ -168,8 +167,8 @@ def list_cards(kind: Kind, extra: Sequence[Path] = ()) -> list[Card]:
     """All cards of a kind, by name.
 
     Args:
-        kind: Attacks or defenses.
-        extra: Folders of the user's own cards, of either kind.
+        kind: Attacks, certificates or defenses.
+        extra: Folders of the user's own cards, of any kind.
 
     Raises:
         CardError: If a card is malformed or a name is used twice.

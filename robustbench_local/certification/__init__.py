@@ -1,0 +1,1 @@
+"""Certificates: one method a file, each a frozen dataclass behind the contract of ``base``."""

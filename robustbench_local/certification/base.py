@@ -1,0 +1,114 @@
+"""What a certificate is: hyper-parameters, declared capabilities, and ``certify``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.errors import ThreatError
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+
+ABSTAINED = -1
+"""In the tensors of a batch only: no prediction. Records and the Python API say None."""
+
+Concern = Literal["model", "smoothed"]
+"""``"model"``: the verdict is about the classifier itself. ``"smoothed"``: about the majority vote of the
+classifier under noise, which is another classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """What was proven about a batch; all tensors are (N,), on the CPU."""
+
+    predictions: Tensor
+    """int64: the class that the verdict is about; ``ABSTAINED`` where there is none."""
+    verified: Tensor
+    """Boolean: the prediction is the label, and no point of the threat model's ball changes it."""
+    radius: Tensor
+    """float64: the prediction holds within this distance, in the threat's norm; 0 where nothing is proven,
+    NaN where the method says only yes or no."""
+    margins: Tensor
+    """float64: lower bound of the label's margin over the whole ball; NaN where the method has none."""
+
+    @property
+    def abstained(self) -> Tensor:
+        """(N,) boolean: where there is no prediction."""
+        return self.predictions == ABSTAINED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate(ABC):
+    """A frozen set of hyper-parameters; ``repr`` is the whole configuration.
+
+    A subclass is a frozen, keyword-only dataclass that declares what it can do and writes ``certify``.
+    Unlike an attack's success, nothing checks a proof afterwards but the attacks themselves: an image that
+    is certified and broken all the same is a bug, and the report stops at it.
+    """
+
+    norms: ClassVar[frozenset[str]]
+    """Norms in which it can prove something."""
+    concerns: ClassVar[Concern] = "model"
+    """What the verdicts are about."""
+
+    @property
+    def error(self) -> float:
+        """Largest probability, for each image, that its verdict claims too much; 0 for a proof."""
+        return 0.0
+
+    @abstractmethod
+    def certify(
+        self, classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel, stream: Stream
+    ) -> Certified:
+        """Prove what can be proven about some images.
+
+        Args:
+            classifier: Inside ``classifier.attacked()``. Pass ``rows`` to it whenever the images it is
+                given are not the first ones, so that passes are counted for the right image.
+            images: (N, C, H, W) in [0, 1], on the classifier's device; left untouched.
+            labels: True classes, (N,).
+            threat: The ball that is asked about.
+            stream: The only source of randomness, one stream an image.
+
+        Returns:
+            A verdict an image, which depends on no other image of the batch.
+        """
+
+    @abstractmethod
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """Forward and backward passes an image at most, for the plan.
+
+        Args:
+            threat: The ball that is asked about.
+
+        Returns:
+            (forward, backward).
+        """
+
+    def check(self, threat: ThreatModel, classifier: Classifier) -> None:  # noqa: ARG002 - for subclasses
+        """Find out before any work whether the certificate can be had.
+
+        Args:
+            threat: The ball that is asked about.
+            classifier: What the certificate starts from.
+
+        Raises:
+            ThreatError: If the norm, goal or region is not supported.
+            ModelError: If the classifier does not give what the method needs, such as a known layer.
+            ConfigError: If hyper-parameters do not fit the classifier.
+        """
+        name = type(self).__name__
+        if threat.norm not in self.norms:
+            remedy = f"use {' or '.join(sorted(self.norms))}, or another certificate"
+            raise ThreatError(f"{name} proves nothing in the norm {threat.norm!r}", remedy=remedy)
+        if threat.targets or threat.region != "image":
+            what = "a target" if threat.targets else "a mask"
+            raise ThreatError(f"{name} does not know {what}", remedy="ask about the whole ball, untargeted")
+
+    def note(self) -> str:
+        """The one line that a reader of the results has to know, or nothing."""
+        return ""
