@@ -6,7 +6,7 @@ every training step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -42,8 +42,10 @@ def linf_examples(
     steps: int,
     step_size: float,
     generator: torch.Generator | None = None,
+    start: Tensor | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """PGD on the cross-entropy from a random start; the last iterate.
+    """PGD; the last iterate.
 
     Args:
         module: Images in [0, 1] to logits.
@@ -52,22 +54,48 @@ def linf_examples(
         eps: Radius in pixel units of [0, 1].
         steps: Gradient steps.
         step_size: In pixel units of [0, 1].
-        generator: Of the random start, on the CPU; None starts at the images.
+        generator: Of a uniform random start, on the CPU; None starts at ``start``.
+        start: Where to start, as ``images``; None means the images.
+        loss: Logits (N, K) and labels to the scalar that is ascended; the summed cross-entropy by default.
 
     Returns:
         Examples of the same shape, in the ball and in [0, 1].
 
     Source: Madry et al. 2018, arXiv:1706.06083, sec. 2.1.
     """
+    ascended = loss or _cross_entropy
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    examples = images.clone()
+    examples = (images if start is None else start).clone()
     if generator is not None:
         examples += eps * (2 * torch.rand(images.shape, generator=generator) - 1).to(images.device)
+    if generator is not None or start is not None:
         examples = torch.clamp(examples, low, high)
     with frozen(module):
         for _ in range(steps):
             examples.requires_grad_()
-            loss = nn.functional.cross_entropy(module(examples), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, examples)
+            (gradient,) = torch.autograd.grad(ascended(module(examples), labels), examples)
             examples = torch.clamp(examples.detach() + step_size * gradient.sign(), low, high)
     return examples
+
+
+def near(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A start next to the images, where a divergence from the clean output has a gradient.
+
+    Source: Zhang et al. 2019, arXiv:1901.08573, algorithm 1: 0.001 times a standard normal.
+    """
+    return images + 1e-3 * torch.randn(images.shape, generator=generator).to(images.device)
+
+
+def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the adversarial probabilities from the clean ones, (N,).
+
+    Args:
+        clean: Logits (N, K).
+        adversarial: Logits (N, K).
+    """
+    expected, found = clean.log_softmax(dim=1), adversarial.log_softmax(dim=1)
+    return nn.functional.kl_div(found, expected, reduction="none", log_target=True).sum(dim=1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits, labels, reduction="sum")

@@ -2,19 +2,101 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as transforms
 
 
-def augment(images: Tensor, shift: int, brightness: float, generator: torch.Generator) -> Tensor:
-    """Move each image by up to ``shift`` pixels, border repeated, and scale its brightness."""
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes of a batch; the random numbers are drawn on the CPU, the same for every device.
+
+    Attributes:
+        shift: Largest move in pixels, border repeated.
+        brightness: The gain is drawn from 1 - brightness to 1 + brightness.
+        contrast: The distance to the image's mean grey is scaled likewise.
+        saturation: The distance to each pixel's grey is scaled likewise.
+        rotation: Largest turn in degrees, border repeated.
+        zoom: The size is drawn from 1 - zoom to 1 + zoom.
+        flip: Classes whose images are mirrored half the time.
+    """
+
+    shift: int = 0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    flip: frozenset[int] = frozenset()
+
+    def __call__(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Change each image in its own way.
+
+        Args:
+            images: (N, C, H, W) in [0, 1]; not changed.
+            labels: (N,), on the CPU.
+            generator: On the CPU.
+
+        Returns:
+            As ``images``.
+        """
+        images = _shifted(images, self.shift, generator)
+        gain = _gains(images, self.brightness, generator)
+        if self.flip:
+            images = _mirrored(images, labels, self.flip, generator)
+        if self.rotation or self.zoom:
+            images = _turned(images, self.rotation, self.zoom, generator)
+        if self.saturation:
+            images = _stretched(images, _grey(images), _gains(images, self.saturation, generator))
+        if self.contrast:
+            mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+            images = _stretched(images, mean, _gains(images, self.contrast, generator))
+        return (images * gain).clamp(0, 1)
+
+
+def _shifted(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
     count, channels, height, width = images.shape
     padded = nn.functional.pad(images, (shift,) * 4, mode="replicate")
     top, left = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
-    rows = (top + torch.arange(height)).view(count, 1, height, 1)
-    columns = (left + torch.arange(width)).view(count, 1, 1, width)
-    moved = padded[
-        torch.arange(count).view(-1, 1, 1, 1), torch.arange(channels).view(-1, 1, 1), rows, columns
-    ]
-    gain = 1 + brightness * (2 * torch.rand((count, 1, 1, 1), generator=generator) - 1)
-    return (moved * gain).clamp(0, 1)
+    rows = (top + torch.arange(height)).view(count, 1, height, 1).to(images.device)
+    columns = (left + torch.arange(width)).view(count, 1, 1, width).to(images.device)
+    places, planes = torch.arange(count, device=images.device), torch.arange(channels, device=images.device)
+    return padded[places.view(-1, 1, 1, 1), planes.view(-1, 1, 1), rows, columns]
+
+
+def _gains(images: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+    """One factor an image, from 1 - spread to 1 + spread."""
+    drawn = 1 + spread * (2 * torch.rand((len(images), 1, 1, 1), generator=generator) - 1)
+    return drawn.to(images.device)
+
+
+def _mirrored(images: Tensor, labels: Tensor, classes: frozenset[int], generator: torch.Generator) -> Tensor:
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    chosen &= torch.isin(labels, torch.tensor(sorted(classes)))
+    chosen = chosen.to(images.device)
+    return torch.where(chosen.view(-1, 1, 1, 1), transforms.horizontal_flip(images), images)
+
+
+def _turned(images: Tensor, rotation: float, zoom: float, generator: torch.Generator) -> Tensor:
+    """Each image turned and scaled about its centre."""
+    angle, size = 2 * torch.rand((2, len(images)), generator=generator) - 1
+    angle, size = angle * math.radians(rotation), 1 + zoom * size
+    height, width = images.shape[2:]
+    cosine, sine, zero = angle.cos() / size, angle.sin() / size, torch.zeros_like(angle)
+    # The sampling grid has both sides from -1 to 1: turning an oblong image mixes the two scales.
+    rows = [cosine, -sine * height / width, zero, sine * width / height, cosine, zero]
+    matrix = torch.stack(rows, dim=1).view(-1, 2, 3).to(images.device)
+    grid = nn.functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    return nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _grey(images: Tensor) -> Tensor:
+    return transforms.rgb_to_grayscale(images) if images.shape[1] == 3 else images
+
+
+def _stretched(images: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
+    """Moved away from the centre, or towards it."""
+    return (centre + factor * (images - centre)).clamp(0, 1)

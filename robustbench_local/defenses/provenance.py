@@ -19,7 +19,7 @@ from robustbench_local.catalogue import Card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.defenses.adversary import frozen, linf_examples
-from robustbench_local.defenses.recipe import AdversarialRecipe, Recipe
+from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.defenses.trained import Trained
 from robustbench_local.models import signs_network
 from robustbench_local.statistics import clopper_pearson
@@ -166,8 +166,7 @@ def write_weights(
 
 def _described(card: Card, recipe: Recipe) -> dict[str, Any]:
     """The defense as it was carried out."""
-    threat = {}
-    if isinstance(recipe, AdversarialRecipe):
-        threat = {"threat": {"norm": recipe.threat.norm, "eps": recipe.threat.eps}}
+    found = getattr(recipe, "threat", None)
+    threat = {"threat": {"norm": found.norm, "eps": found.eps}} if found else {}
     name = {"card": card.name, "version": card.version, "method": card.method}
     return {**name, **threat, "parameters": recipe.parameters}

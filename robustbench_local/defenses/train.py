@@ -10,11 +10,11 @@ each epoch, so an interrupted training goes on exactly as if nothing had happene
 from __future__ import annotations
 
 import argparse
-import copy
+import hashlib
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,105 +24,37 @@ from torch import Tensor, nn
 from robustbench_local.catalogue import find_card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.signs import load_signs
-from robustbench_local.defenses.adversary import frozen, linf_examples
-from robustbench_local.defenses.augmentation import augment
+from robustbench_local.defenses.adversarial import VALIDATION_STEPS
+from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.checkpoint import load_checkpoint, save_checkpoint
+from robustbench_local.defenses.learner import Learner
+from robustbench_local.defenses.networks import new_signs_network
+from robustbench_local.defenses.objective import Batch, Context
 from robustbench_local.defenses.provenance import measure, write_weights
-from robustbench_local.defenses.recipe import AdversarialRecipe, Recipe, read_recipe
-from robustbench_local.defenses.trained import Score, Trained
-from robustbench_local.errors import DataError, ModelError, RobustbenchError
-from robustbench_local.models.signs_network import MEAN, STD, signs_resnet
+from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes import read_recipe
+from robustbench_local.defenses.trained import Epoch, Score, Trained
+from robustbench_local.errors import ConfigError, DataError, ModelError, RobustbenchError
 from robustbench_local.randomness import seed_from
 
-_MOMENTUM = 0.9
-_VALIDATION_STEPS = 10
 _VALIDATION_BATCH = 256
+_SMALL = 3 * 64 * 64
+"""Values of an image up to which a whole validation batch fits anywhere."""
+_CURVE_IMAGES = 256
+"""Training images that the training curves are measured on."""
 # Images of each class that choose the epoch, and that the shipped figures are measured on.
 _HELD_OUT = {"validation": 16, "test": 40}
 # The order in which threads add up numbers decides their last bits, so their number belongs to the recipe.
 _REPEATED = ("data", "seed", "per_class", "autoattack", "threads")
 
 
-class _Training:
-    """The state that a step changes and a checkpoint keeps."""
+def no_teacher(name: str) -> nn.Module:
+    """The teacher of a training that was given no way to load one.
 
-    def __init__(self, module: nn.Module, recipe: Recipe, steps: int) -> None:
-        self.module, self.recipe, self.steps = module, recipe, steps
-        self.averaged = copy.deepcopy(module).eval().requires_grad_(False)
-        self.optimizer = torch.optim.SGD(
-            module.parameters(),
-            lr=recipe.learning_rate,
-            momentum=_MOMENTUM,
-            nesterov=True,
-            weight_decay=recipe.weight_decay,
-        )
-        self.epoch, self.seconds = 0, 0.0
-        self.best, self.best_state = Score(0, 0.0, None), self._weights()
-
-    def step(self, images: Tensor, labels: Tensor, progress: float, generator: torch.Generator) -> Tensor:
-        """One batch at ``progress`` epochs into the training; the loss."""
-        recipe = self.recipe
-        images = augment(images, recipe.shift, recipe.brightness, generator)
-        if isinstance(recipe, AdversarialRecipe):
-            eps = recipe.threat.eps * min(1.0, (progress + 1) / max(1, recipe.eps_warmup_epochs))
-            images = linf_examples(
-                self.module,
-                images,
-                labels,
-                eps=eps,
-                steps=recipe.steps,
-                step_size=recipe.step_size * eps,
-                generator=generator,
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, progress)
-        self.module.train()
-        loss = nn.functional.cross_entropy(
-            self.module(images), labels, label_smoothing=recipe.label_smoothing
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self._average()
-        return loss.detach()
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        """Move the averaged weights and statistics a little towards the current ones."""
-        current = self.module.state_dict()
-        for name, value in self.averaged.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(current[name], 1 - self.recipe.ema_decay)
-            else:
-                value.copy_(current[name])
-
-    def keep(self, score: Score) -> None:
-        """Remember the averaged weights if they are the best so far."""
-        if score.rank >= self.best.rank:
-            self.best, self.best_state = score, self._weights()
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.averaged.state_dict().items()}
-
-    def state(self) -> dict[str, Any]:
-        """Everything that a later process needs to go on."""
-        return {
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-            "module": self.module.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "best": [self.best.epoch, self.best.clean, self.best.robust],
-            "best_state": self.best_state,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self.module.load_state_dict(state["module"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.best, self.best_state = Score(*state["best"]), state["best_state"]
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(f"there is no way to load the teacher {name!r} here", remedy="give train() a teacher")
 
 
 def train(
@@ -134,90 +66,149 @@ def train(
     seed: int = 0,
     checkpoint: Path | None = None,
     report: Callable[[str], None] = lambda _line: None,
+    device: torch.device | str = "cpu",
+    teacher: Callable[[str], nn.Module] = no_teacher,
+    belongs: Mapping[str, str] | None = None,
 ) -> Trained:
     """Train a module and keep the epoch that does best on the validation images.
 
+    On CUDA the module and the images are channels_last, and the loss is computed in bfloat16 where autocast
+    finds that safe; the figures that choose the epoch are float32.
+
     Args:
-        module: Images in [0, 1], (N, C, H, W), to logits (N, K), freshly initialised; changed in place.
+        module: Images in [0, 1], (N, C, H, W), to logits (N, K); changed in place and moved to ``device``.
         recipe: How.
         training: Images and labels below K.
         validation: Other images; PGD accuracy on them decides where an adversarial training stops.
         seed: Of the order, the augmentation and the adversary's starts.
         checkpoint: Written after each epoch; if it is there and belongs to this training, it is resumed.
         report: Receives a line of progress an epoch.
+        device: Where to compute.
+        teacher: Loads the frozen network that a distillation names.
+        belongs: What else a checkpoint must agree with, such as the weights that a fine-tuning starts from.
 
     Returns:
         The best averaged weights.
 
     Raises:
-        ModelError: If the loss is no longer finite.
+        ModelError: If the loss is no longer finite, or the training collapses.
         DataError: If there are fewer training images than a batch takes.
         ConfigError: If the checkpoint belongs to another training.
     """
+    place = torch.device(device)
+    steps = _steps(training, recipe)
+    cuda = place.type == "cuda"
+    module.to(place, memory_format=torch.channels_last) if cuda else module.to(place)  # type: ignore[call-overload]
+    context = Context(
+        module=module,
+        training=training,
+        steps=steps,
+        device=place,
+        seed=seed,
+        teacher=teacher,
+        report=report,
+    )
+    learner = Learner(module, recipe, recipe.objective(context), mixed_precision=cuda)
+    identity = _identity(module, recipe, training, validation, seed) | dict(belongs or {})
+    if checkpoint is not None and checkpoint.exists():
+        learner.restore(load_checkpoint(checkpoint, identity))
+        report(f"resumed after epoch {learner.epoch} of {recipe.epochs}")
+    while learner.epoch < recipe.epochs:
+        _run_epoch(learner, context, validation)
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, identity, learner.state())
+        report(_progress(learner))
+    return Trained(learner.best_state, learner.best, learner.seconds, tuple(learner.curves))
+
+
+def _steps(training: Dataset, recipe: Recipe) -> int:
     steps = len(training) // recipe.batch_size
     if steps == 0:
         raise DataError(
-            f"{len(training)} images are fewer than a batch of {recipe.batch_size}", where=training.name
+            f"{len(training)} images are fewer than a batch of {recipe.batch_size}",
+            where=training.name,
+            remedy="lower batch_size",
         )
-    state = _Training(module, recipe, steps)
-    identity = {
+    return steps
+
+
+def _identity(
+    module: nn.Module, recipe: Recipe, training: Dataset, validation: Dataset, seed: int
+) -> dict[str, str]:
+    """What makes this training this one."""
+    shapes = [(name, tuple(value.shape)) for name, value in module.state_dict().items()]
+    return {
         "recipe": repr(recipe),
         "training": training.digest(),
         "validation": validation.digest(),
         "seed": str(seed),
+        "network": hashlib.sha256(repr(shapes).encode()).hexdigest(),
     }
-    if checkpoint is not None and checkpoint.exists():
-        state.restore(load_checkpoint(checkpoint, identity))
-        report(f"resumed after epoch {state.epoch} of {recipe.epochs}")
-    while state.epoch < recipe.epochs:
-        started = time.perf_counter()
-        loss = _train_epoch(
-            state, training, torch.Generator().manual_seed(seed_from(seed, "epoch", state.epoch))
-        )
-        state.epoch += 1
-        score = _validate(state, validation)
-        state.keep(score)
-        state.seconds += time.perf_counter() - started
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, state.state())
-        report(_progress(state, loss, score))
-    return Trained(state.best_state, state.best, state.seconds)
 
 
-def _train_epoch(state: _Training, training: Dataset, generator: torch.Generator) -> float:
+def _run_epoch(learner: Learner, context: Context, validation: Dataset) -> None:
+    """Train for an epoch, measure it, and keep it if it is the best."""
+    started, before = time.perf_counter(), learner.seconds
+    generator = torch.Generator().manual_seed(seed_from(context.seed, "epoch", learner.epoch))
+    loss = _train_epoch(learner, context, generator)
+    learner.epoch += 1
+    size = min(_CURVE_IMAGES, len(validation), len(context.training))
+    order = torch.Generator().manual_seed(seed_from(context.seed, "curve"))
+    rows = torch.randperm(len(context.training), generator=order)[:size]
+    on_training = _validate(learner, context, context.training.images[rows], context.training.labels[rows])
+    on_validation = _validate(learner, context, validation.images, validation.labels)
+    learner.seconds = before + time.perf_counter() - started
+    rate = learner.optimizer.param_groups[0]["lr"]
+    learner.keep(Epoch(loss, rate, learner.seconds, on_training, on_validation))
+    some = slice(0, _VALIDATION_BATCH)
+    learner.objective.watch(
+        validation.images[some].to(context.device), validation.labels[some].to(context.device)
+    )
+
+
+def _train_epoch(learner: Learner, context: Context, generator: torch.Generator) -> float:
     """One pass in random order, the incomplete last batch left out; the mean loss."""
+    recipe, training = learner.recipe, context.training
+    augmentation = recipe.augmentation(training.class_names)
     order = torch.randperm(len(training), generator=generator)
-    size = state.recipe.batch_size
     total = torch.zeros(())
-    for step in range(state.steps):
-        rows = order[step * size : (step + 1) * size]
-        progress = state.epoch + step / state.steps
-        loss = state.step(training.images[rows], training.labels[rows], progress, generator)
-        if not math.isfinite(loss):
-            raise ModelError(
-                f"the loss is {float(loss)} at epoch {state.epoch + 1}, step {step + 1}",
-                where="training",
-                remedy="lower learning_rate in the card, or check the images",
-            )
+    for step, rows in enumerate(torch.split(order[: context.steps * recipe.batch_size], recipe.batch_size)):
+        images, labels = training.images[rows].to(context.device), training.labels[rows]
+        batch = Batch(
+            images=_laid_out(augmentation(images, labels, generator)),
+            labels=labels.to(context.device),
+            rows=rows,
+            progress=learner.epoch + step / context.steps,
+            generator=generator,
+        )
+        for _ in range(learner.objective.replays):
+            loss = learner.step(batch).cpu()
+            if not math.isfinite(loss):
+                raise ModelError(
+                    f"the loss is {float(loss)} at epoch {learner.epoch + 1}, step {step + 1}",
+                    where="training",
+                    remedy="lower learning_rate, set gradient_clip, or check the images",
+                )
         total += loss
-    return float(total) / state.steps
+    return float(total) / context.steps
 
 
-def _validate(state: _Training, validation: Dataset) -> Score:
-    """Clean and PGD accuracy of the averaged weights."""
-    recipe, clean, robust = state.recipe, 0, 0
-    images_of = torch.split(validation.images, _VALIDATION_BATCH)
-    labels_of = torch.split(validation.labels, _VALIDATION_BATCH)
-    for images, labels in zip(images_of, labels_of, strict=True):
-        clean += _right(state.averaged, images, labels)
-        if isinstance(recipe, AdversarialRecipe):
-            eps = recipe.threat.eps
-            examples = linf_examples(
-                state.averaged, images, labels, eps=eps, steps=_VALIDATION_STEPS, step_size=eps / 4
-            )
-            robust += _right(state.averaged, examples, labels)
-    adversarial = isinstance(recipe, AdversarialRecipe)
-    return Score(state.epoch, clean / len(validation), robust / len(validation) if adversarial else None)
+def _laid_out(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
+
+
+def _validate(learner: Learner, context: Context, images: Tensor, labels: Tensor) -> Score:
+    """Accuracy of the averaged weights, clean and under the objective's adversary."""
+    clean, robust, attacked = 0, 0, False
+    size = _VALIDATION_BATCH if images[0].numel() <= _SMALL else learner.recipe.batch_size
+    for part, truth in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+        seen, right = _laid_out(part.to(context.device)), truth.to(context.device)
+        clean += _right(learner.averaged, seen, right)
+        examples = learner.objective.examples(learner.averaged, seen, right)
+        if examples is not None:
+            attacked = True
+            robust += _right(learner.averaged, examples, right)
+    return Score(learner.epoch, clean / len(images), robust / len(images) if attacked else None)
 
 
 @torch.no_grad()
@@ -226,49 +217,14 @@ def _right(module: nn.Module, images: Tensor, labels: Tensor) -> int:
         return int((module(images).argmax(dim=1) == labels).sum())
 
 
-def _progress(state: _Training, loss: float, score: Score) -> str:
-    left = state.seconds / state.epoch * (state.recipe.epochs - state.epoch)
-    robust = "" if score.robust is None else f"  PGD-{_VALIDATION_STEPS} {score.robust:.1%}"
+def _progress(learner: Learner) -> str:
+    left = learner.seconds / learner.epoch * (learner.recipe.epochs - learner.epoch)
+    epoch = learner.curves[-1]
+    score = epoch.validation
+    robust = "" if score.robust is None else f"  PGD-{VALIDATION_STEPS} {score.robust:.1%}"
     minutes, seconds = divmod(round(left), 60)
-    return (
-        f"epoch {state.epoch}/{state.recipe.epochs}  loss {loss:.3f}  clean {score.clean:.1%}{robust}  "
-        f"{minutes} min {seconds:02d} s left"
-    )
-
-
-def learning_rate(recipe: Recipe, progress: float) -> float:
-    """Rate at ``progress`` epochs: a straight rise to the peak, then a cosine down to 0."""
-    if progress < recipe.warmup_epochs:
-        return recipe.learning_rate * (progress + 0.1) / (recipe.warmup_epochs + 0.1)
-    done = (progress - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
-    return recipe.learning_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-
-
-class NormalizedNetwork(nn.Module):
-    """A network behind its normalisation: images in [0, 1] to logits."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.network = network
-        # Not part of the weights: whoever loads them normalises outside, see Classifier.
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] to logits (N, K)."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
-
-
-def new_signs_network(seed: int) -> NormalizedNetwork:
-    """The signs' network, initialised from the seed; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_from(seed, "initial weights"))
-        network = signs_resnet()
-    return NormalizedNetwork(network.to(memory_format=torch.channels_last), MEAN, STD)
+    done = f"epoch {learner.epoch}/{learner.recipe.epochs}  loss {epoch.loss:.3f}"
+    return f"{done}  clean {score.clean:.1%}{robust}  {minutes} min {seconds:02d} s left"
 
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -1,0 +1,102 @@
+"""Objective: what a recipe minimises, and which adversary decides the best epoch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.data.dataset import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's images.
+
+    Attributes:
+        images: Augmented, (N, C, H, W) in [0, 1], on the device.
+        labels: (N,), on the device.
+        rows: Which images of the training set these are, (N,), on the CPU.
+        progress: Epochs done, with a fraction.
+        generator: Of all random numbers of the step, on the CPU.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    progress: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One training, as its objective sees it.
+
+    Attributes:
+        module: What is trained: images in [0, 1] to logits.
+        training: All training images.
+        steps: Batches an epoch.
+        device: Where the module computes.
+        seed: Of the training.
+        teacher: A frozen network in evaluation mode, on ``device``, by what a user calls it.
+        report: Receives a line for the user.
+    """
+
+    module: nn.Module
+    training: Dataset
+    steps: int
+    device: torch.device
+    seed: int
+    teacher: Callable[[str], nn.Module]
+    report: Callable[[str], None]
+
+
+class Objective(ABC):
+    """The loss of a recipe, for one training.
+
+    Args:
+        context: The training.
+
+    Attributes:
+        replays: How often the loop steps on each batch.
+    """
+
+    replays: int = 1
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """What to minimise on this batch, a scalar; the loop does the backward pass and the step.
+
+        The module is in training mode.
+        """
+
+    def examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Adversarial images that decide which epoch is best; None: accuracy on clean images does.
+
+        Args:
+            module: The averaged weights, in evaluation mode.
+            images: (N, C, H, W) in [0, 1], on the device; not augmented.
+            labels: (N,).
+        """
+        return None
+
+    def watch(self, images: Tensor, labels: Tensor) -> None:  # noqa: B027 - most have nothing to watch
+        """Look for a collapse after each epoch, on validation images.
+
+        Raises:
+            ModelError: If the training has collapsed and would not come back.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep of this objective: tensors and numbers."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
+        """Go on from what `state` returned."""

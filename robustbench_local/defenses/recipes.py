@@ -1,0 +1,85 @@
+"""The recipes by name, and what reads one from a card."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from robustbench_local.catalogue import Card
+from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.errors import CardError
+from robustbench_local.registry import Registry
+from robustbench_local.suggestion import did_you_mean
+
+RECIPES: Registry[Recipe] = Registry(
+    "training recipe",
+    Recipe,  # type: ignore[type-abstract]  # compared with, never built
+    {
+        "pgd-at": "robustbench_local.defenses.pgd_at:PGDTraining",
+        "standard": "robustbench_local.defenses.standard:Standard",
+        "trades": "robustbench_local.defenses.trades:Trades",
+    },
+)
+"""Trainings by the name that a card's ``method`` gives."""
+
+_THREAT = "threat"
+
+
+def parameter_names(method: str) -> tuple[str, ...]:
+    """The hyper-parameters that a recipe takes, by name.
+
+    Raises:
+        ConfigError: If there is no such recipe.
+    """
+    return tuple(one.name for one in fields(RECIPES[method]) if one.name != _THREAT)
+
+
+def read_recipe(card: Card) -> Recipe:
+    """The recipe that a defense's card describes.
+
+    Raises:
+        CardError: If the card's method is no training recipe, or a parameter is missing, unknown or
+            impossible.
+    """
+    where = f"card {card.name}"
+    if card.method not in RECIPES:
+        raise CardError(
+            f"{card.method!r} is no training recipe", where=where, remedy=did_you_mean(card.method, RECIPES)
+        )
+    kind = RECIPES[card.method]
+    known = {one.name: one for one in fields(kind)}
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    if _THREAT in known:
+        if card.threat is None:
+            raise CardError(
+                f"{card.method} needs a threat model", where=where, remedy="add threat: to the card"
+            )
+        values[_THREAT] = card.threat.model()
+    for name, value in card.parameters.items():
+        if name not in known or name == _THREAT:
+            raise CardError(f"unknown parameter {name!r}", where=where, remedy=did_you_mean(name, known))
+        values[name] = _checked(f"{where}, {name}", value, hints[name])
+    if missing := sorted(name for name, one in known.items() if _required(one) and name not in values):
+        raise CardError(f"parameter {missing[0]!r} is missing", where=where)
+    try:
+        return kind(**values)
+    except CardError as error:
+        raise CardError(error.what, where=where) from None
+
+
+def _required(one: Field[Any]) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
+
+
+def _checked(where: str, value: Any, hint: Any) -> Any:
+    """The value as the hyper-parameter's type, or a CardError."""
+    if isinstance(value, list):
+        value = tuple(value)
+    try:
+        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise CardError(f"{problem[:1].lower()}{problem[1:]}, got {value!r}", where=where) from None
