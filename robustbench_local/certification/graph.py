@@ -1,0 +1,248 @@
+"""A network as a list of operations that bounds know, found by tracing its ``forward``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from robustbench_local.certification.layers import Place, Unsupported, operation
+from robustbench_local.certification.operations import (
+    Activation,
+    Affine,
+    Convolution,
+    Entry,
+    Operation,
+    Reshape,
+    Shape,
+    Sum,
+)
+from robustbench_local.errors import ModelError
+
+_AGREEMENT = 1e-4
+"""Share of the largest logit by which the graph and the module may differ on the same images."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation at its place.
+
+    Args:
+        name: The module's name, or what the trace calls it.
+        operation: What is done.
+        inputs: Earlier nodes whose values it takes, by their position in the graph.
+        shape: Of its values for one image.
+    """
+
+    name: str
+    operation: Operation
+    inputs: tuple[int, ...]
+    shape: Shape
+
+
+class Graph:
+    """A network's operations in the order in which they are computed; the last one gives the logits.
+
+    The parameters stay those of the module: what changes there changes here. Batch norm uses its running
+    statistics and dropout does nothing, whatever mode the module is in.
+
+    Args:
+        nodes: The operations; the first is the `Entry`.
+    """
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of the images."""
+        return self.nodes[0].shape
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits, in the dtype of the images, (N, C, H, W)."""
+        values: list[Tensor] = []
+        for node in self.nodes:
+            given = [values[place] for place in node.inputs]
+            values.append(images if isinstance(node.operation, Entry) else _apply(node, given))
+        return values[-1]
+
+    def before(self, operation: Affine) -> Graph:
+        """This network with an affine map in front, such as a normalisation."""
+        shifted = [
+            Node(node.name, node.operation, tuple(place + 1 for place in node.inputs), node.shape)
+            for node in self.nodes[1:]
+        ]
+        return Graph([self.nodes[0], Node("normalize", operation, (0,), self.shape), *shifted])
+
+
+def trace(module: nn.Module, shape: Shape, *, name: str = "model") -> Graph:
+    """Read a module's operations.
+
+    Args:
+        module: Any module whose ``forward`` takes images and uses the operations that bounds know:
+            convolution, linear layer, batch norm, average pools, ReLU, leaky ReLU, flatten, sums, constants.
+        shape: (C, H, W) of its images.
+        name: What to call it in messages.
+
+    Returns:
+        The graph, which shares the module's parameters.
+
+    Raises:
+        ModelError: Naming the layer that is not supported, or why the ``forward`` cannot be traced.
+    """
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            graph = _read(module, shape, name)
+            _compare(graph, module, name)
+    finally:
+        for each, mode in modes:
+            each.training = mode
+    return graph
+
+
+def _read(module: nn.Module, shape: Shape, name: str) -> Graph:
+    tracer = fx.Tracer()
+    try:
+        traced = tracer.trace(module)
+    except Exception as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(
+            f"its forward cannot be traced for bounds: {line[:160].rstrip('.')}",
+            where=name,
+            remedy="write it without decisions on values, or use a smoothing certificate",
+        ) from error
+    sample = _sample(module, shape)
+    reader = _Reader(module, sample)
+    for node in traced.nodes:
+        try:
+            reader.visit(node)
+        except Unsupported as error:
+            raise ModelError(
+                f"{_where(node)} {error.what}, for which there are no bounds", where=name, remedy=error.remedy
+            ) from None
+    return Graph(reader.nodes)
+
+
+class _Reader:
+    """Walks through a trace, computing a sample beside it: shapes and constants are then known."""
+
+    def __init__(self, module: nn.Module, sample: Tensor) -> None:
+        self.module, self.sample = module, sample
+        self.nodes: list[Node] = []
+        self._values: dict[fx.Node, Any] = {}
+        self._places: dict[fx.Node, int] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        """Compute a node's sample value and, if it depends on the images, append its operation."""
+        if node.op == "output":
+            self._finish(node)
+            return
+        value = self._value(node)
+        self._values[node] = value
+        if node.op == "placeholder":
+            self._places[node] = self._append(Node("images", Entry(), (), tuple(self.sample.shape[1:])))
+            return
+        sources = [each for each in node.all_input_nodes if each in self._places]
+        if not sources or not isinstance(value, Tensor):
+            return
+        if value.ndim < 2 or len(value) != len(self.sample):
+            raise Unsupported("mixes the images of a batch", "keep the first axis for the images")
+        found = operation(node, Place(self.module, self._values, self._places))
+        if found is None:
+            self._places[node] = self._places[sources[0]]
+            return
+        shape = tuple(value.shape[1:])
+        name = str(node.target) if node.op == "call_module" else node.name
+        inputs = tuple(self._places[each] for each in _images(node, self._places))
+        if isinstance(found, Convolution) and found.target != shape:  # a mean that drops height and width
+            inputs = (self._append(Node(name, found, inputs, found.target)),)
+            found = Reshape(found.target, shape)
+        self._places[node] = self._append(Node(name, found, inputs, shape))
+
+    def _append(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            if self.nodes:
+                raise Unsupported("is a second input of the forward", "give the module one input: the images")
+            return self.sample
+        if node.op == "get_attr":
+            return _attribute(self.module, str(node.target))
+        arguments = fx.node.map_arg(node.args, self._values.__getitem__)
+        options = fx.node.map_arg(node.kwargs, self._values.__getitem__)
+        if node.op == "call_module":
+            return self.module.get_submodule(str(node.target))(*arguments, **options)
+        if node.op == "call_method":
+            return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
+        return node.target(*arguments, **options)  # type: ignore[operator]  # a function, by fx's contract
+
+    def _finish(self, node: fx.Node) -> None:
+        result = node.args[0]
+        if not isinstance(result, fx.Node) or result not in self._places:
+            raise Unsupported("returns no single tensor of logits", "return the logits alone")
+        place = self._places[result]
+        if place != len(self.nodes) - 1:
+            self.nodes = self.nodes[: place + 1]
+        if len(self.nodes[-1].shape) != 1:
+            raise Unsupported(f"returns {self.nodes[-1].shape} an image", "return logits (N, K)")
+
+
+def _images(node: fx.Node, places: dict[fx.Node, int]) -> list[fx.Node]:
+    """The arguments that depend on the images, in order; twice if the same is added to itself."""
+    return [each for each in node.args if isinstance(each, fx.Node) and each in places]
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    value: Any = module
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _sample(module: nn.Module, shape: Shape) -> Tensor:
+    """Two images of noise that is always the same, where the module computes."""
+    noise = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
+    parameter = next((each for each in module.parameters() if each.is_floating_point()), noise)
+    return noise.to(parameter)
+
+
+def _compare(graph: Graph, module: nn.Module, name: str) -> None:
+    """Refuse a trace that misses something, such as a value changed in place or a hook."""
+    images = _sample(module, graph.shape)
+    expected, computed = module(images), graph(images.double())
+    scale = float(expected.abs().amax()) + 1.0
+    if not torch.allclose(computed, expected.double(), rtol=0.0, atol=_AGREEMENT * scale):
+        raise ModelError(
+            "its forward computes something else than its layers say (values changed in place, hooks?)",
+            where=name,
+            remedy="write each step as a layer with a result of its own, or use a smoothing certificate",
+        )
+
+
+def _where(node: fx.Node) -> str:
+    """The module, or the function and the module that it stands in."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack") or {}
+    inside = list(stack)[-1] if stack else ""
+    return f"{node.name} in {inside}" if inside else node.name
+
+
+def _apply(node: Node, given: list[Tensor]) -> Tensor:
+    operation = node.operation
+    if isinstance(operation, Affine):
+        offset = operation.offset(given[0])
+        values = operation.linear(given[0])
+        return values if offset is None else values + offset
+    if isinstance(operation, Reshape):
+        return given[0].reshape(len(given[0]), *node.shape)
+    if isinstance(operation, Activation):
+        return operation(given[0])
+    assert isinstance(operation, Sum)  # noqa: S101  the only kind that is left
+    return operation.signs[0] * given[0] + operation.signs[1] * given[1]

@@ -1,0 +1,107 @@
+"""Interval bound propagation: boxes in, boxes out, layer by layer.
+
+Source: Gowal et al. 2018, "On the effectiveness of interval bound propagation", arXiv:1810.12715, Eq. 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robustbench_local.certification.graph import Graph, Node
+from robustbench_local.certification.operations import Activation, Affine, Entry, Reshape, Sum
+from robustbench_local.certification.rounding import Rounding
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A box for each image: (N, ...) least and largest values."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def size(self) -> Tensor:
+        """Largest absolute value."""
+        return torch.maximum(self.lower.abs(), self.upper.abs())
+
+    def intersected(self, other: Interval) -> Interval:
+        """What both allow."""
+        return Interval(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the values at every node of a graph cannot leave.
+
+    Args:
+        graph: The network.
+        rounding: How its arithmetic rounds; None: it is taken to be exact.
+        intervals: One a node, as far as they are known.
+        noise: How far rounding moves each node's values; None where it does not.
+    """
+
+    graph: Graph
+    rounding: Rounding | None
+    intervals: list[Interval] = field(default_factory=list)
+    noise: list[Tensor | None] = field(default_factory=list)
+
+
+Tighten = Callable[[Bounds, int, Interval], Interval]
+"""Improves the interval of a node that an activation reads, given the bounds before it."""
+
+
+def propagate(
+    graph: Graph, entry: Interval, *, rounding: Rounding | None = None, tighten: Tighten | None = None
+) -> Bounds:
+    """Bound every node of a network.
+
+    Args:
+        graph: The network.
+        entry: The images' box, (N, C, H, W), in the dtype to compute in; differentiable.
+        rounding: How the network's arithmetic rounds, to be covered; None to leave it out (training).
+        tighten: What else to do for nodes that activations read.
+
+    Returns:
+        Bounds of every node; the last are those of the logits.
+    """
+    bounds = Bounds(graph, rounding)
+    read = {node.inputs[0] for node in graph.nodes if isinstance(node.operation, Activation)}
+    for place, node in enumerate(graph.nodes):
+        given = [bounds.intervals[each] for each in node.inputs]
+        noise = None if rounding is None else rounding.of(node, [each.size for each in given])
+        found = entry if isinstance(node.operation, Entry) else _step(node, given)
+        if noise is not None:
+            found = Interval(found.lower - noise, found.upper + noise)
+        bounds.noise.append(noise)
+        if tighten is not None and place in read:
+            found = tighten(bounds, place, found)
+        bounds.intervals.append(found)
+    return bounds
+
+
+def _step(node: Node, given: list[Interval]) -> Interval:
+    """The interval of a node's values in exact arithmetic."""
+    operation, first = node.operation, given[0]
+    if isinstance(operation, Affine):
+        centre = operation.linear((first.upper + first.lower) / 2)
+        offset = operation.offset(centre)
+        centre = centre if offset is None else centre + offset
+        radius = operation.linear((first.upper - first.lower) / 2, absolute=True)
+        return Interval(centre - radius, centre + radius)
+    if isinstance(operation, Activation):
+        return Interval(operation(first.lower), operation(first.upper))
+    if isinstance(operation, Sum):
+        return _sum(operation, first, given[1])
+    assert isinstance(operation, Reshape)  # noqa: S101  the only kind that is left
+    shape = (len(first.lower), *node.shape)
+    return Interval(first.lower.reshape(shape), first.upper.reshape(shape))
+
+
+def _sum(operation: Sum, first: Interval, second: Interval) -> Interval:
+    if operation.signs[1] > 0:
+        return Interval(first.lower + second.lower, first.upper + second.upper)
+    return Interval(first.lower - second.upper, first.upper - second.lower)

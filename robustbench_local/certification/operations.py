@@ -1,0 +1,236 @@
+"""What a layer does to bounds: forwards, forwards in absolute values, and backwards (transposed).
+
+Every piece of a network that can be bounded is one of four: an affine map (convolution, linear layer, batch
+norm in evaluation mode, average pool, normalisation), a change of shape, a (leaky) ReLU, or a sum. Parameters
+are read from the module at every use, so that a network in training is bounded as it is now.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Shape = tuple[int, ...]
+"""Of one image's values at a place in the network, without the batch."""
+
+
+class Affine(ABC):
+    """A map ``x -> W x + b`` of one image's values."""
+
+    mixes: ClassVar[bool] = True
+    """Whether a value depends on more than one value before it."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """Most numbers that are added up for one value, forwards or backwards; rounding grows with it."""
+
+    @abstractmethod
+    def linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
+        """``W x``, or ``|W| x``; values lead with the batch."""
+
+    @abstractmethod
+    def transposed(self, rows: Tensor) -> Tensor:
+        """``W^T a`` for rows shaped like the output, led by any number of them."""
+
+    @abstractmethod
+    def offset(self, like: Tensor) -> Tensor | None:
+        """``b`` in the dtype and on the device of ``like``, broadcast against an output; None: none."""
+
+    def offset_size(self, like: Tensor) -> Tensor | None:
+        """Bound of the numbers that ``b`` is computed from, where they are not ``b`` itself."""
+        offset = self.offset(like)
+        return None if offset is None else offset.abs()
+
+
+@dataclass(frozen=True)
+class Convolution(Affine):
+    """A two-dimensional convolution with zero padding; an average pool is one too.
+
+    Args:
+        weight: Reads the kernel, (out, in / groups, kH, kW).
+        bias: Reads the bias, (out,) or None.
+        stride: Steps of the window.
+        padding: Zeros around the image.
+        dilation: Distance of the kernel's cells.
+        groups: Groups of channels that do not mix.
+        source: Shape (C, H, W) of the input.
+        target: Shape of the output.
+    """
+
+    weight: Callable[[], Tensor]
+    bias: Callable[[], Tensor | None]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    source: Shape
+    target: Shape
+
+    @property
+    def terms(self) -> int:
+        """Window size forwards, windows that a pixel lies in backwards."""
+        outputs, inputs, height, width = self.weight().shape
+        covering = math.ceil(height / self.stride[0]) * math.ceil(width / self.stride[1])
+        return int(max(inputs * height * width, outputs // self.groups * covering)) + 1
+
+    def linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
+        """``W x``, or ``|W| x``."""
+        weight = self.weight().to(values)
+        weight = weight.abs() if absolute else weight
+        return functional.conv2d(values, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def transposed(self, rows: Tensor) -> Tensor:
+        """``W^T a``: the transposed convolution, padded to the input's size."""
+        kernel = self.weight().shape[2:]
+        covered = (
+            (self.target[1 + axis] - 1) * self.stride[axis]
+            - 2 * self.padding[axis]
+            + self.dilation[axis] * (kernel[axis] - 1)
+            + 1
+            for axis in (0, 1)
+        )
+        missing = [size - reached for size, reached in zip(self.source[1:], covered, strict=True)]
+        return functional.conv_transpose2d(
+            rows,
+            self.weight().to(rows),
+            None,
+            self.stride,
+            self.padding,
+            missing,
+            self.groups,
+            self.dilation,
+        )
+
+    def offset(self, like: Tensor) -> Tensor | None:
+        """The bias, one a channel."""
+        bias = self.bias()
+        return None if bias is None else bias.to(like).view(-1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Dense(Affine):
+    """A linear layer on the last axis.
+
+    Args:
+        weight: Reads the matrix, (out, in).
+        bias: Reads the bias, (out,) or None.
+    """
+
+    weight: Callable[[], Tensor]
+    bias: Callable[[], Tensor | None]
+
+    @property
+    def terms(self) -> int:
+        """Inputs forwards, outputs backwards."""
+        return max(self.weight().shape) + 1
+
+    def linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
+        """``W x``, or ``|W| x``."""
+        weight = self.weight().to(values)
+        return functional.linear(values, weight.abs() if absolute else weight)
+
+    def transposed(self, rows: Tensor) -> Tensor:
+        """``W^T a``."""
+        return rows @ self.weight().to(rows)
+
+    def offset(self, like: Tensor) -> Tensor | None:
+        """The bias."""
+        bias = self.bias()
+        return None if bias is None else bias.to(like)
+
+
+@dataclass(frozen=True)
+class Diagonal(Affine):
+    """Each value for itself: times a scale, plus an offset (normalisation, batch norm, constants).
+
+    Args:
+        read: Takes a tensor whose dtype and device count; gives scale, offset and the size of the numbers
+            that the offset is computed from, all broadcast against one image's values.
+        operations: Rounded operations on a value.
+    """
+
+    read: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    operations: int = 8
+    mixes: ClassVar[bool] = False
+
+    @property
+    def terms(self) -> int:
+        """The rounded operations."""
+        return self.operations
+
+    def linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
+        """``W x``, or ``|W| x``."""
+        scale = self.read(values)[0]
+        return values * (scale.abs() if absolute else scale)
+
+    def transposed(self, rows: Tensor) -> Tensor:
+        """``W^T a``."""
+        return rows * self.read(rows)[0]
+
+    def offset(self, like: Tensor) -> Tensor | None:
+        """What is added."""
+        return self.read(like)[1]
+
+    def offset_size(self, like: Tensor) -> Tensor | None:
+        """At least ``|b|``: a batch norm's offset is a difference of two numbers that may be large."""
+        return self.read(like)[2]
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """The same values in another shape.
+
+    Args:
+        source: Shape before.
+        target: Shape after.
+    """
+
+    source: Shape
+    target: Shape
+
+
+@dataclass(frozen=True)
+class Activation:
+    """``max(x, slope x)`` of each value.
+
+    Args:
+        slope: Below zero, in [0, 1]; 0 is the ReLU.
+    """
+
+    slope: float = 0.0
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """The function itself; it never decreases."""
+        return functional.relu(values) if self.slope == 0 else functional.leaky_relu(values, self.slope)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum or difference of two places of the network, of equal shape.
+
+    Args:
+        signs: 1.0 or -1.0 for each of the two.
+    """
+
+    signs: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The images themselves."""
+
+
+Operation = Affine | Reshape | Activation | Sum | Entry
+
+
+def channelwise(values: Tensor, like: Tensor) -> Tensor:
+    """One number a channel, (C,), broadcast against (C, H, W), in the dtype and on the device of ``like``."""
+    return torch.as_tensor(values).to(like).view(-1, 1, 1)

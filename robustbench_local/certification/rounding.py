@@ -1,0 +1,69 @@
+"""How far the rounding of a network's own arithmetic can move its values.
+
+A proof about real numbers says nothing about the network that is deployed, which rounds after every
+operation. So each node is given noise: at most what rounding can do there, whatever the order in which
+products are added up. Bounds then hold for every rounded evaluation of the network, and attacks on it
+cannot contradict them.
+
+The bounds themselves are computed in float64, and that rounds as well; but by the same formulas, on the same
+products, and 2^29 times less than float32. `_MARGIN` of the noise covers it many times over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_local.certification.graph import Node
+from robustbench_local.certification.operations import Activation, Affine, Sum
+
+_MARGIN = 2.0**-16
+"""Share of the noise that is added for the arithmetic of the bounds: thousands of times what it needs."""
+_TINY = 1e-30
+"""Absolute noise of a value: numbers below 1e-38 are lost on the way to zero."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Rounding to the nearest number of a floating-point format.
+
+    Args:
+        unit: Largest relative error of one operation: 2^-24 for float32.
+
+    Source: Higham 2002, "Accuracy and stability of numerical algorithms", Sec. 3.1: a sum of n products, in
+    any order, is off by at most n u / (1 - n u) times the sum of their absolute values.
+    """
+
+    unit: float
+
+    @classmethod
+    def to(cls, dtype: torch.dtype) -> Rounding:
+        """Rounding to a dtype, never finer than a float64 computation of bounds can speak for."""
+        return cls(max(torch.finfo(dtype).eps / 2, 2.0**-40))
+
+    def of(self, node: Node, sizes: list[Tensor]) -> Tensor | None:
+        """Noise of a node's values.
+
+        Args:
+            node: What is computed.
+            sizes: Largest absolute values of its inputs.
+
+        Returns:
+            Shaped like the node's values; None where nothing is rounded.
+        """
+        operation = node.operation
+        if isinstance(operation, Affine):
+            added = operation.linear(sizes[0], absolute=True)
+            offset = operation.offset_size(added)
+            return self._error(operation.terms, added if offset is None else added + offset)
+        if isinstance(operation, Sum):
+            return self._error(1, sizes[0] + sizes[1])
+        if isinstance(operation, Activation) and operation.slope:
+            return self._error(1, sizes[0])
+        return None
+
+    def _error(self, terms: int, size: Tensor) -> Tensor:
+        relative = terms * self.unit / (1 - terms * self.unit)
+        return (size * relative + terms * _TINY) * (1 + _MARGIN)
