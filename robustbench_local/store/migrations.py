@@ -94,8 +94,24 @@ def m002_knowledge_and_measure(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE cells ADD COLUMN {column}")
 
 
+def m003_certificates(connection: sqlite3.Connection) -> None:
+    """Certificates: what was proven about each image; in older runs nobody asked."""
+    for table, column in (
+        ("cells", "concerns TEXT NOT NULL DEFAULT 'model'"),
+        ("cells", "alpha REAL NOT NULL DEFAULT 0"),
+        ("outcomes", "certified INTEGER"),
+        ("outcomes", "radius REAL"),
+        ("outcomes", "abstained INTEGER NOT NULL DEFAULT 0"),
+    ):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+
+
 Migration = Callable[[sqlite3.Connection], None]
-MIGRATIONS: tuple[Migration, ...] = (m001_cells_outcomes_events, m002_knowledge_and_measure)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_cells_outcomes_events,
+    m002_knowledge_and_measure,
+    m003_certificates,
+)
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

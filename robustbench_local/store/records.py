@@ -23,7 +23,8 @@ class OutcomeRecord:
     label: int
     """True class index."""
     clean_prediction: int | None
-    """Class read from the untouched image; None if the model gave no finite answer."""
+    """Class read from the untouched image; None if the model gave no finite answer. In a certificate's
+    cell: the prediction that the certificate is about; None if it abstains."""
     adversarial_prediction: int | None
     """Class read from the verified candidate; the clean prediction if there is no valid candidate."""
     clean_correct: bool
@@ -61,11 +62,18 @@ class OutcomeRecord:
     """SHA-256 (first 16 hex digits) of the original image."""
     adversarial_hash: str = ""
     """SHA-256 (first 16 hex digits) of the verified candidate."""
+    certified: bool | None = None
+    """Proven: the prediction is the label, and nothing in the ball changes it. None: no proof was sought."""
+    radius: float | None = None
+    """Distance, in the norm of the threat, within which the prediction is proven to hold; 0 where nothing is
+    proven, None where none was sought or the method says only yes or no."""
+    abstained: bool = False
+    """A certificate's cell only: the certificate makes no prediction for this image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellRecord:
-    """One square of the grid: (model, defense, threat model, attack) on one data set."""
+    """One square of the grid: (model, defense, threat model, attack or certificate) on one data set."""
 
     key: str
     """SHA-256 over weights, data, resolved parameters, seed and code version."""
@@ -111,7 +119,12 @@ class CellRecord:
     """Id of the model that the candidates were crafted on, when the knowledge is ``transfer``."""
     measure: str = "ball"
     """``ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
-    that the distance of each image is its own radius."""
+    that the distance of each image is its own radius; ``certificate``: no attack, a proof is sought."""
+    concerns: str = "model"
+    """A certificate's cell: ``model``, or ``smoothed``: what is proven holds for the majority vote of the
+    model under noise, not for the model itself."""
+    alpha: float = 0.0
+    """A certificate's cell: largest probability, for each image, that its verdict claims too much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +152,7 @@ class Tally:
     broken: int
     """Clean-correct and then broken."""
     robust: int
-    """Clean-correct, not broken, and without an error."""
+    """Clean-correct, not broken, without an error, and proven where a proof was sought."""
     broken_8bit: int
     """Broken, and still so after rounding to 8 bits."""
     moved_elsewhere: int
@@ -158,6 +171,10 @@ class Tally:
     """Sum over the images."""
     seconds: float
     """Sum over the images."""
+    certified: int
+    """Images for which it is proven that nothing in the ball changes the right prediction."""
+    abstained: int
+    """Images for which a certificate makes no prediction."""
 
     def __add__(self, other: Tally) -> Tally:
         """Counts over both sets of images, which must not overlap."""
@@ -172,7 +189,7 @@ def tally(outcomes: Iterable[OutcomeRecord]) -> Tally:
         n=len(rows),
         clean_correct=sum(row.clean_correct for row in rows),
         broken=sum(row.broken for row in rows),
-        robust=sum(row.clean_correct and not row.broken and row.status != "error" for row in rows),
+        robust=sum(_held(row) for row in rows),
         broken_8bit=sum(bool(row.broken_8bit) for row in rows),
         moved_elsewhere=sum(row.moved_elsewhere for row in rows),
         fragile=sum(row.fragile for row in rows),
@@ -182,4 +199,12 @@ def tally(outcomes: Iterable[OutcomeRecord]) -> Tally:
         forward_passes=sum(row.forward_passes for row in rows),
         backward_passes=sum(row.backward_passes for row in rows),
         seconds=sum(row.seconds for row in rows),
+        certified=sum(bool(row.certified) for row in rows),
+        abstained=sum(row.abstained for row in rows),
     )
+
+
+def _held(row: OutcomeRecord) -> bool:
+    """Right to the end; a proof that was sought and not found is no robustness."""
+    right = row.clean_correct and not row.broken and row.status != "error"
+    return right and row.certified is not False

@@ -20,7 +20,8 @@ CELL_COLUMNS = tuple(field.name for field in fields(CellRecord))
 OUTCOME_COLUMNS = tuple(field.name for field in fields(OutcomeRecord))
 EVENT_COLUMNS = tuple(field.name for field in fields(EventRecord))
 
-_FLAGS = ("clean_correct", "broken", "moved_elsewhere", "fragile")
+_FLAGS = ("clean_correct", "broken", "moved_elsewhere", "fragile", "abstained")
+_FLAGS_OR_NONE = ("broken_8bit", "certified")
 _DISTANCES = ("linf", "l2", "l1")
 
 
@@ -56,7 +57,8 @@ def cell_to_row(cell: CellRecord) -> Row:
         _text_or_none(cell.error),
         *_texts(cell.knowledge),
         _text_or_none(cell.surrogate),
-        *_texts(cell.measure),
+        *_texts(cell.measure, cell.concerns),
+        float(cell.alpha),
     )
 
 
@@ -71,7 +73,7 @@ def row_to_cell(row: Row) -> CellRecord:
 
 
 def outcome_to_row(outcome: OutcomeRecord) -> Row:
-    """Values in the order of ``OUTCOME_COLUMNS``; a margin that is no finite number becomes NULL."""
+    """Values in the order of ``OUTCOME_COLUMNS``; a margin or radius that is no finite number becomes NULL."""
     return (
         *_texts(outcome.cell),
         int(outcome.position),
@@ -87,13 +89,16 @@ def outcome_to_row(outcome: OutcomeRecord) -> Row:
         float(outcome.linf),
         float(outcome.l2),
         float(outcome.l1),
-        None if outcome.broken_8bit is None else bool(outcome.broken_8bit),
+        _flag_or_none(outcome.broken_8bit),
         int(outcome.forward_passes),
         int(outcome.backward_passes),
         float(outcome.seconds),
         *_texts(outcome.status),
         _text_or_none(outcome.error),
         *_texts(outcome.original_hash, outcome.adversarial_hash),
+        _flag_or_none(outcome.certified),
+        _finite_or_none(outcome.radius),
+        bool(outcome.abstained),
     )
 
 
@@ -102,8 +107,8 @@ def row_to_outcome(row: Row) -> OutcomeRecord:
     values = dict(zip(OUTCOME_COLUMNS, row, strict=True))
     for name in _FLAGS:
         values[name] = bool(values[name])
-    if values["broken_8bit"] is not None:
-        values["broken_8bit"] = bool(values["broken_8bit"])
+    for name in _FLAGS_OR_NONE:
+        values[name] = _flag_or_none(values[name])
     for name in _DISTANCES:
         if values[name] is None:
             values[name] = math.nan
@@ -140,6 +145,10 @@ def _texts(*texts: str) -> tuple[str, ...]:
 
 def _text_or_none(text: str | None) -> str | None:
     return None if text is None else storable(text)
+
+
+def _flag_or_none(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
 
 
 def _int_or_none(value: int | None) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_newer_run_is_refused_and_left_alone(directory: Path) -> None:
     raw.close()
     before = (directory / "run.db").read_bytes()
     with pytest.raises(
-        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 3;.* up to 2\)"
+        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 4;.* up to 3\)"
     ) as caught:
         RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY)
     assert caught.value.exit_code == 2
@@ -102,12 +103,32 @@ def test_a_newer_run_is_refused_and_left_alone(directory: Path) -> None:
     assert not (directory / "run.lock").exists()
 
 
-def test_a_run_of_the_first_schema_made_by_hand(directory: Path) -> None:
-    """The first schema as it was released: the file of an old run, not one that today's code made."""
+def restore(directory: Path, dump: str) -> None:
+    """A run of an older schema, from the dump of a file that a release wrote."""
     directory.mkdir()
     raw = sqlite3.connect(directory / "run.db", isolation_level=None)
-    raw.executescript((Path(__file__).with_name("schema_1.sql")).read_text(encoding="utf-8"))
+    raw.executescript((Path(__file__).with_name(dump)).read_text(encoding="utf-8"))
     raw.close()
+
+
+def test_a_run_of_the_second_schema_has_no_certificates(directory: Path) -> None:
+    """Nobody sought a proof in it; its attacks and verdicts are what they were."""
+    restore(directory, "schema_2.sql")
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity={"data.seed": "0"}) as store:
+        (known,) = store.cells()
+        (row,) = store.outcomes(known.key)
+        assert (known.knowledge, known.measure) == ("scores", "distance")
+        assert (known.concerns, known.alpha) == ("model", 0.0)
+        assert (row.certified, row.radius, row.abstained) == (None, None, False)
+        assert (row.broken, row.adversarial_hash) == (True, "00000000000000ff")
+        proven = replace(row, position=1, certified=True, radius=0.25, broken=False)
+        store.add_outcomes(known.key, [proven])
+        assert store.outcomes(known.key) == [row, proven]
+
+
+def test_a_run_of_the_first_schema_made_by_hand(directory: Path) -> None:
+    """The first schema as it was released: the file of an old run, not one that today's code made."""
+    restore(directory, "schema_1.sql")
     with RunStore.open_readonly(directory) as reader:
         (known,) = reader.cells()
         (row,) = reader.outcomes(known.key)

@@ -27,17 +27,24 @@ def test_outcomes_come_back_equal(store: RunStore) -> None:
     rows = [
         outcome(2, status="rejected", error="outside the ball by 0.2"),
         outcome(0, clean_prediction=None, adversarial_prediction=None, margin=None, broken_8bit=False),
-        outcome(1),
+        outcome(1, certified=True, radius=0.25, broken=False),
+        outcome(3, certified=False, radius=None, clean_prediction=None, abstained=True),
     ]
-    assert store.add_outcomes(KEY, rows) == 3
+    assert store.add_outcomes(KEY, rows) == 4
     assert store.outcomes(KEY) == sorted(rows, key=lambda row: row.position)
     assert store.outcomes(OTHER_KEY) == []
-    assert store.positions_done(KEY) == {0, 1, 2}
+    assert store.positions_done(KEY) == {0, 1, 2, 3}
 
 
 def test_read_outcomes_have_python_types(store: RunStore) -> None:
     written = outcome(
-        0, label=np.int64(3), margin=np.float32(0.5), broken=np.bool_(True), linf=np.float64(0.25)
+        0,
+        label=np.int64(3),
+        margin=np.float32(0.5),
+        broken=np.bool_(True),
+        linf=np.float64(0.25),
+        certified=np.bool_(True),
+        radius=np.float64(0.5),
     )
     store.add_outcomes(KEY, [written])
     (read,) = store.outcomes(KEY)
@@ -45,7 +52,8 @@ def test_read_outcomes_have_python_types(store: RunStore) -> None:
     assert types["label"] is int
     assert types["margin"] is float
     assert types["broken"] is types["clean_correct"] is types["fragile"] is types["moved_elsewhere"] is bool
-    assert types["broken_8bit"] is bool
+    assert types["broken_8bit"] is types["certified"] is types["abstained"] is bool
+    assert types["radius"] is float
     assert (read.label, read.margin, read.broken, read.linf) == (3, 0.5, True, 0.25)
 
 
