@@ -73,7 +73,7 @@ def row_to_cell(row: Row) -> CellRecord:
 
 
 def outcome_to_row(outcome: OutcomeRecord) -> Row:
-    """Values in the order of ``OUTCOME_COLUMNS``; a margin or radius that is no finite number becomes NULL."""
+    """Values in the order of ``OUTCOME_COLUMNS``; margins and radii that are no finite number become NULL."""
     return (
         *_texts(outcome.cell),
         int(outcome.position),
