@@ -55,6 +55,8 @@ class AdversarialObjective(Objective, ABC, Generic[Kind]):
         recipe: Its hyper-parameters.
     """
 
+    yardstick = f"PGD-{VALIDATION_STEPS}"
+
     def __init__(self, context: Context, recipe: Kind) -> None:
         super().__init__(context)
         self.recipe = recipe

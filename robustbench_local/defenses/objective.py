@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.defenses.adversary import frozen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class Context:
     Attributes:
         module: What is trained: images in [0, 1] to logits.
         training: All training images.
+        validation: The images that decide which epoch is best.
         steps: Batches an epoch.
         device: Where the module computes.
         seed: Of the training.
@@ -48,6 +50,7 @@ class Context:
 
     module: nn.Module
     training: Dataset
+    validation: Dataset
     steps: int
     device: torch.device
     seed: int
@@ -63,9 +66,11 @@ class Objective(ABC):
 
     Attributes:
         replays: How often the loop steps on each batch.
+        yardstick: What `withstands` counts, in a word, for lines of progress.
     """
 
     replays: int = 1
+    yardstick: str = "robust"
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -86,6 +91,24 @@ class Objective(ABC):
             labels: (N,).
         """
         return None
+
+    def withstands(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Which images count as robust, (N,) boolean: those that are still right as `examples`.
+
+        Args:
+            module: As for `examples`.
+            images: As for `examples`.
+            labels: (N,).
+
+        Returns:
+            None where accuracy on clean images decides the epoch.
+        """
+        examples = self.examples(module, images, labels)
+        if examples is None:
+            return None
+        with frozen(module), torch.no_grad():
+            right: Tensor = module(examples).argmax(dim=1) == labels
+        return right
 
     def watch(self, images: Tensor, labels: Tensor) -> None:  # noqa: B027 - most have nothing to watch
         """Look for a collapse after each epoch, on validation images.

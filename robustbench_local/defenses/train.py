@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from robustbench_local.catalogue import find_card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.signs import load_signs
-from robustbench_local.defenses.adversarial import VALIDATION_STEPS
 from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.checkpoint import load_checkpoint, save_checkpoint
 from robustbench_local.defenses.learner import Learner
@@ -102,6 +101,7 @@ def train(
     context = Context(
         module=module,
         training=training,
+        validation=validation,
         steps=steps,
         device=place,
         seed=seed,
@@ -204,10 +204,10 @@ def _validate(learner: Learner, context: Context, images: Tensor, labels: Tensor
     for part, truth in zip(torch.split(images, size), torch.split(labels, size), strict=True):
         seen, right = _laid_out(part.to(context.device)), truth.to(context.device)
         clean += _right(learner.averaged, seen, right)
-        examples = learner.objective.examples(learner.averaged, seen, right)
-        if examples is not None:
+        withstood = learner.objective.withstands(learner.averaged, seen, right)
+        if withstood is not None:
             attacked = True
-            robust += _right(learner.averaged, examples, right)
+            robust += int(withstood.sum())
     return Score(learner.epoch, clean / len(images), robust / len(images) if attacked else None)
 
 
@@ -221,7 +221,7 @@ def _progress(learner: Learner) -> str:
     left = learner.seconds / learner.epoch * (learner.recipe.epochs - learner.epoch)
     epoch = learner.curves[-1]
     score = epoch.validation
-    robust = "" if score.robust is None else f"  PGD-{VALIDATION_STEPS} {score.robust:.1%}"
+    robust = "" if score.robust is None else f"  {learner.objective.yardstick} {score.robust:.1%}"
     minutes, seconds = divmod(round(left), 60)
     done = f"epoch {learner.epoch}/{learner.recipe.epochs}  loss {epoch.loss:.3f}"
     return f"{done}  clean {score.clean:.1%}{robust}  {minutes} min {seconds:02d} s left"
