@@ -37,8 +37,7 @@ class Box:
 
     def least(self, rows: Tensor) -> Tensor:
         """The exact minimum: each pixel goes to the end that its coefficient points away from."""
-        centre = ((self.box.upper + self.box.lower) / 2).flatten(1)
-        radius = ((self.box.upper - self.box.lower) / 2).flatten(1)
+        centre, radius = self.box.centre.flatten(1), self.box.radius.flatten(1)
         flat = rows.flatten(2)
         return (flat @ centre[:, :, None] - flat.abs() @ radius[:, :, None]).squeeze(2)
 
@@ -58,7 +57,8 @@ class Euclidean:
     @property
     def box(self) -> Interval:
         """Every pixel may move by the whole radius, inside [0, 1]."""
-        return Interval((self.images - self.eps).clamp_min(0), (self.images + self.eps).clamp_max(1))
+        lower, upper = (self.images - self.eps).clamp_min(0), (self.images + self.eps).clamp_max(1)
+        return Interval.between(lower, upper)
 
     def least(self, rows: Tensor) -> Tensor:
         """A lower bound that is never below that of the whole ball.

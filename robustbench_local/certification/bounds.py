@@ -68,7 +68,7 @@ def crown_ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Te
 
 def _propagated(network: Network, lower: Tensor, upper: Tensor) -> Bounds:
     graph = network if isinstance(network, Graph) else trace(network, tuple(lower.shape[1:]))
-    return propagate(graph, Interval(lower, upper))
+    return propagate(graph, Interval.between(lower, upper))
 
 
 def _margins(bounds: Bounds, labels: Tensor, ball: Ball, *, through_activations: bool) -> Tensor:

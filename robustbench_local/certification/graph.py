@@ -245,4 +245,4 @@ def _apply(node: Node, given: list[Tensor]) -> Tensor:
     if isinstance(operation, Activation):
         return operation(given[0])
     assert isinstance(operation, Sum)  # noqa: S101  the only kind that is left
-    return operation.signs[0] * given[0] + operation.signs[1] * given[1]
+    return given[0] + operation.sign * given[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,19 +19,40 @@ from robustbench_local.certification.rounding import Rounding
 
 @dataclass(frozen=True)
 class Interval:
-    """A box for each image: (N, ...) least and largest values."""
+    """A box for each image, as the centres and half widths that linear layers need.
 
-    lower: Tensor
-    upper: Tensor
+    Args:
+        centre: (N, ...).
+        radius: (N, ...), at least 0.
+    """
+
+    centre: Tensor
+    radius: Tensor
+
+    @classmethod
+    def between(cls, lower: Tensor, upper: Tensor) -> Interval:
+        """From least and largest values."""
+        return cls((lower + upper) / 2, (upper - lower) / 2)
+
+    @cached_property
+    def lower(self) -> Tensor:
+        """Least values."""
+        return self.centre - self.radius
+
+    @cached_property
+    def upper(self) -> Tensor:
+        """Largest values."""
+        return self.centre + self.radius
 
     @property
     def size(self) -> Tensor:
         """Largest absolute value."""
-        return torch.maximum(self.lower.abs(), self.upper.abs())
+        return self.centre.abs() + self.radius
 
     def intersected(self, other: Interval) -> Interval:
         """What both allow."""
-        return Interval(torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper))
+        lower, upper = torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
+        return Interval.between(lower, upper)
 
 
 @dataclass(frozen=True)
@@ -75,7 +97,7 @@ def propagate(
         noise = None if rounding is None else rounding.of(node, [each.size for each in given])
         found = entry if isinstance(node.operation, Entry) else _step(node, given)
         if noise is not None:
-            found = Interval(found.lower - noise, found.upper + noise)
+            found = Interval(found.centre, found.radius + noise)
         bounds.noise.append(noise)
         if tighten is not None and place in read:
             found = tighten(bounds, place, found)
@@ -87,21 +109,15 @@ def _step(node: Node, given: list[Interval]) -> Interval:
     """The interval of a node's values in exact arithmetic."""
     operation, first = node.operation, given[0]
     if isinstance(operation, Affine):
-        centre = operation.linear((first.upper + first.lower) / 2)
+        centre = operation.linear(first.centre)
         offset = operation.offset(centre)
         centre = centre if offset is None else centre + offset
-        radius = operation.linear((first.upper - first.lower) / 2, absolute=True)
-        return Interval(centre - radius, centre + radius)
+        return Interval(centre, operation.linear(first.radius, absolute=True))
     if isinstance(operation, Activation):
-        return Interval(operation(first.lower), operation(first.upper))
+        return Interval.between(operation(first.lower), operation(first.upper))
     if isinstance(operation, Sum):
-        return _sum(operation, first, given[1])
+        centre = first.centre + operation.sign * given[1].centre
+        return Interval(centre, first.radius + given[1].radius)
     assert isinstance(operation, Reshape)  # noqa: S101  the only kind that is left
-    shape = (len(first.lower), *node.shape)
-    return Interval(first.lower.reshape(shape), first.upper.reshape(shape))
-
-
-def _sum(operation: Sum, first: Interval, second: Interval) -> Interval:
-    if operation.signs[1] > 0:
-        return Interval(first.lower + second.lower, first.upper + second.upper)
-    return Interval(first.lower - second.upper, first.upper - second.lower)
+    shape = (len(first.centre), *node.shape)
+    return Interval(first.centre.reshape(shape), first.radius.reshape(shape))

@@ -283,7 +283,7 @@ def _combined(kind: str, node: fx.Node, place: Place) -> Operation:
         shapes = {place.shape(each) for each in (first, second) if isinstance(each, fx.Node)}
         if kind not in {"add", "sub"} or len(shapes) > 1:
             raise Unsupported(f"is the {kind} of two places of the network", "add places of equal shape")
-        return Sum((1.0, sign))
+        return Sum(sign)
     if kind == "div" and here[1]:
         raise Unsupported("divides by the images")
     read = place.constant(second if here[0] else first)

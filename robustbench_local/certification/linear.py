@@ -82,8 +82,8 @@ def least(
             _send(waiting, node.inputs[0], rows.reshape(count, functions, *operation.source))
         else:
             assert isinstance(operation, Sum)  # noqa: S101  the only kind that is left
-            for source, sign in zip(node.inputs, operation.signs, strict=True):
-                _send(waiting, source, sign * rows)
+            _send(waiting, node.inputs[0], rows)
+            _send(waiting, node.inputs[1], operation.sign * rows)
     return total
 
 

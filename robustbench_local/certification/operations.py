@@ -217,10 +217,10 @@ class Sum:
     """The sum or difference of two places of the network, of equal shape.
 
     Args:
-        signs: 1.0 or -1.0 for each of the two.
+        sign: 1.0 or -1.0: of the second.
     """
 
-    signs: tuple[float, float] = (1.0, 1.0)
+    sign: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""CROWN: linear bounds with intervals that are themselves improved by linear bounds.
+
+Source: Zhang et al. 2018, arXiv:1811.00866; optimised slopes: Xu et al. 2021, "Fast and complete"
+(alpha-CROWN), arXiv:2011.13824, Sec. 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustbench_local.certification.ball import Ball, Box
+from robustbench_local.certification.graph import Graph
+from robustbench_local.certification.interval import Bounds, Interval, propagate
+from robustbench_local.certification.linear import default_slopes, least
+from robustbench_local.certification.operations import Activation, Affine
+from robustbench_local.certification.rounding import Rounding
+
+_ROWS_BYTES = 64 * 2**20
+"""Memory for the coefficients of the functions that are bounded together."""
+_LEARNING_RATE = 0.1
+"""Of Adam on slopes, which lie in [0, 1]."""
+
+
+def crown_bounds(graph: Graph, ball: Ball, rounding: Rounding | None) -> Bounds:
+    """Bounds of every node, those that activations read improved by linear bounds.
+
+    Args:
+        graph: The network.
+        ball: Where the images are.
+        rounding: Of the network's arithmetic.
+    """
+    exact = _exact(graph) if isinstance(ball, Box) else frozenset[int]()
+
+    def tighten(bounds: Bounds, place: int, found: Interval) -> Interval:
+        return found if place in exact else _improved(bounds, place, found, ball)
+
+    return propagate(graph, ball.box, rounding=rounding, tighten=tighten)
+
+
+def _exact(graph: Graph) -> frozenset[int]:
+    """Nodes whose interval is exact for a box of images: one layer that mixes, and nothing but affine maps."""
+    mixed: list[int] = []
+    for node in graph.nodes:
+        if isinstance(node.operation, Activation) or len(node.inputs) > 1:
+            mixed.append(2)
+            continue
+        own = isinstance(node.operation, Affine) and node.operation.mixes
+        mixed.append(sum(mixed[place] for place in node.inputs) + own)
+    return frozenset(place for place, count in enumerate(mixed) if count < 2)
+
+
+def _improved(bounds: Bounds, place: int, found: Interval, ball: Ball) -> Interval:
+    """The interval where its values may have either sign, by linear bounds; the rest needs no better one."""
+    lower, upper = found.lower.flatten(1), found.upper.flatten(1)
+    crossing = (lower < 0) & (upper > 0)
+    most = int(crossing.sum(dim=1).amax())
+    # images have different numbers of such values: what is left over repeats stable ones, and is not used
+    order = crossing.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    better_lower, better_upper = lower.clone(), upper.clone()
+    known = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, found], bounds.noise)
+    for chosen in order.split(_functions_at_once(bounds.graph, len(order), lower), dim=1):
+        rows = torch.zeros(*chosen.shape, lower.shape[1], dtype=lower.dtype, device=lower.device)
+        rows.scatter_(2, chosen[:, :, None], 1.0)
+        rows = rows.reshape(*chosen.shape, *bounds.graph.nodes[place].shape)
+        ends = least(known, place, torch.cat([rows, -rows], dim=1), ball)
+        low, high = ends[:, : chosen.shape[1]], -ends[:, chosen.shape[1] :]
+        better_lower.scatter_(1, chosen, torch.maximum(low, lower.gather(1, chosen)))
+        better_upper.scatter_(1, chosen, torch.minimum(high, upper.gather(1, chosen)))
+    shape = found.lower.shape
+    lower = torch.where(crossing, better_lower, lower).reshape(shape)
+    upper = torch.where(crossing, better_upper, upper).reshape(shape)
+    return Interval.between(lower, upper)
+
+
+def _functions_at_once(graph: Graph, images: int, like: Tensor) -> int:
+    widest = max(torch.Size(node.shape).numel() for node in graph.nodes)
+    return max(1, _ROWS_BYTES // (2 * images * widest * like.element_size()))
+
+
+def optimised(bounds: Bounds, rows: Tensor, ball: Ball, steps: int) -> Tensor:
+    """Lower bounds of linear functions of the logits, the slopes of lower lines chosen by gradient steps.
+
+    Any slope in its range gives a bound that holds, so that the best of all steps is one.
+
+    Args:
+        bounds: Of all nodes.
+        rows: (N, M, K).
+        ball: Where the images are.
+        steps: Gradient steps.
+
+    Returns:
+        (N, M), detached.
+    """
+    place = len(bounds.graph.nodes) - 1
+    best = least(bounds, place, rows, ball)
+    slopes, ranges = _starting_slopes(bounds, rows.shape[1])
+    optimizer = torch.optim.Adam(slopes.values(), lr=_LEARNING_RATE) if slopes else None
+    if optimizer is None:
+        return best
+    with torch.enable_grad():
+        for _ in range(steps):
+            found = least(bounds, place, rows, ball, slopes=slopes)
+            best = torch.maximum(best, found.detach())
+            optimizer.zero_grad()
+            (-found.sum()).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            with torch.no_grad():
+                for here, slope in slopes.items():
+                    slope.clamp_(ranges[here], 1.0)
+    return best
+
+
+def _starting_slopes(bounds: Bounds, functions: int) -> tuple[dict[int, Tensor], dict[int, float]]:
+    """Slopes for each image, function and value, to be changed; and their least value."""
+    slopes, ranges = {}, {}
+    for here, node in enumerate(bounds.graph.nodes):
+        if isinstance(node.operation, Activation):
+            start = default_slopes(node.operation, bounds.intervals[node.inputs[0]])[:, None]
+            slopes[here] = start.repeat(1, functions, *[1] * len(node.shape)).requires_grad_()
+            ranges[here] = node.operation.slope
+    return slopes, ranges
