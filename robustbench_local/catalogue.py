@@ -196,7 +196,7 @@ def expand(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[s
     Raises:
         ConfigError: If a key is unknown, a value impossible or a radius listed twice.
     """
-    known = set(CardThreat.model_fields)
+    known = set(CardThreat.model_fields) if card.threat else set()
     for key in overrides:
         if key not in known | set(parameters):
             remedy = did_you_mean(key, known | set(parameters))
@@ -217,7 +217,8 @@ def expand(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[s
 
 def _variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any]) -> Card:
     if card.threat is None:
-        return replace(card, parameters={**card.parameters, **changed})
+        parameters = {**card.parameters, **changed}
+        return replace(card, name=card.name + _details(card.parameters, parameters), parameters=parameters)
     fields = {key: value for key, value in overrides.items() if key not in changed and value is not None}
     said = {**card.threat.model_dump(), **fields}
     threat = validate(CardThreat, said, where=f"card {card.name!r}", error=ConfigError)
@@ -225,9 +226,14 @@ def _variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any
     named = {"norm", "eps", "transformation"}
     before = {**card.threat.model_dump(exclude=named), **card.parameters}
     after = {**threat.model_dump(exclude=named), **card.parameters, **changed}
-    details = [f"{key}={_short(value)}" for key, value in after.items() if value != before.get(key)]
-    name += f"[{','.join(details)}]" if details else ""
+    name += _details(before, after)
     return replace(card, name=name, parameters={**card.parameters, **changed}, threat=threat)
+
+
+def _details(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What differs, to be written behind a card's name."""
+    details = [f"{key}={_short(value)}" for key, value in after.items() if value != before.get(key)]
+    return f"[{','.join(details)}]" if details else ""
 
 
 def _renamed(name: str, old: str, new: str) -> str:

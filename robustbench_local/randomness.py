@@ -23,6 +23,11 @@ _STRIDE = 0x9E3779B97F4A7C15 - 2**64
 _MIXERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 _BITS = 24
 """Random bits of a number: as many as float32 has for all numbers of [0, 1)."""
+_IN_CACHE = 1 << 15
+"""Counters that a core mixes at a time: few enough to stay in its cache."""
+_STEP = 2.0**-10
+"""Steps in which `keys_at` measures: a thousand times what rounding adds up to over 3,072 pixels, and a
+fraction of what one step of an attack does."""
 
 
 def seed_from(*parts: str | int) -> int:
@@ -54,18 +59,102 @@ def uniform_at(keys: Tensor, places: Tensor) -> Tensor:
 
     Source: the mixing function of SplitMix64, Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195, fig. 17.
     """
+    mixed, room = _mixed(keys, places)
+    return _shifted(mixed, 64 - _BITS, room).float().mul_(2.0**-_BITS)
+
+
+def normal_at(keys: Tensor, draws: Tensor, size: int) -> Tensor:
+    """Standard normal numbers of numbered draws: two of them from one counter, for whoever needs millions.
+
+    Args:
+        keys: int64, (N,): what opens each row's stream.
+        draws: int64, (N,), at least 0: which draw of its stream each row is.
+        size: How many numbers a draw has.
+
+    Returns:
+        (N, size), float32, on the device of ``keys``; a row depends on its key, draw and the size alone.
+
+    Source: Box & Muller 1958, doi:10.1214/aoms/1177706645.
+    """
+    half = (size + 1) // 2
+    found = torch.empty(len(keys), 2 * half, device=keys.device)
+    columns = torch.arange(half, dtype=torch.int64, device=keys.device)
+    at_once = max(1, _IN_CACHE // half) if keys.device.type == "cpu" else max(1, len(keys))
+    for start in range(0, len(keys), at_once):
+        rows = slice(start, start + at_once)
+        mixed, room = _mixed(keys[rows, None], draws[rows, None] * half + columns)
+        radius = _shifted(mixed, 64 - _BITS, room).float().mul_(-(2.0**-_BITS)).log1p_().mul_(-2.0).sqrt_()
+        angle = _shifted(mixed << _BITS, 64 - _BITS, room).float().mul_(math.tau * 2.0**-_BITS)
+        torch.mul(radius, angle.cos(), out=found[rows, :half])
+        torch.mul(radius, angle.sin_(), out=found[rows, half:])
+    return found[:, :size]
+
+
+def _mixed(keys: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """64 random bits for each place of each stream, int64, and room for as many."""
     mixed = keys + (places + 1) * _STRIDE
     room = torch.empty_like(mixed)
     for shift, factor in _MIXERS:
         mixed.bitwise_xor_(_shifted(mixed, shift, room)).mul_(factor)
-    mixed.bitwise_xor_(_shifted(mixed, 31, room))
-    return _shifted(mixed, 64 - _BITS, room).float().mul_(2.0**-_BITS)
+    return mixed.bitwise_xor_(_shifted(mixed, 31, room)), room
 
 
 def _shifted(numbers: Tensor, places: int, room: Tensor) -> Tensor:
     """A logical shift to the right, written to ``room``: zeros come in, also where the sign bit is set."""
     torch.bitwise_right_shift(numbers, places, out=room)
     return room.bitwise_and_((1 << (64 - places)) - 1)
+
+
+def keys_at(points: Tensor, seed: int) -> Tensor:
+    """What opens a stream for each point: another one wherever the point has moved by more than rounding.
+
+    For whoever draws at every look, as a randomized classifier does: a new point has new numbers, and yet
+    they depend on nothing but the point. The key is where the point lies along one random direction, in
+    steps so large that the last digits of its pixels, which vary with the batch, hardly ever matter.
+
+    Args:
+        points: (N, C, H, W) in [0, 1].
+        seed: Other seeds give other streams.
+
+    Returns:
+        int64, (N,), for :class:`Numbers`.
+    """
+    flat = points.detach().flatten(1).double()
+    places = torch.arange(flat.shape[1], dtype=torch.int64, device=flat.device)
+    own = torch.tensor(seed_from("points", seed), dtype=torch.int64, device=flat.device)
+    direction = (uniform_at(own, places) < 0.5).double() * 2 - 1
+    return ((flat * direction).sum(dim=1) / _STEP).floor().long() * _STRIDE ^ own
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Random numbers for some images, each row from the stream that its key opens.
+
+    Args:
+        keys: int64, (N,), on the device where the numbers are wanted.
+    """
+
+    keys: Tensor
+
+    def uniform(self, shape: Sequence[int], *, first: int = 0) -> Tensor:
+        """Uniform numbers in [0, 1), (N, *shape), float32.
+
+        Args:
+            shape: Shape for one image; () for one number each.
+            first: Place in the stream to begin at.
+        """
+        size = math.prod(shape)
+        places = torch.arange(first, first + size, dtype=torch.int64, device=self.keys.device)
+        return uniform_at(self.keys[:, None], places[None, :]).view(len(self.keys), *shape)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal numbers, (N, *shape), float32.
+
+        Source: Box & Muller 1958, doi:10.1214/aoms/1177706645.
+        """
+        radius = (-2.0 * torch.log1p(-self.uniform(shape))).sqrt()
+        angle = 2.0 * math.pi * self.uniform(shape, first=math.prod(shape))
+        return radius * angle.cos()
 
 
 @dataclass(frozen=True)
@@ -118,19 +207,13 @@ class Stream:
         Returns:
             (len(ids), *shape), float32.
         """
-        return self._numbers(shape, draw, device, first=0) * (high - low) + low
+        return Numbers(self.keys(draw, device)).uniform(shape) * (high - low) + low
 
     def normal(
         self, shape: Sequence[int], *, draw: Draw | Sequence[Draw], device: torch.device | str
     ) -> Tensor:
-        """Standard normal numbers; arguments and result as for :meth:`uniform`.
-
-        Source: Box & Muller 1958, doi:10.1214/aoms/1177706645.
-        """
-        size = math.prod(shape)
-        radius = (-2.0 * torch.log1p(-self._numbers(shape, draw, device, first=0))).sqrt()
-        angle = 2.0 * math.pi * self._numbers(shape, draw, device, first=size)
-        return radius * angle.cos()
+        """Standard normal numbers; arguments and result as for :meth:`uniform`."""
+        return Numbers(self.keys(draw, device)).normal(shape)
 
     def select(self, index: Tensor | Sequence[int]) -> Stream:
         """The stream of some of the images, in the given order."""
@@ -140,12 +223,3 @@ class Stream:
     def group_seed(self) -> int:
         """One seed for the whole batch, for attacks that cannot draw image by image."""
         return seed_from(self.seed, *self.ids, self.attack)
-
-    def _numbers(
-        self, shape: Sequence[int], draw: Draw | Sequence[Draw], device: torch.device | str, first: int
-    ) -> Tensor:
-        """Uniform numbers from place ``first`` on, (len(ids), *shape)."""
-        size = math.prod(shape)
-        places = torch.arange(first, first + size, dtype=torch.int64, device=device)
-        keys = self.keys(draw, device)
-        return uniform_at(keys[:, None], places[None, :]).view(len(self.ids), *shape)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from fractions import Fraction
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-from robustbench_local import catalogue
+from robustbench_local import catalogue, parameters
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.foreign import PREFIX, TorchattacksAttack
 from robustbench_local.catalogue import Card
-from robustbench_local.errors import ConfigError
+from robustbench_local.parameters import build
 from robustbench_local.registry import Registry
-from robustbench_local.suggestion import did_you_mean
 
 ATTACKS: Registry[Attack] = Registry(
     "attack",
@@ -50,29 +45,21 @@ ATTACKS: Registry[Attack] = Registry(
 """Our attacks by name; besides these, ``torchattacks:NAME`` names any attack of that library."""
 
 
-def make_attack(name: str, parameters: Mapping[str, Any] | None = None) -> Attack:
+def make_attack(name: str, given: Mapping[str, Any] | None = None) -> Attack:
     """Build an attack from its name and hyper-parameters, as a card or a grid file gives them.
 
     Args:
         name: A name in ``ATTACKS``, or ``torchattacks:NAME``.
-        parameters: Hyper-parameters; numbers may be fractions such as ``"2/255"``. The rest keep their
+        given: Hyper-parameters; numbers may be fractions such as ``"2/255"``. The rest keep their
             defaults.
 
     Raises:
         ConfigError: If the name, a parameter or a value is wrong.
     """
-    given = parameters or {}
+    given = given or {}
     if name.startswith(PREFIX):
         return TorchattacksAttack(name=name.removeprefix(PREFIX), parameters=given)
-    kind = ATTACKS[name]
-    hints = get_type_hints(kind)
-    known = parameter_names(name)
-    checked = {}
-    for key, value in given.items():
-        if key not in known:
-            raise ConfigError(f"attack {name!r} has no parameter {key!r}", remedy=did_you_mean(key, known))
-        checked[key] = _checked(f"attack {name!r}, {key}", value, hints[key])
-    return kind(**checked)
+    return build(ATTACKS[name], given, where=f"attack {name!r}")
 
 
 def parameter_names(name: str) -> tuple[str, ...]:
@@ -83,7 +70,7 @@ def parameter_names(name: str) -> tuple[str, ...]:
     """
     if name.startswith(PREFIX):
         return TorchattacksAttack(name=name.removeprefix(PREFIX)).parameter_names()
-    return tuple(field.name for field in fields(ATTACKS[name]))
+    return parameters.parameter_names(ATTACKS[name])
 
 
 def expand(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
@@ -100,24 +87,3 @@ def expand(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
     for variant in cards:
         make_attack(variant.method, variant.parameters)
     return cards
-
-
-def _checked(where: str, value: Any, hint: Any) -> Any:
-    """The value as the hyper-parameter's type, or a ConfigError."""
-    if isinstance(value, str) and float in (hint, *get_args(hint)):
-        value = _number(where, value)
-    if isinstance(value, list) and tuple[float, ...] in get_args(hint):
-        value = tuple(_number(where, each) if isinstance(each, str) else each for each in value)
-    try:
-        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise ConfigError(f"{where}: {problem[:1].lower()}{problem[1:]}, got {value!r}") from None
-
-
-def _number(where: str, text: str) -> float:
-    """A number or a fraction, or a ConfigError."""
-    try:
-        return float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"{where}: cannot read the number {text!r}") from None

@@ -248,7 +248,7 @@ def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         forward, backward = cell.passes
         cost = (f"{forward + backward:,}", duration(seconds[cell.record.key]))
         table.add_row(
-            escape(cell.record.model),
+            escape(str(cell.subject)),
             escape(cell.record.attack),
             str(len(cell.positions)),
             *(("skipped", "-") if cell.skipped else cost),

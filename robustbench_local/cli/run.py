@@ -128,8 +128,9 @@ def parse_batch_size(text: str) -> int | None:
 
 def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
     """Cells, passes and the most time they can take, before anything runs."""
-    speeds = {one.id: measure_speed(one.classifier, one.data.images) for one in plan.subjects}
-    seconds = {cell.record.key: speeds[cell.crafted_on.id].seconds(cell.passes) for cell in plan.cells}
+    attacked = {str(cell.crafted_on): cell.crafted_on for cell in plan.cells}
+    speeds = {name: measure_speed(one.classifier, one.data.images) for name, one in attacked.items()}
+    seconds = {cell.record.key: speeds[str(cell.crafted_on)].seconds(cell.passes) for cell in plan.cells}
     if as_json:
         cells = [
             {

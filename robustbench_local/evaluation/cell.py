@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.classifier import Classifier, out_of_memory
+from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, RobustbenchError, UnreachableError
 from robustbench_local.evaluation.outcome import failed, judged, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
+from robustbench_local.failures import out_of_memory
+from robustbench_local.randomized import seeded
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord
 from robustbench_local.threat import ThreatModel, is_target
@@ -115,7 +117,12 @@ def run_batches(
     suspects: list[Batch] = []  # failures before the first success: they may be the model's, not the images'
     proven = bool(done)
     crafted_on = task.crafted_on
-    with task.classifier.attacked(), crafted_on.attacked(), _rows_at_once(crafted_on, batch_size):
+    with (
+        task.classifier.attacked(),
+        crafted_on.attacked(),
+        _rows_at_once(crafted_on, batch_size),
+        seeded(crafted_on, task.seed),
+    ):
         while queue:
             positions = queue.pop(0)
             try:
@@ -217,7 +224,8 @@ def _run(task: Task, positions: list[int]) -> Batch:
     """The four stations."""
     started = time.perf_counter()
     data, classifier, device = task.data.select(positions), task.classifier, task.classifier.device
-    clean = read(classifier, data.images.to(device), data.labels.to(device))
+    own = Stream(task.seed, data.ids, repr(task.attack))
+    clean = read(classifier, data.images.to(device), data.labels.to(device), stream=own)
     records = [untouched(task.key, position, data, row, clean) for row, position in enumerate(positions)]
     candidates = data.images.clone()
     attacked = clean.correct.nonzero().flatten()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -77,28 +78,31 @@ def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column]:
 
 
 def plan_cells(
-    grid: Grid, subjects: Sequence[Subject], columns: Sequence[Column], code: str
+    grid: Grid,
+    models: Mapping[str, Subject],
+    subjects: Sequence[Subject],
+    columns: Sequence[Column],
+    code: str,
 ) -> Iterator[PlannedCell]:
     """Every square of the grid, in its order.
 
     Args:
         grid: The grid.
-        subjects: The loaded models.
+        models: The models as they were loaded, by id: what candidates are transferred from.
+        subjects: The models with their defenses.
         columns: The attacks.
         code: Version of the code that decides verdicts.
 
     Raises:
         RobustbenchError: If an attack could not run on any model like this one.
     """
-    position = 0
-    by_id = {subject.id: subject for subject in subjects}
+    position = itertools.count()
     for subject in subjects:
         given = {"data": subject.data.digest(), "seed": str(grid.seed), "code": code}
-        for defense in grid.defenses:
-            for column in columns:
-                surrogate = by_id[column.surrogate] if column.surrogate else None
-                yield _plan_cell(grid, subject, column, surrogate, given | {"defense": defense}, position)
-                position += 1
+        given["defense"] = subject.defense
+        for column in columns:
+            surrogate = models[column.surrogate] if column.surrogate else None
+            yield _plan_cell(grid, subject, column, surrogate, given, next(position))
 
 
 def _plan_cell(
@@ -132,7 +136,7 @@ def _plan_cell(
         key=cell_key({**identity, "id": subject.id, "name": column.name}),
         position=position,
         model=subject.id,
-        defense=given["defense"],
+        defense=subject.defense,
         attack=column.name,
         card=card.base,
         norm=threat.norm,
@@ -176,7 +180,7 @@ def _reason_to_skip(
         return "no image of the data has this goal: none is of a source class outside the targets"
     if threat.region == "mask" and subject.data.masks is None:
         return "the threat is confined to a mask, and the data have none"
-    if surrogate and surrogate.digest == subject.digest:
+    if surrogate and (surrogate.id == subject.id or surrogate.digest == subject.digest):
         return "the candidates are crafted on this very model: that would be no transfer"
     if surrogate:
         check_surrogate(attack, threat, surrogate.classifier, surrogate.data, subject.data)

@@ -15,6 +15,10 @@ DECIDING = (
     "attacks",
     "classifier.py",
     "corruptions",
+    "defenses/base.py",
+    "defenses/bpda.py",
+    "defenses/defended.py",
+    "defenses/jpeg.py",
     "evaluation/cell.py",
     "evaluation/outcome.py",
     "evaluation/verify.py",
@@ -23,10 +27,12 @@ DECIDING = (
     "losses.py",
     "outputs.py",
     "preprocessing.py",
+    "randomized.py",
     "randomness.py",
     "threat.py",
     "transformation.py",
     "warp.py",
+    "wrapped.py",
 )
 """Files and folders of the package whose change may change a verdict."""
 REPORTED = (

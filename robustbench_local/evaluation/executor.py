@@ -82,10 +82,10 @@ class _Runner:
     def _measured_size(self) -> int:
         """The model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""
         subject, known = self.cell.crafted_on, self.store.meta("batch sizes", {})
-        if subject.id not in known:
-            known[subject.id] = tune_batch_size(subject.classifier, subject.data.images)
+        if str(subject) not in known:
+            known[str(subject)] = tune_batch_size(subject.classifier, subject.data.images)
             self.store.update_meta({"batch sizes": known})
-        return int(known[subject.id])
+        return int(known[str(subject)])
 
     def _keep(self, originals: np.ndarray, batch: Batch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the first broken images of the cell: the same ones whatever the batches."""

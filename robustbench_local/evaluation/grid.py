@@ -19,6 +19,9 @@ from robustbench_local.threat import FAMILIES, parse_eps
 MAX_NAME = 100
 """Longest id of a model or name of a grid: they become file names."""
 
+NO_DEFENSE = "none"
+"""What stands in a list of defenses for the model as it is."""
+
 Size = int | tuple[int, int]
 Normalization = str | dict[Literal["mean", "std"], list[float]]
 
@@ -49,10 +52,38 @@ class DataEntry(Strict):
     images_key: str | None = None
     labels_key: str | None = None
     masks_key: str | None = None
+    groups_key: str | None = None
+
+
+class DefenseEntry(Strict):
+    """A defense's card by name, or ``none``, and what to change in it (quality, sigma, ...)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    card: str
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What is changed in the card."""
+        return dict(self.model_extra or {})
+
+    def written(self) -> str | dict[str, Any]:
+        """As it stands in a grid file."""
+        return {"card": self.card, **self.overrides} if self.overrides else self.card
+
+
+def _names_are_cards(entries: Any) -> Any:
+    """A card without overrides may be written as its bare name."""
+    if not isinstance(entries, list):
+        return entries
+    return [{"card": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
+Defenses = Annotated[list[DefenseEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
 
 
 class ModelEntry(Strict):
-    """A classifier: where it comes from and how it takes its images."""
+    """A classifier: where it comes from, how it takes its images, and its own defenses, if any."""
 
     id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     source: str
@@ -67,6 +98,7 @@ class ModelEntry(Strict):
     sha256: str | None = None
     trust_pickle: str | None = None
     endpoint: EndpointOptions | None = None
+    defenses: Defenses | None = None
 
 
 class AttackEntry(Strict):
@@ -137,18 +169,11 @@ class Grid(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataEntry
     models: Annotated[list[ModelEntry], Field(min_length=1)]
-    defenses: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["none"])
-    attacks: Annotated[list[AttackEntry], Field(min_length=1)]
+    defenses: Defenses = Field(default_factory=lambda: [DefenseEntry(card=NO_DEFENSE)])
+    attacks: Annotated[list[AttackEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
     gates: list[GateEntry] = Field(default_factory=list)
     gallery: Annotated[int, Field(ge=0)] = 8
     search_precision: Precision = "fp32"
-
-    @field_validator("attacks", mode="before")
-    @classmethod
-    def _names_are_cards(cls, entries: Any) -> Any:
-        if not isinstance(entries, list):
-            return entries
-        return [{"card": entry} if isinstance(entry, str) else entry for entry in entries]
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Grid:
@@ -167,8 +192,10 @@ class Grid(Strict):
     def resolved(self) -> dict[str, Any]:
         """The grid with every default written out and no credentials of services, as plain data."""
         content = self.model_dump(mode="json", by_alias=True)
-        for model in content["models"]:
+        for model, entry in zip(content["models"], self.models, strict=True):
             model["source"] = without_credentials(model["source"])
+            model["defenses"] = None if entry.defenses is None else _written(entry.defenses)
+        content["defenses"] = _written(self.defenses)
         content["attacks"] = [
             {**entry.model_dump(include={"card", "limit", "transfer_from"}), **entry.overrides}
             for entry in self.attacks
@@ -231,6 +258,10 @@ def _check_surrogate(surrogate: str, ids: list[str]) -> None:
         raise ValueError(f"transfer_from names the model {surrogate!r}; {did_you_mean(surrogate, ids)}")
     if len(ids) == 1:
         raise ValueError("transfer_from needs a second model, to judge the candidates on")
+
+
+def _written(defenses: list[DefenseEntry]) -> list[str | dict[str, Any]]:
+    return [entry.written() for entry in defenses]
 
 
 def _named(grid: Grid, name: str) -> Grid:

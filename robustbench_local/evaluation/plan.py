@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.cell import Task
+from robustbench_local.randomized import draws_of
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
 
@@ -34,6 +36,13 @@ class Subject:
     """SHA-256 of the weights and preprocessing."""
     about: dict[str, Any]
     """What the report says about the model."""
+    defense: str = "none"
+    """Name of its defense."""
+    undefended: Subject | None = None
+    """The model without its wrapper, which a naive attacker takes it for; None if it has none."""
+
+    def __str__(self) -> str:
+        return self.id if self.defense == "none" else f"{self.id} + {self.defense}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +73,12 @@ class PlannedCell:
     def passes(self) -> tuple[int, int]:
         """Most forward and backward passes over all images; images that break early cost less."""
         forward, backward = self.attack.cost(self.threat)
+        look = draws_of(self.crafted_on.classifier)[0]
+        reading = draws_of(self.subject.classifier)[1]
+        most = math.inf if self.attack.queries is None else self.attack.queries
         count = 0 if self.skipped else len(self.positions)
-        return count * (forward + HARNESS_PASSES), count * backward
+        forward = int(min(forward * look, max(most, forward)))
+        return count * (forward + HARNESS_PASSES * reading), count * backward * look
 
     def task(self, seed: int) -> Task:
         """The work itself."""

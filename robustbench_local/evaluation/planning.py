@@ -12,8 +12,8 @@ import torch
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.data.sources import load_dataset
-from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
+from robustbench_local.evaluation.defending import resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject
@@ -57,21 +57,16 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         RobustbenchError: As ConfigError, CardError, DataError, ModelError or RefusedError: what the user has
             to put right before anything can be measured.
     """
-    unknown = [name for name in grid.defenses if name != "none"]
-    if unknown:
-        raise ConfigError(
-            f"defense {unknown[0]!r} cannot be applied by a grid yet",
-            where="defenses",
-            remedy="train the defended model, list it under models, and write defenses: [none]",
-        )
-    columns = resolve_columns(grid, [*options.cards, *_cards_beside(options.base)])
+    folders = [*options.cards, *_cards_beside(options.base)]
+    columns, defenses = resolve_columns(grid, folders), resolve_defenses(grid, folders)
     data = load_data(grid, options.base)
-    subjects = tuple(_subject(entry, data, options) for entry in grid.models)
-    for subject in subjects:
+    models = {entry.id: _subject(entry, data, options) for entry in grid.models}
+    subjects = tuple(each.apply(model) for name, model in models.items() for each in defenses[name])
+    for subject in (*models.values(), *subjects):
         subject.classifier.search_precision = grid.search_precision
         subject.classifier.compile_steps = options.compile_steps
     identity = _identity(grid, data, subjects)
-    cells = tuple(plan_cells(grid, subjects, columns, identity["code"]))
+    cells = tuple(plan_cells(grid, models, subjects, columns, identity["code"]))
     device = str(subjects[0].classifier.device)
     return Plan(
         name=grid.name or "grid",
@@ -103,7 +98,7 @@ def _cards_beside(base: Path) -> list[Path]:
 
 def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
     """Load one model, fit the data to it and ask it once, so that misfits show before any attack."""
-    chosen = entry.model_dump(exclude={"id"})
+    chosen = entry.model_dump(exclude={"id", "defenses"})
     if isinstance(entry.normalize, dict):
         chosen["normalize"] = (entry.normalize["mean"], entry.normalize["std"])
     if isinstance(entry.input_size, int):
@@ -144,7 +139,7 @@ def _identity(grid: Grid, data: Dataset, subjects: Sequence[Subject]) -> dict[st
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
     flat = dict(_flatten({key: content[key] for key in DECIDING}))
     flat["data digest"] = data.digest()
-    flat |= {f"digest of model {subject.id}": subject.digest for subject in subjects}
+    flat |= {f"digest of model {subject}": subject.digest for subject in subjects}
     flat["code"] = code_version()
     return flat
 
@@ -196,5 +191,5 @@ def _warnings(cells: Sequence[PlannedCell], data: Dataset) -> Iterator[str]:
             yield f"{cell.record.attack}: {size}; was {cell.threat.eps:g}/255 meant?"
         yield from (f"{cell.record.attack}: {line}" for line in cell.attack.warnings(cell.threat))
     for cell in cells:
-        yield from (f"model {cell.subject.id}: {note}" for note in cell.subject.classifier.notes)
+        yield from (f"model {cell.subject}: {note}" for note in cell.subject.classifier.notes)
     yield from (f"data: {note}" for note in data.notes)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.engine import default_batch_size
-from robustbench_local.classifier import Classifier, out_of_memory
+from robustbench_local.classifier import Classifier
+from robustbench_local.failures import out_of_memory
+from robustbench_local.randomized import draws_of
 
 SMALLEST, LARGEST = 8, 1024
 """Batch sizes that are tried: powers of two."""
@@ -70,16 +72,18 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
 def measure_speed(classifier: Classifier, images: Tensor) -> Speed:
     """Time one forward and, where there are gradients, one backward pass on the first few images.
 
-    A callable, which may be somebody's service, is asked about two images only.
+    A callable, which may be somebody's service, is asked about two images only. Of a randomized classifier
+    it is the time of one draw.
     """
+    draws = draws_of(classifier)[0]
     batch = images[: 32 if classifier.module is not None else 2].to(classifier.device)
     times = 3 if classifier.module is not None else 1
     with classifier.attacked(), torch.no_grad():
-        forward = _time(lambda: classifier(batch), times) / len(batch)
+        forward = _time(lambda: classifier(batch), times) / len(batch) / draws
     backward = 0.0
     if classifier.access == "gradients":
         with classifier.attacked():
-            backward = max(_one_pass(classifier, batch) / len(batch) - forward, 0.0)
+            backward = max(_one_pass(classifier, batch) / len(batch) / draws - forward, 0.0)
     return Speed(forward=forward, backward=backward)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.geometry import norm_of
+from robustbench_local.randomized import deciding
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 from robustbench_local.transformation import parameter_violations, transform
@@ -68,19 +69,26 @@ class Verified:
     """(N,) sum of the changes."""
 
 
-def read(classifier: Classifier, images: Tensor, labels: Tensor, rows: Tensor | None = None) -> Reading:
+def read(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    rows: Tensor | None = None,
+    stream: Stream | None = None,
+) -> Reading:
     """Ask the classifier, in a fresh forward pass without gradients.
 
     Args:
         classifier: In eval mode (see ``Classifier.attacked``).
         images: (N, C, H, W) in [0, 1].
         labels: True classes, (N,).
-        rows: Which image of the open meter each row is, (N,).
+        rows: Which image of the open meter and of the stream each row is, (N,).
+        stream: The images' random numbers, which decide the draws of a randomized classifier's verdict.
 
     Returns:
         The answers. NaN and infinite logits are never correct, whatever argmax says of them.
     """
-    with torch.no_grad():
+    with torch.no_grad(), deciding(classifier, stream):
         logits = classifier(images, rows).float().cpu()
     labels = labels.cpu()
     finite = torch.isfinite(logits).all(dim=1)
@@ -199,7 +207,7 @@ def verify(
         candidates: What the attack returned: images of the same shape, or parameters of a transformation.
         threat: Budget and goal.
         masks: (N, 1, H, W) boolean, for ``region="mask"``.
-        stream: The images' random numbers, which corruptions need.
+        stream: The images' random numbers, which corruptions and randomized classifiers need.
 
     Returns:
         One verdict an image. A candidate that breaks a rule is replaced by the original and is a failure
@@ -207,7 +215,7 @@ def verify(
     """
     kept, reasons = _legal(candidates, originals, threat, masks, stream)
     legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
-    reading = read(classifier, kept, labels)
+    reading = read(classifier, kept, labels, stream=stream)
     goal = threat.success(reading.prediction, labels.cpu())
     if not threat.targets:
         goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
@@ -218,7 +226,7 @@ def verify(
         reasons=tuple(reasons),
         reading=reading,
         broken=broken,
-        broken_8bit=_survives_rounding(classifier, kept, originals, labels, threat, broken),
+        broken_8bit=_survives_rounding(classifier, kept, originals, labels, threat, broken, stream),
         linf=norm_of(change, "Linf"),
         l2=norm_of(change, "L2"),
         l1=change.flatten(1).abs().sum(dim=1),
@@ -253,6 +261,7 @@ def _survives_rounding(
     labels: Tensor,
     threat: ThreatModel,
     broken: Tensor,
+    stream: Stream | None,
 ) -> tuple[bool | None, ...]:
     """Whether each broken candidate is still one as an 8-bit image."""
     result: list[bool | None] = [None] * len(broken)
@@ -260,7 +269,7 @@ def _survives_rounding(
     if len(index):
         at = index.to(originals.device)
         rounded, exists = round_to_8bit(candidates[at], originals[at], threat)
-        again = read(classifier, rounded, labels[at], rows=index)
+        again = read(classifier, rounded, labels[at], rows=index, stream=stream)
         goal = threat.success(again.prediction, labels[at].cpu()) | ~again.finite
         if not threat.targets:
             goal |= ~again.correct

@@ -122,7 +122,9 @@ def test_bad_input_gets_one_line_and_its_exit_code(workplace, rbl, arguments):
             "allow-code",
         ),
         (('source: "npz:digits.npz"', 'source: "npz:digits.npz", limit: -3'), 2, "limit"),
-        (("name: small", "defenses: [smoothing-0.25]"), 2, "smoothing-0.25"),
+        (("name: small", "defenses: [jpg-75]"), 2, "jpeg-75"),
+        (("name: small", "defenses: [none, none]"), 2, "listed twice"),
+        (("name: small", "defenses: [{card: jpeg-75, qualty: 50}]"), 2, "quality"),
     ],
 )
 def test_a_wrong_grid_gets_one_line_and_its_exit_code(workplace, rbl, change, code, words):

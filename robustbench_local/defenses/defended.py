@@ -1,0 +1,82 @@
+"""Classifiers behind a defense that changes their images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.randomized import RandomizedClassifier
+from robustbench_local.randomness import Numbers
+from robustbench_local.wrapped import WrappedClassifier
+
+UNVERIFIED = (
+    "its defense has no surrogate that gradients could go back through: gradient attacks are skipped, and "
+    "what it seems to withstand is unverified"
+)
+"""What a reader has to know of a defense that only hides gradients."""
+
+
+class DefendedClassifier(WrappedClassifier):
+    """A classifier that gets its images changed, the same image always in the same way.
+
+    Args:
+        inner: The classifier within.
+        transform: (N, C, H, W) in [0, 1] to the same.
+        identity: Everything that decides what ``transform`` does.
+        verified: Whether gradients go through ``transform``, exactly or by a surrogate.
+    """
+
+    def __init__(
+        self, inner: Classifier, transform: Callable[[Tensor], Tensor], *, identity: str, verified: bool
+    ) -> None:
+        super().__init__(inner, access=_access(inner, verified))
+        self._transform, self._identity = transform, identity
+        if not verified:
+            self.note(UNVERIFIED)
+
+    @property
+    def identity(self) -> str:
+        """What decides how images are changed."""
+        return self._identity
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return self.inner(self._transform(images))
+
+
+class RandomlyDefendedClassifier(RandomizedClassifier):
+    """A classifier that gets its images changed by chance.
+
+    Args:
+        inner: The classifier within.
+        transform: (N, C, H, W) in [0, 1] and random numbers to the same shape.
+        identity: Everything that decides what ``transform`` does.
+        verified: Whether gradients go through ``transform``, exactly or by a surrogate.
+    """
+
+    def __init__(
+        self,
+        inner: Classifier,
+        transform: Callable[[Tensor, Numbers], Tensor],
+        *,
+        identity: str,
+        verified: bool,
+    ) -> None:
+        super().__init__(inner, access=_access(inner, verified))
+        self._transform, self._identity = transform, identity
+        if not verified:
+            self.note(UNVERIFIED)
+
+    @property
+    def identity(self) -> str:
+        """What decides how images are changed, and over how many draws it is averaged."""
+        return f"{self._identity}, {self.draws} and {self.verdict_draws} draws"
+
+    def sample(self, images: Tensor, numbers: Numbers) -> Tensor:
+        """See :meth:`RandomizedClassifier.sample`."""
+        return self.inner(self._transform(images, numbers))
+
+
+def _access(inner: Classifier, verified: bool) -> Access:
+    return "scores" if inner.access == "gradients" and not verified else inner.access

@@ -1,0 +1,61 @@
+"""Hyper-parameters as a card or a grid file gives them, checked against the dataclass that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from fractions import Fraction
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from robustbench_local.errors import ConfigError
+from robustbench_local.suggestion import did_you_mean
+
+T = TypeVar("T")
+
+
+def parameter_names(kind: type[Any]) -> tuple[str, ...]:
+    """The names of a dataclass's fields."""
+    return tuple(field.name for field in fields(kind))
+
+
+def build(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
+    """An instance of a dataclass, every given value checked against its field's type.
+
+    Args:
+        kind: A dataclass whose fields all have defaults.
+        given: Values by name; numbers may be fractions such as ``"2/255"``. The rest keep their defaults.
+        where: What they belong to, for messages: ``"attack 'pgd'"``.
+
+    Raises:
+        ConfigError: If a name or a value is wrong.
+    """
+    hints, known = get_type_hints(kind), parameter_names(kind)
+    checked = {}
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"{where} has no parameter {key!r}", remedy=did_you_mean(key, known))
+        checked[key] = _checked(f"{where}, {key}", value, hints[key])
+    return kind(**checked)
+
+
+def _checked(where: str, value: Any, hint: Any) -> Any:
+    """The value as the hyper-parameter's type, or a ConfigError."""
+    if isinstance(value, str) and float in (hint, *get_args(hint)):
+        value = _number(where, value)
+    if isinstance(value, list) and tuple[float, ...] in get_args(hint):
+        value = tuple(_number(where, each) if isinstance(each, str) else each for each in value)
+    try:
+        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ConfigError(f"{where}: {problem[:1].lower()}{problem[1:]}, got {value!r}") from None
+
+
+def _number(where: str, text: str) -> float:
+    """A number or a fraction, or a ConfigError."""
+    try:
+        return float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"{where}: cannot read the number {text!r}") from None

@@ -1,0 +1,193 @@
+"""Classifiers that draw random numbers: what an attack sees of them, and how a verdict on them is reached.
+
+An attack looks at an average over fresh draws, so that it works against the defense and not against one of
+its moods (expectation over transformation). A verdict is an average over draws that belong to the image and
+to the run's seed, and that no attack has seen: it is the same in every batch, at any place, and in every
+repetition (trust invariants V8, V9).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.errors import InvariantError
+from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
+from robustbench_local.wrapped import WrappedClassifier
+
+DRAWS = 20
+"""Draws that an attack's look averages over."""
+VERDICT_DRAWS = 100
+"""Draws that a verdict averages over."""
+
+
+class RandomizedClassifier(WrappedClassifier):
+    """A classifier whose answer to one and the same image is drawn anew each time.
+
+    Called with an image, or asked for a gradient, it answers with the mean over ``draws`` draws, each of
+    which counts as a pass of its own. The draws are fresh at every new point and yet depend on nothing but
+    the point and ``seed``, so that a search takes the same way in every batch. Inside `deciding` the answer
+    is the mean over ``verdict_draws`` other draws, which belong to the image.
+
+    Args:
+        inner: The classifier within.
+        name: What to call the whole.
+        access: What an attacker may use.
+        draws: Draws an attack's look averages over.
+        verdict_draws: Draws a verdict averages over.
+
+    Attributes:
+        seed: Decides the draws that attacks see.
+
+    Source: Athalye et al. 2018, arXiv:1707.07397, section 2 (expectation over transformation).
+    """
+
+    def __init__(
+        self,
+        inner: Classifier,
+        *,
+        name: str | None = None,
+        access: Access | None = None,
+        draws: int = DRAWS,
+        verdict_draws: int = VERDICT_DRAWS,
+    ) -> None:
+        super().__init__(inner, name=name, access=access)
+        self.draws, self.verdict_draws, self.seed = draws, verdict_draws, 0
+        self._under_way: Numbers | None = None
+        self._verdicts: Stream | None = None
+
+    @abstractmethod
+    def sample(self, images: Tensor, numbers: Numbers) -> Tensor:
+        """Logits, (N, K), of one draw.
+
+        Args:
+            images: (N, C, H, W) in [0, 1].
+            numbers: Its random numbers, a row an image; the only source of randomness.
+        """
+
+    def pooled(self, samples: Tensor) -> Tensor:
+        """One answer, (N, K), from the logits of several draws, (D, N, K): their mean."""
+        return samples.mean(dim=0)
+
+    def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See :meth:`Classifier.__call__`; the answer that several draws give together."""
+        if self._under_way is not None:
+            return super().__call__(images, rows)
+        images = self._checked_images(images)
+        samples = []
+        for points, which, numbers in self._looks(images, rows):
+            with self._drawing(numbers):
+                samples.append(_by_draw(super().__call__(points, which), len(images)))
+        return self.pooled(torch.cat(samples))
+
+    def gradient(
+        self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`Classifier.gradient`; loss and gradient are means over the draws, each with its own."""
+        images, count = self._checked_images(images), len(images)
+        samples, losses, slopes = [], [], []
+        for points, which, numbers in self._looks(images, rows):
+            with self._drawing(numbers):
+                found = super().gradient(
+                    points, lambda logits: torch.cat([loss(each) for each in _by_draw(logits, count)]), which
+                )
+            logits, values, slope = (_by_draw(part, count) for part in found)
+            samples.append(logits)
+            losses.append(values.sum(dim=0))
+            slopes.append(slope.sum(dim=0))
+        mean_loss, mean_slope = (torch.stack(part).sum(dim=0) / self.draws for part in (losses, slopes))
+        return self.pooled(torch.cat(samples)), mean_loss, mean_slope
+
+    def left(self, rows: Tensor | None = None) -> Tensor | None:
+        """Looks that images may still spend: each costs as many queries as it has draws."""
+        queries = super().left(rows)
+        return None if queries is None else queries // self.draws
+
+    @contextmanager
+    def deciding(self, stream: Stream) -> Iterator[None]:
+        """Inside, answers are verdicts.
+
+        Args:
+            stream: The images' random numbers; ``rows`` then say which of these images each row is.
+        """
+        before, self._verdicts = self._verdicts, stream
+        try:
+            yield
+        finally:
+            self._verdicts = before
+
+    def _foreign_logits(self, images: Tensor) -> Tensor:
+        """What another library's attack sees; its passes are counted by whoever hands it out, one a look."""
+        images = self._checked_images(images)
+        samples = []
+        for points, _, numbers in self._looks(images, None):
+            with self._drawing(numbers):
+                samples.append(_by_draw(super()._foreign_logits(points), len(images)))
+        return self.pooled(torch.cat(samples))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """One draw for each row, with the random numbers that are under way."""
+        if self._under_way is None:
+            raise InvariantError("a randomized classifier was asked for logits outside of a draw")
+        return self.sample(images, self._under_way)
+
+    @contextmanager
+    def _drawing(self, numbers: Numbers) -> Iterator[None]:
+        self._under_way = numbers
+        try:
+            yield
+        finally:
+            self._under_way = None
+
+    def _looks(self, images: Tensor, rows: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Numbers]]:
+        """Images, rows and random numbers of all draws, as many draws at a time as a batch has room for."""
+        count = len(images)
+        which = torch.arange(count, device=self.device) if rows is None else rows.to(self.device)
+        if self._verdicts is None:
+            keys, draws = keys_at(images, self.seed), self.draws
+        else:
+            verdicts = Stream(self._verdicts.seed, self._verdicts.ids, "verdict")
+            keys, draws = verdicts.keys("", self.device)[which], self.verdict_draws
+        at_once = max(1, (self.batch_size or count) // max(count, 1))
+        for first in range(0, draws, at_once):
+            shifts = [seed_from("draw", draw) for draw in range(first, min(first + at_once, draws))]
+            several = len(shifts)
+            numbers = Numbers(torch.cat([keys + shift for shift in shifts]))
+            yield images.repeat(several, 1, 1, 1), which.repeat(several), numbers
+
+
+def _by_draw(rows: Tensor, count: int) -> Tensor:
+    """(D * N, ...) as (D, N, ...), N = ``count``."""
+    return rows.view(len(rows) // max(count, 1), count, *rows.shape[1:])
+
+
+def deciding(classifier: Classifier, stream: Stream | None) -> AbstractContextManager[None]:
+    """Inside, a randomized classifier gives verdicts; any other one, or without a stream, is as always."""
+    if isinstance(classifier, RandomizedClassifier) and stream is not None:
+        return classifier.deciding(stream)
+    return nullcontext()
+
+
+@contextmanager
+def seeded(classifier: Classifier, seed: int) -> Iterator[None]:
+    """Inside, the draws that attacks see of a randomized classifier are those of this seed."""
+    if not isinstance(classifier, RandomizedClassifier):
+        yield
+        return
+    before, classifier.seed = classifier.seed, seed
+    try:
+        yield
+    finally:
+        classifier.seed = before
+
+
+def draws_of(classifier: Classifier) -> tuple[int, int]:
+    """Passes that one look of an attack costs, and one reading of the harness: 1 and 1 for most."""
+    if isinstance(classifier, RandomizedClassifier):
+        return classifier.draws, classifier.verdict_draws
+    return 1, 1

@@ -1,0 +1,69 @@
+"""A classifier around another one: the same network behind something that changes its images or answers."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import Access, Classifier
+
+
+class WrappedClassifier(Classifier):
+    """Asks another classifier, whose weights and preprocessing it shares.
+
+    A subclass writes ``_logits`` and ``identity``. Passes are counted here, an image at a time, and not once
+    more in the classifier within.
+
+    Args:
+        inner: The classifier within; not changed, and usable by itself all the while.
+        name: What to call the whole in messages; by default what the classifier within is called.
+        access: What an attacker may use, by default what the classifier within gives.
+
+    Attributes:
+        inner: The classifier within.
+    """
+
+    def __init__(self, inner: Classifier, *, name: str | None = None, access: Access | None = None) -> None:
+        super().__init__(
+            inner.model,
+            num_classes=inner.num_classes,
+            channels=inner.channels,
+            class_names=inner.class_names,
+            access=access or inner.access,
+            output=inner.output,
+            name=name or inner.name,
+            device=inner.device,
+        )
+        self.inner = inner
+        self.input_size = inner.input_size
+        self.notes = list(inner.notes)
+        self.provenance = dict(inner.provenance)
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Everything besides the classifier within that decides the answers."""
+
+    @abstractmethod
+    def _logits(self, images: Tensor) -> Tensor:
+        """Logits, (N, K) float32, of checked images, (N, C, H, W) in [0, 1]."""
+
+    @contextmanager
+    def attacked(self) -> Iterator[None]:
+        """See :meth:`Classifier.attacked`; the classifier within is prepared too."""
+        with super().attacked(), self.inner.attacked():
+            yield
+
+    def to(self, device: str | torch.device) -> Classifier:
+        """See :meth:`Classifier.to`; the classifier within moves along, for they share the module."""
+        self.inner.to(device)
+        return super().to(device)
+
+    def digest(self) -> str:
+        """SHA-256, hexadecimal, over the classifier within and what is around it."""
+        return hashlib.sha256(f"{self.inner.digest()} {self.identity}".encode()).hexdigest()
