@@ -17,7 +17,15 @@ RECIPES: Registry[Recipe] = Registry(
     "training recipe",
     Recipe,  # type: ignore[type-abstract]  # compared with, never built
     {
+        "ard": "robustbench_local.defenses.ard:ARD",
+        "crown-ibp": "robustbench_local.defenses.crown_ibp:CrownIBP",
+        "distillation": "robustbench_local.defenses.distillation:Distillation",
+        "gaussian": "robustbench_local.defenses.gaussian:GaussianAugmentation",
+        "ibp": "robustbench_local.defenses.ibp:IBP",
+        "macer": "robustbench_local.defenses.macer:MACER",
         "pgd-at": "robustbench_local.defenses.pgd_at:PGDTraining",
+        "rslad": "robustbench_local.defenses.rslad:RSLAD",
+        "smoothadv": "robustbench_local.defenses.smoothadv:SmoothAdv",
         "standard": "robustbench_local.defenses.standard:Standard",
         "trades": "robustbench_local.defenses.trades:Trades",
     },

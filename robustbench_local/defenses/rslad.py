@@ -1,0 +1,59 @@
+"""RSLAD: a robust teacher's soft labels take the place of hard ones everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustbench_local.defenses.adversary import divergence, linf_examples, near
+from robustbench_local.defenses.objective import Batch, Context, Objective
+from robustbench_local.defenses.robust_distillation import RobustDistillation, RobustDistillationObjective
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSLAD(RobustDistillation):
+    """Robust soft label adversarial distillation.
+
+    Source: Zi et al. 2021, "Revisiting adversarial robustness distillation: robust soft labels make student
+    better", arXiv:2108.07969, sec. 3.3.
+    """
+
+    method = "rslad"
+
+    def objective(self, context: Context) -> Objective:
+        """Divergence from the teacher, on clean and on adversarial images."""
+        return _RSLADObjective(context, self)
+
+
+def rslad_loss(clean: Tensor, adversarial: Tensor, taught: Tensor, alpha: float) -> Tensor:
+    """(1 - alpha) KL(teacher(x), S(x)) + alpha KL(teacher(x), S(x')), the mean over the batch.
+
+    Args:
+        clean: The student's logits on clean images, (N, K).
+        adversarial: The student's logits on adversarial images.
+        taught: The teacher's logits on clean images.
+        alpha: Weight of the adversarial term.
+    """
+    return ((1 - alpha) * divergence(taught, clean) + alpha * divergence(taught, adversarial)).mean()
+
+
+class _RSLADObjective(RobustDistillationObjective[RSLAD]):
+    def loss(self, batch: Batch) -> Tensor:
+        taught, module = self.taught(batch), self.context.module
+        examples = self._examples(batch, taught)
+        return rslad_loss(module(batch.images), module(examples), taught, self.recipe.alpha)
+
+    def _examples(self, batch: Batch, taught: Tensor) -> Tensor:
+        """The adversary, too, moves the student away from the teacher, not from the label."""
+        eps = self.recipe.eps(batch.progress)
+        return linf_examples(
+            self.context.module,
+            batch.images,
+            batch.labels,
+            eps=eps,
+            steps=self.recipe.steps,
+            step_size=self.recipe.step_size * eps,
+            start=near(batch.images, batch.generator),
+            loss=lambda logits, _labels: divergence(taught, logits).sum(),
+        )
