@@ -18,9 +18,8 @@ from robustbench_local.attacks.objective import (
     check_counts,
     check_defined,
     check_loss,
-    confirmed,
+    judged,
     objective,
-    success_margin,
 )
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
@@ -137,8 +136,8 @@ def _first_reached(engine: Engine, ladder: Tensor, norm: str) -> Tensor:
 
 
 def _upward(gap: Count) -> Count:
-    """Two thirds of the way: a success takes a few steps, a failure all of them."""
-    return 2 * gap // 3
+    """Three quarters of the way: a success takes a few steps, a failure all of them."""
+    return 3 * gap // 4
 
 
 class _CurveSearch(Search[Rows]):
@@ -164,8 +163,7 @@ class _CurveSearch(Search[Rows]):
 
     def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Successes score the inverse of their distance and end the path, others their margin."""
-        margins = success_margin(logits, front.labels, self.threat)
-        reached = confirmed(margins, logits)
+        margins, reached = judged(logits, front.labels, self.threat)
         distance = norm_of(front.points - front.originals, self.threat.norm)
         return torch.where(reached, 1 / distance, margins.clamp_max(0)), reached
 
