@@ -15,13 +15,13 @@ import torch
 import typer
 
 from benchmarks import ours
-from benchmarks.allocator import keep_freed_memory
 from benchmarks.job import Run
 from benchmarks.measure import Result, measure
 from benchmarks.page import absent, page, write
 from benchmarks.peers import PEERS
 from benchmarks.rows import QUICK, ROWS, Row
 from benchmarks.subjects import CHEAP, SUBJECTS, Subject, load
+from robustbench_local.allocator import keep_freed_memory
 
 _QUICK_SUBJECT = "signs-pgd-at"
 

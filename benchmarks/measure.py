@@ -20,7 +20,7 @@ from benchmarks.job import Job, Run
 from benchmarks.ladder import independent
 from benchmarks.rows import Row
 from benchmarks.subjects import Subject
-from robustbench_local.classifier import first_line
+from robustbench_local.failures import first_line
 from robustbench_local.geometry import norm_of
 from robustbench_local.passes import CountedModule
 from robustbench_local.threat import Norm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from robustbench_local.description import describe
 from robustbench_local.errors import ConfigError, ModelError, RobustbenchError
+from robustbench_local.failures import first_line, out_of_memory
 from robustbench_local.isolation import ModuleState, RandomStates, Settings, sound_arithmetic
 from robustbench_local.outputs import read_labels, read_logits
 from robustbench_local.passes import CountedModule, Meter, input_gradient
@@ -19,8 +21,6 @@ from robustbench_local.preprocessing import Preprocessing, parse_normalization
 
 Access = Literal["gradients", "scores", "labels"]
 Precision = Literal["fp32", "bf16"]
-
-_MEMORY_SIGNS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
 
 
 class Classifier:
@@ -90,6 +90,8 @@ class Classifier:
         self.foreign_passes = [0, 0]
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
+        self._copying = True
+        self._sound: dict[bool, Settings] = {}
         dtype = _computing_dtype(self.module)
         self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
         self._move()
@@ -177,9 +179,12 @@ class Classifier:
             if self.module is not None:
                 self.module.eval().requires_grad_(False)
             with sound_arithmetic():
+                # read once, with gradients on and off, so that a forward only has to look at them afterwards
+                sound = Settings.current()
+                self._sound = {on: replace(sound, gradients=on) for on in (True, False)}
                 yield
         finally:
-            self._attacked = False
+            self._attacked, self._sound = False, {}
             settings.restore()
             randomness.restore()
             if state is not None and (changed := state.restore()):
@@ -297,7 +302,10 @@ class Classifier:
 
     def _logits(self, images: Tensor) -> Tensor:
         given = self._prepare(images)
-        settings, version = Settings.current(), given._version  # noqa: SLF001  the only sign of an in-place change
+        if given is images and self._copying:
+            given = images.clone()
+        settings = self._sound.get(torch.is_grad_enabled()) or Settings.current()
+        version = given._version  # noqa: SLF001  the only sign of an in-place change
         randomness = None if self._examined else RandomStates.current()
         try:
             output = self.model(given)
@@ -311,12 +319,17 @@ class Classifier:
             changed = settings.restore()
         if changed:
             self.note(f"its forward changes the process-wide {', '.join(changed)}; put back at once")
-        if given._version != version:  # noqa: SLF001
+        touched = given._version != version  # noqa: SLF001
+        if touched and given is images:
+            what = "changes its input in place, though not at its first call"
+            raise ModelError(what, where=self.name, remedy="let its forward begin with a clone of the input")
+        if touched:
             self.note("changes its input in place; it is given a copy")
         read = read_labels if self.access == "labels" else read_logits
         logits = read(output, len(images), self.num_classes, key=self.output, name=self.name).to(self.device)
         if randomness is not None:
             self._examine(logits, randomness)
+            self._copying = touched or not torch.equal(given, self._prepare(images))
         return logits
 
     def _foreign_logits(self, images: Tensor) -> Tensor:
@@ -355,13 +368,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return wanted
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
-
-
 def _checked_classes(
     num_classes: int, class_names: Sequence[str] | None, name: str
 ) -> tuple[int, tuple[str, ...] | None]:
@@ -387,9 +393,3 @@ def _computing_dtype(module: nn.Module | None) -> torch.dtype:
         (p.dtype for p in module.parameters() if p.is_floating_point()) if module is not None else iter(())
     )
     return next(floats, torch.float32)
-
-
-def first_line(error: BaseException, limit: int = 200) -> str:
-    """What somebody else's exception says, as part of one line: at most ``limit`` characters of its first."""
-    line = next(iter(str(error).strip().splitlines()), "no message")
-    return line[:limit].rstrip(". ")

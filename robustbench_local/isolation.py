@@ -66,7 +66,8 @@ class Settings:
 
     def restore(self) -> list[str]:
         """Put these settings back; returns the names of those that had changed."""
-        changed = self.changed(Settings.current())
+        now = Settings.current()
+        changed = [] if now == self else self.changed(now)
         if changed:
             torch.set_default_dtype(self.default_dtype)
             torch.set_grad_enabled(self.gradients)

@@ -93,12 +93,10 @@ class Preprocessing:
         ]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """What the model is given for images (N, C, H, W) in [0, 1]; a new tensor, which it may spoil."""
-        given = images
+        """What the model is given for images (N, C, H, W) in [0, 1]; themselves if there is nothing to do."""
         if self.input_size is not None and images.shape[-2:] != self.input_size:
             images = functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
         if self._scale:
             mean, std = self._scale
             images = (images - mean) / std
-        images = images.to(self._dtype)
-        return images.clone() if images is given else images
+        return images.to(self._dtype)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier import Classifier, out_of_memory, resolve_device
+from robustbench_local.classifier import Classifier, resolve_device
 from robustbench_local.errors import ConfigError, InvariantError, ModelError
+from robustbench_local.failures import out_of_memory
 from robustbench_local.isolation import RandomStates, Settings
 
 
@@ -224,6 +225,24 @@ class TestAsModule:
         assert list(module.parameters()) == []
 
 
+def _spoiling(when: Callable[[int], bool], *, through_numpy: bool = False) -> nn.Module:
+    """A network that halves its input in place at the calls, counted from 1, that ``when`` names."""
+
+    class Spoiling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.calls = linear(), 0
+
+        def forward(self, given: Tensor) -> Tensor:
+            self.calls += 1
+            if when(self.calls):
+                spoiled = given.numpy() if through_numpy else given
+                spoiled *= 0.5
+            return self.network(given)
+
+    return Spoiling()
+
+
 class Nasty(nn.Module):
     """Spoils everything that a forward can spoil."""
 
@@ -304,6 +323,31 @@ class TestEverythingIsPutBack:
         assert "input in place" in told
         assert "head.bias" in told
         assert "calls" in told
+
+    def test_an_input_that_is_changed_in_place_is_a_copy_at_every_call(self) -> None:
+        classifier = Classifier(_spoiling(lambda _calls: True), num_classes=3)
+        given = images()
+        with classifier.attacked():
+            first = classifier(given)
+            for _ in range(3):
+                assert torch.equal(classifier(given), first)
+        assert torch.equal(given, images())
+        assert any("input in place" in note for note in classifier.notes)
+
+    def test_an_input_that_is_changed_behind_torchs_back_is_a_copy_too(self) -> None:
+        classifier = Classifier(_spoiling(lambda _calls: True, through_numpy=True), num_classes=3)
+        given = images()
+        with classifier.attacked():
+            classifier(given)
+            classifier(given)
+        assert torch.equal(given, images())
+
+    def test_an_input_that_is_changed_in_place_now_and_then_is_an_error(self) -> None:
+        classifier = Classifier(_spoiling(lambda calls: calls > 1), num_classes=3)
+        with classifier.attacked():
+            classifier(images())
+            with pytest.raises(ModelError, match="not at its first call"):
+                classifier(images())
 
     def test_even_when_it_raises(self) -> None:
         model = linear().train()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.front import Front, Items, Rows
-from robustbench_local.attacks.objective import confirmed, success_margin
+from robustbench_local.attacks.objective import judged
 from robustbench_local.classifier import Classifier
 from robustbench_local.geometry import Balls, choose
 from robustbench_local.randomness import Stream
@@ -95,8 +95,7 @@ class Search(ABC, Generic[State]):
             Scores, (W,), of which an item keeps the point with the largest: by default the margin of
             success; and (W,) boolean: by default the goal is reached beyond floating-point noise.
         """
-        margins = success_margin(logits, front.labels, self.threat)
-        return margins, confirmed(margins, logits)
+        return judged(logits, front.labels, self.threat)
 
     def keep(self, front: Front, scores: Tensor) -> None:
         """Bring ``front.best_points`` and ``front.best_scores`` up to date.

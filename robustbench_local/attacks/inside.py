@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.front import Front
-from robustbench_local.attacks.objective import confirmed, success_margin
+from robustbench_local.attacks.objective import judged
 from robustbench_local.geometry import Ball, norm_of
 from robustbench_local.threat import ThreatModel
 
@@ -27,5 +27,5 @@ def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) 
         As :meth:`Search.judge <robustbench_local.attacks.engine.Search.judge>`; points outside score -inf.
     """
     inside = norm_of(front.points - front.originals, ball.norm) <= ball.eps * (1 + SLACK[ball.norm])
-    margins = success_margin(logits, front.labels, threat)
-    return torch.where(inside, margins, -torch.inf), inside & confirmed(margins, logits)
+    margins, reached = judged(logits, front.labels, threat)
+    return torch.where(inside, margins, -torch.inf), inside & reached

@@ -88,31 +88,25 @@ def objective(
     return lambda logits: targeted(logits, labels, targets)
 
 
-def success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
-    """How far an image is beyond the attacker's goal, in logits, (N,).
+def judged(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """How far images are beyond the attacker's goal, and which of them can leave the search.
 
     Args:
-        logits: (N, K).
+        logits: The classifier's answer, (N, K).
         labels: True classes, (N,).
         threat: Its goal.
 
     Returns:
-        Above 0 on success; infinite where a logit is not finite, which the harness counts as broken.
-    """
-    finite = logits.abs().amax(dim=1) < torch.inf
-    margin = objective("margin", threat, labels)(logits)
-    return torch.where(finite, margin, torch.inf)
-
-
-def confirmed(margins: Tensor, logits: Tensor) -> Tensor:
-    """Whether a success is beyond floating-point noise, so that an image can leave the search.
-
-    Args:
-        margins: What :func:`success_margin` gave, (N,).
-        logits: The classifier's answer, (N, K).
-
-    Returns:
-        (N,) boolean: the margin exceeds a hundred-thousandth of the logits' range, or they are not finite.
+        Margins in logits, (N,): above 0 on success, infinite where a logit is not finite, which the harness
+        counts as broken; and (N,) boolean: the success is beyond floating-point noise, since the margin
+        exceeds a hundred-thousandth of the logits' range, or the logits are not finite.
     """
     low, high = logits.aminmax(dim=1)
-    return (margins > CONFIRMED * (high - low)) | (margins == torch.inf)
+    finite = (low > -torch.inf) & (high < torch.inf)
+    margins = torch.where(finite, objective("margin", threat, labels)(logits), torch.inf)
+    return margins, (margins > CONFIRMED * (high - low)) | ~finite
+
+
+def success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+    """The margins of :func:`judged`, (N,)."""
+    return judged(logits, labels, threat)[0]

@@ -152,7 +152,8 @@ class PGDSearch(Search[_Bounds]):
         """One step along the gradient, brought back into the ball."""
         length = self.attack.length(self.threat)
         if state.low is not None:
-            moved = seen.gradient.sign()  # and from here in its memory: fresh memory costs more than the sums
+            # from here on in one memory: fresh memory costs more than the sums
+            moved = seen.gradient.sign()
             torch.add(front.points, moved, alpha=length, out=moved)
             return torch.clamp(moved, state.low, state.high, out=moved)
         gradient = seen.gradient if front.masks is None else seen.gradient * front.masks

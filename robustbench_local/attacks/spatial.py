@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.objective import confirmed, success_margin
+from robustbench_local.attacks.objective import judged
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream
@@ -70,10 +70,10 @@ class Spatial(Attack):
             tried = points[rows, point]
             with torch.no_grad():
                 logits = classifier(rotate_translate(images[rows], tried[:, 0], tried[:, 1:]), rows)
-            reached = success_margin(logits, labels[rows], threat)
-            better = reached > margins[rows]
-            best[rows[better]], margins[rows[better]] = tried[better], reached[better]
-            rows = rows[~confirmed(reached, logits)]
+            margin, reached = judged(logits, labels[rows], threat)
+            better = margin > margins[rows]
+            best[rows[better]], margins[rows[better]] = tried[better], margin[better]
+            rows = rows[~reached]
             if len(rows) == 0:
                 break
         return best

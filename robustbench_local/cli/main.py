@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from robustbench_local.allocator import keep_freed_memory
 from robustbench_local.errors import RobustbenchError
 
 INTERRUPTED = 130
@@ -29,6 +30,7 @@ COMMANDS = {
     "report": "robustbench_local.cli.report",
     "gate": "robustbench_local.cli.gate",
     "init": "robustbench_local.cli.init",
+    "train": "robustbench_local.cli.train",
     "list": "robustbench_local.cli.listing",
     "doctor": "robustbench_local.cli.doctor",
 }
@@ -73,6 +75,7 @@ def options(
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    keep_freed_memory()
     sys.exit(call(sys.argv[1:]))
 
 

@@ -9,7 +9,7 @@ from robustbench_local import losses
 from robustbench_local.attacks.objective import (
     check_defined,
     check_loss,
-    confirmed,
+    judged,
     objective,
     success_margin,
 )
@@ -84,5 +84,5 @@ def test_steering_for_a_class_of_ones_own_climbs_to_that_class():
 
 def test_a_break_within_floating_point_noise_is_not_confirmed():
     logits = torch.tensor([[1000.0, 1000.001, 0.0], [1.0, 1.1, 0.0], [7.0, 7.0, 7.0], [torch.nan, 0.0, 0.0]])
-    margins = success_margin(logits, torch.zeros(4, dtype=torch.int64), LEAVE)
-    assert confirmed(margins, logits).tolist() == [False, True, False, True]
+    _, reached = judged(logits, torch.zeros(4, dtype=torch.int64), LEAVE)
+    assert reached.tolist() == [False, True, False, True]

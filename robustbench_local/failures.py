@@ -1,0 +1,20 @@
+"""What somebody else's exception means, and what it says."""
+
+from __future__ import annotations
+
+import torch
+
+_MEMORY_SIGNS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """What somebody else's exception says, as part of one line: at most ``limit`` characters of its first."""
+    line = next(iter(str(error).strip().splitlines()), "no message")
+    return line[:limit].rstrip(". ")
