@@ -72,6 +72,7 @@ class Listing:
         masks: Where the object is, (N, H, W), bool.
         notes: What the reader of the report should know.
         usual_size: Height and width that the field brings the images to, where they come in many sizes.
+        groups: Which images show the same object, one name an image.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Listing:
     masks: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
     usual_size: tuple[int, int] | None = None
+    groups: Sequence[str] | None = None
 
 
 def collect(
@@ -119,6 +121,7 @@ def collect(
         label_map=listing.label_map,
         quarantined=tuple(read.bad),
         notes=(*listing.notes, *done, *gray, *copies),
+        groups=None if listing.groups is None else tuple(listing.groups[row] for row in read.kept),
     )
 
 

@@ -29,6 +29,8 @@ class Dataset:
         label_map: Label as in the source -> class index; empty when the source's labels are the indices.
         quarantined: Files that could not be used, each with the reason.
         notes: What a reader of the report should know about how the images were read.
+        groups: Which images show the same object, one name an image, where that is known: they must not lie
+            on both sides of a split.
 
     Raises:
         DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
@@ -44,6 +46,7 @@ class Dataset:
     label_map: dict[str, int] = field(default_factory=dict)
     quarantined: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         check_images(self.images, self.name)
@@ -51,6 +54,9 @@ class Dataset:
         if not len(self.images) == len(self.labels) == len(self.ids):
             counts = f"{len(self.images)} images, {len(self.labels)} labels and {len(self.ids)} ids"
             raise DataError(f"{counts}: the numbers must agree", where=self.name)
+        if self.groups is not None and len(self.groups) != len(self.images):
+            what = f"{len(self.images)} images but {len(self.groups)} groups"
+            raise DataError(what, where=self.name)
         if len(set(self.ids)) < len(self.ids):
             repeated = next(one for position, one in enumerate(self.ids) if one in self.ids[:position])
             raise DataError(
@@ -93,6 +99,7 @@ class Dataset:
             labels=self.labels[chosen],
             ids=tuple(self.ids[position] for position in chosen.tolist()),
             masks=None if self.masks is None else self.masks[chosen],
+            groups=None if self.groups is None else tuple(self.groups[row] for row in chosen.tolist()),
         )
 
 

@@ -22,6 +22,7 @@ from robustbench_local.data.labels import index_labels
 from robustbench_local.errors import DataError, RefusedError
 
 _IDS = ("ids", "filenames", "index")
+_GROUPS = ("track", "group")
 # What zipfile and NumPy raise over damaged archives; a damaged array header is parsed as Python's literals.
 _CORRUPT = (
     OSError, EOFError, ValueError, LookupError, SyntaxError, MemoryError, NotImplementedError,
@@ -38,11 +39,14 @@ class NpzKeys:
         images: Default ``x``, ``images`` or ``x_SPLIT``.
         labels: Default ``y``, ``labels`` or ``y_SPLIT``.
         masks: Default ``mask`` or ``masks``, if there is one.
+        groups: Number or name, within its class, of the object that each image shows; default ``track`` or
+            ``group``, if there is one.
     """
 
     images: str | None = None
     labels: str | None = None
     masks: str | None = None
+    groups: str | None = None
 
 
 def list_npz(
@@ -74,6 +78,7 @@ def list_npz(
     mask_names = [keys.masks] if keys.masks else [name for name in ("mask", "masks") if name in arrays]
     masks = _masks(_find(arrays, None, mask_names, "masks", where), pixels, where) if mask_names else None
     scale, notes = _scale(pixels, where)
+    groups = _groups(arrays, keys.groups, labels, where)
 
     def read(position: int) -> Picture:
         image = pixels[position]
@@ -91,6 +96,7 @@ def list_npz(
         read=read,
         masks=masks,
         notes=notes,
+        groups=groups,
     )
 
 
@@ -207,6 +213,19 @@ def _masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[np.bool_]
     if masks.shape != size:
         raise DataError(f"masks of shape {array.shape} do not fit images of shape {size}", where=where)
     return masks.astype(np.bool_)
+
+
+def _groups(
+    arrays: dict[str, NDArray[Any]], key: str | None, labels: NDArray[np.int64], where: str
+) -> list[str] | None:
+    """Class and object of each image; objects of two classes may have the same number."""
+    names = [key] if key else [name for name in _GROUPS if name in arrays]
+    if not names:
+        return None
+    objects = _find(arrays, None, names, "groups", where).reshape(-1)
+    if len(objects) != len(labels):
+        raise DataError(f"{len(labels)} labels but {len(objects)} groups in {names[0]!r}", where=where)
+    return [f"{label}/{one}" for label, one in zip(labels.tolist(), objects.tolist(), strict=True)]
 
 
 def _ids(arrays: dict[str, NDArray[Any]], count: int, name: str) -> list[str]:

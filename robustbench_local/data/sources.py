@@ -52,6 +52,7 @@ def load_dataset(
     images_key: str | None = None,
     labels_key: str | None = None,
     masks_key: str | None = None,
+    groups_key: str | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Load labelled images, checked, from a source; only the images that are used are decoded.
@@ -75,6 +76,7 @@ def load_dataset(
         images_key: Array of images in an npz file, instead of the usual names.
         labels_key: Array of labels in an npz file.
         masks_key: Array of masks in an npz file.
+        groups_key: Array in an npz file that tells which images show the same object.
         progress: Called with (images read, images in all).
 
     Raises:
@@ -88,7 +90,7 @@ def load_dataset(
     )
     if source == "signs":
         return _signs(split, limit, seed, classes, options)
-    keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key)
+    keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, groups=groups_key)
     listing = _listing(
         source, split=split, options=options, keys=keys, root=_root(root), download=download, base=base
     )

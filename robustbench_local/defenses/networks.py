@@ -1,38 +1,170 @@
-"""Networks to train: the normalisation in front, weights from a seed."""
+"""Networks to train: any source of models, with the normalisation in front and a head for the classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.models.signs_network import MEAN, STD, signs_resnet
+from robustbench_local.errors import ModelError
+from robustbench_local.models.architectures import find_architecture, fixed_start, start_from
+from robustbench_local.models.loaded import Loaded, Request
+from robustbench_local.models.sources import load_model
+from robustbench_local.models.zoo import list_zoo
+from robustbench_local.preprocessing import Normalization, parse_normalization
 from robustbench_local.randomness import seed_from
 
 
-class NormalizedNetwork(nn.Module):
-    """A network behind its normalisation: images in [0, 1] to logits."""
+class TrainedNetwork(nn.Module):
+    """A network behind its resizing and normalisation: images in [0, 1] to logits.
+
+    Args:
+        network: Normalised images to logits; its weights alone are saved.
+        normalize: Means and standard deviations, or None.
+        input_size: (H, W) that images are resized to, or None for any.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, network: nn.Module, normalize: Normalization | None, input_size: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.input_size = network, input_size
+        mean, std = normalize or ((0.0,), (1.0,))
         # Not part of the weights: whoever loads them normalises outside, see Classifier.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [0, 1] to logits (N, K)."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
+        """(N, C, H, W) in [0, 1] to logits (N, K).
+
+        Raises:
+            ModelError: If the network returns anything else.
+        """
+        if self.input_size is not None and images.shape[-2:] != self.input_size:
+            images = nn.functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
+        logits = self.network((images - self.mean) / self.std)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ModelError(
+                f"returns a {type(logits).__name__} in training, not logits (N, K)",
+                where="training",
+                remedy="wrap the network so that it returns its logits alone",
+            )
         return logits
 
 
-def new_signs_network(seed: int) -> NormalizedNetwork:
-    """The signs' network, initialised from the seed; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_from(seed, "initial weights"))
-        network = signs_resnet()
-    return NormalizedNetwork(network.to(memory_format=torch.channels_last), MEAN, STD)
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        module: The network behind its preprocessing.
+        architecture: What a card beside the weights says about the network.
+        num_classes: How many logits.
+        normalize: Means and standard deviations, or None.
+        input_size: (H, W) that images are resized to, or None for any.
+        origin: Where the weights come from, with their SHA-256; empty for initial weights.
+    """
+
+    module: TrainedNetwork
+    architecture: str
+    num_classes: int
+    normalize: Normalization | None
+    input_size: tuple[int, int] | None
+    origin: dict[str, str]
+
+
+def load_start(
+    model: str,
+    *,
+    num_classes: int,
+    seed: int,
+    weights: str | None = None,
+    normalize: str | None = None,
+    allow_code: bool = False,
+    base: Path | None = None,
+) -> Start:
+    """The network that a training starts from.
+
+    Args:
+        model: One of our architectures, or a source of models such as ``torchvision:resnet50``.
+        num_classes: How many classes the training data have; where the weights have another number, the
+            last layer is replaced.
+        seed: Of initial weights.
+        weights: A file, or the name of published weights such as ``"DEFAULT"``; None for initial ones.
+        normalize: A name, or ``"none"``; None for what the model or its weights know.
+        allow_code: Whether a Python file may be run.
+        base: The folder that relative paths start from.
+
+    Raises:
+        ConfigError: If the model or a name in it is unknown.
+        ModelError: If it cannot be trained, or the weights do not fit.
+        RefusedError: If loading could run code that was not allowed.
+    """
+    request = Request(weights=weights, default_classes=num_classes, allow_code=allow_code, base=base)
+    with start_from(seed_from(seed, "initial weights")):
+        loaded = _load(model, request)
+        if not isinstance(loaded.model, nn.Module):
+            raise ModelError("is no torch module, so it cannot be trained", where=model)
+        if loaded.num_classes != num_classes:
+            _replace_head(loaded.model, loaded.num_classes, num_classes, model)
+    known = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
+    sha = loaded.provenance.get("sha256") or loaded.provenance.get("published")
+    return Start(
+        module=TrainedNetwork(loaded.model.requires_grad_(True), known, loaded.input_size),
+        architecture=str(loaded.provenance.get("architecture") or model),
+        num_classes=num_classes,
+        normalize=known,
+        input_size=loaded.input_size,
+        origin={"weights": str(loaded.provenance.get("weights", weights)), "sha256": str(sha)} if sha else {},
+    )
+
+
+def teacher_loader(device: torch.device, base: Path | None = None) -> Callable[[str], nn.Module]:
+    """What loads the teacher of a distillation: a shipped network, a weights file, or a source of models.
+
+    Args:
+        device: Where the teacher computes.
+        base: The folder that relative paths start from.
+    """
+
+    def load(name: str) -> nn.Module:
+        source = f"zoo:{name}" if name in list_zoo() else name if ":" in name else f"checkpoint:{name}"
+        loaded = load_model(source, Request(base=base))
+        if not isinstance(loaded.model, nn.Module):
+            raise ModelError("is no torch module, so it cannot teach", where=name)
+        network = TrainedNetwork(loaded.model, loaded.normalize, loaded.input_size)
+        return network.to(device).eval().requires_grad_(False)
+
+    return load
+
+
+def _load(model: str, request: Request) -> Loaded:
+    if ":" in model:
+        return load_model(model, request)
+    own = find_architecture(model)
+    if request.weights is not None:
+        return load_model(f"checkpoint:{request.weights}", replace(request, weights=None, architecture=model))
+    classes = request.default_classes or own.num_classes
+    return Loaded(model=own.build(classes), num_classes=classes, normalize=own.normalize)
+
+
+def _replace_head(network: nn.Module, before: int, after: int, where: str) -> None:
+    """Put a new last layer in place of one for other classes."""
+    heads = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == before
+    ]
+    if not heads:
+        raise ModelError(f"has no last linear layer of {before} outputs to replace", where=where)
+    name, old = heads[-1]
+    with fixed_start():
+        head = nn.Linear(old.in_features, after, bias=old.bias is not None)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, head)

@@ -1,39 +1,28 @@
 """The one training loop: a recipe, a network and images to weights that can be made again.
 
-``python -m robustbench_local.defenses.train CARD --out WEIGHTS.safetensors`` renders the signs, trains,
-measures and writes the weights with their provenance beside them.
-
 An epoch's randomness comes from the seed and the epoch's number alone, and a checkpoint is written after
 each epoch, so an interrupted training goes on exactly as if nothing had happened.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.catalogue import find_card
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.signs import load_signs
 from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.checkpoint import load_checkpoint, save_checkpoint
 from robustbench_local.defenses.learner import Learner
-from robustbench_local.defenses.networks import new_signs_network
 from robustbench_local.defenses.objective import Batch, Context
-from robustbench_local.defenses.provenance import measure, write_weights
 from robustbench_local.defenses.recipe import Recipe
-from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.defenses.trained import Epoch, Score, Trained
-from robustbench_local.errors import ConfigError, DataError, ModelError, RobustbenchError
+from robustbench_local.errors import ConfigError, DataError, ModelError
 from robustbench_local.randomness import seed_from
 
 _VALIDATION_BATCH = 256
@@ -41,10 +30,6 @@ _SMALL = 3 * 64 * 64
 """Values of an image up to which a whole validation batch fits anywhere."""
 _CURVE_IMAGES = 256
 """Training images that the training curves are measured on."""
-# Images of each class that choose the epoch, and that the shipped figures are measured on.
-_HELD_OUT = {"validation": 16, "test": 40}
-# The order in which threads add up numbers decides their last bits, so their number belongs to the recipe.
-_REPEATED = ("data", "seed", "per_class", "autoattack", "threads")
 
 
 def no_teacher(name: str) -> nn.Module:
@@ -65,6 +50,7 @@ def train(
     seed: int = 0,
     checkpoint: Path | None = None,
     report: Callable[[str], None] = lambda _line: None,
+    on_step: Callable[[int, int], None] | None = None,
     device: torch.device | str = "cpu",
     teacher: Callable[[str], nn.Module] = no_teacher,
     belongs: Mapping[str, str] | None = None,
@@ -82,6 +68,7 @@ def train(
         seed: Of the order, the augmentation and the adversary's starts.
         checkpoint: Written after each epoch; if it is there and belongs to this training, it is resumed.
         report: Receives a line of progress an epoch.
+        on_step: Called with (steps done, steps in all) after each step.
         device: Where to compute.
         teacher: Loads the frozen network that a distillation names.
         belongs: What else a checkpoint must agree with, such as the weights that a fine-tuning starts from.
@@ -114,7 +101,7 @@ def train(
         learner.restore(load_checkpoint(checkpoint, identity))
         report(f"resumed after epoch {learner.epoch} of {recipe.epochs}")
     while learner.epoch < recipe.epochs:
-        _run_epoch(learner, context, validation)
+        _run_epoch(learner, context, on_step or _ignore)
         if checkpoint is not None:
             save_checkpoint(checkpoint, identity, learner.state())
         report(_progress(learner))
@@ -146,11 +133,16 @@ def _identity(
     }
 
 
-def _run_epoch(learner: Learner, context: Context, validation: Dataset) -> None:
+def _ignore(_done: int, _all: int) -> None:
+    """Nobody listens."""
+
+
+def _run_epoch(learner: Learner, context: Context, on_step: Callable[[int, int], None]) -> None:
     """Train for an epoch, measure it, and keep it if it is the best."""
+    validation = context.validation
     started, before = time.perf_counter(), learner.seconds
     generator = torch.Generator().manual_seed(seed_from(context.seed, "epoch", learner.epoch))
-    loss = _train_epoch(learner, context, generator)
+    loss = _train_epoch(learner, context, generator, on_step)
     learner.epoch += 1
     size = min(_CURVE_IMAGES, len(validation), len(context.training))
     order = torch.Generator().manual_seed(seed_from(context.seed, "curve"))
@@ -166,7 +158,9 @@ def _run_epoch(learner: Learner, context: Context, validation: Dataset) -> None:
     )
 
 
-def _train_epoch(learner: Learner, context: Context, generator: torch.Generator) -> float:
+def _train_epoch(
+    learner: Learner, context: Context, generator: torch.Generator, on_step: Callable[[int, int], None]
+) -> float:
     """One pass in random order, the incomplete last batch left out; the mean loss."""
     recipe, training = learner.recipe, context.training
     augmentation = recipe.augmentation(training.class_names)
@@ -190,6 +184,7 @@ def _train_epoch(learner: Learner, context: Context, generator: torch.Generator)
                     remedy="lower learning_rate, set gradient_clip, or check the images",
                 )
         total += loss
+        on_step(learner.epoch * context.steps + step + 1, recipe.epochs * context.steps)
     return float(total) / context.steps
 
 
@@ -225,87 +220,3 @@ def _progress(learner: Learner) -> str:
     minutes, seconds = divmod(round(left), 60)
     done = f"epoch {learner.epoch}/{learner.recipe.epochs}  loss {epoch.loss:.3f}"
     return f"{done}  clean {score.clean:.1%}{robust}  {minutes} min {seconds:02d} s left"
-
-
-def _arguments(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m robustbench_local.defenses.train", description=__doc__)
-    parser.add_argument("card", help="name of a defense's card, such as pgd-at-linf-8")
-    parser.add_argument("--data", choices=["signs"], default="signs", help="what to train on")
-    parser.add_argument("--seed", type=int, default=0, help="of the images, the weights and the order")
-    parser.add_argument("--per-class", type=int, default=400, help="training images of each class")
-    parser.add_argument(
-        "--autoattack", type=int, default=500, help="test images that AutoAttack is measured on"
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
-    parser.add_argument("--checkpoint", type=Path, help="written after each epoch, resumed if it is there")
-    parser.add_argument("--out", type=Path, required=True, help="the weights, .safetensors")
-    return parser.parse_args(words)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')}  {line}\n")
-    sys.stderr.flush()
-
-
-def _render(asked: argparse.Namespace) -> dict[str, Dataset]:
-    images = {}
-    for split, count in {"train": asked.per_class, **_HELD_OUT}.items():
-        _say(f"rendering {split}: {count} images a class")
-        images[split] = load_signs(split=split, per_class=count, seed=asked.seed)
-    return images
-
-
-def _make(asked: argparse.Namespace) -> None:
-    torch.set_num_threads(asked.threads)
-    card = find_card(asked.card, kind="defense")
-    recipe = read_recipe(card)
-    images = _render(asked)
-    module = new_signs_network(asked.seed)
-    trained = train(
-        module,
-        recipe,
-        images["train"],
-        images["validation"],
-        seed=asked.seed,
-        checkpoint=asked.checkpoint,
-        report=_say,
-    )
-    module.load_state_dict(trained.state)
-    measured = measure(module, images["test"], autoattack_images=asked.autoattack, report=_say)
-    write_weights(
-        asked.out,
-        module.network,
-        card=card,
-        recipe=recipe,
-        trained=trained,
-        data={"source": asked.data, **{split: _summary(data) for split, data in images.items()}},
-        measured=measured,
-        seed=asked.seed,
-        command=_command(asked),
-    )
-
-
-def _summary(data: Dataset) -> dict[str, Any]:
-    return {"n": len(data), "classes": len(set(data.labels.tolist())), "digest": data.digest()}
-
-
-def _command(asked: argparse.Namespace) -> str:
-    """What makes the same weights again: all that matters, and no path of this machine."""
-    settings = (f"--{key.replace('_', '-')} {getattr(asked, key)}" for key in _REPEATED)
-    return (
-        f"python -m robustbench_local.defenses.train {asked.card} {' '.join(settings)} --out {asked.out.name}"
-    )
-
-
-def main(words: Sequence[str]) -> int:
-    """Make shipped weights; the exit code."""
-    try:
-        _make(_arguments(words))
-    except RobustbenchError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

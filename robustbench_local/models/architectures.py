@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -15,6 +16,7 @@ from robustbench_local.preprocessing import NORMALIZATIONS, Normalization
 from robustbench_local.suggestion import did_you_mean
 
 _NETWORKS = "robustbench_local.models.networks:"
+_seed: ContextVar[int] = ContextVar("seed of initial weights", default=0)
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gtsrb_stn": Architecture(_NETWORKS + "SpatialTransformerCNN", 43, (3, 32, 32), NORMALIZATIONS["gtsrb"]),
     "mnist_fast": Architecture(_NETWORKS + "strided_cnn", 10, (1, 28, 28)),
     "mnist_smallcnn": Architecture(_NETWORKS + "SmallCNN", 10, (1, 28, 28)),
+    "signs_cnn": Architecture(
+        "robustbench_local.models.signs_cnn:signs_cnn", 43, (3, 32, 32), ((0.4,) * 3, (0.25,) * 3)
+    ),
     "signs_resnet": Architecture(
         "robustbench_local.models.signs_network:signs_resnet", 43, (3, 32, 32), ((0.4,) * 3, (0.25,) * 3)
+    ),
+    "signs_resnet_wide": Architecture(
+        "robustbench_local.models.signs_network:signs_resnet_wide", 43, (3, 32, 32), NORMALIZATIONS["gtsrb"]
     ),
 }
 """Every network of our own that a checkpoint can name as its ``architecture``."""
@@ -81,7 +89,17 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
 
 @contextmanager
 def fixed_start() -> Iterator[None]:
-    """Initial weights come from seed 0 while open; the global random state is untouched afterwards."""
+    """Initial weights are always the same while open; the global random state is untouched afterwards."""
     with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which would also reseed every GPU
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(_seed.get())
         yield
+
+
+@contextmanager
+def start_from(seed: int) -> Iterator[None]:
+    """Networks that are built while open get the initial weights of this seed instead of those of seed 0."""
+    token = _seed.set(seed)
+    try:
+        yield
+    finally:
+        _seed.reset(token)

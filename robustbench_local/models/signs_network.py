@@ -74,3 +74,8 @@ def signs_resnet(num_classes: int = NUM_CLASSES) -> SignsResNet:
     Its tensors lie channels last, which makes a forward pass 1.5 to 2 times as fast on a CPU.
     """
     return SignsResNet(num_classes).to(memory_format=torch.channels_last)
+
+
+def signs_resnet_wide(num_classes: int = NUM_CLASSES) -> SignsResNet:
+    """The same network with half as many channels again, for photographs."""
+    return SignsResNet(num_classes, (36, 72, 144)).to(memory_format=torch.channels_last)

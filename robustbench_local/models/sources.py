@@ -16,6 +16,7 @@ from robustbench_local.models.libraries import load_timm, load_torchvision
 from robustbench_local.models.loaded import Loaded, Request, with_weights
 from robustbench_local.models.onnx_model import load_onnx
 from robustbench_local.models.user_code import load_python
+from robustbench_local.models.weights_card import WeightsCard, card_beside
 from robustbench_local.models.zoo import FOLDER, find_zoo
 from robustbench_local.strict import validate
 from robustbench_local.suggestion import did_you_mean
@@ -82,7 +83,7 @@ def load_classifier(
         output=output,
         endpoint=_endpoint(source, endpoint),
     )
-    loaded = _loader(source)(source.partition(":")[2], request)
+    loaded = load_model(source, request)
     classifier = Classifier(
         loaded.model,
         num_classes=loaded.num_classes,
@@ -102,6 +103,19 @@ def load_classifier(
     classifier.provenance = {"source": without_credentials(source), **loaded.provenance}
     classifier.check_finite_weights()
     return classifier
+
+
+def load_model(source: str, request: Request) -> Loaded:
+    """A model as its source has it: no `Classifier` around it, ready to be trained where it is a module.
+
+    Args:
+        source: As for `load_classifier`.
+        request: What the user said about it.
+
+    Raises:
+        RobustbenchError: As `load_classifier` does.
+    """
+    return _loader(source)(source.partition(":")[2], request)
 
 
 def _loader(source: str) -> Callable[[str, Request], Loaded]:
@@ -133,9 +147,13 @@ def _load_checkpoint(file: str, request: Request) -> Loaded:
     """A weights file, together with the network that it belongs to."""
     if request.weights is not None:
         raise ConfigError(f"checkpoint:{file} is the weights file itself", remedy="leave weights out")
+    if request.architecture is None and (card := card_beside(file, request.base)) is not None:
+        return _load_described(card, file, request)
     kind, _, rest = (request.architecture or "").partition(":")
     if kind in ("torchvision", "timm", "python") and rest:
-        return _LOADERS[kind](rest, replace(request, weights=file))
+        inner = _LOADERS[kind](rest, replace(request, weights=file))
+        inner.provenance["architecture"] = request.architecture or ""
+        return inner
     own = find_architecture(request.architecture) if request.architecture else None
     weights = request.read(file)
     if own is None and weights.module is not None:
@@ -163,9 +181,14 @@ def _load_checkpoint(file: str, request: Request) -> Loaded:
 def _load_zoo(name: str, request: Request) -> Loaded:
     """A network that ships with the package; its file must have the SHA-256 of its card."""
     card = find_zoo(name)
-    shipped = replace(request, sha256=card.sha256, architecture=card.architecture, base=FOLDER, weights=None)
-    found = _load_checkpoint(card.weights, replace(shipped, num_classes=card.num_classes))
-    found.normalize = card.normalize
+    return _load_described(card, card.weights, replace(request, base=FOLDER, weights=None))
+
+
+def _load_described(card: WeightsCard, file: str, request: Request) -> Loaded:
+    """Weights with the card beside them, whose SHA-256 they must have."""
+    described = replace(request, sha256=card.sha256, architecture=card.architecture)
+    found = _load_checkpoint(file, replace(described, num_classes=card.num_classes))
+    found.normalize, found.input_size, found.unnormalized = card.normalize, card.input_size, False
     found.class_names = card.class_names
     found.provenance |= card.provenance
     return found

@@ -6,23 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
 from torch import nn
 
 from robustbench_local.catalogue import find_card
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses import train as train_module
 from robustbench_local.defenses.adversary import frozen, linf_examples
 from robustbench_local.defenses.augmentation import Augmentation
-from robustbench_local.defenses.networks import new_signs_network
+from robustbench_local.defenses.networks import load_start
 from robustbench_local.defenses.pgd_at import PGDTraining
 from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.defenses.schedule import learning_rate
 from robustbench_local.defenses.standard import Standard
-from robustbench_local.defenses.train import main, train
+from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError, ConfigError, DataError, ModelError, StorageError
-from robustbench_local.models.zoo import find_zoo
 from robustbench_local.threat import ThreatModel
 
 PLAIN = Standard(
@@ -153,7 +149,7 @@ def test_another_seed_gives_other_weights():
 def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     train(_network(), replace(ADVERSARIAL, epochs=2, warmup_epochs=0), TRAINING, VALIDATION)
-    new_signs_network(0)
+    load_start("signs_resnet", num_classes=43, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -296,35 +292,3 @@ def test_a_missing_parameter_is_named():
 def test_an_l2_radius_is_refused():
     with pytest.raises(CardError, match="Linf only"):
         replace(ADVERSARIAL, threat=ThreatModel(norm="L2", eps=0.5))
-
-
-def test_the_command_writes_weights_and_their_provenance(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_module, "_HELD_OUT", {"validation": 1, "test": 1})
-    monkeypatch.setattr(train_module, "read_recipe", lambda _card: replace(PLAIN, epochs=2, batch_size=25))
-    out = tmp_path / "signs-tiny.safetensors"
-    threads = str(torch.get_num_threads())
-    words = ["standard", "--per-class", "2", "--autoattack", "2", "--threads", threads, "--out", str(out)]
-    assert main(words) == 0
-    assert "epoch 2/2" in capsys.readouterr().err
-    card = yaml.safe_load(out.with_suffix(".yaml").read_text())
-    assert find_zoo("signs-tiny", tmp_path).num_classes == len(card["class_names"]) == 43
-    assert card["architecture"] == "signs_resnet"
-    provenance = card["provenance"]
-    assert provenance["defense"]["parameters"]["epochs"] == 2
-    assert provenance["data"]["train"]["n"] == 50
-    measured = provenance["measured"]
-    assert [figure["attack"] for figure in measured] == ["none", "fgsm", "pgd", "autoattack"]
-    assert [figure["n"] for figure in measured] == [25, 25, 25, 2]
-    assert all(figure["low"] <= figure["accuracy"] <= figure["high"] for figure in measured)
-    assert str(tmp_path) not in provenance["made"]["command"]
-    network = new_signs_network(1).network
-    assert network.load_state_dict(load_file(out), strict=True)
-    second = tmp_path / "again" / "signs-tiny.safetensors"
-    second.parent.mkdir()
-    assert main([*words[:-1], str(second)]) == 0
-    assert yaml.safe_load(second.with_suffix(".yaml").read_text())["sha256"] == card["sha256"]
-
-
-def test_the_command_speaks_of_an_unknown_card_in_one_line(tmp_path, capsys):
-    assert main(["pgd-att-linf-8", "--out", str(tmp_path / "a.safetensors")]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,76 @@
+"""The card that lies beside weights: which network they belong to, and how they were made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.models.files import find_file
+from robustbench_local.strict import Strict, read_yaml, validate
+
+
+class WeightsCard(Strict):
+    """What a weights file needs to become a classifier, and where it comes from.
+
+    Args:
+        name: The card's own file name.
+        weights: The file beside it.
+        sha256: Of that file.
+        architecture: One of `robustbench_local.models.architectures`, or ``torchvision:NAME``,
+            ``timm:NAME``, ``python:FILE.py:NAME``.
+        num_classes: How many logits.
+        normalize: Means and standard deviations a channel, of images in [0, 1]; None for none.
+        input_size: (H, W) that images are resized to; None for any.
+        class_names: One a class.
+        provenance: How it was made and measured; shown in reports, never read by code.
+    """
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    weights: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    architecture: str
+    num_classes: Annotated[int, Field(ge=2)]
+    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None
+    input_size: tuple[int, int] | None = None
+    class_names: tuple[str, ...]
+    provenance: dict[str, Any]
+
+
+def read_weights_card(path: Path, *, remedy: str) -> WeightsCard:
+    """Read the card beside weights.
+
+    Args:
+        path: The YAML file.
+        remedy: What to do if it is damaged.
+
+    Raises:
+        ModelError: If it is damaged, or not about the file beside it.
+    """
+    try:
+        card = validate(WeightsCard, read_yaml(path, ConfigError), where=path.name, error=ConfigError)
+    except ConfigError as error:
+        raise ModelError(error.what, where=error.where, remedy=remedy) from error
+    if card.name != path.stem or card.weights != Path(card.weights).name:
+        raise ModelError(f"the card names {card.name!r} and {card.weights!r}", where=path.name, remedy=remedy)
+    return card
+
+
+def card_beside(weights: str, base: Path | None = None) -> WeightsCard | None:
+    """The card that `rbl train` wrote beside a weights file, if there is one.
+
+    Args:
+        weights: The weights file.
+        base: The folder that a relative path starts from.
+
+    Raises:
+        ModelError: If there is no such weights file, or its card is damaged.
+    """
+    path = find_file(weights, base).with_suffix(".yaml")
+    if not path.is_file():
+        return None
+    card = read_weights_card(path, remedy="remove it and set architecture, or train again")
+    return card if card.weights == Path(weights).name else None

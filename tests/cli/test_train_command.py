@@ -1,0 +1,171 @@
+"""``rbl train``: weights that a grid takes as they are, made again from what lies beside them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from robustbench_local.cli.main import call
+from robustbench_local.models.sources import load_classifier
+
+USUAL = [
+    "--data", "npz:signs.npz", "--val-share", "0.25", "--threads", "1", "--batch-size", "10",
+    "--set", "warmup_epochs=0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Sixty images of three classes, five of each object, in a working directory."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 20)
+    objects = np.tile(np.repeat(np.arange(4), 5), 3)
+    images = generator.integers(0, 60, (60, 32, 32, 3), dtype=np.uint8)
+    images[np.arange(60), :, :, labels] += 150
+    np.savez(tmp_path / "signs.npz", x=images, y=labels, track=objects, class_names=["red", "green", "blue"])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _train(*words, out="net.safetensors"):
+    return call(["train", *words, *USUAL, "--out", out])
+
+
+def test_weights_come_with_all_that_a_grid_needs(place):
+    assert _train("standard", "--set", "epochs=3") == 0
+    card = yaml.safe_load((place / "net.yaml").read_text())
+    classifier = load_classifier("checkpoint:net.safetensors", base=place)
+    assert classifier.class_names == ("red", "green", "blue")
+    made = card["provenance"]
+    assert made["defense"]["card"] == "standard"
+    assert made["defense"]["parameters"]["epochs"] == 3
+    assert (made["data"]["training"]["objects"], made["data"]["validation"]["objects"]) == (9, 3)
+    measured = made["measured"]
+    found = [(one["attack"], one["n"], one["on"]) for one in measured]
+    assert found == [(name, 15, "validation") for name in ("none", "fgsm", "pgd")]
+    assert all(one["low"] <= one["accuracy"] <= one["high"] for one in measured)
+    assert measured[0]["accuracy"] == made["made"]["validation"]["clean"] > 0.9
+    rows = list(csv.DictReader((place / "net.curves.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["validation_clean"]) > 0.9
+    assert rows[0]["validation_robust"] == ""
+    assert (place / "net.curves.png").stat().st_size > 5000
+
+
+def test_the_command_in_the_card_makes_the_same_weights(place):
+    _train(
+        "pgd-at-linf-8",
+        "--set",
+        "epochs=1",
+        "--set",
+        "eps_warmup_epochs=0",
+        "--set",
+        "eps=0.9",
+        "--autoattack",
+        "3",
+    )
+    card = yaml.safe_load((place / "net.yaml").read_text())
+    assert card["provenance"]["defense"]["threat"] == {"norm": "Linf", "eps": 0.9}
+    assert card["provenance"]["measured"][-1].items() >= {"attack": "autoattack", "n": 3, "right": 0}.items()
+    before = (place / "net.safetensors").read_bytes()
+    (place / "net.safetensors").unlink()
+    assert call(shlex.split(card["provenance"]["made"]["command"])[1:]) == 0
+    assert (place / "net.safetensors").read_bytes() == before
+
+
+def test_weights_that_changed_after_their_card_are_refused(place, capsys):
+    _train("standard", "--set", "epochs=1")
+    with (place / "net.safetensors").open("ab") as file:
+        file.write(b" ")
+    assert (
+        call(["train", "standard", *USUAL, "--model", "checkpoint:net.safetensors", "--out", "b.safetensors"])
+        == 3
+    )
+    assert "not the" in capsys.readouterr().err
+
+
+def test_fine_tuning_starts_from_the_weights_and_fits_the_head(place):
+    assert (
+        _train("standard", "--model", "zoo:signs-plain", "--set", "epochs=1", "--set", "learning_rate=1e-9")
+        == 0
+    )
+    card = yaml.safe_load((place / "net.yaml").read_text())
+    assert (card["architecture"], card["num_classes"]) == ("signs_resnet", 3)
+    assert card["provenance"]["start"]["weights"] == "signs-plain.safetensors"
+    found = load_file(place / "net.safetensors")
+    before = load_classifier("zoo:signs-plain").module.state_dict()
+    assert found["head.weight"].shape == (3, before["head.weight"].shape[1])
+    assert torch.allclose(found["stem.weight"], before["stem.weight"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["pgd-att-linf-8"], 2, "pgd-at-linf-8"),
+        (["standard", "--set", "epoch=1"], 2, "epochs"),
+        (["standard", "--set", "epochs"], 2, "KEY=VALUE"),
+        (["standard", "--set", "epochs=many"], 2, "epochs: input should be a valid integer"),
+        (["standard", "--data-option", "sizes=3"], 2, "size"),
+        (["standard", "--model", "signs_resnett"], 2, "signs_resnet"),
+        (["standard", "--set", "flip=[crimson]"], 2, "crimson"),
+        (["standard", "--val", "npz:missing.npz"], 3, "no such file"),
+        (["standard", "--group-pattern", "x+"], 2, "does not match"),
+        (["pgd-at-linf-8", "--set", "eps=[1/255, 2/255]"], 2, "one radius"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_code(place, capsys, words, code, message):
+    assert _train(*words) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_weights_need_a_folder_and_a_suffix(place, capsys):
+    for out in ("missing/net.safetensors", "net.pt"):
+        assert _train("standard", out=out) == 2
+        assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_ends_with_the_same_weights(place):
+    words = [
+        "pgd-at-linf-8",
+        "--set",
+        "epochs=40",
+        "--set",
+        "eps_warmup_epochs=4",
+        "--checkpoint",
+        "net.ckpt",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "robustbench_local.cli",
+        "train",
+        *words,
+        *USUAL,
+        "--out",
+        "net.safetensors",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stdout:
+            if "epoch 3/20" in line:
+                process.send_signal(signal.SIGKILL)
+                break
+        assert process.wait() == -signal.SIGKILL
+    assert not (place / "net.safetensors").exists()
+    assert _train(*words) == 0
+    (place / "net.ckpt").unlink()
+    assert _train(*words, out="whole.safetensors") == 0
+    assert (place / "net.safetensors").read_bytes() == (place / "whole.safetensors").read_bytes()
