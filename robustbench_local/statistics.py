@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import betainc, betaincinv
 
 
@@ -110,6 +111,23 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
     return Estimate(value=k / n, low=low, high=high, n=n, level=level)
+
+
+def least_share(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[np.float64]:
+    """Exact one-sided lower bounds for shares: each exceeds its true share with probability at most alpha.
+
+    Args:
+        k: Counts, 0 to ``n``, any shape.
+        n: Trials behind each count, at least 1.
+        alpha: Probability of claiming too much, in (0, 1).
+
+    Returns:
+        float64, in the shape of ``k``; 0 where nothing was counted.
+
+    Source: Clopper and Pearson 1934, one side.
+    """
+    counts = np.asarray(k, dtype=np.float64)
+    return np.where(counts > 0, betaincinv(np.maximum(counts, 1), n - counts + 1, alpha), 0.0)
 
 
 def wilson(k: int, n: int, level: float = 0.95) -> Estimate:

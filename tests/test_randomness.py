@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from robustbench_local.randomness import Stream, seed_from
+from robustbench_local.randomness import Stream, normal_at, seed_from
 
 IDS = tuple(f"photo-{number}.png" for number in range(7))
 STREAM = Stream(3, IDS, "PGD()")
@@ -74,3 +74,26 @@ def test_a_group_has_one_seed_that_depends_on_all_its_images():
     assert STREAM.group_seed() != STREAM.select([0, 1, 2]).group_seed()
     assert STREAM.group_seed() != STREAM.select([1, 0, 2, 3, 4, 5, 6]).group_seed()
     assert STREAM.group_seed() != Stream(4, IDS, "PGD()").group_seed()
+
+
+def test_numbered_draws_are_normal_and_independent():
+    keys = STREAM.keys("votes", "cpu")[:2].repeat_interleave(40)
+    draws = torch.arange(40).repeat(2)
+    found = normal_at(keys, draws, 3001).double()
+    assert found.shape == (80, 3001)
+    assert abs(found.mean()) < 0.005
+    assert abs(found.std() - 1) < 0.005
+    assert abs((found**4).mean() - 3) < 0.05
+    shares = [(found < place).double().mean() for place in (-2.0, -0.5, 1.0)]
+    assert torch.allclose(torch.stack(shares), torch.tensor([0.02275, 0.30854, 0.84134]).double(), atol=2e-3)
+    halves = (found[:, :1500] * found[:, 1501:]).mean()  # these two come from one counter
+    assert abs(halves) < 0.01
+    assert (torch.corrcoef(found) - torch.eye(80)).abs().max() < 0.1
+
+
+def test_a_numbered_draw_depends_on_its_key_and_number_alone():
+    keys, draws = STREAM.keys("votes", "cpu"), torch.arange(7)
+    whole = normal_at(keys, draws, 12)
+    assert torch.equal(normal_at(keys[[5, 1]], draws[[5, 1]], 12), whole[[5, 1]])
+    assert len(whole.unique()) == 7 * 12
+    assert not torch.equal(normal_at(keys, draws + 1, 12), whole)

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustbench_local.statistics import Estimate, clopper_pearson, mcnemar, quartiles, wilson, worst_case
+from robustbench_local.statistics import (
+    Estimate,
+    clopper_pearson,
+    least_share,
+    mcnemar,
+    quartiles,
+    wilson,
+    worst_case,
+)
 
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
@@ -163,3 +171,21 @@ def test_quartiles_are_distances_that_occurred_and_infinite_ones_count():
     assert (found.lower, found.median, found.upper) == (2.0, 4.0, math.inf)
     assert not quartiles([]).known
     assert math.isnan(quartiles([]).median)
+
+
+def test_the_least_share_is_where_the_count_becomes_that_unlikely():
+    """One-sided: at the bound, so many or more are counted with probability alpha exactly."""
+    counts, n, alpha = [0, 1, 50, 99, 100], 100, 0.001
+    bounds = least_share(counts, n, alpha)
+    assert bounds[0] == 0.0
+    for k, bound in zip(counts[1:], bounds[1:], strict=True):
+        assert 1 - binomial_cdf(k - 1, n, bound) == pytest.approx(alpha, rel=1e-6)
+    assert bounds[-1] == pytest.approx(alpha ** (1 / n))  # Cohen et al. 2019: all votes agree
+    assert least_share(7, 10, 0.025) == pytest.approx(clopper_pearson(7, 10).low)
+
+
+def test_least_shares_exceed_the_truth_no_more_often_than_alpha():
+    n, alpha, share = 60, 0.02, 0.8
+    too_high = least_share(list(range(n + 1)), n, alpha) > share
+    chance = math.fsum(comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n + 1) if too_high[k])
+    assert 0 < chance <= alpha

@@ -1,1 +1,50 @@
 """Certificates: one method a file, each a frozen dataclass behind the contract of ``base``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from robustbench_local import catalogue
+from robustbench_local.catalogue import Card
+from robustbench_local.certification.base import Certificate
+from robustbench_local.parameters import build, parameter_names
+from robustbench_local.registry import Registry
+
+CERTIFICATES: Registry[Certificate] = Registry(
+    "certificate",
+    Certificate,  # type: ignore[type-abstract]  # compared with, never built
+    {
+        "smoothing": "robustbench_local.certification.smoothing:Smoothing",
+    },
+)
+"""Methods of the cards of kind ``certificate``."""
+
+
+def make_certificate(name: str, given: Mapping[str, Any] | None = None) -> Certificate:
+    """Build a certificate from its name and hyper-parameters, as a card or a grid file gives them.
+
+    Args:
+        name: A name in ``CERTIFICATES``.
+        given: Hyper-parameters; the rest keep their defaults.
+
+    Raises:
+        ConfigError: If the name, a parameter or a value is wrong.
+    """
+    return build(CERTIFICATES[name], given or {}, where=f"certificate {name!r}")
+
+
+def expand(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
+    """The variants of a certificate's card that a grid file asks for: one for each eps.
+
+    Args:
+        card: A certificate's card.
+        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
+
+    Raises:
+        ConfigError: If a key is unknown or a value impossible.
+    """
+    cards = catalogue.expand(card, overrides, parameters=parameter_names(CERTIFICATES[card.method]))
+    for variant in cards:
+        make_certificate(variant.method, variant.parameters)
+    return cards

@@ -52,8 +52,6 @@ class Certificate(ABC):
 
     norms: ClassVar[frozenset[str]]
     """Norms in which it can prove something."""
-    concerns: ClassVar[Concern] = "model"
-    """What the verdicts are about."""
 
     @property
     def error(self) -> float:
@@ -67,8 +65,8 @@ class Certificate(ABC):
         """Prove what can be proven about some images.
 
         Args:
-            classifier: Inside ``classifier.attacked()``. Pass ``rows`` to it whenever the images it is
-                given are not the first ones, so that passes are counted for the right image.
+            classifier: What :meth:`base` gave, inside ``classifier.attacked()``. Pass ``rows`` to it whenever
+                the images it is given are not the first ones, so that passes are counted for the right image.
             images: (N, C, H, W) in [0, 1], on the classifier's device; left untouched.
             labels: True classes, (N,).
             threat: The ball that is asked about.
@@ -108,6 +106,14 @@ class Certificate(ABC):
         if threat.targets or threat.region != "image":
             what = "a target" if threat.targets else "a mask"
             raise ThreatError(f"{name} does not know {what}", remedy="ask about the whole ball, untargeted")
+
+    def base(self, classifier: Classifier) -> Classifier:
+        """What is asked in order to certify a classifier, by default itself; its passes are counted."""
+        return classifier
+
+    def concerns(self, classifier: Classifier) -> Concern:  # noqa: ARG002 - for subclasses
+        """What the verdicts are about when this classifier is given."""
+        return "model"
 
     def note(self) -> str:
         """The one line that a reader of the results has to know, or nothing."""

@@ -1,0 +1,155 @@
+"""Is a share of votes at least so large? Answered for many images at once, with no more votes than needed.
+
+The votes of an image come in looks. Evidence against "the share is smaller" is the wealth of a gambler who
+starts with 1 and bets on each vote at the odds of the largest share that would make the claim false: whoever
+bets against a truth goes from 1 to ``1/alpha`` with probability at most alpha, however often one looks
+(Ville's inequality). Half of the money bets that all votes are hits, half on a share drawn uniformly from
+those that make the claim true. Votes that reach the last look get a second chance by Clopper and Pearson.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincc, betaln
+
+from robustbench_local.statistics import least_share
+
+Counts = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+FIRST_LOOK = 16
+GROWTH = 1.15
+"""A look has so many times the votes of the one before it; what is asked too much stays below 15 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A share of at least ``share``, to be proven with at most ``most`` votes.
+
+    Half of ``alpha`` is spent on the looks on the way, half on the last one.
+    """
+
+    share: float
+    """In (0, 1)."""
+    most: int
+    """Votes at the last look."""
+    alpha: float
+    """Probability, at most, that the claim is made although the share is smaller."""
+
+    def made(self, hits: Counts, votes: int) -> Flags:
+        """Whether the votes so far prove it; a claim once made stands, whatever comes later.
+
+        Args:
+            hits: How many votes were for the class, (N,).
+            votes: How many there were, the same for all.
+        """
+        made = log_evidence(hits, votes, self.share) >= -math.log(self.alpha / 2)
+        if votes < self.most:
+            return made
+        return made | (least_share(hits, votes, self.alpha / 2) >= self.share)
+
+    def hopeless(self, hits: Counts, votes: int) -> Flags:
+        """Whether more votes are wasted: they cannot prove it any more, or almost certainly would not.
+
+        Giving up claims nothing and so costs none of ``alpha``. An image whose share would be enough at the
+        last look is given up with probability at most alpha.
+
+        Args:
+            hits: How many votes were for the class, (N,).
+            votes: How many there were, the same for all.
+        """
+        out_of_reach = hits + (self.most - votes) < self.needed
+        if self.needed >= self.most:  # a single miss is too many, or nothing is enough
+            return out_of_reach
+        against = _log_mixture(votes - hits, votes, 1 - self.needed / self.most)
+        return out_of_reach | (against >= -math.log(self.alpha))
+
+    @cached_property
+    def needed(self) -> int:
+        """Fewest hits that prove it at the last look; more than ``most`` if nothing can."""
+        low, high = 0, self.most + 1
+        while low < high:
+            middle = (low + high) // 2
+            if least_share(middle, self.most, self.alpha / 2) >= self.share:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+
+class Poll:
+    """Votes on many images at once: is the majority's share above one half, and is it at least ``share``?
+
+    An image leaves when the second question is answered, or will not be. Both answers together claim too
+    much with probability at most alpha: the second is only claimed with the first, which it implies.
+
+    Args:
+        count: How many images.
+        share: In [0.5, 1).
+        most: Votes an image at most.
+        alpha: Probability of claiming too much, for each image.
+
+    Attributes:
+        open: Images that need more votes, ascending, (M,).
+        votes: How many each of those has had.
+        majority: (count,): it is proven that more than half of all possible votes are for the class.
+        reached: (count,): it is proven that the share is at least ``share``.
+    """
+
+    def __init__(self, count: int, *, share: float, most: int, alpha: float) -> None:
+        self._half = Claim(share=0.5, most=most, alpha=alpha)
+        self._wanted = Claim(share=share, most=most, alpha=alpha)
+        self._hits = np.zeros(count, dtype=np.int64)
+        self.open = np.arange(count)
+        self.votes = 0
+        self.majority, self.reached = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+
+    @property
+    def wanted(self) -> int:
+        """Votes until the next look, for each open image."""
+        most = self._wanted.most
+        return min(max(FIRST_LOOK, math.ceil(self.votes * GROWTH)), most) - self.votes
+
+    def look(self, fresh: Counts) -> None:
+        """Take the votes in and let go the images that are decided.
+
+        Args:
+            fresh: Of the ``wanted`` votes on each open image, how many were for its class, (M,).
+        """
+        self.votes += self.wanted
+        self._hits[self.open] += fresh
+        hits = self._hits[self.open]
+        self.majority[self.open] |= self._half.made(hits, self.votes)
+        self.reached[self.open] |= self.majority[self.open] & self._wanted.made(hits, self.votes)
+        over = self.reached[self.open] | self._wanted.hopeless(hits, self.votes)
+        self.open = self.open[~over if self.votes < self._wanted.most else []]
+
+
+def log_evidence(hits: Counts, votes: int, share: float) -> Floats:
+    """Logarithm of the evidence for a share of at least ``share``: an e-process of every smaller share.
+
+    Args:
+        hits: Votes for the class, (N,).
+        votes: Votes in all.
+        share: In (0, 1).
+
+    Source: Ville 1939; mixtures of likelihood ratios after Robbins 1970, doi:10.1214/aoms/1177696786.
+    """
+    sure = np.where(hits == votes, -votes * math.log(share), -np.inf)
+    return np.logaddexp(sure, _log_mixture(hits, votes, share)) - math.log(2)
+
+
+def _log_mixture(hits: Counts, votes: int, share: float) -> Floats:
+    """Logarithm of the mean likelihood over the shares above ``share``, as a ratio to that of ``share``."""
+    hits, places = np.unique(hits, return_inverse=True)  # many images, few different counts
+    misses = votes - hits
+    with np.errstate(divide="ignore"):  # no likelihood at all is no evidence
+        mean = betaln(hits + 1, misses + 1) + np.log(betaincc(hits + 1, misses + 1, share))
+    at_border = hits * math.log(share) + misses * math.log1p(-share)
+    return np.asarray(mean - math.log1p(-share) - at_border, dtype=np.float64)[places]

@@ -1,0 +1,88 @@
+"""The smoothed classifier: what most votes say when Gaussian noise is added to the image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomized import DRAWS, VERDICT_DRAWS, RandomizedClassifier
+from robustbench_local.randomness import Numbers
+
+
+class SmoothedClassifier(RandomizedClassifier):
+    """The majority vote of a classifier over images with Gaussian noise, estimated with so many votes.
+
+    The noise is added to the pixels, before any preprocessing, and noisy images are not clamped to [0, 1]:
+    a certificate speaks about this noise and no other.
+
+    To an attack it answers with the logarithm of the mean softmax over ``draws`` draws, and with the mean
+    of their gradients. A verdict is the vote of ``votes`` draws that belong to the image: its "logits" are
+    the shares of the votes, so that a tie is not a correct answer, and its margin is a difference of shares.
+
+    Args:
+        inner: The classifier within.
+        sigma: Standard deviation of the noise in pixel units of [0, 1], above 0.
+        draws: Draws that an attack's look averages over.
+        votes: Draws that a verdict counts.
+
+    Raises:
+        ConfigError: If sigma is not above 0, or the classifier within draws random numbers itself.
+
+    Source: Cohen et al. 2019, arXiv:1902.02918, section 3; attacked as in Salman et al. 2019,
+        arXiv:1906.04584, section 2.2.
+    """
+
+    def __init__(
+        self, inner: Classifier, *, sigma: float, draws: int = DRAWS, votes: int = VERDICT_DRAWS
+    ) -> None:
+        check_sigma(sigma)
+        check_steady(inner)
+        super().__init__(inner, draws=draws, verdict_draws=votes)
+        self.sigma = sigma
+
+    @property
+    def identity(self) -> str:
+        """Sigma, and over how many draws it is averaged."""
+        return f"smoothed with sigma {self.sigma!r}, {self.draws} and {self.verdict_draws} draws"
+
+    def sample(self, images: Tensor, numbers: Numbers) -> Tensor:
+        """See :meth:`RandomizedClassifier.sample`."""
+        return self.inner(images + self.sigma * numbers.normal(images.shape[1:]))
+
+    def pooled(self, samples: Tensor) -> Tensor:
+        """The shares of the votes for a verdict, else the logarithm of the mean softmax."""
+        if self._verdicts is not None or self.access == "labels":
+            return vote_shares(samples)
+        return samples.softmax(dim=2).mean(dim=0).log()
+
+
+def vote_shares(samples: Tensor) -> Tensor:
+    """Share of the votes for each class, (N, K), of logits, (D, N, K); NaN where one is not finite."""
+    votes = one_hot(samples.argmax(dim=2), samples.shape[2]).float().mean(dim=0)
+    finite = torch.isfinite(samples).all(dim=2).all(dim=0)
+    return votes.masked_fill(~finite[:, None], torch.nan)
+
+
+def check_sigma(sigma: float) -> None:
+    """Refuse noise of no size.
+
+    Raises:
+        ConfigError: If sigma is not above 0 and finite.
+    """
+    if not 0 < sigma < float("inf"):
+        raise ConfigError(f"sigma must be above 0 and finite, got {sigma}")
+
+
+def check_steady(classifier: Classifier) -> None:
+    """Refuse to count votes of a classifier whose every vote would be a mean over draws of its own.
+
+    Raises:
+        ConfigError: If the classifier draws random numbers.
+    """
+    if isinstance(classifier, RandomizedClassifier):
+        raise ConfigError(
+            "draws random numbers itself, and cannot be smoothed on top of that", where=classifier.name
+        )
