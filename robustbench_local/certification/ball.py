@@ -18,6 +18,9 @@ class Ball(Protocol):
     def box(self) -> Interval:
         """The smallest box around it, (N, C, H, W)."""
 
+    def select(self, index: Tensor) -> Ball:
+        """The sets around some of the images."""
+
     def least(self, rows: Tensor) -> Tensor:
         """Lower bounds of linear functions.
 
@@ -34,6 +37,10 @@ class Box:
     """Images between two images; what remains of a Linf ball inside [0, 1] is one."""
 
     box: Interval
+
+    def select(self, index: Tensor) -> Box:
+        """The boxes of some of the images."""
+        return Box(self.box.select(index))
 
     def least(self, rows: Tensor) -> Tensor:
         """The exact minimum: each pixel goes to the end that its coefficient points away from."""
@@ -59,6 +66,10 @@ class Euclidean:
         """Every pixel may move by the whole radius, inside [0, 1]."""
         lower, upper = (self.images - self.eps).clamp_min(0), (self.images + self.eps).clamp_max(1)
         return Interval.between(lower, upper)
+
+    def select(self, index: Tensor) -> Euclidean:
+        """The balls around some of the images."""
+        return Euclidean(self.images[index], self.eps)
 
     def least(self, rows: Tensor) -> Tensor:
         """A lower bound that is never below that of the whole ball.

@@ -6,7 +6,8 @@ Source: Zhang et al. 2018, arXiv:1811.00866; optimised slopes: Xu et al. 2021, "
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +17,61 @@ from robustbench_local.certification.graph import Graph
 from robustbench_local.certification.interval import Bounds, Interval, propagate
 from robustbench_local.certification.linear import default_slopes, least
 from robustbench_local.certification.operations import Activation, Affine
+from robustbench_local.certification.proof import BoundCertificate
 from robustbench_local.certification.rounding import Rounding
+from robustbench_local.errors import ConfigError
 
 _ROWS_BYTES = 64 * 2**20
 """Memory for the coefficients of the functions that are bounded together."""
 _LEARNING_RATE = 0.1
 """Of Adam on slopes, which lie in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CROWN(BoundCertificate):
+    """Linear bounds from the margins back to the pixels.
+
+    Cheap bounds come first and settle what they can: intervals, then linear bounds, then optimised slopes.
+
+    Attributes:
+        intermediate: What bounds the inputs of activations: ``"crown"``, or ``"ibp"``, which is faster by
+            the width of the network, and enough for networks trained with it.
+        steps: Gradient steps on the slopes of lower lines, for margins that are not proven without.
+    """
+
+    intermediate: Literal["crown", "ibp"] = "crown"
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigError(f"steps must be at least 0, got {self.steps}")
+
+    def margins(self, graph: Graph, ball: Ball, rows: Tensor, rounding: Rounding) -> Tensor:
+        """See :meth:`BoundCertificate.margins`."""
+        place = len(graph.nodes) - 1
+        bounds = propagate(graph, ball.box, rounding=rounding)
+        found = least(bounds, place, rows, ball, through_activations=False)
+        found = torch.maximum(found, least(bounds, place, rows, ball))
+        left = _unproven(found)
+        if self.intermediate == "crown" and len(left):
+            bounds, ball, rows = (
+                crown_bounds(graph, ball.select(left), rounding),
+                ball.select(left),
+                rows[left],
+            )
+            found[left] = torch.maximum(found[left], least(bounds, place, rows, ball))
+        else:
+            bounds, ball, rows = bounds.select(left), ball.select(left), rows[left]
+        still = _unproven(found[left])
+        if self.steps and len(still):
+            better = optimised(bounds.select(still), rows[still], ball.select(still), self.steps)
+            found[left[still]] = torch.maximum(found[left[still]], better)
+        return found
+
+
+def _unproven(margins: Tensor) -> Tensor:
+    """Images of which a margin is not above 0, by their place in the batch."""
+    return (margins.amin(dim=1) <= 0).nonzero().flatten()
 
 
 def crown_bounds(graph: Graph, ball: Ball, rounding: Rounding | None) -> Bounds:
@@ -41,7 +91,7 @@ def crown_bounds(graph: Graph, ball: Ball, rounding: Rounding | None) -> Bounds:
 
 
 def _exact(graph: Graph) -> frozenset[int]:
-    """Nodes whose interval is exact for a box of images: one layer that mixes, and nothing but affine maps."""
+    """Nodes whose interval is exact for a box of images: affine maps, one of which mixes at most."""
     mixed: list[int] = []
     for node in graph.nodes:
         if isinstance(node.operation, Activation) or len(node.inputs) > 1:
@@ -61,7 +111,7 @@ def _improved(bounds: Bounds, place: int, found: Interval, ball: Ball) -> Interv
     order = crossing.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
     better_lower, better_upper = lower.clone(), upper.clone()
     known = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, found], bounds.noise)
-    for chosen in order.split(_functions_at_once(bounds.graph, len(order), lower), dim=1):
+    for chosen in torch.split(order, _functions_at_once(bounds.graph, len(order), lower), dim=1):
         rows = torch.zeros(*chosen.shape, lower.shape[1], dtype=lower.dtype, device=lower.device)
         rows.scatter_(2, chosen[:, :, None], 1.0)
         rows = rows.reshape(*chosen.shape, *bounds.graph.nodes[place].shape)

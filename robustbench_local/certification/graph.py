@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_local.certification.layers import Place, Unsupported, operation
+from robustbench_local.certification.layers import Place, Unsupported, operation, supported
 from robustbench_local.certification.operations import (
     Activation,
     Affine,
@@ -20,6 +20,7 @@ from robustbench_local.certification.operations import (
     Sum,
 )
 from robustbench_local.errors import ModelError
+from robustbench_local.failures import first_line
 
 _AGREEMENT = 1e-4
 """Share of the largest logit by which the graph and the module may differ on the same images."""
@@ -104,27 +105,43 @@ def trace(module: nn.Module, shape: Shape, *, name: str = "model") -> Graph:
     return graph
 
 
-def _read(module: nn.Module, shape: Shape, name: str) -> Graph:
-    tracer = fx.Tracer()
+def check_layers(module: nn.Module, name: str) -> None:
+    """Find out, without knowing the images' shape, whether a module has layers without bounds.
+
+    Raises:
+        ModelError: Naming the first one, or why the ``forward`` cannot be traced.
+    """
+    for node in _traced(module, name).nodes:
+        if node.op == "call_module" and not supported(module.get_submodule(str(node.target))):
+            raise _refusal(node, Unsupported.layer(module.get_submodule(str(node.target))), name)
+
+
+def _traced(module: nn.Module, name: str) -> fx.Graph:
     try:
-        traced = tracer.trace(module)
+        return fx.Tracer().trace(module)
     except Exception as error:
-        line = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"its forward cannot be traced for bounds: {line[:160].rstrip('.')}",
+            f"its forward cannot be traced for bounds: {first_line(error, 120)}",
             where=name,
             remedy="write it without decisions on values, or use a smoothing certificate",
         ) from error
+
+
+def _read(module: nn.Module, shape: Shape, name: str) -> Graph:
+    traced = _traced(module, name)
     sample = _sample(module, shape)
     reader = _Reader(module, sample)
     for node in traced.nodes:
         try:
             reader.visit(node)
         except Unsupported as error:
-            raise ModelError(
-                f"{_where(node)} {error.what}, for which there are no bounds", where=name, remedy=error.remedy
-            ) from None
+            raise _refusal(node, error, name) from None
     return Graph(reader.nodes)
+
+
+def _refusal(node: fx.Node, error: Unsupported, name: str) -> ModelError:
+    what = f"{_where(node)} {error.what}, for which there are no bounds"
+    return ModelError(what, where=name, remedy=error.remedy)
 
 
 class _Reader:

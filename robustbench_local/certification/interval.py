@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from robustbench_local.certification.graph import Graph, Node
@@ -49,10 +48,9 @@ class Interval:
         """Largest absolute value."""
         return self.centre.abs() + self.radius
 
-    def intersected(self, other: Interval) -> Interval:
-        """What both allow."""
-        lower, upper = torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
-        return Interval.between(lower, upper)
+    def select(self, index: Tensor) -> Interval:
+        """The boxes of some of the images."""
+        return Interval(self.centre[index], self.radius[index])
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,11 @@ class Bounds:
     rounding: Rounding | None
     intervals: list[Interval] = field(default_factory=list)
     noise: list[Tensor | None] = field(default_factory=list)
+
+    def select(self, index: Tensor) -> Bounds:
+        """The bounds for some of the images."""
+        noise = [None if each is None else each[index] for each in self.noise]
+        return Bounds(self.graph, self.rounding, [each.select(index) for each in self.intervals], noise)
 
 
 Tighten = Callable[[Bounds, int, Interval], Interval]

@@ -36,6 +36,11 @@ class Unsupported(Exception):  # noqa: N818  a message on its way to a ModelErro
         self.what, self.remedy = what, remedy
         super().__init__(what)
 
+    @classmethod
+    def layer(cls, layer: nn.Module) -> Unsupported:
+        """There are none for this layer."""
+        return cls(f"is a {type(layer).__name__}")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -62,6 +67,11 @@ class Place:
         return lambda: _evaluate(argument, self.module)
 
 
+def supported(layer: nn.Module) -> bool:
+    """Whether there are bounds for layers of this type; a few settings of some are refused later."""
+    return type(layer) in _LAYERS
+
+
 def operation(node: fx.Node, place: Place) -> Operation | None:
     """The operation of a node that depends on the images; None if it leaves values and shape alone.
 
@@ -71,10 +81,9 @@ def operation(node: fx.Node, place: Place) -> Operation | None:
     source = node.args[0] if node.args else None
     if node.op == "call_module":
         layer = place.module.get_submodule(str(node.target))
-        kind = next((kind for kind in _LAYERS if type(layer) is kind), None)
-        if kind is None or not isinstance(source, fx.Node):
-            raise Unsupported(f"is a {type(layer).__name__}")
-        return _LAYERS[kind](layer, place.shape(source), tuple(_result(node, place).shape[1:]))
+        if not supported(layer) or not isinstance(source, fx.Node):
+            raise Unsupported.layer(layer)
+        return _LAYERS[type(layer)](layer, place.shape(source), tuple(_result(node, place).shape[1:]))
     name = _METHODS.get(str(node.target)) if node.op == "call_method" else _FUNCTIONS.get(node.target)
     label = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
     if name is None:

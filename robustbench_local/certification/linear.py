@@ -59,7 +59,7 @@ def least(
         operation = node.operation
         noise = bounds.noise[here]
         if noise is not None:
-            total = total - (rows.abs().flatten(2) @ noise.flatten(1)[:, :, None]).squeeze(2)
+            total = total - _dot(rows.abs(), noise)
         if isinstance(operation, Entry):
             total = total + ball.least(rows)
             if bounds.rounding is not None:
@@ -76,7 +76,7 @@ def least(
             folded, shape = rows.flatten(0, 1), bounds.graph.nodes[node.inputs[0]].shape
             offset = operation.offset(rows)
             if offset is not None:
-                total = total + (folded * offset).flatten(1).sum(dim=1).view(count, functions)
+                total = total + _dot(rows, offset.expand(count, *node.shape))
             _send(waiting, node.inputs[0], operation.transposed(folded).reshape(count, functions, *shape))
         elif isinstance(operation, Reshape):
             _send(waiting, node.inputs[0], rows.reshape(count, functions, *operation.source))
@@ -109,9 +109,13 @@ def _relaxed(
     height = torch.where(crossing, upper * (1 - line), 0.0)
     chosen = default_slopes(operation, interval)[:, None] if slopes is None else slopes
     chosen = torch.where(crossing, chosen, outside)
-    positive, negative = rows.clamp_min(0), rows.clamp_max(0)
-    extra = (negative.flatten(2) @ height.flatten(1)[:, :, None]).squeeze(2)
-    return positive * chosen + negative * line, extra
+    extra = _dot(rows.clamp_max(0), height)
+    return rows * torch.where(rows > 0, chosen, line), extra
+
+
+def _dot(rows: Tensor, values: Tensor) -> Tensor:
+    """Products of rows, (N, M, ...), with values, (N, ...): (N, M)."""
+    return (rows.flatten(2) @ values.flatten(1)[:, :, None]).squeeze(2)
 
 
 def _send(waiting: dict[int, Tensor], place: int, rows: Tensor) -> None:

@@ -1,0 +1,32 @@
+"""The certificate by interval bound propagation.
+
+Source: Gowal et al. 2018, "On the effectiveness of interval bound propagation for training verifiably robust
+models", arXiv:1810.12715, Sec. 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from robustbench_local.certification.ball import Ball
+from robustbench_local.certification.graph import Graph
+from robustbench_local.certification.interval import propagate
+from robustbench_local.certification.linear import least
+from robustbench_local.certification.proof import BoundCertificate
+from robustbench_local.certification.rounding import Rounding
+
+
+@dataclass(frozen=True, kw_only=True)
+class IBP(BoundCertificate):
+    """Boxes through the network, the linear layers after the last activation merged with the margins.
+
+    Costs a few forward passes, and proves something only about networks that were trained for it. An L2 ball
+    is replaced by the box around it.
+    """
+
+    def margins(self, graph: Graph, ball: Ball, rows: Tensor, rounding: Rounding) -> Tensor:
+        """See :meth:`BoundCertificate.margins`."""
+        bounds = propagate(graph, ball.box, rounding=rounding)
+        return least(bounds, len(graph.nodes) - 1, rows, ball, through_activations=False)
