@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from robustbench_local.classifier import Classifier
     from robustbench_local.data.dataset import Dataset
     from robustbench_local.data.sources import load_dataset
+    from robustbench_local.defenses.wrappers import defend
     from robustbench_local.errors import RobustbenchError
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
     from robustbench_local.models.sources import load_classifier
@@ -30,6 +31,7 @@ __all__ = [
     "Run",
     "ThreatModel",
     "__version__",
+    "defend",
     "evaluate",
     "load_classifier",
     "load_dataset",
@@ -50,6 +52,7 @@ _PLACES = {
     "RobustbenchError": "errors",
     "Run": "run",
     "ThreatModel": "threat",
+    "defend": "defenses.wrappers",
     "evaluate": "evaluation.evaluate",
     "load_classifier": "models.sources",
     "load_dataset": "data.sources",

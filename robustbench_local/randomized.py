@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import InvariantError
+from robustbench_local.passes import Meter
 from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
 from robustbench_local.wrapped import WrappedClassifier
 
@@ -58,6 +59,10 @@ class RandomizedClassifier(WrappedClassifier):
     ) -> None:
         super().__init__(inner, name=name, access=access)
         self.draws, self.verdict_draws, self.seed = draws, verdict_draws, 0
+        self.note(
+            f"draws random numbers: an attack looks at the mean over {draws} draws, and a verdict is reached "
+            f"on {verdict_draws} draws of the image's own"
+        )
         self._under_way: Numbers | None = None
         self._verdicts: Stream | None = None
 
@@ -103,10 +108,16 @@ class RandomizedClassifier(WrappedClassifier):
         mean_loss, mean_slope = (torch.stack(part).sum(dim=0) / self.draws for part in (losses, slopes))
         return self.pooled(torch.cat(samples)), mean_loss, mean_slope
 
+    @contextmanager
+    def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:
+        """See :meth:`Classifier.metered`; what is limited is looks, and what is counted their draws."""
+        with super().metered(count, None if limit is None else limit * self.draws) as meter:
+            yield meter
+
     def left(self, rows: Tensor | None = None) -> Tensor | None:
-        """Looks that images may still spend: each costs as many queries as it has draws."""
-        queries = super().left(rows)
-        return None if queries is None else queries // self.draws
+        """Looks that images may still spend."""
+        draws = super().left(rows)
+        return None if draws is None else draws // self.draws
 
     @contextmanager
     def deciding(self, stream: Stream) -> Iterator[None]:

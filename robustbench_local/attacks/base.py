@@ -15,8 +15,9 @@ from robustbench_local.threat import ThreatModel
 
 _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
 
-Knowledge = Literal["white-box", "scores", "labels", "transfer"]
-"""What the attacker sees of the classifier; ``"transfer"``: nothing, only of another one."""
+Knowledge = Literal["white-box", "scores", "labels", "transfer", "naive"]
+"""What the attacker sees of the classifier; ``"transfer"``: nothing, only of another one; ``"naive"``: all
+but its defense."""
 Measure = Literal["ball", "distance"]
 
 

@@ -64,8 +64,8 @@ def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
 
 
 def _attack(cell: dict[str, Any]) -> str:
-    """The attack, and what it saw where that was not everything."""
-    if cell["knowledge"] == "white-box" or cell["norm"] == "corruption":
+    """The attack, and what it saw where that was not everything and its name does not say so."""
+    if cell["knowledge"] in {"white-box", "naive"} or cell["norm"] == "corruption":
         return escape(cell["attack"])
     return escape(f"{cell['attack']} ({cell['knowledge']})")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -17,11 +17,12 @@ from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.errors import ConfigError, RobustbenchError
+from robustbench_local.evaluation.adapted import adapted
 from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import applicable
 from robustbench_local.evaluation.grid import Grid
 from robustbench_local.evaluation.plan import PlannedCell, Subject, cell_key
-from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
+from robustbench_local.evaluation.transfer import NAIVE_NOTE, check_surrogate, transfer_note
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
 
@@ -43,11 +44,14 @@ class Column:
     """Most images it gets; None: all that the goal applies to."""
     surrogate: str | None = None
     """Id of the model that candidates are crafted on; None: each model by itself."""
+    naive: bool = False
+    """Whether candidates are crafted on the model without its defense."""
 
     @property
     def name(self) -> str:
-        """The card's name; with the surrogate if there is one."""
-        return f"{self.card.name}[from={self.surrogate}]" if self.surrogate else self.card.name
+        """The card's name; with what the candidates are crafted on if that is not the model itself."""
+        origin = "[naive]" if self.naive else f"[from={self.surrogate}]" if self.surrogate else ""
+        return self.card.name + origin
 
     @property
     def rules(self) -> CardThreat:
@@ -103,6 +107,17 @@ def plan_cells(
         for column in columns:
             surrogate = models[column.surrogate] if column.surrogate else None
             yield _plan_cell(grid, subject, column, surrogate, given, next(position))
+            if _worth_trying_naively(subject, column):
+                naive = replace(column, naive=True)
+                yield _plan_cell(grid, subject, naive, subject.undefended, given, next(position))
+
+
+def _worth_trying_naively(subject: Subject, column: Column) -> bool:
+    """Whether an attack follows gradients, which it would find otherwise in the model without its wrapper."""
+    undefended = subject.undefended
+    if undefended is None or column.surrogate is not None or column.attack.access != "gradients":
+        return False
+    return undefended.classifier.access == "gradients"
 
 
 def _plan_cell(
@@ -113,7 +128,8 @@ def _plan_cell(
     given: dict[str, str],
     position: int,
 ) -> PlannedCell:
-    card, attack, names = column.card, column.attack, subject.data.class_names
+    crafted_on = (surrogate or subject).classifier
+    attack, names = adapted(column.attack, crafted_on), subject.data.class_names
     sources = resolve_classes(column.rules.sources, names)
     threat = column.rules.model(resolve_classes(column.rules.targets, names))
     everyone = applicable(subject.data, threat, sources)
@@ -126,10 +142,10 @@ def _plan_cell(
         "search": grid.search_precision if attack.refills else "fp32",
     }
     identity = {"model": subject.digest, **given, **what}
-    notes = [attack.note((surrogate or subject).classifier, threat)]
+    notes = [attack.note(crafted_on, threat)]
     if surrogate:
         identity["surrogate"] = surrogate.digest
-        notes.append(transfer_note(surrogate.id))
+        notes.append(NAIVE_NOTE if column.naive else transfer_note(surrogate.id))
     if what["search"] == "bf16":
         notes.append(BF16_NOTE)
     record = CellRecord(
@@ -138,7 +154,7 @@ def _plan_cell(
         model=subject.id,
         defense=subject.defense,
         attack=column.name,
-        card=card.base,
+        card=column.card.base,
         norm=threat.norm,
         eps=threat.eps,
         threat=threat.name,
@@ -147,10 +163,10 @@ def _plan_cell(
         sources=sources,
         images=len(positions),
         excluded=len(subject.data) - len(everyone),
-        parameters={"method": card.method, **asdict(attack)},
+        parameters={"method": column.card.method, **asdict(attack)},
         identity=identity,
         note="; ".join(filter(None, notes)),
-        knowledge="transfer" if surrogate else attack.knowledge,
+        knowledge="naive" if column.naive else "transfer" if surrogate else attack.knowledge,
         surrogate=column.surrogate,
         measure=attack.measure,
     )
@@ -160,7 +176,7 @@ def _plan_cell(
         attack=attack,
         threat=threat,
         positions=positions,
-        skipped=_reason_to_skip(attack, threat, subject, surrogate, len(positions)),
+        skipped=_reason_to_skip(attack, threat, subject, surrogate, len(positions), naive=column.naive),
         surrogate=surrogate,
     )
 
@@ -173,14 +189,20 @@ def _limited(data: Dataset, positions: Tensor, limit: int | None, seed: int) -> 
 
 
 def _reason_to_skip(
-    attack: Attack, threat: ThreatModel, subject: Subject, surrogate: Subject | None, count: int
+    attack: Attack,
+    threat: ThreatModel,
+    subject: Subject,
+    surrogate: Subject | None,
+    count: int,
+    *,
+    naive: bool,
 ) -> str | None:
     """Why a cell cannot run on this model; what is wrong whatever the model is raised instead."""
     if not count:
         return "no image of the data has this goal: none is of a source class outside the targets"
     if threat.region == "mask" and subject.data.masks is None:
         return "the threat is confined to a mask, and the data have none"
-    if surrogate and (surrogate.id == subject.id or surrogate.digest == subject.digest):
+    if surrogate and not naive and (surrogate.id == subject.id or surrogate.digest == subject.digest):
         return "the candidates are crafted on this very model: that would be no transfer"
     if surrogate:
         check_surrogate(attack, threat, surrogate.classifier, surrogate.data, subject.data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,10 +74,8 @@ class PlannedCell:
         forward, backward = self.attack.cost(self.threat)
         look = draws_of(self.crafted_on.classifier)[0]
         reading = draws_of(self.subject.classifier)[1]
-        most = math.inf if self.attack.queries is None else self.attack.queries
         count = 0 if self.skipped else len(self.positions)
-        forward = int(min(forward * look, max(most, forward)))
-        return count * (forward + HARNESS_PASSES * reading), count * backward * look
+        return count * (forward * look + HARNESS_PASSES * reading), count * backward * look
 
     def task(self, seed: int) -> Task:
         """The work itself."""

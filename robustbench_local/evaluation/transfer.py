@@ -9,6 +9,11 @@ from robustbench_local.data.labels import class_difference
 from robustbench_local.errors import ConfigError
 from robustbench_local.threat import ThreatModel
 
+NAIVE_NOTE = (
+    "crafted on the model without its defense: what the defense seems to be worth while nobody knows of it"
+)
+"""The line that a reader of a naive attacker's numbers has to know."""
+
 
 def check_surrogate(
     attack: Attack, threat: ThreatModel, surrogate: Classifier, own: Dataset, data: Dataset

@@ -99,7 +99,7 @@ def _targeted_answer(evidence: Evidence) -> str:
 
 
 def _says_something(cell: CellResult) -> bool:
-    return cell.targeted and not cell.transferred and cell.attack_success.known
+    return cell.targeted and not cell.borrowed and cell.attack_success.known
 
 
 def _average_answer(evidence: Evidence) -> str:

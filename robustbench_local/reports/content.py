@@ -50,8 +50,8 @@ class Content:
 
     @property
     def attackers(self) -> list[CellResult]:
-        """The cells in which somebody attacked: neither corruptions nor transfers to the same model."""
-        return [cell for cell in self.evidence.cells if not (cell.corrupted or cell.to_itself)]
+        """The cells where somebody attacked who saw what there was: no corruption, no transfer to itself."""
+        return [cell for cell in self.evidence.cells if not (cell.corrupted or cell.to_itself or cell.naive)]
 
 
 def read_content(store: RunStore) -> Content:

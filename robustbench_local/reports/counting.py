@@ -78,7 +78,7 @@ def judge_cell(record: CellRecord, outcomes: Sequence[OutcomeRecord]) -> CellRes
     counts = tally(outcomes)
     standing, problem = _standing(record, counts)
     done = standing == "done"
-    measured = done and record.measure == "distance" and record.knowledge != "transfer"
+    measured = done and record.measure == "distance" and record.knowledge not in {"transfer", "naive"}
     measured &= record.norm in _SIZES
     return CellResult(
         record=record,

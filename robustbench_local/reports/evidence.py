@@ -115,6 +115,16 @@ class CellResult:
         return self.record.knowledge == "transfer"
 
     @property
+    def naive(self) -> bool:
+        """Whether the candidates were crafted on the model without its defense."""
+        return self.record.knowledge == "naive"
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the candidates were crafted on anything but what is under test."""
+        return self.transferred or self.naive
+
+    @property
     def to_itself(self) -> bool:
         """Whether it would transfer from a model to that same model: an empty place of the grid."""
         return self.transferred and self.record.surrogate == self.record.model
@@ -127,7 +137,7 @@ class CellResult:
     @property
     def in_worst_case(self) -> bool:
         """Whether it is an untargeted attack on this very model, which a worst case is made of."""
-        return not (self.targeted or self.transferred or self.corrupted)
+        return not (self.targeted or self.borrowed or self.corrupted)
 
     @property
     def sight(self) -> str:

@@ -191,20 +191,28 @@ def _verdicts(evidence: Evidence, gate: Gate) -> list[Verdict]:
 
 
 def _concerns(gate: Gate, cell: CellResult) -> bool:
-    """Whether a cell has a say: targeted goals and transfers are only judged when their attack is named."""
+    """Whether a cell has a say.
+
+    Targeted goals and transfers are only judged when their attack is named, and attacks that know nothing of
+    the defense only when they are named in full.
+    """
     record = cell.record
     return (
         not cell.to_itself
         and gate.model in {None, record.model}
         and gate.defense in {None, record.defense}
         and gate.threat in {None, record.threat}
-        and (gate.attack in {record.card, record.attack} if gate.attack else _unnamed(cell))
+        and (_named(gate.attack, cell) if gate.attack else _unnamed(cell))
         and (gate.metric != "median_distance" or measures_distance(cell))
     )
 
 
 def _unnamed(cell: CellResult) -> bool:
-    return not (cell.targeted or cell.transferred)
+    return not (cell.targeted or cell.borrowed)
+
+
+def _named(attack: str, cell: CellResult) -> bool:
+    return attack == cell.record.attack or (attack == cell.record.card and not cell.naive)
 
 
 def _judge_subject(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> list[Verdict]:

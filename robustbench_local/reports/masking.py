@@ -22,7 +22,8 @@ class Surprise:
     threat: Threat
     """What the attacker may do."""
     transferred: bool
-    """Whether candidates made on another model did it; else attacks that see scores or labels."""
+    """Whether candidates made on another model did it, or on this one without its defense; else attacks
+    that see scores or labels."""
     attacks: tuple[str, ...]
     """The attacks that did."""
     share: Estimate
@@ -43,7 +44,7 @@ def find_surprises(evidence: Evidence) -> Iterator[Surprise]:
                 black = [
                     cell
                     for cell in cells
-                    if cell.record.knowledge != "white-box" and cell.transferred == transferred
+                    if cell.record.knowledge != "white-box" and cell.borrowed == transferred
                 ]
                 found = _surprise(white, black) if white and black else None
                 if found is not None:
@@ -64,7 +65,7 @@ def _surprise(white: Sequence[CellResult], black: Sequence[CellResult]) -> Surpr
     return Surprise(
         subject=white[0].subject,
         threat=white[0].threat,
-        transferred=black[0].transferred,
+        transferred=black[0].borrowed,
         attacks=tuple(attack for attack, images in fallen.items() if images),
         share=clopper_pearson(count, len(met)),
     )

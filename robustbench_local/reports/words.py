@@ -110,7 +110,9 @@ def axis(norm: str) -> str:
 
 
 def sight(knowledge: str, surrogate: str | None) -> str:
-    """What the attacker saw, in few words: ``white-box``, ``scores``, ``labels``, ``transfer from X``."""
+    """What the attacker saw, in few words: ``white-box``, ``scores``, ``transfer from X``, ..."""
+    if knowledge == "naive":
+        return "all but the defense"
     return knowledge if surrogate is None else f"transfer from {isolated(surrogate)}"
 
 

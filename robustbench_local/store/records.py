@@ -114,7 +114,8 @@ class CellRecord:
     error: str | None = None
     """Why, in one line, when the status is ``error``, ``timeout``, ``partial`` or ``skipped``."""
     knowledge: str = "white-box"
-    """What the attacker saw of the attacked model: ``white-box``, ``scores``, ``labels`` or ``transfer``."""
+    """What the attacker saw of the attacked model: ``white-box``, ``scores``, ``labels``, ``transfer``
+    (another model) or ``naive`` (the model without its defense)."""
     surrogate: str | None = None
     """Id of the model that the candidates were crafted on, when the knowledge is ``transfer``."""
     measure: str = "ball"
