@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from fractions import Fraction
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -20,6 +20,29 @@ def parameter_names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 
+def checked(where: str, value: Any, hint: Any) -> Any:
+    """A value as the type of the field that takes it.
+
+    Args:
+        where: The field, for messages: ``"attack 'pgd', steps"``.
+        value: As a card or a grid file gives it; numbers may be fractions such as ``"2/255"``.
+        hint: The field's type.
+
+    Raises:
+        ConfigError: If the value is not of that type.
+    """
+    if isinstance(value, str) and float in (hint, *get_args(hint)):
+        value = _number(where, value)
+    if isinstance(value, list) and any(get_origin(one) is tuple for one in (hint, *get_args(hint))):
+        floats = tuple[float, ...] in (hint, *get_args(hint))
+        value = tuple(_number(where, each) if floats and isinstance(each, str) else each for each in value)
+    try:
+        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ConfigError(f"{where}: {problem[:1].lower()}{problem[1:]}, got {value!r}") from None
+
+
 def build(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
     """An instance of a dataclass, every given value checked against its field's type.
 
@@ -32,25 +55,12 @@ def build(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
         ConfigError: If a name or a value is wrong.
     """
     hints, known = get_type_hints(kind), parameter_names(kind)
-    checked = {}
+    values = {}
     for key, value in given.items():
         if key not in known:
             raise ConfigError(f"{where} has no parameter {key!r}", remedy=did_you_mean(key, known))
-        checked[key] = _checked(f"{where}, {key}", value, hints[key])
-    return kind(**checked)
-
-
-def _checked(where: str, value: Any, hint: Any) -> Any:
-    """The value as the hyper-parameter's type, or a ConfigError."""
-    if isinstance(value, str) and float in (hint, *get_args(hint)):
-        value = _number(where, value)
-    if isinstance(value, list) and tuple[float, ...] in get_args(hint):
-        value = tuple(_number(where, each) if isinstance(each, str) else each for each in value)
-    try:
-        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise ConfigError(f"{where}: {problem[:1].lower()}{problem[1:]}, got {value!r}") from None
+        values[key] = checked(f"{where}, {key}", value, hints[key])
+    return kind(**values)
 
 
 def _number(where: str, text: str) -> float:

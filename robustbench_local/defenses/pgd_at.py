@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.awp import WeightPerturbedObjective, WeightPerturbedRecipe
 from robustbench_local.defenses.objective import Batch, Context, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGDTraining(AdversarialRecipe):
+class PGDTraining(WeightPerturbedRecipe):
     """Adversarial training: each batch is replaced by its own PGD examples.
 
     Source: Madry et al. 2018, arXiv:1706.06083, sec. 2.1.
@@ -24,7 +24,12 @@ class PGDTraining(AdversarialRecipe):
         return _PGDObjective(context, self)
 
 
-class _PGDObjective(AdversarialObjective[PGDTraining]):
+class _PGDObjective(WeightPerturbedObjective[PGDTraining]):
     def loss(self, batch: Batch) -> Tensor:
-        logits = self.context.module(self.pgd(batch))
-        return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
+        examples, smoothing = self.pgd(batch), self.recipe.label_smoothing
+        return self.at_worst_weights(
+            batch,
+            lambda forward: nn.functional.cross_entropy(
+                forward(examples), batch.labels, label_smoothing=smoothing
+            ),
+        )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from robustbench_local.catalogue import Card
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.errors import CardError
+from robustbench_local.parameters import checked
 from robustbench_local.registry import Registry
 from robustbench_local.suggestion import did_you_mean
 
@@ -20,9 +19,12 @@ RECIPES: Registry[Recipe] = Registry(
         "ard": "robustbench_local.defenses.ard:ARD",
         "crown-ibp": "robustbench_local.defenses.crown_ibp:CrownIBP",
         "distillation": "robustbench_local.defenses.distillation:Distillation",
+        "fast-at": "robustbench_local.defenses.fast_at:FastTraining",
+        "free-at": "robustbench_local.defenses.free_at:FreeTraining",
         "gaussian": "robustbench_local.defenses.gaussian:GaussianAugmentation",
         "ibp": "robustbench_local.defenses.ibp:IBP",
         "macer": "robustbench_local.defenses.macer:MACER",
+        "mart": "robustbench_local.defenses.mart:MART",
         "pgd-at": "robustbench_local.defenses.pgd_at:PGDTraining",
         "rslad": "robustbench_local.defenses.rslad:RSLAD",
         "smoothadv": "robustbench_local.defenses.smoothadv:SmoothAdv",
@@ -50,6 +52,7 @@ def read_recipe(card: Card) -> Recipe:
     Raises:
         CardError: If the card's method is no training recipe, or a parameter is missing, unknown or
             impossible.
+        ConfigError: If a parameter is of the wrong type.
     """
     where = f"card {card.name}"
     if card.method not in RECIPES:
@@ -69,7 +72,7 @@ def read_recipe(card: Card) -> Recipe:
     for name, value in card.parameters.items():
         if name not in known or name == _THREAT:
             raise CardError(f"unknown parameter {name!r}", where=where, remedy=did_you_mean(name, known))
-        values[name] = _checked(f"{where}, {name}", value, hints[name])
+        values[name] = checked(f"{where}, {name}", value, hints[name])
     if missing := sorted(name for name, one in known.items() if _required(one) and name not in values):
         raise CardError(f"parameter {missing[0]!r} is missing", where=where)
     try:
@@ -80,14 +83,3 @@ def read_recipe(card: Card) -> Recipe:
 
 def _required(one: Field[Any]) -> bool:
     return one.default is MISSING and one.default_factory is MISSING
-
-
-def _checked(where: str, value: Any, hint: Any) -> Any:
-    """The value as the hyper-parameter's type, or a CardError."""
-    if isinstance(value, list):
-        value = tuple(value)
-    try:
-        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
-    except ValidationError as error:
-        problem = error.errors()[0]["msg"]
-        raise CardError(f"{problem[:1].lower()}{problem[1:]}, got {value!r}", where=where) from None

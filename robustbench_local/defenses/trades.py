@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
 from robustbench_local.defenses.adversary import divergence, frozen, linf_examples, near
+from robustbench_local.defenses.awp import Forward, WeightPerturbedObjective, WeightPerturbedRecipe
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trades(AdversarialRecipe):
+class Trades(WeightPerturbedRecipe):
     """Cross-entropy on clean images plus ``beta`` times how far an adversary moves the probabilities.
 
     Attributes:
@@ -36,11 +36,14 @@ class Trades(AdversarialRecipe):
         return _TradesObjective(context, self)
 
 
-class _TradesObjective(AdversarialObjective[Trades]):
+class _TradesObjective(WeightPerturbedObjective[Trades]):
     def loss(self, batch: Batch) -> Tensor:
         examples = self._examples(batch)
-        clean = self.context.module(batch.images)
-        moved = divergence(clean, self.context.module(examples)).mean()
+        return self.at_worst_weights(batch, lambda forward: self._sum(forward, batch, examples))
+
+    def _sum(self, forward: Forward, batch: Batch, examples: Tensor) -> Tensor:
+        clean = forward(batch.images)
+        moved = divergence(clean, forward(examples)).mean()
         smoothing = self.recipe.label_smoothing
         natural = nn.functional.cross_entropy(clean, batch.labels, label_smoothing=smoothing)
         return natural + self.recipe.beta * moved

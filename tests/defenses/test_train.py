@@ -18,7 +18,7 @@ from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.defenses.schedule import learning_rate
 from robustbench_local.defenses.standard import Standard
 from robustbench_local.defenses.train import train
-from robustbench_local.errors import CardError, ConfigError, DataError, ModelError, StorageError
+from robustbench_local.errors import CardError, ConfigError, DataError, ModelError, StorageError, UsageError
 from robustbench_local.threat import ThreatModel
 
 PLAIN = Standard(
@@ -278,7 +278,7 @@ def test_a_card_that_is_no_recipe_is_refused(change, message):
     card = find_card("pgd-at-linf-8", kind="defense")
     if "parameters" in change:
         change = {"parameters": {**card.parameters, **change["parameters"]}}
-    with pytest.raises(CardError, match=f"card pgd-at-linf-8.*{message}"):
+    with pytest.raises(UsageError, match=f"card pgd-at-linf-8.*{message}"):
         read_recipe(replace(card, **change))
 
 

@@ -1,0 +1,79 @@
+"""Fast adversarial training: one step from a random start, and an eye on its sudden collapse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.adversary import frozen, linf_examples
+from robustbench_local.defenses.objective import Batch, Context, Objective
+from robustbench_local.defenses.recipe import require
+from robustbench_local.errors import ModelError
+
+_GAP = 0.3
+"""FGSM accuracy above PGD accuracy, as shares, that a sound training does not show."""
+_FALL = 0.5
+"""PGD accuracy below this share of its best so far is a collapse."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FastTraining(AdversarialRecipe):
+    """Adversarial training with FGSM from a uniform start; ``steps`` is 1, ``step_size`` 1.25 in the paper.
+
+    With too long a step or too long a training it can learn, within an epoch, to withstand FGSM alone
+    (catastrophic overfitting). After each epoch both attacks are tried on validation images, and the training
+    stops if PGD accuracy has fallen while FGSM accuracy has not.
+
+    Source: Wong, Rice and Kolter 2020, arXiv:2001.03994, algorithm 3 and sec. 5.
+    """
+
+    method = "fast-at"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.steps == 1, "fast adversarial training has one step; use pgd-at for more")
+
+    def objective(self, context: Context) -> Objective:
+        """Cross-entropy on FGSM examples from a random start."""
+        return _FastObjective(context, self)
+
+
+class _FastObjective(AdversarialObjective[FastTraining]):
+    def __init__(self, context: Context, recipe: FastTraining) -> None:
+        super().__init__(context, recipe)
+        self._best = 0.0
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self.context.module(self.pgd(batch))
+        return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
+
+    def watch(self, images: Tensor, labels: Tensor) -> None:
+        """Compare FGSM and PGD on the weights as they are, not averaged: there it shows first."""
+        module, eps = self.context.module, self.recipe.threat.eps
+        fgsm_images = linf_examples(module, images, labels, eps=eps, steps=1, step_size=eps)
+        fgsm = _accuracy(module, fgsm_images, labels)
+        pgd = _accuracy(module, self.examples(module, images, labels), labels)
+        if fgsm - pgd > _GAP and pgd < _FALL * self._best:
+            raise ModelError(
+                f"catastrophic overfitting: PGD accuracy fell from {self._best:.1%} to {pgd:.1%} while FGSM "
+                f"accuracy is {fgsm:.1%}",
+                where="training",
+                remedy="lower step_size, train for fewer epochs, or use pgd-at",
+            )
+        self._best = max(self._best, pgd)
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self._best}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._best = state["best"]
+
+
+@torch.no_grad()
+def _accuracy(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    with frozen(module):
+        return float((module(images).argmax(dim=1) == labels).float().mean())

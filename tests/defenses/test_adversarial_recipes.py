@@ -1,0 +1,194 @@
+"""Fast-AT, Free-AT, TRADES, MART and AWP: their losses in closed form, and that they do what they are for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_local.catalogue import list_cards
+from robustbench_local.defenses import fast_at
+from robustbench_local.defenses.adversary import divergence, linf_examples
+from robustbench_local.defenses.awp import worst_weights
+from robustbench_local.defenses.fast_at import FastTraining
+from robustbench_local.defenses.free_at import FreeTraining
+from robustbench_local.defenses.mart import MART, mart_loss
+from robustbench_local.defenses.pgd_at import PGDTraining
+from robustbench_local.defenses.recipes import RECIPES, read_recipe
+from robustbench_local.defenses.trades import Trades
+from robustbench_local.defenses.train import train
+from robustbench_local.errors import CardError, ModelError
+from robustbench_local.threat import ThreatModel
+from tests.defenses.small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network
+
+EPS = 0.1
+ADVERSARIAL = {
+    **COMMON,
+    "threat": ThreatModel(norm="Linf", eps=EPS),
+    "steps": 3,
+    "step_size": 0.5,
+    "eps_warmup_epochs": 0,
+}
+ONE_STEP = {**ADVERSARIAL, "steps": 1, "step_size": 1.0}
+RECIPES_HERE = [
+    FastTraining(**{**ONE_STEP, "step_size": 1.25}),
+    FreeTraining(**{**ONE_STEP, "epochs": 3, "replays": 3}),
+    Trades(**ADVERSARIAL, beta=6.0),
+    MART(**ADVERSARIAL, beta=5.0),
+    PGDTraining(**ADVERSARIAL, awp_gamma=0.01, awp_warmup_epochs=1),
+    Trades(**ADVERSARIAL, beta=6.0, awp_gamma=0.005),
+]
+
+
+def _name(recipe):
+    return recipe.method + ("-awp" if getattr(recipe, "awp_gamma", 0) else "")
+
+
+@pytest.mark.parametrize("recipe", RECIPES_HERE, ids=_name)
+def test_every_recipe_withstands_what_it_trains_against(recipe):
+    module = network()
+    trained = train(module, recipe, TRAINING, VALIDATION)
+    module.load_state_dict(trained.state)
+    images, labels = VALIDATION.images, VALIDATION.labels
+    examples = linf_examples(module, images, labels, eps=EPS, steps=20, step_size=EPS / 4)
+    assert accuracy(module, examples, labels) >= 0.9
+    assert trained.best.robust >= 0.9
+
+
+@pytest.mark.parametrize("recipe", RECIPES_HERE[:2], ids=_name)
+def test_recipes_with_a_memory_go_on_where_they_were(recipe, tmp_path):
+    whole = train(network(), recipe, TRAINING, VALIDATION, seed=3).state
+    checkpoint = tmp_path / "training.pt"
+
+    def interrupt(line):
+        if line.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), recipe, TRAINING, VALIDATION, seed=3, checkpoint=checkpoint, report=interrupt)
+    resumed = train(network(9), recipe, TRAINING, VALIDATION, seed=3, checkpoint=checkpoint).state
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_trades_adds_up_as_in_the_paper():
+    recipe = Trades(**ADVERSARIAL, beta=6.0)
+    module = network(norm=False)
+    loss = recipe.objective(context(module)).loss(batch())
+    natural = nn.functional.cross_entropy(module(batch().images), batch().labels)
+    light, heavy = (
+        Trades(**ADVERSARIAL, beta=beta).objective(context(module)).loss(batch()).item() for beta in (1, 12)
+    )
+    moved = (heavy - light) / 11
+    assert moved > 0.001
+    assert loss.item() == pytest.approx(natural.item() + 6 * moved, rel=1e-4)
+
+
+def test_the_divergence_is_that_of_the_definition():
+    clean, adversarial = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 0.5, 2.0]])
+    p, q = clean.softmax(dim=1)[0].tolist(), adversarial.softmax(dim=1)[0].tolist()
+    expected = sum(one * math.log(one / other) for one, other in zip(p, q, strict=True))
+    assert float(divergence(clean, adversarial)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_mart_adds_up_as_in_the_paper():
+    clean, adversarial = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.5, 1.5, -1.0]])
+    p, q = clean.softmax(dim=1)[0].tolist(), adversarial.softmax(dim=1)[0].tolist()
+    boosted = -math.log(q[0]) - math.log(1 - q[1])
+    moved = sum(one * math.log(one / other) for one, other in zip(p, q, strict=True))
+    expected = boosted + 5 * moved * (1 - p[0])
+    found = mart_loss(clean, adversarial, torch.tensor([0]), 5.0)
+    assert float(found) == pytest.approx(expected, rel=1e-3)
+
+
+def test_mart_stays_finite_where_another_class_is_certain():
+    logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
+    loss = mart_loss(logits, logits, torch.tensor([0]), 5.0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_worst_weights_of_a_linear_network_have_a_closed_form():
+    """One layer, one image, loss w.x + b: the gradient is x, so w moves by gamma |w| x / |x|."""
+    module = nn.Linear(3, 1)
+    image = torch.tensor([[1.0, 2.0, 2.0]])
+    before = module.weight.detach().clone()
+    forward = worst_weights(module, 0.1, lambda call: call(image).sum())
+    moved = before + 0.1 * before.norm() * image / 3
+    result = forward(image)
+    assert torch.allclose(result, image @ moved.T + module.bias, atol=1e-6)
+    assert torch.equal(module.weight, before)
+    result.sum().backward()
+    assert torch.allclose(module.weight.grad, image)
+
+
+def test_the_search_for_the_worst_weights_does_not_touch_batch_norm():
+    module = network().train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    forward = worst_weights(module, 0.05, lambda call: call(batch().images).square().sum())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert forward(batch().images).square().sum() > module(batch().images).square().sum()
+    assert module.state_dict()["1.num_batches_tracked"] == 2
+
+
+def test_free_training_carries_the_perturbation_on():
+    """Two linear logits: after a step the perturbation is eps along the sign of the weights' difference."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    objective = FreeTraining(**ONE_STEP, replays=3).objective(context(module))
+    first = batch(count=2)
+    first.images[:] = 0.5
+    objective.loss(first).backward()
+    away = (module[1].weight[1] - module[1].weight[0]).detach().sign().view(1, 8, 8)
+    added = objective.state()["added"]
+    assert objective.replays == 3
+    assert torch.allclose(added[0], EPS * away)
+    assert torch.allclose(added[1], -EPS * away)
+    other = FreeTraining(**ONE_STEP, replays=3).objective(context(module))
+    other.restore(objective.state())
+    assert other.loss(first).item() == pytest.approx(objective.loss(first).item())
+
+
+@pytest.mark.parametrize(
+    ("figures", "stops"),
+    [([(0.9, 0.8), (0.95, 0.1)], True), ([(0.9, 0.8), (0.3, 0.1)], False), ([(0.9, 0.1), (0.9, 0.1)], False)],
+    ids=["only PGD falls", "both fall", "it never was robust"],
+)
+def test_fast_training_stops_at_catastrophic_overfitting(monkeypatch, figures, stops):
+    shares = iter([share for pair in figures for share in pair])
+    monkeypatch.setattr(fast_at, "_accuracy", lambda *_: next(shares))
+    objective = RECIPES_HERE[0].objective(context(network()))
+    objective.watch(VALIDATION.images, VALIDATION.labels)
+    if not stops:
+        objective.watch(VALIDATION.images, VALIDATION.labels)
+        return
+    with pytest.raises(ModelError, match=r"fell from 80.0% to 10.0% while FGSM accuracy is 95.0%.*pgd-at"):
+        objective.watch(VALIDATION.images, VALIDATION.labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (FastTraining, {"steps": 2}, "one step"),
+        (FreeTraining, {"steps": 2, "replays": 2}, "one step a replay"),
+        (FreeTraining, {"replays": 0}, "replays must be"),
+        (Trades, {"beta": 0.0}, "beta must be positive"),
+        (MART, {"beta": 5.0, "label_smoothing": 0.1}, "no label_smoothing"),
+        (PGDTraining, {"awp_gamma": -0.1}, "awp_gamma"),
+        (PGDTraining, {"awp_warmup_epochs": 99}, "awp_warmup_epochs"),
+    ],
+)
+def test_impossible_hyper_parameters_are_refused(kind, change, message):
+    with pytest.raises(CardError, match=message):
+        kind(**{**ONE_STEP, **change})
+
+
+def test_every_shipped_training_card_can_be_read():
+    cards = [card for card in list_cards("defense") if card.method in RECIPES]
+    assert {card.method for card in cards} == set(RECIPES)
+    for card in cards:
+        recipe = read_recipe(card)
+        assert recipe.method == card.method
+        for name, value in card.parameters.items():
+            assert recipe.parameters[name] == (tuple(value) if isinstance(value, list) else value)
