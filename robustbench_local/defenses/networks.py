@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,23 +40,27 @@ class TrainedNetwork(nn.Module):
         # Not part of the weights: whoever loads them normalises outside, see Classifier.
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_forward_hook(_check_logits)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] to logits (N, K).
 
-        Raises:
-            ModelError: If the network returns anything else.
+        Calling the module checks that they are; ``forward`` itself is one that bounds can trace.
         """
         if self.input_size is not None and images.shape[-2:] != self.input_size:
             images = nn.functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
-        logits = self.network((images - self.mean) / self.std)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise ModelError(
-                f"returns a {type(logits).__name__} in training, not logits (N, K)",
-                where="training",
-                remedy="wrap the network so that it returns its logits alone",
-            )
+        logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
+
+
+def _check_logits(_module: nn.Module, _images: Any, logits: Any) -> None:
+    """Refuse a network that returns anything but logits (N, K)."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ModelError(
+            f"returns a {type(logits).__name__} in training, not logits (N, K)",
+            where="training",
+            remedy="wrap the network so that it returns its logits alone",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +90,9 @@ def load_start(
     num_classes: int,
     seed: int,
     weights: str | None = None,
-    normalize: str | None = None,
+    architecture: str | None = None,
+    normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
+    input_size: tuple[int, int] | None = None,
     allow_code: bool = False,
     base: Path | None = None,
 ) -> Start:
@@ -97,7 +104,10 @@ def load_start(
             last layer is replaced.
         seed: Of initial weights.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for initial ones.
-        normalize: A name, or ``"none"``; None for what the model or its weights know.
+        architecture: For ``checkpoint:FILE``, the network that it belongs to, where no card beside it says.
+        normalize: Means and standard deviations, a name, or ``"none"``; None for what the model or its
+            weights know.
+        input_size: (H, W) that images are resized to; None for what the model knows.
         allow_code: Whether a Python file may be run.
         base: The folder that relative paths start from.
 
@@ -106,7 +116,13 @@ def load_start(
         ModelError: If it cannot be trained, or the weights do not fit.
         RefusedError: If loading could run code that was not allowed.
     """
-    request = Request(weights=weights, default_classes=num_classes, allow_code=allow_code, base=base)
+    request = Request(
+        weights=weights,
+        architecture=architecture,
+        default_classes=num_classes,
+        allow_code=allow_code,
+        base=base,
+    )
     with start_from(seed_from(seed, "initial weights")):
         loaded = _load(model, request)
         if not isinstance(loaded.model, nn.Module):
@@ -116,11 +132,11 @@ def load_start(
     known = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
     sha = loaded.provenance.get("sha256") or loaded.provenance.get("published")
     return Start(
-        module=TrainedNetwork(loaded.model.requires_grad_(True), known, loaded.input_size),
+        module=TrainedNetwork(loaded.model.requires_grad_(True), known, input_size or loaded.input_size),
         architecture=str(loaded.provenance.get("architecture") or model),
         num_classes=num_classes,
         normalize=known,
-        input_size=loaded.input_size,
+        input_size=input_size or loaded.input_size,
         origin={"weights": str(loaded.provenance.get("weights", weights)), "sha256": str(sha)} if sha else {},
     )
 
