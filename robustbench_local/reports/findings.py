@@ -172,10 +172,23 @@ def _fragile(evidence: Evidence) -> Iterator[Finding]:
     cells = [
         cell for cell in evidence.cells if cell.done and cell.tally.fragile > FRAGILE_SHARE * cell.tally.n
     ]
-    if cells:
-        where = _each(cells, lambda cell: f"{cell.tally.fragile} of {cell.tally.n}")
+    ball = [cell for cell in cells if cell.record.measure != "distance"]
+    nearest = [cell for cell in cells if cell.record.measure == "distance"]
+    if ball:
+        where = _each(ball, _fragile_count)
         text = f"Verdicts within floating-point noise, which may turn on another machine: {where}."
         yield Finding(level="warning", text=text)
+    if nearest:
+        where = _each(nearest, _fragile_count)
+        text = (
+            f"Candidates within floating-point noise of the border: {where}. An attack that looks for the "
+            "nearest one ends there by design: on another machine its distances would differ as little."
+        )
+        yield Finding(level="note", text=text)
+
+
+def _fragile_count(cell: CellResult) -> str:
+    return f"{cell.tally.fragile} of {cell.tally.n}"
 
 
 def _toothless(evidence: Evidence) -> Iterator[Finding]:

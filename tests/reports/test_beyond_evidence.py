@@ -92,6 +92,17 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
     assert "The worst case does not count transfers: it is too high." in told[1]
 
 
+def test_candidates_near_the_border_are_a_warning_unless_nearest_is_what_was_asked_for(evidence):
+    cells = [cell_of(evidence, HARDENED, name) for name in ("pgd50-linf-8", "curve-linf-8")]
+    close = tuple(replace(cell, tally=replace(cell.tally, fragile=cell.tally.n // 2)) for cell in cells)
+    told = {one.level: one.text for one in find(replace(evidence, cells=close)) if "noise" in one.text}
+    assert told["warning"].startswith("Verdicts within floating-point noise")
+    assert "pgd50-linf-8" in told["warning"]
+    assert "curve-linf-8" not in told["warning"]
+    assert "curve-linf-8 on signs-pgd-at (48 of 96)" in told["note"]
+    assert "pgd50-linf-8" not in told["note"]
+
+
 @pytest.mark.parametrize(("more", "size", "found"), [(2, 96, 0), (3, 96, 1), (3, 300, 1), (3, 301, 0)])
 def test_few_images_are_no_surprise(evidence, more, size, found):
     """At least 3 and at least 1 % of the images (trust diagnostics D8 and D9)."""
