@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.errors import ConfigError
 from robustbench_local.randomized import RandomizedClassifier
 from robustbench_local.randomness import Numbers
 from robustbench_local.wrapped import WrappedClassifier
@@ -79,4 +80,11 @@ class RandomlyDefendedClassifier(RandomizedClassifier):
 
 
 def _access(inner: Classifier, verified: bool) -> Access:
+    """What an attacker may use of the whole; refuses what would hide draws from the harness."""
+    if isinstance(inner, RandomizedClassifier):
+        raise ConfigError(
+            "draws random numbers itself, and nothing can be put around that",
+            where=inner.name,
+            remedy="put the random defense around the other one",
+        )
     return "scores" if inner.access == "gradients" and not verified else inner.access

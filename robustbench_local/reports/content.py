@@ -14,6 +14,7 @@ from robustbench_local.reports.gallery import Exhibit, make_gallery
 from robustbench_local.reports.gate import GateReport, judge_evidence
 from robustbench_local.reports.heatmap import HeatMap, make_heatmap
 from robustbench_local.reports.matrix import TargetMatrix, make_matrices
+from robustbench_local.reports.naive import Lesson, make_lessons
 from robustbench_local.reports.transfer import TransferMatrix, make_transfers
 from robustbench_local.store import RunStore
 
@@ -40,6 +41,8 @@ class Content:
     """Attacks that measure how far each image is from its nearest adversarial one."""
     transfers: tuple[TransferMatrix, ...] = ()
     """Attacks whose candidates were made on another model."""
+    lessons: tuple[Lesson, ...] = ()
+    """Defenses against attackers who do not know of them, and who do."""
     corruptions: tuple[CorruptionMap, ...] = ()
     """Accuracy on corrupted images."""
 
@@ -67,5 +70,6 @@ def read_content(store: RunStore) -> Content:
         matrices=tuple(make_matrices(store, evidence)),
         distances=tuple(make_groups(evidence)),
         transfers=tuple(make_transfers(evidence)),
+        lessons=tuple(make_lessons(evidence)),
         corruptions=tuple(make_corruptions(evidence)),
     )

@@ -13,6 +13,7 @@ from robustbench_local.reports.evidence import CellResult, Threat
 from robustbench_local.reports.findings import Level
 from robustbench_local.reports.heatmap import HeatMap, Square
 from robustbench_local.reports.matrix import TargetMatrix, TargetRow
+from robustbench_local.reports.naive import READING_LESSONS, Lesson
 from robustbench_local.reports.transfer import TransferMatrix
 from robustbench_local.reports.words import NOTHING, distance, duration, full, percent
 
@@ -43,6 +44,7 @@ def write_markdown(content: Content, figures: Sequence[str]) -> str:
         lines += [f"## {title}", "", *(f"- {escape(text)}" for text in shown), ""] if shown else []
     lines += _gates(content)
     lines += _heatmap(content.heatmap) if content.heatmap.columns else []
+    lines += _lessons(content.lessons) if content.lessons else []
     lines += [line for group in content.distances for line in _distances(group)]
     lines += _sight(content) if content.seen_less else []
     lines += [line for matrix in content.transfers for line in _transfer(matrix)]
@@ -89,6 +91,21 @@ def _heatmap(heatmap: HeatMap) -> list[str]:
 def _square(square: Square) -> str:
     shown = full(square.estimate) if square.estimate.known else square.word
     return f"{shown} (incomplete)" if square.estimate.known and square.reason else shown
+
+
+def _lessons(lessons: Sequence[Lesson]) -> list[str]:
+    head = ["model", "attack", "without the defense", "naive attacker", "adaptive attacker"]
+    rows = (
+        [
+            escape(str(one.subject)),
+            escape(one.attack),
+            *(_square(square) for square in (one.undefended, one.naive, one.adaptive)),
+        ]
+        for one in lessons
+    )
+    told = [f"- {escape(one.sentence)}" for one in lessons]
+    title = "## What the defenses hide, and what they withstand"
+    return [title, "", READING_LESSONS, "", *_table(head, rows), "", *told, ""]
 
 
 def _distances(group: DistanceGroup) -> list[str]:

@@ -14,6 +14,7 @@ from robustbench_local.reports.evidence import CellResult, Evidence, WorstCase
 from robustbench_local.reports.findings import find
 from robustbench_local.reports.gate import GateReport, Verdict, judge_evidence
 from robustbench_local.reports.heatmap import Square
+from robustbench_local.reports.naive import Lesson, make_lessons
 from robustbench_local.reports.transfer import TransferMatrix, make_transfers
 from robustbench_local.reports.words import private
 from robustbench_local.statistics import Estimate
@@ -54,6 +55,7 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
         "gates": {"exit_code": gates.exit_code, "verdicts": [_verdict(one) for one in gates.verdicts]},
         "findings": [asdict(finding) for finding in find(evidence)],
         "transfers": [_transfer(one) for one in make_transfers(evidence)],
+        "defenses": [_lesson(one) for one in make_lessons(evidence)],
         "corruptions": [_corruption(one) for one in make_corruptions(evidence)],
         "environment": dict(evidence.environment),
         "data": dict(evidence.data),
@@ -147,6 +149,24 @@ def _transfer(matrix: TransferMatrix) -> JsonDict:
         "targets": [asdict(target) for target in matrix.targets],
         "surrogates": [row.surrogate for row in matrix.rows],
         "attack_success": [[_square(square) for square in row.squares] for row in matrix.rows],
+    }
+
+
+def _lesson(lesson: Lesson) -> JsonDict:
+    test = lesson.comparison
+    return {
+        "model": lesson.subject.model,
+        "defense": lesson.subject.defense,
+        "attack": lesson.attack,
+        "threat": lesson.threat.name,
+        "undefended": _square(lesson.undefended),
+        "naive": _square(lesson.naive),
+        "adaptive": _square(lesson.adaptive),
+        "n": test.n if test else None,
+        "only_naive": test.only_first if test else None,
+        "only_adaptive": test.only_second if test else None,
+        "p_value": test.p_value if test else None,
+        "told": lesson.sentence,
     }
 
 

@@ -20,6 +20,7 @@ from robustbench_local.reports.evidence import Evidence
 from robustbench_local.reports.findings import is_guessing
 from robustbench_local.reports.gallery import RULE, Exhibit, Floats, png
 from robustbench_local.reports.heatmap import Square
+from robustbench_local.reports.naive import READING_LESSONS
 from robustbench_local.reports.page import charts
 
 _JOINER = "\N{WORD JOINER}"
@@ -80,6 +81,7 @@ def render(content: Content) -> str:
         style_of=style_of,
         drawing=charts,
         rule=RULE,
+        reading_lessons=READING_LESSONS,
         steps=STEPS,
         exhibits_of=_by_attack(content.exhibits),
         attacks=_attacks(evidence),
