@@ -15,6 +15,8 @@ CERTIFICATES: Registry[Certificate] = Registry(
     "certificate",
     Certificate,  # type: ignore[type-abstract]  # compared with, never built
     {
+        "crown": "robustbench_local.certification.crown:CROWN",
+        "ibp": "robustbench_local.certification.ibp:IBP",
         "smoothing": "robustbench_local.certification.smoothing:Smoothing",
     },
 )

@@ -85,10 +85,6 @@ class BoundCertificate(Certificate):
             margins=margins.cpu(),
         )
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
-        """One forward pass; bounds are computed beside the classifier."""
-        return 1, 0
-
     def check(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Certificate.check`; names a layer that has no bounds."""
         super().check(threat, classifier)
