@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,7 @@ def run_grid(
     compile_steps: bool = False,
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
+    cache: Path | str | None = None,
     listener: Listener | None = None,
 ) -> Run:
     """Run a grid, or go on with one that was interrupted.
@@ -110,6 +111,7 @@ def run_grid(
         compile_steps: Whether attacks compile their own step, for long runs on a GPU.
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
         allow_code: Whether ``python:`` models may run their code.
+        cache: Where weights that the grid trains are kept; by default ``RBL_CACHE``, else the user's cache.
         listener: Hears of progress.
 
     Returns:
@@ -129,6 +131,7 @@ def run_grid(
         compile_steps=compile_steps,
         cards=cards,
         allow_code=allow_code,
+        cache=cache,
     )
     return perform(plan, directory, listener or Listener())
 
@@ -145,8 +148,16 @@ def prepare(
     compile_steps: bool = False,
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
+    cache: Path | str | None = None,
+    only_plan: bool = False,
+    report: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Plan, Path]:
-    """The plan of a run and its directory; nothing is written. Arguments and errors as in ``run_grid``."""
+    """The plan of a run and its directory, nothing of which is written yet.
+
+    Defenses that are recipes are trained here unless their weights are in the cache; with ``only_plan``
+    untrained networks stand in for them, with a note. ``report`` receives lines of a training's progress.
+    All else as in ``run_grid``.
+    """
     wanted, base = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
     wanted = _override(wanted, limit, seed, search_precision)
     directory = run_directory(wanted, out)
@@ -158,6 +169,9 @@ def prepare(
         compile_steps=compile_steps,
         cards=folders,
         allow_code=allow_code,
+        cache=None if cache is None else Path(cache),
+        only_plan=only_plan,
+        report=report,
     )
     return make_plan(wanted, options), directory
 

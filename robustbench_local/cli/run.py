@@ -67,6 +67,10 @@ def command(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Let python: models run their code.")
     ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(envvar="RBL_CACHE", help="Where weights that the grid trains are kept."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time, and stop.")
     ] = False,
@@ -89,6 +93,9 @@ def command(
         compile_steps=compile_steps,
         cards=cards or (),
         allow_code=allow_code,
+        cache=cache,
+        only_plan=dry_run,
+        report=lambda line: _say_training(console, line, as_json=as_json),
     )
     _show_plan(plan, console, as_json=as_json, dry_run=dry_run)
     if dry_run:
@@ -105,6 +112,14 @@ def command(
         say_gates(verdict, console)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return verdict.exit_code or (0 if run.complete else INCOMPLETE)
+
+
+def _say_training(console: Console, line: str, *, as_json: bool) -> None:
+    """A line about a training, which comes before the plan."""
+    if as_json:
+        console.out(json.dumps({"event": "training", "message": line}), highlight=False)
+        return
+    console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
 def make_console(*, as_json: bool) -> Console:

@@ -135,6 +135,8 @@ def command(
     say = Speaker(Console(soft_wrap=True))
     say.report(f"reading {data}")
     images, sources = load_images(wanted, seed=seed, base=Path.cwd())
+    if recipe.fine_tune and weights is None and ":" not in model:
+        raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
     start = load_start(
         model,
         num_classes=images.training.num_classes,

@@ -23,6 +23,7 @@ class Recipe(ABC):
         warmup_epochs: Over which the learning rate rises from near 0.
         label_smoothing: Share of the target spread over all classes.
         ema_decay: Decay a step of the averaged weights, which are the ones kept.
+        fine_tune: Whether to start from the model's own weights instead of initial ones.
         optimizer: ``"sgd"`` with Nesterov momentum, or ``"adamw"``.
         momentum: Of SGD.
         schedule: ``"one-cycle"``: after the rise, down to 0 along a cosine. ``"piecewise"``: a tenth of the
@@ -48,6 +49,7 @@ class Recipe(ABC):
     warmup_epochs: int
     label_smoothing: float
     ema_decay: float
+    fine_tune: bool = False
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     schedule: Literal["one-cycle", "piecewise"] = "one-cycle"

@@ -25,6 +25,9 @@ from robustbench_local.defenses.trained import Epoch, Score, Trained
 from robustbench_local.errors import ConfigError, DataError, ModelError
 from robustbench_local.randomness import seed_from
 
+LOOP_VERSION = 1
+"""Raised whenever the same recipe, data and seed give other weights."""
+
 _VALIDATION_BATCH = 256
 _SMALL = 3 * 64 * 64
 """Values of an image up to which a whole validation batch fits anywhere."""

@@ -9,11 +9,15 @@ from pathlib import Path
 
 from robustbench_local.catalogue import Card, expand, find_card
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.base import Wrapper
+from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.defenses.wrappers import WRAPPERS, make_wrapper
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import NO_DEFENSE, DefenseEntry, Grid
 from robustbench_local.evaluation.plan import Subject
+from robustbench_local.evaluation.training import with_settings
+from robustbench_local.evaluation.workshop import Workshop
 from robustbench_local.parameters import parameter_names
 
 
@@ -57,6 +61,25 @@ class Wrapped(Defense):
         return derive(subject, classifier, self.card, self.name, undefended=subject)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained(Defense):
+    """The same network, trained by a recipe."""
+
+    card: Card
+    """Where it comes from."""
+    recipe: Recipe
+    """How it is trained."""
+    workshop: Workshop
+    """What trains it."""
+
+    def apply(self, subject: Subject) -> Subject:
+        """The trained model."""
+        classifier = self.workshop.train(subject.id, subject.classifier, self.card, self.recipe)
+        fitted = fit_labels(subject.data, classifier.num_classes, classifier.class_names)
+        about = {**subject.about, "num_classes": classifier.num_classes, "source": f"trained by {self.name}"}
+        return derive(replace(subject, data=fitted, about=about), classifier, self.card, self.name)
+
+
 def derive(
     subject: Subject, classifier: Classifier, card: Card, name: str, *, undefended: Subject | None = None
 ) -> Subject:
@@ -88,33 +111,37 @@ def provenance(card: Card) -> dict[str, object]:
     return {"card": card.base, "method": card.method, "source": card.source, **card.parameters}
 
 
-def resolve_defenses(grid: Grid, folders: Sequence[Path]) -> dict[str, list[Defense]]:
+def resolve_defenses(grid: Grid, folders: Sequence[Path], workshop: Workshop) -> dict[str, list[Defense]]:
     """The defenses of every model, by its id, in the order of its list.
 
     Args:
         grid: The grid.
         folders: Folders with the user's own cards.
+        workshop: What trains the models of recipes.
 
     Raises:
         CardError: If a card is unknown or malformed.
         ConfigError: If an override is wrong, or a defense is listed twice.
     """
-    common = _resolve(grid.defenses, folders, "defenses")
+    common = _resolve(grid.defenses, folders, workshop, "defenses")
     return {
         model.id: common
         if model.defenses is None
-        else _resolve(model.defenses, folders, f"model {model.id!r}, defenses")
+        else _resolve(model.defenses, folders, workshop, f"model {model.id!r}, defenses")
         for model in grid.models
     }
 
 
-def find_defense(name: str, overrides: Mapping[str, object], folders: Sequence[Path] = ()) -> list[Defense]:
+def find_defense(
+    name: str, overrides: Mapping[str, object], folders: Sequence[Path], workshop: Workshop
+) -> list[Defense]:
     """The defenses that a card and its overrides mean: one, or one for each eps of a list.
 
     Args:
         name: A card such as ``jpeg-75``, or ``none``.
         overrides: Parameters to change.
         folders: Folders with the user's own cards.
+        workshop: What trains the models of recipes.
 
     Raises:
         CardError: If there is no such card.
@@ -131,16 +158,16 @@ def find_defense(name: str, overrides: Mapping[str, object], folders: Sequence[P
             Wrapped(name=each.name, card=each, wrapper=make_wrapper(each.method, each.parameters))
             for each in cards
         ]
-    raise ConfigError(
-        f"defense {name!r} cannot be applied by a grid yet",
-        remedy="train the defended model, list it under models, and write defenses: [none]",
-    )
+    trained, recipe = with_settings(card, overrides)
+    return [Trained(name=trained.name, card=trained, recipe=recipe, workshop=workshop)]
 
 
-def _resolve(entries: Sequence[DefenseEntry], folders: Sequence[Path], where: str) -> list[Defense]:
+def _resolve(
+    entries: Sequence[DefenseEntry], folders: Sequence[Path], workshop: Workshop, where: str
+) -> list[Defense]:
     found: list[Defense] = []
     for entry in entries:
-        for defense in find_defense(entry.card, entry.overrides, folders):
+        for defense in find_defense(entry.card, entry.overrides, folders, workshop):
             if defense.name in {other.name for other in found}:
                 raise ConfigError(f"the defense {defense.name!r} is listed twice", where=where)
             found.append(defense)

@@ -55,6 +55,16 @@ class DataEntry(Strict):
     groups_key: str | None = None
 
 
+class TrainingEntry(DataEntry):
+    """The images that recipes train on, and those that choose the epoch; see `rbl train`."""
+
+    split: str = "train"
+    val: str | None = None
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    val_limit: Annotated[int, Field(ge=1)] = 1000
+    group_pattern: str | None = None
+
+
 class DefenseEntry(Strict):
     """A defense's card by name, or ``none``, and what to change in it (quality, sigma, ...)."""
 
@@ -168,6 +178,7 @@ class Grid(Strict):
     question: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataEntry
+    training: TrainingEntry | None = None
     models: Annotated[list[ModelEntry], Field(min_length=1)]
     defenses: Defenses = Field(default_factory=lambda: [DefenseEntry(card=NO_DEFENSE)])
     attacks: Annotated[list[AttackEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]

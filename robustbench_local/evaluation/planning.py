@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from robustbench_local.evaluation.defending import resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject
+from robustbench_local.evaluation.workshop import Workshop, default_cache
 from robustbench_local.models.endpoint import PROBE
 from robustbench_local.models.http_client import without_credentials
 from robustbench_local.models.sources import load_classifier
@@ -41,6 +42,12 @@ class Options:
     """Whether attacks compile their own step."""
     allow_code: bool = False
     """Whether ``python:`` models may run the user's code."""
+    cache: Path | None = None
+    """Where weights that a grid trains are kept; by default `default_cache`."""
+    only_plan: bool = False
+    """Whether nothing is trained, because nothing will be run."""
+    report: Callable[[str], None] = lambda _line: None
+    """Receives lines of progress of trainings."""
 
 
 def make_plan(grid: Grid, options: Options) -> Plan:
@@ -58,7 +65,8 @@ def make_plan(grid: Grid, options: Options) -> Plan:
             to put right before anything can be measured.
     """
     folders = [*options.cards, *_cards_beside(options.base)]
-    columns, defenses = resolve_columns(grid, folders), resolve_defenses(grid, folders)
+    columns = resolve_columns(grid, folders)
+    defenses = resolve_defenses(grid, folders, _workshop(grid, options))
     data = load_data(grid, options.base)
     models = {entry.id: _subject(entry, data, options) for entry in grid.models}
     subjects = tuple(each.apply(model) for name, model in models.items() for each in defenses[name])
@@ -80,6 +88,18 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         identity=identity,
         about=_about(grid, data, subjects, device),
         warnings=tuple(dict.fromkeys(_warnings(cells, data))),
+    )
+
+
+def _workshop(grid: Grid, options: Options) -> Workshop:
+    return Workshop(
+        grid=grid,
+        base=options.base,
+        device=options.device,
+        cache=options.cache or default_cache(),
+        allow_code=options.allow_code,
+        only_plan=options.only_plan,
+        report=options.report,
     )
 
 
@@ -189,7 +209,7 @@ def _warnings(cells: Sequence[PlannedCell], data: Dataset) -> Iterator[str]:
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":
             size = f"eps {cell.threat.eps:g} is more than half of the pixel range"
             yield f"{cell.record.attack}: {size}; was {cell.threat.eps:g}/255 meant?"
-        yield from (f"{cell.record.attack}: {line}" for line in cell.attack.warnings(cell.threat))
+        yield from (f"{cell.record.attack}: {line}" for line in cell.warnings())
     for cell in cells:
         yield from (f"model {cell.subject}: {note}" for note in cell.subject.classifier.notes)
     yield from (f"data: {note}" for note in data.notes)

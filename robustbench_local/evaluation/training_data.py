@@ -111,4 +111,5 @@ def _has_split(entry: DataEntry, split: str, seed: int, base: Path) -> bool:
 
 def _load(entry: DataEntry, seed: int, base: Path) -> Dataset:
     chosen = seed if entry.seed is None else entry.seed
-    return load_dataset(**entry.model_dump(exclude={"seed"}), seed=chosen, base=base)
+    said = {name: getattr(entry, name) for name in DataEntry.model_fields if name != "seed"}
+    return load_dataset(**said, seed=chosen, base=base)
