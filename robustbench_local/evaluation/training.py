@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 
+from robustbench_local.attacks.autoattack import AutoAttack
+from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.fgsm import FGSM
+from robustbench_local.attacks.pgd import PGD
 from robustbench_local.catalogue import Card, expand
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
@@ -21,11 +25,15 @@ from robustbench_local.defenses.train import train
 from robustbench_local.defenses.trained import Trained
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.statistics import Estimate
+from robustbench_local.evaluation.proving import prove, questions
+from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.threat import ThreatModel
 
 _USUAL = ThreatModel(norm="Linf", eps=8 / 255)
 """What a training without a threat model of its own is measured against."""
+_STEPS = 50
+_CERTIFIED = 500
+"""Most images that a certificate is asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +116,8 @@ def measure(
         report: Receives a line a figure.
 
     Returns:
-        One entry an attack: its budget, n, how many images stayed right, the share and its 95 %
-        Clopper-Pearson interval, and on which images.
+        One entry an attack, and one a certificate that the recipe trains for: its budget, n, how many images
+        stayed right or were proven, the share and its 95 % Clopper-Pearson interval, and on which images.
     """
     threat = getattr(recipe, "threat", None) or _USUAL
     data = images.test or images.validation
@@ -123,24 +131,23 @@ def measure(
         device=device,
     )
     figures: list[dict[str, Any]] = []
-    for attack, count in (
-        ("fgsm", len(data)),
-        ("pgd", len(data)),
-        ("autoattack", min(autoattack, len(data))),
-    ):
-        if not count:
-            continue
-        result = evaluate(
-            classifier, data.select(range(count)), attack=attack, norm=threat.norm, eps=threat.eps
-        )
-        budget = {"attack": attack, "norm": threat.norm, "eps": threat.eps}
+    for attack, count in _attacks(len(data), autoattack):
+        some = data.select(range(count))
+        result = evaluate(classifier, some, attack=attack, norm=threat.norm, eps=threat.eps)
         if not figures:
             figures.append(_figure({"attack": "none"}, result.tally.clean_correct, result.clean_accuracy))
             report(_line(figures[-1]))
-        figures.append(_figure(budget, result.tally.robust, result.robust_accuracy))
+        found = {**_said(attack), **_budget(threat)}
+        figures.append(_figure(found, result.tally.robust, result.robust_accuracy))
+        report(_line(figures[-1]))
+    some = data.select(range(min(_CERTIFIED, len(data))))
+    for name, certificate, ball in questions(recipe):
+        proven = prove(classifier, some, certificate, ball)
+        share = clopper_pearson(proven, len(some))
+        figures.append(_figure({**name, **_budget(ball)}, proven, share))
         report(_line(figures[-1]))
     on = "test" if images.test is not None else "validation"
-    return [{**figure, "on": on} for figure in figures]
+    return [{**figure, "images": on} for figure in figures]
 
 
 def save(
@@ -189,15 +196,41 @@ def save(
     write_curves(out, trained.curves, best=trained.best.epoch, title=f"{card.name} on {images.training.name}")
 
 
+def _attacks(count: int, autoattack: int) -> list[tuple[Attack, int]]:
+    """Each attack and how many images it gets; a network that hides its gradients falls to the margin."""
+    everything: list[tuple[Attack, int]] = [
+        (FGSM(), count),
+        (PGD(steps=_STEPS), count),
+        (PGD(steps=_STEPS, loss="margin"), count),
+        (AutoAttack(), min(autoattack, count)),
+    ]
+    return [(attack, images) for attack, images in everything if images]
+
+
+def _said(attack: Attack) -> dict[str, Any]:
+    """What a figure says about its attack."""
+    name = {"attack": type(attack).__name__.lower()}
+    if not isinstance(attack, PGD):
+        return name
+    return {**name, "steps": attack.steps} | ({"loss": attack.loss} if attack.loss != "ce" else {})
+
+
+def _budget(threat: ThreatModel) -> dict[str, Any]:
+    return {"norm": threat.norm, "eps": threat.eps}
+
+
 def _figure(attack: dict[str, Any], right: int, share: Estimate) -> dict[str, Any]:
     interval = {"accuracy": round(share.value, 4), "low": round(share.low, 4), "high": round(share.high, 4)}
     return {**attack, "n": share.n, "right": right, **interval}
 
 
 def _line(figure: Mapping[str, Any]) -> str:
+    name = figure.get("certificate") or figure["attack"]
+    how = f" on the {figure['loss']}" if "loss" in figure else ""
     budget = f", {figure['norm']} {figure['eps']:.4g}" if "eps" in figure else ""
-    what = "clean" if figure["attack"] == "none" else f"{figure['attack']}{budget}"
+    what = "clean" if name == "none" else f"{name}{how}{budget}"
+    verdict = "proven" if "certificate" in figure else "right"
     return (
-        f"measured {what}: {figure['accuracy']:.1%} right, 95 % interval {figure['low']:.1%} to "
+        f"measured {what}: {figure['accuracy']:.1%} {verdict}, 95 % interval {figure['low']:.1%} to "
         f"{figure['high']:.1%}, n = {figure['n']}"
     )

@@ -51,8 +51,9 @@ def test_weights_come_with_all_that_a_grid_needs(place):
     assert made["defense"]["parameters"]["epochs"] == 3
     assert (made["data"]["training"]["objects"], made["data"]["validation"]["objects"]) == (9, 3)
     measured = made["measured"]
-    found = [(one["attack"], one["n"], one["on"]) for one in measured]
-    assert found == [(name, 15, "validation") for name in ("none", "fgsm", "pgd")]
+    found = [(one["attack"], one.get("loss"), one["n"], one["images"]) for one in measured]
+    attacks = (("none", None), ("fgsm", None), ("pgd", None), ("pgd", "margin"))
+    assert found == [(*attack, 15, "validation") for attack in attacks]
     assert all(one["low"] <= one["accuracy"] <= one["high"] for one in measured)
     assert measured[0]["accuracy"] == made["made"]["validation"]["clean"] > 0.9
     rows = list(csv.DictReader((place / "net.curves.csv").read_text().splitlines()))
