@@ -94,7 +94,7 @@ class RichDisplay(Display):
 
     def advanced(self, cell: PlannedCell, done: Tally) -> None:
         """Move the bar of the cell."""
-        self.progress.update(self.cell, completed=done.n, note=f"robust so far {share(done.robust, done.n)}")
+        self.progress.update(self.cell, completed=done.n, note=so_far(cell, done))
 
     def finished(self, cell: PlannedCell, status: CellStatus, done: Tally, error: str | None) -> None:
         """Leave a line about the cell and move the bar of the run."""
@@ -142,9 +142,8 @@ class PlainDisplay(Display):
     def advanced(self, cell: PlannedCell, done: Tally) -> None:
         """Say how far the cell is, every few seconds at most."""
         if time.monotonic() - self._last > HEARTBEAT / 3:
-            held = share(done.robust, done.n)
             self._say(
-                f"        {title(cell)}: {done.n} of {len(cell.positions)} images, robust so far {held}"
+                f"        {title(cell)}: {done.n} of {len(cell.positions)} images, {so_far(cell, done)}"
             )
 
     def finished(self, cell: PlannedCell, status: CellStatus, done: Tally, error: str | None) -> None:
@@ -217,14 +216,25 @@ def title(cell: PlannedCell) -> str:
     return f"{cell.record.model}{defense} x {cell.record.attack}"
 
 
+def so_far(cell: PlannedCell, done: Tally) -> str:
+    """What has come out of a cell until now."""
+    return f"{holding(cell)} so far {share(done.robust, done.n)}"
+
+
+def holding(cell: PlannedCell) -> str:
+    """What an image is that stays right: robust against an attack, or certified."""
+    return "certified" if cell.record.measure == "certificate" else "robust"
+
+
 def ending(cell: PlannedCell, done: Tally) -> str:
     """What came out of a cell, in a few words."""
     if cell.skipped or not done.n:
         return cell.skipped or "no outcome"
     passes = (done.forward_passes + done.backward_passes) / done.n
     hits = f", {done.broken} reached a target" if cell.threat.targets else ""
+    silent = f", {done.abstained} abstained" if done.abstained else ""
     cost = f"{passes:,.0f} passes an image, {done.seconds:.1f} s"
-    return f"{share(done.robust, done.n)} robust{hits}, n = {done.n}, {cost}"
+    return f"{share(done.robust, done.n)} {holding(cell)}{hits}{silent}, n = {done.n}, {cost}"
 
 
 def share(part: int, whole: int) -> str:

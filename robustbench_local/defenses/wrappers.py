@@ -22,6 +22,7 @@ WRAPPERS: Registry[Wrapper] = Registry(
         "median": "robustbench_local.defenses.median:MedianBlur",
         "noise": "robustbench_local.defenses.noise:GaussianNoise",
         "resize-pad": "robustbench_local.defenses.resize_pad:ResizePad",
+        "smoothing": "robustbench_local.defenses.smoothing:Smoothing",
     },
 )
 """Methods of defense cards that need no training."""

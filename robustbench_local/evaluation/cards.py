@@ -6,11 +6,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustbench_local import certification
 from robustbench_local.attacks import ATTACKS, expand
 from robustbench_local.attacks.foreign import PREFIX
 from robustbench_local.catalogue import Card, CardThreat, find_card
 from robustbench_local.errors import ConfigError
 from robustbench_local.threat import ThreatModel
+
+
+def find_entries(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
+    """The cards that an entry of a grid's ``attacks`` means: attacks, or certificates.
+
+    Args:
+        name: A card of either kind, or an attack's method.
+        overrides: As for :func:`find_attacks`.
+        folders: Folders with the user's own cards.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: If an override is unknown, impossible or missing.
+    """
+    if not _is_method(name):
+        card = find_card(name, extra=folders)
+        if card.kind == "certificate":
+            return certification.expand(card, overrides)
+    return find_attacks(name, overrides, folders)
 
 
 def find_attacks(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
@@ -26,7 +46,7 @@ def find_attacks(name: str, overrides: Mapping[str, Any], folders: Sequence[Path
         CardError: If there is no such card.
         ConfigError: If an override is unknown, impossible or missing.
     """
-    if name not in ATTACKS and not name.startswith(PREFIX):
+    if not _is_method(name):
         return expand(find_card(name, kind="attack", extra=folders), overrides)
     missing = [key for key in ("norm", "eps") if overrides.get(key) in (None, [])]
     if missing:
@@ -52,3 +72,7 @@ def find_attacks(name: str, overrides: Mapping[str, Any], folders: Sequence[Path
         path=Path(full),
     )
     return expand(card, overrides)
+
+
+def _is_method(name: str) -> bool:
+    return name in ATTACKS or name.startswith(PREFIX)

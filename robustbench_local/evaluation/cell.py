@@ -1,12 +1,13 @@
-"""One cell of the grid: an attack on a classifier over a list of images, batch by batch.
+"""One cell of the grid: work on a classifier over a list of images, batch by batch.
 
-A batch goes through four stations: read the clean images, attack those read correctly, verify the
-candidates, write one outcome an image. What fails inside a batch is confined to the image that fails.
+A batch of an attack goes through four stations: read the clean images, attack those read correctly, verify
+the candidates, write one outcome an image. What fails inside a batch is confined to the image that fails.
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,7 +41,17 @@ GROUP_PIXELS = 3 * 32 * 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Batch:
+    """The outcomes of some images, and the verified candidates beside them."""
+
+    outcomes: tuple[OutcomeRecord, ...]
+    """One an image, in the order of their positions."""
+    candidates: Tensor
+    """(N, C, H, W), on the CPU; the original where there was no valid candidate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(ABC):
     """What one cell does: everything that decides its verdicts, and nothing else."""
 
     key: str
@@ -49,12 +60,44 @@ class Task:
     """The classifier under test."""
     data: Dataset
     """Exactly the images of the cell, in canonical order."""
-    attack: Attack
-    """The attack and its hyper-parameters."""
     threat: ThreatModel
     """Budget and goal."""
     seed: int
     """The run's seed."""
+
+    @property
+    def asked(self) -> Classifier:
+        """The classifier that most passes go through, in batches of the chosen size."""
+        return self.classifier
+
+    @abstractmethod
+    def queue(self, batch_size: int, done: set[int]) -> list[list[int]]:
+        """The positions still to do, cut into what is committed together; of any size or in fixed groups.
+
+        Args:
+            batch_size: Images in a pass.
+            done: Positions that need no work.
+        """
+
+    @abstractmethod
+    def run(self, positions: list[int]) -> Batch:
+        """Do it for some images.
+
+        Args:
+            positions: Which images of the data.
+        """
+
+    def smaller(self, queue: list[list[int]], size: int) -> list[list[int]]:
+        """What is left, in smaller batches."""
+        return cut([position for batch in queue for position in batch], size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Work):
+    """An attack, and the harness's verdicts on what it hands in."""
+
+    attack: Attack
+    """The attack and its hyper-parameters."""
     surrogate: Classifier | None = None
     """The model that candidates are crafted on; None: the classifier under test itself."""
 
@@ -63,15 +106,27 @@ class Task:
         """What the attack sees."""
         return self.surrogate or self.classifier
 
+    @property
+    def asked(self) -> Classifier:
+        """What the attack sees."""
+        return self.crafted_on
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """The outcomes of some images, and the verified candidates beside them."""
+    def queue(self, batch_size: int, done: set[int]) -> list[list[int]]:
+        """The batches still to do: of any size for per-image attacks, else the fixed groups."""
+        everything = range(len(self.data))
+        if self.attack.per_image:
+            left = [position for position in everything if position not in done]
+            return cut(left, chunk_size(self, batch_size))
+        groups = cut(list(everything), group_size(self.attack, self.data))
+        return [group for group in groups if not done.issuperset(group)]
 
-    outcomes: tuple[OutcomeRecord, ...]
-    """One an image, in the order of their positions."""
-    candidates: Tensor
-    """(N, C, H, W), on the CPU; the original where there was no valid candidate."""
+    def run(self, positions: list[int]) -> Batch:
+        """The four stations."""
+        return _run(self, positions)
+
+    def smaller(self, queue: list[list[int]], size: int) -> list[list[int]]:
+        """See :meth:`Work.smaller`; fixed groups stay whole until they fail themselves."""
+        return super().smaller(queue, size) if self.attack.per_image else queue
 
 
 def applicable(data: Dataset, threat: ThreatModel, sources: Collection[int] = ()) -> Tensor:
@@ -95,12 +150,12 @@ def applicable(data: Dataset, threat: ThreatModel, sources: Collection[int] = ()
 
 
 def run_batches(
-    task: Task, *, batch_size: int, done: Collection[int] = (), notify: Notify = lambda _: None
+    work: Work, *, batch_size: int, done: Collection[int] = (), notify: Notify = lambda _: None
 ) -> Iterator[Batch]:
-    """Attack and verify the images of a task that are not done yet.
+    """Do the work of a cell for the images that are not done yet.
 
     Args:
-        task: What to do.
+        work: What to do.
         batch_size: Images in a pass; no influence on verdicts. Halved for good when memory runs out.
         done: Positions that need no work.
         notify: Told of halved batches and isolated failures.
@@ -113,36 +168,38 @@ def run_batches(
         Exception: What the model or the attack raises on the first three images alone, before any success:
             then it is not the images.
     """
-    queue = _queue(task, chunk_size(task, batch_size), set(done))
+    queue = work.queue(batch_size, set(done))
     suspects: list[Batch] = []  # failures before the first success: they may be the model's, not the images'
     proven = bool(done)
-    crafted_on = task.crafted_on
+    asked = work.asked
     with (
-        task.classifier.attacked(),
-        crafted_on.attacked(),
-        _rows_at_once(crafted_on, batch_size),
-        seeded(crafted_on, task.seed),
+        work.classifier.attacked(),
+        asked.attacked(),
+        _rows_at_once(asked, batch_size),
+        seeded(asked, work.seed),
     ):
         while queue:
             positions = queue.pop(0)
             try:
-                batch = _run(task, positions)
+                batch = work.run(positions)
             except (InvariantError, UnreachableError):
                 raise
             except Exception as failure:
-                at_once = min(len(positions), crafted_on.batch_size or batch_size)
+                at_once = min(len(positions), asked.batch_size or batch_size)
                 half = (at_once + 1) // 2
                 if out_of_memory(failure) and half < at_once:
                     notify(f"out of memory with {at_once} images: going on with {half} at a time")
-                    crafted_on.batch_size = half
-                    queue = [*_cut(positions, half), *_smaller(task, queue, half)]
+                    asked.batch_size = half
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
+                    queue = [*cut(positions, half), *work.smaller(queue, half)]
                     continue
                 half = (len(positions) + 1) // 2
                 if half < len(positions):
                     queue = [positions[:half], positions[half:], *queue]
                     continue
-                suspects.append(_failed(task, positions[0], failure))
-                if not proven and len(suspects) >= min(FAILURES_THAT_CONVICT, len(task.data)):
+                suspects.append(_failed(work, positions[0], failure))
+                if not proven and len(suspects) >= min(FAILURES_THAT_CONVICT, len(work.data)):
                     raise
             else:
                 proven = proven or any(row.clean_correct for row in batch.outcomes)
@@ -159,15 +216,6 @@ def _told(batches: list[Batch], notify: Notify) -> Iterator[Batch]:
             if row.status == "error":
                 notify(f"{row.image}: {row.error}")
         yield batch
-
-
-def _queue(task: Task, batch_size: int, done: set[int]) -> list[list[int]]:
-    """The batches still to do: of any size for per-image attacks, else the fixed groups."""
-    everything = range(len(task.data))
-    if task.attack.per_image:
-        return _cut([position for position in everything if position not in done], batch_size)
-    groups = _cut(list(everything), group_size(task.attack, task.data))
-    return [group for group in groups if not done.issuperset(group)]
 
 
 def chunk_size(task: Task, batch_size: int) -> int:
@@ -196,16 +244,9 @@ def group_size(attack: Attack, data: Dataset) -> int:
     return max(4, min(2 * attack.group, attack.group * GROUP_PIXELS // pixels))
 
 
-def _cut(positions: list[int], size: int) -> list[list[int]]:
+def cut(positions: list[int], size: int) -> list[list[int]]:
     """Consecutive pieces of at most ``size``."""
     return [positions[start : start + size] for start in range(0, len(positions), size)]
-
-
-def _smaller(task: Task, queue: list[list[int]], size: int) -> list[list[int]]:
-    """What is left, in smaller batches; fixed groups stay whole until they fail themselves."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return _cut([position for batch in queue for position in batch], size) if task.attack.per_image else queue
 
 
 def _spread(total: int, count: int) -> Tensor:
@@ -213,15 +254,15 @@ def _spread(total: int, count: int) -> Tensor:
     return total // count + (torch.arange(count) < total % count).long()
 
 
-def _failed(task: Task, position: int, failure: Exception) -> Batch:
+def _failed(work: Work, position: int, failure: Exception) -> Batch:
     """An image on which the model or the attack raised: an error, listed, and not robust."""
-    one = task.data.select([position])
-    outcome = failed(task.key, position, one, one_line(failure))
+    one = work.data.select([position])
+    outcome = failed(work.key, position, one, one_line(failure))
     return Batch(outcomes=(outcome,), candidates=one.images.clone())
 
 
 def _run(task: Task, positions: list[int]) -> Batch:
-    """The four stations."""
+    """The four stations: read, attack, verify, write down."""
     started = time.perf_counter()
     data, classifier, device = task.data.select(positions), task.classifier, task.classifier.device
     own = Stream(task.seed, data.ids, repr(task.attack))

@@ -8,20 +8,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from torch import Tensor
-
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.catalogue import Card, CardThreat
-from robustbench_local.data.choose import choose_images
-from robustbench_local.data.dataset import Dataset
+from robustbench_local.certification import make_certificate
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.errors import ConfigError, RobustbenchError
 from robustbench_local.evaluation.adapted import adapted
-from robustbench_local.evaluation.cards import find_attacks
+from robustbench_local.evaluation.cards import find_entries
 from robustbench_local.evaluation.cell import applicable
-from robustbench_local.evaluation.grid import Grid
-from robustbench_local.evaluation.plan import PlannedCell, Subject, cell_key
+from robustbench_local.evaluation.certificates import CertificateColumn, plan_certificate
+from robustbench_local.evaluation.grid import AttackEntry, Grid
+from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject, cell_key, limited
 from robustbench_local.evaluation.transfer import NAIVE_NOTE, check_surrogate, transfer_note
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
@@ -59,8 +57,8 @@ class Column:
         return cast("CardThreat", self.card.threat)  # an attack's card always has one
 
 
-def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column]:
-    """Every attack of the grid with its overrides applied, in order.
+def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column | CertificateColumn]:
+    """Every attack and certificate of the grid with its overrides applied, in order.
 
     Args:
         grid: The grid.
@@ -70,22 +68,31 @@ def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column]:
         CardError: If a card is unknown or malformed.
         ConfigError: If an override is wrong, or two entries mean the same cell.
     """
-    found: list[Column] = []
+    found: list[Column | CertificateColumn] = []
     for entry in grid.attacks:
-        for card in find_attacks(entry.card, entry.overrides, folders):
-            attack = make_attack(card.method, card.parameters)
-            column = Column(card=card, attack=attack, limit=entry.limit, surrogate=entry.transfer_from)
+        for card in find_entries(entry.card, entry.overrides, folders):
+            column = _column(card, entry)
             if column.name in {other.name for other in found}:
-                raise ConfigError(f"the attack {column.name!r} is listed twice", where="attacks")
+                raise ConfigError(f"the {card.kind} {column.name!r} is listed twice", where="attacks")
             found.append(column)
     return found
+
+
+def _column(card: Card, entry: AttackEntry) -> Column | CertificateColumn:
+    if card.kind != "certificate":
+        attack = make_attack(card.method, card.parameters)
+        return Column(card=card, attack=attack, limit=entry.limit, surrogate=entry.transfer_from)
+    if entry.transfer_from is not None:
+        raise ConfigError(f"the certificate {card.name!r} has nothing to transfer", where="attacks")
+    certificate = make_certificate(card.method, card.parameters)
+    return CertificateColumn(card=card, certificate=certificate, limit=entry.limit)
 
 
 def plan_cells(
     grid: Grid,
     models: Mapping[str, Subject],
     subjects: Sequence[Subject],
-    columns: Sequence[Column],
+    columns: Sequence[Column | CertificateColumn],
     code: str,
 ) -> Iterator[PlannedCell]:
     """Every square of the grid, in its order.
@@ -94,7 +101,7 @@ def plan_cells(
         grid: The grid.
         models: The models as they were loaded, by id: what candidates are transferred from.
         subjects: The models with their defenses.
-        columns: The attacks.
+        columns: The attacks and certificates.
         code: Version of the code that decides verdicts.
 
     Raises:
@@ -105,6 +112,9 @@ def plan_cells(
         given = {"data": subject.data.digest(), "seed": str(grid.seed), "code": code}
         given["defense"] = subject.defense
         for column in columns:
+            if isinstance(column, CertificateColumn):
+                yield plan_certificate(grid, subject, column, given, next(position))
+                continue
             surrogate = models[column.surrogate] if column.surrogate else None
             yield _plan_cell(grid, subject, column, surrogate, given, next(position))
             if _worth_trying_naively(subject, column):
@@ -127,13 +137,13 @@ def _plan_cell(
     surrogate: Subject | None,
     given: dict[str, str],
     position: int,
-) -> PlannedCell:
+) -> AttackCell:
     crafted_on = (surrogate or subject).classifier
     attack, names = adapted(column.attack, crafted_on), subject.data.class_names
     sources = resolve_classes(column.rules.sources, names)
     threat = column.rules.model(resolve_classes(column.rules.targets, names))
     everyone = applicable(subject.data, threat, sources)
-    positions = _limited(subject.data, everyone, column.limit, grid.seed)
+    positions = limited(subject.data, everyone, column.limit, grid.seed)
     what = {
         "attack": repr(attack),
         "threat": repr(threat),
@@ -170,7 +180,7 @@ def _plan_cell(
         surrogate=column.surrogate,
         measure=attack.measure,
     )
-    return PlannedCell(
+    return AttackCell(
         record=record,
         subject=subject,
         attack=attack,
@@ -179,13 +189,6 @@ def _plan_cell(
         skipped=_reason_to_skip(attack, threat, subject, surrogate, len(positions), naive=column.naive),
         surrogate=surrogate,
     )
-
-
-def _limited(data: Dataset, positions: Tensor, limit: int | None, seed: int) -> Tensor:
-    """As many of the positions as the column wants, evenly over the classes."""
-    ids = [data.ids[position] for position in positions.tolist()]
-    chosen = choose_images(ids, data.labels[positions].tolist(), limit=limit, seed=seed)
-    return positions[chosen]
 
 
 def _reason_to_skip(

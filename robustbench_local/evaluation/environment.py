@@ -13,6 +13,7 @@ import torch
 
 DECIDING = (
     "attacks",
+    "certification",
     "classifier.py",
     "corruptions",
     "defenses/base.py",
@@ -23,8 +24,10 @@ DECIDING = (
     "defenses/median.py",
     "defenses/noise.py",
     "defenses/resize_pad.py",
+    "defenses/smoothing.py",
     "evaluation/cell.py",
     "evaluation/outcome.py",
+    "evaluation/proof.py",
     "evaluation/verify.py",
     "geometry.py",
     "isolation.py",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import replace
 
 from torch import Tensor
 
+from robustbench_local.certification.base import Certified
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.verify import Reading, Verified
 from robustbench_local.store.records import OutcomeRecord, OutcomeStatus
@@ -91,6 +93,70 @@ def judged(
         status=status if prediction is not None else "non-finite",
         error=reason if prediction is not None else _NOT_FINITE,
         adversarial_hash=fingerprint(verified.candidates[place]),
+    )
+
+
+def certified_outcome(
+    cell: str,
+    position: int,
+    data: Dataset,
+    row: int,
+    found: Certified,
+    clean: Reading | None,
+    passes: tuple[int, int],
+    seconds: float,
+) -> OutcomeRecord:
+    """The record of an image that a certificate was asked about.
+
+    Args:
+        cell: Key of the cell.
+        position: Place of the image in the cell.
+        data: The batch.
+        row: Row of the image in the batch.
+        found: What was proven about the batch.
+        clean: The harness's own reading where the proof is about the classifier that it reads; None where
+            the proof is about another classifier, such as a smoothed one.
+        passes: Forward and backward passes on this image.
+        seconds: Its share of the batch's wall time.
+    """
+    claimed, label = _class(found.predictions[row]), int(data.labels[row])
+    prediction, correct = claimed, claimed == label
+    if clean is not None:
+        prediction, correct = _class(clean.prediction[row]), bool(clean.correct[row])
+    margin, radius, proven = float(found.margins[row]), float(found.radius[row]), bool(found.verified[row])
+    status: OutcomeStatus = "ok" if correct or claimed is None else "clean-wrong"
+    error = None
+    if clean is not None and prediction is None:
+        status, error = "non-finite", _NOT_FINITE
+    elif proven and not correct:
+        status, error = "rejected", f"the proof is about class {claimed}, which the classifier does not read"
+    mark = fingerprint(data.images[row])
+    return OutcomeRecord(
+        cell=cell,
+        position=position,
+        image=data.ids[row],
+        label=label,
+        clean_prediction=prediction,
+        adversarial_prediction=prediction,
+        clean_correct=correct,
+        broken=False,
+        moved_elsewhere=False,
+        margin=None if math.isnan(margin) else margin,
+        fragile=False,
+        linf=0.0,
+        l2=0.0,
+        l1=0.0,
+        broken_8bit=None,
+        forward_passes=passes[0],
+        backward_passes=passes[1],
+        seconds=seconds,
+        status=status,
+        error=error,
+        original_hash=mark,
+        adversarial_hash=mark,
+        certified=proven and correct,
+        radius=None if math.isnan(radius) else radius,
+        abstained=claimed is None,
     )
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
+from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.cell import Task
+from robustbench_local.evaluation.cell import Task, Work
+from robustbench_local.evaluation.proof import Proof
 from robustbench_local.randomized import draws_of
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
@@ -45,21 +49,45 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedCell:
+class PlannedCell(ABC):
     """One cell, ready to run."""
 
     record: CellRecord
     """What the store keeps about it."""
     subject: Subject
     """The classifier under test."""
-    attack: Attack
-    """The attack."""
     threat: ThreatModel
     """Budget and goal."""
     positions: Tensor
     """Which images of the data belong to the cell."""
     skipped: str | None = None
     """Why the cell cannot run on this model at all; None if it can."""
+
+    @property
+    @abstractmethod
+    def crafted_on(self) -> Subject:
+        """The subject that most passes go through."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> tuple[int, int]:
+        """Most forward and backward passes over all images."""
+
+    @abstractmethod
+    def task(self, seed: int) -> Work:
+        """The work itself."""
+
+    def warnings(self) -> list[str]:
+        """What is allowed but probably not meant, one line each."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackCell(PlannedCell):
+    """A cell that attacks."""
+
+    attack: Attack
+    """The attack."""
     surrogate: Subject | None = None
     """The model that candidates are crafted on; None: the one under test."""
 
@@ -87,6 +115,42 @@ class PlannedCell:
             threat=self.threat,
             seed=seed,
             surrogate=None if self.surrogate is None else self.surrogate.classifier,
+        )
+
+    def warnings(self) -> list[str]:
+        """The attack's own."""
+        return self.attack.warnings(self.threat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateCell(PlannedCell):
+    """A cell that seeks proofs."""
+
+    certificate: Certificate
+    """The method and its hyper-parameters."""
+
+    @property
+    def crafted_on(self) -> Subject:
+        """What is asked: the model within, where the certificate is about the votes of one."""
+        within = self.certificate.base(self.subject.classifier) is not self.subject.classifier
+        return self.subject.undefended or self.subject if within else self.subject
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Most forward and backward passes over all images; votes that stop early cost less."""
+        forward, backward = self.certificate.cost(self.threat)
+        count = 0 if self.skipped else len(self.positions)
+        return count * (forward + 1), count * backward
+
+    def task(self, seed: int) -> Proof:
+        """The work itself."""
+        return Proof(
+            key=self.record.key,
+            classifier=self.subject.classifier,
+            data=self.subject.data.select(self.positions),
+            certificate=self.certificate,
+            threat=self.threat,
+            seed=seed,
         )
 
 
@@ -121,3 +185,17 @@ class Plan:
 def cell_key(identity: dict[str, str]) -> str:
     """SHA-256 over a cell's identity, as 64 hex digits."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def limited(data: Dataset, positions: Tensor, limit: int | None, seed: int) -> Tensor:
+    """As many of the positions as a column wants, evenly over the classes.
+
+    Args:
+        data: The data set.
+        positions: Those that a goal applies to, int64.
+        limit: How many at most; None for all.
+        seed: Decides which.
+    """
+    ids = [data.ids[position] for position in positions.tolist()]
+    chosen = choose_images(ids, data.labels[positions].tolist(), limit=limit, seed=seed)
+    return positions[chosen]

@@ -35,7 +35,8 @@ class OutcomeRecord:
     moved_elsewhere: bool
     """Targeted goals only: the label changed, but not to a target. Never counted as broken."""
     margin: float | None
-    """Logit of the label minus the largest other one, on the verified candidate."""
+    """Logit of the label minus the largest other one, on the verified candidate; in a certificate's cell
+    what it is proven to exceed in the whole ball."""
     fragile: bool
     """|margin| below 1e-4 of the range of the logits: floating-point noise may turn it."""
     linf: float
