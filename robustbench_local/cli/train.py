@@ -135,8 +135,6 @@ def command(
     say = Speaker(Console(soft_wrap=True))
     say.report(f"reading {data}")
     images, sources = load_images(wanted, seed=seed, base=Path.cwd())
-    if recipe.fine_tune and weights is None and ":" not in model:
-        raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
     start = load_start(
         model,
         num_classes=images.training.num_classes,
@@ -146,6 +144,8 @@ def command(
         allow_code=allow_code,
         base=Path.cwd(),
     )
+    if recipe.fine_tune and not start.origin:
+        raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
     parts = f"{len(images.training):,} images, {len(images.validation):,} for validation"
     say.report(f"training {start.architecture} by {chosen.name} on {parts}, on {place}")
     with say:
