@@ -25,6 +25,10 @@ DRAWS = 20
 """Draws that an attack's look averages over."""
 VERDICT_DRAWS = 100
 """Draws that a verdict averages over."""
+CLEAR = 3.0
+"""Standard errors that a class has to be ahead by, so that a search takes it for the winner."""
+SMALL = 5e-6
+"""Largest lead of one that is not, as a share of the range of the logits: attacks take it for rounding."""
 
 
 class RandomizedClassifier(WrappedClassifier):
@@ -32,8 +36,9 @@ class RandomizedClassifier(WrappedClassifier):
 
     Called with an image, or asked for a gradient, it answers with the mean over ``draws`` draws, each of
     which counts as a pass of its own. The draws are fresh at every new point and yet depend on nothing but
-    the point and ``seed``, so that a search takes the same way in every batch. Inside `deciding` the answer
-    is the mean over ``verdict_draws`` other draws, which belong to the image.
+    the point and ``seed``, so that a search takes the same way in every batch. A class whose lead may be
+    luck, less than three standard errors, is all but tied with the next one, so that no search ends there.
+    Inside `deciding` the answer is the mean over ``verdict_draws`` other draws, which belong to the image.
 
     Args:
         inner: The classifier within.
@@ -88,7 +93,7 @@ class RandomizedClassifier(WrappedClassifier):
         for points, which, numbers in self._looks(images, rows):
             with self._drawing(numbers):
                 samples.append(_by_draw(super().__call__(points, which), len(images)))
-        return self.pooled(torch.cat(samples))
+        return self._seen(torch.cat(samples))
 
     def gradient(
         self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
@@ -106,7 +111,7 @@ class RandomizedClassifier(WrappedClassifier):
             losses.append(values.sum(dim=0))
             slopes.append(slope.sum(dim=0))
         mean_loss, mean_slope = (torch.stack(part).sum(dim=0) / self.draws for part in (losses, slopes))
-        return self.pooled(torch.cat(samples)), mean_loss, mean_slope
+        return self._seen(torch.cat(samples)), mean_loss, mean_slope
 
     @contextmanager
     def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:
@@ -147,6 +152,14 @@ class RandomizedClassifier(WrappedClassifier):
             raise InvariantError("a randomized classifier was asked for logits outside of a draw")
         return self.sample(images, self._under_way)
 
+    def _seen(self, samples: Tensor) -> Tensor:
+        """The answer of several draws, (D, N, K); but for a verdict, a lead that may be luck is no lead."""
+        answer = self.pooled(samples)
+        if self._verdicts is not None or len(samples) < 2 or answer.requires_grad:
+            return answer
+        others = ~torch.eye(len(samples), dtype=torch.bool, device=samples.device)
+        return _doubted(answer, torch.stack([self.pooled(samples[rest]) for rest in others]))
+
     @contextmanager
     def _drawing(self, numbers: Numbers) -> Iterator[None]:
         self._under_way = numbers
@@ -175,6 +188,31 @@ class RandomizedClassifier(WrappedClassifier):
 def _by_draw(rows: Tensor, count: int) -> Tensor:
     """(D * N, ...) as (D, N, ...), N = ``count``."""
     return rows.view(len(rows) // max(count, 1), count, *rows.shape[1:])
+
+
+def _doubted(answer: Tensor, without: Tensor) -> Tensor:
+    """Logits in which a lead of less than `CLEAR` standard errors shrinks below what counts as a success.
+
+    Args:
+        answer: (N, K), over all draws.
+        without: (D, N, K), each over all draws but one: their spread gives the standard error.
+
+    Source: the jackknife, Efron & Stein 1981, doi:10.1214/aos/1176345462, eq. 1.3.
+    """
+    winner, second = answer.topk(2, dim=1).indices.unbind(dim=1)
+    rows = torch.arange(len(answer), device=answer.device)
+    lead = answer[rows, winner] - answer[rows, second]
+    leads = without[:, rows, winner] - without[:, rows, second]
+    count = len(without)
+    clear = CLEAR * (leads.var(dim=0, correction=0) * (count - 1)).sqrt()
+    low, high = answer.aminmax(dim=1)
+    # it still grows with the lead, so that a search finds its way; where something is not finite, it stays
+    shrunk = torch.where(lead < clear, SMALL * (high - low) * lead / clear, lead)
+    told = answer.clone()
+    told[rows, winner] = torch.where(
+        torch.isfinite(shrunk), answer[rows, second] + shrunk, answer[rows, winner]
+    )
+    return told
 
 
 def deciding(classifier: Classifier, stream: Stream | None) -> AbstractContextManager[None]:

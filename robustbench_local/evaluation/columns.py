@@ -14,7 +14,6 @@ from robustbench_local.catalogue import Card, CardThreat
 from robustbench_local.certification import make_certificate
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.errors import ConfigError, RobustbenchError
-from robustbench_local.evaluation.adapted import adapted
 from robustbench_local.evaluation.cards import find_entries
 from robustbench_local.evaluation.cell import applicable
 from robustbench_local.evaluation.certificates import CertificateColumn, plan_certificate
@@ -139,7 +138,7 @@ def _plan_cell(
     position: int,
 ) -> AttackCell:
     crafted_on = (surrogate or subject).classifier
-    attack, names = adapted(column.attack, crafted_on), subject.data.class_names
+    attack, names = column.attack, subject.data.class_names
     sources = resolve_classes(column.rules.sources, names)
     threat = column.rules.model(resolve_classes(column.rules.targets, names))
     everyone = applicable(subject.data, threat, sources)

@@ -19,7 +19,6 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.evaluation.adapted import adapted
 from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import Task, applicable, run_batches
 from robustbench_local.evaluation.plan import cell_key
@@ -122,7 +121,6 @@ def evaluate(
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
     method, rules = _resolve(attack, overrides, [Path(folder) for folder in cards])
-    method = adapted(method, surrogate or classifier)
     threat = rules.model(resolve_classes(rules.targets, fitted.class_names))
     if surrogate is None:
         method.check(threat, classifier)
