@@ -118,6 +118,7 @@ def test_fine_tuning_starts_from_the_weights_and_fits_the_head(place):
         (["standard", "--set", "epochs=many"], 2, "epochs: input should be a valid integer"),
         (["standard", "--data-option", "sizes=3"], 2, "size"),
         (["standard", "--model", "signs_resnett"], 2, "signs_resnet"),
+        (["fine-tune"], 2, "Say which weights"),
         (["standard", "--set", "flip=[crimson]"], 2, "crimson"),
         (["standard", "--val", "npz:missing.npz"], 3, "no such file"),
         (["standard", "--group-pattern", "x+"], 2, "does not match"),
