@@ -71,11 +71,10 @@ def _attack(cell: dict[str, Any]) -> str:
 
 
 def say_gates(verdict: GateReport, console: Console) -> None:
-    """One line a gate."""
-    for one, line in zip(verdict.verdicts, verdict.lines, strict=False):
-        console.print(line, style=_COLOUR[one.ruling], markup=False, highlight=False, soft_wrap=True)
-    if not verdict.verdicts:
-        console.print(verdict.lines[0], style="dim", markup=False, highlight=False)
+    """One line a violated certificate, then one a gate."""
+    styles = [_COLOUR["fail"]] * len(verdict.violations) + [_COLOUR[one.ruling] for one in verdict.verdicts]
+    for style, line in zip(styles or ["dim"], verdict.lines, strict=True):
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def estimate(share: dict[str, Any]) -> Estimate:

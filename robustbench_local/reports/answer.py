@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robustbench_local.reports.brackets import is_blocked
 from robustbench_local.reports.corruptions import make_corruptions
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
 from robustbench_local.reports.findings import is_guessing
@@ -33,7 +34,11 @@ def question(evidence: Evidence) -> str:
 
 
 def answer(evidence: Evidence) -> str:
-    """The answer in one sentence."""
+    """The answer in one sentence; none while a proof and an attack contradict each other (D25)."""
+    if is_blocked(evidence):
+        return (
+            "No answer can be given: an attack broke what a certificate had proven, so one of them is wrong."
+        )
     threat = evidence.headline
     if threat is None:
         return _targeted_answer(evidence)
@@ -49,6 +54,8 @@ def answer(evidence: Evidence) -> str:
 
 def comparisons(evidence: Evidence) -> list[str]:
     """One sentence for each model that the best one is compared with, on the headline threat."""
+    if is_blocked(evidence):
+        return []
     pairs = evidence.pairs(evidence.headline) if evidence.headline else []
     sound = (
         pair for pair in pairs if not any(is_guessing(evidence, one) for one in (pair.first, pair.second))
@@ -109,9 +116,19 @@ def _average_answer(evidence: Evidence) -> str:
         shown = (f"{isolated(str(one.subject))}: {full(one.mean.overall.estimate)}" for one in maps)
         basis = f"on average over {counted(len(maps[0].rows), 'corruption')} and the severities tried"
         return f"{'; '.join(list(shown)[:MOST_SUBJECTS])}, {basis}; an adversary can do worse."
+    proven = [cell for cell in evidence.certificates if cell.certified_accuracy.known]
+    if proven:
+        told = [f"{_certified(cell)}: {full(cell.certified_accuracy)}" for cell in proven[:MOST_SUBJECTS]]
+        return f"{'; '.join(told)}, whatever the attack; none was tried."
     if any(cell.transferred and cell.done for cell in evidence.cells):
         return "Not known: attacks were only transferred from other models, none worked on these."
     return "Not known yet: no attack has been carried through."
+
+
+def _certified(cell: CellResult) -> str:
+    """What is proven, and within which ball."""
+    who = isolated(str(cell.subject)) + (", its vote under noise," if cell.record.concerns != "model" else "")
+    return f"{who} certified right at {budget(cell.record.norm, cell.record.eps)}"
 
 
 def _named(cell: CellResult, several: bool) -> str:

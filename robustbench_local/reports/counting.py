@@ -88,6 +88,8 @@ def judge_cell(record: CellRecord, outcomes: Sequence[OutcomeRecord]) -> CellRes
         problem=problem,
         spending=_spending(outcomes),
         radii={row.image: _radius(row, record) for row in outcomes} if measured else {},
+        breaks={row.image: _lengths(row) for row in outcomes if row.broken},
+        proven={row.image: _proven(row, record) for row in outcomes if _proven(row, record) > 0},
     )
 
 
@@ -118,7 +120,7 @@ def _standing(record: CellRecord, counts: Tally) -> tuple[Standing, str | None]:
 
 
 def _verdict(row: OutcomeRecord) -> Verdict:
-    robust = row.clean_correct and not row.broken and row.status != "error"
+    robust = row.clean_correct and not row.broken and row.status != "error" and row.certified is not False
     return Verdict(clean_correct=row.clean_correct, broken=row.broken, robust=robust)
 
 
@@ -128,6 +130,18 @@ def _radius(row: OutcomeRecord, record: CellRecord) -> float:
         return math.inf if _verdict(row).robust else 0.0
     size = getattr(row, _SIZES[record.norm])
     return min(size, record.eps) if math.isfinite(size) else 0.0
+
+
+def _lengths(row: OutcomeRecord) -> dict[str, float]:
+    """How far the adversarial image is from the original one, in each norm."""
+    return {norm: getattr(row, column) for norm, column in _SIZES.items()}
+
+
+def _proven(row: OutcomeRecord, record: CellRecord) -> float:
+    """Within which distance the image is proven to be read rightly; 0 where no proof was sought or found."""
+    if not row.clean_correct or row.certified is None:
+        return 0.0
+    return max(row.radius or 0.0, record.eps if row.certified else 0.0)
 
 
 def _spending(outcomes: Sequence[OutcomeRecord]) -> Spending:

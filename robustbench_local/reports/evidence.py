@@ -92,6 +92,11 @@ class CellResult:
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
     unless done and the attack measures distances."""
+    breaks: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
+    """Image id -> norm -> the length of the change that broke it; whatever the standing."""
+    proven: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Image id -> the distance within which a certificate proved that it is read rightly; whatever the
+    standing. Images without a proof are not in it."""
 
     @property
     def subject(self) -> Subject:
@@ -135,9 +140,14 @@ class CellResult:
         return self.record.norm == "corruption"
 
     @property
+    def certificate(self) -> bool:
+        """Whether proofs were sought instead of adversarial images."""
+        return self.record.measure == "certificate"
+
+    @property
     def in_worst_case(self) -> bool:
         """Whether it is an untargeted attack on this very model, which a worst case is made of."""
-        return not (self.targeted or self.borrowed or self.corrupted)
+        return not (self.targeted or self.borrowed or self.corrupted or self.certificate)
 
     @property
     def sight(self) -> str:
@@ -157,20 +167,27 @@ class CellResult:
     @property
     def robust_accuracy(self) -> Estimate:
         """Share of all the cell's images that are read correctly and stay unbroken (V5)."""
-        return self._share(self.tally.robust, self.tally.n)
+        return self._share(self.tally.robust, self.tally.n, attacked=True)
 
     @property
     def attack_success(self) -> Estimate:
         """Share of the clean-correct images that were broken (V5)."""
-        return self._share(self.tally.broken, self.tally.clean_correct)
+        return self._share(self.tally.broken, self.tally.clean_correct, attacked=True)
 
     @property
     def attack_success_8bit(self) -> Estimate:
         """The same after the candidates were rounded to 8 bits (V4)."""
-        return self._share(self.tally.broken_8bit, self.tally.clean_correct)
+        return self._share(self.tally.broken_8bit, self.tally.clean_correct, attacked=True)
 
-    def _share(self, k: int, n: int) -> Estimate:
-        return clopper_pearson(k, n) if self.done else clopper_pearson(0, 0)
+    @property
+    def certified_accuracy(self) -> Estimate:
+        """Share of all the cell's images that are proven to be read correctly everywhere in the ball."""
+        return self._share(self.tally.certified, self.tally.n, attacked=False)
+
+    def _share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
+        """A share of a done cell; unknown where it is a matter of attacks, or of certificates, alone."""
+        meant = attacked is None or attacked != self.certificate
+        return clopper_pearson(k, n) if self.done and meant else clopper_pearson(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +281,16 @@ class Evidence:
         return tuple(dict.fromkeys(cell.subject for cell in self.cells))
 
     @property
+    def attacks(self) -> tuple[CellResult, ...]:
+        """The cells in which adversarial images were sought."""
+        return tuple(cell for cell in self.cells if not cell.certificate)
+
+    @property
+    def certificates(self) -> tuple[CellResult, ...]:
+        """The cells in which proofs were sought."""
+        return tuple(cell for cell in self.cells if cell.certificate)
+
+    @property
     def threats(self) -> tuple[Threat, ...]:
         """Untargeted threats, in the order of the grid."""
         return tuple(dict.fromkeys(worst.threat for worst in self.worst_cases))
@@ -282,8 +309,14 @@ class Evidence:
         return next(found, None)
 
     def clean_accuracy(self, subject: Subject) -> Estimate:
-        """A subject's accuracy on untouched images, from the done cell that asks about most images."""
-        estimates = [cell.clean_accuracy for cell in self.cells if cell.subject == subject and cell.done]
+        """A subject's accuracy on untouched images, from the done cell that asks about most images.
+
+        Certificates are only asked where there is no attack, and never those of a vote under noise.
+        """
+        done = [cell for cell in self.cells if cell.subject == subject and cell.done]
+        attacks = [cell for cell in done if not cell.certificate]
+        proofs = [cell for cell in done if cell.certificate and cell.record.concerns == "model"]
+        estimates = [cell.clean_accuracy for cell in attacks or proofs]
         return max(estimates, key=lambda estimate: estimate.n, default=clopper_pearson(0, 0))
 
     def pairs(self, threat: Threat) -> list[Pair]:

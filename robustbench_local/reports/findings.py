@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.masking import find_surprises
 from robustbench_local.reports.words import counted, full, interval, isolated, listing, percent
@@ -59,6 +60,20 @@ def describe(cell: CellResult) -> str:
     return f"{isolated(cell.record.attack)} on {isolated(str(cell.subject))}"
 
 
+def _violated(evidence: Evidence) -> Iterator[Finding]:
+    """Certified above empirical (diagnostic D25)."""
+    for violation in find_violations(evidence):
+        if violation.blocks:
+            why = "Certificate violated: one of the two is a bug, or the model is not deterministic. "
+            yield Finding(
+                level="void", text=f"{why}{violation.sentence} No number of this run is to be used."
+            )
+        else:
+            alpha = violation.certificate.record.alpha
+            allowed = f"It claims too much for {percent(alpha)} of the images at most, on average."
+            yield Finding(level="warning", text=f"{violation.sentence} {allowed}")
+
+
 def _guessing(evidence: Evidence) -> Iterator[Finding]:
     for subject in evidence.subjects:
         clean, classes = evidence.clean_accuracy(subject), len(evidence.class_names(subject.model))
@@ -98,7 +113,7 @@ def _changing_answers(evidence: Evidence) -> Iterator[Finding]:
     for subject in evidence.subjects:
         seen: dict[str, set[bool]] = {}
         for cell in evidence.cells:
-            if cell.subject == subject:
+            if cell.subject == subject and not cell.certificate:
                 for image, verdict in cell.verdicts.items():
                     seen.setdefault(image, set()).add(verdict.clean_correct)
         changing = sum(len(marks) > 1 for marks in seen.values())
@@ -138,12 +153,22 @@ def _quarantine(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _rejected(evidence: Evidence) -> Iterator[Finding]:
-    cells = [cell for cell in evidence.cells if cell.done and cell.tally.rejected]
+    cells = [cell for cell in evidence.attacks if cell.done and cell.tally.rejected]
     if cells:
         where = _each(cells, lambda cell: f"{cell.tally.rejected} of {cell.tally.clean_correct}")
         text = f"Candidates that broke a rule of the harness and count as failed attacks: {where}."
         yield Finding(
             level="warning", text=f"{text} The attack has a bug, or the model is not deterministic."
+        )
+
+
+def _misdirected(evidence: Evidence) -> Iterator[Finding]:
+    cells = [cell for cell in evidence.certificates if cell.tally.rejected]
+    if cells:
+        where = _each(cells, lambda cell: counted(cell.tally.rejected, "image"))
+        text = f"Proofs about a class that the classifier does not read, which count as none: {where}."
+        yield Finding(
+            level="void", text=f"{text} The certificate has a bug; do not believe its other verdicts."
         )
 
 
@@ -215,6 +240,7 @@ def _percents(before: Estimate, after: Estimate) -> str:
 
 
 _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    _violated,
     _guessing,
     _unfinished,
     _changing_answers,
@@ -222,6 +248,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _few_images,
     _quarantine,
     _rejected,
+    _misdirected,
     _not_finite,
     _rounding,
     _fragile,

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, InvariantError
+from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.counting import find_worst_cases, read_evidence
 from robustbench_local.reports.distances import measures_distance, nearest_radii, spread
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, WorstCase
@@ -23,6 +24,8 @@ Level = Literal["error", "warn"]
 Ruling = Literal["pass", "fail", "inconclusive"]
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 4
+EXIT_BLOCKED = InvariantError.exit_code
+"""A certificate is violated: something inside is wrong, whatever the gates say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +134,26 @@ class GateReport:
 
     verdicts: tuple[Verdict, ...]
     """In the order of the gates, then of the models."""
+    violations: tuple[str, ...] = ()
+    """Certificates that attacks contradict (diagnostic D25), one line each: no number is to be used then."""
 
     @property
     def exit_code(self) -> int:
-        """1 if a gate fails, else 4 if one is inconclusive, else 0; gates of level ``warn`` do not count."""
+        """70 if a certificate is violated; else 1 if a gate fails, 4 if one is inconclusive, or 0.
+
+        Gates of level ``warn`` do not count.
+        """
+        if self.violations:
+            return EXIT_BLOCKED
         rulings = {verdict.ruling for verdict in self.verdicts if verdict.gate.level == "error"}
         return EXIT_FAILED if "fail" in rulings else EXIT_INCONCLUSIVE if "inconclusive" in rulings else 0
 
     @property
     def lines(self) -> list[str]:
         """One line a verdict; one line that says so if there is no gate."""
-        return [verdict.line for verdict in self.verdicts] or ["no gate in the grid file: nothing was judged"]
+        judged = [verdict.line for verdict in self.verdicts]
+        blocked = [f"blocked: certificate violated: {line}" for line in self.violations]
+        return [*blocked, *judged] or ["no gate in the grid file: nothing was judged"]
 
 
 def check_gates(run_dir: Path, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
@@ -167,7 +179,10 @@ def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None
     """Judge what was read from a run by its gates, or by these; errors as in ``check_gates``."""
     entries = evidence.gates if gates is None else gates
     read = [Gate.read(entry) for entry in entries]
-    return GateReport(verdicts=tuple(verdict for gate in read for verdict in _verdicts(evidence, gate)))
+    return GateReport(
+        verdicts=tuple(verdict for gate in read for verdict in _verdicts(evidence, gate)),
+        violations=tuple(one.sentence for one in find_violations(evidence) if one.blocks),
+    )
 
 
 def _verdicts(evidence: Evidence, gate: Gate) -> list[Verdict]:
@@ -198,7 +213,7 @@ def _concerns(gate: Gate, cell: CellResult) -> bool:
     """
     record = cell.record
     return (
-        not cell.to_itself
+        not (cell.to_itself or cell.certificate)
         and gate.model in {None, record.model}
         and gate.defense in {None, record.defense}
         and gate.threat in {None, record.threat}
