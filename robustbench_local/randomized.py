@@ -205,13 +205,12 @@ def _doubted(answer: Tensor, without: Tensor) -> Tensor:
     leads = without[:, rows, winner] - without[:, rows, second]
     count = len(without)
     clear = CLEAR * (leads.var(dim=0, correction=0) * (count - 1)).sqrt()
-    low, high = answer.aminmax(dim=1)
     # it still grows with the lead, so that a search finds its way; where something is not finite, it stays
-    shrunk = torch.where(lead < clear, SMALL * (high - low) * lead / clear, lead)
+    room = answer[rows, second] - answer.amin(dim=1)
+    shrunk = answer[rows, second] + SMALL * room * lead / clear
     told = answer.clone()
-    told[rows, winner] = torch.where(
-        torch.isfinite(shrunk), answer[rows, second] + shrunk, answer[rows, winner]
-    )
+    doubtful = (lead < clear) & torch.isfinite(shrunk)
+    told[rows, winner] = torch.where(doubtful, shrunk, answer[rows, winner])
     return told
 
 

@@ -122,7 +122,7 @@ def keys_at(points: Tensor, seed: int) -> Tensor:
     flat = points.detach().flatten(1).double()
     places = torch.arange(flat.shape[1], dtype=torch.int64, device=flat.device)
     own = torch.tensor(seed_from("points", seed), dtype=torch.int64, device=flat.device)
-    direction = (uniform_at(own, places) < 0.5).double() * 2 - 1
+    direction = uniform_at(own, places).double() * 2 - 1
     return ((flat * direction).sum(dim=1) / _STEP).floor().long() * _STRIDE ^ own
 
 
