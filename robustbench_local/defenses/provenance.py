@@ -52,7 +52,10 @@ def write_weights(
         StorageError: If the disk refuses.
     """
     network = start.module.network
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    kept = torch.contiguous_format  # and copied: safetensors refuses layers that share their weights
+    state = {
+        name: value.detach().cpu().clone(memory_format=kept) for name, value in network.state_dict().items()
+    }
     partial = out.with_name(f"{out.name}.partial")
     try:
         save_file(state, partial)

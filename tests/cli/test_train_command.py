@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import shlex
 import signal
@@ -13,9 +14,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from safetensors.torch import load_file
 
+from robustbench_local.cli import train as train_command
 from robustbench_local.cli.main import call
+from robustbench_local.cli.train import Speaker
 from robustbench_local.models.sources import load_classifier
 
 USUAL = [
@@ -155,3 +159,18 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(place):
     (place / "net.ckpt").unlink()
     assert _train(*words, out="whole.safetensors") == 0
     assert (place / "net.safetensors").read_bytes() == (place / "whole.safetensors").read_bytes()
+
+
+def test_a_terminal_shows_a_bar_and_a_log_a_sign_of_life(monkeypatch):
+    shown = io.StringIO()
+    with Speaker(Console(file=shown, force_terminal=True, width=80)) as speaker:
+        speaker.step(3, 12)
+        speaker.report("epoch 1/4")
+        speaker._bar.refresh()
+    assert "3/12" in shown.getvalue()
+    assert "epoch 1/4" in shown.getvalue()
+    logged = io.StringIO()
+    monkeypatch.setattr(train_command, "_HEARTBEAT", -1.0)
+    with Speaker(Console(file=logged, width=80)) as speaker:
+        speaker.step(3, 12)
+    assert "step 3 of 12" in logged.getvalue()
