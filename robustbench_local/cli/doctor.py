@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from robustbench_local.catalogue import list_cards
+from robustbench_local.catalogue import Kind, list_cards
 from robustbench_local.errors import RobustbenchError
 from robustbench_local.models.sources import load_classifier
 from robustbench_local.models.zoo import find_zoo, list_zoo
@@ -60,8 +60,12 @@ def _extras() -> Iterator[str]:
         yield f"{name} {metadata.version(name)}" if find_spec(name) else f"{name} {missing}"
 
 
+_KINDS: tuple[Kind, ...] = ("attack", "certificate", "defense")
+
+
 def _cards() -> Iterator[str]:
-    yield f"{len(list_cards('attack'))} attacks, {len(list_cards('defense'))} defenses, all well-formed"
+    counts = {kind: len(list_cards(kind)) for kind in _KINDS}
+    yield ", ".join(f"{count} {kind}s" for kind, count in counts.items()) + ", all well-formed"
 
 
 def _zoo() -> Iterator[str]:

@@ -31,9 +31,9 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", envvar="RBL_JSON", help="As JSON.")] = False,
 ) -> None:
-    """List attacks, defenses, models, data sources or example grids."""
+    """List attacks and certificates, defenses, models, data sources or example grids."""
     kinds: dict[str, Callable[[], list[Row]]] = {
-        "attacks": lambda: _cards("attack", cards or []),
+        "attacks": lambda: [*_cards("attack", cards or []), *_cards("certificate", cards or [])],
         "defenses": lambda: _cards("defense", cards or []),
         "models": _models,
         "data": lambda: [{"name": name, "what": what} for name, what in SOURCES.items()],

@@ -32,6 +32,8 @@ def results_table(results: dict[str, Any]) -> Table:
     for cell in results["cells"]:
         if cell["surrogate"] == cell["model"]:
             continue  # nothing transfers from a model to itself
+        if cell["measure"] == "certificate":
+            continue  # below, after the attacks
         if cell["standing"] != "done":
             table.add_row(_subject(cell), _attack(cell), "", f"[red]{cell['standing']}[/]", "", "", "")
         elif cell["norm"] != "corruption":
@@ -48,7 +50,22 @@ def results_table(results: dict[str, Any]) -> Table:
         table.add_row(
             _subject(worst), f"worst case, {worst['threat']}{missing}", *_numbers(*shares), style="bold"
         )
+    _add_certificates(table, [cell for cell in results["cells"] if cell["measure"] == "certificate"])
     return table
+
+
+def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
+    """What is proven, and of what; it stands in the column of what attacks have left."""
+    table.add_section()
+    for cell in cells:
+        what = "certified" if cell["concerns"] == "model" else "certified, its vote under noise"
+        name = f"{what}: {escape(cell['attack'])}"
+        if cell["standing"] != "done":
+            table.add_row(_subject(cell), name, "", f"[red]{cell['standing']}[/]", "", "", "")
+            continue
+        clean, proven = estimate(cell["clean_accuracy"]), estimate(cell["certified_accuracy"])
+        shares = (percent(clean.value), percent(proven.value), interval(proven), str(proven.n), "")
+        table.add_row(_subject(cell), name, *shares)
 
 
 def _add_corruptions(table: Table, found: dict[str, Any]) -> None:

@@ -140,9 +140,9 @@ Limit = Annotated[float, BeforeValidator(_read_limit), Field(ge=0)]
 class GateEntry(Strict):
     """A limit that a result must keep."""
 
-    metric: Literal["robust_accuracy", "clean_accuracy", "attack_success", "median_distance"] = (
-        "robust_accuracy"
-    )
+    metric: Literal[
+        "robust_accuracy", "clean_accuracy", "attack_success", "median_distance", "certified_accuracy"
+    ] = "robust_accuracy"
     threat: str | None = None
     attack: str | None = None
     model: str | None = None
@@ -185,6 +185,7 @@ class Grid(Strict):
     gates: list[GateEntry] = Field(default_factory=list)
     gallery: Annotated[int, Field(ge=0)] = 8
     search_precision: Precision = "fp32"
+    skip_verified: bool = False
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Grid:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from robustbench_local.reports.brackets import Bracket, make_brackets
+from robustbench_local.reports.certified import CertifiedGroup, make_certified
 from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
 from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.curves import Panel, make_panels
@@ -41,8 +43,12 @@ class Content:
     """Attacks that measure how far each image is from its nearest adversarial one."""
     transfers: tuple[TransferMatrix, ...] = ()
     """Attacks whose candidates were made on another model."""
+    certified: tuple[CertifiedGroup, ...] = ()
+    """What is proven."""
     lessons: tuple[Lesson, ...] = ()
     """Defenses against attackers who do not know of them, and who do."""
+    brackets: tuple[Bracket, ...] = ()
+    """What is proven and what attacks left, for the same images."""
     corruptions: tuple[CorruptionMap, ...] = ()
     """Accuracy on corrupted images."""
 
@@ -54,7 +60,11 @@ class Content:
     @property
     def attackers(self) -> list[CellResult]:
         """The cells where somebody attacked who saw what there was: no corruption, no transfer to itself."""
-        return [cell for cell in self.evidence.cells if not (cell.corrupted or cell.to_itself or cell.naive)]
+        return [cell for cell in self.evidence.cells if not _no_attacker(cell)]
+
+
+def _no_attacker(cell: CellResult) -> bool:
+    return cell.corrupted or cell.to_itself or cell.naive or cell.certificate
 
 
 def read_content(store: RunStore) -> Content:
@@ -70,6 +80,8 @@ def read_content(store: RunStore) -> Content:
         matrices=tuple(make_matrices(store, evidence)),
         distances=tuple(make_groups(evidence)),
         transfers=tuple(make_transfers(evidence)),
+        certified=tuple(make_certified(evidence)),
         lessons=tuple(make_lessons(evidence)),
+        brackets=tuple(make_brackets(evidence)),
         corruptions=tuple(make_corruptions(evidence)),
     )

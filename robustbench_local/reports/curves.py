@@ -20,6 +20,20 @@ class Curve:
     """The model and defense."""
     points: tuple[tuple[float, Estimate], ...]
     """(eps, robust accuracy), ascending."""
+    every: int = 1
+    """A mark and a label stand at the first point and at each one that is this many further on."""
+    told: str = ""
+    """What the values are, where a panel shows more than one thing."""
+    dotted: bool = False
+    """Whether it is drawn beside another curve of its model, to compare."""
+
+    @property
+    def marked(self) -> tuple[tuple[float, Estimate], ...]:
+        """The points that get a mark."""
+        return self.points[:: self.every]
+
+    def __str__(self) -> str:
+        return f"{self.subject}, {self.told}" if self.told else str(self.subject)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +46,13 @@ class Panel:
     """Family of the attack, or the worst case."""
     curves: tuple[Curve, ...]
     """One a model that was measured at two radii at least."""
-    every: int = 1
-    """A mark and a label stand at the first point of a curve and at each one that is this many further on."""
+    measure: str = "robust accuracy"
+    """What the values are."""
 
     @property
     def radii(self) -> list[float]:
         """Every radius at which some curve has a mark, ascending, 0 included."""
-        return sorted({eps for curve in self.curves for eps, _ in self.marked(curve)})
-
-    def marked(self, curve: Curve) -> tuple[tuple[float, Estimate], ...]:
-        """The points of a curve that get a mark."""
-        return curve.points[:: self.every]
+        return sorted({eps for curve in self.curves for eps, _ in curve.marked})
 
 
 def make_panels(evidence: Evidence) -> list[Panel]:

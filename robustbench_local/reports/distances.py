@@ -67,9 +67,10 @@ class DistanceGroup:
         return tuple(self._panel(label) for label in labels)
 
     def _panel(self, label: str) -> Panel:
-        curves = [Curve(subject=one.subject, points=one.points) for one in self.reaches if one.label == label]
+        shown = (one for one in self.reaches if one.label == label)
+        curves = [Curve(subject=one.subject, points=one.points, every=_MARKS) for one in shown]
         title = f"{label}, targeted" if self.targeted else label
-        return Panel(norm=self.threat.norm, attack=title, curves=tuple(curves), every=_MARKS)
+        return Panel(norm=self.threat.norm, attack=title, curves=tuple(curves))
 
 
 def make_groups(evidence: Evidence) -> list[DistanceGroup]:

@@ -70,6 +70,9 @@ def _figures(content: Content) -> Iterator[tuple[str, Figure]]:
     for norm in dict.fromkeys(panel.norm for panel in content.panels):
         panels = [panel for panel in content.panels if panel.norm == norm]
         yield f"over-radius-{norm.lower()}.png", _curves(panels, names)
+    for proven in content.certified:
+        if proven.panels:
+            yield f"certified-{proven.norm.lower()}.png", _curves(proven.panels, names)
     for place, group in enumerate(content.distances, start=1):
         if group.panels:
             yield f"how-far-{place}.png", _curves(group.panels, names)
@@ -178,15 +181,19 @@ def _curves(panels: Sequence[Panel], names: dict[Subject, str]) -> Figure:
             values = [100 * estimate.value for _, estimate in curve.points]
             low = [100 * estimate.low for _, estimate in curve.points]
             high = [100 * estimate.high for _, estimate in curve.points]
-            axes.fill_between(radii, low, high, color=COLOURS[number], alpha=0.17, linewidth=0)
             look: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number]}
-            axes.plot(radii, values, label=names[curve.subject], markevery=panel.every, **look)
+            if curve.dotted:
+                look["linestyle"] = ":"
+            else:
+                axes.fill_between(radii, low, high, color=COLOURS[number], alpha=0.17, linewidth=0)
+            label = names[curve.subject] + (f", {curve.told}" if curve.told else "")
+            axes.plot(radii, values, label=label, markevery=curve.every, **look)
         axes.set_xticks(panel.radii, [radius(eps) for eps in panel.radii])
         axes.set(ylim=(-2, 102), xlabel=axis(panel.norm))
         axes.set_title(drawable(panel.attack, "attack"), loc="left", fontsize=9)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("robust accuracy, %")
+    figure.axes[0].set_ylabel(f"{panels[0].measure}, %")
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 

@@ -167,9 +167,7 @@ def _misdirected(evidence: Evidence) -> Iterator[Finding]:
     if cells:
         where = _each(cells, lambda cell: counted(cell.tally.rejected, "image"))
         text = f"Proofs about a class that the classifier does not read, which count as none: {where}."
-        yield Finding(
-            level="void", text=f"{text} The certificate has a bug; do not believe its other verdicts."
-        )
+        yield Finding(level="void", text=f"{text} The certificate has a bug: believe none of its verdicts.")
 
 
 def _not_finite(evidence: Evidence) -> Iterator[Finding]:
@@ -228,6 +226,14 @@ def _toothless(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(level="note", text=text)
 
 
+def _spared(evidence: Evidence) -> Iterator[Finding]:
+    cells = [cell for cell in evidence.attacks if cell.tally.certified]
+    if cells:
+        where = _each(cells, lambda cell: f"{cell.tally.certified} of {cell.tally.n}")
+        text = f"Proven, not attacked: {where}. There the attacks do not put the certificate to the test."
+        yield Finding(level="note", text=text)
+
+
 def _each(cells: Sequence[CellResult], fact: Callable[[CellResult], str]) -> str:
     """The cells with a fact about each, as in a sentence; the first few if there are many."""
     named = [f"{describe(cell)} ({fact(cell)})" for cell in cells[:MOST_NAMED]]
@@ -253,4 +259,5 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _rounding,
     _fragile,
     _toothless,
+    _spared,
 )

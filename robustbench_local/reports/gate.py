@@ -12,13 +12,15 @@ from robustbench_local.errors import ConfigError, InvariantError
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.counting import find_worst_cases, read_evidence
 from robustbench_local.reports.distances import measures_distance, nearest_radii, spread
-from robustbench_local.reports.evidence import CellResult, Evidence, Subject, WorstCase
+from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat, WorstCase
 from robustbench_local.reports.words import distance, full, listing, percent, radius
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store import RunStore
 from robustbench_local.suggestion import did_you_mean
 
-Metric = Literal["robust_accuracy", "clean_accuracy", "attack_success", "median_distance"]
+Metric = Literal[
+    "robust_accuracy", "clean_accuracy", "attack_success", "median_distance", "certified_accuracy"
+]
 Bound = Literal["lower", "estimate", "upper"]
 Level = Literal["error", "warn"]
 Ruling = Literal["pass", "fail", "inconclusive"]
@@ -213,7 +215,8 @@ def _concerns(gate: Gate, cell: CellResult) -> bool:
     """
     record = cell.record
     return (
-        not (cell.to_itself or cell.certificate)
+        not cell.to_itself
+        and cell.certificate == (gate.metric == "certified_accuracy")
         and gate.model in {None, record.model}
         and gate.defense in {None, record.defense}
         and gate.threat in {None, record.threat}
@@ -239,6 +242,10 @@ def _judge_subject(gate: Gate, subject: Subject, cells: Sequence[CellResult]) ->
         groups = dict.fromkeys((cell.threat, cell.targeted) for cell in cells)
         alike = ([cell for cell in cells if (cell.threat, cell.targeted) == group] for group in groups)
         return [_judge_distance(gate, subject, group) for group in alike]
+    if gate.metric == "certified_accuracy":
+        questions = dict.fromkeys(map(_question, cells))
+        alike = ([cell for cell in cells if _question(cell) == one] for one in questions)
+        return [_judge_certificates(gate, subject, group) for group in alike]
     measure = _METRICS[gate.metric]
     alone = [
         _rule(gate, subject, measure(cell), missing=() if cell.done else (cell.record.attack,))
@@ -247,6 +254,25 @@ def _judge_subject(gate: Gate, subject: Subject, cells: Sequence[CellResult]) ->
     ]
     worst = find_worst_cases(cells)
     return [*(_rule(gate, subject, measure(one), missing=one.missing) for one in worst), *alone]
+
+
+def _question(cell: CellResult) -> tuple[Threat, str]:
+    """What is to be proven, and about what."""
+    return cell.threat, cell.record.concerns
+
+
+def _judge_certificates(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:
+    """The share of images that any of several certificates proves; further ones can only raise it."""
+    done = [cell for cell in cells if cell.done]
+    images = [image for image in (done[0].verdicts if done else ()) if all(image in c.verdicts for c in done)]
+    proven = sum(any(cell.verdicts[image].robust for cell in done) for image in images)
+    estimate = clopper_pearson(proven, len(images))
+    told = full(estimate) + (", of its vote under noise" if cells[0].record.concerns != "model" else "")
+    ruling, reason = _compare(gate, estimate, told, math.inf)
+    missing = [cell.record.attack for cell in cells if not cell.done and cell.standing != "skipped"]
+    if missing and ruling != ("pass" if gate.min is not None else "fail"):
+        ruling, reason = "inconclusive", f"{told} without {listing(missing)}, which did not finish"
+    return Verdict(gate=gate, subject=subject, estimate=estimate, ruling=ruling, reason=reason)
 
 
 def _judge_distance(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:

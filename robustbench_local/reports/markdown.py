@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustbench_local.reports import answer
+from robustbench_local.reports.brackets import READING_BRACKETS, Bracket
+from robustbench_local.reports.certified import READING_CERTIFIED, Certification, CertifiedGroup
 from robustbench_local.reports.content import Content
 from robustbench_local.reports.corruptions import CorruptionMap
 from robustbench_local.reports.distances import DistanceGroup, Reach
@@ -15,7 +17,7 @@ from robustbench_local.reports.heatmap import HeatMap, Square
 from robustbench_local.reports.matrix import TargetMatrix, TargetRow
 from robustbench_local.reports.naive import READING_LESSONS, Lesson
 from robustbench_local.reports.transfer import TransferMatrix
-from robustbench_local.reports.words import NOTHING, distance, duration, full, percent
+from robustbench_local.reports.words import NOTHING, budget, distance, duration, full, percent
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])")
 _TITLES: tuple[tuple[Level, str], ...] = (
@@ -45,12 +47,14 @@ def write_markdown(content: Content, figures: Sequence[str]) -> str:
     lines += _gates(content)
     lines += _heatmap(content.heatmap) if content.heatmap.columns else []
     lines += _lessons(content.lessons) if content.lessons else []
+    lines += _certified(content.certified) if content.certified else []
+    lines += _brackets(content.brackets) if content.brackets else []
     lines += [line for group in content.distances for line in _distances(group)]
     lines += _sight(content) if content.seen_less else []
     lines += [line for matrix in content.transfers for line in _transfer(matrix)]
     lines += _corruptions(content.corruptions) if content.corruptions else []
     lines += [line for matrix in content.matrices for line in _matrix(matrix)]
-    lines += ["## Cell by cell", "", *_cells(evidence.cells), ""]
+    lines += ["## Cell by cell", "", *_cells(evidence.attacks), ""]
     lines += [f"![{_figure_title(path)}]({path})" for path in figures]
     lines += ["", _READING]
     return "\n".join(lines) + "\n"
@@ -106,6 +110,44 @@ def _lessons(lessons: Sequence[Lesson]) -> list[str]:
     told = [f"- {escape(one.sentence)}" for one in lessons]
     title = "## What the defenses hide, and what they withstand"
     return [title, "", READING_LESSONS, "", *_table(head, rows), "", *told, ""]
+
+
+def _certified(groups: Sequence[CertifiedGroup]) -> list[str]:
+    head = ["model", "certificate", "ball", "certified", "read rightly", "abstained", "passes an image"]
+    head += ["about", "holds"]
+    rows = ([escape(part) for part in _certification(row)] for group in groups for row in group.rows)
+    notes = [f"- {escape(note)}" for note in dict.fromkeys(note for group in groups for note in group.notes)]
+    return ["## Certified", "", READING_CERTIFIED, "", *_table(head, rows), "", *notes, ""]
+
+
+def _certification(row: Certification) -> list[str]:
+    cell = row.cell
+    return [
+        str(cell.subject),
+        cell.record.attack,
+        budget(cell.record.norm, cell.record.eps),
+        full(cell.certified_accuracy) if cell.done else cell.standing,
+        percent(cell.clean_accuracy.value),
+        f"{cell.tally.abstained:,}",
+        NOTHING if row.passes is None else f"{row.passes:,.0f}",
+        row.about,
+        row.surety,
+    ]
+
+
+def _brackets(brackets: Sequence[Bracket]) -> list[str]:
+    head = ["model", "ball", "proven", "not broken", "neither"]
+    rows = (
+        [
+            escape(str(one.subject)),
+            str(one.threat),
+            full(one.verified),
+            full(one.empirical),
+            str(one.undecided),
+        ]
+        for one in brackets
+    )
+    return ["## Between proof and attack", "", READING_BRACKETS, "", *_table(head, rows), ""]
 
 
 def _distances(group: DistanceGroup) -> list[str]:

@@ -36,7 +36,7 @@ def find_surprises(evidence: Evidence) -> Iterator[Surprise]:
         for threat in evidence.threats:
             cells = [
                 cell
-                for cell in evidence.cells
+                for cell in evidence.attacks
                 if (cell.subject, cell.threat) == (subject, threat) and cell.done and not cell.targeted
             ]
             white = [cell for cell in cells if cell.record.knowledge == "white-box"]

@@ -7,6 +7,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from robustbench_local.reports.brackets import Bracket, make_brackets
+from robustbench_local.reports.certified import Certification
 from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
 from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.distances import measures_distance, reach
@@ -42,8 +44,8 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
 
     Returns:
         ``schema``, ``cells``, ``worst_case`` and ``environment`` as documented in the README, and besides
-        ``comparisons``, ``gates``, ``findings``, ``transfers``, ``corruptions``, ``data``, ``models``,
-        ``seed`` and ``grid``. Shares lie in [0, 1]; one that is not known is
+        ``comparisons``, ``gates``, ``findings``, ``transfers``, ``brackets``, ``corruptions``, ``data``,
+        ``models``, ``seed`` and ``grid``. Shares lie in [0, 1]; one that is not known is
         ``{"value": null, ..., "reason": "..."}``.
     """
     return {
@@ -52,10 +54,15 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
         "cells": [_cell(cell, evidence) for cell in evidence.cells],
         "worst_case": [_worst_case(worst) for worst in evidence.worst_cases],
         "comparisons": _comparisons(evidence),
-        "gates": {"exit_code": gates.exit_code, "verdicts": [_verdict(one) for one in gates.verdicts]},
+        "gates": {
+            "exit_code": gates.exit_code,
+            "verdicts": [_verdict(one) for one in gates.verdicts],
+            "violations": list(gates.violations),
+        },
         "findings": [asdict(finding) for finding in find(evidence)],
         "transfers": [_transfer(one) for one in make_transfers(evidence)],
         "defenses": [_lesson(one) for one in make_lessons(evidence)],
+        "brackets": [_bracket(one) for one in make_brackets(evidence)],
         "corruptions": [_corruption(one) for one in make_corruptions(evidence)],
         "environment": dict(evidence.environment),
         "data": dict(evidence.data),
@@ -110,6 +117,7 @@ def _cell(cell: CellResult, evidence: Evidence) -> JsonDict:
             "rejected": counts.rejected,
             "non_finite": counts.non_finite,
             "errors": counts.errors,
+            "spared": 0 if cell.certificate else counts.certified,
         },
         "parameters": record.parameters,
         "note": record.note,
@@ -120,6 +128,20 @@ def _cell(cell: CellResult, evidence: Evidence) -> JsonDict:
         "measure": record.measure,
         "queries": cell.spending._asdict(),
         **({"distance": _distance(cell)} if measures_distance(cell) and cell.done else {}),
+        **(_certified(cell) if cell.certificate else {}),
+    }
+
+
+def _certified(cell: CellResult) -> JsonDict:
+    """What is proven, over the radius too; about the model or its vote under noise, and how surely."""
+    points = ((radius, share.as_json()) for radius, share in Certification(cell=cell).points)
+    return {
+        "certified_accuracy": _share(cell, cell.certified_accuracy),
+        "certified": cell.tally.certified,
+        "abstained": cell.tally.abstained,
+        "concerns": cell.record.concerns,
+        "alpha": cell.record.alpha,
+        "curve": [{"radius": radius, **{key: share[key] for key in _ENDS}} for radius, share in points],
     }
 
 
@@ -170,6 +192,19 @@ def _lesson(lesson: Lesson) -> JsonDict:
     }
 
 
+def _bracket(bracket: Bracket) -> JsonDict:
+    return {
+        "model": bracket.subject.model,
+        "defense": bracket.subject.defense,
+        "threat": bracket.threat.name,
+        "certificates": list(bracket.certificates),
+        "attacks": list(bracket.attacks),
+        "verified": bracket.verified.as_json(),
+        "empirical": bracket.empirical.as_json(),
+        "undecided": bracket.undecided,
+    }
+
+
 def _corruption(found: CorruptionMap) -> JsonDict:
     return {
         "model": found.subject.model,
@@ -190,7 +225,8 @@ def _square(square: Square) -> JsonDict:
 
 
 def _share(cell: CellResult, estimate: Estimate) -> JsonDict:
-    reason = "no image to count" if cell.done else f"{cell.standing}: {cell.problem or 'no result'}"
+    asked = "a certificate, no attack" if cell.certificate else "no image to count"
+    reason = asked if cell.done else f"{cell.standing}: {cell.problem or 'no result'}"
     return estimate.as_json(reason=reason)
 
 

@@ -14,6 +14,8 @@ import yaml
 from markupsafe import Markup
 
 from robustbench_local.reports import answer, words
+from robustbench_local.reports.brackets import READING_BRACKETS
+from robustbench_local.reports.certified import READING_CERTIFIED
 from robustbench_local.reports.content import Content
 from robustbench_local.reports.distances import STEPS
 from robustbench_local.reports.evidence import Evidence
@@ -81,7 +83,9 @@ def render(content: Content) -> str:
         style_of=style_of,
         drawing=charts,
         rule=RULE,
+        reading_certified=READING_CERTIFIED,
         reading_lessons=READING_LESSONS,
+        reading_brackets=READING_BRACKETS,
         steps=STEPS,
         exhibits_of=_by_attack(content.exhibits),
         attacks=_attacks(evidence),

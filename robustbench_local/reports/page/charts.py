@@ -32,6 +32,8 @@ class Line:
     """The model and defense."""
     style: int
     """Number of its colour and marker."""
+    dotted: bool
+    """Whether it stands beside another line of the model, to compare."""
     band: str
     """Corners of the confidence band."""
     path: str
@@ -47,7 +49,7 @@ class Chart:
     title: str
     """What is shown."""
     description: str
-    """The numbers, for those who cannot see the drawing."""
+    """What is measured and the numbers, for those who cannot see the drawing."""
     axis: str
     """Label of the x axis."""
     x_ticks: tuple[Tick, ...]
@@ -68,15 +70,15 @@ def make_chart(panel: Panel, style_of: dict[Subject, int]) -> Chart:
     largest = max(panel.radii)
     return Chart(
         title=f"{norm_sign(panel.norm)}, {panel.attack}",
-        description="; ".join(_describe(panel, curve) for curve in panel.curves),
+        description=f"{panel.measure.capitalize()} in percent. {'; '.join(map(_describe, panel.curves))}",
         axis=axis(panel.norm),
         x_ticks=_x_ticks(panel, largest),
         y_ticks=tuple(Tick(place=_y(share / 4), label=f"{25 * share}") for share in range(5)),
-        lines=tuple(_line(panel, curve, style_of[curve.subject], largest) for curve in panel.curves),
+        lines=tuple(_line(curve, style_of[curve.subject], largest) for curve in panel.curves),
     )
 
 
-def _line(panel: Panel, curve: Curve, style: int, largest: float) -> Line:
+def _line(curve: Curve, style: int, largest: float) -> Line:
     upper = [(_x(eps, largest), _y(estimate.high)) for eps, estimate in curve.points]
     lower = [(_x(eps, largest), _y(estimate.low)) for eps, estimate in curve.points]
     middle = [(_x(eps, largest), _y(estimate.value)) for eps, estimate in curve.points]
@@ -84,13 +86,14 @@ def _line(panel: Panel, curve: Curve, style: int, largest: float) -> Line:
         (
             _x(eps, largest),
             _y(estimate.value),
-            f"{curve.subject}, eps {radius(eps)}: {percent(estimate.value)}",
+            f"{curve}, eps {radius(eps)}: {percent(estimate.value)}",
         )
-        for eps, estimate in panel.marked(curve)
+        for eps, estimate in curve.marked
     ]
     return Line(
         subject=curve.subject,
         style=style,
+        dotted=curve.dotted,
         band=_corners([*upper, *reversed(lower)]),
         path=_corners(middle),
         dots=tuple(dots),
@@ -109,10 +112,9 @@ def _x_ticks(panel: Panel, largest: float) -> tuple[Tick, ...]:
     return tuple(reversed(ticks))
 
 
-def _describe(panel: Panel, curve: Curve) -> str:
-    marked = panel.marked(curve)
-    values = ", ".join(f"{percent(estimate.value)} at {radius(eps)}" for eps, estimate in marked)
-    return f"{curve.subject}: {values}"
+def _describe(curve: Curve) -> str:
+    values = ", ".join(f"{percent(estimate.value)} at {radius(eps)}" for eps, estimate in curve.marked)
+    return f"{curve}: {values}"
 
 
 def _corners(points: list[tuple[float, float]]) -> str:
