@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from robustbench_local.defenses.base import FixedWrapper, Surrogate
 from robustbench_local.defenses.bpda import straight_through
 from robustbench_local.errors import ConfigError, ModelError
 
+Levels = npt.NDArray[np.uint8]
+
 
 @dataclass(frozen=True, kw_only=True)
 class JPEG(FixedWrapper):
-    """JPEG compression by the real codec, with the usual halved colour resolution.
+    """JPEG compression by Pillow's codec, with its default of halved colour resolution.
 
     Gradients go back as if it were not there (BPDA with the identity): what it takes away is small, and its
     own gradient is zero almost everywhere.
@@ -47,6 +52,14 @@ class JPEG(FixedWrapper):
 
     def _compressed(self, images: Tensor) -> Tensor:
         levels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-        files = [encode_jpeg(each, quality=self.quality) for each in levels]
-        read = torch.stack([decode_jpeg(file) for file in files])
-        return (read.float() / 255).to(images.device, images.dtype)
+        pictures = levels.permute(0, 2, 3, 1).numpy()
+        read = np.stack([self._through_a_file(each) for each in pictures])
+        return (torch.from_numpy(read).permute(0, 3, 1, 2).float() / 255).to(images.device, images.dtype)
+
+    def _through_a_file(self, picture: Levels) -> Levels:
+        """One picture, (H, W, C) of 8 bits, written as JPEG and read again."""
+        file = io.BytesIO()
+        Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(
+            file, "JPEG", quality=self.quality
+        )
+        return np.asarray(Image.open(file)).reshape(picture.shape)
