@@ -64,8 +64,7 @@ class Violation:
     @property
     def blocks(self) -> bool:
         """Whether one of the two has to be wrong: a proof that may err, by its own account, is only odd."""
-        record = self.certificate.record
-        return record.alpha == 0 and record.concerns == "model"
+        return self.certificate.record.alpha == 0
 
     @property
     def sentence(self) -> str:
@@ -92,7 +91,7 @@ def make_brackets(evidence: Evidence) -> list[Bracket]:
 
 def find_violations(evidence: Evidence) -> list[Violation]:
     """Every certificate and attack on the same subject that contradict each other."""
-    proofs = [cell for cell in evidence.cells if cell.certificate and _about_the_attacked(cell)]
+    proofs = [cell for cell in evidence.certificates if cell.record.concerns == "model"]
     return [violation for proof in proofs for violation in _violations(proof, evidence)]
 
 
@@ -104,12 +103,7 @@ def is_blocked(evidence: Evidence) -> bool:
 def _about(cell: CellResult, worst: WorstCase) -> bool:
     """Whether a cell has proofs about the very classifier, images and ball that the attacks were on."""
     same = cell.subject == worst.subject and cell.threat == worst.threat
-    return cell.certificate and cell.done and same and _about_the_attacked(cell)
-
-
-def _about_the_attacked(proof: CellResult) -> bool:
-    """Whether what is certified is what was attacked, not the votes of a model that was attacked alone."""
-    return proof.record.concerns == "model" or proof.subject.defense != "none"
+    return cell.certificate and cell.done and same and cell.record.concerns == "model"
 
 
 def _bracket(worst: WorstCase, proofs: Sequence[CellResult]) -> Bracket | None:
