@@ -19,7 +19,7 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, RobustbenchError, UnreachableError
-from robustbench_local.evaluation.outcome import failed, judged, untouched
+from robustbench_local.evaluation.outcome import failed, judged, spared_outcome, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.failures import out_of_memory
 from robustbench_local.randomized import seeded
@@ -100,6 +100,8 @@ class Task(Work):
     """The attack and its hyper-parameters."""
     surrogate: Classifier | None = None
     """The model that candidates are crafted on; None: the classifier under test itself."""
+    proven: frozenset[str] = frozenset()
+    """Ids of images that are proven to withstand this attack: they are read, and not attacked."""
 
     @property
     def crafted_on(self) -> Classifier:
@@ -269,7 +271,10 @@ def _run(task: Task, positions: list[int]) -> Batch:
     clean = read(classifier, data.images.to(device), data.labels.to(device), stream=own)
     records = [untouched(task.key, position, data, row, clean) for row, position in enumerate(positions)]
     candidates = data.images.clone()
-    attacked = clean.correct.nonzero().flatten()
+    spared = torch.tensor([image in task.proven for image in data.ids])
+    for row in (clean.correct & spared).nonzero().flatten().tolist():
+        records[row] = spared_outcome(records[row])
+    attacked = (clean.correct & ~spared).nonzero().flatten()
     if len(attacked):
         verified, passes = _attack(task, data.select(attacked.tolist()))
         candidates[attacked] = verified.candidates

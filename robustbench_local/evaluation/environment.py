@@ -28,6 +28,7 @@ DECIDING = (
     "evaluation/cell.py",
     "evaluation/outcome.py",
     "evaluation/proof.py",
+    "evaluation/sparing.py",
     "evaluation/verify.py",
     "geometry.py",
     "isolation.py",

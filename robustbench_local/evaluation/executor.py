@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
 
 from robustbench_local.errors import StorageError
-from robustbench_local.evaluation.cell import Batch, one_line, run_batches
+from robustbench_local.evaluation.cell import Batch, Task, one_line, run_batches
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan, PlannedCell
+from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.evaluation.tuning import tune_batch_size
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.sqlite import RunStore
@@ -32,7 +34,7 @@ def execute(plan: Plan, store: RunStore, listener: Listener) -> None:
     for cell in plan.cells:
         if cell.record.key not in known:
             store.put_cell(cell.record)
-    for cell in plan.cells:
+    for cell in certificates_first(plan.cells) if plan.skip_verified else plan.cells:
         before = known.get(cell.record.key)
         if before is not None and before.status in {"done", "partial", "skipped"}:
             continue
@@ -69,6 +71,8 @@ class _Runner:
 
     def _work(self) -> None:
         task = self.cell.task(self.plan.seed)
+        if self.plan.skip_verified and isinstance(task, Task):
+            task = replace(task, proven=proven_images(self.cell, self.plan.cells, self.store))
         originals = task.data.images.numpy()
         size = self.plan.batch_size or self._measured_size()
         for batch in run_batches(task, batch_size=size, done=frozenset(self.done), notify=self._notify):

@@ -59,6 +59,14 @@ def untouched(cell: str, position: int, data: Dataset, row: int, clean: Reading)
     )
 
 
+def spared_outcome(record: OutcomeRecord) -> OutcomeRecord:
+    """The record of an image that is not attacked, because it is proven to withstand; see `untouched`.
+
+    Nothing is known of the margin that an attack would have left.
+    """
+    return replace(record, certified=True, margin=None, fragile=False)
+
+
 def judged(
     record: OutcomeRecord, verified: Verified, place: int, threat: ThreatModel, passes: tuple[int, int]
 ) -> OutcomeRecord:

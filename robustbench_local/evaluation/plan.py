@@ -176,6 +176,8 @@ class Plan:
     """In the order of the grid; cheap attacks stand first if the grid says so."""
     identity: dict[str, str]
     """Everything that decides the verdicts, by name: what a resumed run must agree with."""
+    skip_verified: bool = False
+    """Whether images that a certificate has proven robust are spared the attacks that it covers."""
     about: dict[str, Any] = field(default_factory=dict)
     """What the store keeps for the report: grid, data, models, environment."""
     warnings: tuple[str, ...] = ()

@@ -16,13 +16,13 @@ from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.defending import resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
-from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject
+from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell, Subject
 from robustbench_local.evaluation.workshop import Workshop, default_cache
 from robustbench_local.models.endpoint import PROBE
 from robustbench_local.models.http_client import without_credentials
 from robustbench_local.models.sources import load_classifier
 
-DECIDING = ("seed", "data", "models", "defenses", "attacks", "search_precision")
+DECIDING = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
 
 
@@ -86,8 +86,9 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         subjects=subjects,
         cells=cells,
         identity=identity,
+        skip_verified=grid.skip_verified,
         about=_about(grid, data, subjects, device),
-        warnings=tuple(dict.fromkeys(_warnings(cells, data))),
+        warnings=tuple(dict.fromkeys(_warnings(grid, cells, data))),
     )
 
 
@@ -201,8 +202,10 @@ def _about(grid: Grid, data: Dataset, subjects: Sequence[Subject], device: str) 
     }
 
 
-def _warnings(cells: Sequence[PlannedCell], data: Dataset) -> Iterator[str]:
+def _warnings(grid: Grid, cells: Sequence[PlannedCell], data: Dataset) -> Iterator[str]:
     """What the user should know before the run starts."""
+    if grid.skip_verified and not any(isinstance(cell, CertificateCell) for cell in cells):
+        yield "skip_verified spares nothing: the grid has no certificate"
     if len(data) < 100:
         yield f"only {len(data)} images: a 95 % interval is wider than 10 points either way"
     for cell in cells:
