@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from robustbench_local.data.sources import load_dataset
     from robustbench_local.defenses.wrappers import defend
     from robustbench_local.errors import RobustbenchError
+    from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
     from robustbench_local.models.sources import load_classifier
     from robustbench_local.run import Run, run_grid
@@ -23,6 +24,7 @@ __all__ = [
     "FGSM",
     "PGD",
     "AutoAttack",
+    "CertificationResult",
     "Classifier",
     "Dataset",
     "Estimate",
@@ -31,6 +33,7 @@ __all__ = [
     "Run",
     "ThreatModel",
     "__version__",
+    "certify",
     "defend",
     "evaluate",
     "load_classifier",
@@ -45,6 +48,7 @@ _PLACES = {
     "FGSM": "attacks.fgsm",
     "PGD": "attacks.pgd",
     "AutoAttack": "attacks.autoattack",
+    "CertificationResult": "evaluation.certify",
     "Classifier": "classifier",
     "Dataset": "data.dataset",
     "Estimate": "statistics",
@@ -52,6 +56,7 @@ _PLACES = {
     "RobustbenchError": "errors",
     "Run": "run",
     "ThreatModel": "threat",
+    "certify": "evaluation.certify",
     "defend": "defenses.wrappers",
     "evaluate": "evaluation.evaluate",
     "load_classifier": "models.sources",

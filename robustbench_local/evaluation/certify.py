@@ -1,0 +1,162 @@
+"""One classifier, one certificate, in memory: what is proven about each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.engine import default_batch_size
+from robustbench_local.catalogue import CardThreat, find_card
+from robustbench_local.certification import expand, make_certificate
+from robustbench_local.certification.base import Certificate, Concern
+from robustbench_local.classifier import Classifier
+from robustbench_local.data.dataset import Dataset, as_dataset
+from robustbench_local.data.labels import fit_labels
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.cell import run_batches
+from robustbench_local.evaluation.evaluate import frame
+from robustbench_local.evaluation.plan import cell_key
+from robustbench_local.evaluation.proof import Proof
+from robustbench_local.statistics import Estimate, clopper_pearson
+from robustbench_local.store.records import OutcomeRecord, Tally, tally
+from robustbench_local.threat import ThreatModel, parse_eps, parse_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificationResult:
+    """What a certificate proved about a classifier, or about its vote under noise: see ``concerns``."""
+
+    certificate: Certificate
+    """The method and its hyper-parameters."""
+    threat: ThreatModel
+    """The ball that was asked about."""
+    concerns: Concern
+    """``"model"``: the classifier itself. ``"smoothed"``: the majority vote of the classifier under noise."""
+    tally: Tally
+    """The counts behind the rates."""
+    outcomes: pd.DataFrame
+    """One row an image, with the columns of outcomes.csv."""
+    predictions: tuple[int | None, ...]
+    """The class that each verdict is about; None where the certificate abstains."""
+    radii: tuple[float | None, ...]
+    """Distance within which each prediction is proven to hold, 0 where nothing is proven; None where the
+    method says only yes or no."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to know about the model, the data and the certificate."""
+
+    @property
+    def certified_accuracy(self) -> Estimate:
+        """Share of all images that are proven to be read rightly everywhere in the ball."""
+        return clopper_pearson(self.tally.certified, self.tally.n)
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Share of all images that what is certified reads rightly untouched; abstentions are not right."""
+        return clopper_pearson(self.tally.clean_correct, self.tally.n)
+
+    def certified_accuracy_at(self, radius: float) -> Estimate:
+        """Share of all images that are read rightly and proven within a radius.
+
+        Args:
+            radius: In the norm of the threat; above its eps only methods that give radii prove anything.
+        """
+        right = self.outcomes["clean_correct"].tolist()
+        reached = [bool(ok) and radius <= (one or 0.0) for ok, one in zip(right, self.radii, strict=True)]
+        if radius <= self.threat.eps:
+            certified = self.outcomes["certified"].tolist()
+            reached = [one or bool(proven) for one, proven in zip(reached, certified, strict=True)]
+        return clopper_pearson(sum(reached), self.tally.n)
+
+    def __repr__(self) -> str:
+        what = f"{self.certificate!r}, {self.threat.name}, concerns={self.concerns!r}"
+        return f"CertificationResult({what}, certified_accuracy={self.certified_accuracy})"
+
+
+def certify(
+    classifier: Classifier,
+    data: Dataset | tuple[Tensor, Tensor],
+    *,
+    certificate: str | Certificate,
+    norm: str | None = None,
+    eps: float | str | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    cards: Sequence[Path | str] = (),
+    **parameters: Any,
+) -> CertificationResult:
+    """Prove for as many images as possible that no change inside a ball makes them read wrongly.
+
+    Args:
+        classifier: The classifier; left exactly as it was.
+        data: A data set, or images (N, C, H, W) in [0, 1] with labels (N,).
+        certificate: A card such as ``"certify-smoothing-l2-0.5"`` or ``"certify-crown-linf-2"``, or a
+            certificate of your own.
+        norm: Norm of the ball; a card brings its own.
+        eps: Radius, a number or ``"8/255"``; a card brings its own.
+        seed: Decides every random draw.
+        batch_size: Images in a pass; None chooses by their size. No influence on verdicts.
+        device: Where to compute; None leaves the classifier where it is.
+        cards: Folders with cards of your own.
+        parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
+
+    Returns:
+        The result. Randomized smoothing speaks about the vote of the classifier under noise, for each image
+        with probability 1 - alpha; bounds by IBP and CROWN about the classifier itself, and surely.
+
+    Raises:
+        RobustbenchError: If the model, the data, the certificate and the ball do not fit each other.
+    """
+    if device is not None:
+        classifier.to(device)
+    method, threat = _resolve(certificate, norm, eps, parameters, [Path(folder) for folder in cards])
+    method.check(threat, classifier)
+    fitted = fit_labels(as_dataset(data), classifier.num_classes, classifier.class_names)
+    key = cell_key({"model": classifier.name, "certificate": repr(method), "threat": repr(threat)})
+    work = Proof(key=key, classifier=classifier, data=fitted, certificate=method, threat=threat, seed=seed)
+    heard: list[str] = []
+    size = batch_size or default_batch_size(fitted.images)
+    rows = [
+        row for batch in run_batches(work, batch_size=size, notify=heard.append) for row in batch.outcomes
+    ]
+    return _result(work, rows, (*classifier.notes, *fitted.notes, method.note(), *heard))
+
+
+def _result(work: Proof, rows: Sequence[OutcomeRecord], notes: Sequence[str]) -> CertificationResult:
+    return CertificationResult(
+        certificate=work.certificate,
+        threat=work.threat,
+        concerns=work.certificate.concerns(work.classifier),
+        tally=tally(rows),
+        outcomes=frame(rows),
+        predictions=tuple(row.clean_prediction for row in rows),
+        radii=tuple(row.radius for row in rows),
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def _resolve(
+    certificate: str | Certificate,
+    norm: str | None,
+    eps: float | str | None,
+    parameters: dict[str, Any],
+    folders: Sequence[Path],
+) -> tuple[Certificate, ThreatModel]:
+    """The certificate and the ball that a caller means."""
+    if isinstance(certificate, Certificate):
+        if norm is None or eps is None or parameters:
+            what = "needs norm and eps" if not parameters else "has its parameters already"
+            raise ConfigError(f"{type(certificate).__name__} {what}")
+        return certificate, ThreatModel(norm=parse_norm(norm), eps=parse_eps(eps))
+    asked = {"norm": norm, "eps": eps, **parameters}
+    overrides = {key: value for key, value in asked.items() if value is not None}
+    found = expand(find_card(certificate, kind="certificate", extra=folders), overrides)
+    if len(found) > 1:
+        raise ConfigError("certify takes one eps", remedy="use run_grid for several")
+    return make_certificate(found[0].method, found[0].parameters), cast("CardThreat", found[0].threat).model()
