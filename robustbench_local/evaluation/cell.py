@@ -22,7 +22,7 @@ from robustbench_local.errors import InvariantError, RobustbenchError, Unreachab
 from robustbench_local.evaluation.outcome import failed, judged, spared_outcome, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.failures import out_of_memory
-from robustbench_local.randomized import seeded
+from robustbench_local.randomized import draws_of, seeded
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord
 from robustbench_local.threat import ThreatModel, is_target
@@ -269,7 +269,11 @@ def _run(task: Task, positions: list[int]) -> Batch:
     data, classifier, device = task.data.select(positions), task.classifier, task.classifier.device
     own = Stream(task.seed, data.ids, repr(task.attack))
     clean = read(classifier, data.images.to(device), data.labels.to(device), stream=own)
-    records = [untouched(task.key, position, data, row, clean) for row, position in enumerate(positions)]
+    passes = draws_of(classifier)[1]
+    records = [
+        untouched(task.key, position, data, row, clean, passes=passes)
+        for row, position in enumerate(positions)
+    ]
     candidates = data.images.clone()
     spared = torch.tensor([image in task.proven for image in data.ids])
     for row in (clean.correct & spared).nonzero().flatten().tolist():

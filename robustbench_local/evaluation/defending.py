@@ -58,7 +58,9 @@ class Wrapped(Defense):
     def apply(self, subject: Subject) -> Subject:
         """The wrapped model, which knows what it is without the wrapper."""
         classifier = self.wrapper.wrap(subject.classifier)
-        return derive(subject, classifier, self.card, self.name, undefended=subject)
+        wrapper = {"randomness": self.wrapper.randomness, "surrogate": self.wrapper.surrogate}
+        known = replace(subject, about={**subject.about, "wrapper": wrapper})
+        return derive(known, classifier, self.card, self.name, undefended=subject)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,9 @@ from robustbench_local.threat import ThreatModel
 _NOT_FINITE = "the model's logits are NaN or infinite"
 
 
-def untouched(cell: str, position: int, data: Dataset, row: int, clean: Reading) -> OutcomeRecord:
+def untouched(
+    cell: str, position: int, data: Dataset, row: int, clean: Reading, *, passes: int = 1
+) -> OutcomeRecord:
     """The record of an image before any attack; it stays so if the clean image is read wrongly.
 
     Args:
@@ -26,9 +28,10 @@ def untouched(cell: str, position: int, data: Dataset, row: int, clean: Reading)
         data: The batch.
         row: Row of the image in the batch.
         clean: The classifier's answers on the batch.
+        passes: What the answer cost: 1, or the draws of a randomized classifier.
 
     Returns:
-        A record with one forward pass and no change.
+        A record without any change.
     """
     prediction = _class(clean.prediction[row])
     status: OutcomeStatus = "ok" if clean.correct[row] else "clean-wrong"
@@ -49,7 +52,7 @@ def untouched(cell: str, position: int, data: Dataset, row: int, clean: Reading)
         l2=0.0,
         l1=0.0,
         broken_8bit=None,
-        forward_passes=1,
+        forward_passes=passes,
         backward_passes=0,
         seconds=0.0,
         status=status if prediction is not None else "non-finite",

@@ -39,7 +39,7 @@ _ENVIRONMENT = (
 _DATA: tuple[str, ...] = ("name", "split", "n", "image_shape", "class_names", "label_map", "labels_per_class")
 _DATA += ("quarantined", "notes", "digest")
 _MODEL: tuple[str, ...] = ("id", "name", "defense", "source", "digest", "num_classes", "parameters", "access")
-_MODEL += ("notes", "provenance", "class_names")
+_MODEL += ("notes", "provenance", "class_names", "wrapper")
 """What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
 
 _SIZES = {"Linf": "linf", "L2": "l2", "L1": "l1"}
