@@ -118,7 +118,7 @@ class Smoothing(Certificate):
         """See :meth:`Certificate.check`; also refuses a radius that no votes could prove."""
         super().check(threat, classifier)
         if self.largest_radius < threat.eps:
-            at_most = f"prove a radius of at most {self.largest_radius:.3g}, not {threat.eps:g}"
+            at_most = f"prove a radius of at most {self.largest_radius:.4g}, not {threat.eps:g}"
             raise ThreatError(
                 f"{self.n} votes under noise of sigma {self.sigma:g} {at_most}",
                 remedy="raise n or sigma, or ask for a smaller eps",

@@ -182,6 +182,24 @@ def test_list_shows_what_there_is(rbl, kind):
     assert rows[0]["name"] in rbl("list", kind)[1]
 
 
+def test_certificates_are_listed_planned_run_and_shown(workplace, rbl):
+    assert "certify-smoothing-l2-0.5" in rbl("list", "attacks")[1]
+    text = (workplace / "grid.yaml").read_text()
+    card = "  - {card: certify-smoothing-sequential-l2-0.25, n: 100, n0: 10}\n"
+    gate = "  - {metric: certified_accuracy, threat: l2-0.25, model: first, min: 0, on: lower}\n"
+    text = text.replace("  - fgsm-linf-8\n", card).replace("gates:\n", "gates:\n" + gate)
+    (workplace / "grid.yaml").write_text(text)
+    code, out, _ = rbl("run", "grid.yaml", "--limit", "6", "--dry-run")
+    assert code == 0
+    assert "certify-smoothing-sequential-l2-0.25" in out
+    assert "666" in out, "six images, 110 votes each and one look of the harness"
+    code, out, _ = rbl("run", "grid.yaml", "--limit", "6", "--out", "out", "--device", "cpu")
+    assert code == 0
+    assert "% certified" in out
+    assert "its vote under noise" in out
+    assert "pass: first: certified accuracy (l2-0.25)" in out
+
+
 def test_init_writes_a_grid_that_loads_and_overwrites_nothing(workplace, rbl):
     assert rbl("init", "-o", "new.yaml")[0] == 0
     assert (workplace / "new.yaml").read_text().startswith("# ")
