@@ -26,6 +26,8 @@ class CertificateColumn:
     """The certificate built from it."""
     limit: int | None
     """Most images it gets; None: all."""
+    models: tuple[str, ...] | None
+    """Ids of the models that get it; None: all."""
 
     @property
     def name(self) -> str:

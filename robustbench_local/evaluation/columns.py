@@ -39,6 +39,8 @@ class Column:
     """The attack built from it."""
     limit: int | None
     """Most images it gets; None: all that the goal applies to."""
+    models: tuple[str, ...] | None
+    """Ids of the models that get it; None: all."""
     surrogate: str | None = None
     """Id of the model that candidates are crafted on; None: each model by itself."""
     naive: bool = False
@@ -78,13 +80,15 @@ def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column | Certif
 
 
 def _column(card: Card, entry: AttackEntry) -> Column | CertificateColumn:
+    models = None if entry.models is None else tuple(entry.models)
     if card.kind != "certificate":
         attack = make_attack(card.method, card.parameters)
-        return Column(card=card, attack=attack, limit=entry.limit, surrogate=entry.transfer_from)
+        surrogate = entry.transfer_from
+        return Column(card=card, attack=attack, limit=entry.limit, models=models, surrogate=surrogate)
     if entry.transfer_from is not None:
         raise ConfigError(f"the certificate {card.name!r} has nothing to transfer", where="attacks")
     certificate = make_certificate(card.method, card.parameters)
-    return CertificateColumn(card=card, certificate=certificate, limit=entry.limit)
+    return CertificateColumn(card=card, certificate=certificate, limit=entry.limit, models=models)
 
 
 def plan_cells(
@@ -111,6 +115,8 @@ def plan_cells(
         given = {"data": subject.data.digest(), "seed": str(grid.seed), "code": code}
         given["defense"] = subject.defense
         for column in columns:
+            if column.models is not None and subject.id not in column.models:
+                continue
             if isinstance(column, CertificateColumn):
                 yield plan_certificate(grid, subject, column, given, next(position))
                 continue

@@ -114,7 +114,8 @@ class ModelEntry(Strict):
 class AttackEntry(Strict):
     """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...).
 
-    With ``transfer_from``, a model's id, candidates are crafted on that model and judged on all others.
+    With ``transfer_from``, a model's id, candidates are crafted on that model and judged on all others. With
+    ``models``, a list of ids, only these models get it.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -122,6 +123,7 @@ class AttackEntry(Strict):
     card: str
     limit: Annotated[int, Field(ge=1)] | None = None
     transfer_from: str | None = None
+    models: Annotated[list[str], Field(min_length=1)] | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -196,6 +198,9 @@ class Grid(Strict):
         for entry in self.attacks:
             if entry.transfer_from is not None:
                 _check_surrogate(entry.transfer_from, ids)
+            for name in entry.models or ():
+                if name not in ids:
+                    raise ValueError(f"{entry.card} names the model {name!r}; {did_you_mean(name, ids)}")
         for gate in self.gates:
             if gate.model is not None and gate.model not in ids:
                 raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
@@ -209,7 +214,7 @@ class Grid(Strict):
             model["defenses"] = None if entry.defenses is None else _written(entry.defenses)
         content["defenses"] = _written(self.defenses)
         content["attacks"] = [
-            {**entry.model_dump(include={"card", "limit", "transfer_from"}), **entry.overrides}
+            {**entry.model_dump(include={"card", "limit", "transfer_from", "models"}), **entry.overrides}
             for entry in self.attacks
         ]
         return content

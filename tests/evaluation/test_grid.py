@@ -55,6 +55,8 @@ REFUSED = {
     "attacks: fgsm": "attacks",
     "attacks: [{card: fgsm-linf-8, transfer_from: plian}]": "transfer_from names the model 'plian'",
     "attacks: [{card: fgsm-linf-8, transfer_from: plain}]": "transfer_from needs a second model",
+    "attacks: [{card: fgsm-linf-8, models: [plian]}]": "fgsm-linf-8 names the model 'plian'",
+    "attacks: [{card: fgsm-linf-8, models: []}]": "models",
     "defenses: []": "defenses",
     "name: ''": "name",
 }
