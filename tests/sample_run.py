@@ -64,6 +64,7 @@ class Plan:
     knowledge: str = "white-box"
     surrogate: str | None = None
     measure: str = "ball"
+    defense: str = "none"
 
 
 PLANS = (
@@ -128,7 +129,7 @@ def _write_cell(store: RunStore, sample: Sample, position: int, model: str, plan
     status = sample.statuses.get((model, plan.attack), "done")
     failing = sample.failing == (model, plan.attack)
     cell = CellRecord(
-        key=key, position=position, model=model, defense="none", attack=plan.attack, card=plan.card,
+        key=key, position=position, model=model, defense=plan.defense, attack=plan.attack, card=plan.card,
         norm=plan.norm, eps=plan.eps, threat=plan.threat,
         goal="targeted" if plan.targets else "untargeted", targets=plan.targets, sources=plan.sources,
         images=len(chosen), excluded=len(labels) - len(chosen),

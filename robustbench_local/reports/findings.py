@@ -137,6 +137,14 @@ def _masking(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(level="warning", text=text)
 
 
+def _unverified(evidence: Evidence) -> Iterator[Finding]:
+    for about in evidence.models:
+        if about.get("wrapper") and not about["wrapper"]["surrogate"]:
+            who = isolated(str(Subject(model=about["id"], defense=about["defense"])))
+            text = f"What {who} withstands is unverified: no gradient goes through its defense, not even by "
+            yield Finding(level="warning", text=f"{text}a surrogate, and gradient attacks were skipped.")
+
+
 def _few_images(evidence: Evidence) -> Iterator[Finding]:
     sizes = [cell.tally.n for cell in evidence.cells if cell.done and not cell.targeted]
     if sizes and 0 < min(sizes) < FEW_IMAGES:
@@ -251,6 +259,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _unfinished,
     _changing_answers,
     _masking,
+    _unverified,
     _few_images,
     _quarantine,
     _rejected,
