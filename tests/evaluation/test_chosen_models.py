@@ -1,4 +1,4 @@
-"""``models`` of an attack or certificate in a grid: only those get it, and the report has a gap for the others."""
+"""``models`` of an attack or certificate in a grid: only those get it; others have gaps."""
 
 from __future__ import annotations
 
