@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_local.certification.layers import Place, Unsupported, operation, supported
+from robustbench_local.certification.layers import Place, Unsupported, compute, operation, supported
 from robustbench_local.certification.operations import (
     Activation,
     Affine,
@@ -168,13 +168,17 @@ class _Reader:
             return
         if value.ndim < 2 or len(value) != len(self.sample):
             raise Unsupported("mixes the images of a batch", "keep the first axis for the images")
+        given = _images(node, self._places)
+        named = any(each in self._places for each in node.kwargs.values() if isinstance(each, fx.Node))
+        if named or set(given) != set(sources):
+            raise Unsupported("takes images as a keyword or in a list", "pass them by position")
         found = operation(node, Place(self.module, self._values, self._places))
         if found is None:
             self._places[node] = self._places[sources[0]]
             return
         shape = tuple(value.shape[1:])
         name = str(node.target) if node.op == "call_module" else node.name
-        inputs = tuple(self._places[each] for each in _images(node, self._places))
+        inputs = tuple(self._places[each] for each in given)
         if isinstance(found, Convolution) and found.target != shape:  # a mean that drops height and width
             inputs = (self._append(Node(name, found, inputs, found.target)),)
             found = Reshape(found.target, shape)
@@ -189,15 +193,7 @@ class _Reader:
             if self.nodes:
                 raise Unsupported("is a second input of the forward", "give the module one input: the images")
             return self.sample
-        if node.op == "get_attr":
-            return _attribute(self.module, str(node.target))
-        arguments = fx.node.map_arg(node.args, self._values.__getitem__)
-        options = fx.node.map_arg(node.kwargs, self._values.__getitem__)
-        if node.op == "call_module":
-            return self.module.get_submodule(str(node.target))(*arguments, **options)
-        if node.op == "call_method":
-            return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
-        return node.target(*arguments, **options)  # type: ignore[operator]  # a function, by fx's contract
+        return compute(node, self.module, self._values.__getitem__)
 
     def _finish(self, node: fx.Node) -> None:
         result = node.args[0]
@@ -213,13 +209,6 @@ class _Reader:
 def _images(node: fx.Node, places: dict[fx.Node, int]) -> list[fx.Node]:
     """The arguments that depend on the images, in order; twice if the same is added to itself."""
     return [each for each in node.args if isinstance(each, fx.Node) and each in places]
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    value: Any = module
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _sample(module: nn.Module, shape: Shape) -> Tensor:

@@ -64,7 +64,7 @@ class Place:
         """Reads a number or tensor that depends on no image, as it is at the time of reading."""
         if not isinstance(argument, fx.Node):
             return lambda: argument
-        return lambda: _evaluate(argument, self.module)
+        return lambda: _again(argument, self.module)
 
 
 def supported(layer: nn.Module) -> bool:
@@ -96,20 +96,31 @@ def _result(node: fx.Node, place: Place) -> Tensor:
     return value
 
 
-def _evaluate(node: fx.Node, module: nn.Module) -> Any:
-    """The value of a node that depends on no image, computed again."""
+def compute(node: fx.Node, module: nn.Module, value_of: Callable[[fx.Node], Any]) -> Any:
+    """The value of a node that is neither the images nor the output.
+
+    Args:
+        node: The node.
+        module: The traced module.
+        value_of: Values of the nodes before it.
+    """
     if node.op == "get_attr":
         value: Any = module
         for part in str(node.target).split("."):
             value = getattr(value, part)
         return value
-    arguments = fx.node.map_arg(node.args, lambda each: _evaluate(each, module))
-    options = fx.node.map_arg(node.kwargs, lambda each: _evaluate(each, module))
+    arguments = fx.node.map_arg(node.args, value_of)
+    options = fx.node.map_arg(node.kwargs, value_of)
+    if node.op == "call_module":
+        return module.get_submodule(str(node.target))(*arguments, **options)
     if node.op == "call_method":
         return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
-    if node.op == "call_function":
-        return node.target(*arguments, **options)  # type: ignore[operator]
-    raise Unsupported("uses a constant that a layer computes")
+    return node.target(*arguments, **options)  # type: ignore[operator]  # a function, by fx's contract
+
+
+def _again(node: fx.Node, module: nn.Module) -> Any:
+    """The value of a node that depends on no image, computed again."""
+    return compute(node, module, lambda each: _again(each, module))
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -283,9 +294,9 @@ def _arithmetic(kind: str) -> _FromNode:
 
 def _combined(kind: str, node: fx.Node, place: Place) -> Operation:
     """A sum or difference of two places, or anything of a place and a constant."""
-    first, second = node.args[0], node.args[1]
-    if set(node.kwargs) - {"out"} or len(node.args) > 2:
-        raise Unsupported(f"is {kind} with more than two arguments", "write it out")
+    if node.kwargs or len(node.args) != 2:
+        raise Unsupported(f"is {kind} with other arguments than two", "write it out")
+    first, second = node.args
     here = [isinstance(each, fx.Node) and each in place.images for each in (first, second)]
     sign = -1.0 if kind == "sub" else 1.0
     if all(here):

@@ -61,7 +61,7 @@ class Rounding:
         if isinstance(operation, Sum):
             return self._error(1, sizes[0] + sizes[1])
         if isinstance(operation, Activation) and operation.slope:
-            return self._error(1, sizes[0])
+            return self._error(2, sizes[0])  # the slope is rounded, and the product
         return None
 
     def _error(self, terms: int, size: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class Function(nn.Module):
         self.function = function
         self.conv = nn.Conv2d(1, 2, 3, padding=1)
         self.scale = nn.Parameter(torch.tensor([2.0, 3.0]))
+        self.mix = nn.Linear(2, 2)
         self.head = nn.Linear(features, 3)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,6 +38,7 @@ KNOWN = {
     "leaky_relu": (lambda x, _: functional.leaky_relu(x, 0.2), 32),
     "view": (lambda x, _: x.view(x.size(0), -1), 32),
     "reshape": (lambda x, _: x.reshape(x.shape[0], 16, 2), 32),
+    "a layer's constant": (lambda x, m: x + m.mix(m.scale).view(1, -1, 1, 1), 32),
     "parameters": (lambda x, m: x * m.scale.view(1, -1, 1, 1) + m.scale.view(-1, 1, 1), 32),
     "numbers": (lambda x, _: (1.0 - x) / 0.5 + 2, 32),
     "difference": (lambda x, _: x.relu() - torch.relu(-1 * x), 32),
@@ -57,6 +59,9 @@ UNKNOWN = {
     "uneven": (lambda x, _: functional.adaptive_avg_pool2d(x, 3), 18, "windows of unequal size"),
     "ceil": (lambda x, _: functional.avg_pool2d(x, 3, ceil_mode=True), 8, "ceil_mode"),
     "channels": (lambda x, _: x.mean(1), 16, "mean over other axes"),
+    "keyword": (lambda x, _: torch.add(x, other=x), 32, "as a keyword"),
+    "list": (lambda x, _: torch.cat([x, x], 1), 64, "in a list"),
+    "scaled": (lambda x, _: torch.add(x, x, alpha=2), 32, "other arguments than two"),
     "slope": (lambda x, _: functional.leaky_relu(x, 2.0), 32, "slope 2"),
     "decision": (lambda x, _: x if x.sum() > 0 else -x, 32, "cannot be traced"),
 }
