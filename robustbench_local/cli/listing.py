@@ -13,6 +13,7 @@ from rich.table import Table
 
 from robustbench_local.catalogue import Card, Kind, list_cards
 from robustbench_local.data.sources import SOURCES
+from robustbench_local.defenses.wrappers import WRAPPERS
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import example, examples
 from robustbench_local.models.architectures import ARCHITECTURES
@@ -34,7 +35,7 @@ def command(
     """List attacks and certificates, defenses, models, data sources or example grids."""
     kinds: dict[str, Callable[[], list[Row]]] = {
         "attacks": lambda: [*_cards("attack", cards or []), *_cards("certificate", cards or [])],
-        "defenses": lambda: _cards("defense", cards or []),
+        "defenses": lambda: _defenses(cards or []),
         "models": _models,
         "data": lambda: [{"name": name, "what": what} for name, what in SOURCES.items()],
         "examples": lambda: [{"name": name, "what": _headline(example(name))} for name in examples()],
@@ -58,6 +59,18 @@ def _cards(kind: Kind, folders: list[Path]) -> list[Row]:
         {"name": card.name, "threat": _threat(card), "what": card.description, "source": card.source}
         for card in list_cards(kind, folders)
     ]
+
+
+def _defenses(folders: list[Path]) -> list[Row]:
+    """The cards of defenses, with what each does to a model: train another one, or stand around it."""
+    rows = zip(_cards("defense", folders), list_cards("defense", folders), strict=True)
+    return [{"name": row["name"], "kind": _kind(card), **row} for row, card in rows]
+
+
+def _kind(card: Card) -> str:
+    if card.method not in WRAPPERS:
+        return "recipe"
+    return "wrapper, random" if WRAPPERS[card.method].randomness else "wrapper"
 
 
 def _models() -> list[Row]:

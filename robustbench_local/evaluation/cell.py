@@ -269,9 +269,9 @@ def _run(task: Task, positions: list[int]) -> Batch:
     data, classifier, device = task.data.select(positions), task.classifier, task.classifier.device
     own = Stream(task.seed, data.ids, repr(task.attack))
     clean = read(classifier, data.images.to(device), data.labels.to(device), stream=own)
-    passes = draws_of(classifier)[1]
+    draws = draws_of(classifier)[1]
     records = [
-        untouched(task.key, position, data, row, clean, passes=passes)
+        untouched(task.key, position, data, row, clean, passes=draws)
         for row, position in enumerate(positions)
     ]
     candidates = data.images.clone()

@@ -182,6 +182,15 @@ def test_list_shows_what_there_is(rbl, kind):
     assert rows[0]["name"] in rbl("list", kind)[1]
 
 
+def test_defenses_are_listed_with_what_they_do_to_a_model(rbl):
+    kinds = {row["name"]: row["kind"] for row in json.loads(rbl("list", "defenses", "--json")[1])}
+    assert (kinds["standard"], kinds["jpeg-75"], kinds["noise-0.1"]) == (
+        "recipe",
+        "wrapper",
+        "wrapper, random",
+    )
+
+
 def test_certificates_are_listed_planned_run_and_shown(workplace, rbl):
     assert "certify-smoothing-l2-0.5" in rbl("list", "attacks")[1]
     text = (workplace / "grid.yaml").read_text()
