@@ -20,6 +20,7 @@ from robustbench_local.evaluation.certificates import CertificateColumn, plan_ce
 from robustbench_local.evaluation.grid import AttackEntry, Grid
 from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject, cell_key, limited
 from robustbench_local.evaluation.transfer import NAIVE_NOTE, check_surrogate, transfer_note
+from robustbench_local.parameters import parameter_names
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
 
@@ -123,8 +124,14 @@ def plan_cells(
             surrogate = models[column.surrogate] if column.surrogate else None
             yield _plan_cell(grid, subject, column, surrogate, given, next(position))
             if _worth_trying_naively(subject, column):
-                naive = replace(column, naive=True)
+                naive = replace(column, naive=True, attack=_to_the_end(column.attack))
                 yield _plan_cell(grid, subject, naive, subject.undefended, given, next(position))
+
+
+def _to_the_end(attack: Attack) -> Attack:
+    """The attack without its early stop, if it has one: a first success says little about another model."""
+    patient = {"early_stop": False} if "early_stop" in parameter_names(type(attack)) else {}
+    return replace(attack, **patient)
 
 
 def _worth_trying_naively(subject: Subject, column: Column) -> bool:

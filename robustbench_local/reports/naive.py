@@ -12,9 +12,9 @@ from robustbench_local.statistics import Comparison, clopper_pearson, mcnemar
 
 READING_LESSONS = (
     "Robust accuracy over all images; of a targeted attack, the share that is read rightly and not driven to "
-    "its goal. The naive attacker works on the model without its defense, the adaptive one through it. "
-    "The difference is what the defense hides. Only the adaptive number says what it withstands, and only it"
-    " one counts in a worst case or a gate."
+    "its goal. The naive attacker works on the model without its defense, the adaptive one through it. The "
+    "difference is what the defense hides. Only the adaptive number says what it withstands, and only that "
+    "one counts in a worst case or a gate."
 )
 """How the table of lessons is read."""
 NONE = "none"

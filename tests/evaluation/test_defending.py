@@ -69,6 +69,8 @@ def test_a_card_turns_a_model_into_another_subject(run):
     assert len({cell.key for cell in cells}) == 10
     naive, own = cells[3], cells[0]
     assert (naive.surrogate, naive.card) == (None, "pgd20-linf-8")
+    # a first success would say little about the defended model
+    assert (naive.parameters["early_stop"], own.parameters["early_stop"]) == (False, True)
     assert naive.identity["surrogate"] == own.identity["model"] != naive.identity["model"]
     assert naive.note.startswith("crafted on the model without its defense")
     assert [(about["id"], about["defense"]) for about in models] == [
