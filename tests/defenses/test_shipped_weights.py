@@ -100,6 +100,17 @@ def test_the_distilled_model_hides_from_the_cross_entropy_and_falls_to_the_margi
     assert _under_pgd(module, data, EPS, lambda logits, labels: margin(logits, labels).sum()) <= 0.2
 
 
+def test_trades_meets_its_promise():
+    assert _measured("signs-trades", "none")["accuracy"] >= 0.95
+    assert _measured("signs-trades", "autoattack")["accuracy"] >= 0.45
+
+
+def test_the_noisy_model_can_be_certified():
+    proven = _proven("signs-gaussian-0.25")
+    assert proven["smoothing", 0.25] >= 0.6
+    assert 0.4 <= proven["smoothing", 0.5] < proven["smoothing", 0.25]
+
+
 def test_only_the_plain_model_reads_stop_signs_as_speed_limits():
     data = load_signs(per_class=20, classes=[14])
     shares = []
