@@ -98,20 +98,12 @@ class RandomizedClassifier(WrappedClassifier):
     def gradient(
         self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`Classifier.gradient`; loss and gradient are means over the draws, each with its own."""
-        images, count = self._checked_images(images), len(images)
-        samples, losses, slopes = [], [], []
-        for points, which, numbers in self._looks(images, rows):
-            with self._drawing(numbers):
-                found = super().gradient(
-                    points, lambda logits: torch.cat([loss(each) for each in _by_draw(logits, count)]), which
-                )
-            logits, values, slope = (_by_draw(part, count) for part in found)
-            samples.append(logits)
-            losses.append(values.sum(dim=0))
-            slopes.append(slope.sum(dim=0))
-        mean_loss, mean_slope = (torch.stack(part).sum(dim=0) / self.draws for part in (losses, slopes))
-        return self._seen(torch.cat(samples)), mean_loss, mean_slope
+        """See :meth:`Classifier.gradient`; of the loss of the answer, through all draws that make it."""
+        found = super().gradient(images, loss, rows)
+        if self._meters:
+            each = 1 if found[1].ndim == 1 else found[1].shape[1]
+            self._meters[-1].add_backward(rows, len(images), times=(self.draws - 1) * each)
+        return found
 
     @contextmanager
     def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:
@@ -154,11 +146,12 @@ class RandomizedClassifier(WrappedClassifier):
 
     def _seen(self, samples: Tensor) -> Tensor:
         """The answer of several draws, (D, N, K); but for a verdict, a lead that may be luck is no lead."""
-        answer = self.pooled(samples)
-        if self._verdicts is not None or len(samples) < 2 or answer.requires_grad:
-            return answer
-        others = ~torch.eye(len(samples), dtype=torch.bool, device=samples.device)
-        return _doubted(answer, torch.stack([self.pooled(samples[rest]) for rest in others]))
+        answer = self.pooled(samples).clone()
+        if self._verdicts is None and len(samples) > 1:
+            with torch.no_grad():  # the slopes stay those of the answer
+                others = ~torch.eye(len(samples), dtype=torch.bool, device=samples.device)
+                answer.copy_(_doubted(answer, torch.stack([self.pooled(samples[rest]) for rest in others])))
+        return answer
 
     @contextmanager
     def _drawing(self, numbers: Numbers) -> Iterator[None]:

@@ -54,7 +54,7 @@ def by_hand(noisy, images, keys, draws):
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 40, 1000])
-def test_gradient_and_loss_are_means_over_the_draws(noisy, images, batch_size):
+def test_gradients_are_those_of_the_mean_over_the_draws(noisy, images, batch_size):
     noisy.batch_size = batch_size
     labels = torch.arange(8) % 4
 
@@ -63,13 +63,16 @@ def test_gradient_and_loss_are_means_over_the_draws(noisy, images, batch_size):
 
     _, losses, slopes = noisy.gradient(images, loss)
     leaf = images.clone().requires_grad_()
-    samples = by_hand(noisy, leaf, keys_at(images, 0), 20)
-    expected = torch.stack([loss(each) for each in samples]).mean(dim=0)
-    assert torch.allclose(losses, expected.detach(), atol=1e-5)
-    assert torch.allclose(slopes, torch.autograd.grad(expected.sum(), leaf)[0], atol=1e-5)
+    mean = by_hand(noisy, leaf, keys_at(images, 0), 20).mean(dim=0)
+    expected = torch.autograd.grad(loss(mean).sum(), leaf, retain_graph=True)[0]
+    same = (noisy(images) - mean).abs().amax(dim=1) < 1e-5  # no lead that may be luck
+    assert 2 <= int(same.sum()) < 8
+    assert torch.allclose(losses[same], loss(mean)[same], atol=1e-5)
+    assert torch.allclose(slopes[same], expected[same], atol=1e-5)
     _, several, each = noisy.gradient(images, lambda logits: logits[:, :2])
     assert several.shape == (8, 2)
-    assert each.shape == (8, 2, *SHAPE)
+    first = torch.autograd.grad(mean[:, 0].sum(), leaf)[0]
+    assert torch.allclose(each[:, 0], first, atol=1e-5)  # a lead that is luck has slopes all the same
 
 
 def test_a_look_is_the_mean_and_a_verdict_the_mean_over_the_images_own_draws(noisy, images):

@@ -18,8 +18,8 @@ class SmoothedClassifier(RandomizedClassifier):
     The noise is added to the pixels, before any preprocessing, and noisy images are not clamped to [0, 1]:
     a certificate speaks about this noise and no other.
 
-    To an attack it answers with the logarithm of the mean softmax over ``draws`` draws, and with the mean
-    of their gradients. A verdict is the vote of ``votes`` draws that belong to the image: its "logits" are
+    To an attack it answers with the logarithm of the mean softmax over ``draws`` draws, and with its
+    gradient. A verdict is the vote of ``votes`` draws that belong to the image: its "logits" are
     the shares of the votes, so that a tie is not a correct answer, and its margin is a difference of shares.
 
     Args:

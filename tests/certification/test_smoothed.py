@@ -11,7 +11,7 @@ from robustbench_local.certification.smoothing import Smoothing
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomized import deciding
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
 
 
 @pytest.fixture
@@ -41,12 +41,15 @@ def test_to_an_attack_it_is_the_logarithm_of_the_mean_softmax(inner, images):
     assert not torch.equal(few(images), many(images))
 
 
-def test_its_gradient_is_the_mean_over_the_draws(inner, images):
+def test_its_gradient_is_that_of_the_mean_softmax(inner, images):
+    """Salman et al. 2019, eq. 5: the mean inside of the logarithm, not outside."""
     smoothed = SmoothedClassifier(inner, sigma=0.5, draws=20)
     with smoothed.metered(4) as meter:
         _, _, found = smoothed.gradient(images, lambda logits: logits[:, 0])
-    weight = inner.model[1].weight[0].view(3, 3, 3)  # of a linear model it is the same at every draw
-    assert torch.allclose(found, weight.expand_as(found), atol=1e-5)
+    leaf, keys = images.clone().requires_grad_(), keys_at(images, 0)
+    draws = [smoothed.sample(leaf, Numbers(keys + seed_from("draw", draw))) for draw in range(20)]
+    torch.stack(draws).softmax(dim=2).mean(dim=0).log()[:, 0].sum().backward()
+    assert torch.allclose(found, leaf.grad, atol=1e-5)
     assert meter.forward.tolist() == meter.backward.tolist() == [20] * 4
 
 
