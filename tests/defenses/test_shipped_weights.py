@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from robustbench_local.catalogue import find_card
+from robustbench_local.certification.ibp import IBP
 from robustbench_local.data.signs import load_signs
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.recipes import read_recipe
+from robustbench_local.evaluation.proving import prove
 from robustbench_local.losses import margin
 from robustbench_local.models.sources import load_classifier
 from robustbench_local.models.zoo import FOLDER, find_zoo, list_zoo
-from robustbench_local.threat import parse_eps
+from robustbench_local.threat import ThreatModel, parse_eps
 
 EPS = 8 / 255
 SPEED_LIMITS = (0, 1, 2, 3, 4, 5, 7, 8)
@@ -109,6 +111,16 @@ def test_the_noisy_model_can_be_certified():
     proven = _proven("signs-gaussian-0.25")
     assert proven["smoothing", 0.25] >= 0.6
     assert 0.4 <= proven["smoothing", 0.5] < proven["smoothing", 0.25]
+
+
+def test_what_is_proven_of_the_ibp_model_and_what_attacks_leave_are_close(data):
+    name, eps = "signs-ibp", 2 / 255
+    proven, left = _proven(name), _measured(name, "autoattack")["accuracy"]
+    assert 0.75 <= proven["ibp", eps] <= proven["crown-ibp", eps] <= left <= proven["crown-ibp", eps] + 0.1
+    classifier = load_classifier(f"zoo:{name}")
+    found = prove(classifier, data, IBP(), ThreatModel(norm="Linf", eps=eps)) / len(data)
+    assert abs(found - proven["ibp", eps]) < 0.2
+    assert found <= _under_pgd(classifier.as_module(), data, eps)
 
 
 def test_only_the_plain_model_reads_stop_signs_as_speed_limits():
