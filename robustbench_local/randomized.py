@@ -25,8 +25,9 @@ DRAWS = 20
 """Draws that an attack's look averages over."""
 VERDICT_DRAWS = 100
 """Draws that a verdict averages over."""
-CLEAR = 3.0
-"""Standard errors that a class has to be ahead by, so that a search takes it for the winner."""
+CLEAR = 5.0
+"""Standard errors that a class has to be ahead by, so that a search takes it for the winner: by chance that
+happens once in 25,000 looks (Student's t for 20 draws), and a search takes hundreds."""
 SMALL = 5e-6
 """Largest lead of one that is not, as a share of the range of the logits: attacks take it for rounding."""
 
@@ -37,7 +38,7 @@ class RandomizedClassifier(WrappedClassifier):
     Called with an image, or asked for a gradient, it answers with the mean over ``draws`` draws, each of
     which counts as a pass of its own. The draws are fresh at every new point and yet depend on nothing but
     the point and ``seed``, so that a search takes the same way in every batch. A class whose lead may be
-    luck, less than three standard errors, is all but tied with the next one, so that no search ends there.
+    luck, less than five standard errors, is all but tied with the next one, so that no search ends there.
     Inside `deciding` the answer is the mean over ``verdict_draws`` other draws, which belong to the image.
 
     Args:

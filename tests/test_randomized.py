@@ -85,7 +85,7 @@ def test_a_look_is_the_mean_and_a_verdict_the_mean_over_the_images_own_draws(noi
         assert torch.allclose(verdict, by_hand(noisy, images, keys, 30).mean(dim=0), atol=1e-5)
     lead = mean.topk(2, dim=1).values.diff(dim=1).abs().flatten()
     spread = samples.std(dim=0).amax(dim=1)
-    clear = lead > spread  # far beyond three standard errors
+    clear = lead > spread  # more than four standard errors
     assert int(clear.sum()) >= 2
     assert torch.allclose(seen[clear], mean[clear], atol=1e-5)
     assert (seen.argmax(dim=1) == mean.argmax(dim=1)).all()
@@ -172,10 +172,10 @@ def test_an_error_within_a_draw_leaves_it_usable(noisy, images):
     assert noisy(images[:0]).shape == (0, 4)
 
 
-def test_a_lead_within_three_standard_errors_is_no_lead():
+def test_a_lead_of_few_standard_errors_is_no_lead():
     generator = torch.Generator().manual_seed(3)
     samples = torch.randn(20, 400, 3, generator=generator)
-    samples[:, :, 0] += 0.8  # the lead's standard error is about 0.3
+    samples[:, :, 0] += 1.4  # the lead's standard error is about 0.3
     mean = samples.mean(dim=0)
     rest = ~torch.eye(20, dtype=torch.bool)
     told = _doubted(mean, torch.stack([samples[each].mean(dim=0) for each in rest]))
