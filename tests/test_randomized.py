@@ -83,9 +83,10 @@ def test_a_look_is_the_mean_and_a_verdict_the_mean_over_the_images_own_draws(noi
             verdict = noisy(images)
         keys = Stream(5, STREAM.ids, "verdict").keys("", "cpu")
         assert torch.allclose(verdict, by_hand(noisy, images, keys, 30).mean(dim=0), atol=1e-5)
-    lead = mean.topk(2, dim=1).values.diff(dim=1).abs().flatten()
-    spread = samples.std(dim=0).amax(dim=1)
-    clear = lead > spread  # more than four standard errors
+    first, second = mean.topk(2, dim=1).indices.t()
+    rows = torch.arange(8)
+    leads = samples[:, rows, first] - samples[:, rows, second]
+    clear = leads.mean(dim=0) > CLEAR * leads.std(dim=0) / 20**0.5
     assert int(clear.sum()) >= 2
     assert torch.allclose(seen[clear], mean[clear], atol=1e-5)
     assert (seen.argmax(dim=1) == mean.argmax(dim=1)).all()
