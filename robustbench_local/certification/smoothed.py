@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -56,7 +58,8 @@ class SmoothedClassifier(RandomizedClassifier):
         """The shares of the votes for a verdict, else the logarithm of the mean softmax."""
         if self._verdicts is not None or self.access == "labels":
             return vote_shares(samples)
-        return samples.softmax(dim=2).mean(dim=0).log()
+        # a class that no draw gives a chance has a very small logarithm, which must not become minus infinity
+        return samples.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(samples))
 
 
 def vote_shares(samples: Tensor) -> Tensor:

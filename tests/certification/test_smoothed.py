@@ -65,6 +65,18 @@ def test_a_verdict_is_a_vote_that_belongs_to_the_image(inner, images):
         assert not torch.equal(smoothed(images), shares)
 
 
+def test_a_network_that_is_very_sure_stays_finite(inner, images):
+    """Probabilities below what float32 holds must not look like a broken answer, which ends a search."""
+    sure = Classifier(lambda batch: 400 * inner(batch), num_classes=3)
+    smoothed = SmoothedClassifier(sure, sigma=0.01)
+    answer = smoothed(images)
+    assert torch.isfinite(answer).all()
+    assert answer.min() < -90
+    samples = torch.tensor([[[2.0, -300.0]], [[-1.0, 4.0]]])
+    expected = samples.double().softmax(dim=2).mean(dim=0).log()
+    assert torch.allclose(smoothed.pooled(samples).double(), expected, atol=1e-6)
+
+
 def test_votes_are_counted_not_averaged():
     confident, lukewarm = torch.tensor([9.0, 0.0]), torch.tensor([0.0, 0.1])
     samples = torch.stack([confident, lukewarm, lukewarm])[:, None]
