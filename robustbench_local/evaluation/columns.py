@@ -6,23 +6,19 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.catalogue import Card, CardThreat
+from robustbench_local.catalogue import Card
 from robustbench_local.certification import make_certificate
-from robustbench_local.data.labels import resolve_classes
 from robustbench_local.errors import ConfigError, RobustbenchError
 from robustbench_local.evaluation.cards import find_entries
-from robustbench_local.evaluation.cell import applicable
 from robustbench_local.evaluation.certificates import CertificateColumn, plan_certificate
+from robustbench_local.evaluation.crossing import Crossing, GridColumn, cross
 from robustbench_local.evaluation.grid import AttackEntry, Grid
-from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject, cell_key, limited
+from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject
 from robustbench_local.evaluation.transfer import NAIVE_NOTE, check_surrogate, transfer_note
 from robustbench_local.parameters import parameter_names
-from robustbench_local.store.records import CellRecord
-from robustbench_local.threat import ThreatModel
 
 BF16_NOTE = (
     "searched in bf16, which misses some breaks of robust networks; every success is confirmed in fp32"
@@ -31,17 +27,11 @@ BF16_NOTE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class Column(GridColumn):
     """One attack of the grid under one threat model."""
 
-    card: Card
-    """The card with its overrides."""
     attack: Attack
-    """The attack built from it."""
-    limit: int | None
-    """Most images it gets; None: all that the goal applies to."""
-    models: tuple[str, ...] | None
-    """Ids of the models that get it; None: all."""
+    """The attack built from the card."""
     surrogate: str | None = None
     """Id of the model that candidates are crafted on; None: each model by itself."""
     naive: bool = False
@@ -52,11 +42,6 @@ class Column:
         """The card's name; with what the candidates are crafted on if that is not the model itself."""
         origin = "[naive]" if self.naive else f"[from={self.surrogate}]" if self.surrogate else ""
         return self.card.name + origin
-
-    @property
-    def rules(self) -> CardThreat:
-        """The threat model, its classes still names."""
-        return cast("CardThreat", self.card.threat)  # an attack's card always has one
 
 
 def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column | CertificateColumn]:
@@ -150,43 +135,20 @@ def _plan_cell(
     given: dict[str, str],
     position: int,
 ) -> AttackCell:
-    crafted_on = (surrogate or subject).classifier
-    attack, names = column.attack, subject.data.class_names
-    sources = resolve_classes(column.rules.sources, names)
-    threat = column.rules.model(resolve_classes(column.rules.targets, names))
-    everyone = applicable(subject.data, threat, sources)
-    positions = limited(subject.data, everyone, column.limit, grid.seed)
-    what = {
-        "attack": repr(attack),
-        "threat": repr(threat),
-        "sources": str(sources),
-        "limit": str(column.limit),
-        "search": grid.search_precision if attack.refills else "fp32",
-    }
-    identity = {"model": subject.digest, **given, **what}
-    notes = [attack.note(crafted_on, threat)]
+    crossing, attack = cross(column, subject, grid.seed), column.attack
+    search = grid.search_precision if attack.refills else "fp32"
+    what = {"attack": repr(attack), "search": search}
+    notes = [attack.note((surrogate or subject).classifier, crossing.threat)]
     if surrogate:
-        identity["surrogate"] = surrogate.digest
+        what["surrogate"] = surrogate.digest
         notes.append(NAIVE_NOTE if column.naive else transfer_note(surrogate.id))
-    if what["search"] == "bf16":
+    if search == "bf16":
         notes.append(BF16_NOTE)
-    record = CellRecord(
-        key=cell_key({**identity, "id": subject.id, "name": column.name}),
-        position=position,
-        model=subject.id,
-        defense=subject.defense,
-        attack=column.name,
-        card=column.card.base,
-        norm=threat.norm,
-        eps=threat.eps,
-        threat=threat.name,
-        goal=threat.goal,
-        targets=threat.targets,
-        sources=sources,
-        images=len(positions),
-        excluded=len(subject.data) - len(everyone),
-        parameters={"method": column.card.method, **asdict(attack)},
-        identity=identity,
+    record = crossing.record(
+        position,
+        what=what,
+        given=given,
+        parameters=asdict(attack),
         note="; ".join(filter(None, notes)),
         knowledge="naive" if column.naive else "transfer" if surrogate else attack.knowledge,
         surrogate=column.surrogate,
@@ -196,24 +158,19 @@ def _plan_cell(
         record=record,
         subject=subject,
         attack=attack,
-        threat=threat,
-        positions=positions,
-        skipped=_reason_to_skip(attack, threat, subject, surrogate, len(positions), naive=column.naive),
+        threat=crossing.threat,
+        positions=crossing.positions,
+        skipped=_reason_to_skip(crossing, attack, surrogate, naive=column.naive),
         surrogate=surrogate,
     )
 
 
 def _reason_to_skip(
-    attack: Attack,
-    threat: ThreatModel,
-    subject: Subject,
-    surrogate: Subject | None,
-    count: int,
-    *,
-    naive: bool,
+    crossing: Crossing, attack: Attack, surrogate: Subject | None, *, naive: bool
 ) -> str | None:
     """Why a cell cannot run on this model; what is wrong whatever the model is raised instead."""
-    if not count:
+    threat, subject = crossing.threat, crossing.subject
+    if not len(crossing.positions):
         return "no image of the data has this goal: none is of a source class outside the targets"
     if threat.region == "mask" and subject.data.masks is None:
         return "the threat is confined to a mask, and the data have none"

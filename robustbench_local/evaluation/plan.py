@@ -13,7 +13,6 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack
 from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
-from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.cell import Task, Work
 from robustbench_local.evaluation.proof import Proof
@@ -187,17 +186,3 @@ class Plan:
 def cell_key(identity: dict[str, str]) -> str:
     """SHA-256 over a cell's identity, as 64 hex digits."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def limited(data: Dataset, positions: Tensor, limit: int | None, seed: int) -> Tensor:
-    """As many of the positions as a column wants, evenly over the classes.
-
-    Args:
-        data: The data set.
-        positions: Those that a goal applies to, int64.
-        limit: How many at most; None for all.
-        seed: Decides which.
-    """
-    ids = [data.ids[position] for position in positions.tolist()]
-    chosen = choose_images(ids, data.labels[positions].tolist(), limit=limit, seed=seed)
-    return positions[chosen]
