@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversary import linf_examples
+from robustbench_local.defenses.adversary import divergence, linf_examples, near
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import Recipe, require
 from robustbench_local.threat import ThreatModel
@@ -63,15 +63,32 @@ class AdversarialObjective(Objective, ABC, Generic[Kind]):
 
     def pgd(self, batch: Batch) -> Tensor:
         """PGD examples of the batch on the cross-entropy, from a uniform start, at the current radius."""
+        return self._ascended(batch, generator=batch.generator)
+
+    def away_from(self, batch: Batch, logits: Tensor) -> Tensor:
+        """PGD examples on the divergence from given answers, at the current radius.
+
+        Args:
+            batch: The step's images.
+            logits: What the examples are to be answered differently from, (N, K), without gradients.
+        """
+        return self._ascended(
+            batch,
+            start=near(batch.images, batch.generator),
+            loss=lambda found, _labels: divergence(logits, found).sum(),
+        )
+
+    def _ascended(self, batch: Batch, **how: Any) -> Tensor:
         eps = self.recipe.eps(batch.progress)
+        step_size = self.recipe.step_size * eps
         return linf_examples(
             self.context.module,
             batch.images,
             batch.labels,
             eps=eps,
             steps=self.recipe.steps,
-            step_size=self.recipe.step_size * eps,
-            generator=batch.generator,
+            step_size=step_size,
+            **how,
         )
 
     def examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustbench_local.defenses.adversary import divergence, linf_examples, near
+from robustbench_local.defenses.adversary import divergence
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.robust_distillation import RobustDistillation, RobustDistillationObjective
 
@@ -41,19 +41,6 @@ def rslad_loss(clean: Tensor, adversarial: Tensor, taught: Tensor, alpha: float)
 class _RSLADObjective(RobustDistillationObjective[RSLAD]):
     def loss(self, batch: Batch) -> Tensor:
         taught, module = self.taught(batch), self.context.module
-        examples = self._examples(batch, taught)
+        # the adversary, too, moves the student away from the teacher, not from the label
+        examples = self.away_from(batch, taught)
         return rslad_loss(module(batch.images), module(examples), taught, self.recipe.alpha)
-
-    def _examples(self, batch: Batch, taught: Tensor) -> Tensor:
-        """The adversary, too, moves the student away from the teacher, not from the label."""
-        eps = self.recipe.eps(batch.progress)
-        return linf_examples(
-            self.context.module,
-            batch.images,
-            batch.labels,
-            eps=eps,
-            steps=self.recipe.steps,
-            step_size=self.recipe.step_size * eps,
-            start=near(batch.images, batch.generator),
-            loss=lambda logits, _labels: divergence(taught, logits).sum(),
-        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversary import divergence, frozen, linf_examples, near
+from robustbench_local.defenses.adversary import divergence, frozen
 from robustbench_local.defenses.awp import Forward, WeightPerturbedObjective, WeightPerturbedRecipe
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import require
@@ -50,17 +50,7 @@ class _TradesObjective(WeightPerturbedObjective[Trades]):
 
     def _examples(self, batch: Batch) -> Tensor:
         """The adversary ascends the divergence itself; at the image its gradient is 0, hence the start."""
-        eps = self.recipe.eps(batch.progress)
         module = self.context.module
         with frozen(module), torch.no_grad():
             clean = module(batch.images)
-        return linf_examples(
-            module,
-            batch.images,
-            batch.labels,
-            eps=eps,
-            steps=self.recipe.steps,
-            step_size=self.recipe.step_size * eps,
-            start=near(batch.images, batch.generator),
-            loss=lambda logits, _labels: divergence(clean, logits).sum(),
-        )
+        return self.away_from(batch, clean)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network
 from torch import nn
 
 from robustbench_local.catalogue import list_cards
@@ -21,7 +22,6 @@ from robustbench_local.defenses.trades import Trades
 from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError, ModelError
 from robustbench_local.threat import ThreatModel
-from tests.defenses.small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network
 
 EPS = 0.1
 ADVERSARIAL = {

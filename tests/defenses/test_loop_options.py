@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_training import COMMON, TRAINING, VALIDATION, batch, context, network
 
 from robustbench_local.defenses.augmentation import Augmentation
 from robustbench_local.defenses.learner import Learner
@@ -13,7 +14,6 @@ from robustbench_local.defenses.schedule import learning_rate
 from robustbench_local.defenses.standard import Standard
 from robustbench_local.defenses.train import no_teacher, train
 from robustbench_local.errors import CardError, ConfigError
-from tests.defenses.small_training import COMMON, TRAINING, VALIDATION, batch, context, network
 
 PLAIN = Standard(**COMMON)
 

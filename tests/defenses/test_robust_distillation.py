@@ -92,7 +92,7 @@ def test_the_adversary_of_rslad_moves_away_from_the_teacher(teacher):
     student, step = network().eval(), batch(progress=5.0)
     objective = STUDENTS[1].objective(context(student, teacher=teacher))
     taught = teacher(step.images)
-    examples = objective._examples(step, taught)
+    examples = objective.away_from(step, taught)
     assert (examples - step.images).abs().max() <= EPS + 1e-6
     before, after = (divergence(taught, student(images)).mean() for images in (step.images, examples))
     assert after > 1.1 * before

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_training import COMMON, TRAINING, VALIDATION, stripes
 from torch import nn
 
 from robustbench_local.catalogue import find_card
-from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.adversary import frozen, linf_examples
 from robustbench_local.defenses.augmentation import Augmentation
 from robustbench_local.defenses.networks import load_start
@@ -21,17 +21,7 @@ from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError, ConfigError, DataError, ModelError, StorageError, UsageError
 from robustbench_local.threat import ThreatModel
 
-PLAIN = Standard(
-    epochs=6,
-    batch_size=16,
-    learning_rate=0.05,
-    weight_decay=5e-4,
-    warmup_epochs=1,
-    label_smoothing=0.0,
-    ema_decay=0.5,
-    shift=1,
-    brightness=0.1,
-)
+PLAIN = Standard(**COMMON | {"shift": 1, "brightness": 0.1})
 EPS = 0.1
 ADVERSARIAL = PGDTraining(
     **PLAIN.parameters,
@@ -40,25 +30,6 @@ ADVERSARIAL = PGDTraining(
     step_size=0.5,
     eps_warmup_epochs=2,
 )
-
-
-def _stripes(count, seed, name):
-    """Two classes of 8x8 images: a vertical or a horizontal bar in noise."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 2
-    images = 0.5 + 0.05 * torch.randn((count, 1, 8, 8), generator=generator)
-    images[labels == 0, :, :, 3:5] += 0.35
-    images[labels == 1, :, 3:5, :] += 0.35
-    return Dataset(
-        images=images.clamp(0, 1),
-        labels=labels,
-        ids=tuple(f"{name}/{row}" for row in range(count)),
-        class_names=("vertical", "horizontal"),
-        name=name,
-    )
-
-
-TRAINING, VALIDATION = _stripes(96, 0, "training"), _stripes(40, 1, "validation")
 
 
 def _network(seed=0):
@@ -158,7 +129,7 @@ def test_the_global_generator_is_left_alone():
     [
         ({"recipe": replace(PLAIN, learning_rate=0.01)}, "recipe"),
         ({"seed": 1}, "seed"),
-        ({"training": _stripes(96, 5, "training")}, "training"),
+        ({"training": stripes(96, 5, "training")}, "training"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, word):
