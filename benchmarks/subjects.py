@@ -63,7 +63,7 @@ class _Whole(nn.Module):
         super().__init__()
         assert classifier.module is not None
         self.network = classifier.module
-        normalization = classifier._prepare.normalization  # noqa: SLF001  the peers get it as a layer
+        normalization = classifier.normalization  # the peers get it as a layer
         self.normalized = normalization is not None
         mean, std = normalization or ((0.0,), (1.0,))
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))

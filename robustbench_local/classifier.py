@@ -17,7 +17,7 @@ from robustbench_local.failures import first_line, out_of_memory
 from robustbench_local.isolation import ModuleState, RandomStates, Settings, sound_arithmetic
 from robustbench_local.outputs import read_labels, read_logits
 from robustbench_local.passes import CountedModule, Meter, input_gradient
-from robustbench_local.preprocessing import Preprocessing, parse_normalization
+from robustbench_local.preprocessing import Normalization, Preprocessing, parse_normalization
 
 Access = Literal["gradients", "scores", "labels"]
 Precision = Literal["fp32", "bf16"]
@@ -245,6 +245,11 @@ class Classifier:
                 digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """Means and standard deviations a channel of images in [0, 1]; None if they are left as they are."""
+        return self._prepare.normalization
 
     def parameter_count(self) -> int | None:
         """How many numbers the model was trained to; None for a callable."""

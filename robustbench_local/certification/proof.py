@@ -106,7 +106,7 @@ def network_of(classifier: Classifier, images: Tensor) -> tuple[Graph, Rounding]
             remedy="load the data in that size",
         )
     graph = trace(module, tuple(images.shape[1:]), name=classifier.name)
-    normalization = classifier._prepare.normalization  # noqa: SLF001  what the classifier does before its module
+    normalization = classifier.normalization  # what the classifier does before its module
     if normalization is not None:
         graph = graph.before(_normalize(normalization))
     dtype = next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)

@@ -62,7 +62,7 @@ def test_what_the_user_says_overrides_what_the_source_knows(file: Path) -> None:
     )
     assert found.class_names == tuple(names)
     assert (found.input_size, found.access, found.name) == ((16, 16), "scores", "mine")
-    assert found._prepare.normalization is None
+    assert found.normalization is None
 
 
 def test_a_checkpoint_needs_a_network(file: Path) -> None:

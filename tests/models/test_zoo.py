@@ -45,7 +45,7 @@ def test_a_shipped_network_loads_as_its_card_says(folder: Path) -> None:
     assert list_zoo(folder) == ["tiny"]
     found = load_classifier("zoo:tiny")
     assert found.class_names == ("a", "b", "c")
-    assert found._prepare.normalization == ((0.5,), (0.25,))
+    assert found.normalization == ((0.5,), (0.25,))
     assert found(torch.rand(2, 1, 28, 28)).shape == (2, 3)
     assert found.notes == []
     assert (found.provenance["defense"], found.provenance["seed"]) == ({"card": "none"}, 7)
