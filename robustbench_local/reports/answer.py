@@ -88,7 +88,10 @@ def _method(rows: Sequence[WorstCase]) -> str:
 def _comparison(pair: Pair) -> str:
     test = pair.comparison
     first, second = isolated(str(pair.first)), isolated(str(pair.second))
-    split = f"{counted(test.only_first, 'image')} hold only on {first}, {test.only_second:,} only on {second}"
+    verb = "holds" if test.only_first == 1 else "hold"
+    split = (
+        f"{counted(test.only_first, 'image')} {verb} only on {first}, {test.only_second:,} only on {second}"
+    )
     basis = f"{split} (same {counted(test.n, 'image')}, exact McNemar {p_value(test.p_value)})"
     if test.significant():
         return f"{first} holds more often than {second}: {basis}."

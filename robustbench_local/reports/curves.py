@@ -55,6 +55,11 @@ class Panel:
         return sorted({eps for curve in self.curves for eps, _ in curve.marked})
 
 
+def drawn(panels: Sequence[Panel]) -> list[Subject]:
+    """The models that have a curve in some panel, each once: what a legend has to name."""
+    return list(dict.fromkeys(curve.subject for panel in panels for curve in panel.curves))
+
+
 def make_panels(evidence: Evidence) -> list[Panel]:
     """The panels worth drawing: those with two radii or more.
 

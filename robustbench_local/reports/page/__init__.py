@@ -17,6 +17,7 @@ from robustbench_local.reports import answer, words
 from robustbench_local.reports.brackets import READING_BRACKETS
 from robustbench_local.reports.certified import READING_CERTIFIED
 from robustbench_local.reports.content import Content
+from robustbench_local.reports.curves import drawn
 from robustbench_local.reports.distances import STEPS
 from robustbench_local.reports.evidence import Evidence
 from robustbench_local.reports.findings import is_guessing
@@ -82,6 +83,7 @@ def render(content: Content) -> str:
         charts=[charts.make_chart(panel, style_of) for panel in content.panels],
         style_of=style_of,
         drawing=charts,
+        drawn=drawn,
         rule=RULE,
         reading_certified=READING_CERTIFIED,
         reading_lessons=READING_LESSONS,
