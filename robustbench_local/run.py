@@ -24,8 +24,8 @@ from robustbench_local.store.sqlite import RunStore
 if TYPE_CHECKING:
     import pandas as pd
 
-MAY_CHANGE = ("grid", "gates", "question", "name")
-"""What a resumed run takes from the grid file of today: its words and its gates decide no verdict."""
+MAY_CHANGE = ("grid", "gates", "question", "name", "severity")
+"""What a resumed run takes from the grid file of today: its words, gates and severities decide no verdict."""
 MAX_PATH = 255
 """Longest name of a folder that every file system takes."""
 

@@ -176,6 +176,38 @@ def quartiles(distances: Sequence[float], level: float = 0.95) -> Quartiles:
     return Quartiles(lower=lower, median=median, upper=upper, low=low, high=high, n=count)
 
 
+def bounded_mean(values: Sequence[float], *, most: float = 1.0, level: float = 0.95) -> Estimate:
+    """A mean of numbers that lie in [0, ``most``], with an interval that needs no further assumption.
+
+    The true distribution function lies within a band around the observed one (Dvoretzky, Kiefer and
+    Wolfowitz); the ends of the interval are the smallest and the largest mean that fit in the band.
+
+    Args:
+        values: The numbers.
+        most: What none of them can exceed.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        ValueError: If a value is out of range.
+
+    Source: Anderson 1969, Stanford technical report 1; the constant of the band from Massart 1990.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(ordered)
+    if n == 0:
+        return _unknown(level)
+    if not (ordered[0] >= 0 and ordered[-1] <= most):
+        raise ValueError(f"values must lie between 0 and {most}")
+    band = min(1.0, math.sqrt(math.log(2 / (1 - level)) / (2 * n)))
+    # the share `band` of the observations, from one end on, is replaced by the other end of the range
+    edges = np.arange(n + 1) / n
+    kept_low = np.clip(1 - band - edges[:-1], 0, 1 / n)
+    kept_high = np.clip(edges[1:] - band, 0, 1 / n)
+    low = float(kept_low @ ordered)
+    high = float(kept_high @ ordered) + band * most
+    return Estimate(value=float(ordered.mean()), low=low, high=min(high, most), n=n, level=level)
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     """Exact McNemar test: is one model right more often than the other on the same images?
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from robustbench_local.statistics import (
     Estimate,
+    bounded_mean,
     clopper_pearson,
     least_share,
     mcnemar,
@@ -189,3 +190,33 @@ def test_least_shares_exceed_the_truth_no_more_often_than_alpha():
     too_high = least_share(list(range(n + 1)), n, alpha) > share
     chance = math.fsum(comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n + 1) if too_high[k])
     assert 0 < chance <= alpha
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.0, 0.5, 0.5, 1.0] * 20, [i / 400 for i in range(200)]])
+def test_the_interval_of_a_mean_is_that_of_the_band_around_the_distribution(values):
+    most, steps = 1.0, 20_000
+    found = bounded_mean(values, most=most)
+    band = math.sqrt(math.log(2 / 0.05) / (2 * len(values)))
+    # the mean is the area above the distribution function; here by the midpoint rule
+    below = [sum(value <= (i + 0.5) / steps for value in values) / len(values) for i in range(0, steps, 40)]
+    low = math.fsum(1 - min(1, share + band) for share in below) / len(below)
+    high = math.fsum(1 - max(0, share - band) for share in below) / len(below)
+    assert found.value == pytest.approx(sum(values) / len(values))
+    assert found.low == pytest.approx(low, abs=2e-3)
+    assert found.high == pytest.approx(high, abs=2e-3)
+
+
+def test_the_interval_of_a_mean_is_never_wider_than_hoeffdings_and_ends_at_the_range():
+    values = [0.01] * 95 + [0.4] * 5
+    found = bounded_mean(values, most=0.4)
+    hoeffding = 0.4 * math.sqrt(math.log(2 / 0.05) / 200)
+    assert found.high <= found.value + hoeffding + 1e-12
+    assert found.low >= found.value - hoeffding - 1e-12
+    assert bounded_mean([0.4] * 50, most=0.4).high == pytest.approx(0.4)
+
+
+def test_a_mean_of_nothing_is_unknown_and_of_values_out_of_range_refused():
+    assert not bounded_mean([]).known
+    for wrong in ([1.5], [-0.1], [math.nan]):
+        with pytest.raises(ValueError, match="between"):
+            bounded_mean(wrong)

@@ -137,6 +137,7 @@ def _read_limit(value: Any) -> Any:
 
 
 Limit = Annotated[float, BeforeValidator(_read_limit), Field(ge=0)]
+Cost = Annotated[float, Field(ge=0, le=1)]
 
 
 class GateEntry(Strict):
@@ -185,6 +186,7 @@ class Grid(Strict):
     defenses: Defenses = Field(default_factory=lambda: [DefenseEntry(card=NO_DEFENSE)])
     attacks: Annotated[list[AttackEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
     gates: list[GateEntry] = Field(default_factory=list)
+    severity: Annotated[dict[int | str, Cost], Field(min_length=1)] | None = None
     gallery: Annotated[int, Field(ge=0)] = 8
     search_precision: Precision = "fp32"
     skip_verified: bool = False

@@ -17,6 +17,7 @@ from robustbench_local.evaluation.defending import resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell, Subject
+from robustbench_local.evaluation.severity import resolve_severity
 from robustbench_local.evaluation.workshop import Workshop, default_cache
 from robustbench_local.models.endpoint import PROBE
 from robustbench_local.models.http_client import without_credentials
@@ -199,6 +200,7 @@ def _about(grid: Grid, data: Dataset, subjects: Sequence[Subject], device: str) 
         },
         "models": [subject.about for subject in subjects],
         "gates": [gate.model_dump(mode="json") for gate in grid.gates],
+        "severity": resolve_severity(grid, subjects),
     }
 
 

@@ -42,6 +42,8 @@ _MODEL: tuple[str, ...] = ("id", "name", "defense", "source", "digest", "num_cla
 _MODEL += ("notes", "provenance", "class_names", "wrapper")
 """What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
 
+_META = ("grid", "question", "seed", "data", "models", "gates", "severity")
+
 _SIZES = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 """The column of an outcome that holds its distance in a norm."""
 
@@ -56,7 +58,7 @@ def read_evidence(store: RunStore) -> Evidence:
         What it found. Strings are stripped of home folders and credentials (F79).
     """
     cells = tuple(judge_cell(_clean(record), store.outcomes(record.key)) for record in store.cells())
-    meta = {key: private(store.meta(key)) for key in ("grid", "question", "seed", "data", "models", "gates")}
+    meta = {key: private(store.meta(key)) for key in _META}
     environment = private(store.meta("environment") or {})
     return Evidence(
         cells=cells,
@@ -70,6 +72,7 @@ def read_evidence(store: RunStore) -> Evidence:
         models=[dict.fromkeys(_MODEL) | about for about in meta["models"] or ()],
         environment={key: environment.get(key) for key in _ENVIRONMENT},
         gates=meta["gates"] or [],
+        severity=meta["severity"] or {},
     )
 
 

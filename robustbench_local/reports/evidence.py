@@ -274,6 +274,8 @@ class Evidence:
     """Versions and machine, no environment variables."""
     gates: Sequence[Mapping[str, Any]] = ()
     """The grid's gates."""
+    severity: Mapping[str, Any] = field(default_factory=dict)
+    """What wrong readings cost, by model; empty if the run does not know. See reports/severity.py."""
 
     @property
     def subjects(self) -> tuple[Subject, ...]:

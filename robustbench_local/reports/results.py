@@ -45,7 +45,7 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
     Returns:
         ``schema``, ``cells``, ``worst_case`` and ``environment`` as documented in the README, and besides
         ``comparisons``, ``gates``, ``findings``, ``transfers``, ``brackets``, ``corruptions``, ``data``,
-        ``models``, ``seed`` and ``grid``. Shares lie in [0, 1]; one that is not known is
+        ``models``, ``severity``, ``seed`` and ``grid``. Shares lie in [0, 1]; one that is not known is
         ``{"value": null, ..., "reason": "..."}``.
     """
     return {
@@ -67,6 +67,7 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
         "environment": dict(evidence.environment),
         "data": dict(evidence.data),
         "models": [dict(about) for about in evidence.models],
+        "severity": dict(evidence.severity) or None,
         "seed": evidence.seed,
         "grid": dict(evidence.grid),
     }
