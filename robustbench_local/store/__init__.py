@@ -5,10 +5,14 @@ from __future__ import annotations
 from robustbench_local.store.records import (
     CellRecord,
     CellStatus,
+    Condition,
     EventRecord,
     OutcomeRecord,
     OutcomeStatus,
+    SightingRecord,
     Tally,
+    ViewKind,
+    ViewRecord,
     tally,
 )
 from robustbench_local.store.sqlite import RunStore
@@ -16,10 +20,14 @@ from robustbench_local.store.sqlite import RunStore
 __all__ = [
     "CellRecord",
     "CellStatus",
+    "Condition",
     "EventRecord",
     "OutcomeRecord",
     "OutcomeStatus",
     "RunStore",
+    "SightingRecord",
     "Tally",
+    "ViewKind",
+    "ViewRecord",
     "tally",
 ]

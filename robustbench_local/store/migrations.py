@@ -106,11 +106,43 @@ def m003_certificates(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
 
 
+def m004_views(connection: sqlite3.Connection) -> None:
+    """Looks at a sign from many views: lists in JSON, an entry a view, in a tenth of the room of rows."""
+    connection.execute(
+        """
+        CREATE TABLE sightings (
+            cell TEXT NOT NULL REFERENCES cells (key),
+            position INTEGER NOT NULL CHECK (position >= 0),
+            condition TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            predictions TEXT NOT NULL,
+            confidences TEXT NOT NULL,
+            PRIMARY KEY (cell, position, condition, kind)
+        ) WITHOUT ROWID
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE views (
+            cell TEXT NOT NULL REFERENCES cells (key),
+            position INTEGER NOT NULL CHECK (position >= 0),
+            kind TEXT NOT NULL,
+            distance TEXT NOT NULL,
+            yaw TEXT NOT NULL,
+            pitch TEXT NOT NULL,
+            roll TEXT NOT NULL,
+            PRIMARY KEY (cell, position, kind)
+        ) WITHOUT ROWID
+        """
+    )
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
     m002_knowledge_and_measure,
     m003_certificates,
+    m004_views,
 )
 
 

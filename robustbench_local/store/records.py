@@ -7,7 +7,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 CellStatus = Literal["pending", "running", "done", "partial", "error", "timeout", "skipped"]
-OutcomeStatus = Literal["ok", "clean-wrong", "non-finite", "rejected", "error"]
+OutcomeStatus = Literal["ok", "clean-wrong", "non-finite", "rejected", "void", "error"]
+Condition = Literal["clean", "sticker", "random-colours", "without-views", "whole-sign"]
+"""What a sign has on it when it is looked at: nothing, what the attack made (a sticker, or a patch beside
+it), or one of the controls."""
+ViewKind = Literal["view", "approach"]
+"""``view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +61,10 @@ class OutcomeRecord:
     """The image's share of its batch's wall time."""
     status: OutcomeStatus
     """``ok``; ``clean-wrong`` (not attacked); ``non-finite`` (NaN or infinite logits, counted as not
-    robust); ``rejected`` (the attack's candidate broke a rule and was discarded); ``error``."""
+    robust); ``rejected`` (the attack's candidate broke a rule and was discarded); ``void`` (a sign that is
+    not read rightly in enough of its clean views: nothing follows from it); ``error``."""
     error: str | None = None
-    """Why, in one line, when the status is ``rejected``, ``non-finite`` or ``error``."""
+    """Why, in one line, when the status is ``rejected``, ``non-finite``, ``void`` or ``error``."""
     original_hash: str = ""
     """SHA-256 (first 16 hex digits) of the original image."""
     adversarial_hash: str = ""
@@ -121,12 +127,51 @@ class CellRecord:
     """Id of the model that the candidates were crafted on, when the knowledge is ``transfer``."""
     measure: str = "ball"
     """``ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
-    that the distance of each image is its own radius; ``certificate``: no attack, a proof is sought."""
+    that the distance of each image is its own radius; ``certificate``: no attack, a proof is sought;
+    ``views``: one candidate for all views of a sign, and every look at it is kept."""
     concerns: str = "model"
     """A certificate's cell: ``model``, or ``smoothed``: what is proven holds for the majority vote of the
     model under noise, not for the model itself."""
     alpha: float = 0.0
     """A certificate's cell: largest probability, for each image, that its verdict claims too much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SightingRecord:
+    """What the classifier read of one sign, under one condition, in each view of one kind."""
+
+    cell: str
+    """Key of the cell."""
+    position: int
+    """Place of the sign in the cell."""
+    condition: Condition
+    """What the sign has on it."""
+    kind: ViewKind
+    """Which of its views."""
+    predictions: tuple[int | None, ...]
+    """Class read in each view; None if the model gave no finite answer."""
+    confidences: tuple[float | None, ...]
+    """Softmax probability of that class, to four digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRecord:
+    """Where a sign is seen from, in each of its views of one kind: the same under every condition."""
+
+    cell: str
+    """Key of the cell."""
+    position: int
+    """Place of the sign in the cell."""
+    kind: ViewKind
+    """Which of its views."""
+    distance: tuple[float, ...]
+    """Size of the sign as the camera resolves it, in pixels: more is nearer."""
+    yaw: tuple[float, ...]
+    """Angle from which it is seen sideways, in degrees."""
+    pitch: tuple[float, ...]
+    """Angle from which it is seen from above or below, in degrees."""
+    roll: tuple[float, ...]
+    """Turn in the plane of the image, in degrees."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 
 from robustbench_local.errors import InvariantError
-from robustbench_local.store.records import CellRecord, EventRecord, OutcomeRecord
+from robustbench_local.store.records import CellRecord, EventRecord, OutcomeRecord, SightingRecord, ViewRecord
 
 Row = tuple[Any, ...]
 
 CELL_COLUMNS = tuple(field.name for field in fields(CellRecord))
 OUTCOME_COLUMNS = tuple(field.name for field in fields(OutcomeRecord))
 EVENT_COLUMNS = tuple(field.name for field in fields(EventRecord))
+SIGHTING_COLUMNS = tuple(field.name for field in fields(SightingRecord))
+VIEW_COLUMNS = tuple(field.name for field in fields(ViewRecord))
 
 _FLAGS = ("clean_correct", "broken", "moved_elsewhere", "fragile", "abstained")
 _FLAGS_OR_NONE = ("broken_8bit", "certified")
 _DISTANCES = ("linf", "l2", "l1")
+_SERIES = frozenset({"predictions", "confidences", "distance", "yaw", "pitch", "roll"})
+"""Columns that hold a list, an entry a view."""
 
 
 def to_json(value: Any) -> str:
@@ -116,6 +120,27 @@ def row_to_outcome(row: Row) -> OutcomeRecord:
     outcome = object.__new__(OutcomeRecord)
     vars(outcome).update(values)
     return outcome
+
+
+def series_to_row(record: SightingRecord | ViewRecord) -> Row:
+    """Values in the order of ``SIGHTING_COLUMNS`` or ``VIEW_COLUMNS``; lists as JSON."""
+    values = ((field.name, getattr(record, field.name)) for field in fields(record))
+    return tuple(to_json(value) if name in _SERIES else value for name, value in values)
+
+
+def row_to_sighting(row: Row) -> SightingRecord:
+    """The record of a row in the order of ``SIGHTING_COLUMNS``."""
+    return SightingRecord(**_with_series(SIGHTING_COLUMNS, row))
+
+
+def row_to_view(row: Row) -> ViewRecord:
+    """The record of a row in the order of ``VIEW_COLUMNS``."""
+    return ViewRecord(**_with_series(VIEW_COLUMNS, row))
+
+
+def _with_series(columns: tuple[str, ...], row: Row) -> dict[str, Any]:
+    pairs = zip(columns, row, strict=True)
+    return {name: tuple(from_json(value)) if name in _SERIES else value for name, value in pairs}
 
 
 def _plain(value: Any) -> Any:

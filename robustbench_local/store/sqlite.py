@@ -26,12 +26,21 @@ from robustbench_local.store.database import (
 )
 from robustbench_local.store.files import make_directory, remove_unfinished, storage_errors, write_atomically
 from robustbench_local.store.lock import DirectoryLock
-from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord
+from robustbench_local.store.records import (
+    CellRecord,
+    CellStatus,
+    EventRecord,
+    OutcomeRecord,
+    SightingRecord,
+    ViewRecord,
+)
 
 DATABASE, RESOLVED, LOCK = "run.db", "run.yaml", "run.lock"
 
 _SELECT_CELLS = f"SELECT {', '.join(_rows.CELL_COLUMNS)} FROM cells ORDER BY position, key"  # noqa: S608
 _SELECT_OUTCOMES = f"SELECT {', '.join(_rows.OUTCOME_COLUMNS)} FROM outcomes WHERE cell = ? ORDER BY position"  # noqa: S608
+_SELECT_SIGHTINGS = f"SELECT {', '.join(_rows.SIGHTING_COLUMNS)} FROM sightings WHERE cell = ?"  # noqa: S608
+_SELECT_VIEWS = f"SELECT {', '.join(_rows.VIEW_COLUMNS)} FROM views WHERE cell = ?"  # noqa: S608
 _SELECT_EVENTS = f"SELECT {', '.join(_rows.EVENT_COLUMNS)} FROM events ORDER BY number"  # noqa: S608
 
 
@@ -47,6 +56,10 @@ _INSERT_CELL = _insert(
     "(key) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _DESCRIPTION),
 )
 _INSERT_OUTCOME = _insert("outcomes", _rows.OUTCOME_COLUMNS, "(cell, position) DO NOTHING")
+_INSERT_SIGHTING = _insert(
+    "sightings", _rows.SIGHTING_COLUMNS, "(cell, position, condition, kind) DO NOTHING"
+)
+_INSERT_VIEW = _insert("views", _rows.VIEW_COLUMNS, "(cell, position, kind) DO NOTHING")
 
 
 class RunStore:
@@ -153,8 +166,20 @@ class RunStore:
         """All cells, in the order of the grid."""
         return [_rows.row_to_cell(row) for row in self._read(_SELECT_CELLS)]
 
-    def add_outcomes(self, key: str, outcomes: Sequence[OutcomeRecord]) -> int:
-        """Commit a chunk of outcomes: all of them or, after a crash, none.
+    def add_outcomes(
+        self,
+        key: str,
+        outcomes: Sequence[OutcomeRecord],
+        sightings: Sequence[SightingRecord] = (),
+        views: Sequence[ViewRecord] = (),
+    ) -> int:
+        """Commit a chunk of outcomes with the looks behind them: all of it or, after a crash, nothing.
+
+        Args:
+            key: The cell.
+            outcomes: One an image.
+            sightings: What was read in the views of these images, where the cell has views.
+            views: Those views.
 
         Returns:
             How many were new. An image whose outcome is known keeps its first one.
@@ -163,15 +188,26 @@ class RunStore:
             StorageError: The disk refused; everything committed before is kept.
             InvariantError: An outcome of another cell, or no such cell.
         """
-        if strangers := {row.cell for row in outcomes} - {key}:
+        cells = {row.cell for rows in (outcomes, sightings, views) for row in rows}
+        if strangers := cells - {key}:
             raise InvariantError(f"outcomes of {sorted(strangers)} given to cell {key!r}")
         with self._transaction():
+            for statement, looks in ((_INSERT_SIGHTING, sightings), (_INSERT_VIEW, views)):
+                self._connection.executemany(statement, [_rows.series_to_row(look) for look in looks])
             values = [_rows.outcome_to_row(row) for row in outcomes]
             return self._connection.executemany(_INSERT_OUTCOME, values).rowcount
 
     def outcomes(self, key: str) -> list[OutcomeRecord]:
         """The committed outcomes of a cell by position; empty if there are none yet."""
         return [_rows.row_to_outcome(row) for row in self._read(_SELECT_OUTCOMES, key)]
+
+    def sightings(self, key: str) -> list[SightingRecord]:
+        """What was read in the views of a cell's images, by position; empty if the cell has no views."""
+        return [_rows.row_to_sighting(row) for row in self._read(_SELECT_SIGHTINGS, key)]
+
+    def views(self, key: str) -> list[ViewRecord]:
+        """The views of a cell's images, by position; empty if the cell has none."""
+        return [_rows.row_to_view(row) for row in self._read(_SELECT_VIEWS, key)]
 
     def positions_done(self, key: str) -> set[int]:
         """Positions of a cell whose outcome is committed."""

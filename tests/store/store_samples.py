@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
+from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, SightingRecord, ViewRecord
 
 KEY = "0a1b" * 16
 OTHER_KEY = "9f8e" * 16
@@ -42,6 +42,27 @@ def outcome(position: int, cell: str = KEY, **changes: Any) -> OutcomeRecord:
         "adversarial_hash": f"{position + 1:016x}",
     }
     return OutcomeRecord(**{**values, **changes})
+
+
+def sighting(position: int, cell: str = KEY, **changes: Any) -> SightingRecord:
+    values: dict[str, Any] = {
+        "condition": "sticker",
+        "kind": "view",
+        "predictions": (14, None, position % 8),
+        "confidences": (0.9871, None, 0.5),
+    }
+    return SightingRecord(cell=cell, position=position, **{**values, **changes})
+
+
+def view(position: int, cell: str = KEY, **changes: Any) -> ViewRecord:
+    values: dict[str, Any] = {
+        "kind": "view",
+        "distance": (16.0, 40.5, 64.0),
+        "yaw": (-45.0, 0.25, 30.0),
+        "pitch": (0.0, 20.0, -20.0),
+        "roll": (15.0, -15.0, 0.0),
+    }
+    return ViewRecord(cell=cell, position=position, **{**values, **changes})
 
 
 def cell(key: str = KEY, **changes: Any) -> CellRecord:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_samples import IDENTITY, KEY, RESOLVED, cell, outcome
+from store_samples import IDENTITY, KEY, RESOLVED, cell, outcome, sighting
 
 from robustbench_local.errors import ConfigError
 from robustbench_local.store import RunStore, migrations, rows
@@ -31,6 +31,8 @@ def test_columns_are_the_fields_of_the_records(memory: sqlite3.Connection) -> No
         ("cells", rows.CELL_COLUMNS),
         ("outcomes", rows.OUTCOME_COLUMNS),
         ("events", ("number", *rows.EVENT_COLUMNS)),
+        ("sightings", rows.SIGHTING_COLUMNS),
+        ("views", rows.VIEW_COLUMNS),
     ):
         columns = [row[1] for row in memory.execute(f"PRAGMA table_info({table})")]
         assert tuple(columns) == expected
@@ -93,7 +95,7 @@ def test_a_newer_run_is_refused_and_left_alone(directory: Path) -> None:
     raw.close()
     before = (directory / "run.db").read_bytes()
     with pytest.raises(
-        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 4;.* up to 3\)"
+        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 5;.* up to 4\)"
     ) as caught:
         RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY)
     assert caught.value.exit_code == 2
@@ -124,6 +126,20 @@ def test_a_run_of_the_second_schema_has_no_certificates(directory: Path) -> None
         proven = replace(row, position=1, certified=True, radius=0.25, broken=False)
         store.add_outcomes(known.key, [proven])
         assert store.outcomes(known.key) == [row, proven]
+
+
+def test_a_run_of_the_third_schema_has_no_views(directory: Path) -> None:
+    """Nobody looked at its images from anywhere; resumed, it can hold looks like any other."""
+    restore(directory, "schema_3.sql")
+    with RunStore.open_readonly(directory) as reader:
+        (known,) = reader.cells()
+        assert (known.measure, known.concerns, known.alpha) == ("certificate", "smoothed", 0.001)
+        assert (reader.sightings(known.key), reader.views(known.key)) == ([], [])
+        assert reader.outcomes(known.key)[0].radius == 0.5
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity={"data.seed": "0"}) as store:
+        look = sighting(0, cell=known.key)
+        store.add_outcomes(known.key, [], [look])
+        assert store.sightings(known.key) == [look]
 
 
 def test_a_run_of_the_first_schema_made_by_hand(directory: Path) -> None:
