@@ -1,4 +1,4 @@
-"""What may happen to an image: a norm and a radius, or a family of transformations; a goal and a region."""
+"""What may happen to an image: a norm and a radius, a family of transformations, or an object."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from robustbench_local.errors import ThreatError
 from robustbench_local.suggestion import did_you_mean
 
-Norm = Literal["Linf", "L2", "L1", "spatial", "corruption"]
-"""What bounds the change: the ball of a norm, or a family of transformations that no norm describes."""
+Norm = Literal["Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch"]
+"""What bounds the change: the ball of a norm, a family of transformations that no norm describes, or an
+object in front of the camera."""
 Goal = Literal["untargeted", "targeted"]
 Region = Literal["image", "mask"]
 
@@ -41,9 +42,23 @@ CORRUPTIONS = (
 """The fifteen common corruptions. Source: Hendrycks & Dietterich 2019, arXiv:1903.12261."""
 SEVERITIES = 5
 MOST_DEGREES = 180.0
-FAMILIES = (*(norm.lower() for norm in NORMS if norm != "corruption"), *CORRUPTIONS)
-"""What a threat model's name starts with: ``linf``, ``spatial``, ``fog``."""
+STICKERS = ("rectangles", "square", "found", "poster")
+"""Shapes of a sticker: two bars above and below the middle, a square where the attacker wants it, any pixels
+that the attacker finds, the whole surface. Source: Eykholt et al. 2018, arXiv:1707.08945, but for the square."""
+PHYSICAL: frozenset[Norm] = frozenset({"sticker", "patch"})
+"""Objects that stand before the camera: judged by what it sees from many places, not by one image."""
+FAMILIES = (
+    *(norm.lower() for norm in NORMS if norm != "corruption"),
+    *(shape for shape in STICKERS if shape != "rectangles"),
+    *CORRUPTIONS,
+)
+"""What a threat model's name starts with: ``linf``, ``spatial``, ``fog``, ``sticker``, ``poster``."""
 
+_KINDS: dict[Norm, tuple[str, tuple[str, ...]]] = {
+    "corruption": ("corruption", CORRUPTIONS),
+    "sticker": ("shape of a sticker", STICKERS),
+}
+"""What ``transformation`` names, and what it may name."""
 _SPELLINGS = {norm.lower(): norm for norm in NORMS}
 _SPELLINGS |= {"l_inf": "Linf", "inf": "Linf", "l_2": "L2", "2": "L2", "l_1": "L1", "1": "L1"}
 
@@ -55,13 +70,17 @@ class ThreatModel:
     Args:
         norm: ``"Linf"``, ``"L2"`` or ``"L1"``: the norm of the perturbation of a whole image, in pixel units
             of [0, 1]. ``"spatial"``: rotation and translation. ``"corruption"``: a common corruption.
+            ``"sticker"``: on the surface of the sign. ``"patch"``: a square beside it, the same
+            for all images.
         eps: Radius of the ball, at least 0; ``"8/255"`` is read exactly. Spatial: the largest angle in
             degrees, at most 180; the image may also move by ``eps / 300`` of its side in each direction, so
-            that 30 means 30 degrees and a tenth (arXiv:1712.02779). Corruption: the severity, 1 to 5. In
+            that 30 means 30 degrees and a tenth (arXiv:1712.02779). Corruption: the severity, 1 to 5.
+            Sticker: its area as a share of the sign's surface; patch: as a share of the frame; at most 1. In
             every family 0 leaves the image as it is.
         targets: Class indices the attacker wants to be read; empty means untargeted: any wrong class.
         region: ``"image"``, or ``"mask"`` to confine the perturbation to each image's mask.
-        transformation: Which corruption, such as ``"fog"``; empty for every other norm.
+        transformation: Which corruption, such as ``"fog"``, or the sticker's shape, one of ``STICKERS``;
+            empty for every other norm.
 
     Raises:
         ThreatError: If the norm is unknown, the radius is negative, not finite or impossible in its family, a
@@ -95,10 +114,24 @@ class ThreatModel:
         return self.norm in BALLS
 
     @property
+    def is_physical(self) -> bool:
+        """Whether it is an object before the camera, judged over many views."""
+        return self.norm in PHYSICAL
+
+    @property
     def name(self) -> str:
-        """Short name as in cards and gates: ``linf-8`` (eps * 255), ``l2-0.5``, ``spatial-30``, ``fog-3``."""
-        size = self.eps * 255 if self.norm == "Linf" else self.eps
-        return f"{self.transformation or self.norm.lower()}-{size:.6g}"
+        """Short name as in cards and gates: ``linf-8`` (eps * 255), ``l2-0.5``, ``spatial-30``, ``fog-3``.
+
+        Shares of a surface are in whole percent, as the field calls them: ``sticker-19`` (two rectangles),
+        ``poster-100``, ``patch-10``; below one percent with all their digits.
+        """
+        if self.is_physical:
+            percent = 100 * self.eps
+            size = f"{percent:.0f}" if percent >= 1 else f"{percent:.6g}"
+        else:
+            size = f"{self.eps * 255 if self.norm == 'Linf' else self.eps:.6g}"
+        family = "" if self.transformation == "rectangles" else self.transformation
+        return f"{family or self.norm.lower()}-{size}"
 
     def success(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Which predictions give the attacker what was wanted.
@@ -118,26 +151,31 @@ class ThreatModel:
 
 
 def _check_family(threat: ThreatModel) -> None:
-    """Refuse what a family of transformations does not have."""
-    if threat.norm != "corruption" and threat.transformation:
+    """Refuse what a family that is no ball does not have."""
+    if threat.norm not in _KINDS and threat.transformation:
         raise ThreatError(f"the norm {threat.norm} has no transformation, got {threat.transformation!r}")
     if not threat.is_ball and threat.region != "image":
-        raise ThreatError(f"the norm {threat.norm!r} transforms the whole image", remedy="use region: image")
+        takes = "finds its own place" if threat.is_physical else "transforms the whole image"
+        raise ThreatError(f"the norm {threat.norm!r} {takes}", remedy="use region: image")
     if threat.norm == "spatial" and threat.eps > MOST_DEGREES:
         raise ThreatError(f"eps is the largest angle, at most {MOST_DEGREES:g} degrees, got {threat.eps:g}")
-    if threat.norm != "corruption":
-        return
-    if threat.transformation not in CORRUPTIONS:
-        what = (
-            f"unknown corruption {threat.transformation!r}"
-            if threat.transformation
-            else "no corruption named"
-        )
-        raise ThreatError(
-            what, where="transformation", remedy=did_you_mean(threat.transformation, CORRUPTIONS)
-        )
-    if threat.eps not in range(SEVERITIES + 1):
+    if threat.norm in _KINDS:
+        _check_kind(threat)
+    if threat.is_physical and threat.eps > 1:
+        raise ThreatError(f"eps is a share of an area, at most 1, got {threat.eps:g}", remedy="10 % is 0.1")
+    if threat.transformation == "poster" and threat.eps not in (0, 1):
+        raise ThreatError(f"a poster covers the whole surface: eps is 1, got {threat.eps:g}")
+    if threat.norm == "corruption" and threat.eps not in range(SEVERITIES + 1):
         raise ThreatError(f"eps is the severity, a whole number from 1 to {SEVERITIES}, got {threat.eps:g}")
+
+
+def _check_kind(threat: ThreatModel) -> None:
+    """Refuse a corruption or a sticker's shape that does not exist."""
+    what, known = _KINDS[threat.norm]
+    if threat.transformation in known:
+        return
+    problem = f"unknown {what} {threat.transformation!r}" if threat.transformation else f"no {what} named"
+    raise ThreatError(problem, where="transformation", remedy=did_you_mean(threat.transformation, known))
 
 
 def is_target(classes: Tensor, targets: Collection[int]) -> Tensor:

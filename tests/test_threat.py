@@ -63,3 +63,39 @@ def test_a_cards_threat_keeps_its_transformation():
     assert rules.model().name == "snow-3"
     with pytest.raises(RobustbenchError):
         CardThreat(norm="corruption", eps=3).model()
+
+
+def test_stickers_and_patches_are_named_by_whole_percent_of_their_surface():
+    def named(eps: float, shape: str) -> str:
+        return ThreatModel(norm="sticker", eps=eps, transformation=shape).name
+
+    assert [named(eps, "rectangles") for eps in (0.033, 0.1, 0.186, 0.372)] == [
+        "sticker-3", "sticker-10", "sticker-19", "sticker-37",
+    ]  # fmt: skip
+    assert [named(0.1, "square"), named(0.1, "found"), named(1, "poster")] == [
+        "square-10", "found-10", "poster-100",
+    ]  # fmt: skip
+    assert named(0.005, "found") == "found-0.5"
+    assert ThreatModel(norm="patch", eps=0.1).name == "patch-10"
+    assert {"sticker", "square", "found", "poster", "patch"} <= set(FAMILIES)
+    assert "rectangles" not in FAMILIES
+    assert [ThreatModel(norm=norm, eps=0).is_physical for norm in ("patch", "linf", "spatial")] == [
+        True, False, False,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"norm": "sticker", "eps": 0.1}, "no shape of a sticker named"),
+        ({"norm": "sticker", "eps": 0.1, "transformation": "rectangle"}, "Did you mean rectangles"),
+        ({"norm": "sticker", "eps": 10, "transformation": "square"}, "at most 1, got 10. 10 % is 0.1"),
+        ({"norm": "sticker", "eps": 0.5, "transformation": "poster"}, "eps is 1, got 0.5"),
+        ({"norm": "sticker", "eps": 0.1, "transformation": "found", "region": "mask"}, "finds its own place"),
+        ({"norm": "patch", "eps": 2}, "share of an area"),
+        ({"norm": "patch", "eps": 0.1, "transformation": "square"}, "has no transformation"),
+    ],
+)
+def test_what_no_sticker_has_is_refused(wrong: dict[str, object], message: str):
+    with pytest.raises(ThreatError, match=message):
+        ThreatModel(**wrong)

@@ -34,6 +34,7 @@ DECIDING = (
     "isolation.py",
     "losses.py",
     "outputs.py",
+    "physical",
     "preprocessing.py",
     "randomized.py",
     "randomness.py",

@@ -1,0 +1,221 @@
+"""From where, and in what light, a sign is seen: ranges, random views and the approach of a car."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+
+_PAIRS = ("distance", "gain", "gamma", "jpeg")
+_DRAWN = (
+    "distance", "yaw", "pitch", "roll", "shift_x", "shift_y", "gain", "offset", "gamma", "blur", "motion",
+    "motion_angle", "noise", "jpeg", "beside",
+)  # fmt: skip
+"""The order is part of every random number: append only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRange:
+    """What views are drawn from, uniformly. Pixels of blur and motion are those of a frame 32 pixels wide.
+
+    Args:
+        distance: Size at which the sign is seen, in pixels, the nearest last.
+        yaw: Largest turn about the vertical, in degrees, either way.
+        pitch: Largest turn about the horizontal, in degrees.
+        roll: Largest turn about the line of sight, in degrees.
+        shift: Largest error of the crop, as a share of the frame, along each axis.
+        gain: Brightness, a factor.
+        offset: Largest brightness added or taken away.
+        gamma: Exponents of the contrast curve.
+        blur: Most that it is out of focus: sigma of a Gaussian, in pixels.
+        motion: Longest streak of a moving camera, in pixels, in any direction.
+        noise: Largest standard deviation of the sensor's noise.
+        jpeg: Qualities of the compression, 1 to 100.
+
+    Raises:
+        ConfigError: If a range is turned round, or a number is not finite or impossible.
+
+    Source: Athalye et al. 2018, arXiv:1707.07397; Eykholt et al. 2018, arXiv:1707.08945; Chen et al. 2018,
+    arXiv:1804.05810 (their ranges of angle, light and noise).
+    """
+
+    distance: tuple[float, float] = (16.0, 64.0)
+    yaw: float = 45.0
+    pitch: float = 20.0
+    roll: float = 15.0
+    shift: float = 0.1
+    gain: tuple[float, float] = (0.6, 1.4)
+    offset: float = 0.15
+    gamma: tuple[float, float] = (0.7, 1.5)
+    blur: float = 1.5
+    motion: float = 5.0
+    noise: float = 0.05
+    jpeg: tuple[float, float] = (60.0, 95.0)
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            self._check(field.name)
+        for name, most in (("yaw", 80), ("pitch", 80), ("roll", 180), ("shift", 0.5)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} is at most {most}, got {getattr(self, name):g}", where="views")
+        if not 1 <= self.jpeg[0] <= self.jpeg[1] <= 100:
+            raise ConfigError(f"jpeg qualities are 1 to 100, got {list(self.jpeg)}", where="views")
+
+    def _check(self, name: str) -> None:
+        """Refuse a number that is not finite or negative, and a range that is turned round or has a zero."""
+        value = getattr(self, name)
+        low, high = value if name in _PAIRS else (value, value)
+        if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
+            raise ConfigError(f"{name} must be finite, at least 0 and in order, got {value}", where="views")
+        if name in _PAIRS and low == 0:
+            raise ConfigError(f"{name} must be above 0, got {value}", where="views")
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """Lowest and highest value of a field of :class:`Views`."""
+        if name == "motion_angle":
+            return 0.0, math.pi
+        if name == "beside":
+            return 0.0, 1.0
+        value = getattr(self, name.removesuffix("_x").removesuffix("_y"))
+        if name in _PAIRS:
+            return value[0], value[1]
+        return (0.0, value) if name in {"blur", "motion", "noise"} else (-value, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Views of some signs; every tensor is (N, V), float32 but for ``key``."""
+
+    distance: Tensor
+    """Size of the sign in pixels."""
+    yaw: Tensor
+    """Degrees; positive: the sign's right side is nearer."""
+    pitch: Tensor
+    """Degrees; positive: its upper side is nearer."""
+    roll: Tensor
+    """Degrees, clockwise as seen."""
+    shift_x: Tensor
+    """Share of the frame to the right."""
+    shift_y: Tensor
+    """Share of the frame down."""
+    gain: Tensor
+    """Factor on the brightness."""
+    offset: Tensor
+    """Added to the brightness."""
+    gamma: Tensor
+    """Exponent of the contrast curve."""
+    blur: Tensor
+    """Sigma in pixels of a frame 32 pixels wide."""
+    motion: Tensor
+    """Length of the streak, in the same pixels."""
+    motion_angle: Tensor
+    """Its direction in radians, from the rows downwards."""
+    noise: Tensor
+    """Standard deviation."""
+    jpeg: Tensor
+    """Quality, 1 to 100; 0: not compressed."""
+    beside: Tensor
+    """Where along the frame's border something beside the sign stands, in [0, 1)."""
+    key: Tensor
+    """int64: opens the stream of the view's noise."""
+
+    @property
+    def count(self) -> int:
+        """V: views of a sign."""
+        return self.key.shape[1]
+
+    def select(self, signs: Sequence[int] | Tensor) -> Views:
+        """The views of some of the signs, in the given order."""
+        chosen = torch.as_tensor(signs, dtype=torch.int64, device=self.key.device)
+        return self._each(lambda tensor: tensor[chosen])
+
+    def part(self, start: int, stop: int) -> Views:
+        """Views ``start`` to ``stop`` of every sign."""
+        return self._each(lambda tensor: tensor[:, start:stop])
+
+    def to(self, device: torch.device | str) -> Views:
+        """The same on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
+        return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self)})
+
+
+def plain_views(signs: int, count: int = 1, *, device: torch.device | str = "cpu") -> Views:
+    """The view in which the camera changes nothing but rounding to 8 bits: near, from the front, even light.
+
+    Args:
+        signs: N.
+        count: V.
+        device: Where the result goes.
+    """
+    nothing = torch.zeros(signs, count, device=device)
+    values = dict.fromkeys(_DRAWN, nothing)
+    values |= {"gain": nothing + 1, "gamma": nothing + 1, "distance": nothing + torch.inf}
+    return Views(**values, key=nothing.long())
+
+
+def draw_views(
+    stream: Stream, count: int, ranges: ViewRange, *, draw: str, device: torch.device | str
+) -> Views:
+    """Random views of signs, each sign's from its own stream.
+
+    Args:
+        stream: The signs' random numbers.
+        count: Views of a sign; the first ones are the same whatever the count.
+        ranges: What to draw from.
+        draw: Name of the draw: other names give other views.
+        device: Where the result goes; every device gives the same views.
+
+    Returns:
+        (N, count) of everything.
+    """
+    unit = stream.uniform((count, len(_DRAWN)), draw=f"views {draw}", device=device)
+    values = {}
+    for place, name in enumerate(_DRAWN):
+        low, high = ranges.bounds(name)
+        values[name] = low + (high - low) * unit[..., place]
+    return Views(**values, key=_keys(stream, count, draw, device))
+
+
+def approach(
+    stream: Stream, ranges: ViewRange, *, frames: int = 60, device: torch.device | str = "cpu"
+) -> Views:
+    """What a car sees that drives past the sign at constant speed.
+
+    The sign's size grows as one over the way that is left, and the car passes it at the side of the road, so
+    that its yaw grows as well. Light, lens, compression and what stands beside the sign stay as they are for
+    the whole drive; crop, roll and pitch tremble by a quarter of their range, and motion and noise are new in
+    every frame.
+
+    Args:
+        stream: The signs' random numbers: each sign has a drive of its own.
+        ranges: What the drive is drawn from.
+        frames: Frames from the farthest to the nearest view.
+        device: Where the result goes.
+
+    Returns:
+        (N, frames) of everything.
+    """
+    drive = draw_views(stream, 1, ranges, draw="drive", device=device)
+    views = draw_views(stream, frames, ranges, draw="frames", device=device)
+    far, near = ranges.distance
+    way = torch.linspace(1.0, far / near, frames, device=device).expand(len(stream.ids), frames)
+    # the sign stands where its largest yaw is reached at the nearest frame: tan(yaw) grows as 1 / way
+    side = torch.deg2rad(drive.yaw).tan() * (far / near)
+    steady = ("gain", "offset", "gamma", "blur", "jpeg", "beside")
+    values = {name: getattr(drive, name).expand(-1, frames) for name in steady}
+    values |= {name: getattr(views, name) / 4 for name in ("shift_x", "shift_y", "roll", "pitch")}
+    return replace(views, **values, distance=far / way, yaw=torch.rad2deg((side / way).atan()))
+
+
+def _keys(stream: Stream, count: int, draw: str, device: torch.device | str) -> Tensor:
+    """What opens the stream of each view's noise: (N, count)."""
+    first = stream.keys(f"noise {draw}", device)
+    return first[:, None] + torch.arange(count, dtype=torch.int64, device=device)
