@@ -18,6 +18,7 @@ from robustbench_local.reports.evidence import (
     Verdict,
     WorstCase,
 )
+from robustbench_local.reports.sightings import Sign, read_signs
 from robustbench_local.reports.words import private
 from robustbench_local.statistics import worst_case
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, Tally, tally
@@ -57,7 +58,7 @@ def read_evidence(store: RunStore) -> Evidence:
     Returns:
         What it found. Strings are stripped of home folders and credentials (F79).
     """
-    cells = tuple(judge_cell(_clean(record), store.outcomes(record.key)) for record in store.cells())
+    cells = tuple(_read_cell(store, record) for record in store.cells())
     meta = {key: private(store.meta(key)) for key in _META}
     environment = private(store.meta("environment") or {})
     return Evidence(
@@ -76,7 +77,14 @@ def read_evidence(store: RunStore) -> Evidence:
     )
 
 
-def judge_cell(record: CellRecord, outcomes: Sequence[OutcomeRecord]) -> CellResult:
+def _read_cell(store: RunStore, record: CellRecord) -> CellResult:
+    outcomes = store.outcomes(record.key)
+    return judge_cell(_clean(record), outcomes, read_signs(store, record, outcomes))
+
+
+def judge_cell(
+    record: CellRecord, outcomes: Sequence[OutcomeRecord], signs: tuple[Sign, ...] = ()
+) -> CellResult:
     """Count a cell's outcomes and decide whether its numbers may be shown."""
     counts = tally(outcomes)
     standing, problem = _standing(record, counts)
@@ -93,6 +101,7 @@ def judge_cell(record: CellRecord, outcomes: Sequence[OutcomeRecord]) -> CellRes
         radii={row.image: _radius(row, record) for row in outcomes} if measured else {},
         breaks={row.image: _lengths(row) for row in outcomes if row.broken},
         proven={row.image: _proven(row, record) for row in outcomes if _proven(row, record) > 0},
+        signs=signs,
     )
 
 

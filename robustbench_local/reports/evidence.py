@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from robustbench_local.reports.sightings import Sign, share
 from robustbench_local.reports.words import budget, family, sight
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
 from robustbench_local.store import CellRecord, EventRecord, Tally
@@ -97,6 +98,8 @@ class CellResult:
     proven: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance within which a certificate proved that it is read rightly; whatever the
     standing. Images without a proof are not in it."""
+    signs: tuple[Sign, ...] = field(default=(), repr=False)
+    """Every look at each image, where the cell is about views."""
 
     @property
     def subject(self) -> Subject:
@@ -145,9 +148,14 @@ class CellResult:
         return self.record.measure == "certificate"
 
     @property
+    def viewed(self) -> bool:
+        """Whether each image is a sign that was looked at from many views."""
+        return self.record.measure == "views"
+
+    @property
     def in_worst_case(self) -> bool:
         """Whether it is an untargeted attack on this very model, which a worst case is made of."""
-        return not (self.targeted or self.borrowed or self.corrupted or self.certificate)
+        return not (self.targeted or self.borrowed or self.corrupted or self.certificate or self.viewed)
 
     @property
     def sight(self) -> str:
@@ -183,6 +191,12 @@ class CellResult:
     def certified_accuracy(self) -> Estimate:
         """Share of all the cell's images that are proven to be read correctly everywhere in the ball."""
         return self._share(self.tally.certified, self.tally.n, attacked=False)
+
+    @property
+    def sticker_success(self) -> Estimate:
+        """Share of the views that end as the attacker wants, where the clean sign is read rightly."""
+        counted = [sign for sign in self.signs if sign.counted] if self.done else []
+        return share(sign.looks["view"].hits("sticker", self.record.targets) for sign in counted)
 
     def _share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
         """A share of a done cell; unknown where it is a matter of attacks, or of certificates, alone."""
@@ -313,10 +327,11 @@ class Evidence:
     def clean_accuracy(self, subject: Subject) -> Estimate:
         """A subject's accuracy on untouched images, from the done cell that asks about most images.
 
-        Certificates are only asked where there is no attack, and never those of a vote under noise.
+        Certificates are only asked where there is no attack, and never those of a vote under noise; cells
+        about views never, since signs that are not read rightly from everywhere are void there.
         """
         done = [cell for cell in self.cells if cell.subject == subject and cell.done]
-        attacks = [cell for cell in done if not cell.certificate]
+        attacks = [cell for cell in done if not (cell.certificate or cell.viewed)]
         proofs = [cell for cell in done if cell.certificate and cell.record.concerns == "model"]
         estimates = [cell.clean_accuracy for cell in attacks or proofs]
         return max(estimates, key=lambda estimate: estimate.n, default=clopper_pearson(0, 0))

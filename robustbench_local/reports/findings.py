@@ -113,7 +113,7 @@ def _changing_answers(evidence: Evidence) -> Iterator[Finding]:
     for subject in evidence.subjects:
         seen: dict[str, set[bool]] = {}
         for cell in evidence.cells:
-            if cell.subject == subject and not cell.certificate:
+            if cell.subject == subject and not (cell.certificate or cell.viewed):
                 for image, verdict in cell.verdicts.items():
                     seen.setdefault(image, set()).add(verdict.clean_correct)
         changing = sum(len(marks) > 1 for marks in seen.values())

@@ -63,7 +63,9 @@ class Exhibit:
 
 def make_gallery(store: RunStore, evidence: Evidence) -> list[Exhibit]:
     """The first broken images of each cell that kept any: a few each, so that the page stays small."""
-    broken = [cell for cell in _shown(evidence.attacks) if cell.done and cell.tally.broken]
+    broken = [
+        cell for cell in _shown(evidence.attacks) if cell.done and cell.tally.broken and not cell.viewed
+    ]
     share = max(1, min(MOST_IN_CELL, MOST_IN_ALL // max(len(broken), 1)))
     exhibits = (_exhibit(store, evidence, cell, share) for cell in broken[:MOST_IN_ALL])
     return [exhibit for exhibit in exhibits if exhibit is not None]

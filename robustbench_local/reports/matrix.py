@@ -63,7 +63,7 @@ class TargetMatrix:
 
 def make_matrices(store: RunStore, evidence: Evidence) -> list[TargetMatrix]:
     """One matrix for each targeted attack on the models themselves, in the order of the grid."""
-    targeted = [cell for cell in evidence.cells if cell.targeted and not cell.borrowed]
+    targeted = [cell for cell in evidence.cells if cell.targeted and not (cell.borrowed or cell.viewed)]
     attacks = dict.fromkeys((cell.record.attack, cell.threat) for cell in targeted)
     return [
         _matrix(store, evidence, [cell for cell in targeted if (cell.record.attack, cell.threat) == attack])

@@ -1,0 +1,160 @@
+"""Numbers of stickers: held-out views, controls, bins, the drive-by; against counting by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sample_run import SPEED_LIMITS, STOP
+from sample_stickers import FRAMES, REACH, VIEWS, Stickers, build_stickers
+
+from robustbench_local.reports.counting import read_evidence
+from robustbench_local.reports.stickers import make_stickers, summary
+from robustbench_local.store import RunStore
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return build_stickers(tmp_path_factory.mktemp("stickers") / "run")
+
+
+@pytest.fixture(scope="module")
+def results(run):
+    with RunStore.open_readonly(run) as store:
+        return make_stickers(read_evidence(store))
+
+
+def by_hand(run, model: int, condition: str, accept) -> tuple[int, int]:
+    """Hits and views, counted over the rows of the store without any of the report's code."""
+    hits = total = 0
+    with RunStore.open_readonly(run) as store:
+        key = store.cells()[model].key
+        looks = {
+            (one.position, one.condition): one.predictions
+            for one in store.sightings(key)
+            if one.kind == "view"
+        }
+        for row in store.outcomes(key):
+            if row.status != "ok":
+                continue
+            for clean, read in zip(looks[row.position, "clean"], looks[row.position, condition], strict=True):
+                total += clean == STOP
+                hits += clean == STOP and accept(read)
+    return hits, total
+
+
+@pytest.mark.parametrize("model", [0, 1])
+def test_success_is_over_views_in_which_the_clean_sign_is_read_rightly(run, results, model):
+    hits, total = by_hand(run, model, "sticker", lambda read: read in SPEED_LIMITS)
+    success = results[model].success
+    assert (success.count, success.n) == (hits, total)
+    assert total == 3 * VIEWS
+    assert 0 < hits < total
+    kept = by_hand(run, model, "sticker", lambda read: read == STOP)[0]
+    assert results[model].dodged.count == total - kept
+
+
+def test_void_signs_are_listed_and_do_not_count(results):
+    (void,) = results[0].void
+    assert void.standing == "void"
+    assert void.clean.value == pytest.approx(0.8)
+    assert results[0].counted == 3
+    assert [row.sign.counted for row in results[0].rows] == [True, True, True, False]
+
+
+def test_controls_are_kept_or_not(run, results):
+    clean, chance, flat, whole = results[0].controls
+    assert (clean.measured.value, clean.kept) == (1.0, True)
+    assert chance.measured.count == by_hand(run, 0, "random-colours", lambda read: read in SPEED_LIMITS)[0]
+    assert (chance.measured.value, chance.kept) == (pytest.approx(0.02), True)
+    assert flat.kept
+    assert "exact McNemar p" in flat.reason
+    assert (whole.measured.value, whole.kept) == (1.0, True)
+
+
+def test_controls_that_fail_say_so(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), void=0))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+        (cell,) = evidence.cells
+        for sign in cell.signs:  # as if random colours did as well as the sticker, and views did not help
+            looks = sign.looks["view"].predictions
+            looks["random-colours"] = looks["without-views"] = looks["sticker"]
+            looks["whole-sign"] = looks["clean"]
+        (result,) = make_stickers(evidence)
+    assert [control.kept for control in result.controls] == [True, False, False, False]
+    assert result.comparison.p_value == 1.0
+    assert "weak" in result.controls[-1].reason
+
+
+def test_targets_add_up_to_all_views(results):
+    *targets, together, other, own = results[0].targets
+    assert [share.name for share in (together, other, own)] == [
+        "any target",
+        "another wrong class",
+        "what it is",
+    ]
+    assert sum(share.measured.count for share in targets) == together.measured.count
+    assert together.measured.count + other.measured.count + own.measured.count == results[0].success.n
+    assert targets[2].severity == pytest.approx(0.3)
+
+
+def test_an_untargeted_sticker_wants_any_wrong_class(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(targets=(), models=("signs-plain",)))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (result,) = make_stickers(evidence)
+    assert [share.name for share in result.targets] == ["any wrong class", "what it is"]
+    assert result.success.count == result.dodged.count > 0
+    assert evidence.worst_cases == ()
+    assert evidence.headline is None
+
+
+def test_bins_hold_every_view_once_and_name_the_worst(results):
+    found = results[0].map
+    squares = [square for row in found.rows for square in row]
+    assert sum(square.estimate.n for square in squares) == results[0].success.n
+    assert sum(square.estimate.count for square in squares) == results[0].success.count
+    assert found.distances == ("16 to 23", "23 to 32", "32 to 45", "45 to 64")
+    assert found.angles == ("0 to 15", "15 to 30", "30 and more")
+    assert found.rows[0][0].estimate.count == 0, f"too far: under {REACH['signs-plain']} px"
+    assert found.worst.square.estimate.value == 1.0
+    assert found.worst.square.estimate.n >= 20
+
+
+def test_the_longest_run_of_frames(results):
+    drive = results[0].approach
+    assert drive.frames == FRAMES
+    assert drive.hit.n == 3 * FRAMES
+    rng = [np.random.default_rng([place, FRAMES]) for place in range(3)]
+    longest = 0
+    for one in rng:
+        yaw = one.uniform(-45, 45, FRAMES)
+        marks = (16 * 4 ** np.linspace(0, 1, FRAMES) >= 24) & (np.abs(yaw) < 30)
+        text = "".join("x" if mark else "." for mark in marks)
+        longest = max(longest, *map(len, text.split(".")))
+    assert drive.longest == longest > 1
+    assert max(row.approach.longest for row in results[0].rows[:3]) == longest
+
+
+def test_severity_is_of_views_and_not_of_signs(results):
+    severity = results[0].severity
+    expected = sum(share.measured.count * share.severity for share in results[0].targets[:8])
+    assert severity.expected.value == pytest.approx(expected / results[0].success.n)
+    assert (severity.worst, severity.worst_class) == (pytest.approx(0.3), 2)
+    assert results[0].confidence == pytest.approx(0.75)
+
+
+def test_a_sentence_sums_it_up(tmp_path, results):
+    text = summary(results[0]).replace("\xa0", " ")
+    assert text.startswith(f"{100 * results[0].success.value:.1f} %")
+    assert "of 3 signs in more than half of their views; at worst 100.0 %" in text
+    run = build_stickers(tmp_path / "run", Stickers(void=4))
+    with RunStore.open_readonly(run) as store:
+        (first, _) = make_stickers(read_evidence(store))
+    assert summary(first).startswith("void: 4 signs")
+    assert not first.success.known
+    assert math.isnan(first.confidence)
+    assert first.map.rows == ()
+    assert first.approach is None
