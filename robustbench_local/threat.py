@@ -44,7 +44,7 @@ SEVERITIES = 5
 MOST_DEGREES = 180.0
 STICKERS = ("rectangles", "square", "found", "poster")
 """Shapes of a sticker: two bars above and below the middle, a square where the attacker wants it, any pixels
-that the attacker finds, the whole surface. Source: Eykholt et al. 2018, arXiv:1707.08945, but for the square."""
+that the attacker finds, the whole surface. Source: Eykholt et al. 2018, arXiv:1707.08945 (not the square)."""
 PHYSICAL: frozenset[Norm] = frozenset({"sticker", "patch"})
 """Objects that stand before the camera: judged by what it sees from many places, not by one image."""
 FAMILIES = (

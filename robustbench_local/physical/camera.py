@@ -67,7 +67,8 @@ def expose(scenes: Tensor, views: Views) -> Tensor:
     gain, offset, gamma = (
         getattr(views, name).to(blurred)[..., None, None, None] for name in ("gain", "offset", "gamma")
     )
-    return gain * ((blurred.clamp_min(0.0) + _BLACK) / (1 + _BLACK)) ** gamma + offset
+    curved: Tensor = ((blurred.clamp_min(0.0) + _BLACK) / (1 + _BLACK)) ** gamma
+    return gain * curved + offset
 
 
 def homography(views: Views) -> Tensor:

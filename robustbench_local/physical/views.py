@@ -29,7 +29,8 @@ class ViewRange:
         yaw: Largest turn about the vertical, in degrees, either way.
         pitch: Largest turn about the horizontal, in degrees.
         roll: Largest turn about the line of sight, in degrees.
-        shift: Largest error of the crop, as a share of the frame, along each axis.
+        shift: Largest error of the crop, as a share of the frame, along each axis: by default the crop's
+            place varies over a tenth of the frame.
         gain: Brightness, a factor.
         offset: Largest brightness added or taken away.
         gamma: Exponents of the contrast curve.
@@ -49,7 +50,7 @@ class ViewRange:
     yaw: float = 45.0
     pitch: float = 20.0
     roll: float = 15.0
-    shift: float = 0.1
+    shift: float = 0.05
     gain: tuple[float, float] = (0.6, 1.4)
     offset: float = 0.15
     gamma: tuple[float, float] = (0.7, 1.5)

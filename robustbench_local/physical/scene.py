@@ -1,0 +1,133 @@
+"""What stands before the camera: a sign with its sticker, or a sign with a patch beside it; and what may."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustbench_local.physical.mask import allowance, square_side, sticker_mask
+from robustbench_local.physical.views import Views
+from robustbench_local.threat import ThreatModel
+
+
+def patch_side(images: Tensor, threat: ThreatModel) -> int:
+    """Side of a patch in pixels: the largest square of at most ``eps`` of the frame."""
+    height, width = images.shape[-2:]
+    return min(math.isqrt(int(threat.eps * height * width + 1e-6)), height, width)
+
+
+def compose(images: Tensor, found: Tensor, surfaces: Tensor, threat: ThreatModel, views: Views) -> Tensor:
+    """What the camera is to photograph.
+
+    Args:
+        images: The signs as they are, (N, C, H, W).
+        found: What the attack returned: the signs with their stickers, (N, C, H, W), or patches (N, C, s, s).
+        surfaces: (N, 1, H, W), boolean.
+        threat: Sticker or patch.
+        views: They decide where a patch stands.
+
+    Returns:
+        Signs with stickers: (N, C, H, W), the same in all views. Patches: (N, V, C, H, W): whole at the
+        border of the frame, where the view puts it, and behind the sign where they meet. Differentiable by
+        ``found``.
+    """
+    if threat.norm == "sticker":
+        return found
+    side, (height, width) = found.shape[-1], images.shape[-2:]
+    top, left = _beside(views.beside, height - side, width - side)
+    down, across = (_placed(at, side, size) for at, size in ((top, height), (left, width)))
+    pasted = down.to(found) @ found[:, None] @ across.to(found).transpose(-1, -2)
+    there = (down.any(dim=-1)[..., :, None] & across.any(dim=-1)[..., None, :]) & ~surfaces[:, None]
+    return torch.where(there, pasted, images[:, None])
+
+
+def worn_mask(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel) -> Tensor:
+    """The pixels of a sticker that an attack returned, (N, 1, H, W), boolean.
+
+    Rectangles and posters cover what their shape says; of a square or of found pixels, those are taken that
+    differ from the sign.
+    """
+    if threat.transformation in {"rectangles", "poster"}:
+        return sticker_mask(surfaces, threat)
+    return (found != images).any(dim=1, keepdim=True)
+
+
+def scene_violations(
+    found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel
+) -> list[str | None]:
+    """Which rule each sign's sticker, or the patch, breaks (trust invariant V13).
+
+    Args:
+        found: What the attack returned.
+        images: The signs as they are, (N, C, H, W).
+        surfaces: (N, 1, H, W), boolean.
+        threat: Sticker or patch, its shape and share.
+
+    Returns:
+        One reason or None for each sign.
+    """
+    side, count = patch_side(images, threat), len(images)
+    shape = tuple(images.shape) if threat.norm == "sticker" else (*images.shape[:2], side, side)
+    if not isinstance(found, Tensor) or tuple(found.shape) != shape:
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        return [f"the attack returned {got}, not {shape}"] * count
+    if found.dtype != images.dtype:
+        return [f"the attack returned {found.dtype}, not {images.dtype}"] * count
+    if threat.norm == "patch" and not bool((found == found[:1]).flatten(1).all()):
+        return ["the attack returned different patches, not one for all images"] * count
+    reasons: list[str | None] = [None] * count
+    flat = found.flatten(1)
+    wrong = {
+        "pixels are NaN or infinite": ~torch.isfinite(flat).all(dim=1),
+        "pixels leave the box [0, 1]": ~((flat >= 0) & (flat <= 1)).all(dim=1),
+    }
+    if threat.norm == "sticker":
+        wrong |= _outgrown(found, images, surfaces, threat)
+    for reason, rows in wrong.items():
+        for row in rows.nonzero().flatten().tolist():
+            reasons[row] = reasons[row] or reason
+    return reasons
+
+
+def _outgrown(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel) -> dict[str, Tensor]:
+    """Which stickers lie outside their place, and which are too large, (N,) each."""
+    changed = (found != images).any(dim=1, keepdim=True)
+    fixed = threat.transformation in {"rectangles", "poster"}
+    place = sticker_mask(surfaces, threat) if fixed else surfaces
+    most = allowance(surfaces, threat.eps)
+    too_large = changed.flatten(1).sum(dim=1) > most
+    if threat.transformation == "square":
+        sides = torch.stack([_extent(changed.any(dim=axis)[:, 0]) for axis in (2, 3)]).amax(dim=0)
+        largest = torch.tensor([square_side(pixels) for pixels in most.tolist()], device=sides.device)
+        too_large |= sides > largest
+    return {
+        "pixels outside the sticker's place are changed": (changed & ~place).flatten(1).any(dim=1),
+        f"the sticker covers more than {100 * threat.eps:g} % of the sign, or has another shape": too_large,
+    }
+
+
+def _extent(lines: Tensor) -> Tensor:
+    """From the first to the last true entry of each row, (N,); 0 where there is none."""
+    places = torch.arange(1, lines.shape[1] + 1, device=lines.device)
+    last = (lines * places).amax(dim=1)
+    first = (lines * places.flip(0)).amax(dim=1)
+    return (last + first - lines.shape[1]).clamp_min(0)
+
+
+def _beside(along: Tensor, free_down: int, free_across: int) -> tuple[Tensor, Tensor]:
+    """Row and column, (N, V) each, of a patch that touches the frame's border ``along`` of the way round."""
+    edge = 4 * along
+    step = edge % 1
+    down, across = (step * (free_down + 1)).floor().long(), (step * (free_across + 1)).floor().long()
+    upper, right, lower = edge < 1, (edge >= 1) & (edge < 2), (edge >= 2) & (edge < 3)
+    top = torch.where(upper, 0, torch.where(lower, free_down, down))
+    left = torch.where(upper | lower, across, torch.where(right, free_across, 0))
+    return top, left
+
+
+def _placed(first: Tensor, side: int, size: int) -> Tensor:
+    """Which pixel of a patch each pixel of a line shows, as matrices (N, V, size, side), boolean."""
+    places = torch.arange(size, device=first.device)[:, None] - first[..., None, None]
+    return places == torch.arange(side, device=first.device)
