@@ -131,7 +131,9 @@ def _arrays(count: int) -> dict[str, np.ndarray]:
         "original": originals,
         "adversarial": stickered,
         "photographs": photographs,
+        "photograph_numbers": np.tile(np.arange(SHOWN), (count, 1)),
         "frames": np.repeat(photographs[:, :1], 12, axis=1),
+        "frame_numbers": np.tile(np.linspace(0, FRAMES - 1, 12).round().astype(np.int64), (count, 1)),
         "total_variation": np.full(count, 0.12, dtype=np.float32),
         "non_printability": np.full(count, 0.03, dtype=np.float32),
     }

@@ -91,6 +91,13 @@ def png(pixels: Floats) -> bytes:
     return content.getvalue()
 
 
+def show(image: npt.NDArray[np.generic]) -> Floats:
+    """An image, (C, H, W) in [0, 1], as red, green and blue, (H, W, 3); fewer channels are shown as grey."""
+    channels = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+    coloured = channels[:3] if len(channels) >= 3 else np.repeat(channels[:1], 3, axis=0)
+    return np.clip(coloured, 0, 1).transpose(1, 2, 0).astype(np.float32)
+
+
 def _exhibit(store: RunStore, evidence: Evidence, cell: CellResult, share: int) -> Exhibit | None:
     arrays = store.load_arrays(cell.record.key)
     if not arrays:
@@ -100,7 +107,7 @@ def _exhibit(store: RunStore, evidence: Evidence, cell: CellResult, share: int) 
     chosen = sorted((position, place) for place, position in enumerate(positions) if position in outcomes)[
         :share
     ]
-    pairs = [(_show(arrays["original"][place]), _show(arrays["adversarial"][place])) for _, place in chosen]
+    pairs = [(show(arrays["original"][place]), show(arrays["adversarial"][place])) for _, place in chosen]
     factor = _factor(pairs)
     examples = (
         _example(evidence, cell, outcomes[position], pair, factor)
@@ -131,10 +138,3 @@ def _factor(pairs: Sequence[tuple[Floats, Floats]]) -> int:
     largest = max((float(np.abs(after - before).max()) for before, after in pairs), default=0.0)
     fitting = [factor for factor in _FACTORS if factor * largest <= _MIDDLE + 2 / 255]
     return fitting[-1] if fitting else 1
-
-
-def _show(image: npt.NDArray[np.generic]) -> Floats:
-    """An image, (C, H, W), as red, green and blue, (H, W, 3); fewer channels are shown as grey."""
-    channels = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-    coloured = channels[:3] if len(channels) >= 3 else np.repeat(channels[:1], 3, axis=0)
-    return np.clip(coloured, 0, 1).transpose(1, 2, 0).astype(np.float32)

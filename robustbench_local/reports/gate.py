@@ -13,13 +13,18 @@ from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.counting import find_worst_cases, read_evidence
 from robustbench_local.reports.distances import measures_distance, nearest_radii, spread
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat, WorstCase
-from robustbench_local.reports.words import distance, full, listing, percent, radius
+from robustbench_local.reports.words import counted, distance, full, listing, percent, radius
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store import RunStore
 from robustbench_local.suggestion import did_you_mean
 
 Metric = Literal[
-    "robust_accuracy", "clean_accuracy", "attack_success", "median_distance", "certified_accuracy"
+    "robust_accuracy",
+    "clean_accuracy",
+    "attack_success",
+    "median_distance",
+    "certified_accuracy",
+    "sticker_success",
 ]
 Bound = Literal["lower", "estimate", "upper"]
 Level = Literal["error", "warn"]
@@ -211,12 +216,13 @@ def _concerns(gate: Gate, cell: CellResult) -> bool:
     """Whether a cell has a say.
 
     Targeted goals and transfers are only judged when their attack is named, and attacks that know nothing of
-    the defense only when they are named in full.
+    the defense only when they are named in full. Looks at stickers have a metric of their own.
     """
     record = cell.record
     return (
         not cell.to_itself
         and cell.certificate == (gate.metric == "certified_accuracy")
+        and cell.viewed == (gate.metric == "sticker_success")
         and gate.model in {None, record.model}
         and gate.defense in {None, record.defense}
         and gate.threat in {None, record.threat}
@@ -226,7 +232,7 @@ def _concerns(gate: Gate, cell: CellResult) -> bool:
 
 
 def _unnamed(cell: CellResult) -> bool:
-    return not (cell.targeted or cell.borrowed)
+    return cell.viewed or not (cell.targeted or cell.borrowed)
 
 
 def _named(attack: str, cell: CellResult) -> bool:
@@ -246,6 +252,8 @@ def _judge_subject(gate: Gate, subject: Subject, cells: Sequence[CellResult]) ->
         questions = dict.fromkeys(map(_question, cells))
         alike = ([cell for cell in cells if _question(cell) == one] for one in questions)
         return [_judge_certificates(gate, subject, group) for group in alike]
+    if gate.metric == "sticker_success":
+        return [_judge_sticker(gate, subject, cell) for cell in cells]
     measure = _METRICS[gate.metric]
     alone = [
         _rule(gate, subject, measure(cell), missing=() if cell.done else (cell.record.attack,))
@@ -273,6 +281,16 @@ def _judge_certificates(gate: Gate, subject: Subject, cells: Sequence[CellResult
     if missing and ruling != ("pass" if gate.min is not None else "fail"):
         ruling, reason = "inconclusive", f"{told} without {listing(missing)}, which did not finish"
     return Verdict(gate=gate, subject=subject, estimate=estimate, ruling=ruling, reason=reason)
+
+
+def _judge_sticker(gate: Gate, subject: Subject, cell: CellResult) -> Verdict:
+    """The share of held-out views that end as the attacker wants."""
+    estimate, signs = cell.sticker_success, sum(sign.counted for sign in cell.signs)
+    told = f"{full(estimate)}, views of {counted(signs, 'sign')}"
+    if cell.done and not estimate.known:
+        told = "no view counts: every sign is void"
+        return Verdict(gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=told)
+    return _rule(gate, subject, estimate, () if cell.done else (cell.record.attack,), told=told)
 
 
 def _judge_distance(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:

@@ -19,6 +19,8 @@ _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s:'\"]+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _THREAT_IN_NAME = re.compile(r"-(?:linf|l2|l1|spatial)-[0-9.]+(?=$|\[)")
+_WHERE = {"sticker": "sign", "patch": "image"}
+"""What the area of an object is a share of."""
 _SHIFT = 1 / 300
 """Share of the side that a spatial attack may shift an image by, for each degree that it may turn it."""
 
@@ -84,12 +86,14 @@ def norm_sign(norm: str) -> str:
 
 
 def budget(norm: str, eps: float) -> str:
-    """The ball in symbols, e.g. L-infinity at most 8/255; turns and shifts, or a severity, in words."""
+    """The ball in symbols, e.g. L-infinity at most 8/255; turns and shifts, severities or areas in words."""
     at_most = f"{SPACE}\N{LESS-THAN OR EQUAL TO}{SPACE}"
     if norm == "spatial":
         return f"rotation{at_most}{_degrees(eps)}, shift{at_most}{_shift(eps)}"
     if norm == "corruption":
         return f"severity{SPACE}{radius(eps)}"
+    if norm in _WHERE:
+        return f"{norm} on {_share_of(norm, eps)}"
     return f"{norm_sign(norm)}{at_most}{radius(eps)}"
 
 
@@ -99,6 +103,10 @@ def permission(norm: str, eps: float) -> str:
         return f"change every pixel by at most {radius(eps)}"
     if norm == "spatial":
         return f"turn the image by up to {_degrees(eps)} and shift it by up to {_shift(eps)} of its side"
+    if norm == "sticker":
+        return f"put a sticker on {_share_of(norm, eps)}"
+    if norm == "patch":
+        return f"put a patch beside the sign, {_share_of(norm, eps)} large"
     return f"change the image by at most {radius(eps)} in {norm} norm"
 
 
@@ -159,6 +167,10 @@ def p_value(value: float) -> str:
 
 def _degrees(angle: float) -> str:
     return f"{radius(angle)}\N{DEGREE SIGN}"
+
+
+def _share_of(norm: str, area: float) -> str:
+    return f"{100 * area:.3g}{SPACE}% of the {_WHERE[norm]}"
 
 
 def _shift(angle: float) -> str:
