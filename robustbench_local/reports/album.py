@@ -19,8 +19,6 @@ MOST_SIGNS = 2
 MOST_PAGES = 16
 """Signs that are shown in all."""
 RULE_OF_SIGNS = "the first signs that count, in the order of the data, each in the first views drawn"
-    "the first signs that count, in the order of the data, each in the first views that were drawn"
-)
 """How pictures are chosen. Not by looks."""
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
