@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from robustbench_local.reports.album import Page, make_albums
 from robustbench_local.reports.brackets import Bracket, make_brackets
 from robustbench_local.reports.certified import CertifiedGroup, make_certified
 from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
@@ -17,6 +19,7 @@ from robustbench_local.reports.gate import GateReport, judge_evidence
 from robustbench_local.reports.heatmap import HeatMap, make_heatmap
 from robustbench_local.reports.matrix import TargetMatrix, make_matrices
 from robustbench_local.reports.naive import Lesson, make_lessons
+from robustbench_local.reports.stickers import StickerResult, make_stickers
 from robustbench_local.reports.transfer import TransferMatrix, make_transfers
 from robustbench_local.store import RunStore
 
@@ -51,6 +54,16 @@ class Content:
     """What is proven and what attacks left, for the same images."""
     corruptions: tuple[CorruptionMap, ...] = ()
     """Accuracy on corrupted images."""
+    stickers: tuple[StickerResult, ...] = ()
+    """Stickers and patches, judged over views."""
+    albums: Mapping[str, tuple[Page, ...]] = field(default_factory=dict)
+    """Pictures of stickered signs, by the key of the cell."""
+
+    @property
+    def sticker_groups(self) -> list[list[StickerResult]]:
+        """The stickers of one attack together, whatever the model."""
+        attacks = dict.fromkeys(one.cell.record.attack for one in self.stickers)
+        return [[one for one in self.stickers if one.cell.record.attack == attack] for attack in attacks]
 
     @property
     def seen_less(self) -> bool:
@@ -59,17 +72,21 @@ class Content:
 
     @property
     def attackers(self) -> list[CellResult]:
-        """The cells where somebody attacked who saw what there was: no corruption, no transfer to itself."""
+        """The cells where somebody attacked who saw what there was: no corruption, no transfer to itself.
+
+        Stickers have a section of their own.
+        """
         return [cell for cell in self.evidence.cells if not _no_attacker(cell)]
 
 
 def _no_attacker(cell: CellResult) -> bool:
-    return cell.corrupted or cell.to_itself or cell.naive or cell.certificate
+    return cell.corrupted or cell.to_itself or cell.naive or cell.certificate or cell.viewed
 
 
 def read_content(store: RunStore) -> Content:
     """Read everything a report needs from an open run."""
     evidence = read_evidence(store)
+    stickers = make_stickers(evidence)
     return Content(
         evidence=evidence,
         findings=tuple(find(evidence)),
@@ -84,4 +101,6 @@ def read_content(store: RunStore) -> Content:
         lessons=tuple(make_lessons(evidence)),
         brackets=tuple(make_brackets(evidence)),
         corruptions=tuple(make_corruptions(evidence)),
+        stickers=tuple(stickers),
+        albums=make_albums(store, evidence, stickers),
     )

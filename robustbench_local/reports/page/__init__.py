@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from robustbench_local.reports import answer, words
+from robustbench_local.reports.album import RULE_OF_SIGNS
 from robustbench_local.reports.brackets import READING_BRACKETS
 from robustbench_local.reports.certified import READING_CERTIFIED
 from robustbench_local.reports.content import Content
@@ -25,6 +26,7 @@ from robustbench_local.reports.gallery import RULE, Exhibit, Floats, png
 from robustbench_local.reports.heatmap import Square
 from robustbench_local.reports.naive import READING_LESSONS
 from robustbench_local.reports.page import charts
+from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION, READING_STICKERS
 
 _JOINER = "\N{WORD JOINER}"
 _FACTS = {
@@ -88,6 +90,9 @@ def render(content: Content) -> str:
         reading_certified=READING_CERTIFIED,
         reading_lessons=READING_LESSONS,
         reading_brackets=READING_BRACKETS,
+        reading_stickers=READING_STICKERS,
+        limits_of_simulation=LIMITS_OF_SIMULATION,
+        rule_of_signs=RULE_OF_SIGNS,
         steps=STEPS,
         exhibits_of=_by_attack(content.exhibits),
         attacks=_attacks(evidence),
