@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from robustbench_local.classifier import Precision
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.executor import execute, now
+from robustbench_local.evaluation.goal import ClassEntry, confine
 from robustbench_local.evaluation.grid import Grid, load_grid
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan
-from robustbench_local.evaluation.planning import Options, make_plan
+from robustbench_local.evaluation.planning import Options, card_folders, make_plan
 from robustbench_local.reports import gate as gates
 from robustbench_local.reports import write_report
 from robustbench_local.reports.results import load_results
@@ -88,6 +89,8 @@ def run_grid(
     out: Path | str | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    sources: Sequence[ClassEntry] = (),
+    targets: Sequence[ClassEntry] = (),
     device: str = "auto",
     batch_size: int | None = None,
     search_precision: Precision | None = None,
@@ -105,6 +108,8 @@ def run_grid(
             complete run is left as it is.
         limit: Overrides the grid's number of images.
         seed: Overrides the grid's seed.
+        sources: Confines every attack to images of these classes, by name or index.
+        targets: Classes, by name or index, one of which every attack wants to be read.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         batch_size: Images in a pass; None measures once on each model. No influence on verdicts.
         search_precision: ``"bf16"`` searches faster and misses some breaks; overrides the grid's.
@@ -125,6 +130,8 @@ def run_grid(
         out=out,
         limit=limit,
         seed=seed,
+        sources=sources,
+        targets=targets,
         device=device,
         batch_size=batch_size,
         search_precision=search_precision,
@@ -142,6 +149,8 @@ def prepare(
     out: Path | str | None = None,
     limit: int | None = None,
     seed: int | None = None,
+    sources: Sequence[ClassEntry] = (),
+    targets: Sequence[ClassEntry] = (),
     device: str = "auto",
     batch_size: int | None = None,
     search_precision: Precision | None = None,
@@ -173,6 +182,7 @@ def prepare(
         only_plan=only_plan,
         report=report,
     )
+    wanted = confine(wanted, sources, targets, card_folders(options))
     return make_plan(wanted, options), directory
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -179,11 +180,8 @@ class TestExpand:
         ]
 
     def test_a_name_without_a_radius_gets_one(self):
-        stop = find_card("stop-to-speed-limit")
-        assert self.names(stop, eps=["2/255", "8/255"]) == [
-            "stop-to-speed-limit@linf-2",
-            "stop-to-speed-limit",
-        ]
+        mine = replace(self.card, name="mine")
+        assert self.names(mine, eps=["2/255", "8/255"]) == ["mine@linf-2", "mine"]
 
     def test_parameters_are_merged(self):
         (card,) = expand(self.card, {"steps": 20, "step_size": "1/255"})

@@ -13,6 +13,7 @@ from robustbench_local.classifier import Precision
 from robustbench_local.cli.progress import choose_display, plan_table
 from robustbench_local.cli.tables import results_table, say_gates
 from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.goal import describe_goals, named_classes
 from robustbench_local.evaluation.plan import Plan
 from robustbench_local.evaluation.tuning import measure_speed
 from robustbench_local.reports.words import duration
@@ -56,6 +57,20 @@ def command(
     seed: Annotated[
         int | None, typer.Option(min=0, envvar="RBL_SEED", help="Overrides the grid's seed.")
     ] = None,
+    source_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="RBL_SOURCE_CLASS",
+            help="Attack only images of this class, by name or id; may be repeated (the variable takes ids).",
+        ),
+    ] = None,
+    target_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="RBL_TARGET_CLASS",
+            help="The class that every attack wants to be read, by name or id; any of them if repeated.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(envvar="RBL_OUT", help="Run directory; by default runs/NAME. Resumes what it holds."),
@@ -87,6 +102,8 @@ def command(
         out=out,
         limit=limit,
         seed=seed,
+        sources=source_class or (),
+        targets=target_class or (),
         device=device,
         batch_size=parse_batch_size(batch_size),
         search_precision=search_precision,
@@ -152,6 +169,8 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
                 "model": cell.record.model,
                 "defense": cell.record.defense,
                 "attack": cell.record.attack,
+                "sources": named_classes(cell, cell.record.sources),
+                "targets": named_classes(cell, cell.record.targets),
                 "images": len(cell.positions),
                 "passes_at_most": sum(cell.passes),
                 "seconds_at_most": round(seconds[cell.record.key], 1),
@@ -169,5 +188,7 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
         f"{whole}, {duration(sum(seconds.values()))} at most if no image breaks, usually far less{ending}",
         highlight=False,
     )
+    for goal in describe_goals(plan.cells):
+        console.print(f"goal: {goal}", markup=False, highlight=False)
     for line in plan.warnings:
         console.print(f"note: {line}", style="yellow", markup=False, highlight=False)

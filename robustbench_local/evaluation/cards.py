@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from robustbench_local import certification
 from robustbench_local.attacks import ATTACKS, expand
@@ -31,6 +31,27 @@ def find_entries(name: str, overrides: Mapping[str, Any], folders: Sequence[Path
         if card.kind == "certificate":
             return certification.expand(card, overrides)
     return find_attacks(name, overrides, folders)
+
+
+def each_target(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
+    """The cards of a goal with several target classes: for each eps the goal itself, then each class alone.
+
+    Args:
+        name: As for :func:`find_entries`.
+        overrides: As for :func:`find_entries`.
+        folders: As for :func:`find_entries`.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: As in :func:`find_entries`, or if the goal has fewer than two target classes.
+    """
+    whole = find_entries(name, overrides, folders)
+    targets = cast("CardThreat", whole[0].threat).targets  # these cards always have one
+    if len(targets) < 2:
+        remedy = "name targets, or leave each_target out"
+        raise ConfigError(f"each_target: {name!r} has no two target classes", where="attacks", remedy=remedy)
+    alone = [find_entries(name, {**overrides, "targets": [target]}, folders) for target in targets]
+    return [card for variants in zip(whole, *alone, strict=True) for card in variants]
 
 
 def find_attacks(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:

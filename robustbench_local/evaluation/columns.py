@@ -12,7 +12,7 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.catalogue import Card
 from robustbench_local.certification import make_certificate
 from robustbench_local.errors import ConfigError, RobustbenchError
-from robustbench_local.evaluation.cards import find_entries
+from robustbench_local.evaluation.cards import each_target, find_entries
 from robustbench_local.evaluation.certificates import CertificateColumn, plan_certificate
 from robustbench_local.evaluation.crossing import Crossing, GridColumn, cross
 from robustbench_local.evaluation.grid import AttackEntry, Grid
@@ -57,7 +57,8 @@ def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column | Certif
     """
     found: list[Column | CertificateColumn] = []
     for entry in grid.attacks:
-        for card in find_entries(entry.card, entry.overrides, folders):
+        find = each_target if entry.each_target else find_entries
+        for card in find(entry.card, entry.overrides, folders):
             column = _column(card, entry)
             if column.name in {other.name for other in found}:
                 raise ConfigError(f"the {card.kind} {column.name!r} is listed twice", where="attacks")

@@ -115,7 +115,8 @@ class AttackEntry(Strict):
     """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...).
 
     With ``transfer_from``, a model's id, candidates are crafted on that model and judged on all others. With
-    ``models``, a list of ids, only these models get it.
+    ``models``, a list of ids, only these models get it. With ``each_target``, a goal of several target
+    classes is pursued as it is and for each of the classes alone.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -124,11 +125,17 @@ class AttackEntry(Strict):
     limit: Annotated[int, Field(ge=1)] | None = None
     transfer_from: str | None = None
     models: Annotated[list[str], Field(min_length=1)] | None = None
+    each_target: bool = False
 
     @property
     def overrides(self) -> dict[str, Any]:
         """What is changed in the card."""
         return dict(self.model_extra or {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys that are not about the card's content."""
+        return self.model_dump(include=set(AttackEntry.model_fields))
 
 
 def _read_limit(value: Any) -> Any:
@@ -215,10 +222,7 @@ class Grid(Strict):
             model["source"] = without_credentials(model["source"])
             model["defenses"] = None if entry.defenses is None else _written(entry.defenses)
         content["defenses"] = _written(self.defenses)
-        content["attacks"] = [
-            {**entry.model_dump(include={"card", "limit", "transfer_from", "models"}), **entry.overrides}
-            for entry in self.attacks
-        ]
+        content["attacks"] = [{**entry.settings, **entry.overrides} for entry in self.attacks]
         return content
 
     def as_yaml(self) -> str:

@@ -65,7 +65,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         RobustbenchError: As ConfigError, CardError, DataError, ModelError or RefusedError: what the user has
             to put right before anything can be measured.
     """
-    folders = [*options.cards, *_cards_beside(options.base)]
+    folders = card_folders(options)
     columns = resolve_columns(grid, folders)
     defenses = resolve_defenses(grid, folders, _workshop(grid, options))
     data = load_data(grid, options.base)
@@ -112,10 +112,10 @@ def load_data(grid: Grid, base: Path) -> Dataset:
     return load_dataset(**entry.model_dump(exclude={"seed"}), seed=seed, base=base)
 
 
-def _cards_beside(base: Path) -> list[Path]:
-    """A folder ``cards`` beside the grid file, if there is one."""
-    folder = base / "cards"
-    return [folder] if folder.is_dir() else []
+def card_folders(options: Options) -> list[Path]:
+    """The folders of the user's own cards, with ``cards`` beside the grid file, if there is one."""
+    beside = options.base / "cards"
+    return [*options.cards, *([beside] if beside.is_dir() else [])]
 
 
 def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:

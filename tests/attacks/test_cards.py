@@ -34,7 +34,7 @@ def test_a_card_is_named_after_its_threat_model(card: Card):
     if card.method == "curve":  # about many radii at once
         assert card.name == f"curve-{card.threat.norm.lower()}"
     else:
-        assert card.name == "stop-to-speed-limit" or f"-{card.name}".endswith(f"-{card.threat.model().name}")
+        assert f"-{card.name}".endswith(f"-{card.threat.model().name}")
 
 
 def test_the_fields_radii_are_there_for_fgsm_pgd_and_autoattack():
@@ -56,8 +56,12 @@ def test_a_curve_asks_about_eight_radii_the_last_of_which_is_its_threat_models(n
     assert attack.measure == "distance"
 
 
-def test_stop_to_speed_limit_names_the_classes_as_gtsrb_does():
-    threat = find_card("stop-to-speed-limit").threat
-    assert list(threat.targets) == SPEED_LIMITS
-    assert threat.sources == ("Stop",)
-    assert (threat.norm, threat.eps) == ("Linf", 8 / 255)
+@pytest.mark.parametrize(("norm", "radii"), [("linf", (2, 4, 8, 16)), ("l2", (0.25, 0.5, 1, 2))])
+def test_stop_to_speed_limit_names_the_classes_as_gtsrb_does_at_every_radius(norm: str, radii):
+    for radius in radii:
+        card = find_card(f"stop-to-speed-limit-{norm}-{radius:g}")
+        assert list(card.threat.targets) == SPEED_LIMITS
+        assert card.threat.sources == ("Stop",)
+        attack = make_attack(card.method, card.parameters)
+        assert attack.length(card.threat.model()) == pytest.approx(card.threat.eps / 4)
+        assert (attack.steps, attack.restarts, attack.loss) == (50, 5, "margin")

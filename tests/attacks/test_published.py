@@ -42,7 +42,7 @@ def test_cifar10_resnet2b_keeps_its_published_pgd_accuracy(shared_data: Path, ra
 
 def test_stop_signs_read_as_speed_limits_more_often_the_larger_the_radius(shared_data: Path):
     sample, names = load(shared_data, "gtsrb_stn_poojahira", "gtsrb_stn", "gtsrb_test_strat1000.npz")
-    card = find_card("stop-to-speed-limit")
+    card = find_card("stop-to-speed-limit-linf-8")
     targets = [names.index(target) for target in card.threat.targets]
     stops = sample.select((sample.labels == names.index("Stop")).nonzero().flatten()[:40])
     attack = make_attack(card.method, {**card.parameters, "steps": 20, "restarts": 1})
