@@ -53,6 +53,7 @@ class Classifier:
         compile_steps: Whether attacks compile their own step with ``torch.compile``: worth a minute's wait in
             long runs on a GPU. No influence on verdicts.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
+        passes_elsewhere: Those under way in worker processes.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
@@ -87,7 +88,7 @@ class Classifier:
         self.batch_size: int | None = None
         self.search_precision: Precision = "fp32"
         self.compile_steps = False
-        self.foreign_passes = [0, 0]
+        self.foreign_passes, self.passes_elsewhere = [0, 0], 0
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
         self._copying = True
@@ -206,7 +207,7 @@ class Classifier:
 
     def passes_under_way(self) -> int:
         """Passes spent since the open meter was opened or the foreign ones were reset: a sign of life."""
-        return sum(self.foreign_passes) + (self._meters[-1].total if self._meters else 0)
+        return self.passes_elsewhere + sum(self.foreign_passes) + sum(one.total for one in self._meters[-1:])
 
     def left(self, rows: Tensor | None = None) -> Tensor | None:
         """Queries that images of the open meter may still spend, int64; None where nothing limits them.

@@ -21,6 +21,8 @@ Exit code 1 (a gate failed) is a verdict, not an error, and 130 is the user's ow
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class RobustbenchError(Exception):
     """The root: one line of what is wrong, where, and what to do about it.
@@ -41,6 +43,10 @@ class RobustbenchError(Exception):
         head = f"{self.where}: " if self.where else ""
         tail = f". {self.remedy[0].upper()}{self.remedy[1:]}" if self.remedy else ""
         return " ".join(f"{head}{self.what}{tail}".split())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """What another process makes the same error from."""
+        return partial(type(self), self.what, where=self.where, remedy=self.remedy), ()
 
 
 class UsageError(RobustbenchError):

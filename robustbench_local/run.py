@@ -93,6 +93,7 @@ def run_grid(
     targets: Sequence[ClassEntry] = (),
     device: str = "auto",
     batch_size: int | None = None,
+    workers: int | None = None,
     search_precision: Precision | None = None,
     compile_steps: bool = False,
     cards: Sequence[Path | str] = (),
@@ -112,6 +113,8 @@ def run_grid(
         targets: Classes, by name or index, one of which every attack wants to be read.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         batch_size: Images in a pass; None measures once on each model. No influence on verdicts.
+        workers: Processes that share a cell's images on a CPU; None: one for each core. No influence on
+            verdicts.
         search_precision: ``"bf16"`` searches faster and misses some breaks; overrides the grid's.
         compile_steps: Whether attacks compile their own step, for long runs on a GPU.
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
@@ -134,6 +137,7 @@ def run_grid(
         targets=targets,
         device=device,
         batch_size=batch_size,
+        workers=workers,
         search_precision=search_precision,
         compile_steps=compile_steps,
         cards=cards,
@@ -153,6 +157,7 @@ def prepare(
     targets: Sequence[ClassEntry] = (),
     device: str = "auto",
     batch_size: int | None = None,
+    workers: int | None = None,
     search_precision: Precision | None = None,
     compile_steps: bool = False,
     cards: Sequence[Path | str] = (),
@@ -175,6 +180,7 @@ def prepare(
         base=base,
         device=device,
         batch_size=batch_size,
+        workers=workers,
         compile_steps=compile_steps,
         cards=folders,
         allow_code=allow_code,

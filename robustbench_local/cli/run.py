@@ -39,6 +39,14 @@ def command(
             help="Images in a pass, or auto to measure once; no influence on verdicts.",
         ),
     ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            envvar="RBL_WORKERS",
+            help="Processes that share the images on a CPU, by default one a core; no influence on verdicts.",
+        ),
+    ] = None,
     search_precision: Annotated[
         Precision | None,
         typer.Option(
@@ -106,6 +114,7 @@ def command(
         targets=target_class or (),
         device=device,
         batch_size=parse_batch_size(batch_size),
+        workers=workers,
         search_precision=search_precision,
         compile_steps=compile_steps,
         cards=cards or (),

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,20 +17,14 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.errors import InvariantError, RobustbenchError, UnreachableError
-from robustbench_local.evaluation.outcome import failed, judged, spared_outcome, untouched
+from robustbench_local.errors import RobustbenchError
+from robustbench_local.evaluation.outcome import judged, spared_outcome, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
-from robustbench_local.failures import out_of_memory
-from robustbench_local.randomized import draws_of, seeded
+from robustbench_local.randomized import draws_of
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord
 from robustbench_local.threat import ThreatModel, is_target
 
-Notify = Callable[[str], None]
-"""Takes a line worth keeping, such as a halved batch."""
-
-FAILURES_THAT_CONVICT = 3
-"""So many images failing alone, with none succeeding before, convict the model or the attack."""
 BATCHES_IN_A_CHUNK = 4
 """Batches that are handed together to an attack that refills its batch."""
 SHORT_ATTACK = 1000
@@ -48,6 +41,18 @@ class Batch:
     """One an image, in the order of their positions."""
     candidates: Tensor
     """(N, C, H, W), on the CPU; the original where there was no valid candidate."""
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """The outcomes of all these images as one batch, in the order of their positions.
+
+    Args:
+        batches: At least one; no image may be in two of them.
+    """
+    outcomes = [row for batch in batches for row in batch.outcomes]
+    order = sorted(range(len(outcomes)), key=lambda place: outcomes[place].position)
+    candidates = torch.cat([batch.candidates for batch in batches])
+    return Batch(outcomes=tuple(outcomes[place] for place in order), candidates=candidates[order])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,11 @@ class Work(ABC):
     def asked(self) -> Classifier:
         """The classifier that most passes go through, in batches of the chosen size."""
         return self.classifier
+
+    @property
+    def divisible(self) -> bool:
+        """Whether images that are committed together may be worked on apart, with the same verdicts."""
+        return True
 
     @abstractmethod
     def queue(self, batch_size: int, done: set[int]) -> list[list[int]]:
@@ -113,6 +123,11 @@ class Task(Work):
         """What the attack sees."""
         return self.crafted_on
 
+    @property
+    def divisible(self) -> bool:
+        """Not where the attack draws for a whole group."""
+        return self.attack.per_image
+
     def queue(self, batch_size: int, done: set[int]) -> list[list[int]]:
         """The batches still to do: of any size for per-image attacks, else the fixed groups."""
         everything = range(len(self.data))
@@ -151,75 +166,6 @@ def applicable(data: Dataset, threat: ThreatModel, sources: Collection[int] = ()
     return wanted.nonzero().flatten()
 
 
-def run_batches(
-    work: Work, *, batch_size: int, done: Collection[int] = (), notify: Notify = lambda _: None
-) -> Iterator[Batch]:
-    """Do the work of a cell for the images that are not done yet.
-
-    Args:
-        work: What to do.
-        batch_size: Images in a pass; no influence on verdicts. Halved for good when memory runs out.
-        done: Positions that need no work.
-        notify: Told of halved batches and isolated failures.
-
-    Yields:
-        Batches in the order of positions. Attacks that draw for a whole batch get fixed groups instead,
-        so that neither the batch size nor an interruption changes their verdicts.
-
-    Raises:
-        Exception: What the model or the attack raises on the first three images alone, before any success:
-            then it is not the images.
-    """
-    queue = work.queue(batch_size, set(done))
-    suspects: list[Batch] = []  # failures before the first success: they may be the model's, not the images'
-    proven = bool(done)
-    asked = work.asked
-    with (
-        work.classifier.attacked(),
-        asked.attacked(),
-        _rows_at_once(asked, batch_size),
-        seeded(asked, work.seed),
-    ):
-        while queue:
-            positions = queue.pop(0)
-            try:
-                batch = work.run(positions)
-            except (InvariantError, UnreachableError):
-                raise
-            except Exception as failure:
-                at_once = min(len(positions), asked.batch_size or batch_size)
-                half = (at_once + 1) // 2
-                if out_of_memory(failure) and half < at_once:
-                    notify(f"out of memory with {at_once} images: going on with {half} at a time")
-                    asked.batch_size = half
-                    if torch.cuda.is_available():
-                        torch.cuda.empty_cache()
-                    queue = [*cut(positions, half), *work.smaller(queue, half)]
-                    continue
-                half = (len(positions) + 1) // 2
-                if half < len(positions):
-                    queue = [positions[:half], positions[half:], *queue]
-                    continue
-                suspects.append(_failed(work, positions[0], failure))
-                if not proven and len(suspects) >= min(FAILURES_THAT_CONVICT, len(work.data)):
-                    raise
-            else:
-                proven = proven or any(row.clean_correct for row in batch.outcomes)
-                suspects.append(batch)
-            if proven or not queue:
-                yield from _told(suspects, notify)
-                suspects = []
-
-
-def _told(batches: list[Batch], notify: Notify) -> Iterator[Batch]:
-    """Batches on their way out, with a line for each image that failed."""
-    for batch in batches:
-        for row in batch.outcomes:
-            if row.status == "error":
-                notify(f"{row.image}: {row.error}")
-        yield batch
-
-
 def chunk_size(task: Task, batch_size: int) -> int:
     """Images between two commits: several batches of an attack that fills its batch up as images fall.
 
@@ -228,16 +174,6 @@ def chunk_size(task: Task, batch_size: int) -> int:
     """
     short = sum(task.attack.cost(task.threat)) <= SHORT_ATTACK
     return BATCHES_IN_A_CHUNK * batch_size if task.attack.refills and short else batch_size
-
-
-@contextmanager
-def _rows_at_once(classifier: Classifier, batch_size: int) -> Iterator[None]:
-    """The classifier's batch size, put back afterwards."""
-    before, classifier.batch_size = classifier.batch_size, batch_size
-    try:
-        yield
-    finally:
-        classifier.batch_size = before
 
 
 def group_size(attack: Attack, data: Dataset) -> int:
@@ -254,13 +190,6 @@ def cut(positions: list[int], size: int) -> list[list[int]]:
 def _spread(total: int, count: int) -> Tensor:
     """Passes of another library's attack, which knows only their total, as equal whole shares."""
     return total // count + (torch.arange(count) < total % count).long()
-
-
-def _failed(work: Work, position: int, failure: Exception) -> Batch:
-    """An image on which the model or the attack raised: an error, listed, and not robust."""
-    one = work.data.select([position])
-    outcome = failed(work.key, position, one, one_line(failure))
-    return Batch(outcomes=(outcome,), candidates=one.images.clone())
 
 
 def _run(task: Task, positions: list[int]) -> Batch:

@@ -19,7 +19,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.cell import run_batches
+from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.evaluate import frame
 from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.proof import Proof

@@ -19,8 +19,9 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.cards import find_attacks
-from robustbench_local.evaluation.cell import Task, applicable, run_batches
+from robustbench_local.evaluation.cell import Task, applicable
 from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
 from robustbench_local.statistics import Estimate, clopper_pearson

@@ -10,13 +10,17 @@ from typing import Literal
 import numpy as np
 
 from robustbench_local.errors import StorageError
-from robustbench_local.evaluation.cell import Batch, Task, one_line, run_batches
+from robustbench_local.evaluation.batches import run_batches
+from robustbench_local.evaluation.cell import Batch, Task, one_line
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan, PlannedCell
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.evaluation.tuning import tune_batch_size
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.sqlite import RunStore
+
+WORTH_A_CREW = 5000
+"""Passes at most of a cell for which no worker processes are started."""
 
 
 def execute(plan: Plan, store: RunStore, listener: Listener) -> None:
@@ -75,13 +79,20 @@ class _Runner:
             task = replace(task, proven=proven_images(self.cell, self.plan.cells, self.store))
         originals = task.data.images.numpy()
         size = self.plan.batch_size or self._measured_size()
-        for batch in run_batches(task, batch_size=size, done=frozenset(self.done), notify=self._notify):
+        batches = run_batches(
+            task, batch_size=size, done=frozenset(self.done), notify=self._notify, workers=self._workers()
+        )
+        for batch in batches:
             fresh = tuple(row for row in batch.outcomes if row.position not in self.done)
             self._keep(originals, batch, fresh)
             self.store.add_outcomes(self.key, fresh)
             self.done.update(row.position for row in fresh)
             self.tally += tally(fresh)
             self.listener.advanced(self.cell, self.tally)
+
+    def _workers(self) -> int:
+        """Processes that share the cell; starting them takes as long as some thousand passes."""
+        return self.plan.workers if sum(self.cell.passes) > WORTH_A_CREW else 1
 
     def _measured_size(self) -> int:
         """The model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""

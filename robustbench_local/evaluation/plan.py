@@ -165,6 +165,8 @@ class Plan:
     """The run's seed."""
     batch_size: int | None
     """Images in a pass; None: measured on each model before its first cell."""
+    workers: int
+    """Processes that share the images of a cell where that pays."""
     keep: int
     """How many broken images a cell keeps for the gallery."""
     data: Dataset

@@ -37,6 +37,8 @@ class Options:
     """Where to compute."""
     batch_size: int | None = None
     """Images in a pass; None measures once on each model."""
+    workers: int | None = None
+    """Processes that share a cell's images; None: one for each core that torch uses."""
     cards: tuple[Path, ...] = ()
     """Folders of the user's own cards."""
     compile_steps: bool = False
@@ -82,6 +84,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         resolved=grid.as_yaml(),
         seed=grid.seed,
         batch_size=options.batch_size,
+        workers=options.workers or torch.get_num_threads(),
         keep=grid.gallery,
         data=data,
         subjects=subjects,

@@ -11,7 +11,8 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import InvariantError, ModelError
-from robustbench_local.evaluation.cell import Task, applicable, run_batches
+from robustbench_local.evaluation.batches import run_batches
+from robustbench_local.evaluation.cell import Task, applicable
 from robustbench_local.store.records import tally
 from robustbench_local.threat import ThreatModel
 

@@ -12,7 +12,7 @@ import robustbench_local as rbl
 from robustbench_local.certification.base import Certificate, Certified
 from robustbench_local.certification.smoothing import Smoothing
 from robustbench_local.errors import CardError, ConfigError, ThreatError
-from robustbench_local.evaluation.cell import run_batches
+from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.grid import load_grid
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.planning import Options, make_plan
