@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -25,12 +25,15 @@ def checked(where: str, value: Any, hint: Any) -> Any:
 
     Args:
         where: The field, for messages: ``"attack 'pgd', steps"``.
-        value: As a card or a grid file gives it; numbers may be fractions such as ``"2/255"``.
+        value: As a card or a grid file gives it; numbers may be fractions such as ``"2/255"``, and a mapping
+            becomes the dataclass that the field takes.
         hint: The field's type.
 
     Raises:
         ConfigError: If the value is not of that type.
     """
+    if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        return build(hint, value, where=where)
     if isinstance(value, str) and float in (hint, *get_args(hint)):
         value = _number(where, value)
     if isinstance(value, list) and any(get_origin(one) is tuple for one in (hint, *get_args(hint))):
