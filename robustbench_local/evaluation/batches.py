@@ -60,7 +60,7 @@ def run_batches(
             except (InvariantError, UnreachableError):
                 raise
             except Exception as failure:
-                at_once = min(len(positions), asked.batch_size or batch_size)
+                at_once = min(len(positions) * work.images_each, asked.batch_size or batch_size)
                 half = (at_once + 1) // 2
                 if out_of_memory(failure) and half < at_once:
                     notify(f"out of memory with {at_once} images: going on with {half} at a time")

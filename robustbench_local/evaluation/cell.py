@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from robustbench_local.evaluation.outcome import judged, spared_outcome, untouch
 from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.randomized import draws_of
 from robustbench_local.randomness import Stream
-from robustbench_local.store.records import OutcomeRecord
+from robustbench_local.store.records import OutcomeRecord, SightingRecord, ViewRecord
 from robustbench_local.threat import ThreatModel, is_target
 
 BATCHES_IN_A_CHUNK = 4
@@ -41,6 +43,12 @@ class Batch:
     """One an image, in the order of their positions."""
     candidates: Tensor
     """(N, C, H, W), on the CPU; the original where there was no valid candidate."""
+    sightings: tuple[SightingRecord, ...] = ()
+    """What was read in every view of these images, where they are judged over views."""
+    views: tuple[ViewRecord, ...] = ()
+    """Those views."""
+    pictures: Mapping[int, Mapping[str, npt.NDArray[np.generic]]] = field(default_factory=dict)
+    """What is kept for the report besides the candidate, by position and name."""
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -52,7 +60,13 @@ def joined(batches: Sequence[Batch]) -> Batch:
     outcomes = [row for batch in batches for row in batch.outcomes]
     order = sorted(range(len(outcomes)), key=lambda place: outcomes[place].position)
     candidates = torch.cat([batch.candidates for batch in batches])
-    return Batch(outcomes=tuple(outcomes[place] for place in order), candidates=candidates[order])
+    return Batch(
+        outcomes=tuple(outcomes[place] for place in order),
+        candidates=candidates[order],
+        sightings=tuple(look for batch in batches for look in batch.sightings),
+        views=tuple(view for batch in batches for view in batch.views),
+        pictures={place: kept for batch in batches for place, kept in batch.pictures.items()},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +88,11 @@ class Work(ABC):
     def asked(self) -> Classifier:
         """The classifier that most passes go through, in batches of the chosen size."""
         return self.classifier
+
+    @property
+    def images_each(self) -> int:
+        """Images that go through the classifier together for each position: one, or the views of it."""
+        return 1
 
     @property
     def divisible(self) -> bool:

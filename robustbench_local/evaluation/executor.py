@@ -85,7 +85,7 @@ class _Runner:
         for batch in batches:
             fresh = tuple(row for row in batch.outcomes if row.position not in self.done)
             self._keep(originals, batch, fresh)
-            self.store.add_outcomes(self.key, fresh)
+            self.store.add_outcomes(self.key, fresh, batch.sightings, batch.views)
             self.done.update(row.position for row in fresh)
             self.tally += tally(fresh)
             self.listener.advanced(self.cell, self.tally)
@@ -103,9 +103,10 @@ class _Runner:
         return int(known[str(subject)])
 
     def _keep(self, originals: np.ndarray, batch: Batch, fresh: Sequence[OutcomeRecord]) -> None:
-        """Save the first broken images of the cell: the same ones whatever the batches."""
-        room = max(self.plan.keep - self.tally.broken, 0)
-        positions = [row.position for row in fresh if row.broken][:room]
+        """Save the first broken images of the cell, or of signs the first at all: whatever the batches."""
+        worth = [row for row in fresh if (row.clean_correct if batch.pictures else row.broken)]
+        before = self.tally.clean_correct if batch.pictures else self.tally.broken
+        positions = [row.position for row in worth[: max(self.plan.keep - before, 0)]]
         if not positions:
             return
         place = {row.position: index for index, row in enumerate(batch.outcomes)}
@@ -114,6 +115,8 @@ class _Runner:
             "original": originals[positions],
             "adversarial": batch.candidates[[place[position] for position in positions]].numpy(),
         }
+        kept = [batch.pictures[position] for position in positions if batch.pictures]
+        arrays |= {name: np.stack([one[name] for one in kept]) for name in (kept[0] if kept else ())}
         self.store.save_arrays(self.key, positions[0], arrays)
 
     def _finish(self, status: CellStatus, error: str | None) -> None:

@@ -115,8 +115,9 @@ class AttackEntry(Strict):
     """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...).
 
     With ``transfer_from``, a model's id, candidates are crafted on that model and judged on all others. With
-    ``models``, a list of ids, only these models get it. With ``each_target``, a goal of several target
-    classes is pursued as it is and for each of the classes alone.
+    ``models``, a list of ids, only these models get it. Of stickers and patches, ``test_views`` says over how
+    many views of each sign they are judged. With ``each_target``, a goal of several target classes is pursued
+    as it is and for each of the classes alone.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -126,6 +127,7 @@ class AttackEntry(Strict):
     transfer_from: str | None = None
     models: Annotated[list[str], Field(min_length=1)] | None = None
     each_target: bool = False
+    test_views: Annotated[int, Field(ge=1)] | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -151,7 +153,12 @@ class GateEntry(Strict):
     """A limit that a result must keep."""
 
     metric: Literal[
-        "robust_accuracy", "clean_accuracy", "attack_success", "median_distance", "certified_accuracy"
+        "robust_accuracy",
+        "clean_accuracy",
+        "attack_success",
+        "median_distance",
+        "certified_accuracy",
+        "sticker_success",
     ] = "robust_accuracy"
     threat: str | None = None
     attack: str | None = None

@@ -13,9 +13,8 @@ from robustbench_local.reports.sightings import NOT_FINITE, Flags, Looks, Sign, 
 from robustbench_local.reports.viewpoints import ViewMap, make_map
 from robustbench_local.reports.words import counted, full, p_value, percent
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
+from robustbench_local.store import LEAST_CLEAN
 
-LEAST_CLEAN = 0.95
-"""Share of its clean views in which a sign has to be read rightly; below it the sign is void."""
 MOST_BY_CHANCE = 0.05
 """Share of views that random colours may turn; above it success is not due to the sticker's pattern."""
 READING_STICKERS = (

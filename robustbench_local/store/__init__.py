@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustbench_local.store.records import (
+    LEAST_CLEAN,
     CellRecord,
     CellStatus,
     Condition,
@@ -18,6 +19,7 @@ from robustbench_local.store.records import (
 from robustbench_local.store.sqlite import RunStore
 
 __all__ = [
+    "LEAST_CLEAN",
     "CellRecord",
     "CellStatus",
     "Condition",

@@ -13,6 +13,8 @@ Condition = Literal["clean", "sticker", "random-colours", "without-views", "whol
 it), or one of the controls."""
 ViewKind = Literal["view", "approach"]
 """``view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
+LEAST_CLEAN = 0.95
+"""Share of its clean views in which a sign has to be read rightly; below it the sign is void."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +35,11 @@ class OutcomeRecord:
     adversarial_prediction: int | None
     """Class read from the verified candidate; the clean prediction if there is no valid candidate."""
     clean_correct: bool
-    """The untouched image is read as its label, with a strictly largest logit."""
+    """The untouched image is read as its label, with a strictly largest logit; where it is judged over views,
+    in nearly all of them, too."""
     broken: bool
     """The image was clean-correct and a verified candidate reached the attacker's goal (or made the
-    model's answer non-finite)."""
+    model's answer non-finite); where it is judged over views, in more than half of them."""
     moved_elsewhere: bool
     """Targeted goals only: the label changed, but not to a target. Never counted as broken."""
     margin: float | None
