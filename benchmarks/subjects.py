@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +35,17 @@ class Subject:
     images: Tensor
     labels: Tensor
     radii: dict[str, float]
+    layout: torch.memory_format = torch.contiguous_format
+    """The order in memory that the network comes with."""
     module: _Whole = field(init=False)
-    """For the peers: a copy whose parameters require gradients, as when a user hands over a network."""
+    """For the peers: a copy as a user hands over a network, parameters requiring gradients, weights in the order
+    in which torch makes them."""
     frozen: _Whole = field(init=False)
-    """For the bare passes: a copy whose parameters require none."""
+    """For the bare passes: a copy whose parameters require none, in the classifier's faster order."""
 
     def __post_init__(self) -> None:
         whole = _Whole(self.classifier).to(self.images.device)
-        self.module = copy.deepcopy(whole).eval().requires_grad_(True)
+        self.module = copy.deepcopy(whole).to(memory_format=self.layout).eval().requires_grad_(True)
         self.frozen = copy.deepcopy(whole).eval().requires_grad_(False)
         with self.classifier.attacked():
             self.classifier(self.images[:2])  # the very first look also examines the network
@@ -51,9 +54,7 @@ class Subject:
         """The same on another device."""
         self.classifier.to(device)
         images, labels = self.images.to(device), self.labels.to(device)
-        return Subject(
-            name=self.name, classifier=self.classifier, images=images, labels=labels, radii=self.radii
-        )
+        return replace(self, images=images, labels=labels)
 
 
 class _Whole(nn.Module):
@@ -81,6 +82,7 @@ def _signs(name: str, radii: tuple[float, float, float], n: int) -> Subject:
         images=data.images,
         labels=data.labels,
         radii=dict(zip(LEVELS, radii, strict=True)),
+        layout=torch.channels_last,
     )
 
 

@@ -17,6 +17,7 @@ from robustbench_local.failures import first_line, out_of_memory
 from robustbench_local.isolation import ModuleState, RandomStates, Settings, sound_arithmetic
 from robustbench_local.outputs import read_labels, read_logits
 from robustbench_local.passes import CountedModule, Meter, input_gradient
+from robustbench_local.placement import place, resolve_device
 from robustbench_local.preprocessing import Normalization, Preprocessing, parse_normalization
 
 Access = Literal["gradients", "scores", "labels"]
@@ -279,18 +280,8 @@ class Classifier:
             self.notes.append(text)
 
     def _move(self) -> None:
-        if self.module is None:
-            return
-        try:
-            # a GPU convolves images fastest with the channels innermost; the numbers are the same
-            layout = torch.channels_last if self.device.type == "cuda" else torch.preserve_format
-            self.module.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        except (RuntimeError, NotImplementedError) as error:
-            if out_of_memory(error):
-                raise
-            raise ModelError(
-                f"cannot be moved to {self.device}: {first_line(error)}", where=self.name
-            ) from error
+        if self.module is not None:
+            place(self.module, self.device, self.name)
 
     def _checked_images(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or not images.is_floating_point():
@@ -354,24 +345,6 @@ class Classifier:
             self.note(
                 "returns probabilities, not logits: remove the softmax, or losses on logits are weakened"
             )
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device by its name; ``"auto"`` is CUDA where there is one, otherwise the CPU.
-
-    Raises:
-        ConfigError: If there is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        wanted = torch.device(device)
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"device {str(device)!r} cannot be used: {first_line(error)}", remedy="use cpu or auto"
-        ) from error
-    return wanted
 
 
 def _checked_classes(

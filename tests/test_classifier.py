@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier import Classifier, resolve_device
+from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, InvariantError, ModelError
 from robustbench_local.failures import out_of_memory
 from robustbench_local.isolation import RandomStates, Settings
+from robustbench_local.placement import resolve_device
 
 
 def linear(classes: int = 3, pixels: int = 3 * 4 * 4) -> nn.Module:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.catalogue import Card
-from robustbench_local.classifier import Classifier, resolve_device
+from robustbench_local.classifier import Classifier
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.networks import Start, load_start
 from robustbench_local.defenses.recipe import Recipe
@@ -22,6 +22,7 @@ from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.training import Images, fit, save
 from robustbench_local.evaluation.training_data import Wanted, load_images
 from robustbench_local.models.sources import load_classifier
+from robustbench_local.placement import resolve_device
 
 
 def default_cache() -> Path:
