@@ -28,6 +28,8 @@ REFERENCE_SIZE = 32
 _FAR = 640.0
 """A sign seen at d pixels stands this many pixels over d away, in half frames: a sign of 90 cm that is 64
 pixels wide is 6 m off."""
+_POINTS = 65
+"""Points of a streak: so many that two neighbours fall into the same pixel up to frames of 400 pixels."""
 _BLACK = 1e-4
 """Added before the contrast curve, whose slope at black would be infinite."""
 
@@ -159,13 +161,13 @@ def _moved(seen: Tensor, views: Views) -> Tensor:
 
 def _streaks(length: Tensor, angle: Tensor, reach: int) -> Tensor:
     """The streaks as kernels, (N, V, 2 reach + 1, 2 reach + 1): points of a line, each shared by 4 pixels."""
-    points = torch.linspace(-0.5, 0.5, 4 * reach + 1, device=length.device).double()
+    points = torch.linspace(-0.5, 0.5, _POINTS, device=length.device).double()
     offsets = torch.arange(-reach, reach + 1, device=length.device).double()
     down, across = (
         (1 - (offsets - (length * way(angle))[..., None, None] * points[:, None]).abs()).clamp_min(0)
         for way in (torch.sin, torch.cos)
     )
-    return down.transpose(-1, -2) @ across / len(points)
+    return down.transpose(-1, -2) @ across / _POINTS
 
 
 def _noise(light: Tensor, views: Views) -> Tensor:

@@ -37,9 +37,9 @@ def compose(images: Tensor, found: Tensor, surfaces: Tensor, threat: ThreatModel
         return found
     side, (height, width) = found.shape[-1], images.shape[-2:]
     top, left = _beside(views.beside, height - side, width - side)
-    down, across = (_placed(at, side, size) for at, size in ((top, height), (left, width)))
+    down, across = (_placed(at, side, size)[:, :, None] for at, size in ((top, height), (left, width)))
     pasted = down.to(found) @ found[:, None] @ across.to(found).transpose(-1, -2)
-    there = (down.any(dim=-1)[..., :, None] & across.any(dim=-1)[..., None, :]) & ~surfaces[:, None]
+    there = down.any(dim=-1)[..., :, None] & across.any(dim=-1)[..., None, :] & ~surfaces[:, None]
     return torch.where(there, pasted, images[:, None])
 
 

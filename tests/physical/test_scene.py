@@ -1,0 +1,133 @@
+"""Scenes: stickers keep to their place to the bit, patches stand whole beside the sign."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustbench_local.data.signs import load_signs
+from robustbench_local.physical.mask import sticker_mask, surface
+from robustbench_local.physical.scene import compose, patch_side, scene_violations, worn_mask
+from robustbench_local.physical.views import ViewRange, approach, draw_views
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+
+STOPS = load_signs(classes=[14], per_class=3)
+IMAGES, OUTLINES = STOPS.images, STOPS.masks
+VIEWS = draw_views(Stream(0, STOPS.ids, "x"), 40, ViewRange(), draw="test", device="cpu")
+PATCH = ThreatModel(norm="patch", eps=0.1)
+BARS = ThreatModel(norm="sticker", eps=0.1, transformation="rectangles")
+SQUARE = ThreatModel(norm="sticker", eps=0.1, transformation="square")
+FOUND = ThreatModel(norm="sticker", eps=0.1, transformation="found")
+
+
+def stuck(threat: ThreatModel) -> Tensor:
+    worth = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    mask = sticker_mask(OUTLINES, threat, wanted=None if threat is SQUARE else worth)
+    return torch.where(mask, torch.zeros(()), IMAGES)
+
+
+def test_a_sign_with_its_sticker_is_the_scene():
+    found = stuck(BARS)
+    assert compose(IMAGES, found, OUTLINES, BARS, VIEWS) is found
+
+
+def test_a_patch_stands_whole_at_the_border_and_behind_the_sign():
+    side = patch_side(IMAGES, PATCH)
+    assert side == 10  # 100 of 1024 pixels
+    patch = torch.full((3, 3, side, side), 2.0)  # no image has such a colour
+    nowhere = torch.zeros_like(OUTLINES)
+    shown = compose(IMAGES, patch, nowhere, PATCH, VIEWS)
+    there = (shown == 2).all(dim=2)
+    assert (there.flatten(2).sum(dim=2) == side**2).all()
+    assert torch.equal(
+        torch.where(there[:, :, None], IMAGES[:, None], shown), IMAGES[:, None].expand_as(shown)
+    )
+    rows, columns = there.any(dim=3), there.any(dim=2)
+    assert (rows.sum(dim=2) == side).all()
+    border = rows[..., 0] | rows[..., -1] | columns[..., 0] | columns[..., -1]
+    assert border.all()
+    corners = {(int(row.int().argmax()), int(column.int().argmax()))
+               for row, column in zip(rows.flatten(0, 1), columns.flatten(0, 1), strict=True)}  # fmt: skip
+    assert {0, 22} <= {row for row, _ in corners}
+    assert {0, 22} <= {column for _, column in corners}
+    assert len(corners) > 40
+    behind = compose(IMAGES, patch, OUTLINES, PATCH, VIEWS)
+    assert torch.equal((behind == 2).all(dim=2), there & ~OUTLINES)
+
+
+def test_a_patch_is_pasted_pixel_by_pixel_and_differentiable():
+    patch = torch.arange(300.0).view(1, 3, 10, 10).expand(3, -1, -1, -1).clone().requires_grad_()
+    surfaces = torch.zeros_like(OUTLINES)
+    views = VIEWS.part(0, 1)
+    shown = compose(IMAGES, patch, surfaces, PATCH, views)
+    pixels = shown[1, 0, 0][shown[1, 0, 0] > 1]
+    assert pixels.tolist() == list(range(2, 100))  # row by row; two are too small to tell
+    (slope,) = torch.autograd.grad(shown.sum(), patch)
+    assert torch.equal(slope, torch.ones_like(slope))
+
+
+def test_beside_the_road_a_patch_stays_where_it_is():
+    drive = approach(Stream(0, STOPS.ids, "x"), ViewRange(), frames=5)
+    patch = torch.full((3, 3, 10, 10), 2.0)
+    shown = compose(IMAGES, patch, OUTLINES, PATCH, drive)
+    assert torch.equal(shown, shown[:, :1].expand_as(shown))
+
+
+@pytest.mark.parametrize("threat", [BARS, SQUARE, FOUND])
+def test_what_keeps_the_rules_passes(threat: ThreatModel):
+    found = stuck(threat)
+    assert scene_violations(found, IMAGES, OUTLINES, threat) == [None] * 3
+    assert scene_violations(IMAGES.clone(), IMAGES, OUTLINES, threat) == [None] * 3
+    worn = worn_mask(found, IMAGES, OUTLINES, threat)
+    assert not ((found != IMAGES).any(dim=1, keepdim=True) & ~worn).any()
+    assert not (worn & ~OUTLINES).any()
+
+
+def spoilt(how: str) -> Tensor:
+    """A sticker of which the second sign's breaks a rule."""
+    found = stuck(FOUND)
+    if how == "NaN":
+        found[1, 0, 16, 16] = torch.nan
+    elif how == "too bright":
+        found[1, 0, 16, 16] = 1.5
+    elif how == "off the sign":
+        found[1, 0, 0, 0] += 1 / 255 if found[1, 0, 0, 0] < 0.5 else -1 / 255
+    elif how == "too large":
+        found[1] = torch.where(OUTLINES[1], torch.zeros(()), IMAGES[1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("NaN", "NaN or infinite"), ("too bright", "box"), ("off the sign", "outside the sticker's place"),
+     ("too large", "more than 10 % of the sign")],
+)  # fmt: skip
+def test_what_breaks_a_rule_is_named_for_its_sign_alone(how: str, reason: str):
+    reasons = scene_violations(spoilt(how), IMAGES, OUTLINES, FOUND)
+    assert reasons[0] is None
+    assert reasons[2] is None
+    assert reason in reasons[1]
+
+
+def test_rectangles_and_squares_keep_their_shape():
+    assert scene_violations(stuck(FOUND), IMAGES, OUTLINES, BARS)[0].startswith("pixels outside")
+    assert "another shape" in scene_violations(stuck(FOUND), IMAGES, OUTLINES, SQUARE)[0]
+    whole = torch.where(OUTLINES, torch.zeros(()), IMAGES)
+    poster = ThreatModel(norm="sticker", eps=1, transformation="poster")
+    assert scene_violations(whole, IMAGES, OUTLINES, poster) == [None] * 3
+    assert torch.equal(worn_mask(whole, IMAGES, OUTLINES, poster), OUTLINES)
+
+
+def test_patches_have_one_shape_and_one_look():
+    surfaces = surface(IMAGES, None)
+    patch = torch.rand(1, 3, 10, 10, generator=torch.Generator().manual_seed(0)).expand(3, -1, -1, -1)
+    assert scene_violations(patch, IMAGES, surfaces, PATCH) == [None] * 3
+    other = patch.clone()
+    other[2, 0, 0, 0] = 0
+    assert "different patches" in scene_violations(other, IMAGES, surfaces, PATCH)[0]
+    assert "returned (3, 3, 9, 9)" in scene_violations(patch[..., 1:, 1:], IMAGES, surfaces, PATCH)[0]
+    assert "returned list" in scene_violations([1], IMAGES, surfaces, PATCH)[0]
+    assert "float64" in scene_violations(patch.double(), IMAGES, surfaces, PATCH)[0]
+    assert "box" in scene_violations(patch + 1, IMAGES, surfaces, PATCH)[0]
