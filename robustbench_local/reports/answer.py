@@ -8,6 +8,7 @@ from robustbench_local.reports.brackets import is_blocked
 from robustbench_local.reports.corruptions import make_corruptions
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
 from robustbench_local.reports.findings import is_guessing
+from robustbench_local.reports.goals import parts_of_goals
 from robustbench_local.reports.words import budget, counted, full, isolated, listing, p_value, permission
 
 MOST_SUBJECTS = 4
@@ -99,13 +100,15 @@ def _comparison(pair: Pair) -> str:
 
 
 def _targeted_answer(evidence: Evidence) -> str:
-    done = [cell for cell in evidence.cells if cell.done and _says_something(cell)]
+    parts = parts_of_goals(evidence.cells)
+    whole = [cell for cell in evidence.cells if cell.record.key not in parts]
+    done = [cell for cell in whole if cell.done and _says_something(cell)]
     if not done:
         return _average_answer(evidence)
     several = len({(cell.record.norm, cell.record.eps) for cell in done}) > 1
-    parts = [f"{_named(cell, several)}: {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
+    told = [f"{_named(cell, several)}: {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
     basis = "of the images that are read correctly untouched"
-    return f"{'; '.join(parts)}, {basis}; stronger attacks can only raise this."
+    return f"{'; '.join(told)}, {basis}; stronger attacks can only raise this."
 
 
 def _says_something(cell: CellResult) -> bool:

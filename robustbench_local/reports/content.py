@@ -16,6 +16,7 @@ from robustbench_local.reports.evidence import CellResult, Evidence
 from robustbench_local.reports.findings import Finding, find
 from robustbench_local.reports.gallery import Exhibit, make_gallery
 from robustbench_local.reports.gate import GateReport, judge_evidence
+from robustbench_local.reports.goals import GoalTable, make_goal_tables
 from robustbench_local.reports.heatmap import HeatMap, make_heatmap
 from robustbench_local.reports.matrix import TargetMatrix, make_matrices
 from robustbench_local.reports.naive import Lesson, make_lessons
@@ -42,6 +43,8 @@ class Content:
     """Adversarial images."""
     matrices: tuple[TargetMatrix, ...]
     """Targeted attacks."""
+    goals: tuple[GoalTable, ...] = ()
+    """Targeted attacks that were also given each of their targets alone."""
     distances: tuple[DistanceGroup, ...] = ()
     """Attacks that measure how far each image is from its nearest adversarial one."""
     transfers: tuple[TransferMatrix, ...] = ()
@@ -95,6 +98,7 @@ def read_content(store: RunStore) -> Content:
         panels=tuple(make_panels(evidence)),
         exhibits=tuple(make_gallery(store, evidence)),
         matrices=tuple(make_matrices(store, evidence)),
+        goals=tuple(make_goal_tables(evidence)),
         distances=tuple(make_groups(evidence)),
         transfers=tuple(make_transfers(evidence)),
         certified=tuple(make_certified(evidence)),

@@ -100,9 +100,14 @@ def judge_cell(
         spending=_spending(outcomes),
         radii={row.image: _radius(row, record) for row in outcomes} if measured else {},
         breaks={row.image: _lengths(row) for row in outcomes if row.broken},
+        readings=_readings(outcomes) if done else {},
         proven={row.image: _proven(row, record) for row in outcomes if _proven(row, record) > 0},
         signs=signs,
     )
+
+
+def _readings(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[int | None, int]]:
+    return {row.image: (row.adversarial_prediction, row.label) for row in outcomes if row.clean_correct}
 
 
 def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:

@@ -98,6 +98,9 @@ class CellResult:
     proven: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance within which a certificate proved that it is read rightly; whatever the
     standing. Images without a proof are not in it."""
+    readings: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
+    """Image id -> what it was read as in the end, and its label, over the images that are read correctly
+    untouched; empty unless done."""
     signs: tuple[Sign, ...] = field(default=(), repr=False)
     """Every look at each image, where the cell is about views."""
 

@@ -17,6 +17,7 @@ from robustbench_local.reports.curves import Panel
 from robustbench_local.reports.evidence import Subject
 from robustbench_local.reports.fonts import drawable, font_names
 from robustbench_local.reports.gallery import Exhibit
+from robustbench_local.reports.goals import GoalTable
 from robustbench_local.reports.heatmap import HeatMap, Square
 from robustbench_local.reports.matrix import TargetMatrix
 from robustbench_local.reports.transfer import TransferMatrix
@@ -82,6 +83,8 @@ def _figures(content: Content) -> Iterator[tuple[str, Figure]]:
         yield f"corruptions-{place}.png", _corruption(corruption, names)
     for place, matrix in enumerate(content.matrices, start=1):
         yield f"targets-{place}.png", _matrix(matrix, names)
+    for place, goals in enumerate(content.goals, start=1):
+        yield f"each-target-{place}.png", _goals(goals, names)
     if content.exhibits:
         yield "examples.png", _gallery(content.exhibits, names)
 
@@ -128,6 +131,17 @@ def _corruption(found: CorruptionMap, names: dict[Subject, str]) -> Figure:
     for y, row in enumerate([*found.rows, found.mean]):
         for x, square in enumerate([*row.squares, row.overall]):
             _draw_square(axes, x, y, square, worst=row is found.mean)
+    return figure
+
+
+def _goals(table: GoalTable, names: dict[Subject, str]) -> Figure:
+    labels = [drawable(row.goal, f"target {place}") for place, row in enumerate(table.rows, start=1)]
+    attack, sources = drawable(table.attack, "attack"), drawable(table.sources, "the source class")
+    title = f"{attack}: how often {sources} is read as each target"
+    figure, axes = _table([names[subject] for subject in table.subjects], labels, title)
+    for y, row in enumerate(table.rows):
+        for x, square in enumerate(row.squares):
+            _draw_square(axes, x, y, square, colours=HEAT.reversed())
     return figure
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from robustbench_local.reports.evidence import CellResult, Evidence
+from robustbench_local.reports.goals import parts_of_goals
 from robustbench_local.reports.words import private
 from robustbench_local.store import OutcomeRecord, RunStore
 
@@ -62,9 +63,15 @@ class Exhibit:
 
 
 def make_gallery(store: RunStore, evidence: Evidence) -> list[Exhibit]:
-    """The first broken images of each cell that kept any: a few each, so that the page stays small."""
+    """The first broken images of each cell that kept any: a few each, so that the page stays small.
+
+    Where several targets were also tried one by one, only the attack on all of them is shown.
+    """
+    parts = parts_of_goals(evidence.cells)
     broken = [
-        cell for cell in _shown(evidence.attacks) if cell.done and cell.tally.broken and not cell.viewed
+        cell
+        for cell in _shown(evidence.attacks)
+        if cell.done and cell.tally.broken and not cell.viewed and cell.record.key not in parts
     ]
     share = max(1, min(MOST_IN_CELL, MOST_IN_ALL // max(len(broken), 1)))
     exhibits = (_exhibit(store, evidence, cell, share) for cell in broken[:MOST_IN_ALL])

@@ -13,9 +13,11 @@ from robustbench_local.reports.corruptions import CorruptionMap
 from robustbench_local.reports.distances import DistanceGroup, Reach
 from robustbench_local.reports.evidence import CellResult, Threat
 from robustbench_local.reports.findings import Level
+from robustbench_local.reports.goals import READING_GOALS, GoalSquare, GoalTable
 from robustbench_local.reports.heatmap import HeatMap, Square
 from robustbench_local.reports.matrix import TargetMatrix, TargetRow
 from robustbench_local.reports.naive import READING_LESSONS, Lesson
+from robustbench_local.reports.severity import Severity
 from robustbench_local.reports.transfer import TransferMatrix
 from robustbench_local.reports.words import NOTHING, budget, distance, duration, full, percent
 
@@ -53,7 +55,8 @@ def write_markdown(content: Content, figures: Sequence[str]) -> str:
     lines += _sight(content) if content.seen_less else []
     lines += [line for matrix in content.transfers for line in _transfer(matrix)]
     lines += _corruptions(content.corruptions) if content.corruptions else []
-    lines += [line for matrix in content.matrices for line in _matrix(matrix)]
+    lines += [line for matrix in content.matrices for line in _matrix(content, matrix)]
+    lines += [line for table in content.goals for line in _goals(content, table)]
     lines += ["## Cell by cell", "", *_cells(evidence.attacks), ""]
     lines += [f"![{_figure_title(path)}]({path})" for path in figures]
     lines += ["", _READING]
@@ -224,7 +227,7 @@ def _corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
     return lines
 
 
-def _matrix(matrix: TargetMatrix) -> list[str]:
+def _matrix(content: Content, matrix: TargetMatrix) -> list[str]:
     unreadable = ["no finite answer"] if matrix.unreadable else []
     more = [f"{matrix.more_targets} other targets"] if matrix.more_targets else []
     head = [
@@ -237,9 +240,49 @@ def _matrix(matrix: TargetMatrix) -> list[str]:
         "held",
         "reached the goal",
     ]
-    rows = (_target_row(row, bool(more), bool(unreadable), len(head)) for row in matrix.rows)
+    rows = [_target_row(row, bool(more), bool(unreadable), len(head)) for row in matrix.rows]
+    if matrix.rule:
+        head.append("severity")
+        harms = (_harm(content, row.severity, row.subject.model) for row in matrix.rows)
+        rows = [[*row, harm] for row, harm in zip(rows, harms, strict=True)]
     text = f"Under {matrix.threat}, among images that are read correctly untouched: how many ended where."
-    return [f"## {escape(matrix.attack)}", "", text, "", *_table(head, rows), ""]
+    rule = [f"Severity, 0 to 1: {escape(matrix.rule)}.", ""] if matrix.rule else []
+    told = [part for sentence in matrix.comparisons for part in (escape(sentence), "")]
+    return [f"## {escape(matrix.attack)}", "", text, "", *_table(head, rows), "", *rule, *told]
+
+
+def _harm(content: Content, severity: Severity | None, model: str) -> str:
+    """Expected severity, and the worst single reading."""
+    if severity is None:
+        return NOTHING
+    mean = severity.expected
+    worst = f"worst {severity.worst:.2f}"
+    if severity.worst:
+        name = content.evidence.class_name(model, severity.worst_class)
+        worst += f": {escape(name)} ({severity.worst_count})"
+    return f"{mean.value:.2f} ({mean.low:.2f}-{mean.high:.2f}), {worst}"
+
+
+def _goals(content: Content, table: GoalTable) -> list[str]:
+    head = ["target", *(["severity"] if table.rule else []), *(escape(str(one)) for one in table.subjects)]
+    rows = []
+    for row in table.rows:
+        cost = [NOTHING if row.severity is None else f"{row.severity:.2f}"] if table.rule else []
+        rows.append([escape(row.goal), *cost, *(_goal_square(square) for square in row.squares)])
+    if table.rule:
+        pairs = zip(table.harms, table.subjects, strict=True)
+        harms = (_harm(content, harm, subject.model) for harm, subject in pairs)
+        rows.append(["severity if the attacker wants the most", "", *harms])
+    told = [part for sentence in table.comparisons for part in (escape(sentence), "")]
+    title = f"## {escape(table.attack)}: {escape(table.sources)} read as each target"
+    return [title, "", READING_GOALS, "", *_table(head, rows), "", *told]
+
+
+def _goal_square(square: GoalSquare) -> str:
+    if not square.estimate.known:
+        return _square(square)
+    counts = f"{square.hits} reached, {square.elsewhere} wrong otherwise, {square.held} held"
+    return f"{_square(square)}; {counts}"
 
 
 def _target_row(row: TargetRow, more: bool, unreadable: bool, width: int) -> list[str]:

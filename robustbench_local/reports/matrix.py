@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from robustbench_local.reports.contrast import contrast
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.goals import parts_of_goals
+from robustbench_local.reports.severity import Severity, severity_table, weigh
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store import OutcomeRecord, RunStore
 
@@ -36,6 +39,8 @@ class TargetRow:
     """Share that reached the attacker's goal, among the clean-correct."""
     problem: str | None = None
     """Why there are no numbers: the cell is not done."""
+    severity: Severity | None = None
+    """How bad the readings are; None where nothing is known about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,10 @@ class TargetMatrix:
     """In the order of the grid."""
     excluded: int
     """Images that the goal does not apply to."""
+    rule: str = ""
+    """Where the severities come from; empty if there are none."""
+    comparisons: tuple[str, ...] = ()
+    """Models against each other."""
 
     @property
     def unreadable(self) -> bool:
@@ -62,8 +71,13 @@ class TargetMatrix:
 
 
 def make_matrices(store: RunStore, evidence: Evidence) -> list[TargetMatrix]:
-    """One matrix for each targeted attack on the models themselves, in the order of the grid."""
-    targeted = [cell for cell in evidence.cells if cell.targeted and not (cell.borrowed or cell.viewed)]
+    """One matrix for each targeted attack on the models themselves, in the order of the grid.
+
+    Parts of a wider goal have no matrix: their table is in goals.py.
+    """
+    parts = parts_of_goals(evidence.cells)
+    whole = [cell for cell in evidence.cells if cell.record.key not in parts]
+    targeted = [cell for cell in whole if cell.targeted and not (cell.borrowed or cell.viewed)]
     attacks = dict.fromkeys((cell.record.attack, cell.threat) for cell in targeted)
     return [
         _matrix(store, evidence, [cell for cell in targeted if (cell.record.attack, cell.threat) == attack])
@@ -77,6 +91,11 @@ def _matrix(store: RunStore, evidence: Evidence, cells: Sequence[CellResult]) ->
     names = [evidence.class_name(first.model, target) for target in first.targets]
     shown = _shown(evidence, cells, outcomes, names)
     rows = [row for cell in cells for row in _rows(evidence, cell, outcomes[cell.record.key], shown)]
+    costs = severity_table(evidence, first.model, first.sources)
+    reached = {
+        cell.subject: {row.image: row.broken for row in outcomes[cell.record.key] if row.clean_correct}
+        for cell in cells
+    }
     return TargetMatrix(
         attack=first.attack,
         threat=cells[0].threat,
@@ -84,6 +103,8 @@ def _matrix(store: RunStore, evidence: Evidence, cells: Sequence[CellResult]) ->
         more_targets=len(names) - len(shown),
         rows=tuple(rows),
         excluded=first.excluded,
+        rule=costs.rule if costs else "",
+        comparisons=tuple(contrast(reached)),
     )
 
 
@@ -131,6 +152,8 @@ def _row(
     )
     broken = sum(row.broken for row in correct)
     elsewhere = sum(row.moved_elsewhere for row in correct)
+    costs = severity_table(evidence, cell.record.model, cell.record.sources)
+    readings = [(row.adversarial_prediction, row.label) for row in correct]
     return TargetRow(
         subject=cell.subject,
         source=source,
@@ -141,4 +164,5 @@ def _row(
         held=len(correct) - broken - elsewhere,
         success=clopper_pearson(broken, len(correct)),
         problem=None if cell.done else f"{cell.standing}: {cell.problem or 'no result'}",
+        severity=weigh(costs, readings) if costs and readings else None,
     )

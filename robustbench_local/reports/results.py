@@ -15,8 +15,10 @@ from robustbench_local.reports.distances import measures_distance, reach
 from robustbench_local.reports.evidence import CellResult, Evidence, WorstCase
 from robustbench_local.reports.findings import find
 from robustbench_local.reports.gate import GateReport, Verdict, judge_evidence
+from robustbench_local.reports.goals import GoalTable, make_goal_tables
 from robustbench_local.reports.heatmap import Square
 from robustbench_local.reports.naive import Lesson, make_lessons
+from robustbench_local.reports.severity import Severity, severity_table, weigh
 from robustbench_local.reports.transfer import TransferMatrix, make_transfers
 from robustbench_local.reports.words import private
 from robustbench_local.statistics import Estimate
@@ -44,9 +46,9 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
 
     Returns:
         ``schema``, ``cells``, ``worst_case`` and ``environment`` as documented in the README, and besides
-        ``comparisons``, ``gates``, ``findings``, ``transfers``, ``brackets``, ``corruptions``, ``data``,
-        ``models``, ``severity``, ``seed`` and ``grid``. Shares lie in [0, 1]; one that is not known is
-        ``{"value": null, ..., "reason": "..."}``.
+        ``comparisons``, ``gates``, ``findings``, ``transfers``, ``brackets``, ``corruptions``, ``goals``,
+        ``data``, ``models``, ``severity``, ``seed`` and ``grid``. Shares lie in [0, 1]; one that is not known
+        is ``{"value": null, ..., "reason": "..."}``.
     """
     return {
         "schema": SCHEMA,
@@ -64,6 +66,7 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
         "defenses": [_lesson(one) for one in make_lessons(evidence)],
         "brackets": [_bracket(one) for one in make_brackets(evidence)],
         "corruptions": [_corruption(one) for one in make_corruptions(evidence)],
+        "goals": [_goal_table(one) for one in make_goal_tables(evidence)],
         "environment": dict(evidence.environment),
         "data": dict(evidence.data),
         "models": [dict(about) for about in evidence.models],
@@ -128,6 +131,7 @@ def _cell(cell: CellResult, evidence: Evidence) -> JsonDict:
         "surrogate": record.surrogate,
         "measure": record.measure,
         "queries": cell.spending._asdict(),
+        **({"severity": _severity(cell, evidence)} if cell.targeted else {}),
         **({"distance": _distance(cell)} if measures_distance(cell) and cell.done else {}),
         **(_certified(cell) if cell.certificate else {}),
     }
@@ -218,6 +222,37 @@ def _corruption(found: CorruptionMap) -> JsonDict:
         "mean_by_corruption": [_square(row.overall) for row in found.rows],
         "mean": _square(found.mean.overall),
         "complete": not found.mean.overall.reason,
+    }
+
+
+def _severity(cell: CellResult, evidence: Evidence) -> JsonDict | None:
+    """What the readings of a targeted cell cost; null where nothing is known about severity."""
+    table = severity_table(evidence, cell.record.model, cell.record.sources)
+    return _weighed(weigh(table, cell.readings.values())) if table and cell.readings else None
+
+
+def _weighed(severity: Severity) -> JsonDict:
+    return {
+        "expected": severity.expected.as_json(),
+        "worst": severity.worst,
+        "worst_class": severity.worst_class,
+        "worst_count": severity.worst_count,
+    }
+
+
+def _goal_table(table: GoalTable) -> JsonDict:
+    return {
+        "attack": table.attack,
+        "threat": table.threat.name,
+        "sources": table.sources,
+        "subjects": [asdict(subject) for subject in table.subjects],
+        "goals": [row.goal for row in table.rows],
+        "severities": [row.severity for row in table.rows],
+        "attack_success": [[_square(square) for square in row.squares] for row in table.rows],
+        "elsewhere": [[square.elsewhere for square in row.squares] for row in table.rows],
+        "held": [[square.held for square in row.squares] for row in table.rows],
+        "most_severe": [None if harm is None else _weighed(harm) for harm in table.harms],
+        "told": list(table.comparisons),
     }
 
 

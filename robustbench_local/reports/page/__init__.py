@@ -23,6 +23,7 @@ from robustbench_local.reports.distances import STEPS
 from robustbench_local.reports.evidence import Evidence
 from robustbench_local.reports.findings import is_guessing
 from robustbench_local.reports.gallery import RULE, Exhibit, Floats, png
+from robustbench_local.reports.goals import READING_GOALS
 from robustbench_local.reports.heatmap import Square
 from robustbench_local.reports.naive import READING_LESSONS
 from robustbench_local.reports.page import charts
@@ -90,6 +91,7 @@ def render(content: Content) -> str:
         reading_certified=READING_CERTIFIED,
         reading_lessons=READING_LESSONS,
         reading_brackets=READING_BRACKETS,
+        reading_goals=READING_GOALS,
         reading_stickers=READING_STICKERS,
         limits_of_simulation=LIMITS_OF_SIMULATION,
         rule_of_signs=RULE_OF_SIGNS,

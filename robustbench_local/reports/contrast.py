@@ -1,0 +1,45 @@
+"""Models compared on how often an attacker reached a goal: the same images, read rightly by both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from robustbench_local.reports.evidence import Subject
+from robustbench_local.reports.words import SPACE, counted, isolated, p_value, percent
+from robustbench_local.statistics import mcnemar
+
+Reached = Mapping[str, bool]
+"""Image id -> whether the goal was reached, over the images that are read rightly untouched."""
+
+
+def contrast(reached: Mapping[Subject, Reached]) -> list[str]:
+    """One sentence for each model that the one with the fewest successes against it is compared with.
+
+    Args:
+        reached: What the attacker reached against each model; models without images are left out.
+    """
+    shares = {one: sum(marks.values()) / len(marks) for one, marks in reached.items() if marks}
+    if len(shares) < 2:
+        return []
+    best = min(shares, key=lambda one: shares[one])
+    return [_compare(best, other, reached) for other in shares if other != best]
+
+
+def _compare(best: Subject, other: Subject, reached: Mapping[Subject, Reached]) -> str:
+    images = [image for image in reached[best] if image in reached[other]]
+    first, second = isolated(str(best)), isolated(str(other))
+    hit = [[reached[one][image] for image in images] for one in (best, other)]
+    test = mcnemar(*hit)
+    basis = f"same {counted(test.n, 'image')}, exact McNemar {p_value(test.p_value)}"
+    if not test.significant():
+        split = f"{counted(test.only_first, 'image')} only on {first}, {test.only_second:,} only on {second}"
+        return f"{first} and {second} tie: the goal was reached with {split} ({basis})."
+    low, high = (_share(marks) for marks in hit)
+    points = f"{100 * (high - low):.1f}{SPACE}points"
+    split = f"{counted(test.only_second, 'image')} only on {second}, {test.only_first:,} only on {first}"
+    shares = f"{percent(low)} against {percent(high)}, {points} less"
+    return f"The goal was reached less often on {first} than on {second}: {shares}; {split} ({basis})."
+
+
+def _share(marks: Sequence[bool]) -> float:
+    return sum(marks) / len(marks)
