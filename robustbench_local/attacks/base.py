@@ -18,7 +18,7 @@ _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
 Knowledge = Literal["white-box", "scores", "labels", "transfer", "naive"]
 """What the attacker sees of the classifier; ``"transfer"``: nothing, only of another one; ``"naive"``: all
 but its defense."""
-Measure = Literal["ball", "distance"]
+Measure = Literal["ball", "distance", "views"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,8 @@ class Attack(ABC):
     """Size of those groups for images of 32 px, in the order of the data set; fewer of larger images."""
     measure: ClassVar[Measure] = "ball"
     """``"ball"``: any success inside the ball ends the search. ``"distance"``: it looks for the nearest
-    success, so that robust accuracy can be read off at every radius up to the threat model's."""
+    success, so that robust accuracy can be read off at every radius up to the threat model's. ``"views"``:
+    one object for many views of an image, judged over other views."""
 
     @property
     def knowledge(self) -> Knowledge:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.base import Attack, Measure
 from robustbench_local.attacks.engine import PIXELS_AT_A_TIME
 from robustbench_local.attacks.objective import (
     LossName,
@@ -62,6 +63,8 @@ class ExpectationAttack(Attack):
     Raises:
         ConfigError: If a number is out of range or the loss unknown.
     """
+
+    measure: ClassVar[Measure] = "views"
 
     steps: int = 300
     views: int = 32

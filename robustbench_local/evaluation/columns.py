@@ -9,6 +9,7 @@ from pathlib import Path
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.expectation import ExpectationAttack
 from robustbench_local.catalogue import Card
 from robustbench_local.certification import make_certificate
 from robustbench_local.errors import ConfigError, RobustbenchError
@@ -16,8 +17,9 @@ from robustbench_local.evaluation.cards import each_target, find_entries
 from robustbench_local.evaluation.certificates import CertificateColumn, plan_certificate
 from robustbench_local.evaluation.crossing import Crossing, GridColumn, cross
 from robustbench_local.evaluation.grid import AttackEntry, Grid
-from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject
+from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject, ViewCell
 from robustbench_local.evaluation.transfer import NAIVE_NOTE, check_surrogate, transfer_note
+from robustbench_local.evaluation.viewing import TEST_VIEWS
 from robustbench_local.parameters import parameter_names
 
 BF16_NOTE = (
@@ -36,6 +38,8 @@ class Column(GridColumn):
     """Id of the model that candidates are crafted on; None: each model by itself."""
     naive: bool = False
     """Whether candidates are crafted on the model without its defense."""
+    test_views: int = TEST_VIEWS
+    """Views that a sign is judged over, where the attack is a sticker or a patch."""
 
     @property
     def name(self) -> str:
@@ -70,12 +74,31 @@ def _column(card: Card, entry: AttackEntry) -> Column | CertificateColumn:
     models = None if entry.models is None else tuple(entry.models)
     if card.kind != "certificate":
         attack = make_attack(card.method, card.parameters)
-        surrogate = entry.transfer_from
-        return Column(card=card, attack=attack, limit=entry.limit, models=models, surrogate=surrogate)
+        _check_views(attack, entry, card.name)
+        surrogate, views = entry.transfer_from, entry.test_views or TEST_VIEWS
+        return Column(
+            card=card,
+            attack=attack,
+            limit=entry.limit,
+            models=models,
+            surrogate=surrogate,
+            test_views=views,
+        )
     if entry.transfer_from is not None:
         raise ConfigError(f"the certificate {card.name!r} has nothing to transfer", where="attacks")
     certificate = make_certificate(card.method, card.parameters)
     return CertificateColumn(card=card, certificate=certificate, limit=entry.limit, models=models)
+
+
+def _check_views(attack: Attack, entry: AttackEntry, name: str) -> None:
+    """Refuse what only stickers and patches have, and what they do not have."""
+    viewed = isinstance(attack, ExpectationAttack)
+    if entry.test_views is not None and not viewed:
+        remedy = "leave test_views out: it is for stickers and patches"
+        raise ConfigError(f"{name!r} has no views to test", where="attacks", remedy=remedy)
+    if entry.transfer_from is not None and viewed:
+        remedy = "leave transfer_from out"
+        raise ConfigError(f"{name!r} is judged on its own model only", where="attacks", remedy=remedy)
 
 
 def plan_cells(
@@ -123,6 +146,8 @@ def _to_the_end(attack: Attack) -> Attack:
 def _worth_trying_naively(subject: Subject, column: Column) -> bool:
     """Whether an attack follows gradients, which it would find otherwise in the model without its wrapper."""
     undefended = subject.undefended
+    if isinstance(column.attack, ExpectationAttack):
+        return False
     if undefended is None or column.surrogate is not None or column.attack.access != "gradients":
         return False
     return undefended.classifier.access == "gradients"
@@ -139,6 +164,10 @@ def _plan_cell(
     crossing, attack = cross(column, subject, grid.seed), column.attack
     search = grid.search_precision if attack.refills else "fp32"
     what = {"attack": repr(attack), "search": search}
+    parameters = asdict(attack)
+    if isinstance(attack, ExpectationAttack):
+        what["test views"] = str(column.test_views)
+        parameters["test_views"] = column.test_views
     notes = [attack.note((surrogate or subject).classifier, crossing.threat)]
     if surrogate:
         what["surrogate"] = surrogate.digest
@@ -149,13 +178,13 @@ def _plan_cell(
         position,
         what=what,
         given=given,
-        parameters=asdict(attack),
+        parameters=parameters,
         note="; ".join(filter(None, notes)),
         knowledge="naive" if column.naive else "transfer" if surrogate else attack.knowledge,
         surrogate=column.surrogate,
         measure=attack.measure,
     )
-    return AttackCell(
+    cell = AttackCell(
         record=record,
         subject=subject,
         attack=attack,
@@ -164,6 +193,9 @@ def _plan_cell(
         skipped=_reason_to_skip(crossing, attack, surrogate, naive=column.naive),
         surrogate=surrogate,
     )
+    if isinstance(attack, ExpectationAttack):
+        return ViewCell(**{**vars(cell), "test_views": column.test_views})
+    return cell
 
 
 def _reason_to_skip(

@@ -11,11 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.expectation import ExpectationAttack
 from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.cell import Task, Work
+from robustbench_local.evaluation.looking import FRAMES
 from robustbench_local.evaluation.proof import Proof
+from robustbench_local.evaluation.viewing import Viewing, controls
 from robustbench_local.randomized import draws_of
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
@@ -104,7 +107,7 @@ class AttackCell(PlannedCell):
         count = 0 if self.skipped else len(self.positions)
         return count * (forward * look + HARNESS_PASSES * reading), count * backward * look
 
-    def task(self, seed: int) -> Task:
+    def task(self, seed: int) -> Work:
         """The work itself."""
         return Task(
             key=self.record.key,
@@ -119,6 +122,40 @@ class AttackCell(PlannedCell):
     def warnings(self) -> list[str]:
         """The attack's own."""
         return self.attack.warnings(self.threat)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewCell(AttackCell):
+    """A cell that puts stickers on signs, and looks at them."""
+
+    attack: ExpectationAttack
+    """The attack."""
+    test_views: int
+    """Views that each sign is judged over."""
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Most forward and backward passes over all signs: sticker, controls, and every look at them."""
+        made = [(self.attack, self.threat)]
+        made += [(attack, threat) for _, attack, threat in controls(self.attack, self.threat)]
+        costs = [attack.cost(threat) for attack, threat in made]
+        forward, backward = (sum(each) for each in zip(*costs, strict=True))
+        looks = (len(made) + 2) * self.test_views + 2 * FRAMES  # the clean sign and random colours, too
+        look, reading = draws_of(self.subject.classifier)
+        count = 0 if self.skipped else len(self.positions)
+        return count * (forward * look + (looks + HARNESS_PASSES) * reading), count * backward * look
+
+    def task(self, seed: int) -> Viewing:
+        """The work itself."""
+        return Viewing(
+            key=self.record.key,
+            classifier=self.subject.classifier,
+            data=self.subject.data.select(self.positions),
+            attack=self.attack,
+            threat=self.threat,
+            seed=seed,
+            test_views=self.test_views,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,266 @@
+"""The work of a sticker's cell: craft it, look at it and its controls from everywhere, write it all down."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.evaluation.cell import Batch, Work, cut, group_size
+from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
+from robustbench_local.evaluation.outcome import fingerprint, untouched
+from robustbench_local.evaluation.verify import Reading, read
+from robustbench_local.geometry import norm_of
+from robustbench_local.physical.printing import non_printability, total_variation
+from robustbench_local.physical.scene import worn_mask
+from robustbench_local.physical.views import Views
+from robustbench_local.randomized import draws_of
+from robustbench_local.randomness import Stream
+from robustbench_local.store.records import (
+    LEAST_CLEAN,
+    Condition,
+    OutcomeRecord,
+    SightingRecord,
+    ViewKind,
+    ViewRecord,
+)
+from robustbench_local.threat import ThreatModel
+
+TEST_VIEWS = 1000
+"""Views that a sign is judged over."""
+MOST_TURNED = 0.5
+"""A sign is broken if more than this share of its views end as the attacker wants."""
+SHOWN_VIEWS, SHOWN_FRAMES = 8, 12
+"""Photographs that are kept of a sign: its first test views, and frames evenly over the drive-by."""
+
+Looks = dict[tuple[Condition, ViewKind], Seen]
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewing(Work):
+    """A sticker or a patch, judged by what the classifier reads in many views of each sign."""
+
+    attack: ExpectationAttack
+    """The attack and its hyper-parameters."""
+    test_views: int = TEST_VIEWS
+    """Views of each sign."""
+
+    @property
+    def images_each(self) -> int:
+        """The views of a step."""
+        return max(1, self.attack.views)
+
+    @property
+    def divisible(self) -> bool:
+        """Not where one patch is made for a whole group."""
+        return self.attack.per_image
+
+    def queue(self, batch_size: int, done: set[int]) -> list[list[int]]:
+        """The signs still to do: as many together as one step of the attack fills a batch with."""
+        everything = range(len(self.data))
+        if self.attack.per_image:
+            at_once = max(1, batch_size // self.images_each)
+            return cut([position for position in everything if position not in done], at_once)
+        groups = cut(list(everything), group_size(self.attack, self.data))
+        return [group for group in groups if not done.issuperset(group)]
+
+    def smaller(self, queue: list[list[int]], size: int) -> list[list[int]]:
+        """See :meth:`Work.smaller`; fixed groups stay whole until they fail themselves."""
+        return super().smaller(queue, size) if self.attack.per_image else queue
+
+    def run(self, positions: list[int]) -> Batch:
+        """Read the clean signs; attack those read rightly and look at them under every condition."""
+        started = time.perf_counter()
+        data, classifier = self.data.select(positions), self.classifier
+        images, labels = data.images.to(classifier.device), data.labels.to(classifier.device)
+        clean = read(classifier, images, labels, stream=Stream(self.seed, data.ids, repr(self.attack)))
+        passes = draws_of(classifier)[1]
+        records = [
+            untouched(self.key, position, data, row, clean, passes=passes)
+            for row, position in enumerate(positions)
+        ]
+        batch = Batch(outcomes=tuple(records), candidates=data.images.clone())
+        rows = clean.correct.nonzero().flatten().tolist()
+        batch = self._attacked(batch, rows) if rows else batch
+        seconds = (time.perf_counter() - started) / len(positions)
+        return replace(batch, outcomes=tuple(replace(row, seconds=seconds) for row in batch.outcomes))
+
+    def _attacked(self, batch: Batch, rows: list[int]) -> Batch:
+        """The batch with what came of these rows of it."""
+        untouched_records = [batch.outcomes[row] for row in rows]
+        chosen = self.data.select([record.position for record in untouched_records])
+        signs = Signs.before(
+            self.classifier, chosen, self.attack.ranges, test_views=self.test_views, seed=self.seed
+        )
+        with self.classifier.metered(len(rows)) as meter:
+            crafted = signs.craft(self.attack, self.threat, self.seed)
+            looks = self._looks(signs, crafted)
+            flat = signs.flat(crafted)
+            reading = read(self.classifier, flat, signs.labels, stream=signs.stream)
+        outcomes, candidates = list(batch.outcomes), batch.candidates.clone()
+        candidates[rows] = flat.cpu()
+        judged = _Judge(signs=signs, crafted=crafted, looks=looks, flat=flat, reading=reading)
+        for place, row in enumerate(rows):
+            spent = (int(meter.forward[place]), int(meter.backward[place]))
+            outcomes[row] = judged.outcome(untouched_records[place], place, spent)
+        kept = _pictures(signs, crafted)
+        return Batch(
+            outcomes=tuple(outcomes),
+            candidates=candidates,
+            sightings=tuple(_sightings(untouched_records, looks)),
+            views=tuple(_views(untouched_records, signs)),
+            pictures={
+                record.position: {name: values[place] for name, values in kept.items()}
+                for place, record in enumerate(untouched_records)
+            },
+        )
+
+    def _looks(self, signs: Signs, crafted: Crafted) -> Looks:
+        """What is read under every condition: the sticker, and what its success is read against."""
+        looks: Looks = {}
+        for kind, views in _kinds(signs):
+            looks["clean", kind] = signs.look(None, views)
+            looks["sticker", kind] = signs.look(crafted, views)
+        looks["random-colours", "view"] = signs.look_at_random(crafted)
+        for condition, attack, threat in self.controls:
+            made = signs.craft(attack, threat, self.seed)
+            looks[condition, "view"] = signs.look(made, signs.tests)
+        return looks
+
+    @property
+    def controls(self) -> list[tuple[Condition, ExpectationAttack, ThreatModel]]:
+        """What else is made for comparison, as far as it differs from the sticker itself."""
+        return controls(self.attack, self.threat)
+
+
+def controls(
+    attack: ExpectationAttack, threat: ThreatModel
+) -> list[tuple[Condition, ExpectationAttack, ThreatModel]]:
+    """What else has to be made beside an attack, for comparison.
+
+    Args:
+        attack: The attack.
+        threat: What it may do.
+
+    Returns:
+        Condition, attack and threat of each: the attack without views, and a sticker over the whole sign.
+    """
+    found: list[tuple[Condition, ExpectationAttack, ThreatModel]] = []
+    if attack.views:
+        found.append(("without-views", replace(attack, views=0), threat))
+    if threat.norm == "sticker" and threat.transformation != "poster":
+        found.append(("whole-sign", attack, replace(threat, eps=1.0, transformation="poster")))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """Everything that a verdict on a sign rests on."""
+
+    signs: Signs
+    crafted: Crafted
+    looks: Looks
+    flat: Tensor
+    reading: Reading
+
+    def outcome(self, record: OutcomeRecord, place: int, passes: tuple[int, int]) -> OutcomeRecord:
+        """The record of an attacked sign, given that of the untouched one."""
+        label, threat = self.signs.labels[place : place + 1].cpu(), self.crafted.threat
+        right = self.looks["clean", "view"].right(self.signs.labels)[place]
+        seen = self.looks["sticker", "view"].prediction[place][right]
+        hits = threat.success(seen, label.expand(len(seen))) & (seen >= 0)
+        moved = (seen != label) & ~hits
+        reason, void = self.crafted.reasons[place], float(right.double().mean()) < LEAST_CLEAN
+        change = (self.flat[place : place + 1] - self.signs.images[place : place + 1]).double().cpu()
+        broken = not void and int(hits.sum()) > MOST_TURNED * len(seen)
+        prediction = int(self.reading.prediction[place])
+        judged = replace(
+            record,
+            adversarial_prediction=prediction if prediction >= 0 else None,
+            clean_correct=not void,
+            broken=broken,
+            moved_elsewhere=not (void or broken) and int(moved.sum()) > MOST_TURNED * len(seen),
+            margin=float(self.reading.margin[place]),
+            fragile=bool(self.reading.fragile[place]),
+            linf=float(norm_of(change, "Linf")),
+            l2=float(norm_of(change, "L2")),
+            l1=float(change.abs().sum()),
+            broken_8bit=True if broken else None,  # every photograph is an 8-bit image
+            forward_passes=record.forward_passes + passes[0],
+            backward_passes=record.backward_passes + passes[1],
+            adversarial_hash=fingerprint(self.flat[place]),
+        )
+        if void:
+            told = f"{100 * float(right.double().mean()):.1f} % of its clean views are read rightly"
+            return replace(judged, status="void", error=f"{told}; {100 * LEAST_CLEAN:.0f} % are needed")
+        return judged if reason is None else replace(judged, status="rejected", error=reason)
+
+
+def _sightings(
+    records: list[OutcomeRecord], looks: Mapping[tuple[Condition, ViewKind], Seen]
+) -> list[SightingRecord]:
+    return [
+        SightingRecord(
+            cell=record.cell,
+            position=record.position,
+            condition=condition,
+            kind=kind,
+            predictions=tuple(None if one < 0 else one for one in seen.prediction[place].tolist()),
+            confidences=tuple(
+                None if math.isnan(one) else round(one, 4) for one in seen.confidence[place].tolist()
+            ),
+        )
+        for place, record in enumerate(records)
+        for (condition, kind), seen in looks.items()
+    ]
+
+
+def _kinds(signs: Signs) -> tuple[tuple[ViewKind, Views], ...]:
+    return ("view", signs.tests), ("approach", signs.drive)
+
+
+def _views(records: list[OutcomeRecord], signs: Signs) -> list[ViewRecord]:
+    names = ("distance", "yaw", "pitch", "roll")
+    return [
+        ViewRecord(
+            cell=record.cell,
+            position=record.position,
+            kind=kind,
+            **{name: _rounded(getattr(views, name)[place]) for name in names},
+        )
+        for place, record in enumerate(records)
+        for kind, views in _kinds(signs)
+    ]
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(value, 2) for value in values.tolist())
+
+
+def _pictures(signs: Signs, crafted: Crafted) -> Arrays:
+    """What the report shows of each sign, (N, ...) each."""
+    count = len(signs.images)
+    views = np.arange(min(SHOWN_VIEWS, signs.tests.count))
+    frames = np.linspace(0, FRAMES - 1, SHOWN_FRAMES).round().astype(np.int64)
+    found = crafted.found
+    worn = torch.ones_like(found[:, :1], dtype=torch.bool)
+    if crafted.threat.norm == "sticker":
+        worn = worn_mask(found, signs.images, signs.surfaces, crafted.threat)
+    return {
+        "photographs": signs.film(crafted, signs.tests.part(0, len(views))),
+        "photograph_numbers": np.tile(views, (count, 1)),
+        "frames": np.concatenate(
+            [signs.film(crafted, signs.drive.part(frame, frame + 1)) for frame in frames.tolist()], axis=1
+        ),
+        "frame_numbers": np.tile(frames, (count, 1)),
+        "total_variation": total_variation(found, worn).cpu().numpy(),
+        "non_printability": non_printability(found, worn).cpu().numpy(),
+    }

@@ -1,0 +1,266 @@
+"""Signs with stickers before the camera: every look is kept, and the verdict follows from the looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.classifier import Classifier
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.evaluation.batches import run_batches
+from robustbench_local.evaluation.cell import joined
+from robustbench_local.evaluation.viewing import Viewing, controls
+from robustbench_local.physical.mask import sticker_mask, surface
+from robustbench_local.physical.scene import patch_side
+from robustbench_local.store.records import LEAST_CLEAN
+from robustbench_local.threat import ThreatModel
+
+SIDE, VIEWS = 16, 20
+RED, GREEN, BLUE = range(3)
+STICKER = ThreatModel(norm="sticker", eps=0.4, targets=(GREEN,), transformation="rectangles")
+
+
+class Colour(nn.Module):
+    """Reads an image as its strongest colour: angle, light and blur hardly matter."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 20 * images.mean(dim=(2, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painter(ExpectationAttack):
+    """Paints all that it may in one colour; without views in a colour that does not help."""
+
+    norms = frozenset({"sticker", "patch"})
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        colour = images.new_tensor([0.0, 1.0, 0.0] if self.views else [0.9, 0.0, 0.0]).view(1, 3, 1, 1)
+        if threat.norm == "patch":
+            side = patch_side(images, threat)
+            return colour.expand(len(images), 3, side, side)
+        return torch.where(sticker_mask(surface(images, masks), threat), colour, images)
+
+    def cost(self, threat):
+        return (0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vandal(Painter):
+    """Paints outside of the sign, too."""
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        return torch.zeros_like(images)
+
+
+def colour() -> Classifier:
+    return Classifier(Colour(), num_classes=3, name="colour")
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return colour()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return batch_of(work(colour()))
+
+
+def signs(count: int = 2, strength: float = 0.3) -> Dataset:
+    """Red squares on grey, each a little darker than the last, with their outlines."""
+    images = torch.full((count, 3, SIDE, SIDE), 0.3)
+    masks = torch.zeros(count, 1, SIDE, SIDE, dtype=torch.bool)
+    masks[:, :, 2:14, 2:14] = True
+    for row in range(count):
+        images[row, RED, 2:14, 2:14] += strength - 0.02 * row
+    return Dataset(
+        images=(images * 255).round() / 255,
+        labels=torch.zeros(count, dtype=torch.int64),
+        ids=tuple(f"made/{row}" for row in range(count)),
+        class_names=("red", "green", "blue"),
+        name="made",
+        masks=masks,
+    )
+
+
+def work(classifier: Classifier, data: Dataset | None = None, **changes) -> Viewing:
+    given = {"data": data or signs(), "threat": STICKER, "attack": Painter(views=4), "seed": 5}
+    return Viewing(key="k" * 64, classifier=classifier, test_views=VIEWS, **{**given, **changes})
+
+
+def batch_of(viewing: Viewing, batch_size: int = 512):
+    return joined(list(run_batches(viewing, batch_size=batch_size)))
+
+
+def looks(batch, position: int, condition: str, kind: str = "view"):
+    (found,) = (
+        one
+        for one in batch.sightings
+        if (one.position, one.condition, one.kind) == (position, condition, kind)
+    )
+    return found
+
+
+def test_every_condition_is_looked_at_in_the_same_views(batch):
+    expected = {
+        (position, condition, kind)
+        for position in range(2)
+        for condition, kind in [
+            ("clean", "view"), ("sticker", "view"), ("random-colours", "view"), ("without-views", "view"),
+            ("whole-sign", "view"), ("clean", "approach"), ("sticker", "approach"),
+        ]
+    }  # fmt: skip
+    assert {(one.position, one.condition, one.kind) for one in batch.sightings} == expected
+    lengths = {one.kind: len(one.predictions) for one in batch.sightings}
+    assert lengths == {"view": VIEWS, "approach": 60}
+    assert {(one.position, one.kind): len(one.distance) for one in batch.views} == {
+        (position, kind): length for position in range(2) for kind, length in lengths.items()
+    }
+    assert all(0 < value <= 1 for one in batch.sightings for value in one.confidences)
+
+
+def test_views_depend_on_seed_and_image_alone(classifier, batch):
+    first = batch
+    other = batch_of(work(classifier, attack=Painter(views=9), threat=replace(STICKER, eps=0.1)))
+    alone = batch_of(work(classifier, data=signs().select([1])))
+    assert first.views == other.views
+    assert [one.predictions for one in first.sightings if one.condition == "clean"] == [
+        one.predictions for one in other.sightings if one.condition == "clean"
+    ]
+    assert {one.yaw for one in alone.views} == {one.yaw for one in first.views if one.position == 1}
+    assert looks(alone, 0, "random-colours").predictions == looks(first, 1, "random-colours").predictions
+    assert batch_of(work(classifier, data=signs(1), seed=6)).views != first.views
+
+
+def test_batches_do_not_matter(classifier, batch):
+    together, apart = batch, batch_of(work(classifier), 9)
+    assert set(together.sightings) == set(apart.sightings)
+    assert [replace(row, seconds=0) for row in together.outcomes] == [
+        replace(row, seconds=0) for row in apart.outcomes
+    ]
+
+
+def test_a_sign_is_broken_if_more_than_half_of_its_views_are(classifier, batch):
+    for row in batch.outcomes:
+        clean, seen = (looks(batch, row.position, one).predictions for one in ("clean", "sticker"))
+        right = [read for before, read in zip(clean, seen, strict=True) if before == RED]
+        assert len(right) >= LEAST_CLEAN * VIEWS
+        assert row.broken == (sum(read == GREEN for read in right) > len(right) / 2)
+        assert row.adversarial_prediction == GREEN
+        assert row.clean_prediction == RED
+    assert all(row.broken and row.broken_8bit and row.status == "ok" for row in batch.outcomes)
+    assert (
+        batch_of(work(classifier, data=signs(1), threat=replace(STICKER, eps=0.05))).outcomes[0].broken
+        is False
+    )
+
+
+def test_controls_tell_the_sticker_from_chance_and_from_no_views(classifier):
+    batch = batch_of(work(classifier, data=signs(1), threat=replace(STICKER, eps=0.3)))
+    hits = {
+        condition: sum(read == GREEN for read in looks(batch, 0, condition).predictions)
+        for condition in ("clean", "sticker", "random-colours", "without-views", "whole-sign")
+    }
+    assert hits["clean"] == hits["without-views"] == 0
+    assert hits["random-colours"] < hits["sticker"] <= hits["whole-sign"] == VIEWS
+
+
+def test_a_sticker_of_no_size_is_the_clean_sign(classifier):
+    batch = batch_of(work(classifier, threat=replace(STICKER, eps=0.0)))
+    for kind in ("view", "approach"):
+        clean, seen = (looks(batch, 1, condition, kind) for condition in ("clean", "sticker"))
+        assert (seen.predictions, seen.confidences) == (clean.predictions, clean.confidences)
+    assert not any(row.broken for row in batch.outcomes)
+    assert batch.candidates.equal(signs().images)
+
+
+def test_a_sign_that_is_misread_from_some_places_is_void(classifier):
+    class Farsighted(Colour):
+        def forward(self, images):
+            logits = super().forward(images)
+            dark = images.mean(dim=(1, 2, 3)) < 0.3
+            return torch.where(dark[:, None], logits.flip(1), logits)
+
+    batch = batch_of(work(Classifier(Farsighted(), num_classes=3, name="farsighted")))
+    (row, *_) = batch.outcomes
+    share = sum(read == RED for read in looks(batch, 0, "clean").predictions) / VIEWS
+    assert 0 < share < LEAST_CLEAN
+    assert (row.status, row.clean_correct, row.broken) == ("void", False, False)
+    assert row.error == f"{100 * share:.1f} % of its clean views are read rightly; 95 % are needed"
+
+
+def test_a_sign_that_is_misread_untouched_is_not_looked_at(classifier):
+    data = signs()
+    data.labels[1] = BLUE
+    batch = batch_of(work(classifier, data=data))
+    assert [row.status for row in batch.outcomes] == ["ok", "clean-wrong"]
+    assert {one.position for one in batch.sightings} == {0}
+    assert set(batch.pictures) == {0}
+
+
+def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
+    batch = batch_of(work(classifier, attack=Vandal(views=4)))
+    for row in batch.outcomes:
+        assert (row.status, row.broken, row.linf) == ("rejected", False, 0.0)
+        assert row.error == "pixels outside the sticker's place are changed"
+        assert (
+            looks(batch, row.position, "sticker").predictions
+            == looks(batch, row.position, "clean").predictions
+        )
+
+
+def test_answers_that_are_not_finite_are_kept_as_such():
+    class Blind(Colour):
+        def forward(self, images):
+            logits = super().forward(images)
+            return logits.masked_fill((logits.argmax(dim=1) == GREEN)[:, None], torch.nan)
+
+    batch = batch_of(work(Classifier(Blind(), num_classes=3, name="blind")))
+    seen = looks(batch, 0, "whole-sign")
+    assert set(seen.predictions) == set(seen.confidences) == {None}
+    assert not batch.outcomes[0].broken
+    assert batch.outcomes[0].adversarial_prediction is None
+
+
+def test_a_patch_stands_beside_the_sign_and_is_the_same_for_all(classifier):
+    threat = ThreatModel(norm="patch", eps=0.3, targets=(GREEN,))
+    batch = batch_of(work(classifier, threat=threat))
+    assert {one.condition for one in batch.sightings} == {
+        "clean",
+        "sticker",
+        "random-colours",
+        "without-views",
+    }
+    data = signs()
+    assert batch.candidates.masked_select(data.masks).equal(data.images.masked_select(data.masks))
+    assert not batch.candidates.equal(data.images)
+
+
+def test_pictures_are_what_the_model_saw(batch):
+    kept = batch.pictures[0]
+    assert kept["photographs"].shape == (8, 3, SIDE, SIDE)
+    assert kept["frames"].shape == (12, 3, SIDE, SIDE)
+    assert kept["frame_numbers"].tolist()[::11] == [0, 59]
+    seen = looks(batch, 0, "sticker").predictions
+    read = Colour()(torch.from_numpy(kept["photographs"]).float() / 255).argmax(dim=1).tolist()
+    assert read == [seen[number] for number in kept["photograph_numbers"]]
+
+
+@pytest.mark.parametrize(
+    ("views", "threat", "names"),
+    [
+        (4, STICKER, ["without-views", "whole-sign"]),
+        (0, STICKER, ["whole-sign"]),
+        (4, ThreatModel(norm="sticker", eps=1, transformation="poster"), ["without-views"]),
+        (4, ThreatModel(norm="patch", eps=0.1), ["without-views"]),
+    ],
+)
+def test_only_controls_that_differ_from_the_attack_are_made(views, threat, names):
+    found = controls(Painter(views=views), threat)
+    assert [condition for condition, _, _ in found] == names
+    assert all(attack.views == 0 for condition, attack, _ in found if condition == "without-views")
+    assert all(whole.eps == 1 for condition, _, whole in found if condition == "whole-sign")
