@@ -131,7 +131,8 @@ def plan_cells(
                 yield plan_certificate(grid, subject, column, given, next(position))
                 continue
             surrogate = models[column.surrogate] if column.surrogate else None
-            yield _plan_cell(grid, subject, column, surrogate, given, next(position))
+            cell = _plan_cell(grid, subject, column, surrogate, given, next(position))
+            yield _with_views(cell, column)
             if _worth_trying_naively(subject, column):
                 naive = replace(column, naive=True, attack=_to_the_end(column.attack))
                 yield _plan_cell(grid, subject, naive, subject.undefended, given, next(position))
@@ -164,10 +165,8 @@ def _plan_cell(
     crossing, attack = cross(column, subject, grid.seed), column.attack
     search = grid.search_precision if attack.refills else "fp32"
     what = {"attack": repr(attack), "search": search}
-    parameters = asdict(attack)
     if isinstance(attack, ExpectationAttack):
         what["test views"] = str(column.test_views)
-        parameters["test_views"] = column.test_views
     notes = [attack.note((surrogate or subject).classifier, crossing.threat)]
     if surrogate:
         what["surrogate"] = surrogate.digest
@@ -178,13 +177,13 @@ def _plan_cell(
         position,
         what=what,
         given=given,
-        parameters=parameters,
+        parameters=asdict(attack),
         note="; ".join(filter(None, notes)),
         knowledge="naive" if column.naive else "transfer" if surrogate else attack.knowledge,
         surrogate=column.surrogate,
         measure=attack.measure,
     )
-    cell = AttackCell(
+    return AttackCell(
         record=record,
         subject=subject,
         attack=attack,
@@ -193,9 +192,13 @@ def _plan_cell(
         skipped=_reason_to_skip(crossing, attack, surrogate, naive=column.naive),
         surrogate=surrogate,
     )
-    if isinstance(attack, ExpectationAttack):
-        return ViewCell(**{**vars(cell), "test_views": column.test_views})
-    return cell
+
+
+def _with_views(cell: AttackCell, column: Column) -> AttackCell:
+    """The cell as one about views, where the attack is a sticker or a patch."""
+    if not isinstance(cell.attack, ExpectationAttack):
+        return cell
+    return ViewCell(**{**vars(cell), "test_views": column.test_views})
 
 
 def _reason_to_skip(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.engine import default_batch_size
+from robustbench_local.attacks.expectation import ExpectationAttack
 from robustbench_local.catalogue import CardThreat
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset, as_dataset
@@ -21,10 +22,12 @@ from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.cards import find_attacks
-from robustbench_local.evaluation.cell import Task, applicable
+from robustbench_local.evaluation.cell import Batch, Task, Work, applicable
 from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
+from robustbench_local.evaluation.viewing import TEST_VIEWS, Viewing
 from robustbench_local.statistics import Estimate, clopper_pearson
+from robustbench_local.store.looks import LOOK_COLUMNS, look_rows
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
 from robustbench_local.threat import ThreatModel
 
@@ -47,6 +50,8 @@ class EvaluationResult:
     """Name of the model that the candidates were crafted on; None: the classifier itself."""
     notes: tuple[str, ...] = ()
     """What a reader has to know about the model, the data and the attack."""
+    sightings: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(LOOK_COLUMNS)))
+    """Stickers and patches: one row for each sign (``position`` in ``outcomes``), condition and view."""
 
     @property
     def clean_accuracy(self) -> Estimate:
@@ -63,7 +68,27 @@ class EvaluationResult:
         """Share of the clean-correct images that the attack broke."""
         return clopper_pearson(self.tally.broken, self.tally.clean_correct)
 
+    @property
+    def sticker_success(self) -> Estimate:
+        """Share of the held-out views that end as the attacker wants, where the clean sign is read rightly.
+
+        Void signs do not count; unknown for attacks that are not judged over views.
+        """
+        rows = self.outcomes.loc[self.outcomes["clean_correct"], ["position", "label"]]
+        views = self.sightings[self.sightings["kind"] == "view"].merge(rows, on="position")
+        where = ["position", "number", "label"]
+        reads = views.pivot(index=where, columns="condition", values="prediction")
+        if not {"clean", "sticker"} <= set(reads.columns):
+            return clopper_pearson(0, 0)
+        label, read = reads.index.get_level_values("label"), reads["sticker"]
+        right = reads["clean"] == label
+        hits = read.isin(self.threat.targets) if self.threat.targets else read.notna() & (read != label)
+        return clopper_pearson(int((hits & right).sum()), int(right.sum()))
+
     def __repr__(self) -> str:
+        if isinstance(self.attack, ExpectationAttack):
+            what = f"{self.attack!r}, {self.threat.name}"
+            return f"EvaluationResult({what}, sticker_success={self.sticker_success})"
         origin = f", from {self.surrogate}" if self.surrogate else ""
         what = f"{self.attack!r}, {self.threat.name}{origin}"
         return f"EvaluationResult({what}, robust_accuracy={self.robust_accuracy})"
@@ -80,6 +105,7 @@ def evaluate(
     sources: Sequence[int | str] = (),
     transformation: str | None = None,
     surrogate: Classifier | None = None,
+    test_views: int = TEST_VIEWS,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -98,6 +124,7 @@ def evaluate(
         transformation: Which corruption, with ``norm="corruption"``.
         surrogate: Another classifier of the same classes to craft the candidates on: a transfer attack, which
             never sees ``classifier``. It is moved to the classifier's device.
+        test_views: Views over which a sticker or patch is judged, for each image.
         seed: Decides every random draw.
         batch_size: Images in a pass; None chooses by the size of the images. No influence on verdicts.
         device: Where to compute; None leaves the classifier where it is.
@@ -134,14 +161,17 @@ def evaluate(
     key = cell_key(
         {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
     )
-    task = Task(
-        key=key,
-        classifier=classifier,
-        data=chosen,
-        attack=method,
-        threat=threat,
-        seed=seed,
-        surrogate=surrogate,
+    common: dict[str, Any] = {
+        "key": key,
+        "classifier": classifier,
+        "data": chosen,
+        "threat": threat,
+        "seed": seed,
+    }
+    task: Work = (
+        Viewing(attack=method, test_views=test_views, **common)
+        if isinstance(method, ExpectationAttack)
+        else Task(attack=method, surrogate=surrogate, **common)
     )
     heard: list[str] = []
     size = batch_size or default_batch_size(chosen.images)
@@ -150,7 +180,7 @@ def evaluate(
     notes = (
         *classifier.notes,
         *fitted.notes,
-        method.note(task.crafted_on, threat),
+        method.note(surrogate or classifier, threat),
         transfer_note(surrogate.name) if surrogate else "",
         *method.warnings(threat),
         *heard,
@@ -163,7 +193,15 @@ def evaluate(
         adversarial=torch.cat([batch.candidates for batch in batches]),
         surrogate=surrogate.name if surrogate else None,
         notes=tuple(note for note in notes if note),
+        sightings=_looks(batches),
     )
+
+
+def _looks(batches: Sequence[Batch]) -> pd.DataFrame:
+    """Every look of some batches, a row each."""
+    sightings = [look for batch in batches for look in batch.sightings]
+    views = [view for batch in batches for view in batch.views]
+    return pd.DataFrame(look_rows(sightings, views), columns=list(LOOK_COLUMNS))
 
 
 def _check_transfer(
@@ -175,6 +213,10 @@ def _check_transfer(
     fitted: Dataset,
 ) -> None:
     """Bring the surrogate to the classifier and see that the attack can be carried out on it."""
+    if isinstance(attack, ExpectationAttack):
+        raise ConfigError(
+            f"{type(attack).__name__} is judged on its own model only", remedy="leave surrogate out"
+        )
     if surrogate is classifier:
         raise ConfigError("the surrogate is the classifier itself", remedy="leave surrogate out")
     own = fit_labels(known, surrogate.num_classes, surrogate.class_names)

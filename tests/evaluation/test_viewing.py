@@ -11,11 +11,17 @@ from torch import nn
 from robustbench_local.attacks.expectation import ExpectationAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.cell import joined
+from robustbench_local.evaluation.evaluate import evaluate
+from robustbench_local.evaluation.grid import Grid
+from robustbench_local.evaluation.planning import Options, make_plan
 from robustbench_local.evaluation.viewing import Viewing, controls
 from robustbench_local.physical.mask import sticker_mask, surface
 from robustbench_local.physical.scene import patch_side
+from robustbench_local.run import run_grid
+from robustbench_local.store import RunStore
 from robustbench_local.store.records import LEAST_CLEAN
 from robustbench_local.threat import ThreatModel
 
@@ -264,3 +270,65 @@ def test_only_controls_that_differ_from_the_attack_are_made(views, threat, names
     assert [condition for condition, _, _ in found] == names
     assert all(attack.views == 0 for condition, attack, _ in found if condition == "without-views")
     assert all(whole.eps == 1 for condition, _, whole in found if condition == "whole-sign")
+
+
+def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
+    result = evaluate(
+        classifier, signs(), attack=Painter(views=4), norm="sticker", eps=0.4, transformation="rectangles",
+        targets=["green"], test_views=VIEWS, seed=5,
+    )  # fmt: skip
+    table = result.sightings
+    assert len(table) == 2 * (5 * VIEWS + 2 * 60)
+    shown = table[table["kind"] == "view"].set_index(["condition", "position", "number"])["prediction"]
+    right = shown["clean"] == RED
+    hits = (shown["sticker"] == GREEN) & right
+    assert (result.sticker_success.count, result.sticker_success.n) == (hits.sum(), right.sum())
+    assert 0 < result.sticker_success.value <= 1
+    assert "sticker_success=" in repr(result)
+    assert not evaluate(classifier, signs(), attack="fgsm", norm="Linf", eps=0.1).sticker_success.known
+    with pytest.raises(ConfigError, match="judged on its own model only"):
+        evaluate(
+            classifier, signs(), attack=Painter(), norm="sticker", eps=0.4, transformation="rectangles",
+            surrogate=colour(),
+        )  # fmt: skip
+
+
+GRID = {
+    "schema": 1,
+    "data": {"source": "signs", "split": "test", "limit": 40},
+    "models": [{"id": "plain", "source": "zoo:signs-plain"}],
+    "attacks": [{"card": "sticker-10", "limit": 1, "test_views": 8, "steps": 2, "views": 2}],
+    "gates": [{"metric": "sticker_success", "threat": "sticker-10", "max": 0.01}],
+}
+
+
+def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
+    run = run_grid(GRID, out=tmp_path / "run")
+    (cell,) = run.results["cells"]
+    assert (cell["status"], cell["n"], cell["measure"], cell["goal"]) == ("done", 1, "views", "targeted")
+    assert cell["identity"]["test views"] == "8"
+    planned = make_plan(Grid.model_validate(GRID), Options(base=tmp_path, only_plan=True)).cells[0].passes
+    assert 0 < cell["forward_passes"] <= planned[0]
+    assert cell["backward_passes"] <= planned[1]
+    before = (tmp_path / "run" / "run.db").read_bytes()
+    assert run_grid(GRID, out=tmp_path / "run").complete
+    with RunStore.open_readonly(tmp_path / "run") as store:
+        assert len(store.sightings(cell["key"])) == 7
+        assert store.load_arrays(cell["key"]).keys() >= {"photographs", "frames", "original", "adversarial"}
+    assert len(before) == (tmp_path / "run" / "run.db").stat().st_size
+    assert [verdict.gate.metric for verdict in run.gate().verdicts] == ["sticker_success"]
+    assert "Stickers" in run.report().read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"card": "pgd50-linf-8", "test_views": 9}, "'pgd50-linf-8' has no views to test"),
+        ({"card": "sticker-10", "transfer_from": "plain"}, "'sticker-10' is judged on its own model only"),
+        ({"card": "sticker-10", "test_views": 0}, "test_views"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(tmp_path, entry, message):
+    models = [*GRID["models"], {"id": "robust", "source": "zoo:signs-pgd-at"}]
+    with pytest.raises(ConfigError, match=message):
+        run_grid({**GRID, "models": models, "attacks": [entry]}, out=tmp_path / "run")

@@ -1,0 +1,37 @@
+"""Looks at signs as rows: one for each sign, condition and view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from robustbench_local.store.records import SightingRecord, ViewRecord
+
+LOOK_COLUMNS = (
+    "position",
+    "condition",
+    "kind",
+    "number",
+    "prediction",
+    "confidence",
+    "distance",
+    "yaw",
+    "pitch",
+    "roll",
+)
+
+
+def look_rows(sightings: Iterable[SightingRecord], views: Iterable[ViewRecord]) -> Iterator[dict[str, Any]]:
+    """One row a look, with ``LOOK_COLUMNS``.
+
+    Args:
+        sightings: What was read.
+        views: The views in which it was read.
+    """
+    places = {(view.position, view.kind): view for view in views}
+    for seen in sightings:
+        view = places[seen.position, seen.kind]
+        series = (seen.predictions, seen.confidences, view.distance, view.yaw, view.pitch, view.roll)
+        head = (seen.position, seen.condition, seen.kind)
+        for number, values in enumerate(zip(*series, strict=True)):
+            yield dict(zip(LOOK_COLUMNS, (*head, number, *values), strict=True))
