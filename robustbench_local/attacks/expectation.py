@@ -239,7 +239,7 @@ def _score(setting: Setting, found: Tensor, views: Views | None) -> Tensor:
 
     with torch.no_grad():
         margins = setting.read(setting.photographs(found, views), ask)
-    return (margins > 0).float().mean(dim=1) + 1e-3 * torch.tanh(margins).mean(dim=1)
+    return (margins > 0).float().mean(dim=1) + 1e-3 * margins.atan().mean(dim=1)
 
 
 def _adam(colours: Tensor, slope: Tensor, moments: Tensor, rate: float, step: int, steps: int) -> Tensor:

@@ -1,0 +1,222 @@
+"""Stickers and patches: what they may touch, what views are worth, whose passes they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from attack_samples import Sample, linear_sample
+from torch import Tensor
+
+from robustbench_local.attacks import expectation, make_attack, sticker
+from robustbench_local.attacks.patch import Patch
+from robustbench_local.attacks.sticker import Sticker
+from robustbench_local.catalogue import find_card
+from robustbench_local.data.signs import load_signs
+from robustbench_local.errors import ConfigError
+from robustbench_local.models.sources import load_classifier
+from robustbench_local.physical.camera import photograph
+from robustbench_local.physical.mask import sticker_mask, surface
+from robustbench_local.physical.printing import non_printability, total_variation
+from robustbench_local.physical.scene import compose, scene_violations
+from robustbench_local.physical.views import ViewRange, draw_views
+from robustbench_local.randomness import Stream
+from robustbench_local.threat import ThreatModel
+
+TARGETS = (0, 1)
+POSTER = ThreatModel(norm="sticker", eps=1, transformation="poster", targets=TARGETS)
+FOUND = ThreatModel(norm="sticker", eps=0.3, transformation="found", targets=TARGETS)
+SQUARE = replace(FOUND, transformation="square")
+BARS = replace(FOUND, transformation="rectangles")
+PATCH = ThreatModel(norm="patch", eps=0.25, targets=TARGETS)
+SHORT = Sticker(steps=6, views=3, place_steps=4)
+PASTED = Patch(steps=4, views=2)
+
+
+@pytest.fixture(scope="module")
+def three(small: Sample) -> Sample:
+    """Three images whose classes are no targets, 8 pixels wide; their surface is a box of 6."""
+    return small.select((small.labels > 1).nonzero().flatten()[:3])
+
+
+def hits(sample: Sample, found: Tensor, threat: ThreatModel) -> float:
+    """Share of fresh views that are read as a target."""
+    views = draw_views(sample.stream(SHORT), 100, ViewRange(), draw="fresh", device="cpu")
+    scenes = compose(sample.images, found, surface(sample.images, None), threat, views)
+    with torch.no_grad(), sample.classifier.attacked():
+        read = sample.classifier(photograph(scenes, views).flatten(0, 1)).argmax(dim=1)
+    return float(torch.isin(read, torch.tensor(TARGETS)).float().mean())
+
+
+@pytest.mark.parametrize("threat", [BARS, SQUARE, FOUND, POSTER], ids=lambda threat: threat.name)
+def test_a_sticker_changes_its_place_and_not_a_bit_beside_it(three: Sample, threat: ThreatModel):
+    found, surfaces = three.attack(SHORT, threat), surface(three.images, None)
+    assert scene_violations(found, three.images, surfaces, threat) == [None] * 3
+    changed = (found != three.images).any(dim=1, keepdim=True)
+    assert (changed.flatten(1).sum(dim=1) >= 8).all()
+    stuck = found[changed.expand_as(found)]
+    assert torch.equal((stuck * 255).round() / 255, stuck)
+
+
+def test_a_sticker_follows_the_outline_that_the_images_carry(three: Sample):
+    outlines = torch.zeros(3, 1, 8, 8, dtype=torch.bool)
+    outlines[:, :, 4:, :4] = True
+    found = three.attack(SHORT, POSTER, masks=outlines)
+    assert torch.equal((found != three.images).any(dim=1, keepdim=True), outlines)
+
+
+def test_the_place_is_where_the_classifier_looks(three: Sample):
+    """A classifier that reads nine pixels; the first pass finds them."""
+    weights = torch.zeros(2, 3, 8, 8)
+    weights[0, :, 1:4, 1:4] = 10.0
+    sample = linear_sample(weights.flatten(1), torch.tensor([0.0, 1000.0]), 0.3 * three.images)
+    threat = replace(SQUARE, eps=0.25, targets=(0,))  # nine of 36 pixels
+    changed = (sample.attack(replace(SHORT, views=0), threat) != sample.images).any(dim=1)
+    assert changed[:, 1:4, 1:4].all()
+    assert int(changed.sum()) == 27
+
+
+def test_views_teach_a_sticker_what_the_image_alone_does_not(three: Sample):
+    rates = {views: hits(three, three.attack(Sticker(steps=24, views=views), BARS), BARS) for views in (0, 8)}
+    assert rates[8] > rates[0] + 0.05
+
+
+def test_untargeted_stickers_take_any_wrong_class(three: Sample):
+    threat = replace(POSTER, targets=())
+    found = three.attack(Sticker(steps=12, views=3), threat)
+    assert three.broken(found, threat).all()
+
+
+def test_a_signs_sticker_does_not_depend_on_its_batch(three: Sample):
+    together = three.attack(SHORT, BARS)
+    three.classifier.batch_size = 4  # one sign at a time
+    try:
+        parts = three.attack(SHORT, BARS)
+    finally:
+        three.classifier.batch_size = None
+    assert float((parts - together).abs().mean()) < 0.01
+    assert torch.equal(three.attack(SHORT, BARS), together)
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat"),
+    [
+        (SHORT, BARS),
+        (replace(SHORT, restarts=2), BARS),
+        (replace(SHORT, views=0), SQUARE),
+        (PASTED, PATCH),
+        (replace(PASTED, views=0, restarts=2), PATCH),
+    ],
+)
+def test_it_spends_the_passes_it_announces(three: Sample, attack: Sticker | Patch, threat: ThreatModel):
+    with three.classifier.metered(3) as meter:
+        three.attack(attack, threat)
+    assert meter.forward.tolist() == [attack.cost(threat)[0]] * 3
+    assert meter.backward.tolist() == [attack.cost(threat)[1]] * 3
+
+
+def test_the_better_restart_is_kept_sign_by_sign(three: Sample, monkeypatch):
+    paths, climb = [], sticker.climb
+    monkeypatch.setattr(sticker, "climb", lambda *a, **k: paths.append(climb(*a, **k)) or paths[-1])
+    found = three.attack(replace(SHORT, restarts=2), POSTER)
+    (first, first_scores), (second, second_scores) = paths
+    better = (second_scores > first_scores).view(-1, 1, 1, 1)
+    box = surface(three.images, None)
+    assert torch.equal(found, torch.where(box, torch.where(better, second, first), three.images))
+    assert not torch.equal(first, second)
+
+
+def test_the_best_look_is_kept_not_the_last(three: Sample, monkeypatch):
+    offered = []
+
+    def falling(setting, found, views):
+        offered.append(found)
+        return torch.full((3,), -float(len(offered)))
+
+    monkeypatch.setattr(expectation, "_score", falling)
+    assert torch.equal(three.attack(SHORT, POSTER), offered[0])
+    assert len(offered) == 6
+
+
+def test_a_patch_is_one_for_all_and_works_beside_what_is_seen(three: Sample):
+    found = three.attack(Patch(steps=24, views=6), PATCH)
+    assert found.shape == (3, 3, 4, 4)
+    assert scene_violations(found, three.images, surface(three.images, None), PATCH) == [None] * 3
+    assert hits(three, found, PATCH) > hits(three, torch.full_like(found, 0.5), PATCH)
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat"), [(SHORT, replace(POSTER, eps=0)), (PASTED, replace(PATCH, eps=0))]
+)
+def test_no_share_means_no_sticker_and_no_pass(three: Sample, attack: Sticker | Patch, threat: ThreatModel):
+    with three.classifier.metered(3) as meter:
+        found = three.attack(attack, threat)
+    surfaces = surface(three.images, None)
+    assert scene_violations(found, three.images, surfaces, threat) == [None] * 3
+    views = draw_views(three.stream(attack), 2, ViewRange(), draw="fresh", device="cpu")
+    shown = photograph(compose(three.images, found, surfaces, threat, views), views)
+    assert torch.equal(shown, photograph(three.images, views))
+    assert attack.cost(threat) == (0, 0)
+    assert int(meter.forward.sum()) == 0
+
+
+def test_what_cannot_be_printed_is_dear(three: Sample):
+    box = surface(three.images, None)
+    free, dear = (three.attack(Sticker(steps=12, views=1, tv=w, nps=w), POSTER) for w in (0.0, 1000.0))
+    for cost in (total_variation, non_printability):
+        assert (cost(dear, box) < 0.7 * cost(free, box)).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"views": -1}, "views must be at least 0"),
+        ({"tv": float("inf")}, "tv must be at least 0"),
+        ({"learning_rate": 2.0}, "learning_rate must be above 0"),
+        ({"loss": "cw"}, "'cw'"),
+        ({"place_steps": 0}, "place_steps"),
+        ({"ranges": {"yaw": 95}}, "yaw is at most 80"),
+        ({"ranges": {"jaw": 5}}, "no parameter 'jaw'. Did you mean yaw"),
+    ],
+)
+def test_impossible_settings_are_refused(given: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        make_attack("sticker", given)
+
+
+def test_cards_may_set_the_views_and_repr_carries_them():
+    attack = make_attack("sticker", {"ranges": {"yaw": 30, "distance": [20, 60]}})
+    assert attack.ranges == ViewRange(yaw=30.0, distance=(20.0, 60.0))
+    assert "yaw=30.0" in repr(attack)
+    assert repr(replace(attack, ranges=ViewRange())) != repr(attack)
+    shares = [find_card(f"sticker-{size}").threat.eps for size in (3, 10, 19, 37)]
+    assert shares == [0.033, 0.1, 0.186, 0.372]
+
+
+@pytest.mark.slow
+def test_stop_signs_are_read_as_speed_limits_from_everywhere():
+    """The goal of the card, on two signs and a third of its steps."""
+    data, classifier = load_signs(classes=[14], per_class=2), load_classifier("zoo:signs-plain")
+    limits = (0, 1, 2, 3, 4, 5, 7, 8)
+    threat = ThreatModel(norm="sticker", eps=0.1, transformation="rectangles", targets=limits)
+    views = draw_views(Stream(0, data.ids, ""), 300, ViewRange(), draw="fresh", device="cpu")
+
+    def rate(found: Tensor) -> float:
+        shots = photograph(found, views).flatten(0, 1)
+        with torch.no_grad(), classifier.attacked():
+            return float(torch.isin(classifier(shots).argmax(dim=1), torch.tensor(limits)).float().mean())
+
+    def stuck(count: int) -> Tensor:
+        attack = Sticker(steps=100, views=count)
+        stream = Stream(0, data.ids, repr(attack))
+        with classifier.attacked():
+            return attack.perturb(classifier, data.images, data.labels, threat, stream, data.masks)
+
+    noise = torch.rand(data.images.shape, generator=torch.Generator().manual_seed(0))
+    random = torch.where(sticker_mask(data.masks, threat), noise, data.images)
+    taught, untaught = rate(stuck(32)), rate(stuck(0))
+    assert taught > 0.6
+    assert untaught < taught - 0.2
+    assert rate(random) < 0.05
