@@ -34,12 +34,13 @@ class CardThreat(Strict):
     """The threat model of a card; classes may still be names.
 
     Attributes:
-        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``.
-        eps: Radius in pixel units of [0, 1], largest angle in degrees, or severity; see ``ThreatModel``.
+        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"``, ``"corruption"``, ``"sticker"`` or ``"patch"``.
+        eps: Radius in pixel units of [0, 1], largest angle in degrees, severity, or share of an area; see
+            ``ThreatModel``.
         targets: Classes the attacker wants to be read, by name or index; empty means untargeted.
         sources: Only images of these classes take part, by name or index; empty means all.
         region: ``"image"`` or ``"mask"``.
-        transformation: Which corruption, such as ``"fog"``.
+        transformation: Which corruption, such as ``"fog"``, or which shape of a sticker.
     """
 
     model_config = ConfigDict(strict=True)

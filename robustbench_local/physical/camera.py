@@ -70,7 +70,8 @@ def expose(scenes: Tensor, views: Views) -> Tensor:
         getattr(views, name).to(blurred)[..., None, None, None] for name in ("gain", "offset", "gamma")
     )
     curved: Tensor = ((blurred.clamp_min(0.0) + _BLACK) / (1 + _BLACK)) ** gamma
-    return gain * curved + offset
+    light: Tensor = gain * curved + offset
+    return light
 
 
 def homography(views: Views) -> Tensor:
