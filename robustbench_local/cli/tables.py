@@ -36,7 +36,7 @@ def results_table(results: dict[str, Any]) -> Table:
             continue  # below, after the attacks
         if cell["standing"] != "done":
             table.add_row(_subject(cell), _attack(cell), "", f"[red]{cell['standing']}[/]", "", "", "")
-        elif cell["norm"] != "corruption":
+        elif cell["measure"] != "views" and cell["norm"] != "corruption":
             shares = [estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
             table.add_row(_subject(cell), _attack(cell), *_numbers(*shares))
     for found in results["corruptions"]:
@@ -50,8 +50,19 @@ def results_table(results: dict[str, Any]) -> Table:
         table.add_row(
             _subject(worst), f"worst case, {worst['threat']}{missing}", *_numbers(*shares), style="bold"
         )
+    _add_stickers(table, results["stickers"])
     _add_certificates(table, [cell for cell in results["cells"] if cell["measure"] == "certificate"])
     return table
+
+
+def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
+    """Success over views; how many signs they are of stands beside the attack."""
+    table.add_section()
+    for one in found:
+        success = estimate(one["sticker_success"])
+        name = escape(f"{one['attack']}: views of {one['signs_counted']} of {one['signs']} signs")
+        turned = f"{percent(success.value)} ({interval(success)})"
+        table.add_row(_subject(one), name, "", "", "", str(success.n), turned)
 
 
 def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from robustbench_local.reports.corruptions import make_corruptions
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
 from robustbench_local.reports.findings import is_guessing
 from robustbench_local.reports.goals import parts_of_goals
+from robustbench_local.reports.stickers import make_stickers, summary
 from robustbench_local.reports.words import budget, counted, full, isolated, listing, p_value, permission
 
 MOST_SUBJECTS = 4
@@ -54,14 +55,18 @@ def answer(evidence: Evidence) -> str:
 
 
 def comparisons(evidence: Evidence) -> list[str]:
-    """One sentence for each model that the best one is compared with, on the headline threat."""
+    """What follows the answer: the best model against each other on the headline threat, and stickers."""
     if is_blocked(evidence):
         return []
     pairs = evidence.pairs(evidence.headline) if evidence.headline else []
     sound = (
         pair for pair in pairs if not any(is_guessing(evidence, one) for one in (pair.first, pair.second))
     )
-    return [_comparison(pair) for pair in sound]
+    stickers = (
+        f"{isolated(str(one.subject))} under {one.cell.record.attack}: {summary(one)}."
+        for one in make_stickers(evidence)
+    )
+    return [*(_comparison(pair) for pair in sound), *stickers]
 
 
 def _sentence(rows: Sequence[WorstCase], *, several: bool) -> str:
@@ -104,7 +109,7 @@ def _targeted_answer(evidence: Evidence) -> str:
     whole = [cell for cell in evidence.cells if cell.record.key not in parts]
     done = [cell for cell in whole if cell.done and _says_something(cell)]
     if not done:
-        return _average_answer(evidence)
+        return _sticker_answer(evidence) or _average_answer(evidence)
     several = len({(cell.record.norm, cell.record.eps) for cell in done}) > 1
     told = [f"{_named(cell, several)}: {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
     basis = "of the images that are read correctly untouched"
@@ -112,7 +117,19 @@ def _targeted_answer(evidence: Evidence) -> str:
 
 
 def _says_something(cell: CellResult) -> bool:
-    return cell.targeted and not cell.borrowed and cell.attack_success.known
+    return cell.targeted and not (cell.borrowed or cell.viewed) and cell.attack_success.known
+
+
+def _sticker_answer(evidence: Evidence) -> str:
+    """Where stickers are all that was tried; nothing if none was."""
+    viewed = [cell for cell in evidence.cells if cell.viewed and cell.done]
+    known = [cell for cell in viewed if cell.sticker_success.known]
+    if viewed and not known:
+        return "No answer can be given: no sign is read rightly in enough of its clean views."
+    several = len({(cell.record.norm, cell.record.eps) for cell in known}) > 1
+    told = [f"{_named(cell, several)}: {full(cell.sticker_success)}" for cell in known[:MOST_SUBJECTS]]
+    basis = "of the simulated views in which the clean sign is read rightly"
+    return f"{'; '.join(told)}, {basis}; stronger attacks can only raise this." if told else ""
 
 
 def _average_answer(evidence: Evidence) -> str:

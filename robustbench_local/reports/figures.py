@@ -20,6 +20,7 @@ from robustbench_local.reports.gallery import Exhibit
 from robustbench_local.reports.goals import GoalTable
 from robustbench_local.reports.heatmap import HeatMap, Square
 from robustbench_local.reports.matrix import TargetMatrix
+from robustbench_local.reports.stickers import StickerResult
 from robustbench_local.reports.transfer import TransferMatrix
 from robustbench_local.reports.words import axis, budget, interval, percent, radius
 
@@ -85,6 +86,8 @@ def _figures(content: Content) -> Iterator[tuple[str, Figure]]:
         yield f"targets-{place}.png", _matrix(matrix, names)
     for place, goals in enumerate(content.goals, start=1):
         yield f"each-target-{place}.png", _goals(goals, names)
+    for place, sticker in enumerate((one for one in content.stickers if one.counted), start=1):
+        yield f"stickers-{place}.png", _views(sticker, names)
     if content.exhibits:
         yield "examples.png", _gallery(content.exhibits, names)
 
@@ -141,6 +144,18 @@ def _goals(table: GoalTable, names: dict[Subject, str]) -> Figure:
     figure, axes = _table([names[subject] for subject in table.subjects], labels, title)
     for y, row in enumerate(table.rows):
         for x, square in enumerate(row.squares):
+            _draw_square(axes, x, y, square, colours=HEAT.reversed())
+    return figure
+
+
+def _views(result: StickerResult, names: dict[Subject, str]) -> Figure:
+    found, record = result.map, result.cell.record
+    attack = f"{drawable(record.attack, 'sticker')} on {names[result.subject]}"
+    title = f"{attack}: views turned, by size of the sign (far to near) and angle"
+    columns = [f"{distance} px" for distance in found.distances]
+    figure, axes = _table(columns, [f"{angle} degrees" for angle in found.angles], title)
+    for y, row in enumerate(found.rows):
+        for x, square in enumerate(row):
             _draw_square(axes, x, y, square, colours=HEAT.reversed())
     return figure
 

@@ -9,8 +9,10 @@ from typing import Literal
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.masking import find_surprises
+from robustbench_local.reports.stickers import make_stickers
 from robustbench_local.reports.words import counted, full, interval, isolated, listing, percent
 from robustbench_local.statistics import Estimate
+from robustbench_local.store import LEAST_CLEAN
 
 Level = Literal["void", "incomplete", "warning", "note"]
 
@@ -145,6 +147,26 @@ def _unverified(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(level="warning", text=f"{text}a surrogate, and gradient attacks were skipped.")
 
 
+def _stickers(evidence: Evidence) -> Iterator[Finding]:
+    for result in make_stickers(evidence):
+        where, void = describe(result.cell), [sign for sign in result.void if sign.standing == "void"]
+        if not result.counted:
+            text = (
+                f"{where} says nothing: no sign is read rightly in {percent(LEAST_CLEAN)} of its clean views."
+            )
+            yield Finding(level="void", text=text)
+        elif void:
+            verb = "is" if len(void) == 1 else "are"
+            text = f"{where}: {counted(len(void), 'sign')} of {len(result.rows)} {verb} not read rightly in "
+            yield Finding(
+                level="warning", text=f"{text}{percent(LEAST_CLEAN)} of the clean views and left out."
+            )
+        for control in result.controls:
+            if control.kept is False:
+                share = f"{percent(control.measured.value)} of the views, {control.expected} expected"
+                yield Finding(level="warning", text=f"{where}, control “{control.name}”: {share}.")
+
+
 def _few_images(evidence: Evidence) -> Iterator[Finding]:
     sizes = [cell.tally.n for cell in evidence.cells if cell.done and not cell.targeted]
     if sizes and 0 < min(sizes) < FEW_IMAGES:
@@ -260,6 +282,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _changing_answers,
     _masking,
     _unverified,
+    _stickers,
     _few_images,
     _quarantine,
     _rejected,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustbench_local.reports import answer
@@ -15,13 +14,14 @@ from robustbench_local.reports.evidence import CellResult, Threat
 from robustbench_local.reports.findings import Level
 from robustbench_local.reports.goals import READING_GOALS, GoalSquare, GoalTable
 from robustbench_local.reports.heatmap import HeatMap, Square
+from robustbench_local.reports.markup import escape, table
 from robustbench_local.reports.matrix import TargetMatrix, TargetRow
 from robustbench_local.reports.naive import READING_LESSONS, Lesson
 from robustbench_local.reports.severity import Severity
+from robustbench_local.reports.sticker_forms import sticker_markdown
 from robustbench_local.reports.transfer import TransferMatrix
 from robustbench_local.reports.words import NOTHING, budget, distance, duration, full, percent
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])")
 _TITLES: tuple[tuple[Level, str], ...] = (
     ("void", "Void"),
     ("incomplete", "Incomplete"),
@@ -57,16 +57,11 @@ def write_markdown(content: Content, figures: Sequence[str]) -> str:
     lines += _corruptions(content.corruptions) if content.corruptions else []
     lines += [line for matrix in content.matrices for line in _matrix(content, matrix)]
     lines += [line for table in content.goals for line in _goals(content, table)]
+    lines += sticker_markdown(content.sticker_groups) if content.stickers else []
     lines += ["## Cell by cell", "", *_cells(evidence.attacks), ""]
     lines += [f"![{_figure_title(path)}]({path})" for path in figures]
     lines += ["", _READING]
     return "\n".join(lines) + "\n"
-
-
-def escape(text: str) -> str:
-    """A text from outside, so that Markdown and the HTML inside it show it as it is, on one line."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\g<0>", plain)
 
 
 def _gates(content: Content) -> list[str]:
@@ -82,7 +77,7 @@ def _gates(content: Content) -> list[str]:
         ]
         for verdict in verdicts
     )
-    return ["## Gates", "", *_table(["verdict", "model", "limit", "measured"], rows), ""]
+    return ["## Gates", "", *table(["verdict", "model", "limit", "measured"], rows), ""]
 
 
 def _heatmap(heatmap: HeatMap) -> list[str]:
@@ -92,7 +87,7 @@ def _heatmap(heatmap: HeatMap) -> list[str]:
         for row in heatmap.rows
     )
     text = "Share of all images that are read correctly and stay so, with the 95 % Clopper-Pearson interval."
-    return ["## Robust accuracy", "", text, "", *_table(head, rows), ""]
+    return ["## Robust accuracy", "", text, "", *table(head, rows), ""]
 
 
 def _square(square: Square) -> str:
@@ -112,7 +107,7 @@ def _lessons(lessons: Sequence[Lesson]) -> list[str]:
     )
     told = [f"- {escape(one.sentence)}" for one in lessons]
     title = "## What the defenses hide, and what they withstand"
-    return [title, "", READING_LESSONS, "", *_table(head, rows), "", *told, ""]
+    return [title, "", READING_LESSONS, "", *table(head, rows), "", *told, ""]
 
 
 def _certified(groups: Sequence[CertifiedGroup]) -> list[str]:
@@ -120,7 +115,7 @@ def _certified(groups: Sequence[CertifiedGroup]) -> list[str]:
     head += ["about", "holds"]
     rows = ([escape(part) for part in _certification(row)] for group in groups for row in group.rows)
     notes = [f"- {escape(note)}" for note in dict.fromkeys(note for group in groups for note in group.notes)]
-    return ["## Certified", "", READING_CERTIFIED, "", *_table(head, rows), "", *notes, ""]
+    return ["## Certified", "", READING_CERTIFIED, "", *table(head, rows), "", *notes, ""]
 
 
 def _certification(row: Certification) -> list[str]:
@@ -150,7 +145,7 @@ def _brackets(brackets: Sequence[Bracket]) -> list[str]:
         ]
         for one in brackets
     )
-    return ["## Between proof and attack", "", READING_BRACKETS, "", *_table(head, rows), ""]
+    return ["## Between proof and attack", "", READING_BRACKETS, "", *table(head, rows), ""]
 
 
 def _distances(group: DistanceGroup) -> list[str]:
@@ -161,7 +156,7 @@ def _distances(group: DistanceGroup) -> list[str]:
         "read correctly untouched. An image that held counts as farther than the largest radius."
     )
     goal = ", targeted" if group.targeted else ""
-    found = [*_table(head, rows), ""] if group.reaches else []
+    found = [*table(head, rows), ""] if group.reaches else []
     problems = [f"- No distances: {escape(problem)}" for problem in group.problems]
     return [f"## How far: {group.threat}{goal}", "", text, "", *found, *problems, *([""] if problems else [])]
 
@@ -195,7 +190,7 @@ def _sight(content: Content) -> list[str]:
         ]
         for cell in content.attackers
     )
-    return ["## What the attackers saw, and what they spent", "", *_table(head, rows), ""]
+    return ["## What the attackers saw, and what they spent", "", *table(head, rows), ""]
 
 
 def _passes(middle: float | None, most: int | None) -> str:
@@ -207,7 +202,7 @@ def _transfer(matrix: TransferMatrix) -> list[str]:
     rows = ([escape(row.surrogate), *(_square(square) for square in row.squares)] for row in matrix.rows)
     basis = "among images that the attacked model reads correctly untouched"
     text = f"Attack success under {matrix.threat}, {basis}. No worst case counts it."
-    return [f"## Transfer: {escape(matrix.attack)}", "", text, "", *_table(head, rows), ""]
+    return [f"## Transfer: {escape(matrix.attack)}", "", text, "", *table(head, rows), ""]
 
 
 def _corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
@@ -218,12 +213,12 @@ def _corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
         [escape(str(one.subject)), full(one.clean), *map(_square, (*one.mean.squares, one.mean.overall))]
         for one in maps
     )
-    lines += [*_table(["mean over corruptions", "untouched", *severities, "all severities"], means), ""]
+    lines += [*table(["mean over corruptions", "untouched", *severities, "all severities"], means), ""]
     for one in maps:
         rows = (
             [escape(row.label), *map(_square, (*row.squares, row.overall))] for row in (*one.rows, one.mean)
         )
-        lines += [*_table([escape(str(one.subject)), *severities, "mean"], rows), ""]
+        lines += [*table([escape(str(one.subject)), *severities, "mean"], rows), ""]
     return lines
 
 
@@ -248,7 +243,7 @@ def _matrix(content: Content, matrix: TargetMatrix) -> list[str]:
     text = f"Under {matrix.threat}, among images that are read correctly untouched: how many ended where."
     rule = [f"Severity, 0 to 1: {escape(matrix.rule)}.", ""] if matrix.rule else []
     told = [part for sentence in matrix.comparisons for part in (escape(sentence), "")]
-    return [f"## {escape(matrix.attack)}", "", text, "", *_table(head, rows), "", *rule, *told]
+    return [f"## {escape(matrix.attack)}", "", text, "", *table(head, rows), "", *rule, *told]
 
 
 def _harm(content: Content, severity: Severity | None, model: str) -> str:
@@ -263,19 +258,19 @@ def _harm(content: Content, severity: Severity | None, model: str) -> str:
     return f"{mean.value:.2f} ({mean.low:.2f}-{mean.high:.2f}), {worst}"
 
 
-def _goals(content: Content, table: GoalTable) -> list[str]:
-    head = ["target", *(["severity"] if table.rule else []), *(escape(str(one)) for one in table.subjects)]
+def _goals(content: Content, goals: GoalTable) -> list[str]:
+    head = ["target", *(["severity"] if goals.rule else []), *(escape(str(one)) for one in goals.subjects)]
     rows = []
-    for row in table.rows:
-        cost = [NOTHING if row.severity is None else f"{row.severity:.2f}"] if table.rule else []
+    for row in goals.rows:
+        cost = [NOTHING if row.severity is None else f"{row.severity:.2f}"] if goals.rule else []
         rows.append([escape(row.goal), *cost, *(_goal_square(square) for square in row.squares)])
-    if table.rule:
-        pairs = zip(table.harms, table.subjects, strict=True)
+    if goals.rule:
+        pairs = zip(goals.harms, goals.subjects, strict=True)
         harms = (_harm(content, harm, subject.model) for harm, subject in pairs)
         rows.append(["severity if the attacker wants the most", "", *harms])
-    told = [part for sentence in table.comparisons for part in (escape(sentence), "")]
-    title = f"## {escape(table.attack)}: {escape(table.sources)} read as each target"
-    return [title, "", READING_GOALS, "", *_table(head, rows), "", *told]
+    told = [part for sentence in goals.comparisons for part in (escape(sentence), "")]
+    title = f"## {escape(goals.attack)}: {escape(goals.sources)} read as each target"
+    return [title, "", READING_GOALS, "", *table(head, rows), "", *told]
 
 
 def _goal_square(square: GoalSquare) -> str:
@@ -309,20 +304,13 @@ def _cells(cells: Iterable[CellResult]) -> Iterator[str]:
         ]
         for cell in cells
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _attack(cell: CellResult) -> str:
     """The attack, and what it saw where that is not everything."""
     white = cell.record.knowledge == "white-box" or cell.corrupted
     return cell.record.attack if white else f"{cell.record.attack} ({cell.sight})"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{' --- |' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
 
 
 def _figure_title(path: str) -> str:

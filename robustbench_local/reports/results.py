@@ -19,6 +19,8 @@ from robustbench_local.reports.goals import GoalTable, make_goal_tables
 from robustbench_local.reports.heatmap import Square
 from robustbench_local.reports.naive import Lesson, make_lessons
 from robustbench_local.reports.severity import Severity, severity_table, weigh
+from robustbench_local.reports.sticker_forms import sticker_json
+from robustbench_local.reports.stickers import make_stickers
 from robustbench_local.reports.transfer import TransferMatrix, make_transfers
 from robustbench_local.reports.words import private
 from robustbench_local.statistics import Estimate
@@ -47,8 +49,8 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
     Returns:
         ``schema``, ``cells``, ``worst_case`` and ``environment`` as documented in the README, and besides
         ``comparisons``, ``gates``, ``findings``, ``transfers``, ``brackets``, ``corruptions``, ``goals``,
-        ``data``, ``models``, ``severity``, ``seed`` and ``grid``. Shares lie in [0, 1]; one that is not known
-        is ``{"value": null, ..., "reason": "..."}``.
+        ``stickers``, ``data``, ``models``, ``severity``, ``seed`` and ``grid``. Shares lie in [0, 1]; one
+        that is not known is ``{"value": null, ..., "reason": "..."}``.
     """
     return {
         "schema": SCHEMA,
@@ -67,6 +69,7 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
         "brackets": [_bracket(one) for one in make_brackets(evidence)],
         "corruptions": [_corruption(one) for one in make_corruptions(evidence)],
         "goals": [_goal_table(one) for one in make_goal_tables(evidence)],
+        "stickers": [sticker_json(one) for one in make_stickers(evidence)],
         "environment": dict(evidence.environment),
         "data": dict(evidence.data),
         "models": [dict(about) for about in evidence.models],

@@ -17,6 +17,7 @@ from robustbench_local.reports.evidence import CellResult, Evidence
 from robustbench_local.reports.words import private
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore
+from robustbench_local.store.looks import LOOK_COLUMNS, look_rows
 
 _STORED = tuple(field.name for field in fields(OutcomeRecord))
 OUTCOME_COLUMNS = (
@@ -30,6 +31,17 @@ OUTCOME_COLUMNS = (
 )
 """The store's columns, between what the cell is and what its classes are called."""
 
+SIGHTING_COLUMNS = (
+    "model",
+    "defense",
+    "attack",
+    "image",
+    "label",
+    "counted",
+    *LOOK_COLUMNS,
+    "prediction_name",
+)
+"""What the cell and the sign are, and one look at it."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a text for a formula, or hides one (F71)."""
 
@@ -43,6 +55,11 @@ def results_csv(evidence: Evidence) -> str:
 def outcomes_csv(store: RunStore, evidence: Evidence) -> str:
     """One row a cell and image; distances and margins that are not finite are empty."""
     return _to_csv(outcome_rows(store, evidence), columns=OUTCOME_COLUMNS)
+
+
+def sightings_csv(store: RunStore, evidence: Evidence) -> str:
+    """One row a look at a stickered or clean sign; empty of rows if no cell is about views."""
+    return _to_csv(_sighting_rows(store, evidence), columns=SIGHTING_COLUMNS)
 
 
 def outcomes_frame(store: RunStore) -> pd.DataFrame:
@@ -64,6 +81,18 @@ def outcome_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]
                 for name in ("label", "clean_prediction", "adversarial_prediction")
             }
             yield about | row | names
+
+
+def _sighting_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
+    for cell in evidence.cells:
+        model = cell.record.model
+        about = {"model": model, "defense": cell.record.defense, "attack": cell.record.attack}
+        signs = {sign.position: sign for sign in cell.signs}
+        for look in look_rows(store.sightings(cell.record.key), store.views(cell.record.key)):
+            sign = signs[look["position"]]
+            names = {"image": sign.image, "label": sign.label, "counted": sign.counted}
+            names["prediction_name"] = evidence.class_name(model, look["prediction"])
+            yield about | look | names
 
 
 def _cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
@@ -89,6 +118,7 @@ def _cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         **_share("attack_success", cell.attack_success),
         **_share("attack_success_8bit", cell.attack_success_8bit),
         **_share("certified_accuracy", cell.certified_accuracy),
+        **_share("sticker_success", cell.sticker_success),
         "clean_correct": counts.clean_correct,
         "broken": counts.broken,
         "moved_elsewhere": counts.moved_elsewhere,

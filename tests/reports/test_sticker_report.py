@@ -1,0 +1,212 @@
+"""The forms of a report with stickers: page, JSON, CSV, Markdown, figures, terminal; and gates on them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from conftest import Written
+from rich.console import Console
+from sample_run import HOSTILE_CLASSES, Sample, build
+from sample_stickers import FRAMES, VIEWS, Stickers, build_stickers
+from test_report_page import Reader
+
+from robustbench_local.cli.tables import results_table
+from robustbench_local.reports import write_report
+from robustbench_local.reports.content import read_content
+from robustbench_local.reports.gate import judge_evidence
+from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION
+from robustbench_local.store import RunStore
+
+
+def written(folder, sample: Stickers) -> Written:
+    run = build_stickers(folder / "run", sample)
+    return Written(run=run, page=write_report(run))
+
+
+@pytest.fixture(scope="module")
+def stickers(tmp_path_factory) -> Written:
+    return written(tmp_path_factory.mktemp("stickers"), Stickers())
+
+
+@pytest.fixture(scope="module")
+def content(stickers):
+    with RunStore.open_readonly(stickers.run) as store:
+        return read_content(store)
+
+
+def plain(text: str) -> str:
+    return " ".join(text.replace("\xa0", " ").replace("\N{WORD JOINER}", "").split())
+
+
+def test_the_page_is_well_formed_and_runs_nothing(stickers):
+    page = Reader(stickers.html)
+    assert page.open == []
+    assert "<script" not in stickers.html
+    assert len(page.of("table")) == len(page.of("thead"))
+    assert all("scope" in cell for cell in page.of("th"))
+    assert all(not attributes.get("style") for _, attributes in page.elements)
+    assert all(image.get("alt") for image in page.of("img"))
+    assert all(image["src"].startswith("data:image/png") for image in page.of("img"))
+
+
+def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(stickers, content):
+    text = plain(Reader(stickers.html).text)
+    first = content.stickers[0]
+    assert plain(LIMITS_OF_SIMULATION) in text
+    assert "if an attacker may put a sticker on 10 % of the sign?" in text
+    assert f"signs-plain: {100 * first.success.value:.1f} %" in text
+    assert "of the simulated views in which the clean sign is read rightly" in text
+    assert f"{first.approach.longest} of {FRAMES}" in text
+    assert "1 sign of 4 is not read rightly in 95.0 % of the clean views and left out" in text
+    assert "random colours in the same place" in text
+    assert "expected severity" in text.lower()
+
+
+def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
+    pages = content.albums[content.stickers[0].cell.record.key]
+    assert [page.sign.image for page in pages] == ["signs/test/14/00000", "signs/test/14/00001"]
+    first = pages[0]
+    assert (len(first.views), len(first.frames)) == (8, 12)
+    assert {one.mark for one in (*first.views, *first.frames)} <= {"hit", "right"}
+    looks = first.sign.looks["approach"]
+    assert [one.distance for one in first.frames] == sorted(one.distance for one in first.frames)
+    assert first.frames[-1].distance == looks.distance[-1]
+    assert first.read == "Speed limit 50"
+    assert first.stickered.shape == first.clean.shape == (32, 32, 3)
+    shown = [image for image in Reader(stickers.html).of("img") if "px large" in (image.get("alt") or "")]
+    assert len(shown) == 2 * 2 * (8 + 12)
+
+
+def test_other_reports_have_no_such_section(sample):
+    assert "stickers" not in {attributes.get("id") for _, attributes in Reader(sample.html).elements}
+    assert not (sample.page.parent / "sightings.csv").exists()
+    assert json.loads(sample.text("results.json"))["stickers"] == []
+
+
+def test_results_json_has_every_number(stickers, content):
+    results = json.loads(stickers.text("results.json"))
+    first = results["stickers"][0]
+    counted = content.stickers[0]
+    assert first["sticker_success"]["value"] == counted.success.value
+    assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken)
+    assert [control["kept"] for control in first["controls"]] == [True, True, True, True]
+    assert first["without_views"]["p_value"] == counted.comparison.p_value
+    assert sum(sum(square["n"] for square in row) for row in first["map"]["success"]) == 3 * VIEWS
+    assert first["drive_by"]["longest_run"] == counted.approach.longest
+    assert first["severity"]["worst"] == pytest.approx(0.3)
+    assert [sign["standing"] for sign in first["by_sign"]] == ["counted"] * 3 + ["void"]
+    assert results["worst_case"] == []
+    assert results["cells"][0]["measure"] == "views"
+
+
+def test_every_look_is_a_row_of_a_spreadsheet(stickers, content):
+    rows = list(csv.DictReader(io.StringIO(stickers.text("sightings.csv"))))
+    assert len(rows) == 2 * 4 * (5 * VIEWS + 2 * FRAMES)
+    chosen = [
+        row for row in rows if (row["model"], row["kind"], row["counted"]) == ("signs-plain", "view", "True")
+    ]
+    right = {
+        (row["position"], row["number"])
+        for row in chosen
+        if row["condition"] == "clean" and row["prediction"] == row["label"]
+    }
+    hits = [
+        row
+        for row in chosen
+        if row["condition"] == "sticker"
+        and row["prediction_name"].startswith("Speed limit")
+        and (row["position"], row["number"]) in right
+    ]
+    assert (len(hits), len(right)) == (content.stickers[0].success.count, content.stickers[0].success.n)
+    head, *lines = csv.reader(io.StringIO(stickers.text("results.csv")))
+    shares = [line[head.index("sticker_success")] for line in lines]
+    assert [float(share) for share in shares] == [one.success.value for one in content.stickers]
+
+
+def test_markdown_has_the_same_tables(stickers):
+    text = stickers.text("report.md")
+    assert "## Stickers" in text
+    assert LIMITS_OF_SIMULATION in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    rules = [place for place, line in enumerate(tables) if line.startswith("| ---")]
+    widths = [line.count("|") for line in tables]
+    assert all(widths[place] == widths[place - 1] == widths[place + 1] for place in rules)
+
+
+def test_each_map_is_a_figure(stickers):
+    names = {path.name for path in (stickers.page.parent / "figures").iterdir()}
+    assert {"stickers-1.png", "stickers-2.png"} <= names
+
+
+def test_the_terminal_says_it_in_a_line(stickers, content):
+    console = Console(width=160, record=True)
+    with console.capture() as captured:
+        console.print(results_table(json.loads(stickers.text("results.json"))))
+    shown = plain(captured.get())
+    assert "sticker-10: views of 3 of 4 signs" in shown
+    assert f"{100 * content.stickers[1].success.value:.1f} %" in shown
+
+
+def test_findings_name_the_controls_that_fail(tmp_path, content):
+    assert not any("control" in finding.text for finding in content.findings), "all of them are kept"
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-pgd-at",), signs=1, void=0))
+    with RunStore.open_readonly(run) as store:
+        found = [finding.text for finding in read_content(store).findings]
+    (text,) = (text for text in found if "control" in text)
+    assert "“made on the sign as it is, without views”: 0.0 % of the views, clearly lower expected" in plain(
+        text
+    )
+    run = build_stickers(tmp_path / "other", Stickers(models=("signs-plain",), signs=2, void=2))
+    page = plain(Reader(write_report(run).read_text(encoding="utf-8")).text)
+    assert "says nothing: no sign is read rightly in 95.0 % of its clean views" in page
+    assert "No answer can be given: no sign is read rightly in enough of its clean views." in page
+
+
+def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path):
+    sample = Stickers(
+        models=("<script>alert(1)</script>",), norm="patch", threat="patch-10", controls=False,
+        class_names=HOSTILE_CLASSES,
+    )  # fmt: skip
+    page = written(tmp_path, sample)
+    assert "<script" not in page.html
+    assert "<img src=x" not in page.html
+    assert Reader(page.html).open == []
+    assert "put a patch beside the sign, 10 % of the image large" in plain(Reader(page.html).text)
+    fields = list(csv.reader(io.StringIO(page.text("sightings.csv"))))
+    assert not any(field.startswith(("=", "+", "@")) for row in fields for field in row)
+
+
+@pytest.mark.parametrize(
+    ("gate", "rulings"),
+    [
+        ({"threat": "sticker-10", "max": 0.01}, ["fail", "fail"]),
+        ({"threat": "sticker-10", "max": 0.6}, ["pass", "pass"]),
+        ({"attack": "sticker-10", "model": "signs-pgd-at", "max": 0.1}, ["pass"]),
+        ({"attack": "sticker-10", "model": "signs-pgd-at", "max": 0.03}, ["inconclusive"]),
+        ({"attack": "sticker-10", "model": "signs-pgd-at", "max": 0.03, "on": "estimate"}, ["pass"]),
+        ({"threat": "sticker-19", "max": 0.5}, ["inconclusive"]),
+    ],
+)
+def test_gates_on_the_share_of_views(content, gate, rulings):
+    report = judge_evidence(content.evidence, [{"metric": "sticker_success", **gate}])
+    assert [one.ruling for one in report.verdicts] == rulings, report.lines
+
+
+def test_gates_keep_looks_and_images_apart(content, tmp_path):
+    others = [{"metric": "attack_success", "attack": "sticker-10", "max": 0.5}]
+    assert judge_evidence(content.evidence, others).verdicts[0].reason.startswith("the run has no such cell")
+    with RunStore.open_readonly(build(tmp_path / "run", Sample(pictures=False))) as store:
+        digital = judge_evidence(
+            read_content(store).evidence,
+            [{"metric": "sticker_success", "attack": "stop-to-speed-limit", "max": 1}],
+        )
+    assert digital.exit_code == 4
+    run = build_stickers(tmp_path / "void", Stickers(signs=1, void=1))
+    with RunStore.open_readonly(run) as store:
+        void = judge_evidence(
+            read_content(store).evidence, [{"metric": "sticker_success", "threat": "sticker-10", "max": 1}]
+        )
+    assert [one.reason for one in void.verdicts] == ["no view counts: every sign is void"] * 2
