@@ -17,7 +17,7 @@ from robustbench_local.failures import first_line, out_of_memory
 from robustbench_local.isolation import ModuleState, RandomStates, Settings, sound_arithmetic
 from robustbench_local.outputs import read_labels, read_logits
 from robustbench_local.passes import CountedModule, Meter, input_gradient
-from robustbench_local.placement import place, resolve_device
+from robustbench_local.placement import ChannelsLast, place, resolve_device
 from robustbench_local.preprocessing import Normalization, Preprocessing, parse_normalization
 
 Access = Literal["gradients", "scores", "labels"]
@@ -93,6 +93,7 @@ class Classifier:
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
         self._copying = True
+        self._layout: ChannelsLast | None = None
         self._sound: dict[bool, Settings] = {}
         dtype = _computing_dtype(self.module)
         self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
@@ -180,6 +181,7 @@ class Classifier:
         try:
             if self.module is not None:
                 self.module.eval().requires_grad_(False)
+                self._layout = ChannelsLast(self.module)
             with sound_arithmetic():
                 # read once, with gradients on and off, so that a forward only has to look at them afterwards
                 sound = Settings.current()
@@ -187,6 +189,7 @@ class Classifier:
                 yield
         finally:
             self._attacked, self._sound = False, {}
+            self._rearrange()
             settings.restore()
             randomness.restore()
             if state is not None and (changed := state.restore()):
@@ -283,6 +286,11 @@ class Classifier:
         if self.module is not None:
             place(self.module, self.device, self.name)
 
+    def _rearrange(self) -> bool:
+        """Let the weights lie as their maker has them; False if they do."""
+        layout, self._layout = self._layout, None
+        return layout is not None and layout.put_back()
+
     def _checked_images(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or not images.is_floating_point():
             raise ModelError(
@@ -309,6 +317,8 @@ class Classifier:
         except Exception as error:
             if out_of_memory(error) or isinstance(error, RobustbenchError):
                 raise
+            if self._layout is not None and self._layout.explains(error) and self._rearrange():
+                return self._logits(images)
             shape = tuple(given.shape)
             message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
             raise ModelError(message, where=self.name, remedy="check input_size and channels") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def input_gradient(losses: Tensor, images: Tensor) -> Tensor | None:
         (slope,) = torch.autograd.grad(each.sum(), images, retain_graph=more, allow_unused=True)
         if slope is None:
             return None
-        found.append(slope)
+        found.append(slope.contiguous())  # as the images lie: sums of mixed orders are slow
     return found[0] if losses.ndim == 1 else torch.stack(found, dim=1)
 
 
@@ -135,7 +136,7 @@ class CountedModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (N, K), of images, (N, C, H, W); a backward pass through them counts when it happens."""
-        logits = self._images_to_logits(images)
+        logits = self._images_to_logits(_SameOrder.apply(images))
         self._total[0] += len(images)
         if logits.requires_grad:
             logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
@@ -143,3 +144,15 @@ class CountedModule(nn.Module):
 
     def _count_backward(self, gradient: Tensor) -> None:
         self._total[1] += len(gradient)
+
+
+class _SameOrder(torch.autograd.Function):
+    """Nothing, but that gradients come back in torch's own order of memory, as other libraries expect."""
+
+    @staticmethod
+    def forward(_context: Any, images: Tensor) -> Tensor:
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()

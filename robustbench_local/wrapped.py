@@ -56,7 +56,7 @@ class WrappedClassifier(Classifier):
     @contextmanager
     def attacked(self) -> Iterator[None]:
         """See :meth:`Classifier.attacked`; the classifier within is prepared too."""
-        with super().attacked(), self.inner.attacked():
+        with self.inner.attacked(), super().attacked():
             yield
 
     def to(self, device: str | torch.device) -> Classifier:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.defenses.wrappers import defend
 from robustbench_local.errors import ConfigError, InvariantError, ModelError
 from robustbench_local.failures import out_of_memory
 from robustbench_local.isolation import RandomStates, Settings
@@ -529,3 +530,84 @@ def test_out_of_memory_passes_through_a_call_unchanged() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         Classifier(Returns(greedy), num_classes=3)(images())
+
+
+class Viewing(nn.Module):
+    """Sees its features as one row in torch's own order, as many a user's network does."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.readout = nn.Linear(4 * 4, 3)
+
+    def forward(self, images):
+        return self.readout(self.convolution(images).view(len(images), -1))
+
+
+class Pooled(Viewing):
+    """The same without a view."""
+
+    def forward(self, images):
+        return self.readout(self.convolution(images).flatten(1))
+
+
+def strides(module):
+    return [weight.stride() for weight in module.parameters()]
+
+
+def test_weights_lie_channels_last_while_attacked_and_as_before_afterwards():
+    module = Pooled()
+    before, held = strides(module), [weight.data_ptr() for weight in module.parameters()]
+    classifier = Classifier(module, num_classes=3)
+    with classifier.attacked():
+        assert module.convolution.weight.is_contiguous(memory_format=torch.channels_last)
+        inside = classifier(torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    assert strides(module) == before
+    assert [weight.data_ptr() for weight in module.parameters()] == held
+    outside = classifier(torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(inside, outside)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_network_that_views_its_features_gets_its_own_order_back(wrapped):
+    module, plain = Viewing(), Pooled()
+    classifier = Classifier(module, num_classes=3)
+    if wrapped:
+        classifier = defend(classifier, "bit-depth-3")
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with classifier.attacked():
+        found = classifier(images)
+        _, _, gradient = classifier.gradient(images, lambda logits: logits[:, 0])
+    assert gradient.abs().sum() > 0
+    assert not classifier.notes or "raised" not in classifier.notes[-1]
+    if not wrapped:
+        torch.testing.assert_close(found, plain(images))
+
+
+def test_gradients_lie_as_the_images_do():
+    classifier = Classifier(Pooled(), num_classes=3)
+    images = torch.rand(2, 3, 4, 4)
+    with classifier.attacked():
+        _, _, gradient = classifier.gradient(images, lambda logits: logits[:, 0])
+        foreign = images.clone().requires_grad_()
+        (theirs,) = torch.autograd.grad(classifier.as_module()(foreign)[:, 0].sum(), foreign)
+    assert gradient.is_contiguous()
+    assert theirs.is_contiguous()
+    torch.testing.assert_close(theirs, gradient)
+
+
+def test_what_a_network_does_to_its_weights_is_seen_in_either_order():
+    class Drifting(Pooled):
+        def forward(self, images):
+            with torch.no_grad():
+                self.convolution.weight[0, 0, 0, 0] += 1.0
+            return super().forward(images)
+
+    module = Drifting()
+    before = module.convolution.weight.clone()
+    classifier = Classifier(module, num_classes=3)
+    with classifier.attacked():
+        classifier(torch.rand(2, 3, 4, 4))
+    torch.testing.assert_close(module.convolution.weight, before)
+    assert any("convolution.weight changed while it was attacked" in note for note in classifier.notes)
