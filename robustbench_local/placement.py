@@ -63,9 +63,9 @@ class ChannelsLast:
         self._lain: list[tuple[nn.Parameter, Tensor]] = []
         for name, weight in module.named_parameters():
             layer = module.get_submodule(name.rpartition(".")[0])
-            last = (
-                weight.data.clone(memory_format=torch.channels_last) if _convolves(layer, weight) else weight
-            )
+            if not _convolves(layer, weight):
+                continue
+            last = weight.data.clone(memory_format=torch.channels_last)
             if last.stride() != weight.stride():
                 self._lain.append((weight, weight.data))
                 weight.data = last
