@@ -174,12 +174,12 @@ def climb(
         setting: The signs.
         start: First colours in [0, 1], (G, C, h, w): one object a sign, G = N, or one for all, G = 1.
         finish: From colours to the objects as the attack returns them, (N, ...).
-        penalty: From objects to what they cost beside the loss, (N,).
+        penalty: From colours to what they cost beside the loss, (G,).
         draw: Name of the random draws.
         steps: How many.
 
     Returns:
-        The best colours, on the 8-bit grid, and their scores, (G,): the share of views that end as the
+        The best colours and their scores, (G,): the share of views that end as the
         attacker wants, among views that no step has seen, and a hair for how far beyond the border they are.
     """
     device, groups = start.device, len(start)
@@ -194,11 +194,10 @@ def climb(
         slope = _slope(attack, setting, colours, finish, penalty, views)
         colours = _adam(colours, slope, moments, attack.learning_rate, step, steps)
         if step + 1 in _looks(steps):
-            rounded = (colours * 255).round() / 255
-            score = _score(setting, finish(rounded), kept if attack.views else None)
+            score = _score(setting, finish(colours), kept if attack.views else None)
             score = score if groups > 1 else score.mean(dim=0, keepdim=True)
             better = score > scores
-            best = torch.where(better.view(-1, 1, 1, 1), rounded, best)
+            best = torch.where(better.view(-1, 1, 1, 1), colours, best)
             scores = torch.where(better, score, scores)
     return best, scores
 
@@ -224,10 +223,9 @@ def _slope(
 
     with torch.enable_grad():
         leaf = colours.detach().requires_grad_()
-        found = finish(leaf)
-        shots = setting.photographs(found, views)
+        shots = setting.photographs(finish(leaf), views)
         towards = setting.read(shots.detach(), ask)
-        total = penalty(found).sum() - (towards * shots).sum() / shots.shape[1]
+        total = penalty(leaf).sum() - (towards * shots).sum() / shots.shape[1]
         return torch.autograd.grad(total, leaf)[0]
 
 

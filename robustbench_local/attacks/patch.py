@@ -54,12 +54,11 @@ class Patch(ExpectationAttack):
             stream=stream,
             rows=torch.arange(count, device=device),
         )
-        everything = torch.ones(count, 1, side, side, dtype=torch.bool, device=device)
+        everything = torch.ones(1, 1, side, side, dtype=torch.bool, device=device)
 
-        def print_cost(found: Tensor) -> Tensor:
-            return self.tv * total_variation(found, everything) + self.nps * non_printability(
-                found, everything
-            )
+        def print_cost(colours: Tensor) -> Tensor:
+            rough, dear = total_variation(colours, everything), non_printability(colours, everything)
+            return self.tv * rough + self.nps * dear
 
         own = Stream(stream.group_seed(), ("patch",), stream.attack)
         paths = []
@@ -77,7 +76,7 @@ class Patch(ExpectationAttack):
                 )
             )
         best, _ = max(paths, key=lambda path: float(path[1]))
-        return best.expand(count, -1, -1, -1).clone()
+        return ((best * 255).round() / 255).expand(count, -1, -1, -1).clone()
 
     def cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All views of all steps, and the looks that decide what is kept."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from robustbench_local.attacks.expectation import ExpectationAttack, Setting, climb
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
+from robustbench_local.physical.light import lit, unlit
 from robustbench_local.physical.mask import sticker_mask, surface
 from robustbench_local.physical.printing import non_printability, total_variation
 from robustbench_local.randomness import Stream
@@ -86,10 +87,10 @@ class Sticker(ExpectationAttack):
         mask = sticker_mask(setting.surfaces, setting.threat, wanted=self._wanted(setting))
 
         def stuck(colours: Tensor) -> Tensor:
-            return torch.where(mask, colours, images)
+            return torch.where(mask, lit(colours, images, setting.surfaces), images)
 
-        def print_cost(found: Tensor) -> Tensor:
-            return self.tv * total_variation(found, mask) + self.nps * non_printability(found, mask)
+        def print_cost(colours: Tensor) -> Tensor:
+            return self.tv * total_variation(colours, mask) + self.nps * non_printability(colours, mask)
 
         best, scores = images, images.new_full((len(images),), -torch.inf)
         for restart in range(self.restarts):
@@ -99,23 +100,23 @@ class Sticker(ExpectationAttack):
             )
             best = torch.where((reached > scores).view(-1, 1, 1, 1), found, best)
             scores = torch.maximum(scores, reached)
-        return stuck(best)
+        return torch.where(mask, (stuck(best) * 255).round() / 255, images)
 
     def _wanted(self, setting: Setting) -> Tensor | None:
         """How much each pixel changes when that is dear, (N, 1, H, W); None where the shape is fixed."""
         if setting.threat.transformation not in {"square", "found"}:
             return None
         images, surfaces = setting.images, setting.surfaces
-        whole = replace(setting.threat, eps=1.0, transformation="poster")
+        own = unlit(images, images, surfaces)
 
-        def changed(colours: Tensor) -> Tensor:
-            return torch.where(surfaces, colours, images)
+        def changed(colours: Tensor) -> Tensor:  # at its own colours the sign is as it is, glare and all
+            return torch.where(
+                surfaces, images + lit(colours, images, surfaces) - lit(own, images, surfaces), images
+            )
 
-        def size(found: Tensor) -> Tensor:
-            moved = (found - images).abs().flatten(1).sum(dim=1)
+        def size(colours: Tensor) -> Tensor:
+            moved = ((colours - own).abs() * surfaces).flatten(1).sum(dim=1)
             return self.l1 * moved / (surfaces.flatten(1).sum(dim=1) * images.shape[1])
 
-        found, _ = climb(
-            self, replace(setting, threat=whole), images, changed, size, draw="place", steps=self.place_steps
-        )
-        return (changed(found) - images).abs().sum(dim=1, keepdim=True)
+        found, _ = climb(self, setting, own, changed, size, draw="place", steps=self.place_steps)
+        return (found - own).abs().sum(dim=1, keepdim=True)

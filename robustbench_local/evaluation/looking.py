@@ -14,6 +14,7 @@ from robustbench_local.attacks.expectation import ExpectationAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.physical.camera import photograph
+from robustbench_local.physical.light import lit
 from robustbench_local.physical.mask import surface
 from robustbench_local.physical.scene import compose, patch_side, scene_violations, worn_mask
 from robustbench_local.physical.views import ViewRange, Views, approach, draw_views
@@ -199,7 +200,7 @@ class Signs:
         colours = colours[..., :height, :width]
         if crafted.threat.norm == "sticker":
             worn = worn_mask(crafted.found, self.images, self.surfaces, crafted.threat)
-            colours = torch.where(worn, colours, self.images)
+            colours = torch.where(worn, lit(colours, self.images, self.surfaces), self.images)
         return replace(crafted, found=colours)
 
     def _blank(self, threat: ThreatModel) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from robustbench_local.physical.light import light_on, lit
 from robustbench_local.physical.mask import allowance, square_side, sticker_mask
 from robustbench_local.physical.views import Views
 from robustbench_local.threat import ThreatModel
@@ -23,7 +24,8 @@ def compose(images: Tensor, found: Tensor, surfaces: Tensor, threat: ThreatModel
 
     Args:
         images: The signs as they are, (N, C, H, W).
-        found: What the attack returned: the signs with their stickers, (N, C, H, W), or patches (N, C, s, s).
+        found: What the attack returned: the signs with their stickers, (N, C, H, W), or patches (N, C, s, s)
+            as they are printed, which stand in the light of each sign.
         surfaces: (N, 1, H, W), boolean.
         threat: Sticker or patch.
         views: They decide where a patch stands.
@@ -38,7 +40,8 @@ def compose(images: Tensor, found: Tensor, surfaces: Tensor, threat: ThreatModel
     side, (height, width) = found.shape[-1], images.shape[-2:]
     top, left = _beside(views.beside, height - side, width - side)
     down, across = (_placed(at, side, size)[:, :, None] for at, size in ((top, height), (left, width)))
-    pasted = down.to(found) @ found[:, None] @ across.to(found).transpose(-1, -2)
+    shown = lit(found, images, surfaces)[:, None]
+    pasted = down.to(found) @ shown @ across.to(found).transpose(-1, -2)
     there = down.any(dim=-1)[..., :, None] & across.any(dim=-1)[..., None, :] & ~surfaces[:, None]
     return torch.where(there, pasted, images[:, None])
 
@@ -85,6 +88,9 @@ def scene_violations(
     }
     if threat.norm == "sticker":
         wrong |= _outgrown(found, images, surfaces, threat)
+        wrong["the sticker is brighter or darker than the light on the sign"] = _glowing(
+            found, images, surfaces
+        )
     for reason, rows in wrong.items():
         for row in rows.nonzero().flatten().tolist():
             reasons[row] = reasons[row] or reason
@@ -106,6 +112,13 @@ def _outgrown(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatMod
         "pixels outside the sticker's place are changed": (changed & ~place).flatten(1).any(dim=1),
         f"the sticker covers more than {100 * threat.eps:g} % of the sign, or has another shape": too_large,
     }
+
+
+def _glowing(found: Tensor, images: Tensor, surfaces: Tensor) -> Tensor:
+    """Which stickers have pixels beyond white or black in the light on the sign, up to 8 bits, (N,)."""
+    low, high = light_on(images, surfaces)
+    beyond = (found < low - 1 / 255) | (found > high + 1 / 255)
+    return (beyond & (found != images)).flatten(1).any(dim=1)
 
 
 def _extent(lines: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.data.signs import load_signs
+from robustbench_local.physical.light import light_on, lit, unlit
 from robustbench_local.physical.mask import sticker_mask, surface
 from robustbench_local.physical.scene import compose, patch_side, scene_violations, worn_mask
 from robustbench_local.physical.views import ViewRange, approach, draw_views
@@ -25,7 +26,7 @@ FOUND = ThreatModel(norm="sticker", eps=0.1, transformation="found")
 def stuck(threat: ThreatModel) -> Tensor:
     worth = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     mask = sticker_mask(OUTLINES, threat, wanted=None if threat is SQUARE else worth)
-    return torch.where(mask, torch.zeros(()), IMAGES)
+    return torch.where(mask, lit(torch.zeros(()), IMAGES, OUTLINES), IMAGES)
 
 
 def test_a_sign_with_its_sticker_is_the_scene():
@@ -36,10 +37,10 @@ def test_a_sign_with_its_sticker_is_the_scene():
 def test_a_patch_stands_whole_at_the_border_and_behind_the_sign():
     side = patch_side(IMAGES, PATCH)
     assert side == 10  # 100 of 1024 pixels
-    patch = torch.full((3, 3, side, side), 2.0)  # no image has such a colour
+    patch = torch.full((3, 3, side, side), 9.0)  # no image has such a colour
     nowhere = torch.zeros_like(OUTLINES)
     shown = compose(IMAGES, patch, nowhere, PATCH, VIEWS)
-    there = (shown == 2).all(dim=2)
+    there = (shown > 1).all(dim=2)
     assert (there.flatten(2).sum(dim=2) == side**2).all()
     assert torch.equal(
         torch.where(there[:, :, None], IMAGES[:, None], shown), IMAGES[:, None].expand_as(shown)
@@ -54,7 +55,7 @@ def test_a_patch_stands_whole_at_the_border_and_behind_the_sign():
     assert {0, 22} <= {column for _, column in corners}
     assert len(corners) > 40
     behind = compose(IMAGES, patch, OUTLINES, PATCH, VIEWS)
-    assert torch.equal((behind == 2).all(dim=2), there & ~OUTLINES)
+    assert torch.equal((behind > 1).all(dim=2), there & ~OUTLINES)
 
 
 def test_a_patch_is_pasted_pixel_by_pixel_and_differentiable():
@@ -68,9 +69,27 @@ def test_a_patch_is_pasted_pixel_by_pixel_and_differentiable():
     assert torch.equal(slope, torch.ones_like(slope))
 
 
+def test_white_paper_is_as_bright_as_the_sign_is_and_ink_as_dark():
+    low, high = light_on(IMAGES, OUTLINES)
+    for sign in range(3):
+        inside = IMAGES[sign][:, OUTLINES[sign, 0]].flatten().sort().values
+        assert float(low[sign]) == pytest.approx(float(inside[round(0.02 * (len(inside) - 1))]), abs=0.01)
+        assert float(high[sign]) == pytest.approx(float(inside[round(0.98 * (len(inside) - 1))]), abs=0.01)
+    colours = torch.rand(3, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    shown = lit(colours, IMAGES, OUTLINES)
+    assert torch.allclose(unlit(shown, IMAGES, OUTLINES), colours, atol=1e-5)
+    assert torch.equal(
+        lit(colours, IMAGES, torch.zeros_like(OUTLINES)), colours
+    )  # no surface, no light known
+    views = VIEWS.part(0, 3)
+    pasted = compose(IMAGES, colours, OUTLINES, PATCH, views)
+    bare = compose(IMAGES, shown, torch.zeros_like(OUTLINES), PATCH, views)
+    assert torch.allclose(pasted, torch.where(OUTLINES[:, None], IMAGES[:, None], bare))
+
+
 def test_beside_the_road_a_patch_stays_where_it_is():
     drive = approach(Stream(0, STOPS.ids, "x"), ViewRange(), frames=5)
-    patch = torch.full((3, 3, 10, 10), 2.0)
+    patch = torch.full((3, 3, 10, 10), 0.5)
     shown = compose(IMAGES, patch, OUTLINES, PATCH, drive)
     assert torch.equal(shown, shown[:, :1].expand_as(shown))
 
@@ -94,15 +113,18 @@ def spoilt(how: str) -> Tensor:
         found[1, 0, 16, 16] = 1.5
     elif how == "off the sign":
         found[1, 0, 0, 0] += 1 / 255 if found[1, 0, 0, 0] < 0.5 else -1 / 255
+    elif how == "glowing":
+        found[1] = torch.where(found[1] != IMAGES[1], torch.ones(()), IMAGES[1])
     elif how == "too large":
-        found[1] = torch.where(OUTLINES[1], torch.zeros(()), IMAGES[1])
+        found = torch.where(OUTLINES, lit(torch.zeros(()), IMAGES, OUTLINES), IMAGES)
+        found[[0, 2]] = IMAGES[[0, 2]]
     return found
 
 
 @pytest.mark.parametrize(
     ("how", "reason"),
     [("NaN", "NaN or infinite"), ("too bright", "box"), ("off the sign", "outside the sticker's place"),
-     ("too large", "more than 10 % of the sign")],
+     ("glowing", "brighter or darker than the light"), ("too large", "more than 10 % of the sign")],
 )  # fmt: skip
 def test_what_breaks_a_rule_is_named_for_its_sign_alone(how: str, reason: str):
     reasons = scene_violations(spoilt(how), IMAGES, OUTLINES, FOUND)
@@ -114,7 +136,7 @@ def test_what_breaks_a_rule_is_named_for_its_sign_alone(how: str, reason: str):
 def test_rectangles_and_squares_keep_their_shape():
     assert scene_violations(stuck(FOUND), IMAGES, OUTLINES, BARS)[0].startswith("pixels outside")
     assert "another shape" in scene_violations(stuck(FOUND), IMAGES, OUTLINES, SQUARE)[0]
-    whole = torch.where(OUTLINES, torch.zeros(()), IMAGES)
+    whole = torch.where(OUTLINES, lit(torch.zeros(()), IMAGES, OUTLINES), IMAGES)
     poster = ThreatModel(norm="sticker", eps=1, transformation="poster")
     assert scene_violations(whole, IMAGES, OUTLINES, poster) == [None] * 3
     assert torch.equal(worn_mask(whole, IMAGES, OUTLINES, poster), OUTLINES)
