@@ -218,7 +218,16 @@ def title(cell: PlannedCell) -> str:
 
 def so_far(cell: PlannedCell, done: Tally) -> str:
     """What has come out of a cell until now."""
+    if cell.record.measure == "views":
+        return turned(done)
     return f"{holding(cell)} so far {share(done.robust, done.n)}"
+
+
+def turned(done: Tally) -> str:
+    """What became of signs that are judged over views; those that are void or misread untouched apart."""
+    left_out = done.n - done.clean_correct
+    apart = f", {left_out} left out" if left_out else ""
+    return f"{done.broken} of {done.clean_correct} signs turned in most of their views{apart}"
 
 
 def holding(cell: PlannedCell) -> str:
@@ -234,6 +243,8 @@ def ending(cell: PlannedCell, done: Tally) -> str:
     hits = f", {done.broken} reached a target" if cell.threat.targets else ""
     silent = f", {done.abstained} abstained" if done.abstained else ""
     cost = f"{passes:,.0f} passes an image, {done.seconds:.1f} s"
+    if cell.record.measure == "views":
+        return f"{turned(done)}, {cost}"
     return f"{share(done.robust, done.n)} {holding(cell)}{hits}{silent}, n = {done.n}, {cost}"
 
 

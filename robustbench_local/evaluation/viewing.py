@@ -18,6 +18,7 @@ from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
 from robustbench_local.evaluation.outcome import fingerprint, untouched
 from robustbench_local.evaluation.verify import Reading, read
 from robustbench_local.geometry import norm_of
+from robustbench_local.physical.light import light_on
 from robustbench_local.physical.printing import non_printability, total_variation
 from robustbench_local.physical.scene import worn_mask
 from robustbench_local.physical.views import Views
@@ -250,10 +251,12 @@ def _pictures(signs: Signs, crafted: Crafted) -> Arrays:
     count = len(signs.images)
     views = np.arange(min(SHOWN_VIEWS, signs.tests.count))
     frames = np.linspace(0, FRAMES - 1, SHOWN_FRAMES).round().astype(np.int64)
-    found = crafted.found
-    worn = torch.ones_like(found[:, :1], dtype=torch.bool)
+    printed = crafted.found
+    worn = torch.ones_like(printed[:, :1], dtype=torch.bool)
     if crafted.threat.norm == "sticker":
-        worn = worn_mask(found, signs.images, signs.surfaces, crafted.threat)
+        worn = worn_mask(printed, signs.images, signs.surfaces, crafted.threat)
+        low, high = light_on(signs.images, signs.surfaces)
+        printed = ((printed - low) / (high - low).clamp_min(1e-3)).clamp(0.0, 1.0)
     return {
         "photographs": signs.film(crafted, signs.tests.part(0, len(views))),
         "photograph_numbers": np.tile(views, (count, 1)),
@@ -261,6 +264,6 @@ def _pictures(signs: Signs, crafted: Crafted) -> Arrays:
             [signs.film(crafted, signs.drive.part(frame, frame + 1)) for frame in frames.tolist()], axis=1
         ),
         "frame_numbers": np.tile(frames, (count, 1)),
-        "total_variation": total_variation(found, worn).cpu().numpy(),
-        "non_printability": non_printability(found, worn).cpu().numpy(),
+        "total_variation": total_variation(printed, worn).cpu().numpy(),
+        "non_printability": non_printability(printed, worn).cpu().numpy(),
     }

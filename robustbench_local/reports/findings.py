@@ -148,19 +148,16 @@ def _unverified(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _stickers(evidence: Evidence) -> Iterator[Finding]:
+    needed = f"{100 * LEAST_CLEAN:.0f} % of"
     for result in make_stickers(evidence):
         where, void = describe(result.cell), [sign for sign in result.void if sign.standing == "void"]
         if not result.counted:
-            text = (
-                f"{where} says nothing: no sign is read rightly in {percent(LEAST_CLEAN)} of its clean views."
-            )
+            text = f"{where} says nothing: no sign is read rightly in {needed} its clean views."
             yield Finding(level="void", text=text)
         elif void:
             verb = "is" if len(void) == 1 else "are"
-            text = f"{where}: {counted(len(void), 'sign')} of {len(result.rows)} {verb} not read rightly in "
-            yield Finding(
-                level="warning", text=f"{text}{percent(LEAST_CLEAN)} of the clean views and left out."
-            )
+            share = f"{counted(len(void), 'sign')} of {len(result.rows)} {verb} not read rightly in {needed}"
+            yield Finding(level="warning", text=f"{where}: {share} the clean views and {verb} left out.")
         for control in result.controls:
             if control.kept is False:
                 share = f"{percent(control.measured.value)} of the views, {control.expected} expected"

@@ -11,7 +11,7 @@ from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.severity import Severity, SeverityTable, severity_table, weigh
 from robustbench_local.reports.sightings import NOT_FINITE, Flags, Looks, Sign, reached, share
 from robustbench_local.reports.viewpoints import ViewMap, make_map
-from robustbench_local.reports.words import counted, full, p_value, percent
+from robustbench_local.reports.words import SPACE, counted, full, p_value
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
 from robustbench_local.store import LEAST_CLEAN
 
@@ -201,11 +201,11 @@ def _controls(cell: CellResult, views: Sequence[Looks], comparison: Comparison |
     chance, flat, whole = (measured(one) for one in ("random-colours", "without-views", "whole-sign"))
     found = [
         _control(
-            "nothing: read rightly", f"at least {percent(LEAST_CLEAN)}", clean, lambda x: x >= LEAST_CLEAN
+            "nothing: read rightly", f"at least {_bound(LEAST_CLEAN)}", clean, lambda x: x >= LEAST_CLEAN
         ),
         _control(
             "random colours in the same place",
-            f"at most {percent(MOST_BY_CHANCE)}",
+            f"at most {_bound(MOST_BY_CHANCE)}",
             chance,
             lambda x: x <= MOST_BY_CHANCE,
         ),
@@ -232,6 +232,10 @@ def _control(
 ) -> Control:
     kept = keeps(measured.value) if measured.known else None
     return Control(name=name, expected=expected, measured=measured, kept=kept, reason="" if kept else reason)
+
+
+def _bound(share: float) -> str:
+    return f"{100 * share:.0f}{SPACE}%"
 
 
 def _told(comparison: Comparison) -> str:

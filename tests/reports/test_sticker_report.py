@@ -60,9 +60,10 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert f"signs-plain: {100 * first.success.value:.1f} %" in text
     assert "of the simulated views in which the clean sign is read rightly" in text
     assert f"{first.approach.longest} of {FRAMES}" in text
-    assert "1 sign of 4 is not read rightly in 95.0 % of the clean views and left out" in text
+    assert "1 sign of 4 is not read rightly in 95 % of the clean views and is left out" in text
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
+    assert f"signs-pgd-at under sticker-10: {100 * content.stickers[1].success.value:.1f} %" in text
 
 
 def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
@@ -161,7 +162,7 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
     )
     run = build_stickers(tmp_path / "other", Stickers(models=("signs-plain",), signs=2, void=2))
     page = plain(Reader(write_report(run).read_text(encoding="utf-8")).text)
-    assert "says nothing: no sign is read rightly in 95.0 % of its clean views" in page
+    assert "says nothing: no sign is read rightly in 95 % of its clean views" in page
     assert "No answer can be given: no sign is read rightly in enough of its clean views." in page
 
 
