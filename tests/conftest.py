@@ -13,7 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# one process a core does more than threads that wait for each other
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", THREADS)))
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,12 @@ def small() -> Sample:
     return trained_sample()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "torchattacks" in getattr(item, "fixturenames", ()):
+            item.add_marker("extra")
+
+
 @pytest.fixture(scope="session")
 def torchattacks() -> ModuleType:
     with warnings.catch_warnings():

@@ -126,7 +126,12 @@ def test_densenets_old_names_are_understood(tmp_path: Path) -> None:
             "no published weights 'IMAGENET1K_V9'. Did you mean IMAGENET1K_V1",
         ),
         ("torchvision:fcn_resnet50", None, "torchvision has no network"),
-        ("timm:resnt18", None, "timm has no network 'resnt18'. Did you mean resnet18"),
+        pytest.param(
+            "timm:resnt18",
+            None,
+            "timm has no network 'resnt18'. Did you mean resnet18",
+            marks=pytest.mark.extra,
+        ),
     ],
 )
 def test_names_that_do_not_exist(source: str, weights: str | None, message: str) -> None:
@@ -142,6 +147,7 @@ def test_without_timm_there_is_a_line_that_says_how_to_get_it(monkeypatch: pytes
         load_classifier("timm:resnet18")
 
 
+@pytest.mark.extra
 class TestTimm:
     @pytest.fixture(autouse=True)
     def _timm(self) -> None:
