@@ -38,6 +38,8 @@ TEST_VIEWS = 1000
 """Views that a sign is judged over."""
 MOST_TURNED = 0.5
 """A sign is broken if more than this share of its views end as the attacker wants."""
+QUICKER = 3
+"""Painting a whole sign gets this part of the steps: it shows that the attack works, and that takes few."""
 SHOWN_VIEWS, SHOWN_FRAMES = 8, 12
 """Photographs that are kept of a sign: its first test views, and frames evenly over the drive-by."""
 
@@ -152,13 +154,15 @@ def controls(
         threat: What it may do.
 
     Returns:
-        Condition, attack and threat of each: the attack without views, and a sticker over the whole sign.
+        Condition, attack and threat of each: the attack without views, and a sticker over the whole sign,
+        for which fewer steps will do.
     """
     found: list[tuple[Condition, ExpectationAttack, ThreatModel]] = []
     if attack.views:
         found.append(("without-views", replace(attack, views=0), threat))
     if threat.norm == "sticker" and threat.transformation != "poster":
-        found.append(("whole-sign", attack, replace(threat, eps=1.0, transformation="poster")))
+        quick = replace(attack, steps=-(-attack.steps // QUICKER))
+        found.append(("whole-sign", quick, replace(threat, eps=1.0, transformation="poster")))
     return found
 
 

@@ -274,7 +274,8 @@ def test_only_controls_that_differ_from_the_attack_are_made(views, threat, names
     found = controls(Painter(views=views), threat)
     assert [condition for condition, _, _ in found] == names
     assert all(attack.views == 0 for condition, attack, _ in found if condition == "without-views")
-    assert all(whole.eps == 1 for condition, _, whole in found if condition == "whole-sign")
+    painted = [(attack.steps, whole.eps) for condition, attack, whole in found if condition == "whole-sign"]
+    assert painted in ([], [(100, 1.0)])
 
 
 def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
