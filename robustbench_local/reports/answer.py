@@ -127,9 +127,16 @@ def _sticker_answer(evidence: Evidence) -> str:
     if viewed and not known:
         return "No answer can be given: no sign is read rightly in enough of its clean views."
     several = len({(cell.record.norm, cell.record.eps) for cell in known}) > 1
-    told = [f"{_named(cell, several)}: {full(cell.sticker_success)}" for cell in known[:MOST_SUBJECTS]]
+    told = [
+        f"{isolated(str(cell.subject))}{_worn(cell) if several else ''}: {full(cell.sticker_success)}"
+        for cell in known[:MOST_SUBJECTS]
+    ]
     basis = "of the simulated views in which the clean sign is read rightly"
     return f"{'; '.join(told)}, {basis}; stronger attacks can only raise this." if told else ""
+
+
+def _worn(cell: CellResult) -> str:
+    return f" with a {budget(cell.record.norm, cell.record.eps)}"
 
 
 def _average_answer(evidence: Evidence) -> str:

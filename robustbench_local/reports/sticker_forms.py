@@ -104,7 +104,7 @@ def _summed_up(result: StickerResult) -> list[str]:
 
 
 def _control_row(result: StickerResult, control: Control) -> list[str]:
-    verdict = {None: "not measured", True: "yes", False: "**no**"}[control.kept]
+    verdict = {None: "cannot be told", True: "yes", False: "**no**"}[control.kept]
     reason = f": {escape(control.reason)}" if control.reason else ""
     who = escape(str(result.subject))
     return [who, control.name, control.expected, full(control.measured), f"{verdict}{reason}"]

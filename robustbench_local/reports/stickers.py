@@ -43,7 +43,7 @@ class Control:
     measured: Estimate
     """What it came to."""
     kept: bool | None
-    """Whether it did; None where it was not measured."""
+    """Whether it did; None where that cannot be told."""
     reason: str = ""
     """More about it, in one line."""
 
@@ -212,13 +212,14 @@ def _controls(cell: CellResult, views: Sequence[Looks], comparison: Comparison |
     ]
     if comparison is not None:
         lower = comparison.only_first > comparison.only_second and comparison.significant()
+        nothing = not cell.sticker_success.count
         found.append(
             Control(
                 name="made on the sign as it is, without views",
                 expected="clearly lower",
                 measured=flat,
-                kept=lower,
-                reason=_told(comparison),
+                kept=None if nothing else lower,
+                reason="the sticker itself turned no view" if nothing else _told(comparison),
             )
         )
     if whole.known:

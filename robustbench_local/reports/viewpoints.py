@@ -16,7 +16,7 @@ DISTANCES = 4
 """Bins of distance, equal in ratio."""
 ANGLES = (0.0, 15.0, 30.0, 90.0)
 """Edges of the bins of the angle, in degrees."""
-ENOUGH = 20
+ENOUGH = 10
 """Views that a bin needs in order to be called the worst."""
 
 
@@ -41,7 +41,7 @@ class ViewMap:
     rows: tuple[tuple[Square, ...], ...]
     """One a bin of the angle."""
     worst: Bin | None
-    """Where the sticker works best, among bins of enough views; None if there is none."""
+    """Where the sticker works best, among bins of enough views; None if it works in none of them."""
 
 
 def make_map(views: Sequence[Looks], targets: Sequence[int]) -> ViewMap:
@@ -82,6 +82,6 @@ def _worst(columns: Sequence[str], rows: Sequence[str], squares: Sequence[Sequen
         Bin(where=f"at {column} px and {row} degrees", square=square)
         for row, line in zip(rows, squares, strict=True)
         for column, square in zip(columns, line, strict=True)
-        if square.estimate.n >= ENOUGH
+        if square.estimate.n >= ENOUGH and square.estimate.count
     ]
     return max(named, key=lambda one: one.square.estimate.value, default=None)

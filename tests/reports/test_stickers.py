@@ -88,6 +88,20 @@ def test_controls_that_fail_say_so(tmp_path):
     assert "weak" in result.controls[-1].reason
 
 
+def test_a_sticker_that_turns_nothing_has_no_worst_bin_and_nothing_to_compare(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=1, void=0))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+        looks = evidence.cells[0].signs[0].looks["view"].predictions
+        looks["sticker"] = looks["without-views"] = looks["clean"]
+        (result,) = make_stickers(evidence)
+    assert result.success.count == 0
+    assert result.map.worst is None
+    assert "at worst" not in summary(result)
+    flat = result.controls[2]
+    assert (flat.kept, flat.reason) == (None, "the sticker itself turned no view")
+
+
 def test_targets_add_up_to_all_views(results):
     *targets, together, other, own = results[0].targets
     assert [share.name for share in (together, other, own)] == [
@@ -120,7 +134,7 @@ def test_bins_hold_every_view_once_and_name_the_worst(results):
     assert found.angles == ("0 to 15", "15 to 30", "30 and more")
     assert found.rows[0][0].estimate.count == 0, f"too far: under {REACH['signs-plain']} px"
     assert found.worst.square.estimate.value == 1.0
-    assert found.worst.square.estimate.n >= 20
+    assert found.worst.square.estimate.n >= 10
 
 
 def test_the_longest_run_of_frames(results):
