@@ -18,7 +18,7 @@ from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
 from robustbench_local.evaluation.outcome import fingerprint, untouched
 from robustbench_local.evaluation.verify import Reading, read
 from robustbench_local.geometry import norm_of
-from robustbench_local.physical.light import light_on
+from robustbench_local.physical.light import unlit
 from robustbench_local.physical.printing import non_printability, total_variation
 from robustbench_local.physical.scene import worn_mask
 from robustbench_local.physical.views import Views
@@ -259,8 +259,7 @@ def _pictures(signs: Signs, crafted: Crafted) -> Arrays:
     worn = torch.ones_like(printed[:, :1], dtype=torch.bool)
     if crafted.threat.norm == "sticker":
         worn = worn_mask(printed, signs.images, signs.surfaces, crafted.threat)
-        low, high = light_on(signs.images, signs.surfaces)
-        printed = ((printed - low) / (high - low).clamp_min(1e-3)).clamp(0.0, 1.0)
+        printed = unlit(printed, signs.images, signs.surfaces)
     return {
         "photographs": signs.film(crafted, signs.tests.part(0, len(views))),
         "photograph_numbers": np.tile(views, (count, 1)),
