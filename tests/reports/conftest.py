@@ -34,6 +34,12 @@ class Written:
 
 
 @pytest.fixture(scope="session")
+def reported():
+    """A function: a run with its report, written beside it."""
+    return lambda run: Written(run=run, page=write_report(run))
+
+
+@pytest.fixture(scope="session")
 def sample(tmp_path_factory) -> Written:
     gates = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.2},)
     run = build(tmp_path_factory.mktemp("sample") / "run", Sample(gates=gates))

@@ -7,7 +7,6 @@ import io
 import json
 
 import pytest
-from conftest import Written
 from rich.console import Console
 from sample_run import HOSTILE_CLASSES, Sample, build
 from sample_stickers import FRAMES, VIEWS, Stickers, build_stickers
@@ -21,14 +20,9 @@ from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION
 from robustbench_local.store import RunStore
 
 
-def written(folder, sample: Stickers) -> Written:
-    run = build_stickers(folder / "run", sample)
-    return Written(run=run, page=write_report(run))
-
-
 @pytest.fixture(scope="module")
-def stickers(tmp_path_factory) -> Written:
-    return written(tmp_path_factory.mktemp("stickers"), Stickers())
+def stickers(tmp_path_factory, reported):
+    return reported(build_stickers(tmp_path_factory.mktemp("stickers") / "run"))
 
 
 @pytest.fixture(scope="module")
@@ -166,12 +160,12 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
     assert "No answer can be given: no sign is read rightly in enough of its clean views." in page
 
 
-def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path):
+def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, reported):
     sample = Stickers(
         models=("<script>alert(1)</script>",), norm="patch", threat="patch-10", controls=False,
         class_names=HOSTILE_CLASSES,
     )  # fmt: skip
-    page = written(tmp_path, sample)
+    page = reported(build_stickers(tmp_path / "run", sample))
     assert "<script" not in page.html
     assert "<img src=x" not in page.html
     assert Reader(page.html).open == []
