@@ -38,8 +38,8 @@ class Subject:
     layout: torch.memory_format = torch.contiguous_format
     """The order in memory that the network comes with."""
     module: _Whole = field(init=False)
-    """For the peers: a copy as a user hands over a network, parameters requiring gradients, weights in the order
-    in which torch makes them."""
+    """For the peers: a copy as a user hands over a network, parameters requiring gradients, weights in the
+    order in which torch makes them."""
     frozen: _Whole = field(init=False)
     """For the bare passes: a copy whose parameters require none, in the classifier's faster order."""
 
