@@ -18,7 +18,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -150,7 +150,10 @@ class Crew(AbstractContextManager["Crew"]):
         for answer in answers:
             if answer.failure is not None:
                 raise answer.failure
-        return joined([answer.batch for answer in answers if answer.batch is not None])
+        batch = joined([answer.batch for answer in answers if answer.batch is not None])
+        # each worker took the same wall time for its share: an image's part of it is smaller by their number
+        outcomes = tuple(replace(row, seconds=row.seconds / len(shares)) for row in batch.outcomes)
+        return replace(batch, outcomes=outcomes)
 
     def _answers(self, shares: Sequence[list[int]]) -> list[_Answer]:
         """Hand out the shares and wait for all answers, counting passes meanwhile."""

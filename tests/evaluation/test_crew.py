@@ -61,6 +61,13 @@ def facts(found):
     return [{**vars(row), "seconds": None, "margin": None, "fragile": None} for row in found]
 
 
+def test_seconds_add_up_to_wall_time(linear, data):
+    classifier = around(linear, lambda _images: time.sleep(0.01))
+    started = time.perf_counter()
+    found = rows(task(classifier, data), workers=3)
+    assert sum(row.seconds for row in found) <= time.perf_counter() - started
+
+
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_change_no_verdict_and_no_pass(linear, data, workers):
     alone, shared = rows(task(linear, data)), rows(task(linear, data), workers=workers)
