@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
+import torch
 
 from robustbench_local.errors import StorageError
 from robustbench_local.evaluation.batches import run_batches
@@ -15,11 +16,11 @@ from robustbench_local.evaluation.cell import Batch, Task, one_line
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan, PlannedCell
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
-from robustbench_local.evaluation.tuning import tune_batch_size
+from robustbench_local.evaluation.tuning import threads, tune_batch_size
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.sqlite import RunStore
 
-WORTH_A_CREW = 5000
+WORTH_A_CREW = 200
 """Passes at most of a cell for which no worker processes are started."""
 
 
@@ -91,14 +92,15 @@ class _Runner:
             self.listener.advanced(self.cell, self.tally)
 
     def _workers(self) -> int:
-        """Processes that share the cell; starting them takes as long as some thousand passes."""
+        """Processes that share the cell; starting them takes as long as some hundred passes."""
         return self.plan.workers if sum(self.cell.passes) > WORTH_A_CREW else 1
 
     def _measured_size(self) -> int:
         """The model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""
         subject, known = self.cell.crafted_on, self.store.meta("batch sizes", {})
         if str(subject) not in known:
-            known[str(subject)] = tune_batch_size(subject.classifier, subject.data.images)
+            with threads(1 if self._workers() > 1 else torch.get_num_threads()):  # as in the work itself
+                known[str(subject)] = tune_batch_size(subject.classifier, subject.data.images)
             self.store.update_meta({"batch sizes": known})
         return int(known[str(subject)])
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +68,17 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
                 break
             size *= 2
     return min(size for size, cost in costs.items() if cost <= min(costs.values()) / WORTHWHILE)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads of torch's, for as long as it is open."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure_speed(classifier: Classifier, images: Tensor) -> Speed:
