@@ -38,7 +38,7 @@ class Sticker(ExpectationAttack):
     norms: ClassVar[frozenset[str]] = frozenset({"sticker"})
 
     place_steps: int = 100
-    l1: float = 10.0
+    l1: float = 100.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
