@@ -207,7 +207,8 @@ def test_an_answer_that_is_not_finite_spoils_no_other_image(small: Sample, attac
     clean_sample = Sample(small.classifier, images, small.labels)
     ours, theirs = spoiled_sample.attack(attack, threat), clean_sample.attack(attack, threat)
     others = torch.arange(len(images)) != 3
-    assert torch.equal(ours[others], theirs[others])
+    # the wild one's weights lie in another order, which sums in another order
+    torch.testing.assert_close(ours[others], theirs[others], rtol=0, atol=1e-7)
     assert torch.isfinite(ours).all()
 
 
