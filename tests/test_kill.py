@@ -85,7 +85,7 @@ def test_a_polite_kill_ends_soon_with_130_and_can_be_resumed(workplace, kind):
         time.sleep(0.1)
     time.sleep(0.5)
     process.send_signal(kind)
-    _, message = process.communicate(timeout=30)
+    _, message = process.communicate(timeout=90)  # on a core that others use as well
     assert process.returncode == 130
     assert len(message.splitlines()) == 1
     assert "same command" in message

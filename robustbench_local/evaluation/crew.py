@@ -102,8 +102,12 @@ class Crew(AbstractContextManager["Crew"]):
         self._passes = multiprocessing.RawArray(ctypes.c_int64, self.size)
 
     def __enter__(self) -> Crew:
-        if self.size > 1:
-            self._workers = [self._start(place) for place in range(self.size)]
+        try:
+            for place in range(self.size if self.size > 1 else 0):
+                self._workers.append(self._start(place))
+        except BaseException:  # an interrupt between two of them
+            self._end()
+            raise
         return self
 
     def __exit__(
