@@ -122,11 +122,40 @@ class Work(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task(Work):
-    """An attack, and the harness's verdicts on what it hands in."""
+class AttackWork(Work):
+    """Work of an attack, which may draw for an image or for a whole group."""
 
     attack: Attack
     """The attack and its hyper-parameters."""
+
+    @abstractmethod
+    def at_once(self, batch_size: int) -> int:
+        """Images between two commits, where the attack draws for each by itself."""
+
+    @property
+    def divisible(self) -> bool:
+        """Not where the attack draws for a whole group."""
+        return self.attack.per_image
+
+    def queue(self, batch_size: int, done: set[int]) -> list[list[int]]:
+        """What is still to do: of any size for per-image attacks, else the fixed groups."""
+        everything = range(len(self.data))
+        if self.attack.per_image:
+            return cut(
+                [position for position in everything if position not in done], self.at_once(batch_size)
+            )
+        groups = cut(list(everything), group_size(self.attack, self.data))
+        return [group for group in groups if not done.issuperset(group)]
+
+    def smaller(self, queue: list[list[int]], size: int) -> list[list[int]]:
+        """See :meth:`Work.smaller`; fixed groups stay whole until they fail themselves."""
+        return super().smaller(queue, size) if self.attack.per_image else queue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(AttackWork):
+    """An attack, and the harness's verdicts on what it hands in."""
+
     surrogate: Classifier | None = None
     """The model that candidates are crafted on; None: the classifier under test itself."""
     proven: frozenset[str] = frozenset()
@@ -142,27 +171,18 @@ class Task(Work):
         """What the attack sees."""
         return self.crafted_on
 
-    @property
-    def divisible(self) -> bool:
-        """Not where the attack draws for a whole group."""
-        return self.attack.per_image
+    def at_once(self, batch_size: int) -> int:
+        """Several batches of an attack that fills its batch up as images fall.
 
-    def queue(self, batch_size: int, done: set[int]) -> list[list[int]]:
-        """The batches still to do: of any size for per-image attacks, else the fixed groups."""
-        everything = range(len(self.data))
-        if self.attack.per_image:
-            left = [position for position in everything if position not in done]
-            return cut(left, chunk_size(self, batch_size))
-        groups = cut(list(everything), group_size(self.attack, self.data))
-        return [group for group in groups if not done.issuperset(group)]
+        An attack that may spend very long on an image gets one batch: a kill costs at most one chunk, and
+        progress shows once a chunk.
+        """
+        short = sum(self.attack.cost(self.threat)) <= SHORT_ATTACK
+        return BATCHES_IN_A_CHUNK * batch_size if self.attack.refills and short else batch_size
 
     def run(self, positions: list[int]) -> Batch:
         """The four stations."""
         return _run(self, positions)
-
-    def smaller(self, queue: list[list[int]], size: int) -> list[list[int]]:
-        """See :meth:`Work.smaller`; fixed groups stay whole until they fail themselves."""
-        return super().smaller(queue, size) if self.attack.per_image else queue
 
 
 def applicable(data: Dataset, threat: ThreatModel, sources: Collection[int] = ()) -> Tensor:
@@ -183,16 +203,6 @@ def applicable(data: Dataset, threat: ThreatModel, sources: Collection[int] = ()
     if threat.targets:
         wanted &= ~is_target(data.labels, threat.targets)
     return wanted.nonzero().flatten()
-
-
-def chunk_size(task: Task, batch_size: int) -> int:
-    """Images between two commits: several batches of an attack that fills its batch up as images fall.
-
-    An attack that may spend very long on an image gets one batch: a kill costs at most one chunk, and
-    progress shows once a chunk.
-    """
-    short = sum(task.attack.cost(task.threat)) <= SHORT_ATTACK
-    return BATCHES_IN_A_CHUNK * batch_size if task.attack.refills and short else batch_size
 
 
 def group_size(attack: Attack, data: Dataset) -> int:

@@ -18,26 +18,32 @@ DECIDING = (
     "corruptions",
     "defenses/base.py",
     "defenses/bit_depth.py",
-    "defenses/bpda.py",
     "defenses/defended.py",
     "defenses/jpeg.py",
     "defenses/median.py",
     "defenses/noise.py",
     "defenses/resize_pad.py",
     "defenses/smoothing.py",
+    "evaluation/batches.py",
     "evaluation/cell.py",
+    "evaluation/crew.py",
+    "evaluation/looking.py",
     "evaluation/outcome.py",
     "evaluation/proof.py",
     "evaluation/sparing.py",
     "evaluation/verify.py",
+    "evaluation/viewing.py",
     "geometry.py",
     "isolation.py",
     "losses.py",
     "outputs.py",
+    "passes.py",
     "physical",
+    "placement.py",
     "preprocessing.py",
     "randomized.py",
     "randomness.py",
+    "straight_through.py",
     "threat.py",
     "transformation.py",
     "warp.py",
@@ -70,11 +76,12 @@ def code_version() -> str:
     return f"{_version('robustbench-local')}+{digest.hexdigest()[:12]}"
 
 
-def describe_environment(device: str) -> dict[str, Any]:
+def describe_environment(device: str, workers: int) -> dict[str, Any]:
     """What the report says about the machine; no environment variable, no user or host name.
 
     Args:
         device: Where the classifiers compute.
+        workers: Processes that may share a cell's images.
     """
     versions = {name: _version(name) for name in REPORTED}
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
@@ -87,6 +94,7 @@ def describe_environment(device: str) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device if gpu is None else f"{device} ({gpu})",
         "threads": torch.get_num_threads(),
+        "workers": workers,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version for name, version in versions.items() if version},
     }

@@ -79,6 +79,16 @@ class PlannedCell(ABC):
     def task(self, seed: int) -> Work:
         """The work itself."""
 
+    def about(self, seed: int) -> dict[str, Any]:
+        """What every kind of work is about."""
+        return {
+            "key": self.record.key,
+            "classifier": self.subject.classifier,
+            "data": self.subject.data.select(self.positions),
+            "threat": self.threat,
+            "seed": seed,
+        }
+
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, one line each."""
         return []
@@ -110,12 +120,8 @@ class AttackCell(PlannedCell):
     def task(self, seed: int) -> Work:
         """The work itself."""
         return Task(
-            key=self.record.key,
-            classifier=self.subject.classifier,
-            data=self.subject.data.select(self.positions),
+            **self.about(seed),
             attack=self.attack,
-            threat=self.threat,
-            seed=seed,
             surrogate=None if self.surrogate is None else self.surrogate.classifier,
         )
 
@@ -148,12 +154,8 @@ class ViewCell(AttackCell):
     def task(self, seed: int) -> Viewing:
         """The work itself."""
         return Viewing(
-            key=self.record.key,
-            classifier=self.subject.classifier,
-            data=self.subject.data.select(self.positions),
+            **self.about(seed),
             attack=self.attack,
-            threat=self.threat,
-            seed=seed,
             test_views=self.test_views,
         )
 
@@ -181,12 +183,8 @@ class CertificateCell(PlannedCell):
     def task(self, seed: int) -> Proof:
         """The work itself."""
         return Proof(
-            key=self.record.key,
-            classifier=self.subject.classifier,
-            data=self.subject.data.select(self.positions),
+            **self.about(seed),
             certificate=self.certificate,
-            threat=self.threat,
-            seed=seed,
         )
 
 

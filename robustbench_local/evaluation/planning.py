@@ -78,20 +78,20 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         subject.classifier.compile_steps = options.compile_steps
     identity = _identity(grid, data, subjects)
     cells = tuple(plan_cells(grid, models, subjects, columns, identity["code"]))
-    device = str(subjects[0].classifier.device)
+    device, workers = str(subjects[0].classifier.device), options.workers or torch.get_num_threads()
     return Plan(
         name=grid.name or "grid",
         resolved=grid.as_yaml(),
         seed=grid.seed,
         batch_size=options.batch_size,
-        workers=options.workers or torch.get_num_threads(),
+        workers=workers,
         keep=grid.gallery,
         data=data,
         subjects=subjects,
         cells=cells,
         identity=identity,
         skip_verified=grid.skip_verified,
-        about=_about(grid, data, subjects, device),
+        about=_about(grid, data, subjects, describe_environment(device, workers)),
         warnings=tuple(dict.fromkeys(_warnings(grid, cells, data))),
     )
 
@@ -180,11 +180,13 @@ def _flatten(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
         yield place, str(content)
 
 
-def _about(grid: Grid, data: Dataset, subjects: Sequence[Subject], device: str) -> dict[str, Any]:
+def _about(
+    grid: Grid, data: Dataset, subjects: Sequence[Subject], environment: dict[str, Any]
+) -> dict[str, Any]:
     """What the store keeps for the report."""
     counts = torch.bincount(data.labels, minlength=data.num_classes).tolist()
     return {
-        "environment": describe_environment(device),
+        "environment": environment,
         "grid": grid.resolved(),
         "seed": grid.seed,
         "question": grid.question,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.expectation import ExpectationAttack
-from robustbench_local.evaluation.cell import Batch, Work, cut, group_size
+from robustbench_local.evaluation.cell import AttackWork, Batch
 from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
 from robustbench_local.evaluation.outcome import fingerprint, untouched
 from robustbench_local.evaluation.verify import Reading, read
@@ -48,7 +48,7 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Viewing(Work):
+class Viewing(AttackWork):
     """A sticker or a patch, judged by what the classifier reads in many views of each sign."""
 
     attack: ExpectationAttack
@@ -61,23 +61,9 @@ class Viewing(Work):
         """The views of a step."""
         return max(1, self.attack.views)
 
-    @property
-    def divisible(self) -> bool:
-        """Not where one patch is made for a whole group."""
-        return self.attack.per_image
-
-    def queue(self, batch_size: int, done: set[int]) -> list[list[int]]:
-        """The signs still to do: as many together as one step of the attack fills a batch with."""
-        everything = range(len(self.data))
-        if self.attack.per_image:
-            at_once = max(1, batch_size // self.images_each)
-            return cut([position for position in everything if position not in done], at_once)
-        groups = cut(list(everything), group_size(self.attack, self.data))
-        return [group for group in groups if not done.issuperset(group)]
-
-    def smaller(self, queue: list[list[int]], size: int) -> list[list[int]]:
-        """See :meth:`Work.smaller`; fixed groups stay whole until they fail themselves."""
-        return super().smaller(queue, size) if self.attack.per_image else queue
+    def at_once(self, batch_size: int) -> int:
+        """As many signs as one step of the attack fills a batch with."""
+        return max(1, batch_size // self.images_each)
 
     def run(self, positions: list[int]) -> Batch:
         """Read the clean signs; attack those read rightly and look at them under every condition."""
@@ -133,15 +119,10 @@ class Viewing(Work):
             looks["clean", kind] = signs.look(None, views)
             looks["sticker", kind] = signs.look(crafted, views)
         looks["random-colours", "view"] = signs.look_at_random(crafted)
-        for condition, attack, threat in self.controls:
+        for condition, attack, threat in controls(self.attack, self.threat):
             made = signs.craft(attack, threat, self.seed)
             looks[condition, "view"] = signs.look(made, signs.tests)
         return looks
-
-    @property
-    def controls(self) -> list[tuple[Condition, ExpectationAttack, ThreatModel]]:
-        """What else is made for comparison, as far as it differs from the sticker itself."""
-        return controls(self.attack, self.threat)
 
 
 def controls(

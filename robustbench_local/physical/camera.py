@@ -10,7 +10,6 @@ section 8.1 (a plane before a pinhole camera); Bengio et al. 2013, arXiv:1308.34
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.nn.functional import conv2d, pad
 from robustbench_local.physical.jpeg import compress
 from robustbench_local.physical.views import Views
 from robustbench_local.randomness import normal_at
+from robustbench_local.straight_through import straight_through
 from robustbench_local.warp import sample
 
 SIGN_SHARE = 0.8
@@ -49,9 +49,12 @@ def photograph(scenes: Tensor, views: Views) -> Tensor:
     light = expose(scenes, views)
     noisy = light + _noise(light, views)
     clamped = noisy.clamp(0.0, 1.0).flatten(0, 1)
-    stored = compress(clamped, views.jpeg.to(clamped).flatten().round())
-    seen: Tensor = _Through.apply(clamped, (stored * 255).round() / 255)
-    return seen.view_as(light)
+    quality = views.jpeg.to(clamped).flatten().round()
+
+    def stored(pictures: Tensor) -> Tensor:
+        return (compress(pictures, quality) * 255).round() / 255
+
+    return straight_through(stored, clamped).view_as(light)
 
 
 def expose(scenes: Tensor, views: Views) -> Tensor:
@@ -176,15 +179,3 @@ def _noise(light: Tensor, views: Views) -> Tensor:
     keys = views.key.flatten()
     draws = normal_at(keys, torch.zeros_like(keys), light[0, 0].numel())
     return draws.to(light).view(light.shape) * views.noise.to(light)[..., None, None, None]
-
-
-class _Through(torch.autograd.Function):
-    """The second argument's value with the first one's gradient."""
-
-    @staticmethod
-    def forward(_: Any, __: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None

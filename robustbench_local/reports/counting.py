@@ -33,6 +33,7 @@ _ENVIRONMENT = (
     "platform",
     "device",
     "threads",
+    "workers",
     "started",
 )
 """The only facts about the machine that reach a report: everything else stays behind (F79)."""

@@ -1,4 +1,4 @@
-"""BPDA: forward through the real thing, backward through something smooth that is nearly the same."""
+"""Straight through, as BPDA has it: forward by the real thing, backward as if it were not there."""
 
 from __future__ import annotations
 
