@@ -52,7 +52,7 @@ def place(module: nn.Module, device: torch.device, name: str) -> None:
 class ChannelsLast:
     """The weights of a network's convolutions with the channels innermost, until they are put back.
 
-    A GPU convolves fastest so, and a CPU does too: on eleven networks a pass and its gradient took 1.02 to
+    A GPU convolves fastest so, and a CPU does too: on ten networks a pass and its gradient took 1.02 to
     1.17 times less. Values are the same; sums may be taken in another order.
 
     Args:
