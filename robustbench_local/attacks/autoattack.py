@@ -105,4 +105,4 @@ def untargeted_dlr(threat: ThreatModel, num_classes: int) -> LossName:
 
 
 def _square(threat: ThreatModel) -> SquareSearch:
-    return SquareSearch(threat=threat, steps=QUERIES, name="square")
+    return SquareSearch(threat=threat, steps=QUERIES, ahead=True, name="square")

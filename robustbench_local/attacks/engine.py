@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -28,6 +28,9 @@ PIXELS_AT_A_TIME = 128 * 3 * 32 * 32
 """Pixel values in a batch when nobody says otherwise: 128 images of 32 px."""
 _REFILL_AT = 0.75
 """A batch is filled up when it has shrunk to this share: each time costs a copy of what is under way."""
+_SHARE_AHEAD = 0.5
+"""Points are looked at ahead of their time while a batch is smaller than this share of its size: there a
+larger one costs little more."""
 _STEPS_BETWEEN_QUESTIONS = 8
 """On a GPU the host asks only so often which items are done: asking waits for the queue to run dry."""
 
@@ -55,6 +58,8 @@ class Search(ABC, Generic[State]):
 
     steps: int
     """Steps of an item; its last point is looked at too."""
+    spare: int = 0
+    """Looks that an item may take beyond its steps, for points that were looked at early and in vain."""
     threat: ThreatModel
     """Budget, goal and region."""
     name: str = ""
@@ -83,6 +88,33 @@ class Search(ABC, Generic[State]):
     def loss(self, front: Front) -> Callable[[Tensor], Tensor] | None:  # noqa: ARG002 - for subclasses
         """What is to be climbed, logits (W, K) to (W,); None: only forward passes are needed."""
         return None
+
+    def ahead(self, front: Front, most: int) -> Tensor | None:  # noqa: ARG002 - for subclasses
+        """How many points of each item to look at in one pass, (W,) int64 on the CPU; None: one each.
+
+        More than one can only be asked for by a search that knows its next points before it has seen these:
+        a random search whose proposals mostly fail.
+
+        Args:
+            front: The items.
+            most: As many of each fit in.
+        """
+        return None
+
+    def foresee(self, front: Front, offsets: Tensor, counts: Tensor) -> None:
+        """Turn items into what they will be if nothing helps until then.
+
+        Args:
+            front: Copies of items, a row for each point to look at; ``points`` hold the items' best points.
+                To be brought up to date are ``points``, ``age`` and ``state``.
+            offsets: (M,) int64 on the CPU: how many steps ahead each row is, 0 for the present point.
+            counts: (M,) int64 on the CPU: how many points each row's item is looked at in.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not look ahead")
+
+    def helps(self, front: Front, scores: Tensor) -> Tensor:
+        """Whether points change what comes after them, (W,) boolean."""
+        return scores > front.best_scores
 
     def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
         """How good each point is, and which items have reached what they were looking for.
@@ -231,7 +263,7 @@ class Engine:
     def _look(self, search: Search[State], front: Front, ask: bool) -> Front | None:
         """One look at every point, and one step of the items that go on."""
         with self._precision():
-            seen = self._see(search, front)
+            front, seen = self._leap(search, front)
         self._offer(search, front, seen.logits)
         if ask and self._early_stop:
             self._confirm(search, front)
@@ -243,6 +275,25 @@ class Engine:
         front.points = search.step(front, front.state, seen)  # type: ignore[arg-type]  # begin made it
         front.age += 1
         return front
+
+    def _leap(self, search: Search[State], front: Front) -> tuple[Front, Seen]:
+        """See the present points; or several of each item at once, and go on to the first that helps."""
+        room = int(_SHARE_AHEAD * self.size) // len(front)
+        counts = search.ahead(front, room) if room > 1 else None
+        if counts is None:
+            return front, self._see(search, front)
+        of = torch.repeat_interleave(counts)
+        begins = counts.cumsum(0) - counts
+        offsets = torch.arange(len(of)) - begins[of]
+        many = replace(front, points=front.best_points, best_points=front.rows).pick(of)
+        search.foresee(many, offsets, counts[of])
+        logits = self._logits(many)
+        helps = search.helps(many, search.judge(many, logits)[0]).to(of.device)
+        stops = torch.where(helps, offsets, counts[of] - 1)
+        chosen = begins + counts.scatter_reduce(0, of, stops, "amin")
+        reached, none = many.pick(chosen), logits.new_empty(0)
+        front = replace(front, points=reached.points, age=reached.age, state=reached.state)
+        return front, Seen(logits=logits[chosen.to(logits.device)], losses=none, gradient=none)
 
     def _part(self, front: Front, seen: Seen, staying: Tensor) -> tuple[Front, Seen]:
         """Take in what the leaving items found, and go on with the others and their siblings' luck."""

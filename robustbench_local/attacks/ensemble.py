@@ -78,14 +78,15 @@ class Ensemble(Attack):
         return engine.points
 
     def cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """What an image that survives everything costs, with ten or more classes."""
+        """The most that an image costs which survives everything, with ten or more classes."""
         if threat.eps == 0:
             return (0, 0)
         forward = backward = 0
         stages = self.stages(threat, num_classes=10)
         for stage in stages:
-            steps = stage.search(threat).steps
+            search = stage.search(threat)
+            steps, looks = search.steps, search.steps + 1 + search.spare
             paths = stage.restarts * max(1, min(stage.targets, len(threat.targets) or stage.targets))
-            forward += paths * (steps + 1) * self.looks
+            forward += paths * looks * self.looks
             backward += paths * steps * self.looks * stage.backward
         return forward + any(stage.targets for stage in stages), backward

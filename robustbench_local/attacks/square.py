@@ -26,6 +26,12 @@ _NOISE = 1e-5
 """A negative score has to rise by this share: many windows change nothing but the rounding of the logits, and
 that is another one in another batch."""
 _TINY = 1e-30
+_AHEAD = 0.5
+"""Proposals are looked at together for this share of an item's mean way from one that helped to the next: a
+fifth of the passes, and every fifth or sixth look in vain."""
+_MOST_AHEAD = 16
+_SPARE = 0.25
+"""An item stops looking ahead when so large a share of its steps was in vain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +113,10 @@ class Squares(Rows):
     """(W,): sum of the absolute changes, squared under L2, of ``front.best_points``; unused under Linf."""
     proposed: Tensor
     """(W,): that of ``front.points``."""
+    helped: Tensor
+    """(W,) int64: proposals that were accepted."""
+    vain: Tensor
+    """(W,) int64, on the CPU: proposals that were looked at in vain, since one before them helped."""
 
 
 class SquareSearch(Search[Squares]):
@@ -117,6 +127,9 @@ class SquareSearch(Search[Squares]):
         steps: Proposals for an item.
         p: Share of the image's pixels in the first windows.
         rescale: Whether the windows' schedule is stretched or shrunk to ``steps``.
+        ahead: Whether to look at several proposals of an item in one pass. They are the same and are accepted
+            in the same order as without: what was looked at beyond one that helped counts for nothing. It
+            costs looks, at most ``spare``, so it is not for a classifier whose queries are counted.
         name: Name of the stage.
     """
 
@@ -127,14 +140,16 @@ class SquareSearch(Search[Squares]):
         steps: int,
         p: float = 0.8,
         rescale: bool = False,
+        ahead: bool = False,
         name: str = "square",
     ) -> None:
         self.threat, self.steps, self.name = threat, steps, name
+        self.spare = int(_SPARE * steps) if ahead else 0
         self._p, self._rescale = p, rescale
         self._power = {"Linf": 0, "L2": 2, "L1": 1}[threat.norm]
         self._count = 2 if self._power else 1
         self._wide = False
-        self._sides: list[int] = []
+        self._sides = torch.empty(0, dtype=torch.int64)
         self._painted: tuple[Tensor, Tensor] | None = None
 
     def begin(self, front: Front, stream: Stream, draws: list[str]) -> Squares:
@@ -142,9 +157,10 @@ class SquareSearch(Search[Squares]):
         channels, height, width = front.points.shape[1:]
         self._wide = self.threat.norm == "L1" and channels > 1
         smallest, odd = (3, True) if self._power else (1, False)
-        self._sides = window_sides(
+        sides = window_sides(
             self.steps, self._p, height, width, smallest=smallest, odd=odd, rescale=self._rescale
         )
+        self._sides = torch.tensor(sides)
         front.originals = front.originals.contiguous()
         start = self._tiles if self._power else self._stripes
         front.points = start(front, stream, draws).contiguous()
@@ -160,12 +176,40 @@ class SquareSearch(Search[Squares]):
             reach=self._reach(front).expand(len(front)),
             spent=spent,
             proposed=spent,
+            helped=torch.zeros_like(front.rows),
+            vain=torch.zeros_like(front.age),
         )
+
+    def ahead(self, front: Front, most: int) -> Tensor | None:
+        """The more, the rarer a proposal of the item has helped so far; never beyond its block of numbers."""
+        state: Squares = front.state  # type: ignore[assignment]  # begin made it
+        if not self.spare or not bool(front.age.all()):
+            return None
+        counts = 1 + (_AHEAD * front.age / (state.helped.cpu() + 1)).long()
+        room = torch.minimum(_BLOCK - (front.age - 1) % _BLOCK, self.steps - front.age)
+        most = min(most, _MOST_AHEAD)
+        counts = torch.minimum(counts, room.clamp_max(most))
+        counts[state.vain > self.spare - most] = 1
+        return counts if bool((counts > 1).any()) else None
+
+    def foresee(self, front: Front, offsets: Tensor, counts: Tensor) -> None:
+        """Paint proposals into the best points, each as if all before it had been wiped."""
+        state: Squares = front.state  # type: ignore[assignment]  # begin made it
+        state.vain = state.vain + counts - 1 - offsets
+        front.age = front.age - 1 + offsets
+        none = front.points.new_empty(0)
+        front.points = self.step(front, state, Seen(logits=none, losses=none, gradient=none))
+        front.age += 1
+
+    def helps(self, front: Front, scores: Tensor) -> Tensor:
+        """Whether the score rises by more than rounding."""
+        return scores * (1 + _NOISE) > front.best_scores
 
     def keep(self, front: Front, scores: Tensor) -> None:
         """Accept the proposals that raise the score and wipe the others, in their windows if that will do."""
         state: Squares = front.state  # type: ignore[assignment]  # begin made it
-        better = scores * (1 + _NOISE) > front.best_scores
+        better = self.helps(front, scores)
+        state.helped = state.helped + better
         if self._power:
             state.spent = torch.where(better, state.proposed, state.spent)
         if self._wide:
@@ -202,9 +246,10 @@ class SquareSearch(Search[Squares]):
     def _windows(self, front: Front, ages: Tensor, youngest: int, oldest: int) -> Windows:
         """The windows of the steps at these ages."""
         shape, device = tuple(front.points.shape[1:]), front.points.device
-        if self._sides[youngest] == self._sides[oldest]:  # sides only fall
-            return Windows((self._sides[youngest],), shape, device)
-        sides = torch.tensor(self._sides)[ages]
+        smallest, largest = int(self._sides[oldest]), int(self._sides[youngest])
+        if smallest == largest:  # sides only fall
+            return Windows((largest,), shape, device)
+        sides = self._sides[ages]
         known = sorted(set(sides.tolist()))
         which = torch.searchsorted(torch.tensor(known), sides)
         return Windows(tuple(known), shape, device, which.to(device))
@@ -259,7 +304,7 @@ class SquareSearch(Search[Squares]):
         numbers = 2 * self._count + channels + (1 if self._power else 0)
         ages, device = front.age[rows], state.keys.device
         first, rows = (ages * numbers)[:, None].to(device), rows.to(device)
-        sides = torch.tensor(self._sides)[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
+        sides = self._sides[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
         room = torch.tensor([height + 1, width + 1], device=device) - sides[..., None].to(device)
         places = first + torch.arange(_BLOCK * numbers, device=device)
         uniform = uniform_at(state.keys[rows][:, None], places).view(len(rows), _BLOCK, numbers)

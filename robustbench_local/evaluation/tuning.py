@@ -21,7 +21,7 @@ WORTHWHILE = 0.95
 """A larger batch is worth its memory if an image costs at most this share of its cost in a smaller one."""
 PAST = 1.5
 """No larger batch is tried once an image costs so many times what it costs in the best one."""
-LONGEST = 0.5
+LONGEST = 0.1
 """Seconds: no larger batch is tried once a pass takes so long."""
 
 

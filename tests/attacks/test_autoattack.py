@@ -58,12 +58,14 @@ def test_easy_images_fall_in_the_first_stage_within_ball_and_box(small: Sample):
 
 
 @pytest.mark.slow
-def test_a_survivor_costs_what_the_plan_says():
+def test_a_survivor_costs_at_most_what_the_plan_says():
     sample = trained_sample(classes=10, count=3)
     for norm, eps in (("Linf", 1e-4), ("L2", 1e-3), ("L1", 1e-3)):
         threat = ThreatModel(norm=norm, eps=eps)
         forward, backward = spent(sample, ATTACK, threat)
-        assert (forward == ATTACK.cost(threat)[0]).all()
+        # Square may look at up to 1,249 proposals in vain
+        assert (ATTACK.cost(threat)[0] - 1249 <= forward).all()
+        assert (forward <= ATTACK.cost(threat)[0]).all()
         assert (backward == ATTACK.cost(threat)[1]).all()
 
 

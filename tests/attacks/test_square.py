@@ -207,6 +207,66 @@ def test_verdicts_do_not_depend_on_company_or_refills(small: Sample, threat: Thr
         assert torch.equal(verdicts[chosen], reference[chosen])
 
 
+def whole_numbers(images: Tensor) -> Tensor:
+    """Logits without rounding, whatever the batch: sums of whole numbers."""
+    generator = torch.Generator().manual_seed(5)
+    weights = torch.randint(-3, 4, (3, images[0].numel()), generator=generator).float()
+    levels = (images * 255).round().flatten(1)
+    return (levels @ weights.t() + torch.tensor([1500.0, 0.0, 0.0])) / 1024
+
+
+@pytest.mark.parametrize("size", [60, 256])
+@pytest.mark.parametrize("threat", THREATS, ids=str)
+def test_looking_ahead_finds_the_same_points_in_fewer_passes(threat: ThreatModel, size: int):
+    images = torch.rand(9, 2, 10, 9, generator=torch.Generator().manual_seed(2))
+    threat = ThreatModel(norm=threat.norm, eps=threat.eps / 6)
+    results = []
+    for ahead in (False, True):
+        passes: list[int] = []
+
+        def forward(batch: Tensor, passes: list[int] = passes) -> Tensor:
+            passes.append(len(batch))
+            return whole_numbers(batch)
+
+        classifier = wrapped(forward, 3)
+        classifier.batch_size = size
+        labels = whole_numbers(images).argmax(dim=1)
+        with classifier.attacked(), classifier.metered(9) as meter:
+            engine = Engine(classifier, images, labels, Stream(0, IDS[:9], "square"))
+            search = SquareSearch(threat=threat, steps=150, ahead=ahead)
+            for restart in range(2):
+                engine.run(search, engine.items(restart))
+        results.append((engine, passes, meter.forward))
+    (plain, one, looks), (ahead, many, more) = results
+    # sums over windows stored beside larger ones may round otherwise; under Linf there are none
+    assert torch.allclose(ahead.points, plain.points, rtol=0, atol=0 if threat.norm == "Linf" else 1e-6)
+    assert torch.equal(ahead.scores, plain.scores)
+    assert 1 <= int(plain.found.sum()) <= 8
+    assert max(many) <= size
+    assert len(many) < 0.8 * len(one)
+    assert (looks[~plain.found] == 2 * 151).all()
+    assert (more <= 2 * (151 + search.spare)).all()
+    assert float(more.sum() / looks.sum()) < 1.2
+
+
+def test_looking_ahead_in_vain_has_an_end():
+    """A classifier for which everything helps at last: an item that looks far ahead gives it up."""
+    calls = 0
+
+    def forward(batch: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        helps = (torch.arange(len(batch)) + calls) % 4 == 1  # as if most looks ahead were wrong
+        return torch.stack([torch.full((len(batch),), 1e6 - calls), helps * 1.0 + calls], dim=1)
+
+    sample = Sample(wrapped(forward, 2), torch.rand(1, 1, 8, 8), torch.tensor([0]))
+    with sample.classifier.attacked(), sample.classifier.metered(1) as meter:
+        engine = Engine(sample.classifier, sample.images, sample.labels, Stream(0, IDS[:1], "square"))
+        search = SquareSearch(threat=LINF, steps=800, ahead=True)
+        engine.run(search, engine.items())
+    assert 801 < int(meter.forward) <= 801 + search.spare == 1001
+
+
 def test_a_point_where_the_answer_is_not_finite_ends_the_search(small: Sample):
     def forward(images: Tensor) -> Tensor:
         bad = (images[:, 0, 0, 0] > 0.5)[:, None]
