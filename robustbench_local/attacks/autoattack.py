@@ -50,7 +50,7 @@ class AutoAttack(Ensemble):
 
     @property
     def looks(self) -> int:
-        """Version ``rand`` averages over 20 draws, the others look once."""
+        """Version ``rand`` averages over 20 draws, the others look once; see :attr:`Attack.looks`."""
         return DRAWS if self.version == "rand" else 1
 
     def stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:

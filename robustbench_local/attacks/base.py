@@ -59,6 +59,14 @@ class Attack(ABC):
         """Most forward passes it may spend on an image, enforced by the classifier; None: no such limit."""
         return None
 
+    @property
+    def looks(self) -> int:
+        """Passes that are averaged for one look, for models that draw random numbers in their forward.
+
+        A :class:`~robustbench_local.randomized.RandomizedClassifier` averages itself and is looked at once.
+        """
+        return 1
+
     @abstractmethod
     def perturb(
         self,

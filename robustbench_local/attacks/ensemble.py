@@ -13,6 +13,7 @@ from robustbench_local.attacks.base import Attack, required_masks
 from robustbench_local.attacks.engine import Engine, Search
 from robustbench_local.attacks.targets import ranked_targets
 from robustbench_local.classifier import Classifier
+from robustbench_local.randomized import draws_of
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
@@ -47,11 +48,6 @@ class Ensemble(Attack):
             num_classes: K; some losses need 3 or 4 classes.
         """
 
-    @property
-    def looks(self) -> int:
-        """Passes that are averaged for one look, for classifiers that draw random numbers themselves."""
-        return 1
-
     def perturb(
         self,
         classifier: Classifier,
@@ -65,7 +61,8 @@ class Ensemble(Attack):
         masks = required_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
-        engine = Engine(classifier, images, labels, stream, masks, draws=self.looks)
+        draws = self.looks if draws_of(classifier)[0] == 1 else 1  # its own mean would come back every time
+        engine = Engine(classifier, images, labels, stream, masks, draws=draws)
         stages = self.stages(threat, classifier.num_classes)
         most = max(stage.targets for stage in stages)
         ranked: Tensor | None = None

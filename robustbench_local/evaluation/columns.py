@@ -145,9 +145,12 @@ def _to_the_end(attack: Attack) -> Attack:
 
 
 def _worth_trying_naively(subject: Subject, column: Column) -> bool:
-    """Whether an attack follows gradients, which it would find otherwise in the model without its wrapper."""
+    """Whether an attack follows gradients, which it would find otherwise in the model without its wrapper.
+
+    Nobody who averages over draws is naive about a model that draws.
+    """
     undefended = subject.undefended
-    if isinstance(column.attack, ExpectationAttack):
+    if isinstance(column.attack, ExpectationAttack) or column.attack.looks > 1:
         return False
     if undefended is None or column.surrogate is not None or column.attack.access != "gradients":
         return False

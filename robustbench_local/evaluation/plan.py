@@ -112,10 +112,12 @@ class AttackCell(PlannedCell):
     def passes(self) -> tuple[int, int]:
         """Most forward and backward passes over all images; images that break early cost less."""
         forward, backward = self.attack.cost(self.threat)
-        look = draws_of(self.crafted_on.classifier)[0]
+        draws = draws_of(self.crafted_on.classifier)[0]
+        if draws > 1:  # it averages itself, whatever the attack would have averaged
+            forward, backward = (passes * draws // self.attack.looks for passes in (forward, backward))
         reading = draws_of(self.subject.classifier)[1]
         count = 0 if self.skipped else len(self.positions)
-        return count * (forward * look + HARNESS_PASSES * reading), count * backward * look
+        return count * (forward + HARNESS_PASSES * reading), count * backward
 
     def task(self, seed: int) -> Work:
         """The work itself."""
