@@ -41,14 +41,14 @@ class Subject:
     """For the peers: a copy as a user hands over a network, parameters requiring gradients, weights in the
     order in which torch makes them."""
     frozen: _Whole = field(init=False)
-    """For the bare passes: a copy whose parameters require none, in the classifier's faster order."""
+    """For the bare passes: a copy whose parameters require none, in the order of the network under attack."""
 
     def __post_init__(self) -> None:
         whole = _Whole(self.classifier).to(self.images.device)
         self.module = copy.deepcopy(whole).to(memory_format=self.layout).eval().requires_grad_(True)
-        self.frozen = copy.deepcopy(whole).eval().requires_grad_(False)
         with self.classifier.attacked():
             self.classifier(self.images[:2])  # the very first look also examines the network
+            self.frozen = copy.deepcopy(whole).eval().requires_grad_(False)
 
     def to(self, device: str) -> Subject:
         """The same on another device."""

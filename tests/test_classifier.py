@@ -569,6 +569,31 @@ def test_weights_lie_channels_last_while_attacked_and_as_before_afterwards():
     torch.testing.assert_close(inside, outside)
 
 
+def test_weights_are_rearranged_where_they_lie():
+    module = Pooled()
+    held = [weight.data_ptr() for weight in module.parameters()]
+    values = [weight.detach().clone() for weight in module.parameters()]
+    classifier = Classifier(module, num_classes=3)
+    with classifier.attacked():
+        assert [weight.data_ptr() for weight in module.parameters()] == held
+        assert all(map(torch.equal, module.parameters(), values))
+    assert all(map(torch.equal, module.parameters(), values))
+
+
+def test_weights_that_share_their_memory_stay_as_they_are():
+    module = Pooled()
+    twin = nn.Conv2d(3, 4, 3)
+    twin.weight.data = module.convolution.weight.data
+    module.twin = twin
+    module.own = nn.Conv2d(3, 4, 3)
+    before, values = strides(module), twin.weight.detach().clone()
+    with Classifier(module, num_classes=3).attacked():
+        assert torch.equal(twin.weight, values)
+        assert module.twin.weight.stride() == before[0]
+        assert module.own.weight.is_contiguous(memory_format=torch.channels_last)
+    assert strides(module) == before
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_network_that_views_its_features_gets_its_own_order_back(wrapped):
     module, plain = Viewing(), Pooled()

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from robustbench_local.attacks import make_attack
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import InvariantError
 from robustbench_local.randomized import CLEAR, RandomizedClassifier, _doubted, deciding, draws_of, seeded
 from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
+from robustbench_local.threat import ThreatModel
 
 SHAPE = (3, 4, 4)
 STREAM = Stream(5, tuple("abcdefgh"), "any attack")
@@ -201,3 +203,13 @@ def test_a_lead_of_few_standard_errors_is_no_lead():
     broken[1, 2] = -torch.inf
     kept = _doubted(broken, broken.expand(20, -1, -1))
     assert torch.equal(kept[:2].isfinite(), broken[:2].isfinite())
+
+
+@pytest.mark.slow
+def test_an_attack_that_averages_does_not_average_over_the_same_draws_again(noisy, images):
+    looks, one = 2 * 101, images[:1]
+    with noisy.metered(1) as meter, noisy.attacked():
+        label = noisy(one).argmax(dim=1)
+        attack, threat = make_attack("autoattack", {"version": "rand"}), ThreatModel(norm="Linf", eps=1e-6)
+        attack.perturb(noisy, one, label, threat, STREAM)
+    assert meter.forward.tolist() == [(1 + looks) * noisy.draws]

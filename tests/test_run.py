@@ -129,6 +129,7 @@ def test_one_failing_cell_does_not_stop_the_others(workplace, monkeypatch):
     assert run_grid(workplace / "grid.yaml", out=workplace / "out", device="cpu").complete
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_random_starts(workplace):
     def hashes(seed, out):
         return run_grid("grid.yaml", out=out, device="cpu", seed=seed).outcomes["adversarial_hash"].tolist()

@@ -53,7 +53,8 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback(invoke_without_command=True)(options)
-    for name in [name for name in COMMANDS if name in arguments] or COMMANDS:
+    everything = () if arguments[:1] == ["--version"] else COMMANDS
+    for name in [name for name in COMMANDS if name in arguments] or everything:
         app.command(name)(import_module(COMMANDS[name]).command)
     return app
 

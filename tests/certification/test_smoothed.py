@@ -29,6 +29,7 @@ def stream(count: int, seed: int = 0) -> Stream:
     return Stream(seed, tuple(map(str, range(count))), "attack")
 
 
+@pytest.mark.slow
 def test_to_an_attack_it_is_the_logarithm_of_the_mean_softmax(inner, images):
     few, many = (SmoothedClassifier(inner, sigma=0.5, draws=draws) for draws in (20, 4000))
     many.batch_size = 4000

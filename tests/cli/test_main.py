@@ -10,8 +10,9 @@ from robustbench_local.cli.main import call
 
 
 @pytest.fixture
-def rbl(capsys):
+def rbl(capsys, monkeypatch):
     """Runs a command; returns the exit code, the output and the error line."""
+    monkeypatch.setenv("RBL_BATCH_SIZE", "32")  # measuring it takes a second a model
 
     def run(*arguments):
         code = call([str(argument) for argument in arguments])

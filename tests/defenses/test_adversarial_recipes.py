@@ -46,6 +46,7 @@ def _name(recipe):
     return recipe.method + ("-awp" if getattr(recipe, "awp_gamma", 0) else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES_HERE, ids=_name)
 def test_every_recipe_withstands_what_it_trains_against(recipe):
     module = network()

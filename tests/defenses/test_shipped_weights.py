@@ -75,6 +75,7 @@ def test_the_command_names_no_path_of_the_machine_it_ran_on(name):
     assert " /" not in command
 
 
+@pytest.mark.slow
 def test_accuracy_is_what_the_card_says(name, data):
     # 40 of the card's 1,000 images: two standard errors, and the tenth that fewer steps may be worth.
     module = load_classifier(f"zoo:{name}").as_module()

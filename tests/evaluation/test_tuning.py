@@ -62,7 +62,7 @@ def test_slow_models_are_not_measured_for_long(monkeypatch):
 
 
 def test_what_does_not_fit_into_memory_is_not_taken(monkeypatch):
-    classifier = clock(monkeypatch, lambda size: 1.0 / size)
+    classifier = clock(monkeypatch, lambda size: 0.5 / size)
     classifier.largest = 32
     assert tune_batch_size(classifier, IMAGES) == 32
     classifier.largest = 4

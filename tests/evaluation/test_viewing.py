@@ -308,6 +308,7 @@ GRID = {
 }
 
 
+@pytest.mark.slow
 def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     run = run_grid(GRID, out=tmp_path / "run")
     (cell,) = run.results["cells"]

@@ -50,6 +50,7 @@ def test_a_recipe_is_trained_once_and_attacked_like_any_model(cache, monkeypatch
     assert {cell["defense"] for cell in run.results["cells"]} == {"none", trained.defense}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
