@@ -27,8 +27,8 @@ _NOISE = 1e-5
 that is another one in another batch."""
 _TINY = 1e-30
 _AHEAD = 0.5
-"""Proposals are looked at together for this share of an item's mean way from one that helped to the next: a
-fifth of the passes, and every fifth or sixth look in vain."""
+"""Proposals are looked at together for this share of an item's mean way from one that helped to the next: on
+two signs a sixth of the passes, and every sixth look in vain (5,000 steps)."""
 _MOST_AHEAD = 16
 _SPARE = 0.25
 """An item stops looking ahead when so large a share of its steps was in vain."""
