@@ -18,17 +18,15 @@ from torch import Tensor, nn
 from benchmarks import memory, operations, ours
 from benchmarks.job import Job, Run
 from benchmarks.ladder import independent
+from benchmarks.passes import Bare, Passes
 from benchmarks.rows import Row
 from benchmarks.subjects import Subject
 from robustbench_local.failures import first_line
 from robustbench_local.geometry import norm_of
-from robustbench_local.passes import CountedModule
 from robustbench_local.threat import Norm
 
 T = TypeVar("T")
 
-_BARE_REPEATS = 5
-"""Bare passes are short: so many are timed at once."""
 _COUNTED_IMAGES, _COUNTED_STEPS = 8, 20
 _SLACK = 1e-5
 """Relative; a candidate outside the ball by more is no success."""
@@ -39,7 +37,7 @@ class Arm:
     """Who runs the row, and what came of it; lists have an entry for each round, whose number is the seed."""
 
     name: str
-    run: Callable[[Job], tuple[Tensor, tuple[float, float]]]
+    run: Run
     seconds: list[float] = field(default_factory=list)
     robust: list[Tensor] = field(default_factory=list)
     """(N,) boolean: read right, and still read right where the candidate is."""
@@ -48,6 +46,9 @@ class Arm:
     outside: int = 0
     """Candidates outside ball or box."""
     passes: list[tuple[float, float]] = field(default_factory=list)
+    """Forward and backward, an image."""
+    bare: list[float] = field(default_factory=list)
+    """Seconds of the same passes, in batches of the same sizes, through the bare network."""
     tally: operations.Tally | None = None
     memory: float | None = None
     failure: str = ""
@@ -62,20 +63,14 @@ class Result:
     eps: float | None
     n: int
     arms: list[Arm]
-    bare: list[tuple[float, float]]
-    """For each round, seconds an image of a forward pass, and of a forward and a backward pass."""
 
     def ratio(self, arm: Arm) -> float:
         """Its time over that of the first arm, the median over the rounds."""
         return median(a / b for a, b in zip(arm.seconds, self.arms[0].seconds, strict=True))
 
     def overhead(self, arm: Arm) -> float:
-        """Its time over that of the same passes through the bare network with frozen parameters."""
-        floors = [
-            self.n * ((forward - backward) * one + backward * both)
-            for (forward, backward), (one, both) in zip(arm.passes, self.bare, strict=True)
-        ]
-        pairs = zip(arm.seconds, floors, strict=True)
+        """Its time over that of the same passes, in batches of the same sizes, through the bare network."""
+        pairs = zip(arm.seconds, arm.bare, strict=True)
         return median(seconds / floor if floor else math.inf for seconds, floor in pairs)
 
 
@@ -106,34 +101,31 @@ def measure(
         seed=0,
     )
     arms = [Arm(name=_our_name(row, method), run=_ours(method, subject, row.norm)) for method in row.ours]
-    arms += [
-        Arm(name=name, run=_theirs(independent(run) if row.ladder else run)) for name, run in peers.items()
-    ]
-    bare: list[tuple[float, float]] = []
+    arms += [Arm(name=name, run=independent(run) if row.ladder else run) for name, run in peers.items()]
     with warnings.catch_warnings(), classifier.attacked():
         warnings.simplefilter("ignore")
+        if row.memory:  # before anything else, so that all begin alike
+            for arm in arms:
+                _remember(arm, job, device)
         for arm in arms:
-            _prepare(arm, row, subject, job, device)
+            _prepare(arm, row, subject, job)
         for seed in range(rounds):
-            bare.append(_bare(subject.frozen, images, device))
+            bare = Bare(subject.frozen, images, lambda run: timed(run, device)[0])
             for arm in arms:
                 if not arm.failure:
-                    _round(arm, row, subject, replace(job, seed=seed), device)
-    return Result(row=row, subject=subject, eps=eps, n=len(images), arms=arms, bare=bare)
+                    _round(arm, row, subject, replace(job, seed=seed), bare, device)
+    return Result(row=row, subject=subject, eps=eps, n=len(images), arms=arms)
 
 
-def _ours(method: str, subject: Subject, norm: Norm) -> Callable[[Job], tuple[Tensor, tuple[float, float]]]:
+def _ours(method: str, subject: Subject, norm: Norm) -> Run:
     return lambda job: ours.run(method, subject.classifier, job, norm)
 
 
-def _theirs(run: Run) -> Callable[[Job], tuple[Tensor, tuple[float, float]]]:
-    def counted(job: Job) -> tuple[Tensor, tuple[float, float]]:
-        total = [0, 0]
-        module = CountedModule(job.module, total, job.module).eval()
-        candidates = run(replace(job, module=module))
-        return candidates, (total[0] / len(job.images), total[1] / len(job.images))
-
-    return counted
+def _network(arm: Arm, subject: Subject) -> nn.Module:
+    """What an arm's passes go through."""
+    module = subject.classifier.module if arm.name.startswith("ours") else subject.module
+    assert module is not None
+    return module
 
 
 def _our_name(row: Row, method: str) -> str:
@@ -142,28 +134,34 @@ def _our_name(row: Row, method: str) -> str:
     return "ours, early stop" if method.endswith("early stop") else "ours"
 
 
-def _prepare(arm: Arm, row: Row, subject: Subject, job: Job, device: str) -> None:
+def _few(job: Job) -> Job:
+    """A short run, to warm up and to count by."""
+    images, labels = job.images[:_COUNTED_IMAGES], job.labels[:_COUNTED_IMAGES]
+    return replace(job, images=images, labels=labels, steps=min(job.steps, _COUNTED_STEPS))
+
+
+def _remember(arm: Arm, job: Job, device: str) -> None:
+    with _noting_failure(arm):
+        arm.memory = memory.peak_increase(lambda: arm.run(job), device, lambda: arm.run(_few(job)))
+
+
+def _prepare(arm: Arm, row: Row, subject: Subject, job: Job) -> None:
     """A first, short run: it warms up, counts operations and shows whether the arm works at all."""
-    few = replace(
-        job,
-        images=job.images[:_COUNTED_IMAGES],
-        labels=job.labels[:_COUNTED_IMAGES],
-        steps=min(job.steps, _COUNTED_STEPS),
-    )
     network = subject.classifier.module if arm.name.startswith("ours") else subject.module.network
     with _noting_failure(arm):
-        if row.memory:
-            arm.memory = memory.peak_increase(lambda: arm.run(job), device)
         if row.counted:
-            arm.tally = operations.count(lambda: arm.run(few), network)
+            arm.tally = operations.count(lambda: arm.run(_few(job)), network)
 
 
-def _round(arm: Arm, row: Row, subject: Subject, job: Job, device: str) -> None:
+def _round(arm: Arm, row: Row, subject: Subject, job: Job, bare: Bare, device: str) -> None:
     gc.collect()
+    passes = Passes()
     with _noting_failure(arm):
-        seconds, (candidates, passes) = timed(lambda: arm.run(job), device)
+        with passes.of(_network(arm, subject)):
+            seconds, candidates = timed(lambda: arm.run(job), device)
         arm.seconds.append(seconds)
-        arm.passes.append(passes)
+        arm.passes.append(passes.an_image(len(job.images)))
+        arm.bare.append(bare.seconds(passes))
         _score(arm, row, subject, job, candidates.detach())
 
 
@@ -197,25 +195,6 @@ def _in_box(candidates: Tensor) -> Tensor:
 def _read(subject: Subject, images: Tensor) -> Tensor:
     logits: Tensor = subject.module(images)
     return logits.argmax(dim=1)
-
-
-def _bare(whole: nn.Module, images: Tensor, device: str) -> tuple[float, float]:
-    """Seconds an image of a forward pass, and of a forward and a backward pass."""
-
-    def forward() -> None:
-        with torch.no_grad():
-            for _ in range(_BARE_REPEATS):
-                whole(images)
-
-    def both() -> None:
-        for _ in range(_BARE_REPEATS):
-            leaf = images.detach().requires_grad_()
-            torch.autograd.grad(whole(leaf).sum(), leaf)
-
-    forward()
-    both()
-    scale = 1 / (_BARE_REPEATS * len(images))
-    return timed(forward, device)[0] * scale, timed(both, device)[0] * scale
 
 
 def timed(run: Callable[[], T], device: str) -> tuple[float, T]:

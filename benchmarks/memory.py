@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 _KIB_PER_MIB = 1024
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_FORGET_PEAK = "5"
+"""What the kernel reads there as: the peak begins anew."""
 
 
-def peak_increase(run: Callable[[], object], device: str) -> float | None:
-    """By how much memory grows at its peak, MiB; None where it cannot be measured here."""
+def peak_increase(run: Callable[[], object], device: str, warm_up: Callable[[], object]) -> float | None:
+    """By how much memory grows at its peak, MiB; None where it cannot be measured here.
+
+    Args:
+        run: What is measured.
+        device: Where it computes.
+        warm_up: A short run of the same before: what a library loads once is not counted.
+    """
     if device.startswith("cuda"):
+        warm_up()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / _KIB_PER_MIB**2
-    if not hasattr(os, "fork") or not Path("/proc/self/status").exists():
+    if not hasattr(os, "fork") or not _RESET.exists():
         return None
-    return _forked(run)
+    return _forked(run, warm_up)
 
 
-def _forked(run: Callable[[], object]) -> float | None:
+def _forked(run: Callable[[], object], warm_up: Callable[[], object]) -> float | None:
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            before = _resident()
-            run()
-            grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            os.write(send, str(grown / _KIB_PER_MIB).encode())
+            os.write(send, str(_grown(run, warm_up) / _KIB_PER_MIB).encode())
             status = 0
         finally:
             os._exit(status)
@@ -44,7 +52,21 @@ def _forked(run: Callable[[], object]) -> float | None:
     return float(text) if text else None
 
 
-def _resident() -> float:
-    """Resident memory of this process, KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return float(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+def _grown(run: Callable[[], object], warm_up: Callable[[], object]) -> int:
+    """KiB between the least that this process needs before the run and the most during it."""
+    warm_up()
+    gc.collect()
+    # what earlier work freed is still held, and would hide what the run takes
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    _RESET.write_text(_FORGET_PEAK)
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    """What the kernel says of this process, KiB."""
+    lines = _STATUS.read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])

@@ -36,7 +36,7 @@ def exists(method: str) -> bool:
     return _KINDS[method][0] in ATTACKS
 
 
-def run(method: str, classifier: Classifier, job: Job, norm: Norm) -> tuple[Tensor, tuple[float, float]]:
+def run(method: str, classifier: Classifier, job: Job, norm: Norm) -> Tensor:
     """Run a method of ours.
 
     Args:
@@ -46,14 +46,12 @@ def run(method: str, classifier: Classifier, job: Job, norm: Norm) -> tuple[Tens
         norm: Norm of the ball.
 
     Returns:
-        Candidates, and forward and backward passes an image.
+        Candidates, shaped like the images.
     """
     name, parameters, steps = _KINDS[method]
     given = parameters if steps is None else {**parameters, steps: job.steps}
     attack = make_attack(name, given)
     threat = ThreatModel(norm=norm, eps=job.eps)
     stream = Stream(job.seed, tuple(map(str, range(len(job.images)))), repr(attack))
-    with classifier.metered(len(job.images)) as meter:
-        candidates = attack.perturb(classifier, job.images, job.labels, threat, stream)
-    count = len(job.images)
-    return candidates, (meter.forward.sum().item() / count, meter.backward.sum().item() / count)
+    with classifier.metered(len(job.images)):
+        return attack.perturb(classifier, job.images, job.labels, threat, stream)

@@ -19,7 +19,8 @@ _READING = """\
 How to read it:
 
 - *Forward / backward*: passes an image, counted, not estimated.
-- *Overhead*: time over that of the same passes through the bare network with frozen parameters; floor 1.
+- *Overhead*: time over that of the same passes, in batches of the same sizes, through the bare network with
+  frozen parameters; floor 1.
 - *Time / ours*: how many times longer it takes than our first line, on the same images in the same process.
 - *Robust*: images read right, and still read right where the candidate is, of all n. For methods that look
   for the nearest adversarial image: the median distance, over the images read right. Curve-8: at each radius.

@@ -245,7 +245,8 @@ def test_a_search_in_bf16_drops_no_image_that_holds_in_float32(small: Sample):
     assert any(looks)
     assert not all(looks)
     assert really[quick].all()
-    assert int((quick ^ exact).sum()) <= 3
+    # how often the two part depends on the processor's bf16
+    assert (quick ^ exact).float().mean() < 0.2
 
 
 def test_what_bf16_takes_for_a_success_and_float32_does_not_stays_in_the_search():

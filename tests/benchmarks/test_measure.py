@@ -91,12 +91,13 @@ def test_a_library_that_fails_is_a_line_of_the_table(result: Result):
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
-def test_ratios_are_medians_of_rounds_and_overhead_counts_passes(subject: Subject):
-    ours = Arm(name="ours", run=None, seconds=[1.0, 2.0, 4.0], passes=[(21.0, 20.0)] * 3)
-    other = Arm(name="other", run=None, seconds=[3.0, 3.0, 4.0], passes=[(20.0, 20.0)] * 3)
-    result = Result(row=ROW, subject=subject, eps=0.1, n=2, arms=[ours, other], bare=[(0.005, 0.01)] * 3)
+def test_ratios_are_medians_of_rounds(subject: Subject):
+    ours = Arm(name="ours", run=darker, seconds=[1.0, 2.0, 4.0], bare=[0.5, 1.6, 2.5])
+    other = Arm(name="other", run=darker, seconds=[3.0, 3.0, 4.0], bare=[1.0, 2.0, 1.0])
+    result = Result(row=ROW, subject=subject, eps=0.1, n=2, arms=[ours, other])
     assert result.ratio(other) == 1.5
-    assert result.overhead(ours) == pytest.approx(2 / (2 * (0.005 + 20 * 0.01)))
+    assert result.overhead(ours) == pytest.approx(1.6)
+    assert result.overhead(other) == pytest.approx(3.0)
 
 
 def test_the_second_seed_stands_beside_ours_and_what_ours_missed_beside_the_others(result: Result):
