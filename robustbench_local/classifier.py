@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -185,7 +184,7 @@ class Classifier:
             with sound_arithmetic():
                 # read once, with gradients on and off, so that a forward only has to look at them afterwards
                 sound = Settings.current()
-                self._sound = {on: replace(sound, gradients=on) for on in (True, False)}
+                self._sound = {on: sound._replace(gradients=on) for on in (True, False)}
                 yield
         finally:
             self._attacked, self._sound = False, {}

@@ -10,8 +10,8 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,7 @@ _PRECISIONS: tuple[Any, ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The process-wide settings that a careless ``forward`` can change; cheap to read at every call."""
 
     default_dtype: torch.dtype
@@ -60,9 +59,7 @@ class Settings:
 
     def changed(self, other: Settings) -> list[str]:
         """Names of the settings in which ``other`` differs."""
-        return [
-            field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name)
-        ]
+        return [name for name, ours, theirs in zip(self._fields, self, other, strict=True) if ours != theirs]
 
     def restore(self) -> list[str]:
         """Put these settings back; returns the names of those that had changed."""

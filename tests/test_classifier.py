@@ -538,18 +538,19 @@ class Viewing(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
-        self.convolution = nn.Conv2d(3, 4, 3)
+        self.widening = nn.Conv2d(3, 32, 1)
+        self.convolution = nn.Conv2d(32, 4, 3)
         self.readout = nn.Linear(4 * 4, 3)
 
     def forward(self, images):
-        return self.readout(self.convolution(images).view(len(images), -1))
+        return self.readout(self.convolution(self.widening(images)).view(len(images), -1))
 
 
 class Pooled(Viewing):
     """The same without a view."""
 
     def forward(self, images):
-        return self.readout(self.convolution(images).flatten(1))
+        return self.readout(self.convolution(self.widening(images)).flatten(1))
 
 
 def strides(module):
@@ -567,6 +568,23 @@ def test_weights_lie_channels_last_while_attacked_and_as_before_afterwards():
     assert [weight.data_ptr() for weight in module.parameters()] == held
     outside = classifier(torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(inside, outside)
+
+
+def test_a_network_of_few_channels_stays_as_it_is():
+    module = nn.Sequential(nn.Conv2d(3, 31, 3), nn.Conv2d(31, 64, 3), nn.Flatten(), nn.Linear(64, 3))
+    before = strides(module)
+    with Classifier(module, num_classes=3).attacked():
+        assert strides(module) == before
+
+
+def test_a_weight_that_is_computed_anew_stays_as_it_is():
+    convolution = nn.utils.parametrizations.weight_norm(nn.Conv2d(32, 4, 3))
+    module = nn.Sequential(nn.Conv2d(3, 32, 1), convolution, nn.Flatten(), nn.Linear(16, 3))
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    classifier = Classifier(module, num_classes=3)
+    expected = classifier(images)
+    with classifier.attacked():
+        torch.testing.assert_close(classifier(images), expected)
 
 
 def test_who_else_holds_the_weights_sees_the_same_values_while_they_lie_otherwise():

@@ -63,6 +63,7 @@ class APGDSearch(Search[Path]):
     def __init__(self, *, threat: ThreatModel, steps: int, loss: LossName, name: str = "apgd") -> None:
         self.threat, self.steps, self.name, self._loss = threat, steps, name, loss
         self._spans = checkpoint_spans(steps)
+        self._due = frozenset(self._spans.nonzero().flatten().tolist())
 
     def begin(self, front: Front, stream: Stream, draws: list[str]) -> Path:
         """A random start of full length."""
@@ -104,9 +105,10 @@ class APGDSearch(Search[Path]):
 
     def _review(self, front: Front, state: Path, direction: Tensor) -> tuple[Tensor, Tensor]:
         """At a checkpoint: halve the step size of paths that got nowhere, which go back to their top."""
-        spans = self._spans[front.age]
-        if not bool((spans > 0).any()):
+        youngest, oldest = front.span()
+        if not self._due.intersection(range(youngest, oldest + 1)):
             return front.points, direction
+        spans = self._spans[front.age]
         due = (spans > 0).to(state.rises.device, non_blocking=True)
         stuck = state.halved.logical_not() & (state.checked_loss >= state.top_loss)
         weary = (state.rises <= RISES * spans.to(state.rises.device, non_blocking=True)) | stuck
@@ -122,8 +124,7 @@ class APGDSearch(Search[Path]):
         length = column(state.step_size, points)
         # in memory that nobody needs any more: fresh memory costs more than the sums
         plain = torch.addcmul(points, direction, length, out=direction)
-        fresh = front.age == 0
-        some_fresh = bool(fresh.any())
+        some_fresh = front.span()[0] == 0
         if state.low is not None:
             torch.clamp(plain, state.low, state.high, out=plain)
             moved = plain * MOMENTUM if some_fresh else plain.mul_(MOMENTUM)
@@ -136,7 +137,8 @@ class APGDSearch(Search[Path]):
             moved = to_ball_and_box(mixed, front.originals, ball, front.masks)
         if not some_fresh:
             return moved
-        return choose(fresh.to(points.device, non_blocking=True), plain, moved, out=moved)
+        fresh = (front.age == 0).to(points.device, non_blocking=True)
+        return choose(fresh, plain, moved, out=moved)
 
 
 def checkpoint_spans(steps: int) -> Tensor:
@@ -161,7 +163,7 @@ def checkpoint_spans(steps: int) -> Tensor:
 
 def _remember(front: Front, state: Path, losses: Tensor, direction: Tensor) -> None:
     """Note the loss, and the point if it is the highest so far; a loss that is no number is none."""
-    losses = torch.where(torch.isnan(losses), -torch.inf, losses)
+    losses = losses.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     higher = losses > state.top_loss
     choose(higher, front.points, state.top, out=state.top)
     choose(higher, direction, state.top_direction, out=state.top_direction)
@@ -169,5 +171,6 @@ def _remember(front: Front, state: Path, losses: Tensor, direction: Tensor) -> N
     # before the first step there was nothing to rise from: last_loss is +inf then
     state.rises = state.rises + (losses > state.last_loss)
     state.last_loss = losses
-    first = (front.age == 0).to(losses.device, non_blocking=True)
-    state.checked_loss = torch.where(first, losses, state.checked_loss)
+    if front.span()[0] == 0:
+        first = (front.age == 0).to(losses.device, non_blocking=True)
+        state.checked_loss = torch.where(first, losses, state.checked_loss)

@@ -185,6 +185,8 @@ class Engine:
         self._stream, self._early_stop, self._draws = stream, early_stop, draws
         self._between = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_QUESTIONS
         self._half = classifier.search_precision == "bf16" and not exact
+        self._news = False
+        self._none = images.new_empty(0)
 
     def open(self) -> Tensor:
         """Rows of the images that still need work, ascending, int64."""
@@ -267,13 +269,12 @@ class Engine:
         self._offer(search, front, seen.logits)
         if ask and self._early_stop:
             self._confirm(search, front)
-            staying = ~(front.done | self.found[front.rows])
-            if not bool(staying.all()):
-                front, seen = self._part(front, seen, staying)
+            if self._news or bool(front.done.any()):
+                front, seen = self._part(front, seen)
                 if len(front) == 0:
                     return None
         front.points = search.step(front, front.state, seen)  # type: ignore[arg-type]  # begin made it
-        front.age += 1
+        front.grow()
         return front
 
     def _leap(self, search: Search[State], front: Front) -> tuple[Front, Seen]:
@@ -291,24 +292,29 @@ class Engine:
         helps = search.helps(many, search.judge(many, logits)[0]).to(of.device)
         stops = torch.where(helps, offsets, counts[of] - 1)
         chosen = begins + counts.scatter_reduce(0, of, stops, "amin")
-        reached, none = many.pick(chosen), logits.new_empty(0)
+        reached = many.pick(chosen)
         front = replace(front, points=reached.points, age=reached.age, state=reached.state)
-        return front, Seen(logits=logits[chosen.to(logits.device)], losses=none, gradient=none)
+        return front, Seen(logits=logits[chosen.to(logits.device)], losses=self._none, gradient=self._none)
 
-    def _part(self, front: Front, seen: Seen, staying: Tensor) -> tuple[Front, Seen]:
+    def _part(self, front: Front, seen: Seen) -> tuple[Front, Seen]:
         """Take in what the leaving items found, and go on with the others and their siblings' luck."""
-        self._harvest(front.pick((~staying).nonzero().flatten()))
-        index = (~(front.done | self.found[front.rows])).nonzero().flatten()
+        self._harvest(front.pick((front.done | self.found[front.rows]).nonzero().flatten()))
+        staying = ~self.found[front.rows]
+        self._news = False
+        if bool(staying.all()):
+            return front, seen
+        index = staying.nonzero().flatten()
         parts = (seen.logits, seen.losses, seen.gradient)
         logits, losses, gradient = (part if part.numel() == 0 else part[index] for part in parts)
         return front.pick(index), Seen(logits=logits, losses=losses, gradient=gradient)
 
     def _retire(self, search: Search[State], front: Front) -> Front | None:
         """Look at the last points of the items whose steps are used up, and let them go."""
-        over = front.age >= search.steps
-        if not bool(over.any()):
+        youngest, oldest = front.span()
+        if oldest < search.steps:
             return front
-        leaving = front if bool(over.all()) else front.pick(over.nonzero().flatten())
+        over = front.age >= search.steps
+        leaving = front if youngest >= search.steps else front.pick(over.nonzero().flatten())
         self._confirm(search, leaving)
         self._offer(search, leaving, self._logits(leaving))
         self._harvest(leaving)
@@ -329,6 +335,7 @@ class Engine:
         self.scores = best
         if self._early_stop:
             self.found[rows[front.done]] = True
+            self._news = True  # for their siblings
 
     def _precision(self) -> AbstractContextManager[object]:
         """The arithmetic of a look: float32, or bf16 where the user accepts to miss breaks for speed."""
@@ -349,8 +356,7 @@ class Engine:
     def _see(self, search: Search[State], front: Front) -> Seen:
         loss = search.loss(front)
         if loss is None:
-            none = front.points.new_empty(0)
-            return Seen(logits=self._logits(front), losses=none, gradient=none)
+            return Seen(logits=self._logits(front), losses=self._none, gradient=self._none)
         looks = [self.classifier.gradient(front.points, loss, front.rows) for _ in range(self._draws)]
         if self._draws == 1:
             logits, losses, gradient = looks[0]

@@ -55,7 +55,8 @@ class Front(Items):
     points: Tensor
     """(W, C, H, W): where each item is."""
     age: Tensor
-    """(W,) int64, on the CPU: steps taken, which is known without asking the device."""
+    """(W,) int64, on the CPU: steps taken, which is known without asking the device. Changed by `grow`, or
+    before `span` is asked."""
     best_points: Tensor
     """(W, C, H, W): the best point seen."""
     best_scores: Tensor
@@ -64,6 +65,22 @@ class Front(Items):
     """(W,) boolean: has reached what it was looking for."""
     state: Rows
     """What the search keeps for each item."""
+
+    def __post_init__(self) -> None:
+        self._span: tuple[int, int] | None = None
+
+    def span(self) -> tuple[int, int]:
+        """The lowest and the highest age."""
+        if self._span is None:
+            youngest, oldest = self.age.aminmax()
+            self._span = int(youngest), int(oldest)
+        return self._span
+
+    def grow(self) -> None:
+        """Every item is a step older, in place."""
+        youngest, oldest = self.span()
+        self.age += 1
+        self._span = youngest + 1, oldest + 1
 
 
 def _pick(value: Any, index: Tensor) -> Any:

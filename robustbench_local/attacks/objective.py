@@ -102,9 +102,11 @@ def judged(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor,
         exceeds a hundred-thousandth of the logits' range, or the logits are not finite.
     """
     low, high = logits.aminmax(dim=1)
-    finite = (low > -torch.inf) & (high < torch.inf)
-    margins = torch.where(finite, objective("margin", threat, labels)(logits), torch.inf)
-    return margins, (margins > CONFIRMED * (high - low)) | ~finite
+    # few operations, since every step pays for them: no multiple of what is not finite is 0, which turns its
+    # margin into NaN, and NaN is not below the bound
+    margins = objective("margin", threat, labels)(logits).add_(low, alpha=0).add_(high, alpha=0)
+    done = (margins <= (high - low).mul_(CONFIRMED)).logical_not_()
+    return margins.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf), done
 
 
 def success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:

@@ -114,7 +114,7 @@ class Squares(Rows):
     proposed: Tensor
     """(W,): that of ``front.points``."""
     helped: Tensor
-    """(W,) int64: proposals that were accepted."""
+    """(W,) int64: proposals that were accepted; counted where several are looked at together."""
     vain: Tensor
     """(W,) int64, on the CPU: proposals that were looked at in vain, since one before them helped."""
 
@@ -149,7 +149,7 @@ class SquareSearch(Search[Squares]):
         self._power = {"Linf": 0, "L2": 2, "L1": 1}[threat.norm]
         self._count = 2 if self._power else 1
         self._wide = False
-        self._sides = torch.empty(0, dtype=torch.int64)
+        self._sides: list[int] = []
         self._painted: tuple[Tensor, Tensor] | None = None
 
     def begin(self, front: Front, stream: Stream, draws: list[str]) -> Squares:
@@ -157,10 +157,9 @@ class SquareSearch(Search[Squares]):
         channels, height, width = front.points.shape[1:]
         self._wide = self.threat.norm == "L1" and channels > 1
         smallest, odd = (3, True) if self._power else (1, False)
-        sides = window_sides(
+        self._sides = window_sides(
             self.steps, self._p, height, width, smallest=smallest, odd=odd, rescale=self._rescale
         )
-        self._sides = torch.tensor(sides)
         front.originals = front.originals.contiguous()
         start = self._tiles if self._power else self._stripes
         front.points = start(front, stream, draws).contiguous()
@@ -183,7 +182,7 @@ class SquareSearch(Search[Squares]):
     def ahead(self, front: Front, most: int) -> Tensor | None:
         """The more, the rarer a proposal of the item has helped so far; never beyond its block of numbers."""
         state: Squares = front.state  # type: ignore[assignment]  # begin made it
-        if not self.spare or not bool(front.age.all()):
+        if not self.spare or not front.span()[0]:
             return None
         counts = 1 + (_AHEAD * front.age / (state.helped.cpu() + 1)).long()
         room = torch.minimum(_BLOCK - (front.age - 1) % _BLOCK, self.steps - front.age)
@@ -199,7 +198,7 @@ class SquareSearch(Search[Squares]):
         front.age = front.age - 1 + offsets
         none = front.points.new_empty(0)
         front.points = self.step(front, state, Seen(logits=none, losses=none, gradient=none))
-        front.age += 1
+        front.grow()
 
     def helps(self, front: Front, scores: Tensor) -> Tensor:
         """Whether the score rises by more than rounding."""
@@ -209,7 +208,8 @@ class SquareSearch(Search[Squares]):
         """Accept the proposals that raise the score and wipe the others, in their windows if that will do."""
         state: Squares = front.state  # type: ignore[assignment]  # begin made it
         better = self.helps(front, scores)
-        state.helped = state.helped + better
+        if self.spare:
+            state.helped = state.helped + better
         if self._power:
             state.spent = torch.where(better, state.proposed, state.spent)
         if self._wide:
@@ -225,7 +225,7 @@ class SquareSearch(Search[Squares]):
 
     def step(self, front: Front, state: Squares, seen: Seen) -> Tensor:  # noqa: ARG002 - keep has judged
         """The next proposals, painted into the points."""
-        span = _span(front.age)
+        span = front.span()
         colours = self._next(front, state, *span)
         windows = self._windows(front, front.age, *span)
         where = windows.places(state.at[:, : self._count])
@@ -241,17 +241,18 @@ class SquareSearch(Search[Squares]):
         if self._painted is not None and self._painted[0] is state.at:
             return self._painted[1]
         before = (front.age - 1).clamp_min(0)
-        return self._windows(front, before, *_span(before)).places(state.at[:, : self._count])
+        youngest, oldest = (max(age - 1, 0) for age in front.span())
+        return self._windows(front, before, youngest, oldest).places(state.at[:, : self._count])
 
     def _windows(self, front: Front, ages: Tensor, youngest: int, oldest: int) -> Windows:
         """The windows of the steps at these ages."""
         shape, device = tuple(front.points.shape[1:]), front.points.device
-        smallest, largest = int(self._sides[oldest]), int(self._sides[youngest])
+        smallest, largest = self._sides[oldest], self._sides[youngest]
         if smallest == largest:  # sides only fall
             return Windows((largest,), shape, device)
-        sides = self._sides[ages]
-        known = sorted(set(sides.tolist()))
-        which = torch.searchsorted(torch.tensor(known), sides)
+        sides = [self._sides[age] for age in ages.tolist()]
+        known = sorted(set(sides))
+        which = torch.searchsorted(torch.tensor(known), torch.tensor(sides))
         return Windows(tuple(known), shape, device, which.to(device))
 
     def _stripes(self, front: Front, stream: Stream, draws: list[str]) -> Tensor:
@@ -304,7 +305,7 @@ class SquareSearch(Search[Squares]):
         numbers = 2 * self._count + channels + (1 if self._power else 0)
         ages, device = front.age[rows], state.keys.device
         first, rows = (ages * numbers)[:, None].to(device), rows.to(device)
-        sides = self._sides[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
+        sides = torch.tensor(self._sides)[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
         room = torch.tensor([height + 1, width + 1], device=device) - sides[..., None].to(device)
         places = first + torch.arange(_BLOCK * numbers, device=device)
         uniform = uniform_at(state.keys[rows][:, None], places).view(len(rows), _BLOCK, numbers)
@@ -358,12 +359,6 @@ def _paint_plain(front: Front, where: Tensor, colours: Tensor) -> None:
     pixels = front.originals.flatten(1).gather(1, where)
     pixels.view(len(pixels), colours.shape[1], -1).add_(colours[:, :, None])
     front.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
-
-
-def _span(ages: Tensor) -> tuple[int, int]:
-    """The lowest and the highest age."""
-    youngest, oldest = ages.aminmax()
-    return int(youngest), int(oldest)
 
 
 def _sign(numbers: Tensor) -> Tensor:

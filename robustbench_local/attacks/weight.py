@@ -49,5 +49,5 @@ def first_weight(weight: Weight, front: Front, factor: float, unit: Tensor) -> N
         factor: The first weight in units.
         unit: (W,): the unit of each item.
     """
-    if bool((front.age == 0).any()):
+    if front.span()[0] == 0:
         weight.value = torch.where((front.age == 0).to(unit.device), factor * unit, weight.value)

@@ -104,37 +104,25 @@ def command(
     ] = False,
 ) -> int:
     """Train a model by a defense's card, measure it, and write weights, curves and how they were made."""
-    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
-        raise ConfigError(
-            f"cannot write weights to {str(out)!r}",
-            where="--out",
-            remedy="name a .safetensors file in a folder that exists",
-        )
+    _check_writable(out)
     if threads is not None:
         torch.set_num_threads(threads)
     changes = read_settings(settings or (), "--set")
     if batch_size is not None:
         changes["batch_size"] = batch_size
     chosen, recipe = with_settings(find_card(card, kind="defense", extra=cards or ()), changes)
-    place = resolve_device(device)
-    options = read_settings(data_option or (), "--data-option")
-    entry = validate(
-        DataEntry,
-        {"source": data, "split": split, "limit": limit, **options},
-        where="--data-option",
-        error=ConfigError,
-    )
+    place, base = resolve_device(device), Path.cwd()
+    say = Speaker(Console(soft_wrap=True))
+    say.report(f"reading {data}")
     wanted = Wanted(
-        entry=entry,
+        entry=_data_entry(data_option or (), source=data, split=split, limit=limit),
         validation=val,
         share=val_share,
         most=val_limit,
         test=test,
         group_pattern=group_pattern,
     )
-    say = Speaker(Console(soft_wrap=True))
-    say.report(f"reading {data}")
-    images, sources = load_images(wanted, seed=seed, base=Path.cwd())
+    images, sources = load_images(wanted, seed=seed, base=base)
     start = load_start(
         model,
         num_classes=images.training.num_classes,
@@ -142,7 +130,7 @@ def command(
         weights=weights,
         normalize=normalize,
         allow_code=allow_code,
-        base=Path.cwd(),
+        base=base,
     )
     if recipe.fine_tune and not start.origin:
         raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
@@ -158,7 +146,7 @@ def command(
             checkpoint=checkpoint,
             report=say.report,
             on_step=say.step,
-            base=Path.cwd(),
+            base=base,
         )
     figures = measure(start, recipe, images, autoattack=autoattack, device=place, report=say.report)
     save(
@@ -175,6 +163,22 @@ def command(
     )
     say.report(f"wrote {out} with its card and curves; in a grid it is checkpoint:{out}")
     return 0
+
+
+def _check_writable(out: Path) -> None:
+    """Before anything is computed."""
+    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
+        raise ConfigError(
+            f"cannot write weights to {str(out)!r}",
+            where="--out",
+            remedy="name a .safetensors file in a folder that exists",
+        )
+
+
+def _data_entry(words: Sequence[str], **said: Any) -> DataEntry:
+    """The training images as a grid file would say them."""
+    options = read_settings(words, "--data-option")
+    return validate(DataEntry, {**said, **options}, where="--data-option", error=ConfigError)
 
 
 def read_settings(words: Sequence[str], flag: str) -> dict[str, Any]:

@@ -154,29 +154,11 @@ def evaluate(
         method.check(threat, classifier)
     else:
         _check_transfer(method, threat, classifier, surrogate, known, fitted)
-    positions = applicable(fitted, threat, resolve_classes(rules.sources, fitted.class_names))
-    if not len(positions):
-        raise DataError("no image is of a source class and outside the targets", where=fitted.name)
-    chosen = fitted.select(positions)
-    key = cell_key(
-        {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
-    )
-    common: dict[str, Any] = {
-        "key": key,
-        "classifier": classifier,
-        "data": chosen,
-        "threat": threat,
-        "seed": seed,
-    }
-    task: Work = (
-        Viewing(attack=method, test_views=test_views, **common)
-        if isinstance(method, ExpectationAttack)
-        else Task(attack=method, surrogate=surrogate, **common)
-    )
+    chosen = _attacked(fitted, rules, threat)
+    task = _work(classifier, method, threat, chosen, surrogate=surrogate, test_views=test_views, seed=seed)
     heard: list[str] = []
     size = batch_size or default_batch_size(chosen.images)
     batches = list(run_batches(task, batch_size=size, notify=heard.append))
-    rows = [row for batch in batches for row in batch.outcomes]
     notes = (
         *classifier.notes,
         *fitted.notes,
@@ -185,8 +167,52 @@ def evaluate(
         *method.warnings(threat),
         *heard,
     )
+    return _result(method, threat, batches, surrogate, notes)
+
+
+def _attacked(data: Dataset, rules: CardThreat, threat: ThreatModel) -> Dataset:
+    """The images that the attacker has something to gain from."""
+    positions = applicable(data, threat, resolve_classes(rules.sources, data.class_names))
+    if not len(positions):
+        raise DataError("no image is of a source class and outside the targets", where=data.name)
+    return data.select(positions)
+
+
+def _work(
+    classifier: Classifier,
+    attack: Attack,
+    threat: ThreatModel,
+    data: Dataset,
+    *,
+    surrogate: Classifier | None,
+    test_views: int,
+    seed: int,
+) -> Work:
+    """The cell that is to be run."""
+    named = {"model": classifier.name, "attack": repr(attack), "threat": repr(threat), "seed": str(seed)}
+    common: dict[str, Any] = {
+        "key": cell_key(named),
+        "classifier": classifier,
+        "data": data,
+        "threat": threat,
+        "seed": seed,
+    }
+    if isinstance(attack, ExpectationAttack):
+        return Viewing(attack=attack, test_views=test_views, **common)
+    return Task(attack=attack, surrogate=surrogate, **common)
+
+
+def _result(
+    attack: Attack,
+    threat: ThreatModel,
+    batches: Sequence[Batch],
+    surrogate: Classifier | None,
+    notes: Sequence[str],
+) -> EvaluationResult:
+    """What came of the batches."""
+    rows = [row for batch in batches for row in batch.outcomes]
     return EvaluationResult(
-        attack=method,
+        attack=attack,
         threat=threat,
         tally=tally(rows),
         outcomes=frame(rows),

@@ -49,9 +49,30 @@ def test_the_success_margin_is_positive_exactly_on_success(threat: ThreatModel):
 
 
 def test_an_answer_that_is_not_finite_is_beyond_every_goal():
-    logits = torch.tensor([[0.0, torch.nan], [0.0, torch.inf], [1.0, 0.0]])
-    margins = success_margin(logits, torch.tensor([0, 1, 0]), LEAVE)
-    assert margins.tolist() == [torch.inf, torch.inf, -1.0]
+    inf, nan = torch.inf, torch.nan
+    rows = [[0.0, nan], [0.0, inf], [inf, 0.0], [0.0, -inf], [-inf, 0.0], [inf, inf], [-inf, inf], [nan, nan]]
+    for label in (0, 1):
+        margins, done = judged(torch.tensor(rows), torch.full((8,), label), LEAVE)
+        assert margins.tolist() == [inf] * 8
+        assert done.all()
+
+
+def test_large_logits_are_no_success_by_themselves():
+    """Not even where their range is beyond float32."""
+    logits = torch.tensor([[3e38, -3e38], [-3e38, -3.1e38], [1.0, 0.0]])
+    margins, done = judged(logits, torch.zeros(3, dtype=torch.int64), LEAVE)
+    assert (margins < 0).all()
+    assert not done.any()
+    assert success_margin(logits, torch.ones(3, dtype=torch.int64), LEAVE).gt(0).all()
+
+
+def test_a_goal_that_cannot_be_reached_is_infinitely_far():
+    """The only target is the label."""
+    margins, done = judged(
+        torch.tensor([[1.0, 2.0]]), torch.tensor([1]), ThreatModel(norm="L2", eps=1, targets=(1,))
+    )
+    assert margins.tolist() == [-torch.inf]
+    assert not done.any()
 
 
 def test_unknown_and_undefined_losses_are_refused():

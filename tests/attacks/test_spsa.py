@@ -29,7 +29,7 @@ def estimates(sample: Sample, attack: SPSA, size: int, steps: int = 1) -> list[T
     found = []
     for _ in range(steps):
         found.append(search._estimate(front, front.state))
-        front.age += 1
+        front.grow()
     return found
 
 
@@ -59,7 +59,7 @@ def test_directions_are_other_signs_at_every_step_and_for_every_image():
     assert whole.shape == (3, 5, 2, 5, 5)
     assert set(whole.unique().tolist()) == {-1.0, 1.0}
     assert torch.equal(whole[:, 3:], search._signs(front, front.state, 3, 2))
-    front.age += 1
+    front.grow()
     every = torch.cat([whole, search._signs(front, front.state, 0, 5)]).flatten(0, 1).flatten(1)
     assert len(every.unique(dim=0)) == 30
     assert abs(float(every.mean())) < 0.1
@@ -87,7 +87,7 @@ def test_the_path_is_adams():
         pixels = pixels + 0.01 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
         nothing = torch.empty(0)
         front.points = search.step(front, front.state, Seen(logits=nothing, losses=nothing, gradient=nothing))
-        front.age += 1
+        front.grow()
         assert torch.allclose(front.points, pixels, atol=1e-6)
 
 

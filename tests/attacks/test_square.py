@@ -137,7 +137,7 @@ def test_steps_under_l2_and_l1_are_the_papers(norm: str, power: int, eps: float)
         accepted = front.best_points.clone()
         assert torch.equal(front.points, accepted)
         search.step(front, front.state, Seen(logits=logits, losses=logits, gradient=logits))
-        front.age += 1
+        front.grow()
         side = window_sides(80, 0.8, 9, 8, smallest=3, odd=True)[step]
         for row, window in enumerate(front.state.at.tolist()):
             expected = proposal(images[row], accepted[row], power, eps, window, side)
