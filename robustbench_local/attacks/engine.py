@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.front import Front, Items, Rows
+from robustbench_local.attacks.front import Foreseen, Front, Items, Rows
 from robustbench_local.attacks.objective import judged
 from robustbench_local.classifier import Classifier
 from robustbench_local.geometry import Balls, choose
@@ -29,8 +29,10 @@ PIXELS_AT_A_TIME = 128 * 3 * 32 * 32
 _REFILL_AT = 0.75
 """A batch is filled up when it has shrunk to this share: each time costs a copy of what is under way."""
 _SHARE_AHEAD = 0.5
-"""Points are looked at ahead of their time while a batch is smaller than this share of its size: there a
-larger one costs little more."""
+"""Points that are looked at ahead of their time fill a batch to this share of its size."""
+_FEWEST_AHEAD = 8
+"""So many of each item have to fit in there: a batch that is not small costs by its images, those that are
+looked at in vain included."""
 _STEPS_BETWEEN_QUESTIONS = 8
 """On a GPU the host asks only so often which items are done: asking waits for the queue to run dry."""
 
@@ -101,20 +103,32 @@ class Search(ABC, Generic[State]):
         """
         return None
 
-    def foresee(self, front: Front, offsets: Tensor, counts: Tensor) -> None:
-        """Turn items into what they will be if nothing helps until then.
+    def foresee(self, front: Front, of: Tensor, offsets: Tensor) -> Foreseen:
+        """Where items will be if nothing helps until then.
 
         Args:
-            front: Copies of items, a row for each point to look at; ``points`` hold the items' best points.
-                To be brought up to date are ``points``, ``age`` and ``state``.
-            offsets: (M,) int64 on the CPU: how many steps ahead each row is, 0 for the present point.
-            counts: (M,) int64 on the CPU: how many points each row's item is looked at in.
+            front: The items, not to be changed.
+            of: (M,) int64 on the CPU: which item is meant.
+            offsets: (M,) int64 on the CPU: how many steps ahead, 0 for the present point.
+
+        Returns:
+            Points, and what `leap` needs to go there.
         """
         raise NotImplementedError(f"{type(self).__name__} does not look ahead")
 
-    def helps(self, front: Front, scores: Tensor) -> Tensor:
-        """Whether points change what comes after them, (W,) boolean."""
-        return scores > front.best_scores
+    def leap(self, front: Front, there: Foreseen, vain: Tensor) -> None:
+        """Bring the items' state up to where they have gone; points and ages already are.
+
+        Args:
+            front: The items.
+            there: What was foreseen, a row for each item.
+            vain: (W,) int64 on the CPU: points of each that were looked at in vain.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not look ahead")
+
+    def helps(self, scores: Tensor, best_scores: Tensor) -> Tensor:
+        """Whether points, (W,) scores, change what comes after them, (W,) boolean."""
+        return scores > best_scores
 
     def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
         """How good each point is, and which items have reached what they were looking for.
@@ -265,7 +279,7 @@ class Engine:
     def _look(self, search: Search[State], front: Front, ask: bool) -> Front | None:
         """One look at every point, and one step of the items that go on."""
         with self._precision():
-            front, seen = self._leap(search, front)
+            seen = self._leap(search, front)
         self._offer(search, front, seen.logits)
         if ask and self._early_stop:
             self._confirm(search, front)
@@ -277,24 +291,28 @@ class Engine:
         front.grow()
         return front
 
-    def _leap(self, search: Search[State], front: Front) -> tuple[Front, Seen]:
+    def _leap(self, search: Search[State], front: Front) -> Seen:
         """See the present points; or several of each item at once, and go on to the first that helps."""
         room = int(_SHARE_AHEAD * self.size) // len(front)
-        counts = search.ahead(front, room) if room > 1 else None
+        counts = search.ahead(front, room) if room >= _FEWEST_AHEAD else None
         if counts is None:
-            return front, self._see(search, front)
+            return self._see(search, front)
         of = torch.repeat_interleave(counts)
         begins = counts.cumsum(0) - counts
         offsets = torch.arange(len(of)) - begins[of]
-        many = replace(front, points=front.best_points, best_points=front.rows).pick(of)
-        search.foresee(many, offsets, counts[of])
+        there, item = search.foresee(front, of, offsets), of.to(front.rows.device)
+        many = replace(front, rows=front.rows[item], labels=front.labels[item], points=there.points)
         logits = self._logits(many)
-        helps = search.helps(many, search.judge(many, logits)[0]).to(of.device)
+        scores = search.judge(many, logits)[0]
+        helps = search.helps(scores, front.best_scores[item]).to(of.device)
         stops = torch.where(helps, offsets, counts[of] - 1)
-        chosen = begins + counts.scatter_reduce(0, of, stops, "amin")
-        reached = many.pick(chosen)
-        front = replace(front, points=reached.points, age=reached.age, state=reached.state)
-        return front, Seen(logits=logits[chosen.to(logits.device)], losses=self._none, gradient=self._none)
+        steps = (counts - 1).scatter_reduce(0, of, stops, "amin")
+        chosen = begins + steps
+        reached = there.pick(chosen)
+        front.points = reached.points
+        front.leap(steps)
+        search.leap(front, reached, counts - 1 - steps)
+        return Seen(logits=logits[chosen.to(logits.device)], losses=self._none, gradient=self._none)
 
     def _part(self, front: Front, seen: Seen) -> tuple[Front, Seen]:
         """Take in what the leaving items found, and go on with the others and their siblings' luck."""

@@ -55,8 +55,8 @@ class Front(Items):
     points: Tensor
     """(W, C, H, W): where each item is."""
     age: Tensor
-    """(W,) int64, on the CPU: steps taken, which is known without asking the device. Changed by `grow`, or
-    before `span` is asked."""
+    """(W,) int64, on the CPU: steps taken, which is known without asking the device. Only `grow` and `leap`
+    change it."""
     best_points: Tensor
     """(W, C, H, W): the best point seen."""
     best_scores: Tensor
@@ -72,15 +72,33 @@ class Front(Items):
     def span(self) -> tuple[int, int]:
         """The lowest and the highest age."""
         if self._span is None:
-            youngest, oldest = self.age.aminmax()
-            self._span = int(youngest), int(oldest)
+            self._span = span(self.age)
         return self._span
 
     def grow(self) -> None:
-        """Every item is a step older, in place."""
+        """Every item is a step older."""
         youngest, oldest = self.span()
         self.age += 1
         self._span = youngest + 1, oldest + 1
+
+    def leap(self, steps: Tensor) -> None:
+        """Each item is so many steps older, (W,) int64 on the CPU."""
+        self.age = self.age + steps
+        self._span = None
+
+
+@dataclass(kw_only=True)
+class Foreseen(Rows):
+    """Where items will be some steps ahead."""
+
+    points: Tensor
+    """(M, C, H, W)."""
+
+
+def span(ages: Tensor) -> tuple[int, int]:
+    """The lowest and the highest age, (W,) int64 on the CPU."""
+    youngest, oldest = ages.aminmax()
+    return int(youngest), int(oldest)
 
 
 def _pick(value: Any, index: Tensor) -> Any:

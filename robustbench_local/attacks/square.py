@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.engine import Engine, Search, Seen
-from robustbench_local.attacks.front import Front, Rows
+from robustbench_local.attacks.front import Foreseen, Front, Rows, span
 from robustbench_local.attacks.windows import Windows, tiled, tiles, window_sides
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
@@ -119,6 +119,38 @@ class Squares(Rows):
     """(W,) int64, on the CPU: proposals that were looked at in vain, since one before them helped."""
 
 
+@dataclass(kw_only=True)
+class Ahead(Foreseen):
+    """A proposal that was foreseen."""
+
+    at: Tensor
+    """As in `Squares`."""
+    where: Tensor
+    """(M, positions) int64: where it is, in an image's memory."""
+    spent: Tensor
+    """(M,): as ``proposed`` in `Squares`."""
+
+
+@dataclass(kw_only=True)
+class Canvas:
+    """What proposals are painted into, a row each."""
+
+    points: Tensor
+    """(M, C, H, W): best points, and the proposals in them afterwards."""
+    originals: Tensor
+    """(M, C, H, W)."""
+    ball: Balls | ThreatModel
+    """Around each."""
+    at: Tensor
+    """The windows, as in `Squares`."""
+    colours: Tensor
+    """(M, C)."""
+    reach: Tensor
+    """(M,): as in `Squares`."""
+    spent: Tensor
+    """(M,): that of the best points, and of the proposals afterwards; stays as it is under Linf."""
+
+
 class SquareSearch(Search[Squares]):
     """Square's search on the engine. A proposal is painted into the present points, and wiped if rejected.
 
@@ -150,6 +182,7 @@ class SquareSearch(Search[Squares]):
         self._count = 2 if self._power else 1
         self._wide = False
         self._sides: list[int] = []
+        self._side_table = torch.empty(0, dtype=torch.int64)
         self._painted: tuple[Tensor, Tensor] | None = None
 
     def begin(self, front: Front, stream: Stream, draws: list[str]) -> Squares:
@@ -160,6 +193,7 @@ class SquareSearch(Search[Squares]):
         self._sides = window_sides(
             self.steps, self._p, height, width, smallest=smallest, odd=odd, rescale=self._rescale
         )
+        self._side_table = torch.tensor(self._sides)
         front.originals = front.originals.contiguous()
         start = self._tiles if self._power else self._stripes
         front.points = start(front, stream, draws).contiguous()
@@ -191,23 +225,39 @@ class SquareSearch(Search[Squares]):
         counts[state.vain > self.spare - most] = 1
         return counts if bool((counts > 1).any()) else None
 
-    def foresee(self, front: Front, offsets: Tensor, counts: Tensor) -> None:
+    def foresee(self, front: Front, of: Tensor, offsets: Tensor) -> Ahead:
         """Paint proposals into the best points, each as if all before it had been wiped."""
         state: Squares = front.state  # type: ignore[assignment]  # begin made it
-        state.vain = state.vain + counts - 1 - offsets
-        front.age = front.age - 1 + offsets
-        none = front.points.new_empty(0)
-        front.points = self.step(front, state, Seen(logits=none, losses=none, gradient=none))
-        front.grow()
+        ages = front.age[of] - 1 + offsets
+        windows = self._windows(front, ages, *span(ages))
+        row, slot = of.to(state.keys.device), (ages % _BLOCK).to(state.keys.device)
+        canvas = Canvas(
+            points=front.best_points[row],
+            originals=front.originals[row],
+            ball=self.threat if front.eps is None else Balls(self.threat.norm, front.eps[row]),
+            at=state.ahead[row, slot],
+            colours=state.colours[row, slot],
+            reach=state.reach[row],
+            spent=state.spent[row],
+        )
+        where = self._paint(canvas, windows)
+        return Ahead(points=canvas.points, at=canvas.at, where=where, spent=canvas.spent)
 
-    def helps(self, front: Front, scores: Tensor) -> Tensor:
+    def leap(self, front: Front, there: Foreseen, vain: Tensor) -> None:
+        """Take over the proposals that are shown now."""
+        state: Squares = front.state  # type: ignore[assignment]  # begin made it
+        state.vain = state.vain + vain
+        state.at, state.proposed = there.at, there.spent  # type: ignore[attr-defined]  # foresee made it
+        self._painted = state.at, there.where  # type: ignore[attr-defined]
+
+    def helps(self, scores: Tensor, best_scores: Tensor) -> Tensor:
         """Whether the score rises by more than rounding."""
-        return scores * (1 + _NOISE) > front.best_scores
+        return scores * (1 + _NOISE) > best_scores
 
     def keep(self, front: Front, scores: Tensor) -> None:
         """Accept the proposals that raise the score and wipe the others, in their windows if that will do."""
         state: Squares = front.state  # type: ignore[assignment]  # begin made it
-        better = self.helps(front, scores)
+        better = self.helps(scores, front.best_scores)
         if self.spare:
             state.helped = state.helped + better
         if self._power:
@@ -225,16 +275,29 @@ class SquareSearch(Search[Squares]):
 
     def step(self, front: Front, state: Squares, seen: Seen) -> Tensor:  # noqa: ARG002 - keep has judged
         """The next proposals, painted into the points."""
-        span = front.span()
-        colours = self._next(front, state, *span)
-        windows = self._windows(front, front.age, *span)
-        where = windows.places(state.at[:, : self._count])
+        youngest, oldest = front.span()
+        colours = self._next(front, state, youngest, oldest)
+        canvas = Canvas(
+            points=front.points,
+            originals=front.originals,
+            ball=self.ball(front),
+            at=state.at,
+            colours=colours,
+            reach=state.reach,
+            spent=state.spent,
+        )
+        where = self._paint(canvas, self._windows(front, front.age, youngest, oldest))
+        state.proposed, self._painted = canvas.spent, (state.at, where)
+        return canvas.points
+
+    def _paint(self, canvas: Canvas, windows: Windows) -> Tensor:
+        """Paint each item's proposal; returns where it is, as positions in an image's memory."""
+        where = windows.places(canvas.at[:, : self._count])
         if self._power:
-            self._paint_bumps(front, state, windows, where, colours)
+            self._paint_bumps(canvas, windows, where)
         else:
-            _paint_plain(front, where, colours)
-        self._painted = state.at, where
-        return front.points
+            _paint_plain(canvas, where)
+        return where
 
     def _present(self, front: Front, state: Squares) -> Tensor:
         """Where the proposals are: `step` knew, unless items have come or gone since."""
@@ -252,7 +315,7 @@ class SquareSearch(Search[Squares]):
             return Windows((largest,), shape, device)
         sides = [self._sides[age] for age in ages.tolist()]
         known = sorted(set(sides))
-        which = torch.searchsorted(torch.tensor(known), torch.tensor(sides))
+        which = torch.tensor([known.index(side) for side in sides])
         return Windows(tuple(known), shape, device, which.to(device))
 
     def _stripes(self, front: Front, stream: Stream, draws: list[str]) -> Tensor:
@@ -305,7 +368,7 @@ class SquareSearch(Search[Squares]):
         numbers = 2 * self._count + channels + (1 if self._power else 0)
         ages, device = front.age[rows], state.keys.device
         first, rows = (ages * numbers)[:, None].to(device), rows.to(device)
-        sides = torch.tensor(self._sides)[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
+        sides = self._side_table[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
         room = torch.tensor([height + 1, width + 1], device=device) - sides[..., None].to(device)
         places = first + torch.arange(_BLOCK * numbers, device=device)
         uniform = uniform_at(state.keys[rows][:, None], places).view(len(rows), _BLOCK, numbers)
@@ -323,23 +386,21 @@ class SquareSearch(Search[Squares]):
         state.ahead = state.ahead.index_copy(0, rows, entry)
         state.colours = state.colours.index_copy(0, rows, colours)
 
-    def _paint_bumps(
-        self, front: Front, state: Squares, windows: Windows, where: Tensor, colours: Tensor
-    ) -> None:
+    def _paint_bumps(self, canvas: Canvas, windows: Windows, where: Tensor) -> None:
         """L2, L1: wipe the second window; its change, and what was not spent, goes into the first."""
-        power, channels, half = self._power, colours.shape[1], where.shape[1] // 2
-        points, originals = front.points.flatten(1), front.originals.flatten(1)
-        pixels = originals.gather(1, where)
+        power, colours, half = self._power, canvas.colours, where.shape[1] // 2
+        channels, points = colours.shape[1], canvas.points.flatten(1)
+        pixels = canvas.originals.flatten(1).gather(1, where)
         delta = points.gather(1, where) - pixels
         sums = windows.sums(_raised(delta, power))
         here, there = torch.split(where, half, dim=1)
         points.scatter_(1, there, pixels[:, half:])
         pixels, old = pixels[:, :half], delta[:, :half]
         taken = sums[:, channels:] + windows.sums(_raised(points.gather(1, here) - pixels, power))
-        budget = (taken + (state.reach - state.spent)[:, None] / channels).clamp_min(0)
+        budget = (taken + (canvas.reach - canvas.spent)[:, None] / channels).clamp_min(0)
         if self._wide:  # more than the ball allows: the projection takes it from the whole image
             budget *= channels
-        pattern = colours[:, :, None] * windows.bumps(state.at[:, 2], power)[:, None]
+        pattern = colours[:, :, None] * windows.bumps(canvas.at[:, 2], power)[:, None]
         size = _root(sums[:, :channels], power)[:, :, None]
         new = pattern + old.view(len(old), channels, -1) / size
         size = _root(windows.sums(_raised(new.flatten(1), power)), power)
@@ -347,18 +408,18 @@ class SquareSearch(Search[Squares]):
         painted = (pixels + new.flatten(1)).clamp_(0.0, 1.0)
         points.scatter_(1, here, painted)
         if self._wide:
-            front.points = to_ball_and_box(front.points, front.originals, self.ball(front))
-            state.proposed = _sum(front.points - front.originals, power)
+            canvas.points = to_ball_and_box(canvas.points, canvas.originals, canvas.ball)
+            canvas.spent = _sum(canvas.points - canvas.originals, power)
             return
         change = windows.sums(_raised(painted - pixels, power)) - taken
-        state.proposed = state.spent + change.sum(dim=1)
+        canvas.spent = canvas.spent + change.sum(dim=1)
 
 
-def _paint_plain(front: Front, where: Tensor, colours: Tensor) -> None:
+def _paint_plain(canvas: Canvas, where: Tensor) -> None:
     """Linf: one colour a channel, at the border of the ball."""
-    pixels = front.originals.flatten(1).gather(1, where)
-    pixels.view(len(pixels), colours.shape[1], -1).add_(colours[:, :, None])
-    front.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
+    pixels = canvas.originals.flatten(1).gather(1, where)
+    pixels.view(len(pixels), canvas.colours.shape[1], -1).add_(canvas.colours[:, :, None])
+    canvas.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
 
 
 def _sign(numbers: Tensor) -> Tensor:

@@ -215,7 +215,7 @@ def whole_numbers(images: Tensor) -> Tensor:
     return (levels @ weights.t() + torch.tensor([1500.0, 0.0, 0.0])) / 1024
 
 
-@pytest.mark.parametrize(("threat", "size"), [(LINF, 60), (LINF, 256), (L2, 256), (L1, 60)], ids=str)
+@pytest.mark.parametrize(("threat", "size"), [(LINF, 160), (LINF, 256), (L2, 256), (L1, 160)], ids=str)
 def test_looking_ahead_finds_the_same_points_in_fewer_passes(threat: ThreatModel, size: int):
     images = torch.rand(9, 2, 10, 9, generator=torch.Generator().manual_seed(2))
     threat = ThreatModel(norm=threat.norm, eps=threat.eps / 6)
