@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustbench_local.defenses.adversary import divergence, linf_examples, near
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import Recipe, require
+from robustbench_local.defenses.schedule import raised
 from robustbench_local.threat import ThreatModel
 
 VALIDATION_STEPS = 10
@@ -41,7 +42,7 @@ class AdversarialRecipe(Recipe):
 
     def eps(self, progress: float) -> float:
         """The adversary's radius at ``progress`` epochs, in pixel units of [0, 1]."""
-        return self.threat.eps * min(1.0, (progress + 1) / max(1, self.eps_warmup_epochs))
+        return self.threat.eps * raised(progress, self.eps_warmup_epochs)
 
 
 Kind = TypeVar("Kind", bound=AdversarialRecipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -19,7 +20,20 @@ UNVERIFIED = (
 """What a reader has to know of a defense that only hides gradients."""
 
 
-class DefendedClassifier(WrappedClassifier):
+Transform = TypeVar("Transform", bound=Callable[..., Tensor])
+
+
+class _Defended(WrappedClassifier, Generic[Transform]):
+    """What both kinds share: what is done to the images, and whether gradients go through it."""
+
+    def __init__(self, inner: Classifier, transform: Transform, *, identity: str, verified: bool) -> None:
+        super().__init__(inner, access=_access(inner, verified))
+        self._transform, self._identity = transform, identity
+        if not verified:
+            self.note(UNVERIFIED)
+
+
+class DefendedClassifier(_Defended[Callable[[Tensor], Tensor]]):
     """A classifier that gets its images changed, the same image always in the same way.
 
     Args:
@@ -28,14 +42,6 @@ class DefendedClassifier(WrappedClassifier):
         identity: Everything that decides what ``transform`` does.
         verified: Whether gradients go through ``transform``, exactly or by a surrogate.
     """
-
-    def __init__(
-        self, inner: Classifier, transform: Callable[[Tensor], Tensor], *, identity: str, verified: bool
-    ) -> None:
-        super().__init__(inner, access=_access(inner, verified))
-        self._transform, self._identity = transform, identity
-        if not verified:
-            self.note(UNVERIFIED)
 
     @property
     def identity(self) -> str:
@@ -46,7 +52,7 @@ class DefendedClassifier(WrappedClassifier):
         return self.inner(self._transform(images))
 
 
-class RandomlyDefendedClassifier(RandomizedClassifier):
+class RandomlyDefendedClassifier(_Defended[Callable[[Tensor, Numbers], Tensor]], RandomizedClassifier):
     """A classifier that gets its images changed by chance.
 
     Args:
@@ -55,19 +61,6 @@ class RandomlyDefendedClassifier(RandomizedClassifier):
         identity: Everything that decides what ``transform`` does.
         verified: Whether gradients go through ``transform``, exactly or by a surrogate.
     """
-
-    def __init__(
-        self,
-        inner: Classifier,
-        transform: Callable[[Tensor, Numbers], Tensor],
-        *,
-        identity: str,
-        verified: bool,
-    ) -> None:
-        super().__init__(inner, access=_access(inner, verified))
-        self._transform, self._identity = transform, identity
-        if not verified:
-            self.note(UNVERIFIED)
 
     @property
     def identity(self) -> str:

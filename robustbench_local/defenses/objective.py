@@ -21,14 +21,12 @@ class Batch:
     Attributes:
         images: Augmented, (N, C, H, W) in [0, 1], on the device.
         labels: (N,), on the device.
-        rows: Which images of the training set these are, (N,), on the CPU.
         progress: Epochs done, with a fraction.
         generator: Of all random numbers of the step, on the CPU.
     """
 
     images: Tensor
     labels: Tensor
-    rows: Tensor
     progress: float
     generator: torch.Generator
 

@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""What changes over a training: the learning rate, and the radius of an adversary."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
         return recipe.learning_rate * 0.1**passed
     done = (progress - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
     return recipe.learning_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
+def raised(progress: float, epochs: int) -> float:
+    """Share of the full radius at ``progress`` epochs: it grows over ``epochs`` and then stays 1."""
+    return min(1.0, (progress + 1) / max(1, epochs))

@@ -12,6 +12,7 @@ from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.noisy import NoisyObjective, NoisyRecipe, smoothed_log_likelihood
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.schedule import raised
 from robustbench_local.threat import ThreatModel
 
 
@@ -77,7 +78,7 @@ class _SmoothAdvObjective(NoisyObjective[SmoothAdv]):
         draws = recipe.draws
         shape = (len(batch.images) * draws, *batch.images.shape[1:])
         noise = recipe.sigma * torch.randn(shape, generator=batch.generator).to(batch.images.device)
-        eps = recipe.threat.eps * min(1.0, (batch.progress + 1) / max(1, recipe.eps_warmup_epochs))
+        eps = recipe.threat.eps * raised(batch.progress, recipe.eps_warmup_epochs)
 
         def attacked(images: Tensor) -> Tensor:
             logits = module(images.repeat_interleave(draws, dim=0) + noise)

@@ -174,7 +174,6 @@ def _train_epoch(
         batch = Batch(
             images=_laid_out(augmentation(images, labels, generator)),
             labels=labels.to(context.device),
-            rows=rows,
             progress=learner.epoch + step / context.steps,
             generator=generator,
         )

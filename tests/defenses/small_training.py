@@ -67,7 +67,6 @@ def batch(data=TRAINING, *, progress=0.0, seed=0, count=16):
     return Batch(
         images=data.images[:count],
         labels=data.labels[:count],
-        rows=torch.arange(count),
         progress=progress,
         generator=torch.Generator().manual_seed(seed),
     )
