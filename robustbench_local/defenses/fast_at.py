@@ -15,9 +15,10 @@ from robustbench_local.defenses.recipe import require
 from robustbench_local.errors import ModelError
 
 _GAP = 0.3
-"""FGSM accuracy above PGD accuracy, as shares, that a sound training does not show."""
+"""FGSM accuracy above PGD accuracy, as shares, that a sound training does not show: there PGD costs it a few
+points more than FGSM, and on 256 images chance moves the gap by less than ten."""
 _FALL = 0.5
-"""PGD accuracy below this share of its best so far is a collapse."""
+"""PGD accuracy below this share of what it should be is a collapse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,8 @@ class FastTraining(AdversarialRecipe):
 
     With too long a step or too long a training it can learn, within an epoch, to withstand FGSM alone
     (catastrophic overfitting). After each epoch both attacks are tried on validation images, and the training
-    stops if PGD accuracy has fallen while FGSM accuracy has not.
+    stops if PGD accuracy is far below FGSM accuracy and less than half of its own best so far; from the
+    second epoch at the full radius on, less than half of FGSM accuracy is enough.
 
     Source: Wong, Rice and Kolter 2020, arXiv:2001.03994, algorithm 3 and sec. 5.
     """
@@ -45,9 +47,11 @@ class FastTraining(AdversarialRecipe):
 class _FastObjective(AdversarialObjective[FastTraining]):
     def __init__(self, context: Context, recipe: FastTraining) -> None:
         super().__init__(context, recipe)
-        self._best = 0.0
+        self._best, self._settled = 0.0, False
 
     def loss(self, batch: Batch) -> Tensor:
+        # Weights that have seen less than an epoch of the full radius may still learn to withstand PGD.
+        self._settled = batch.progress >= max(1, self.recipe.eps_warmup_epochs)
         logits = self.context.module(self.pgd(batch))
         return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
 
@@ -57,10 +61,11 @@ class _FastObjective(AdversarialObjective[FastTraining]):
         fgsm_images = linf_examples(module, images, labels, eps=eps, steps=1, step_size=eps)
         fgsm = _accuracy(module, fgsm_images, labels)
         pgd = _accuracy(module, self.examples(module, images, labels), labels)
-        if fgsm - pgd > _GAP and pgd < _FALL * self._best:
+        due = max(self._best, fgsm) if self._settled else self._best
+        if fgsm - pgd > _GAP and pgd < _FALL * due:
             raise ModelError(
-                f"catastrophic overfitting: PGD accuracy fell from {self._best:.1%} to {pgd:.1%} while FGSM "
-                f"accuracy is {fgsm:.1%}",
+                f"catastrophic overfitting: PGD accuracy is {pgd:.1%}, at best {self._best:.1%}, while "
+                f"FGSM accuracy is {fgsm:.1%}",
                 where="training",
                 remedy="lower step_size, train for fewer epochs, or use pgd-at",
             )

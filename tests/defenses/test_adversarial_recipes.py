@@ -151,21 +151,54 @@ def test_free_training_carries_the_perturbation_on():
     assert other.loss(first).item() == pytest.approx(objective.loss(first).item())
 
 
-@pytest.mark.parametrize(
-    ("figures", "stops"),
-    [([(0.9, 0.8), (0.95, 0.1)], True), ([(0.9, 0.8), (0.3, 0.1)], False), ([(0.9, 0.1), (0.9, 0.1)], False)],
-    ids=["only PGD falls", "both fall", "it never was robust"],
-)
-def test_fast_training_stops_at_catastrophic_overfitting(monkeypatch, figures, stops):
+def _stopped_after(monkeypatch, figures, warmup=0):
+    """The epoch after which Fast-AT stops if FGSM and PGD accuracy are these, and why; None if it goes on."""
     shares = iter([share for pair in figures for share in pair])
     monkeypatch.setattr(fast_at, "_accuracy", lambda *_: next(shares))
-    objective = RECIPES_HERE[0].objective(context(network()))
-    objective.watch(VALIDATION.images, VALIDATION.labels)
-    if not stops:
-        objective.watch(VALIDATION.images, VALIDATION.labels)
-        return
-    with pytest.raises(ModelError, match=r"fell from 80.0% to 10.0% while FGSM accuracy is 95.0%.*pgd-at"):
-        objective.watch(VALIDATION.images, VALIDATION.labels)
+    recipe = FastTraining(**{**ONE_STEP, "eps_warmup_epochs": warmup})
+    objective = recipe.objective(context(network()))
+    for epoch in range(len(figures)):
+        objective.loss(batch(progress=epoch + 5 / 6))
+        try:
+            objective.watch(VALIDATION.images, VALIDATION.labels)
+        except ModelError as error:
+            return epoch + 1, str(error)
+    return None
+
+
+HOLLOW = (0.9, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("figures", "warmup", "epoch"),
+    [
+        ([(0.9, 0.8), (0.95, 0.1)], 3, 2),
+        ([(0.9, 0.8), (0.3, 0.1)], 0, None),
+        ([HOLLOW, HOLLOW], 0, 2),
+        ([HOLLOW] * 4, 3, 4),
+        ([HOLLOW, (0.6, 0.4), (0.7, 0.5)], 0, None),
+        ([(0.8, 0.5)] * 3, 0, None),
+        ([(0.35, 0.1)] * 3, 0, None),
+    ],
+    ids=[
+        "only PGD falls, while the radius grows",
+        "both fall",
+        "it never was robust",
+        "nor while the radius grew",
+        "it is not robust at first",
+        "PGD is a little better than FGSM",
+        "neither is withstood",
+    ],
+)
+def test_fast_training_stops_at_catastrophic_overfitting(monkeypatch, figures, warmup, epoch):
+    stopped = _stopped_after(monkeypatch, figures, warmup)
+    assert (stopped and stopped[0]) == epoch
+
+
+def test_a_training_that_is_stopped_says_what_it_withstands(monkeypatch):
+    _, message = _stopped_after(monkeypatch, [(0.9, 0.8), (0.95, 0.1)])
+    assert "PGD accuracy is 10.0%, at best 80.0%, while FGSM accuracy is 95.0%" in message
+    assert "pgd-at" in message
 
 
 @pytest.mark.parametrize(
