@@ -46,7 +46,7 @@ def load_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any]:
         found = state.pop(_IDENTITY)
     except (OSError, RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError):
         raise ConfigError("this is no checkpoint of a training", where=str(path), remedy=remedy) from None
-    for key in {**found, **identity}:
+    for key in {**identity, **found}:
         if found.get(key) != identity.get(key):
             raise ConfigError(f"the checkpoint was made with another {key}", where=str(path), remedy=remedy)
     return dict(state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,7 +102,10 @@ class _TemperedObjective(Objective):
 
 
 class _DistillationObjective(Objective):
-    """The teacher is trained when the first batch comes, unless a checkpoint brings one."""
+    """The teacher is trained when the first batch comes, unless a checkpoint brings one.
+
+    Until the student's first checkpoint holds it, it lies in one of its own beside that.
+    """
 
     def __init__(self, context: Context, recipe: Distillation) -> None:
         super().__init__(context)
@@ -127,20 +131,36 @@ class _DistillationObjective(Objective):
             context.training,
             context.validation,
             seed=seed_from(context.seed, "teacher"),
+            checkpoint=self._checkpoint,
             report=lambda line: context.report(f"teacher: {line}"),
             device=context.device,
+            belongs=context.belongs,
         )
         self._pupil.load_state_dict(trained.state)
         context.report("training the student")
         return self._pupil.eval().requires_grad_(False)
 
+    @property
+    def _checkpoint(self) -> Path | None:
+        """Where the teacher's training is saved."""
+        beside = self.context.checkpoint
+        return None if beside is None else beside.with_name(f"{beside.name}.teacher")
+
+    @property
+    def _trained_here(self) -> bool:
+        return self._teacher is self._pupil
+
     def state(self) -> dict[str, Any]:
         """The weights of a teacher that was trained here."""
-        trained = self._teacher is self._pupil
-        return {"teacher": self._pupil.state_dict()} if trained else {}
+        return {"teacher": self._pupil.state_dict()} if self._trained_here else {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The teacher as it was, so that it need not be trained again."""
         if "teacher" in state:
             self._pupil.load_state_dict(state["teacher"])
             self._teacher = self._pupil.eval().requires_grad_(False)
+
+    def saved(self) -> None:
+        """The student's checkpoint has the teacher now, so the teacher's own can go."""
+        if self._trained_here and self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)

@@ -42,6 +42,10 @@ class TrainedNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.register_forward_hook(_check_logits)
 
+    def extra_repr(self) -> str:
+        """What a description of the network says besides its layers."""
+        return f"input_size={self.input_size}"
+
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) in [0, 1] to logits (N, K).
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class Context:
         seed: Of the training.
         teacher: A frozen network in evaluation mode, on ``device``, by what a user calls it.
         report: Receives a line for the user.
+        checkpoint: Where the training is saved after each epoch, if anywhere.
+        belongs: What else that checkpoint agrees with; see `train`.
     """
 
     module: nn.Module
@@ -54,6 +57,8 @@ class Context:
     seed: int
     teacher: Callable[[str], nn.Module]
     report: Callable[[str], None]
+    checkpoint: Path | None = None
+    belongs: Mapping[str, str] = field(default_factory=dict)
 
 
 class Objective(ABC):
@@ -121,3 +126,6 @@ class Objective(ABC):
 
     def restore(self, state: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
         """Go on from what `state` returned."""
+
+    def saved(self) -> None:  # noqa: B027 - most have nothing to tidy up
+        """What `state` returned is on the disk; files that only served until then can go."""

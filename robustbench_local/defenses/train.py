@@ -6,7 +6,7 @@ each epoch, so an interrupted training goes on exactly as if nothing had happene
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,18 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.checkpoint import load_checkpoint, save_checkpoint
+from robustbench_local.defenses.identity import identify
 from robustbench_local.defenses.learner import Learner
 from robustbench_local.defenses.objective import Batch, Context
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.defenses.trained import Epoch, Score, Trained
 from robustbench_local.errors import ConfigError, DataError, ModelError
 from robustbench_local.randomness import seed_from
-
-LOOP_VERSION = 1
-"""Raised whenever the same recipe, data and seed give other weights."""
 
 _VALIDATION_BATCH = 256
 _SMALL = 3 * 64 * 64
@@ -95,11 +94,14 @@ def train(
         steps=steps,
         device=place,
         seed=seed,
-        teacher=teacher,
+        teacher=functools.cache(teacher),
         report=report,
+        checkpoint=checkpoint,
+        belongs=belongs or {},
     )
     learner = Learner(module, recipe, recipe.objective(context), mixed_precision=cuda)
-    identity = _identity(module, recipe, training, validation, seed) | dict(belongs or {})
+    identity = identify(module, recipe, training, validation, seed=seed, teacher=context.teacher)
+    identity |= context.belongs
     if checkpoint is not None and checkpoint.exists():
         learner.restore(load_checkpoint(checkpoint, identity))
         report(f"resumed after epoch {learner.epoch} of {recipe.epochs}")
@@ -107,6 +109,7 @@ def train(
         _run_epoch(learner, context, on_step or _ignore)
         if checkpoint is not None:
             save_checkpoint(checkpoint, identity, learner.state())
+            learner.objective.saved()
         report(_progress(learner))
     return Trained(learner.best_state, learner.best, learner.seconds, tuple(learner.curves))
 
@@ -120,20 +123,6 @@ def _steps(training: Dataset, recipe: Recipe) -> int:
             remedy="lower batch_size",
         )
     return steps
-
-
-def _identity(
-    module: nn.Module, recipe: Recipe, training: Dataset, validation: Dataset, seed: int
-) -> dict[str, str]:
-    """What makes this training this one."""
-    shapes = [(name, tuple(value.shape)) for name, value in module.state_dict().items()]
-    return {
-        "recipe": repr(recipe),
-        "training": training.digest(),
-        "validation": validation.digest(),
-        "seed": str(seed),
-        "network": hashlib.sha256(repr(shapes).encode()).hexdigest(),
-    }
 
 
 def _ignore(_done: int, _all: int) -> None:
@@ -155,9 +144,14 @@ def _run_epoch(learner: Learner, context: Context, on_step: Callable[[int, int],
     learner.seconds = before + time.perf_counter() - started
     rate = learner.optimizer.param_groups[0]["lr"]
     learner.keep(Epoch(loss, rate, learner.seconds, on_training, on_validation))
-    some = slice(0, _VALIDATION_BATCH)
-    learner.objective.watch(
-        validation.images[some].to(context.device), validation.labels[some].to(context.device)
+    some = _watched(validation, context.seed)
+    learner.objective.watch(some.images.to(context.device), some.labels.to(context.device))
+
+
+def _watched(validation: Dataset, seed: int) -> Dataset:
+    """A batch of validation images of all classes; images that were held out are sorted by class."""
+    return validation.select(
+        choose_images(validation.ids, validation.labels.tolist(), limit=_VALIDATION_BATCH, seed=seed)
     )
 
 

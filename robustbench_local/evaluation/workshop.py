@@ -11,12 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from robustbench_local.catalogue import Card
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.labels import fit_labels
-from robustbench_local.defenses.networks import Start, load_start
+from robustbench_local.defenses.identity import LOOP_VERSION, taught_by
+from robustbench_local.defenses.networks import Start, load_start, teacher_loader
 from robustbench_local.defenses.recipe import Recipe
-from robustbench_local.defenses.train import LOOP_VERSION
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.training import Images, fit, save
@@ -136,6 +138,7 @@ class Workshop:
             "validation": images.validation.digest(),
             "seed": self.grid.seed,
             "loop": LOOP_VERSION,
+            **taught_by(recipe, teacher_loader(torch.device("cpu"), self.base)),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.distillation import Distillation, Tempered, tempered_cross_entropy
 from robustbench_local.defenses.train import train
-from robustbench_local.errors import CardError
+from robustbench_local.errors import CardError, ConfigError
 from robustbench_local.losses import margin
 
 AT_50 = Distillation(**COMMON, temperature=50.0)
@@ -89,6 +89,55 @@ def test_an_interrupted_student_goes_on_with_the_same_teacher(tmp_path):
     )
     assert not any("teacher" in line for line in lines)
     assert all(torch.equal(resumed.state[name], value) for name, value in whole.state.items())
+
+
+def _interrupted_at(start):
+    def interrupt(line):
+        if line.startswith(start):
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def test_an_interrupted_teacher_goes_on_where_it_was(tmp_path):
+    whole = train(network(), AT_50, TRAINING, VALIDATION, seed=3)
+    usual = {"seed": 3, "checkpoint": tmp_path / "training.pt"}
+    for place in ("teacher: epoch 5/6", "training the student"):
+        with pytest.raises(KeyboardInterrupt):
+            train(network(), AT_50, TRAINING, VALIDATION, **usual, report=_interrupted_at(place))
+        assert [file.name for file in tmp_path.iterdir()] == ["training.pt.teacher"]
+    lines = []
+    resumed = train(network(), AT_50, TRAINING, VALIDATION, **usual, report=lines.append)
+    assert lines[1] == "teacher: resumed after epoch 6 of 6"
+    assert all(torch.equal(resumed.state[name], value) for name, value in whole.state.items())
+    assert [file.name for file in tmp_path.iterdir()] == ["training.pt"]
+
+
+def test_the_checkpoint_of_another_teacher_is_refused(tmp_path):
+    usual = {"checkpoint": tmp_path / "training.pt", "report": _interrupted_at("teacher: epoch 2/6")}
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), AT_50, TRAINING, VALIDATION, belongs={"sha256": "a"}, **usual)
+    with pytest.raises(ConfigError, match=r"training.pt.teacher: .* another sha256"):
+        train(network(), AT_50, TRAINING, VALIDATION, belongs={"sha256": "b"}, **usual)
+
+
+def test_a_teacher_that_changed_under_its_name_is_not_taken_for_the_old_one(tmp_path):
+    taught = replace(AT_50, teacher="t.safetensors")
+    usual = {"checkpoint": tmp_path / "training.pt"}
+    teachers = [network(seed).eval().requires_grad_(False) for seed in (1, 2)]
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            network(), taught, TRAINING, VALIDATION, **usual,
+            teacher=lambda _name: teachers[0], report=_interrupted_at("epoch 2/6"),
+        )  # fmt: skip
+    with pytest.raises(ConfigError, match="another teacher"):
+        train(network(), taught, TRAINING, VALIDATION, **usual, teacher=lambda _name: teachers[1])
+    lines = []
+    train(
+        network(), taught, TRAINING, VALIDATION, **usual,
+        teacher=lambda _name: teachers[0], report=lines.append,
+    )  # fmt: skip
+    assert lines[0] == "resumed after epoch 2 of 6"
 
 
 def test_it_hides_from_the_cross_entropy_and_falls_to_the_margin():

@@ -10,9 +10,11 @@ from small_training import COMMON, TRAINING, VALIDATION, stripes
 from torch import nn
 
 from robustbench_local.catalogue import find_card
+from robustbench_local.defenses import identity
 from robustbench_local.defenses.adversary import frozen, linf_examples
 from robustbench_local.defenses.augmentation import Augmentation
-from robustbench_local.defenses.networks import load_start
+from robustbench_local.defenses.networks import TrainedNetwork, load_start
+from robustbench_local.defenses.objective import Objective
 from robustbench_local.defenses.pgd_at import PGDTraining
 from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.defenses.schedule import learning_rate
@@ -138,6 +140,71 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, word):
     train(_network(), **usual, checkpoint=checkpoint)
     with pytest.raises(ConfigError, match=f"another {word}"):
         train(_network(), **{**usual, **change}, checkpoint=checkpoint)
+
+
+def _with_gelu(network):
+    network[2] = nn.GELU()
+    return network
+
+
+class _Linear(nn.Module):
+    """The layers of a network and what it does with them, under a name of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 2)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1))
+
+
+class _Squared(_Linear):
+    def forward(self, images):
+        return super().forward(images) ** 2
+
+
+USUAL_MEANS = ((0.5,), (0.25,))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (_network(), _with_gelu(_network())),
+        (TrainedNetwork(_network(), None), TrainedNetwork(_network(), USUAL_MEANS)),
+        (TrainedNetwork(_network(), USUAL_MEANS), TrainedNetwork(_network(), ((0.5,), (0.2,)))),
+        (TrainedNetwork(_network(), None), TrainedNetwork(_network(), None, (8, 8))),
+        (nn.Sequential(_Linear()), nn.Sequential(_Squared())),
+    ],
+    ids=["layers", "normalised", "other means", "resized", "code"],
+)
+def test_a_checkpoint_of_another_network_with_the_same_weights_is_refused(tmp_path, one, other):
+    checkpoint = tmp_path / "training.pt"
+    recipe = replace(PLAIN, epochs=1, warmup_epochs=0)
+    assert one.state_dict().keys() == other.state_dict().keys()
+    train(one, recipe, TRAINING, VALIDATION, checkpoint=checkpoint)
+    with pytest.raises(ConfigError, match="another network"):
+        train(other, recipe, TRAINING, VALIDATION, checkpoint=checkpoint)
+
+
+def test_a_checkpoint_of_an_older_loop_is_refused_for_its_age(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "training.pt"
+    recipe = replace(PLAIN, epochs=1, warmup_epochs=0)
+    train(_network(), recipe, TRAINING, VALIDATION, checkpoint=checkpoint)
+    monkeypatch.setattr(identity, "LOOP_VERSION", identity.LOOP_VERSION + 1)
+    with pytest.raises(ConfigError, match="another version of the training loop"):
+        train(_network(), recipe, TRAINING, VALIDATION, checkpoint=checkpoint)
+
+
+def test_images_of_all_classes_are_watched_though_they_are_sorted_by_class(monkeypatch):
+    many = stripes(1200, 2, "validation")
+    in_order = many.select(many.labels.argsort(stable=True))
+    seen = []
+    monkeypatch.setattr(Objective, "watch", lambda _self, images, labels: seen.append((images, labels)))
+    for validation in (in_order, VALIDATION):
+        train(_network(), replace(PLAIN, epochs=2), TRAINING, validation)
+    assert [labels.bincount().tolist() for _, labels in seen[:2]] == [[128, 128]] * 2
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[2][0], VALIDATION.images)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
