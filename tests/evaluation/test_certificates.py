@@ -59,7 +59,7 @@ def test_cells_say_what_is_proven_about_what_and_how_surely(run):
     assert "majority vote under Gaussian noise of sigma 0.5" in plain.note
     assert plain.parameters["method"] == "smoothing"
     (smoothed,) = {defense for defense, _ in cells} - {"none"}
-    assert smoothed == "smoothing-0.25[sigma=0.5,draws=2,votes=9]" or smoothed.startswith("smoothing-0.25[")
+    assert smoothed.startswith("smoothing-0.25[")
     assert cells[smoothed, "certify-smoothing-l2-0.25"].concerns == "model"
     attack = cells["none", "fgsm-l2-0.5"]
     assert (attack.measure, attack.concerns, attack.alpha) == ("ball", "model", 0.0)
