@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_local.certification.layers import Place, Unsupported, compute, operation, supported
+from robustbench_local.certification.layers import operation, supported
 from robustbench_local.certification.operations import (
     Activation,
     Affine,
@@ -19,8 +19,9 @@ from robustbench_local.certification.operations import (
     Shape,
     Sum,
 )
+from robustbench_local.certification.place import Place, Unsupported, compute, reads_shape
 from robustbench_local.errors import ModelError
-from robustbench_local.failures import first_line
+from robustbench_local.failures import first_line, out_of_memory
 
 _AGREEMENT = 1e-4
 """Share of the largest logit by which the graph and the module may differ on the same images."""
@@ -106,14 +107,20 @@ def trace(module: nn.Module, shape: Shape, *, name: str = "model") -> Graph:
 
 
 def check_layers(module: nn.Module, name: str) -> None:
-    """Find out, without knowing the images' shape, whether a module has layers without bounds.
+    """Find out, without knowing the images' shape, whether images meet something that has no bounds.
 
     Raises:
-        ModelError: Naming the first one, or why the ``forward`` cannot be traced.
+        ModelError: Naming the first layer, function or method, or why the ``forward`` cannot be traced.
     """
+    images: set[fx.Node] = set()
     for node in _traced(module, name).nodes:
-        if node.op == "call_module" and not supported(module.get_submodule(str(node.target))):
-            raise _refusal(node, Unsupported.layer(module.get_submodule(str(node.target))), name)
+        given = any(each in images for each in node.all_input_nodes)
+        if node.op == "placeholder":
+            images.add(node)
+        elif given and node.op != "output" and not reads_shape(node):
+            if not supported(node, module):
+                raise _refusal(node, Unsupported.at(node, module), name)
+            images.add(node)
 
 
 def _traced(module: nn.Module, name: str) -> fx.Graph:
@@ -152,6 +159,7 @@ class _Reader:
         self.nodes: list[Node] = []
         self._values: dict[fx.Node, Any] = {}
         self._places: dict[fx.Node, int] = {}
+        self._reads: dict[fx.Node, tuple[Any, Any]] = {}
 
     def visit(self, node: fx.Node) -> None:
         """Compute a node's sample value and, if it depends on the images, append its operation."""
@@ -164,15 +172,20 @@ class _Reader:
             self._places[node] = self._append(Node("images", Entry(), (), tuple(self.sample.shape[1:])))
             return
         sources = [each for each in node.all_input_nodes if each in self._places]
-        if not sources or not isinstance(value, Tensor):
+        if not sources:
             return
+        if reads_shape(node):
+            self._reads[node] = value, compute(node, self.module, self._more)
+            return
+        if not isinstance(value, Tensor):
+            raise Unsupported.at(node, self.module)
         if value.ndim < 2 or len(value) != len(self.sample):
             raise Unsupported("mixes the images of a batch", "keep the first axis for the images")
         given = _images(node, self._places)
         named = any(each in self._places for each in node.kwargs.values() if isinstance(each, fx.Node))
         if named or set(given) != set(sources):
             raise Unsupported("takes images as a keyword or in a list", "pass them by position")
-        found = operation(node, Place(self.module, self._values, self._places))
+        found = operation(node, Place(self.module, self._values, self._places, self._reads))
         if found is None:
             self._places[node] = self._places[sources[0]]
             return
@@ -193,7 +206,17 @@ class _Reader:
             if self.nodes:
                 raise Unsupported("is a second input of the forward", "give the module one input: the images")
             return self.sample
-        return compute(node, self.module, self._values.__getitem__)
+        try:
+            return compute(node, self.module, self._values.__getitem__)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise Unsupported(f"raises {type(error).__name__} ({first_line(error, 120)})") from error
+
+    def _more(self, node: fx.Node) -> Any:
+        """The value of a node for a sample of more images, as far as its shape goes."""
+        value = self._values[node]
+        return value[:1].expand(len(self.sample) + 1, *value.shape[1:]) if node in self._places else value
 
     def _finish(self, node: fx.Node) -> None:
         result = node.args[0]

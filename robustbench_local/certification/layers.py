@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,55 +20,17 @@ from robustbench_local.certification.operations import (
     Reshape,
     Shape,
     Sum,
-    channelwise,
 )
+from robustbench_local.certification.place import Place, Unsupported
 
-_FromNode = Callable[[fx.Node, "Place"], Operation | None]
-
-_ADVICE = "use a layer that has (see docs/certificates.md), or a smoothing certificate"
-
-
-class Unsupported(Exception):  # noqa: N818  a message on its way to a ModelError, which names the place
-    """There are no bounds for this."""
-
-    def __init__(self, what: str, remedy: str = _ADVICE) -> None:
-        self.what, self.remedy = what, remedy
-        super().__init__(what)
-
-    @classmethod
-    def layer(cls, layer: nn.Module) -> Unsupported:
-        """There are none for this layer."""
-        return cls(f"is a {type(layer).__name__}")
+_FromNode = Callable[[fx.Node, Place], Operation | None]
 
 
-@dataclass(frozen=True)
-class Place:
-    """What is known where a node stands.
-
-    Args:
-        module: The traced module.
-        values: What the nodes before it gave for a sample.
-        images: The nodes that depend on the images.
-    """
-
-    module: nn.Module
-    values: Mapping[fx.Node, Any]
-    images: Mapping[fx.Node, int]
-
-    def shape(self, node: fx.Node) -> Shape:
-        """Of one image's values at that node."""
-        return tuple(self.values[node].shape[1:])
-
-    def constant(self, argument: Any) -> Callable[[], Any]:
-        """Reads a number or tensor that depends on no image, as it is at the time of reading."""
-        if not isinstance(argument, fx.Node):
-            return lambda: argument
-        return lambda: _again(argument, self.module)
-
-
-def supported(layer: nn.Module) -> bool:
-    """Whether there are bounds for layers of this type; a few settings of some are refused later."""
-    return type(layer) in _LAYERS
+def supported(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a node's layer, function or method has bounds; a few settings of some are refused later."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))) in _LAYERS
+    return node.target in (_METHODS if node.op == "call_method" else _FUNCTIONS)
 
 
 def operation(node: fx.Node, place: Place) -> Operation | None:
@@ -78,49 +39,18 @@ def operation(node: fx.Node, place: Place) -> Operation | None:
     Raises:
         Unsupported: If there are no bounds for it.
     """
-    source = node.args[0] if node.args else None
+    if not supported(node, place.module):
+        raise Unsupported.at(node, place.module)
     if node.op == "call_module":
         layer = place.module.get_submodule(str(node.target))
-        if not supported(layer) or not isinstance(source, fx.Node):
-            raise Unsupported.layer(layer)
-        return _LAYERS[type(layer)](layer, place.shape(source), tuple(_result(node, place).shape[1:]))
-    name = _METHODS.get(str(node.target)) if node.op == "call_method" else _FUNCTIONS.get(node.target)
-    label = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
-    if name is None:
-        raise Unsupported(f"is the operation {label}")
-    return name(node, place)
+        return _LAYERS[type(layer)](layer, *_sourced(node, place))
+    read = _METHODS[str(node.target)] if node.op == "call_method" else _FUNCTIONS[node.target]
+    return read(node, place)
 
 
 def _result(node: fx.Node, place: Place) -> Tensor:
     value: Tensor = place.values[node]
     return value
-
-
-def compute(node: fx.Node, module: nn.Module, value_of: Callable[[fx.Node], Any]) -> Any:
-    """The value of a node that is neither the images nor the output.
-
-    Args:
-        node: The node.
-        module: The traced module.
-        value_of: Values of the nodes before it.
-    """
-    if node.op == "get_attr":
-        value: Any = module
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
-        return value
-    arguments = fx.node.map_arg(node.args, value_of)
-    options = fx.node.map_arg(node.kwargs, value_of)
-    if node.op == "call_module":
-        return module.get_submodule(str(node.target))(*arguments, **options)
-    if node.op == "call_method":
-        return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
-    return node.target(*arguments, **options)  # type: ignore[operator]  # a function, by fx's contract
-
-
-def _again(node: fx.Node, module: nn.Module) -> Any:
-    """The value of a node that depends on no image, computed again."""
-    return compute(node, module, lambda each: _again(each, module))
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -163,7 +93,7 @@ def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, source: Shape, target: S
 
     def read(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         def spread(values: Tensor) -> Tensor:
-            return channelwise(values, like) if len(source) == 3 else values.to(like)
+            return values.to(like).view(-1, *[1] * (len(source) - 1))
 
         mean, variance = spread(layer.running_mean), spread(layer.running_var)  # type: ignore[arg-type]
         scale = torch.rsqrt(variance + layer.eps)
@@ -221,7 +151,9 @@ def _nothing(layer: nn.Module | None, source: Shape, target: Shape) -> None:  # 
     return None
 
 
-def _leaky(slope: float) -> Operation:
+def _leaky(slope: Any) -> Operation:
+    if not isinstance(slope, int | float):
+        raise Unsupported("is a leaky ReLU whose slope is a tensor", "use a number between 0 and 1")
     if not 0 <= slope <= 1:
         raise Unsupported(f"is a leaky ReLU with slope {slope:g}", "use a slope between 0 and 1")
     return Activation(float(slope))
@@ -265,23 +197,27 @@ def _relu(node: fx.Node, place: Place) -> Operation:  # noqa: ARG001
     return Activation()
 
 
-def _leaky_relu(node: fx.Node, place: Place) -> Operation:  # noqa: ARG001
-    slope = node.kwargs.get("negative_slope", node.args[1] if len(node.args) > 1 else 0.01)
-    return _leaky(slope)  # type: ignore[arg-type]
+def _leaky_relu(node: fx.Node, place: Place) -> Operation:
+    return _leaky(_option(node, place, "negative_slope", 0.01))
 
 
 def _pooled(node: fx.Node, place: Place) -> Operation:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-    return _pool(*_sourced(node, place), given)
+    return _pool(*_sourced(node, place), place.constants(given))
 
 
 def _mean(node: fx.Node, place: Place) -> Operation | None:
     source, target = _sourced(node, place)
-    axes = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    axes = _option(node, place, "dim", None)
     if len(source) != 3 or sorted(axis % 4 for axis in _axes(axes)) != [2, 3]:
         raise Unsupported("is a mean over other axes than height and width", "use AdaptiveAvgPool2d(1)")
     return _adaptive_pool(None, source, (*target[:1], 1, 1))
+
+
+def _option(node: fx.Node, place: Place, name: str, default: Any) -> Any:
+    """The second argument of a function, or the one of that name."""
+    return place.constants(node.kwargs.get(name, node.args[1] if len(node.args) > 1 else default))
 
 
 def _axes(given: Any) -> tuple[int, ...]:
@@ -307,7 +243,17 @@ def _combined(kind: str, node: fx.Node, place: Place) -> Operation:
     if kind == "div" and here[1]:
         raise Unsupported("divides by the images")
     read = place.constant(second if here[0] else first)
+    _check_fits(kind, torch.as_tensor(read()).shape, node, place)
     return _with_constant(kind, read, images_first=here[0])
+
+
+def _check_fits(kind: str, constant: Shape, node: fx.Node, place: Place) -> None:
+    """Refuse a constant that gives values another shape, or each image of a batch a number of its own."""
+    source = next(place.shape(each) for each in node.all_input_nodes if each in place.images)
+    same = tuple(_result(node, place).shape[1:]) == source
+    if not same or (len(constant) > len(source) and constant[0] != 1):
+        what = f"is the {kind} of values {source} and a constant {tuple(constant)}"
+        raise Unsupported(what, f"use a constant that broadcasts to {source}")
 
 
 def _with_constant(kind: str, read: Callable[[], Any], *, images_first: bool) -> Affine:
@@ -324,7 +270,7 @@ def _with_constant(kind: str, read: Callable[[], Any], *, images_first: bool) ->
             return one, constant, constant.abs()
         return (one, -constant, constant.abs()) if images_first else (-one, constant, constant.abs())
 
-    return Diagonal(parts, operations=2)
+    return Diagonal(parts, operations=3)  # the constant is rounded, its reciprocal, and the result
 
 
 _reshaped, _same = _shaped(_reshape), _shaped(_nothing)

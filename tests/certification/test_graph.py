@@ -24,6 +24,9 @@ class Function(nn.Module):
         self.function = function
         self.conv = nn.Conv2d(1, 2, 3, padding=1)
         self.scale = nn.Parameter(torch.tensor([2.0, 3.0]))
+        self.register_buffer("steep", torch.tensor(0.2))
+        self.register_buffer("image", torch.ones(1, 2, 4, 4))
+        self.register_buffer("each", torch.ones(2, 1, 1, 1))
         self.mix = nn.Linear(2, 2)
         self.head = nn.Linear(features, 3)
 
@@ -46,6 +49,10 @@ KNOWN = {
     "itself": (lambda x, _: x + x, 32),
     "squeeze": (lambda x, _: functional.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1), 2),
     "dropout": (lambda x, m: functional.dropout(x, 0.5, m.training), 32),
+    "a size": (lambda x, _: x / x.size(2) + x.shape[-1] * x.ndim, 32),
+    "as many as a size": (lambda x, _: x + torch.arange(x.size(3), dtype=x.dtype, device=x.device), 32),
+    "a window of a size": (lambda x, _: functional.avg_pool2d(x, x.size(3)), 2),
+    "axes from a size": (lambda x, _: x.mean((x.dim() - 2, 3)), 2),
 }
 """Functions that have bounds, and how many features they leave."""
 UNKNOWN = {
@@ -63,6 +70,18 @@ UNKNOWN = {
     "list": (lambda x, _: torch.cat([x, x], 1), 64, "in a list"),
     "scaled": (lambda x, _: torch.add(x, x, alpha=2), 32, "other arguments than two"),
     "slope": (lambda x, _: functional.leaky_relu(x, 2.0), 32, "slope 2"),
+    "tensor slope": (lambda x, m: functional.leaky_relu(x, m.steep), 32, "slope is a tensor"),
+    "trained slope": (lambda x, m: functional.leaky_relu(x, m.scale[0]), 32, "raises TypeError"),
+    "count": (lambda x, _: x / x.size(0), 32, "truediv depends on the number of images"),
+    "counted": (lambda x, _: x + torch.ones(4).view(x.size(0), 2).sum(), 32, "the number of images"),
+    "more channels": (
+        lambda x, m: x.mean([2, 3], keepdim=True) + m.image,
+        32,
+        "add of values (2, 1, 1) and a constant (1, 2, 4, 4)",
+    ),
+    "one an image": (lambda x, m: x * m.each, 32, "mul of values (2, 4, 4) and a constant (2, 1, 1, 1)"),
+    "numbers of pixels": (lambda x, _: x + torch.ones(4) * x.stride(0), 32, "is the operation stride"),
+    "pieces": (lambda x, _: x.chunk(2, 1)[0], 16, "is the operation chunk"),
     "decision": (lambda x, _: x if x.sum() > 0 else -x, 32, "cannot be traced"),
 }
 
@@ -114,6 +133,31 @@ def test_a_layer_is_refused_before_the_images_are_known():
         check_layers(SmallCNN(), "mine")
 
 
+@pytest.mark.parametrize("name", ["max_pool2d", "sigmoid", "method", "pieces"])
+def test_a_function_that_images_meet_is_refused_before_they_are_known(name: str):
+    function, features, expected = UNKNOWN[name]
+    with pytest.raises(ModelError, match=f"^mine: .* is the operation {expected.split()[-1]}, for which"):
+        check_layers(Function(function, features), "mine")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_what_has_bounds_is_not_refused_before_the_images_are_known(name: str):
+    check_layers(Function(*KNOWN[name]), "mine")
+
+
+def test_what_only_constants_meet_needs_no_bounds():
+    check_layers(Function(lambda x, m: x * torch.softmax(m.scale, 0).exp().view(1, -1, 1, 1), 32), "mine")
+
+
+def test_a_constant_follows_its_parameter_and_keeps_what_it_read_off_shapes():
+    module = samples.settled(lambda: Function(lambda x, m: x / x.size(2) * m.scale[0], 32)).double()
+    graph = trace(module, samples.SHAPE)
+    with torch.no_grad():
+        module.scale.mul_(3)
+        images = samples.images(5).double()
+        torch.testing.assert_close(graph(images), module(images))
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -125,6 +169,7 @@ def test_a_layer_is_refused_before_the_images_are_known():
         nn.LeakyReLU(0.3),
         nn.Dropout2d(),
         nn.BatchNorm2d(2, affine=False),
+        nn.Sequential(nn.Flatten(2), nn.BatchNorm1d(2)),
     ],
     ids=str,
 )

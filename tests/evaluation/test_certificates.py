@@ -165,6 +165,33 @@ def test_a_certificate_that_a_model_cannot_have_is_skipped_with_its_reason(workp
     assert "smoothed with sigma 0.5, the certificate speaks of 0.25" in smoothed.error
 
 
+POOLING = """
+from torch import nn
+from torch.nn import functional
+
+class Pooling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(14 * 14, 10)
+
+    def forward(self, images):
+        return self.head(functional.max_pool2d(images / images.size(2), 2).flatten(1))
+
+pooling = Pooling()
+"""
+
+
+def test_a_function_without_bounds_is_a_reason_to_skip_too(workplace):
+    (workplace / "pooling.py").write_text(POOLING)
+    model = {"id": "pooling", "source": "python:pooling.py:pooling", "num_classes": 10}
+    grid = {**GRID, "models": [model], "defenses": ["none"], "attacks": ["certify-ibp-linf-1"]}
+    done = rbl.run_grid(grid, out="out", device="cpu", allow_code=True)
+    with RunStore.open_readonly(done.directory) as store:
+        (cell,) = store.cells()
+    assert cell.status == "skipped"
+    assert "max_pool2d is the operation max_pool2d, for which there are no bounds" in cell.error
+
+
 @pytest.mark.parametrize(
     ("entry", "error", "message"),
     [
