@@ -123,6 +123,8 @@ def command(
         group_pattern=group_pattern,
     )
     images, sources = load_images(wanted, seed=seed, base=base)
+    for part, source in sources.items():
+        say.report(f"{part} images: {source}")
     start = load_start(
         model,
         num_classes=images.training.num_classes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,9 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     """
     folders = card_folders(options)
     columns = resolve_columns(grid, folders)
-    defenses = resolve_defenses(grid, folders, _workshop(grid, options))
-    data = load_data(grid, options.base)
+    load = cache(partial(load_data, grid, options.base))
+    defenses = resolve_defenses(grid, folders, _workshop(grid, options, load))
+    data = load()
     models = {entry.id: _subject(entry, data, options) for entry in grid.models}
     subjects = tuple(each.apply(model) for name, model in models.items() for each in defenses[name])
     for subject in (*models.values(), *subjects):
@@ -96,9 +98,10 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     )
 
 
-def _workshop(grid: Grid, options: Options) -> Workshop:
+def _workshop(grid: Grid, options: Options, evaluated: Callable[[], Dataset]) -> Workshop:
     return Workshop(
         grid=grid,
+        evaluated=evaluated,
         base=options.base,
         device=options.device,
         cache=options.cache or default_cache(),

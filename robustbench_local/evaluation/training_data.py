@@ -13,6 +13,7 @@ from robustbench_local.data.sources import load_dataset
 from robustbench_local.data.split import group_by, hold_out
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.grid import DataEntry
+from robustbench_local.evaluation.outcome import fingerprint
 from robustbench_local.evaluation.training import Images
 
 
@@ -51,7 +52,8 @@ def load_images(wanted: Wanted, *, seed: int, base: Path) -> tuple[Images, dict[
 
     Raises:
         ConfigError: If a source or an option is wrong.
-        DataError: If images cannot be used, or the parts have different classes.
+        DataError: If images cannot be used, the parts have different classes, or images that were named for
+            validation or for the test train the model too.
     """
     entry = wanted.entry
     training = _load(entry, seed, base)
@@ -71,7 +73,33 @@ def load_images(wanted: Wanted, *, seed: int, base: Path) -> tuple[Images, dict[
     named = next((one for one in (training, validation, test) if one is not None and one.has_names), training)
     training, validation = _renamed(training, named), _renamed(validation, named)
     test = None if test is None else _renamed(test, named)
-    return Images(training=training, validation=validation, test=test), sources
+    images = Images(training=training, validation=validation, test=test)
+    return images, sources | _repeated(images, wanted, sources)
+
+
+def marks(data: Dataset) -> list[str]:
+    """A fingerprint of each image's pixels, by which the same image is known in another set."""
+    return [fingerprint(image) for image in data.images]
+
+
+def _repeated(images: Images, wanted: Wanted, sources: dict[str, str]) -> dict[str, str]:
+    """Refuse parts that the user named and that share images with another; of others it is only said.
+
+    Published sets have a few images in two of their splits, and nobody who trains on them can help that.
+    """
+    said, before, known = {}, "training", set(marks(images.training))
+    parts = {"validation": (images.validation, wanted.validation), "test": (images.test, wanted.test)}
+    for part, (data, named) in parts.items():
+        found = [] if data is None else marks(data)
+        shared = sum(mark in known for mark in found)
+        what = f"{shared} of its {len(found)} images are {before} images too"
+        if shared and named is not None:
+            remedy = f"name other {part} images, or none"
+            raise DataError(what, where=f"{part} images {sources[part]}", remedy=remedy)
+        if shared:
+            said[part] = f"{sources[part]} ({what})"
+        before, known = f"{before} or {part}", known | set(found)
+    return said
 
 
 def _renamed(data: Dataset, named: Dataset) -> Dataset:

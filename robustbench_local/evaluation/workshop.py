@@ -15,6 +15,7 @@ import torch
 
 from robustbench_local.catalogue import Card
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.identity import LOOP_VERSION, taught_by
 from robustbench_local.defenses.networks import Start, load_start, teacher_loader
@@ -22,7 +23,7 @@ from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.training import Images, fit, save
-from robustbench_local.evaluation.training_data import Wanted, load_images
+from robustbench_local.evaluation.training_data import Wanted, load_images, marks
 from robustbench_local.models.sources import load_classifier
 from robustbench_local.placement import resolve_device
 
@@ -39,6 +40,7 @@ class Workshop:
 
     Attributes:
         grid: The grid.
+        evaluated: Loads the images that the grid evaluates on.
         base: Folder that relative paths start from.
         device: Where to train.
         cache: Where weights and the checkpoints of interrupted trainings lie.
@@ -48,6 +50,7 @@ class Workshop:
     """
 
     grid: Grid
+    evaluated: Callable[[], Dataset]
     base: Path
     device: str = "auto"
     cache: Path = field(default_factory=default_cache)
@@ -77,9 +80,27 @@ class Workshop:
         what = f"{model} by {card.name}, {recipe.epochs} epochs on {len(images.training):,} images"
         if not weights.exists():
             if self.only_plan:
-                return self._untrained(start, before, f"would first be trained: {what}")
+                return self._told(self._untrained(start, before, f"would first be trained: {what}"))
             self._make(weights, start, card, recipe, images, what)
-        return load_classifier(f"checkpoint:{weights}", name=entry.id, device=self.device)
+        return self._told(load_classifier(f"checkpoint:{weights}", name=entry.id, device=self.device))
+
+    def _told(self, classifier: Classifier) -> Classifier:
+        """The classifier, with a note if it has seen what it is asked about."""
+        if self._seen:
+            classifier.note(self._seen)
+        return classifier
+
+    @cached_property
+    def _seen(self) -> str:
+        """What a reader has to know where evaluated images made the weights; empty where none did."""
+        images, _ = self._images
+        evaluated, training = marks(self.evaluated()), set(marks(images.training))
+        validation = set(marks(images.validation)) - training
+        roles = {"trained it": training, "chose its epoch": validation}
+        counts = {role: sum(mark in part for mark in evaluated) for role, part in roles.items()}
+        told = " and ".join(f"{count} {role}" for role, count in counts.items() if count)
+        what = f"of the {len(evaluated)} evaluated images {told}, so its figures are too good"
+        return f"{what}: evaluate on images of their own" if told else ""
 
     @cached_property
     def _images(self) -> tuple[Images, dict[str, str]]:

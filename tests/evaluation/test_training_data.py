@@ -20,6 +20,7 @@ def archives(tmp_path):
         arrays[f"y_{split}"] = np.arange(count) % 2
     np.savez(tmp_path / "all.npz", **arrays, class_names=["left", "right"])
     np.savez(tmp_path / "plain.npz", x=arrays["x_test"], y=arrays["y_test"])
+    np.savez(tmp_path / "bare.npz", x=arrays["x_val"], y=arrays["y_val"])
     np.savez(tmp_path / "other.npz", x=arrays["x_test"], y=arrays["y_test"], class_names=["up", "down"])
     return tmp_path
 
@@ -46,10 +47,37 @@ def test_without_splits_a_share_is_held_out_and_nothing_is_tested_on(archives):
 
 
 def test_images_without_names_take_those_of_the_others(archives):
-    images, _ = _load(archives, "npz:all.npz", validation="npz:plain.npz", test="npz:plain.npz")
+    images, _ = _load(archives, "npz:all.npz", validation="npz:plain.npz", test="npz:bare.npz")
     assert images.validation.class_names == images.test.class_names == ("left", "right")
 
 
 def test_other_classes_are_refused(archives):
     with pytest.raises(DataError, match="its 2 classes are not the 2 of all"):
         _load(archives, "npz:all.npz", test="npz:other.npz")
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_named_images_that_are_trained_on_are_refused(archives, part):
+    message = rf"{part} images npz:plain.npz, \w+: [1-4] of its 4 images are training.* images too"
+    with pytest.raises(DataError, match=message):
+        _load(archives, "npz:plain.npz", **{part: "npz:plain.npz"}, share=0.5)
+
+
+def test_named_images_that_choose_the_epoch_are_no_test(archives):
+    with pytest.raises(DataError, match="4 of its 4 images are training or validation images too"):
+        _load(archives, "npz:all.npz", validation="npz:plain.npz", test="npz:plain.npz")
+
+
+def test_splits_of_one_set_may_share_images_and_it_is_said(archives):
+    with np.load(archives / "all.npz") as all_of_it:
+        arrays = dict(all_of_it)
+    arrays["x_test"][1:3] = arrays["x_train"][3:5]
+    arrays["x_val"][2] = arrays["x_train"][7]
+    np.savez(archives / "twice.npz", **arrays)
+    images, sources = _load(archives, "npz:twice.npz")
+    assert len(images.test) == 4
+    assert sources == {
+        "training": "npz:twice.npz, train",
+        "validation": "npz:twice.npz, val (1 of its 6 images are training images too)",
+        "test": "npz:twice.npz, test (2 of its 4 images are training or validation images too)",
+    }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.evaluation import workshop
+from robustbench_local.models.architectures import find_architecture, start_from
+from robustbench_local.models.weights import read_weights
 from robustbench_local.run import prepare, run_grid
 
 SHORT = {"epochs": 2, "batch_size": 8, "warmup_epochs": 0}
@@ -109,3 +113,57 @@ def test_what_cannot_be_trained_is_named(workplace):
     model = {"id": "net", "source": "python:net.py:model", "num_classes": 10}
     with pytest.raises(ModelError, match="cannot be trained"):
         prepare(_grid(models=[model]), allow_code=True)
+
+
+def test_images_that_were_trained_on_are_counted_in_a_note(workplace):
+    plan, _ = prepare(_grid())
+    assert len(plan.data) == 40
+    expected = (
+        "of the 40 evaluated images 28 trained it and 12 chose its epoch, so its figures are too good: "
+        "evaluate on images of their own"
+    )
+    plain, trained = plan.subjects
+    assert expected in trained.about["notes"]
+    assert f"model {trained}: {expected}" in plan.warnings
+    assert not any("trained it" in note for note in plain.about["notes"])
+
+
+def test_a_dry_run_counts_them_too(cache):
+    plan, _ = prepare(_grid(), only_plan=True)
+    assert any("trained it" in line for line in plan.warnings)
+    assert not cache.exists()
+
+
+def test_images_of_their_own_need_no_note(workplace):
+    with np.load(workplace / "digits.npz") as known:
+        np.savez(workplace / "others.npz", x=255 - known["x"], y=known["y"])
+    plan, _ = prepare(_grid(data={"source": "npz:others.npz"}))
+    assert not any("trained it" in line for line in plan.warnings)
+
+
+def test_a_teacher_that_was_replaced_teaches_another_student(cache, workplace):
+    taught = {"card": "distillation-t20", **SHORT, "epochs": 1, "teacher": "checkpoint:t.safetensors"}
+    digests = []
+    for seed in (1, 2, 1):
+        _write_teacher(workplace / "t.safetensors", seed)
+        digests.append(prepare(_grid(defenses=[taught]))[0].subjects[-1].digest)
+    assert digests[0] == digests[2] != digests[1]
+    assert len(list(cache.glob("*.safetensors"))) == 2
+
+
+def _write_teacher(path, seed):
+    """Weights with a card, as `rbl train` leaves them."""
+    with start_from(seed):
+        save_file(find_architecture("mnist_fast").build(10).state_dict(), path)
+    card = {
+        "schema": 1,
+        "name": path.stem,
+        "weights": path.name,
+        "sha256": read_weights(path).sha256,
+        "architecture": "mnist_fast",
+        "num_classes": 10,
+        "normalize": None,
+        "class_names": list("0123456789"),
+        "provenance": {},
+    }
+    path.with_suffix(".yaml").write_text(yaml.safe_dump(card))
