@@ -15,6 +15,7 @@ from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.catalogue import Card, expand
 from robustbench_local.classifier import Classifier
+from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.curves import write_curves
 from robustbench_local.defenses.networks import Start, teacher_loader
@@ -111,7 +112,7 @@ def measure(
         start: The network with its trained weights.
         recipe: Its threat model is what attacks get; Linf 8/255 where it has none.
         images: The test images, or the validation images where there are none.
-        autoattack: How many of them AutoAttack gets; 0 leaves it out.
+        autoattack: How many of them AutoAttack gets, chosen evenly over the classes; 0 leaves it out.
         device: Where to compute.
         report: Receives a line a figure.
 
@@ -132,7 +133,7 @@ def measure(
     )
     figures: list[dict[str, Any]] = []
     for attack, count in _attacks(len(data), autoattack):
-        some = data.select(range(count))
+        some = _some(data, count)
         result = evaluate(classifier, some, attack=attack, norm=threat.norm, eps=threat.eps)
         if not figures:
             figures.append(_figure({"attack": "none"}, result.tally.clean_correct, result.clean_accuracy))
@@ -140,7 +141,7 @@ def measure(
         found = {**_said(attack), **_budget(threat)}
         figures.append(_figure(found, result.tally.robust, result.robust_accuracy))
         report(_line(figures[-1]))
-    some = data.select(range(min(_CERTIFIED, len(data))))
+    some = _some(data, _CERTIFIED)
     for name, certificate, ball in questions(recipe):
         proven = prove(classifier, some, certificate, ball)
         share = clopper_pearson(proven, len(some))
@@ -194,6 +195,11 @@ def save(
         command=command,
     )
     write_curves(out, trained.curves, best=trained.best.epoch, title=f"{card.name} on {images.training.name}")
+
+
+def _some(data: Dataset, count: int) -> Dataset:
+    """At most so many images, of all classes alike; the same for every model, so that figures compare."""
+    return data.select(choose_images(data.ids, data.labels.tolist(), limit=count, seed=0))
 
 
 def _attacks(count: int, autoattack: int) -> list[tuple[Attack, int]]:

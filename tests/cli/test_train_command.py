@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from robustbench_local.cli import train as train_command
 from robustbench_local.cli.main import call
 from robustbench_local.cli.train import Speaker
+from robustbench_local.evaluation import training
+from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.models.sources import load_classifier
 
 USUAL = [
@@ -86,6 +88,38 @@ def test_the_command_in_the_card_makes_the_same_weights(place):
     (place / "net.safetensors").unlink()
     assert call(shlex.split(card["provenance"]["made"]["command"])[1:]) == 0
     assert (place / "net.safetensors").read_bytes() == before
+
+
+def test_named_test_images_that_are_trained_on_are_refused(place, capsys):
+    assert _train("standard", "--test", "npz:signs.npz") == 3
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "60 of its 60 images are training or validation images too" in lines[0]
+    assert not (place / "net.safetensors").exists()
+
+
+def test_figures_on_some_images_are_on_all_classes_and_on_the_same_for_every_model(place, monkeypatch):
+    """The images of the archive are sorted by class; AutoAttack and certificates get a part of them."""
+    with np.load(place / "signs.npz") as signs:
+        arrays = dict(signs)
+    np.savez(
+        place / "photos.npz", x=np.flip(arrays["x"], axis=1), y=arrays["y"], class_names=arrays["class_names"]
+    )
+    seen = []
+
+    def evaluated(classifier, data, **how):
+        seen.append(data)
+        return evaluate(classifier, data, **how)
+
+    monkeypatch.setattr(training, "evaluate", evaluated)
+    monkeypatch.setattr(training, "prove", lambda _classifier, data, *_: seen.append(data) or 0)
+    monkeypatch.setattr(training, "_CERTIFIED", 12)
+    words = ["--test", "npz:photos.npz", "--autoattack", "6", "--set", "epochs=1"]
+    assert _train("gaussian-0.25", *words) == 0
+    assert _train("gaussian-0.25", *words, "--seed", "1") == 0
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert [one.labels.bincount().tolist() for one in first] == [[20] * 3] * 3 + [[2] * 3] + [[4] * 3] * 2
+    assert [one.ids for one in first] == [one.ids for one in second]
 
 
 def test_weights_that_changed_after_their_card_are_refused(place, capsys):
