@@ -9,6 +9,7 @@ import torch
 
 from robustbench_local.catalogue import find_card
 from robustbench_local.certification.ibp import IBP
+from robustbench_local.certification.smoothing import Smoothing
 from robustbench_local.data.signs import load_signs
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.recipes import read_recipe
@@ -48,6 +49,10 @@ def _proven(name):
     return {(one["certificate"], one["eps"]): one["accuracy"] for one in figures if "certificate" in one}
 
 
+def _on_the_margin(logits, labels):
+    return margin(logits, labels).sum()
+
+
 def _under_pgd(module, data, eps, loss=None):
     budget = {"eps": eps, "steps": 10, "step_size": eps / 4}
     examples = linf_examples(module, data.images, data.labels, **budget, loss=loss)
@@ -84,7 +89,13 @@ def test_accuracy_is_what_the_card_says(name, data):
     assert abs(_under_pgd(module, data, parse_eps(pgd["eps"])) - pgd["accuracy"]) < 0.2
 
 
-def test_the_defended_model_meets_its_promise_and_the_plain_one_breaks():
+def test_the_defended_model_meets_its_promise_and_the_plain_one_breaks(data):
+    plain, defended = (load_classifier(f"zoo:{name}").as_module() for name in ("signs-plain", "signs-pgd-at"))
+    assert _accuracy(plain, data.images, data.labels) >= 0.95
+    assert _accuracy(defended, data.images, data.labels) >= 0.9
+    for loss in (None, _on_the_margin):
+        assert _under_pgd(plain, data, EPS, loss) <= 0.05
+        assert _under_pgd(defended, data, EPS, loss) >= 0.45
     assert _measured("signs-plain", "none")["accuracy"] >= 0.97
     assert _measured("signs-plain", "autoattack")["accuracy"] < 0.05
     assert _measured("signs-pgd-at", "none")["accuracy"] >= 0.90
@@ -100,15 +111,25 @@ def test_the_distilled_model_hides_from_the_cross_entropy_and_falls_to_the_margi
     assert _measured(name, "autoattack")["accuracy"] <= 0.05
     module = load_classifier(f"zoo:{name}").as_module()
     assert _under_pgd(module, data, EPS) >= 0.8
-    assert _under_pgd(module, data, EPS, lambda logits, labels: margin(logits, labels).sum()) <= 0.2
+    assert _under_pgd(module, data, EPS, _on_the_margin) <= 0.2
 
 
-def test_trades_meets_its_promise():
+def test_trades_meets_its_promise(data):
+    module = load_classifier("zoo:signs-trades").as_module()
+    assert _accuracy(module, data.images, data.labels) >= 0.95
+    assert _under_pgd(module, data, EPS) >= _under_pgd(module, data, EPS, _on_the_margin) >= 0.45
     assert _measured("signs-trades", "none")["accuracy"] >= 0.95
     assert _measured("signs-trades", "autoattack")["accuracy"] >= 0.45
 
 
-def test_the_noisy_model_can_be_certified():
+def test_the_noisy_model_can_be_certified_and_the_plain_one_hardly(data):
+    few, vote, ball = data.select(range(20)), Smoothing(sigma=0.25, n=150), ThreatModel(norm="L2", eps=0.25)
+    noisy, plain = (
+        prove(load_classifier(f"zoo:{name}"), few, vote, ball)
+        for name in ("signs-gaussian-0.25", "signs-plain")
+    )
+    assert noisy >= 10
+    assert plain <= 8
     proven = _proven("signs-gaussian-0.25")
     assert proven["smoothing", 0.25] >= 0.6
     assert 0.4 <= proven["smoothing", 0.5] < proven["smoothing", 0.25]
