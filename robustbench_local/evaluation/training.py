@@ -91,7 +91,7 @@ def fit(
         on_step=on_step,
         device=device,
         teacher=teacher_loader(device, base),
-        belongs=start.origin,
+        belongs={"start": repr(start.origin)},
     )
     start.module.load_state_dict(trained.state)
     return trained

@@ -116,9 +116,9 @@ def test_an_interrupted_teacher_goes_on_where_it_was(tmp_path):
 def test_the_checkpoint_of_another_teacher_is_refused(tmp_path):
     usual = {"checkpoint": tmp_path / "training.pt", "report": _interrupted_at("teacher: epoch 2/6")}
     with pytest.raises(KeyboardInterrupt):
-        train(network(), AT_50, TRAINING, VALIDATION, belongs={"sha256": "a"}, **usual)
-    with pytest.raises(ConfigError, match=r"training.pt.teacher: .* another sha256"):
-        train(network(), AT_50, TRAINING, VALIDATION, belongs={"sha256": "b"}, **usual)
+        train(network(), AT_50, TRAINING, VALIDATION, belongs={"start": "a"}, **usual)
+    with pytest.raises(ConfigError, match=r"training.pt.teacher: .* another start"):
+        train(network(), AT_50, TRAINING, VALIDATION, belongs={"start": "b"}, **usual)
 
 
 def test_a_teacher_that_changed_under_its_name_is_not_taken_for_the_old_one(tmp_path):
