@@ -18,8 +18,10 @@ from robustbench_local.certification.operations import (
     Reshape,
     Shape,
     Sum,
+    rounded,
 )
 from robustbench_local.certification.place import Place, Unsupported, compute, reads_shape
+from robustbench_local.certification.precision import COVERED, Watch, check_covered
 from robustbench_local.errors import ModelError
 from robustbench_local.failures import first_line, out_of_memory
 
@@ -181,21 +183,31 @@ class _Reader:
             raise Unsupported.at(node, self.module)
         if value.ndim < 2 or len(value) != len(self.sample):
             raise Unsupported("mixes the images of a batch", "keep the first axis for the images")
-        given = _images(node, self._places)
-        named = any(each in self._places for each in node.kwargs.values() if isinstance(each, fx.Node))
-        if named or set(given) != set(sources):
-            raise Unsupported("takes images as a keyword or in a list", "pass them by position")
-        found = operation(node, Place(self.module, self._values, self._places, self._reads))
+        found = self._operation(node, value, sources)
         if found is None:
             self._places[node] = self._places[sources[0]]
             return
         shape = tuple(value.shape[1:])
         name = str(node.target) if node.op == "call_module" else node.name
-        inputs = tuple(self._places[each] for each in given)
+        inputs = tuple(self._places[each] for each in _images(node, self._places))
         if isinstance(found, Convolution) and found.target != shape:  # a mean that drops height and width
             inputs = (self._append(Node(name, found, inputs, found.target)),)
             found = Reshape(found.target, shape)
         self._places[node] = self._append(Node(name, found, inputs, shape))
+
+    def _operation(self, node: fx.Node, value: Tensor, sources: list[fx.Node]) -> Operation | None:
+        """What a node does to the images; None if it leaves values and shape alone."""
+        named = any(each in self._places for each in node.kwargs.values() if isinstance(each, fx.Node))
+        if named or set(_images(node, self._places)) != set(sources):
+            raise Unsupported("takes images as a keyword or in a list", "pass them by position")
+        found = operation(node, Place(self.module, self._values, self._places, self._reads))
+        if value.dtype not in COVERED:
+            raise Unsupported(f"gives {value.dtype}", "compute in float32")
+        if value.dtype == torch.float32 and any(self._values[each].dtype != value.dtype for each in sources):
+            if found is not None:
+                raise Unsupported("rounds to float32 in passing", "write .float() before it")
+            return rounded()
+        return found
 
     def _append(self, node: Node) -> int:
         self.nodes.append(node)
@@ -227,6 +239,8 @@ class _Reader:
             self.nodes = self.nodes[: place + 1]
         if len(self.nodes[-1].shape) != 1:
             raise Unsupported(f"returns {self.nodes[-1].shape} an image", "return logits (N, K)")
+        if self._values[result].dtype != torch.float32:  # a classifier's logits are float32
+            self._append(Node("logits", rounded(), (place,), self.nodes[-1].shape))
 
 
 def _images(node: fx.Node, places: dict[fx.Node, int]) -> list[fx.Node]:
@@ -242,9 +256,12 @@ def _sample(module: nn.Module, shape: Shape) -> Tensor:
 
 
 def _compare(graph: Graph, module: nn.Module, name: str) -> None:
-    """Refuse a trace that misses something, such as a value changed in place or a hook."""
+    """Refuse a trace that misses something, such as a value changed in place, a hook or autocast."""
     images = _sample(module, graph.shape)
-    expected, computed = module(images), graph(images.double())
+    with Watch() as watch:
+        expected = module(images)
+    check_covered(watch.seen, name)
+    computed = graph(images.double())
     scale = float(expected.abs().amax()) + 1.0
     if not torch.allclose(computed, expected.double(), rtol=0.0, atol=_AGREEMENT * scale):
         raise ModelError(

@@ -308,6 +308,8 @@ _METHODS: Mapping[str, _FromNode] = {
     "contiguous": _same,
     "clone": _same,
     "float": _same,
+    "double": _same,
+    "to": _same,
     "flatten": _reshaped,
     "view": _reshaped,
     "reshape": _reshaped,

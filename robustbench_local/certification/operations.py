@@ -231,6 +231,15 @@ class Entry:
 Operation = Affine | Reshape | Activation | Sum | Entry
 
 
+def rounded() -> Affine:
+    """The same values in a coarser format: nothing happens but one rounding."""
+
+    def read(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return like.new_ones(()), like.new_zeros(()), like.new_zeros(())
+
+    return Diagonal(read, operations=1)
+
+
 def channelwise(values: Tensor, like: Tensor) -> Tensor:
     """One number a channel, (C,), broadcast against (C, H, W), in the dtype and on the device of ``like``."""
     return torch.as_tensor(values).to(like).view(-1, 1, 1)

@@ -15,6 +15,7 @@ from robustbench_local.certification.bounds import margin_rows
 from robustbench_local.certification.graph import Graph, check_layers, trace
 from robustbench_local.certification.interval import Interval
 from robustbench_local.certification.operations import Affine, Diagonal, channelwise
+from robustbench_local.certification.precision import check_covered, stored
 from robustbench_local.certification.rounding import Rounding
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ModelError
@@ -37,9 +38,10 @@ class BoundCertificate(Certificate):
     """Proves margins by bounds that hold for the whole ball and for the rounded arithmetic.
 
     What is guaranteed: for every image that is verified, every image of the ball inside [0, 1] is read as the
-    label by the classifier in evaluation mode, in its own precision (float32 or float64), whatever the
-    order in which products are added up. Not covered are arithmetics with other errors: TF32, bfloat16 and
-    convolutions by transforms (Winograd, FFT). The bounds are computed in float64; see `rounding`.
+    label by the classifier in evaluation mode, as it computes: from float32 images to float32 logits, in
+    float32, float64 or both between, whatever the order in which products are added up. Half precision is
+    refused. Not covered are float32 arithmetics with other errors: TF32 and convolutions by transforms
+    (Winograd, FFT). The bounds are computed in float64; see `rounding`.
     """
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2"})
@@ -70,7 +72,7 @@ class BoundCertificate(Certificate):
         with torch.no_grad():
             logits = classifier(images)
             predictions = logits.argmax(dim=1)
-            graph, rounding = network_of(classifier, images)
+            graph, rounding = network_of(classifier, images), Rounding.to(torch.float32)
             _compare(graph, images, logits, classifier.name)
             margins = torch.full((len(images),), torch.nan, dtype=torch.float64, device=logits.device)
             read_correctly = (predictions == labels).nonzero().flatten()
@@ -91,11 +93,11 @@ class BoundCertificate(Certificate):
         check_layers(_module(classifier), classifier.name)
 
 
-def network_of(classifier: Classifier, images: Tensor) -> tuple[Graph, Rounding]:
-    """A classifier as a graph on images in [0, 1], and how it rounds.
+def network_of(classifier: Classifier, images: Tensor) -> Graph:
+    """A classifier as a graph from images in [0, 1] to the logits that it gives, which are float32.
 
     Raises:
-        ModelError: If it is no plain module, resizes its images, or has a layer without bounds.
+        ModelError: If it is no plain module, resizes its images, or has a layer or precision without bounds.
     """
     module = _module(classifier)
     size = tuple(images.shape[-2:])
@@ -109,8 +111,7 @@ def network_of(classifier: Classifier, images: Tensor) -> tuple[Graph, Rounding]
     normalization = classifier.normalization  # what the classifier does before its module
     if normalization is not None:
         graph = graph.before(_normalize(normalization))
-    dtype = next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
-    return graph, Rounding.to(dtype)
+    return graph
 
 
 def ball_of(images: Tensor, threat: ThreatModel) -> Ball:
@@ -131,13 +132,7 @@ def _module(classifier: Classifier) -> torch.nn.Module:
             where=classifier.name,
             remedy="use a smoothing certificate",
         )
-    dtypes = {each.dtype for each in module.parameters() if each.is_floating_point()}
-    if not dtypes <= {torch.float32, torch.float64}:
-        raise ModelError(
-            "computes in half precision, for which there are no bounds",
-            where=classifier.name,
-            remedy="load it in float32",
-        )
+    check_covered(stored(module), classifier.name)
     return module
 
 

@@ -3,7 +3,10 @@
 A proof about real numbers says nothing about the network that is deployed, which rounds after every
 operation. So each node is given noise: at most what rounding can do there, whatever the order in which
 products are added up. Bounds then hold for every rounded evaluation of the network, and attacks on it
-cannot contradict them.
+cannot contradict them. Where a number may be too large for the format, there is no bound.
+
+Certificates take float32's rounding everywhere, also in networks of float64: images are normalised and logits
+read in float32 whatever the network computes in, and a sum of float64 is off by less.
 
 The bounds themselves are computed in float64, and that rounds as well; but by the same formulas, on the same
 products, and 2^29 times less than float32. `_OWN` covers it thousands of times over.
@@ -31,17 +34,20 @@ class Rounding:
 
     Args:
         unit: Largest relative error of one operation: 2^-24 for float32.
+        largest: What the format's numbers cannot exceed.
 
     Source: Higham 2002, "Accuracy and stability of numerical algorithms", Sec. 3.1: a sum of n products, in
     any order, is off by at most n u / (1 - n u) times the sum of their absolute values.
     """
 
     unit: float
+    largest: float
 
     @classmethod
     def to(cls, dtype: torch.dtype) -> Rounding:
         """Rounding to a dtype, and of the bounds themselves."""
-        return cls(torch.finfo(dtype).eps / 2 + _OWN)
+        limits = torch.finfo(dtype)
+        return cls(limits.eps / 2 + _OWN, limits.max / 2)  # the other half: what rounding adds
 
     def of(self, node: Node, sizes: list[Tensor]) -> Tensor | None:
         """Noise of a node's values.
@@ -66,4 +72,5 @@ class Rounding:
 
     def _error(self, terms: int, size: Tensor) -> Tensor:
         relative = terms * self.unit / (1 - terms * self.unit)
-        return size * relative + terms * _TINY
+        noise = size * relative + terms * _TINY
+        return noise.masked_fill(size > self.largest, torch.inf)

@@ -129,7 +129,7 @@ class _Wrapped(WrappedClassifier):
             lambda: Classifier(lambda images: images.flatten(1), num_classes=16, name="mine"),
             "not a plain network",
         ),
-        (lambda: Classifier(samples.plain().half(), num_classes=3, name="mine"), "half precision"),
+        (lambda: Classifier(samples.plain().half(), num_classes=3, name="mine"), "in float16"),
         (lambda: Classifier(SmallCNN(), num_classes=10, name="mine"), "is a MaxPool2d"),
     ],
 )
