@@ -75,4 +75,4 @@ def batch(data=TRAINING, *, progress=0.0, seed=0, count=16):
 def accuracy(module, images, labels):
     """Share of images that are right in evaluation mode."""
     with torch.no_grad():
-        return float((module.eval()(images).argmax(dim=1) == labels).float().mean())
+        return int((module.eval()(images).argmax(dim=1) == labels).sum()) / len(labels)

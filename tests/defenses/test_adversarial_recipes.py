@@ -18,6 +18,7 @@ from robustbench_local.defenses.free_at import FreeTraining
 from robustbench_local.defenses.mart import MART, mart_loss
 from robustbench_local.defenses.pgd_at import PGDTraining
 from robustbench_local.defenses.recipes import RECIPES, read_recipe
+from robustbench_local.defenses.standard import Standard
 from robustbench_local.defenses.trades import Trades
 from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError, ModelError
@@ -46,16 +47,28 @@ def _name(recipe):
     return recipe.method + ("-awp" if getattr(recipe, "awp_gamma", 0) else "")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES_HERE, ids=_name)
-def test_every_recipe_withstands_what_it_trains_against(recipe):
+def _left(recipe):
+    """Share of images still right a little beyond the radius, where ordinary training loses half."""
     module = network()
     trained = train(module, recipe, TRAINING, VALIDATION)
     module.load_state_dict(trained.state)
-    images, labels = VALIDATION.images, VALIDATION.labels
-    examples = linf_examples(module, images, labels, eps=EPS, steps=20, step_size=EPS / 4)
-    assert accuracy(module, examples, labels) >= 0.9
-    assert trained.best.robust >= 0.9
+    budget = {"eps": 1.3 * EPS, "steps": 20, "step_size": EPS / 3}
+    examples = linf_examples(module, VALIDATION.images, VALIDATION.labels, **budget)
+    return accuracy(module, examples, VALIDATION.labels), trained.best.robust
+
+
+@pytest.fixture(scope="module")
+def ordinary():
+    """What an ordinary training leaves."""
+    return _left(Standard(**COMMON))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES_HERE, ids=_name)
+def test_every_recipe_withstands_what_it_trains_against(recipe, ordinary):
+    left, robust = _left(recipe)
+    assert left >= ordinary + 0.05
+    assert robust >= 0.9
 
 
 @pytest.mark.parametrize("recipe", RECIPES_HERE[:2], ids=_name)
