@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,12 +46,23 @@ class Crafted:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was read; both (N, V), on the CPU."""
+    """What was read, on the CPU."""
 
     prediction: Tensor
-    """Class of the largest logit; -1 where a logit is not finite."""
+    """Class of the largest logit, (N, V); -1 where a logit is not finite."""
     confidence: Tensor
-    """Its softmax probability; NaN where a logit is not finite."""
+    """Its softmax probability, (N, V); NaN where a logit is not finite."""
+    reasons: tuple[str | None, ...]
+    """Which rule each sign's sticker breaks: that sign was looked at as it is, and shows nothing of it."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Seen]) -> Seen:
+        """What was read of the same signs in one part of the views after the other."""
+        return cls(
+            prediction=torch.cat([part.prediction for part in parts], dim=1),
+            confidence=torch.cat([part.confidence for part in parts], dim=1),
+            reasons=parts[0].reasons,
+        )
 
     def right(self, labels: Tensor) -> Tensor:
         """In which views each sign is read as its label, (N, V), boolean."""
@@ -135,26 +147,22 @@ class Signs:
         """
         count = len(self.images)
         at_once = max(1, (self.classifier.batch_size or views.count) // count)
-        parts = [
-            self._read(crafted, views.part(start, min(start + at_once, views.count)))
-            for start in range(0, views.count, at_once)
-        ]
-        return Seen(
-            prediction=torch.cat([part.prediction for part in parts], dim=1),
-            confidence=torch.cat([part.confidence for part in parts], dim=1),
+        return Seen.joined(
+            [
+                self._read(crafted, views.part(start, min(start + at_once, views.count)))
+                for start in range(0, views.count, at_once)
+            ]
         )
 
     def look_at_random(self, crafted: Crafted) -> Seen:
         """The same with random colours in the same place, a new sticker for each part of the test views."""
         edges = [self.tests.count * part // STICKERS_AT_RANDOM for part in range(STICKERS_AT_RANDOM + 1)]
-        seen = [
-            self.look(self._coloured(crafted, part), self.tests.part(edges[part], edges[part + 1]))
-            for part in range(STICKERS_AT_RANDOM)
-            if edges[part] < edges[part + 1]
-        ]
-        return Seen(
-            prediction=torch.cat([part.prediction for part in seen], dim=1),
-            confidence=torch.cat([part.confidence for part in seen], dim=1),
+        return Seen.joined(
+            [
+                self.look(self._coloured(crafted, part), self.tests.part(edges[part], edges[part + 1]))
+                for part in range(STICKERS_AT_RANDOM)
+                if edges[part] < edges[part + 1]
+            ]
         )
 
     def flat(self, crafted: Crafted) -> Tensor:
@@ -179,6 +187,7 @@ class Signs:
         return Seen(
             prediction=torch.where(finite, classes, -1).view(-1, views.count),
             confidence=likely.masked_fill(~finite, torch.nan).view(-1, views.count),
+            reasons=(None,) * len(self.images) if crafted is None else crafted.reasons,
         )
 
     def _scenes(self, crafted: Crafted | None, views: Views) -> Tensor:

@@ -164,7 +164,7 @@ class _Judge:
         seen = self.looks["sticker", "view"].prediction[place][right]
         hits = threat.success(seen, label.expand(len(seen))) & (seen >= 0)
         moved = (seen != label) & ~hits
-        reason, void = self.crafted.reasons[place], float(right.double().mean()) < LEAST_CLEAN
+        void = float(right.double().mean()) < LEAST_CLEAN
         change = (self.flat[place : place + 1] - self.signs.images[place : place + 1]).double().cpu()
         broken = not void and int(hits.sum()) > MOST_TURNED * len(seen)
         prediction = int(self.reading.prediction[place])
@@ -187,26 +187,50 @@ class _Judge:
         if void:
             told = f"{100 * float(right.double().mean()):.1f} % of its clean views are read rightly"
             return replace(judged, status="void", error=f"{told}; {100 * LEAST_CLEAN:.0f} % are needed")
-        return judged if reason is None else replace(judged, status="rejected", error=reason)
+        judged = replace(judged, error=self._broken_rules(place))
+        return judged if self.crafted.reasons[place] is None else replace(judged, status="rejected")
+
+    def _broken_rules(self, place: int) -> str | None:
+        """Which rule the sticker breaks, and which its controls break beside."""
+        own = self.crafted.reasons[place]
+        found = {
+            condition: seen.reasons[place]
+            for (condition, _), seen in self.looks.items()
+            if seen.reasons[place] not in {None, own}
+        }
+        told = [f"control {condition}: {reason}" for condition, reason in found.items()]
+        return "; ".join([own, *told] if own else told) or None
 
 
 def _sightings(
     records: list[OutcomeRecord], looks: Mapping[tuple[Condition, ViewKind], Seen]
 ) -> list[SightingRecord]:
     return [
-        SightingRecord(
-            cell=record.cell,
-            position=record.position,
-            condition=condition,
-            kind=kind,
-            predictions=tuple(None if one < 0 else one for one in seen.prediction[place].tolist()),
-            confidences=tuple(
-                None if math.isnan(one) else round(one, 4) for one in seen.confidence[place].tolist()
-            ),
-        )
+        _sighting(record, place, condition, kind, seen)
         for place, record in enumerate(records)
         for (condition, kind), seen in looks.items()
     ]
+
+
+def _sighting(
+    record: OutcomeRecord, place: int, condition: Condition, kind: ViewKind, seen: Seen
+) -> SightingRecord:
+    """What was read of one sign; nothing if a control breaks a rule.
+
+    An attack whose sticker breaks a rule has failed, as the readings of the clean sign say. Of a control they
+    would say that it was kept.
+    """
+    barred = condition != "sticker" and seen.reasons[place] is not None
+    read = [] if barred else seen.prediction[place].tolist()
+    sure = [] if barred else seen.confidence[place].tolist()
+    return SightingRecord(
+        cell=record.cell,
+        position=record.position,
+        condition=condition,
+        kind=kind,
+        predictions=tuple(None if one < 0 else one for one in read),
+        confidences=tuple(None if math.isnan(one) else round(one, 4) for one in sure),
+    )
 
 
 def _kinds(signs: Signs) -> tuple[tuple[ViewKind, Views], ...]:

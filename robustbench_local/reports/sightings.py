@@ -37,6 +37,8 @@ class Looks:
     """The true class."""
     predictions: Mapping[str, Classes]
     """Condition -> class that was read, ``NOT_FINITE`` where there was no finite answer."""
+    barred: frozenset[str]
+    """Controls that broke a rule on this sign, so that nothing was read."""
     confidences: Mapping[str, Numbers]
     """Condition -> softmax probability of that class; NaN where there was no finite answer."""
     distance: Numbers
@@ -85,7 +87,8 @@ class Sign:
     standing: SignStanding
     """``counted``, or why nothing follows from it."""
     problem: str | None
-    """What went wrong, in one line; a sign whose sticker broke a rule counts, as one that held."""
+    """What went wrong, in one line; a sign whose sticker broke a rule counts, as one that held, and so does
+    one whose control broke a rule."""
     broken: bool
     """Most of the views end as the attacker wants."""
     looks: Mapping[ViewKind, Looks] = field(repr=False)
@@ -158,10 +161,12 @@ def _standing(row: OutcomeRecord) -> SignStanding:
 
 
 def _looks(label: int, sightings: Sequence[SightingRecord], view: ViewRecord) -> Looks:
+    seen = [one for one in sightings if one.predictions]
     return Looks(
         label=label,
-        predictions={one.condition: _classes(one.predictions) for one in sightings},
-        confidences={one.condition: _numbers(one.confidences) for one in sightings},
+        predictions={one.condition: _classes(one.predictions) for one in seen},
+        barred=frozenset(one.condition for one in sightings if not one.predictions),
+        confidences={one.condition: _numbers(one.confidences) for one in seen},
         distance=_numbers(view.distance),
         yaw=_numbers(view.yaw),
         pitch=_numbers(view.pitch),

@@ -22,14 +22,14 @@ LOOK_COLUMNS = (
 
 
 def look_rows(sightings: Iterable[SightingRecord], views: Iterable[ViewRecord]) -> Iterator[dict[str, Any]]:
-    """One row a look, with ``LOOK_COLUMNS``.
+    """One row a look, with ``LOOK_COLUMNS``; none of a control that broke a rule.
 
     Args:
         sightings: What was read.
         views: The views in which it was read.
     """
     places = {(view.position, view.kind): view for view in views}
-    for seen in sightings:
+    for seen in (one for one in sightings if one.predictions):
         view = places[seen.position, seen.kind]
         series = (seen.predictions, seen.confidences, view.distance, view.yaw, view.pitch, view.roll)
         head = (seen.position, seen.condition, seen.kind)

@@ -38,8 +38,9 @@ class OutcomeRecord:
     """The untouched image is read as its label, with a strictly largest logit; where it is judged over views,
     in nearly all of them, too."""
     broken: bool
-    """The image was clean-correct and a verified candidate reached the attacker's goal (or made the
-    model's answer non-finite); where it is judged over views, in more than half of them."""
+    """The image was clean-correct and a verified candidate reached the attacker's goal or made the model's
+    answer non-finite. Where it is judged over views: more than half of those in which the clean sign is read
+    rightly reached the goal, which an answer that is not finite never does."""
     moved_elsewhere: bool
     """Targeted goals only: the label changed, but not to a target. Never counted as broken."""
     margin: float | None
@@ -67,7 +68,8 @@ class OutcomeRecord:
     robust); ``rejected`` (the attack's candidate broke a rule and was discarded); ``void`` (a sign that is
     not read rightly in enough of its clean views: nothing follows from it); ``error``."""
     error: str | None = None
-    """Why, in one line, when the status is ``rejected``, ``non-finite``, ``void`` or ``error``."""
+    """Why, in one line, when the status is ``rejected``, ``non-finite``, ``void`` or ``error``; where it is
+    judged over views also which controls broke a rule."""
     original_hash: str = ""
     """SHA-256 (first 16 hex digits) of the original image."""
     adversarial_hash: str = ""
@@ -152,7 +154,8 @@ class SightingRecord:
     kind: ViewKind
     """Which of its views."""
     predictions: tuple[int | None, ...]
-    """Class read in each view; None if the model gave no finite answer."""
+    """Class read in each view; None if the model gave no finite answer. Empty if a control broke a rule of
+    the harness: there was nothing to look at, and the outcome's ``error`` says why."""
     confidences: tuple[float | None, ...]
     """Softmax probability of that class, to four digits."""
 

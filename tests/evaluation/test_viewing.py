@@ -67,6 +67,17 @@ class Vandal(Painter):
         return torch.zeros_like(images)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cheat(Painter):
+    """Keeps the rules itself; its control without views paints outside of the second sign, too."""
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        found = super().perturb(classifier, images, labels, threat, stream, masks)
+        if not self.views:
+            found[1:] = 0
+        return found
+
+
 def colour() -> Classifier:
     return Classifier(Colour(), num_classes=3, name="colour")
 
@@ -224,6 +235,26 @@ def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
         )
 
 
+def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, batch):
+    cheated = batch_of(work(classifier, attack=Cheat(views=4)))
+    assert [row.status for row in cheated.outcomes] == ["ok", "ok"]
+    assert [row.error for row in cheated.outcomes] == [
+        None,
+        "control without-views: pixels outside the sticker's place are changed",
+    ]
+    assert looks(cheated, 0, "without-views") == looks(batch, 0, "without-views")
+    assert looks(cheated, 1, "without-views").predictions == ()
+    assert looks(cheated, 1, "without-views").confidences == ()
+    assert all(len(one.predictions) for one in cheated.sightings if one.condition != "without-views")
+    assert [row.broken for row in cheated.outcomes] == [row.broken for row in batch.outcomes]
+
+
+def test_no_control_of_a_sticker_that_breaks_a_rule_is_called_kept(classifier):
+    batch = batch_of(work(classifier, attack=Vandal(views=4)))
+    for condition in ("random-colours", "without-views", "whole-sign"):
+        assert looks(batch, 0, condition).predictions == ()
+
+
 def test_answers_that_are_not_finite_are_kept_as_such():
     class Blind(Colour):
         def forward(self, images):
@@ -291,6 +322,12 @@ def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
     assert (result.sticker_success.count, result.sticker_success.n) == (hits.sum(), right.sum())
     assert 0 < result.sticker_success.value <= 1
     assert "sticker_success=" in repr(result)
+    cheated = evaluate(
+        classifier, signs(), attack=Cheat(views=4), norm="sticker", eps=0.4, transformation="rectangles",
+        targets=["green"], test_views=VIEWS, seed=5,
+    )  # fmt: skip
+    assert len(cheated.sightings) == len(table) - VIEWS
+    assert cheated.sticker_success == result.sticker_success
     assert not evaluate(classifier, signs(), attack="fgsm", norm="Linf", eps=0.1).sticker_success.known
     with pytest.raises(ConfigError, match="judged on its own model only"):
         evaluate(
@@ -303,7 +340,17 @@ GRID = {
     "schema": 1,
     "data": {"source": "signs", "split": "test", "limit": 40},
     "models": [{"id": "plain", "source": "zoo:signs-plain"}],
-    "attacks": [{"card": "sticker-10", "limit": 1, "test_views": 8, "steps": 2, "views": 2}],
+    "attacks": [
+        {
+            "card": "sticker-10",
+            "limit": 1,
+            "test_views": 8,
+            "steps": 2,
+            "views": 2,
+            "place_steps": 1,
+            "layout_steps": 1,
+        }
+    ],
     "gates": [{"metric": "sticker_success", "threat": "sticker-10", "max": 0.01}],
 }
 
