@@ -154,14 +154,18 @@ def _stickers(evidence: Evidence) -> Iterator[Finding]:
         if not result.counted:
             text = f"{where} says nothing: no sign is read rightly in {needed} its clean views."
             yield Finding(level="void", text=text)
-        elif void:
+            continue
+        if void:
             verb = "is" if len(void) == 1 else "are"
             share = f"{counted(len(void), 'sign')} of {len(result.rows)} {verb} not read rightly in {needed}"
             yield Finding(level="warning", text=f"{where}: {share} the clean views and {verb} left out.")
         for control in result.controls:
             if control.kept is False:
                 share = f"{percent(control.measured.value)} of the views, {control.expected} expected"
-                yield Finding(level="warning", text=f"{where}, control “{control.name}”: {share}.")
+                more = f" ({control.reason})" if control.reason else ""
+                yield Finding(level="warning", text=f"{where}, control “{control.name}”: {share}{more}.")
+            elif control.barred:
+                yield Finding(level="warning", text=f"{where}, control “{control.name}”: {control.reason}.")
 
 
 def _few_images(evidence: Evidence) -> Iterator[Finding]:

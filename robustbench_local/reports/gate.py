@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from robustbench_local.errors import ConfigError, InvariantError
 from robustbench_local.reports.brackets import find_violations
+from robustbench_local.reports.controls import doubts
 from robustbench_local.reports.counting import find_worst_cases, read_evidence
 from robustbench_local.reports.distances import measures_distance, nearest_radii, spread
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat, WorstCase
@@ -284,13 +285,17 @@ def _judge_certificates(gate: Gate, subject: Subject, cells: Sequence[CellResult
 
 
 def _judge_sticker(gate: Gate, subject: Subject, cell: CellResult) -> Verdict:
-    """The share of held-out views that end as the attacker wants."""
+    """The share of held-out views that end as the attacker wants; none passes against its controls."""
     estimate, signs = cell.sticker_success, sum(sign.counted for sign in cell.signs)
     told = f"{full(estimate)}, views of {counted(signs, 'sign')}"
     if cell.done and not estimate.known:
         told = "no view counts: every sign is void"
         return Verdict(gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=told)
-    return _rule(gate, subject, estimate, () if cell.done else (cell.record.attack,), told=told)
+    verdict = _rule(gate, subject, estimate, () if cell.done else (cell.record.attack,), told=told)
+    against = doubts(cell) if verdict.ruling == "pass" else []
+    if not against:
+        return verdict
+    return replace(verdict, ruling="inconclusive", reason=f"{told}, but {listing(against)}")
 
 
 def _judge_distance(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:

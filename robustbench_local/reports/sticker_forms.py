@@ -6,16 +6,22 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from robustbench_local.reports.controls import Control
 from robustbench_local.reports.markup import escape, table
 from robustbench_local.reports.stickers import (
     LIMITS_OF_SIMULATION,
     READING_STICKERS,
     Approach,
-    Control,
     SignRow,
     StickerResult,
 )
-from robustbench_local.reports.words import NOTHING, budget, full
+from robustbench_local.reports.viewpoints import Bin
+from robustbench_local.reports.words import NOTHING, budget, full, interval, percent
+
+_SUMMARY = (
+    "model", "views turned", "signs turned in most views", "worst bin", "frames of the drive-by",
+    "drives turned in at least half of their frames", "longest run", "expected severity", "worst reading",
+)  # fmt: skip
 
 
 def sticker_json(result: StickerResult) -> dict[str, Any]:
@@ -49,7 +55,7 @@ def sticker_json(result: StickerResult) -> dict[str, Any]:
             "distances": list(found.distances),
             "angles": list(found.angles),
             "success": [[square.estimate.as_json(square.word) for square in row] for row in found.rows],
-            "worst": found.worst and {"where": found.worst.where, **found.worst.square.estimate.as_json()},
+            "worst": found.worst and _worst(found.worst),
         },
         "drive_by": _approach(result.approach),
         "severity": result.severity
@@ -70,8 +76,7 @@ def sticker_markdown(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
     for group in groups:
         record = group[0].cell.record
         yield from (f"### {escape(record.attack)}: {budget(record.norm, record.eps)}", "")
-        head = ["model", "views turned", "signs turned in most views", "worst bin", "frames of the drive-by"]
-        yield from table([*head, "longest run", "expected severity", "worst reading"], map(_summed_up, group))
+        yield from table(_SUMMARY, map(_summed_up, group))
         yield ""
         rows = (_control_row(result, control) for result in group for control in result.controls)
         yield from table(["model", "control", "should be", "measured", "is it so"], rows)
@@ -89,14 +94,16 @@ def sticker_markdown(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
 def _summed_up(result: StickerResult) -> list[str]:
     who, worst, drive = escape(str(result.subject)), result.map.worst, result.approach
     if not result.counted:
-        return [who, "void: no sign is read rightly in enough of its clean views", *[""] * 6]
+        told = "void: no sign is read rightly in enough of its clean views"
+        return [who, told, *[""] * (len(_SUMMARY) - 2)]
     severity = result.severity
     return [
         who,
         full(result.success),
         f"{result.broken} of {result.counted}" + (f", {len(result.void)} left out" if result.void else ""),
-        NOTHING if worst is None else f"{full(worst.square.estimate)} {worst.where}",
-        NOTHING if drive is None else full(drive.hit),
+        NOTHING if worst is None else str(worst),
+        NOTHING if drive is None else percent(drive.share),
+        NOTHING if drive is None else _mostly(drive),
         NOTHING if drive is None else f"{drive.longest} of {drive.frames}",
         NOTHING if severity is None else f"{severity.expected.value:.3f}",
         NOTHING if severity is None else f"{severity.worst:.2f}",
@@ -107,18 +114,40 @@ def _control_row(result: StickerResult, control: Control) -> list[str]:
     verdict = {None: "cannot be told", True: "yes", False: "**no**"}[control.kept]
     reason = f": {escape(control.reason)}" if control.reason else ""
     who = escape(str(result.subject))
-    return [who, control.name, control.expected, full(control.measured), f"{verdict}{reason}"]
+    return [who, control.name, escape(control.expected), full(control.measured), f"{verdict}{reason}"]
 
 
 def _control(control: Control) -> dict[str, Any]:
-    measured = control.measured.as_json("not measured")
-    return {"name": control.name, "expected": control.expected, "kept": control.kept, **measured}
+    measured = control.measured.as_json(control.reason or "not measured")
+    told = {"name": control.name, "expected": control.expected, "kept": control.kept}
+    return {**told, "reason": control.reason, "barred": control.barred, **measured}
+
+
+def _worst(worst: Bin) -> dict[str, Any]:
+    return {
+        "where": worst.where,
+        "bins": worst.among,
+        "level": worst.estimate.level,
+    } | worst.estimate.as_json()
+
+
+def _mostly(drive: Approach) -> str:
+    return f"{drive.mostly.count} of {drive.mostly.n} ({interval(drive.mostly)})"
 
 
 def _approach(approach: Approach | None) -> dict[str, Any] | None:
     if approach is None:
         return None
-    return {"longest_run": approach.longest, "frames": approach.frames, **approach.hit.as_json()}
+    return {
+        "longest_run": approach.longest,
+        "frames": approach.frames,
+        "value": approach.share if approach.seen else None,
+        "low": None,
+        "high": None,
+        "n": approach.seen,
+        "reason": "no interval: the frames of a drive are not independent",
+        "drives_turned": approach.mostly.as_json(),
+    }
 
 
 def _sign(row: SignRow) -> dict[str, Any]:

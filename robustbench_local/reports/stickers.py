@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from robustbench_local.reports.controls import Control, against_no_views, make_controls
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.severity import Severity, SeverityTable, severity_table, weigh
 from robustbench_local.reports.sightings import NOT_FINITE, Flags, Looks, Sign, reached, share
 from robustbench_local.reports.viewpoints import ViewMap, make_map
-from robustbench_local.reports.words import SPACE, counted, full, p_value
-from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
-from robustbench_local.store import LEAST_CLEAN
+from robustbench_local.reports.words import counted, full
+from robustbench_local.statistics import Comparison, Estimate, clopper_pearson
 
-MOST_BY_CHANCE = 0.05
-"""Share of views that random colours may turn; above it success is not due to the sticker's pattern."""
 READING_STICKERS = (
     "One sticker, or one patch beside the sign, for all views of a sign. It was made on views of the "
     "attack's own and is judged on others, which it has never seen. A view counts if the clean sign is read "
     "rightly in that very view: same place, light and noise. Success is the share of these views that are "
-    "read as a target; n counts views, and the interval speaks of further views of these signs."
+    "read as a target; n counts views, and the interval speaks of further views of these signs. The worst "
+    "bin is the worst of several, and its interval is corrected for their number (Bonferroni). A drive-by is "
+    "one drive a sign, in one light and through one lens: its frames are not independent, so their share has "
+    "no interval. The number of drives that are turned in at least half of their frames has one, over signs."
 )
 """How the numbers of this section are read."""
 LIMITS_OF_SIMULATION = (
@@ -30,22 +32,6 @@ LIMITS_OF_SIMULATION = (
     "prove safety: another attacker may look longer, and from elsewhere."
 )
 """What must stand beside every such number."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """One condition that the sticker's success is read against."""
-
-    name: str
-    """What the sign had on it."""
-    expected: str
-    """What it should come to if the experiment is sound."""
-    measured: Estimate
-    """What it came to."""
-    kept: bool | None
-    """Whether it did; None where that cannot be told."""
-    reason: str = ""
-    """More about it, in one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +52,13 @@ class TargetShare:
 class Approach:
     """The drive-by: frames of one approach, from far to near."""
 
-    hit: Estimate
-    """Share of the frames that end as the attacker wants, where the clean sign is read rightly."""
+    share: float
+    """Share of the frames that end as the attacker wants, where the clean sign is read rightly; NaN if it is
+    nowhere. Frames of one drive are alike: there is no interval over them."""
+    seen: int
+    """Frames in which the clean sign is read rightly."""
+    mostly: Estimate
+    """Share of the drives, one a sign, in which at least half of these frames end so."""
     longest: int
     """Most frames in a row that do."""
     frames: int
@@ -149,17 +140,16 @@ def _result(evidence: Evidence, cell: CellResult) -> StickerResult:
     targets = cell.record.targets
     views = [sign.looks["view"] for sign in cell.signs if sign.counted]
     wanted = [looks.confidences["sticker"][looks.right][looks.hits("sticker", targets)] for looks in views]
-    comparison = _against(views, targets)
     rule, severity, table = _severity(evidence, cell, views)
     return StickerResult(
         cell=cell,
         success=cell.sticker_success,
         dodged=share(looks.read_as("sticker") != looks.label for looks in views),
         confidence=float(np.concatenate(wanted).mean()) if any(map(len, wanted)) else float("nan"),
-        controls=_controls(cell, views, comparison),
-        comparison=comparison,
+        controls=make_controls(cell),
+        comparison=against_no_views(cell),
         targets=_targets(evidence, cell, views, table),
-        map=make_map(views, targets),
+        map=make_map(views, targets, evidence.data.get("image_shape") or ()),
         approach=_approach([sign for sign in cell.signs if sign.counted], targets),
         rule=rule,
         severity=severity,
@@ -179,71 +169,6 @@ def _severity(
         for read in looks.read_as("sticker")
     )
     return table.rule, weigh(table, readings), table
-
-
-def _against(views: Sequence[Looks], targets: Sequence[int]) -> Comparison | None:
-    """The sticker against the one made without views, view by view."""
-    both = [looks for looks in views if "without-views" in looks.predictions]
-    if not both:
-        return None
-    first = np.concatenate([looks.hits("sticker", targets) for looks in both])
-    second = np.concatenate([looks.hits("without-views", targets) for looks in both])
-    return mcnemar(first.tolist(), second.tolist())
-
-
-def _controls(cell: CellResult, views: Sequence[Looks], comparison: Comparison | None) -> tuple[Control, ...]:
-    targets = cell.record.targets
-
-    def measured(condition: str) -> Estimate:
-        return share(looks.hits(condition, targets) for looks in views if condition in looks.predictions)
-
-    clean = share(looks.right for looks in views)
-    chance, flat, whole = (measured(one) for one in ("random-colours", "without-views", "whole-sign"))
-    found = [
-        _control(
-            "nothing: read rightly", f"at least {_bound(LEAST_CLEAN)}", clean, lambda x: x >= LEAST_CLEAN
-        ),
-        _control(
-            "random colours in the same place",
-            f"at most {_bound(MOST_BY_CHANCE)}",
-            chance,
-            lambda x: x <= MOST_BY_CHANCE,
-        ),
-    ]
-    if comparison is not None:
-        lower = comparison.only_first > comparison.only_second and comparison.significant()
-        nothing = not cell.sticker_success.count
-        found.append(
-            Control(
-                name="made on the sign as it is, without views",
-                expected="clearly lower",
-                measured=flat,
-                kept=None if nothing else lower,
-                reason="the sticker itself turned no view" if nothing else _told(comparison),
-            )
-        )
-    if whole.known:
-        reason = "the attack is weak or the model withstands it: see both"
-        found.append(_control("the whole sign painted", "nearly all", whole, lambda x: x >= 0.9, reason))
-    return tuple(found)
-
-
-def _control(
-    name: str, expected: str, measured: Estimate, keeps: Callable[[float], bool], reason: str = ""
-) -> Control:
-    kept = keeps(measured.value) if measured.known else None
-    return Control(name=name, expected=expected, measured=measured, kept=kept, reason="" if kept else reason)
-
-
-def _bound(share: float) -> str:
-    return f"{100 * share:.0f}{SPACE}%"
-
-
-def _told(comparison: Comparison) -> str:
-    split = (
-        f"{comparison.only_first:,} views fell to the sticker alone, {comparison.only_second:,} to this alone"
-    )
-    return f"{split}; exact McNemar {p_value(comparison.p_value)}"
 
 
 def _targets(
@@ -283,8 +208,12 @@ def _approach(signs: Sequence[Sign], targets: Sequence[int]) -> Approach | None:
     drives = [sign.looks["approach"] for sign in signs if "approach" in sign.looks]
     if not drives:
         return None
+    hits = [looks.hits("sticker", targets) for looks in drives]
+    hit, seen = sum(int(marks.sum()) for marks in hits), sum(map(len, hits))
     return Approach(
-        hit=share(looks.hits("sticker", targets) for looks in drives),
+        share=hit / seen if seen else math.nan,
+        seen=seen,
+        mostly=share([np.array([2 * marks.sum() >= len(marks) for marks in hits if len(marks)])]),
         longest=max(_longest(frames_hit(looks, targets)) for looks in drives),
         frames=max(len(looks.right) for looks in drives),
     )
@@ -326,9 +255,5 @@ def summary(result: StickerResult) -> str:
         return f"void: {counted(len(result.void), 'sign')}, none read rightly in enough of its clean views"
     signs = counted(result.counted, "sign")
     most = f"{result.broken} of {signs} in more than half of their views"
-    worst = (
-        f"; at worst {full(result.map.worst.square.estimate)} {result.map.worst.where}"
-        if result.map.worst
-        else ""
-    )
+    worst = f"; at worst {result.map.worst}" if result.map.worst else ""
     return f"{full(result.success)} of the views of {signs}, {most}{worst}"

@@ -10,12 +10,17 @@ import numpy as np
 
 from robustbench_local.reports.heatmap import Square
 from robustbench_local.reports.sightings import Looks
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.reports.words import counted, full
+from robustbench_local.statistics import Estimate, clopper_pearson
 
 DISTANCES = 4
 """Bins of distance, equal in ratio."""
 ANGLES = (0.0, 15.0, 30.0, 90.0)
 """Edges of the bins of the angle, in degrees."""
+SIGN_SHARE = 0.8
+"""Side of the sign over the side of its frame, as the camera has it."""
+ALPHA = 0.05
+"""Probability that one of the bins' intervals misses, when the worst of them is named."""
 ENOUGH = 10
 """Views that a bin needs in order to be called the worst."""
 
@@ -26,8 +31,18 @@ class Bin:
 
     where: str
     """Its distance and angle, in words."""
-    square: Square
-    """Success there."""
+    estimate: Estimate
+    """Success there; the interval holds for all of the bins at once."""
+    among: int
+    """Bins that it is the worst of."""
+
+    @property
+    def basis(self) -> str:
+        """What its interval is, in few words."""
+        return f"interval corrected for {counted(self.among, 'bin')}"
+
+    def __str__(self) -> str:
+        return f"{full(self.estimate)} {self.where}, {self.basis}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +57,17 @@ class ViewMap:
     """One a bin of the angle."""
     worst: Bin | None
     """Where the sticker works best, among bins of enough views; None if it works in none of them."""
+    note: str = ""
+    """What a reader of the columns has to know, in one sentence."""
 
 
-def make_map(views: Sequence[Looks], targets: Sequence[int]) -> ViewMap:
+def make_map(views: Sequence[Looks], targets: Sequence[int], shape: Sequence[int] = ()) -> ViewMap:
     """Success in each bin, over the views in which the clean sign is read rightly.
 
     Args:
         views: The test views of each sign.
         targets: Classes the attacker wants; empty: any wrong one.
+        shape: Channels, height and width of the images; empty: not known.
     """
     if not views:
         return ViewMap(distances=(), angles=(), rows=(), worst=None)
@@ -66,7 +84,13 @@ def make_map(views: Sequence[Looks], targets: Sequence[int]) -> ViewMap:
     )
     columns = tuple(_span(low, high) for low, high in pairwise(edges))
     rows = tuple(_span(low, high) for low, high in pairwise(ANGLES))
-    return ViewMap(distances=columns, angles=rows, rows=squares, worst=_worst(columns, rows, squares))
+    return ViewMap(
+        distances=columns,
+        angles=rows,
+        rows=squares,
+        worst=_worst(columns, rows, squares),
+        note=_note(shape, edges[-1]),
+    )
 
 
 def _square(hits: np.ndarray) -> Square:
@@ -78,10 +102,27 @@ def _span(low: float, high: float) -> str:
 
 
 def _worst(columns: Sequence[str], rows: Sequence[str], squares: Sequence[Sequence[Square]]) -> Bin | None:
+    """The bin of the largest success. Any of them could have been it, so their intervals hold together."""
     named = [
-        Bin(where=f"at {column} px and {row} degrees", square=square)
+        (square.estimate, f"at {column} px and {row} degrees")
         for row, line in zip(rows, squares, strict=True)
         for column, square in zip(columns, line, strict=True)
-        if square.estimate.n >= ENOUGH and square.estimate.count
+        if square.estimate.n >= ENOUGH
     ]
-    return max(named, key=lambda one: one.square.estimate.value, default=None)
+    found, where = max(named, key=lambda one: one[0].value, default=(None, ""))
+    if found is None or not found.count:
+        return None
+    corrected = clopper_pearson(found.count, found.n, level=1 - ALPHA / len(named))
+    return Bin(where=where, estimate=corrected, among=len(named))
+
+
+def _note(shape: Sequence[int], nearest: float) -> str:
+    """From which size on a sign is not seen more sharply; nothing if no view is that near."""
+    side = min(shape[-2:], default=0)
+    sharpest = SIGN_SHARE * side
+    if not 0 < sharpest < nearest:
+        return ""
+    return (
+        f"The model's images are {side} pixels wide, and a sign fills about {SIGN_SHARE:g} of that: from "
+        f"{sharpest:g} pixels on, views have the same resolution and differ in perspective only."
+    )

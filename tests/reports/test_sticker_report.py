@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import sqlite3
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -15,8 +18,11 @@ from test_report_page import Reader
 from robustbench_local.cli.tables import results_table
 from robustbench_local.reports import write_report
 from robustbench_local.reports.content import read_content
+from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.gate import judge_evidence
 from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION
+from robustbench_local.reports.words import full, interval, percent
+from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
 
 
@@ -81,16 +87,61 @@ def test_other_reports_have_no_such_section(sample):
     assert json.loads(sample.text("results.json"))["stickers"] == []
 
 
+def test_the_drive_by_has_an_interval_over_signs_and_none_over_frames(stickers, content):
+    drive = content.stickers[0].approach
+    over_signs = f"{drive.mostly.count} of 3 drives, {interval(drive.mostly)}"
+    over_frames = clopper_pearson(round(drive.share * drive.seen), drive.seen)
+    assert plain(f"at least half of the frames on {over_signs}") in plain(Reader(stickers.html).text)
+    assert f"{drive.mostly.count} of 3 ({interval(drive.mostly)})" in stickers.text("report.md")
+    for name in ("report.html", "report.md"):
+        assert percent(drive.share) in stickers.text(name)
+        assert interval(over_frames) not in stickers.text(name)
+
+
+def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
+    run = build_stickers(tmp_path / "run")
+    database = sqlite3.connect(run / "run.db")
+    database.execute(
+        "UPDATE outcomes SET status = 'void', clean_correct = 0, broken = 0 WHERE cell LIKE '00%'"
+    )
+    database.commit()
+    database.close()
+    page = reported(run)
+    (table,) = re.findall(r'<table class="booktabs signs">.*?</table>', page.html, re.DOTALL)
+    widths = [
+        sum(int(number or 1) for number in re.findall(r'<t[hd](?: [^>]*?(?:colspan="(\d+)")?[^>]*)?>', row))
+        for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+    ]
+    assert widths == [9, 9, 9]
+    text = plain(Reader(page.html).text)
+    assert "Severity, from 0 to 1: made up." in text
+    assert "severity 0.30" in text
+    lines = page.text("report.md").splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("| model | views turned"))
+    assert len({line.count("|") for line in lines[start : start + 4]}) == 1
+
+
 def test_results_json_has_every_number(stickers, content):
     results = json.loads(stickers.text("results.json"))
     first = results["stickers"][0]
     counted = content.stickers[0]
     assert first["sticker_success"]["value"] == counted.success.value
     assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken)
-    assert [control["kept"] for control in first["controls"]] == [True, True, True, True]
+    assert [control["kept"] for control in first["controls"]] == [True, True, False, True]
+    assert "exact McNemar" in first["controls"][2]["reason"]
+    assert [control["barred"] for control in first["controls"]] == [0] * 4
     assert first["without_views"]["p_value"] == counted.comparison.p_value
     assert sum(sum(square["n"] for square in row) for row in first["map"]["success"]) == 3 * VIEWS
     assert first["drive_by"]["longest_run"] == counted.approach.longest
+    assert (first["drive_by"]["value"], first["drive_by"]["n"]) == (counted.approach.share, 3 * FRAMES)
+    assert (first["drive_by"]["low"], first["drive_by"]["high"]) == (None, None)
+    assert first["drive_by"]["drives_turned"]["value"] == counted.approach.mostly.value
+    worst = first["map"]["worst"]
+    assert (worst["bins"], worst["level"], worst["low"]) == (
+        12,
+        1 - 0.05 / 12,
+        counted.map.worst.estimate.low,
+    )
     assert first["severity"]["worst"] == pytest.approx(0.3)
     assert [sign["standing"] for sign in first["by_sign"]] == ["counted"] * 3 + ["void"]
     assert results["worst_case"] == []
@@ -146,14 +197,14 @@ def test_the_terminal_says_it_in_a_line(stickers, content):
 
 
 def test_findings_name_the_controls_that_fail(tmp_path, content):
-    assert not any("control" in finding.text for finding in content.findings), "all of them are kept"
+    (text,) = (finding.text for finding in content.findings if "control" in finding.text)
+    assert "signs-plain, control “made on the sign as it is, without views”" in text
     run = build_stickers(tmp_path / "run", Stickers(models=("signs-pgd-at",), signs=1, void=0))
     with RunStore.open_readonly(run) as store:
         found = [finding.text for finding in read_content(store).findings]
     (text,) = (text for text in found if "control" in text)
-    assert "“made on the sign as it is, without views”: 0.0 % of the views, clearly lower expected" in plain(
-        text
-    )
+    expected = "without views”: 0.0 % of the views, clearly lower (p < 0.001) expected (5 views fell to"
+    assert expected in plain(text)
     run = build_stickers(tmp_path / "other", Stickers(models=("signs-plain",), signs=2, void=2))
     page = plain(Reader(write_report(run).read_text(encoding="utf-8")).text)
     assert "says nothing: no sign is read rightly in 95 % of its clean views" in page
@@ -188,6 +239,42 @@ def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, reported):
 def test_gates_on_the_share_of_views(content, gate, rulings):
     report = judge_evidence(content.evidence, [{"metric": "sticker_success", **gate}])
     assert [one.ruling for one in report.verdicts] == rulings, report.lines
+
+
+@pytest.mark.parametrize(
+    ("sample", "condition", "ruling", "reason"),
+    [
+        (
+            Stickers(signs=20, void=19),
+            None,
+            "inconclusive",
+            "more than half of the signs are void (19 of 20)",
+        ),
+        (Stickers(signs=4, void=2), None, "pass", ""),
+        (Stickers(), "clean", "inconclusive", "the whole sign painted turned 0.0 %"),
+        (Stickers(), "barred", "inconclusive", "of the whole sign painted nothing is known: it broke a rule"),
+        (Stickers(controls=False), None, "pass", ""),
+    ],
+)
+def test_a_gate_passes_only_with_its_controls(tmp_path, sample, condition, ruling, reason):
+    run = build_stickers(tmp_path / "run", replace(sample, models=("signs-plain",)))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    for sign in evidence.cells[0].signs:
+        looks = sign.looks["view"]
+        if condition == "clean":
+            looks.predictions["whole-sign"] = looks.predictions["clean"]
+        elif condition == "barred":
+            looks.predictions.pop("whole-sign")
+            object.__setattr__(looks, "barred", frozenset({"whole-sign"}))
+    gate = {"metric": "sticker_success", "threat": "sticker-10", "max": 0.6}
+    report = judge_evidence(evidence, [gate])
+    (verdict,) = report.verdicts
+    assert (verdict.ruling, report.exit_code) == (ruling, 4 if reason else 0)
+    assert plain(reason) in plain(verdict.reason)
+    assert plain(full(evidence.cells[0].sticker_success)) in plain(verdict.reason)
+    failing = judge_evidence(evidence, [{**gate, "max": 0.01}])
+    assert failing.exit_code == 1, "what is broken stays broken, whatever the controls say"
 
 
 def test_gates_keep_looks_and_images_apart(content, tmp_path):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 
 import numpy as np
 import pytest
 from sample_run import SPEED_LIMITS, STOP
 from sample_stickers import FRAMES, REACH, VIEWS, Stickers, build_stickers
 
+from robustbench_local.physical import camera
 from robustbench_local.reports.counting import read_evidence
+from robustbench_local.reports.findings import find
 from robustbench_local.reports.stickers import make_stickers, summary
+from robustbench_local.reports.viewpoints import SIGN_SHARE, make_map
+from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
 
 
@@ -23,6 +28,10 @@ def run(tmp_path_factory):
 def results(run):
     with RunStore.open_readonly(run) as store:
         return make_stickers(read_evidence(store))
+
+
+def plain(text: str) -> str:
+    return text.replace("\xa0", " ")
 
 
 def by_hand(run, model: int, condition: str, accept) -> tuple[int, int]:
@@ -65,16 +74,19 @@ def test_void_signs_are_listed_and_do_not_count(results):
 
 def test_controls_are_kept_or_not(run, results):
     clean, chance, flat, whole = results[0].controls
-    assert (clean.measured.value, clean.kept) == (1.0, True)
+    assert clean.measured.n == 4 * VIEWS
+    assert (clean.measured.value, clean.kept) == (pytest.approx((3 + 0.8) / 4), True)
     assert chance.measured.count == by_hand(run, 0, "random-colours", lambda read: read in SPEED_LIMITS)[0]
     assert (chance.measured.value, chance.kept) == (pytest.approx(0.02), True)
-    assert flat.kept
+    assert 0.001 < results[0].comparison.p_value < 0.05
+    assert (flat.kept, results[1].controls[2].kept) == (False, True)
+    assert plain(flat.expected) == "clearly lower (p < 0.001)"
     assert "exact McNemar p" in flat.reason
     assert (whole.measured.value, whole.kept) == (1.0, True)
 
 
 def test_controls_that_fail_say_so(tmp_path):
-    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), void=0))
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), void=2))
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
         (cell,) = evidence.cells
@@ -83,9 +95,39 @@ def test_controls_that_fail_say_so(tmp_path):
             looks["random-colours"] = looks["without-views"] = looks["sticker"]
             looks["whole-sign"] = looks["clean"]
         (result,) = make_stickers(evidence)
-    assert [control.kept for control in result.controls] == [True, False, False, False]
+    assert [control.kept for control in result.controls] == [False] * 4
+    assert result.controls[0].measured.value == pytest.approx(0.9)
     assert result.comparison.p_value == 1.0
     assert "weak" in result.controls[-1].reason
+
+
+def bar(run, condition: str, positions: tuple[int, ...]) -> None:
+    """As an evaluation leaves it if the control breaks a rule on these signs."""
+    database = sqlite3.connect(run / "run.db")
+    for place in positions:
+        unseen = "UPDATE sightings SET predictions = '[]', confidences = '[]'"
+        database.execute(f"{unseen} WHERE position = ? AND condition = ?", (place, condition))
+        told = f"control {condition}: pixels leave the box [0, 1]"
+        database.execute("UPDATE outcomes SET error = ? WHERE position = ?", (told, place))
+    database.commit()
+    database.close()
+
+
+@pytest.mark.parametrize("positions", [(1,), (0, 1, 2)])
+def test_a_control_that_breaks_a_rule_is_not_a_kept_one(tmp_path, results, positions):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-pgd-at",)))
+    bar(run, "without-views", positions)
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (result,) = make_stickers(evidence)
+    flat, before = result.controls[2], results[1].controls[2]
+    assert (before.kept, before.barred) == (True, 0)
+    assert (flat.kept, flat.barred, flat.measured.n) == (None, len(positions), (3 - len(positions)) * VIEWS)
+    told = "control without-views: pixels leave the box [0, 1]"
+    assert flat.reason == f"it broke a rule on {len(positions)} of 3 signs ({told})"
+    assert result.success == results[1].success
+    assert [row.without_views.known for row in result.rows[:3]] == [one not in positions for one in range(3)]
+    assert any(flat.name in finding.text and told in finding.text for finding in find(evidence))
 
 
 def test_a_sticker_that_turns_nothing_has_no_worst_bin_and_nothing_to_compare(tmp_path):
@@ -133,23 +175,60 @@ def test_bins_hold_every_view_once_and_name_the_worst(results):
     assert found.distances == ("16 to 23", "23 to 32", "32 to 45", "45 to 64")
     assert found.angles == ("0 to 15", "15 to 30", "30 and more")
     assert found.rows[0][0].estimate.count == 0, f"too far: under {REACH['signs-plain']} px"
-    assert found.worst.square.estimate.value == 1.0
-    assert found.worst.square.estimate.n >= 10
+    assert found.worst.estimate.value == 1.0
+    assert found.worst.estimate.n >= 10
+
+
+def test_the_interval_of_the_worst_bin_allows_for_its_choice(results):
+    found = results[1].map
+    eligible = [square.estimate for row in found.rows for square in row if square.estimate.n >= 10]
+    worst = max(eligible, key=lambda one: one.value)
+    assert 1 < len(eligible) == found.worst.among
+    assert found.worst.estimate == clopper_pearson(worst.count, worst.n, level=1 - 0.05 / len(eligible))
+    assert found.worst.estimate.low < worst.low < worst.high < found.worst.estimate.high
+    assert str(found.worst).endswith(f", interval corrected for {len(eligible)} bins")
+
+
+def test_small_images_show_no_more_of_a_sign_that_is_nearer(results):
+    assert "from 25.6 pixels on, views have the same resolution" in results[0].map.note
+    views = [results[0].rows[0].sign.looks["view"]]
+    assert SIGN_SHARE == camera.SIGN_SHARE
+    assert make_map(views, SPEED_LIMITS, (3, 64, 224)).note.startswith("The model's images are 64 pixels")
+    for shape in [(3, 224, 224), (3, 80, 80), ()]:
+        assert make_map(views, SPEED_LIMITS, shape).note == ""
 
 
 def test_the_longest_run_of_frames(results):
     drive = results[0].approach
     assert drive.frames == FRAMES
-    assert drive.hit.n == 3 * FRAMES
+    assert drive.seen == 3 * FRAMES
     rng = [np.random.default_rng([place, FRAMES]) for place in range(3)]
-    longest = 0
+    longest, turned = 0, []
     for one in rng:
         yaw = one.uniform(-45, 45, FRAMES)
         marks = (16 * 4 ** np.linspace(0, 1, FRAMES) >= 24) & (np.abs(yaw) < 30)
+        turned.append(int(marks.sum()))
         text = "".join("x" if mark else "." for mark in marks)
         longest = max(longest, *map(len, text.split(".")))
     assert drive.longest == longest > 1
     assert max(row.approach.longest for row in results[0].rows[:3]) == longest
+    assert drive.share == pytest.approx(sum(turned) / (3 * FRAMES))
+    assert 0 < sum(one >= FRAMES / 2 for one in turned) < 3
+    assert drive.mostly == clopper_pearson(sum(one >= FRAMES / 2 for one in turned), 3)
+
+
+def test_a_drive_on_which_the_clean_sign_is_never_read_rightly_is_none(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=2, void=0))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+        (cell,) = evidence.cells
+        cell.signs[0].looks["approach"].predictions["clean"][:] = 13
+        (one,) = make_stickers(evidence)
+        cell.signs[1].looks["approach"].predictions["clean"][:] = 13
+        (none,) = make_stickers(evidence)
+    assert (one.approach.seen, one.approach.mostly.n) == (FRAMES, 1)
+    assert (none.approach.seen, none.approach.mostly.n, none.approach.longest) == (0, 0, 0)
+    assert math.isnan(none.approach.share)
 
 
 def test_severity_is_of_views_and_not_of_signs(results):
