@@ -225,7 +225,8 @@ def _slope(
         leaf = colours.detach().requires_grad_()
         shots = setting.photographs(finish(leaf), views)
         towards = setting.read(shots.detach(), ask)
-        total = penalty(leaf).sum() - (towards * shots).sum() / shots.shape[1]
+        looks = shots.shape[1] * len(shots) / len(leaf)  # at each object
+        total = penalty(leaf).sum() - (towards * shots).sum() / looks
         return torch.autograd.grad(total, leaf)[0]
 
 
@@ -237,6 +238,8 @@ def _score(setting: Setting, found: Tensor, views: Views | None) -> Tensor:
 
     with torch.no_grad():
         margins = setting.read(setting.photographs(found, views), ask)
+    # an answer that is not finite is no reading, so that no judge counts it
+    margins = margins.masked_fill(margins == torch.inf, -torch.inf)
     return (margins > 0).float().mean(dim=1) + 1e-3 * margins.atan().mean(dim=1)
 
 

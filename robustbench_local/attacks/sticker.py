@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.expectation import ExpectationAttack, Setting, climb
+from robustbench_local.attacks.objective import check_counts
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.physical.light import lit, unlit
-from robustbench_local.physical.mask import sticker_mask, surface
+from robustbench_local.physical.mask import LAYOUTS, sticker_mask, surface
 from robustbench_local.physical.printing import non_printability, total_variation
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
@@ -22,12 +23,14 @@ from robustbench_local.threat import ThreatModel
 class Sticker(ExpectationAttack):
     """Robust physical perturbation: colours that turn the reading from wherever the sign is seen.
 
-    For a square and for pixels that are to be found, a first pass changes the whole surface under an L1
-    weight, and the sticker goes where most of that is.
+    Unless it is a poster, a first pass changes the whole surface under an L1 weight, and the sticker goes
+    where most of that is. Rectangles are also tried in a few plain layouts, for a few steps each, and every
+    sign goes on with those that turn most views.
 
     Args:
         place_steps: Steps of that first pass.
-        l1: Its weight on the mean change of the surface's pixels.
+        layout_steps: Steps for each place of rectangles that is tried.
+        l1: Weight of the first pass on the mean change of the surface's pixels.
 
     Raises:
         ConfigError: If a number is out of range or the loss unknown.
@@ -38,12 +41,14 @@ class Sticker(ExpectationAttack):
     norms: ClassVar[frozenset[str]] = frozenset({"sticker"})
 
     place_steps: int = 100
+    layout_steps: int = 25
     l1: float = 100.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.place_steps < 1 or not 0 <= self.l1 < float("inf"):
-            raise ConfigError(f"a sticker needs place_steps and l1, got {self.place_steps} and {self.l1}")
+        check_counts("Sticker", place_steps=self.place_steps, layout_steps=self.layout_steps)
+        if not 0 <= self.l1 < float("inf"):
+            raise ConfigError(f"Sticker's l1 must be at least 0, got {self.l1}")
 
     def perturb(
         self,
@@ -75,16 +80,53 @@ class Sticker(ExpectationAttack):
         """All views of all steps, the looks that decide what is kept, and the pass that finds the place."""
         if not threat.eps:
             return (0, 0)
-        forward, backward = (self.restarts * passes for passes in self.passes(self.steps))
-        if threat.transformation in {"square", "found"}:
-            first = self.passes(self.place_steps)
-            return forward + first[0], backward + first[1]
-        return forward, backward
+        searches = [self.steps] * self.restarts
+        if threat.transformation != "poster":
+            searches.append(self.place_steps)
+        if threat.transformation == "rectangles":
+            searches += [self.layout_steps] * (1 + len(LAYOUTS))
+        passes = [self.passes(steps) for steps in searches]
+        return sum(forward for forward, _ in passes), sum(backward for _, backward in passes)
 
     def _stuck(self, setting: Setting) -> Tensor:
         """The best of the restarts for a group of signs."""
         images = setting.images
-        mask = sticker_mask(setting.surfaces, setting.threat, wanted=self._wanted(setting))
+        mask, start = self._placed(setting)
+        best, scores = images, images.new_full((len(images),), -torch.inf)
+        for restart in range(self.restarts):
+            colours = self._colours(setting, restart) if restart else start
+            found, reached = self._climb(setting, mask, colours, f"restart {restart}", self.steps)
+            best = torch.where((reached > scores).view(-1, 1, 1, 1), found, best)
+            scores = torch.maximum(scores, reached)
+        stuck = lit(best, images, setting.surfaces)
+        return torch.where(mask, (stuck * 255).round() / 255, images)
+
+    def _placed(self, setting: Setting) -> tuple[Tensor, Tensor]:
+        """Where each sign's sticker goes, (N, 1, H, W), and the colours to begin with, (N or 1, C, H, W)."""
+        surfaces, threat, start = setting.surfaces, setting.threat, self._colours(setting, 0)
+        first = sticker_mask(surfaces, threat, wanted=self._wanted(setting))
+        if threat.transformation != "rectangles":
+            return first, start
+        plain = [sticker_mask(surfaces, threat, layout=layout) for layout in range(len(LAYOUTS))]
+        masks = torch.stack([first, *plain])
+        tried = [
+            self._climb(setting, mask, start, f"place {place}", self.layout_steps)
+            for place, mask in enumerate(masks)
+        ]
+        colours, scores = (torch.stack(part) for part in zip(*tried, strict=True))
+        best, signs = scores.argmax(dim=0), torch.arange(len(surfaces), device=surfaces.device)
+        return masks[best, signs], colours[best, signs]
+
+    def _colours(self, setting: Setting, restart: int) -> Tensor:
+        """Random colours to begin with."""
+        images = setting.images
+        return setting.stream.uniform(images.shape[1:], draw=f"colours {restart}", device=images.device)
+
+    def _climb(
+        self, setting: Setting, mask: Tensor, start: Tensor, draw: str, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Optimise the colours inside a mask; the best ones and their scores."""
+        images = setting.images
 
         def stuck(colours: Tensor) -> Tensor:
             return torch.where(mask, lit(colours, images, setting.surfaces), images)
@@ -92,19 +134,11 @@ class Sticker(ExpectationAttack):
         def print_cost(colours: Tensor) -> Tensor:
             return self.tv * total_variation(colours, mask) + self.nps * non_printability(colours, mask)
 
-        best, scores = images, images.new_full((len(images),), -torch.inf)
-        for restart in range(self.restarts):
-            start = setting.stream.uniform(images.shape[1:], draw=f"colours {restart}", device=images.device)
-            found, reached = climb(
-                self, setting, start, stuck, print_cost, draw=f"restart {restart}", steps=self.steps
-            )
-            best = torch.where((reached > scores).view(-1, 1, 1, 1), found, best)
-            scores = torch.maximum(scores, reached)
-        return torch.where(mask, (stuck(best) * 255).round() / 255, images)
+        return climb(self, setting, start, stuck, print_cost, draw=draw, steps=steps)
 
     def _wanted(self, setting: Setting) -> Tensor | None:
-        """How much each pixel changes when that is dear, (N, 1, H, W); None where the shape is fixed."""
-        if setting.threat.transformation not in {"square", "found"}:
+        """How much each pixel changes when that is dear, (N, 1, H, W); None for a poster: it is everywhere."""
+        if setting.threat.transformation == "poster":
             return None
         images, surfaces = setting.images, setting.surfaces
         own = unlit(images, images, surfaces)

@@ -49,10 +49,9 @@ def compose(images: Tensor, found: Tensor, surfaces: Tensor, threat: ThreatModel
 def worn_mask(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel) -> Tensor:
     """The pixels of a sticker that an attack returned, (N, 1, H, W), boolean.
 
-    Rectangles and posters cover what their shape says; of a square or of found pixels, those are taken that
-    differ from the sign.
+    A poster covers the whole surface; of other stickers those pixels are taken that differ from the sign.
     """
-    if threat.transformation in {"rectangles", "poster"}:
+    if threat.transformation == "poster":
         return sticker_mask(surfaces, threat)
     return (found != images).any(dim=1, keepdim=True)
 
@@ -100,10 +99,13 @@ def scene_violations(
 def _outgrown(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel) -> dict[str, Tensor]:
     """Which stickers lie outside their place, and which are too large, (N,) each."""
     changed = (found != images).any(dim=1, keepdim=True)
-    fixed = threat.transformation in {"rectangles", "poster"}
-    place = sticker_mask(surfaces, threat) if fixed else surfaces
+    place = sticker_mask(surfaces, threat) if threat.transformation == "poster" else surfaces
     most = allowance(surfaces, threat.eps)
-    too_large = changed.flatten(1).sum(dim=1) > most
+    covered = changed.flatten(1).sum(dim=1)
+    if threat.transformation == "rectangles":
+        pairs = zip(changed[:, 0], surfaces[:, 0], strict=True)
+        covered = torch.tensor([_covered_by_two(*pair) for pair in pairs], device=most.device)
+    too_large = covered > most
     if threat.transformation == "square":
         sides = torch.stack([_extent(changed.any(dim=axis)[:, 0]) for axis in (2, 3)]).amax(dim=0)
         largest = torch.tensor([square_side(pixels) for pixels in most.tolist()], device=sides.device)
@@ -112,6 +114,29 @@ def _outgrown(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatMod
         "pixels outside the sticker's place are changed": (changed & ~place).flatten(1).any(dim=1),
         f"the sticker covers more than {100 * threat.eps:g} % of the sign, or has another shape": too_large,
     }
+
+
+def _covered_by_two(changed: Tensor, plane: Tensor) -> int:
+    """The fewest pixels of a surface, (H, W), that two rectangles cover which hold all that is changed.
+
+    Two rectangles that do not overlap lie on two sides of a line, so every line is tried.
+    """
+    if not bool(changed.any()):
+        return 0
+    fewest = int(plane.sum())
+    for marks, surface in ((changed, plane), (changed.t(), plane.t())):
+        for line in range(1, len(marks) + 1):
+            parts = ((marks[:line], surface[:line]), (marks[line:], surface[line:]))
+            fewest = min(fewest, sum(_boxed(*part) for part in parts))
+    return fewest
+
+
+def _boxed(marks: Tensor, plane: Tensor) -> int:
+    """Pixels of the surface in the smallest rectangle around what is marked, (H, W) both."""
+    down, across = (marks.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+    if not len(down):
+        return 0
+    return int(plane[down[0] : down[-1] + 1, across[0] : across[-1] + 1].sum())
 
 
 def _glowing(found: Tensor, images: Tensor, surfaces: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,13 @@ from torch import Tensor
 from robustbench_local.data.signs import load_signs
 from robustbench_local.physical.light import light_on, lit, unlit
 from robustbench_local.physical.mask import sticker_mask, surface
-from robustbench_local.physical.scene import compose, patch_side, scene_violations, worn_mask
+from robustbench_local.physical.scene import (
+    _covered_by_two,
+    compose,
+    patch_side,
+    scene_violations,
+    worn_mask,
+)
 from robustbench_local.physical.views import ViewRange, approach, draw_views
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
@@ -135,12 +143,53 @@ def test_what_breaks_a_rule_is_named_for_its_sign_alone(how: str, reason: str):
 
 
 def test_rectangles_and_squares_keep_their_shape():
-    assert scene_violations(stuck(FOUND), IMAGES, OUTLINES, BARS)[0].startswith("pixels outside")
+    assert "another shape" in scene_violations(stuck(FOUND), IMAGES, OUTLINES, BARS)[0]
     assert "another shape" in scene_violations(stuck(FOUND), IMAGES, OUTLINES, SQUARE)[0]
     whole = torch.where(OUTLINES, lit(torch.zeros(()), IMAGES, OUTLINES), IMAGES)
     poster = ThreatModel(norm="sticker", eps=1, transformation="poster")
     assert scene_violations(whole, IMAGES, OUTLINES, poster) == [None] * 3
     assert torch.equal(worn_mask(whole, IMAGES, OUTLINES, poster), OUTLINES)
+
+
+def rectangle(*corners: int) -> Tensor:
+    found = torch.zeros(6, 7, dtype=torch.bool)
+    top, bottom, left, right = corners
+    found[top:bottom, left:right] = True
+    return found
+
+
+RECTANGLES = [
+    rectangle(*rows, *columns)
+    for rows in itertools.combinations(range(7), 2)
+    for columns in itertools.combinations(range(8), 2)
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_two_rectangles_have_to_cover_is_the_least_that_any_two_can(seed: int):
+    """By trying all pairs that do not overlap."""
+    generator = torch.Generator().manual_seed(seed)
+    plane = torch.rand(6, 7, generator=generator) < 0.8
+    changed = plane & (torch.rand(6, 7, generator=generator) < (0.1, 0.2, 0.4)[seed % 3])
+    fewest = min(
+        int((plane & (first | second)).sum())
+        for first, second in itertools.combinations(RECTANGLES, 2)
+        if not (first & second).any() and not (changed & ~(first | second)).any()
+    )
+    assert _covered_by_two(changed, plane) == fewest
+    assert _covered_by_two(torch.zeros_like(plane), plane) == 0
+
+
+def test_rectangles_may_be_anywhere_on_the_sign_but_no_larger_together():
+    worth = torch.zeros(3, 1, 32, 32)
+    worth[..., 8:12, 8:13] = worth[..., 18:22, 18:23] = 1.0
+    mask = sticker_mask(OUTLINES, BARS, wanted=worth)
+    black = lit(torch.zeros(()), IMAGES, OUTLINES)
+    found = torch.where(mask, black, IMAGES)
+    assert scene_violations(found, IMAGES, OUTLINES, BARS) == [None] * 3
+    larger = (mask | mask.roll(1, 3) | mask.roll(-1, 3)) & OUTLINES
+    grown = torch.where(larger, black, IMAGES)
+    assert all("more than 10 %" in reason for reason in scene_violations(grown, IMAGES, OUTLINES, BARS))
 
 
 def test_patches_have_one_shape_and_one_look():

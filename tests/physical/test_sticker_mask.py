@@ -8,7 +8,7 @@ from torch import Tensor
 
 from robustbench_local.data.signs import clean_sign, load_signs
 from robustbench_local.errors import ThreatError
-from robustbench_local.physical.mask import allowance, sticker_mask, surface
+from robustbench_local.physical.mask import LAYOUTS, allowance, sticker_mask, surface
 from robustbench_local.threat import ThreatModel
 
 STOPS = load_signs(classes=[14], per_class=4)
@@ -56,6 +56,28 @@ def test_no_sticker_is_larger_than_its_share_or_leaves_the_sign(shape: str, shar
     assert not (mask & ~STOPS.masks).any()
     if shape == "found":
         assert torch.equal(areas(mask), allowance(STOPS.masks, share))
+
+
+def test_two_rectangles_go_where_they_are_wanted():
+    worth = torch.zeros(1, 1, 128, 128)
+    worth[..., 20:40, 70:95] = 1.0
+    worth[..., 80:100, 40:65] = 1.0
+    mask = sticker_mask(OCTAGON, sticker(0.1), wanted=worth)
+    most = int(allowance(OCTAGON, 0.1))
+    assert 0.88 * most < int(areas(mask)) <= most
+    there = worth[0, 0].bool()
+    assert float((mask[0, 0] & there).sum()) > 0.9 * min(int(there.sum()), int(areas(mask)))
+    assert not (mask & ~OCTAGON).any()
+
+
+def test_rectangles_that_fit_nowhere_else_are_the_plain_ones():
+    worth = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sticker_mask(OCTAGON, sticker(0.9), wanted=worth), sticker_mask(OCTAGON, sticker(0.9)))
+
+
+def test_layouts_differ():
+    masks = [sticker_mask(OCTAGON, sticker(0.1), layout=layout) for layout in range(len(LAYOUTS))]
+    assert len({tuple(mask.flatten().nonzero().flatten().tolist()) for mask in masks}) == len(LAYOUTS)
 
 
 def test_a_square_goes_where_it_is_wanted_and_else_to_the_middle():
