@@ -137,7 +137,7 @@ class Sticker(ExpectationAttack):
         return climb(self, setting, start, stuck, print_cost, draw=draw, steps=steps)
 
     def _wanted(self, setting: Setting) -> Tensor | None:
-        """How much each pixel changes when that is dear, (N, 1, H, W); None for a poster: it is everywhere."""
+        """How much each pixel changes when that is dear, (N, 1, H, W); None for a poster."""
         if setting.threat.transformation == "poster":
             return None
         images, surfaces = setting.images, setting.surfaces
