@@ -292,7 +292,10 @@ class Engine:
         return front
 
     def _leap(self, search: Search[State], front: Front) -> Seen:
-        """See the present points; or several of each item at once, and go on to the first that helps."""
+        """See the present points; or several of each item at once, and go on to the first that helps.
+
+        Which that is has to be known: a wait for the device, once for several steps.
+        """
         room = int(_SHARE_AHEAD * self.size) // len(front)
         counts = search.ahead(front, room) if room >= _FEWEST_AHEAD else None
         if counts is None:

@@ -230,7 +230,7 @@ class SquareSearch(Search[Squares]):
         state: Squares = front.state  # type: ignore[assignment]  # begin made it
         ages = front.age[of] - 1 + offsets
         windows = self._windows(front, ages, *span(ages))
-        row, slot = of.to(state.keys.device), (ages % _BLOCK).to(state.keys.device)
+        row, slot = (_there(index, state.keys) for index in (of, ages % _BLOCK))
         canvas = Canvas(
             points=front.best_points[row],
             originals=front.originals[row],
@@ -316,7 +316,7 @@ class SquareSearch(Search[Squares]):
         sides = [self._sides[age] for age in ages.tolist()]
         known = sorted(set(sides))
         which = torch.tensor([known.index(side) for side in sides])
-        return Windows(tuple(known), shape, device, which.to(device))
+        return Windows(tuple(known), shape, device, _there(which, front.points))
 
     def _stripes(self, front: Front, stream: Stream, draws: list[str]) -> Tensor:
         """Vertical stripes, one pixel wide."""
@@ -358,7 +358,7 @@ class SquareSearch(Search[Squares]):
         if len(due):
             self._draw(front, state, due)
         rows = torch.arange(len(slots), device=state.keys.device)
-        slots = slots.to(rows.device)
+        slots = _there(slots, rows)
         state.at = state.ahead[rows, slots]
         return state.colours[rows, slots]
 
@@ -367,9 +367,9 @@ class SquareSearch(Search[Squares]):
         channels, height, width = front.points.shape[1:]
         numbers = 2 * self._count + channels + (1 if self._power else 0)
         ages, device = front.age[rows], state.keys.device
-        first, rows = (ages * numbers)[:, None].to(device), rows.to(device)
+        first, rows = (_there(index, state.keys) for index in ((ages * numbers)[:, None], rows))
         sides = self._side_table[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
-        room = torch.tensor([height + 1, width + 1], device=device) - sides[..., None].to(device)
+        room = _there(torch.tensor([height + 1, width + 1]) - sides[..., None], state.keys)
         places = first + torch.arange(_BLOCK * numbers, device=device)
         uniform = uniform_at(state.keys[rows][:, None], places).view(len(rows), _BLOCK, numbers)
         shares = uniform[..., : 2 * self._count].view(len(rows), _BLOCK, self._count, 2)
@@ -420,6 +420,11 @@ def _paint_plain(canvas: Canvas, where: Tensor) -> None:
     pixels = canvas.originals.flatten(1).gather(1, where)
     pixels.view(len(pixels), canvas.colours.shape[1], -1).add_(canvas.colours[:, :, None])
     canvas.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
+
+
+def _there(index: Tensor, like: Tensor) -> Tensor:
+    """An index of the CPU's where ``like`` is, without waiting for the device."""
+    return index.to(like.device, non_blocking=True)
 
 
 def _sign(numbers: Tensor) -> Tensor:

@@ -139,23 +139,22 @@ def _offsets(sides: tuple[int, ...], shape: tuple[int, ...], device: torch.devic
     channels, height, width = shape
     planes = torch.arange(channels)[:, None, None] * (height * width)
     tables = [(planes + line[:, None] * width + line).flatten() for line in map(_line(sides[-1]), sides)]
-    return torch.stack(tables).to(device)
+    return torch.stack(tables).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=64)
 def _once(sides: tuple[int, ...], device: torch.device) -> Tensor:
     """1 for the pixels and 0 for the copies, (len(sides), largest * largest)."""
     lines = [(torch.arange(sides[-1]) < side).float() for side in sides]
-    return torch.stack([(line[:, None] * line).flatten() for line in lines]).to(device)
+    return torch.stack([(line[:, None] * line).flatten() for line in lines]).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=64)
 def _patterns(sides: tuple[int, ...], power: int, device: torch.device) -> Tensor:
     """Both :func:`bumps` of each side, (len(sides), 2, largest * largest)."""
     lines = [(side, _line(sides[-1])(side)) for side in sides]
-    return torch.stack([bumps(side, power)[:, line][:, :, line].flatten(1) for side, line in lines]).to(
-        device
-    )
+    patterns = [bumps(side, power)[:, line][:, :, line].flatten(1) for side, line in lines]
+    return torch.stack(patterns).to(device, non_blocking=True)
 
 
 def _line(largest: int) -> Callable[[int], Tensor]:
