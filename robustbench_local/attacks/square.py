@@ -11,6 +11,7 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.engine import Engine, Search, Seen
 from robustbench_local.attacks.front import Foreseen, Front, Rows, span
+from robustbench_local.attacks.painting import Canvas, paint_bumps, paint_plain, raised, root, spent_on
 from robustbench_local.attacks.windows import Windows, tiled, tiles, window_sides
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
@@ -25,7 +26,6 @@ _HALF_ULP = 2.0**-25
 _NOISE = 1e-5
 """A negative score has to rise by this share: many windows change nothing but the rounding of the logits, and
 that is another one in another batch."""
-_TINY = 1e-30
 _AHEAD = 0.5
 """Proposals are looked at together for this share of an item's mean way from one that helped to the next: on
 two signs a sixth of the passes, and every sixth look in vain (5,000 steps)."""
@@ -131,26 +131,6 @@ class Ahead(Foreseen):
     """(M,): as ``proposed`` in `Squares`."""
 
 
-@dataclass(kw_only=True)
-class Canvas:
-    """What proposals are painted into, a row each."""
-
-    points: Tensor
-    """(M, C, H, W): best points, and the proposals in them afterwards."""
-    originals: Tensor
-    """(M, C, H, W)."""
-    ball: Balls | ThreatModel
-    """Around each."""
-    at: Tensor
-    """The windows, as in `Squares`."""
-    colours: Tensor
-    """(M, C)."""
-    reach: Tensor
-    """(M,): as in `Squares`."""
-    spent: Tensor
-    """(M,): that of the best points, and of the proposals afterwards; stays as it is under Linf."""
-
-
 class SquareSearch(Search[Squares]):
     """Square's search on the engine. A proposal is painted into the present points, and wiped if rejected.
 
@@ -198,7 +178,7 @@ class SquareSearch(Search[Squares]):
         start = self._tiles if self._power else self._stripes
         front.points = start(front, stream, draws).contiguous()
         front.best_points = front.points.clone()
-        spent = _sum(front.points - front.originals, self._power)
+        spent = spent_on(front.points - front.originals, self._power)
         entry = 3 if self._power else 1
         ahead = torch.zeros(len(front), _BLOCK, entry, dtype=torch.int64, device=spent.device)
         return Squares(
@@ -294,9 +274,9 @@ class SquareSearch(Search[Squares]):
         """Paint each item's proposal; returns where it is, as positions in an image's memory."""
         where = windows.places(canvas.at[:, : self._count])
         if self._power:
-            self._paint_bumps(canvas, windows, where)
+            paint_bumps(canvas, windows, where, power=self._power, wide=self._wide)
         else:
-            _paint_plain(canvas, where)
+            paint_plain(canvas, where)
         return where
 
     def _present(self, front: Front, state: Squares) -> Tensor:
@@ -332,7 +312,7 @@ class SquareSearch(Search[Squares]):
         numbers = stream.uniform((channels + 1, down, across), draw=draws, device=front.points.device) - 0.5
         turned = (numbers[:, -1] > 0).long()
         delta = tiled(_sign(numbers[:, :-1]), turned, height, width, self._power)
-        reach = _root(self._reach(front), self._power).expand(len(front))
+        reach = root(self._reach(front), self._power).expand(len(front))
         if self._power == 2:
             delta = delta * column(reach / norm_of(delta, "L2"), delta)
         return to_ball_and_box(front.originals + delta, front.originals, Balls(self.threat.norm, reach))
@@ -343,7 +323,7 @@ class SquareSearch(Search[Squares]):
         if not self._power:
             return reach
         room = _HALF_ULP * front.points[0].numel() ** (1 / self._power)
-        return _raised((reach - room).clamp_min(0), self._power)
+        return raised((reach - room).clamp_min(0), self._power)
 
     def _next(self, front: Front, state: Squares, youngest: int, oldest: int) -> Tensor:
         """Go on to the next entry of each item's block, drawing blocks as needed; its colours, (W, C)."""
@@ -379,47 +359,12 @@ class SquareSearch(Search[Squares]):
         if self._power:
             turned = (uniform[..., 2 * self._count] > 0.5).long()
             entry = torch.cat([entry, turned[..., None]], dim=2)
-            spent = _sum(front.points[rows] - front.originals[rows], self._power)
+            spent = spent_on(front.points[rows] - front.originals[rows], self._power)
             state.spent = state.spent.index_copy(0, rows, spent)
         else:
             colours *= state.reach[rows, None, None]
         state.ahead = state.ahead.index_copy(0, rows, entry)
         state.colours = state.colours.index_copy(0, rows, colours)
-
-    def _paint_bumps(self, canvas: Canvas, windows: Windows, where: Tensor) -> None:
-        """L2, L1: wipe the second window; its change, and what was not spent, goes into the first."""
-        power, colours, half = self._power, canvas.colours, where.shape[1] // 2
-        channels, points = colours.shape[1], canvas.points.flatten(1)
-        pixels = canvas.originals.flatten(1).gather(1, where)
-        delta = points.gather(1, where) - pixels
-        sums = windows.sums(_raised(delta, power))
-        here, there = torch.split(where, half, dim=1)
-        points.scatter_(1, there, pixels[:, half:])
-        pixels, old = pixels[:, :half], delta[:, :half]
-        taken = sums[:, channels:] + windows.sums(_raised(points.gather(1, here) - pixels, power))
-        budget = (taken + (canvas.reach - canvas.spent)[:, None] / channels).clamp_min(0)
-        if self._wide:  # more than the ball allows: the projection takes it from the whole image
-            budget *= channels
-        pattern = colours[:, :, None] * windows.bumps(canvas.at[:, 2], power)[:, None]
-        size = _root(sums[:, :channels], power)[:, :, None]
-        new = pattern + old.view(len(old), channels, -1) / size
-        size = _root(windows.sums(_raised(new.flatten(1), power)), power)
-        new *= (_root(budget, power) / size)[:, :, None]
-        painted = (pixels + new.flatten(1)).clamp_(0.0, 1.0)
-        points.scatter_(1, here, painted)
-        if self._wide:
-            canvas.points = to_ball_and_box(canvas.points, canvas.originals, canvas.ball)
-            canvas.spent = _sum(canvas.points - canvas.originals, power)
-            return
-        change = windows.sums(_raised(painted - pixels, power)) - taken
-        canvas.spent = canvas.spent + change.sum(dim=1)
-
-
-def _paint_plain(canvas: Canvas, where: Tensor) -> None:
-    """Linf: one colour a channel, at the border of the ball."""
-    pixels = canvas.originals.flatten(1).gather(1, where)
-    pixels.view(len(pixels), canvas.colours.shape[1], -1).add_(canvas.colours[:, :, None])
-    canvas.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
 
 
 def _there(index: Tensor, like: Tensor) -> Tensor:
@@ -430,18 +375,3 @@ def _there(index: Tensor, like: Tensor) -> Tensor:
 def _sign(numbers: Tensor) -> Tensor:
     """-1 or 1, also where a number is 0."""
     return torch.where(numbers < 0, -1.0, 1.0)
-
-
-def _raised(delta: Tensor, power: int) -> Tensor:
-    """Absolute values, squared if ``power`` is 2."""
-    return delta * delta if power == 2 else delta.abs()
-
-
-def _root(sums: Tensor, power: int) -> Tensor:
-    """The norm that belongs to a sum of raised values, never 0."""
-    return (sums.sqrt() if power == 2 else sums).clamp_min(_TINY)
-
-
-def _sum(delta: Tensor, power: int) -> Tensor:
-    """Sum of the raised values of whole images, (N,)."""
-    return _raised(delta.flatten(1), power).sum(dim=1)
