@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from robustbench_local.errors import InvariantError, UnreachableError
-from robustbench_local.evaluation.cell import Batch, Work, cut, one_line
+from robustbench_local.evaluation.cell import AttackFailedError, Batch, Work, cut, one_line
 from robustbench_local.evaluation.crew import Crew
 from robustbench_local.evaluation.outcome import failed
 from robustbench_local.failures import out_of_memory
@@ -62,7 +62,7 @@ def run_batches(
             except Exception as failure:
                 at_once = min(len(positions) * work.images_each, asked.batch_size or batch_size)
                 half = (at_once + 1) // 2
-                if out_of_memory(failure) and half < at_once:
+                if out_of_memory(_reason(failure)) and half < at_once:
                     notify(f"out of memory with {at_once} images: going on with {half} at a time")
                     asked.batch_size = half
                     if torch.cuda.is_available():
@@ -75,6 +75,8 @@ def run_batches(
                     continue
                 suspects.append(_failed(work, positions[0], failure))
                 if not proven and len(suspects) >= min(FAILURES_THAT_CONVICT, len(work.data)):
+                    if isinstance(failure, AttackFailedError):
+                        raise failure.reason from failure.reason.__cause__
                     raise
             else:
                 proven = proven or any(row.clean_correct for row in batch.outcomes)
@@ -105,8 +107,15 @@ def _ready(work: Work, batch_size: int) -> Iterator[None]:
         asked.batch_size = before
 
 
+def _reason(failure: Exception) -> Exception:
+    """What the model or the attack raised."""
+    return failure.reason if isinstance(failure, AttackFailedError) else failure
+
+
 def _failed(work: Work, position: int, failure: Exception) -> Batch:
     """An image on which the model or the attack raised: an error, listed, and not robust."""
     one = work.data.select([position])
+    if isinstance(failure, AttackFailedError):
+        return Batch(outcomes=(failure.outcome,), candidates=one.images.clone())
     outcome = failed(work.key, position, one, one_line(failure))
     return Batch(outcomes=(outcome,), candidates=one.images.clone())

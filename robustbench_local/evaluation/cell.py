@@ -19,9 +19,10 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.errors import RobustbenchError
-from robustbench_local.evaluation.outcome import judged, spared_outcome, untouched
+from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
+from robustbench_local.evaluation.outcome import attack_failed, judged, spared_outcome, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
+from robustbench_local.passes import Meter
 from robustbench_local.randomized import draws_of
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord, SightingRecord, ViewRecord
@@ -49,6 +50,19 @@ class Batch:
     """Those views."""
     pictures: Mapping[int, Mapping[str, npt.NDArray[np.generic]]] = field(default_factory=dict)
     """What is kept for the report besides the candidate, by position and name."""
+
+
+class AttackFailedError(Exception):
+    """An attack raised on an image that it had for itself, which was read before.
+
+    Args:
+        outcome: The record of the image: its clean reading, the passes spent, and an error.
+        reason: What was raised.
+    """
+
+    def __init__(self, outcome: OutcomeRecord, reason: Exception) -> None:
+        super().__init__(outcome, reason)  # both, for another process makes the same error from them
+        self.outcome, self.reason = outcome, reason
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -238,7 +252,15 @@ def _run(task: Task, positions: list[int]) -> Batch:
         records[row] = spared_outcome(records[row])
     attacked = (clean.correct & ~spared).nonzero().flatten()
     if len(attacked):
-        verified, passes = _attack(task, data.select(attacked.tolist()))
+        spent = _Spent(task, len(attacked))
+        try:
+            verified = _attack(task, data.select(attacked.tolist()), spent)
+        except Exception as failure:
+            passes, seconds = spent.passes(), time.perf_counter() - started
+            if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
+                raise
+            raise _stranded(task, records[0], failure, passes[0], seconds) from failure
+        passes = spent.passes()
         candidates[attacked] = verified.candidates
         for place, row in enumerate(attacked.tolist()):
             records[row] = judged(records[row], verified, place, task.threat, passes[place])
@@ -247,25 +269,52 @@ def _run(task: Task, positions: list[int]) -> Batch:
     return Batch(outcomes=outcomes, candidates=candidates)
 
 
-def _attack(task: Task, chosen: Dataset) -> tuple[Verified, list[tuple[int, int]]]:
-    """Verdicts on the candidates for images read correctly, and what each cost: forward and backward passes.
+class _Spent:
+    """Passes on the images that are attacked, to be read off whether or not the attack comes to its end.
 
-    With a surrogate the passes are its own, the attack's work, and those of the harness on the classifier.
+    With a surrogate they are its own, the attack's work, and those of the harness on the classifier.
     """
+
+    def __init__(self, task: Task, count: int) -> None:
+        self._crafted_on, self._count = task.crafted_on, count
+        self.meters: list[Meter] = []
+
+    def passes(self) -> list[tuple[int, int]]:
+        """Forward and backward passes of each image; what other libraries spent counts for these alone."""
+        forward, backward = (_spread(total, self._count) for total in self._crafted_on.foreign_passes)
+        self._crafted_on.foreign_passes[:] = [0, 0]
+        for meter in self.meters:
+            forward, backward = forward + meter.forward, backward + meter.backward
+        return list(zip(forward.tolist(), backward.tolist(), strict=True))
+
+
+def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
+    """Verdicts on the candidates for images read correctly."""
     classifier, crafted_on = task.classifier, task.crafted_on
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
     stream = Stream(task.seed, chosen.ids, repr(task.attack))
     with crafted_on.metered(len(chosen), task.attack.queries) as meter:
+        spent.meters.append(meter)
         found = task.attack.perturb(crafted_on, images.clone(), labels.clone(), task.threat, stream, masks)
     # verification is counted, but it is not the attack's: it must not spend the attack's queries
     with classifier.metered(len(chosen)) as checks:
-        verified = verify(classifier, images, labels, found, task.threat, masks=masks, stream=stream)
-    foreign = [_spread(passes, len(chosen)) for passes in crafted_on.foreign_passes]
-    crafted_on.foreign_passes[:] = [0, 0]
-    forward = meter.forward + checks.forward + foreign[0]
-    backward = meter.backward + foreign[1]
-    return verified, list(zip(forward.tolist(), backward.tolist(), strict=True))
+        spent.meters.append(checks)
+        return verify(classifier, images, labels, found, task.threat, masks=masks, stream=stream)
+
+
+def _stranded(
+    task: Task, record: OutcomeRecord, failure: Exception, passes: tuple[int, int], seconds: float
+) -> AttackFailedError:
+    """What is left of an image whose attack raised.
+
+    The advice for a forward that raises is for images that do not fit; this one was read before.
+    """
+    if isinstance(failure, ModelError) and failure.__cause__ is not None and task.surrogate is None:
+        remedy = "the clean image raises nothing: let its forward take any image in [0, 1], gradients too"
+        failure, cause = ModelError(failure.what, where=failure.where, remedy=remedy), failure.__cause__
+        failure.__cause__ = cause
+    return AttackFailedError(attack_failed(record, one_line(failure), passes, seconds), failure)
 
 
 def one_line(failure: BaseException) -> str:

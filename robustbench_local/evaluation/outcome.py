@@ -107,6 +107,30 @@ def judged(
     )
 
 
+def attack_failed(record: OutcomeRecord, line: str, passes: tuple[int, int], seconds: float) -> OutcomeRecord:
+    """The record of an image that was read correctly, and on which the attack or the model then raised.
+
+    What the image would have been read as in the end is not known: it is neither broken nor robust.
+
+    Args:
+        record: The record of the untouched image.
+        line: What was raised.
+        passes: Forward and backward passes until then.
+        seconds: Wall time until then.
+    """
+    return replace(
+        record,
+        adversarial_prediction=None,
+        margin=None,
+        fragile=False,
+        forward_passes=record.forward_passes + passes[0],
+        backward_passes=record.backward_passes + passes[1],
+        seconds=seconds,
+        status="error",
+        error=line,
+    )
+
+
 def certified_outcome(
     cell: str,
     position: int,
@@ -172,7 +196,14 @@ def certified_outcome(
 
 
 def failed(cell: str, position: int, data: Dataset, line: str) -> OutcomeRecord:
-    """The record of an image on which the model or the attack raised; ``data`` holds just that image."""
+    """The record of an image of which nothing is known, since it could not even be read.
+
+    Args:
+        cell: Key of the cell.
+        position: Place of the image in the cell.
+        data: Just that image.
+        line: What was raised.
+    """
     mark = fingerprint(data.images[0])
     return OutcomeRecord(
         cell=cell,

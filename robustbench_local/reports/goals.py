@@ -34,7 +34,7 @@ class GoalSquare(Square):
     hits: int = 0
     """Images that reached the goal."""
     elsewhere: int = 0
-    """Images that are read as another wrong class; no success."""
+    """Images that are read as another wrong class, or whose attack raised; no success."""
     held: int = 0
     """Images that are still read as their label."""
 

@@ -32,7 +32,7 @@ class TargetRow:
     unreadable: int
     """Images on which the model's answer became NaN or infinite; counted as broken."""
     elsewhere: int
-    """Images driven to a class that is no target; not counted as broken (V7)."""
+    """Images driven to a class that is no target, or whose attack raised; not counted as broken (V7)."""
     held: int
     """Images that are still read as their label."""
     success: Estimate
@@ -151,7 +151,7 @@ def _row(
         evidence.class_name(cell.record.model, row.adversarial_prediction) for row in _hits(correct)
     )
     broken = sum(row.broken for row in correct)
-    elsewhere = sum(row.moved_elsewhere for row in correct)
+    elsewhere = sum(row.moved_elsewhere or row.status == "error" for row in correct)  # never held
     costs = severity_table(evidence, cell.record.model, cell.record.sources)
     readings = [(row.adversarial_prediction, row.label) for row in correct]
     return TargetRow(

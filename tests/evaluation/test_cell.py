@@ -110,6 +110,58 @@ def test_a_forward_that_raises_on_one_image_costs_only_that_image(linear, data):
     assert len(heard) == 1
 
 
+class Touchy(torch.nn.Module):
+    """The linear model, but it refuses images that are not the clean ones, for some of them."""
+
+    def __init__(self, model, clean, refused):
+        super().__init__()
+        self.model, self.clean, self.refused = model, clean, refused
+
+    def forward(self, images):
+        for image in images:
+            nearest = int((self.clean - image).flatten(1).abs().amax(dim=1).argmin())
+            if nearest in self.refused and not torch.equal(image, self.clean[nearest]):
+                raise ValueError("not as it was")
+        return self.model(images)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_image_whose_attack_raises_keeps_its_clean_reading_and_its_passes(linear, data, workers):
+    touchy = Classifier(Touchy(linear.model, data.images, {17, 41}), num_classes=4, name="touchy")
+    heard = []
+    rows = outcomes(task(touchy, data, attack=Spender()), notify=heard.append, workers=workers)
+    plain = outcomes(task(linear, data, attack=Spender()))
+    assert tally(rows).clean_correct == tally(plain).clean_correct == 54
+    assert [row.position for row in rows if row.status == "error"] == [17, 41]
+    for row in (rows[17], rows[41]):
+        assert row.clean_prediction == row.label
+        assert row.adversarial_prediction is None
+        assert row.margin is None
+        assert row.forward_passes == 1 + Spender().spends  # verification raised, and did not come to a pass
+        assert "touchy: the model raised ValueError" in row.error
+        assert "The clean image raises nothing" in row.error
+        assert "input_size" not in row.error
+    others = [row for row in plain if row.position not in {17, 41}]
+    assert tally(rows).robust == tally(others).robust
+    assert tally(rows).broken == tally(others).broken
+    assert len(heard) == 2
+
+
+def test_passes_of_other_libraries_on_an_attack_that_raises_are_not_the_next_images(linear, data):
+    touchy = Classifier(Touchy(linear.model, data.images, {1}), num_classes=4)
+    rows = outcomes(task(touchy, data.select(range(8)), attack=Foreign()), batch_size=4)
+    assert [row.status for row in rows if row.clean_correct].count("error") == 1
+    assert {row.forward_passes for row in rows if row.status == "ok"} == {4}
+    assert rows[1].forward_passes == 3
+
+
+def test_an_attack_that_never_works_is_an_error_of_the_cell_without_advice_on_the_clean_images(linear, data):
+    touchy = Classifier(Touchy(linear.model, data.images, set(range(60))), num_classes=4)
+    with pytest.raises(ModelError, match="not as it was") as caught:
+        outcomes(task(touchy, data, attack=Spender()))
+    assert "input_size" not in str(caught.value)
+
+
 def test_a_model_that_never_works_is_an_error_of_the_cell(data):
     def forward(images):
         raise ValueError("never")
@@ -173,6 +225,16 @@ class Spender(Nothing):
     def perturb(self, classifier, images, labels, threat, stream, masks=None):
         for _ in range(self.spends):
             classifier(images)
+        return (images + threat.eps).clamp(0, 1)
+
+
+class Foreign(Nothing):
+    """Asks the model as another library does."""
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        module = classifier.as_module()
+        for _ in range(2):
+            module(images)
         return (images + threat.eps).clamp(0, 1)
 
 

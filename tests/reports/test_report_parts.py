@@ -17,7 +17,9 @@ from robustbench_local.reports.curves import make_panels
 from robustbench_local.reports.findings import find
 from robustbench_local.reports.fonts import drawable
 from robustbench_local.reports.gallery import MOST_IN_ALL, MOST_IN_CELL, png
+from robustbench_local.reports.matrix import make_matrices
 from robustbench_local.statistics import clopper_pearson
+from robustbench_local.store import RunStore
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,27 @@ def test_the_matrix_accounts_for_every_clean_correct_image(content):
         )
         assert row.elsewhere == cell.tally.moved_elsewhere
         assert row.success == clopper_pearson(cell.tally.broken, cell.tally.clean_correct)
+
+
+class Failing:
+    """A store in which the attack raised on every image that it did not break."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def outcomes(self, key):
+        rows = self.store.outcomes(key)
+        return [row if row.broken else replace(row, status="error", moved_elsewhere=False) for row in rows]
+
+
+def test_an_image_whose_attack_raised_is_not_held(sample, content):
+    with RunStore.open_readonly(sample.run) as store:
+        (matrix,) = make_matrices(Failing(store), content.evidence)
+    for row, before in zip(matrix.rows, content.matrices[0].rows, strict=True):
+        assert row.held == 0
+        assert row.elsewhere == before.elsewhere + before.held
+        assert row.success == before.success
+    assert any(row.held for row in content.matrices[0].rows)
 
 
 def test_curves_start_at_the_clean_accuracy_and_fall(content):
