@@ -12,7 +12,7 @@ from robustbench_local.attacks.borders import leads, nearest_border
 from robustbench_local.attacks.engine import Engine, Seen
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.nearest import NearestAttack
-from robustbench_local.attacks.nearest_search import NearestSearch, movable, usable
+from robustbench_local.attacks.nearest_search import NearestSearch, enough, movable, usable
 from robustbench_local.attacks.objective import check_counts
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import column, steepest
@@ -99,7 +99,9 @@ class DeepFoolSearch(NearestSearch[_Sum]):
         normals = torch.stack(
             [movable(usable(each, front), front.points) for each in seen.gradient.unbind(dim=1)], dim=1
         )
-        chosen, distance = nearest_border(seen.losses, normals, self.threat.norm)
+        # beyond the border by what counts: on it, where two logits are the same float, no step would follow
+        gaps = seen.losses - enough(seen.logits)[:, None]
+        chosen, distance = nearest_border(gaps, normals, self.threat.norm)
         normal = normals[torch.arange(len(chosen), device=chosen.device), chosen]
         length = torch.where(distance.isfinite(), distance, 0.0)
         move = column(length, normal) * steepest(normal, self.threat.norm)

@@ -17,6 +17,8 @@ from robustbench_local.threat import ThreatModel
 
 SAFE = 3e-7
 """A success counts once its margin exceeds this share of the largest logit: a few roundings of a float32."""
+_BEYOND = 2.0
+"""A point is aimed so many times as far beyond the border as counts as a success."""
 _SPREAD = 16.0
 """The range that logits are brought to before odds are taken: that of a trained network on ten classes."""
 
@@ -45,6 +47,16 @@ def beyond_doubt(margins: Tensor, logits: Tensor, share: float = SAFE) -> Tensor
         share: Share of the largest logit that the margin has to exceed.
     """
     return (margins > share * logits.abs().amax(dim=1)) | margins.isposinf()
+
+
+def enough(logits: Tensor) -> Tensor:
+    """The margin to aim at, (N,): with room for the rounding of the aim itself.
+
+    Args:
+        logits: The classifier's answer nearby, (N, K). The largest says how coarse a float32 of its size is,
+            whatever of it all classes have in common.
+    """
+    return _BEYOND * SAFE * logits.abs().amax(dim=1)
 
 
 def even_odds(threat: ThreatModel, labels: Tensor) -> Callable[[Tensor], Tensor]:

@@ -12,7 +12,7 @@ from robustbench_local.attacks.borders import leads, nearest_border
 from robustbench_local.attacks.engine import Engine, Seen
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.hyperplane import towards_hyperplane
-from robustbench_local.attacks.nearest_search import SAFE, NearestSearch, broken_items, usable
+from robustbench_local.attacks.nearest_search import NearestSearch, broken_items, enough, usable
 from robustbench_local.attacks.objective import objective
 from robustbench_local.geometry import column, norm_of
 from robustbench_local.randomness import Stream
@@ -26,8 +26,6 @@ SWITCHES = 2
 """Looks at the borders of several classes."""
 CLASSES = 9
 """How many classes those are at most, each a backward pass."""
-_BEYOND = 2.0
-"""A point is aimed so many times as far beyond the border as counts as a success."""
 _ROUNDING = 1e-7
 """Rounding of the sums behind a logit, as a share of the norms of what is multiplied."""
 
@@ -201,4 +199,4 @@ def _aim(seen: Seen, normals: Tensor, points: Tensor, care: float | Tensor) -> T
         care: Room for the rounding of the sums behind a logit, in units of what is usual, or (W,).
     """
     rounding: Tensor = torch.linalg.vector_norm(normals, dim=1) * torch.linalg.vector_norm(points, dim=1)
-    return _BEYOND * SAFE * seen.logits.abs().amax(dim=1) + care * _ROUNDING * rounding
+    return enough(seen.logits) + care * _ROUNDING * rounding

@@ -11,7 +11,7 @@ import pytest
 import torch
 from attack_samples import Sample, linear_sample, wrapped
 from scipy.optimize import linprog
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_local.attacks.cw import CW
 from robustbench_local.attacks.ddn import DDN
@@ -94,6 +94,32 @@ def test_neither_shift_nor_scale_of_the_logits_matters(attack: NearestAttack, no
         apart = distances(sample, attack, threat) / closed_form(sample, norm) - 1
         # a float32 near 100 has steps of 8e-6, a logit here differs by .15 at least
         assert float(apart.max()) < (1e-3 if shift else 1e-4), (shift, scale)
+
+
+def untrained(shift: float) -> Sample:
+    """Sixteen images in a network whose logits differ by .2 at most, and the label's by .004 to .03."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(256, 10),
+        )  # fmt: skip
+    images = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        labels = layers(images).argmax(dim=1)
+    return Sample(wrapped(lambda pictures: layers(pictures) + shift, 10), images, labels)
+
+
+@pytest.mark.parametrize("shift", [-10.0, -30.0, -100.0, -300.0, 300.0])
+@pytest.mark.parametrize(("attack", "norm"), [(DeepFool(), "L2"), (DeepFool(), "Linf"), (DDN(), "L2")])
+def test_no_success_is_lost_where_two_logits_are_the_same_float(
+    attack: NearestAttack, norm: str, shift: float
+):
+    threat = ThreatModel(norm=norm, eps=FAR[norm])
+    plain, shifted = (distances(untrained(each), attack, threat) for each in (0.0, shift))
+    assert plain.isfinite().all()
+    # a float32 near 300 has steps of 3e-5: a hundredth of the smallest margin
+    assert (shifted / plain < 1.01 + 3e-4 * abs(shift)).all()
 
 
 @pytest.mark.parametrize("case", [1, 3, 7])
