@@ -14,6 +14,8 @@ from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 
 _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
+_ENOUGH: dict[Access, str] = {"labels": "hopskipjump or boundary", "scores": "square or spsa"}
+"""Attacks for a model that gives no more."""
 
 Knowledge = Literal["white-box", "scores", "labels", "transfer", "naive"]
 """What the attacker sees of the classifier; ``"transfer"``: nothing, only of another one; ``"naive"``: all
@@ -133,7 +135,7 @@ class Attack(ABC):
         if _ACCESS_ORDER.index(classifier.access) < _ACCESS_ORDER.index(self.access):
             raise ConfigError(
                 f"{name} needs {self.access}, the model {classifier.name!r} gives {classifier.access} only",
-                remedy="use a black-box attack",
+                remedy=f"use an attack that needs {classifier.access} only: {_ENOUGH[classifier.access]}",
             )
 
     def warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses

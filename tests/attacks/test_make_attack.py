@@ -91,6 +91,11 @@ def test_what_an_attack_cannot_do_is_found_before_any_work(small: Sample):
             OnlyLinf().check(threat, small.classifier)
     with pytest.raises(ConfigError, match="needs gradients, the model 'remote' gives scores only"):
         FGSM().check(LINF, black_box)
+    labels = Classifier(lambda images: torch.zeros(len(images)), num_classes=5, name="bb", access="labels")
+    with pytest.raises(ConfigError, match=r"needs scores.* labels only: hopskipjump or boundary"):
+        make_attack("square", {}).check(LINF, labels)
+    with pytest.raises(ConfigError, match=r"needs gradients.* scores only: square or spsa"):
+        FGSM().check(LINF, black_box)
     with pytest.raises(ThreatError, match="target class 5 does not exist: the model has 5 classes"):
         FGSM().check(ThreatModel(norm="Linf", eps=0.1, targets=(5,)), small.classifier)
     with pytest.raises(ThreatError, match="the DLR loss takes one target"):
