@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,8 +102,8 @@ def evaluate(
     attack: str | Attack = "autoattack",
     norm: str | None = None,
     eps: float | str | None = None,
-    targets: Sequence[int | str] = (),
-    sources: Sequence[int | str] = (),
+    targets: Sequence[int | str] | int | None = (),
+    sources: Sequence[int | str] | int | None = (),
     transformation: str | None = None,
     surrogate: Classifier | None = None,
     test_views: int = TEST_VIEWS,
@@ -119,14 +120,16 @@ def evaluate(
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"autoattack"``, or an attack.
         norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; a card brings its own.
         eps: Radius, a number or ``"8/255"``; degrees, or a severity; a card brings its own.
-        targets: Classes, by index or name, that the attacker wants to be read; empty: any wrong one.
-        sources: Attack only images of these classes.
+        targets: Classes, by index or name, that the attacker wants to be read, or just one; empty or None:
+            any wrong one.
+        sources: Attack only images of these classes, or of this one.
         transformation: Which corruption, with ``norm="corruption"``.
         surrogate: Another classifier of the same classes to craft the candidates on: a transfer attack, which
             never sees ``classifier``. It is moved to the classifier's device.
         test_views: Views over which a sticker or patch is judged, for each image.
-        seed: Decides every random draw.
-        batch_size: Images in a pass; None chooses by the size of the images. No influence on verdicts.
+        seed: Decides every random draw; 0 or more.
+        batch_size: Images in a pass, at least 1; None chooses by the size of the images. No influence on
+            verdicts.
         device: Where to compute; None leaves the classifier where it is.
         cards: Folders with cards of your own.
 
@@ -136,6 +139,10 @@ def evaluate(
     Raises:
         RobustbenchError: If the model, the data, the attack and the threat model do not fit each other.
     """
+    _check_number("seed", seed, least=0)
+    _check_number("test_views", test_views, least=1)
+    if batch_size is not None:
+        _check_number("batch_size", batch_size, least=1)
     if device is not None:
         classifier.to(device)
     known = as_dataset(data)
@@ -143,8 +150,8 @@ def evaluate(
     asked = {
         "norm": norm,
         "eps": eps,
-        "targets": tuple(targets),
-        "sources": tuple(sources),
+        "targets": _classes(targets),
+        "sources": _classes(sources),
         "transformation": transformation,
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
@@ -168,6 +175,19 @@ def evaluate(
         *heard,
     )
     return _result(method, threat, batches, surrogate, notes)
+
+
+def _check_number(name: str, value: int, *, least: int) -> None:
+    """See that an argument is a whole number, and not too small."""
+    if not isinstance(value, Integral) or value < least:
+        raise ConfigError(f"{name} is {value!r}", remedy=f"give a whole number, {least} or more")
+
+
+def _classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:
+    """Classes as a caller names them; a name is one class, and not its letters."""
+    if entries is None:
+        return ()
+    return (entries,) if isinstance(entries, int | str) else tuple(entries)
 
 
 def _attacked(data: Dataset, rules: CardThreat, threat: ThreatModel) -> Dataset:

@@ -64,6 +64,16 @@ def test_targets_and_sources_by_name(linear, data):
     assert by_index.tally.broken == result.tally.broken
 
 
+@pytest.mark.parametrize(("one", "several"), [("stop", ["stop"]), ("30", [2]), (2, [2]), (None, ())])
+def test_one_class_is_as_good_as_a_list_of_it(linear, data, one, several):
+    options = {"attack": "fgsm-linf-8", "norm": "Linf", "eps": 0.1}
+    for goal in ("targets", "sources"):
+        alone = rbl.evaluate(linear, data, **options, **{goal: one})
+        listed = rbl.evaluate(linear, data, **options, **{goal: several})
+        assert (alone.threat, alone.tally.n) == (listed.threat, listed.tally.n)
+        assert alone.outcomes.broken.tolist() == listed.outcomes.broken.tolist()
+
+
 def test_a_masked_attack_leaves_the_rest_alone(linear, data):
     masks = torch.zeros(len(data), 1, 4, 4, dtype=torch.bool)
     masks[:, :, :2] = True
@@ -110,6 +120,12 @@ def test_notes_reach_the_caller(data):
         ({"attack": "reference-autoattack-linf-8", "targets": [1]}, ThreatError),
         ({"attack": "fgsm-linf-8", "targets": [9]}, rbl.RobustbenchError),
         ({"attack": "fgsm-linf-8", "sources": [1], "targets": [1]}, DataError),
+        ({"attack": "fgsm-linf-8", "batch_size": 0}, ConfigError),
+        ({"attack": "fgsm-linf-8", "batch_size": -1}, ConfigError),
+        ({"attack": "fgsm-linf-8", "batch_size": 1.5}, ConfigError),
+        ({"attack": "fgsm-linf-8", "seed": -1}, ConfigError),
+        ({"attack": "fgsm-linf-8", "seed": None}, ConfigError),
+        ({"attack": "sticker-10", "test_views": 0}, ConfigError),
     ],
 )
 def test_what_does_not_fit_is_refused(linear, data, arguments, error):
