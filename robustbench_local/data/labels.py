@@ -214,17 +214,22 @@ def _apply(dataset: Dataset, mapping: Mapping[int, int], names: Sequence[str], n
 
 
 def _misfit(dataset: Dataset, known: Sequence[int], num_classes: int, names: Sequence[str]) -> DataError:
-    remedy = (
-        "rename the data's classes to the model's class names"
-        if names
-        else "give data with the model's classes"
-    )
-    remedy += f", or load a model with num_classes {len(known)}"
+    """Why the labels have no place among the model's classes; named data count all their names."""
+    classes = range(dataset.num_classes) if dataset.has_names else known
+    if names:
+        remedy = "rename the data's classes to the model's class names"
+    elif dataset.has_names:
+        remedy = "give the model class_names, by which labels are matched"
+    else:
+        remedy = "give data with the model's classes"
+    remedy += f", or load a model with num_classes {len(classes)}"
     wrong = dataset.labels >= num_classes
     where = f"{dataset.name}, {some_rows(wrong)}" if wrong.any() else dataset.name
-    mine = _sample([dataset.class_names[label] for label in known])
+    mine = _sample([dataset.class_names[label] for label in classes])
+    if len(known) < len(classes):
+        mine += f"; {len(known)} occur"
     theirs = f"({_sample(names)})" if names else "(without names)"
-    what = f"the data has {len(known)} classes ({mine}) and the model has {num_classes} {theirs}"
+    what = f"the data has {len(classes)} classes ({mine}) and the model has {num_classes} {theirs}"
     return DataError(what, where=where, remedy=remedy)
 
 

@@ -75,6 +75,18 @@ def test_named_data_with_fewer_classes_than_a_nameless_model_is_refused():
         fit_labels(make([0, 1, 2], ["apple", "pear", "plum"]), 1000)
 
 
+def test_the_remedy_counts_the_names_of_the_data_and_not_those_that_occur():
+    with pytest.raises(DataError) as caught:
+        fit_labels(make([3, 7, 14], signs()), 3)
+    message = str(caught.value)
+    assert "the data has 43 classes (" in message
+    assert "; 3 occur) and the model has 3 (without names)" in message
+    assert "Give the model class_names" in message
+    assert message.endswith("or load a model with num_classes 43")
+    names = [signs()[label] for label in (3, 7, 14)]
+    assert fit_labels(make([3, 7, 14], signs()), 3, names).labels.tolist() == [0, 1, 2]
+
+
 def test_numbers_below_the_models_classes_are_its_indices():
     data = as_dataset((torch.zeros(3, 3, 4, 4), torch.tensor([0, 7, 3])))
     fitted = fit_labels(data, 43, signs())
