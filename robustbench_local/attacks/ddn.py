@@ -12,7 +12,14 @@ from torch import Tensor
 from robustbench_local.attacks.engine import Engine, Seen
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.nearest import NearestAttack
-from robustbench_local.attacks.nearest_search import NearestSearch, annealed, even_odds, movable, usable
+from robustbench_local.attacks.nearest_search import (
+    NearestSearch,
+    annealed,
+    even_odds,
+    movable,
+    room,
+    usable,
+)
 from robustbench_local.attacks.objective import check_counts
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import column, norm_of, steepest
@@ -69,6 +76,8 @@ class _Sphere(Rows):
 
     radius: Tensor
     """(W,)."""
+    room: Tensor
+    """(W,): the largest radius."""
 
 
 class _DDNSearch(NearestSearch[_Sphere]):
@@ -77,17 +86,18 @@ class _DDNSearch(NearestSearch[_Sphere]):
 
     def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Sphere:  # noqa: ARG002
         """At the image."""
-        return _Sphere(radius=front.points.new_full((len(front),), _FIRST_RADIUS))
+        first = front.points.new_full((len(front),), _FIRST_RADIUS)
+        return _Sphere(radius=first, room=room(front, self.threat))
 
     def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
         """Cross-entropy, but for a monotone function of it."""
         return even_odds(self.threat, front.labels)
 
     def step(self, front: Front, state: _Sphere, seen: Seen) -> Tensor:
-        """A step along the gradient, and from there to the sphere; none beyond what counts."""
+        """A step along the gradient, and from there to the sphere."""
         gamma = annealed(front, self.steps, self.attack.gamma, _LAST_GAMMA)
         change = torch.where(self.succeeded(front, seen.logits), 1 - gamma, 1 + gamma)
-        state.radius = (state.radius * change).clamp_max(self.threat.eps)
+        state.radius = (state.radius * change).minimum(state.room)
         length = column(state.radius * annealed(front, self.steps, *_STEP), front.points)
         gradient = movable(usable(seen.gradient, front), front.points)
         delta = front.points - front.originals + length * steepest(gradient, "L2")

@@ -18,6 +18,7 @@ from robustbench_local.attacks.nearest_search import (
     annealed,
     even_odds,
     movable,
+    room,
     usable,
 )
 from robustbench_local.attacks.objective import check_counts
@@ -82,6 +83,8 @@ class _Ball(Rows):
     """(W,)."""
     nearest: Tensor
     """(W,): distance of the nearest success; infinite before the first."""
+    room: Tensor
+    """(W,): the largest radius."""
 
 
 class _FMNSearch(NearestSearch[_Ball]):
@@ -91,7 +94,7 @@ class _FMNSearch(NearestSearch[_Ball]):
     def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Ball:  # noqa: ARG002
         """At the image."""
         nothing = front.points.new_zeros(len(front))
-        return _Ball(radius=nothing, nearest=nothing + torch.inf)
+        return _Ball(radius=nothing, nearest=nothing + torch.inf, room=room(front, self.threat))
 
     def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
         """The log odds of success: 0 near the border, as the paper's difference of logits is."""
@@ -118,4 +121,4 @@ class _FMNSearch(NearestSearch[_Ball]):
         # a little further than the border seems, or a straight border would be approached for ever
         grown = torch.where(state.nearest.isinf(), distance + missing, state.radius) * (1 + gamma)
         shrunk = torch.minimum(state.radius * (1 - gamma), state.nearest)
-        state.radius = torch.where(success, shrunk, grown).clamp_max(self.threat.eps)
+        state.radius = torch.where(success, shrunk, grown).minimum(state.room)

@@ -19,6 +19,10 @@ SAFE = 3e-7
 """A success counts once its margin exceeds this share of the largest logit: a few roundings of a float32."""
 _BEYOND = 2.0
 """A point is aimed so many times as far beyond the border as counts as a success."""
+_ROOM = 0.25
+"""Share of the way to the farthest image that a search may go whatever the radius; half of that way would lead
+to plain grey. With less, successes are missed from which a border leads back to near ones; with more, steps
+under Linf are so long that near ones are stepped over."""
 _SPREAD = 16.0
 """The range that logits are brought to before odds are taken: that of a trained network on ten classes."""
 
@@ -89,6 +93,22 @@ def annealed(front: Front, steps: int, start: float, end: float) -> Tensor:
     """
     share = (1 + torch.cos(math.pi * front.age.double() / steps)) / 2
     return (end + (start - end) * share).to(front.points)
+
+
+def room(front: Front, threat: ThreatModel) -> Tensor:
+    """How far each item may go on its way, (W,): at least as far as counts in the end, mostly farther.
+
+    Among many classes the gradient of the odds points between several: along it the border is farther away
+    than the nearest one is, and a search that is confined to the ball would find nothing there to refine.
+
+    Args:
+        front: The originals and the masks.
+        threat: Norm and radius.
+    """
+    farthest = torch.maximum(front.originals, 1 - front.originals)
+    if front.masks is not None:
+        farthest = farthest * front.masks
+    return (_ROOM * norm_of(farthest, threat.norm)).clamp_min(threat.eps)
 
 
 def usable(gradient: Tensor, front: Front) -> Tensor:

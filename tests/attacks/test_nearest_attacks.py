@@ -96,6 +96,30 @@ def test_neither_shift_nor_scale_of_the_logits_matters(attack: NearestAttack, no
         assert float(apart.max()) < (1e-3 if shift else 1e-4), (shift, scale)
 
 
+@each_case
+@pytest.mark.parametrize("classes", [3, 1000])
+def test_none_within_eps_is_missed_on_a_linear_classifier(attack: NearestAttack, norm: str, classes: int):
+    sample = crowded(classes)
+    expected = closed_form(sample, norm)
+    eps = float(expected.median()) * 1.0001
+    found = distances(sample, attack, ThreatModel(norm=norm, eps=eps))
+    near = expected < 0.99 * eps
+    assert 12 <= int(near.sum()) <= 20
+    # the nearest of these images differ from their originals by a few roundings of a pixel
+    assert float((found[near] - expected[near]).abs().max()) < 3e-3 * eps
+    assert found[expected > 1.001 * eps].isinf().all()
+
+
+def crowded(classes: int) -> Sample:
+    """A linear classifier on 40 images in the middle of the box, whatever their margins are."""
+    generator = torch.Generator().manual_seed(classes)
+    weights = torch.randn(classes, 768, generator=generator)
+    images = 0.4 + 0.2 * torch.rand(40, 3, 16, 16, generator=generator)
+    return linear_sample(
+        weights, 0.01 * torch.randn(classes, generator=generator) - weights.sum(1) / 2, images
+    )
+
+
 def untrained(shift: float) -> Sample:
     """Sixteen images in a network whose logits differ by .2 at most, and the label's by .004 to .03."""
     with torch.random.fork_rng([]):
