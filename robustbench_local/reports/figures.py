@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -32,6 +33,12 @@ COUNTS = LinearSegmentedColormap.from_list("counts", ["#fdfcfa", "#eea15f"])
 MOST_EXAMPLES = 8
 """Rows of the gallery figure; the page shows more."""
 DPI = 150
+TITLE = 9
+"""Size of the titles, and of the names at the sides."""
+LINE = 0.17
+"""Inches that one more line of a title takes."""
+LEAST_TITLE = 4.5
+"""Inches that a title may take before it is wrapped, however narrow the table below it."""
 
 _STYLE = {
     "font.size": 9,
@@ -94,24 +101,31 @@ def _figures(content: Content) -> Iterator[tuple[str, Figure]]:
 
 def _heatmap(heatmap: HeatMap, names: dict[Subject, str]) -> Figure:
     columns, rows = heatmap.columns, heatmap.rows
-    figure = Figure(figsize=(2.4 + 1.15 * len(columns), 1.3 + 0.75 * len(rows)), layout="constrained")
+    heads = ["untouched", *(f"{column.threat}\n{drawable(column.label, 'attack')}" for column in columns)]
+    labels = [names[row.subject] for row in rows]
+    title = _title(heatmap)
+    least = _widest(labels) + 0.45 + max(0.9 * len(heads), 1.15 * _widest([title]))
+    size = (max(2.4 + 1.15 * len(columns), least), 1.3 + 0.75 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlim=(-1.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     for y, row in enumerate(rows):
         _label(axes, -1, y, percent(row.clean.value), interval(row.clean), weight="normal")
         for x, (square, column) in enumerate(zip(row.squares, columns, strict=True)):
             _draw_square(axes, x, y, square, worst=column.worst)
-    labels = [f"{column.threat}\n{drawable(column.label, 'attack')}" for column in columns]
-    axes.set_xticks(range(-1, len(columns)), ["untouched", *labels])
-    axes.set_yticks(range(len(rows)), [names[row.subject] for row in rows])
+    axes.set_xticks(range(-1, len(columns)), heads)
+    axes.set_yticks(range(len(rows)), labels)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    sizes = sorted({square.estimate.n for row in rows for square in row.squares if square.estimate.known})
-    numbers = " to ".join(f"{size:,}" for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
-    axes.set_title(
-        f"Robust accuracy with 95 % intervals, n = {numbers or 0}", loc="left", fontsize=10, pad=12
-    )
+    axes.set_title(title, loc="left", fontsize=10, pad=12)
     return figure
+
+
+def _title(heatmap: HeatMap) -> str:
+    squares = (square for row in heatmap.rows for square in row.squares)
+    sizes = sorted({square.estimate.n for square in squares if square.estimate.known})
+    numbers = " to ".join(f"{size:,}" for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
+    return f"Robust accuracy with 95 % intervals, n = {numbers or 0}"
 
 
 def _transfer(matrix: TransferMatrix, names: dict[Subject, str]) -> Figure:
@@ -162,7 +176,11 @@ def _views(result: StickerResult, names: dict[Subject, str]) -> Figure:
 
 def _table(columns: Sequence[str], rows: Sequence[str], title: str) -> tuple[Figure, Axes]:
     """An empty table with names at its top and left side."""
-    size = (2.2 + 1.05 * len(columns), 1.1 + 0.5 * len(rows))
+    across = max(1.05, _widest(columns) + 0.15)
+    width = max(2.2, _widest(rows) + 0.5) + across * len(columns)
+    width = max(width, min(_widest([title]), LEAST_TITLE) + 0.3, _widest(title.split()) + 0.3)
+    lines = _wrapped(title, width - 0.2)
+    size = (width, 1.1 + 0.5 * len(rows) + LINE * (len(lines) - 1))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
@@ -170,8 +188,28 @@ def _table(columns: Sequence[str], rows: Sequence[str], title: str) -> tuple[Fig
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    figure.suptitle(title, x=0.02, ha="left", fontsize=9)
+    figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=TITLE)
     return figure, axes
+
+
+def _widest(texts: Sequence[str]) -> float:
+    """Inches that the longest of some texts takes, at the size of titles and names."""
+    figure = Figure()
+    pen = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    drawn = (figure.text(0, 0, text, fontsize=TITLE) for text in texts)
+    return max((text.get_window_extent(pen).width / figure.dpi for text in drawn), default=0.0)
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """Lines of at most so many inches; a word that is longer has a line of its own."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and _widest([longer]) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _draw_square(
@@ -232,9 +270,13 @@ def _matrix(matrix: TargetMatrix, names: dict[Subject, str]) -> Figure:
     columns = [drawable(target, f"target {place}") for place, target in enumerate(matrix.targets, start=1)]
     more = ["other targets"] if matrix.more_targets else []
     counts = [[*row.hits, *([row.other] if more else []), row.elsewhere, row.held] for row in rows]
-    figure = Figure(
-        figsize=(2.6 + 0.75 * (len(columns) + 2), 1.5 + 0.45 * max(len(rows), 1)), layout="constrained"
-    )
+    labels = [f"{names[row.subject]}: {drawable(row.source, 'source')}" for row in rows]
+    aside, heads = _widest(labels) + 0.45, [*columns, *more, "elsewhere", "held"]
+    title = f"{drawable(matrix.attack, 'targeted attack')}, {_ball(matrix)}: images by where they ended"
+    width = max(2.6 + 0.75 * (len(columns) + 2), aside + max(0.65 * len(heads), _widest(title.split())))
+    lines = _wrapped(title, width - aside)
+    above = max(1.5, 0.65 * _widest(heads) + 0.5) + LINE * (len(lines) - 1)
+    figure = Figure(figsize=(width, above + 0.45 * max(len(rows), 1)), layout="constrained")
     axes = figure.add_subplot()
     targets = len(columns) + len(more)
     for y, (row, line) in enumerate(zip(rows, counts, strict=True)):
@@ -243,14 +285,11 @@ def _matrix(matrix: TargetMatrix, names: dict[Subject, str]) -> Figure:
             axes.add_patch(mpl.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=COUNTS(share)))
             axes.text(x, y, str(count), ha="center", va="center")
     axes.set(xlim=(-0.5, targets + 1.5), ylim=(max(len(rows), 1) - 0.5, -0.5))
-    axes.set_xticks(range(targets + 2), [*columns, *more, "elsewhere", "held"], rotation=40, ha="left")
-    axes.set_yticks(
-        range(len(rows)), [f"{names[row.subject]}: {drawable(row.source, 'source')}" for row in rows]
-    )
+    axes.set_xticks(range(targets + 2), heads, rotation=40, ha="left")
+    axes.set_yticks(range(len(rows)), labels)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    title = f"{drawable(matrix.attack, 'targeted attack')}, {_ball(matrix)}: images by where they ended"
-    axes.set_title(title, loc="left", fontsize=9, pad=12)
+    axes.set_title("\n".join(lines), loc="left", fontsize=TITLE, pad=12)
     return figure
 
 
