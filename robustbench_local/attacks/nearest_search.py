@@ -20,9 +20,9 @@ SAFE = 3e-7
 _BEYOND = 2.0
 """A point is aimed so many times as far beyond the border as counts as a success."""
 _ROOM = 0.25
-"""Share of the way to the farthest image that a search may go whatever the radius; half of that way would lead
-to plain grey. With less, successes are missed from which a border leads back to near ones; with more, steps
-under Linf are so long that near ones are stepped over."""
+"""Share of the way to the farthest image that a search may go whatever the radius; half of that way would
+lead to plain grey. With less, successes are missed from which a border leads back to near ones; with more,
+steps under Linf are so long that near ones are stepped over."""
 _SPREAD = 16.0
 """The range that logits are brought to before odds are taken: that of a trained network on ten classes."""
 
