@@ -102,7 +102,15 @@ def test_none_within_eps_is_missed_on_a_linear_classifier(attack: NearestAttack,
     sample = crowded(classes)
     expected = closed_form(sample, norm)
     eps = float(expected.median()) * 1.0001
-    found = distances(sample, attack, ThreatModel(norm=norm, eps=eps))
+    threat = ThreatModel(norm=norm, eps=eps)
+    with sample.classifier.metered(40) as meter:
+        candidates = sample.attack(attack, threat)
+    forward, backward = attack.cost(threat)
+    assert int(meter.forward.max()) <= forward
+    assert int(meter.backward.max()) <= backward
+    size = norm_of(candidates.double() - sample.images.double(), norm)
+    found = torch.where(sample.broken(candidates, threat), size, torch.inf)
+    assert float(size.max()) <= eps * (1 + 1e-5)
     near = expected < 0.99 * eps
     assert 12 <= int(near.sum()) <= 20
     # the nearest of these images differ from their originals by a few roundings of a pixel
