@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import Search, Seen
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.inside import judge_inside
 from robustbench_local.attacks.objective import LossName, objective
+from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.attacks.selection import select_largest
 from robustbench_local.geometry import Balls, choose, column, to_ball_and_box
 from robustbench_local.randomness import Stream

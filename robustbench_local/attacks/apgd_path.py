@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import Search, Seen
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.objective import LossName, objective
+from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.attacks.start import border_start
 from robustbench_local.geometry import bounds, choose, column, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream

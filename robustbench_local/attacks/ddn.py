@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import Engine, Seen
+from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.nearest import NearestAttack
 from robustbench_local.attacks.nearest_search import (
@@ -21,6 +21,7 @@ from robustbench_local.attacks.nearest_search import (
     usable,
 )
 from robustbench_local.attacks.objective import check_counts
+from robustbench_local.attacks.search import Seen
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import column, norm_of, steepest
 from robustbench_local.randomness import Stream

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.borders import leads, nearest_border
-from robustbench_local.attacks.engine import Engine, Seen
+from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.nearest import NearestAttack
 from robustbench_local.attacks.nearest_search import NearestSearch, enough, movable, usable
 from robustbench_local.attacks.objective import check_counts
+from robustbench_local.attacks.search import Seen
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import column, steepest
 from robustbench_local.randomness import Stream

@@ -9,11 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import Engine, Seen
+from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.nearest import NearestAttack
 from robustbench_local.attacks.nearest_search import NearestSearch, movable, usable
 from robustbench_local.attacks.objective import check_counts, objective
+from robustbench_local.attacks.search import Seen
 from robustbench_local.attacks.weight import Weight, first_weight, no_weight
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import column, norm_of

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.engine import Engine, Search
+from robustbench_local.attacks.engine import Engine
+from robustbench_local.attacks.search import Search
 from robustbench_local.attacks.targets import ranked_targets
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomized import draws_of

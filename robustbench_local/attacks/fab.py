@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.engine import Engine, Search, Seen
+from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.hyperplane import towards_hyperplane
 from robustbench_local.attacks.inside import judge_inside
 from robustbench_local.attacks.objective import check_counts, success_margin
+from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.attacks.start import border_start
 from robustbench_local.attacks.targets import ranked_targets
 from robustbench_local.classifier import Classifier

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.borders import DUAL
-from robustbench_local.attacks.engine import Engine, Seen
+from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.nearest import NearestAttack
 from robustbench_local.attacks.nearest_search import (
@@ -22,6 +22,7 @@ from robustbench_local.attacks.nearest_search import (
     usable,
 )
 from robustbench_local.attacks.objective import check_counts
+from robustbench_local.attacks.search import Seen
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import Balls, column, norm_of, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from robustbench_local import losses
-from robustbench_local.attacks.engine import Engine, Search, State
+from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.front import Front, Items
 from robustbench_local.attacks.objective import success_margin
+from robustbench_local.attacks.search import Search, State
 from robustbench_local.geometry import norm_of
 from robustbench_local.threat import ThreatModel
 

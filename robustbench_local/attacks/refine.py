@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.borders import leads, nearest_border
-from robustbench_local.attacks.engine import Engine, Seen
+from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.hyperplane import towards_hyperplane
 from robustbench_local.attacks.nearest_search import NearestSearch, broken_items, enough, usable
 from robustbench_local.attacks.objective import objective
+from robustbench_local.attacks.search import Seen
 from robustbench_local.geometry import column, norm_of
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel

@@ -104,8 +104,8 @@ def _heatmap(heatmap: HeatMap, names: dict[Subject, str]) -> Figure:
     heads = ["untouched", *(f"{column.threat}\n{drawable(column.label, 'attack')}" for column in columns)]
     labels = [names[row.subject] for row in rows]
     title = _title(heatmap)
-    column = max(0.9, _widest([line for head in heads for line in head.split("\n")]) + 0.1)
-    least = _widest(labels) + 0.45 + max(column * len(heads), 1.15 * _widest([title]))
+    breadth = max(0.9, _widest([line for head in heads for line in head.split("\n")]) + 0.1)
+    least = _widest(labels) + 0.45 + max(breadth * len(heads), 1.15 * _widest([title]))
     size = (max(2.4 + 1.15 * len(columns), least), 1.3 + 0.75 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()

@@ -7,7 +7,7 @@ import torch
 from attack_samples import Sample, trained_sample
 
 from robustbench_local.attacks import make_attack
-from robustbench_local.attacks.engine import Search
+from robustbench_local.attacks.search import Search
 from robustbench_local.threat import ThreatModel
 
 pytestmark = [

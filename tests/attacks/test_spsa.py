@@ -7,7 +7,8 @@ import torch
 from attack_samples import Sample, linear_sample, wrapped
 from torch import Tensor
 
-from robustbench_local.attacks.engine import Engine, Seen
+from robustbench_local.attacks.engine import Engine
+from robustbench_local.attacks.search import Seen
 from robustbench_local.attacks.spsa import SPSA, SPSASearch
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
