@@ -192,7 +192,7 @@ class Engine:
 
     def _part(self, front: Front, seen: Seen) -> tuple[Front, Seen]:
         """Take in what the leaving items found, and go on with the others and their siblings' luck."""
-        self._harvest(front.pick((front.done | self.found[front.rows]).nonzero().flatten()))
+        self._harvest(front, (front.done | self.found[front.rows]).nonzero().flatten())
         staying = ~self.found[front.rows]
         self._news = False
         if bool(staying.all()):
@@ -211,7 +211,7 @@ class Engine:
         leaving = front if youngest >= search.steps else front.pick(over.nonzero().flatten())
         self._confirm(search, leaving)
         self._offer(search, leaving, self._logits(leaving))
-        self._harvest(leaving)
+        self._harvest(leaving, torch.arange(len(leaving), device=leaving.rows.device))
         return None if leaving is front else front.pick((~over).nonzero().flatten())
 
     def _offer(self, search: Search[State], front: Front, logits: Tensor) -> None:
@@ -220,15 +220,15 @@ class Engine:
         search.keep(front, scores)
         front.done = front.done | done
 
-    def _harvest(self, front: Front) -> None:
-        """Bring the best points of leaving items home: the best of each image's items."""
-        rows = front.rows
-        best = self.scores.scatter_reduce(0, rows, front.best_scores, "amax")
-        winners = ((front.best_scores == best[rows]) & (best[rows] > self.scores[rows])).nonzero().flatten()
-        self.points[rows[winners]] = front.best_points[winners]
+    def _harvest(self, front: Front, leaving: Tensor) -> None:
+        """Bring the best points of leaving items, (L,) int64, home: the best of each image's items."""
+        rows, scores = front.rows[leaving], front.best_scores[leaving]
+        best = self.scores.scatter_reduce(0, rows, scores, "amax")
+        winners = ((scores == best[rows]) & (best[rows] > self.scores[rows])).nonzero().flatten()
+        self.points[rows[winners]] = front.best_points[leaving[winners]]
         self.scores = best
         if self._early_stop:
-            self.found[rows[front.done]] = True
+            self.found[rows[front.done[leaving]]] = True
             self._news = True  # for their siblings
 
     def _precision(self) -> AbstractContextManager[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -16,13 +16,13 @@ class Rows:
     def pick(self, index: Tensor) -> Self:
         """The items at ``index``, int64, in its order."""
         return replace(
-            self, **{field.name: _pick(getattr(self, field.name), index) for field in fields(self)}
+            self, **{name: _pick(getattr(self, name), index) for name in self.__dataclass_fields__}
         )
 
     def join(self, other: Self) -> Self:
         """These items, and behind them those of ``other``."""
-        names = [field.name for field in fields(self)]
-        return replace(self, **{name: _join(getattr(self, name), getattr(other, name)) for name in names})
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__}
+        return replace(self, **{name: _join(*pair) for name, pair in pairs.items()})
 
 
 @dataclass(kw_only=True)
