@@ -8,17 +8,16 @@ Whatever goes wrong inside becomes one line on the standard error and an exit co
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module, metadata
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from robustbench_local.allocator import keep_freed_memory
+from robustbench_local.cli.interrupt import listen, settle
 from robustbench_local.errors import RobustbenchError
 
 INTERRUPTED = 130
@@ -75,7 +74,7 @@ def options(
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    listen()
     keep_freed_memory()
     sys.exit(call(sys.argv[1:]))
 
@@ -92,6 +91,7 @@ def call(arguments: list[str]) -> int:
     try:
         result = build_app(arguments)(arguments or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
+        settle()
         return _complain(STOPPED, INTERRUPTED)
     except RobustbenchError as error:
         return _complain(str(error), error.exit_code)
@@ -100,6 +100,7 @@ def call(arguments: list[str]) -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
         return _unexpected(error)
+    settle()
     if result == INTERRUPTED:  # typer turns Ctrl-C into its own exit
         return _complain(STOPPED, INTERRUPTED)
     return result if isinstance(result, int) else 0
@@ -122,8 +123,3 @@ def _complain(line: str, code: int) -> int:
     kind = "" if code == INTERRUPTED else "error: "
     print(" ".join(f"rbl: {kind}{line}".split()), file=sys.stderr)  # noqa: T201 - rich would wrap the line
     return code
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Treat a polite kill as Ctrl-C: finish the record, then leave."""
-    raise KeyboardInterrupt

@@ -1,0 +1,30 @@
+"""Ctrl-C and a polite kill: finish the record, then leave; said again if it was not heard."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import NoReturn
+
+PATIENCE = 10.0
+"""Seconds after which an interrupt comes again: Python drops one that is raised where nobody can catch it,
+such as in a destructor, and the run would go on for hours."""
+
+
+def listen() -> None:
+    """From now on Ctrl-C and a polite kill interrupt this process, again and again until `settle`."""
+    names = ("SIGINT", "SIGTERM", "SIGALRM")
+    for kind in (getattr(signal, name) for name in names if hasattr(signal, name)):
+        signal.signal(kind, _interrupt)
+
+
+def settle() -> None:
+    """The interrupt has been heard."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+    raise KeyboardInterrupt

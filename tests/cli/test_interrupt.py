@@ -1,0 +1,34 @@
+"""An interrupt that is swallowed comes again, and one that was heard does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from robustbench_local.cli import interrupt
+
+
+@pytest.fixture
+def listening(monkeypatch):
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.1)
+    interrupt.listen()
+    yield
+    interrupt.settle()
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_comes_again_until_it_is_heard(listening, kind):
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), kind)
+    for _ in range(2):  # as if nobody had heard
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(5)
+    interrupt.settle()
+    time.sleep(0.3)
