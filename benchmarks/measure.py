@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from benchmarks import memory, operations, ours
+from benchmarks import arithmetic, memory, operations, ours
 from benchmarks.job import Job, Run
 from benchmarks.ladder import independent
 from benchmarks.passes import Bare, Passes
@@ -30,6 +30,8 @@ T = TypeVar("T")
 _COUNTED_IMAGES, _COUNTED_STEPS = 8, 20
 _MEASURED = 5
 """Times that peak memory is measured: it moves by a tenth or two."""
+_SHORTEST = 0.2
+"""Seconds: a shorter run is repeated until so long has been measured, or its figure would be chance."""
 _SLACK = 1e-5
 """Relative; a candidate outside the ball by more is no success."""
 
@@ -40,6 +42,8 @@ class Arm:
 
     name: str
     run: Run
+    network: nn.Module
+    """What its passes go through, without what is done to the pixels before."""
     seconds: list[float] = field(default_factory=list)
     robust: list[Tensor] = field(default_factory=list)
     """(N,) boolean: read right, and still read right where the candidate is."""
@@ -102,15 +106,14 @@ def measure(
         steps=row.steps,
         seed=0,
     )
-    arms = [Arm(name=_our_name(row, method), run=_ours(method, subject, row.norm)) for method in row.ours]
-    arms += [Arm(name=name, run=independent(run) if row.ladder else run) for name, run in peers.items()]
+    arms = _arms(row, subject, peers)
     with warnings.catch_warnings(), classifier.attacked():
         warnings.simplefilter("ignore")
         if row.memory:  # before anything else, so that all begin alike
             for arm in arms:
                 _remember(arm, job, device)
         for arm in arms:
-            _prepare(arm, row, subject, job)
+            _prepare(arm, row, job)
         for seed in range(rounds):
             bare = Bare(subject.frozen, images, lambda run: timed(run, device)[0])
             for arm in arms:
@@ -119,15 +122,23 @@ def measure(
     return Result(row=row, subject=subject, eps=eps, n=len(images), arms=arms)
 
 
+def _arms(row: Row, subject: Subject, peers: dict[str, Run]) -> list[Arm]:
+    """Ours first, then what nobody can do without, then the others."""
+    network = subject.classifier.module
+    assert network is not None
+    ours_ = [
+        Arm(name=_our_name(row, method), run=_ours(method, subject, row.norm), network=network)
+        for method in row.ours
+    ]
+    least = arithmetic.METHODS.get(row.method)
+    if least is not None and not row.ladder and row.norm == "Linf":
+        ours_.append(Arm(name=arithmetic.NAME, run=least, network=subject.frozen.network))
+    theirs = ((name, independent(run) if row.ladder else run) for name, run in peers.items())
+    return ours_ + [Arm(name=name, run=run, network=subject.module.network) for name, run in theirs]
+
+
 def _ours(method: str, subject: Subject, norm: Norm) -> Run:
     return lambda job: ours.run(method, subject.classifier, job, norm)
-
-
-def _network(arm: Arm, subject: Subject) -> nn.Module:
-    """What an arm's passes go through."""
-    module = subject.classifier.module if arm.name.startswith("ours") else subject.module
-    assert module is not None
-    return module
 
 
 def _our_name(row: Row, method: str) -> str:
@@ -152,24 +163,29 @@ def _remember(arm: Arm, job: Job, device: str) -> None:
         arm.memory = median(known) if known else None
 
 
-def _prepare(arm: Arm, row: Row, subject: Subject, job: Job) -> None:
+def _prepare(arm: Arm, row: Row, job: Job) -> None:
     """A first, short run: it warms up, counts operations and shows whether the arm works at all."""
-    network = subject.classifier.module if arm.name.startswith("ours") else subject.module.network
     with _noting_failure(arm):
         if row.counted:
-            arm.tally = operations.count(lambda: arm.run(_few(job)), network)
+            arm.tally = operations.count(lambda: arm.run(_few(job)), arm.network)
 
 
 def _round(arm: Arm, row: Row, subject: Subject, job: Job, bare: Bare, device: str) -> None:
     gc.collect()
     passes = Passes()
     with _noting_failure(arm):
-        with passes.of(_network(arm, subject)):
+        with passes.of(arm.network):
             seconds, candidates = timed(lambda: arm.run(job), device)
-        arm.seconds.append(seconds)
+        arm.seconds.append(_steady(seconds, lambda: arm.run(job), device))
         arm.passes.append(passes.an_image(len(job.images)))
         arm.bare.append(bare.seconds(passes))
         _score(arm, row, subject, job, candidates.detach())
+
+
+def _steady(first: float, run: Callable[[], object], device: str) -> float:
+    """Seconds of a run whose first took so long: where that was short, the mean of further ones."""
+    more = math.ceil(_SHORTEST / first) - 1 if first > 0 else 0
+    return timed(lambda: [run() for _ in range(more)], device)[0] / more if more > 0 else first
 
 
 @contextmanager

@@ -21,6 +21,8 @@ How to read it:
 - *Forward / backward*: passes an image, counted, not estimated.
 - *Overhead*: time over that of the same passes, in batches of the same sizes, through the bare network with
   frozen parameters; floor 1.
+- *Arithmetic alone*: the paper's steps written out for one batch, with no verdicts, no random stream for each
+  image, no work items, no counts and no guards (`benchmarks/arithmetic.py`): what nobody can do without.
 - *Time / ours*: how many times longer it takes than our first line, on the same images in the same process.
 - *Robust*: images read right, and still read right where the candidate is, of all n. For methods that look
   for the nearest adversarial image: the median distance, over the images read right. Curve-8: at each radius.
@@ -30,7 +32,8 @@ How to read it:
 - *Operations / questions*: what is dispatched beside the network's own passes, for each forward pass, on 8
   images. A question makes the host wait for the device: on a CPU that is free, and on a GPU ours asks less.
 
-Everything is the median over the rounds, which use the seeds 0, 1, 2, ...; verdicts are those of seed 0."""
+Everything is the median over the rounds, which use the seeds 0, 1, 2, ...; verdicts are those of seed 0. Runs
+shorter than .2 s are repeated until so long has been measured."""
 
 
 def page(results: list[Result], *, command: str, rounds: int, device: str, skipped: list[str]) -> str:

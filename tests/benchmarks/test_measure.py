@@ -92,8 +92,9 @@ def test_a_library_that_fails_is_a_line_of_the_table(result: Result):
 
 
 def test_ratios_are_medians_of_rounds(subject: Subject):
-    ours = Arm(name="ours", run=darker, seconds=[1.0, 2.0, 4.0], bare=[0.5, 1.6, 2.5])
-    other = Arm(name="other", run=darker, seconds=[3.0, 3.0, 4.0], bare=[1.0, 2.0, 1.0])
+    network = subject.frozen.network
+    ours = Arm(name="ours", run=darker, network=network, seconds=[1.0, 2.0, 4.0], bare=[0.5, 1.6, 2.5])
+    other = Arm(name="other", run=darker, network=network, seconds=[3.0, 3.0, 4.0], bare=[1.0, 2.0, 1.0])
     result = Result(row=ROW, subject=subject, eps=0.1, n=2, arms=[ours, other])
     assert result.ratio(other) == 1.5
     assert result.overhead(ours) == pytest.approx(1.6)
