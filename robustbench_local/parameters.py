@@ -57,7 +57,7 @@ def build(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
     Raises:
         ConfigError: If a name or a value is wrong.
     """
-    hints, known = get_type_hints(kind), parameter_names(kind)
+    hints, known = get_type_hints(kind) if given else {}, parameter_names(kind)
     values = {}
     for key, value in given.items():
         if key not in known:

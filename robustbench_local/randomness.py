@@ -39,12 +39,17 @@ def seed_from(*parts: str | int) -> int:
     Returns:
         At least 0 and below 2**63. ``1`` and ``"1"`` differ, and so do ``"ab", "c"`` and ``"a", "bc"``.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        text = f"{type(part).__name__}:{part}".encode()
-        digest.update(len(text).to_bytes(8, "big"))
-        digest.update(text)
-    return int.from_bytes(digest.digest(), "big") >> 1
+    return _seed(b"".join(map(_spelt, parts)))
+
+
+def _spelt(part: str | int) -> bytes:
+    """A part of a seed, so that no two rows of parts are spelt alike."""
+    text = f"{type(part).__name__}:{part}".encode()
+    return len(text).to_bytes(8, "big") + text
+
+
+def _seed(spelt: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(spelt, digest_size=8).digest(), "big") >> 1
 
 
 def uniform_at(keys: Tensor, places: Tensor) -> Tensor:
@@ -179,10 +184,10 @@ class Stream:
             device: Where the result goes.
         """
         draws = [draw] * len(self.ids) if isinstance(draw, str | int) else draw
-        seeds = [
-            seed_from(self.seed, image, self.attack, each)
-            for image, each in zip(self.ids, draws, strict=True)
-        ]
+        # seed_from(seed, image, attack, draw) for each, of which most parts are spelt once
+        seed, attack, names = _spelt(self.seed), _spelt(self.attack), {each: _spelt(each) for each in draws}
+        rows = zip(self.ids, draws, strict=True)
+        seeds = [_seed(seed + _spelt(image) + attack + names[each]) for image, each in rows]
         return torch.tensor(seeds, dtype=torch.int64).to(device)
 
     def uniform(

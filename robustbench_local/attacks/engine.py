@@ -157,9 +157,10 @@ class Engine:
         if ask and self._early_stop:
             self._confirm(search, front)
             if self._news or bool(front.done.any()):
-                front, seen = self._part(front, seen)
-                if len(front) == 0:
+                parted = self._part(front, seen)
+                if parted is None:
                     return None
+                front, seen = parted
         front.points = search.step(front, front.state, seen)  # type: ignore[arg-type]  # begin made it
         front.grow()
         return front
@@ -190,14 +191,16 @@ class Engine:
         search.leap(front, reached, counts - 1 - steps)
         return Seen(logits=logits[chosen.to(logits.device)], losses=self._none, gradient=self._none)
 
-    def _part(self, front: Front, seen: Seen) -> tuple[Front, Seen]:
-        """Take in what the leaving items found, and go on with the others and their siblings' luck."""
+    def _part(self, front: Front, seen: Seen) -> tuple[Front, Seen] | None:
+        """Take in what the leaving items found, and go on with the others, if any, and all siblings' luck."""
         self._harvest(front, (front.done | self.found[front.rows]).nonzero().flatten())
         staying = ~self.found[front.rows]
         self._news = False
-        if bool(staying.all()):
-            return front, seen
         index = staying.nonzero().flatten()
+        if len(index) == 0:
+            return None
+        if len(index) == len(front):
+            return front, seen
         parts = (seen.logits, seen.losses, seen.gradient)
         logits, losses, gradient = (part if part.numel() == 0 else part[index] for part in parts)
         return front.pick(index), Seen(logits=logits, losses=losses, gradient=gradient)

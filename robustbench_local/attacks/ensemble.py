@@ -68,6 +68,8 @@ class Ensemble(Attack):
         most = max(stage.targets for stage in stages)
         ranked: Tensor | None = None
         for stage in stages:
+            if bool(engine.found.all()):
+                break
             if stage.targets and ranked is None:
                 ranked = ranked_targets(engine, threat, most)
             targets = None if ranked is None or not stage.targets else ranked[:, : stage.targets]
