@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from robustbench_local.data.boxes import box_masks
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import MAX_CLASSES, check_images, numbered, some_rows
 from robustbench_local.data.decode import Picture, Pixels, to_picture
 from robustbench_local.data.labels import index_labels
-from robustbench_local.errors import DataError, RefusedError
+from robustbench_local.errors import ConfigError, DataError, RefusedError
 
 _IDS = ("ids", "filenames", "index")
 _GROUPS = ("track", "group")
@@ -39,6 +40,8 @@ class NpzKeys:
         images: Default ``x``, ``images`` or ``x_SPLIT``.
         labels: Default ``y``, ``labels`` or ``y_SPLIT``.
         masks: Default ``mask`` or ``masks``, if there is one.
+        boxes: Edges of each image's object, in place of masks; default ``box`` or ``boxes``, if there are no
+            masks; see :func:`~robustbench_local.data.boxes.box_masks`.
         groups: Number or name, within its class, of the object that each image shows; default ``track`` or
             ``group``, if there is one.
     """
@@ -46,6 +49,7 @@ class NpzKeys:
     images: str | None = None
     labels: str | None = None
     masks: str | None = None
+    boxes: str | None = None
     groups: str | None = None
 
 
@@ -57,13 +61,14 @@ def list_npz(
     Args:
         file: The archive. Images are (N, H, W, C), (N, C, H, W) or (N, H, W); uint8, uint16 or floating
             point in [0, 1]. Labels are (N,) whole numbers or strings. ``class_names``, masks ((H, W) or
-            (N, H, W)) and ids (``ids``, ``filenames`` or ``index``, if unique) may be there too.
+            (N, H, W)), boxes and ids (``ids``, ``filenames`` or ``index``, if unique) may be there too.
         where: What messages call it.
         split: Used to find ``x_test`` and the like.
         keys: Which arrays to use.
         alpha: Background for images with four channels.
 
     Raises:
+        ConfigError: If both masks and boxes are named.
         DataError: If the file or an array in it cannot be used; a missing array is answered with the
             names of those that are there.
         RefusedError: If it holds pickled objects, which could run code, or is a decompression bomb (F52).
@@ -75,8 +80,6 @@ def list_npz(
     labels, class_names, label_map = _labels(raw, arrays.get("class_names"), where)
     if len(labels) != len(pixels):
         raise DataError(f"{len(pixels)} images but {len(labels)} labels", where=where)
-    mask_names = [keys.masks] if keys.masks else [name for name in ("mask", "masks") if name in arrays]
-    masks = _masks(_find(arrays, None, mask_names, "masks", where), pixels, where) if mask_names else None
     scale, notes = _scale(pixels, where)
     groups = _groups(arrays, keys.groups, labels, where)
 
@@ -94,7 +97,7 @@ def list_npz(
         class_names=class_names,
         label_map=label_map,
         read=read,
-        masks=masks,
+        masks=_objects(arrays, keys, pixels, where),
         notes=notes,
         groups=groups,
     )
@@ -203,6 +206,24 @@ def _labels(
                 )
     table = np.array([label_map[name] for name in names], dtype=np.int64)
     return table[inverse.reshape(-1)], class_names, label_map
+
+
+def _objects(
+    arrays: dict[str, NDArray[Any]], keys: NpzKeys, pixels: Pixels, where: str
+) -> NDArray[np.bool_] | None:
+    """Where the object is in each image, (N, H, W), if the archive says it."""
+    if keys.masks and keys.boxes:
+        what = f"masks_key {keys.masks!r} and boxes_key {keys.boxes!r} both say where the object is"
+        raise ConfigError(what, where=where, remedy="keep one of them")
+    masks, boxes = (
+        [key] if key else [name for name in usual if name in arrays]
+        for key, usual in ((keys.masks, ("mask", "masks")), (keys.boxes, ("box", "boxes")))
+    )
+    if masks and not keys.boxes:
+        return _masks(_find(arrays, None, masks, "masks", where), pixels, where)
+    if boxes:
+        return box_masks(_find(arrays, None, boxes, "boxes", where), pixels.shape[:3], where)
+    return None
 
 
 def _masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[np.bool_]:

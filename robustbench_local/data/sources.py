@@ -52,6 +52,7 @@ def load_dataset(
     images_key: str | None = None,
     labels_key: str | None = None,
     masks_key: str | None = None,
+    boxes_key: str | None = None,
     groups_key: str | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -76,6 +77,7 @@ def load_dataset(
         images_key: Array of images in an npz file, instead of the usual names.
         labels_key: Array of labels in an npz file.
         masks_key: Array of masks in an npz file.
+        boxes_key: Array of boxes in an npz file, in place of masks.
         groups_key: Array in an npz file that tells which images show the same object.
         progress: Called with (images read, images in all).
 
@@ -90,7 +92,7 @@ def load_dataset(
     )
     if source == "signs":
         return _signs(split, limit, seed, classes, options)
-    keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, groups=groups_key)
+    keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
     listing = _listing(
         source, split=split, options=options, keys=keys, root=_root(root), download=download, base=base
     )

@@ -52,6 +52,7 @@ class DataEntry(Strict):
     images_key: str | None = None
     labels_key: str | None = None
     masks_key: str | None = None
+    boxes_key: str | None = None
     groups_key: str | None = None
 
 
