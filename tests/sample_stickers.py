@@ -91,7 +91,7 @@ def _looks(
         conditions = {"clean": clean, "sticker": near}
         if kind == "view" and sample.controls:
             flat = np.where(distance >= 1.6 * reach, target, STOP)
-            conditions |= {"random-colours": by_chance, "without-views": flat}
+            conditions |= {"no-size": clean, "random-colours": by_chance, "without-views": flat}
             conditions |= {"whole-sign": np.full(count, target)}
         views.append(
             ViewRecord(

@@ -259,7 +259,8 @@ def _run(task: Task, positions: list[int]) -> Batch:
             passes, seconds = spent.passes(), time.perf_counter() - started
             if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
                 raise
-            raise _stranded(task, records[0], failure, passes[0], seconds) from failure
+            failure = advised(failure) if task.surrogate is None else failure
+            raise stranded(records[0], failure, passes[0], seconds) from failure
         passes = spent.passes()
         candidates[attacked] = verified.candidates
         for place, row in enumerate(attacked.tolist()):
@@ -303,17 +304,23 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
         return verify(classifier, images, labels, found, task.threat, masks=masks, stream=stream)
 
 
-def _stranded(
-    task: Task, record: OutcomeRecord, failure: Exception, passes: tuple[int, int], seconds: float
-) -> AttackFailedError:
-    """What is left of an image whose attack raised.
+def advised(failure: Exception) -> Exception:
+    """The failure of an attack on a model that read the clean image: what to do is another thing then.
 
     The advice for a forward that raises is for images that do not fit; this one was read before.
     """
-    if isinstance(failure, ModelError) and failure.__cause__ is not None and task.surrogate is None:
-        remedy = "the clean image raises nothing: let its forward take any image in [0, 1], gradients too"
-        failure, cause = ModelError(failure.what, where=failure.where, remedy=remedy), failure.__cause__
-        failure.__cause__ = cause
+    if not isinstance(failure, ModelError) or failure.__cause__ is None:
+        return failure
+    remedy = "the clean image raises nothing: let its forward take any image in [0, 1], gradients too"
+    found = ModelError(failure.what, where=failure.where, remedy=remedy)
+    found.__cause__ = failure.__cause__
+    return found
+
+
+def stranded(
+    record: OutcomeRecord, failure: Exception, passes: tuple[int, int], seconds: float
+) -> AttackFailedError:
+    """What is left of an image whose attack raised: its clean reading, and what was spent."""
     return AttackFailedError(attack_failed(record, one_line(failure), passes, seconds), failure)
 
 

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.expectation import ExpectationAttack
-from robustbench_local.evaluation.cell import AttackWork, Batch
+from robustbench_local.errors import InvariantError, UnreachableError
+from robustbench_local.evaluation.cell import AttackWork, Batch, advised, stranded
 from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
 from robustbench_local.evaluation.outcome import fingerprint, untouched
 from robustbench_local.evaluation.verify import Reading, read
 from robustbench_local.geometry import norm_of
+from robustbench_local.passes import Meter
 from robustbench_local.physical.light import unlit
 from robustbench_local.physical.printing import non_printability, total_variation
 from robustbench_local.physical.scene import worn_mask
@@ -78,28 +80,34 @@ class Viewing(AttackWork):
         ]
         batch = Batch(outcomes=tuple(records), candidates=data.images.clone())
         rows = clean.correct.nonzero().flatten().tolist()
-        batch = self._attacked(batch, rows) if rows else batch
+        if rows:
+            with classifier.metered(len(rows)) as meter:
+                try:
+                    batch = self._attacked(batch, rows, meter)
+                except Exception as failure:
+                    if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
+                        raise
+                    spent, seconds = _spent(meter, 0), time.perf_counter() - started
+                    raise stranded(records[0], advised(failure), spent, seconds) from failure
         seconds = (time.perf_counter() - started) / len(positions)
         return replace(batch, outcomes=tuple(replace(row, seconds=seconds) for row in batch.outcomes))
 
-    def _attacked(self, batch: Batch, rows: list[int]) -> Batch:
-        """The batch with what came of these rows of it."""
+    def _attacked(self, batch: Batch, rows: list[int], meter: Meter) -> Batch:
+        """The batch with what came of these rows of it; ``meter`` counts their passes."""
         untouched_records = [batch.outcomes[row] for row in rows]
         chosen = self.data.select([record.position for record in untouched_records])
         signs = Signs.before(
             self.classifier, chosen, self.attack.ranges, test_views=self.test_views, seed=self.seed
         )
-        with self.classifier.metered(len(rows)) as meter:
-            crafted = signs.craft(self.attack, self.threat, self.seed)
-            looks = self._looks(signs, crafted)
-            flat = signs.flat(crafted)
-            reading = read(self.classifier, flat, signs.labels, stream=signs.stream)
+        crafted = signs.craft(self.attack, self.threat, self.seed)
+        looks = self._looks(signs, crafted)
+        flat = signs.flat(crafted)
+        reading = read(self.classifier, flat, signs.labels, stream=signs.stream)
         outcomes, candidates = list(batch.outcomes), batch.candidates.clone()
         candidates[rows] = flat.cpu()
         judged = _Judge(signs=signs, crafted=crafted, looks=looks, flat=flat, reading=reading)
         for place, row in enumerate(rows):
-            spent = (int(meter.forward[place]), int(meter.backward[place]))
-            outcomes[row] = judged.outcome(untouched_records[place], place, spent)
+            outcomes[row] = judged.outcome(untouched_records[place], place, _spent(meter, place))
         kept = _pictures(signs, crafted)
         return Batch(
             outcomes=tuple(outcomes),
@@ -135,10 +143,12 @@ def controls(
         threat: What it may do.
 
     Returns:
-        Condition, attack and threat of each: the attack without views, and a sticker over the whole sign,
-        for which fewer steps will do.
+        Condition, attack and threat of each: a sticker of no size, the attack without views, and a sticker
+        over the whole sign, for which fewer steps will do.
     """
     found: list[tuple[Condition, ExpectationAttack, ThreatModel]] = []
+    if threat.norm == "sticker" and threat.eps:
+        found.append(("no-size", attack, replace(threat, eps=0.0)))
     if attack.views:
         found.append(("without-views", replace(attack, views=0), threat))
     if threat.norm == "sticker" and threat.transformation != "poster":
@@ -231,6 +241,10 @@ def _sighting(
         predictions=tuple(None if one < 0 else one for one in read),
         confidences=tuple(None if math.isnan(one) else round(one, 4) for one in sure),
     )
+
+
+def _spent(meter: Meter, place: int) -> tuple[int, int]:
+    return int(meter.forward[place]), int(meter.backward[place])
 
 
 def _kinds(signs: Signs) -> tuple[tuple[ViewKind, Views], ...]:

@@ -19,6 +19,7 @@ CLEARLY = 0.001
 """The sticker made without views has to be worse by a test at this level."""
 NEARLY_ALL = 0.9
 """Share of views that painting the whole sign has to turn; below it the attack may just be weak."""
+_NO_SIZE = "no-size"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Control:
 
 def make_controls(cell: CellResult) -> tuple[Control, ...]:
     """The controls of a cell that is done; those that it does not have are left out."""
-    found = (_nothing(cell), _random_colours(cell), _without_views(cell), _whole_sign(cell))
+    found = (_nothing(cell), _no_size(cell), _random_colours(cell), _without_views(cell), _whole_sign(cell))
     return tuple(control for control in found if control is not None)
 
 
@@ -79,6 +80,23 @@ def _nothing(cell: CellResult) -> Control:
         clean,
         lambda x: x >= LEAST_CLEAN,
     )
+
+
+def _no_size(cell: CellResult) -> Control | None:
+    """The same way through attack, camera and model with nothing to show for it: it must not turn a view."""
+    seen = [sign.looks["view"].predictions for sign in cell.signs if "view" in sign.looks]
+    pairs = [(read[_NO_SIZE], read["clean"]) for read in seen if _NO_SIZE in read]
+    others = sum(int((first != second).sum()) for first, second in pairs)
+    views = counted(sum(len(first) for first, _ in pairs), "view")
+    told = f"{others:,} of {views} are read otherwise than the clean sign in the same view"
+    control = Control(
+        name="a sticker of no size",
+        expected="no view turned, each read as on the clean sign",
+        measured=_measured(cell, _NO_SIZE),
+        kept=others == 0,
+        reason=told if others else "",
+    )
+    return _present(_barred(control, cell, _NO_SIZE))
 
 
 def _random_colours(cell: CellResult) -> Control:

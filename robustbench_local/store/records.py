@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 CellStatus = Literal["pending", "running", "done", "partial", "error", "timeout", "skipped"]
 OutcomeStatus = Literal["ok", "clean-wrong", "non-finite", "rejected", "void", "error"]
-Condition = Literal["clean", "sticker", "random-colours", "without-views", "whole-sign"]
+Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-views", "whole-sign"]
 """What a sign has on it when it is looked at: nothing, what the attack made (a sticker, or a patch beside
 it), or one of the controls."""
 ViewKind = Literal["view", "approach"]

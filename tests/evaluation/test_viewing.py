@@ -78,6 +78,17 @@ class Cheat(Painter):
         return found
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stumbler(Painter):
+    """Raises on the second sign, after a look."""
+
+    def perturb(self, classifier, images, labels, threat, stream, masks=None):
+        classifier(images)
+        if "made/1" in stream.ids:
+            raise ValueError("no colours left")
+        return super().perturb(classifier, images, labels, threat, stream, masks)
+
+
 def colour() -> Classifier:
     return Classifier(Colour(), num_classes=3, name="colour")
 
@@ -133,7 +144,7 @@ def test_every_condition_is_looked_at_in_the_same_views(batch):
         for position in range(2)
         for condition, kind in [
             ("clean", "view"), ("sticker", "view"), ("random-colours", "view"), ("without-views", "view"),
-            ("whole-sign", "view"), ("clean", "approach"), ("sticker", "approach"),
+            ("whole-sign", "view"), ("no-size", "view"), ("clean", "approach"), ("sticker", "approach"),
         ]
     }  # fmt: skip
     assert {(one.position, one.condition, one.kind) for one in batch.sightings} == expected
@@ -185,9 +196,10 @@ def test_controls_tell_the_sticker_from_chance_and_from_no_views(classifier):
     batch = batch_of(work(classifier, data=signs(1)))
     hits = {
         condition: sum(read == GREEN for read in looks(batch, 0, condition).predictions)
-        for condition in ("clean", "sticker", "random-colours", "without-views", "whole-sign")
+        for condition in ("clean", "no-size", "sticker", "random-colours", "without-views", "whole-sign")
     }
-    assert hits["clean"] == hits["without-views"] == 0
+    assert hits["clean"] == hits["no-size"] == hits["without-views"] == 0
+    assert looks(batch, 0, "no-size").confidences == looks(batch, 0, "clean").confidences
     assert hits["random-colours"] < hits["sticker"] <= hits["whole-sign"] == VIEWS
 
 
@@ -233,6 +245,16 @@ def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
             looks(batch, row.position, "sticker").predictions
             == looks(batch, row.position, "clean").predictions
         )
+
+
+def test_a_sign_whose_attack_raises_keeps_its_clean_reading_and_its_passes(classifier):
+    batch = batch_of(work(classifier, data=signs(3), attack=Stumbler(views=4)))
+    assert [row.status for row in batch.outcomes] == ["ok", "error", "ok"]
+    stranded = batch.outcomes[1]
+    assert (stranded.clean_correct, stranded.clean_prediction, stranded.broken) == (True, RED, False)
+    assert stranded.error == "ValueError: no colours left"
+    assert stranded.forward_passes == 2  # the clean reading, and the attack's own look
+    assert {one.position for one in batch.sightings} == {0, 2}
 
 
 def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, batch):
@@ -295,9 +317,10 @@ def test_pictures_are_what_the_model_saw(batch):
 @pytest.mark.parametrize(
     ("views", "threat", "names"),
     [
-        (4, STICKER, ["without-views", "whole-sign"]),
-        (0, STICKER, ["whole-sign"]),
-        (4, ThreatModel(norm="sticker", eps=1, transformation="poster"), ["without-views"]),
+        (4, STICKER, ["no-size", "without-views", "whole-sign"]),
+        (0, STICKER, ["no-size", "whole-sign"]),
+        (4, replace(STICKER, eps=0.0), ["without-views", "whole-sign"]),
+        (4, ThreatModel(norm="sticker", eps=1, transformation="poster"), ["no-size", "without-views"]),
         (4, ThreatModel(norm="patch", eps=0.1), ["without-views"]),
     ],
 )
@@ -315,7 +338,7 @@ def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
         targets=["green"], test_views=VIEWS, seed=5,
     )  # fmt: skip
     table = result.sightings
-    assert len(table) == 2 * (5 * VIEWS + 2 * 60)
+    assert len(table) == 2 * (6 * VIEWS + 2 * 60)
     shown = table[table["kind"] == "view"].set_index(["condition", "position", "number"])["prediction"]
     right = shown["clean"] == RED
     hits = (shown["sticker"] == GREEN) & right

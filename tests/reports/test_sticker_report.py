@@ -127,9 +127,9 @@ def test_results_json_has_every_number(stickers, content):
     counted = content.stickers[0]
     assert first["sticker_success"]["value"] == counted.success.value
     assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken)
-    assert [control["kept"] for control in first["controls"]] == [True, True, False, True]
-    assert "exact McNemar" in first["controls"][2]["reason"]
-    assert [control["barred"] for control in first["controls"]] == [0] * 4
+    assert [control["kept"] for control in first["controls"]] == [True, True, True, False, True]
+    assert "exact McNemar" in first["controls"][3]["reason"]
+    assert [control["barred"] for control in first["controls"]] == [0] * 5
     assert first["without_views"]["p_value"] == counted.comparison.p_value
     assert sum(sum(square["n"] for square in row) for row in first["map"]["success"]) == 3 * VIEWS
     assert first["drive_by"]["longest_run"] == counted.approach.longest
@@ -150,7 +150,7 @@ def test_results_json_has_every_number(stickers, content):
 
 def test_every_look_is_a_row_of_a_spreadsheet(stickers, content):
     rows = list(csv.DictReader(io.StringIO(stickers.text("sightings.csv"))))
-    assert len(rows) == 2 * 4 * (5 * VIEWS + 2 * FRAMES)
+    assert len(rows) == 2 * 4 * (6 * VIEWS + 2 * FRAMES)
     chosen = [
         row for row in rows if (row["model"], row["kind"], row["counted"]) == ("signs-plain", "view", "True")
     ]

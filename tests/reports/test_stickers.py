@@ -73,13 +73,15 @@ def test_void_signs_are_listed_and_do_not_count(results):
 
 
 def test_controls_are_kept_or_not(run, results):
-    clean, chance, flat, whole = results[0].controls
+    clean, nothing, chance, flat, whole = results[0].controls
+    assert (nothing.measured.count, nothing.kept, nothing.reason) == (0, True, "")
+    assert nothing.measured.n == 3 * VIEWS
     assert clean.measured.n == 4 * VIEWS
     assert (clean.measured.value, clean.kept) == (pytest.approx((3 + 0.8) / 4), True)
     assert chance.measured.count == by_hand(run, 0, "random-colours", lambda read: read in SPEED_LIMITS)[0]
     assert (chance.measured.value, chance.kept) == (pytest.approx(0.02), True)
     assert 0.001 < results[0].comparison.p_value < 0.05
-    assert (flat.kept, results[1].controls[2].kept) == (False, True)
+    assert (flat.kept, results[1].controls[3].kept) == (False, True)
     assert plain(flat.expected) == "clearly lower (p < 0.001)"
     assert "exact McNemar p" in flat.reason
     assert (whole.measured.value, whole.kept) == (1.0, True)
@@ -94,8 +96,10 @@ def test_controls_that_fail_say_so(tmp_path):
             looks = sign.looks["view"].predictions
             looks["random-colours"] = looks["without-views"] = looks["sticker"]
             looks["whole-sign"] = looks["clean"]
+            looks["no-size"] = np.roll(looks["clean"], 1)  # read otherwise where nothing was put
         (result,) = make_stickers(evidence)
-    assert [control.kept for control in result.controls] == [False] * 4
+    assert [control.kept for control in result.controls] == [False] * 5
+    assert "views are read otherwise than the clean sign" in plain(result.controls[1].reason)
     assert result.controls[0].measured.value == pytest.approx(0.9)
     assert result.comparison.p_value == 1.0
     assert "weak" in result.controls[-1].reason
@@ -120,7 +124,7 @@ def test_a_control_that_breaks_a_rule_is_not_a_kept_one(tmp_path, results, posit
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     (result,) = make_stickers(evidence)
-    flat, before = result.controls[2], results[1].controls[2]
+    flat, before = result.controls[3], results[1].controls[2]
     assert (before.kept, before.barred) == (True, 0)
     assert (flat.kept, flat.barred, flat.measured.n) == (None, len(positions), (3 - len(positions)) * VIEWS)
     told = "control without-views: pixels leave the box [0, 1]"
@@ -140,7 +144,7 @@ def test_a_sticker_that_turns_nothing_has_no_worst_bin_and_nothing_to_compare(tm
     assert result.success.count == 0
     assert result.map.worst is None
     assert "at worst" not in summary(result)
-    flat = result.controls[2]
+    flat = result.controls[3]
     assert (flat.kept, flat.reason) == (None, "the sticker itself turned no view")
 
 
