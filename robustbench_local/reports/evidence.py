@@ -24,6 +24,11 @@ class Verdict(NamedTuple):
     robust: bool
     """Clean-correct, not broken, without an error."""
 
+    @property
+    def known(self) -> bool:
+        """Whether the attack came to its end; an image on which it raised is neither broken nor robust."""
+        return self.broken or self.robust or not self.clean_correct
+
 
 @dataclass(frozen=True, kw_only=True)
 class Threat:

@@ -27,7 +27,7 @@ class Surprise:
     attacks: tuple[str, ...]
     """The attacks that did."""
     share: Estimate
-    """Images broken by them and by no white-box attack, among those that both kinds met."""
+    """Images broken by them and by no white-box attack, among those that both kinds met to the end."""
 
 
 def find_surprises(evidence: Evidence) -> Iterator[Surprise]:
@@ -55,7 +55,7 @@ def _surprise(white: Sequence[CellResult], black: Sequence[CellResult]) -> Surpr
     met = [
         image
         for image in white[0].verdicts
-        if all(image in cell.verdicts for cell in white) and any(image in cell.verdicts for cell in black)
+        if all(_met(cell, image) for cell in white) and any(_met(cell, image) for cell in black)
     ]
     held = {image for image in met if not any(cell.verdicts[image].broken for cell in white)}
     fallen = {cell.record.attack: {i for i in held if _broke(cell, i)} for cell in black}
@@ -69,6 +69,10 @@ def _surprise(white: Sequence[CellResult], black: Sequence[CellResult]) -> Surpr
         attacks=tuple(attack for attack, images in fallen.items() if images),
         share=clopper_pearson(count, len(met)),
     )
+
+
+def _met(cell: CellResult, image: str) -> bool:
+    return image in cell.verdicts and cell.verdicts[image].known
 
 
 def _broke(cell: CellResult, image: str) -> bool:

@@ -121,6 +121,23 @@ def test_few_images_are_no_surprise(evidence, more, size, found):
     assert len(list(find_surprises(shown))) == found
 
 
+@pytest.mark.parametrize("who", ["white", "nobody"])
+def test_an_attack_that_raised_on_an_image_says_nothing_about_it(evidence, who):
+    """Three images that fall to a black box alone are a surprise, but not if the white box never finished."""
+    white = cell_of(evidence, HARDENED, "pgd50-linf-8")
+    held = next(iter(white.verdicts.values()))._replace(clean_correct=True, broken=False, robust=True)
+    broken, unknown = held._replace(broken=True, robust=False), held._replace(robust=False)
+    names = [f"image-{number}" for number in range(96)]
+    seen = dict.fromkeys(names, held)
+    record = replace(white.record, attack="square-linf-8", knowledge="scores")
+    cells = (
+        replace(white, verdicts=seen | dict.fromkeys(names[:3], unknown) if who == "white" else seen),
+        replace(white, record=record, verdicts=seen | dict.fromkeys(names[:3], broken)),
+    )
+    shown = replace(evidence, cells=cells, worst_cases=tuple(find_worst_cases(cells)))
+    assert [one.share.count for one in find_surprises(shown)] == ([] if who == "white" else [3])
+
+
 def test_robust_accuracy_is_read_at_every_radius_from_one_search(beyond, evidence):
     cell = cell_of(evidence, HARDENED, "curve-linf-8")
     with RunStore.open_readonly(beyond.run) as store:
