@@ -64,6 +64,10 @@ class Comparison:
         """Whether the difference may be called one; otherwise the word is "tie"."""
         return self.p_value < alpha
 
+    def could_tell(self, alpha: float = 0.05) -> bool:
+        """Whether any split of so many images would be significant; if not, a tie says nothing."""
+        return 0.5 ** (self.n - 1) < alpha if self.n else False
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quartiles:

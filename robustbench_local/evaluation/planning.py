@@ -14,6 +14,7 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.data.sources import load_dataset
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
+from robustbench_local.evaluation.crossing import GridColumn
 from robustbench_local.evaluation.defending import resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
@@ -93,7 +94,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         cells=cells,
         identity=identity,
         skip_verified=grid.skip_verified,
-        about=_about(grid, data, subjects, describe_environment(device, workers)),
+        about=_about(grid, data, subjects, columns, describe_environment(device, workers)),
         warnings=tuple(dict.fromkeys(_warnings(grid, cells, data))),
     )
 
@@ -184,7 +185,11 @@ def _flatten(content: Any, place: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _about(
-    grid: Grid, data: Dataset, subjects: Sequence[Subject], environment: dict[str, Any]
+    grid: Grid,
+    data: Dataset,
+    subjects: Sequence[Subject],
+    columns: Sequence[GridColumn],
+    environment: dict[str, Any],
 ) -> dict[str, Any]:
     """What the store keeps for the report."""
     counts = torch.bincount(data.labels, minlength=data.num_classes).tolist()
@@ -204,11 +209,16 @@ def _about(
             "labels_per_class": {str(index): count for index, count in enumerate(counts) if count},
             "quarantined": [list(entry) for entry in data.quarantined],
             "notes": list(data.notes),
+            "drawn": grid.data.source == "signs",
             "digest": data.digest(),
         },
         "models": [subject.about for subject in subjects],
         "gates": [gate.model_dump(mode="json") for gate in grid.gates],
         "severity": resolve_severity(grid, subjects),
+        "cards": {
+            column.name: {"description": column.card.description, "source": column.card.source}
+            for column in columns
+        },
     }
 
 

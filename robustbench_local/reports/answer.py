@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robustbench_local.reports.aims import aim, main_goal, tell
 from robustbench_local.reports.brackets import is_blocked
+from robustbench_local.reports.contrast import tied
 from robustbench_local.reports.corruptions import make_corruptions
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
 from robustbench_local.reports.findings import is_guessing
-from robustbench_local.reports.goals import parts_of_goals
 from robustbench_local.reports.stickers import make_stickers, summary
-from robustbench_local.reports.words import budget, counted, full, isolated, listing, p_value, permission
+from robustbench_local.reports.words import budget, counted, full, isolated, p_value, permission
 
 MOST_SUBJECTS = 4
 """Models that the answer names one by one; with more, it names the first and the last."""
@@ -25,12 +26,13 @@ def question(evidence: Evidence) -> str:
     if threat is not None:
         may = f"when an attacker may {permission(threat.norm, threat.eps)}"
         return f"How often is {who} right {may}?"
-    cell = next((cell for cell in evidence.cells if cell.targeted), None)
+    goal = main_goal(evidence) or [cell for cell in evidence.cells if cell.targeted]
+    cell = goal[0] if goal else None
     if cell is None and any(cell.corrupted for cell in evidence.cells):
         return f"How often is {who} right on images that noise, blur, weather or compression have spoiled?"
     if cell is None:
         return "How often are the models right when someone works against them?"
-    sources, targets = _classes(evidence, cell)
+    sources, targets = aim(evidence, cell)
     may = f"if an attacker may {permission(cell.record.norm, cell.record.eps)}"
     return f"How often can {who} be made to read {sources} as {targets} {may}?"
 
@@ -101,23 +103,11 @@ def _comparison(pair: Pair) -> str:
     basis = f"{split} (same {counted(test.n, 'image')}, exact McNemar {p_value(test.p_value)})"
     if test.significant():
         return f"{first} holds more often than {second}: {basis}."
-    return f"{first} and {second} tie: {basis}."
+    return f"{tied(first, second, test)}: {basis}."
 
 
 def _targeted_answer(evidence: Evidence) -> str:
-    parts = parts_of_goals(evidence.cells)
-    whole = [cell for cell in evidence.cells if cell.record.key not in parts]
-    done = [cell for cell in whole if cell.done and _says_something(cell)]
-    if not done:
-        return _sticker_answer(evidence) or _average_answer(evidence)
-    several = len({(cell.record.norm, cell.record.eps) for cell in done}) > 1
-    told = [f"{_named(cell, several)}: {full(cell.attack_success)}" for cell in done[:MOST_SUBJECTS]]
-    basis = "of the images that are read correctly untouched"
-    return f"{'; '.join(told)}, {basis}; stronger attacks can only raise this."
-
-
-def _says_something(cell: CellResult) -> bool:
-    return cell.targeted and not (cell.borrowed or cell.viewed) and cell.attack_success.known
+    return tell(evidence, MOST_SUBJECTS) or _sticker_answer(evidence) or _average_answer(evidence)
 
 
 def _sticker_answer(evidence: Evidence) -> str:
@@ -159,17 +149,3 @@ def _certified(cell: CellResult) -> str:
     """What is proven, and within which ball."""
     who = isolated(str(cell.subject)) + (", its vote under noise," if cell.record.concerns != "model" else "")
     return f"{who} certified right at {budget(cell.record.norm, cell.record.eps)}"
-
-
-def _named(cell: CellResult, several: bool) -> str:
-    """The model, and the radius where the answer has more than one."""
-    where = f" at {budget(cell.record.norm, cell.record.eps)}" if several else ""
-    return f"{isolated(str(cell.subject))}{where}"
-
-
-def _classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:
-    model = cell.record.model
-    sources = [isolated(evidence.class_name(model, index)) for index in cell.record.sources]
-    targets = [isolated(evidence.class_name(model, index)) for index in cell.record.targets]
-    several = f"one of {len(targets)} target classes"
-    return listing(sources) or "an image", targets[0] if len(targets) == 1 else several

@@ -22,6 +22,7 @@ from robustbench_local.reports.matrix import TargetMatrix, make_matrices
 from robustbench_local.reports.naive import Lesson, make_lessons
 from robustbench_local.reports.stickers import StickerResult, make_stickers
 from robustbench_local.reports.transfer import TransferMatrix, make_transfers
+from robustbench_local.reports.trials import Trial, make_trials
 from robustbench_local.store import RunStore
 
 
@@ -59,6 +60,8 @@ class Content:
     """Accuracy on corrupted images."""
     stickers: tuple[StickerResult, ...] = ()
     """Stickers and patches, judged over views."""
+    trials: tuple[Trial, ...] = ()
+    """What was tried."""
     albums: Mapping[str, tuple[Page, ...]] = field(default_factory=dict)
     """Pictures of stickered signs, by the key of the cell."""
 
@@ -106,5 +109,6 @@ def read_content(store: RunStore) -> Content:
         brackets=tuple(make_brackets(evidence)),
         corruptions=tuple(make_corruptions(evidence)),
         stickers=tuple(stickers),
+        trials=make_trials(evidence),
         albums=make_albums(store, evidence, stickers),
     )

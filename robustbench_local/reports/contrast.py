@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from robustbench_local.reports.evidence import Subject
 from robustbench_local.reports.words import SPACE, counted, isolated, p_value, percent
-from robustbench_local.statistics import mcnemar
+from robustbench_local.statistics import Comparison, mcnemar
 
 Reached = Mapping[str, bool]
 """Image id -> whether the goal was reached, over the images that are read rightly untouched."""
@@ -33,12 +33,19 @@ def _compare(best: Subject, other: Subject, reached: Mapping[Subject, Reached]) 
     basis = f"same {counted(test.n, 'image')}, exact McNemar {p_value(test.p_value)}"
     if not test.significant():
         split = f"{counted(test.only_first, 'image')} only on {first}, {test.only_second:,} only on {second}"
-        return f"{first} and {second} tie: the goal was reached with {split} ({basis})."
+        return f"{tied(first, second, test)}: the goal was reached with {split} ({basis})."
     low, high = (_share(marks) for marks in hit)
     points = f"{100 * (high - low):.1f}{SPACE}points"
     split = f"{counted(test.only_second, 'image')} only on {second}, {test.only_first:,} only on {first}"
     shares = f"{percent(low)} against {percent(high)}, {points} less"
     return f"The goal was reached less often on {first} than on {second}: {shares}; {split} ({basis})."
+
+
+def tied(first: str, second: str, test: Comparison) -> str:
+    """Two models between which a test does not decide, or could not have decided whatever it saw."""
+    if test.could_tell():
+        return f"{first} and {second} tie"
+    return f"{counted(test.n, 'image')} cannot tell {first} and {second} apart"
 
 
 def _share(marks: Sequence[bool]) -> float:

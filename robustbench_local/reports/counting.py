@@ -39,12 +39,12 @@ _ENVIRONMENT = (
 """The only facts about the machine that reach a report: everything else stays behind (F79)."""
 
 _DATA: tuple[str, ...] = ("name", "split", "n", "image_shape", "class_names", "label_map", "labels_per_class")
-_DATA += ("quarantined", "notes", "digest")
+_DATA += ("drawn", "quarantined", "notes", "digest")
 _MODEL: tuple[str, ...] = ("id", "name", "defense", "source", "digest", "num_classes", "parameters", "access")
 _MODEL += ("notes", "provenance", "class_names", "wrapper")
 """What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
 
-_META = ("grid", "question", "seed", "data", "models", "gates", "severity")
+_META = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards")
 
 _SIZES = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 """The column of an outcome that holds its distance in a norm."""
@@ -75,6 +75,7 @@ def read_evidence(store: RunStore) -> Evidence:
         environment={key: environment.get(key) for key in _ENVIRONMENT},
         gates=meta["gates"] or [],
         severity=meta["severity"] or {},
+        cards=meta["cards"] or {},
     )
 
 

@@ -18,6 +18,8 @@ Level = Literal["void", "incomplete", "warning", "note"]
 
 FEW_IMAGES = 100
 """Below this many images the 95 % interval is wider than 20 points (diagnostic D23)."""
+FEW_SIGNS = 20
+"""Below this many signs that count, one more or less moves a share over views by points."""
 EIGHT_BIT_GAP = 0.01
 """Attack success in floating point and in 8 bits may differ by so much before we warn (V4)."""
 MOST_NAMED = 6
@@ -169,10 +171,35 @@ def _stickers(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _few_images(evidence: Evidence) -> Iterator[Finding]:
-    sizes = [cell.tally.n for cell in evidence.cells if cell.done and not cell.targeted]
-    if sizes and 0 < min(sizes) < FEW_IMAGES:
-        text = f"Only {counted(min(sizes), 'image')}: the 95 % intervals are wide. Use 1,000 or more to rank."
-        yield Finding(level="warning", text=text)
+    cells = [cell for cell in evidence.cells if cell.done and not cell.viewed and cell.tally.n]
+    fewest = min(cells, key=lambda cell: cell.tally.n, default=None)
+    if fewest is not None and fewest.tally.n < FEW_IMAGES:
+        alike = all(cell.tally.n == fewest.tally.n for cell in cells)
+        where = "" if alike else f" in {describe(fewest)}"
+        text = f"Only {counted(fewest.tally.n, 'image')}{where}: the 95 % intervals are wide."
+        yield Finding(level="warning", text=f"{text} Use 1,000 or more to rank.")
+
+
+def _few_signs(evidence: Evidence) -> Iterator[Finding]:
+    cells = [cell for cell in evidence.cells if 0 < len(_turned(cell)) < FEW_SIGNS]
+    if cells:
+        where = _each(cells, lambda cell: f"{counted(len(_turned(cell)), 'sign')}: {_spread(_turned(cell))}")
+        text = f"Few signs, of which each has a sticker of its own. Views turned, sign by sign: {where}."
+        more = "Intervals over views say nothing about other signs: do not rank models on this."
+        yield Finding(level="warning", text=f"{text} {more}")
+
+
+def _turned(cell: CellResult) -> list[float]:
+    """Share of the views that are turned, of each sign that counts and was seen rightly at all."""
+    signs = [sign for sign in cell.signs if sign.counted] if cell.done and cell.viewed else []
+    hits = [sign.looks["view"].hits("sticker", cell.record.targets) for sign in signs]
+    return [float(marks.mean()) for marks in hits if len(marks)]
+
+
+def _spread(shares: Sequence[float]) -> str:
+    if len(shares) == 1:
+        return percent(shares[0])
+    return f"{percent(min(shares))} to {percent(max(shares))}"
 
 
 def _quarantine(evidence: Evidence) -> Iterator[Finding]:
@@ -285,6 +312,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _unverified,
     _stickers,
     _few_images,
+    _few_signs,
     _quarantine,
     _rejected,
     _misdirected,

@@ -15,11 +15,12 @@ from robustbench_local.reports.findings import Level
 from robustbench_local.reports.goals import READING_GOALS, GoalSquare, GoalTable
 from robustbench_local.reports.heatmap import HeatMap, Square
 from robustbench_local.reports.markup import escape, table
-from robustbench_local.reports.matrix import TargetMatrix, TargetRow
+from robustbench_local.reports.matrix import LIMITS_OF_PIXELS, TargetMatrix, TargetRow
 from robustbench_local.reports.naive import READING_LESSONS, Lesson
 from robustbench_local.reports.severity import Severity
 from robustbench_local.reports.sticker_forms import sticker_markdown
 from robustbench_local.reports.transfer import TransferMatrix
+from robustbench_local.reports.trials import trials_markdown
 from robustbench_local.reports.words import NOTHING, budget, distance, duration, full, percent
 
 _TITLES: tuple[tuple[Level, str], ...] = (
@@ -55,12 +56,14 @@ def write_markdown(content: Content, figures: Sequence[str]) -> str:
     lines += _sight(content) if content.seen_less else []
     lines += [line for matrix in content.transfers for line in _transfer(matrix)]
     lines += _corruptions(content.corruptions) if content.corruptions else []
+    lines += ["## Targeted attacks", "", f"**{LIMITS_OF_PIXELS}**", ""] if content.matrices else []
     lines += [line for matrix in content.matrices for line in _matrix(content, matrix)]
     lines += [line for table in content.goals for line in _goals(content, table)]
     lines += sticker_markdown(content.sticker_groups) if content.stickers else []
+    lines += trials_markdown(evidence, content.trials)
     lines += ["## Cell by cell", "", *_cells(evidence.attacks), ""]
     lines += [f"![{_figure_title(path)}]({path})" for path in figures]
-    lines += ["", _READING]
+    lines += ["", " ".join([_READING, _INTERVALS, *([_INTERVALS_OF_VIEWS] if content.stickers else [])])]
     return "\n".join(lines) + "\n"
 
 
@@ -243,7 +246,7 @@ def _matrix(content: Content, matrix: TargetMatrix) -> list[str]:
     text = f"Under {matrix.threat}, among images that are read correctly untouched: how many ended where."
     rule = [f"Severity, 0 to 1: {escape(matrix.rule)}.", ""] if matrix.rule else []
     told = [part for sentence in matrix.comparisons for part in (escape(sentence), "")]
-    return [f"## {escape(matrix.attack)}", "", text, "", *table(head, rows), "", *rule, *told]
+    return [f"### {escape(matrix.attack)}", "", text, "", *table(head, rows), "", *rule, *told]
 
 
 def _harm(content: Content, severity: Severity | None, model: str) -> str:
@@ -269,7 +272,7 @@ def _goals(content: Content, goals: GoalTable) -> list[str]:
         harms = (_harm(content, harm, subject.model) for harm, subject in pairs)
         rows.append(["severity if the attacker wants the most", "", *harms])
     told = [part for sentence in goals.comparisons for part in (escape(sentence), "")]
-    title = f"## {escape(goals.attack)}: {escape(goals.sources)} read as each target"
+    title = f"### {escape(goals.attack)}: {escape(goals.sources)} read as each target"
     return [title, "", READING_GOALS, "", *table(head, rows), "", *told]
 
 
@@ -320,6 +323,10 @@ def _figure_title(path: str) -> str:
 _READING = (
     "Robust accuracy is taken over all images, clean mistakes included; attack success over the images that "
     "are read correctly untouched; the worst case image by image. Attacks find weaknesses and never prove "
-    "that there are none: a stronger attack can only lower these numbers. The intervals speak of the sample "
-    "of images only."
+    "that there are none: a stronger attack can only lower robust accuracy and raise attack success."
 )
+_INTERVALS = (
+    "Intervals over images speak of further images of the same kind. None speaks of other cameras, weather "
+    "or label mistakes, nor of a model trained anew."
+)
+_INTERVALS_OF_VIEWS = "Intervals over views speak of further views of these signs, not of other signs."

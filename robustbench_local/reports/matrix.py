@@ -13,6 +13,12 @@ from robustbench_local.reports.severity import Severity, severity_table, weigh
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store import OutcomeRecord, RunStore
 
+LIMITS_OF_PIXELS = (
+    "These attacks change the pixels of the finished image, each image for itself. Nothing was printed, put "
+    "up or photographed again: success here does not show that a sign on the road can be changed so, and "
+    "failure does not show that a sticker on it would fail."
+)
+"""What must stand beside every such number."""
 MOST_TARGETS = 12
 """Columns at most; rarer targets are summed up in one more."""
 

@@ -157,8 +157,12 @@ def test_models_are_compared_on_the_images_that_both_read_rightly():
 
 
 def test_without_significance_models_tie_and_a_model_alone_is_compared_with_nothing():
-    one, other = {"a": True, "b": False}, {"a": False, "b": False}
+    one, other = ({str(place): place < hits for place in range(6)} for hits in (1, 0))
     (told,) = contrast({PLAIN: one, TRAINED: other})
-    assert "trained and plain tie" in told
+    assert told.startswith(
+        "trained and plain tie: the goal was reached with 0 images only on trained, 1 only"
+    )
+    (few,) = contrast({PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)})
+    assert few.startswith("5 images cannot tell trained and plain apart: "), "p is at least 0.06"
     assert contrast({PLAIN: one}) == []
     assert contrast({PLAIN: one, TRAINED: {}}) == []

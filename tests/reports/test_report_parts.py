@@ -92,7 +92,10 @@ def test_findings_name_what_is_missing_and_what_is_odd(content):
         for text in warnings
     )
     assert any("rounded to 8 bits" in text for text in warnings)
-    assert any("Only 96 images" in text for text in warnings)
+    assert any("Only 6 images in stop-to-speed-limit on signs-plain: " in text for text in warnings)
+    alike = tuple(cell for cell in content.evidence.cells if not cell.targeted)
+    warnings = texts(replace(content.evidence, cells=alike), "warning")
+    assert any("Only 96 images: the 95" in text for text in warnings)
     assert any(text.startswith("1 file of the data") for text in warnings)
 
 

@@ -255,3 +255,16 @@ def test_a_sentence_sums_it_up(tmp_path, results):
     assert math.isnan(first.confidence)
     assert first.map.rows == ()
     assert first.approach is None
+
+
+def test_few_signs_are_told_sign_by_sign(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=4, void=1))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    shares = [sign.looks["view"].hits("sticker", SPEED_LIMITS).mean() for sign in evidence.cells[0].signs[:3]]
+    (told,) = [one.text for one in find(evidence) if one.text.startswith("Few signs")]
+    spread = f"3 signs: {100 * min(shares):.1f} % to {100 * max(shares):.1f} %"
+    assert f"sticker-10 on signs-plain ({spread})" in plain(told)
+    many = build_stickers(tmp_path / "many", Stickers(models=("signs-plain",), signs=20, void=0))
+    with RunStore.open_readonly(many) as store:
+        assert not [one for one in find(read_evidence(store)) if one.text.startswith("Few signs")]

@@ -25,9 +25,11 @@ from robustbench_local.reports.findings import is_guessing
 from robustbench_local.reports.gallery import RULE, Exhibit, Floats, png
 from robustbench_local.reports.goals import READING_GOALS
 from robustbench_local.reports.heatmap import Square
+from robustbench_local.reports.matrix import LIMITS_OF_PIXELS
 from robustbench_local.reports.naive import READING_LESSONS
 from robustbench_local.reports.page import charts
 from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION, READING_STICKERS
+from robustbench_local.reports.trials import DRAWN
 
 _JOINER = "\N{WORD JOINER}"
 _FACTS = {
@@ -93,11 +95,12 @@ def render(content: Content) -> str:
         reading_brackets=READING_BRACKETS,
         reading_goals=READING_GOALS,
         reading_stickers=READING_STICKERS,
+        limits_of_pixels=LIMITS_OF_PIXELS,
         limits_of_simulation=LIMITS_OF_SIMULATION,
         rule_of_signs=RULE_OF_SIGNS,
         steps=STEPS,
         exhibits_of=_by_attack(content.exhibits),
-        attacks=_attacks(evidence),
+        drawn_signs=DRAWN,
         machine=_machine(evidence),
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
         style_hash=content_hash(style),
@@ -148,15 +151,6 @@ def told(square: Square) -> str:
     """What a pointer resting on a square of the heat map is told."""
     known = words.full(square.estimate) if square.estimate.known else square.word
     return f"{known}: {square.reason}" if square.reason else known
-
-
-def _attacks(evidence: Evidence) -> dict[str, tuple[str, str]]:
-    """Each attack's hyper-parameters and note, as its first cell has them."""
-    found: dict[str, tuple[str, str]] = {}
-    for cell in evidence.cells:
-        parameters = ", ".join(f"{key}={value}" for key, value in cell.record.parameters.items())
-        found.setdefault(cell.record.attack, (parameters, cell.record.note))
-    return found
 
 
 def _by_attack(exhibits: Sequence[Exhibit]) -> dict[str, list[Exhibit]]:
