@@ -198,6 +198,35 @@ def test_what_is_left_out_is_counted_beside(tmp_path, results):
     assert "of the one left out no view is read rightly" in text
 
 
+def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",)))
+    database = sqlite3.connect(run / "run.db")
+    for table in ("sightings", "views"):
+        database.execute(f"DELETE FROM {table} WHERE position = 0")
+    database.execute("UPDATE outcomes SET status = 'clean-wrong', clean_correct = 0 WHERE position = 0")
+    database.commit()
+    database.close()
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    texts = [one.text for one in find(evidence)]
+    assert any("1 of 4 signs is left out because the model misreads it in more" in text for text in texts)
+    assert any(
+        "1 of 4 signs was not attacked because the model misreads it untouched." in text for text in texts
+    )
+    (result,) = make_stickers(evidence)
+    assert (result.of_signs, result.together.n) == ("2 of 4 signs", 2 * VIEWS + VIEWS - VIEWS // 5)
+
+
+def test_where_every_sign_is_void_the_warning_says_what_the_sticker_did(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=2, void=2))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (result,) = make_stickers(evidence)
+    (text,) = (one.text for one in find(evidence) if "says nothing" in one.text)
+    assert text.endswith(f"In the views in which they are, {full(result.left_out)} were turned.")
+    assert result.left_out.count > 0
+
+
 def looks_hit(sign) -> tuple[int, int]:
     """Views turned into a speed limit, and views in which the clean sign is read rightly."""
     read = sign.looks["view"].predictions
