@@ -10,6 +10,7 @@ from typing import Any
 from robustbench_local.reports.controls import Control
 from robustbench_local.reports.evidence import CellResult
 from robustbench_local.reports.markup import escape, table
+from robustbench_local.reports.severity import Severity
 from robustbench_local.reports.stickers import (
     LIMITS_OF_SIMULATION,
     READING_SEVERITY,
@@ -18,7 +19,7 @@ from robustbench_local.reports.stickers import (
     SignRow,
     StickerResult,
 )
-from robustbench_local.reports.viewpoints import Bin
+from robustbench_local.reports.viewpoints import Bin, ViewMap
 from robustbench_local.reports.words import DASH, NOTHING, SPACE, budget, full, interval, percent
 from robustbench_local.statistics import Estimate
 
@@ -31,7 +32,7 @@ _SUMMARY = (
 
 def sticker_json(result: StickerResult) -> dict[str, Any]:
     """One sticker's cell for results.json; shares are over views unless said otherwise."""
-    record, found, test = result.cell.record, result.map, result.comparison
+    record, test = result.cell.record, result.comparison
     return {
         "model": record.model,
         "defense": record.defense,
@@ -59,21 +60,9 @@ def sticker_json(result: StickerResult) -> dict[str, Any]:
             {"name": part.name, "target": part.target, "severity": part.severity, **part.measured.as_json()}
             for part in result.targets
         ],
-        "map": {
-            "distances": list(found.distances),
-            "angles": list(found.angles),
-            "success": [[square.estimate.as_json(square.word) for square in row] for row in found.rows],
-            "worst": found.worst and _worst(found.worst),
-        },
+        "map": _map(result.map),
         "drive_by": _approach(result.approach),
-        "severity": result.severity
-        and {
-            "rule": result.rule,
-            "expected": result.severity.expected.as_json(),
-            "worst": result.severity.worst,
-            "worst_class": result.severity.worst_class,
-            "worst_count": result.severity.worst_count,
-        },
+        "severity": result.severity and _severity(result.rule, result.severity),
         "by_sign": [_sign(row) for row in result.rows],
     }
 
@@ -157,6 +146,25 @@ def _control(control: Control) -> dict[str, Any]:
         "barred": control.barred,
         **measured,
         "dodged": control.dodged.as_json("not counted of this control"),
+    }
+
+
+def _map(found: ViewMap) -> dict[str, Any]:
+    return {
+        "distances": list(found.distances),
+        "angles": list(found.angles),
+        "success": [[square.estimate.as_json(square.word) for square in row] for row in found.rows],
+        "worst": found.worst and _worst(found.worst),
+    }
+
+
+def _severity(rule: str, severity: Severity) -> dict[str, Any]:
+    return {
+        "rule": rule,
+        "expected": severity.expected.as_json(),
+        "worst": severity.worst,
+        "worst_class": severity.worst_class,
+        "worst_count": severity.worst_count,
     }
 
 
