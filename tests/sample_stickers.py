@@ -11,7 +11,14 @@ from pathlib import Path
 import numpy as np
 from sample_run import SPEED_LIMITS, STOP, Sample, _about, picture
 
-from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, SightingRecord, ViewRecord
+from robustbench_local.store import (
+    CellRecord,
+    OutcomeRecord,
+    RunStore,
+    SightingRecord,
+    SurfaceRecord,
+    ViewRecord,
+)
 
 VIEWS, FRAMES = 200, 60
 SHOWN = 8
@@ -30,6 +37,8 @@ class Stickers:
     """Signs, the last ones, that are misread in every fifth clean view."""
     targets: tuple[int, ...] = SPEED_LIMITS
     norm: str = "sticker"
+    eps: float = 0.1
+    surface: SurfaceRecord | None = None
     threat: str = "sticker-10"
     controls: bool = True
     pictures: bool = True
@@ -57,9 +66,10 @@ def _write_cell(store: RunStore, sample: Stickers, position: int, model: str) ->
     store.put_cell(
         CellRecord(
             key=key, position=position, model=model, defense="none", attack=sample.threat, card=sample.threat,
-            norm=sample.norm, eps=0.1, threat=sample.threat,
+            norm=sample.norm, eps=sample.eps, threat=sample.threat,
             goal="targeted" if sample.targets else "untargeted", targets=sample.targets, sources=(STOP,),
             images=sample.signs, parameters={"method": "sticker", "views": 32}, measure="views",
+            surface=sample.surface,
         )
     )  # fmt: skip
     rows, sightings, views = [], [], []
@@ -92,7 +102,7 @@ def _looks(
         if kind == "view" and sample.controls:
             flat = np.where(distance >= 1.6 * reach, target, STOP)
             conditions |= {"no-size": clean, "random-colours": by_chance, "without-views": flat}
-            conditions |= {"whole-sign": np.full(count, target)}
+            conditions |= {} if sample.eps == 1 else {"whole-sign": np.full(count, target)}
         views.append(
             ViewRecord(
                 cell=key, position=place, kind=kind, distance=tuple(distance.tolist()),

@@ -70,6 +70,7 @@ class Listing:
         label_map: Label as in the source -> index.
         read: Decodes the image at a position; may raise ``BadImageError``.
         masks: Where the object is, (N, H, W), bool.
+        surface: What the masks are, as a report names them; empty without masks.
         notes: What the reader of the report should know.
         usual_size: Height and width that the field brings the images to, where they come in many sizes.
         groups: Which images show the same object, one name an image.
@@ -83,6 +84,7 @@ class Listing:
     label_map: dict[str, int]
     read: Callable[[int], Picture]
     masks: NDArray[np.bool_] | None = None
+    surface: str = ""
     notes: tuple[str, ...] = ()
     usual_size: tuple[int, int] | None = None
     groups: Sequence[str] | None = None
@@ -118,6 +120,7 @@ def collect(
         class_names=listing.class_names,
         name=listing.name,
         masks=None if listing.masks is None else _stack_masks(listing.masks[read.kept], options),
+        surface=listing.surface,
         label_map=listing.label_map,
         quarantined=tuple(read.bad),
         notes=(*listing.notes, *done, *gray, *copies),

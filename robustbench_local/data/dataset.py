@@ -26,6 +26,8 @@ class Dataset:
         class_names: Name of each class index; ``("0", "1", ...)`` when the source has no names.
         name: Short name for reports and messages.
         masks: Where the object is, (N, 1, H, W), bool.
+        surface: What the masks are, as a report names them, e.g. ``the mask 'rect'``; empty without masks,
+            and where nobody knows.
         label_map: Label as in the source -> class index; empty when the source's labels are the indices.
         quarantined: Files that could not be used, each with the reason.
         notes: What a reader of the report should know about how the images were read.
@@ -43,6 +45,7 @@ class Dataset:
     class_names: tuple[str, ...]
     name: str
     masks: Tensor | None = None
+    surface: str = ""
     label_map: dict[str, int] = field(default_factory=dict)
     quarantined: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()

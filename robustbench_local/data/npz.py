@@ -82,6 +82,7 @@ def list_npz(
         raise DataError(f"{len(pixels)} images but {len(labels)} labels", where=where)
     scale, notes = _scale(pixels, where)
     groups = _groups(arrays, keys.groups, labels, where)
+    masks, surface = _objects(arrays, keys, pixels, where)
 
     def read(position: int) -> Picture:
         image = pixels[position]
@@ -97,7 +98,8 @@ def list_npz(
         class_names=class_names,
         label_map=label_map,
         read=read,
-        masks=_objects(arrays, keys, pixels, where),
+        masks=masks,
+        surface=surface,
         notes=notes,
         groups=groups,
     )
@@ -210,8 +212,8 @@ def _labels(
 
 def _objects(
     arrays: dict[str, NDArray[Any]], keys: NpzKeys, pixels: Pixels, where: str
-) -> NDArray[np.bool_] | None:
-    """Where the object is in each image, (N, H, W), if the archive says it."""
+) -> tuple[NDArray[np.bool_] | None, str]:
+    """Where the object is in each image, (N, H, W), if the archive says it, and what says it."""
     if keys.masks and keys.boxes:
         what = f"masks_key {keys.masks!r} and boxes_key {keys.boxes!r} both say where the object is"
         raise ConfigError(what, where=where, remedy="keep one of them")
@@ -220,10 +222,12 @@ def _objects(
         for key, usual in ((keys.masks, ("mask", "masks")), (keys.boxes, ("box", "boxes")))
     )
     if masks and not keys.boxes:
-        return _masks(_find(arrays, None, masks, "masks", where), pixels, where)
+        found = _masks(_find(arrays, None, masks, "masks", where), pixels, where)
+        return found, f"the mask {masks[0]!r}"
     if boxes:
-        return box_masks(_find(arrays, None, boxes, "boxes", where), pixels.shape[:3], where)
-    return None
+        found = box_masks(_find(arrays, None, boxes, "boxes", where), pixels.shape[:3], where)
+        return found, f"the box {boxes[0]!r}"
+    return None, ""
 
 
 def _masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[np.bool_]:

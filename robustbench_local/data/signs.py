@@ -25,6 +25,8 @@ from robustbench_local.errors import DataError
 
 #: The order is part of every image's seed: append only.
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
+#: What the masks are, as a report names them.
+SURFACE = "the sign inside the outline that it is drawn with"
 _LARGEST_SIZE = 1024
 
 
@@ -72,6 +74,7 @@ def load_signs(
         class_names=CLASS_NAMES,
         name="signs",
         masks=masks,
+        surface=SURFACE,
     )
 
 

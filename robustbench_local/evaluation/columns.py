@@ -18,6 +18,7 @@ from robustbench_local.evaluation.certificates import CertificateColumn, plan_ce
 from robustbench_local.evaluation.crossing import Crossing, GridColumn, cross
 from robustbench_local.evaluation.grid import AttackEntry, Grid
 from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject, ViewCell
+from robustbench_local.evaluation.surfaces import describe_surface
 from robustbench_local.evaluation.transfer import NAIVE_NOTE, check_surrogate, transfer_note
 from robustbench_local.evaluation.viewing import TEST_VIEWS
 from robustbench_local.parameters import parameter_names
@@ -185,6 +186,7 @@ def _plan_cell(
         knowledge="naive" if column.naive else "transfer" if surrogate else attack.knowledge,
         surrogate=column.surrogate,
         measure=attack.measure,
+        surface=describe_surface(subject.data, crossing.positions, crossing.threat),
     )
     return AttackCell(
         record=record,

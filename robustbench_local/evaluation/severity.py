@@ -22,10 +22,11 @@ _OTHER_SPEEDS = {
 _YIELD, _ANY_OTHER = 0.05, 0.01
 
 STOP_CONVENTION = (
-    "of a stop sign: the square of the speed that the other sign lets one enter the crossing with, over that "
-    "of 120 km/h; 0.05 for yield, 0.01 for every other sign"
+    "of a misread stop sign (speed limit that is read / 120 km/h) squared, where priority road and the end "
+    "of 80 km/h count as 100 km/h and the end of all limits as 120 km/h; 0.05 for yield, 0.01 for every "
+    "other sign; a convention and not an accident statistic"
 )
-"""The rule in words: kinetic energy, a convention of ours and no measurement of harm."""
+"""The rule in words: kinetic energy."""
 OWN_TABLE = "of the grid file; a class that it does not name costs nothing"
 
 

@@ -1,4 +1,4 @@
-"""Pictures of stickered signs: the sign itself, photographs of it, and the film of a drive-by."""
+"""Pictures of stickered signs: the sign itself, simulated views of it, and the film of a drive-by."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Page:
     clean: Floats
     """The sign as it is, (H, W, 3)."""
     stickered: Floats
-    """The same with what the attack made; never larger than the photograph it was made on."""
+    """The same with what the attack made; never larger than the image it was made on."""
     views: tuple[Photograph, ...]
     """Some of its test views."""
     frames: tuple[Photograph, ...]

@@ -10,7 +10,7 @@ from robustbench_local.reports.contrast import tied
 from robustbench_local.reports.corruptions import make_corruptions
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
 from robustbench_local.reports.findings import is_guessing
-from robustbench_local.reports.stickers import make_stickers, summary
+from robustbench_local.reports.stickers import StickerResult, make_stickers, summary
 from robustbench_local.reports.words import budget, counted, full, isolated, p_value, permission
 
 MOST_SUBJECTS = 4
@@ -33,7 +33,7 @@ def question(evidence: Evidence) -> str:
     if cell is None:
         return "How often are the models right when someone works against them?"
     sources, targets = aim(evidence, cell)
-    may = f"if an attacker may {permission(cell.record.norm, cell.record.eps)}"
+    may = f"if an attacker may {permission(cell.record.norm, cell.record.eps, cell.record.surface)}"
     return f"How often can {who} be made to read {sources} as {targets} {may}?"
 
 
@@ -112,21 +112,29 @@ def _targeted_answer(evidence: Evidence) -> str:
 
 def _sticker_answer(evidence: Evidence) -> str:
     """Where stickers are all that was tried; nothing if none was."""
-    viewed = [cell for cell in evidence.cells if cell.viewed and cell.done]
-    known = [cell for cell in viewed if cell.sticker_success.known]
-    if viewed and not known:
+    results = make_stickers(evidence)
+    known = [one for one in results if one.success.known]
+    if results and not known:
         return "No answer can be given: no sign is read rightly in enough of its clean views."
-    several = len({(cell.record.norm, cell.record.eps) for cell in known}) > 1
+    several = len({(one.cell.record.norm, one.cell.record.eps) for one in known}) > 1
     told = [
-        f"{isolated(str(cell.subject))}{_worn(cell) if several else ''}: {full(cell.sticker_success)}"
-        for cell in known[:MOST_SUBJECTS]
+        f"{isolated(str(one.subject))}{_worn(one.cell) if several else ''}, on {one.of_signs}: {_shares(one)}"
+        for one in known[:MOST_SUBJECTS]
     ]
     basis = "of the simulated views in which the clean sign is read rightly"
     return f"{'; '.join(told)}, {basis}; stronger attacks can only raise this." if told else ""
 
 
+def _shares(result: StickerResult) -> str:
+    """What the attacker wants, and misreadings of any kind."""
+    if not result.cell.targeted:
+        return f"{full(result.success)} misread"
+    whole = f"{full(result.dodged)} not read as {isolated(result.own)}"
+    return f"{full(result.success)} read as a target, {whole}"
+
+
 def _worn(cell: CellResult) -> str:
-    return f" with a {budget(cell.record.norm, cell.record.eps)}"
+    return f" with a {budget(cell.record.norm, cell.record.eps, cell.record.surface)}"
 
 
 def _average_answer(evidence: Evidence) -> str:

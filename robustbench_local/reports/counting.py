@@ -206,4 +206,5 @@ def _clean(record: CellRecord) -> CellRecord:
     note, error, parameters = private((record.note, record.error, record.parameters))
     shown = ("model", "defense", "attack", "card", "surrogate")
     names = {key: private(getattr(record, key)) for key in shown}
-    return replace(record, note=note, error=error, parameters=parameters, **names)
+    surface = record.surface and replace(record.surface, what=private(record.surface.what))
+    return replace(record, note=note, error=error, parameters=parameters, surface=surface, **names)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from robustbench_local.reports.sightings import Sign, share
+from robustbench_local.reports.sightings import Sign, turned
 from robustbench_local.reports.words import budget, family, sight
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
 from robustbench_local.store import CellRecord, EventRecord, Tally
@@ -203,8 +203,8 @@ class CellResult:
     @property
     def sticker_success(self) -> Estimate:
         """Share of the views that end as the attacker wants, where the clean sign is read rightly."""
-        counted = [sign for sign in self.signs if sign.counted] if self.done else []
-        return share(sign.looks["view"].hits("sticker", self.record.targets) for sign in counted)
+        counted = (sign for sign in self.signs if sign.counted and self.done)
+        return turned(counted, "sticker", self.record.targets)
 
     def _share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
         """A share of a done cell; unknown where it is a matter of attacks, or of certificates, alone."""

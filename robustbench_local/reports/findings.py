@@ -9,7 +9,7 @@ from typing import Literal
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.masking import find_surprises
-from robustbench_local.reports.stickers import make_stickers
+from robustbench_local.reports.stickers import StickerResult, make_stickers
 from robustbench_local.reports.words import counted, full, interval, isolated, listing, percent
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import LEAST_CLEAN
@@ -150,24 +150,43 @@ def _unverified(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _stickers(evidence: Evidence) -> Iterator[Finding]:
-    needed = f"{100 * LEAST_CLEAN:.0f} % of"
     for result in make_stickers(evidence):
-        where, void = describe(result.cell), [sign for sign in result.void if sign.standing == "void"]
+        where = describe(result.cell)
         if not result.counted:
-            text = f"{where} says nothing: no sign is read rightly in {needed} its clean views."
+            needed = f"{100 * LEAST_CLEAN:.0f} % of its clean views"
+            text = f"{where} says nothing: no sign is read rightly in {needed}."
+            if result.left_out.known:
+                text += f" In the views in which they are, {full(result.left_out)} were turned."
             yield Finding(level="void", text=text)
             continue
-        if void:
-            verb = "is" if len(void) == 1 else "are"
-            share = f"{counted(len(void), 'sign')} of {len(result.rows)} {verb} not read rightly in {needed}"
-            yield Finding(level="warning", text=f"{where}: {share} the clean views and {verb} left out.")
+        yield from (Finding(level="warning", text=f"{where}: {text}") for text in _left_out(result))
         for control in result.controls:
+            named = f"{where}, control “{control.name}”"
             if control.kept is False:
-                share = f"{percent(control.measured.value)} of the views, {control.expected} expected"
-                more = f" ({control.reason})" if control.reason else ""
-                yield Finding(level="warning", text=f"{where}, control “{control.name}”: {share}{more}.")
+                share = f"{full(control.measured)} of the views, {control.expected} expected"
+                yield Finding(level="warning", text=f"{named}: {share}; {control.remarks}.")
             elif control.barred:
-                yield Finding(level="warning", text=f"{where}, control “{control.name}”: {control.reason}.")
+                yield Finding(level="warning", text=f"{named}: {control.reason}.")
+
+
+def _left_out(result: StickerResult) -> Iterator[str]:
+    """Which signs the headline leaves out, and what the sticker does to them."""
+    everyone = f"of {counted(len(result.rows), 'sign')}"
+    void = sum(sign.standing == "void" for sign in result.void)
+    if void:
+        them = "it" if void == 1 else "them"
+        why = f"{void} {everyone} {'is' if void == 1 else 'are'} left out because the model misreads {them}"
+        most = f"in more than {100 - 100 * LEAST_CLEAN:.0f} % of the clean views"
+        best = f"The headline is for the {result.counted} that it reads best"
+        those = "the one" if void == 1 else "those"
+        shares = f"on {those} left out {full(result.left_out)} of the views were turned"
+        if not result.left_out.known:
+            shares = f"of {those} left out no view is read rightly"
+        yield f"{why} {most}. {best}; {shares}, on all together {full(result.together)}."
+    wrong = sum(sign.standing == "clean-wrong" for sign in result.void)
+    if wrong:
+        verb, them = ("was", "it") if wrong == 1 else ("were", "them")
+        yield f"{wrong} {everyone} {verb} not attacked because the model misreads {them} untouched."
 
 
 def _few_images(evidence: Evidence) -> Iterator[Finding]:

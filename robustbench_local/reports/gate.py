@@ -287,12 +287,12 @@ def _judge_certificates(gate: Gate, subject: Subject, cells: Sequence[CellResult
 def _judge_sticker(gate: Gate, subject: Subject, cell: CellResult) -> Verdict:
     """The share of held-out views that end as the attacker wants; none passes against its controls."""
     estimate, signs = cell.sticker_success, sum(sign.counted for sign in cell.signs)
-    told = f"{full(estimate)}, views of {counted(signs, 'sign')}"
+    told = f"{full(estimate)}, views of {signs} of {counted(len(cell.signs), 'sign')}"
     if cell.done and not estimate.known:
         told = "no view counts: every sign is void"
         return Verdict(gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=told)
     verdict = _rule(gate, subject, estimate, () if cell.done else (cell.record.attack,), told=told)
-    against = doubts(cell) if verdict.ruling == "pass" else []
+    against = doubts(cell, low=gate.max is not None) if verdict.ruling == "pass" else []
     if not against:
         return verdict
     return replace(verdict, ruling="inconclusive", reason=f"{told}, but {listing(against)}")

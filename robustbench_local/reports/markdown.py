@@ -18,7 +18,7 @@ from robustbench_local.reports.markup import escape, table
 from robustbench_local.reports.matrix import LIMITS_OF_PIXELS, TargetMatrix, TargetRow
 from robustbench_local.reports.naive import READING_LESSONS, Lesson
 from robustbench_local.reports.severity import Severity
-from robustbench_local.reports.sticker_forms import sticker_markdown
+from robustbench_local.reports.sticker_forms import signs_of_cell, sticker_markdown
 from robustbench_local.reports.transfer import TransferMatrix
 from robustbench_local.reports.trials import trials_markdown
 from robustbench_local.reports.words import NOTHING, budget, distance, duration, full, percent
@@ -299,15 +299,28 @@ def _cells(cells: Iterable[CellResult]) -> Iterator[str]:
             escape(_attack(cell)),
             escape(f"{cell.standing}: {cell.problem}" if cell.problem else cell.standing),
             f"{cell.tally.n:,}",
-            percent(cell.clean_accuracy.value),
-            full(cell.robust_accuracy),
-            full(cell.attack_success),
-            percent(cell.attack_success_8bit.value),
+            *(_signs(cell) if cell.viewed and cell.done else _images(cell)),
             duration(cell.tally.seconds),
         ]
         for cell in cells
     )
     return table(head, rows)
+
+
+def _images(cell: CellResult) -> list[str]:
+    """Shares of images: untouched, robust, success, success in 8 bits."""
+    return [
+        percent(cell.clean_accuracy.value),
+        full(cell.robust_accuracy),
+        full(cell.attack_success),
+        percent(cell.attack_success_8bit.value),
+    ]
+
+
+def _signs(cell: CellResult) -> list[str]:
+    """The same columns for a cell that is judged over views: its shares of views stand in its own section."""
+    counting, turned = signs_of_cell(cell)
+    return [counting, NOTHING, turned, NOTHING]
 
 
 def _attack(cell: CellResult) -> str:

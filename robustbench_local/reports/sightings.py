@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -100,9 +100,36 @@ class Sign:
         return self.standing == "counted"
 
     @property
+    def seen(self) -> bool:
+        """Whether it was looked at in its test views."""
+        return "view" in self.looks
+
+    @property
     def clean(self) -> Estimate:
         """Share of the test views in which the clean sign is read rightly."""
-        return share([self.looks["view"].right] if "view" in self.looks else [])
+        return share([self.looks["view"].right] if self.seen else [])
+
+
+def turned(signs: Iterable[Sign], condition: str, targets: Collection[int]) -> Estimate:
+    """The share of the signs' test views that end as the attacker wants.
+
+    Args:
+        signs: Void ones or not; those that were not looked at under this condition have no part in it.
+        condition: What they have on them.
+        targets: Classes the attacker wants; empty: any wrong one.
+    """
+    return share(looks.hits(condition, targets) for looks in _under(signs, condition))
+
+
+def dodged(signs: Iterable[Sign], condition: str) -> Estimate:
+    """The share of the signs' test views in which they are read as anything but what they are."""
+    return share(looks.read_as(condition) != looks.label for looks in _under(signs, condition))
+
+
+def _under(signs: Iterable[Sign], condition: str) -> Iterator[Looks]:
+    """The test views of the signs that were looked at under a condition."""
+    seen = (sign.looks["view"] for sign in signs if sign.seen)
+    return (looks for looks in seen if condition in looks.predictions)
 
 
 def reached(classes: Classes, label: int, targets: Collection[int]) -> Flags:

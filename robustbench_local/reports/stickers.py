@@ -11,21 +11,38 @@ import numpy as np
 from robustbench_local.reports.controls import Control, against_no_views, make_controls
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.severity import Severity, SeverityTable, severity_table, weigh
-from robustbench_local.reports.sightings import NOT_FINITE, Flags, Looks, Sign, reached, share
+from robustbench_local.reports.sightings import (
+    NOT_FINITE,
+    Flags,
+    Looks,
+    Sign,
+    dodged,
+    reached,
+    share,
+    turned,
+)
 from robustbench_local.reports.viewpoints import ViewMap, make_map
-from robustbench_local.reports.words import counted, full
+from robustbench_local.reports.words import NOTHING, SPACE, counted, full, isolated, percent
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson
 
 READING_STICKERS = (
     "One sticker, or one patch beside the sign, for all views of a sign. It was made on views of the "
     "attack's own and is judged on others, which it has never seen. A view counts if the clean sign is read "
-    "rightly in that very view: same place, light and noise. Success is the share of these views that are "
-    "read as a target; n counts views, and the interval speaks of further views of these signs. The worst "
-    "bin is the worst of several, and its interval is corrected for their number (Bonferroni). A drive-by is "
-    "one drive a sign, in one light and through one lens: its frames are not independent, so their share has "
-    "no interval. The number of drives that are turned in at least half of their frames has one, over signs."
+    "rightly in that very view: same place, light and noise. A view is turned if the sign is then read as a "
+    "target or, where there are no targets, as any wrong class. Success is the share of views that are "
+    "turned; n counts views, and the interval speaks of further views of these signs. A sign that is misread "
+    "in more than 5 % of its clean views is void and does not count. A bin holds the views from one range of "
+    "distances and one range of angles. The worst bin is the worst of all those with 10 views or more, and "
+    "its interval is corrected for their number (Bonferroni). A drive-by is one drive a sign, in one light "
+    "and through one lens: its frames are not independent, so their share has no interval. The number of "
+    "drives that are turned in at least half of their frames has one, over signs."
 )
 """How the numbers of this section are read."""
+READING_SEVERITY = (
+    "Expected: its mean over the views that count, with a 95 % interval. Worst: the most severe class that "
+    "any of them is read as, and how many are."
+)
+"""How severities are read."""
 LIMITS_OF_SIMULATION = (
     "This is a simulation. Success in it does not prove success on the road: ink, weather, real lenses, a "
     "detector in front of the classifier and the frames before and after are not in it. Failure does not "
@@ -91,6 +108,12 @@ class StickerResult:
     """Share of the views that end as the attacker wants."""
     dodged: Estimate
     """Share of the views in which the sign is read as anything but what it is."""
+    left_out: Estimate
+    """Share of the views of the void signs that end as the attacker wants."""
+    together: Estimate
+    """The same of all signs that were looked at, void or not."""
+    own: str
+    """Name of the signs' class; ``what it is`` where they are of several."""
     confidence: float
     """Mean softmax probability of the readings that the attacker wants; NaN if there are none."""
     controls: tuple[Control, ...]
@@ -107,6 +130,8 @@ class StickerResult:
     """What the severities are; empty where there are none."""
     severity: Severity | None
     """Of all views that count."""
+    worst_reading: str
+    """Name of the class that was read at the worst severity."""
     rows: tuple[SignRow, ...]
     """One a sign, void ones included."""
 
@@ -121,9 +146,44 @@ class StickerResult:
         return sum(row.sign.counted for row in self.rows)
 
     @property
+    def of_signs(self) -> str:
+        """How many signs count, of how many."""
+        return f"{self.counted} of {counted(len(self.rows), 'sign')}"
+
+    @property
     def broken(self) -> int:
         """Signs that are misread as the attacker wants in most of their views."""
         return sum(row.sign.broken for row in self.rows if row.sign.counted)
+
+    @property
+    def elsewhere(self) -> Estimate:
+        """Share of the views in which the sign is misread and not as the attacker wants."""
+        return clopper_pearson(self.dodged.count - self.success.count, self.dodged.n)
+
+    @property
+    def random_colours(self) -> Estimate:
+        """Share of the views in which random colours have the sign read as anything but what it is."""
+        return dodged((row.sign for row in self.rows if row.sign.counted), "random-colours")
+
+    @property
+    def place(self) -> str:
+        """What the sticker may cover, in sentences; empty where the run does not know, and for a patch."""
+        found, area = self.cell.record.surface, self.cell.record.eps
+        if found is None:
+            return ""
+        part = "all" if area == 1 else f"{100 * area:.3g}{SPACE}%"
+        pixels = f"{found.covered:,.0f} of {found.image_pixels:,} pixels"
+        covers = f"A sticker may cover {part} of the surface: on average {pixels}, {percent(found.share)} of"
+        return f"{covers} the image. The surface is {found.what}."
+
+    @property
+    def harm(self) -> str:
+        """The worst severity, the class that was read at it, and in how many of the views."""
+        worst = self.severity
+        if worst is None or not worst.worst:
+            return NOTHING if worst is None else "none"
+        share = f"{worst.worst_count:,} of {counted(self.success.n, 'view')}"
+        return f"{worst.worst:.2f}: {self.worst_reading}, {share}"
 
     @property
     def void(self) -> tuple[Sign, ...]:
@@ -137,24 +197,33 @@ def make_stickers(evidence: Evidence) -> list[StickerResult]:
 
 
 def _result(evidence: Evidence, cell: CellResult) -> StickerResult:
-    targets = cell.record.targets
-    views = [sign.looks["view"] for sign in cell.signs if sign.counted]
+    targets, counting = cell.record.targets, [sign for sign in cell.signs if sign.counted]
+    views = [sign.looks["view"] for sign in counting]
     wanted = [looks.confidences["sticker"][looks.right][looks.hits("sticker", targets)] for looks in views]
     rule, severity, table = _severity(evidence, cell, views)
     return StickerResult(
         cell=cell,
         success=cell.sticker_success,
-        dodged=share(looks.read_as("sticker") != looks.label for looks in views),
+        dodged=dodged(counting, "sticker"),
+        left_out=turned((sign for sign in cell.signs if sign.standing == "void"), "sticker", targets),
+        together=turned(cell.signs, "sticker", targets),
+        own=_own(evidence, cell),
         confidence=float(np.concatenate(wanted).mean()) if any(map(len, wanted)) else float("nan"),
         controls=make_controls(cell),
         comparison=against_no_views(cell),
         targets=_targets(evidence, cell, views, table),
         map=make_map(views, targets, evidence.data.get("image_shape") or ()),
-        approach=_approach([sign for sign in cell.signs if sign.counted], targets),
+        approach=_approach(counting, targets),
         rule=rule,
         severity=severity,
+        worst_reading=evidence.class_name(cell.record.model, severity.worst_class) if severity else "",
         rows=tuple(_row(sign, targets) for sign in cell.signs),
     )
+
+
+def _own(evidence: Evidence, cell: CellResult) -> str:
+    labels = {sign.label for sign in cell.signs}
+    return evidence.class_name(cell.record.model, *labels) if len(labels) == 1 else "what it is"
 
 
 def _severity(
@@ -250,10 +319,16 @@ def _row(sign: Sign, targets: Sequence[int]) -> SignRow:
 
 
 def summary(result: StickerResult) -> str:
-    """The result in one sentence."""
+    """The result in a sentence or two, without the last full stop."""
     if not result.counted:
         return f"void: {counted(len(result.void), 'sign')}, none read rightly in enough of its clean views"
-    signs = counted(result.counted, "sign")
-    most = f"{result.broken} of {signs} in more than half of their views"
+    wanted = "read as a target" if result.cell.targeted else "misread"
     worst = f"; at worst {result.map.worst}" if result.map.worst else ""
-    return f"{full(result.success)} of the views of {signs}, {most}{worst}"
+    views = f"{full(result.success)} of the views of {result.of_signs} are {wanted}"
+    most = f"{result.broken} of {counted(result.counted, 'sign')} in more than half of their views"
+    chance = f"with random colours {full(result.random_colours)}"
+    if not result.cell.targeted:
+        return f"{views}, {most}{worst}; {chance}"
+    more = f"In a further {full(result.elsewhere)} the sign is read as another wrong class"
+    whole = f"not read as {isolated(result.own)}: {full(result.dodged)}, {chance}"
+    return f"{views}, {most}{worst}. {more}; {whole}"

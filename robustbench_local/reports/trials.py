@@ -124,7 +124,7 @@ def _trial(evidence: Evidence, name: str, cell: CellResult) -> Trial:
     card = evidence.cards.get(record.attack) or {}
     return Trial(
         name=name,
-        budget=budget(record.norm, record.eps),
+        budget=budget(record.norm, record.eps, record.surface),
         goal="" if proof or cell.corrupted else _goal(evidence, cell),
         sight="" if proof or cell.corrupted else f"the attacker knows: {_KNOWN.get(cell.sight, cell.sight)}",
         about=" ".join(str(card.get("description") or "").split()),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.statistics import Estimate
+from robustbench_local.store import SurfaceRecord
 
 SPACE = "\N{NO-BREAK SPACE}"
 DASH = "\N{EN DASH}"
@@ -85,28 +86,35 @@ def norm_sign(norm: str) -> str:
     return "L\N{INFINITY}" if norm == "Linf" else norm
 
 
-def budget(norm: str, eps: float) -> str:
-    """The ball in symbols, e.g. L-infinity at most 8/255; turns and shifts, severities or areas in words."""
+def budget(norm: str, eps: float, surface: SurfaceRecord | None = None) -> str:
+    """The ball in symbols, e.g. L-infinity at most 8/255; turns and shifts, severities or areas in words.
+
+    Args:
+        norm: The norm or family.
+        eps: Its radius, or what its family has in its place.
+        surface: What a sticker may be on, where the run knows.
+    """
     at_most = f"{SPACE}\N{LESS-THAN OR EQUAL TO}{SPACE}"
     if norm == "spatial":
         return f"rotation{at_most}{_degrees(eps)}, shift{at_most}{_shift(eps)}"
     if norm == "corruption":
         return f"severity{SPACE}{radius(eps)}"
     if norm in _WHERE:
-        return f"{norm} on {_share_of(norm, eps)}"
+        return f"{norm} {_place(norm, eps, surface)}"
     return f"{norm_sign(norm)}{at_most}{radius(eps)}"
 
 
-def permission(norm: str, eps: float) -> str:
-    """What the attacker may do, in words that follow "an attacker may"."""
+def permission(norm: str, eps: float, surface: SurfaceRecord | None = None) -> str:
+    """What the attacker may do, in words that follow "an attacker may"; arguments as for ``budget``."""
     if norm == "Linf":
         return f"change every pixel by at most {radius(eps)}"
     if norm == "spatial":
         return f"turn the image by up to {_degrees(eps)} and shift it by up to {_shift(eps)} of its side"
     if norm == "sticker":
-        return f"put a sticker on {_share_of(norm, eps)}"
+        size = f" ({percent(surface.share)} of the image, on average)" if surface else ""
+        return f"put a sticker {_place(norm, eps, surface)}{size}"
     if norm == "patch":
-        return f"put a patch beside the sign, {_share_of(norm, eps)} large"
+        return f"put a patch beside the sign, {_share(eps)} of the image large"
     return f"change the image by at most {radius(eps)} in {norm} norm"
 
 
@@ -169,8 +177,15 @@ def _degrees(angle: float) -> str:
     return f"{radius(angle)}\N{DEGREE SIGN}"
 
 
-def _share_of(norm: str, area: float) -> str:
-    return f"{100 * area:.3g}{SPACE}% of the {_WHERE[norm]}"
+def _place(norm: str, area: float, surface: SurfaceRecord | None) -> str:
+    """Where an object is, and on how much of that; before surfaces were recorded a sticker's was the sign."""
+    if surface is not None and area == 1:
+        return f"anywhere on {surface.what}"
+    return f"on {_share(area)} of {surface.what if surface else f'the {_WHERE[norm]}'}"
+
+
+def _share(area: float) -> str:
+    return f"{100 * area:.3g}{SPACE}%"
 
 
 def _shift(angle: float) -> str:

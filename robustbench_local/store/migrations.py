@@ -137,12 +137,18 @@ def m004_views(connection: sqlite3.Connection) -> None:
     )
 
 
+def m005_surface(connection: sqlite3.Connection) -> None:
+    """Cells say what a sticker may be on, and how large that is, in JSON; of older runs nobody knows."""
+    connection.execute("ALTER TABLE cells ADD COLUMN surface TEXT")
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
     m002_knowledge_and_measure,
     m003_certificates,
     m004_views,
+    m005_surface,
 )
 
 

@@ -84,6 +84,25 @@ class OutcomeRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SurfaceRecord:
+    """Where the stickers of a cell may be, and how much of the images that is: means over its images."""
+
+    what: str
+    """In words that follow "on", e.g. ``the mask 'rect'``."""
+    pixels: float
+    """Pixels of the surface."""
+    covered: float
+    """Pixels that a sticker may cover."""
+    image_pixels: int
+    """Pixels of an image."""
+
+    @property
+    def share(self) -> float:
+        """What a sticker may cover, as a share of the image."""
+        return self.covered / self.image_pixels
+
+
+@dataclass(frozen=True, kw_only=True)
 class CellRecord:
     """One square of the grid: (model, defense, threat model, attack or certificate) on one data set."""
 
@@ -139,6 +158,8 @@ class CellRecord:
     model under noise, not for the model itself."""
     alpha: float = 0.0
     """A certificate's cell: largest probability, for each image, that its verdict claims too much."""
+    surface: SurfaceRecord | None = None
+    """A sticker's cell: where it may be; None in runs made before this was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
 from robustbench_local.errors import InvariantError
-from robustbench_local.store.records import CellRecord, EventRecord, OutcomeRecord, SightingRecord, ViewRecord
+from robustbench_local.store.records import (
+    CellRecord,
+    EventRecord,
+    OutcomeRecord,
+    SightingRecord,
+    SurfaceRecord,
+    ViewRecord,
+)
 
 Row = tuple[Any, ...]
 
@@ -63,6 +70,7 @@ def cell_to_row(cell: CellRecord) -> Row:
         _text_or_none(cell.surrogate),
         *_texts(cell.measure, cell.concerns),
         float(cell.alpha),
+        None if cell.surface is None else to_json(asdict(cell.surface)),
     )
 
 
@@ -73,6 +81,8 @@ def row_to_cell(row: Row) -> CellRecord:
         values[name] = tuple(from_json(values[name]))
     for name in ("parameters", "identity"):
         values[name] = from_json(values[name])
+    if values["surface"] is not None:
+        values["surface"] = SurfaceRecord(**from_json(values["surface"]))
     return CellRecord(**values)
 
 

@@ -58,6 +58,8 @@ def test_an_archive_names_its_boxes_or_has_them_under_the_usual_name(tmp_path):
     np.savez(tmp_path / "named.npz", **arrays, meta=np.array([[16, 16, 4, 4, 8, 12]] * 3))
     usual = load_dataset("npz:usual.npz", base=tmp_path)
     assert spans(usual.masks[0, 0].numpy()) == (1, 6, 2, 5, True)
+    assert usual.surface == "the box 'boxes'"
+    assert load_dataset("npz:named.npz", base=tmp_path, boxes_key="meta").surface == "the box 'meta'"
     named = load_dataset("npz:named.npz", base=tmp_path, boxes_key="meta")
     assert spans(named.masks[2, 0].numpy()) == (2, 5, 2, 3, True)
 

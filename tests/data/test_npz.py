@@ -85,12 +85,15 @@ def test_named_arrays(tmp_path):
     keys = NpzKeys(images="x32", labels="kind", masks="octagon")
     listing = listed(tmp_path, keys=keys, x32=X, x256=X, kind=Y, octagon=np.eye(6, 5, dtype=bool))
     assert np.array_equal(listing.masks, np.broadcast_to(np.eye(6, 5, dtype=bool), (4, 6, 5)))
+    assert listing.surface == "the mask 'octagon'"
 
 
 def test_masks_an_image(tmp_path):
     masks = pixels(4, 6, 5) > 128
     for stored in (masks, masks[:, None], masks[..., None], masks.astype(np.uint8) * 255):
         assert np.array_equal(listed(tmp_path, x=X, y=Y, mask=stored).masks, masks)
+    assert listed(tmp_path, x=X, y=Y, mask=masks).surface == "the mask 'mask'"
+    assert listed(tmp_path, x=X, y=Y).surface == ""
     with pytest.raises(DataError, match=r"masks of shape \(4, 5, 5\)"):
         listed(tmp_path, x=X, y=Y, masks=masks[:, :5])
 

@@ -31,6 +31,7 @@ def test_the_same_call_gives_the_same_images(data):
     assert torch.equal(data.images, again.images)
     assert torch.equal(data.masks, again.masks)
     assert data.ids == again.ids
+    assert data.surface == "the sign inside the outline that it is drawn with"
 
 
 def test_an_image_does_not_depend_on_how_many_are_asked_for(data):

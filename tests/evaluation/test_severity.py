@@ -9,7 +9,7 @@ import pytest
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import load_grid
-from robustbench_local.evaluation.severity import resolve_severity, stop_severity
+from robustbench_local.evaluation.severity import STOP_CONVENTION, resolve_severity, stop_severity
 
 BASE = {"data": {"source": "signs"}, "models": [{"id": "plain", "source": "zoo:signs-plain"}]}
 
@@ -42,6 +42,19 @@ def test_the_convention_follows_names_and_not_numbers():
     entry = resolve(turned)["models"]["plain"]
     assert entry["sources"] == [turned.index("Stop")]
     assert entry["costs"][str(turned.index("Speed limit (120km/h)"))] == 1.0
+
+
+def test_the_convention_says_what_it_squares_and_what_it_is_not():
+    names = {name: stop_severity(name) for name in CLASS_NAMES}
+    said = {
+        "Priority road": 100,
+        "End of speed limit (80km/h)": 100,
+        "End of all speed and passing limits": 120,
+    }
+    assert all(names[name] == (speed / 120) ** 2 for name, speed in said.items())
+    assert "(speed limit that is read / 120 km/h) squared" in STOP_CONVENTION
+    assert f"{names['Yield']} for yield, {names['Road work']} for every other sign" in STOP_CONVENTION
+    assert STOP_CONVENTION.endswith("a convention and not an accident statistic")
 
 
 def test_other_classes_have_no_severity_unless_the_grid_says_so():

@@ -390,7 +390,7 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     before = (tmp_path / "run" / "run.db").read_bytes()
     assert run_grid(GRID, out=tmp_path / "run").complete
     with RunStore.open_readonly(tmp_path / "run") as store:
-        assert len(store.sightings(cell["key"])) == 7
+        assert len(store.sightings(cell["key"])) == 8
         told = ending(planned, tally(store.outcomes(cell["key"])))
         assert re.match(r"\d of \d signs turned in most of their views(, 1 left out)?, [\d,]+ passes", told)
         assert store.load_arrays(cell["key"]).keys() >= {"photographs", "frames", "original", "adversarial"}

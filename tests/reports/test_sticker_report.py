@@ -23,7 +23,7 @@ from robustbench_local.reports.gate import judge_evidence
 from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION
 from robustbench_local.reports.words import full, interval, percent
 from robustbench_local.statistics import clopper_pearson
-from robustbench_local.store import RunStore
+from robustbench_local.store import RunStore, SurfaceRecord
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,15 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     first = content.stickers[0]
     assert plain(LIMITS_OF_SIMULATION) in text
     assert "if an attacker may put a sticker on 10 % of the sign?" in text
-    assert f"signs-plain: {100 * first.success.value:.1f} %" in text
+    assert f"signs-plain, on 3 of 4 signs: {100 * first.success.value:.1f} %" in text
+    assert f"{plain(full(first.dodged))} not read as Stop" in text
     assert "of the simulated views in which the clean sign is read rightly" in text
     assert f"{first.approach.longest} of {FRAMES}" in text
-    assert "1 sign of 4 is not read rightly in 95 % of the clean views and is left out" in text
+    assert "1 of 4 signs is left out because the model misreads it in more than 5 % of the clean" in text
+    assert "mean confidence when read as a target" in text.lower()
+    assert text.index("Each frame is around one simulated view") < text.index("In some of its test views")
+    assert text.count("Each frame is around one simulated view") == 1
+    assert "photograph" not in text.partition("How it was run")[0]
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
     assert f"signs-pgd-at under sticker-10: {100 * content.stickers[1].success.value:.1f} %" in text
@@ -89,9 +94,8 @@ def test_other_reports_have_no_such_section(sample):
 
 def test_the_drive_by_has_an_interval_over_signs_and_none_over_frames(stickers, content):
     drive = content.stickers[0].approach
-    over_signs = f"{drive.mostly.count} of 3 drives, {interval(drive.mostly)}"
     over_frames = clopper_pearson(round(drive.share * drive.seen), drive.seen)
-    assert plain(f"at least half of the frames on {over_signs}") in plain(Reader(stickers.html).text)
+    assert plain(f"{drive.mostly.count} of 3 {interval(drive.mostly)}") in plain(Reader(stickers.html).text)
     assert f"{drive.mostly.count} of 3 ({interval(drive.mostly)})" in stickers.text("report.md")
     for name in ("report.html", "report.md"):
         assert percent(drive.share) in stickers.text(name)
@@ -107,15 +111,18 @@ def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
     database.commit()
     database.close()
     page = reported(run)
-    (table,) = re.findall(r'<table class="booktabs signs">.*?</table>', page.html, re.DOTALL)
+    tables = re.findall(r'<table class="booktabs signs">.*?</table>', page.html, re.DOTALL)
     widths = [
-        sum(int(number or 1) for number in re.findall(r'<t[hd](?: [^>]*?(?:colspan="(\d+)")?[^>]*)?>', row))
-        for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+        [
+            sum(int(span or 1) for span in re.findall(r'<t[hd](?: [^>]*?(?:colspan="(\d+)")?[^>]*)?>', row))
+            for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)
+        ]
+        for table in tables
     ]
-    assert widths == [9, 9, 9]
+    assert widths == [[6, 6, 6], [6, 6]], "the views, and the drives of those that have any"
     text = plain(Reader(page.html).text)
     assert "Severity, from 0 to 1: made up." in text
-    assert "severity 0.30" in text
+    assert "Speed limit 50 0.30" in text
     lines = page.text("report.md").splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("| model | views turned"))
     assert len({line.count("|") for line in lines[start : start + 4]}) == 1
@@ -129,6 +136,10 @@ def test_results_json_has_every_number(stickers, content):
     assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken)
     assert [control["kept"] for control in first["controls"]] == [True, True, True, False, True]
     assert "exact McNemar" in first["controls"][3]["reason"]
+    assert "no clear difference" in first["controls"][3]["consequence"]
+    assert first["controls"][2]["dodged"]["value"] == counted.controls[2].dodged.value
+    assert first["left_out"]["n"] + first["sticker_success"]["n"] == first["together"]["n"]
+    assert first["surface"] is None
     assert [control["barred"] for control in first["controls"]] == [0] * 5
     assert first["without_views"]["p_value"] == counted.comparison.p_value
     assert sum(sum(square["n"] for square in row) for row in first["map"]["success"]) == 3 * VIEWS
@@ -182,6 +193,33 @@ def test_markdown_has_the_same_tables(stickers):
     assert all(widths[place] == widths[place - 1] == widths[place + 1] for place in rules)
 
 
+def test_the_table_of_cells_has_no_second_answer(stickers):
+    html, lines = plain(Reader(stickers.html).text), stickers.text("report.md").splitlines()
+    (row,) = (line for line in lines if line.startswith("| signs-pgd-at | sticker-10 | done"))
+    cells = row.strip("| ").split(" | ")
+    told = ["signs that count 3 of 4", "—", "turned in most views 0 of 3 (0.0\N{EN DASH}70.8 %)", "—"]
+    assert [plain(cell) for cell in cells[4:8]] == told
+    assert f"{told[0]}; {told[2]}" in html
+
+
+def test_a_surface_that_is_not_the_sign_is_named(tmp_path, reported):
+    surface = SurfaceRecord(what="the mask '<b>'", pixels=30.4, covered=30.4, image_pixels=1024)
+    sample = Stickers(models=("signs-plain",), eps=1.0, threat="poster-100", surface=surface)
+    page = reported(build_stickers(tmp_path / "run", sample))
+    title = "if an attacker may put a sticker anywhere on the mask '<b>' (3.0 % of the image, on average)?"
+    covers = "A sticker may cover all of the surface: on average 30 of 1,024 pixels, 3.0 % of the image."
+    for text in (plain(Reader(page.html).text), plain(page.text("report.md").replace("&lt;b&gt;", "<b>"))):
+        assert title in text
+        assert re.search("poster-100:? sticker anywhere on the mask '<b>'", text)
+        assert f"{covers} The surface is the mask '<b>'." in text
+        assert "of the sign?" not in text
+    assert json.loads(page.text("results.json"))["stickers"][0]["surface"]["share"] == 30.4 / 1024
+    part = replace(sample, eps=0.1, threat="sticker-10", surface=replace(surface, covered=3.0))
+    text = plain(reported(build_stickers(tmp_path / "part", part)).text("report.md"))
+    assert "put a sticker on 10 % of the mask" in text
+    assert "A sticker may cover 10 % of the surface: on average 3 of 1,024 pixels, 0.3 % of" in text
+
+
 def test_each_map_is_a_figure(stickers):
     names = {path.name for path in (stickers.page.parent / "figures").iterdir()}
     assert {"stickers-1.png", "stickers-2.png"} <= names
@@ -203,8 +241,9 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
     with RunStore.open_readonly(run) as store:
         found = [finding.text for finding in read_content(store).findings]
     (text,) = (text for text in found if "control" in text)
-    expected = "without views”: 0.0 % of the views, clearly lower (p < 0.001) expected (5 views fell to"
-    assert expected in plain(text)
+    shares = "without views”: 0.0 % (0.0\N{EN DASH}1.8 %, n = 200) of the views, clearly lower (p < 0.001)"
+    follows = "making it for many views made no clear difference; 5 views fell to"
+    assert f"{shares} expected; {follows}" in plain(text)
     run = build_stickers(tmp_path / "other", Stickers(models=("signs-plain",), signs=2, void=2))
     page = plain(Reader(write_report(run).read_text(encoding="utf-8")).text)
     assert "says nothing: no sign is read rightly in 95 % of its clean views" in page
@@ -254,6 +293,12 @@ def test_gates_on_the_share_of_views(content, gate, rulings):
         (Stickers(), "clean", "inconclusive", "the whole sign painted turned 0.0 %"),
         (Stickers(), "barred", "inconclusive", "of the whole sign painted nothing is known: it broke a rule"),
         (Stickers(controls=False), None, "pass", ""),
+        (
+            Stickers(eps=1.0),
+            None,
+            "inconclusive",
+            "of the whole sign painted nothing is known: not run, since the attack may already paint all",
+        ),
     ],
 )
 def test_a_gate_passes_only_with_its_controls(tmp_path, sample, condition, ruling, reason):
@@ -275,6 +320,22 @@ def test_a_gate_passes_only_with_its_controls(tmp_path, sample, condition, rulin
     assert plain(full(evidence.cells[0].sticker_success)) in plain(verdict.reason)
     failing = judge_evidence(evidence, [{**gate, "max": 0.01}])
     assert failing.exit_code == 1, "what is broken stays broken, whatever the controls say"
+
+
+def test_a_poster_that_turns_nearly_all_views_is_not_weak_and_one_that_turns_enough_need_not_be(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), eps=1.0))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    success = evidence.cells[0].sticker_success
+    assert 0.1 < success.low < success.high < 0.6
+    gate = {"metric": "sticker_success", "threat": "sticker-10"}
+    verdicts = judge_evidence(evidence, [{**gate, "min": 0.1}, {**gate, "max": 0.6}]).verdicts
+    assert [one.ruling for one in verdicts] == ["pass", "inconclusive"]
+    for sign in evidence.cells[0].signs:
+        sign.looks["view"].predictions["sticker"][:-10] = 0
+    assert 0.9 < evidence.cells[0].sticker_success.value < 1
+    (verdict,) = judge_evidence(evidence, [{**gate, "max": 0.999}]).verdicts
+    assert (verdict.ruling, plain(verdict.reason).endswith("views of 3 of 4 signs")) == ("pass", True)
 
 
 def test_gates_keep_looks_and_images_apart(content, tmp_path):

@@ -15,6 +15,7 @@ from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.findings import find
 from robustbench_local.reports.stickers import make_stickers, summary
 from robustbench_local.reports.viewpoints import SIGN_SHARE, make_map
+from robustbench_local.reports.words import full
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
 
@@ -85,6 +86,22 @@ def test_controls_are_kept_or_not(run, results):
     assert plain(flat.expected) == "clearly lower (p < 0.001)"
     assert "exact McNemar p" in flat.reason
     assert (whole.measured.value, whole.kept) == (1.0, True)
+    assert [one.remarks for one in (clean, nothing, chance, whole)] == [""] * 4, "kept: nothing follows"
+    assert clean.name == "clean sign, no sticker (all signs, void ones too)"
+
+
+def test_what_random_colours_do_is_counted_beyond_the_targets(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",)))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    for sign in evidence.cells[0].signs:
+        sign.looks["view"].predictions["random-colours"][1::10] = 13  # Yield, which nobody wants
+    (result,) = make_stickers(evidence)
+    clean, nothing, chance, *_ = result.controls
+    assert (chance.measured.count, chance.dodged.count) == (3 * VIEWS // 50, 3 * (VIEWS // 50 + VIEWS // 10))
+    assert (nothing.dodged.count, nothing.dodged.n) == (0, 3 * VIEWS)
+    assert not clean.dodged.known
+    assert f"with random colours {full(chance.dodged)}" in summary(result)
 
 
 def test_controls_that_fail_say_so(tmp_path):
@@ -102,7 +119,13 @@ def test_controls_that_fail_say_so(tmp_path):
     assert "views are read otherwise than the clean sign" in plain(result.controls[1].reason)
     assert result.controls[0].measured.value == pytest.approx(0.9)
     assert result.comparison.p_value == 1.0
-    assert "weak" in result.controls[-1].reason
+    follows = [control.consequence for control in result.controls]
+    assert len(set(follows)) == 5
+    assert all(one.remarks.startswith(one.consequence) for one in result.controls)
+    assert "believe the number only for the signs that count" in follows[0]
+    assert "weak" in follows[-1]
+    warned = [finding.text for finding in find(evidence) if "control" in finding.text]
+    assert all(any(one in text for text in warned) for one in follows)
 
 
 def bar(run, condition: str, positions: tuple[int, ...]) -> None:
@@ -132,6 +155,83 @@ def test_a_control_that_breaks_a_rule_is_not_a_kept_one(tmp_path, results, posit
     assert result.success == results[1].success
     assert [row.without_views.known for row in result.rows[:3]] == [one not in positions for one in range(3)]
     assert any(flat.name in finding.text and told in finding.text for finding in find(evidence))
+
+
+def test_one_view_is_not_views(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=1, void=0))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    looks = evidence.cells[0].signs[0].looks["view"].predictions
+    looks["sticker"], looks["without-views"] = looks["clean"].copy(), looks["clean"]
+    looks["sticker"][0] = SPEED_LIMITS[0]
+    (result,) = make_stickers(evidence)
+    assert result.controls[3].reason.startswith("1 view fell to the sticker alone, 0 to this alone; exact")
+
+
+def test_a_poster_has_no_whole_sign_beside_it(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), eps=1.0, threat="poster-100"))
+    with RunStore.open_readonly(run) as store:
+        (result,) = make_stickers(read_evidence(store))
+    whole = result.controls[-1]
+    assert (whole.name, whole.kept, whole.measured.known) == ("the whole sign painted", None, False)
+    assert whole.reason.startswith("not run, since the attack may already paint all of the surface; a low")
+
+
+def test_what_is_left_out_is_counted_beside(tmp_path, results):
+    first = results[0]
+    hits = [looks_hit(row.sign) for row in first.rows]
+    assert (first.left_out.count, first.left_out.n) == hits[3]
+    assert hits[3][1] == VIEWS - VIEWS // 5
+    assert (first.together.count, first.together.n) == tuple(map(sum, zip(*hits, strict=True)))
+    assert first.together.n == first.success.n + first.left_out.n
+    assert first.elsewhere.count == first.dodged.count - first.success.count
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",)))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (text,) = (one.text for one in find(evidence) if "is left out because" in one.text)
+    why = "1 of 4 signs is left out because the model misreads it in more than 5 % of the clean views."
+    shares = f"on the one left out {full(first.left_out)} of the views were turned, on all together"
+    assert why in text
+    assert f"for the 3 that it reads best; {shares} {full(first.together)}." in text
+    evidence.cells[0].signs[3].looks["view"].predictions["clean"][:] = 13
+    (text,) = (one.text for one in find(evidence) if "is left out because" in one.text)
+    assert "of the one left out no view is read rightly" in text
+
+
+def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",)))
+    database = sqlite3.connect(run / "run.db")
+    for table in ("sightings", "views"):
+        database.execute(f"DELETE FROM {table} WHERE position = 0")
+    database.execute("UPDATE outcomes SET status = 'clean-wrong', clean_correct = 0 WHERE position = 0")
+    database.commit()
+    database.close()
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    texts = [one.text for one in find(evidence)]
+    assert any("1 of 4 signs is left out because the model misreads it in more" in text for text in texts)
+    assert any(
+        "1 of 4 signs was not attacked because the model misreads it untouched." in text for text in texts
+    )
+    (result,) = make_stickers(evidence)
+    assert (result.of_signs, result.together.n) == ("2 of 4 signs", 2 * VIEWS + VIEWS - VIEWS // 5)
+
+
+def test_where_every_sign_is_void_the_warning_says_what_the_sticker_did(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=2, void=2))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (result,) = make_stickers(evidence)
+    (text,) = (one.text for one in find(evidence) if "says nothing" in one.text)
+    assert text.endswith(f"In the views in which they are, {full(result.left_out)} were turned.")
+    assert result.left_out.count > 0
+
+
+def looks_hit(sign) -> tuple[int, int]:
+    """Views turned into a speed limit, and views in which the clean sign is read rightly."""
+    read = sign.looks["view"].predictions
+    right = read["clean"] == STOP
+    return int((np.isin(read["sticker"], SPEED_LIMITS) & right).sum()), int(right.sum())
 
 
 def test_a_sticker_that_turns_nothing_has_no_worst_bin_and_nothing_to_compare(tmp_path):
@@ -246,7 +346,13 @@ def test_severity_is_of_views_and_not_of_signs(results):
 def test_a_sentence_sums_it_up(tmp_path, results):
     text = summary(results[0]).replace("\xa0", " ")
     assert text.startswith(f"{100 * results[0].success.value:.1f} %")
+    assert "of the views of 3 of 4 signs are read as a target" in text
     assert "of 3 signs in more than half of their views; at worst 100.0 %" in text
+    first = results[0]
+    assert f"In a further {full(first.elsewhere)} the sign is read as another wrong class" in summary(first)
+    assert f"not read as Stop: {full(first.dodged)}, with random colours" in summary(first)
+    assert first.harm.startswith("0.30: Speed limit 50, ")
+    assert first.harm.endswith(f" of {first.success.n} views")
     run = build_stickers(tmp_path / "run", Stickers(void=4))
     with RunStore.open_readonly(run) as store:
         (first, _) = make_stickers(read_evidence(store))

@@ -10,7 +10,7 @@ import pytest
 from store_samples import IDENTITY, KEY, RESOLVED, cell, outcome, sighting
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.store import RunStore, migrations, rows
+from robustbench_local.store import RunStore, SurfaceRecord, migrations, rows
 from robustbench_local.store.migrations import MIGRATIONS, check_schema, migrate, schema_version
 
 
@@ -95,7 +95,7 @@ def test_a_newer_run_is_refused_and_left_alone(directory: Path) -> None:
     raw.close()
     before = (directory / "run.db").read_bytes()
     with pytest.raises(
-        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 5;.* up to 4\)"
+        ConfigError, match=r"run\.db: .*newer robustbench_local \(schema 6;.* up to 5\)"
     ) as caught:
         RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY)
     assert caught.value.exit_code == 2
@@ -140,6 +140,21 @@ def test_a_run_of_the_third_schema_has_no_views(directory: Path) -> None:
         look = sighting(0, cell=known.key)
         store.add_outcomes(known.key, [], [look])
         assert store.sightings(known.key) == [look]
+
+
+def test_a_run_of_the_fourth_schema_does_not_know_its_surface(directory: Path) -> None:
+    """Its looks are what they were; described anew, as a resumed run is, it says what its stickers are on."""
+    restore(directory, "schema_4.sql")
+    with RunStore.open_readonly(directory) as reader:
+        (known,) = reader.cells()
+        assert (known.measure, known.surface) == ("views", None)
+        assert reader.sightings(known.key)[0].predictions == (1, None)
+        assert reader.views(known.key)[0].distance == (16.0, 64.0)
+    surface = SurfaceRecord(what="the mask 'rect'", pixels=30.0, covered=3.0, image_pixels=1024)
+    with RunStore.create_or_open(directory, resolved=RESOLVED, identity={"data.seed": "0"}) as store:
+        store.put_cell(replace(known, surface=surface))
+        (described,) = store.cells()
+        assert (described.surface, described.status) == (surface, "done")
 
 
 def test_a_run_of_the_first_schema_made_by_hand(directory: Path) -> None:

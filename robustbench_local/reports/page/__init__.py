@@ -28,7 +28,8 @@ from robustbench_local.reports.heatmap import Square
 from robustbench_local.reports.matrix import LIMITS_OF_PIXELS
 from robustbench_local.reports.naive import READING_LESSONS
 from robustbench_local.reports.page import charts
-from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION, READING_STICKERS
+from robustbench_local.reports.sticker_forms import signs_of_cell
+from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION, READING_SEVERITY, READING_STICKERS
 from robustbench_local.reports.trials import DRAWN
 
 _JOINER = "\N{WORD JOINER}"
@@ -63,6 +64,7 @@ def environment() -> jinja2.Environment:
         "data_uri": data_uri,
         "each": each,
         "place": place,
+        "signs_of_cell": signs_of_cell,
         "size": size,
         "times": words.times,
         "told": told,
@@ -94,6 +96,7 @@ def render(content: Content) -> str:
         reading_lessons=READING_LESSONS,
         reading_brackets=READING_BRACKETS,
         reading_goals=READING_GOALS,
+        reading_severity=READING_SEVERITY,
         reading_stickers=READING_STICKERS,
         limits_of_pixels=LIMITS_OF_PIXELS,
         limits_of_simulation=LIMITS_OF_SIMULATION,
