@@ -216,7 +216,7 @@ def _about(
         "gates": [gate.model_dump(mode="json") for gate in grid.gates],
         "severity": resolve_severity(grid, subjects),
         "cards": {
-            column.name: {"description": column.card.description, "source": column.card.source}
+            column.card.base: {"description": column.card.description, "source": column.card.source}
             for column in columns
         },
     }

@@ -299,7 +299,7 @@ class Evidence:
     severity: Mapping[str, Any] = field(default_factory=dict)
     """What wrong readings cost, by model; empty if the run does not know. See reports/severity.py."""
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Attack or certificate -> its card's ``description`` and ``source``; empty if the run does not know."""
+    """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
 
     @property
     def subjects(self) -> tuple[Subject, ...]:

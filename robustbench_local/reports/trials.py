@@ -9,7 +9,7 @@ from typing import Any
 from robustbench_local.reports.aims import aim
 from robustbench_local.reports.evidence import CellResult, Evidence
 from robustbench_local.reports.markup import escape
-from robustbench_local.reports.words import DASH, SPACE, budget, counted, listing
+from robustbench_local.reports.words import DASH, SPACE, budget, counted, isolated, listing
 
 DRAWN = "drawn by a program, not photographed"
 """What the embedded signs are."""
@@ -39,8 +39,6 @@ _RANGES = {
     "jpeg": "JPEG quality {}",
 }
 """What views of a sign differ in; pixels of blur and motion are those of a frame 32 pixels wide."""
-
-
 _KNOWN = {
     "white-box": "the network and its gradients",
     "scores": "the scores that the model gives",
@@ -121,18 +119,34 @@ def trials_markdown(evidence: Evidence, trials: Sequence[Trial]) -> list[str]:
 
 def _trial(evidence: Evidence, name: str, cell: CellResult) -> Trial:
     record, proof = cell.record, cell.certificate
-    card = evidence.cards.get(record.attack) or {}
+    card = evidence.cards.get(record.card) or {}
     return Trial(
         name=name,
         budget=budget(record.norm, record.eps, record.surface),
         goal="" if proof or cell.corrupted else _goal(evidence, cell),
-        sight="" if proof or cell.corrupted else f"the attacker knows: {_KNOWN.get(cell.sight, cell.sight)}",
-        about=" ".join(str(card.get("description") or "").split()),
+        sight="" if proof or cell.corrupted else _sight(cell),
+        about=_about(cell, " ".join(str(card.get("description") or "").split())),
         source=str(card.get("source") or ""),
         settings=_settings(record.parameters),
         views=_views(record.parameters.get("ranges"), record.identity.get("test views")),
         note=record.note,
     )
+
+
+def _about(cell: CellResult, description: str) -> str:
+    """The card's own words; they are about its own numbers, not those that a grid puts in their place."""
+    record = cell.record
+    origin = "[naive]" if cell.naive else f"[from={record.surrogate}]"
+    shipped = record.card in {record.attack.removesuffix(origin), record.parameters.get("method")}
+    if shipped or not description:
+        return description
+    return f"Changed from the card {record.card}, which as it ships is: {description}"
+
+
+def _sight(cell: CellResult) -> str:
+    if cell.transferred:
+        return f"made on {isolated(str(cell.record.surrogate))}, without a look at the model"
+    return f"the attacker knows: {_KNOWN.get(cell.sight, cell.sight)}"
 
 
 def _goal(evidence: Evidence, cell: CellResult) -> str:
@@ -163,11 +177,8 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return (
-            f"{DASH}".join(map(_number, value))
-            if len(value) == 2
-            else listing([_number(one) for one in value])
-        )
+        numbers = [_number(one) for one in value]
+        return DASH.join(numbers) if len(numbers) == 2 else listing(numbers)
     return str(value)
 
 
@@ -177,8 +188,8 @@ def _views(ranges: Mapping[str, Any] | None, judged: str | None) -> str:
         for key, value in (ranges or {}).items()
         if key in _RANGES
     ]
-    over = f"; judged over {judged} others of each sign" if judged else ""
-    return ", ".join(found) + over
+    over = f"judged over {judged} others of each sign" if judged else ""
+    return "; ".join(filter(None, [", ".join(found), over]))
 
 
 def _sentence(text: str) -> str:

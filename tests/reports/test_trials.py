@@ -35,10 +35,31 @@ def test_every_attack_is_there_once_with_goal_sight_and_settings(content):
 
 
 def test_cards_speak_for_themselves_where_the_run_knows_them(content):
-    name = content.evidence.cells[0].record.attack
+    cell = content.evidence.cells[0]
+    name = cell.record.card
     card = {"description": "Steps  along\n the <b>gradient</b>.", "source": "A paper, 2018"}
     evidence = replace(content.evidence, cards={name: card})
     assert trial(evidence, name).about == "Steps along the <b>gradient</b>."
+
+    def about(**changes):
+        changed = replace(cell, record=replace(cell.record, **changes))
+        (shown,) = make_trials(replace(evidence, cells=(changed,)))
+        return shown.about, shown.sight
+
+    words = "Steps along the <b>gradient</b>."
+    other = f"Changed from the card {name}, which as it ships is: {words}"
+    known = "the attacker knows: the network and its gradients"
+    assert about(attack=f"{name}[steps=3]") == (other, known)
+    assert about(attack=f"{name}[naive]", knowledge="naive") == (
+        words,
+        "the attacker knows: all but the defense",
+    )
+    carried = {"knowledge": "transfer", "surrogate": "small"}
+    assert about(attack=f"{name}[from=small]", **carried) == (
+        words,
+        "made on small, without a look at the model",
+    )
+    assert about(attack="pgd-linf-3", parameters={"method": name}) == (words, known)
     text = "\n".join(trials_markdown(evidence, make_trials(evidence)))
     assert "Steps along the &lt;b&gt;gradient&lt;/b&gt;. " in text
     assert "A paper, 2018." in text
