@@ -21,7 +21,7 @@ from benchmarks.ladder import independent
 from benchmarks.passes import Bare, Passes
 from benchmarks.rows import Row
 from benchmarks.subjects import Subject
-from robustbench_local.failures import first_line
+from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.geometry import norm_of
 from robustbench_local.threat import Norm
 

@@ -65,7 +65,8 @@ class Attack(ABC):
     def looks(self) -> int:
         """Passes that are averaged for one look, for models that draw random numbers in their forward.
 
-        A :class:`~robustbench_local.randomized.RandomizedClassifier` averages itself and is looked at once.
+        A :class:`~robustbench_local.classifier.stochastic.RandomizedClassifier` averages itself and is looked
+        at once.
         """
         return 1
 

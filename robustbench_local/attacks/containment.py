@@ -12,8 +12,8 @@ import torch
 from pyautoattack import checks
 from torch import Tensor, nn
 
+from robustbench_local.classifier.state_guard import RandomStates
 from robustbench_local.geometry import norm_of
-from robustbench_local.isolation import RandomStates
 from robustbench_local.threat import ThreatModel
 
 

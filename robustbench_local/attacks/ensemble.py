@@ -14,7 +14,7 @@ from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.search import Search
 from robustbench_local.attacks.targets import ranked_targets
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomized import draws_of
+from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 

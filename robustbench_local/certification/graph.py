@@ -22,8 +22,8 @@ from robustbench_local.certification.operations import (
 )
 from robustbench_local.certification.place import Place, Unsupported, compute, reads_shape
 from robustbench_local.certification.precision import COVERED, Watch, check_covered
+from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.errors import ModelError
-from robustbench_local.failures import first_line, out_of_memory
 
 _AGREEMENT = 1e-4
 """Share of the largest logit by which the graph and the module may differ on the same images."""

@@ -18,8 +18,8 @@ from robustbench_local.certification.operations import Affine, Diagonal, channel
 from robustbench_local.certification.precision import check_covered, stored
 from robustbench_local.certification.rounding import Rounding
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.preprocessing import Normalization
 from robustbench_local.errors import ModelError
-from robustbench_local.preprocessing import Normalization
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 

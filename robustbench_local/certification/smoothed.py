@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import DRAWS, VERDICT_DRAWS, RandomizedClassifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomized import DRAWS, VERDICT_DRAWS, RandomizedClassifier
 from robustbench_local.randomness import Numbers
 
 

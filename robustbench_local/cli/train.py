@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robustbench_local.catalogue import find_card
+from robustbench_local.classifier.device import resolve_device
 from robustbench_local.defenses.networks import load_start
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import DataEntry
 from robustbench_local.evaluation.training import fit, measure, save, with_settings
 from robustbench_local.evaluation.training_data import Wanted, load_images
-from robustbench_local.placement import resolve_device
 from robustbench_local.strict import parse_yaml, validate
 
 _HEARTBEAT = 30.0

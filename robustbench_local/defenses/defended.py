@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier.stochastic import RandomizedClassifier
+from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomized import RandomizedClassifier
 from robustbench_local.randomness import Numbers
-from robustbench_local.wrapped import WrappedClassifier
 
 UNVERIFIED = (
     "its defense has no surrogate that gradients could go back through: gradient attacks are skipped, and "

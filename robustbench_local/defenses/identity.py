@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.model_identity import describe
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipe import Recipe
-from robustbench_local.description import describe
 
 LOOP_VERSION = 1
 """Raised whenever the same recipe, data and seed give other weights."""

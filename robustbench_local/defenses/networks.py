@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.models.architectures import find_architecture, fixed_start, start_from
 from robustbench_local.models.loaded import Loaded, Request
 from robustbench_local.models.sources import load_model
 from robustbench_local.models.zoo import list_zoo
-from robustbench_local.preprocessing import Normalization, parse_normalization
 from robustbench_local.randomness import seed_from
 
 

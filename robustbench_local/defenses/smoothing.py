@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from robustbench_local.certification.smoothed import SmoothedClassifier, check_sigma
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import DRAWS, VERDICT_DRAWS
 from robustbench_local.defenses.base import Surrogate, Wrapper
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomized import DRAWS, VERDICT_DRAWS
 
 
 @dataclass(frozen=True, kw_only=True)

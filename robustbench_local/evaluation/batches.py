@@ -8,12 +8,12 @@ from functools import partial
 
 import torch
 
+from robustbench_local.classifier.foreign_errors import out_of_memory
+from robustbench_local.classifier.stochastic import seeded
 from robustbench_local.errors import InvariantError, UnreachableError
 from robustbench_local.evaluation.cell import AttackFailedError, Batch, Work, cut, one_line
 from robustbench_local.evaluation.crew import Crew
 from robustbench_local.evaluation.outcome import failed
-from robustbench_local.failures import out_of_memory
-from robustbench_local.randomized import seeded
 
 Notify = Callable[[str], None]
 """Takes a line worth keeping, such as a halved batch."""

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.pass_counter import Meter
+from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
 from robustbench_local.evaluation.outcome import attack_failed, judged, spared_outcome, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
-from robustbench_local.passes import Meter
-from robustbench_local.randomized import draws_of
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord, SightingRecord, ViewRecord
 from robustbench_local.threat import ThreatModel, is_target

@@ -14,7 +14,7 @@ import torch
 DECIDING = (
     "attacks",
     "certification",
-    "classifier.py",
+    "classifier",
     "corruptions",
     "defenses/base.py",
     "defenses/bit_depth.py",
@@ -34,20 +34,13 @@ DECIDING = (
     "evaluation/verify.py",
     "evaluation/viewing.py",
     "geometry.py",
-    "isolation.py",
     "losses.py",
-    "outputs.py",
-    "passes.py",
     "physical",
-    "placement.py",
-    "preprocessing.py",
-    "randomized.py",
     "randomness.py",
     "straight_through.py",
     "threat.py",
     "transformation.py",
     "warp.py",
-    "wrapped.py",
 )
 """Files and folders of the package whose change may change a verdict."""
 REPORTED = (

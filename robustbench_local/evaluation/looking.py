@@ -13,13 +13,13 @@ from torch import Tensor
 
 from robustbench_local.attacks.expectation import ExpectationAttack
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import deciding
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.physical.camera import photograph
 from robustbench_local.physical.light import lit
 from robustbench_local.physical.mask import surface
 from robustbench_local.physical.scene import compose, patch_side, scene_violations, worn_mask
 from robustbench_local.physical.views import ViewRange, Views, approach, draw_views
-from robustbench_local.randomized import deciding
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 

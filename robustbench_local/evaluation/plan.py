@@ -14,12 +14,12 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.expectation import ExpectationAttack
 from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.cell import Task, Work
 from robustbench_local.evaluation.looking import FRAMES
 from robustbench_local.evaluation.proof import Proof
 from robustbench_local.evaluation.viewing import Viewing, controls
-from robustbench_local.randomized import draws_of
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threat import ThreatModel
 

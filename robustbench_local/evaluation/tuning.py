@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustbench_local.attacks.engine import default_batch_size
 from robustbench_local.classifier import Classifier
-from robustbench_local.failures import out_of_memory
-from robustbench_local.randomized import draws_of
+from robustbench_local.classifier.foreign_errors import out_of_memory
+from robustbench_local.classifier.stochastic import draws_of
 
 SMALLEST, LARGEST = 8, 1024
 """Batch sizes that are tried: powers of two."""

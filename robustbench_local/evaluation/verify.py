@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import deciding
 from robustbench_local.geometry import norm_of
-from robustbench_local.randomized import deciding
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 from robustbench_local.transformation import parameter_violations, transform

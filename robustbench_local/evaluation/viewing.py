@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.classifier.pass_counter import Meter
+from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.errors import InvariantError, UnreachableError
 from robustbench_local.evaluation.cell import AttackWork, Batch, advised, stranded
 from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
 from robustbench_local.evaluation.outcome import fingerprint, untouched
 from robustbench_local.evaluation.verify import Reading, read
 from robustbench_local.geometry import norm_of
-from robustbench_local.passes import Meter
 from robustbench_local.physical.light import unlit
 from robustbench_local.physical.printing import non_printability, total_variation
 from robustbench_local.physical.scene import worn_mask
 from robustbench_local.physical.views import Views
-from robustbench_local.randomized import draws_of
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import (
     LEAST_CLEAN,

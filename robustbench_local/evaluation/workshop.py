@@ -15,6 +15,7 @@ import torch
 
 from robustbench_local.catalogue import Card
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.device import resolve_device
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.identity import LOOP_VERSION, taught_by
@@ -25,7 +26,6 @@ from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.training import Images, fit, save
 from robustbench_local.evaluation.training_data import Wanted, load_images, marks
 from robustbench_local.models.sources import load_classifier
-from robustbench_local.placement import resolve_device
 
 
 def default_cache() -> Path:

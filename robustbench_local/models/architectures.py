@@ -11,8 +11,8 @@ from importlib import import_module
 import torch
 from torch import nn
 
+from robustbench_local.classifier.preprocessing import NORMALIZATIONS, Normalization
 from robustbench_local.errors import ConfigError
-from robustbench_local.preprocessing import NORMALIZATIONS, Normalization
 from robustbench_local.suggestion import did_you_mean
 
 _NETWORKS = "robustbench_local.models.networks:"

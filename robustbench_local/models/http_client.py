@@ -14,8 +14,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pydantic import Field
 
+from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.errors import ConfigError, ModelError, UnreachableError
-from robustbench_local.failures import first_line
 from robustbench_local.strict import Strict
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
+from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.failures import first_line
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.loaded import Loaded, Request, with_weights
 from robustbench_local.models.weights import Weights, read_weights

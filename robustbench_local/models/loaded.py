@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Access
+from robustbench_local.classifier.preprocessing import Normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.models.files import find_file
 from robustbench_local.models.http_client import EndpointOptions
 from robustbench_local.models.weights import Weights, fitted, load_into, read_weights
-from robustbench_local.preprocessing import Normalization
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
-from robustbench_local.failures import first_line
 from robustbench_local.models.files import find_file, read_file
 from robustbench_local.models.loaded import Loaded, Request
 from robustbench_local.models.onnx_data import external_locations

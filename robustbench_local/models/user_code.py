@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
-from robustbench_local.failures import first_line
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.files import find_file
 from robustbench_local.models.loaded import Loaded, Request

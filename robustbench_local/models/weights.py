@@ -23,8 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.errors import ModelError, RefusedError
-from robustbench_local.failures import first_line
 from robustbench_local.models.files import bare_hash, read_file
 
 _SAFE_TORCH = (2, 10)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747

@@ -16,13 +16,13 @@ from robustbench_local.certification.crown import CROWN
 from robustbench_local.certification.ibp import IBP
 from robustbench_local.certification.proof import BoundCertificate
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import ConfigError, ModelError, ThreatError
 from robustbench_local.evaluation import verify
 from robustbench_local.models.networks import ResNet2b, SmallCNN, strided_cnn
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
-from robustbench_local.wrapped import WrappedClassifier
 
 METHODS = pytest.mark.parametrize(
     "certificate", [IBP(), CROWN(intermediate="ibp"), CROWN(), CROWN(steps=3)], ids=repr

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from robustbench_local.certification.smoothed import SmoothedClassifier, vote_shares
 from robustbench_local.certification.smoothing import Smoothing
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import deciding
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomized import deciding
 from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
 
 

@@ -18,10 +18,10 @@ from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square import Square
 from robustbench_local.catalogue import list_cards
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.defenses.base import FixedWrapper, Wrapper
 from robustbench_local.defenses.wrappers import WRAPPERS, make_wrapper
 from robustbench_local.errors import CardError, ConfigError, ModelError
-from robustbench_local.randomized import RandomizedClassifier
 from robustbench_local.randomness import Numbers
 from robustbench_local.straight_through import straight_through
 

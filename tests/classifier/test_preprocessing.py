@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from robustbench_local.classifier.preprocessing import NORMALIZATIONS, Preprocessing, parse_normalization
 from robustbench_local.errors import ConfigError
-from robustbench_local.preprocessing import NORMALIZATIONS, Preprocessing, parse_normalization
 
 CPU = torch.device("cpu")
 

@@ -10,14 +10,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.description import describe
+from robustbench_local.classifier.device import ChannelsLast, place, resolve_device
+from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.model_identity import describe
+from robustbench_local.classifier.model_output import read_labels, read_logits
+from robustbench_local.classifier.pass_counter import CountedModule, Meter, input_gradient
+from robustbench_local.classifier.preprocessing import Normalization, Preprocessing, parse_normalization
+from robustbench_local.classifier.state_guard import ModuleState, RandomStates, Settings, sound_arithmetic
 from robustbench_local.errors import ConfigError, ModelError, RobustbenchError
-from robustbench_local.failures import first_line, out_of_memory
-from robustbench_local.isolation import ModuleState, RandomStates, Settings, sound_arithmetic
-from robustbench_local.outputs import read_labels, read_logits
-from robustbench_local.passes import CountedModule, Meter, input_gradient
-from robustbench_local.placement import ChannelsLast, place, resolve_device
-from robustbench_local.preprocessing import Normalization, Preprocessing, parse_normalization
 
 Access = Literal["gradients", "scores", "labels"]
 Precision = Literal["fp32", "bf16"]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.device import resolve_device
+from robustbench_local.classifier.foreign_errors import out_of_memory
+from robustbench_local.classifier.state_guard import RandomStates, Settings
 from robustbench_local.defenses.wrappers import defend
 from robustbench_local.errors import ConfigError, InvariantError, ModelError
-from robustbench_local.failures import out_of_memory
-from robustbench_local.isolation import RandomStates, Settings
-from robustbench_local.placement import resolve_device
 
 
 def linear(classes: int = 3, pixels: int = 3 * 4 * 4) -> nn.Module:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustbench_local.classifier.model_output import read_labels, read_logits
 from robustbench_local.errors import ModelError
-from robustbench_local.outputs import read_labels, read_logits
 
 LOGITS = torch.tensor([[1.0, 3.0, 2.0], [0.0, -1.0, 5.0]])
 

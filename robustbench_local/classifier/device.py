@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.failures import first_line, out_of_memory
 
 _MANY = 32
 """Channels from which on they are better innermost: measured on fourteen networks."""

@@ -11,8 +11,15 @@ from torch import nn
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import (
+    CLEAR,
+    RandomizedClassifier,
+    _doubted,
+    deciding,
+    draws_of,
+    seeded,
+)
 from robustbench_local.errors import InvariantError
-from robustbench_local.randomized import CLEAR, RandomizedClassifier, _doubted, deciding, draws_of, seeded
 from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
 from robustbench_local.threat import ThreatModel
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier.pass_counter import Meter
+from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import InvariantError
-from robustbench_local.passes import Meter
 from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
-from robustbench_local.wrapped import WrappedClassifier
 
 DRAWS = 20
 """Draws that an attack's look averages over."""
