@@ -13,8 +13,6 @@ from robustbench_local.reports.evidence import (
     Evidence,
     Spending,
     Standing,
-    Subject,
-    Threat,
     Verdict,
     WorstCase,
 )
@@ -121,7 +119,7 @@ def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
     order = list(dict.fromkeys((cell.subject, cell.threat) for cell in attacks))
     ranked = sorted(attacks, key=lambda cell: order.index((cell.subject, cell.threat)))
     grouped = groupby(ranked, key=lambda cell: (cell.subject, cell.threat))
-    return [_worst(subject, threat, list(group)) for (subject, threat), group in grouped]
+    return [worst_of(list(group)) for _, group in grouped]
 
 
 def _standing(record: CellRecord, counts: Tally) -> tuple[Standing, str | None]:
@@ -175,13 +173,14 @@ def _spending(outcomes: Sequence[OutcomeRecord]) -> Spending:
     )
 
 
-def _worst(subject: Subject, threat: Threat, cells: Sequence[CellResult]) -> WorstCase:
+def worst_of(cells: Sequence[CellResult]) -> WorstCase:
+    """Each image against all of these cells, which share a subject and a threat; at least one cell."""
     done = [cell for cell in cells if cell.done]
     everyone = set().union(*(cell.verdicts for cell in done))
     common = [image for image in (done[0].verdicts if done else ()) if all(image in c.verdicts for c in done)]
     return WorstCase(
-        subject=subject,
-        threat=threat,
+        subject=cells[0].subject,
+        threat=cells[0].threat,
         attacks=tuple(cell.record.attack for cell in done),
         missing=tuple(cell.record.attack for cell in cells if not cell.done),
         verdicts=_pointwise(done, common),

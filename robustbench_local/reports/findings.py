@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from robustbench_local.reports.analysis.doubts import find_doubts
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.masking import find_surprises
@@ -139,6 +140,14 @@ def _masking(evidence: Evidence) -> Iterator[Finding]:
         why = "Its gradients mislead the attacks that follow them, or those are too weak"
         text = f"{what} white-box attack. {why}; stronger attacks will lower its robust accuracy.{beyond}"
         yield Finding(level="warning", text=text)
+
+
+def _doubts(evidence: Evidence) -> Iterator[Finding]:
+    for doubt in find_doubts(evidence):
+        who = isolated(str(doubt.subject))
+        what = f"Not established for {counted(len(doubt.images), 'image')} of {who} under {doubt.threat}"
+        remedy = f" {doubt.remedy[0].upper()}{doubt.remedy[1:]}." if doubt.remedy else ""
+        yield Finding(level="warning", text=f"{what}: {doubt.reason}.{remedy}")
 
 
 def _unverified(evidence: Evidence) -> Iterator[Finding]:
@@ -328,6 +337,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _unfinished,
     _changing_answers,
     _masking,
+    _doubts,
     _unverified,
     _stickers,
     _few_images,

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from robustbench_local.reports.analysis.doubts import Doubt, find_doubts
 from robustbench_local.reports.brackets import Bracket, make_brackets
 from robustbench_local.reports.certified import Certification
 from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
@@ -48,9 +49,9 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
 
     Returns:
         ``schema``, ``cells``, ``worst_case`` and ``environment`` as documented in the README, and besides
-        ``comparisons``, ``gates``, ``findings``, ``transfers``, ``brackets``, ``corruptions``, ``goals``,
-        ``stickers``, ``data``, ``models``, ``severity``, ``seed`` and ``grid``. Shares lie in [0, 1]; one
-        that is not known is ``{"value": null, ..., "reason": "..."}``.
+        ``comparisons``, ``gates``, ``findings``, ``doubts``, ``transfers``, ``brackets``, ``corruptions``,
+        ``goals``, ``stickers``, ``data``, ``models``, ``severity``, ``seed`` and ``grid``. Shares lie in
+        [0, 1]; one that is not known is ``{"value": null, ..., "reason": "..."}``.
     """
     return {
         "schema": SCHEMA,
@@ -64,6 +65,7 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
             "violations": list(gates.violations),
         },
         "findings": [asdict(finding) for finding in find(evidence)],
+        "doubts": [_doubt(doubt) for doubt in find_doubts(evidence)],
         "transfers": [_transfer(one) for one in make_transfers(evidence)],
         "defenses": [_lesson(one) for one in make_lessons(evidence)],
         "brackets": [_bracket(one) for one in make_brackets(evidence)],
@@ -168,6 +170,19 @@ def _distance(cell: CellResult) -> JsonDict:
         "quartiles": [lower, median, upper],
         "n_unbroken": found.unbroken,
         "curve": [{"radius": step, **{key: share[key] for key in _ENDS}} for step, share in points],
+    }
+
+
+def _doubt(doubt: Doubt) -> JsonDict:
+    return {
+        "model": doubt.subject.model,
+        "defense": doubt.subject.defense,
+        "threat": doubt.threat.name,
+        "n": len(doubt.images),
+        "images": sorted(doubt.images),
+        "clean": doubt.clean,
+        "reason": doubt.reason,
+        "remedy": doubt.remedy,
     }
 
 

@@ -1,0 +1,158 @@
+"""What a gate is: its limit, its verdict on a model, and the report over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from robustbench_local.errors import ConfigError, InvariantError
+from robustbench_local.reports.evidence import Subject
+from robustbench_local.reports.words import listing, percent, radius
+from robustbench_local.statistics import Estimate
+
+Metric = Literal[
+    "robust_accuracy",
+    "clean_accuracy",
+    "attack_success",
+    "median_distance",
+    "certified_accuracy",
+    "sticker_success",
+]
+Bound = Literal["lower", "estimate", "upper"]
+Level = Literal["error", "warn"]
+Ruling = Literal["pass", "fail", "inconclusive"]
+
+EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 4
+EXIT_BLOCKED = InvariantError.exit_code
+"""A certificate is violated: something inside is wrong, whatever the gates say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One limit of the grid file.
+
+    Args:
+        metric: What is limited.
+        threat: Threat name, e.g. ``linf-8``: the worst case over its untargeted attacks.
+        attack: An attack's card or name: that attack alone.
+        model: Only this model; None: every model, each for itself.
+        defense: Only this defense, ``none`` for models without one; None: all.
+        min: Least value that passes: a share in [0, 1], or a distance.
+        max: Largest value that passes.
+        on: Which end of the 95 % interval, or the estimate itself, must keep the limit.
+        level: ``error`` gates decide the exit code, ``warn`` gates only speak.
+
+    Raises:
+        ConfigError: If it limits nothing, or in two ways, or with a value out of range.
+    """
+
+    metric: Metric = "robust_accuracy"
+    threat: str | None = None
+    attack: str | None = None
+    model: str | None = None
+    defense: str | None = None
+    min: float | None = None
+    max: float | None = None
+    on: Bound | None = None
+    level: Level = "error"
+
+    def __post_init__(self) -> None:
+        for key, choices in (("metric", Metric), ("on", Bound), ("level", Level)):
+            value = getattr(self, key)
+            if value not in get_args(choices) and not (key == "on" and value is None):
+                raise ConfigError(
+                    f"{key} must be one of {', '.join(get_args(choices))}, got {value!r}", where="gates"
+                )
+        if (self.min is None) == (self.max is None):
+            raise ConfigError("a gate needs either min or max", where="gates")
+        if self.metric != "median_distance" and not 0 <= self.limit <= 1:
+            raise ConfigError(f"a limit is a share between 0 and 1, got {self.limit}", where="gates")
+        if not (0 <= self.limit < math.inf):
+            raise ConfigError(f"a distance is 0 or more, got {self.limit}", where="gates")
+        if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
+            raise ConfigError(f"a gate on {self.metric} needs a threat or an attack", where="gates")
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Gate:
+        """A gate from an entry of the grid file.
+
+        Raises:
+            ConfigError: If it has unknown keys or impossible values.
+        """
+        given = {key: value for key, value in entry.items() if value is not None}
+        unknown = sorted(set(given) - set(cls.__dataclass_fields__))
+        if unknown:
+            known = listing(list(cls.__dataclass_fields__))
+            raise ConfigError(f"unknown key {unknown[0]!r}", where="gates", remedy=f"use {known}")
+        return cls(**given)
+
+    @property
+    def limit(self) -> float:
+        """The value to keep."""
+        return float(self.min if self.min is not None else self.max if self.max is not None else math.nan)
+
+    @property
+    def bound(self) -> Bound:
+        """Which end decides: unless said otherwise, the one that makes passing a statement we are sure of."""
+        return self.on or ("lower" if self.min is not None else "upper")
+
+    def __str__(self) -> str:
+        sign = "\N{GREATER-THAN OR EQUAL TO}" if self.min is not None else "\N{LESS-THAN OR EQUAL TO}"
+        where = f" ({self.threat or self.attack})" if self.threat or self.attack else ""
+        basis = "the estimate" if self.bound == "estimate" else f"the {self.bound} bound"
+        limit = radius(self.limit) if self.metric == "median_distance" else percent(self.limit)
+        return f"{self.metric.replace('_', ' ')}{where} {sign} {limit} on {basis}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a gate says about one model."""
+
+    gate: Gate
+    """The limit."""
+    subject: Subject | None
+    """The model and defense; None if the run has none that the gate speaks of."""
+    estimate: Estimate
+    """The measured value; of a distance, infinity where it is larger than the attacks looked for."""
+    ruling: Ruling
+    """``inconclusive`` when the interval straddles the limit, something is missing, or images are in doubt
+    whose robustness would change the ruling."""
+    reason: str
+    """Why, in one line."""
+
+    @property
+    def line(self) -> str:
+        """The verdict in one line, for the terminal."""
+        who = str(self.subject) if self.subject else (self.gate.model or "no model")
+        warning = ", a warning only" if self.gate.level == "warn" and self.ruling != "pass" else ""
+        return f"{self.ruling}: {who}: {self.gate}: {self.reason}{warning}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """All verdicts of a run."""
+
+    verdicts: tuple[Verdict, ...]
+    """In the order of the gates, then of the models."""
+    violations: tuple[str, ...] = ()
+    """Certificates that attacks contradict (diagnostic D25), one line each: no number is to be used then."""
+
+    @property
+    def exit_code(self) -> int:
+        """70 if a certificate is violated; else 1 if a gate fails, 4 if one is inconclusive, or 0.
+
+        Gates of level ``warn`` do not count.
+        """
+        if self.violations:
+            return EXIT_BLOCKED
+        rulings = {verdict.ruling for verdict in self.verdicts if verdict.gate.level == "error"}
+        return EXIT_FAILED if "fail" in rulings else EXIT_INCONCLUSIVE if "inconclusive" in rulings else 0
+
+    @property
+    def lines(self) -> list[str]:
+        """One line a verdict; one line that says so if there is no gate."""
+        judged = [verdict.line for verdict in self.verdicts]
+        blocked = [f"blocked: certificate violated: {line}" for line in self.violations]
+        return [*blocked, *judged] or ["no gate in the grid file: nothing was judged"]
