@@ -11,6 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc, betaincinv
 
+FIGURE_DIGITS = 10
+"""Significant digits of a computed figure: CPUs with other vector instructions differ in the sixteenth, and
+a figure that they would round apart is as rare as one in a million."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -95,6 +99,18 @@ class Quartiles:
         return self.n > 0
 
 
+def round_figure(number: float) -> float:
+    """A computed figure without the digits in which CPUs differ, so that reports agree to the byte.
+
+    Args:
+        number: An end of an interval, a p-value or a mean; infinity and NaN come back as they are.
+
+    Returns:
+        The number with ``FIGURE_DIGITS`` significant digits.
+    """
+    return float(f"{number:.{FIGURE_DIGITS}g}")
+
+
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     """Exact interval for a share: never covers less than ``level``, whatever the true share.
 
@@ -114,7 +130,7 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     tail = (1 - level) / 2
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
-    return Estimate(value=k / n, low=low, high=high, n=n, level=level)
+    return Estimate(value=k / n, low=round_figure(low), high=round_figure(high), n=n, level=level)
 
 
 def least_share(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[np.float64]:
@@ -156,7 +172,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low = 0.0 if k == 0 else max(0.0, centre - half)
     high = 1.0 if k == n else min(1.0, centre + half)
-    return Estimate(value=share, low=low, high=high, n=n, level=level)
+    return Estimate(value=share, low=round_figure(low), high=round_figure(high), n=n, level=level)
 
 
 def quartiles(distances: Sequence[float], level: float = 0.95) -> Quartiles:
@@ -207,9 +223,9 @@ def bounded_mean(values: Sequence[float], *, most: float = 1.0, level: float = 0
     edges = np.arange(n + 1) / n
     kept_low = np.clip(1 - band - edges[:-1], 0, 1 / n)
     kept_high = np.clip(edges[1:] - band, 0, 1 / n)
-    low = float(kept_low @ ordered)
-    high = float(kept_high @ ordered) + band * most
-    return Estimate(value=float(ordered.mean()), low=low, high=min(high, most), n=n, level=level)
+    low = round_figure(float(kept_low @ ordered))
+    high = round_figure(min(float(kept_high @ ordered) + band * most, most))
+    return Estimate(value=round_figure(float(ordered.mean())), low=low, high=high, n=n, level=level)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
@@ -230,9 +246,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     differing, fewer = only_first + only_second, min(only_first, only_second)
     # P(X <= fewer) for X ~ Binomial(differing, 1/2), as a regularised incomplete beta function.
     tail = float(betainc(differing - fewer, fewer + 1, 0.5)) if differing else 1.0
-    return Comparison(
-        n=len(pairs), only_first=only_first, only_second=only_second, p_value=min(1.0, 2 * tail)
-    )
+    p_value = round_figure(min(1.0, 2 * tail))
+    return Comparison(n=len(pairs), only_first=only_first, only_second=only_second, p_value=p_value)
 
 
 def worst_case(verdicts: Sequence[Sequence[bool]]) -> list[bool]:

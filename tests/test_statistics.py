@@ -18,6 +18,7 @@ from robustbench_local.statistics import (
     least_share,
     mcnemar,
     quartiles,
+    round_figure,
     wilson,
     worst_case,
 )
@@ -25,6 +26,34 @@ from robustbench_local.statistics import (
 
 def binomial_cdf(k: int, n: int, p: float) -> float:
     return math.fsum(comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
+
+
+@given(st.floats(1e-12, 1e6), st.integers(-4, 4))
+def test_figures_keep_ten_digits_and_none_in_which_machines_differ(number, steps):
+    other = number
+    for _ in range(abs(steps)):
+        other = math.nextafter(other, math.copysign(math.inf, steps))
+    assert round_figure(number) == pytest.approx(number, rel=5.1e-10)
+    # the digits that are left are the same, but for the one number in a million that lies on the border
+    assert round_figure(other) == pytest.approx(round_figure(number), rel=1.1e-9)
+    assert round_figure(round_figure(number)) == round_figure(number)
+
+
+def test_the_last_digits_of_every_computed_figure_are_rounded():
+    k = [7, 123, 499]
+    figures = [
+        end
+        for hits in k
+        for one in (clopper_pearson(hits, 500), wilson(hits, 500))
+        for end in (one.low, one.high)
+    ]
+    figures += [mcnemar([True] * 40 + [False] * 21, [False] * 40 + [True] * 21).p_value]
+    mean = bounded_mean([0.1, 0.7, 1 / 3] * 100)
+    for figure in [*figures, mean.value, mean.low, mean.high]:
+        beside = [math.nextafter(figure, 0), math.nextafter(figure, 1)]
+        assert [round_figure(one) for one in beside] == [figure, figure]
+    assert (round_figure(math.inf), round_figure(0.0)) == (math.inf, 0.0)
+    assert math.isnan(round_figure(math.nan))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from robustbench_local.reports.sightings import (
 )
 from robustbench_local.reports.viewpoints import ViewMap, make_map
 from robustbench_local.reports.words import NOTHING, SPACE, counted, full, isolated, percent
-from robustbench_local.statistics import Comparison, Estimate, clopper_pearson
+from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, round_figure
 
 READING_STICKERS = (
     "One sticker, or one patch beside the sign, for all views of a sign. It was made on views of the "
@@ -208,7 +208,7 @@ def _result(evidence: Evidence, cell: CellResult) -> StickerResult:
         left_out=turned((sign for sign in cell.signs if sign.standing == "void"), "sticker", targets),
         together=turned(cell.signs, "sticker", targets),
         own=_own(evidence, cell),
-        confidence=float(np.concatenate(wanted).mean()) if any(map(len, wanted)) else float("nan"),
+        confidence=round_figure(float(np.concatenate(wanted).mean())) if any(map(len, wanted)) else math.nan,
         controls=make_controls(cell),
         comparison=against_no_views(cell),
         targets=_targets(evidence, cell, views, table),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -272,7 +273,7 @@ def tally(outcomes: Iterable[OutcomeRecord]) -> Tally:
         errors=sum(row.status == "error" for row in rows),
         forward_passes=sum(row.forward_passes for row in rows),
         backward_passes=sum(row.backward_passes for row in rows),
-        seconds=sum(row.seconds for row in rows),
+        seconds=math.fsum(row.seconds for row in rows),  # exact, whatever the version of Python sums by
         certified=sum(bool(row.certified) for row in rows),
         abstained=sum(row.abstained for row in rows),
     )
