@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -131,6 +131,37 @@ def clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
     return Estimate(value=k / n, low=round_figure(low), high=round_figure(high), n=n, level=level)
+
+
+def share_met_in_part(common: tuple[int, int], every: tuple[int, int], level: float = 0.95) -> Estimate:
+    """The share of images that hold against several attacks of which each met only some of the images.
+
+    An image that one attack broke is broken, whether or not the others met it. So the images that all attacks
+    met give an unbiased share, and all images together give one that is too high, never too low: an image
+    that nobody broke might fall to an attack that has not met it. The value is the lower of the two shares,
+    with its own number of images. The lower end is the lower of their two lower ends, the upper end the lower
+    of their two upper ends, each of these at half the probability of an error, since either may err.
+
+    Args:
+        common: (held, images) over the images that every attack met; the smaller limits must not have been
+            chosen by what the other attacks found.
+        every: (not broken, images) over all images that any attack met; the common ones are among them.
+        level: Confidence, in (0, 1).
+
+    Returns:
+        An estimate whose ``n`` is that of the share it states. Without common images its lower end is 0.
+
+    Raises:
+        ValueError: If a count or ``level`` is out of range.
+    """
+    whole = clopper_pearson(*every, level=level)
+    if not common[1]:
+        return replace(whole, low=0.0) if whole.known else whole
+    met = clopper_pearson(*common, level=level)
+    half = (1 + level) / 2
+    high = min(clopper_pearson(*common, level=half).high, clopper_pearson(*every, level=half).high)
+    stated = min(met, whole, key=lambda one: one.value)
+    return replace(stated, low=min(met.low, whole.low), high=high)
 
 
 def least_share(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[np.float64]:

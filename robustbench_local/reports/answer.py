@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robustbench_local.reports.aims import aim, main_goal, tell
+from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.brackets import is_blocked
 from robustbench_local.reports.contrast import tied
 from robustbench_local.reports.corruptions import make_corruptions
-from robustbench_local.reports.evidence import CellResult, Evidence, Pair, WorstCase
+from robustbench_local.reports.evidence import CellResult, Evidence, Pair
 from robustbench_local.reports.findings import is_guessing
 from robustbench_local.reports.stickers import StickerResult, make_stickers, summary
 from robustbench_local.reports.words import budget, counted, full, isolated, p_value, permission

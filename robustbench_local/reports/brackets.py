@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat, WorstCase
+from robustbench_local.reports.analysis.worst_case import WorstCase
+from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
 from robustbench_local.reports.words import counted, full, isolated, listing
 from robustbench_local.statistics import Estimate, clopper_pearson
 

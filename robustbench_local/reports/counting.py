@@ -8,17 +8,16 @@ from dataclasses import replace
 from itertools import groupby
 from statistics import median
 
+from robustbench_local.reports.analysis.worst_case import WorstCase, worst_of
 from robustbench_local.reports.evidence import (
     CellResult,
     Evidence,
     Spending,
     Standing,
     Verdict,
-    WorstCase,
 )
 from robustbench_local.reports.sightings import Sign, read_signs
 from robustbench_local.reports.words import private
-from robustbench_local.statistics import worst_case
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, Tally, tally
 
 _ENVIRONMENT = (
@@ -113,13 +112,14 @@ def _readings(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[int | None, 
 def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
     """The per-image worst case for each subject and untargeted threat.
 
-    Attacks that were transferred from another model and corruptions have no part in it.
+    Attacks that were transferred from another model, targeted ones and corruptions are not among its attacks,
+    and never make it incomplete; but what they broke inside the ball is broken.
     """
     attacks = [cell for cell in cells if cell.in_worst_case]
     order = list(dict.fromkeys((cell.subject, cell.threat) for cell in attacks))
     ranked = sorted(attacks, key=lambda cell: order.index((cell.subject, cell.threat)))
     grouped = groupby(ranked, key=lambda cell: (cell.subject, cell.threat))
-    return [worst_of(list(group)) for _, group in grouped]
+    return [worst_of(list(group), others=cells) for _, group in grouped]
 
 
 def _standing(record: CellRecord, counts: Tally) -> tuple[Standing, str | None]:
@@ -171,34 +171,6 @@ def _spending(outcomes: Sequence[OutcomeRecord]) -> Spending:
         median_broken=median(broken) if broken else None,
         largest_broken=max(broken, default=None),
     )
-
-
-def worst_of(cells: Sequence[CellResult]) -> WorstCase:
-    """Each image against all of these cells, which share a subject and a threat; at least one cell."""
-    done = [cell for cell in cells if cell.done]
-    everyone = set().union(*(cell.verdicts for cell in done))
-    common = [image for image in (done[0].verdicts if done else ()) if all(image in c.verdicts for c in done)]
-    return WorstCase(
-        subject=cells[0].subject,
-        threat=cells[0].threat,
-        attacks=tuple(cell.record.attack for cell in done),
-        missing=tuple(cell.record.attack for cell in cells if not cell.done),
-        verdicts=_pointwise(done, common),
-        left_out=len(everyone) - len(common),
-    )
-
-
-def _pointwise(cells: Sequence[CellResult], images: Sequence[str]) -> dict[str, Verdict]:
-    if not cells:
-        return {}
-    rows = [[cell.verdicts[image] for image in images] for cell in cells]
-    held = worst_case([[verdict.robust for verdict in row] for row in rows])
-    correct = worst_case([[verdict.clean_correct for verdict in row] for row in rows])
-    broken = [any(verdict.broken for verdict in column) for column in zip(*rows, strict=True)]
-    return {
-        image: Verdict(clean_correct=c, broken=c and b, robust=h)
-        for image, c, b, h in zip(images, correct, broken, held, strict=True)
-    }
 
 
 def _clean(record: CellRecord) -> CellRecord:

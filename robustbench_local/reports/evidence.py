@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from robustbench_local.reports.sightings import Sign, turned
 from robustbench_local.reports.words import budget, family, sight
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
 from robustbench_local.store import CellRecord, EventRecord, Tally
+
+if TYPE_CHECKING:
+    from robustbench_local.reports.analysis.worst_case import WorstCase
 
 Standing = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
 
@@ -210,50 +213,6 @@ class CellResult:
         """A share of a done cell; unknown where it is a matter of attacks, or of certificates, alone."""
         meant = attacked is None or attacked != self.certificate
         return clopper_pearson(k, n) if self.done and meant else clopper_pearson(0, 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorstCase:
-    """A subject under one untargeted threat: each image against all attacks that were done (V6)."""
-
-    subject: Subject
-    """The model and defense under test."""
-    threat: Threat
-    """What the attacker may do."""
-    attacks: tuple[str, ...]
-    """The attacks that count."""
-    missing: tuple[str, ...]
-    """The attacks of the grid that do not: not run, failed, partial or void. While there are any, the
-    worst case may be too high."""
-    verdicts: Mapping[str, Verdict] = field(repr=False)
-    """Image id -> verdict over all the attacks, on the images that every one of them was run on."""
-    left_out: int = 0
-    """Images that some of the attacks were not run on."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every attack of the grid counts."""
-        return bool(self.attacks) and not self.missing
-
-    @property
-    def clean_accuracy(self) -> Estimate:
-        """Share of the images that are read correctly untouched."""
-        return self._share(verdict.clean_correct for verdict in self.verdicts.values())
-
-    @property
-    def robust_accuracy(self) -> Estimate:
-        """Share of the images that hold against every attack."""
-        return self._share(verdict.robust for verdict in self.verdicts.values())
-
-    @property
-    def attack_success(self) -> Estimate:
-        """Share of the clean-correct images that at least one attack broke."""
-        return self._share(verdict.broken for verdict in self.verdicts.values() if verdict.clean_correct)
-
-    @staticmethod
-    def _share(marks: Iterable[bool]) -> Estimate:
-        counted = list(marks)
-        return clopper_pearson(sum(counted), len(counted))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustbench_local.reports.analysis.doubts import find_doubts
+from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.masking import find_surprises
@@ -136,10 +137,38 @@ def _masking(evidence: Evidence) -> Iterator[Finding]:
         share = f"{surprise.share.count} of {counted(surprise.share.n, 'image')}"
         share = f"{share} ({percent(surprise.share.value)})"
         what = f"{kind} beats white box on {where}: {share} fell to {listing(surprise.attacks)} and to no"
-        beyond = " The worst case does not count transfers: it is too high." if surprise.transferred else ""
         why = "Its gradients mislead the attacks that follow them, or those are too weak"
-        text = f"{what} white-box attack. {why}; stronger attacks will lower its robust accuracy.{beyond}"
+        text = f"{what} white-box attack. {why}; stronger attacks will lower its robust accuracy."
         yield Finding(level="warning", text=text)
+
+
+def _met_in_part(evidence: Evidence) -> Iterator[Finding]:
+    """Worst cases of attacks that met different images: what is stated over which."""
+    for threat in evidence.threats:
+        worst = [one for one in evidence.worst_cases if one.threat == threat and one.left_out]
+        if worst:
+            where = listing([_overlap(one) for one in worst])
+            text = f"Attacks under {threat} met different images, and what one broke is broken: {where}."
+            more = "Interval ends use all of them; give the attacks the same limit to compare them."
+            yield Finding(level="note", text=f"{text} {more}")
+
+
+def _overlap(worst: WorstCase) -> str:
+    common = len(worst.verdicts)
+    kept = sum(verdict.robust for verdict in worst.every.values())
+    share = f"{kept} of the {len(worst.every)} that any met are unbroken so far"
+    return f"{isolated(str(worst.subject))} ({counted(common, 'image')} met by all; {share})"
+
+
+def _broken_elsewhere(evidence: Evidence) -> Iterator[Finding]:
+    """Images that count as broken because of a candidate that was made for something else."""
+    found = [one for one in evidence.worst_cases if one.elsewhere]
+    for one in found:
+        names = listing([isolated(name) for name in dict.fromkeys(one.elsewhere.values())])
+        what = f"{counted(len(one.elsewhere), 'image')} of {isolated(str(one.subject))}"
+        why = f"fell to candidates of {names} inside the same ball and to none of the attacks themselves"
+        text = f"Counted as broken under {one.threat}: {what} {why}."
+        yield Finding(level="note", text=text)
 
 
 def _doubts(evidence: Evidence) -> Iterator[Finding]:
@@ -350,4 +379,6 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _fragile,
     _toothless,
     _spared,
+    _met_in_part,
+    _broken_elsewhere,
 )

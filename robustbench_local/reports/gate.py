@@ -63,10 +63,11 @@ def _verdicts(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[V
             )
         ]
     subjects = dict.fromkeys(cell.subject for cell in cells)
+    own = {subject: [cell for cell in cells if cell.subject == subject] for subject in subjects}
     return [
         verdict
         for subject in subjects
-        for verdict in judge_subject(gate, subject, [one for one in cells if one.subject == subject], doubts)
+        for verdict in judge_subject(gate, subject, own[subject], doubts, evidence.cells)
     ]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat, WorstCase, attack_labels
+from robustbench_local.reports.analysis.worst_case import WorstCase
+from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat, attack_labels
 from robustbench_local.statistics import Estimate, clopper_pearson
 
 WORST_CASE = "worst case"

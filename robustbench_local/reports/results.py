@@ -8,12 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from robustbench_local.reports.analysis.doubts import Doubt, find_doubts
+from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.brackets import Bracket, make_brackets
 from robustbench_local.reports.certified import Certification
 from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
 from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.distances import measures_distance, reach
-from robustbench_local.reports.evidence import CellResult, Evidence, WorstCase
+from robustbench_local.reports.evidence import CellResult, Evidence
 from robustbench_local.reports.findings import find
 from robustbench_local.reports.gate import GateReport, Verdict, judge_evidence
 from robustbench_local.reports.goals import GoalTable, make_goal_tables

@@ -10,10 +10,10 @@ from functools import partial
 from robustbench_local.reports.analysis.doubts import Doubt, select_doubts
 from robustbench_local.reports.analysis.gate_types import Gate, Ruling, Verdict
 from robustbench_local.reports.analysis.recount import AssumedOutcome, assume_outcome
+from robustbench_local.reports.analysis.worst_case import WorstCase, worst_of
 from robustbench_local.reports.controls import doubts as sticker_doubts
-from robustbench_local.reports.counting import worst_of
 from robustbench_local.reports.distances import nearest_radii, spread
-from robustbench_local.reports.evidence import CellResult, Subject, Threat, WorstCase
+from robustbench_local.reports.evidence import CellResult, Subject, Threat
 from robustbench_local.reports.words import counted, distance, full, listing
 from robustbench_local.statistics import Estimate, clopper_pearson
 
@@ -22,7 +22,11 @@ _Rule = Callable[[Gate, Subject, Sequence[CellResult]], Verdict]
 
 
 def judge_subject(
-    gate: Gate, subject: Subject, cells: Sequence[CellResult], doubts: Sequence[Doubt] = ()
+    gate: Gate,
+    subject: Subject,
+    cells: Sequence[CellResult],
+    doubts: Sequence[Doubt] = (),
+    others: Sequence[CellResult] = (),
 ) -> list[Verdict]:
     """The verdicts of one gate on one subject.
 
@@ -31,14 +35,20 @@ def judge_subject(
         subject: The model and defense.
         cells: The subject's cells that the gate concerns, at least one.
         doubts: What is doubted in the run. A ruling that depends on images in doubt is ``inconclusive``.
+        others: All cells of the run. What they broke inside the ball of a threat counts against the threat;
+            a gate that names an attack judges that attack alone.
 
     Returns:
         One verdict for each value that the gate compares with its limit.
     """
-    return [_settle(group, doubts, partial(judge, gate, subject)) for group, judge in _group(gate, cells)]
+    return [
+        _settle(group, doubts, partial(judge, gate, subject)) for group, judge in _group(gate, cells, others)
+    ]
 
 
-def _group(gate: Gate, cells: Sequence[CellResult]) -> list[tuple[list[CellResult], _Rule]]:
+def _group(
+    gate: Gate, cells: Sequence[CellResult], others: Sequence[CellResult]
+) -> list[tuple[list[CellResult], _Rule]]:
     """The cells that one verdict is about, and what judges them."""
     if gate.metric == "clean_accuracy":
         return [(list(cells), _judge_clean)]
@@ -50,7 +60,8 @@ def _group(gate: Gate, cells: Sequence[CellResult]) -> list[tuple[list[CellResul
         return [([cell], _judge_sticker) for cell in cells]
     together = _alike([cell for cell in cells if cell.in_worst_case], lambda one: one.threat)
     alone = [[cell] for cell in cells if not cell.in_worst_case]
-    return [(group, _judge_attacks) for group in [*together, *alone]]
+    judge = partial(_judge_attacks, others=() if gate.attack else others)
+    return [(group, judge) for group in [*together, *alone]]
 
 
 def _alike(cells: Sequence[CellResult], key: Callable[[CellResult], object]) -> list[list[CellResult]]:
@@ -99,10 +110,18 @@ def _judge_clean(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> V
     return _rule(gate, subject, estimate, missing=() if done else ("every cell",))
 
 
-def _judge_attacks(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:
+def _judge_attacks(
+    gate: Gate, subject: Subject, cells: Sequence[CellResult], others: Sequence[CellResult] = ()
+) -> Verdict:
     """Robust accuracy or attack success: each image against all of these attacks."""
-    worst = worst_of(cells)
-    return _rule(gate, subject, _METRICS[gate.metric](worst), missing=worst.missing)
+    worst = worst_of(cells, others)
+    estimate = _METRICS[gate.metric](worst)
+    told = full(estimate)
+    if worst.left_out:
+        unbroken = sum(verdict.robust for verdict in worst.every.values())
+        met = f"{len(worst.verdicts)} of {counted(len(worst.every), 'image')} met every attack"
+        told = f"{told}; {met}, {unbroken} are unbroken so far"
+    return _rule(gate, subject, estimate, missing=worst.missing, told=told)
 
 
 def _judge_certificates(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:
