@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.curves import Curve, Panel
+from robustbench_local.reports.curves import Levels, Marks, Outline, Panel, draw_together, levels_of
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.words import family, isolated, listing, percent
 from robustbench_local.statistics import Estimate, clopper_pearson
@@ -55,15 +55,24 @@ class Certification:
         return (counts.forward_passes + counts.backward_passes) / counts.n if counts.n else None
 
     @property
-    def points(self) -> tuple[tuple[float, Estimate], ...]:
-        """(radius, certified accuracy), ascending from 0; never rises. Empty if the cell is not done."""
-        if not self.cell.done:
+    def levels(self) -> Levels:
+        """(radius, image by image whether it is certified there), ascending from 0; empty unless done."""
+        cell = self.cell
+        if not cell.done:
             return ()
-        radii, asked = self.cell.proven, self.cell.record.eps
+        radii, asked = cell.proven, cell.record.eps
         own = any(radius != asked for radius in radii.values())
         ends = _grid(max(radii.values())) if own else [asked] if asked else []
-        start = (0.0, self.cell.clean_accuracy)
-        return (start, *((end, _at_least(end, radii, self.cell.tally.n)) for end in ends))
+        start = (0.0, {image: verdict.clean_correct for image, verdict in cell.verdicts.items()})
+        return (
+            start,
+            *((end, {image: radii.get(image, 0.0) >= end for image in cell.verdicts}) for end in ends),
+        )
+
+    @property
+    def points(self) -> tuple[tuple[float, Estimate], ...]:
+        """(radius, certified accuracy over all its images), ascending; never rises."""
+        return tuple((end, clopper_pearson(sum(marks.values()), len(marks))) for end, marks in self.levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,42 +140,46 @@ def _kind(row: Certification) -> str:
 
 
 def _panel(evidence: Evidence, norm: str, kind: str, rows: Sequence[Certification]) -> Panel:
-    curves = []
+    outlines = []
     for subject in evidence.subjects:
-        own = [row for row in rows if row.cell.subject == subject and row.points]
-        points = _joined(own)
-        if len(points) < 2:
+        own = [row for row in rows if row.cell.subject == subject and row.levels]
+        levels = _joined(own)
+        if len(levels) < 2:
             continue
-        every = STEPS if len(points) > STEPS else 1
-        curves.append(Curve(subject=subject, points=points, every=every, told="certified"))
+        every = STEPS if len(levels) > STEPS else 1
+        outlines.append(Outline(subject=subject, levels=levels, every=every, told="certified"))
         attacked = _attacked(evidence, subject, norm)
         if attacked and all(row.cell.record.concerns == "model" for row in own):
-            curves.append(Curve(subject=subject, points=attacked, told="under attack", dotted=True))
-    return Panel(norm=norm, attack=kind, curves=tuple(curves), measure="certified accuracy")
+            outlines.append(Outline(subject=subject, levels=attacked, told="under attack", dotted=True))
+    return Panel(norm=norm, attack=kind, curves=draw_together(outlines), measure="certified accuracy")
 
 
-def _joined(rows: Sequence[Certification]) -> tuple[tuple[float, Estimate], ...]:
+def _joined(rows: Sequence[Certification]) -> Levels:
     """The curve of the certificate that reaches furthest, or the answers about several radii in one."""
     if not rows:
         return ()
-    longest = max(rows, key=lambda row: (len(row.points), row.points[-1][0]))
-    if len(longest.points) > 2:
-        return longest.points
-    answers = sorted((point for row in rows for point in row.points), key=lambda point: point[1].value)
-    return tuple(sorted(dict(answers).items()))  # at 0 the certificate that abstained least
+    longest = max(rows, key=lambda row: (len(row.levels), row.levels[-1][0]))
+    if len(longest.levels) > 2:
+        return longest.levels
+    answers = sorted((level for row in rows for level in row.levels), key=lambda level: _mean(level[1]))
+    return tuple(sorted(dict(answers).items(), key=lambda level: level[0]))  # at 0 what abstained least
 
 
-def _attacked(evidence: Evidence, subject: Subject, norm: str) -> tuple[tuple[float, Estimate], ...]:
+def _attacked(evidence: Evidence, subject: Subject, norm: str) -> Levels:
     """What attacks have left of a subject at each radius, from untouched images on."""
     found = {
-        worst.threat.eps: worst.robust_accuracy
+        worst.threat.eps: worst.verdicts
         for worst in evidence.worst_cases
         if worst.subject == subject
         and worst.threat.norm == norm
         and not worst.threat.sources
-        and worst.robust_accuracy.known
+        and worst.verdicts
     }
-    return tuple(sorted({0.0: evidence.clean_accuracy(subject), **found}.items())) if found else ()
+    return levels_of(sorted(found.items(), key=lambda level: level[0])) if found else ()
+
+
+def _mean(marks: Marks) -> float:
+    return sum(marks.values()) / max(1, len(marks))
 
 
 def _grid(largest: float) -> list[float]:
@@ -175,7 +188,3 @@ def _grid(largest: float) -> list[float]:
     size = 10.0 ** math.floor(math.log10(coarse))
     mark = next(size * head for head in _ROUND if size * head >= coarse)
     return [mark * step / STEPS for step in range(1, STEPS * math.ceil(largest / mark) + 1)]
-
-
-def _at_least(radius: float, radii: Mapping[str, float], count: int) -> Estimate:
-    return clopper_pearson(sum(one >= radius for one in radii.values()), count)

@@ -30,7 +30,7 @@ class CorruptionMap:
     subject: Subject
     """The model and defense."""
     clean: Estimate
-    """Accuracy on untouched images."""
+    """Accuracy on untouched images; where the map is of the same images throughout, on those."""
     severities: tuple[int, ...]
     """Ascending."""
     rows: tuple[CorruptionRow, ...]
@@ -64,7 +64,8 @@ def _map(
     kinds: Sequence[str],
     severities: Sequence[int],
 ) -> CorruptionMap:
-    found = {(cell.threat.kind, int(cell.record.eps)): _square(cell) for cell in cells}
+    images = _same_images(cells)
+    found = {(cell.threat.kind, int(cell.record.eps)): _square(cell, images) for cell in cells}
     absent = Square(estimate=clopper_pearson(0, 0), word="not run", reason=NOT_IN_GRID)
     table = [[found.get((kind, severity), absent) for severity in severities] for kind in kinds]
     rows = [
@@ -78,15 +79,31 @@ def _map(
     )
     return CorruptionMap(
         subject=subject,
-        clean=evidence.clean_accuracy(subject),
+        clean=_clean(cells, images) if images else evidence.clean_accuracy(subject),
         severities=tuple(severities),
         rows=tuple(rows),
         mean=mean,
     )
 
 
-def _square(cell: CellResult) -> Square:
-    return Square(estimate=cell.robust_accuracy, word=standing_word(cell), reason=cell.problem or "")
+def _same_images(cells: Sequence[CellResult]) -> list[str]:
+    """The images that every cell that is done has met: squares and their mean are compared by the eye."""
+    met = [cell.verdicts for cell in cells if cell.done]
+    return [image for image in met[0] if all(image in one for one in met)] if met else []
+
+
+def _clean(cells: Sequence[CellResult], images: Sequence[str]) -> Estimate:
+    met = [cell.verdicts for cell in cells if cell.done]
+    correct = sum(all(one[image].clean_correct for one in met) for image in images)
+    return clopper_pearson(correct, len(images))
+
+
+def _square(cell: CellResult, images: Sequence[str]) -> Square:
+    """Accuracy over these images; over the cell's own where no image was met by all."""
+    share = cell.robust_accuracy
+    if cell.done and images:
+        share = clopper_pearson(sum(cell.verdicts[image].robust for image in images), len(images))
+    return Square(estimate=share, word=standing_word(cell), reason=cell.problem or "")
 
 
 def _mean(squares: Sequence[Square]) -> Square:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from robustbench_local.reports.curves import Curve, Panel
+from robustbench_local.reports.curves import Outline, Panel, draw_together
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat, attack_labels
 from robustbench_local.statistics import Estimate, Quartiles, clopper_pearson, quartiles
 
@@ -39,6 +39,9 @@ class Reach:
     """Median of this attack's distance over the nearest of all, image by image; None where only one
     attack is compared, infinite if it missed half of the images that others broke."""
 
+    radii: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Image id -> the distance at which it broke, as in ``CellResult``."""
+
     @property
     def nearest(self) -> bool:
         """Whether this is the nearest of several attacks."""
@@ -64,13 +67,21 @@ class DistanceGroup:
         if not self.threat.eps:
             return ()
         labels = dict.fromkeys(one.label for one in sorted(self.reaches, key=lambda one: not one.nearest))
-        return tuple(self._panel(label) for label in labels)
+        panels = (self._panel(label) for label in labels)
+        return tuple(panel for panel in panels if panel.curves)
 
     def _panel(self, label: str) -> Panel:
-        shown = (one for one in self.reaches if one.label == label)
-        curves = [Curve(subject=one.subject, points=one.points, every=_MARKS) for one in shown]
+        shown = (one for one in self.reaches if one.label == label and one.radii)
+        outlines = [
+            Outline(
+                subject=one.subject,
+                levels=[(step, _held(step, one.radii)) for step in _steps(self.threat.eps)],
+                every=_MARKS,
+            )
+            for one in shown
+        ]
         title = f"{label}, targeted" if self.targeted else label
-        return Panel(norm=self.threat.norm, attack=title, curves=tuple(curves))
+        return Panel(norm=self.threat.norm, attack=title, curves=draw_together(outlines))
 
 
 def make_groups(evidence: Evidence) -> list[DistanceGroup]:
@@ -99,9 +110,33 @@ def nearest_radii(cells: Sequence[CellResult]) -> dict[str, float]:
     return {image: min(cell.radii[image] for cell in cells) for image in common}
 
 
-def spread(radii: Collection[float]) -> Quartiles:
+def nearest_spread(cells: Sequence[CellResult]) -> Quartiles:
+    """The distances to the nearest that any of these done cells found, where each may have met some images.
+
+    The images that all of them met give the median; all images together one that is too large, never too
+    small, since an attack that has not met an image might have come nearer. As for shares (see
+    ``share_met_in_part``) the lower of the two is stated, and each upper end has half the probability of an
+    error.
+    """
+    common = nearest_radii(cells)
+    every = {
+        image: min(other.radii[image] for other in cells if image in other.radii)
+        for cell in cells
+        for image in cell.radii
+    }
+    whole, met = spread(every.values()), spread(common.values())
+    if all(image in common or not radius for image, radius in every.items()):
+        return whole
+    if not met.known:
+        return replace(whole, low=0.0)
+    half = [spread(radii, level=0.975).high for radii in (common.values(), every.values())]
+    stated = min(met, whole, key=lambda one: one.median)
+    return replace(stated, low=min(met.low, whole.low), high=min(half))
+
+
+def spread(radii: Collection[float], *, level: float = 0.95) -> Quartiles:
     """Quartiles of the distance, over the images that are read correctly untouched."""
-    return quartiles([radius for radius in radii if radius > 0])
+    return quartiles([radius for radius in radii if radius > 0], level)
 
 
 def read_curve(radii: Collection[float], eps: float) -> tuple[tuple[float, Estimate], ...]:
@@ -111,12 +146,25 @@ def read_curve(radii: Collection[float], eps: float) -> tuple[tuple[float, Estim
         radii: One an image: 0 if it is read wrongly untouched, infinite if it was not broken.
         eps: The largest radius, above 0.
     """
-    steps = [eps * step / STEPS for step in range(STEPS + 1)]
+    steps = _steps(eps)
     return tuple((step, _held_at(step, radii)) for step in steps)
 
 
+def _steps(eps: float) -> list[float]:
+    return [eps * step / STEPS for step in range(STEPS + 1)]
+
+
 def _held_at(step: float, radii: Collection[float]) -> Estimate:
-    return clopper_pearson(sum(radius > step * (1 + _ROUNDING) for radius in radii), len(radii))
+    return clopper_pearson(sum(_beyond(step, radius) for radius in radii), len(radii))
+
+
+def _held(step: float, radii: Mapping[str, float]) -> dict[str, bool]:
+    return {image: _beyond(step, radius) for image, radius in radii.items()}
+
+
+def _beyond(step: float, radius: float) -> bool:
+    """Whether an image with this radius holds at a distance; rounding may put it just outside."""
+    return radius > step * (1 + _ROUNDING)
 
 
 def _group(
@@ -153,6 +201,7 @@ def _reach(subject: Subject, attack: str | None, label: str, radii: Mapping[str,
         distances=spread(radii.values()),
         unbroken=sum(math.isinf(radius) for radius in radii.values()),
         points=read_curve(radii.values(), eps),
+        radii=radii,
     )
 
 

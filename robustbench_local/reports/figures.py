@@ -258,7 +258,7 @@ def _curves(panels: Sequence[Panel], names: dict[Subject, str]) -> Figure:
             axes.plot(radii, values, label=label, markevery=curve.every, **look)
         axes.set_xticks(panel.radii, [radius(eps) for eps in panel.radii])
         axes.set(ylim=(-2, 102), xlabel=axis(panel.norm))
-        axes.set_title(drawable(panel.attack, "attack"), loc="left", fontsize=9)
+        axes.set_title(drawable(panel.title, "attack"), loc="left", fontsize=9)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel(f"{panels[0].measure}, %")

@@ -32,7 +32,8 @@ class Lesson:
     threat: Threat
     """What the attacker may do."""
     undefended: Square
-    """Robust accuracy of the model without its defense under the same attack."""
+    """Robust accuracy of the model without its defense under the same attack; all three of the same images,
+    as far as there are images that all of them met."""
     naive: Square
     """Robust accuracy against candidates that were crafted on the model without its defense."""
     adaptive: Square
@@ -61,15 +62,22 @@ def _lesson(naive: CellResult, cells: dict[tuple[Subject, str], CellResult]) -> 
     attack = naive.record.attack.removesuffix("[naive]")
     adaptive = cells.get((naive.subject, attack))
     without = cells.get((Subject(model=naive.record.model, defense=NONE), attack))
+    images = _same_images([naive, adaptive, without])
     return Lesson(
         subject=naive.subject,
         attack=attack,
         threat=naive.threat,
-        undefended=_square(without),
-        naive=_square(naive),
-        adaptive=_square(adaptive),
+        undefended=_square(without, images),
+        naive=_square(naive, images),
+        adaptive=_square(adaptive, images),
         comparison=_compared(naive, adaptive),
     )
+
+
+def _same_images(cells: Sequence[CellResult | None]) -> list[str]:
+    """The images that every cell that is done has met."""
+    met = [cell.verdicts for cell in cells if cell is not None and cell.done]
+    return [image for image in met[0] if all(image in one for one in met)] if met else []
 
 
 def _compared(naive: CellResult, adaptive: CellResult | None) -> Comparison | None:
@@ -83,9 +91,13 @@ def _robust(cell: CellResult, images: Sequence[str]) -> list[bool]:
     return [cell.verdicts[image].robust for image in images]
 
 
-def _square(cell: CellResult | None) -> Square:
+def _square(cell: CellResult | None, images: Sequence[str]) -> Square:
+    """Robust accuracy over these images; over the cell's own where no image was met by all."""
     if cell is None:
         return Square(estimate=clopper_pearson(0, 0), word="not run", reason=NOT_IN_GRID)
+    if cell.done and images:
+        share = clopper_pearson(sum(_robust(cell, images)), len(images))
+        return Square(estimate=share, word=standing_word(cell))
     return Square(estimate=cell.robust_accuracy, word=standing_word(cell), reason=cell.problem or "")
 
 

@@ -12,7 +12,7 @@ from robustbench_local.reports.analysis.gate_types import Gate, Ruling, Verdict
 from robustbench_local.reports.analysis.recount import AssumedOutcome, assume_outcome
 from robustbench_local.reports.analysis.worst_case import WorstCase, worst_of
 from robustbench_local.reports.controls import doubts as sticker_doubts
-from robustbench_local.reports.distances import nearest_radii, spread
+from robustbench_local.reports.distances import nearest_spread, spread
 from robustbench_local.reports.evidence import CellResult, Subject, Threat
 from robustbench_local.reports.words import counted, distance, full, listing
 from robustbench_local.statistics import Estimate, clopper_pearson
@@ -156,7 +156,7 @@ def _judge_sticker(gate: Gate, subject: Subject, cells: Sequence[CellResult]) ->
 def _judge_distance(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:
     """The median distance to the nearest that several attacks under one threat have found."""
     done, record = [cell for cell in cells if cell.done], cells[0].record
-    found = spread(nearest_radii(done).values() if done else ())
+    found = nearest_spread(done) if done else spread(())
     known = Estimate(value=found.median, low=found.low, high=found.high, n=found.n)
     ends = [distance(record.norm, end, beyond=record.eps) for end in (found.median, found.low, found.high)]
     between = f"{ends[1]} to {ends[2]}, " if found.low < found.high else ""

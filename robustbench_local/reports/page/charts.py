@@ -68,9 +68,10 @@ def styles(evidence: Evidence) -> dict[Subject, int]:
 def make_chart(panel: Panel, style_of: dict[Subject, int]) -> Chart:
     """A panel's curves, scaled to the drawing; y is always 0 to 100 %."""
     largest = max(panel.radii)
+    what = f"{panel.measure.capitalize()} in percent. {panel.title}"
     return Chart(
-        title=f"{norm_sign(panel.norm)}, {panel.attack}",
-        description=f"{panel.measure.capitalize()} in percent. {'; '.join(map(_describe, panel.curves))}",
+        title=f"{norm_sign(panel.norm)}, {panel.title}",
+        description=f"{what}: {'; '.join(map(_describe, panel.curves))}",
         axis=axis(panel.norm),
         x_ticks=_x_ticks(panel, largest),
         y_ticks=tuple(Tick(place=_y(share / 4), label=f"{25 * share}") for share in range(5)),

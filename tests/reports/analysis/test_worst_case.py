@@ -170,3 +170,21 @@ def test_a_gate_that_names_an_attack_judges_that_attack_alone():
     )
     assert rule(evidence, threat=None, attack=PGD, min=0.8).ruling == "pass"
     assert rule(evidence, min=0.8).ruling == "fail"
+
+
+def make_distances(radii, attack, first=0):
+    """A cell of an attack that looks for the nearest adversarial images, at these radii."""
+    cell = make_cell("b" * len(radii), attack, measure="distance", eps=3.0, norm="L2", threat="l2-3")
+    known = {f"image-{first + place:03}": radius for place, radius in enumerate(radii)}
+    return replace(cell, radii=known)
+
+
+def test_a_distance_gate_uses_what_any_attack_found_of_any_image():
+    gate = {"metric": "median_distance", "threat": "l2-3"}
+    far = make_distances([1.0] * 40, "ddn-l2-3")
+    near = make_evidence(far, make_distances([0.1] * 30, "fmn-l2-3"))
+    assert judge_evidence(near, [gate | {"min": 0.5}]).verdicts[0].ruling == "fail"
+    apart = make_evidence(far, make_distances([0.1] * 4, "fmn-l2-3", first=40))
+    verdict = judge_evidence(apart, [gate | {"min": 0.5}]).verdicts[0]
+    assert verdict.ruling == "inconclusive"  # no image met both: the lower end is 0
+    assert judge_evidence(apart, [gate | {"min": 1.5}]).verdicts[0].ruling == "fail"

@@ -1,0 +1,132 @@
+"""Figures that are drawn or compared together are of the same images, with n beside each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from test_worst_case import AUTOATTACK, EPS, PGD, make_cell, make_evidence
+
+from robustbench_local.reports.certified import make_certified
+from robustbench_local.reports.corruptions import make_corruptions
+from robustbench_local.reports.curves import make_panels
+from robustbench_local.reports.distances import make_groups
+from robustbench_local.reports.naive import make_lessons
+from robustbench_local.statistics import clopper_pearson
+
+
+def proof(marks):
+    """A certificate at eps 8/255: p proven, h read rightly without a proof, w wrong."""
+    cell = make_cell(["h" if mark == "p" else mark for mark in marks], "crown", measure="certificate")
+    proven = {f"image-{place:03}": EPS for place, mark in enumerate(marks) if mark == "p"}
+    verdicts = {image: verdict._replace(robust=image in proven) for image, verdict in cell.verdicts.items()}
+    return replace(cell, proven=proven, verdicts=verdicts)
+
+
+def test_a_curve_is_of_the_images_that_every_radius_met():
+    small = make_cell("h" * 20 + "w" * 80, "pgd50-linf-4", eps=EPS / 2, threat="linf-4")
+    large = make_cell("h" * 10 + "b" * 10, PGD)
+    (panel,) = [one for one in make_panels(make_evidence(small, large)) if one.attack == "pgd50"]
+    (curve,) = panel.curves
+    assert [share for _, share in curve.points] == [clopper_pearson(k, 20) for k in (20, 20, 10)]
+    assert panel.title == "pgd50 (n = 20)"
+
+
+def test_curves_of_several_models_are_of_the_images_that_all_of_them_met():
+    cells = [
+        make_cell(
+            "h" * images,
+            f"pgd50-linf-{eps}",
+            key=f"{model}{eps}",
+            model=model,
+            eps=eps / 255,
+            threat=f"linf-{eps}",
+        )
+        for model, images in (("a", 100), ("b", 12))
+        for eps in (4, 8)
+    ]
+    (panel,) = make_panels(make_evidence(*cells))
+    assert [curve.n for curve in panel.curves] == [12, 12]
+
+
+def test_models_that_share_no_image_are_said_to_be_of_other_images():
+    cells = [
+        make_cell(
+            "h" * images,
+            f"pgd50-linf-{eps}",
+            key=f"{model}{eps}",
+            model=model,
+            eps=eps / 255,
+            threat=f"linf-{eps}",
+        )
+        for model, images in (("a", 100), ("b", 12))
+        for eps in (4, 8)
+    ]
+    for place in (2, 3):
+        moved = {f"other-{image}": verdict for image, verdict in cells[place].verdicts.items()}
+        cells[place] = replace(cells[place], verdicts=moved)
+    (panel,) = make_panels(make_evidence(*cells))
+    assert panel.title == "pgd50 (other images each, n = 12 to 100)"
+
+
+def test_proof_and_attack_are_drawn_over_the_same_images():
+    """Proof on 50 images, attacks on 16 of them: on these 16 the two agree, so no gap is drawn."""
+    marks = "p" * 8 + "h" * 8 + "p" * 34
+    evidence = make_evidence(proof(marks), make_cell("h" * 8 + "b" * 8, AUTOATTACK))
+    (group,) = make_certified(evidence)
+    certified, attacked = group.panels[0].curves
+    assert certified.points[-1][1] == attacked.points[-1][1] == clopper_pearson(8, 16)
+    assert certified.points[0][1] == attacked.points[0][1] == clopper_pearson(16, 16)
+    assert group.rows[0].points[-1][1] == clopper_pearson(42, 50)
+
+
+def test_distance_curves_of_several_models_are_of_the_same_images():
+    cells = [
+        replace(
+            make_cell(
+                "b" * images, "ddn-l2-1", key=model, model=model, norm="L2", eps=1.0, threat="l2-1",
+                measure="distance",
+            ),
+            radii={f"image-{place:03}": 0.01 * (place + 1) for place in range(images)},
+        )
+        for model, images in (("a", 60), ("b", 15))
+    ]  # fmt: skip
+    (group,) = make_groups(make_evidence(*cells))
+    assert [curve.n for curve in group.panels[0].curves] == [15, 15]
+    assert [one.distances.n for one in group.reaches] == [60, 15]
+
+
+def test_naive_and_adaptive_are_stated_over_the_images_that_both_met():
+    naive = make_cell("h" * 30 + "b" * 10, f"{PGD}[naive]", knowledge="naive", defense="jpeg")
+    adaptive = make_cell("h" * 5 + "b" * 5, PGD, defense="jpeg")
+    (lesson,) = make_lessons(make_evidence(naive, adaptive))
+    assert lesson.naive.estimate == clopper_pearson(10, 10)
+    assert lesson.adaptive.estimate == clopper_pearson(5, 10)
+    assert lesson.comparison is not None
+    assert lesson.comparison.n == 10
+
+
+def test_corruptions_and_their_mean_are_of_the_same_images():
+    cells = [
+        make_cell(marks, f"fog-{size:g}", norm="corruption", eps=size, threat=f"fog-{size:g}")
+        for size, marks in ((1.0, "h" * 10 + "w" * 40), (5.0, "h" * 5 + "b" * 5))
+    ]
+    (found,) = make_corruptions(make_evidence(*cells))
+    assert [square.estimate for square in found.rows[0].squares] == [
+        clopper_pearson(10, 10),
+        clopper_pearson(5, 10),
+    ]
+    assert found.clean == clopper_pearson(10, 10)
+    assert found.mean.overall.estimate.value == pytest.approx(0.75)
+
+
+def test_models_are_compared_on_images_whose_worst_case_is_known_for_both():
+    cells = [
+        make_cell("h" * 30, PGD, key="1"),
+        make_cell("h" * 10, AUTOATTACK, key="2"),
+        make_cell("b" * 20, PGD, key="3", model="other"),
+        make_cell("b" * 10, AUTOATTACK, key="4", model="other"),
+    ]
+    evidence = make_evidence(*cells)
+    (pair,) = evidence.pairs(evidence.threats[0])
+    assert (pair.comparison.n, pair.comparison.only_first) == (10, 10)
