@@ -72,9 +72,11 @@ class Ensemble(Attack):
                 break
             if stage.targets and ranked is None:
                 ranked = ranked_targets(engine, threat, most)
+            before = engine.found.clone()
             targets = None if ranked is None or not stage.targets else ranked[:, : stage.targets]
             for restart in range(stage.restarts):
                 engine.run(stage.search(threat), engine.items(restart, targets=targets))
+            classifier.name_stage((engine.found & ~before).nonzero().flatten(), stage.name)
         return engine.points
 
     def cost(self, threat: ThreatModel) -> tuple[int, int]:

@@ -194,6 +194,11 @@ class Classifier:
             if state is not None and (changed := state.restore()):
                 self.note(f"{', '.join(changed[:3])} changed while it was attacked; put back afterwards")
 
+    def name_stage(self, rows: Tensor, stage: str) -> None:
+        """Note which stage of an ensemble found the candidates of these images of the open `metered`."""
+        if self._meters:
+            self._meters[-1].name_stage(rows, stage)
+
     @contextmanager
     def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:
         """Count passes by image while open; the innermost open meter counts.

@@ -22,11 +22,13 @@ class Meter:
 
     Attributes:
         total: Passes of either kind over all images, for showing that work goes on.
+        stages: For each image the stage of an ensemble that found its candidate; empty where none did.
     """
 
     def __init__(self, count: int, device: torch.device, limit: int | None = None) -> None:
         self.limit = limit
         self.total = 0
+        self.stages = [""] * count
         self._forward = torch.zeros(count, dtype=torch.int64, device=device)
         self._backward = torch.zeros_like(self._forward)
 
@@ -50,6 +52,11 @@ class Meter:
             return None
         spent = self._forward if rows is None else self._forward[rows.to(self._forward.device)]
         return self.limit - spent
+
+    def name_stage(self, rows: Tensor, stage: str) -> None:
+        """Note which stage of an ensemble found the candidates of some images, (M,) int64."""
+        for row in rows.tolist():
+            self.stages[row] = stage
 
     def reserve(self, rows: Tensor | None, size: int) -> None:
         """Refuse a forward pass that an image has no query left for, before it happens.

@@ -264,7 +264,8 @@ def _run(task: Task, positions: list[int]) -> Batch:
         passes = spent.passes()
         candidates[attacked] = verified.candidates
         for place, row in enumerate(attacked.tolist()):
-            records[row] = judged(records[row], verified, place, task.threat, passes[place])
+            stage = spent.stages[place]
+            records[row] = judged(records[row], verified, place, task.threat, passes[place], stage)
     seconds = (time.perf_counter() - started) / len(positions)
     outcomes = tuple(replace(record, seconds=seconds) for record in records)
     return Batch(outcomes=outcomes, candidates=candidates)
@@ -279,6 +280,11 @@ class _Spent:
     def __init__(self, task: Task, count: int) -> None:
         self._crafted_on, self._count = task.crafted_on, count
         self.meters: list[Meter] = []
+
+    @property
+    def stages(self) -> list[str]:
+        """Which stage of the attack, if it has stages, found the candidate of each image."""
+        return self.meters[0].stages
 
     def passes(self) -> list[tuple[int, int]]:
         """Forward and backward passes of each image; what other libraries spent counts for these alone."""

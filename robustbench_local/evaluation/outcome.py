@@ -71,7 +71,12 @@ def spared_outcome(record: OutcomeRecord) -> OutcomeRecord:
 
 
 def judged(
-    record: OutcomeRecord, verified: Verified, place: int, threat: ThreatModel, passes: tuple[int, int]
+    record: OutcomeRecord,
+    verified: Verified,
+    place: int,
+    threat: ThreatModel,
+    passes: tuple[int, int],
+    stage: str = "",
 ) -> OutcomeRecord:
     """The record of an attacked image, with the harness's verdict.
 
@@ -81,6 +86,7 @@ def judged(
         place: Row of this image among them.
         threat: Budget and goal.
         passes: Forward and backward passes of the attack and the harness on this image.
+        stage: The stage of an ensemble that found the candidate, if the attack has stages.
 
     Returns:
         The completed record, seconds aside.
@@ -104,6 +110,7 @@ def judged(
         status=status if prediction is not None else "non-finite",
         error=reason if prediction is not None else _NOT_FINITE,
         adversarial_hash=fingerprint(verified.candidates[place]),
+        stage=stage if broken else "",
     )
 
 

@@ -101,6 +101,7 @@ def judge_cell(
         breaks={row.image: _lengths(row) for row in outcomes if row.broken},
         readings=_readings(outcomes) if done else {},
         proven={row.image: _proven(row, record) for row in outcomes if _proven(row, record) > 0},
+        stages={row.image: row.stage for row in outcomes if row.broken and row.stage},
         signs=signs,
     )
 

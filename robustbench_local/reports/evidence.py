@@ -109,6 +109,8 @@ class CellResult:
     readings: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
     """Image id -> what it was read as in the end, and its label, over the images that are read correctly
     untouched; empty unless done."""
+    stages: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Image id -> the stage of an ensemble that broke it; only images whose stage is known."""
     signs: tuple[Sign, ...] = field(default=(), repr=False)
     """Every look at each image, where the cell is about views."""
 

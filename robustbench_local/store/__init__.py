@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustbench_local.store.records import (
+    BLACK_BOX_STAGES,
     LEAST_CLEAN,
     CellRecord,
     CellStatus,
@@ -20,6 +21,7 @@ from robustbench_local.store.records import (
 from robustbench_local.store.sqlite import RunStore
 
 __all__ = [
+    "BLACK_BOX_STAGES",
     "LEAST_CLEAN",
     "CellRecord",
     "CellStatus",

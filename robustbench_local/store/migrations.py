@@ -142,6 +142,11 @@ def m005_surface(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE cells ADD COLUMN surface TEXT")
 
 
+def m006_stages(connection: sqlite3.Connection) -> None:
+    """Outcomes say which stage of an ensemble broke the image; of older runs nobody knows."""
+    connection.execute("ALTER TABLE outcomes ADD COLUMN stage TEXT NOT NULL DEFAULT ''")
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
@@ -149,6 +154,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m003_certificates,
     m004_views,
     m005_surface,
+    m006_stages,
 )
 
 

@@ -14,6 +14,8 @@ Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-vi
 it), or one of the controls."""
 ViewKind = Literal["view", "approach"]
 """``view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
+BLACK_BOX_STAGES = frozenset({"square"})
+"""Stages of ensembles that see only scores, although the ensemble as a whole needs gradients."""
 LEAST_CLEAN = 0.95
 """Share of its clean views in which a sign has to be read rightly; below it the sign is void."""
 
@@ -82,6 +84,9 @@ class OutcomeRecord:
     proven, None where none was sought or the method says only yes or no."""
     abstained: bool = False
     """A certificate's cell only: the certificate makes no prediction for this image."""
+    stage: str = ""
+    """The stage of an ensemble that found the candidate which broke the image, e.g. ``apgd-t``; empty where
+    the image is not broken or the attack has no stages, and in runs made before this was recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,7 @@ def outcome_to_row(outcome: OutcomeRecord) -> Row:
         _flag_or_none(outcome.certified),
         _finite_or_none(outcome.radius),
         bool(outcome.abstained),
+        *_texts(outcome.stage),
     )
 
 

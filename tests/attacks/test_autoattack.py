@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from attack_samples import Sample, linear_sample, trained_sample, wrapped
@@ -16,6 +18,7 @@ from robustbench_local.attacks.foreign import ReferenceAutoAttack
 from robustbench_local.attacks.pgd import PGD, PGDSearch
 from robustbench_local.geometry import norm_of
 from robustbench_local.losses import margin
+from robustbench_local.store import BLACK_BOX_STAGES
 from robustbench_local.threat import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="12/255")
@@ -215,3 +218,25 @@ def test_constant_logits_and_many_classes_are_no_trouble(classes: int):
         candidates = sample.attack(attack, LINF)
         assert ((candidates >= 0) & (candidates <= 1)).all()
         assert (norm_of(candidates - sample.images, "Linf") <= LINF.eps + 1e-6).all()
+
+
+def test_each_image_is_credited_to_the_stage_that_found_its_candidate(small: Sample):
+    with small.classifier.metered(len(small.images)) as meter:
+        found = small.attack(ATTACK, EASY)
+    changed = (found != small.images).flatten(1).any(dim=1)
+    assert {stage for stage, moved in zip(meter.stages, changed.tolist(), strict=True) if moved} == {
+        "apgd-ce"
+    }
+
+    module = small.classifier.module
+    masked = wrapped(lambda images: module((images * 255).round() / 255), small.classifier.num_classes)
+    with masked.metered(len(small.images)) as meter:
+        replace(small, classifier=masked).attack(ATTACK, EASY)
+    assert meter.stages.count("square") > len(meter.stages) / 2
+
+
+def test_reports_know_every_stage_that_sees_only_scores():
+    attacks = [APGDCET(), *(AutoAttack(version=version) for version in ("standard", "plus", "rand"))]
+    stages = [stage for attack in attacks for stage in attack.stages(LINF, 10)]
+    assert {stage.name for stage in stages if not stage.backward} == BLACK_BOX_STAGES
+    assert not any(stage.backward for stage in stages if stage.name in BLACK_BOX_STAGES)
