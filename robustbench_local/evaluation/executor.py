@@ -14,6 +14,7 @@ from robustbench_local.errors import StorageError
 from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.cell import Batch, Task, one_line
 from robustbench_local.evaluation.listener import Listener
+from robustbench_local.evaluation.model_notes import keep_model_notes
 from robustbench_local.evaluation.plan import Plan, PlannedCell
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.evaluation.tuning import threads, tune_batch_size
@@ -122,6 +123,7 @@ class _Runner:
         self.store.save_arrays(self.key, positions[0], arrays)
 
     def _finish(self, status: CellStatus, error: str | None) -> None:
+        keep_model_notes(self.store, [self.cell.subject, self.cell.crafted_on])
         self.store.set_status(self.key, status, error)
         if error and status != "skipped":  # a skipped cell's own record says why
             self._tell("error" if status == "error" else "warning", error)

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from robustbench_local.reports.analysis.doubts import find_doubts
-from robustbench_local.reports.analysis.worst_case import WorstCase
+from robustbench_local.reports.analysis import remarks
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
-from robustbench_local.reports.masking import find_surprises
 from robustbench_local.reports.stickers import StickerResult, make_stickers
 from robustbench_local.reports.words import counted, full, interval, isolated, listing, percent
 from robustbench_local.statistics import Estimate
@@ -130,53 +128,9 @@ def _changing_answers(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(level="warning", text=text)
 
 
-def _masking(evidence: Evidence) -> Iterator[Finding]:
-    for surprise in find_surprises(evidence):
-        kind = "Transfer" if surprise.transferred else "Black box"
-        where = f"{isolated(str(surprise.subject))} under {surprise.threat}"
-        share = f"{surprise.share.count} of {counted(surprise.share.n, 'image')}"
-        share = f"{share} ({percent(surprise.share.value)})"
-        what = f"{kind} beats white box on {where}: {share} fell to {listing(surprise.attacks)} and to no"
-        why = "Its gradients mislead the attacks that follow them, or those are too weak"
-        text = f"{what} white-box attack. {why}; stronger attacks will lower its robust accuracy."
-        yield Finding(level="warning", text=text)
-
-
-def _met_in_part(evidence: Evidence) -> Iterator[Finding]:
-    """Worst cases of attacks that met different images: what is stated over which."""
-    for threat in evidence.threats:
-        worst = [one for one in evidence.worst_cases if one.threat == threat and one.left_out]
-        if worst:
-            where = listing([_overlap(one) for one in worst])
-            text = f"Attacks under {threat} met different images, and what one broke is broken: {where}."
-            more = "Interval ends use all of them; give the attacks the same limit to compare them."
-            yield Finding(level="note", text=f"{text} {more}")
-
-
-def _overlap(worst: WorstCase) -> str:
-    common = len(worst.verdicts)
-    kept = sum(verdict.robust for verdict in worst.every.values())
-    share = f"{kept} of the {len(worst.every)} that any met are unbroken so far"
-    return f"{isolated(str(worst.subject))} ({counted(common, 'image')} met by all; {share})"
-
-
-def _broken_elsewhere(evidence: Evidence) -> Iterator[Finding]:
-    """Images that count as broken because of a candidate that was made for something else."""
-    found = [one for one in evidence.worst_cases if one.elsewhere]
-    for one in found:
-        names = listing([isolated(name) for name in dict.fromkeys(one.elsewhere.values())])
-        what = f"{counted(len(one.elsewhere), 'image')} of {isolated(str(one.subject))}"
-        why = f"fell to candidates of {names} inside the same ball and to none of the attacks themselves"
-        text = f"Counted as broken under {one.threat}: {what} {why}."
-        yield Finding(level="note", text=text)
-
-
-def _doubts(evidence: Evidence) -> Iterator[Finding]:
-    for doubt in find_doubts(evidence):
-        who = isolated(str(doubt.subject))
-        what = f"Not established for {counted(len(doubt.images), 'image')} of {who} under {doubt.threat}"
-        remedy = f" {doubt.remedy[0].upper()}{doubt.remedy[1:]}." if doubt.remedy else ""
-        yield Finding(level="warning", text=f"{what}: {doubt.reason}.{remedy}")
+def _tell(level: Level, tell: Callable[[Evidence], Iterator[str]]) -> Callable[[Evidence], Iterator[Finding]]:
+    """A check whose every sentence is a finding of this level."""
+    return lambda evidence: (Finding(level=level, text=text) for text in tell(evidence))
 
 
 def _unverified(evidence: Evidence) -> Iterator[Finding]:
@@ -365,8 +319,10 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _guessing,
     _unfinished,
     _changing_answers,
-    _masking,
-    _doubts,
+    _tell("warning", remarks.tell_masking),
+    _tell("warning", remarks.tell_disagreements),
+    _tell("warning", remarks.tell_doubts),
+    _tell("warning", remarks.tell_model_weaknesses),
     _unverified,
     _stickers,
     _few_images,
@@ -379,6 +335,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _fragile,
     _toothless,
     _spared,
-    _met_in_part,
-    _broken_elsewhere,
+    _tell("note", remarks.tell_partial_overlap),
+    _tell("note", remarks.tell_breaks_elsewhere),
+    _tell("note", remarks.tell_model_notes),
 )

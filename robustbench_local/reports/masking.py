@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.analysis.attempts import Attempt, list_attempts
+from robustbench_local.reports.evidence import Evidence, Subject, Threat
 from robustbench_local.statistics import Estimate, clopper_pearson
 
 LEAST_IMAGES = 3
@@ -23,57 +24,60 @@ class Surprise:
     """What the attacker may do."""
     transferred: bool
     """Whether candidates made on another model did it, or on this one without its defense; else attacks
-    that see scores or labels."""
+    that see scores or labels, stages of ensembles among them."""
     attacks: tuple[str, ...]
     """The attacks that did."""
     share: Estimate
     """Images broken by them and by no white-box attack, among those that both kinds met to the end."""
+    misled: tuple[Attempt, ...] = ()
+    """The white-box attempts that missed them."""
 
 
 def find_surprises(evidence: Evidence) -> Iterator[Surprise]:
     """Every model and threat where black box beats white box, or a transfer does, beyond chance."""
     for subject in evidence.subjects:
         for threat in evidence.threats:
-            cells = [
-                cell
-                for cell in evidence.attacks
-                if (cell.subject, cell.threat) == (subject, threat) and cell.done and not cell.targeted
-            ]
-            white = [cell for cell in cells if cell.record.knowledge == "white-box"]
+            attempts = list_attempts(evidence, subject, threat)
+            white = [one for one in attempts if one.sees_gradients]
             for transferred in (False, True):
                 black = [
-                    cell
-                    for cell in cells
-                    if cell.record.knowledge != "white-box" and cell.borrowed == transferred
+                    one for one in attempts if not one.sees_gradients and one.cell.borrowed == transferred
                 ]
                 found = _surprise(white, black) if white and black else None
                 if found is not None:
                     yield found
 
 
-def _surprise(white: Sequence[CellResult], black: Sequence[CellResult]) -> Surprise | None:
-    met = [
-        image
-        for image in white[0].verdicts
-        if all(_met(cell, image) for cell in white) and any(_met(cell, image) for cell in black)
-    ]
-    held = {image for image in met if not any(cell.verdicts[image].broken for cell in white)}
-    fallen = {cell.record.attack: {i for i in held if _broke(cell, i)} for cell in black}
-    count = len(set().union(*fallen.values()))
-    if count < max(LEAST_IMAGES, LEAST_SHARE * len(met)):
+def exceeds_chance(count: int, images: int) -> bool:
+    """Whether so many of the images are more than sound models show."""
+    return count >= max(LEAST_IMAGES, LEAST_SHARE * images)
+
+
+def _strongest(white: Sequence[Attempt]) -> Sequence[Attempt]:
+    """Those of which an image has to have met one: iterative ones if there are any.
+
+    A single step misses much on sound models, too.
+    """
+    return [one for one in white if not one.is_single_step] or white
+
+
+def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset[str]().union(*sets)
+
+
+def _surprise(white: Sequence[Attempt], black: Sequence[Attempt]) -> Surprise | None:
+    strongest = _strongest(white)
+    held = _union(one.met for one in strongest) - _union(one.broken for one in white)
+    fallen = {one.name: held & one.broken for one in black}
+    count = len(_union(fallen.values()))
+    images = len(_union(one.answered for one in strongest) & _union(one.answered for one in black))
+    if not exceeds_chance(count, images):
         return None
     return Surprise(
-        subject=white[0].subject,
-        threat=white[0].threat,
-        transferred=black[0].borrowed,
-        attacks=tuple(attack for attack, images in fallen.items() if images),
-        share=clopper_pearson(count, len(met)),
+        subject=white[0].cell.subject,
+        threat=white[0].cell.threat,
+        transferred=black[0].cell.borrowed,
+        attacks=tuple(attack for attack, missed in fallen.items() if missed),
+        share=clopper_pearson(count, images),
+        misled=tuple(white),
     )
-
-
-def _met(cell: CellResult, image: str) -> bool:
-    return image in cell.verdicts and cell.verdicts[image].known
-
-
-def _broke(cell: CellResult, image: str) -> bool:
-    return image in cell.verdicts and cell.verdicts[image].broken

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from robustbench_local.attacks.autoattack import AutoAttack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
@@ -289,3 +290,25 @@ def test_a_label_moved_elsewhere_is_counted_apart(linear, data):
     untargeted = outcomes(task(linear, chosen, attack=Grouped(), threat=replace(threat, targets=())))
     assert tally(untargeted).broken == tally(rows).broken + tally(rows).moved_elsewhere
     assert tally(rows).moved_elsewhere > 0
+
+
+def test_every_broken_image_names_the_stage_that_broke_it(linear, data):
+    """With gradients that vanish, what AutoAttack still breaks is Square's, and the outcomes say so."""
+    few = data.select(torch.arange(12))
+    for row in outcomes(task(linear, few, AutoAttack())):
+        assert row.stage == ("apgd-ce" if row.broken else "")
+    stages = Classifier(Stairs(linear.module), num_classes=4, name="stairs")
+    rows = outcomes(task(stages, few, AutoAttack(), replace(THREAT, eps=0.2)), batch_size=12)
+    assert any(row.stage == "square" for row in rows)
+    assert all(bool(row.stage) == row.broken for row in rows)
+
+
+class Stairs(torch.nn.Module):
+    """The same answers, from images rounded to 8 bits: every gradient is zero."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images):
+        return self.inner((images * 255).round() / 255)

@@ -165,11 +165,10 @@ def test_smaller_angles_lie_inside_larger_ones_but_severities_do_not():
 
 
 def test_a_gate_that_names_an_attack_judges_that_attack_alone():
-    evidence = make_evidence(
-        make_cell("h" * 30), make_cell("b" * 30, "t", knowledge="transfer", surrogate="s")
-    )
-    assert rule(evidence, threat=None, attack=PGD, min=0.8).ruling == "pass"
-    assert rule(evidence, min=0.8).ruling == "fail"
+    transfer = make_cell("bb" + "h" * 28, "t", knowledge="transfer", surrogate="s")
+    evidence = make_evidence(make_cell("h" * 30), transfer)
+    assert rule(evidence, threat=None, attack=PGD, min=0.95, on="estimate").ruling == "pass"
+    assert rule(evidence, min=0.95, on="estimate").ruling == "fail"
 
 
 def make_distances(radii, attack, first=0):

@@ -1,0 +1,153 @@
+"""What was tried on the images of a subject, stage by stage: an ensemble is several attacks in one cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.store import BLACK_BOX_STAGES
+
+LEAST_QUERIES = 1000
+"""Queries below which a black box that fails on an image says little about it (diagnostic D8)."""
+_GRADIENT_LOSSES = {
+    "apgd-ce": "ce",
+    "apgd-t": "margin",
+    "apgd-dlr": "margin",
+    "fab": "margin",
+    "fab-t": "margin",
+}
+"""What the stages of ensembles follow; the difference of logits by another name is the margin."""
+_LOSSES = {"ce": "ce", "margin": "margin", "dlr": "margin"}
+_METHODS = {
+    "fgsm": "ce",
+    "apgd-t": "margin",
+    "fab-t": "margin",
+    "cw": "margin",
+    "deepfool": "margin",
+    "fmn": "margin",
+}
+"""What attacks follow that take no loss."""
+_WITH_SQUARE = ("autoattack", "reference:autoattack")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """An attack, or those stages of an ensemble that see alike, on the images that it came to its end on."""
+
+    cell: CellResult
+    """The cell that it belongs to."""
+    name: str
+    """The attack; of an ensemble also the stages."""
+    knowledge: str
+    """``white-box``, ``scores``, ``labels``, ``transfer`` or ``naive``."""
+    loss: str
+    """``ce`` or ``margin`` (DLR too): what its gradients are of; empty where it is neither or several."""
+    met: frozenset[str]
+    """Clean-correct images on which it came to its end."""
+    broken: frozenset[str] = field(repr=False)
+    """Those that it broke."""
+
+    @property
+    def unbroken(self) -> frozenset[str]:
+        """Those that it did not break."""
+        return self.met - self.broken
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """All images of the cell on which it came to its end, clean mistakes included."""
+        return frozenset(image for image, verdict in self.cell.verdicts.items() if verdict.known)
+
+    @property
+    def method(self) -> str:
+        """The registered name of the attack."""
+        return str(self.parameters.get("method", ""))
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Its hyper-parameters."""
+        return self.cell.record.parameters
+
+    @property
+    def sees_gradients(self) -> bool:
+        """Whether it follows the gradients of the very model under test."""
+        return self.knowledge == "white-box"
+
+    @property
+    def is_black_box(self) -> bool:
+        """Whether it asks the model under test for scores or labels only."""
+        return self.knowledge in {"scores", "labels"}
+
+    @property
+    def is_single_step(self) -> bool:
+        """Whether it takes one step only, so that iterative attacks are expected to beat it."""
+        return self.method == "fgsm"
+
+    @property
+    def is_thorough(self) -> bool:
+        """Whether a black box asked often enough for its failures to mean something."""
+        return (self.cell.spending.largest or 0) >= LEAST_QUERIES
+
+
+def list_attempts(evidence: Evidence, subject: Subject, threat: Threat) -> list[Attempt]:
+    """Every untargeted attempt under a threat that was carried through; ensembles are split."""
+    cells = (
+        cell
+        for cell in evidence.attacks
+        if (cell.subject, cell.threat) == (subject, threat)
+        and cell.done
+        and not (cell.targeted or cell.viewed or cell.corrupted)
+    )
+    return [attempt for cell in cells for attempt in split_cell(cell)]
+
+
+def split_cell(cell: CellResult) -> list[Attempt]:
+    """The attempts of a done cell: one, but of an ensemble its gradient stages and Square apart."""
+    met, broken = _met(cell.verdicts), frozenset(i for i, one in cell.verdicts.items() if one.broken)
+    knowledge = cell.record.knowledge
+    if knowledge != "white-box" or not (cell.stages or _ends_with_square(cell)):
+        loss = _loss_of(cell.record.parameters) if knowledge == "white-box" else ""
+        return [_attempt(cell, "", knowledge, loss, met, broken)]
+    by_square = frozenset(image for image in broken if cell.stages.get(image) in BLACK_BOX_STAGES)
+    attempts = [_attempt(cell, "gradient stages", "white-box", "", met, broken - by_square)]
+    if by_square or _ends_with_square(cell):
+        attempts.append(_attempt(cell, "square", "scores", "", (met - broken) | by_square, by_square))
+    return attempts
+
+
+def split_losses(cell: CellResult) -> list[Attempt]:
+    """The gradient stages of an ensemble by what they follow; the later ones meet what the first left."""
+    found = []
+    left = _met(cell.verdicts)
+    for loss in ("ce", "margin"):
+        broken = frozenset(i for i in left if _GRADIENT_LOSSES.get(cell.stages.get(i, "")) == loss)
+        found.append(_attempt(cell, f"stages on the {_TOLD[loss]}", "white-box", loss, left, broken))
+        left = left - broken
+    return found
+
+
+_TOLD = {"ce": "cross-entropy", "margin": "margin"}
+
+
+def _attempt(
+    cell: CellResult, stage: str, knowledge: str, loss: str, met: Iterable[str], broken: Iterable[str]
+) -> Attempt:
+    name = f"{cell.record.attack}, {stage}" if stage else cell.record.attack
+    return Attempt(
+        cell=cell, name=name, knowledge=knowledge, loss=loss, met=frozenset(met), broken=frozenset(broken)
+    )
+
+
+def _met(verdicts: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(image for image, one in verdicts.items() if one.known and one.clean_correct)
+
+
+def _loss_of(parameters: Mapping[str, Any]) -> str:
+    named = _LOSSES.get(str(parameters.get("loss", "")))
+    return named or _METHODS.get(str(parameters.get("method", "")), "")
+
+
+def _ends_with_square(cell: CellResult) -> bool:
+    parameters = cell.record.parameters
+    return parameters.get("method") in _WITH_SQUARE and parameters.get("version") != "rand"

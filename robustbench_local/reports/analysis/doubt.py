@@ -1,0 +1,60 @@
+"""Images whose robustness is not established although no attack broke them, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """Images of a subject under one threat for which "not broken" does not mean "robust"."""
+
+    subject: Subject
+    """The model and defense."""
+    threat: Threat
+    """What the attacker may do."""
+    images: frozenset[str]
+    """Ids of the images."""
+    reason: str
+    """Why, in one line: a sentence with its figures and without its full stop."""
+    remedy: str = ""
+    """What would settle it, in one line without a full stop; empty if nothing simple would."""
+    clean: bool = False
+    """Whether the model's answers themselves are in doubt, on clean images as well as on adversarial ones:
+    then the images may turn out correctly classified as well as misclassified, transferred attacks and
+    certificates say as little, and no gate on the model is decided by them."""
+
+
+def threats_of(evidence: Evidence, subject: Subject) -> tuple[Threat, ...]:
+    """Everything a subject was put through, targeted goals, corruptions and certificates included."""
+    return tuple(dict.fromkeys(cell.threat for cell in evidence.cells if cell.subject == subject))
+
+
+def doubt_answers(evidence: Evidence, subject: Subject, reason: str, remedy: str = "") -> Iterator[Doubt]:
+    """Doubts about every image of a subject under every threat, because its answers cannot be relied on.
+
+    Args:
+        evidence: The run.
+        subject: The model and defense whose answers are in doubt.
+        reason: As in ``Doubt``.
+        remedy: As in ``Doubt``.
+    """
+    for threat in threats_of(evidence, subject):
+        cells = [cell for cell in evidence.cells if (cell.subject, cell.threat) == (subject, threat)]
+        images = frozenset(image for cell in cells for image in cell.verdicts)
+        yield Doubt(subject=subject, threat=threat, images=images, reason=reason, remedy=remedy, clean=True)
+
+
+def select_doubts(doubts: Iterable[Doubt], cells: Sequence[CellResult]) -> list[Doubt]:
+    """The doubts that bear on these cells of one subject.
+
+    An attack that was made on another model, or without the defense, says what it says whatever is wrong
+    with the gradients of this one; so does a certificate. Only doubts about the answers themselves bear on
+    them.
+    """
+    places = {(cell.subject, cell.threat) for cell in cells}
+    own = any(not (cell.borrowed or cell.certificate or cell.corrupted) for cell in cells)
+    return [one for one in doubts if (one.subject, one.threat) in places and (own or one.clean)]
