@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
+from typing import Literal
 
 from robustbench_local.reports.analysis.attempts import Attempt, list_attempts, split_losses
 from robustbench_local.reports.analysis.doubt import Doubt
@@ -36,6 +37,9 @@ class Disagreement:
     """What contradicts what, with figures: a sentence without its full stop."""
     misled: tuple[Attempt, ...]
     """The attempts that found less than they should."""
+    about: Literal["gradients", "cross-entropy", "attacks"]
+    """What follows: all gradients of the model mislead, or those of the cross-entropy, whatever the threat;
+    or only these attempts are at fault."""
     remedy: str
     """What would settle it, without a full stop."""
     told: bool = True
@@ -57,37 +61,39 @@ def find_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
 def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """The images whose robustness rests on attempts that other attempts contradict.
 
-    An image is not in doubt if an attempt that is not contradicted came to its end on it and did not break
-    it, or if it is proven; a black box has to have asked often enough. One that was broken by others is: a
-    gate on the contradicted attack alone says nothing.
+    Where the gradients of the model mislead, they do so at every radius: attempts under its other threats are
+    as doubtful. An image is not in doubt if an attempt that is not contradicted came to its end on it and did
+    not break it, or if it is proven; a black box has to have asked often enough. An image that others broke
+    is in doubt, too: a gate on the contradicted attack alone says nothing.
     """
     for found in find_disagreements(evidence):
-        attempts = list_attempts(evidence, found.subject, found.threat)
-        misled = {one.name for one in found.misled}
-        images = _union(one.unbroken for one in found.misled if _is_under(one, found.threat))
-        cleared = _union(
-            one.unbroken for one in attempts if one.name not in misled and _clears(one, found.misled)
-        )
-        yield Doubt(
-            subject=found.subject,
-            threat=found.threat,
-            images=images - cleared - _proven(evidence, found.subject, found.threat),
-            reason=found.reason,
-            remedy=found.remedy,
-        )
+        threats = [found.threat] if found.about == "attacks" else evidence.threats
+        for threat in threats:
+            attempts = list_attempts(evidence, found.subject, threat)
+            misled = [one for one in attempts if _is_misled(one, found)]
+            cleared = _union(one.unbroken for one in attempts if one not in misled and _clears(one))
+            images = _union(one.unbroken for one in misled) - cleared
+            yield Doubt(
+                subject=found.subject,
+                threat=threat,
+                images=images - _proven(evidence, found.subject, threat),
+                reason=found.reason,
+                remedy=found.remedy,
+            )
 
 
-def _clears(attempt: Attempt, misled: Sequence[Attempt]) -> bool:
-    """Whether an image that this attempt did not break may be believed, although others were misled."""
+def _is_misled(attempt: Attempt, found: Disagreement) -> bool:
+    """Whether a contradiction concerns an attempt, be it under another threat."""
+    if found.about == "attacks":
+        return attempt.name in {one.name for one in found.misled}
+    return attempt.sees_gradients and (found.about == "gradients" or attempt.loss == "ce")
+
+
+def _clears(attempt: Attempt) -> bool:
+    """Whether what this attempt did not break may be believed, although others were misled."""
     if attempt.is_black_box:
         return attempt.is_thorough
-    if not attempt.sees_gradients or attempt.is_single_step:
-        return False
-    return attempt.loss != "ce" or any(one.loss != "ce" for one in misled)
-
-
-def _is_under(attempt: Attempt, threat: Threat) -> bool:
-    return attempt.cell.threat == threat
+    return attempt.sees_gradients and not attempt.is_single_step
 
 
 def _proven(evidence: Evidence, subject: Subject, threat: Threat) -> frozenset[str]:
@@ -111,6 +117,7 @@ def _surprises(evidence: Evidence) -> Iterator[Disagreement]:
             threat=one.threat,
             reason=f"{what}: its gradients mislead",
             misled=one.misled,
+            about="gradients",
             remedy="run a black box such as square with 5,000 queries on the same images",
             told=False,
         )
@@ -137,14 +144,19 @@ def _losses(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
         if gap > LOSS_GAP * len(images) and exceeds_chance(gap, len(images)):
             left = percent(len(images - first.broken) / len(images))
             after = percent(len(images - second.broken - only_ce) / len(images))
-            weak, strong = f"{isolated(first.name)} (cross-entropy)", f"{isolated(second.name)} (margin)"
+            weak, strong = _named(first, "cross-entropy"), _named(second, "margin")
             same = f"the same {counted(len(images), 'clean-correct image')}"
             yield _disagreement(
                 first,
                 f"{weak} leaves {left}, {strong} {after} of {same}: the first one's gradient misleads",
                 misled=[one for one in white if one.loss == "ce"],
+                about="cross-entropy",
                 remedy="attack every image on the margin or the DLR loss as well",
             )
+
+
+def _named(attempt: Attempt, loss: str) -> str:
+    return isolated(attempt.name) if loss in attempt.name else f"{isolated(attempt.name)} ({loss})"
 
 
 def _single_steps(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
@@ -211,12 +223,20 @@ def _contradiction(
     )
 
 
-def _disagreement(about: Attempt, reason: str, *, misled: Sequence[Attempt], remedy: str) -> Disagreement:
+def _disagreement(
+    attempt: Attempt,
+    reason: str,
+    *,
+    misled: Sequence[Attempt],
+    remedy: str,
+    about: Literal["cross-entropy", "attacks"] = "attacks",
+) -> Disagreement:
     return Disagreement(
-        subject=about.cell.subject,
-        threat=about.cell.threat,
+        subject=attempt.cell.subject,
+        threat=attempt.cell.threat,
         reason=reason,
         misled=tuple(misled),
+        about=about,
         remedy=remedy,
     )
 

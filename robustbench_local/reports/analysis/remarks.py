@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from robustbench_local.reports.analysis.disagreements import find_disagreements
-from robustbench_local.reports.analysis.doubts import find_doubts
+from robustbench_local.reports.analysis.doubts import Doubt, find_doubts
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.evidence import Evidence, Subject
 from robustbench_local.reports.masking import find_surprises
@@ -70,16 +70,26 @@ def tell_breaks_elsewhere(evidence: Evidence) -> Iterator[str]:
 
 def tell_doubts(evidence: Evidence) -> Iterator[str]:
     """Images that nobody broke and whose robustness is not established all the same."""
-    for doubt in find_doubts(evidence):
-        worst = evidence.worst(doubt.subject, doubt.threat)
-        broken = {image for image, verdict in worst.every.items() if not verdict.robust} if worst else set()
-        open_images = doubt.images if doubt.clean else doubt.images - broken
-        if not open_images:
-            continue  # others broke them: nothing is left to doubt but the attack that did not
-        who = isolated(str(doubt.subject))
-        what = f"Not established for {counted(len(open_images), 'image')} of {who} under {doubt.threat}"
-        remedy = f" {doubt.remedy[0].upper()}{doubt.remedy[1:]}." if doubt.remedy else ""
-        yield f"{what}: {doubt.reason}.{remedy}"
+    doubts = find_doubts(evidence)
+    for subject, reason, remedy in dict.fromkeys((one.subject, one.reason, one.remedy) for one in doubts):
+        alike = [one for one in doubts if (one.subject, one.reason) == (subject, reason)]
+        where = [
+            f"{counted(count, 'image')} under {one.threat}"
+            for one in alike
+            if (count := _count_open(evidence, one))
+        ]
+        if where:  # else others broke them: nothing is left to doubt but the attack that did not
+            more = f" {remedy[0].upper()}{remedy[1:]}." if remedy else ""
+            yield f"Not established for {isolated(str(subject))}: {listing(where)}: {reason}.{more}"
+
+
+def _count_open(evidence: Evidence, doubt: Doubt) -> int:
+    """Images in doubt that no attack broke."""
+    worst = evidence.worst(doubt.subject, doubt.threat)
+    if worst is None or doubt.clean:
+        return len(doubt.images)
+    broken = {image for image, verdict in worst.every.items() if not verdict.robust}
+    return len(doubt.images - broken)
 
 
 def tell_model_weaknesses(evidence: Evidence) -> Iterator[str]:

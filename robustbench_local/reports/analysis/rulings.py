@@ -116,12 +116,12 @@ def _judge_attacks(
     """Robust accuracy or attack success: each image against all of these attacks."""
     worst = worst_of(cells, others)
     estimate = _METRICS[gate.metric](worst)
-    told = full(estimate)
-    if worst.left_out:
-        unbroken = sum(verdict.robust for verdict in worst.every.values())
-        met = f"{len(worst.verdicts)} of {counted(len(worst.every), 'image')} met every attack"
-        told = f"{told}; {met}, {unbroken} are unbroken so far"
-    return _rule(gate, subject, estimate, missing=worst.missing, told=told)
+    verdict = _rule(gate, subject, estimate, missing=worst.missing)
+    if not worst.left_out:
+        return verdict
+    unbroken = sum(one.robust for one in worst.every.values())
+    met = f"{len(worst.verdicts)} of {counted(len(worst.every), 'image')} met every attack"
+    return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are unbroken so far")
 
 
 def _judge_certificates(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:

@@ -116,7 +116,7 @@ def test_every_form_of_the_report_names_the_doubts(sample, doubting):
     with RunStore.open_readonly(sample.run) as store:
         content = read_content(store)
     (finding,) = [one for one in content.findings if "its gradients are not finite" in one.text]
-    assert "3 images of signs-pgd-at" in finding.text.replace("\u2068", "").replace("\u2069", "")
+    assert "signs-pgd-at: 3 images under" in finding.text.replace("\u2068", "").replace("\u2069", "")
     assert finding.level == "warning"
     assert "its gradients are not finite" in write_markdown(content, [])
     assert "its gradients are not finite" in render(content)
