@@ -90,6 +90,8 @@ def _method(rows: Sequence[WorstCase]) -> str:
     numbers = {len(row.attacks) for row in rows}
     if numbers == {1}:
         return f"under a single attack ({rows[0].attacks[0]})"
+    if any(row.left_out and row.basis is row.every for row in rows):
+        return f"each image against the worst of those of up to {max(numbers)} attacks that met it"
     over = f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(max(numbers))
     return f"each image against the worst of {over} attacks"
 

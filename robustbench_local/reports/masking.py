@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.attempts import Attempt, list_attempts
+from robustbench_local.reports.analysis.attempts import Attempt, Attempts, index_attempts
 from robustbench_local.reports.evidence import Evidence, Subject, Threat
 from robustbench_local.statistics import Estimate, clopper_pearson
 
@@ -33,11 +33,17 @@ class Surprise:
     """The white-box attempts that missed them."""
 
 
-def find_surprises(evidence: Evidence) -> Iterator[Surprise]:
-    """Every model and threat where black box beats white box, or a transfer does, beyond chance."""
+def find_surprises(evidence: Evidence, known: Attempts | None = None) -> Iterator[Surprise]:
+    """Every model and threat where black box beats white box, or a transfer does, beyond chance.
+
+    Args:
+        evidence: The run.
+        known: Its attempts, where the caller has them at hand.
+    """
+    index = index_attempts(evidence) if known is None else known
     for subject in evidence.subjects:
         for threat in evidence.threats:
-            attempts = list_attempts(evidence, subject, threat)
+            attempts = index.get((subject, threat), ())
             white = [one for one in attempts if one.sees_gradients]
             for transferred in (False, True):
                 black = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
@@ -32,7 +34,7 @@ _METHODS = {
 _WITH_SQUARE = ("autoattack", "reference:autoattack")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Attempt:
     """An attack, or those stages of an ensemble that see alike, on the images that it came to its end on."""
 
@@ -49,12 +51,12 @@ class Attempt:
     broken: frozenset[str] = field(repr=False)
     """Those that it broke."""
 
-    @property
+    @cached_property
     def unbroken(self) -> frozenset[str]:
         """Those that it did not break."""
         return self.met - self.broken
 
-    @property
+    @cached_property
     def answered(self) -> frozenset[str]:
         """All images of the cell on which it came to its end, clean mistakes included."""
         return frozenset(image for image, verdict in self.cell.verdicts.items() if verdict.known)
@@ -90,16 +92,17 @@ class Attempt:
         return (self.cell.spending.largest or 0) >= LEAST_QUERIES
 
 
-def list_attempts(evidence: Evidence, subject: Subject, threat: Threat) -> list[Attempt]:
-    """Every untargeted attempt under a threat that was carried through; ensembles are split."""
-    cells = (
-        cell
-        for cell in evidence.attacks
-        if (cell.subject, cell.threat) == (subject, threat)
-        and cell.done
-        and not (cell.targeted or cell.viewed or cell.corrupted)
-    )
-    return [attempt for cell in cells for attempt in split_cell(cell)]
+Attempts = Mapping[tuple[Subject, Threat], Sequence[Attempt]]
+"""The attempts on a subject under a threat; nothing for those that there are none of."""
+
+
+def index_attempts(evidence: Evidence) -> Attempts:
+    """Every untargeted attempt that was carried through; ensembles are split."""
+    found: defaultdict[tuple[Subject, Threat], list[Attempt]] = defaultdict(list)
+    for cell in evidence.attacks:
+        if cell.done and not (cell.targeted or cell.viewed or cell.corrupted):
+            found[cell.subject, cell.threat] += split_cell(cell)
+    return found
 
 
 def split_cell(cell: CellResult) -> list[Attempt]:

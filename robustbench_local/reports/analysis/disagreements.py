@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Literal
 
-from robustbench_local.reports.analysis.attempts import Attempt, list_attempts, split_losses
+from robustbench_local.reports.analysis.attempts import Attempt, Attempts, index_attempts, split_losses
 from robustbench_local.reports.analysis.doubt import Doubt
 from robustbench_local.reports.evidence import Evidence, Subject, Threat
 from robustbench_local.reports.masking import exceeds_chance, find_surprises
@@ -46,16 +46,22 @@ class Disagreement:
     """Whether it is a finding of its own; else another finding tells of it."""
 
 
-def find_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
-    """Every contradiction between the attacks of a run, subject by subject and threat by threat."""
-    yield from _surprises(evidence)
+def find_disagreements(evidence: Evidence, known: Attempts | None = None) -> Iterator[Disagreement]:
+    """Every contradiction between the attacks of a run, subject by subject and threat by threat.
+
+    Args:
+        evidence: The run.
+        known: Its attempts, where the caller has them at hand.
+    """
+    index = index_attempts(evidence) if known is None else known
+    yield from _surprises(evidence, index)
     for subject in evidence.subjects:
         for threat in evidence.threats:
-            attempts = list_attempts(evidence, subject, threat)
+            attempts = index.get((subject, threat), ())
             own = [one for one in attempts if not one.cell.borrowed]
             for compare in (_losses, _single_steps, _budgets, _starts):
                 yield from compare(own)
-        yield from _radii(evidence, subject)
+        yield from _radii(evidence, subject, index)
 
 
 def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
@@ -66,10 +72,11 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     not break it, or if it is proven; a black box has to have asked often enough. An image that others broke
     is in doubt, too: a gate on the contradicted attack alone says nothing.
     """
-    for found in find_disagreements(evidence):
+    index = index_attempts(evidence)
+    for found in find_disagreements(evidence, index):
         threats = [found.threat] if found.about == "attacks" else evidence.threats
         for threat in threats:
-            attempts = list_attempts(evidence, found.subject, threat)
+            attempts = index.get((found.subject, threat), ())
             misled = [one for one in attempts if _is_misled(one, found)]
             cleared = _union(one.unbroken for one in attempts if one not in misled and _clears(one))
             images = _union(one.unbroken for one in misled) - cleared
@@ -106,9 +113,9 @@ def _proven(evidence: Evidence, subject: Subject, threat: Threat) -> frozenset[s
     )
 
 
-def _surprises(evidence: Evidence) -> Iterator[Disagreement]:
+def _surprises(evidence: Evidence, index: Attempts) -> Iterator[Disagreement]:
     """Black box or transfer beats white box (D8, D9); the finding about masked gradients tells of it."""
-    for one in find_surprises(evidence):
+    for one in find_surprises(evidence, index):
         kind = "transfers" if one.transferred else "black-box attacks"
         count = f"{one.share.count} of {counted(one.share.n, 'image')}"
         what = f"{count} fell to {kind} ({listing(one.attacks)}) and to no white-box attack"
@@ -190,15 +197,15 @@ def _starts(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
             yield _contradiction(strong, weak, images, "the start decides", why)
 
 
-def _radii(evidence: Evidence, subject: Subject) -> Iterator[Disagreement]:
+def _radii(evidence: Evidence, subject: Subject, index: Attempts) -> Iterator[Disagreement]:
     """The same attack breaks less at a larger radius (D12)."""
     threats = [one for one in evidence.threats if one.norm not in {"corruption", "sticker", "patch"}]
     for small, large in permutations(threats, 2):
         alike = (small.norm, small.sources) == (large.norm, large.sources) and small.kind == large.kind
         if not (alike and small.eps < large.eps):
             continue
-        for first in list_attempts(evidence, subject, small):
-            for second in list_attempts(evidence, subject, large):
+        for first in index.get((subject, small), ()):
+            for second in index.get((subject, large), ()):
                 if first.cell.borrowed or second.cell.borrowed or _differ_in(first, second):
                     continue
                 lost, images = _net_loss(first, second)

@@ -132,22 +132,21 @@ def find_breaks_inside(cells: Sequence[CellResult], others: Iterable[CellResult]
     found: dict[str, str] = {}
     for other in others:
         if other.subject == subject and other.record.key not in own and not other.viewed:
-            for image in other.breaks:
-                if _inside(other, image, threat):
-                    found.setdefault(image, other.record.attack)
+            for image in _select_inside(other, threat):
+                found.setdefault(image, other.record.attack)
     return found
 
 
-def _inside(cell: CellResult, image: str, threat: Threat) -> bool:
-    """Whether the candidate that broke an image lies inside a ball.
+def _select_inside(cell: CellResult, threat: Threat) -> Iterable[str]:
+    """The images that a cell broke with a candidate inside a ball.
 
     What no norm measures lies in what is larger and of the same kind.
     """
     same = cell.record.norm == threat.norm and cell.threat.kind == threat.kind
     if same and threat.norm != "corruption" and cell.record.eps <= threat.eps:
-        return True
-    length = cell.breaks[image].get(threat.norm)
-    return length is not None and length <= threat.eps
+        return cell.breaks
+    lengths = ((image, sizes.get(threat.norm)) for image, sizes in cell.breaks.items())
+    return [image for image, length in lengths if length is not None and length <= threat.eps]
 
 
 def _masked(cell: CellResult) -> bool:
