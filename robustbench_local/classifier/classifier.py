@@ -14,7 +14,7 @@ from robustbench_local.classifier.device import ChannelsLast, place, resolve_dev
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.classifier.model_identity import describe
 from robustbench_local.classifier.model_output import read_labels, read_logits
-from robustbench_local.classifier.pass_counter import CountedModule, Meter, input_gradient
+from robustbench_local.classifier.pass_counter import CountedModule, Meter, input_gradient, pass_finished
 from robustbench_local.classifier.preprocessing import Normalization, Preprocessing, parse_normalization
 from robustbench_local.classifier.state_guard import ModuleState, RandomStates, Settings, sound_arithmetic
 from robustbench_local.errors import ConfigError, ModelError, RobustbenchError
@@ -54,6 +54,7 @@ class Classifier:
             long runs on a GPU. No influence on verdicts.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
         passes_elsewhere: Those under way in worker processes.
+        smallest_batch: Images that the model is given at least: where it is 2, a single one is given twice.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
@@ -89,6 +90,7 @@ class Classifier:
         self.search_precision: Precision = "fp32"
         self.compile_steps = False
         self.foreign_passes, self.passes_elsewhere = [0, 0], 0
+        self.smallest_batch = 1
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
         self._copying = True
@@ -152,6 +154,7 @@ class Classifier:
             logits = self(leaf, rows)
             losses = loss(logits)
             found = input_gradient(losses, leaf) if losses.requires_grad else None
+        pass_finished()
         if found is None:
             raise ModelError(
                 "no gradient path from the output to the pixels (no_grad, detach or numpy inside?)",
@@ -305,6 +308,25 @@ class Classifier:
         return images.to(self.device)
 
     def _logits(self, images: Tensor) -> Tensor:
+        """Logits of checked images; a model that cannot take a single one is given it twice."""
+        if 0 < len(images) < self.smallest_batch:
+            return self._answer(torch.cat([images, images[-1:]]))[:1]
+        try:
+            return self._answer(images)
+        except ModelError:
+            if len(images) != 1:
+                raise
+            try:
+                logits = self._answer(torch.cat([images, images]))[:1]
+            except Exception:  # noqa: BLE001 - then it is not the number of images: the first error says more
+                logits = None
+            if logits is None:
+                raise
+        self.smallest_batch = 2
+        self.note("fails on a single image (squeeze() without a dimension?): single images are given twice")
+        return logits
+
+    def _answer(self, images: Tensor) -> Tensor:
         given = self._prepare(images)
         if given is images and self._copying:
             given = images.clone()
@@ -317,7 +339,7 @@ class Classifier:
             if out_of_memory(error) or isinstance(error, RobustbenchError):
                 raise
             if self._layout is not None and self._layout.explains(error) and self._rearrange():
-                return self._logits(images)
+                return self._answer(images)
             shape = tuple(given.shape)
             message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
             raise ModelError(message, where=self.name, remedy="check input_size and channels") from error
@@ -336,6 +358,7 @@ class Classifier:
         if randomness is not None:
             self._examine(logits, randomness)
             self._copying = touched or not torch.equal(given, self._prepare(images))
+        pass_finished()
         return logits
 
     def _foreign_logits(self, images: Tensor) -> Tensor:

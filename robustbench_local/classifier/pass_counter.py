@@ -11,6 +11,18 @@ from torch import Tensor, nn
 
 from robustbench_local.errors import InvariantError
 
+_finished = [0]
+
+
+def pass_finished() -> None:
+    """Say that a pass, or a step as long as one, has come to its end, whichever classifier it was of."""
+    _finished[0] += 1
+
+
+def count_finished_passes() -> int:
+    """How often that was said in this process: while it grows, work goes on."""
+    return _finished[0]
+
 
 class Meter:
     """Forward and backward passes spent on each image (trust invariant V12).
@@ -150,6 +162,7 @@ class CountedModule(nn.Module):
         return logits
 
     def _count_backward(self, gradient: Tensor) -> None:
+        pass_finished()
         self._total[1] += len(gradient)
 
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 
-from robustbench_local.errors import StorageError
-from robustbench_local.evaluation.batches import run_batches
+from robustbench_local.attacks.engine import default_batch_size
+from robustbench_local.errors import ModelTimeoutError, StorageError
+from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.cell import Batch, Task, one_line
+from robustbench_local.evaluation.harness.child_process import can_fork
+from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
 from robustbench_local.evaluation.listener import Listener
-from robustbench_local.evaluation.plan import Plan, PlannedCell
+from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.evaluation.tuning import threads, tune_batch_size
-from robustbench_local.store.records import CellStatus, EventRecord, OutcomeRecord, tally
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, tally
+from robustbench_local.store.sqlite import UNKNOWN, RunStore
 
 WORTH_A_CREW = 200
 """Passes at most of a cell for which no worker processes are started."""
@@ -35,29 +39,52 @@ def execute(plan: Plan, store: RunStore, listener: Listener) -> None:
     Raises:
         StorageError: If the disk refuses; what was committed is kept and the same command resumes.
     """
-    known = {record.key: record for record in store.cells()}
-    for cell in plan.cells:
-        if cell.record.key not in known:
-            store.put_cell(cell.record)
+    known = _settle_cells(plan, store)
     for cell in certificates_first(plan.cells) if plan.skip_verified else plan.cells:
-        before = known.get(cell.record.key)
-        if before is not None and before.status in {"done", "partial", "skipped"}:
+        before = known[cell.record.key]
+        if before.status in {"done", "partial", "skipped"}:
             continue
-        _Runner(plan, store, listener, cell).run()
+        _Runner(plan, store, listener, cell, before.key).run()
+
+
+def _settle_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
+    """Every cell of the plan as the store has it, by its key in the plan; new ones are added.
+
+    While a model cannot be used, the keys of its cells are not known: those of a run that knew it stay, and
+    those of a run that did not give way.
+    """
+    stored, settled = store.cells(), {}
+    for cell in plan.cells:
+        there = [record for record in stored if _place(record) == _place(cell.record)]
+        known = [record for record in there if cell.problem or record.key == cell.record.key]
+        for record in there if not known else ():
+            if UNKNOWN in record.identity.values():
+                store.remove_cell(record.key)
+        if not known:
+            store.put_cell(cell.record)
+        settled[cell.record.key] = known[0] if known else cell.record
+    return settled
+
+
+def _place(record: CellRecord) -> tuple[str, ...]:
+    return record.model, record.defense, record.attack
 
 
 class _Runner:
     """One cell on its way into the store."""
 
-    def __init__(self, plan: Plan, store: RunStore, listener: Listener, cell: PlannedCell) -> None:
-        self.plan, self.store, self.listener, self.cell = plan, store, listener, cell
-        self.key = cell.record.key
+    def __init__(self, plan: Plan, store: RunStore, listener: Listener, cell: PlannedCell, key: str) -> None:
+        self.plan, self.store, self.listener, self.cell, self.key = plan, store, listener, cell, key
         rows = store.outcomes(self.key)
         self.done = {row.position for row in rows}
         self.tally = tally(rows)
 
     def run(self) -> None:
         """Run the cell to its end and leave its status in the store."""
+        if self.cell.problem is not None:
+            overdue = isinstance(self.cell.problem, ModelTimeoutError)
+            self._finish("timeout" if overdue else "error", one_line(self.cell.problem))
+            return
         if self.cell.skipped:
             self._finish("skipped", self.cell.skipped)
             return
@@ -67,6 +94,9 @@ class _Runner:
             self._work()
         except StorageError:
             raise
+        except ModelTimeoutError as overdue:
+            done = f"{self.tally.n} of {self.cell.record.images} images done"
+            self._finish("timeout", f"{done}: {one_line(overdue)}")
         except Exception as failure:  # noqa: BLE001 - a cell's failure is a result, not the run's end
             self._finish("error", one_line(failure))
         else:
@@ -81,7 +111,14 @@ class _Runner:
         originals = task.data.images.numpy()
         size = self.plan.batch_size or self._measured_size()
         batches = run_batches(
-            task, batch_size=size, done=frozenset(self.done), notify=self._notify, workers=self._workers()
+            task,
+            batch_size=size,
+            done=frozenset(self.done),
+            notify=self._notify,
+            workers=self._workers(),
+            isolation=Isolation(
+                isolated=True, timeout=self.plan.timeout, cell_timeout=self.plan.cell_timeout
+            ),
         )
         for batch in batches:
             fresh = tuple(row for row in batch.outcomes if row.position not in self.done)
@@ -99,10 +136,23 @@ class _Runner:
         """The model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""
         subject, known = self.cell.crafted_on, self.store.meta("batch sizes", {})
         if str(subject) not in known:
-            with threads(1 if self._workers() > 1 else torch.get_num_threads()):  # as in the work itself
-                known[str(subject)] = tune_batch_size(subject.classifier, subject.data.images)
+            known[str(subject)] = self._tuned_size(subject)
             self.store.update_meta({"batch sizes": known})
         return int(known[str(subject)])
+
+    def _tuned_size(self, subject: Subject) -> int:
+        """Measured where the work is done; a model that fails meanwhile will say so at work."""
+        classifier, images = subject.classifier, subject.data.images
+        tune = partial(tune_batch_size, classifier, images)
+        count = 1 if self._workers() > 1 else None  # threads, as in the work itself
+        try:
+            if can_fork(classifier.device):
+                return call_isolated(tune, timeout=self.plan.timeout, name=subject.id, threads=count)
+            with threads(count or torch.get_num_threads()), confined(subject.id):
+                return tune()
+        except Exception as problem:  # noqa: BLE001 - the work itself finds out which image it is about
+            self._notify(f"batch size not measured: {one_line(problem)}")
+            return default_batch_size(images)
 
     def _keep(self, originals: np.ndarray, batch: Batch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the first broken images of the cell, or of signs the first at all: whatever the batches."""

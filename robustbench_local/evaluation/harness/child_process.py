@@ -187,7 +187,7 @@ def _live(serve: Callable[[Channel], None], channel: Channel, threads: int, pare
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _use_own_streams()
     torch.set_num_threads(threads)
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):  # whom it serves is gone
         serve(channel)
 
 
@@ -195,8 +195,8 @@ def _use_own_streams() -> None:
     """What a model prints goes to the standard error: not through a lock that a lost thread may hold."""
     with suppress(OSError):
         os.dup2(2, 1)
-    sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115, PTH123
+    sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
 
 
 class _Launcher:

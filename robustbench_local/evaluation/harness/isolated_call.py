@@ -1,4 +1,4 @@
-"""Calling what a user wrote: where possible in a child process, whose exit, crash or hang is an error here."""
+"""Calling what a user wrote, where possible in a child process: its exit, crash or hang is an error here."""
 
 from __future__ import annotations
 
