@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from robustbench_local.evaluation.goal import ClassEntry, confine
 from robustbench_local.evaluation.grid import Grid, load_grid
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan
-from robustbench_local.evaluation.planning import Options, card_folders, make_plan
+from robustbench_local.evaluation.planning import TIMEOUT_SECONDS, Options, card_folders, make_plan
 from robustbench_local.reports import gate as gates
 from robustbench_local.reports import write_report
 from robustbench_local.reports.results import load_results
@@ -99,6 +100,8 @@ def run_grid(
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
     cache: Path | str | None = None,
+    timeout: float | None = TIMEOUT_SECONDS,
+    cell_timeout: float | None = None,
     listener: Listener | None = None,
 ) -> Run:
     """Run a grid, or go on with one that was interrupted.
@@ -120,6 +123,10 @@ def run_grid(
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
         allow_code: Whether ``python:`` models may run their code.
         cache: Where weights that the grid trains are kept; by default ``RBL_CACHE``, else the user's cache.
+        timeout: Seconds within which a model has to finish a pass: one that hangs is ended, and its image or
+            its cell is an error. None or 0 for any time.
+        cell_timeout: Seconds that a cell may take in this run; it ends as ``timeout`` then, and the same call
+            goes on with what is left. None or 0 for any time.
         listener: Hears of progress.
 
     Returns:
@@ -143,6 +150,8 @@ def run_grid(
         cards=cards,
         allow_code=allow_code,
         cache=cache,
+        timeout=timeout,
+        cell_timeout=cell_timeout,
     )
     return perform(plan, directory, listener or Listener())
 
@@ -163,6 +172,8 @@ def prepare(
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
     cache: Path | str | None = None,
+    timeout: float | None = TIMEOUT_SECONDS,
+    cell_timeout: float | None = None,
     only_plan: bool = False,
     report: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Plan, Path]:
@@ -185,11 +196,20 @@ def prepare(
         cards=folders,
         allow_code=allow_code,
         cache=None if cache is None else Path(cache),
+        timeout=_limit("timeout", timeout),
+        cell_timeout=_limit("cell_timeout", cell_timeout),
         only_plan=only_plan,
         report=report,
     )
     wanted = confine(wanted, sources, targets, card_folders(options))
     return make_plan(wanted, options), directory
+
+
+def _limit(name: str, seconds: float | None) -> float | None:
+    """A limit in seconds; 0 is none."""
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise ConfigError(f"{name} is {seconds!r}", remedy="give seconds, or 0 for any time")
+    return seconds or None
 
 
 def perform(plan: Plan, directory: Path, listener: Listener) -> Run:

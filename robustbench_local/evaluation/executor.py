@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Literal
 
 import numpy as np
-import torch
 
-from robustbench_local.attacks.engine import default_batch_size
 from robustbench_local.errors import ModelTimeoutError, StorageError
 from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.cell import Batch, Task, one_line
-from robustbench_local.evaluation.harness.child_process import can_fork
-from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
+from robustbench_local.evaluation.harness.model_speed import try_tuning_batch_size
 from robustbench_local.evaluation.listener import Listener
-from robustbench_local.evaluation.plan import Plan, PlannedCell, Subject
+from robustbench_local.evaluation.plan import Plan, PlannedCell
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
-from robustbench_local.evaluation.tuning import threads, tune_batch_size
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.sqlite import UNKNOWN, RunStore
 
@@ -136,23 +131,13 @@ class _Runner:
         """The model's batch size on this machine; a resumed run keeps it, so that it repeats every digit."""
         subject, known = self.cell.crafted_on, self.store.meta("batch sizes", {})
         if str(subject) not in known:
-            known[str(subject)] = self._tuned_size(subject)
+            count = 1 if self._workers() > 1 else None
+            size, problem = try_tuning_batch_size(subject, self.plan.timeout, thread_count=count)
+            if problem is not None:
+                self._notify(problem)
+            known[str(subject)] = size
             self.store.update_meta({"batch sizes": known})
         return int(known[str(subject)])
-
-    def _tuned_size(self, subject: Subject) -> int:
-        """Measured where the work is done; a model that fails meanwhile will say so at work."""
-        classifier, images = subject.classifier, subject.data.images
-        tune = partial(tune_batch_size, classifier, images)
-        count = 1 if self._workers() > 1 else None  # threads, as in the work itself
-        try:
-            if can_fork(classifier.device):
-                return call_isolated(tune, timeout=self.plan.timeout, name=subject.id, threads=count)
-            with threads(count or torch.get_num_threads()), confined(subject.id):
-                return tune()
-        except Exception as problem:  # noqa: BLE001 - the work itself finds out which image it is about
-            self._notify(f"batch size not measured: {one_line(problem)}")
-            return default_batch_size(images)
 
     def _keep(self, originals: np.ndarray, batch: Batch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the first broken images of the cell, or of signs the first at all: whatever the batches."""
