@@ -251,6 +251,17 @@ def _override(grid: Grid, limit: int | None, seed: int | None, precision: Precis
     return grid.model_copy(update={key: value for key, value in chosen.items() if value is not None})
 
 
+def _known_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
+    """What is known about the models: what the run knew first, unless one could not be used then."""
+    first = {(about["id"], about["defense"]): about for about in store.meta("models") or ()}
+    return [
+        about
+        if first.get(key := (about["id"], about["defense"]), about).get("problem")
+        else first.get(key, about)
+        for about in plan.about["models"]
+    ]
+
+
 def _describe(plan: Plan, store: RunStore) -> None:
     """Write down what the report needs; a resumed run keeps its first description."""
     if not store.resumed or store.meta("environment") is None:
@@ -258,7 +269,7 @@ def _describe(plan: Plan, store: RunStore) -> None:
         for line in plan.warnings:
             store.add_event(EventRecord(time=now(), level="warning", message=line))
         return
-    store.update_meta({key: plan.about[key] for key in MAY_CHANGE})
+    store.update_meta({key: plan.about[key] for key in MAY_CHANGE} | {"models": _known_models(plan, store)})
     before, here = store.meta("environment")["versions"], plan.about["environment"]["versions"]
     changed = [
         f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]

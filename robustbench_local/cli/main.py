@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module, metadata
 from typing import Annotated, NoReturn
 
@@ -18,10 +19,12 @@ import typer
 
 from robustbench_local.allocator import keep_freed_memory
 from robustbench_local.cli.interrupt import listen, settle
-from robustbench_local.errors import RobustbenchError
+from robustbench_local.errors import ModelError, RobustbenchError
 
 INTERRUPTED = 130
 INTERNAL = 70
+USER_MODULE = "robustbench_local_user_"
+"""How the names of modules begin that ``python:`` models were made from."""
 STOPPED = "interrupted; everything committed is kept, and the same command goes on"
 
 COMMANDS = {
@@ -76,7 +79,17 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     listen()
     keep_freed_memory()
-    sys.exit(call(sys.argv[1:]))
+    _leave(call(sys.argv[1:]))
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process; where a user's code was let run, nothing that it left behind has a say in how."""
+    if not any(name.startswith(USER_MODULE) for name in sys.modules):
+        sys.exit(code)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def call(arguments: list[str]) -> int:
@@ -100,6 +113,8 @@ def call(arguments: list[str]) -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
         return _unexpected(error)
+    except BaseException as escape:  # noqa: BLE001 - the commands themselves never leave so
+        return _complain(_describe_escape(escape), ModelError.exit_code)
     settle()
     if result == INTERRUPTED:  # typer turns Ctrl-C into its own exit
         return _complain(STOPPED, INTERRUPTED)
@@ -114,6 +129,12 @@ def _unexpected(error: Exception) -> int:
         return _complain(f"{message()}{remedy}", 2)
     line = " ".join(f"{type(error).__name__}: {error}".split())
     return _complain(f"internal error: {line}. Run again with --debug and report the traceback", INTERNAL)
+
+
+def _describe_escape(escape: BaseException) -> str:
+    """What is meant to end a process, raised by a model or a library."""
+    shown = f"called sys.exit({escape.code!r})" if isinstance(escape, SystemExit) else f"raised {escape!r}"
+    return f"a model or a library {shown}; nothing that it left undone is judged"
 
 
 def _complain(line: str, code: int) -> int:

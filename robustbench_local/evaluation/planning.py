@@ -179,7 +179,8 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
     """
 
     def probe() -> ModelProbe:
-        classifier, fitted = _load(entry, data, options)
+        with as_model_errors(entry.id):
+            classifier, fitted = _load(entry, data, options)
         return probe_model(classifier, fitted.images)
 
     on_cpu = resolve_device(options.device).type == "cpu"
