@@ -111,18 +111,18 @@ def call(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
         return _unexpected(error)
-    except BaseException as escape:  # noqa: BLE001 - the commands themselves never leave so
-        return _complain(_describe_escape(escape), ModelError.exit_code)
     settle()
     if result == INTERRUPTED:  # typer turns Ctrl-C into its own exit
         return _complain(STOPPED, INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 
-def _unexpected(error: Exception) -> int:
-    """A mistake on the command line, which typer reports by its own exceptions, or a bug of ours."""
+def _unexpected(error: BaseException) -> int:
+    """A mistake on the command line, which typer reports by its own exceptions, or a bug; or an escape."""
+    if not isinstance(error, Exception):  # no command of ours leaves so
+        return _complain(_describe_escape(error), ModelError.exit_code)
     message = getattr(error, "format_message", None)
     if callable(message):
         remedy = "" if not getattr(error, "ctx", None) else f" See '{error.ctx.command_path} --help'."  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Models that end, crash or hang: their images or cells are errors, everything else goes on, and exit code 4."""
+"""Models that end, crash or hang: their images or cells are errors, and everything else goes on."""
 
 from __future__ import annotations
 

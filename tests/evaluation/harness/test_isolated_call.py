@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,8 +112,7 @@ def test_what_a_child_started_ends_with_it(tmp_path):
 
 def runs(pid):
     try:
-        with open(f"/proc/{pid}/stat") as stream:
-            return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -133,13 +133,14 @@ print(call_isolated(work, timeout=60), call_isolated(work, timeout=60, threads=1
 
 @needs_fork
 def test_threads_work_in_a_child_after_they_worked_here():
-    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", THREADS]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.stdout.split("\n")[0] == "(2, True) 1", done.stderr
 
 
 @needs_fork
 def test_what_a_child_prints_stays_out_of_the_results(capfd):
-    call_isolated(lambda: print("chatty model"), timeout=60)
+    call_isolated(lambda: sys.stdout.write("chatty model\n"), timeout=60)
     out, err = capfd.readouterr()
     assert out == ""
     assert err == "chatty model\n"
