@@ -212,12 +212,19 @@ def _limit(name: str, seconds: float | None) -> float | None:
     return seconds or None
 
 
-def perform(plan: Plan, directory: Path, listener: Listener) -> Run:
-    """Run a plan into its directory, from the start or from where it was interrupted."""
+def perform(plan: Plan, directory: Path, listener: Listener, leave: Callable[[], None] | None = None) -> Run:
+    """Run a plan into its directory, from the start or from where it was interrupted.
+
+    Args:
+        plan: The plan.
+        directory: Where the evidence goes.
+        listener: Hears of progress.
+        leave: Ends this process when a model hangs in it and cannot be interrupted; None waits for it.
+    """
     listener.planned(plan)
     with RunStore.create_or_open(directory, resolved=plan.resolved, identity=plan.identity) as store:
         _describe(plan, store)
-        execute(plan, store, listener)
+        execute(plan, store, listener, leave)
     return Run(directory)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -144,7 +146,7 @@ def command(
     if dry_run:
         return INCOMPLETE if any(cell.problem for cell in plan.cells) else 0
     with choose_display(console, as_json=as_json) as display:
-        run = perform(plan, directory, display)
+        run = perform(plan, directory, display, leave=_leave_unfinished)
     page = run.report()
     verdict = run.gate()
     if as_json:
@@ -155,6 +157,13 @@ def command(
         say_gates(verdict, console)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return verdict.exit_code or (0 if run.complete else INCOMPLETE)
+
+
+def _leave_unfinished() -> None:
+    """End a process in which a model hangs that nothing can interrupt; everything committed is kept."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INCOMPLETE)
 
 
 def _say_training(console: Console, line: str, *, as_json: bool) -> None:

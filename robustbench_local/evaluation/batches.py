@@ -41,6 +41,8 @@ class Isolation:
     """Seconds within which a pass has to finish in a worker process; None or 0 for any time."""
     cell_timeout: float | None = None
     """Seconds that the cell may take; None or 0 for any time."""
+    give_up: Callable[[str], None] = lambda _why: None
+    """Ends a model that hangs in this very process and cannot be interrupted; takes why, in one line."""
 
 
 def run_batches(
@@ -79,6 +81,7 @@ def run_batches(
         isolated=isolation.isolated,
         timeout=isolation.timeout,
         deadline=deadline,
+        give_up=isolation.give_up,
     )
     with crew:
         yield from _Batches(work, crew, batch_size, done, notify).run()

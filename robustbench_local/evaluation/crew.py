@@ -32,6 +32,7 @@ from robustbench_local.evaluation.harness.child_process import (
     wait_for_answers,
 )
 from robustbench_local.evaluation.harness.isolated_call import as_model_error, as_picklable, confined
+from robustbench_local.evaluation.harness.watchdog import Watchdog
 
 SMALLEST_SHARE = 8
 """A worker's batch is not made smaller than this, however many workers there are."""
@@ -104,6 +105,7 @@ class Crew(AbstractContextManager["Crew"]):
         isolated: Whether one worker is a process, too, where that is possible; several always are.
         timeout: Seconds within which each has to finish a pass; None for any time.
         deadline: When the cell has to be done, by `time.monotonic`; None for any time.
+        give_up: Ends what hangs where no process can be ended for it; takes why, in one line.
     """
 
     def __init__(
@@ -115,7 +117,9 @@ class Crew(AbstractContextManager["Crew"]):
         isolated: bool = False,
         timeout: float | None = None,
         deadline: float | None = None,
+        give_up: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._give_up = give_up
         self.work, self.size = work, usable_workers(work, workers)
         self.isolated = self.size > 1 or (isolated and can_be_isolated(work))
         self._ready, self._timeout, self._deadline = ready, timeout or None, deadline
@@ -161,8 +165,9 @@ class Crew(AbstractContextManager["Crew"]):
         if not self.isolated:
             if self._deadline is not None and time.monotonic() > self._deadline:
                 raise _cell_timeout(self.work)
-            with confined(self.work.classifier.name):
-                self.work.asked.batch_size = batch_size
+            self.work.asked.batch_size = batch_size
+            watchdog = Watchdog(self._timeout, self._deadline, self._give_up)
+            with confined(self.work.classifier.name), watchdog:
                 return self.work.run(positions)
         try:
             return self._shared(positions, batch_size)

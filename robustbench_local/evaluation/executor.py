@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -23,13 +23,14 @@ WORTH_A_CREW = 200
 """Passes at most of a cell for which no worker processes are started."""
 
 
-def execute(plan: Plan, store: RunStore, listener: Listener) -> None:
+def execute(plan: Plan, store: RunStore, listener: Listener, leave: Callable[[], None] | None = None) -> None:
     """Run every cell that is not done; one that fails does not stop the others.
 
     Args:
         plan: What to do.
         store: Where outcomes go; what it already holds is not done again.
         listener: Told of progress.
+        leave: Ends this process, with what was committed, when a model hangs in it and cannot be interrupted.
 
     Raises:
         StorageError: If the disk refuses; what was committed is kept and the same command resumes.
@@ -39,7 +40,9 @@ def execute(plan: Plan, store: RunStore, listener: Listener) -> None:
         before = known[cell.record.key]
         if before.status in {"done", "partial", "skipped"}:
             continue
-        _Runner(plan, store, listener, cell, before.key).run()
+        runner = _Runner(plan, store, listener, cell, before.key)
+        runner.leave = leave
+        runner.run()
 
 
 def _settle_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
@@ -69,6 +72,7 @@ class _Runner:
     """One cell on its way into the store."""
 
     def __init__(self, plan: Plan, store: RunStore, listener: Listener, cell: PlannedCell, key: str) -> None:
+        self.leave: Callable[[], None] | None = None
         self.plan, self.store, self.listener, self.cell, self.key = plan, store, listener, cell, key
         rows = store.outcomes(self.key)
         self.done = {row.position for row in rows}
@@ -112,7 +116,10 @@ class _Runner:
             notify=self._notify,
             workers=self._workers(),
             isolation=Isolation(
-                isolated=True, timeout=self.plan.timeout, cell_timeout=self.plan.cell_timeout
+                isolated=True,
+                timeout=self.plan.timeout,
+                cell_timeout=self.plan.cell_timeout,
+                give_up=self._give_up,
             ),
         )
         for batch in batches:
@@ -155,6 +162,13 @@ class _Runner:
         kept = [batch.pictures[position] for position in positions if batch.pictures]
         arrays |= {name: np.stack([one[name] for one in kept]) for name in (kept[0] if kept else ())}
         self.store.save_arrays(self.key, positions[0], arrays)
+
+    def _give_up(self, why: str) -> None:
+        """Leave the cell as out of time, and this process if it is ours to leave; from another thread."""
+        done = f"{self.tally.n} of {self.cell.record.images} images done"
+        self._finish("timeout", f"{done}: {self.cell.subject}: {why}, and it cannot be interrupted")
+        if self.leave is not None:
+            self.leave()
 
     def _finish(self, status: CellStatus, error: str | None) -> None:
         self.store.set_status(self.key, status, error)

@@ -1,4 +1,4 @@
-"""Modules that are not plain: compiled, exported, frozen, refusing; they are used, or one line says why not."""
+"""Modules that are not plain: compiled, exported, frozen, refusing; used, or one line says why not."""
 
 from __future__ import annotations
 

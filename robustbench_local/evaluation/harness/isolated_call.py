@@ -6,6 +6,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,10 +22,21 @@ T = TypeVar("T")
 
 _HEARTBEAT_SECONDS = 0.5
 """Between two looks at a child that says nothing."""
+_listeners: list[Callable[[Any], None]] = []
+
+
+@dataclass(frozen=True)
+class _Message:
+    content: Any
 
 
 def call_isolated(
-    function: Callable[[], T], *, timeout: float | None, name: str = "model", threads: int | None = None
+    function: Callable[[], T],
+    *,
+    timeout: float | None,
+    name: str = "model",
+    threads: int | None = None,
+    listen: Callable[[Any], None] = lambda _message: None,
 ) -> T:
     """Call a function in a copy of this process; on other systems than Linux here, with its exits confined.
 
@@ -33,6 +45,7 @@ def call_isolated(
         timeout: Seconds it may take; None or 0 for any time.
         name: What to call the model in messages.
         threads: Threads of torch's for it; None: as many as here.
+        listen: Hears here what the function says by `tell_parent`.
 
     Returns:
         What the function returns; it has to be picklable.
@@ -43,16 +56,22 @@ def call_isolated(
         Exception: What the function raises; an exception that cannot be pickled as a RuntimeError.
     """
     if not can_fork():
-        with confined(name):
+        with confined(name), _telling(listen):
             return function()
     child = ChildProcess(partial(_answer, function, name), threads=threads)
     try:
-        result, failure = _wait(child, timeout, name)
+        result, failure = _wait(child, timeout, name, listen)
     finally:
         child.end()
     if failure is not None:
         raise failure
     return result  # type: ignore[no-any-return]
+
+
+def tell_parent(message: Any) -> None:
+    """Say something, while the call under way goes on, to who listens where it was made."""
+    for listen in _listeners[-1:]:
+        listen(message)
 
 
 @contextmanager
@@ -94,9 +113,19 @@ def as_picklable(failure: Exception) -> Exception:
     return failure
 
 
+@contextmanager
+def _telling(listen: Callable[[Any], None]) -> Iterator[None]:
+    _listeners.append(listen)
+    try:
+        yield
+    finally:
+        _listeners.remove(listen)
+
+
 def _answer(function: Callable[[], Any], name: str, channel: Channel) -> None:
     try:
-        result, failure = function(), None
+        with _telling(lambda message: channel.send(_Message(message))):
+            result, failure = function(), None
     except Exception as problem:  # noqa: BLE001 - raised again in the parent
         result, failure = None, as_picklable(problem)
     except BaseException as escape:  # noqa: BLE001 - nobody can interrupt a child but the model itself
@@ -104,7 +133,9 @@ def _answer(function: Callable[[], Any], name: str, channel: Channel) -> None:
     channel.send((result, failure))
 
 
-def _wait(child: ChildProcess, timeout: float | None, name: str) -> tuple[Any, Exception | None]:
+def _wait(
+    child: ChildProcess, timeout: float | None, name: str, listen: Callable[[Any], None]
+) -> tuple[Any, Exception | None]:
     deadline = time.monotonic() + timeout if timeout else None
     while deadline is None or time.monotonic() < deadline:
         left = _HEARTBEAT_SECONDS if deadline is None else deadline - time.monotonic()
@@ -115,6 +146,8 @@ def _wait(child: ChildProcess, timeout: float | None, name: str) -> tuple[Any, E
         except EOFError:
             remedy = "see what it prints, and run it by itself"
             raise ModelError(child.ending(), where=name, remedy=remedy) from None
-        if answers:
-            return answers[0]  # type: ignore[no-any-return]
+        for answer in answers:
+            if not isinstance(answer, _Message):
+                return answer  # type: ignore[no-any-return]
+            listen(answer.content)
     raise ModelTimeoutError.after(timeout or 0.0, name)
