@@ -10,6 +10,7 @@ The tree::
     |   `-- LockedError          2  another process writes to this run
     |-- ModelError               3  the model cannot be loaded or used
     |   `-- UnreachableError     3  the service that is the model does not answer
+    |       `-- ModelTimeoutError    3  the model does not answer within its time limit
     |-- DataError                3  the data cannot be loaded or used
     |-- IncompleteError          4  stopped before the end; the same command resumes
     |   `-- StorageError         4  the disk refused; what was committed is kept
@@ -79,6 +80,19 @@ class ModelError(RobustbenchError):
 
 class UnreachableError(ModelError):
     """The service that is the model does not answer; this says nothing about any image."""
+
+
+class ModelTimeoutError(UnreachableError):
+    """The model, or the service that is it, does not answer within its time limit."""
+
+    @classmethod
+    def after(cls, seconds: float, name: str) -> ModelTimeoutError:
+        """The error of a model that was waited for in vain."""
+        return cls(
+            f"no pass finished for {seconds:g} s",
+            where=name,
+            remedy="see why it hangs, or allow it more with --timeout",
+        )
 
 
 class DataError(RobustbenchError):

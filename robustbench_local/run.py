@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from robustbench_local.evaluation.goal import ClassEntry, confine
 from robustbench_local.evaluation.grid import Grid, load_grid
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan
-from robustbench_local.evaluation.planning import Options, card_folders, make_plan
+from robustbench_local.evaluation.planning import TIMEOUT_SECONDS, Options, card_folders, make_plan
 from robustbench_local.reports import gate as gates
 from robustbench_local.reports import write_report
 from robustbench_local.reports.results import load_results
@@ -99,6 +100,8 @@ def run_grid(
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
     cache: Path | str | None = None,
+    timeout: float | None = TIMEOUT_SECONDS,
+    cell_timeout: float | None = None,
     listener: Listener | None = None,
 ) -> Run:
     """Run a grid, or go on with one that was interrupted.
@@ -120,6 +123,10 @@ def run_grid(
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
         allow_code: Whether ``python:`` models may run their code.
         cache: Where weights that the grid trains are kept; by default ``RBL_CACHE``, else the user's cache.
+        timeout: Seconds within which a model has to finish a pass: one that hangs is ended, and its image or
+            its cell is an error. None or 0 for any time.
+        cell_timeout: Seconds that a cell may take in this run; it ends as ``timeout`` then, and the same call
+            goes on with what is left. None or 0 for any time.
         listener: Hears of progress.
 
     Returns:
@@ -143,6 +150,8 @@ def run_grid(
         cards=cards,
         allow_code=allow_code,
         cache=cache,
+        timeout=timeout,
+        cell_timeout=cell_timeout,
     )
     return perform(plan, directory, listener or Listener())
 
@@ -163,6 +172,8 @@ def prepare(
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
     cache: Path | str | None = None,
+    timeout: float | None = TIMEOUT_SECONDS,
+    cell_timeout: float | None = None,
     only_plan: bool = False,
     report: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Plan, Path]:
@@ -185,6 +196,8 @@ def prepare(
         cards=folders,
         allow_code=allow_code,
         cache=None if cache is None else Path(cache),
+        timeout=_limit("timeout", timeout),
+        cell_timeout=_limit("cell_timeout", cell_timeout),
         only_plan=only_plan,
         report=report,
     )
@@ -192,12 +205,26 @@ def prepare(
     return make_plan(wanted, options), directory
 
 
-def perform(plan: Plan, directory: Path, listener: Listener) -> Run:
-    """Run a plan into its directory, from the start or from where it was interrupted."""
+def _limit(name: str, seconds: float | None) -> float | None:
+    """A limit in seconds; 0 is none."""
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise ConfigError(f"{name} is {seconds!r}", remedy="give seconds, or 0 for any time")
+    return seconds or None
+
+
+def perform(plan: Plan, directory: Path, listener: Listener, leave: Callable[[], None] | None = None) -> Run:
+    """Run a plan into its directory, from the start or from where it was interrupted.
+
+    Args:
+        plan: The plan.
+        directory: Where the evidence goes.
+        listener: Hears of progress.
+        leave: Ends this process when a model hangs in it and cannot be interrupted; None waits for it.
+    """
     listener.planned(plan)
     with RunStore.create_or_open(directory, resolved=plan.resolved, identity=plan.identity) as store:
         _describe(plan, store)
-        execute(plan, store, listener)
+        execute(plan, store, listener, leave)
     return Run(directory)
 
 
@@ -231,6 +258,17 @@ def _override(grid: Grid, limit: int | None, seed: int | None, precision: Precis
     return grid.model_copy(update={key: value for key, value in chosen.items() if value is not None})
 
 
+def _known_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
+    """What is known about the models: what the run knew first, unless one could not be used then."""
+    first = {(about["id"], about["defense"]): about for about in store.meta("models") or ()}
+    return [
+        about
+        if first.get(key := (about["id"], about["defense"]), about).get("problem")
+        else first.get(key, about)
+        for about in plan.about["models"]
+    ]
+
+
 def _describe(plan: Plan, store: RunStore) -> None:
     """Write down what the report needs; a resumed run keeps its first description."""
     if not store.resumed or store.meta("environment") is None:
@@ -238,7 +276,7 @@ def _describe(plan: Plan, store: RunStore) -> None:
         for line in plan.warnings:
             store.add_event(EventRecord(time=now(), level="warning", message=line))
         return
-    store.update_meta({key: plan.about[key] for key in MAY_CHANGE})
+    store.update_meta({key: plan.about[key] for key in MAY_CHANGE} | {"models": _known_models(plan, store)})
     before, here = store.meta("environment")["versions"], plan.about["environment"]["versions"]
     changed = [
         f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]

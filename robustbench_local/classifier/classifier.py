@@ -14,9 +14,21 @@ from robustbench_local.classifier.device import ChannelsLast, place, resolve_dev
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.classifier.model_identity import describe
 from robustbench_local.classifier.model_output import read_labels, read_logits
-from robustbench_local.classifier.pass_counter import CountedModule, Meter, input_gradient
+from robustbench_local.classifier.pass_counter import (
+    CountedModule,
+    Meter,
+    input_gradient,
+    pass_finished,
+    uses_reentrant_checkpoints,
+)
 from robustbench_local.classifier.preprocessing import Normalization, Preprocessing, parse_normalization
-from robustbench_local.classifier.state_guard import ModuleState, RandomStates, Settings, sound_arithmetic
+from robustbench_local.classifier.state_guard import (
+    ModuleState,
+    RandomStates,
+    Settings,
+    set_evaluation_mode,
+    sound_arithmetic,
+)
 from robustbench_local.errors import ConfigError, ModelError, RobustbenchError
 
 Access = Literal["gradients", "scores", "labels"]
@@ -54,6 +66,7 @@ class Classifier:
             long runs on a GPU. No influence on verdicts.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
         passes_elsewhere: Those under way in worker processes.
+        smallest_batch: Images that the model is given at least: where it is 2, a single one is given twice.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
@@ -89,6 +102,8 @@ class Classifier:
         self.search_precision: Precision = "fp32"
         self.compile_steps = False
         self.foreign_passes, self.passes_elsewhere = [0, 0], 0
+        self.smallest_batch = 1
+        self._whole_backward: bool | None = None
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
         self._copying = True
@@ -97,7 +112,7 @@ class Classifier:
         dtype = _computing_dtype(self.module)
         self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
         self._move()
-        if self.module is not None and self.module.training:
+        if getattr(self.module, "training", False):
             self.note("left in training mode by its maker; attacked in evaluation mode")
         if dtype not in (torch.float32, torch.float64):
             self.note(f"computes in {str(dtype).removeprefix('torch.')}; images and logits are float32")
@@ -151,7 +166,8 @@ class Classifier:
             leaf = images.detach().to(self.device).requires_grad_()
             logits = self(leaf, rows)
             losses = loss(logits)
-            found = input_gradient(losses, leaf) if losses.requires_grad else None
+            found = self._slopes(losses, leaf) if losses.requires_grad else None
+        pass_finished()
         if found is None:
             raise ModelError(
                 "no gradient path from the output to the pixels (no_grad, detach or numpy inside?)",
@@ -161,6 +177,19 @@ class Classifier:
         if self._meters:
             self._meters[-1].add_backward(rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
         return logits.detach(), losses.detach(), found
+
+    def _slopes(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
+        """See `input_gradient`; what the model's own backward pass raises is an error of the model."""
+        if self._whole_backward is None:
+            self._whole_backward = uses_reentrant_checkpoints(losses)
+        try:
+            return input_gradient(losses, leaf, whole=self._whole_backward)
+        except Exception as error:
+            if out_of_memory(error) or isinstance(error, RobustbenchError):
+                raise
+            message = f"its backward pass raised {type(error).__name__}: {first_line(error)}"
+            remedy = "mend it, or declare access: scores and use black-box attacks"
+            raise ModelError(message, where=self.name, remedy=remedy) from error
 
     @contextmanager
     def attacked(self) -> Iterator[None]:
@@ -175,11 +204,11 @@ class Classifier:
             return
         self._move()
         settings, randomness = Settings.current(), RandomStates.current()
-        state = None if self.module is None else ModuleState(self.module)
+        state = self._remembered()
         self._attacked = True
         try:
             if self.module is not None:
-                self.module.eval().requires_grad_(False)
+                self._freeze(self.module)
                 self._layout = ChannelsLast(self.module)
             with sound_arithmetic():
                 # read once, with gradients on and off, so that a forward only has to look at them afterwards
@@ -191,8 +220,8 @@ class Classifier:
             self._rearrange()
             settings.restore()
             randomness.restore()
-            if state is not None and (changed := state.restore()):
-                self.note(f"{', '.join(changed[:3])} changed while it was attacked; put back afterwards")
+            if state is not None:
+                self._put_back(state)
 
     def name_stage(self, rows: Tensor, stage: str) -> None:
         """Note which stage of an ensemble found the candidates of these images of the open `metered`."""
@@ -290,6 +319,35 @@ class Classifier:
         if self.module is not None:
             place(self.module, self.device, self.name)
 
+    def _remembered(self) -> ModuleState | None:
+        """What using the module may change in it."""
+        try:
+            return None if self.module is None else ModuleState(self.module)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            what = f"its parameters and buffers cannot be copied: {first_line(error)}"
+            remedy = "give every layer its weights first, lazy ones by a first call"
+            raise ModelError(what, where=self.name, remedy=remedy) from error
+
+    def _freeze(self, module: nn.Module) -> None:
+        try:
+            told = set_evaluation_mode(module)
+        except Exception as error:
+            what = f"cannot be put into evaluation mode: {type(error).__name__}: {first_line(error)}"
+            raise ModelError(what, where=self.name, remedy="let eval() and requires_grad_() work") from error
+        if told is not None:
+            self.note(told)
+
+    def _put_back(self, state: ModuleState) -> None:
+        try:
+            changed = state.restore()
+        except Exception as error:  # noqa: BLE001 - what was measured is measured
+            self.note(f"cannot be put back as it was before it was attacked: {first_line(error)}")
+            return
+        if changed:
+            self.note(f"{', '.join(changed[:3])} changed while it was attacked; put back afterwards")
+
     def _rearrange(self) -> bool:
         """Let the weights lie as their maker has them; False if they do."""
         layout, self._layout = self._layout, None
@@ -310,6 +368,25 @@ class Classifier:
         return images.to(self.device)
 
     def _logits(self, images: Tensor) -> Tensor:
+        """Logits of checked images; a model that cannot take a single one is given it twice."""
+        if 0 < len(images) < self.smallest_batch:
+            return self._answer(torch.cat([images, images[-1:]]))[:1]
+        try:
+            return self._answer(images)
+        except ModelError:
+            if len(images) != 1:
+                raise
+            try:
+                logits = self._answer(torch.cat([images, images]))[:1]
+            except Exception:  # noqa: BLE001 - then it is not the number of images: the first error says more
+                logits = None
+            if logits is None:
+                raise
+        self.smallest_batch = 2
+        self.note("fails on a single image (squeeze() without a dimension?): single images are given twice")
+        return logits
+
+    def _answer(self, images: Tensor) -> Tensor:
         given = self._prepare(images)
         if given is images and self._copying:
             given = images.clone()
@@ -322,7 +399,7 @@ class Classifier:
             if out_of_memory(error) or isinstance(error, RobustbenchError):
                 raise
             if self._layout is not None and self._layout.explains(error) and self._rearrange():
-                return self._logits(images)
+                return self._answer(images)
             shape = tuple(given.shape)
             message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
             raise ModelError(message, where=self.name, remedy="check input_size and channels") from error
@@ -341,6 +418,7 @@ class Classifier:
         if randomness is not None:
             self._examine(logits, randomness)
             self._copying = touched or not torch.equal(given, self._prepare(images))
+        pass_finished()
         return logits
 
     def _foreign_logits(self, images: Tensor) -> Tensor:

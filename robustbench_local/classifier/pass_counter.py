@@ -11,6 +11,18 @@ from torch import Tensor, nn
 
 from robustbench_local.errors import InvariantError
 
+_finished = [0]
+
+
+def pass_finished() -> None:
+    """Say that a pass, or a step as long as one, has come to its end, whichever classifier it was of."""
+    _finished[0] += 1
+
+
+def count_finished_passes() -> int:
+    """How often that was said in this process: while it grows, work goes on."""
+    return _finished[0]
+
 
 class Meter:
     """Forward and backward passes spent on each image (trust invariant V12).
@@ -91,12 +103,27 @@ class Meter:
         _add(self._backward, rows, size, times)
 
 
-def input_gradient(losses: Tensor, images: Tensor) -> Tensor | None:
+def uses_reentrant_checkpoints(losses: Tensor) -> bool:
+    """Whether the graph behind losses has a checkpoint that only a whole backward pass goes through."""
+    waiting, seen = [losses.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "CheckpointFunctionBackward":
+            return True
+        waiting += [each for each, _ in node.next_functions]
+    return False
+
+
+def input_gradient(losses: Tensor, images: Tensor, *, whole: bool = False) -> Tensor | None:
     """The gradient of every image's loss with respect to its pixels.
 
     Args:
         losses: (N,), or (N, T) for T backward passes through one forward pass; each row from its own image.
         images: (N, C, H, W), the leaf that the losses were computed from.
+        whole: Whether the pass goes to every leaf of the graph, as some checkpoints inside it demand.
 
     Returns:
         (N, C, H, W), or (N, T, C, H, W); None if no path leads from the losses to the pixels.
@@ -105,7 +132,12 @@ def input_gradient(losses: Tensor, images: Tensor) -> Tensor | None:
     found = []
     for place, each in enumerate(columns):
         more = place + 1 < len(columns)
-        (slope,) = torch.autograd.grad(each.sum(), images, retain_graph=more, allow_unused=True)
+        if whole:
+            images.grad = None
+            torch.autograd.backward(each.sum(), retain_graph=more)
+            slope = images.grad
+        else:
+            (slope,) = torch.autograd.grad(each.sum(), images, retain_graph=more, allow_unused=True)
         if slope is None:
             return None
         found.append(slope.contiguous())  # as the images lie: sums of mixed orders are slow
@@ -157,6 +189,7 @@ class CountedModule(nn.Module):
         return logits
 
     def _count_backward(self, gradient: Tensor) -> None:
+        pass_finished()
         self._total[1] += len(gradient)
 
 

@@ -123,11 +123,12 @@ class ModuleState:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._training = [(part, part.training) for part in module.modules()]
+        self._training = [(part, _is_training(part)) for part in module.modules()]
         self._places: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (place, dict(place))
             for part in module.modules()
             for place in (part._buffers, part._parameters)  # noqa: SLF001  named_buffers() hides the empty ones
+            if isinstance(place, dict)  # a compiled TorchScript module has views of its own, which stay
         ]
         tensors = dict(module.named_parameters(remove_duplicate=True)) | dict(module.named_buffers())
         self._values = [(name, tensor, tensor.detach().clone()) for name, tensor in tensors.items()]
@@ -137,7 +138,7 @@ class ModuleState:
     def restore(self) -> list[str]:
         """Put the module back; returns the names of the parameters and buffers whose values had changed."""
         for part, training in self._training:
-            part.training = training
+            _set_training(part, training=training)
         changed = []
         for place, before in self._places:
             if place.keys() != before.keys() or any(place[name] is not before[name] for name in before):
@@ -145,15 +146,43 @@ class ModuleState:
                 place.clear()
                 place.update(before)
         for name, tensor, value in self._values:
-            if not torch.equal(tensor, value):
-                tensor.copy_(value)
+            if not _same(tensor, value):
+                with torch.inference_mode(tensor.is_inference()):
+                    tensor.copy_(value)
                 changed.append(name)
         for parameter, requires_grad, gradient, kept in self._gradients:
-            parameter.requires_grad_(requires_grad)
+            if parameter.requires_grad != requires_grad:
+                with torch.inference_mode(parameter.is_inference()):
+                    parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
             if gradient is not None and kept is not None:
                 gradient.copy_(kept)
         return changed
+
+
+def set_evaluation_mode(module: nn.Module) -> str | None:
+    """Put a module into evaluation mode and freeze its parameters, also one that refuses to change its mode.
+
+    Args:
+        module: The module.
+
+    Returns:
+        What a reader has to know: that its own ``eval`` fails, and its parts were switched without it.
+
+    Raises:
+        Exception: If even that fails.
+    """
+    told = None
+    try:
+        module.eval()
+    except Exception as error:  # noqa: BLE001 - such as an exported program's, whose mode is fixed
+        told = f"its eval() raises {type(error).__name__}: its training flags were switched off instead"
+        for part in module.modules():
+            _set_training(part, training=False)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.requires_grad_(False)
+    return told
 
 
 @contextmanager
@@ -188,6 +217,28 @@ def _directory() -> str:
         return os.getcwd()  # noqa: PTH109  read at every forward, where building a Path would show
     except FileNotFoundError:  # someone deleted it: nothing to go back to
         return ""
+
+
+def _is_training(part: nn.Module) -> bool | None:
+    """Its training flag; None for frozen TorchScript, which has none."""
+    return getattr(part, "training", None)
+
+
+def _set_training(part: nn.Module, *, training: bool | None) -> None:
+    if training is None or _is_training(part) == training:
+        return
+    try:
+        part.training = training
+    except Exception:  # noqa: BLE001 - a user's __setattr__ may forbid it
+        vars(part)["training"] = training
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of one kind are equal, sparse ones too."""
+    try:
+        return torch.equal(first, second)
+    except (RuntimeError, NotImplementedError):
+        return torch.equal(first.to_dense(), second.to_dense())
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module, metadata
 from typing import Annotated, NoReturn
 
@@ -18,10 +19,12 @@ import typer
 
 from robustbench_local.allocator import keep_freed_memory
 from robustbench_local.cli.interrupt import listen, settle
-from robustbench_local.errors import RobustbenchError
+from robustbench_local.errors import ModelError, RobustbenchError
 
 INTERRUPTED = 130
 INTERNAL = 70
+USER_MODULE = "robustbench_local_user_"
+"""How the names of modules begin that ``python:`` models were made from."""
 STOPPED = "interrupted; everything committed is kept, and the same command goes on"
 
 COMMANDS = {
@@ -76,7 +79,17 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     listen()
     keep_freed_memory()
-    sys.exit(call(sys.argv[1:]))
+    _leave(call(sys.argv[1:]))
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process; where a user's code was let run, nothing that it left behind has a say in how."""
+    if not any(name.startswith(USER_MODULE) for name in sys.modules):
+        sys.exit(code)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def call(arguments: list[str]) -> int:
@@ -98,7 +111,7 @@ def call(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
         return _unexpected(error)
     settle()
     if result == INTERRUPTED:  # typer turns Ctrl-C into its own exit
@@ -106,14 +119,22 @@ def call(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _unexpected(error: Exception) -> int:
-    """A mistake on the command line, which typer reports by its own exceptions, or a bug of ours."""
+def _unexpected(error: BaseException) -> int:
+    """A mistake on the command line, which typer reports by its own exceptions, or a bug; or an escape."""
+    if not isinstance(error, Exception):  # no command of ours leaves so
+        return _complain(_describe_escape(error), ModelError.exit_code)
     message = getattr(error, "format_message", None)
     if callable(message):
         remedy = "" if not getattr(error, "ctx", None) else f" See '{error.ctx.command_path} --help'."  # type: ignore[attr-defined]
         return _complain(f"{message()}{remedy}", 2)
     line = " ".join(f"{type(error).__name__}: {error}".split())
     return _complain(f"internal error: {line}. Run again with --debug and report the traceback", INTERNAL)
+
+
+def _describe_escape(escape: BaseException) -> str:
+    """What is meant to end a process, raised by a model or a library."""
+    shown = f"called sys.exit({escape.code!r})" if isinstance(escape, SystemExit) else f"raised {escape!r}"
+    return f"a model or a library {shown}; nothing that it left undone is judged"
 
 
 def _complain(line: str, code: int) -> int:

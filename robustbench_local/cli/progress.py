@@ -238,7 +238,7 @@ def holding(cell: PlannedCell) -> str:
 def ending(cell: PlannedCell, done: Tally) -> str:
     """What came out of a cell, in a few words."""
     if cell.skipped or not done.n:
-        return cell.skipped or "no outcome"
+        return (None if cell.problem else cell.skipped) or "no outcome"
     passes = (done.forward_passes + done.backward_passes) / done.n
     hits = f", {done.broken} reached a target" if cell.threat.targets else ""
     silent = f", {done.abstained} abstained" if done.abstained else ""
@@ -258,7 +258,7 @@ def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
 
     Args:
         plan: The plan.
-        seconds: Most seconds by key of the cell.
+        seconds: Most seconds by key of the cell, where they are known.
     """
     table = Table(title=f"{plan.name}: {len(plan.cells)} cells on {plan.data.name}", title_justify="left")
     for column in ("model", "attack"):
@@ -267,11 +267,13 @@ def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         table.add_column(column, justify="right")
     for cell in plan.cells:
         forward, backward = cell.passes
-        cost = (f"{forward + backward:,}", duration(seconds[cell.record.key]))
+        most = seconds.get(cell.record.key)
+        cost = (f"{forward + backward:,}", "unknown" if most is None else duration(most))
+        standing = "error" if cell.problem else "skipped" if cell.skipped else None
         table.add_row(
             escape(str(cell.subject)),
             escape(cell.record.attack),
             str(len(cell.positions)),
-            *(("skipped", "-") if cell.skipped else cost),
+            *(cost if standing is None else (standing, "-")),
         )
     return table

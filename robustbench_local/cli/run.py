@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +16,9 @@ from robustbench_local.cli.progress import choose_display, plan_table
 from robustbench_local.cli.tables import results_table, say_gates
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.goal import describe_goals, named_classes
+from robustbench_local.evaluation.harness.model_speed import try_measuring_speed
 from robustbench_local.evaluation.plan import Plan
-from robustbench_local.evaluation.tuning import measure_speed
+from robustbench_local.evaluation.planning import TIMEOUT_SECONDS
 from robustbench_local.reports.words import duration
 from robustbench_local.run import perform, prepare
 
@@ -94,6 +97,20 @@ def command(
         Path | None,
         typer.Option(envvar="RBL_CACHE", help="Where weights that the grid trains are kept."),
     ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            envvar="RBL_TIMEOUT",
+            help="Seconds until a model that finishes no pass is taken to hang; 0 waits for ever.",
+        ),
+    ] = TIMEOUT_SECONDS,
+    cell_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0, envvar="RBL_CELL_TIMEOUT", help="Seconds that a cell may take; 0, the default: any time."
+        ),
+    ] = 0.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time, and stop.")
     ] = False,
@@ -120,14 +137,16 @@ def command(
         cards=cards or (),
         allow_code=allow_code,
         cache=cache,
+        timeout=timeout,
+        cell_timeout=cell_timeout,
         only_plan=dry_run,
         report=lambda line: _say_training(console, line, as_json=as_json),
     )
     _show_plan(plan, console, as_json=as_json, dry_run=dry_run)
     if dry_run:
-        return 0
+        return INCOMPLETE if any(cell.problem for cell in plan.cells) else 0
     with choose_display(console, as_json=as_json) as display:
-        run = perform(plan, directory, display)
+        run = perform(plan, directory, display, leave=_leave_unfinished)
     page = run.report()
     verdict = run.gate()
     if as_json:
@@ -138,6 +157,13 @@ def command(
         say_gates(verdict, console)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     return verdict.exit_code or (0 if run.complete else INCOMPLETE)
+
+
+def _leave_unfinished() -> None:
+    """End a process in which a model hangs that nothing can interrupt; everything committed is kept."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INCOMPLETE)
 
 
 def _say_training(console: Console, line: str, *, as_json: bool) -> None:
@@ -167,11 +193,26 @@ def parse_batch_size(text: str) -> int | None:
     return int(text)
 
 
+def _most_seconds(plan: Plan) -> dict[str, float]:
+    """The most seconds that each cell can take, by its key; nothing of cells that cannot be foreseen."""
+    cells = [cell for cell in plan.cells if cell.problem is None]
+    attacked = {str(cell.crafted_on): cell.crafted_on for cell in cells}
+    speeds = {name: try_measuring_speed(one, plan.timeout) for name, one in attacked.items()}
+    known = {name: speed for name, speed in speeds.items() if speed is not None}
+    return {
+        cell.record.key: known[str(cell.crafted_on)].seconds(cell.passes)
+        for cell in cells
+        if str(cell.crafted_on) in known
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
 def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
     """Cells, passes and the most time they can take, before anything runs."""
-    attacked = {str(cell.crafted_on): cell.crafted_on for cell in plan.cells}
-    speeds = {name: measure_speed(one.classifier, one.data.images) for name, one in attacked.items()}
-    seconds = {cell.record.key: speeds[str(cell.crafted_on)].seconds(cell.passes) for cell in plan.cells}
+    seconds = _most_seconds(plan)
     if as_json:
         cells = [
             {
@@ -182,8 +223,9 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
                 "targets": named_classes(cell, cell.record.targets),
                 "images": len(cell.positions),
                 "passes_at_most": sum(cell.passes),
-                "seconds_at_most": round(seconds[cell.record.key], 1),
+                "seconds_at_most": _rounded(seconds.get(cell.record.key)),
                 "skipped": cell.skipped,
+                "problem": None if cell.problem is None else str(cell.problem),
             }
             for cell in plan.cells
         ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -19,6 +20,8 @@ from robustbench_local.classifier.device import resolve_device
 from robustbench_local.defenses.networks import load_start
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import DataEntry
+from robustbench_local.evaluation.harness.child_process import can_fork
+from robustbench_local.evaluation.harness.isolated_call import call_isolated, tell_parent
 from robustbench_local.evaluation.training import fit, measure, save, with_settings
 from robustbench_local.evaluation.training_data import Wanted, load_images
 from robustbench_local.strict import parse_yaml, validate
@@ -125,46 +128,61 @@ def command(
     images, sources = load_images(wanted, seed=seed, base=base)
     for part, source in sources.items():
         say.report(f"{part} images: {source}")
-    start = load_start(
-        model,
-        num_classes=images.training.num_classes,
-        seed=seed,
-        weights=weights,
-        normalize=normalize,
-        allow_code=allow_code,
-        base=base,
-    )
-    if recipe.fine_tune and not start.origin:
-        raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
-    parts = f"{len(images.training):,} images, {len(images.validation):,} for validation"
-    say.report(f"training {start.architecture} by {chosen.name} on {parts}, on {place}")
-    with say:
-        trained = fit(
-            start,
-            recipe,
-            images,
+
+    def work(report: Callable[[str], None], on_step: Callable[[int, int], None]) -> None:
+        start = load_start(
+            model,
+            num_classes=images.training.num_classes,
             seed=seed,
-            device=place,
-            checkpoint=checkpoint,
-            report=say.report,
-            on_step=say.step,
+            weights=weights,
+            normalize=normalize,
+            allow_code=allow_code,
             base=base,
         )
-    figures = measure(start, recipe, images, autoattack=autoattack, device=place, report=say.report)
-    save(
-        out,
-        start,
-        trained,
-        card=chosen,
-        recipe=recipe,
-        images=images,
-        sources=sources,
-        measured=figures,
-        seed=seed,
-        command=repeated(context),
-    )
+        if recipe.fine_tune and not start.origin:
+            raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
+        parts = f"{len(images.training):,} images, {len(images.validation):,} for validation"
+        report(f"training {start.architecture} by {chosen.name} on {parts}, on {place}")
+        common: dict[str, Any] = {"device": place, "report": report}
+        trained = fit(
+            start, recipe, images, seed=seed, checkpoint=checkpoint, on_step=on_step, base=base, **common
+        )
+        figures = measure(start, recipe, images, autoattack=autoattack, **common)
+        save(
+            out,
+            start,
+            trained,
+            card=chosen,
+            recipe=recipe,
+            images=images,
+            sources=sources,
+            measured=figures,
+            seed=seed,
+            command=repeated(context),
+        )
+
+    with say:
+        if model.startswith("python:") and can_fork(place):
+            _work_aside(work, say, model)
+        else:
+            work(say.report, say.step)
     say.report(f"wrote {out} with its card and curves; in a grid it is checkpoint:{out}")
     return 0
+
+
+def _work_aside(
+    work: Callable[[Callable[[str], None], Callable[[int, int], None]], None], say: Speaker, model: str
+) -> None:
+    """Train a user's own network in a process of its own, so that its end is not that of the command."""
+
+    def listen(message: str | tuple[int, int]) -> None:
+        if isinstance(message, str):
+            say.report(message)
+        else:
+            say.step(*message)
+
+    aside = partial(work, tell_parent, lambda done, whole: tell_parent((done, whole)))
+    call_isolated(aside, timeout=None, name=model, listen=listen)
 
 
 def _check_writable(out: Path) -> None:

@@ -60,6 +60,8 @@ def _reason_to_skip(
     certificate: Certificate, threat: ThreatModel, subject: Subject, count: int
 ) -> str | None:
     """Why there is no such certificate for this model; a question that makes no sense is raised instead."""
+    if subject.problem:
+        return None
     if not count:
         return "no image of the data is of a source class"
     try:

@@ -19,7 +19,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.batches import run_batches
+from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.evaluate import frame
 from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.proof import Proof
@@ -89,6 +89,7 @@ def certify(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     cards: Sequence[Path | str] = (),
+    timeout: float | None = None,
     **parameters: Any,
 ) -> CertificationResult:
     """Prove for as many images as possible that no change inside a ball makes them read wrongly.
@@ -104,6 +105,9 @@ def certify(
         batch_size: Images in a pass; None chooses by their size. No influence on verdicts.
         device: Where to compute; None leaves the classifier where it is.
         cards: Folders with cards of your own.
+        timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
+            process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
+            costs its images only. None waits, in this process.
         parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
 
     Returns:
@@ -121,9 +125,17 @@ def certify(
     key = cell_key({"model": classifier.name, "certificate": repr(method), "threat": repr(threat)})
     work = Proof(key=key, classifier=classifier, data=fitted, certificate=method, threat=threat, seed=seed)
     heard: list[str] = []
+    isolation = Isolation(isolated=timeout is not None, timeout=timeout)
     size = batch_size or default_batch_size(fitted.images)
     rows = [
-        row for batch in run_batches(work, batch_size=size, notify=heard.append) for row in batch.outcomes
+        row
+        for batch in run_batches(
+            work,
+            batch_size=size,
+            notify=heard.append,
+            isolation=isolation,
+        )
+        for row in batch.outcomes
     ]
     return _result(work, rows, (*classifier.notes, *fitted.notes, method.note(), *heard))
 

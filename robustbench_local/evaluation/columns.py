@@ -188,13 +188,14 @@ def _plan_cell(
         measure=attack.measure,
         surface=describe_surface(subject.data, crossing.positions, crossing.threat),
     )
+    unusable = subject.problem or (surrogate and surrogate.problem)  # the cell is an error, then
     return AttackCell(
         record=record,
         subject=subject,
         attack=attack,
         threat=crossing.threat,
         positions=crossing.positions,
-        skipped=_reason_to_skip(crossing, attack, surrogate, naive=column.naive),
+        skipped=None if unusable else _reason_to_skip(crossing, attack, surrogate, naive=column.naive),
         surrogate=surrogate,
     )
 

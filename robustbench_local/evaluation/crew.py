@@ -1,41 +1,49 @@
-"""Worker processes that share the images of a cell.
+"""Worker processes that share the images of a cell, or keep a user's model away from this process.
 
 The small networks and the small batches of an attack leave a CPU's threads waiting for each other; processes
 of one thread each do not. Random numbers belong to images, so that it makes no difference to a verdict who
-works on which. Each worker is a copy of this process as it is when the cell starts (fork), so nothing has to
-be handed to it but positions.
+works on which. Each worker is a copy of this process as it is when it starts (fork), so nothing has to be
+handed to it but positions; a worker that is lost is replaced by another one.
 """
 
 from __future__ import annotations
 
 import ctypes
 import multiprocessing
-import os
-import pickle
-import signal
-import sys
 import threading
-import warnings
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.pass_counter import count_finished_passes
+from robustbench_local.errors import ModelTimeoutError
 from robustbench_local.evaluation.cell import Batch, Work, joined
+from robustbench_local.evaluation.harness.child_process import (
+    Channel,
+    ChildProcess,
+    can_fork,
+    wait_for_answers,
+)
+from robustbench_local.evaluation.harness.isolated_call import as_model_error, as_picklable, confined
+from robustbench_local.evaluation.harness.watchdog import Watchdog
 
 SMALLEST_SHARE = 8
 """A worker's batch is not made smaller than this, however many workers there are."""
-_SIGN_OF_LIFE = 0.5
-"""Seconds between two looks at how many passes the workers have made."""
-_END = b""
+_HEARTBEAT_SECONDS = 0.5
+"""Between two looks at how many passes the workers have made."""
+_PATIENCE_SECONDS = 30.0
+"""How long a worker may take to put its model back at the end."""
+_STOP = "stop"
 """The last order."""
-_PR_SET_PDEATHSIG = 1
+_UNDER_WAY, _FINISHED = 0, 1
+"""What a worker counts: the passes of its batch so far, and all that it has finished."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,27 @@ class _Order:
 @dataclass(frozen=True)
 class _Answer:
     batch: Batch | None
-    failure: BaseException | None
+    failure: Exception | None
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
+class WorkerLostError(Exception):
+    """A worker process ended, or no longer finishes a pass.
+
+    Args:
+        line: What became of it, in words.
+        hung: Whether it had to be ended because it hung.
+        killed: Whether somebody else killed it.
+    """
+
+    def __init__(self, line: str, *, hung: bool = False, killed: bool = False) -> None:
+        super().__init__(line)
+        self.line, self.hung, self.killed = line, hung, killed
+
+
+def can_be_isolated(work: Work) -> bool:
+    """Whether a piece of work can be done in copies of this process: not on a GPU, and on Linux only."""
+    return can_fork(work.classifier.device, work.asked.device)
 
 
 def usable_workers(work: Work, workers: int) -> int:
@@ -65,27 +86,26 @@ def usable_workers(work: Work, workers: int) -> int:
         workers: How many there may be.
 
     Returns:
-        At least 1. Only networks on the CPU of a Linux machine are copied: a GPU is busy with one, a callable
+        At least 1. Only networks on the CPU of a Linux machine are shared: a GPU is busy with one, a callable
         may be somebody's service, and elsewhere a copied process is not safe.
     """
-    copied = all(_can_be_copied(classifier) for classifier in (work.classifier, work.asked))
-    if not copied or not work.divisible or sys.platform != "linux":
+    networks = all(classifier.module is not None for classifier in (work.classifier, work.asked))
+    if not networks or not work.divisible or not can_be_isolated(work):
         return 1
     return max(1, min(workers, len(work.data)))
 
 
-def _can_be_copied(classifier: Classifier) -> bool:
-    return classifier.module is not None and classifier.device.type == "cpu"
-
-
 class Crew(AbstractContextManager["Crew"]):
-    """Some processes, of one thread each, that work on the same cell; with one, this process itself.
+    """Some processes that work on the same cell, of one thread each if they are several.
 
     Args:
         work: What they do; it must not change while they live.
         workers: How many.
         ready: Opens the context that work is done in.
-        notify: Told when a worker is lost; this process then goes on alone.
+        isolated: Whether one worker is a process, too, where that is possible; several always are.
+        timeout: Seconds within which each has to finish a pass; None for any time.
+        deadline: When the cell has to be done, by `time.monotonic`; None for any time.
+        give_up: Ends what hangs where no process can be ended for it; takes why, in one line.
     """
 
     def __init__(
@@ -94,61 +114,78 @@ class Crew(AbstractContextManager["Crew"]):
         workers: int,
         *,
         ready: Callable[[], AbstractContextManager[Any]],
-        notify: Callable[[str], None],
+        isolated: bool = False,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        give_up: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._give_up = give_up
         self.work, self.size = work, usable_workers(work, workers)
-        self._ready, self._notify = ready, notify
-        self._workers: list[_Worker] = []
-        self._passes = multiprocessing.RawArray(ctypes.c_int64, self.size)
+        self.isolated = self.size > 1 or (isolated and can_be_isolated(work))
+        self._ready, self._timeout, self._deadline = ready, timeout or None, deadline
+        self._threads = 1 if self.size > 1 else torch.get_num_threads()
+        self._workers: list[ChildProcess] = []
+        self._counts = multiprocessing.RawArray(ctypes.c_int64, 2 * self.size)
+        self._here: AbstractContextManager[Any] | None = None
 
     def __enter__(self) -> Crew:
-        try:
-            for place in range(self.size if self.size > 1 else 0):
-                self._workers.append(self._start(place))
-        except BaseException:  # an interrupt between two of them
-            self._end()
-            raise
+        if not self.isolated:
+            self._here = self._ready()
+            self._here.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Hear what the workers have left to say, and end them; after an error, whatever they are at."""
-        if error is None:
-            for worker in self._workers:
-                with suppress(OSError, EOFError):
-                    worker.pipe.send_bytes(_END)
-                    self._hear(_received(worker.pipe))
-        self._end()
+        if self._here is not None:
+            self._here.__exit__(kind, error, trace)
+        try:
+            if error is None and self._workers:
+                for worker in self._workers:
+                    worker.send(_STOP)
+                with suppress(WorkerLostError, ModelTimeoutError):  # every outcome is here already
+                    for answer in self._wait(self._workers, _PATIENCE_SECONDS):
+                        self._hear(answer)
+        finally:
+            self._end()
 
-    def _end(self) -> None:
-        for worker in self._workers:
-            worker.process.kill()
-            worker.pipe.close()
-        for worker in self._workers:
-            worker.process.join()
-        self._workers = []
-        self.work.asked.passes_elsewhere = 0
-
-    def _hear(self, answer: _Answer) -> None:
-        for note in answer.notes:
-            self.work.classifier.note(note)
-
-    def run(self, positions: list[int]) -> Batch:
+    def run(self, positions: list[int], batch_size: int) -> Batch:
         """Do the work for some images; an exception of a worker is raised here.
 
         Args:
             positions: Which images, cut into interleaved shares so that hard classes are spread.
+            batch_size: Images in a pass of all workers together.
+
+        Raises:
+            WorkerLostError: If a worker ends or hangs; the next call starts others.
+            ModelTimeoutError: If the cell's time is over.
+            Exception: What the model or the attack raised.
         """
-        if not self._workers:
-            return self.work.run(positions)
-        shares = [share for place in range(self.size) if (share := positions[place :: self.size])]
+        if not self.isolated:
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                raise _cell_timeout(self.work)
+            self.work.asked.batch_size = batch_size
+            watchdog = Watchdog(self._timeout, self._deadline, self._give_up)
+            with confined(self.work.classifier.name), watchdog:
+                return self.work.run(positions)
         try:
-            answers = self._answers(shares)
-        except (EOFError, OSError):
+            return self._shared(positions, batch_size)
+        except (WorkerLostError, ModelTimeoutError, KeyboardInterrupt):
             self._end()
-            self._notify("a worker process was lost, perhaps for lack of memory: going on without workers")
-            return self.work.run(positions)
+            raise
+
+    def _shared(self, positions: list[int], batch_size: int) -> Batch:
+        while len(self._workers) < self.size:
+            self._workers.append(self._start(len(self._workers)))
+        shares = [share for place in range(self.size) if (share := positions[place :: self.size])]
+        size = batch_size
+        if self.size > 1:
+            size = min(batch_size, max(SMALLEST_SHARE, -(-batch_size // self.size)))
+        busy = self._workers[: len(shares)]
+        for worker, share in zip(busy, shares, strict=True):
+            worker.send(_Order(share, size))
+        answers = self._wait(busy, self._timeout)
         for answer in answers:
             self._hear(answer)
         for answer in answers:
@@ -159,87 +196,108 @@ class Crew(AbstractContextManager["Crew"]):
         outcomes = tuple(replace(row, seconds=row.seconds / len(shares)) for row in batch.outcomes)
         return replace(batch, outcomes=outcomes)
 
-    def _answers(self, shares: Sequence[list[int]]) -> list[_Answer]:
-        """Hand out the shares and wait for all answers, counting passes meanwhile."""
-        at_once = self.work.asked.batch_size or len(shares[0])
-        size = min(at_once, max(SMALLEST_SHARE, -(-at_once // self.size)))
-        busy: dict[Connection, int] = {}
-        for place, (worker, share) in enumerate(zip(self._workers, shares, strict=False)):
-            worker.pipe.send_bytes(pickle.dumps(_Order(share, size)))
-            busy[worker.pipe] = place
-        answers: dict[int, _Answer] = {}
-        while busy:
-            ready = wait(list(busy), timeout=_SIGN_OF_LIFE)
-            for pipe in [pipe for pipe in busy if pipe in ready]:
-                answers[busy.pop(pipe)] = _received(pipe)
-            self.work.asked.passes_elsewhere = sum(self._passes)
-        return [answers[place] for place in sorted(answers)]
+    def _wait(self, busy: Sequence[ChildProcess], timeout: float | None) -> list[_Answer]:
+        """One answer of each worker, in their order; passes are counted meanwhile."""
+        answers: dict[ChildProcess, _Answer] = {}
+        pause = min(_HEARTBEAT_SECONDS, timeout / 4 if timeout else _HEARTBEAT_SECONDS)
+        idle = dict.fromkeys(busy, 0.0)
+        progress = {worker: self._progress(worker) for worker in busy}
+        while waiting := [worker for worker in busy if worker not in answers]:
+            began = time.monotonic()
+            for worker in wait_for_answers(waiting, pause):
+                for answer in self._received(worker):
+                    answers[worker] = answer
+            self.work.asked.passes_elsewhere = sum(self._counts[_UNDER_WAY::2])
+            # a pause of this very process is not the model's: no round counts for more than two heartbeats
+            passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
+            for worker in waiting:
+                before, progress[worker] = progress[worker], self._progress(worker)
+                idle[worker] = idle[worker] + passed if progress[worker] == before else 0.0
+                if timeout is not None and worker not in answers and idle[worker] >= timeout:
+                    raise WorkerLostError(f"no pass finished for {timeout:g} s", hung=True)
+            if self._deadline is not None and len(answers) < len(busy) and time.monotonic() > self._deadline:
+                raise _cell_timeout(self.work)
+        return [answers[worker] for worker in busy]
 
-    def _start(self, place: int) -> _Worker:
-        ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("fork").Process(
-            target=_serve,
-            args=(self.work, self._ready, theirs, self._passes, place, os.getpid()),
-            daemon=True,
-        )
-        with warnings.catch_warnings():
-            # the display's thread shares no lock with a worker, which neither prints nor draws
-            warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-            process.start()
-        theirs.close()  # here, so that a lost worker ends the pipe
-        return _Worker(process, ours)
+    def _received(self, worker: ChildProcess) -> list[_Answer]:
+        try:
+            return worker.receive()
+        except EOFError:
+            killed = worker.was_killed()
+            raise WorkerLostError(worker.ending(), killed=killed) from None
+
+    def _progress(self, worker: ChildProcess) -> tuple[int, int]:
+        place = self._workers.index(worker)
+        return self._counts[2 * place + _FINISHED], worker.received_bytes()
+
+    def _hear(self, answer: _Answer) -> None:
+        for note in answer.notes:
+            self.work.classifier.note(note)
+
+    def _start(self, place: int) -> ChildProcess:
+        counts = (ctypes.c_int64 * 2).from_buffer(self._counts, 16 * place)
+        return ChildProcess(partial(_serve, self.work, self._ready, counts), threads=self._threads)
+
+    def _end(self) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.end()
+        self.work.asked.passes_elsewhere = 0
+
+
+def _cell_timeout(work: Work) -> ModelTimeoutError:
+    what = "the cell's time is over"
+    remedy = "the same command goes on with what is left, for longer with a larger --cell-timeout"
+    return ModelTimeoutError(what, where=work.classifier.name, remedy=remedy)
 
 
 def _serve(
     work: Work,
     ready: Callable[[], AbstractContextManager[Any]],
-    pipe: Connection,
-    passes: ctypes.Array[ctypes.c_int64],
-    place: int,
-    parent: int,
+    counts: ctypes.Array[ctypes.c_int64],
+    channel: Channel,
 ) -> None:
-    """A worker's life: take positions, answer with their outcomes, until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be asked to take this process along
+    """A worker's life: take positions, answer with their outcomes, until it is told to stop."""
+    threading.Thread(target=_count, args=(work.asked, counts), daemon=True).start()
+    order, known, failure = channel.receive(), len(work.classifier.notes), None
+    try:
+        with ready():
+            while order != _STOP:
+                channel.send(_run_order(work, order))
+                known = len(work.classifier.notes)
+                order = channel.receive()
+    except (EOFError, BrokenPipeError):
         return
-    torch.set_num_threads(1)
-    counting = threading.Thread(target=_count, args=(work.asked, passes, place), daemon=True)
-    counting.start()
-    with ready():
-        known = len(work.classifier.notes)
-        while order := pipe.recv_bytes():
-            pipe.send_bytes(pickle.dumps(_obeyed(work, pickle.loads(order))))  # noqa: S301 - our own bytes
-    pipe.send_bytes(pickle.dumps(_Answer(None, None, tuple(work.classifier.notes[known:]))))
+    except BaseException as problem:  # noqa: BLE001 - the model cannot be made ready, or not be put back
+        failure = _as_failure(problem, work)
+    while order != _STOP:
+        channel.send(_Answer(None, failure, ()))
+        order = channel.receive()
+    channel.send(_Answer(None, None, tuple(work.classifier.notes[known:])))
 
 
-def _obeyed(work: Work, order: _Order) -> _Answer:
+def _run_order(work: Work, order: _Order) -> _Answer:
     known = len(work.classifier.notes)
     work.asked.batch_size = order.batch_size
+    batch: Batch | None = None
+    failure: Exception | None = None
     try:
-        batch, failure = work.run(order.positions), None
+        batch = work.run(order.positions)
     except BaseException as problem:  # noqa: BLE001 - raised again in the parent
-        batch, failure = None, _that_travels(problem)
+        failure = _as_failure(problem, work)
     return _Answer(batch, failure, tuple(work.classifier.notes[known:]))
 
 
-def _received(pipe: Connection) -> _Answer:
-    answer: _Answer = pickle.loads(pipe.recv_bytes())  # noqa: S301 - our own bytes
-    return answer
+def _as_failure(problem: BaseException, work: Work) -> Exception:
+    """What the parent raises; nobody can interrupt a worker but the model itself."""
+    if isinstance(problem, Exception):
+        return as_picklable(problem)
+    return as_model_error(problem, work.classifier.name)
 
 
-def _that_travels(failure: BaseException) -> BaseException:
-    """The exception, or one like it where it cannot be taken to another process."""
-    try:
-        pickle.loads(pickle.dumps(failure))  # noqa: S301 - our own bytes
-    except Exception:  # noqa: BLE001 - somebody else's class may do anything
-        return RuntimeError(f"{type(failure).__name__}: {failure}")
-    return failure
-
-
-def _count(classifier: Classifier, passes: ctypes.Array[ctypes.c_int64], place: int) -> None:
+def _count(classifier: Classifier, counts: ctypes.Array[ctypes.c_int64]) -> None:
     """Show how far this worker is, as long as it lives."""
     pause = threading.Event()
-    while not pause.wait(_SIGN_OF_LIFE):
-        passes[place] = classifier.passes_under_way()
+    while not pause.wait(_HEARTBEAT_SECONDS / 4):
+        counts[_UNDER_WAY] = classifier.passes_under_way()
+        counts[_FINISHED] = count_finished_passes()

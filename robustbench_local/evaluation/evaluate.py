@@ -21,7 +21,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.evaluation.batches import run_batches
+from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import Batch, Task, Work, applicable
 from robustbench_local.evaluation.plan import cell_key
@@ -111,6 +111,7 @@ def evaluate(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     cards: Sequence[Path | str] = (),
+    timeout: float | None = None,
 ) -> EvaluationResult:
     """Attack a classifier and count what is left, by the rules of the harness.
 
@@ -132,6 +133,9 @@ def evaluate(
             verdicts.
         device: Where to compute; None leaves the classifier where it is.
         cards: Folders with cards of your own.
+        timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
+            process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
+            costs its images only. None waits, in this process.
 
     Returns:
         The result.
@@ -164,8 +168,16 @@ def evaluate(
     chosen = _attacked(fitted, rules, threat)
     task = _work(classifier, method, threat, chosen, surrogate=surrogate, test_views=test_views, seed=seed)
     heard: list[str] = []
+    isolation = Isolation(isolated=timeout is not None, timeout=timeout)
     size = batch_size or default_batch_size(chosen.images)
-    batches = list(run_batches(task, batch_size=size, notify=heard.append))
+    batches = list(
+        run_batches(
+            task,
+            batch_size=size,
+            notify=heard.append,
+            isolation=isolation,
+        )
+    )
     notes = (
         *classifier.notes,
         *fitted.notes,

@@ -16,6 +16,7 @@ from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.errors import RobustbenchError
 from robustbench_local.evaluation.cell import Task, Work
 from robustbench_local.evaluation.looking import FRAMES
 from robustbench_local.evaluation.proof import Proof
@@ -45,6 +46,8 @@ class Subject:
     """Name of its defense."""
     undefended: Subject | None = None
     """The model without its wrapper, which a naive attacker takes it for; None if it has none."""
+    problem: RobustbenchError | None = None
+    """Why the model cannot be used, and its cells are errors; None if it can."""
 
     def __str__(self) -> str:
         return self.id if self.defense == "none" else f"{self.id} + {self.defense}"
@@ -74,6 +77,11 @@ class PlannedCell(ABC):
     @abstractmethod
     def passes(self) -> tuple[int, int]:
         """Most forward and backward passes over all images."""
+
+    @property
+    def problem(self) -> RobustbenchError | None:
+        """Why a model of the cell cannot be used; None if all can."""
+        return self.subject.problem or self.crafted_on.problem
 
     @abstractmethod
     def task(self, seed: int) -> Work:
@@ -214,6 +222,10 @@ class Plan:
     """In the order of the grid; cheap attacks stand first if the grid says so."""
     identity: dict[str, str]
     """Everything that decides the verdicts, by name: what a resumed run must agree with."""
+    timeout: float | None = None
+    """Seconds within which a model has to finish a pass; None for any time."""
+    cell_timeout: float | None = None
+    """Seconds that a cell may take; None for any time."""
     skip_verified: bool = False
     """Whether images that a certificate has proven robust are spared the attacks that it covers."""
     about: dict[str, Any] = field(default_factory=dict)

@@ -10,23 +10,35 @@ from typing import Any
 
 import torch
 
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.device import resolve_device
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.data.sources import load_dataset
+from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.crossing import GridColumn
-from robustbench_local.evaluation.defending import resolve_defenses
+from robustbench_local.evaluation.defending import Defense, resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment
 from robustbench_local.evaluation.grid import Grid, ModelEntry
+from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
+from robustbench_local.evaluation.harness.model_probe import (
+    ModelProbe,
+    as_model_errors,
+    learn_from_probe,
+    probe_model,
+)
+from robustbench_local.evaluation.harness.unusable_model import make_unusable_subject, with_defense
 from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell, Subject
 from robustbench_local.evaluation.severity import resolve_severity
 from robustbench_local.evaluation.workshop import Workshop, default_cache
-from robustbench_local.models.endpoint import PROBE
 from robustbench_local.models.http_client import without_credentials
 from robustbench_local.models.sources import load_classifier
 
 DECIDING = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
+TIMEOUT_SECONDS = 600.0
+"""Seconds without a finished pass after which a model is taken to hang, unless the user says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,10 @@ class Options:
     """Whether nothing is trained, because nothing will be run."""
     report: Callable[[str], None] = lambda _line: None
     """Receives lines of progress of trainings."""
+    timeout: float | None = TIMEOUT_SECONDS
+    """Seconds within which a model has to finish a pass; None for any time."""
+    cell_timeout: float | None = None
+    """Seconds that a cell may take; None for any time."""
 
 
 def make_plan(grid: Grid, options: Options) -> Plan:
@@ -74,14 +90,20 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     load = cache(partial(load_data, grid, options.base))
     defenses = resolve_defenses(grid, folders, _workshop(grid, options, load))
     data = load()
-    models = {entry.id: _subject(entry, data, options) for entry in grid.models}
-    subjects = tuple(each.apply(model) for name, model in models.items() for each in defenses[name])
+    models = {entry.id: _usable_subject(entry, data, options) for entry in grid.models}
+    subjects = tuple(
+        _defended(entry, models[entry.id], each, data, options)
+        for entry in grid.models
+        for each in defenses[entry.id]
+    )
+    if all(subject.problem for subject in subjects):
+        raise next(subject.problem for subject in subjects if subject.problem)
     for subject in (*models.values(), *subjects):
         subject.classifier.search_precision = grid.search_precision
         subject.classifier.compile_steps = options.compile_steps
     identity = _identity(grid, data, subjects)
     cells = tuple(plan_cells(grid, models, subjects, columns, identity["code"]))
-    device, workers = str(subjects[0].classifier.device), options.workers or torch.get_num_threads()
+    device, workers = str(resolve_device(options.device)), options.workers or torch.get_num_threads()
     return Plan(
         name=grid.name or "grid",
         resolved=grid.as_yaml(),
@@ -93,6 +115,8 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         subjects=subjects,
         cells=cells,
         identity=identity,
+        timeout=options.timeout,
+        cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
         about=_about(grid, data, subjects, columns, describe_environment(device, workers)),
         warnings=tuple(dict.fromkeys(_warnings(grid, cells, data))),
@@ -125,8 +149,74 @@ def card_folders(options: Options) -> list[Path]:
     return [*options.cards, *([beside] if beside.is_dir() else [])]
 
 
+def _usable_subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
+    """A model that was loaded and has answered, or one whose cells will be errors."""
+    try:
+        return _subject(entry, data, options)
+    except ModelError as problem:
+        return make_unusable_subject(entry, data, problem, resolve_device(options.device))
+
+
+def _defended(
+    entry: ModelEntry, model: Subject, defense: Defense, data: Dataset, options: Options
+) -> Subject:
+    """A model with a defense; what a recipe's training makes of a user's model may be unusable, too."""
+    if model.problem is not None:
+        return with_defense(model, defense.name)
+    try:
+        with confined(entry.id):
+            return defense.apply(model)
+    except ModelError as problem:
+        unusable = make_unusable_subject(entry, data, problem, resolve_device(options.device))
+        return with_defense(unusable, defense.name)
+
+
 def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
-    """Load one model, fit the data to it and ask it once, so that misfits show before any attack."""
+    """Load one model, fit the data to it and ask it, so that misfits show before any attack.
+
+    Its answers are given in a child process: here it stays as it was loaded, and if it can run a user's code,
+    it is loaded there, too, before it is loaded here.
+    """
+
+    def probe() -> ModelProbe:
+        with as_model_errors(entry.id):
+            classifier, fitted = _load(entry, data, options)
+        return probe_model(classifier, fitted.images)
+
+    on_cpu = resolve_device(options.device).type == "cpu"
+    call = partial(call_isolated, timeout=options.timeout, name=entry.id)
+    tried = call(probe) if on_cpu and runs_foreign_code(entry) else None
+    with confined(entry.id), as_model_errors(entry.id):
+        classifier, fitted = _load(entry, data, options)
+        if tried is None:
+            ask = partial(probe_model, classifier, fitted.images)
+            tried = call(ask) if on_cpu else ask()
+        learn_from_probe(classifier, tried)
+        digest, parameters = classifier.digest(), classifier.parameter_count()
+    about = {
+        "id": entry.id,
+        "name": entry.id,
+        "defense": "none",
+        "source": without_credentials(entry.source),
+        "digest": digest,
+        "num_classes": classifier.num_classes,
+        "parameters": parameters,
+        "access": classifier.access,
+        "notes": list(classifier.notes),
+        "provenance": classifier.provenance or None,
+        "class_names": list(fitted.class_names),
+    }
+    return Subject(id=entry.id, classifier=classifier, data=fitted, digest=digest, about=about)
+
+
+def runs_foreign_code(entry: ModelEntry) -> bool:
+    """Whether a model may run, while it is loaded, what its user or somebody else wrote."""
+    places = (entry.source, entry.architecture or "")
+    return entry.trust_pickle is not None or any(place.startswith(("python:", "onnx:")) for place in places)
+
+
+def _load(entry: ModelEntry, data: Dataset, options: Options) -> tuple[Classifier, Dataset]:
+    """One model, and the data fitted to it."""
     chosen = entry.model_dump(exclude={"id", "defenses"})
     if isinstance(entry.normalize, dict):
         chosen["normalize"] = (entry.normalize["mean"], entry.normalize["std"])
@@ -140,24 +230,7 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         default_classes=data.num_classes,
         base=options.base,
     )
-    fitted = fit_labels(data, classifier.num_classes, classifier.class_names)
-    with classifier.attacked(), torch.no_grad():
-        classifier(fitted.images[:PROBE].to(classifier.device))
-    digest = classifier.digest()
-    about = {
-        "id": entry.id,
-        "name": entry.id,
-        "defense": "none",
-        "source": without_credentials(entry.source),
-        "digest": digest,
-        "num_classes": classifier.num_classes,
-        "parameters": classifier.parameter_count(),
-        "access": classifier.access,
-        "notes": list(classifier.notes),
-        "provenance": classifier.provenance or None,
-        "class_names": list(fitted.class_names),
-    }
-    return Subject(id=entry.id, classifier=classifier, data=fitted, digest=digest, about=about)
+    return classifier, fit_labels(data, classifier.num_classes, classifier.class_names)
 
 
 def _identity(grid: Grid, data: Dataset, subjects: Sequence[Subject]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from robustbench_local.attacks.engine import default_batch_size
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.stochastic import draws_of
+from robustbench_local.errors import ModelError
 
 SMALLEST, LARGEST = 8, 1024
 """Batch sizes that are tried: powers of two."""
@@ -55,11 +56,15 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
     costs: dict[int, float] = {}
     size = SMALLEST
     with classifier.attacked():
+        one_pass = _one_pass
         while size <= LARGEST:
             batch = images[torch.arange(size) % len(images)].to(classifier.device)
             try:
-                seconds = _one_pass(classifier, batch)
+                seconds = one_pass(classifier, batch)
             except Exception as failure:
+                if one_pass is _one_pass and size == SMALLEST and not out_of_memory(failure):
+                    one_pass = _forward_pass  # a graph that is cut inside: black boxes can go on
+                    continue
                 if not out_of_memory(failure) or size == SMALLEST:
                     raise
                 break
@@ -94,7 +99,8 @@ def measure_speed(classifier: Classifier, images: Tensor) -> Speed:
         forward = _time(lambda: classifier(batch), times) / len(batch) / draws
     backward = 0.0
     if classifier.access == "gradients":
-        with classifier.attacked():
+        # one whose graph is cut inside has no backward pass, which its attacks will say
+        with classifier.attacked(), suppress(ModelError):
             backward = max(_one_pass(classifier, batch) / len(batch) / draws - forward, 0.0)
     return Speed(forward=forward, backward=backward)
 
@@ -103,6 +109,11 @@ def _one_pass(classifier: Classifier, batch: Tensor) -> float:
     """Seconds of a forward and, where there are gradients, a backward pass."""
     if classifier.access == "gradients":
         return _time(lambda: classifier.gradient(batch, lambda logits: logits.sum(dim=1)))
+    return _forward_pass(classifier, batch)
+
+
+def _forward_pass(classifier: Classifier, batch: Tensor) -> float:
+    """Seconds of a forward pass."""
     return _time(lambda: classifier(batch))
 
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from robustbench_local.defenses.networks import Start, load_start, teacher_loade
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.evaluation.grid import Grid, ModelEntry
+from robustbench_local.evaluation.harness.child_process import can_fork
+from robustbench_local.evaluation.harness.isolated_call import call_isolated, tell_parent
 from robustbench_local.evaluation.training import Images, fit, save
 from robustbench_local.evaluation.training_data import Wanted, load_images, marks
 from robustbench_local.models.sources import load_classifier
@@ -81,7 +83,13 @@ class Workshop:
         if not weights.exists():
             if self.only_plan:
                 return self._told(self._untrained(start, before, f"would first be trained: {what}"))
-            self._make(weights, start, card, recipe, images, what)
+            make = partial(self._make, weights, start, card, recipe, images, what)
+            if entry.source.startswith("python:") and can_fork(resolve_device(self.device)):
+                aside = replace(self, report=tell_parent)
+                make = partial(aside._make, weights, start, card, recipe, images, what)
+                call_isolated(make, timeout=None, name=model, listen=self.report)
+            else:
+                make()
         return self._told(load_classifier(f"checkpoint:{weights}", name=entry.id, device=self.device))
 
     def _told(self, classifier: Classifier) -> Classifier:

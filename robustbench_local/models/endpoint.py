@@ -28,27 +28,30 @@ class Endpoint:
         client: Asks the service.
         options: Format of the images and key of the answer.
         access: ``"scores"`` or ``"labels"``.
+
+    Attributes:
+        first_labels: What it answered to the first images, as text; empty before.
     """
 
     def __init__(self, client: Client, options: EndpointOptions, access: str) -> None:
         self._client, self._options, self._access = client, options, access
         self._key = options.key or access
-        self._probe = ""
+        self.first_labels = ""
 
     @property
     def identity(self) -> str:
         """What decides its answers, as far as it can be known: the URL and the first images' labels."""
         url = sha256(self._client.url.encode()).hexdigest()
-        return f"{url} {self._options.format} {self._key} {self._probe}"
+        return f"{url} {self._options.format} {self._key} {self.first_labels}"
 
     def __call__(self, images: Tensor) -> Tensor:
         """Ask the service; one request for every ``batch`` images, or for each as PNG."""
         size = 1 if self._options.format == "png" else self._options.batch
         parts = [images[first : first + size].detach().cpu() for first in range(0, len(images), size)]
         answers = np.concatenate([self._ask(part) for part in parts])
-        if not self._probe:
+        if not self.first_labels:
             first = answers[:PROBE]
-            self._probe = str((first.argmax(axis=1) if first.ndim == 2 else first).tolist())
+            self.first_labels = str((first.argmax(axis=1) if first.ndim == 2 else first).tolist())
         return torch.from_numpy(answers)
 
     def _ask(self, images: Tensor) -> np.ndarray:

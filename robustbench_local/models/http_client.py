@@ -15,11 +15,15 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from pydantic import Field
 
 from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.errors import ConfigError, ModelError, UnreachableError
+from robustbench_local.classifier.pass_counter import pass_finished
+from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, UnreachableError
+from robustbench_local.models.http_deadline import Deadline
 from robustbench_local.strict import Strict
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the second try, doubled each time up to the longest."""
+_LONGEST_SLEEP = 10.0
+"""Seconds of a wait until the next sign that it is one."""
 _MOST_BYTES = 64 << 20
 _AGAIN = {408, 425, 429}
 """Answers besides 5xx that a later try may turn into another."""
@@ -61,9 +65,8 @@ class Client:
         self.shown = without_credentials(url)
         self.url, user, password = _parts(url)
         self._options = options
-        self._opener = build_opener(_NoRedirects)
         self._headers = {"Accept": "application/json", "User-Agent": "robustbench-local"}
-        self._free_at = 0.0
+        self._free_at, self._owner = 0.0, os.getpid()
         if user is not None:
             pair = base64.b64encode(f"{user}:{password}".encode()).decode()
             self._headers["Authorization"] = f"Basic {pair}"
@@ -84,7 +87,7 @@ class Client:
             UnreachableError: If there is no answer after all tries, or one that refuses every request.
             ModelError: If the service refuses these images, or its answer is not JSON.
         """
-        pause, problem = 0.0, ""
+        pause, problem, overdue = 0.0, "", False
         for attempt in range(self._options.retries + 1):
             self._wait(pause)
             try:
@@ -92,13 +95,16 @@ class Client:
             except HTTPError as error:
                 error.close()
                 self._raise_if_final(error)
+                overdue = False
                 problem, asked = f"it answers {error.code}", error.headers.get("Retry-After", "")
                 pause = float(asked) if asked.isdigit() else _FIRST_PAUSE * 2**attempt
             except (URLError, OSError, HTTPException) as error:
                 reason = getattr(error, "reason", None)
+                overdue = isinstance(error, TimeoutError) or isinstance(reason, TimeoutError)
                 problem = first_line(reason if isinstance(reason, Exception) else error)
                 pause = _FIRST_PAUSE * 2**attempt
-        raise UnreachableError(
+        kind = ModelTimeoutError if overdue else UnreachableError
+        raise kind(
             f"the service does not answer, in {self._options.retries + 1} tries: {problem}",
             where=self.shown,
             remedy="check it, then run the same command again",
@@ -107,25 +113,31 @@ class Client:
     def _once(self, body: bytes, content_type: str) -> bytes:
         headers = {**self._headers, "Content-Type": content_type}
         request = Request(self.url, data=body, headers=headers, method="POST")  # noqa: S310 - http(s) only
-        deadline = time.monotonic() + self._options.timeout
-        with self._opener.open(request, timeout=self._options.timeout) as response:
+        with (
+            Deadline(self._options.timeout) as deadline,
+            build_opener(_NoRedirects, *deadline.handlers()).open(
+                request, timeout=self._options.timeout
+            ) as response,
+        ):
             parts, size = [], 0
             while part := response.read1(1 << 16):
                 parts.append(part)
                 size += len(part)
                 if size > _MOST_BYTES:
                     raise ModelError(f"the answer is larger than {_MOST_BYTES >> 20} MiB", where=self.shown)
-                if time.monotonic() > deadline:  # the socket's own timeout starts again with every byte
-                    raise TimeoutError("timed out")
+        pass_finished()
         return b"".join(parts)
 
     def _wait(self, pause: float) -> None:
         """Sleep out a pause after a failure, and what the rate asks for."""
-        now = time.monotonic()
+        now, between = time.monotonic(), 1 / self._options.rate if self._options.rate else 0.0
+        if self._owner != os.getpid():  # a copy of the process that may have asked just now
+            self._free_at, self._owner = now + between, os.getpid()
         start = max(now + min(pause, _LONGEST_PAUSE), self._free_at)
-        if start > now:
-            time.sleep(start - now)
-        self._free_at = start + (1 / self._options.rate if self._options.rate else 0.0)
+        while (left := start - time.monotonic()) > 0:
+            time.sleep(min(left, _LONGEST_SLEEP))
+            pass_finished()  # it is our own wait, not the service's
+        self._free_at = start + between
 
     def _parsed(self, answer: bytes) -> Any:
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -25,8 +28,10 @@ _ERRORS_ONLY = 3
 class OnnxModel:
     """Images (N, C, H, W) to the outputs of an ONNX graph, on the CPU.
 
+    Its session has threads, which a copy of this process lacks: there, the first call makes another one.
+
     Args:
-        session: onnxruntime's session, with one input of four dimensions.
+        make_session: Makes onnxruntime's session, with one input of four dimensions.
         where: The file, for messages.
         identity: What decides its answers, as text: the hashes of its files.
 
@@ -34,8 +39,10 @@ class OnnxModel:
         ModelError: If it does not take one batch of images, channels first.
     """
 
-    def __init__(self, session: Any, *, where: str, identity: str) -> None:
-        self._session, self.identity = session, identity
+    def __init__(self, make_session: Callable[[], Any], *, where: str, identity: str) -> None:
+        self._make_session, self.identity = make_session, identity
+        session = make_session()
+        self._session, self._owner = session, os.getpid()
         inputs = session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs)
@@ -81,6 +88,8 @@ class OnnxModel:
             count < size
         ):  # a graph of fixed batch size gets copies of the last image, and their rows are dropped
             images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
+        if self._owner != os.getpid():
+            self._session, self._owner = self._make_session(), os.getpid()
         found = self._session.run(None, {self._input: images})
         return {name: value[:count] for name, value in zip(self.outputs, found, strict=True)}
 
@@ -108,7 +117,7 @@ def load_onnx(file: str, request: Request) -> Loaded:
     path = find_file(file, request.base)
     content, digest = read_file(path, sha256=request.sha256)
     hashes = [digest, *_external_hashes(path, content)]
-    model = OnnxModel(_session(runtime, path), where=path.name, identity=" ".join(hashes))
+    model = OnnxModel(partial(_session, runtime, path), where=path.name, identity=" ".join(hashes))
     classes = request.num_classes or model.classes(request.output) or request.default_classes
     if classes is None:
         raise ModelError("the file does not say its classes", where=path.name, remedy="set num_classes")

@@ -36,6 +36,9 @@ from robustbench_local.store.records import (
 )
 
 DATABASE, RESOLVED, LOCK = "run.db", "run.yaml", "run.lock"
+UNKNOWN = "unknown"
+"""Part of a run's identity that could not be found out, such as the digest of a model that cannot be loaded:
+it agrees with any other."""
 
 _SELECT_CELLS = f"SELECT {', '.join(_rows.CELL_COLUMNS)} FROM cells ORDER BY position, key"  # noqa: S608
 _SELECT_OUTCOMES = f"SELECT {', '.join(_rows.OUTCOME_COLUMNS)} FROM outcomes WHERE cell = ? ORDER BY position"  # noqa: S608
@@ -162,6 +165,17 @@ class RunStore:
             if cursor.rowcount != 1:
                 raise InvariantError(f"no cell {key!r}")
 
+    def remove_cell(self, key: str) -> None:
+        """Forget a cell of which nothing was measured; one with outcomes stays.
+
+        Raises:
+            InvariantError: It has outcomes.
+        """
+        with self._transaction():
+            if self._connection.execute("SELECT 1 FROM outcomes WHERE cell = ?", (key,)).fetchone():
+                raise InvariantError(f"the cell {key!r} has outcomes")
+            self._connection.execute("DELETE FROM cells WHERE key = ?", (key,))
+
     def cells(self) -> list[CellRecord]:
         """All cells, in the order of the grid."""
         return [_rows.row_to_cell(row) for row in self._read(_SELECT_CELLS)]
@@ -266,15 +280,23 @@ class RunStore:
         known = self.identity()
         if known:
             _refuse_other_run(self.directory, known, identity)
+            unknown = [key for key in identity if known.get(key, UNKNOWN) == UNKNOWN]
+            self._identify({key: identity[key] for key in unknown})
             self.resumed = True
         else:
-            with self._transaction():
-                self._connection.executemany("INSERT INTO identity VALUES (?, ?)", list(identity.items()))
+            self._identify(identity)
         remove_unfinished(self.directory)
         write_atomically(self.directory / RESOLVED, resolved)
         if self._lock is not None and self._lock.taken_over:
             now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
             self.add_event(EventRecord(time=now, level="warning", message=self._lock.taken_over))
+
+    def _identify(self, identity: Mapping[str, str]) -> None:
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT INTO identity VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                list(identity.items()),
+            )
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         with self._mutex, database_errors(self.directory / DATABASE):
@@ -311,7 +333,11 @@ def _refuse_foreign(directory: Path) -> None:
 
 def _refuse_other_run(directory: Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
     """Resuming another grid's run would mix two experiments in one table."""
-    differing = [key for key in sorted({*there, *here}) if there.get(key) != here.get(key)]
+    differing = [
+        key
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key) and UNKNOWN not in (there.get(key), here.get(key))
+    ]
     if not differing:
         return
     parts = [f"{key}: {_short(there.get(key))} there, {_short(here.get(key))} here" for key in differing[:3]]

@@ -208,3 +208,27 @@ def test_a_terminal_shows_a_bar_and_a_log_a_sign_of_life(monkeypatch):
     with Speaker(Console(file=logged, width=80)) as speaker:
         speaker.step(3, 12)
     assert "step 3 of 12" in logged.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies of a process need Linux")
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        ("os._exit(0)", "ended its process with code 0"),
+        ("sys.exit(0)", "called sys.exit(0)"),
+        ("os.abort()", "ended by signal 6 (SIGABRT)"),
+    ],
+)
+def test_a_network_that_ends_its_training_ends_it_with_3(place, capfd, act, words):
+    lines = ["import os, sys", "from torch import nn", "class Net(nn.Module):"]
+    lines += ["    def __init__(self, num_classes):", "        super().__init__()"]
+    lines += [
+        "        self.head = nn.Linear(3072, num_classes)",
+        "    def forward(self, images):",
+        f"        {act}",
+    ]
+    (place / "net.py").write_text("\n".join([*lines, ""]))
+    options = ["--model", "python:net.py:Net", "--allow-code", "--set", "epochs=1"]
+    assert _train("standard", *options) == 3
+    assert words in capfd.readouterr().err
+    assert not (place / "net.safetensors").exists()

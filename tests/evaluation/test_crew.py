@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from torch import nn
 from robustbench_local.attacks.foreign import ReferenceAutoAttack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.batches import run_batches
+from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.cell import Task
 from robustbench_local.evaluation.crew import Crew, usable_workers
 from robustbench_local.threat import ThreatModel
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="worker processes are copies, which needs Linux"
 )
 THREAT = ThreatModel(norm="Linf", eps=0.02)
+ISOLATED = Isolation(isolated=True)
 
 
 class Around(nn.Module):
@@ -116,17 +117,17 @@ def test_an_exception_that_cannot_travel_still_speaks(linear, data):
         rows(task(linear, data, Refusing()), workers=2)
 
 
-def test_a_lost_worker_is_told_and_made_up_for(linear, data):
-    parent = os.getpid()
-
-    def die(_images):
-        if os.getpid() != parent:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_somebody_killed_is_told_and_made_up_for(linear, data, tmp_path, workers):
+    def die_once(_images):
+        with suppress(FileExistsError):
+            (tmp_path / "died").touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
 
     heard = []
-    found = rows(task(around(linear, die), data), heard, workers=2)
+    found = rows(task(around(linear, die_once), data), heard, workers=workers, isolation=ISOLATED)
     assert len(heard) == 1
-    assert "a worker process was lost" in heard[0]
+    assert heard[0].startswith("the model's process ended by signal 9 (SIGKILL), perhaps for lack of memory")
     assert facts(found) == facts(rows(task(linear, data)))
 
 
@@ -170,10 +171,12 @@ def test_one_process_where_copies_are_of_no_use(linear, data):
 
 
 def test_workers_end_with_the_crew(linear, data):
-    with Crew(task(linear, data), 2, ready=nullcontext, notify=print) as crew:
-        processes = [worker.process for worker in crew._workers]
-        assert all(process.is_alive() for process in processes)
-    assert not any(process.is_alive() for process in processes)
+    with Crew(task(linear, data), 2, ready=nullcontext) as crew:
+        crew.run(list(range(8)), 8)
+        workers = list(crew._workers)
+        assert len(workers) == 2
+        assert all(alive(worker.pid) for worker in workers)
+    assert not any(alive(worker.pid) for worker in workers)
 
 
 ORPHANS = """
@@ -191,8 +194,9 @@ data = Dataset(images=torch.rand(4, 3, 2, 2), labels=torch.zeros(4).long(), ids=
                class_names=("a", "b"), name="made")
 task = Task(key="k", classifier=Classifier(model, num_classes=2), data=data, attack=PGD(steps=1),
             threat=ThreatModel(norm="Linf", eps=0.1), seed=0)
-with Crew(task, 2, ready=nullcontext, notify=print) as crew:
-    print(*[worker.process.pid for worker in crew._workers], flush=True)
+with Crew(task, 2, ready=nullcontext) as crew:
+    crew.run([0, 1, 2, 3], 4)
+    print(*[worker.pid for worker in crew._workers], flush=True)
     time.sleep(60)
 """
 

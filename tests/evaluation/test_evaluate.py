@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import robustbench_local as rbl
+from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, DataError, ThreatError
 
 
@@ -138,3 +142,21 @@ def test_a_black_box_is_refused_by_a_white_box_attack(data):
     classifier = rbl.Classifier(lambda images: images.flatten(1)[:, :4], num_classes=4)
     with pytest.raises(ConfigError, match="gradients"):
         rbl.evaluate(classifier, data, attack="fgsm-linf-8")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies of a process need Linux")
+def test_with_a_time_limit_a_model_that_ends_its_process_ends_no_other(linear, data):
+    parent, cursed = os.getpid(), data.images[5]
+
+    class Leaving(nn.Module):
+        def forward(self, images):
+            if any(torch.allclose(image, cursed, atol=0.05) for image in images):
+                assert os.getpid() != parent
+                os._exit(0)
+            return linear.module(images)
+
+    classifier = Classifier(Leaving(), num_classes=4, access="scores")
+    options = {"attack": "square", "norm": "Linf", "eps": 0.01, "timeout": 60}
+    found = rbl.evaluate(classifier, data.select(range(8)), **options)
+    assert found.outcomes.loc[found.outcomes["status"] == "error", "position"].tolist() == [5]
+    assert found.tally.errors == 1

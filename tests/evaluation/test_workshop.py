@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import save_file
 
 from robustbench_local.cli.main import call
-from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation import workshop
 from robustbench_local.models.architectures import find_architecture, start_from
 from robustbench_local.models.weights import read_weights
@@ -111,8 +111,11 @@ def test_training_needs_images():
 def test_what_cannot_be_trained_is_named(workplace):
     (workplace / "net.py").write_text("def model(images):\n    return images.flatten(1)[:, :10]\n")
     model = {"id": "net", "source": "python:net.py:model", "num_classes": 10}
-    with pytest.raises(ModelError, match="cannot be trained"):
-        prepare(_grid(models=[model]), allow_code=True)
+    plan, _ = prepare(_grid(models=[model]), allow_code=True)
+    plain, trained = plan.subjects
+    assert plain.problem is None
+    assert "cannot be trained" in str(trained.problem)
+    assert [cell.problem is None for cell in plan.cells] == [cell.subject is plain for cell in plan.cells]
 
 
 def test_images_that_were_trained_on_are_counted_in_a_note(workplace):

@@ -1,0 +1,245 @@
+"""Child processes in which users' models run: copies of this one, whose end never ends it.
+
+A copy (fork) needs nothing handed over. It is made by a thread of its own that never computes: the threads of
+OpenMP do not survive a fork, and a copy of a thread that has used them waits for them for ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import struct
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+_PR_SET_PDEATHSIG = 1
+_LENGTH = struct.Struct("<Q")
+_PIECE_BYTES = 1 << 20
+_BURIAL_SECONDS = 5.0
+"""How long a process whose pipe has ended may take to be gone."""
+
+
+def can_fork(*devices: torch.device) -> bool:
+    """Whether work on these devices can be done in a copy of this process: on the CPU of a Linux machine."""
+    return sys.platform == "linux" and all(device.type == "cpu" for device in devices)
+
+
+class Channel:
+    """The child's end: orders come in, answers go out."""
+
+    def __init__(self, orders: Connection, answers: int) -> None:
+        self._orders, self._answers = orders, answers
+
+    def receive(self) -> Any:
+        """The next order; EOFError once nobody can send one."""
+        return pickle.loads(self._orders.recv_bytes())  # noqa: S301 - our own bytes
+
+    def send(self, answer: Any) -> None:
+        """Hand an answer back."""
+        content = pickle.dumps(answer)
+        with os.fdopen(os.dup(self._answers), "wb") as stream:
+            stream.write(_LENGTH.pack(len(content)) + content)
+
+
+class ChildProcess:
+    """A copy of this process that serves until it is ended.
+
+    Args:
+        serve: What it does, given its channel. Its return ends it.
+        threads: Threads of torch's in it; None: as many as here.
+    """
+
+    def __init__(self, serve: Callable[[Channel], None], *, threads: int | None = None) -> None:
+        self._received = bytearray()
+        theirs, self._orders = multiprocessing.Pipe(duplex=False)
+        self._answers, answers = os.pipe()
+        os.set_blocking(self._answers, False)
+        count = threads or torch.get_num_threads()
+        process = multiprocessing.get_context("fork").Process(
+            target=_live, args=(serve, Channel(theirs, answers), count, os.getpid())
+        )
+        self._process: BaseProcess = process
+        try:
+            _launcher().launch(process)
+        finally:  # closed here, so that a lost child ends the pipe
+            theirs.close()
+            os.close(answers)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return self._process.pid
+
+    def send(self, order: Any) -> None:
+        """Give it an order; nothing happens if it is gone, which `receive` says."""
+        with suppress(OSError):
+            self._orders.send_bytes(pickle.dumps(order))
+
+    def fileno(self) -> int:
+        """What becomes readable when there is an answer."""
+        return self._answers
+
+    def receive(self) -> list[Any]:
+        """The answers that are here, without waiting: none, or one after the other.
+
+        Raises:
+            EOFError: If it has ended, or what it sends is no answer.
+        """
+        try:
+            while piece := os.read(self._answers, _PIECE_BYTES):
+                self._received += piece
+                if answers := self._complete():
+                    return answers
+        except BlockingIOError:
+            if not self.is_alive():
+                raise EOFError from None
+            return []
+        raise EOFError
+
+    def received_bytes(self) -> int:
+        """How much of an answer is here, a sign that it is still being sent."""
+        return len(self._received)
+
+    def is_alive(self) -> bool:
+        """Whether it still runs; its own children may keep its pipe open when it does not."""
+        return self._process.is_alive()
+
+    def ending(self) -> str:
+        """How it ended, as part of a sentence; call it once it is gone."""
+        self._process.join(_BURIAL_SECONDS)
+        return describe_ending(self._process.exitcode)
+
+    def was_killed(self) -> bool:
+        """Whether somebody killed it, as the system does for lack of memory."""
+        self._process.join(_BURIAL_SECONDS)
+        return self._process.exitcode == -signal.SIGKILL
+
+    def end(self) -> None:
+        """End it and what it has started, whatever they are at."""
+        if self._process.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.kill()
+            self._process.join()
+        self._orders.close()
+        with suppress(OSError):
+            os.close(self._answers)
+
+    def _complete(self) -> list[Any]:
+        """Answers of which every byte is here."""
+        found = []
+        while len(self._received) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._received)
+            if len(self._received) < _LENGTH.size + length:
+                break
+            content = bytes(self._received[_LENGTH.size : _LENGTH.size + length])
+            del self._received[: _LENGTH.size + length]
+            try:
+                found.append(pickle.loads(content))  # noqa: S301 - our own bytes
+            except Exception as error:
+                raise EOFError from error
+        return found
+
+
+def wait_for_answers(children: list[ChildProcess], seconds: float) -> list[ChildProcess]:
+    """Those that have something to read, or have ended, as soon as there is one; none after ``seconds``."""
+    ready = wait([child.fileno() for child in children], timeout=seconds)
+    return [child for child in children if child.fileno() in ready or not child.is_alive()]
+
+
+def describe_ending(code: int | None) -> str:
+    """How a model's process ended, in words.
+
+    Args:
+        code: Its exit code, negative for a signal; None if it is not known.
+    """
+    if code is None:
+        return "the model's process stopped answering"
+    if code >= 0:
+        return f"the model ended its process with code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
+    memory = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
+    return f"the model's process ended by signal {-code} ({name}){memory}"
+
+
+def _live(serve: Callable[[Channel], None], channel: Channel, threads: int, parent: int) -> None:
+    """A child's life."""
+    os.setpgid(0, 0)  # so that what a model starts ends with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before it could be asked to take this process along
+        return
+    resource: Any = import_module("resource")  # only Unix has it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    _use_own_streams()
+    torch.set_num_threads(threads)
+    with suppress(EOFError, BrokenPipeError):  # whom it serves is gone
+        serve(channel)
+
+
+def _use_own_streams() -> None:
+    """What a model prints goes to the standard error: not through a lock that a lost thread may hold."""
+    with suppress(OSError):
+        os.dup2(2, 1)
+    sys.stdout = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
+
+
+class _Launcher:
+    """The thread that makes copies. It lives as long as this process: with it, its copies would end."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self._orders: queue.SimpleQueue[tuple[BaseProcess, queue.SimpleQueue[BaseException | None]]] = (
+            queue.SimpleQueue()
+        )
+        threading.Thread(target=self._serve, name="launcher", daemon=True).start()
+
+    def launch(self, process: BaseProcess) -> None:
+        """Start a process.
+
+        Raises:
+            OSError: If the system cannot.
+        """
+        answer: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._orders.put((process, answer))
+        if (problem := answer.get()) is not None:
+            raise problem
+
+    def _serve(self) -> None:
+        while True:
+            process, answer = self._orders.get()
+            try:
+                with warnings.catch_warnings():
+                    # no other thread shares a lock with a copy, which has streams of its own
+                    warnings.filterwarnings(
+                        "ignore", message=".*multi-threaded.*fork", category=DeprecationWarning
+                    )
+                    process.start()
+                answer.put(None)
+            except BaseException as problem:  # noqa: BLE001 - raised again where it was asked for
+                answer.put(problem)
+
+
+_launchers: list[_Launcher] = []
+
+
+def _launcher() -> _Launcher:
+    """This process's launcher; a copy of a process has none of its own yet."""
+    if not _launchers or _launchers[0].owner != os.getpid():
+        _launchers[:] = [_Launcher()]
+    return _launchers[0]

@@ -1,0 +1,82 @@
+"""The first questions to a model, asked before any attack so that misfits show at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.errors import ModelError, RobustbenchError
+from robustbench_local.models.endpoint import PROBE, Endpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelProbe:
+    """What the first answers revealed about a model; it can be taken to another process."""
+
+    notes: tuple[str, ...]
+    """What a reader has to know about the model."""
+    smallest_batch: int
+    """Images that it has to be given at least."""
+    first_labels: str
+    """A service's answers, which are part of its identity; empty for other models."""
+
+
+def probe_model(classifier: Classifier, images: Tensor) -> ModelProbe:
+    """Ask about some images together, and where that costs nobody anything about one and two of them.
+
+    Args:
+        classifier: The classifier.
+        images: (N, C, H, W) in [0, 1], some of those that it will see.
+
+    Returns:
+        What there is to know; `learn_from_probe` hands it to the classifier in another process.
+
+    Raises:
+        ModelError: If it cannot answer, or not as a classifier does.
+    """
+    images = images[:PROBE].to(classifier.device)
+    with as_model_errors(classifier.name), classifier.attacked(), torch.no_grad():
+        classifier(images)
+        if not isinstance(classifier.model, Endpoint):
+            for count in (1, 2):
+                classifier(images[:count])
+    model = classifier.model
+    return ModelProbe(
+        notes=tuple(classifier.notes),
+        smallest_batch=classifier.smallest_batch,
+        first_labels=model.first_labels if isinstance(model, Endpoint) else "",
+    )
+
+
+def learn_from_probe(classifier: Classifier, probe: ModelProbe) -> None:
+    """Let a classifier know what another process's copy of it was found to be."""
+    for note in probe.notes:
+        classifier.note(note)
+    classifier.smallest_batch = probe.smallest_batch
+    if isinstance(classifier.model, Endpoint):
+        classifier.model.first_labels = probe.first_labels
+
+
+@contextmanager
+def as_model_errors(name: str) -> Iterator[None]:
+    """Inside, whatever a model raises that is no error of ours becomes one of the model's.
+
+    Args:
+        name: What to call the model.
+    """
+    try:
+        yield
+    except RobustbenchError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        what = f"raised {type(error).__name__} before any attack: {first_line(error)}"
+        remedy = "see that it can be put into evaluation mode and called with images in [0, 1]"
+        raise ModelError(what, where=name, remedy=remedy) from error

@@ -1,0 +1,78 @@
+"""A look at work that is done in this very process, where a model that hangs cannot be ended by itself."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from robustbench_local.classifier.pass_counter import count_finished_passes
+from robustbench_local.errors import ModelTimeoutError
+
+_HEARTBEAT_SECONDS = 0.5
+"""Between two looks."""
+GRACE_SECONDS = 5.0
+"""How long a model may take to hear that its time is over, before nothing but this process's end is left."""
+
+
+class OverdueError(ModelTimeoutError):
+    """Raised inside the work from outside of it, which takes no words along."""
+
+    def __init__(self, *_ignored: object, **_options: object) -> None:
+        remedy = "see why it hangs, or allow it more with --timeout or --cell-timeout"
+        super().__init__("no pass finished in time, or the cell's time is over", remedy=remedy)
+
+
+class Watchdog(AbstractContextManager["Watchdog"]):
+    """While open: interrupts the thread that opened it once no pass finishes, or its time is over.
+
+    Python code hears that as an `OverdueError`. Code that does not come back, such as a call that waits for a
+    GPU for ever, cannot: then ``give_up`` is called from another thread.
+
+    Args:
+        timeout: Seconds within which a pass has to finish; None or 0 for any time.
+        deadline: When all has to be done, by `time.monotonic`; None for any time.
+        give_up: Ends what cannot be interrupted; takes why, in one line.
+    """
+
+    def __init__(
+        self, timeout: float | None, deadline: float | None, give_up: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._timeout, self._deadline, self._give_up = timeout or None, deadline, give_up
+        self._watched = threading.get_ident()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        if self._timeout is not None or self._deadline is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """No longer watch, and take back what has not been raised yet."""
+        self._closed.set()
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._watched), None)
+
+    def _watch(self) -> None:
+        seen, idle = count_finished_passes(), 0.0
+        pause = min(_HEARTBEAT_SECONDS, (self._timeout or 1.0) / 4)
+        while not self._closed.wait(pause):
+            now = count_finished_passes()
+            idle, seen = (idle + pause if now == seen else 0.0), now
+            if self._timeout is not None and idle >= self._timeout:
+                self._interrupt(f"no pass finished for {self._timeout:g} s")
+                return
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self._interrupt("the cell's time is over")
+                return
+
+    def _interrupt(self, why: str) -> None:
+        thread = ctypes.c_ulong(self._watched)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(OverdueError))
+        if not self._closed.wait(GRACE_SECONDS):
+            self._give_up(why)

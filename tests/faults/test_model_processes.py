@@ -1,0 +1,363 @@
+"""Models that end, crash or hang: their images or cells are errors, and everything else goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustbench_local.cli.main import call
+from robustbench_local.errors import ModelError
+from robustbench_local.evaluation.listener import Listener
+from robustbench_local.run import Run, run_grid
+from robustbench_local.store.sqlite import RunStore
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="models run in copies of a process, on Linux")
+
+MODELS = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from torch import nn
+
+HERE = Path(__file__).parent
+MARK = 0.85  # the brightest pixel of the image that some models cannot bear
+
+class Good(nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        self.weight = nn.Parameter(torch.randn(3, 48, generator=generator))
+
+    def before(self, images):
+        pass
+
+    def forward(self, images):
+        self.before(images)
+        return (images - 0.5).flatten(1) @ self.weight.T
+
+def good():
+    return Good()
+
+def acting(act, when=lambda images: True):
+    class Acting(Good):
+        def before(self, images):
+            if when(images) and not (HERE / "calm").exists():
+                act()
+    return Acting()
+
+def marked(images):
+    return bool((images.flatten(1).amax(1) > MARK).any())
+
+def stop():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def escape(error):
+    def act():
+        raise error
+    return act
+
+def exits(): return acting(lambda: sys.exit(0))
+def leaves(): return acting(lambda: os._exit(0))
+def crashes(): return acting(crash)
+def generator_exits(): return acting(escape(GeneratorExit()))
+def interrupts(): return acting(escape(KeyboardInterrupt()))
+def hangs(): return acting(lambda: time.sleep(1000))
+
+def working(act, when=marked):
+    \"\"\"Bears its first questions and fails at work.\"\"\"
+    return acting(act, lambda images: when(images) and (HERE / "planned").exists())
+
+def crashes_on_one(): return working(crash)
+def leaves_on_one(): return working(lambda: os._exit(0))
+def exits_on_one(): return working(lambda: sys.exit(0))
+def hangs_on_one(): return working(lambda: time.sleep(1000))
+def stops_on_one(): return working(stop)
+def crashes_always(): return working(crash, lambda images: True)
+def hangs_always(): return working(lambda: time.sleep(1000), lambda images: True)
+"""
+BROKEN = {
+    "exits_on_import": "import sys\nsys.exit(0)\n",
+    "leaves_on_import": "import os\nos._exit(0)\n",
+    "crashes_on_import": "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
+    "hangs_on_import": "import time\ntime.sleep(1000)\n",
+    "eval_exits": """
+        import sys
+        from torch import nn
+        class Net(nn.Linear):
+            def eval(self):
+                sys.exit(0)
+        def net():
+            return Net(48, 3)
+        """,
+    "parameters_leave": """
+        import os
+        from torch import nn
+        class Net(nn.Linear):
+            def named_parameters(self, *more, **options):
+                os._exit(0)
+        def net():
+            return Net(48, 3)
+        """,
+    "eval_raises": """
+        from torch import nn
+        class Net(nn.Linear):
+            def eval(self):
+                raise NotImplementedError("no mode of evaluation")
+        def net():
+            return Net(48, 3)
+        """,
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with models and twelve images, the eighth of which is marked."""
+    (tmp_path / "models.py").write_text(MODELS)
+    for name, code in BROKEN.items():
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(60, 196, (12, 4, 4, 3), generator=generator, dtype=torch.uint8)
+    images[7, 0, 0, 0] = 230
+    weight = torch.randn(3, 48, generator=torch.Generator().manual_seed(7))
+    flat = images.permute(0, 3, 1, 2).float().flatten(1) / 255 - 0.5
+    np.savez(tmp_path / "images.npz", x=images.numpy(), y=(flat @ weight.T).argmax(1).numpy())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def grid(*names: str, attacks=("fgsm-linf-8",)) -> dict:
+    models = [
+        {"id": name, "source": f"python:{name}.py:net" if name in BROKEN else f"python:models.py:{name}"}
+        for name in names
+    ]
+    eps = [{"card": card, "eps": "1/255"} for card in attacks]
+    return {
+        "schema": 1,
+        "name": "faults",
+        "data": {"source": "npz:images.npz"},
+        "models": models,
+        "attacks": eps,
+    }
+
+
+def run(place: Path, *names: str, attacks=("fgsm-linf-8",), **options) -> dict[str, dict]:
+    """Run the grid with a good model beside; the cells by the model's name."""
+    options = {"timeout": 60, "out": place / "run", "allow_code": True, "batch_size": 12, **options}
+    found = run_grid(grid("good", *names, attacks=attacks), **options)
+    assert not found.complete
+    cells = {cell["model"]: cell for cell in found.results["cells"]}
+    assert cells["good"]["status"] == "done"
+    return cells
+
+
+def told(place: Path, name: str) -> list[dict]:
+    rows = Run(place / "run").outcomes
+    return rows[rows["model"] == name].sort_values("position").to_dict("records")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("exits", "called sys.exit(0)"),
+        ("leaves", "ended its process with code 0"),
+        ("crashes", "ended by signal 11 (SIGSEGV)"),
+        ("generator_exits", "raised GeneratorExit"),
+        ("interrupts", "raised KeyboardInterrupt"),
+        ("exits_on_import", "SystemExit"),
+        ("leaves_on_import", "ended its process with code 0"),
+        ("crashes_on_import", "ended by signal 11 (SIGSEGV)"),
+        ("eval_exits", "sys.exit"),
+        ("eval_raises", "no mode of evaluation"),
+        ("parameters_leave", "ended its process with code 0"),
+    ],
+)
+def test_a_model_that_fails_before_work_is_an_error_and_the_others_go_on(place, name, words):
+    cells = run(place, name)
+    assert cells[name]["status"] == "error"
+    assert words in cells[name]["error"]
+    assert "\n" not in cells[name]["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hangs", "hangs_on_import"])
+def test_a_model_that_hangs_before_work_runs_out_of_time(place, name):
+    cells = run(place, name, timeout=5)
+    assert cells[name]["status"] == "timeout"
+    assert "no pass finished for 5 s" in cells[name]["error"]
+
+
+def test_where_no_model_can_be_used_nothing_is_run(place):
+    with pytest.raises(ModelError, match="ended its process with code 0"):
+        run_grid(grid("leaves", "crashes"), allow_code=True, out=place / "run")
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("crashes_on_one", "ended by signal 11 (SIGSEGV)"),
+        ("leaves_on_one", "ended its process with code 0"),
+        ("exits_on_one", "called sys.exit(0)"),
+    ],
+)
+def test_an_image_that_ends_the_process_is_an_error_and_the_others_go_on(place, name, words, workers):
+    (place / "planned").touch()
+    (place / "calm").touch()  # for the questions before the work
+    cells = run_while_working(place, name, workers=workers)
+    assert cells[name]["status"] == "partial"
+    rows = told(place, name)
+    assert [row["position"] for row in rows] == list(range(12))
+    assert [row["position"] for row in rows if row["status"] == "error"] == [7]
+    assert words in rows[7]["error"]
+
+
+def run_while_working(place: Path, *names: str, **options) -> dict[str, dict]:
+    """As `run`; models are calm until the plan stands."""
+    return run(place, *names, listener=Wake(place), **options)
+
+
+class Wake(Listener):
+    """Ends the calm once the plan stands."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def planned(self, plan):
+        (self.place / "planned").touch()
+        (self.place / "calm").unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hangs_on_one", "stops_on_one"])
+def test_an_image_that_hangs_is_an_error_and_the_others_go_on(place, name):
+    cells = run_while_working(place, name, timeout=5)
+    assert cells[name]["status"] == "partial"
+    rows = told(place, name)
+    assert [row["position"] for row in rows if row["status"] == "error"] == [7]
+    assert "no pass finished for 5 s" in rows[7]["error"]
+
+
+@pytest.mark.slow
+def test_a_model_that_hangs_always_is_given_up(place):
+    cells = run_while_working(place, "hangs_always", timeout=5)
+    assert cells["hangs_always"]["status"] == "timeout"
+    assert "no pass finished for 5 s, 3 times" in cells["hangs_always"]["error"]
+
+
+def test_a_model_that_crashes_always_is_given_up_and_resumed(place):
+    cells = run_while_working(place, "crashes_always")
+    assert cells["crashes_always"]["status"] == "error"
+    assert "SIGSEGV" in cells["crashes_always"]["error"]
+    (place / "calm").touch()  # whatever made it crash is over
+    found = run_grid(grid("good", "crashes_always"), out=place / "run", allow_code=True, batch_size=12)
+    assert found.complete
+
+
+def test_a_cell_that_takes_too_long_goes_on_in_the_next_run(place):
+    code = MODELS + "\ndef slow(): return acting(lambda: time.sleep(0.1))\n"
+    (place / "models.py").write_text(code)
+    options = {"out": place / "run", "allow_code": True, "batch_size": 2}
+    found = run_grid(grid("good", "slow", attacks=["pgd50-linf-8"]), cell_timeout=1.5, **options)
+    cells = {cell["model"]: cell for cell in found.results["cells"]}
+    assert cells["slow"]["status"] == "timeout"
+    assert "of 12 images done: slow: the cell's time is over" in cells["slow"]["error"]
+    (place / "calm").touch()
+    before = len(told(place, "slow"))
+    assert run_grid(grid("good", "slow", attacks=["pgd50-linf-8"]), **options).complete
+    assert len(told(place, "slow")) == 12 > before
+
+
+def test_a_repaired_model_takes_the_place_of_its_errors(place):
+    cells = run(place, "leaves")
+    assert cells["leaves"]["status"] == "error"
+    (place / "calm").touch()
+    found = run_grid(grid("good", "leaves"), out=place / "run", allow_code=True, batch_size=12)
+    assert found.complete
+    assert [cell["model"] for cell in found.results["cells"]] == ["good", "leaves"]
+    models = {model["id"]: model for model in found.results["models"]}
+    assert models["leaves"]["digest"]
+    assert models["leaves"]["access"] == "gradients"
+
+
+def test_a_model_that_fails_later_keeps_what_was_measured(place):
+    (place / "calm").touch()
+    options = {"out": place / "run", "allow_code": True, "batch_size": 12}
+    assert run_grid(grid("good", "leaves"), **options).complete
+    (place / "calm").unlink()
+    again = run_grid(grid("good", "leaves"), **options)
+    assert again.complete
+    assert len(told(place, "leaves")) == 12
+
+
+def test_the_command_says_so_and_ends_with_4(place, capsys):
+    (place / "grid.json").write_text(json.dumps(grid("good", "leaves")))
+    code = call(["run", "grid.json", "--allow-code", "--out", "run", "--timeout", "60"])
+    assert code == 4
+    assert "ended its process with code 0" in capsys.readouterr().out
+    assert call(["run", "grid.json", "--allow-code", "--out", "other", "--dry-run"]) == 4
+    assert "error" in capsys.readouterr().out
+    assert not (place / "other").exists()
+    (place / "grid.json").write_text(json.dumps(grid("leaves")))
+    assert call(["run", "grid.json", "--allow-code", "--out", "none"]) == 3
+    assert "ended its process with code 0" in capsys.readouterr().err
+
+
+GATED = """
+import sys
+from robustbench_local.cli.main import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_what_a_model_leaves_behind_at_exit_does_not_change_the_code(place):
+    sneaky = "import atexit, os\natexit.register(os._exit, 0)\nfrom models import *\n"
+    (place / "sneaky.py").write_text(sneaky)
+    content = grid("good", "leaves")
+    content["models"][0]["source"] = "python:sneaky.py:good"
+    (place / "grid.json").write_text(json.dumps(content))
+    arguments = ["run", "grid.json", "--allow-code", "--out", "run"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", GATED, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 4, done.stderr
+    assert "report:" in done.stdout
+
+
+def test_a_killed_worker_changes_nothing(place):
+    (place / "calm").touch()
+    code = MODELS + textwrap.dedent(
+        """
+        def killed_once():
+            def act():
+                (HERE / "killed").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return working(act, lambda images: not (HERE / "killed").exists())
+        """
+    )
+    (place / "models.py").write_text(code)
+    options = {"out": place / "run", "allow_code": True, "batch_size": 12, "listener": Wake(place)}
+    assert run_grid(grid("good", "killed_once"), **options).complete
+    good, other = told(place, "good"), told(place, "killed_once")
+    assert (place / "killed").exists()
+    assert [row["broken"] for row in good] == [row["broken"] for row in other]
+    with RunStore.open_readonly(place / "run") as store:
+        assert any("SIGKILL" in event.message for event in store.events())
