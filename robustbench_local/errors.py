@@ -5,6 +5,7 @@ The tree::
     RobustbenchError            70  something inside is wrong
     |-- UsageError               2  the command or a file the user wrote is wrong
     |   |-- ConfigError          2  a grid file, a flag, a name
+    |   |   `-- DamagedError     2  what a run holds is not what was written
     |   |-- CardError            2  a card in the catalogue
     |   |-- ThreatError          2  an impossible threat model
     |   `-- LockedError          2  another process writes to this run
@@ -70,6 +71,10 @@ class ThreatError(UsageError, ValueError):
 
 class LockedError(UsageError):
     """Another live process writes to this run directory."""
+
+
+class DamagedError(ConfigError):
+    """A run holds something else than what was written: nothing of it is read until it is made again."""
 
 
 class ModelError(RobustbenchError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 MAY_CHANGE = ("grid", "gates", "question", "name", "severity")
 """What a resumed run takes from the grid file of today: its words, gates and severities decide no verdict."""
+_SEPARATORS = '/\\:*?"<>|' if os.name == "nt" else "/\\"
+_UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+"""Signs that nobody sees and that turn the text around them."""
+_DEVICES = frozenset(
+    {"CON", "PRN", "AUX", "NUL"} | {f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)}
+)
+"""Names that Windows keeps for devices, whatever follows behind a dot."""
 MAX_PATH = 255
 """Longest name of a folder that every file system takes."""
 
@@ -102,6 +111,7 @@ def run_grid(
     cache: Path | str | None = None,
     timeout: float | None = TIMEOUT_SECONDS,
     cell_timeout: float | None = None,
+    recompute_damaged: bool = False,
     listener: Listener | None = None,
 ) -> Run:
     """Run a grid, or go on with one that was interrupted.
@@ -127,6 +137,8 @@ def run_grid(
             its cell is an error. None or 0 for any time.
         cell_timeout: Seconds that a cell may take in this run; it ends as ``timeout`` then, and the same call
             goes on with what is left. None or 0 for any time.
+        recompute_damaged: Whether cells whose stored rows or images are damaged are computed again; without
+            it a damaged run is refused.
         listener: Hears of progress.
 
     Returns:
@@ -153,7 +165,7 @@ def run_grid(
         timeout=timeout,
         cell_timeout=cell_timeout,
     )
-    return perform(plan, directory, listener or Listener())
+    return perform(plan, directory, listener or Listener(), recompute_damaged=recompute_damaged)
 
 
 def prepare(
@@ -212,7 +224,14 @@ def _limit(name: str, seconds: float | None) -> float | None:
     return seconds or None
 
 
-def perform(plan: Plan, directory: Path, listener: Listener, leave: Callable[[], None] | None = None) -> Run:
+def perform(
+    plan: Plan,
+    directory: Path,
+    listener: Listener,
+    leave: Callable[[], None] | None = None,
+    *,
+    recompute_damaged: bool = False,
+) -> Run:
     """Run a plan into its directory, from the start or from where it was interrupted.
 
     Args:
@@ -220,9 +239,15 @@ def perform(plan: Plan, directory: Path, listener: Listener, leave: Callable[[],
         directory: Where the evidence goes.
         listener: Hears of progress.
         leave: Ends this process when a model hangs in it and cannot be interrupted; None waits for it.
+        recompute_damaged: As in ``run_grid``.
+
+    Raises:
+        DamagedError: What the directory holds is damaged, and ``recompute_damaged`` is not set.
     """
     listener.planned(plan)
-    with RunStore.create_or_open(directory, resolved=plan.resolved, identity=plan.identity) as store:
+    with RunStore.create_or_open(
+        directory, resolved=plan.resolved, identity=plan.identity, recompute_damaged=recompute_damaged
+    ) as store:
         _describe(plan, store)
         execute(plan, store, listener, leave)
     return Run(directory)
@@ -235,10 +260,13 @@ def run_directory(grid: Grid, out: Path | str | None) -> Path:
         ConfigError: If the name cannot be a folder's.
     """
     directory = Path("runs") / (grid.name or "grid") if out is None else Path(out)
-    unsafe = out is None and Path(grid.name or "grid").name != grid.name
-    if unsafe or "\0" in str(directory) or any(len(part.encode()) > MAX_PATH for part in directory.parts):
+    why = "" if out is not None else _unsafe_name(grid.name or "grid")
+    if "\0" in str(directory) or any(len(os.fsencode(part)) > MAX_PATH for part in directory.parts):
+        why = why or "it has a NUL or a part that is too long"
+    if why:
         raise ConfigError(
-            f"{str(directory)[:60]!r} cannot be a run's folder", remedy="choose a plain name, or use --out"
+            f"{str(directory)[:60]!r} cannot be a run's folder: {why}",
+            remedy="choose a plain name, or use --out",
         )
     nearest = next((path for path in (directory, *directory.absolute().parents) if path.exists()), None)
     if nearest is not None and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
@@ -246,6 +274,19 @@ def run_directory(grid: Grid, out: Path | str | None) -> Path:
             "the run's folder cannot be written to", where=str(directory), remedy="use another --out"
         )
     return directory
+
+
+def _unsafe_name(name: str) -> str:
+    """Why the name of a grid cannot be a folder's everywhere; empty if it can."""
+    if any(sign in _TURNING or unicodedata.category(sign) in _UNSEEN for sign in name):
+        return "it has signs that nobody sees"
+    if any(sign in name for sign in _SEPARATORS):
+        return f"it has one of {' '.join(_SEPARATORS)}"
+    if name != name.strip() or name.startswith("-") or name.endswith("."):
+        return "it begins with a dash, ends with a dot, or has spaces around it"
+    if name.split(".", 1)[0].strip().upper() in _DEVICES:
+        return "Windows has a device of that name"
+    return ""
 
 
 def _override(grid: Grid, limit: int | None, seed: int | None, precision: Precision | None) -> Grid:

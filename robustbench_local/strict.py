@@ -10,37 +10,99 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import UsageError
 from robustbench_local.suggestion import did_you_mean
 
 MAX_BYTES = 1 << 20
 """A grid or card above one mebibyte is a mistake or an attack."""
 
+MAX_DEPTH = 64
+"""Lists and mappings inside each other."""
+MAX_OPEN_BRACKETS = 1000
+"""Brackets open at a time, in quotes or not."""
+_BRACKETS = re.compile(r"[\[\]{}]")
+
 Parsed = TypeVar("Parsed", bound="Strict")
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, no key twice, and only true and false are truth values: ``on: lower`` is a word."""
+    """Plain data only, no key twice, no aliases, and only true and false are truth values: ``on`` is a word.
+
+    Dates, times of day and base 60 are words too, and a number with a leading zero is one: in YAML 1.1
+    ``010`` would be 8 and ``1:30`` would be 90.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            # aliases multiply: a few lines can mean a billion
+            raise yaml.constructor.ConstructorError(None, None, _ALIAS, self.get_mark())
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(None, None, _TOO_DEEP, self.get_mark())
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag not in _TAGS:
+            problem = f"the tag {node.tag.replace(_YAML, '!!')} is not allowed"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError, TypeError, OverflowError) as failure:
+            value = str(node.value)[:40] if isinstance(node, yaml.ScalarNode) else ""
+            problem = f"{value!r} cannot be read as {node.tag.replace(_YAML, '')}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from failure
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and _SURROGATE.search(value):
+            problem = "half a character (a lone surrogate)"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
+            if not isinstance(key, Hashable):
+                problem = "a key is a list or a mapping"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            if key in seen:
                 problem = f"the key {key!r} is there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            if isinstance(key, Hashable):
-                seen.add(key)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+_YAML = "tag:yaml.org,2002:"
+_TAGS = frozenset(_YAML + kind for kind in ("map", "seq", "str", "int", "float", "bool", "null"))
+_ALIAS = "YAML aliases are not allowed: write the value out"
+_TOO_DEEP = "it is nested too deeply"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_PLAIN = {
+    "bool": (re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
+    "int": (re.compile("^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$"), "-+0123456789"),
+    "float": (
+        re.compile(
+            r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+            r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        ),
+        "-+0123456789.",
+    ),
+}
+"""Plain words that are more than words; the value ``null`` and the key ``<<`` are YAML's own."""
+_REPLACED = {f"{_YAML}{kind}" for kind in (*_PLAIN, "timestamp", "merge")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+for _kind, (_pattern, _first) in _PLAIN.items():
+    _Loader.add_implicit_resolver(f"{_YAML}{_kind}", _pattern, list(_first))
 
 
 class Strict(BaseModel):
@@ -59,14 +121,10 @@ def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:
     Raises:
         UsageError: As ``error``: the file is missing, too large, not UTF-8, not YAML, or no mapping.
     """
+    content = read_user_file(path, error=error, limit=MAX_BYTES)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise error(f"the file has {size:,} bytes, the limit is {MAX_BYTES:,}", where=str(path))
-        text = path.read_text(encoding="utf-8")
-    except OSError as failure:
-        raise error(f"cannot read the file: {failure.strerror or failure}", where=str(path)) from None
-    except (UnicodeDecodeError, ValueError):
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
         raise error("the file is not UTF-8 text", where=str(path)) from None
     return parse_yaml(text, where=str(path), error=error)
 
@@ -77,10 +135,8 @@ def parse_yaml(text: str, *, where: str, error: type[UsageError]) -> dict[str, A
     Raises:
         UsageError: As ``error``: not YAML, an alias, a key twice, or no mapping.
     """
+    _refuse_deep(text, where, error)
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-            # aliases multiply: a few lines can mean a billion
-            raise error("YAML aliases are not allowed", where=where, remedy="write the value out")
         content = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, stricter still
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
@@ -88,10 +144,24 @@ def parse_yaml(text: str, *, where: str, error: type[UsageError]) -> dict[str, A
         problem = getattr(failure, "problem", None) or "it cannot be parsed"
         raise error(f"not valid YAML{place}: {problem}", where=where) from None
     except RecursionError:
-        raise error("the YAML is nested too deeply", where=where) from None
+        raise error(_TOO_DEEP, where=where) from None
+    except (ValueError, OverflowError):  # an escape for a character that does not exist
+        raise error("not valid YAML: a character that does not exist", where=where) from None
     if not isinstance(content, dict):
         raise error("the file must hold a mapping of keys to values", where=where)
     return content
+
+
+def _refuse_deep(text: str, where: str, error: type[UsageError]) -> None:
+    """Look for brackets inside brackets before the parser does, which takes the square of the depth in time.
+
+    Brackets in quotes and comments count too: nobody has so many of them open.
+    """
+    depth = 0
+    for bracket in _BRACKETS.findall(text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MAX_OPEN_BRACKETS:
+            raise error(_TOO_DEEP, where=where, remedy="write it with fewer brackets")
 
 
 def validate(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from robustbench_local.store import CellRecord, EventRecord, OutcomeRecord, RunStore
+from robustbench_local.store.arrays import image_hash
 
 SIGNS = (
     "Speed limit 20", "Speed limit 30", "Speed limit 50", "Speed limit 60", "Speed limit 70",
@@ -148,11 +149,22 @@ def _write_cell(store: RunStore, sample: Sample, position: int, model: str, plan
         _outcome(sample, plan, model=model, key=key, place=place, image=int(image), label=int(labels[image]))
         for place, image in enumerate(chosen)
     ]
-    store.add_outcomes(key, rows[: len(rows) // 2] if status == "partial" else rows)
-    store.set_status(key, status, "stopped by the user" if status != "done" else None)
     broken = [row for row in rows if row.broken and row.status == "ok"][:6]
     if sample.pictures and broken:
-        store.save_arrays(key, broken[0].position, _arrays(broken, chosen, plan))
+        arrays = _arrays(broken, chosen, plan)
+        store.save_arrays(key, broken[0].position, arrays)
+        rows = [_with_hashes(row, arrays) for row in rows]
+    store.add_outcomes(key, rows[: len(rows) // 2] if status == "partial" else rows)
+    store.set_status(key, status, "stopped by the user" if status != "done" else None)
+
+
+def _with_hashes(row: OutcomeRecord, arrays: dict[str, np.ndarray]) -> OutcomeRecord:
+    """The row with the hashes of its images, if they are kept."""
+    place = next((place for place, at in enumerate(arrays["positions"]) if at == row.position), None)
+    if place is None:
+        return row
+    before, after = (image_hash(arrays[name][place]) for name in ("original", "adversarial"))
+    return replace(row, original_hash=before, adversarial_hash=after)
 
 
 def _outcome(

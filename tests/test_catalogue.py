@@ -87,7 +87,7 @@ def test_a_name_that_is_no_file_name_is_refused(write):
 
 
 def test_a_missing_or_huge_file_is_refused(write, tmp_path: Path):
-    with pytest.raises(CardError, match="cannot read the file"):
+    with pytest.raises(CardError, match="cannot be read: No such file"):
         load_card(tmp_path / "none.yaml")
     with pytest.raises(CardError, match="limit"):
         load_card(write(GOOD + "#" * (1 << 20)))

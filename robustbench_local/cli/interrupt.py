@@ -12,10 +12,14 @@ such as in a destructor, and the run would go on for hours."""
 
 
 def listen() -> None:
-    """From now on Ctrl-C and a polite kill interrupt this process, again and again until `settle`."""
-    names = ("SIGINT", "SIGTERM", "SIGALRM")
+    """From now on Ctrl-C, a polite kill and a closed terminal interrupt this process until `settle`.
+
+    A process that was started to outlive its terminal (``nohup``) goes on.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
     for kind in (getattr(signal, name) for name in names if hasattr(signal, name)):
-        signal.signal(kind, _interrupt)
+        if signal.getsignal(kind) != signal.SIG_IGN or kind != getattr(signal, "SIGHUP", None):
+            signal.signal(kind, _interrupt)
 
 
 def settle() -> None:

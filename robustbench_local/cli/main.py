@@ -19,6 +19,7 @@ import typer
 
 from robustbench_local.allocator import keep_freed_memory
 from robustbench_local.cli.interrupt import listen, settle
+from robustbench_local.cli.json_output import release_stdout
 from robustbench_local.errors import ModelError, RobustbenchError
 
 INTERRUPTED = 130
@@ -113,6 +114,8 @@ def call(arguments: list[str]) -> int:
         return 0
     except BaseException as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
         return _unexpected(error)
+    finally:
+        release_stdout()
     settle()
     if result == INTERRUPTED:  # typer turns Ctrl-C into its own exit
         return _complain(STOPPED, INTERRUPTED)
@@ -142,5 +145,6 @@ def _complain(line: str, code: int) -> int:
     if os.environ.get("RBL_DEBUG") and sys.exc_info()[0] is not None:
         traceback.print_exc()
     kind = "" if code == INTERRUPTED else "error: "
-    print(" ".join(f"rbl: {kind}{line}".split()), file=sys.stderr)  # noqa: T201 - rich would wrap the line
+    with suppress(OSError):  # the terminal may be gone
+        print(" ".join(f"rbl: {kind}{line}".split()), file=sys.stderr)  # noqa: T201 - rich would wrap the line
     return code

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_local.reports import write_report
+from robustbench_local.reports import find_damaged_images, write_report
 from robustbench_local.reports.gate import check_gates
 
 
@@ -15,15 +15,25 @@ def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="HTML file; by default report.html in the run directory."),
+        typer.Option(
+            "--out",
+            "--output",
+            "-o",
+            help="HTML file, or a folder for report.html; by default the run directory.",
+        ),
     ] = None,
 ) -> int:
     """Write one self-contained HTML file, and beside it CSV, JSON, Markdown and figures.
 
-    Exits 70 if an attack broke what a certificate had proven: then the report has no answer.
+    Exits 70 if an attack broke what a certificate had proven: then it has no answer. Exits 2 if stored images
+    are damaged: the report is written without them.
     """
     typer.echo(write_report(run, output))
     verdict = check_gates(run)
     for line in verdict.violations:
         typer.echo(f"blocked: certificate violated: {line}", err=True)
-    return verdict.exit_code if verdict.violations else 0
+    if verdict.violations:
+        return verdict.exit_code
+    if damage := find_damaged_images(run):
+        raise damage
+    return 0

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from robustbench_local.classifier import Precision
+from robustbench_local.cli.json_output import claim_stdout
 from robustbench_local.cli.progress import choose_display, plan_table
 from robustbench_local.cli.tables import results_table, say_gates
 from robustbench_local.errors import ConfigError
@@ -19,6 +20,7 @@ from robustbench_local.evaluation.goal import describe_goals, named_classes
 from robustbench_local.evaluation.harness.model_speed import try_measuring_speed
 from robustbench_local.evaluation.plan import Plan
 from robustbench_local.evaluation.planning import TIMEOUT_SECONDS
+from robustbench_local.reports import find_damaged_images
 from robustbench_local.reports.words import duration
 from robustbench_local.run import perform, prepare
 
@@ -111,6 +113,14 @@ def command(
             min=0, envvar="RBL_CELL_TIMEOUT", help="Seconds that a cell may take; 0, the default: any time."
         ),
     ] = 0.0,
+    recompute_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--recompute-damaged",
+            envvar="RBL_RECOMPUTE_DAMAGED",
+            help="Compute cells again whose stored rows or images are damaged; all others are kept.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time, and stop.")
     ] = False,
@@ -146,7 +156,7 @@ def command(
     if dry_run:
         return INCOMPLETE if any(cell.problem for cell in plan.cells) else 0
     with choose_display(console, as_json=as_json) as display:
-        run = perform(plan, directory, display, leave=_leave_unfinished)
+        run = perform(plan, directory, display, leave=_leave_unfinished, recompute_damaged=recompute_damaged)
     page = run.report()
     verdict = run.gate()
     if as_json:
@@ -156,7 +166,12 @@ def command(
         console.print(results_table(run.results))
         say_gates(verdict, console)
         console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
-    return verdict.exit_code or (0 if run.complete else INCOMPLETE)
+    code = verdict.exit_code or (0 if run.complete else INCOMPLETE)
+    if damage := find_damaged_images(directory):
+        if not code:
+            raise damage
+        typer.echo(f"rbl: {damage}", err=True)
+    return code
 
 
 def _leave_unfinished() -> None:
@@ -175,9 +190,14 @@ def _say_training(console: Console, line: str, *, as_json: bool) -> None:
 
 
 def make_console(*, as_json: bool) -> Console:
-    """The standard output: as wide as the terminal, or wide enough for the tables in a log."""
-    console = Console(soft_wrap=as_json)
-    return console if console.is_terminal else Console(soft_wrap=as_json, width=LOG_WIDTH)
+    """The standard output: as wide as the terminal, or wide enough for the tables in a log.
+
+    With JSON it is ours alone until the command ends.
+    """
+    if as_json:
+        return Console(file=claim_stdout(), soft_wrap=True, width=LOG_WIDTH)
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
 
 
 def parse_batch_size(text: str) -> int | None:

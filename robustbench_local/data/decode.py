@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, UnidentifiedImageError
 
+from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import DataError, RefusedError
 
 #: Formats that are read, whatever the file is called: others have had bombs and code paths too many.
@@ -24,6 +25,8 @@ FORMATS = ("PNG", "JPEG", "PPM", "BMP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".pnm", ".bmp"})
 #: Larger images are refused as decompression bombs (Pillow's own limit, whatever the process has set).
 MAX_PIXELS = 89_478_485
+#: Largest file of one image.
+MAX_IMAGE_BYTES = 1 << 30
 
 Pixels = NDArray[Any]  # (H, W, C): uint8, or float32 in [0, 1]
 
@@ -76,11 +79,8 @@ def read_picture(path: Path, *, where: str, alpha: str | None = None) -> Picture
         DataError: If it cannot be opened at all (F54), or is transparent without ``alpha`` (F43).
         RefusedError: If it is a decompression bomb (F51).
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        remedy = "make the file readable, or remove it"
-        raise DataError(f"cannot be read: {error.strerror}", where=where, remedy=remedy) from None
+    remedy = "make the file readable, or remove it"
+    content = read_user_file(path, where=where, error=DataError, limit=MAX_IMAGE_BYTES, remedy=remedy)
     if not content:
         raise BadImageError("empty file")
     with decoding(where):

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from robustbench_local.config.user_files import open_user_file
+from robustbench_local.config.zip_bombs import refuse_zip_bomb
 from robustbench_local.data.boxes import box_masks
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import MAX_CLASSES, check_images, numbered, some_rows
@@ -29,7 +31,6 @@ _CORRUPT = (
     OSError, EOFError, ValueError, LookupError, SyntaxError, MemoryError, NotImplementedError,
     tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-_BOMB_BYTES, _BOMB_RATIO = 2**30, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +109,15 @@ def list_npz(
 def _load(file: Path, where: str) -> dict[str, NDArray[Any]]:
     if not file.is_file():
         raise DataError("there is no such file", where=where, remedy="check the path")
+    opened = open_user_file(file, where=where, error=DataError)
     try:
-        if not zipfile.is_zipfile(file):
+        if not zipfile.is_zipfile(opened):
             raise DataError("is not a NumPy archive", where=where, remedy="write it with numpy.savez")
-        with zipfile.ZipFile(file) as archive:
-            _refuse_bomb(archive, where)
-        with np.load(file, allow_pickle=False) as loaded:
+        refuse_zip_bomb(
+            opened, where=where, error=DataError, remedy="save it with numpy.savez, not compressed"
+        )
+        opened.seek(0)
+        with np.load(opened, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
             return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
     except _CORRUPT as error:
@@ -124,14 +128,8 @@ def _load(file: Path, where: str) -> dict[str, NDArray[Any]]:
             ) from None
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(f"cannot be read: {reason}", where=where, remedy="write or copy it again") from None
-
-
-def _refuse_bomb(archive: zipfile.ZipFile, where: str) -> None:
-    unpacked = sum(entry.file_size for entry in archive.infolist())
-    packed = sum(entry.compress_size for entry in archive.infolist())
-    if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * packed:
-        what = f"{packed:,} bytes unpack to {unpacked:,}, as a decompression bomb does"
-        raise RefusedError(what, where=where, remedy="save it with numpy.savez, not compressed")
+    finally:
+        opened.close()
 
 
 def _find(

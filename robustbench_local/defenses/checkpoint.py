@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 
+from robustbench_local.config.user_files import read_user_file
+from robustbench_local.config.zip_bombs import refuse_zip_bomb
 from robustbench_local.errors import ConfigError, StorageError
 
 _IDENTITY = "identity"
@@ -41,8 +44,10 @@ def load_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any]:
         ConfigError: If the file is none, or belongs to another recipe, data or seed.
     """
     remedy = "delete it, or name another file"
+    content = read_user_file(path)
+    refuse_zip_bomb(content, where=str(path), error=ConfigError, remedy=remedy)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         found = state.pop(_IDENTITY)
     except (OSError, RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError):
         raise ConfigError("this is no checkpoint of a training", where=str(path), remedy=remedy) from None

@@ -18,7 +18,8 @@ from robustbench_local.evaluation.model_notes import keep_model_notes
 from robustbench_local.evaluation.plan import Plan, PlannedCell
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, tally
-from robustbench_local.store.sqlite import UNKNOWN, RunStore
+from robustbench_local.store.run_folder import UNKNOWN
+from robustbench_local.store.sqlite import RunStore
 
 WORTH_A_CREW = 200
 """Passes at most of a cell for which no worker processes are started."""

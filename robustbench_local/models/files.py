@@ -6,6 +6,7 @@ import hashlib
 from difflib import get_close_matches
 from pathlib import Path
 
+from robustbench_local.config.user_files import check_user_file, read_user_file
 from robustbench_local.errors import ModelError, RefusedError
 
 
@@ -20,19 +21,20 @@ def find_file(name: str, base: Path | None = None) -> Path:
         The path as it was found, not resolved.
 
     Raises:
-        ModelError: If there is no such regular file.
+        ModelError: If there is no such regular file, or it is too large or sparse.
         RefusedError: If a symbolic link leads out of the folder it was looked up from.
     """
     wanted = Path(name).expanduser()
     roots = [wanted.parent] if wanted.is_absolute() else [*([base] if base else []), Path.cwd()]
     for root in roots:
         found = root / (wanted.name if wanted.is_absolute() else wanted)
-        if found.is_file():
+        if _is_file(found):
+            check_user_file(found, where=name, error=ModelError)
             return _inside(found, root, name)
     found = roots[0] / (wanted.name if wanted.is_absolute() else wanted)
-    if found.exists():
+    if _is_file(found, or_anything=True):
         raise ModelError("this is not a file", where=name, remedy="name the file with the weights")
-    beside = [entry.name for entry in found.parent.iterdir()] if found.parent.is_dir() else []
+    beside = _names_beside(found)
     near = get_close_matches(found.name, beside, n=1)
     remedy = f"did you mean {near[0]}?" if near else "check the path"
     raise ModelError("there is no such file", where=name, remedy=remedy)
@@ -46,12 +48,9 @@ def read_file(path: Path, *, sha256: str | None = None) -> tuple[bytes, str]:
         sha256: What its SHA-256 must be, with or without ``sha256:`` before it.
 
     Raises:
-        ModelError: If it cannot be read, is empty, or has another SHA-256.
+        ModelError: If it cannot be read, is no regular file, too large or empty, or has another SHA-256.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=path.name) from error
+    content = read_user_file(path, where=path.name, error=ModelError)
     digest = hashlib.sha256(content).hexdigest()
     if sha256 is not None and bare_hash(sha256) != digest:
         raise ModelError(
@@ -67,6 +66,21 @@ def read_file(path: Path, *, sha256: str | None = None) -> tuple[bytes, str]:
 def bare_hash(sha256: str) -> str:
     """A hash as the user wrote it, in the form that hashes have here."""
     return sha256.removeprefix("sha256:").lower()
+
+
+def _is_file(path: Path, *, or_anything: bool = False) -> bool:
+    """Whether a regular file, or anything at all, is there; a name that no file can have is nothing."""
+    try:
+        return path.exists() if or_anything else path.is_file()
+    except OSError:
+        return False
+
+
+def _names_beside(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return []
 
 
 def _inside(found: Path, root: Path, name: str) -> Path:

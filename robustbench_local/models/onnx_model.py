@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.foreign_errors import first_line
+from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
 from robustbench_local.models.files import find_file, read_file
 from robustbench_local.models.loaded import Loaded, Request
@@ -163,5 +164,5 @@ def _external_hashes(path: Path, content: bytes) -> list[str]:
             )
         if not beside.is_file():
             raise ModelError(f"its tensors are in {location!r}, which is not there", where=path.name)
-        hashes.append(sha256(beside.read_bytes()).hexdigest())
+        hashes.append(sha256(read_user_file(beside, where=location, error=ModelError)).hexdigest())
     return hashes

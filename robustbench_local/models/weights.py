@@ -24,6 +24,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from robustbench_local.classifier.foreign_errors import first_line
+from robustbench_local.config.zip_bombs import refuse_zip_bomb
 from robustbench_local.errors import ModelError, RefusedError
 from robustbench_local.models.files import bare_hash, read_file
 
@@ -69,6 +70,7 @@ def read_weights(path: Path, *, sha256: str | None = None, trust_pickle: str | N
     data, digest = read_file(path, sha256=sha256)
     if _is_safetensors(path, data):
         return Weights(path, digest, _safetensors(data, where))
+    refuse_zip_bomb(data, where=where, error=ModelError, remedy="get the file again: weights do not compress")
     loaded = _torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
     if isinstance(loaded, nn.Module):
         note = f"{where} was unpickled as a whole, trusted by its SHA-256"

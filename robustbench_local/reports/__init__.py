@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from robustbench_local.errors import DamagedError
 from robustbench_local.reports.content import read_content
 from robustbench_local.reports.figures import draw_figures
 from robustbench_local.reports.markdown import write_markdown
 from robustbench_local.reports.page import render
 from robustbench_local.reports.results import as_json, to_text
 from robustbench_local.reports.tables import outcomes_csv, results_csv, sightings_csv
+from robustbench_local.reports.words import counted
 from robustbench_local.store import RunStore
-from robustbench_local.store.files import make_directory, write_atomically
+from robustbench_local.store.files import make_directory, make_directory_in, refuse_link, write_atomically
 
-__all__ = ["write_report"]
+__all__ = ["find_damaged_images", "write_report"]
 
 PAGE = "report.html"
 FIGURES = "figures"
+_NAMED = 3
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -27,16 +30,18 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 
     Args:
         run_dir: The run directory; it is only read.
-        out: The HTML file; by default ``report.html`` in the run directory.
+        out: The HTML file, or a folder for ``report.html``; by default the run directory. Made if need be.
 
     Returns:
         The HTML file.
 
     Raises:
         ConfigError: If there is no run, or the place cannot be written to.
+        DamagedError: If the run is damaged. Damaged images are left out, and a finding says so.
+        RefusedError: If a symbolic link is in the place of a file or of the folder of figures.
         StorageError: If the disk refuses; files that were there stay whole.
     """
-    page = Path(run_dir) / PAGE if out is None else Path(out)
+    page = _page(Path(run_dir) if out is None else Path(out))
     with RunStore.open_readonly(Path(run_dir)) as store:
         content = read_content(store)
         outcomes = outcomes_csv(store, content.evidence)
@@ -50,8 +55,31 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         "report.md": write_markdown(content, list(figures)),
         **figures,
     }
-    make_directory(page.parent / FIGURES)
+    make_directory(page.parent)
+    make_directory_in(page.parent, FIGURES)
+    for name in (*files, page.name):
+        refuse_link(page.parent / name)  # all of them before the first is written
     for name, text in files.items():
         write_atomically(page.parent / name, text)
     write_atomically(page, render(content))
     return page
+
+
+def find_damaged_images(run_dir: Path) -> DamagedError | None:
+    """What to say if adversarial images of a run are not those that were found; None if all of them are."""
+    with RunStore.open_readonly(run_dir) as store:
+        damaged = store.find_damaged_arrays()
+        names = [f"{cell.model} x {cell.attack}" for cell in store.cells() if cell.key in damaged]
+    if not damaged:
+        return None
+    more = f" and {counted(len(names) - _NAMED, 'more cell')}" if len(names) > _NAMED else ""
+    which, why = ", ".join(names[:_NAMED]), next(iter(damaged.values()))
+    what = f"images are damaged and not shown: of {which}{more} ({why})"
+    remedy = "restore them from a copy, or compute these cells again with rbl run ... --recompute-damaged"
+    return DamagedError(what, where=str(run_dir), remedy=remedy)
+
+
+def _page(out: Path) -> Path:
+    """The HTML file: the place itself if its name says so, else one inside that folder."""
+    is_file = out.suffix.lower() in {".html", ".htm"} and not out.is_dir()
+    return out if is_file else out / PAGE

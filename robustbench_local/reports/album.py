@@ -85,7 +85,7 @@ def make_albums(
 
 def _pages(store: RunStore, evidence: Evidence, result: StickerResult, share: int) -> tuple[Page, ...]:
     key, model = result.cell.record.key, result.cell.record.model
-    arrays = store.load_arrays(key)
+    arrays = {} if key in evidence.damaged_images else store.load_arrays(key)
     if not arrays:
         return ()
     flat = {row.position: row.adversarial_prediction for row in store.outcomes(key)}

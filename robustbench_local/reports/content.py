@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from robustbench_local.reports.album import Page, make_albums
 from robustbench_local.reports.brackets import Bracket, make_brackets
@@ -91,7 +91,7 @@ def _no_attacker(cell: CellResult) -> bool:
 
 def read_content(store: RunStore) -> Content:
     """Read everything a report needs from an open run."""
-    evidence = read_evidence(store)
+    evidence = replace(read_evidence(store), damaged_images=store.find_damaged_arrays())
     stickers = make_stickers(evidence)
     return Content(
         evidence=evidence,

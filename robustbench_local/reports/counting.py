@@ -73,6 +73,7 @@ def read_evidence(store: RunStore) -> Evidence:
         gates=meta["gates"] or [],
         severity=meta["severity"] or {},
         cards=meta["cards"] or {},
+        unchecked=not store.checked_from_the_start,
     )
 
 

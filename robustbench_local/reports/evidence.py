@@ -259,6 +259,10 @@ class Evidence:
     """The grid's gates."""
     severity: Mapping[str, Any] = field(default_factory=dict)
     """What wrong readings cost, by model; empty if the run does not know. See reports/severity.py."""
+    unchecked: bool = False
+    """Whether some rows are older than their digests: damage from before then would go unnoticed."""
+    damaged_images: Mapping[str, str] = field(default_factory=dict)
+    """Key of a cell -> why its adversarial images are not shown; empty where nobody looked at them."""
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
 

@@ -303,6 +303,25 @@ def _spared(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(level="note", text=text)
 
 
+def _damaged_images(evidence: Evidence) -> Iterator[Finding]:
+    for cell in evidence.cells:
+        if cell.record.key in evidence.damaged_images:
+            why = evidence.damaged_images[cell.record.key]
+            text = (
+                f"The images of {describe(cell)} are not shown: {why.rstrip('.')}. Its numbers do not rest "
+            )
+            more = "on them. Restore them from a copy, or run with --recompute-damaged."
+            yield Finding(level="warning", text=f"{text}{more}")
+
+
+def _unchecked(evidence: Evidence) -> Iterator[Finding]:
+    if evidence.unchecked:
+        text = "Part of this run was written before rows were checked: they have been whole since they were "
+        yield Finding(
+            level="note", text=f"{text}first opened with digests; before, damage would have gone unnoticed."
+        )
+
+
 def _each(cells: Sequence[CellResult], fact: Callable[[CellResult], str]) -> str:
     """The cells with a fact about each, as in a sentence; the first few if there are many."""
     named = [f"{describe(cell)} ({fact(cell)})" for cell in cells[:MOST_NAMED]]
@@ -338,4 +357,6 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _tell("note", remarks.tell_partial_overlap),
     _tell("note", remarks.tell_breaks_elsewhere),
     _tell("note", remarks.tell_model_notes),
+    _damaged_images,
+    _unchecked,
 )

@@ -106,6 +106,8 @@ def show(image: npt.NDArray[np.generic]) -> Floats:
 
 
 def _exhibit(store: RunStore, evidence: Evidence, cell: CellResult, share: int) -> Exhibit | None:
+    if cell.record.key in evidence.damaged_images:
+        return None
     arrays = store.load_arrays(cell.record.key)
     if not arrays:
         return None

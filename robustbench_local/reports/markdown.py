@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import quote
 
 from robustbench_local.reports import answer
 from robustbench_local.reports.brackets import READING_BRACKETS, Bracket
@@ -62,7 +63,7 @@ def write_markdown(content: Content, figures: Sequence[str]) -> str:
     lines += sticker_markdown(content.sticker_groups) if content.stickers else []
     lines += trials_markdown(evidence, content.trials)
     lines += ["## Cell by cell", "", *_cells(evidence.attacks), ""]
-    lines += [f"![{_figure_title(path)}]({path})" for path in figures]
+    lines += [f"![{escape(_figure_title(path))}]({quote(path)})" for path in figures]
     lines += ["", " ".join([_READING, _INTERVALS, *([_INTERVALS_OF_VIEWS] if content.stickers else [])])]
     return "\n".join(lines) + "\n"
 
@@ -84,7 +85,7 @@ def _gates(content: Content) -> list[str]:
 
 
 def _heatmap(heatmap: HeatMap) -> list[str]:
-    head = ["model", "untouched", *(f"{column.threat}: {escape(column.label)}" for column in heatmap.columns)]
+    head = ["model", "untouched", *(escape(f"{column.threat}: {column.label}") for column in heatmap.columns)]
     rows = (
         [escape(str(row.subject)), full(row.clean), *(_square(square) for square in row.squares)]
         for row in heatmap.rows
@@ -141,7 +142,7 @@ def _brackets(brackets: Sequence[Bracket]) -> list[str]:
     rows = (
         [
             escape(str(one.subject)),
-            str(one.threat),
+            escape(str(one.threat)),
             full(one.verified),
             full(one.empirical),
             str(one.undecided),
@@ -161,7 +162,15 @@ def _distances(group: DistanceGroup) -> list[str]:
     goal = ", targeted" if group.targeted else ""
     found = [*table(head, rows), ""] if group.reaches else []
     problems = [f"- No distances: {escape(problem)}" for problem in group.problems]
-    return [f"## How far: {group.threat}{goal}", "", text, "", *found, *problems, *([""] if problems else [])]
+    return [
+        f"## How far: {escape(str(group.threat))}{goal}",
+        "",
+        text,
+        "",
+        *found,
+        *problems,
+        *([""] if problems else []),
+    ]
 
 
 def _reach(one: Reach, threat: Threat) -> list[str]:
@@ -204,7 +213,7 @@ def _transfer(matrix: TransferMatrix) -> list[str]:
     head = ["made on", *(f"tried on {escape(str(target))}" for target in matrix.targets)]
     rows = ([escape(row.surrogate), *(_square(square) for square in row.squares)] for row in matrix.rows)
     basis = "among images that the attacked model reads correctly untouched"
-    text = f"Attack success under {matrix.threat}, {basis}. No worst case counts it."
+    text = f"Attack success under {escape(str(matrix.threat))}, {basis}. No worst case counts it."
     return [f"## Transfer: {escape(matrix.attack)}", "", text, "", *table(head, rows), ""]
 
 
@@ -243,7 +252,8 @@ def _matrix(content: Content, matrix: TargetMatrix) -> list[str]:
         head.append("severity")
         harms = (_harm(content, row.severity, row.subject.model) for row in matrix.rows)
         rows = [[*row, harm] for row, harm in zip(rows, harms, strict=True)]
-    text = f"Under {matrix.threat}, among images that are read correctly untouched: how many ended where."
+    under = escape(str(matrix.threat))
+    text = f"Under {under}, among images that are read correctly untouched: how many ended where."
     rule = [f"Severity, 0 to 1: {escape(matrix.rule)}.", ""] if matrix.rule else []
     told = [part for sentence in matrix.comparisons for part in (escape(sentence), "")]
     return [f"### {escape(matrix.attack)}", "", text, "", *table(head, rows), "", *rule, *told]

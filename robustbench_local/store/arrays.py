@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,48 +13,157 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from robustbench_local.errors import InvariantError, StorageError
-from robustbench_local.store.files import make_directory, storage_errors, write_atomically
+from robustbench_local.config.user_files import read_user_file
+from robustbench_local.errors import DamagedError, InvariantError
+from robustbench_local.store.files import make_directory_in, write_atomically
 
 FOLDER = "adversarial"
+RECOMPUTE = "restore it from a copy, or compute the cell again with rbl run ... --recompute-damaged"
 _KEY_LENGTH = 16
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+Hashes = Mapping[int, tuple[str, str]]
+"""Position -> the hashes of the original and the adversarial image that the outcome has."""
 
 
-def save(directory: Path, cell_key: str, chunk: int, arrays: Arrays) -> None:
-    """Write one chunk, in one step that survives a crash. See ``RunStore.save_arrays``."""
+class WaitingChunks:
+    """Files that are written and whose digests are not committed yet."""
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[str, int], str] = {}
+
+    def add(self, cell_key: str, chunk: int, digest: str) -> None:
+        """A file that was written."""
+        self._digests[cell_key, chunk] = digest
+
+    def of(self, cell_key: str) -> list[tuple[str, int, str]]:
+        """Cell, chunk and digest of the files of a cell."""
+        return [(key, chunk, digest) for (key, chunk), digest in self._digests.items() if key == cell_key]
+
+    def cells(self) -> list[str]:
+        """Keys of the cells that have such files."""
+        return list(dict.fromkeys(key for key, _ in self._digests))
+
+    def forget(self, cell_key: str) -> None:
+        """The files of a cell wait no longer."""
+        self._digests = {place: digest for place, digest in self._digests.items() if place[0] != cell_key}
+
+
+def save(directory: Path, cell_key: str, chunk: int, arrays: Arrays) -> str:
+    """Write one chunk, in one step that survives a crash; gives the digest of the file.
+
+    See ``RunStore.save_arrays``.
+    """
     folder = _folder(directory, cell_key)
-    make_directory(folder)
+    make_directory_in(make_directory_in(directory, FOLDER), folder.name)
     content = safetensors.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    write_atomically(folder / f"{chunk:05d}.safetensors", content)
+    write_atomically(_file(folder, chunk), content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def load(directory: Path, cell_key: str) -> dict[str, npt.NDArray[np.generic]]:
-    """Read all chunks of a cell and join them along their first axis. See ``RunStore.load_arrays``.
+def load(
+    directory: Path, cell_key: str, digests: Mapping[int, str] | None, hashes: Hashes
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Read the chunks of a cell and join them along their first axis. See ``RunStore.load_arrays``.
+
+    Args:
+        directory: The run directory.
+        cell_key: The cell.
+        digests: Chunk -> digest of its file; None in a run from before they were kept: any file there is.
+        hashes: What the cell's outcomes say of their images.
 
     Raises:
-        StorageError: A file is damaged.
+        DamagedError: A file is missing or not the one that was written, or an image is not its outcome's.
         InvariantError: The chunks do not fit together.
     """
-    files = sorted(_folder(directory, cell_key).glob("*.safetensors"), key=lambda file: int(file.stem))
-    chunks = [_read(file) for file in files]
+    folder = _folder(directory, cell_key)
+    numbers = _chunks_in(folder) if digests is None else sorted(digests)
+    chunks = []
+    for number in numbers:
+        file = _file(folder, number)
+        chunk = _read(file, None if digests is None else digests[number])
+        _check_images(chunk, hashes, file)
+        chunks.append(chunk)
     if not chunks:
         return {}
     forms = [{name: (array.dtype, array.shape[1:]) for name, array in chunk.items()} for chunk in chunks]
     if any(form != forms[0] for form in forms):
-        raise InvariantError("the chunks do not fit together", where=str(files[0].parent))
+        raise InvariantError("the chunks do not fit together", where=str(folder))
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _read(file: Path) -> dict[str, npt.NDArray[np.generic]]:
+def load_cell(
+    directory: Path,
+    connection: sqlite3.Connection,
+    cell_key: str,
+    *,
+    checked: bool,
+    waiting: Mapping[int, str] | None = None,
+) -> dict[str, npt.NDArray[np.generic]]:
+    """A cell's arrays as far as the database knows them; errors as in `load`.
+
+    Args:
+        directory: The run directory.
+        connection: Its database.
+        cell_key: The cell.
+        checked: Whether the run kept digests from its start; if not, files unknown to it count too.
+        waiting: Chunk -> digest of files that are written and not committed.
+    """
+    digests: dict[int, str] | None = {
+        **dict(connection.execute("SELECT chunk, digest FROM arrays WHERE cell = ?", (cell_key,))),
+        **(waiting or {}),
+    }
+    if not digests and not checked:
+        digests = None
+    query = "SELECT position, original_hash, adversarial_hash FROM outcomes WHERE cell = ?"
+    hashes = {position: (before, after) for position, before, after in connection.execute(query, (cell_key,))}
+    return load(directory, cell_key, digests, hashes)
+
+
+def remove(directory: Path, cell_key: str) -> None:
+    """Delete the chunks of a cell that is computed again."""
+    folder = _folder(directory, cell_key)
+    for number in _chunks_in(folder):
+        _file(folder, number).unlink(missing_ok=True)
+
+
+def image_hash(image: npt.NDArray[np.generic]) -> str:
+    """First 16 hex digits of the SHA-256 of an image's fp32 bytes, as outcomes have it."""
+    return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()[:16]
+
+
+def _read(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.generic]]:
+    content = read_user_file(file, error=DamagedError, remedy=RECOMPUTE)
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise DamagedError("the file is not the one that was written", where=str(file), remedy=RECOMPUTE)
     try:
-        with storage_errors(file):
-            content = file.read_bytes()
         arrays: dict[str, npt.NDArray[np.generic]] = safetensors.load(content)
-    except SafetensorError as error:
-        raise StorageError(f"the file is damaged ({error})", where=str(file)) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        what = f"the file is damaged ({error})"
+        raise DamagedError(what, where=str(file), remedy=RECOMPUTE) from error
     return arrays
+
+
+def _check_images(chunk: Arrays, hashes: Hashes, file: Path) -> None:
+    """Refuse images that are not those of the cell's outcomes; positions without an outcome are not shown."""
+    positions = chunk.get("positions", np.empty(0))
+    if positions.ndim != 1 or (
+        "positions" in chunk and any(len(array) != len(positions) for array in chunk.values())
+    ):
+        raise DamagedError("its arrays have different lengths", where=str(file), remedy=RECOMPUTE)
+    for row, position in enumerate(positions.tolist()):
+        for name, wanted in zip(("original", "adversarial"), hashes.get(position, ()), strict=False):
+            if wanted and name in chunk and image_hash(chunk[name][row]) != wanted:
+                what = f"the {name} image at position {position} is not the one of its outcome"
+                raise DamagedError(what, where=str(file), remedy=RECOMPUTE)
+
+
+def _chunks_in(folder: Path) -> list[int]:
+    return sorted(int(file.stem) for file in folder.glob("*.safetensors") if file.stem.isdecimal())
+
+
+def _file(folder: Path, chunk: int) -> Path:
+    return folder / f"{chunk:05d}.safetensors"
 
 
 def _folder(directory: Path, cell_key: str) -> Path:

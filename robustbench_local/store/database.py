@@ -10,12 +10,33 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from robustbench_local.errors import ConfigError, InvariantError, RobustbenchError, StorageError
-from robustbench_local.store.migrations import check_schema, migrate
+from robustbench_local.config.user_files import check_user_file
+from robustbench_local.errors import ConfigError, DamagedError, InvariantError, RobustbenchError, StorageError
+from robustbench_local.store.damage import damage_error, find_damage
+from robustbench_local.store.files import refuse_link
+from robustbench_local.store.migrations import check_schema, migrate, schema_version
 
 _WAIT_FOR_READERS = 30.0
 _DAMAGED = "restore it from a copy, or choose a new folder and run again"
-_NOT_OURS = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+_NOT_OURS = frozenset(
+    {
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FORMAT,
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
+_OF_THE_SCHEMA = (
+    "no such",
+    "malformed",
+    "already exists",
+    "duplicate column",
+    "has no column",
+    "decode to UTF-8",
+)
+"""What SQLite says, under its code for any mistake in SQL, when a table is not what it was made as."""
 _WRONG_PLACE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
 
@@ -25,30 +46,58 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     A commit is on the disk when it returns (WAL, synchronous=FULL), and readers are never blocked.
 
     Raises:
-        ConfigError: Not ours, of a newer schema, damaged, or in a place that cannot be written to.
+        DamagedError: No database, or one whose schema is damaged.
+        ConfigError: Not ours, of a newer schema, or in a place that cannot be written to.
+        RefusedError: A symbolic link is in its place.
         StorageError: The disk refused.
     """
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        refuse_link(path.with_name(name))
+    if path.exists():
+        check_user_file(path)
     with database_errors(path):
         connection = sqlite3.connect(
             path, timeout=_WAIT_FOR_READERS, isolation_level=None, check_same_thread=False
         )
         try:
-            check_schema(connection, path)
+            if check_schema(connection, path):
+                refuse_damaged(connection, path)  # before anything in the file changes
+            else:
+                _refuse_lost_pages(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
-            _refuse_damaged(connection, path)
-            migrate(connection)
+            if not check_schema(connection, path):
+                migrate(connection)
+                refuse_damaged(connection, path)
         except BaseException:
             connection.close()
             raise
     return connection
 
 
-def _refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
+def _refuse_empty(connection: sqlite3.Connection, path: Path) -> None:
+    """A run of no cells would read as one in which nothing failed."""
+    if not schema_version(connection):
+        what = "run.db is empty: nothing was committed, or its log run.db-wal was not copied with it"
+        raise ConfigError(what, where=str(path.parent), remedy="copy the log too, or run the grid again")
+
+
+def refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise about whatever is damaged in a database of today's schema.
+
+    Raises:
+        DamagedError: With the parts that are, and what to do.
+    """
+    if damages := find_damage(connection):
+        raise damage_error(damages, path)
+
+
+def _refuse_lost_pages(connection: sqlite3.Connection, path: Path) -> None:
+    """Nothing is migrated whose pages do not hang together."""
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
-        raise ConfigError(f"the database is damaged ({verdict})", where=str(path), remedy=_DAMAGED)
+        raise DamagedError(f"the database is damaged ({verdict})", where=str(path), remedy=_DAMAGED)
 
 
 def close_for_writing(connection: sqlite3.Connection) -> None:
@@ -71,11 +120,13 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     """
     if not path.is_file():
         raise ConfigError("there is no run here (no run.db)", where=str(path.parent))
+    check_user_file(path)
     with database_errors(path):
         connection = _connect_readonly(path)
         try:
             if check_schema(connection, path):
                 return connection
+            _refuse_empty(connection, path)
             today = _in_memory(connection)
         except BaseException:
             connection.close()
@@ -91,21 +142,27 @@ def database_errors(path: Path) -> Iterator[None]:
 
     Raises:
         StorageError: The disk is full or failing, or another program holds the database.
-        ConfigError: Not a database, damaged, or in a place that cannot be used.
+        DamagedError: Not a database, or a damaged one.
+        ConfigError: It is in a place that cannot be used.
         InvariantError: Our own code broke a constraint.
     """
     try:
         yield
     except sqlite3.Error as error:
         raise _spoken(error, path) from error
+    except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
+        what = "not a readable database (its schema is damaged)"
+        raise DamagedError(what, where=str(path), remedy=_DAMAGED) from error
 
 
 def _spoken(error: sqlite3.Error, path: Path) -> RobustbenchError:
     # The low byte is the kind; the rest says more closely what happened.
     kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     where = str(path)
-    if kind in _NOT_OURS:
-        return ConfigError(f"not a readable database ({error})", where=where, remedy=_DAMAGED)
+    if kind in _NOT_OURS or (
+        kind == sqlite3.SQLITE_ERROR and any(sign in str(error) for sign in _OF_THE_SCHEMA)
+    ):
+        return DamagedError(f"not a readable database ({error})", where=where, remedy=_DAMAGED)
     if kind in _WRONG_PLACE:
         return ConfigError(f"cannot be used here ({error})", where=where, remedy="choose another folder")
     if isinstance(error, sqlite3.OperationalError):

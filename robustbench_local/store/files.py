@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from robustbench_local.errors import ConfigError, RobustbenchError, StorageError
+from robustbench_local.errors import ConfigError, RefusedError, RobustbenchError, StorageError
 
 _DISK_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """The place is right but the disk will not take it now: free some space and run again."""
@@ -28,12 +28,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         StorageError: The disk is full or failing; the old content is untouched.
         ConfigError: The place cannot be written to.
+        RefusedError: A symbolic link is in its place.
     """
+    refuse_link(path)
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     with storage_errors(path):
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)
+            with temporary.open("xb") as file:  # never through a link that somebody put there
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -64,6 +67,36 @@ def make_directory(directory: Path) -> None:
     """
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
+
+
+def make_directory_in(directory: Path, name: str) -> Path:
+    """Make a folder of ours inside another one, unless it is there; gives it.
+
+    Raises:
+        RefusedError: A symbolic link is in its place: what is written would be somewhere else.
+        ConfigError: As `make_directory`, as are all others.
+    """
+    folder = directory / name
+    refuse_link(folder)
+    make_directory(folder)
+    return folder
+
+
+def refuse_link(path: Path) -> None:
+    """Make sure that what is about to be written at a path is written there and nowhere else.
+
+    Raises:
+        RefusedError: It is a symbolic link.
+    """
+    with storage_errors(path):
+        if not path.is_symlink():
+            return
+        leads = path.readlink()
+    raise RefusedError(
+        f"is a symbolic link to {leads}, and what is written would leave the folder",
+        where=str(path),
+        remedy="remove the link, or choose another folder",
+    )
 
 
 def remove_unfinished(directory: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from robustbench_local.errors import LockedError
-from robustbench_local.store.files import storage_errors
+from robustbench_local.store.files import refuse_link, storage_errors
 
 if sys.platform == "win32":
     import msvcrt
@@ -22,6 +22,7 @@ else:
     import fcntl
 
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _held: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
 
 
@@ -55,10 +56,12 @@ class DirectoryLock:
     Raises:
         LockedError: A live process holds it.
         ConfigError: The lock file cannot be made here.
+        RefusedError: A symbolic link is in its place.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        refuse_link(path)
         with storage_errors(path.parent):
             self._descriptor = self._open_and_lock()
             try:
@@ -90,7 +93,7 @@ class DirectoryLock:
 
     def _open_and_lock(self) -> int:
         while True:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(self._path, _OPEN_FLAGS, 0o644)
             locked = _system_lock(descriptor)
             if locked and _same_file(descriptor, self._path):
                 return descriptor

@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robustbench_local.errors import ConfigError
+from robustbench_local.store import digests
 
+UNCHECKED = "written before rows were checked"
+"""Remembered of runs whose first rows are older than digests: damage from before then goes unnoticed."""
 APPLICATION_ID = 0x52424C31
 """``RBL1``: marks the file as ours, so that another program's run.db is never written to."""
 
@@ -147,6 +150,34 @@ def m006_stages(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE outcomes ADD COLUMN stage TEXT NOT NULL DEFAULT ''")
 
 
+def m007_digests(connection: sqlite3.Connection) -> None:
+    """Digests of the rows of each cell and of the files of its arrays; see ``digests``.
+
+    Runs that are older get digests of what they hold today, and remember that nobody checked it before.
+    """
+    connection.execute(
+        """
+        CREATE TABLE arrays (
+            cell TEXT NOT NULL REFERENCES cells (key),
+            chunk INTEGER NOT NULL CHECK (chunk >= 0),
+            digest TEXT NOT NULL,
+            PRIMARY KEY (cell, chunk)
+        ) WITHOUT ROWID
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE digests (
+            part TEXT PRIMARY KEY,
+            rows INTEGER NOT NULL,
+            digest TEXT NOT NULL
+        ) WITHOUT ROWID
+        """
+    )
+    if connection.execute("SELECT count(*) FROM cells").fetchone()[0]:
+        connection.execute("INSERT INTO meta VALUES (?, 'true')", (UNCHECKED,))
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
@@ -155,6 +186,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m004_views,
     m005_surface,
     m006_stages,
+    m007_digests,
 )
 
 
@@ -196,6 +228,8 @@ def check_schema(
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Bring the database to today's schema, a transaction a step; a kill in between loses nothing.
 
+    A step may add columns: digests are written anew, but never of what was damaged before.
+
     Args:
         connection: Open for writing, with no transaction under way; ``check_schema`` has let it pass.
         migrations: The steps, oldest first.
@@ -203,7 +237,9 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
     for step in range(schema_version(connection), len(migrations)):
         connection.execute("BEGIN IMMEDIATE")
         try:
+            damaged = digests.damaged_parts(connection)
             migrations[step](connection)
+            digests.write_all(connection, but=damaged)
             connection.execute(f"PRAGMA user_version = {step + 1}")
         except BaseException:
             connection.execute("ROLLBACK")

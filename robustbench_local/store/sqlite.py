@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import re
+import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,17 +15,23 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from robustbench_local.errors import ConfigError, InvariantError
+from robustbench_local.errors import DamagedError, InvariantError, StorageError
 from robustbench_local.store import arrays as _arrays
+from robustbench_local.store import queries as _queries
 from robustbench_local.store import rows as _rows
+from robustbench_local.store.damage import Damage, damage_error
 from robustbench_local.store.database import (
     close_for_writing,
     database_errors,
     open_for_reading,
     open_for_writing,
+    refuse_damaged,
 )
+from robustbench_local.store.digests import OF_CELL, Rows, cell_part, keeping, rows_of
 from robustbench_local.store.files import make_directory, remove_unfinished, storage_errors, write_atomically
 from robustbench_local.store.lock import DirectoryLock
+from robustbench_local.store.migrations import UNCHECKED
+from robustbench_local.store.rebuild import leave_out_damaged
 from robustbench_local.store.records import (
     CellRecord,
     CellStatus,
@@ -34,35 +40,14 @@ from robustbench_local.store.records import (
     SightingRecord,
     ViewRecord,
 )
-
-DATABASE, RESOLVED, LOCK = "run.db", "run.yaml", "run.lock"
-UNKNOWN = "unknown"
-"""Part of a run's identity that could not be found out, such as the digest of a model that cannot be loaded:
-it agrees with any other."""
-
-_SELECT_CELLS = f"SELECT {', '.join(_rows.CELL_COLUMNS)} FROM cells ORDER BY position, key"  # noqa: S608
-_SELECT_OUTCOMES = f"SELECT {', '.join(_rows.OUTCOME_COLUMNS)} FROM outcomes WHERE cell = ? ORDER BY position"  # noqa: S608
-_SELECT_SIGHTINGS = f"SELECT {', '.join(_rows.SIGHTING_COLUMNS)} FROM sightings WHERE cell = ?"  # noqa: S608
-_SELECT_VIEWS = f"SELECT {', '.join(_rows.VIEW_COLUMNS)} FROM views WHERE cell = ?"  # noqa: S608
-_SELECT_EVENTS = f"SELECT {', '.join(_rows.EVENT_COLUMNS)} FROM events ORDER BY number"  # noqa: S608
-
-
-def _insert(table: str, columns: Sequence[str], on_conflict: str) -> str:
-    names, places = ", ".join(columns), ", ".join("?" * len(columns))
-    return f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT {on_conflict}"  # noqa: S608
-
-
-_DESCRIPTION = [name for name in _rows.CELL_COLUMNS if name not in {"key", "status", "error"}]
-_INSERT_CELL = _insert(
-    "cells",
-    _rows.CELL_COLUMNS,
-    "(key) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _DESCRIPTION),
+from robustbench_local.store.run_folder import (
+    DATABASE,
+    LOCK,
+    RESOLVED,
+    UNKNOWN,
+    refuse_foreign,
+    refuse_other_run,
 )
-_INSERT_OUTCOME = _insert("outcomes", _rows.OUTCOME_COLUMNS, "(cell, position) DO NOTHING")
-_INSERT_SIGHTING = _insert(
-    "sightings", _rows.SIGHTING_COLUMNS, "(cell, position, condition, kind) DO NOTHING"
-)
-_INSERT_VIEW = _insert("views", _rows.VIEW_COLUMNS, "(cell, position, kind) DO NOTHING")
 
 
 class RunStore:
@@ -70,6 +55,9 @@ class RunStore:
 
     Made by ``create_or_open`` (the one writer) or ``open_readonly`` (any number of readers, at any time).
     Safe to use from several threads of the process that opened it.
+
+    Every row belongs to a part of the run that has a digest, written in the same transaction and checked when
+    the run is opened, and again when another process has written to it: nothing is returned that was damaged.
 
     Attributes:
         directory: The run directory.
@@ -82,33 +70,49 @@ class RunStore:
         self._connection = connection
         self._lock = lock
         self._mutex = threading.RLock()
+        self._checked_version: int | None = None
+        self._waiting = _arrays.WaitingChunks()
 
     @classmethod
-    def create_or_open(cls, directory: Path | str, *, resolved: str, identity: Mapping[str, str]) -> RunStore:
+    def create_or_open(
+        cls,
+        directory: Path | str,
+        *,
+        resolved: str,
+        identity: Mapping[str, str],
+        recompute_damaged: bool = False,
+    ) -> RunStore:
         """Open a run for writing: start it, or resume it if it is the same one.
 
         Args:
             directory: Made if need be; must be empty, or hold this very run.
             resolved: The resolved grid as YAML, written to ``run.yaml``.
             identity: What makes two runs the same, e.g. ``{"data.seed": "0"}``.
+            recompute_damaged: Leave cells out whose rows or images are damaged, so that they are computed
+                again; all others are kept, and the damaged database beside them.
 
         Raises:
             LockedError: Another process writes to it.
+            DamagedError: It is damaged, and nobody asked to leave that out, or nothing can be kept.
             ConfigError: It holds another run (names the keys that differ) or other files, or it cannot be
                 written to, or its schema is newer.
             StorageError: The disk is full or failing.
         """
         directory = Path(directory)
         make_directory(directory)
-        _refuse_foreign(directory)
+        refuse_foreign(directory)
         lock = DirectoryLock(directory / LOCK)
         try:
+            dropped = leave_out_damaged(directory) if recompute_damaged else []
             store = cls(directory, open_for_writing(directory / DATABASE), lock)
         except BaseException:
             lock.release()
             raise
         try:
+            store._checked_version = store._version()
             store._settle(resolved, identity)
+            for line in dropped:
+                store.add_event(EventRecord(time=_now(), level="warning", message=line))
         except BaseException:
             store.close()
             raise
@@ -119,9 +123,19 @@ class RunStore:
         """Open a run for reading: finished, killed or being written; in place, copied or on read-only media.
 
         Raises:
-            ConfigError: There is no run here, or its schema is newer, or it is damaged.
+            DamagedError: It is damaged.
+            ConfigError: There is no run here, or its schema is newer.
         """
-        directory = Path(directory)
+        store = cls._open_unchecked(Path(directory))
+        try:
+            store._check_all()  # noqa: SLF001
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def _open_unchecked(cls, directory: Path) -> RunStore:
         with storage_errors(directory):
             return cls(directory, open_for_reading(directory / DATABASE), None)
 
@@ -131,6 +145,8 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:  # images whose outcomes were never committed belong to nothing
+            self._waiting = _arrays.WaitingChunks()
         self.close()
 
     def close(self) -> None:
@@ -139,18 +155,27 @@ class RunStore:
             if self._lock is None:
                 self._connection.close()
                 return
+            with contextlib.suppress(StorageError, DamagedError):
+                for key in self._waiting.cells():
+                    self._record_arrays(key)
             close_for_writing(self._connection)
             lock, self._lock = self._lock, None
             lock.release()
 
     def identity(self) -> dict[str, str]:
         """What makes two runs the same."""
-        return dict(self._read("SELECT key, value FROM identity ORDER BY key"))
+        return dict(self._read("SELECT key, value FROM identity NOT INDEXED ORDER BY key"))
+
+    @property
+    def checked_from_the_start(self) -> bool:
+        """Whether every row got its digest when it was written; else damage from before goes unnoticed."""
+        return not self.meta(UNCHECKED, False)
 
     def put_cell(self, cell: CellRecord) -> None:
         """Add a cell, or describe a known one anew; a known one keeps its status, error and outcomes."""
-        with self._transaction():
-            self._connection.execute(_INSERT_CELL, _rows.cell_to_row(cell))
+        row = _rows.cell_to_row(cell)
+        with self._transaction(), self._keeping_cell(cell.key, Rows("cells", "key = ?", row[:1])):
+            self._connection.execute(_queries.INSERT_CELL, row)
 
     def set_status(self, key: str, status: CellStatus, error: str | None = None) -> None:
         """Say where a cell stands, and why in one line.
@@ -158,9 +183,11 @@ class RunStore:
         Raises:
             InvariantError: There is no such cell.
         """
-        with self._transaction():
-            line = None if error is None else _rows.storable(error)
-            values = (status, line, key)
+        line = None if error is None else _rows.storable(error)
+        values = (status, line, key)
+        if status == "done":
+            self._record_arrays(key)
+        with self._transaction(), self._keeping_cell(key, Rows("cells", "key = ?", (key,))):
             cursor = self._connection.execute("UPDATE cells SET status = ?, error = ? WHERE key = ?", values)
             if cursor.rowcount != 1:
                 raise InvariantError(f"no cell {key!r}")
@@ -171,14 +198,21 @@ class RunStore:
         Raises:
             InvariantError: It has outcomes.
         """
-        with self._transaction():
+        with self._transaction(), self._keeping_cell(key, *rows_of(cell_part(key))):
             if self._connection.execute("SELECT 1 FROM outcomes WHERE cell = ?", (key,)).fetchone():
                 raise InvariantError(f"the cell {key!r} has outcomes")
+            for table in OF_CELL:
+                self._connection.execute(f"DELETE FROM {table} WHERE cell = ?", (key,))  # noqa: S608
             self._connection.execute("DELETE FROM cells WHERE key = ?", (key,))
 
     def cells(self) -> list[CellRecord]:
         """All cells, in the order of the grid."""
-        return [_rows.row_to_cell(row) for row in self._read(_SELECT_CELLS)]
+        rows = self._read(_queries.SELECT_CELLS)
+        try:
+            return [_rows.row_to_cell(row) for row in rows]
+        except (ValueError, TypeError, KeyError) as error:
+            damage = Damage("cells", f"a cell cannot be read: {error}")
+            raise damage_error([damage], self.directory / DATABASE) from error
 
     def add_outcomes(
         self,
@@ -205,23 +239,29 @@ class RunStore:
         cells = {row.cell for rows in (outcomes, sightings, views) for row in rows}
         if strangers := cells - {key}:
             raise InvariantError(f"outcomes of {sorted(strangers)} given to cell {key!r}")
-        with self._transaction():
-            for statement, looks in ((_INSERT_SIGHTING, sightings), (_INSERT_VIEW, views)):
+        positions = json.dumps([int(row.position) for rows in (outcomes, sightings, views) for row in rows])
+        touched = [Rows(table, _queries.AT, (key, positions)) for table in ("outcomes", "sightings", "views")]
+        files = self._waiting.of(key)
+        with self._transaction(), self._keeping_cell(key, *touched, *_array_rows(key, files)):
+            self._connection.executemany(_queries.INSERT_ARRAYS, files)
+            for statement, looks in ((_queries.INSERT_SIGHTING, sightings), (_queries.INSERT_VIEW, views)):
                 self._connection.executemany(statement, [_rows.series_to_row(look) for look in looks])
             values = [_rows.outcome_to_row(row) for row in outcomes]
-            return self._connection.executemany(_INSERT_OUTCOME, values).rowcount
+            added = self._connection.executemany(_queries.INSERT_OUTCOME, values).rowcount
+        self._waiting.forget(key)
+        return added
 
     def outcomes(self, key: str) -> list[OutcomeRecord]:
         """The committed outcomes of a cell by position; empty if there are none yet."""
-        return [_rows.row_to_outcome(row) for row in self._read(_SELECT_OUTCOMES, key)]
+        return [_rows.row_to_outcome(row) for row in self._read(_queries.SELECT_OUTCOMES, key)]
 
     def sightings(self, key: str) -> list[SightingRecord]:
         """What was read in the views of a cell's images, by position; empty if the cell has no views."""
-        return [_rows.row_to_sighting(row) for row in self._read(_SELECT_SIGHTINGS, key)]
+        return [_rows.row_to_sighting(row) for row in self._read(_queries.SELECT_SIGHTINGS, key)]
 
     def views(self, key: str) -> list[ViewRecord]:
         """The views of a cell's images, by position; empty if the cell has none."""
-        return [_rows.row_to_view(row) for row in self._read(_SELECT_VIEWS, key)]
+        return [_rows.row_to_view(row) for row in self._read(_queries.SELECT_VIEWS, key)]
 
     def positions_done(self, key: str) -> set[int]:
         """Positions of a cell whose outcome is committed."""
@@ -229,7 +269,8 @@ class RunStore:
 
     def add_event(self, event: EventRecord) -> None:
         """Commit an event."""
-        with self._transaction():
+        new = Rows("events", "number > (SELECT ?)", (self._last_event(),))
+        with self._transaction(), keeping(self._connection, "events", [new]):
             self._connection.execute(
                 "INSERT INTO events (time, level, message, cell) VALUES (?, ?, ?, ?)",
                 (event.time, event.level, _rows.storable(event.message), event.cell),
@@ -237,7 +278,7 @@ class RunStore:
 
     def events(self) -> list[EventRecord]:
         """All events, oldest first."""
-        rows = self._read(_SELECT_EVENTS)
+        rows = self._read(_queries.SELECT_EVENTS)
         return [EventRecord(**dict(zip(_rows.EVENT_COLUMNS, row, strict=True))) for row in rows]
 
     def set_meta(self, key: str, value: Any) -> None:
@@ -246,7 +287,9 @@ class RunStore:
 
     def update_meta(self, values: Mapping[str, Any]) -> None:
         """Remember several things in one step: after a crash all are known, or none."""
-        with self._transaction():
+        keys = json.dumps([*values])
+        touched = Rows("meta", "key IN (SELECT value FROM json_each(?))", (keys,))
+        with self._transaction(), keeping(self._connection, "meta", [touched]):
             self._connection.executemany(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 [(key, _rows.to_json(value)) for key, value in values.items()],
@@ -254,7 +297,7 @@ class RunStore:
 
     def meta(self, key: str, default: Any = None) -> Any:
         """What was last remembered under the key, or the default."""
-        found = self._read("SELECT value FROM meta WHERE key = ?", key)
+        found = self._read("SELECT value FROM meta NOT INDEXED WHERE key = ?", key)
         return _rows.from_json(found[0][0]) if found else default
 
     def save_arrays(self, cell_key: str, chunk: int, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
@@ -269,17 +312,41 @@ class RunStore:
             StorageError: The disk refused; the chunk's old content, if any, is kept.
         """
         self._check_writable()
-        _arrays.save(self.directory, cell_key, chunk, arrays)
+        digest = _arrays.save(self.directory, cell_key, chunk, arrays)
+        # Committed with the outcomes that come next: a kill in between leaves a file that nobody misses.
+        self._waiting.add(cell_key, chunk, digest)
 
     def load_arrays(self, cell_key: str) -> dict[str, npt.NDArray[np.generic]]:
-        """A cell's arrays, (sum of M, ...), chunks in the order of their numbers; empty if there are none."""
-        return _arrays.load(self.directory, cell_key)
+        """A cell's arrays, (sum of M, ...), chunks in the order of their numbers; empty if there are none.
+
+        Raises:
+            DamagedError: A file is missing or not the one that was written, or an image is not the one that
+                the cell's outcome is about.
+        """
+        waiting = {chunk: digest for _, chunk, digest in self._waiting.of(cell_key)}
+        checked = self.checked_from_the_start
+        with self._mutex, database_errors(self.directory / DATABASE):
+            return _arrays.load_cell(
+                self.directory, self._connection, cell_key, checked=checked, waiting=waiting
+            )
+
+    def find_damaged_arrays(self) -> dict[str, str]:
+        """Key of each cell whose arrays are damaged, and what is wrong with them in one line."""
+        found = {}
+        for cell in self.cells():
+            try:
+                self.load_arrays(cell.key)
+            except (DamagedError, InvariantError) as error:
+                found[cell.key] = (
+                    error.what if error.where is None else f"{Path(error.where).name}: {error.what}"
+                )
+        return found
 
     def _settle(self, resolved: str, identity: Mapping[str, str]) -> None:
         """Make sure that this is the same run, and say what happened to it."""
         known = self.identity()
         if known:
-            _refuse_other_run(self.directory, known, identity)
+            refuse_other_run(self.directory, known, identity)
             unknown = [key for key in identity if known.get(key, UNKNOWN) == UNKNOWN]
             self._identify({key: identity[key] for key in unknown})
             self.resumed = True
@@ -288,19 +355,59 @@ class RunStore:
         remove_unfinished(self.directory)
         write_atomically(self.directory / RESOLVED, resolved)
         if self._lock is not None and self._lock.taken_over:
-            now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-            self.add_event(EventRecord(time=now, level="warning", message=self._lock.taken_over))
+            self.add_event(EventRecord(time=_now(), level="warning", message=self._lock.taken_over))
 
     def _identify(self, identity: Mapping[str, str]) -> None:
-        with self._transaction():
+        with self._transaction(), keeping(self._connection, "identity", [Rows("identity")]):
             self._connection.executemany(
                 "INSERT INTO identity VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 list(identity.items()),
             )
 
     def _read(self, query: str, *values: Any) -> list[Any]:
-        with self._mutex, database_errors(self.directory / DATABASE):
-            return self._connection.execute(query, values).fetchall()
+        with self._mutex, self._snapshot():
+            rows = self._connection.execute(query, values).fetchall()
+            if self._version() != self._checked_version:
+                self._check_snapshot()
+            return rows
+
+    def _check_all(self) -> None:
+        """Refuse a run that is damaged anywhere."""
+        with self._mutex, self._snapshot():
+            self._check_snapshot()
+
+    def _check_snapshot(self) -> None:
+        refuse_damaged(self._connection, self.directory / DATABASE)
+        self._checked_version = self._version()
+
+    def _version(self) -> int:
+        """A number that changes when another process has written."""
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Inside, everything is read as of one moment, whatever a writer commits."""
+        with database_errors(self.directory / DATABASE):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("COMMIT")
+
+    def _keeping_cell(self, key: str, *touched: Rows) -> contextlib.AbstractContextManager[None]:
+        return keeping(self._connection, cell_part(key), touched)
+
+    def _last_event(self) -> int:
+        return int(self._read("SELECT coalesce(max(number), 0) FROM events")[0][0])
+
+    def _record_arrays(self, key: str) -> None:
+        """Commit the digests of a cell's files that came without outcomes."""
+        files = self._waiting.of(key)
+        if files and self._read("SELECT 1 FROM cells NOT INDEXED WHERE key = ?", key):
+            with self._transaction(), self._keeping_cell(key, *_array_rows(key, files)):
+                self._connection.executemany(_queries.INSERT_ARRAYS, files)
+        self._waiting.forget(key)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -322,34 +429,9 @@ class RunStore:
             raise InvariantError("the run is open for reading only", where=str(self.directory))
 
 
-def _refuse_foreign(directory: Path) -> None:
-    """A folder with things in it that is no run stays as it is."""
-    with storage_errors(directory):
-        names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
-    if DATABASE not in names and any(name != LOCK for name in names):
-        what = f"the folder is not empty and holds no run (it has {names[0]!r})"
-        raise ConfigError(what, where=str(directory), remedy="choose a new or empty folder")
+def _array_rows(key: str, files: Sequence[tuple[str, int, str]]) -> list[Rows]:
+    return [Rows("arrays", "cell = ? AND chunk = ?", (key, chunk)) for _, chunk, _ in files]
 
 
-def _refuse_other_run(directory: Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
-    """Resuming another grid's run would mix two experiments in one table."""
-    differing = [
-        key
-        for key in sorted({*there, *here})
-        if there.get(key) != here.get(key) and UNKNOWN not in (there.get(key), here.get(key))
-    ]
-    if not differing:
-        return
-    parts = [f"{key}: {_short(there.get(key))} there, {_short(here.get(key))} here" for key in differing[:3]]
-    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-    raise ConfigError(
-        f"the folder holds a run of another grid ({'; '.join(parts)}{more})",
-        where=str(directory),
-        remedy="use another --out, or the grid of this run",
-    )
-
-
-def _short(value: str | None) -> str:
-    if value is None:
-        return "absent"
-    return f"{value[:12]}..." if re.fullmatch(r"[0-9a-f]{32,}", value) else value
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -13,7 +13,7 @@ from robustbench_local.cli import interrupt
 
 @pytest.fixture
 def listening(monkeypatch):
-    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
     before = {kind: signal.getsignal(kind) for kind in kinds}
     monkeypatch.setattr(interrupt, "PATIENCE", 0.1)
     interrupt.listen()
@@ -23,7 +23,7 @@ def listening(monkeypatch):
         signal.signal(kind, handler)
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_comes_again_until_it_is_heard(listening, kind):
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), kind)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from pictures import pixels
 
-from robustbench_local.data import npz
 from robustbench_local.data.npz import NpzKeys, list_npz
 from robustbench_local.errors import DataError, RefusedError
 
@@ -226,7 +225,7 @@ def test_damaged_or_lying_headers(tmp_path, shape):
 
 
 def test_archive_bombs_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "_BOMB_BYTES", 2**20)
+    monkeypatch.setattr("robustbench_local.config.zip_bombs.RATIO_FROM_BYTES", 2**20)
     path = tmp_path / "made.npz"
     np.savez_compressed(path, x=np.zeros((2048, 1024), np.uint8))
     with pytest.raises(

@@ -89,7 +89,7 @@ def test_half_precision_files_are_noted(tmp_path: Path) -> None:
 
 
 def test_an_unreadable_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot be read: Is a directory"):
+    with pytest.raises(ModelError, match="is a folder, not a file"):
         read_weights(tmp_path)
 
 

@@ -70,7 +70,17 @@ def _identity(run: Path) -> dict:
 
 def _proof(row: OutcomeRecord, record: CellRecord, wrong: bool) -> OutcomeRecord:
     holds = row.clean_correct and (wrong or not row.broken)
-    return replace(row, cell=record.key, broken=False, certified=holds, status="ok", linf=0.0, l2=0.0, l1=0.0)
+    return replace(
+        row,
+        cell=record.key,
+        broken=False,
+        broken_8bit=None,
+        certified=holds,
+        status="ok",
+        linf=0.0,
+        l2=0.0,
+        l1=0.0,
+    )
 
 
 def _evidence(run: Path) -> Evidence:

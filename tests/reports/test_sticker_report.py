@@ -24,6 +24,7 @@ from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION
 from robustbench_local.reports.words import full, interval, percent
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore, SurfaceRecord
+from robustbench_local.store.digests import write_all
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,7 @@ def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
     database.execute(
         "UPDATE outcomes SET status = 'void', clean_correct = 0, broken = 0 WHERE cell LIKE '00%'"
     )
+    write_all(database)
     database.commit()
     database.close()
     page = reported(run)

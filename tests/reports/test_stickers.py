@@ -18,6 +18,7 @@ from robustbench_local.reports.viewpoints import SIGN_SHARE, make_map
 from robustbench_local.reports.words import full
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
+from robustbench_local.store.digests import write_all
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,7 @@ def bar(run, condition: str, positions: tuple[int, ...]) -> None:
         database.execute(f"{unseen} WHERE position = ? AND condition = ?", (place, condition))
         told = f"control {condition}: pixels leave the box [0, 1]"
         database.execute("UPDATE outcomes SET error = ? WHERE position = ?", (told, place))
+    write_all(database)
     database.commit()
     database.close()
 
@@ -204,6 +206,7 @@ def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
     for table in ("sightings", "views"):
         database.execute(f"DELETE FROM {table} WHERE position = 0")
     database.execute("UPDATE outcomes SET status = 'clean-wrong', clean_correct = 0 WHERE position = 0")
+    write_all(database)
     database.commit()
     database.close()
     with RunStore.open_readonly(run) as store:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, SightingRecord, ViewRecord
+from robustbench_local.store.arrays import image_hash
 
 KEY = "0a1b" * 16
 OTHER_KEY = "9f8e" * 16
@@ -18,28 +19,31 @@ RESOLVED = "schema: 1\ndata: {seed: 0}\n"
 
 
 def outcome(position: int, cell: str = KEY, **changes: Any) -> OutcomeRecord:
+    label, broken = 3 + position % 40, position % 3 == 0
+    moved = position % 5 == 1 and not broken
+    original = picture(position)
     values: dict[str, Any] = {
         "cell": cell,
         "position": position,
         "image": f"stop/限速 🛑 {position}.png",
-        "label": position % 43,
-        "clean_prediction": position % 43,
-        "adversarial_prediction": position % 8,
+        "label": label,
+        "clean_prediction": label,
+        "adversarial_prediction": 0 if broken else label + moved,
         "clean_correct": True,
-        "broken": position % 3 == 0,
-        "moved_elsewhere": position % 5 == 1,
+        "broken": broken,
+        "moved_elsewhere": moved,
         "margin": (position - 7) / 3,
         "fragile": position % 11 == 0,
         "linf": 8 / 255,
         "l2": position / 7,
         "l1": position / 3,
-        "broken_8bit": True if position % 3 == 0 else None,
+        "broken_8bit": True if broken else None,
         "forward_passes": 100 + position,
         "backward_passes": 50,
         "seconds": 0.125,
         "status": "ok",
-        "original_hash": f"{position:016x}",
-        "adversarial_hash": f"{position + 1:016x}",
+        "original_hash": image_hash(original),
+        "adversarial_hash": image_hash(1 - original),
     }
     return OutcomeRecord(**{**values, **changes})
 
@@ -90,8 +94,14 @@ def cell(key: str = KEY, **changes: Any) -> CellRecord:
 
 def arrays(first: int, count: int) -> dict[str, np.ndarray]:
     positions = np.arange(first, first + count, dtype=np.int64)
-    images = np.random.default_rng(first).random((count, 3, 4, 4), dtype=np.float32)
+    images = [picture(position) for position in positions]
+    images = np.stack(images) if images else np.zeros((0, 3, 4, 4), dtype=np.float32)
     return {"positions": positions, "original": images, "adversarial": 1 - images}
+
+
+def picture(position: int) -> np.ndarray:
+    """The image at a position, (3, 4, 4)."""
+    return np.random.default_rng(abs(int(position))).random((3, 4, 4), dtype=np.float32)
 
 
 def write_run(directory: Path, chunks: int, tell: Callable[[str], None] = lambda line: None) -> None:

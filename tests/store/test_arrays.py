@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_samples import KEY, OTHER_KEY, arrays
+from store_samples import KEY, OTHER_KEY, arrays, outcome
 
-from robustbench_local.errors import InvariantError, StorageError
+from robustbench_local.errors import DamagedError, InvariantError
 from robustbench_local.store import RunStore
 
 
@@ -59,8 +59,11 @@ def test_an_empty_chunk_adds_nothing(store: RunStore) -> None:
     assert store.load_arrays(KEY)["original"].shape == (2, 3, 4, 4)
 
 
-def test_readers_load_them(store: RunStore, directory: Path) -> None:
+def test_readers_load_them_once_their_outcomes_are_committed(store: RunStore, directory: Path) -> None:
     store.save_arrays(KEY, 0, arrays(0, 5))
+    with RunStore.open_readonly(directory) as reader:
+        assert reader.load_arrays(KEY) == {}
+    store.add_outcomes(KEY, [outcome(position) for position in range(5)])
     with RunStore.open_readonly(directory) as reader:
         assert reader.load_arrays(KEY)["positions"].tolist() == [0, 1, 2, 3, 4]
 
@@ -69,7 +72,7 @@ def test_a_damaged_file_is_named(store: RunStore, directory: Path) -> None:
     store.save_arrays(KEY, 0, arrays(0, 5))
     (file,) = (directory / "adversarial" / KEY[:16]).iterdir()
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(StorageError, match=r"00000\.safetensors: the file is damaged"):
+    with pytest.raises(DamagedError, match=r"00000\.safetensors: the file is not the one that was written"):
         store.load_arrays(KEY)
 
 

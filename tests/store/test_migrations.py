@@ -11,6 +11,7 @@ from store_samples import IDENTITY, KEY, RESOLVED, cell, outcome, sighting
 
 from robustbench_local.errors import ConfigError
 from robustbench_local.store import RunStore, SurfaceRecord, migrations, rows
+from robustbench_local.store.digests import damaged_parts
 from robustbench_local.store.migrations import MIGRATIONS, check_schema, migrate, schema_version
 
 
@@ -179,6 +180,34 @@ def test_a_run_of_the_first_schema_made_by_hand(directory: Path) -> None:
     with RunStore.create_or_open(directory, resolved=RESOLVED, identity={"data.seed": "0"}) as store:
         assert store.cells() == [known], "resumed for writing, it is the same cell"
         assert schema_version(store._connection) == len(MIGRATIONS)
+
+
+@pytest.mark.parametrize("dump", ["schema_1.sql", "schema_4.sql"])
+def test_an_older_run_says_that_nobody_checked_its_rows(directory: Path, dump: str) -> None:
+    """Read in place or resumed, it gets digests of what it holds, and remembers that they are younger."""
+    restore(directory, dump)
+    with RunStore.open_readonly(directory) as reader:
+        assert not reader.checked_from_the_start
+    for _ in range(2):
+        with RunStore.create_or_open(directory, resolved=RESOLVED, identity={"data.seed": "0"}) as store:
+            assert not store.checked_from_the_start
+            assert damaged_parts(store._connection) == []
+
+
+def test_a_new_run_is_checked_from_the_start(directory: Path) -> None:
+    make_run(directory)
+    with RunStore.open_readonly(directory) as reader:
+        assert reader.checked_from_the_start
+
+
+def test_a_step_does_not_make_damage_look_whole(directory: Path, memory: sqlite3.Connection) -> None:
+    """Columns that a step adds are covered by digests written anew, but not of what was damaged before it."""
+    make_run(directory)
+    raw = sqlite3.connect(directory / "run.db", isolation_level=None)
+    raw.execute("UPDATE outcomes SET margin = 0.5")
+    migrate(raw, (*MIGRATIONS, m999_for_tests))
+    assert damaged_parts(raw) == [f"cell:{KEY}"]
+    raw.close()
 
 
 def test_the_version_names_today() -> None:

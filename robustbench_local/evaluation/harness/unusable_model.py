@@ -15,7 +15,7 @@ from robustbench_local.errors import DataError, ModelError
 from robustbench_local.evaluation.grid import ModelEntry
 from robustbench_local.evaluation.plan import Subject
 from robustbench_local.models.http_client import is_url, without_credentials
-from robustbench_local.store.sqlite import UNKNOWN
+from robustbench_local.store.run_folder import UNKNOWN
 
 
 class UnusableModel(nn.Module):

@@ -1,0 +1,1 @@
+"""What users write and hand in: files, and how they are read."""

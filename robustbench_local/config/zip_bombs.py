@@ -1,0 +1,56 @@
+"""Zip archives that unpack to far more than they hold: seen in their list of contents, before unpacking."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import BinaryIO
+
+from robustbench_local.config.user_files import GIB, SIZE_VARIABLE, largest_size
+from robustbench_local.errors import RefusedError, RobustbenchError
+
+RATIO_FROM_BYTES = GIB
+"""Archives that unpack to less are let through whatever their ratio: a black image compresses well."""
+RATIO = 200
+"""Unpacked to packed bytes; photographs and weights stay below 10."""
+MOST_ENTRIES = 1_000_000
+
+
+def refuse_zip_bomb(
+    archive: BinaryIO | bytes, *, where: str, error: type[RobustbenchError], remedy: str
+) -> None:
+    """Look at the list of contents of a zip archive; anything else than an archive passes.
+
+    Args:
+        archive: The file, open for reading, or its bytes.
+        where: What messages call it.
+        error: What to raise for an archive that is merely too large.
+        remedy: What to do about a bomb.
+
+    Raises:
+        RefusedError: It is a bomb: some entry, or all together, unpack to too much for what they hold, or
+            entries overlap, so that the same bytes unpack many times.
+        RobustbenchError: As ``error``: it unpacks to more than ``largest_size()``.
+    """
+    file = io.BytesIO(archive) if isinstance(archive, bytes) else archive
+    start = file.tell()
+    file.seek(0, io.SEEK_END)
+    size = file.tell()
+    try:
+        with zipfile.ZipFile(file) as opened:
+            entries = opened.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, RuntimeError):
+        return
+    finally:
+        file.seek(start)
+    unpacked = sum(entry.file_size for entry in entries)
+    packed = min(sum(entry.compress_size for entry in entries), size)
+    one = any(
+        entry.file_size > max(RATIO_FROM_BYTES, RATIO * min(entry.compress_size, size)) for entry in entries
+    )
+    if one or unpacked > max(RATIO_FROM_BYTES, RATIO * packed) or len(entries) > MOST_ENTRIES:
+        what = f"{packed:,} bytes unpack to {unpacked:,}, as a decompression bomb does"
+        raise RefusedError(what, where=where, remedy=remedy)
+    if unpacked > (most := largest_size(error)):
+        what = f"it unpacks to {unpacked:,} bytes, the limit is {most:,}"
+        raise error(what, where=where, remedy=f"name the right file, or set {SIZE_VARIABLE} to more")

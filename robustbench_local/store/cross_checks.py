@@ -1,0 +1,265 @@
+"""What has to be true of any row, whoever wrote it: fields that contradict each other are damage too.
+
+The rules are SQL, so that a hundred thousand rows take a fraction of a second. They find what digests cannot:
+damage from before there were any, and a mistake of the program that wrote the rows. A rule holds of every
+row that the harness can write; where it leaves room for rounding, it says how much.
+"""
+
+# ruff: noqa: S608 - the parts of every statement are constants of this file
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, get_args
+
+from robustbench_local.store.records import CellStatus, Condition, OutcomeStatus, ViewKind
+
+EPS_SLACK_SHARE = 1e-4
+"""Distances may exceed eps by so much of it; the harness itself allows 1e-5."""
+EPS_SLACK = 2e-6
+"""And by so much, in pixel units; the harness itself allows 1e-6 in Linf."""
+RADIUS_SLACK_SHARE = 1e-6
+"""A certificate's radius may stay below eps by so much of it: rounding."""
+
+
+class Contradiction(NamedTuple):
+    """A row that no program of ours writes."""
+
+    cell: str
+    """Key of its cell."""
+    what: str
+    """Which row, and what is wrong with it."""
+
+
+def _words(kind: Any) -> str:
+    return ", ".join(f"'{word}'" for word in get_args(kind))
+
+
+def _is(column: str, kind: str) -> str:
+    return f"typeof({column}) = '{kind}'"
+
+
+def _flags(*columns: str) -> str:
+    return " AND ".join(f"{_is(column, 'integer')} AND {column} IN (0, 1)" for column in columns)
+
+
+def _counts(*columns: str) -> str:
+    return " AND ".join(f"{_is(column, 'integer')} AND {column} >= 0" for column in columns)
+
+
+def _number(column: str) -> str:
+    return f"({_is(column, 'real')} AND abs({column}) < 9e999)"
+
+
+NORMS = ("Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch")
+"""Norms and families that a cell can have; figures are named after them."""
+_JUDGED = "c.measure IN ('ball', 'distance') AND o.status = 'ok'"
+"""An attacked image, or one that is proven and needs no attack, whose last reading is in the row."""
+_SIZE = "CASE c.norm WHEN 'Linf' THEN o.linf WHEN 'L2' THEN o.l2 WHEN 'L1' THEN o.l1 ELSE 0.0 END"
+
+_OUTCOME_RULES: Sequence[tuple[str, str]] = (
+    (_counts("o.position", "o.label", "o.forward_passes", "o.backward_passes"), "a count is no whole number"),
+    (
+        " AND ".join(
+            f"({column} IS NULL OR ({_counts(column)}))"
+            for column in ("o.clean_prediction", "o.adversarial_prediction")
+        ),
+        "a prediction is no class index",
+    ),
+    (
+        _flags("o.clean_correct", "o.broken", "o.moved_elsewhere", "o.fragile", "o.abstained"),
+        "a yes or no is neither",
+    ),
+    (
+        (
+            f"(o.broken_8bit IS NULL OR ({_flags('o.broken_8bit')})) AND "
+            f"(o.certified IS NULL OR ({_flags('o.certified')}))"
+        ),
+        "a yes or no is neither",
+    ),
+    (f"o.margin IS NULL OR {_number('o.margin')}", "its margin is no finite number"),
+    (f"o.radius IS NULL OR ({_is('o.radius', 'real')} AND o.radius >= 0)", "its radius is no distance"),
+    (
+        " AND ".join(
+            f"({column} IS NULL OR ({_number(column)} AND {column} >= 0))"
+            for column in ("o.linf", "o.l2", "o.l1")
+        ),
+        "a distance is none",
+    ),
+    (f"{_number('o.seconds')}", "its time is no number"),
+    (f"o.status IN ({_words(OutcomeStatus)})", "its status is unknown"),
+    (
+        " AND ".join(_is(column, "text") for column in ("o.image", "o.original_hash", "o.adversarial_hash")),
+        "a text is none",
+    ),
+    (f"o.error IS NULL OR {_is('o.error', 'text')}", "a text is none"),
+    ("o.position < c.images", "its position is beyond the images of the cell"),
+    ("o.broken <= o.clean_correct", "it is broken and was never correct"),
+    (
+        "o.broken = 0 OR o.status NOT IN ('clean-wrong', 'error', 'timeout', 'void')",
+        "it is broken and was never judged",
+    ),
+    ("o.clean_correct = 0 OR o.clean_prediction IS o.label", "it is correct with a prediction that is not"),
+    ("o.status <> 'clean-wrong' OR o.clean_correct = 0", "it is correct and clean-wrong"),
+    (
+        "o.status <> 'ok' OR c.measure = 'certificate' OR o.clean_correct = 1",
+        "it was attacked and was never correct",
+    ),
+    ("o.moved_elsewhere = 0 OR o.broken = 0", "it is broken and moved elsewhere"),
+    ("coalesce(o.broken_8bit, 0) <= o.broken", "it is broken in 8 bits alone"),
+    (
+        f"NOT ({_JUDGED} AND o.broken = 0 AND c.goal = 'untargeted') OR o.adversarial_prediction IS o.label",
+        "it is not broken, and its last prediction is wrong",
+    ),
+    (
+        (
+            f"NOT ({_JUDGED} AND o.broken = 1 AND c.goal = 'untargeted') "
+            "OR o.adversarial_prediction IS NOT o.label OR coalesce(o.margin, 0) <= 0"
+        ),
+        "it is broken, and its last prediction is right",
+    ),
+    (
+        (
+            f"NOT ({_JUDGED} AND o.broken = 1 AND c.goal = 'targeted') "
+            "OR o.adversarial_prediction IN (SELECT value FROM json_each(c.targets))"
+        ),
+        "it is broken, and its last prediction is no target",
+    ),
+    (
+        (
+            f"NOT ({_JUDGED} AND o.broken = 0 AND c.goal = 'targeted') "
+            "OR o.adversarial_prediction NOT IN (SELECT value FROM json_each(c.targets))"
+        ),
+        "it is not broken, and its last prediction is a target",
+    ),
+    (
+        f"NOT ({_JUDGED} AND o.broken = 1) OR {_SIZE} <= c.eps * {1 + EPS_SLACK_SHARE!r} + {EPS_SLACK!r}",
+        "it is broken from outside the ball",
+    ),
+    (
+        "coalesce(o.certified, 0) = 0 OR (o.clean_correct = 1 AND o.broken = 0 AND o.abstained = 0)",
+        "it is certified and not correct",
+    ),
+    (
+        (
+            "NOT (o.certified = 1 AND c.measure = 'certificate' AND o.radius IS NOT NULL) "
+            f"OR o.radius >= c.eps * {1 - RADIUS_SLACK_SHARE!r}"
+        ),
+        "it is certified beyond its radius",
+    ),
+    (
+        "o.certified IS NULL OR c.measure = 'certificate' OR o.certified = 1",
+        "an attacked image has a proof that failed",
+    ),
+    ("o.abstained = 0 OR c.measure = 'certificate'", "an attack abstained"),
+)
+
+_CELL_RULES: Sequence[tuple[str, str]] = (
+    (_counts("c.position", "c.images", "c.excluded"), "a count is no whole number"),
+    (
+        " AND ".join(
+            _is(f"c.{column}", "text")
+            for column in ("key", "model", "defense", "attack", "card", "norm", "threat", "note", "knowledge")
+        ),
+        "a text is none",
+    ),
+    (f"{_number('c.eps')} AND c.eps >= 0", "its eps is no radius"),
+    (f"{_number('c.alpha')} AND c.alpha BETWEEN 0 AND 1", "its alpha is no probability"),
+    (f"c.norm IN ({', '.join(map(repr, NORMS))})", "its norm is unknown"),
+    ("c.goal IN ('untargeted', 'targeted')", "its goal is unknown"),
+    ("c.measure IN ('ball', 'distance', 'certificate', 'views')", "its measure is unknown"),
+    ("c.concerns IN ('model', 'smoothed')", "what its proofs are about is unknown"),
+    (f"c.status IN ({_words(CellStatus)})", "its status is unknown"),
+    (
+        (
+            "json_valid(c.targets) AND json_valid(c.sources) AND json_valid(c.parameters) "
+            "AND json_valid(c.identity) AND (c.surface IS NULL OR json_valid(c.surface))"
+        ),
+        "a list is none",
+    ),
+    (
+        "(SELECT count(*) FROM outcomes o WHERE o.cell = c.key) <= c.images",
+        "it has more outcomes than images",
+    ),
+    (
+        "(SELECT count(DISTINCT image) = count(*) FROM outcomes o WHERE o.cell = c.key)",
+        "an image is in it twice",
+    ),
+)
+
+_SIGHTING_RULES: Sequence[tuple[str, str]] = (
+    (_counts("o.position"), "a count is no whole number"),
+    (f"o.condition IN ({_words(Condition)})", "its condition is unknown"),
+    (f"o.kind IN ({_words(ViewKind)})", "its kind is unknown"),
+    (
+        (
+            "json_valid(o.predictions) AND json_valid(o.confidences) "
+            "AND json_array_length(o.predictions) = json_array_length(o.confidences)"
+        ),
+        "its predictions and confidences do not belong together",
+    ),
+)
+
+_VIEW_RULES: Sequence[tuple[str, str]] = (
+    (_counts("o.position"), "a count is no whole number"),
+    (f"o.kind IN ({_words(ViewKind)})", "its kind is unknown"),
+    (
+        " AND ".join(f"json_valid(o.{name})" for name in ("distance", "yaw", "pitch", "roll")),
+        "a list is none",
+    ),
+)
+
+
+def find_contradictions(connection: sqlite3.Connection) -> Iterator[Contradiction]:
+    """Rows whose fields contradict each other or their cell; the first of each table of a cell.
+
+    Args:
+        connection: Open, of today's schema.
+    """
+    problem = _first_broken(_CELL_RULES)
+    inner = f"SELECT c.key, {problem} AS problem FROM cells c"
+    query = f"SELECT key, NULL, problem FROM ({inner}) WHERE problem NOT NULL"
+    yield from _said(connection, query, "")
+    tables = (("outcomes", _OUTCOME_RULES), ("sightings", _SIGHTING_RULES), ("views", _VIEW_RULES))
+    for table, rules in tables:
+        problem = _first_broken(rules)
+        inner = (
+            f"SELECT o.cell AS cell, o.position AS position, {problem} AS problem "
+            f"FROM {table} o JOIN cells c ON c.key = o.cell"
+        )
+        query = f"SELECT cell, min(position), problem FROM ({inner}) WHERE problem NOT NULL GROUP BY cell"
+        yield from _said(connection, query, f" in {table}")
+    yield from _beyond_classes(connection)
+
+
+def _said(connection: sqlite3.Connection, query: str, where: str) -> Iterator[Contradiction]:
+    for cell, position, problem in connection.execute(query).fetchall():
+        row = "" if position is None else f"image {position}{where}: "
+        yield Contradiction(str(cell), f"{row}{problem}")
+
+
+def _first_broken(rules: Sequence[tuple[str, str]]) -> str:
+    """An expression in SQL: what the first rule that a row breaks says, else NULL."""
+    cases = " ".join(f"WHEN NOT coalesce(({rule}), 0) THEN '{words}'" for rule, words in rules)
+    return f"CASE {cases} END"
+
+
+def _beyond_classes(connection: sqlite3.Connection) -> Iterator[Contradiction]:
+    """Classes that the model does not have, where the run knows how many it has."""
+    models = connection.execute(
+        "SELECT json_extract(m.value, '$.id'), max(json_extract(m.value, '$.num_classes')) "
+        "FROM meta, json_each(meta.value) m WHERE meta.key = 'models' AND json_valid(meta.value) "
+        "AND json_type(m.value) = 'object' GROUP BY 1"
+    ).fetchall()
+    for model, classes in models:
+        if not isinstance(classes, int):
+            continue
+        query = (
+            "SELECT o.cell, min(o.position), 'a class is not among the ' || ? || ' of the model' "
+            "FROM cells c JOIN outcomes o ON o.cell = c.key WHERE c.model = ? "
+            "AND max(o.label, coalesce(o.clean_prediction, 0), coalesce(o.adversarial_prediction, 0)) >= ? "
+            "GROUP BY o.cell"
+        )
+        for cell, position, problem in connection.execute(query, (classes, model, classes)).fetchall():
+            yield Contradiction(str(cell), f"image {position} in outcomes: {problem}")

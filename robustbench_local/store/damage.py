@@ -1,0 +1,92 @@
+"""Damage of ``run.db``: found by every reader before it believes a number, and said in one line."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustbench_local.errors import DamagedError
+from robustbench_local.store.cross_checks import find_contradictions
+from robustbench_local.store.digests import ALL, any_text, cell_key, cell_part, damaged_parts, says_nothing
+
+DATABASE_PART = "database"
+"""The part that is the file itself: its pages do not hang together."""
+RECOMPUTE = "rbl run ... --recompute-damaged"
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One part of a run that is not what was written."""
+
+    part: str
+    """``cell:KEY``, a table about the run, ``digests`` or ``database``."""
+    what: str
+    """Which part, and what is wrong with it, in words."""
+
+    @property
+    def cell(self) -> str | None:
+        """Key of the cell, if it is one."""
+        return cell_key(self.part)
+
+
+def find_damage(connection: sqlite3.Connection) -> list[Damage]:
+    """Everything that is wrong with an open database of today's schema; nothing is changed.
+
+    Args:
+        connection: With or without a transaction under way; inside one, a writer does not disturb.
+    """
+    found: dict[str, Damage] = {}
+    try:
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            found[DATABASE_PART] = Damage(DATABASE_PART, " ".join(str(verdict).replace("***", "").split()))
+        parts = damaged_parts(connection)
+        with any_text(connection):
+            names = _names(connection)
+            found |= {part: Damage(part, _mismatch(part, names)) for part in parts}
+            for cell, what in find_contradictions(connection):
+                part = cell_part(cell)
+                found.setdefault(part, Damage(part, f"{_name(cell, names)}: {what}"))
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if says_nothing(error):
+            raise
+        found.setdefault(DATABASE_PART, Damage(DATABASE_PART, str(error)))
+    return list(found.values())
+
+
+def damage_error(damages: Sequence[Damage], path: Path) -> DamagedError:
+    """What to raise about damage.
+
+    Args:
+        damages: At least one.
+        path: ``run.db``.
+    """
+    named = "; ".join(damage.what for damage in damages[:_NAMED])
+    more = f"; and {len(damages) - _NAMED} more" if len(damages) > _NAMED else ""
+    remedy = f"restore it from a copy, or compute what is damaged again with {RECOMPUTE}"
+    return DamagedError(f"the run is damaged ({named}{more})", where=str(path), remedy=remedy)
+
+
+def _mismatch(part: str, names: dict[str, str]) -> str:
+    cell = cell_key(part)
+    if cell is not None:
+        return f"{_name(cell, names)}: its rows are not those that were written"
+    if part == ALL:
+        return "the list of digests is not the one that was written"
+    return f"what {part!r} holds is not what was written"
+
+
+def _name(key: str, names: dict[str, str]) -> str:
+    return f"cell {names.get(key, 'without a record')} ({key[:12]})"
+
+
+def _names(connection: sqlite3.Connection) -> dict[str, str]:
+    """Key -> model, defense and attack of a cell, as far as they can still be read."""
+    rows = connection.execute("SELECT key, model, defense, attack FROM cells NOT INDEXED").fetchall()
+    return {
+        str(key): f"{model}{'' if defense == 'none' else f' + {defense}'} x {attack}"
+        for key, model, defense, attack in rows
+    }

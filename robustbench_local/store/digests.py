@@ -1,0 +1,237 @@
+"""Digests of what ``run.db`` holds: one for each cell, and for what the run knows about itself.
+
+The digest of a part is the sum, modulo 2**256, of the SHA-256 of its rows. A sum does not depend on the order
+of the rows, and a commit changes it by the rows that it wrote alone, however many there are. It is written in
+the transaction of its rows, so that no kill leaves one without the other. One more digest is about all the
+digests: none of them can go missing with its rows. This finds damage; it is no signature, and whoever changes
+rows on purpose can compute it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+ABOUT_RUN = ("identity", "meta", "events")
+"""Tables about the run as a whole: each is a part of its own."""
+OF_CELL = ("outcomes", "sightings", "views", "arrays")
+"""Tables whose rows belong to a cell, as the row of ``cells`` itself does."""
+ALL = "digests"
+"""The part whose digest is about the digests of all others."""
+
+_CELL = "cell:"
+_MODULUS = 1 << 256
+_NO_ROWS = (0, 0)
+_OF_THE_MOMENT = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_INTERRUPT,
+    }
+)
+
+
+class Rows(NamedTuple):
+    """Some rows of a table."""
+
+    table: str
+    where: str = "1"
+    """A condition in SQL."""
+    values: Sequence[Any] = ()
+    """What its question marks stand for."""
+
+
+def cell_part(key: str) -> str:
+    """The name of the part that is a cell with all of its rows."""
+    return f"{_CELL}{key}"
+
+
+def cell_key(part: str) -> str | None:
+    """The key of the cell that a part is; None if it is about the run as a whole."""
+    return part.removeprefix(_CELL) if part.startswith(_CELL) else None
+
+
+def rows_of(part: str) -> list[Rows]:
+    """All rows of a part."""
+    key = cell_key(part)
+    if key is None:
+        return [Rows(part)]
+    return [Rows("cells", "key = ?", (key,)), *(Rows(table, "cell = ?", (key,)) for table in OF_CELL)]
+
+
+@contextmanager
+def keeping(connection: sqlite3.Connection, part: str, touched: Sequence[Rows]) -> Iterator[None]:
+    """Inside, rows of a part may change; after it, the part's digest is about what they are then.
+
+    Args:
+        connection: With a transaction under way.
+        part: The part.
+        touched: Every row that may change, before and after; the fewer the faster.
+    """
+    count, total = _sum(connection, touched)
+    yield
+    new_count, new_total = _sum(connection, touched)
+    _add(connection, part, new_count - count, new_total - total)
+
+
+def damaged_parts(connection: sqlite3.Connection) -> list[str]:
+    """The parts whose rows are not those that were written; none in a database without digests."""
+    if not _has_digests(connection):
+        return []
+    with any_text(connection):
+        known = _read_digests(connection)
+        damaged = [part for part in all_parts(connection) if not _is_whole(connection, part, known)]
+    return damaged if known.get(ALL) == _sum_of_digests(known) else [*damaged, ALL]
+
+
+def all_parts(connection: sqlite3.Connection) -> list[str]:
+    """Every part that has a digest or rows, in an order of no meaning."""
+    found = [*ABOUT_RUN, *_read_digests(connection), *map(cell_part, _cell_keys(connection))]
+    return [part for part in dict.fromkeys(found) if part != ALL]
+
+
+def recorded_parts(connection: sqlite3.Connection) -> list[str]:
+    """The parts that have a digest."""
+    return list(_read_digests(connection))
+
+
+def write_all(connection: sqlite3.Connection, *, but: Collection[str] = ()) -> None:
+    """Write the digests of what the database holds now.
+
+    Args:
+        connection: With a transaction under way.
+        but: Parts whose digests stay as they are, because they are known to be damaged.
+    """
+    if not _has_digests(connection):
+        return
+    known = _read_digests(connection)
+    for part in dict.fromkeys([*ABOUT_RUN, *map(cell_part, _cell_keys(connection))]):
+        if part not in but:
+            known[part] = _sum(connection, rows_of(part))
+            _write(connection, part, known[part])
+    if ALL not in but:
+        _write(connection, ALL, _sum_of_digests(known))
+
+
+@contextmanager
+def any_text(connection: sqlite3.Connection) -> Iterator[None]:
+    """Inside, text that is not UTF-8 any more is read, so that it can be seen to differ."""
+    usual = connection.text_factory
+    connection.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
+    try:
+        yield
+    finally:
+        connection.text_factory = usual
+
+
+def says_nothing(error: Exception) -> bool:
+    """Whether an error is about the moment (busy, a failing disk, no memory) and not about what is stored."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _OF_THE_MOMENT
+
+
+def hash_rows(table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> tuple[int, int]:
+    """How many rows there are, and the sum of their hashes, modulo 2**256.
+
+    Names, values and types count: 1, 1.0, true and "1" are different. Text is hashed as ASCII with escapes,
+    which no version of Python writes differently.
+    """
+    start = hashlib.sha256(ascii((table, tuple(names))).encode())
+    count = total = 0
+    for row in rows:
+        digest = start.copy()
+        digest.update(ascii(row).encode())
+        total += int.from_bytes(digest.digest(), "big")
+        count += 1
+    return count, total % _MODULUS
+
+
+def _sum(connection: sqlite3.Connection, several: Iterable[Rows]) -> tuple[int, int]:
+    count = total = 0
+    for rows in several:
+        # Without an index, since a damaged one could hide a row from whoever looks it up.
+        hint = "NOT INDEXED" if rows.table in {"cells", *ABOUT_RUN} else ""
+        cursor = connection.execute(f"SELECT * FROM {rows.table} {hint} WHERE {rows.where}", rows.values)  # noqa: S608
+        names = [column[0] for column in cursor.description]
+        more, their_total = hash_rows(rows.table, names, cursor)
+        count, total = count + more, total + their_total
+    return count, total % _MODULUS
+
+
+def _is_whole(connection: sqlite3.Connection, part: str, known: dict[str, tuple[int, int]]) -> bool:
+    if part not in known or (cell_key(part) is None and part not in ABOUT_RUN):
+        return False
+    try:
+        return known[part] == _sum(connection, rows_of(part))
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        if says_nothing(error):
+            raise
+        return False
+
+
+def _add(connection: sqlite3.Connection, part: str, count: int, total: int) -> None:
+    if not count and not total:
+        return
+    old = _read_digest(connection, part)
+    before, all_before = old or _NO_ROWS, _read_digest(connection, ALL) or _NO_ROWS
+    new = before[0] + count, (before[1] + total) % _MODULUS
+    _write(connection, part, new)
+    change = _hash_of_digest(part, new) - (_hash_of_digest(part, old) if old else 0)
+    _write(connection, ALL, (all_before[0] + (old is None), (all_before[1] + change) % _MODULUS))
+
+
+def _read_digests(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    rows = connection.execute("SELECT part, rows, digest FROM digests")
+    return {str(part): _parsed(count, digest) for part, count, digest in rows}
+
+
+def _read_digest(connection: sqlite3.Connection, part: str) -> tuple[int, int] | None:
+    row = connection.execute("SELECT rows, digest FROM digests WHERE part = ?", (part,)).fetchone()
+    return None if row is None else _parsed(*row)
+
+
+def _parsed(count: Any, digest: Any) -> tuple[int, int]:
+    """A digest as stored; one that no digest can look like is that of nothing."""
+    try:
+        value = int(digest, 16) if len(digest) == 64 else -1
+    except (TypeError, ValueError):
+        value = -1
+    return (count, value) if isinstance(count, int) else (-1, value)
+
+
+def _write(connection: sqlite3.Connection, part: str, value: tuple[int, int]) -> None:
+    connection.execute(
+        "INSERT INTO digests VALUES (?, ?, ?) ON CONFLICT (part) DO UPDATE SET rows = excluded.rows, "
+        "digest = excluded.digest",
+        (part, value[0], f"{value[1] % _MODULUS:064x}"),
+    )
+
+
+def _sum_of_digests(known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    others = [_hash_of_digest(part, value) for part, value in known.items() if part != ALL]
+    return len(others), sum(others) % _MODULUS
+
+
+def _hash_of_digest(part: str, value: tuple[int, int]) -> int:
+    return hash_rows(ALL, ("part", "rows", "digest"), [(part, *value)])[1]
+
+
+def _cell_keys(connection: sqlite3.Connection) -> list[str]:
+    """Keys of cells that have a row, or of which some row says to be theirs; as far as they can be read."""
+    found: dict[str, None] = {}
+    for column, table in (("key", "cells NOT INDEXED"), *(("cell", name) for name in OF_CELL)):
+        try:
+            rows = connection.execute(f"SELECT DISTINCT {column} FROM {table}")  # noqa: S608
+            found |= dict.fromkeys(str(row[0]) for row in rows)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if says_nothing(error):
+                raise
+    return list(found)
+
+
+def _has_digests(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'digests'").fetchone())

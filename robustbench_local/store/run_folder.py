@@ -1,0 +1,48 @@
+"""What a run directory holds, and whether it may become or stay that of a certain run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from robustbench_local.errors import ConfigError
+from robustbench_local.store.files import storage_errors
+
+DATABASE, RESOLVED, LOCK = "run.db", "run.yaml", "run.lock"
+UNKNOWN = "unknown"
+"""Part of a run's identity that could not be found out, such as the digest of a model that cannot be loaded:
+it agrees with any other."""
+
+
+def refuse_foreign(directory: Path) -> None:
+    """A folder with things in it that is no run stays as it is."""
+    with storage_errors(directory):
+        names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
+    if DATABASE not in names and any(name != LOCK for name in names):
+        what = f"the folder is not empty and holds no run (it has {names[0]!r})"
+        raise ConfigError(what, where=str(directory), remedy="choose a new or empty folder")
+
+
+def refuse_other_run(directory: Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Resuming another grid's run would mix two experiments in one table."""
+    differing = [
+        key
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key) and UNKNOWN not in (there.get(key), here.get(key))
+    ]
+    if not differing:
+        return
+    parts = [f"{key}: {_short(there.get(key))} there, {_short(here.get(key))} here" for key in differing[:3]]
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    raise ConfigError(
+        f"the folder holds a run of another grid ({'; '.join(parts)}{more})",
+        where=str(directory),
+        remedy="use another --out, or the grid of this run",
+    )
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "absent"
+    return f"{value[:12]}..." if re.fullmatch(r"[0-9a-f]{32,}", value) else value
