@@ -22,6 +22,7 @@ from robustbench_local.classifier.pass_counter import Meter
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
+from robustbench_local.evaluation.harness.finishing import Attacked, finish_successes
 from robustbench_local.evaluation.outcome import attack_failed, judged, spared_outcome, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.randomness import Stream
@@ -279,7 +280,11 @@ class _Spent:
 
     def __init__(self, task: Task, count: int) -> None:
         self._crafted_on, self._count = task.crafted_on, count
-        self.meters: list[Meter] = []
+        self._meters: list[tuple[Meter, Tensor | None]] = []
+
+    def read_off(self, meter: Meter, rows: Tensor | None = None) -> None:
+        """Count what a meter counts, of all these images or of some, (M,) int64 on the CPU."""
+        self._meters.append((meter, rows))
 
     @property
     def stages(self) -> list[str]:
@@ -290,8 +295,10 @@ class _Spent:
         """Forward and backward passes of each image; what other libraries spent counts for these alone."""
         forward, backward = (_spread(total, self._count) for total in self._crafted_on.foreign_passes)
         self._crafted_on.foreign_passes[:] = [0, 0]
-        for meter in self.meters:
-            forward, backward = forward + meter.forward, backward + meter.backward
+        for meter, rows in self._meters:
+            of = torch.arange(self._count) if rows is None else rows
+            forward = forward.index_add(0, of, meter.forward)
+            backward = backward.index_add(0, of, meter.backward)
         return list(zip(forward.tolist(), backward.tolist(), strict=True))
 
 
@@ -301,13 +308,34 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
     stream = Stream(task.seed, chosen.ids, repr(task.attack))
+
+    def verify_rows(rows: Tensor, found: Tensor) -> Verified:
+        # verification is counted, but it is not the attack's: it must not spend the attack's queries
+        with classifier.metered(len(rows)) as checks:
+            spent.read_off(checks, rows.cpu())
+            own, inside = stream.select(rows), None if masks is None else masks[rows]
+            return verify(
+                classifier, images[rows], labels[rows], found, task.threat, masks=inside, stream=own
+            )
+
     with crafted_on.metered(len(chosen), task.attack.queries) as meter:
-        spent.meters.append(meter)
+        spent.read_off(meter)
         found = task.attack.perturb(crafted_on, images.clone(), labels.clone(), task.threat, stream, masks)
-    # verification is counted, but it is not the attack's: it must not spend the attack's queries
-    with classifier.metered(len(chosen)) as checks:
-        spent.meters.append(checks)
-        return verify(classifier, images, labels, found, task.threat, masks=masks, stream=stream)
+    verified = verify_rows(torch.arange(len(chosen), device=images.device), found)
+    limit, draws = task.attack.queries, draws_of(crafted_on)[0]
+    attacked = Attacked(
+        attack=task.attack,
+        crafted_on=crafted_on,
+        blind=task.surrogate is not None,
+        left=None if limit is None else (limit - meter.forward // draws).to(images.device),
+        images=images,
+        labels=labels,
+        masks=masks if task.threat.region == "mask" else None,
+        threat=task.threat,
+        stream=stream,
+        read_off=spent.read_off,
+    )
+    return finish_successes(attacked, verified, verify_rows)
 
 
 def advised(failure: Exception) -> Exception:
