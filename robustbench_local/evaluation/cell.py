@@ -333,6 +333,7 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
         masks=masks if task.threat.region == "mask" else None,
         threat=task.threat,
         stream=stream,
+        note=classifier.note,
         read_off=spent.read_off,
     )
     return finish_successes(attacked, verified, verify_rows)

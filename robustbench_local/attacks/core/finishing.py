@@ -21,10 +21,12 @@ from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
 from robustbench_local.threats.eight_bit import round_to_8bit
 
-STEPS = 12
+STEPS = 10
 """Steps along the gradient; the last point is looked at too."""
 TRIES = 8
-"""Points that are looked at without gradients, the extrapolation included."""
+"""Points that are looked at without gradients, the extrapolation included, where there are no gradients."""
+TRIES_BESIDE_STEPS = 4
+"""The same where there are."""
 _FIRST_STEP = 0.5
 """Length of the first step as a share of the radius."""
 _DECAY = 0.8
@@ -106,7 +108,7 @@ class FinishingSearch:
 def finishing_cost(access: Access) -> tuple[int, int]:
     """Looks and gradients that an image costs at most, (forward, backward)."""
     climb = STEPS if access == "gradients" else 0
-    return TRIES + climb + (1 if climb else 0), climb
+    return _tries(access) + climb + (1 if climb else 0), climb
 
 
 class _Front:
@@ -140,9 +142,8 @@ class _Front:
         self._try(0)
         if self._search.access == "gradients":
             self._climb()
-        if self._search.access != "gradients" or not self._search.blind:
-            for number in range(1, TRIES):
-                self._try(number)
+        for number in range(1, _tries(self._search.access)):
+            self._try(number)
         return self._best
 
     def _open(self) -> Tensor:
@@ -228,6 +229,10 @@ class _Front:
         self._margins[index[better]] = margins[better]
         if not self._search.blind:
             self._done[index] |= (margins > share * (high - low)) | margins.isposinf()
+
+
+def _tries(access: Access) -> int:
+    return TRIES_BESIDE_STEPS if access == "gradients" else TRIES
 
 
 def _extrapolated(change: Tensor, threat: ThreatModel) -> Tensor:

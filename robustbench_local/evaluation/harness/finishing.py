@@ -15,8 +15,10 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack, Measure
 from robustbench_local.attacks.core.finishing import FinishingSearch, finishing_cost
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.classifier.pass_counter import Meter
 from robustbench_local.classifier.stochastic import draws_of
+from robustbench_local.errors import InvariantError, UnreachableError
 from robustbench_local.evaluation.verify import FRAGILE, Reading, Verified
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
@@ -25,8 +27,12 @@ from robustbench_local.threats.eight_bit import has_8bit_choice
 CLEAR = 2 * FRAGILE
 """Share of the logits' range at which the search takes a margin for clear: with room for the rounding of
 another pass."""
-READINGS = 2
+FINISHING_READINGS = 2
 """The harness reads what was found once more, and as an 8-bit image."""
+
+
+VerifyRows = Callable[[Tensor, Tensor], Verified]
+"""Rows of images, (M,), and candidates for them, (M, C, H, W), to the harness's verdicts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +57,13 @@ class Attacked:
     """Budget and goal."""
     stream: Stream
     """The images' random numbers."""
+    note: Callable[[str], None]
+    """Takes what a reader of the results should know about the model."""
     read_off: Callable[[Meter], None]
     """Told of the meter that counts what the search spends on each of these images."""
 
 
-def finish_successes(
-    attacked: Attacked, verified: Verified, verify_rows: Callable[[Tensor, Tensor], Verified]
-) -> Verified:
+def finish_successes(attacked: Attacked, verified: Verified, verify_rows: VerifyRows) -> Verified:
     """Bring successes to 8 bits and to a clear margin where that is possible; no other image is looked at.
 
     Args:
@@ -70,12 +76,39 @@ def finish_successes(
         too, is no worse, and is one in 8 bits or beyond noise where the old one was not. An attack that
         measures distances keeps its candidate: only the 8-bit verdict is taken from the other one.
     """
+    rows = find_unfinished(verified, attacked.threat, attacked.attack.measure).to(attacked.images.device)
+    return _finish_confined(attacked, verified, verify_rows, rows) if len(rows) else verified
+
+
+def _finish_confined(
+    attacked: Attacked, verified: Verified, verify_rows: VerifyRows, rows: Tensor
+) -> Verified:
+    """Finish the images of these rows; one on which the model raises now keeps what it had, alone.
+
+    It was broken and verified before: that the search fails is no error of the image.
+    """
+    try:
+        return _finish_rows(attacked, verified, verify_rows, rows)
+    except (InvariantError, UnreachableError):
+        raise
+    except Exception as failure:
+        if out_of_memory(failure):
+            raise
+        if len(rows) == 1:
+            attacked.note(f"raised while a success was searched on in 8 bits: {first_line(failure)}")
+            return verified
+    middle = len(rows) // 2
+    for part in (rows[:middle], rows[middle:]):
+        verified = _finish_confined(attacked, verified, verify_rows, part)
+    return verified
+
+
+def _finish_rows(attacked: Attacked, verified: Verified, verify_rows: VerifyRows, rows: Tensor) -> Verified:
+    """Search on from the successes of these rows, and let the harness judge what was found."""
     threat, measure = attacked.threat, attacked.attack.measure
-    rows = find_unfinished(verified, threat, measure).to(attacked.images.device)
-    if len(rows) == 0:
-        return verified
-    masks = None if attacked.masks is None else attacked.masks[rows]
-    choice = has_8bit_choice(attacked.images[rows], threat, masks)
+    choice = has_8bit_choice(
+        attacked.images[rows], threat, None if attacked.masks is None else attacked.masks[rows]
+    )
     fragile = verified.reading.fragile.to(rows.device)[rows] & (measure == "ball")
     rows, choice, fragile = (each[choice | fragile] for each in (rows, choice, fragile))
     candidates = verified.candidates.to(rows.device)[rows]
@@ -107,11 +140,11 @@ def find_unfinished(verified: Verified, threat: ThreatModel, measure: Measure) -
 
 
 def finishing_passes(attack: Attack, threat: ThreatModel) -> tuple[int, int]:
-    """Looks and gradients an image at most, (forward, backward), those of a second search included."""
-    if not threat.is_ball or not threat.eps:
-        return 0, 0
+    """Looks and gradients an image at most beyond the attack's, (forward, backward), of both searches."""
+    if not threat.is_ball or not threat.eps or attack.queries is not None:
+        return 0, 0  # what is left of an attack's queries is part of its cost
     forward, backward = finishing_cost(attack.access)
-    searches = 2 if attack.measure == "ball" else 1
+    searches = 2 if attack.measure == "ball" else 1  # once in 8 bits, and once for the margin
     return searches * forward * attack.looks, searches * backward * attack.looks
 
 
