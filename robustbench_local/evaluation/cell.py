@@ -280,11 +280,9 @@ class _Spent:
 
     def __init__(self, task: Task, count: int) -> None:
         self._crafted_on, self._count = task.crafted_on, count
-        self._meters: list[tuple[Meter, Tensor | None]] = []
-
-    def read_off(self, meter: Meter, rows: Tensor | None = None) -> None:
-        """Count what a meter counts, of all these images or of some, (M,) int64 on the CPU."""
-        self._meters.append((meter, rows))
+        self.meters: list[Meter] = []
+        self.of_some: list[tuple[Meter, Tensor]] = []
+        """Meters of some of the images, with their rows, (M,) int64 on the CPU."""
 
     @property
     def stages(self) -> list[str]:
@@ -295,10 +293,11 @@ class _Spent:
         """Forward and backward passes of each image; what other libraries spent counts for these alone."""
         forward, backward = (_spread(total, self._count) for total in self._crafted_on.foreign_passes)
         self._crafted_on.foreign_passes[:] = [0, 0]
-        for meter, rows in self._meters:
-            of = torch.arange(self._count) if rows is None else rows
-            forward = forward.index_add(0, of, meter.forward)
-            backward = backward.index_add(0, of, meter.backward)
+        for meter in self.meters:
+            forward, backward = forward + meter.forward, backward + meter.backward
+        for meter, rows in self.of_some:
+            forward.index_add_(0, rows, meter.forward)
+            backward.index_add_(0, rows, meter.backward)
         return list(zip(forward.tolist(), backward.tolist(), strict=True))
 
 
@@ -312,14 +311,14 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
     def verify_rows(rows: Tensor, found: Tensor) -> Verified:
         # verification is counted, but it is not the attack's: it must not spend the attack's queries
         with classifier.metered(len(rows)) as checks:
-            spent.read_off(checks, rows.cpu())
+            spent.of_some.append((checks, rows.cpu()))
             own, inside = stream.select(rows), None if masks is None else masks[rows]
             return verify(
                 classifier, images[rows], labels[rows], found, task.threat, masks=inside, stream=own
             )
 
     with crafted_on.metered(len(chosen), task.attack.queries) as meter:
-        spent.read_off(meter)
+        spent.meters.append(meter)
         found = task.attack.perturb(crafted_on, images.clone(), labels.clone(), task.threat, stream, masks)
     verified = verify_rows(torch.arange(len(chosen), device=images.device), found)
     limit, draws = task.attack.queries, draws_of(crafted_on)[0]
@@ -334,7 +333,7 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
         threat=task.threat,
         stream=stream,
         note=classifier.note,
-        read_off=spent.read_off,
+        read_off=spent.meters.append,
     )
     return finish_successes(attacked, verified, verify_rows)
 

@@ -90,7 +90,23 @@ def test_fp32_rounding_of_x_plus_eps_is_within_the_ball():
     assert not any(violations((images + LINF.eps).clamp(0, 1), images, LINF))
 
 
-@pytest.mark.parametrize(("excess", "refused"), [(1.000001, False), (1.001, True)])
+@pytest.mark.parametrize(("excess", "refused"), [(0.8e-6, False), (1.2e-6, True)])
+def test_the_linf_ball_has_a_slack_of_1e_6(excess, refused):
+    images = torch.full((1, 1, 2, 2), 0.5)
+    candidates = (images.double() + LINF.eps + excess).float()
+    assert bool(violations(candidates, images, LINF)[0]) is refused
+
+
+@pytest.mark.parametrize(("share", "fragile"), [(0.9e-4, True), (1.1e-4, False)])
+def test_a_margin_is_fragile_below_a_ten_thousandth_of_the_range(share, fragile):
+    logits = torch.tensor([[1.0, 1.0 - 20 * share, -19.0]])
+    classifier = Classifier(lambda images: logits.double()[: len(images)], num_classes=3)
+    for label in (0, 1):  # on either side of the border
+        reading = read(classifier, torch.rand(1, 1, 2, 2), torch.tensor([label]))
+        assert reading.fragile.tolist() == [fragile]
+
+
+@pytest.mark.parametrize(("excess", "refused"), [(1.000008, False), (1.000012, True)])
 def test_the_l2_ball_has_a_relative_slack_of_1e_5(excess, refused):
     images = torch.full((1, 1, 4, 4), 0.5)
     delta = torch.zeros_like(images)

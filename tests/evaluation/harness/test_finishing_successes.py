@@ -224,7 +224,7 @@ def test_a_success_is_searched_on_where_its_margin_is_noise(share, unfinished):
 
 
 def test_the_search_goes_on_until_another_pass_still_finds_the_margin_clear():
-    assert CLEAR > FRAGILE
+    assert 1.5 * FRAGILE < CLEAR < 3 * FRAGILE
     reading = read(lead(CLEAR), torch.full((1, 1, 1, 2), 0.6), torch.zeros(1, dtype=torch.int64))
     assert reading.fragile.tolist() == [False]
 

@@ -130,3 +130,10 @@ def test_without_a_ball_nothing_is_rounded_twice():
     assert answer.in_eight_bits(found) == ""
     (entry,) = as_json(found, judge_evidence(found))["worst_case"]
     assert entry["robust_accuracy_8bit"] is None
+
+
+@pytest.mark.parametrize(("fragile", "warns"), [(1, False), (2, True)])
+def test_more_than_a_hundredth_of_fragile_verdicts_warns(fragile, warns):
+    rows = [replace(outcome(place, "h"), fragile=place < fragile) for place in range(100)]
+    one = judge_cell(cell("h" * 100).record, rows)
+    assert any("floating-point noise" in found.text for found in find(evidence(one))) is warns
