@@ -96,7 +96,11 @@ def in_eight_bits(evidence: Evidence) -> str:
     parts = [f"{isolated(str(subject))}: {full(share)}" for subject, share in shown]
     between = "" if shown is told else f" (the highest and the lowest of {len(told)})"
     left_out = sum(case.undecided for case in sound)
-    without = f"; {counted(left_out, 'image')} left out, in whose ball there is none" if left_out else ""
+    without = (
+        f"; {counted(left_out, 'image')} left out, of which no 8-bit image in the ball could be tried"
+        if left_out
+        else ""
+    )
     return f"In 8 bits: {'; '.join(parts)}{between}, {basis}{without}." if parts else ""
 
 

@@ -263,8 +263,9 @@ def _rounding(evidence: Evidence) -> Iterator[Finding]:
     undecided = [case for case in cases if case.undecided]
     if undecided:
         where = _listed([f"{_case(one)} ({counted(one.undecided, 'image')})" for one in undecided])
-        text = f"Broken, but no 8-bit image lies in the ball: {where}. The originals are not 8-bit images, or"
-        yield Finding(level="note", text=f"{text} were scaled. The figures in 8 bits leave them out.")
+        what = f"Broken, but no attack could try an 8-bit image in the ball: {where}. Mostly it holds none,"
+        why = "since the originals are not 8-bit images. The figures in 8 bits leave them out."
+        yield Finding(level="note", text=f"{what} {why}")
 
 
 def _case(case: EightBitCase) -> str:

@@ -14,8 +14,8 @@ EIGHT_BIT_GAP = 0.01
 
 READING_EIGHT_BIT = (
     "A deployed classifier sees images of 8 bits, so an attacker needs one inside the ball. Image by image "
-    "over all attacks, as the worst case; floating point over the same images. Left out: images that were "
-    "broken and whose ball holds no 8-bit image."
+    "over all attacks, as the worst case; floating point over the same images. Left out: broken images "
+    "of which no attack could try an 8-bit image inside the ball."
 )
 _Marks = Mapping[str, Sequence[bool | None]]
 """Image id -> whether each candidate that broke it does so in 8 bits; None if its ball has no such image."""
@@ -40,7 +40,8 @@ class EightBitCase:
     float_success: Estimate
     """The same for candidates in floating point, over the same images."""
     undecided: int
-    """Images that were broken, and whose ball holds no 8-bit image: they are in none of these shares."""
+    """Broken images of which no attack could try an 8-bit image inside the ball, mostly since it holds none:
+    they are in none of these shares."""
 
     @property
     def falls(self) -> bool:
@@ -58,7 +59,7 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
     for worst in evidence.worst_cases:
         if worst.threat.norm in {"Linf", "L2", "L1"}:
             marks = _marks(_inside(evidence.cells, worst.subject, worst.threat))
-            found.append(_judge(worst.subject, worst.threat, worst.attacks, worst.verdicts, marks))
+            found.append(_judge(worst.subject, worst.threat, worst.attacks, worst.basis, marks))
     return tuple(found)
 
 

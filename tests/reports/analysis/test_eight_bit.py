@@ -62,7 +62,9 @@ def test_what_no_8bit_image_can_show_is_left_out_and_said():
     assert (case.robust_accuracy.count, case.robust_accuracy.n) == (3, 5)
     assert (case.float_success.count, case.float_success.n) == (3, 5)
     notes = [one.text for one in find(found) if one.level == "note"]
-    assert any("no 8-bit image lies in the ball" in text and "(1 image)" in text for text in notes)
+    assert any(
+        "no attack could try an 8-bit image in the ball" in text and "(1 image)" in text for text in notes
+    )
     assert "1 image left out" in answer.in_eight_bits(found)
     (entry,) = as_json(found, judge_evidence(found))["worst_case"]
     assert entry["undecided_8bit"] == 1
