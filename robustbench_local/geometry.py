@@ -12,6 +12,10 @@ from torch import Tensor
 from robustbench_local.errors import ThreatError
 from robustbench_local.randomness import Draw, Stream
 
+LINF_SLACK = 1e-6
+"""fp32 rounding of x + eps alone exceeds eps by up to 6e-8; a strict comparison rejects honest attacks."""
+RELATIVE_SLACK = 1e-5
+"""The same for norms that are sums over pixels."""
 _SPARSE = 0.01
 """Share of the pixel values that a step under L1 moves."""
 _HALVINGS = 40

@@ -22,6 +22,7 @@ from robustbench_local.classifier.pass_counter import Meter
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
+from robustbench_local.evaluation.harness.finishing import Attacked, finish_successes
 from robustbench_local.evaluation.outcome import attack_failed, judged, spared_outcome, untouched
 from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.randomness import Stream
@@ -280,6 +281,8 @@ class _Spent:
     def __init__(self, task: Task, count: int) -> None:
         self._crafted_on, self._count = task.crafted_on, count
         self.meters: list[Meter] = []
+        self.of_some: list[tuple[Meter, Tensor]] = []
+        """Meters of some of the images, with their rows, (M,) int64 on the CPU."""
 
     @property
     def stages(self) -> list[str]:
@@ -292,6 +295,9 @@ class _Spent:
         self._crafted_on.foreign_passes[:] = [0, 0]
         for meter in self.meters:
             forward, backward = forward + meter.forward, backward + meter.backward
+        for meter, rows in self.of_some:
+            forward.index_add_(0, rows, meter.forward)
+            backward.index_add_(0, rows, meter.backward)
         return list(zip(forward.tolist(), backward.tolist(), strict=True))
 
 
@@ -301,13 +307,35 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
     stream = Stream(task.seed, chosen.ids, repr(task.attack))
+
+    def verify_rows(rows: Tensor, found: Tensor) -> Verified:
+        # verification is counted, but it is not the attack's: it must not spend the attack's queries
+        with classifier.metered(len(rows)) as checks:
+            spent.of_some.append((checks, rows.cpu()))
+            own, inside = stream.select(rows), None if masks is None else masks[rows]
+            return verify(
+                classifier, images[rows], labels[rows], found, task.threat, masks=inside, stream=own
+            )
+
     with crafted_on.metered(len(chosen), task.attack.queries) as meter:
         spent.meters.append(meter)
         found = task.attack.perturb(crafted_on, images.clone(), labels.clone(), task.threat, stream, masks)
-    # verification is counted, but it is not the attack's: it must not spend the attack's queries
-    with classifier.metered(len(chosen)) as checks:
-        spent.meters.append(checks)
-        return verify(classifier, images, labels, found, task.threat, masks=masks, stream=stream)
+    verified = verify_rows(torch.arange(len(chosen), device=images.device), found)
+    limit, draws = task.attack.queries, draws_of(crafted_on)[0]
+    attacked = Attacked(
+        attack=task.attack,
+        crafted_on=crafted_on,
+        blind=task.surrogate is not None,
+        left=None if limit is None else (limit - meter.forward // draws).to(images.device),
+        images=images,
+        labels=labels,
+        masks=masks if task.threat.region == "mask" else None,
+        threat=task.threat,
+        stream=stream,
+        note=classifier.note,
+        read_off=spent.meters.append,
+    )
+    return finish_successes(attacked, verified, verify_rows)
 
 
 def advised(failure: Exception) -> Exception:

@@ -27,6 +27,7 @@ DECIDING = (
     "evaluation/batches.py",
     "evaluation/cell.py",
     "evaluation/crew.py",
+    "evaluation/harness",
     "evaluation/looking.py",
     "evaluation/outcome.py",
     "evaluation/proof.py",
@@ -39,6 +40,7 @@ DECIDING = (
     "randomness.py",
     "straight_through.py",
     "threat.py",
+    "threats",
     "transformation.py",
     "warp.py",
 )

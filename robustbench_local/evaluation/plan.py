@@ -18,6 +18,7 @@ from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import RobustbenchError
 from robustbench_local.evaluation.cell import Task, Work
+from robustbench_local.evaluation.harness.finishing import FINISHING_READINGS, finishing_passes
 from robustbench_local.evaluation.looking import FRAMES
 from robustbench_local.evaluation.proof import Proof
 from robustbench_local.evaluation.viewing import Viewing, controls
@@ -119,13 +120,15 @@ class AttackCell(PlannedCell):
     @property
     def passes(self) -> tuple[int, int]:
         """Most forward and backward passes over all images; images that break early cost less."""
-        forward, backward = self.attack.cost(self.threat)
+        costs = (self.attack.cost(self.threat), finishing_passes(self.attack, self.threat))
+        forward, backward = (sum(each) for each in zip(*costs, strict=True))
         draws = draws_of(self.crafted_on.classifier)[0]
         if draws > 1:  # it averages itself, whatever the attack would have averaged
             forward, backward = (passes * draws // self.attack.looks for passes in (forward, backward))
         reading = draws_of(self.subject.classifier)[1]
         count = 0 if self.skipped else len(self.positions)
-        return count * (forward + HARNESS_PASSES * reading), count * backward
+        harness = HARNESS_PASSES + (FINISHING_READINGS if self.threat.is_ball else 0)
+        return count * (forward + harness * reading), count * backward
 
     def task(self, seed: int) -> Work:
         """The work itself."""

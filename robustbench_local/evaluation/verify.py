@@ -15,15 +15,12 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import deciding
-from robustbench_local.geometry import norm_of
+from robustbench_local.geometry import LINF_SLACK, RELATIVE_SLACK, norm_of
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.eight_bit import round_to_8bit
 from robustbench_local.transformation import parameter_violations, transform
 
-LINF_SLACK = 1e-6
-"""fp32 rounding of x + eps alone exceeds eps by up to 6e-8; a strict comparison rejects honest attacks."""
-RELATIVE_SLACK = 1e-5
-"""The same for norms that are sums over pixels."""
 FRAGILE = 1e-4
 """Margins below this share of the logits' range may turn with floating-point noise."""
 
@@ -148,44 +145,6 @@ def violations(
         else:
             reasons.append(None)
     return reasons
-
-
-def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-    """The nearest images on the 8-bit grid that stay in the ball around the originals.
-
-    Linf: levels are clamped to those inside the ball, so eps = .031 means 7 levels, not 8. L2: rounded to
-    the nearest level and, where that leaves the ball, towards the original. Without a ball: to the nearest
-    level. With a mask, pixels that did not change stay as they were.
-
-    Args:
-        candidates: (N, C, H, W) in [0, 1], inside the ball.
-        originals: Same shape.
-        threat: Norm and radius, or a family of transformations.
-
-    Returns:
-        The rounded images, and (N,) boolean: whether such an image exists in the ball.
-    """
-    target, origin = candidates.double() * 255, originals.double() * 255
-    if not threat.is_ball:
-        levels = target.round()
-        exists = torch.ones(len(originals), dtype=torch.bool, device=originals.device)
-    elif threat.norm == "Linf":
-        slack = threat.eps * 255 + 255 * LINF_SLACK
-        low = (origin - slack).ceil().clamp_min(0)
-        high = (origin + slack).floor().clamp_max(255)
-        levels = torch.minimum(torch.maximum(target.round(), low), high)
-        exists = (low <= high).flatten(1).all(dim=1)
-    else:
-        nearest = target.round()
-        # the small number keeps an unchanged pixel, which fp32 may hold a hair below its level, where it is
-        towards = torch.where(target >= origin, (target + 1e-3).floor(), (target - 1e-3).ceil())
-        fits = norm_of((nearest - origin) / 255, threat.norm) <= threat.eps * (1 + RELATIVE_SLACK)
-        levels = torch.where(fits.view(-1, 1, 1, 1), nearest, towards).clamp(0, 255)
-        exists = norm_of((levels - origin) / 255, threat.norm) <= threat.eps * (1 + RELATIVE_SLACK)
-    rounded = (levels / 255).to(originals.dtype)
-    if threat.region == "mask":
-        rounded = torch.where(candidates == originals, originals, rounded)
-    return rounded, exists
 
 
 def verify(

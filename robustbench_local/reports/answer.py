@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robustbench_local.reports.aims import aim, main_goal, tell
+from robustbench_local.reports.analysis.eight_bit import find_eight_bit_cases
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.brackets import is_blocked
 from robustbench_local.reports.contrast import tied
@@ -70,6 +71,37 @@ def comparisons(evidence: Evidence) -> list[str]:
         for one in make_stickers(evidence)
     )
     return [*(_comparison(pair) for pair in sound), *stickers]
+
+
+def in_eight_bits(evidence: Evidence) -> str:
+    """What the answer is for 8-bit images, all that a deployed classifier sees; empty without an answer."""
+    if is_blocked(evidence):
+        return ""
+    cases = [
+        case
+        for case in find_eight_bit_cases(evidence)
+        if case.threat == evidence.headline and case.robust_accuracy.known
+    ]
+    sound = [case for case in cases if not is_guessing(evidence, case.subject)]
+    if sound:
+        ranked = sorted(sound, key=lambda case: -case.robust_accuracy.value)
+        told = [(case.subject, case.robust_accuracy) for case in ranked]
+        basis = "against the attacker's 8-bit images alone, which are what a deployed classifier sees"
+    else:
+        cells = main_goal(evidence) if evidence.headline is None else []
+        told = [(cell.subject, cell.attack_success_8bit) for cell in cells if cell.attack_success_8bit.known]
+        told.sort(key=lambda one: -one[1].value)
+        basis = "with 8-bit images alone, which are what a deployed classifier sees"
+    shown = told if len(told) <= MOST_SUBJECTS else [told[0], told[-1]]
+    parts = [f"{isolated(str(subject))}: {full(share)}" for subject, share in shown]
+    between = "" if shown is told else f" (the highest and the lowest of {len(told)})"
+    left_out = sum(case.undecided for case in sound)
+    without = (
+        f"; {counted(left_out, 'image')} left out, of which no 8-bit image in the ball could be tried"
+        if left_out
+        else ""
+    )
+    return f"In 8 bits: {'; '.join(parts)}{between}, {basis}{without}." if parts else ""
 
 
 def _sentence(rows: Sequence[WorstCase], *, several: bool) -> str:

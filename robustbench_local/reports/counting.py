@@ -99,6 +99,7 @@ def judge_cell(
         problem=problem,
         spending=_spending(outcomes),
         radii={row.image: _radius(row, record) for row in outcomes} if measured else {},
+        in_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},
         breaks={row.image: _lengths(row) for row in outcomes if row.broken},
         readings=_readings(outcomes) if done else {},
         proven={row.image: _proven(row, record) for row in outcomes if _proven(row, record) > 0},

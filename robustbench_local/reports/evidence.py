@@ -103,6 +103,9 @@ class CellResult:
     unless done and the attack measures distances."""
     breaks: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
     """Image id -> norm -> the length of the change that broke it; whatever the standing."""
+    in_8bit: Mapping[str, bool | None] = field(default_factory=dict, repr=False)
+    """Image id -> whether what broke it is a success as an 8-bit image, too; None if its ball has no such
+    image. Only images that broke, whatever the standing."""
     proven: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance within which a certificate proved that it is read rightly; whatever the
     standing. Images without a proof are not in it."""

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustbench_local.reports.analysis import remarks
+from robustbench_local.reports.analysis.eight_bit import (
+    EightBitCase,
+    find_eight_bit_cases,
+    find_eight_bit_goals,
+)
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.stickers import StickerResult, make_stickers
@@ -20,8 +25,6 @@ FEW_IMAGES = 100
 """Below this many images the 95 % interval is wider than 20 points (diagnostic D23)."""
 FEW_SIGNS = 20
 """Below this many signs that count, one more or less moves a share over views by points."""
-EIGHT_BIT_GAP = 0.01
-"""Attack success in floating point and in 8 bits may differ by so much before we warn (V4)."""
 MOST_NAMED = 6
 """Cells that one sentence names; the table of cells has them all."""
 FRAGILE_SHARE = 0.01
@@ -248,16 +251,30 @@ def _not_finite(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _rounding(evidence: Evidence) -> Iterator[Finding]:
-    cells = [
-        cell
-        for cell in evidence.cells
-        if cell.attack_success.known
-        and cell.attack_success.value - cell.attack_success_8bit.value > EIGHT_BIT_GAP
-    ]
-    if cells:
-        where = _each(cells, lambda cell: _percents(cell.attack_success, cell.attack_success_8bit))
+    """Image by image over all attacks: what one of them misses in 8 bits, another may have."""
+    cases = [*find_eight_bit_cases(evidence), *find_eight_bit_goals(evidence)]
+    falling = [case for case in cases if case.falls]
+    if falling:
+        where = _listed(
+            [f"{_case(one)} ({_percents(one.float_success, one.attack_success)})" for one in falling]
+        )
         text = f"Attack success falls once images are rounded to 8 bits, as files hold them: {where}."
         yield Finding(level="warning", text=text)
+    undecided = [case for case in cases if case.undecided]
+    if undecided:
+        where = _listed([f"{_case(one)} ({counted(one.undecided, 'image')})" for one in undecided])
+        what = f"Broken, but no attack could try an 8-bit image in the ball: {where}. Mostly it holds none,"
+        why = "since the originals are not 8-bit images. The figures in 8 bits leave them out."
+        yield Finding(level="note", text=f"{what} {why}")
+
+
+def _case(case: EightBitCase) -> str:
+    """All attacks of a threat on the subject, or the single one."""
+    who = isolated(str(case.subject))
+    if len(case.attacks) == 1:
+        return f"{isolated(case.attacks[0])} on {who}"
+    kind = "targeted attacks" if case.targeted else "worst case"
+    return f"{kind} under {case.threat} on {who}"
 
 
 def _fragile(evidence: Evidence) -> Iterator[Finding]:
@@ -324,9 +341,13 @@ def _unchecked(evidence: Evidence) -> Iterator[Finding]:
 
 def _each(cells: Sequence[CellResult], fact: Callable[[CellResult], str]) -> str:
     """The cells with a fact about each, as in a sentence; the first few if there are many."""
-    named = [f"{describe(cell)} ({fact(cell)})" for cell in cells[:MOST_NAMED]]
-    more = len(cells) - len(named)
-    return listing([*named, counted(more, "more cell")] if more else named)
+    return _listed([f"{describe(cell)} ({fact(cell)})" for cell in cells])
+
+
+def _listed(named: Sequence[str]) -> str:
+    """What was named, as in a sentence; the first few if it is many."""
+    shown, more = named[:MOST_NAMED], len(named) - MOST_NAMED
+    return listing([*shown, counted(more, "more cell")] if more > 0 else shown)
 
 
 def _percents(before: Estimate, after: Estimate) -> str:

@@ -6,6 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import quote
 
 from robustbench_local.reports import answer
+from robustbench_local.reports.analysis.eight_bit import (
+    READING_EIGHT_BIT,
+    EightBitCase,
+    find_eight_bit_cases,
+)
 from robustbench_local.reports.brackets import READING_BRACKETS, Bracket
 from robustbench_local.reports.certified import READING_CERTIFIED, Certification, CertifiedGroup
 from robustbench_local.reports.content import Content
@@ -44,12 +49,15 @@ def write_markdown(content: Content, figures: Sequence[str]) -> str:
     """
     evidence = content.evidence
     lines = [f"# {escape(answer.question(evidence))}", "", f"**{escape(answer.answer(evidence))}**", ""]
+    rounded = answer.in_eight_bits(evidence)
+    lines += [escape(rounded), ""] if rounded else []
     lines += [part for sentence in answer.comparisons(evidence) for part in (escape(sentence), "")]
     for level, title in _TITLES:
         shown = [finding.text for finding in content.findings if finding.level == level]
         lines += [f"## {title}", "", *(f"- {escape(text)}" for text in shown), ""] if shown else []
     lines += _gates(content)
     lines += _heatmap(content.heatmap) if content.heatmap.columns else []
+    lines += _eight_bits(find_eight_bit_cases(evidence))
     lines += _lessons(content.lessons) if content.lessons else []
     lines += _certified(content.certified) if content.certified else []
     lines += _brackets(content.brackets) if content.brackets else []
@@ -92,6 +100,23 @@ def _heatmap(heatmap: HeatMap) -> list[str]:
     )
     text = "Share of all images that are read correctly and stay so, with the 95 % Clopper-Pearson interval."
     return ["## Robust accuracy", "", text, "", *table(head, rows), ""]
+
+
+def _eight_bits(cases: Sequence[EightBitCase]) -> list[str]:
+    head = ["model", "ball", "robust in 8 bits", "attack success in 8 bits", "in floating point", "left out"]
+    rows = [
+        [
+            escape(str(one.subject)),
+            str(one.threat),
+            full(one.robust_accuracy),
+            full(one.attack_success),
+            percent(one.float_success.value),
+            f"{one.undecided:,}",
+        ]
+        for one in cases
+        if one.robust_accuracy.known
+    ]
+    return ["## Worst case in 8 bits", "", READING_EIGHT_BIT, "", *table(head, rows), ""] if rows else []
 
 
 def _square(square: Square) -> str:

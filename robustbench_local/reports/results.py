@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from robustbench_local.reports.analysis.doubts import Doubt, find_doubts
+from robustbench_local.reports.analysis.eight_bit import EightBitCase, find_eight_bit_cases
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.brackets import Bracket, make_brackets
 from robustbench_local.reports.certified import Certification
 from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
 from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.distances import measures_distance, reach
-from robustbench_local.reports.evidence import CellResult, Evidence
+from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
 from robustbench_local.reports.findings import find
 from robustbench_local.reports.gate import GateReport, Verdict, judge_evidence
 from robustbench_local.reports.goals import GoalTable, make_goal_tables
@@ -58,7 +60,7 @@ def as_json(evidence: Evidence, gates: GateReport) -> JsonDict:
         "schema": SCHEMA,
         "question": evidence.question,
         "cells": [_cell(cell, evidence) for cell in evidence.cells],
-        "worst_case": [_worst_case(worst) for worst in evidence.worst_cases],
+        "worst_case": [_worst_case(worst, _eight_bit(evidence)) for worst in evidence.worst_cases],
         "comparisons": _comparisons(evidence),
         "gates": {
             "exit_code": gates.exit_code,
@@ -285,8 +287,13 @@ def _share(cell: CellResult, estimate: Estimate) -> JsonDict:
     return estimate.as_json(reason=reason)
 
 
-def _worst_case(worst: WorstCase) -> JsonDict:
+def _eight_bit(evidence: Evidence) -> dict[tuple[Subject, Threat], EightBitCase]:
+    return {(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)}
+
+
+def _worst_case(worst: WorstCase, cases: Mapping[tuple[Subject, Threat], EightBitCase]) -> JsonDict:
     reason = "no attack under this threat is done" if not worst.attacks else "no image to count"
+    case = cases.get((worst.subject, worst.threat))
     return {
         "model": worst.subject.model,
         "defense": worst.subject.defense,
@@ -304,6 +311,9 @@ def _worst_case(worst: WorstCase) -> JsonDict:
         "clean_accuracy": worst.clean_accuracy.as_json(reason),
         "robust_accuracy": worst.robust_accuracy.as_json(reason),
         "attack_success": worst.attack_success.as_json(reason),
+        "robust_accuracy_8bit": case.robust_accuracy.as_json(reason) if case else None,
+        "attack_success_8bit": case.attack_success.as_json(reason) if case else None,
+        "undecided_8bit": case.undecided if case else None,
     }
 
 

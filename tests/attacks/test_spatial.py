@@ -17,9 +17,10 @@ from robustbench_local.corruptions import corrupt
 from robustbench_local.data.dataset import as_dataset
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.evaluation.verify import round_to_8bit, verify
+from robustbench_local.evaluation.verify import verify
 from robustbench_local.randomness import Stream
 from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.eight_bit import round_to_8bit
 from robustbench_local.warp import rotate_translate
 
 THIRTY = ThreatModel(norm="spatial", eps=30)

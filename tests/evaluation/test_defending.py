@@ -9,6 +9,7 @@ import torch
 from test_cell import outcomes, task, verdicts
 
 import robustbench_local as rbl
+from robustbench_local.attacks.core.finishing import finishing_cost
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square import Square
 from robustbench_local.defenses.wrappers import make_wrapper
@@ -116,9 +117,11 @@ def test_the_plan_counts_every_draw(workplace):
     plan, _ = prepare(grid(workplace), out="runs/plan")
     cells = {(cell.record.model, cell.record.defense, cell.record.attack): cell for cell in plan.cells}
     pgd = "pgd20-linf-8[steps=2]"
-    assert cells["first", "none", pgd].passes == (16 * 6, 16 * 2)
-    assert cells["first", "noise-0.1", pgd].passes == (16 * (60 + 300), 16 * 40)
-    assert cells["first", "noise-0.1", f"{pgd}[naive]"].passes == (16 * (3 + 300), 16 * 2)
+    extra = finishing_cost("gradients")  # twice: in 8 bits, and for the margin; then two more readings
+    forward, backward = 3 + 2 * extra[0], 2 + 2 * extra[1]
+    assert cells["first", "none", pgd].passes == (16 * (forward + 5), 16 * backward)
+    assert cells["first", "noise-0.1", pgd].passes == (16 * (20 * forward + 500), 16 * 20 * backward)
+    assert cells["first", "noise-0.1", f"{pgd}[naive]"].passes == (16 * (forward + 500), 16 * backward)
 
 
 def test_the_plan_does_not_average_over_draws_twice(workplace):
@@ -126,9 +129,10 @@ def test_the_plan_does_not_average_over_draws_twice(workplace):
     wanted["models"], wanted["attacks"] = wanted["models"][:1], ["autoattack-rand-linf-8"]
     plan, _ = prepare(wanted, out="runs/plan")
     cells = {(cell.record.model, cell.record.defense): cell for cell in plan.cells}
-    looks, steps = 2 * 101, 2 * 100
-    assert cells["first", "none"].passes == (16 * (looks * 20 + 3), 16 * steps * 20)
-    assert cells["first", "noise-0.1"].passes == (16 * (looks * 20 + 300), 16 * steps * 20)
+    extra = finishing_cost("gradients")
+    looks, steps = 2 * (101 + extra[0]), 2 * (100 + extra[1])
+    assert cells["first", "none"].passes == (16 * (looks * 20 + 5), 16 * steps * 20)
+    assert cells["first", "noise-0.1"].passes == (16 * (looks * 20 + 500), 16 * steps * 20)
 
 
 def test_models_without_gradients_and_transfers_have_no_naive_cells(workplace):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from test_cell import outcomes, task
 
 import robustbench_local as rbl
+from robustbench_local.attacks.core.finishing import finishing_cost
 from robustbench_local.attacks.momentum import MIFGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
@@ -67,9 +69,14 @@ def test_candidates_are_those_of_the_surrogate_for_what_the_target_reads(linear,
     assert not known.all()  # some images that the surrogate misreads are attacked all the same
     stream = Stream(0, tuple(data.ids[row] for row in read.tolist()), repr(MIFGSM()))
     expected = MIFGSM().perturb(surrogate, data.images[read], data.labels[read], THREAT, stream)
-    assert torch.equal(result.adversarial[read], expected)
     with torch.no_grad():
         fooled = linear(expected).argmax(dim=1) != data.labels[read]
+    other = (result.adversarial[read] != expected).flatten(1).any(dim=1)
+    assert other.sum() == 1  # a success that 8 bits undid: the surrogate was asked again
+    assert fooled[other].all()
+    finished = result.outcomes.iloc[read.tolist()][other.numpy()]
+    assert finished["broken_8bit"].tolist() == [True]
+    assert torch.equal(result.adversarial[read][~other], expected[~other])
     assert 5 < int(fooled.sum()) < 50
     assert [rows[row].broken for row in read.tolist()] == fooled.tolist()
 
@@ -79,11 +86,14 @@ def test_passes_are_the_surrogates_and_the_target_only_answers_the_harness(linea
     rows = transferred(target, surrogate, data, batch_size=60)
     attacked = [row for row in rows if row.clean_correct]
     # clean images, candidates, and broken ones again as 8-bit images
-    assert target.asked == [60, len(attacked), sum(row.broken for row in rows)]
+    assert target.asked[:3] == [60, len(attacked), sum(row.broken for row in rows)]
+    assert target.asked[3:] == [1, 1]  # one success is searched on, on the surrogate, and read again
     assert target.gradients == 0
-    assert {row.backward_passes for row in attacked} == {10}
-    assert {row.forward_passes for row in attacked if row.broken} == {13}
-    assert {row.forward_passes for row in attacked if not row.broken} == {12}
+    extra = finishing_cost("gradients")
+    passes = Counter((row.forward_passes, row.backward_passes) for row in attacked if row.broken)
+    assert passes[13, 10] == passes.total() - 1
+    assert all(f <= 13 + extra[0] + 2 and b <= 10 + extra[1] for f, b in passes)
+    assert {(row.forward_passes, row.backward_passes) for row in attacked if not row.broken} == {(12, 10)}
 
 
 def test_both_models_are_left_as_they_were(linear, surrogate, data):

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from robustbench_local.reports import answer, words
 from robustbench_local.reports.album import RULE_OF_SIGNS
+from robustbench_local.reports.analysis.eight_bit import find_eight_bit_cases
 from robustbench_local.reports.brackets import READING_BRACKETS
 from robustbench_local.reports.certified import READING_CERTIFIED
 from robustbench_local.reports.content import Content
@@ -85,6 +86,8 @@ def render(content: Content) -> str:
         evidence=evidence,
         question=answer.question(evidence),
         answer=unbroken(answer.answer(evidence)),
+        in_eight_bits=unbroken(answer.in_eight_bits(evidence)),
+        eight_bit={(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)},
         comparisons=[unbroken(sentence) for sentence in answer.comparisons(evidence)],
         guessing={subject for subject in evidence.subjects if is_guessing(evidence, subject)},
         charts=[charts.make_chart(panel, style_of) for panel in content.panels],

@@ -1,0 +1,1 @@
+"""What attacks share: searches that do not belong to one of them."""
