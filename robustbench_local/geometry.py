@@ -205,9 +205,9 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
         norm: Norm of the step.
 
     Returns:
-        Same shape: the sign for Linf, where an entry that is NaN stands still; the normalised gradient for
-        L2, where a row that is zero, or NaN or infinite somewhere, gives a zero step and touches no other
-        row; for L1 the signs of the largest hundredth of the entries, to equal shares.
+        Same shape: the sign for Linf; the normalised gradient for
+        L2, where a row that is zero gives a zero step; for L1 the signs of the largest hundredth of the
+        entries, to equal shares. Entries that are NaN stand still, under L2 and L1 infinite ones too.
 
     Raises:
         ThreatError: If the norm is unknown.
@@ -217,8 +217,7 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
     """
     if norm == "Linf":
         return gradient.sign()
-    usable = torch.isfinite(gradient).flatten(1).all(dim=1)
-    safe = torch.where(column(usable, gradient), gradient, 0.0)
+    safe = torch.where(torch.isfinite(gradient), gradient, 0.0)
     if norm == "L1":
         count = max(1, round(_SPARSE * safe[0].numel())) if len(safe) else 1
         largest = safe.flatten(1).abs().topk(count, dim=1).values[:, -1]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from robustbench_local.straight_through import clamp_passing_borders
+
 
 def sample(
     images: Tensor,
@@ -58,4 +60,4 @@ def rotate_translate(images: Tensor, angles: Tensor, shifts: Tensor) -> Tensor:
     columns = right * turn.cos() - down * turn.sin() + (width - 1) / 2
     moved = sample(images, rows, columns)
     still = (angles == 0) & (shifts == 0).all(dim=1)
-    return torch.where(still.view(-1, 1, 1, 1), images, moved.clamp(0.0, 1.0))
+    return torch.where(still.view(-1, 1, 1, 1), images, clamp_passing_borders(moved))

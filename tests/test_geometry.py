@@ -169,7 +169,8 @@ def test_steepest_directions():
     gradient = torch.tensor([[[[3.0, -4.0]]], [[[0.0, 0.0]]], [[[torch.nan, 1.0]]], [[[1e-30, torch.inf]]]])
     assert steepest(gradient, "Linf").flatten(1).tolist() == [[1, -1], [0, 0], [0, 1], [1, 1]]
     assert torch.allclose(steepest(gradient, "L2")[0], torch.tensor([[[0.6, -0.8]]]))
-    assert not steepest(gradient, "L2")[1:].any()
+    assert steepest(gradient, "L2")[1:].flatten(1).tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert steepest(gradient, "L1")[2:].flatten(1).tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-6, 1.0, 1e30])

@@ -39,7 +39,10 @@ class DIFGSM(MIFGSM):
             raise ConfigError(f"{name}'s resize must be above 0 and at most 1, got {self.resize}")
 
     def _slope(self, case: Case, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
-        """The gradient through the resizing, a linear map: forth by its matrices, back by the transposed."""
+        """The gradient through the resizing, a linear map: forth by its matrices, back by the transposed.
+
+        The clamp only takes off rounding: the way back is as if it were not there.
+        """
         if self.probability == 0:
             return super()._slope(case, points, draw)
         down, across = self._resizing(case, draw)

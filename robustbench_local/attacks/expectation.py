@@ -27,6 +27,7 @@ from robustbench_local.attacks.objective import (
     success_margin,
 )
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
 from robustbench_local.physical.camera import photograph
 from robustbench_local.physical.scene import compose
@@ -227,7 +228,7 @@ def _slope(
         towards = setting.read(shots.detach(), ask)
         looks = shots.shape[1] * len(shots) / len(leaf)  # at each object
         total = penalty(leaf).sum() - (towards * shots).sum() / looks
-        return torch.autograd.grad(total, leaf)[0]
+        return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
 
 
 def _score(setting: Setting, found: Tensor, views: Views | None) -> Tensor:

@@ -254,7 +254,7 @@ def _guarded(classifier: Classifier, images: Tensor, threat: ThreatModel) -> Fin
         ModelError: If it gives no gradients, which those libraries would say in torch's words.
     """
     classifier.gradient(images[:1], lambda logits: logits.sum(dim=1))
-    return FiniteLogits(classifier.as_module(), images, threat, classifier.num_classes)
+    return FiniteLogits(classifier.as_module(images), images, threat, classifier.num_classes)
 
 
 def _torchattacks() -> Any:

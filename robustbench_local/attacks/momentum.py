@@ -13,6 +13,7 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack, required_masks
 from robustbench_local.attacks.objective import LossName, check_defined, check_loss, objective
 from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import column, norm_of, steepest, to_ball_and_box
 from robustbench_local.losses import log_odds
@@ -123,7 +124,7 @@ class MIFGSM(Attack):
 
 
 def unit_l1(gradient: Tensor) -> Tensor:
-    """Each row divided by its L1 norm; a row that is zero, or NaN or infinite somewhere, becomes zero.
+    """Each row divided by its L1 norm; entries that are NaN or infinite count as zero.
 
     Args:
         gradient: (N, C, H, W).
@@ -131,14 +132,8 @@ def unit_l1(gradient: Tensor) -> Tensor:
     Returns:
         Same shape, finite.
     """
-    safe = finite_rows(gradient)
+    safe = remove_nonfinite(gradient)
     # dividing by the largest entry first keeps the sum of tiny or huge gradients from leaving the float range
     peak = column(norm_of(safe, "Linf"), safe)
     scaled = safe / torch.where(peak > 0, peak, 1.0)
     return scaled / column(norm_of(scaled, "L1"), scaled).clamp_min(1.0)
-
-
-def finite_rows(gradient: Tensor) -> Tensor:
-    """The gradient, zero in each row that is NaN or infinite somewhere."""
-    usable = torch.isfinite(gradient).flatten(1).all(dim=1)
-    return torch.where(column(usable, gradient), gradient, 0.0)

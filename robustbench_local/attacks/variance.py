@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from robustbench_local.attacks.momentum import Case, finite_rows
+from robustbench_local.attacks.momentum import Case
 from robustbench_local.attacks.translation import TIFGSM
+from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
 from robustbench_local.geometry import column, random_start
 from robustbench_local.threat import ThreatModel
@@ -59,7 +60,7 @@ class VMIFGSM(TIFGSM):
             nonlocal variance, before
             here, values = self._slope(case, points, str(step))
             weight = self._log_weight(case, values)
-            slope = here + finite_rows(_scaled(variance, before - weight))
+            slope = here + remove_nonfinite(_scaled(variance, before - weight))
             if self.neighbours and step + 1 < self.steps:
                 variance, before = self._variance(case, points, step, here, weight), weight
             return slope
@@ -75,7 +76,7 @@ class VMIFGSM(TIFGSM):
             draw = f"{step}/{number}"
             delta = random_start(case.stream, shape, ball, draw=draw, device=device, masks=case.masks)
             there, values = self._slope(case, (points + delta).clamp(0, 1), draw)
-            total += finite_rows(_scaled(there, self._log_weight(case, values) - weight) - here)
+            total += remove_nonfinite(_scaled(there, self._log_weight(case, values) - weight) - here)
         return total / self.neighbours
 
     def _log_weight(self, case: Case, values: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier.device import ChannelsLast, place, resolve_device
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.gradient_guard import GradientGuard
+from robustbench_local.classifier.gradient_repair import GradientFaults, confirm_slope
+from robustbench_local.classifier.image_borders import NOTE, BorderProbe, move_inside
 from robustbench_local.classifier.model_identity import describe
 from robustbench_local.classifier.model_output import read_labels, read_logits
 from robustbench_local.classifier.pass_counter import (
@@ -30,9 +33,11 @@ from robustbench_local.classifier.state_guard import (
     sound_arithmetic,
 )
 from robustbench_local.errors import ConfigError, ModelError, RobustbenchError
+from robustbench_local.straight_through import straight_through
 
 Access = Literal["gradients", "scores", "labels"]
 Precision = Literal["fp32", "bf16"]
+Loss = Callable[[Tensor], Tensor]
 
 
 class Classifier:
@@ -67,6 +72,8 @@ class Classifier:
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
         passes_elsewhere: Those under way in worker processes.
         smallest_batch: Images that the model is given at least: where it is 2, a single one is given twice.
+        gradient_guard: Keeps gradients finite and counts what was wrong with them.
+        border_probe: Knows whether gradients break off at pixels of exactly 0 or 1.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
@@ -110,6 +117,7 @@ class Classifier:
         self._layout: ChannelsLast | None = None
         self._sound: dict[bool, Settings] = {}
         dtype = _computing_dtype(self.module)
+        self.gradient_guard, self.border_probe = GradientGuard(), BorderProbe(dtype)
         self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
         self._move()
         if getattr(self.module, "training", False):
@@ -137,9 +145,10 @@ class Classifier:
             self._meters[-1].reserve(rows, len(images))
         wanted = self.access == "gradients" and torch.is_grad_enabled() and images.requires_grad
         with torch.set_grad_enabled(wanted):
-            logits = self._logits(images)
+            logits = self._answers(images)
         if self._meters:
-            self._meters[-1].add_forward(rows, len(images))
+            for _ in range(self.forwards_each if wanted else 1):
+                self._meters[-1].add_forward(rows, len(images))
         return logits
 
     def gradient(
@@ -154,6 +163,7 @@ class Classifier:
 
         Returns:
             Logits (N, K), losses and their gradients, (N, C, H, W) or (N, T, C, H, W); all detached.
+            Gradients are finite: what is not is taken out where it arises in the backward pass, and counted.
 
         Raises:
             ModelError: If the model gives no gradients: by its access, or because its forward cuts the graph.
@@ -162,11 +172,12 @@ class Classifier:
             raise ModelError(
                 f"gives {self.access} only, no gradients", where=self.name, remedy="use a black-box attack"
             )
+        self.find_masked_borders(images.to(self.device))
         with torch.enable_grad():
             leaf = images.detach().to(self.device).requires_grad_()
             logits = self(leaf, rows)
             losses = loss(logits)
-            found = self._slopes(losses, leaf) if losses.requires_grad else None
+            found = self.differentiate(losses, leaf) if losses.requires_grad else None
         pass_finished()
         if found is None:
             raise ModelError(
@@ -176,9 +187,16 @@ class Classifier:
             )
         if self._meters:
             self._meters[-1].add_backward(rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
-        return logits.detach(), losses.detach(), found
+            self._meters[-1].add_look(rows, len(images))
+        losses = losses.detach()
+        mended = self.gradient_guard.mend(self, images.to(self.device), loss, rows, losses, found)
+        return logits.detach(), losses, mended
 
-    def _slopes(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
+    def confirm_gradient(self, losses_at: Loss, images: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
+        """Which repaired gradients the losses themselves confirm, (N,)."""
+        return confirm_slope(losses_at, images, losses, gradient)
+
+    def differentiate(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
         """See `input_gradient`; what the model's own backward pass raises is an error of the model."""
         if self._whole_backward is None:
             self._whole_backward = uses_reentrant_checkpoints(losses)
@@ -254,6 +272,11 @@ class Classifier:
         """
         return self._meters[-1].left(rows) if self._meters else None
 
+    @property
+    def open_meter(self) -> Meter | None:
+        """The innermost open meter, if any."""
+        return self._meters[-1] if self._meters else None
+
     def to(self, device: str | torch.device) -> Classifier:
         """Compute on another device from now on; ``"auto"`` means CUDA where there is one.
 
@@ -267,9 +290,20 @@ class Classifier:
         self._move()
         return self
 
-    def as_module(self) -> nn.Module:
-        """This classifier for other libraries: a module from images to logits; adds to ``foreign_passes``."""
-        return CountedModule(self._foreign_logits, self.foreign_passes, self.module)
+    def as_module(self, originals: Tensor | None = None) -> nn.Module:
+        """This classifier for other libraries: a module from images to logits; adds to ``foreign_passes``.
+
+        Args:
+            originals: The images of the open meter, (N, C, H, W): what is wrong with a gradient is counted
+                for the one that is nearest to where it was taken. None: it is not counted.
+        """
+
+        def record(images: Tensor, faults: GradientFaults) -> None:
+            if self._meters and originals is not None:
+                away = torch.cdist(images.flatten(1), originals.to(images).flatten(1), p=torch.inf)
+                self._meters[-1].add_faults(away.argmin(dim=1), faults)
+
+        return CountedModule(self._foreign_logits, self.foreign_passes, self.module, record)
 
     def digest(self) -> str:
         """SHA-256, hexadecimal, over what decides the logits: tensors, layers and preprocessing."""
@@ -423,8 +457,30 @@ class Classifier:
 
     def _foreign_logits(self, images: Tensor) -> Tensor:
         images = self._checked_images(images)
-        with torch.set_grad_enabled(self.access == "gradients" and torch.is_grad_enabled()):
+        wanted = self.access == "gradients" and torch.is_grad_enabled()
+        if wanted and images.requires_grad:
+            self.find_masked_borders(images)
+        with torch.set_grad_enabled(wanted):
+            return self._answers(images)
+
+    def _answers(self, images: Tensor) -> Tensor:
+        """Logits of images; where gradients break off at the borders, with those of just inside."""
+        if not (self.border_probe.masked and torch.is_grad_enabled() and images.requires_grad):
             return self._logits(images)
+        with torch.no_grad():
+            exact = self._logits(images.detach())
+        inside = self._logits(move_inside(images, self.border_probe.inset))
+        return straight_through(lambda _: exact, inside)
+
+    @property
+    def forwards_each(self) -> int:
+        """Forward passes of an answer with gradients."""
+        return 2 if self.border_probe.masked else 1
+
+    def find_masked_borders(self, images: Tensor) -> None:
+        """At the first gradients: find out whether they break off at pixels of exactly 0 or 1."""
+        if self.border_probe.find(self._logits, images):
+            self.note(NOTE)
 
     def _examine(self, logits: Tensor, before: RandomStates) -> None:
         """What the first forward reveals; looking at every one would make each step wait for the device."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.gradient_repair import (
+    GradientFaults,
+    find_faults,
+    is_healthy,
+    keep_backward_finite,
+    remove_nonfinite,
+)
 from robustbench_local.errors import InvariantError
 
 _finished = [0]
@@ -22,6 +29,21 @@ def pass_finished() -> None:
 def count_finished_passes() -> int:
     """How often that was said in this process: while it grows, work goes on."""
     return _finished[0]
+
+
+class GradientCounts(NamedTuple):
+    """What was seen of one image's gradients."""
+
+    steps: int
+    """Looks at its gradient."""
+    nonfinite_entries: int
+    """Entries that were NaN or infinite, summed over them."""
+    nonfinite_steps: int
+    """Looks with such entries."""
+    zero_steps: int
+    """Looks at a gradient that was exactly zero, after the repair if there was one."""
+    unconfirmed_steps: int
+    """Looks at a repaired gradient, not zero, that a finite difference did not confirm."""
 
 
 class Meter:
@@ -42,7 +64,14 @@ class Meter:
         self.total = 0
         self.stages = [""] * count
         self._forward = torch.zeros(count, dtype=torch.int64, device=device)
-        self._backward = torch.zeros_like(self._forward)
+        self._backward, self._looks = torch.zeros_like(self._forward), torch.zeros_like(self._forward)
+        self._faults = torch.zeros(4, count, dtype=torch.int64, device=device)
+
+    @property
+    def gradients(self) -> list[GradientCounts]:
+        """What was seen of each image's gradients so far; waits for the device."""
+        counts = torch.cat([self._looks[None], self._faults]).T.tolist()
+        return [GradientCounts(*row) for row in counts]
 
     @property
     def forward(self) -> Tensor:
@@ -101,6 +130,31 @@ class Meter:
         """Count ``times`` backward passes of ``size`` images; ``rows`` says which, else the first ones."""
         self.total += size * times
         _add(self._backward, rows, size, times)
+
+    def add_look(self, rows: Tensor | None, size: int) -> None:
+        """Count one look at the gradients of ``size`` images; ``rows`` says which, else the first ones."""
+        _add(self._looks, rows, size)
+
+    def add_faults(self, rows: Tensor | None, faults: GradientFaults) -> None:
+        """Count what was wrong with gradients; ``rows`` says with those of which images, else the first."""
+        counts = [faults.entries, faults.nonfinite, faults.zero, faults.unconfirmed]
+        which = torch.arange(len(faults.entries)) if rows is None else rows
+        found = torch.stack([count.to(self._faults) for count in counts])
+        self._faults.index_add_(1, which.to(self._faults.device), found)
+
+    def add_repairs(self, rows: Tensor | None, repaired: Tensor, spent: Meter) -> None:
+        """Count what the repair of gradients took.
+
+        Args:
+            rows: Which image each row is, else the first ones.
+            repaired: (N,) boolean: the rows whose gradients were repaired; others went along for nothing.
+            spent: What it took, a row each.
+        """
+        which = torch.arange(len(repaired)) if rows is None else rows
+        which = which.to(self._forward.device)
+        for counts, more in ((self._forward, spent._forward), (self._backward, spent._backward)):
+            counts.index_add_(0, which, more * repaired.to(more))
+        self.total += spent.total
 
 
 def uses_reentrant_checkpoints(losses: Tensor) -> bool:
@@ -165,41 +219,76 @@ def _ones(size: int, device: torch.device) -> Tensor:
 class CountedModule(nn.Module):
     """The classifier as other libraries want it, a module from images to logits, that counts its rows.
 
+    Gradients that come back to the images are finite: those that are not are computed once more, with what
+    is not finite taken out where it arises.
+
     Args:
         forward: Images (N, C, H, W) in [0, 1] to logits (N, K).
         total: ``[forward rows, backward rows]``, added to at every pass.
         model: The module behind it, so that ``parameters()`` and ``eval()`` reach it; None for a callable.
+        on_faults: Told of images, (N, C, H, W), and what was wrong with their gradients.
     """
 
     def __init__(
-        self, forward: Callable[[Tensor], Tensor], total: list[int], model: nn.Module | None
+        self,
+        forward: Callable[[Tensor], Tensor],
+        total: list[int],
+        model: nn.Module | None,
+        on_faults: Callable[[Tensor, GradientFaults], None] = lambda *_: None,
     ) -> None:
         super().__init__()
         self._images_to_logits = forward
         self._total = total
+        self._on_faults = on_faults
         self.model = model
         self.training = model.training if model is not None else False
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (N, K), of images, (N, C, H, W); a backward pass through them counts when it happens."""
-        logits = self._images_to_logits(_SameOrder.apply(images))
+        slopes: list[Tensor] = []
+        logits = self._images_to_logits(_Boundary.apply(images, partial(self._mended, slopes)))
         self._total[0] += len(images)
         if logits.requires_grad:
-            logits.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
+            logits.register_hook(partial(self._remember, slopes))  # type: ignore[no-untyped-call]
         return logits
 
-    def _count_backward(self, gradient: Tensor) -> None:
+    def _remember(self, slopes: list[Tensor], slope: Tensor) -> Tensor:
+        """The backward pass comes in: keep what it starts from, without what is not finite."""
         pass_finished()
-        self._total[1] += len(gradient)
+        self._total[1] += len(slope)
+        finite = remove_nonfinite(slope)
+        slopes[:] = [finite.detach()]
+        return finite
+
+    def _mended(self, slopes: list[Tensor], images: Tensor, gradient: Tensor) -> Tensor:
+        """The backward pass goes out, with a gradient by the images."""
+        if is_healthy(gradient):
+            return gradient
+        faults, mended = find_faults(gradient), gradient
+        if bool(faults.nonfinite.any()):
+            with torch.enable_grad():
+                leaf = images.detach().requires_grad_()
+                logits = self._images_to_logits(leaf)
+                keep_backward_finite(logits)
+                (repaired,) = torch.autograd.grad(logits, leaf, slopes[0])
+            self._total[0] += len(images)
+            self._total[1] += len(images)
+            bad = faults.nonfinite.view(-1, 1, 1, 1)
+            mended = torch.where(bad, remove_nonfinite(repaired), gradient)
+            faults.zero.copy_(find_faults(mended).zero)
+        self._on_faults(images, faults)
+        return mended
 
 
-class _SameOrder(torch.autograd.Function):
-    """Nothing, but that gradients come back in torch's own order of memory, as other libraries expect."""
+class _Boundary(torch.autograd.Function):
+    """Nothing forth; back, a finite gradient in torch's own order of memory, as other libraries expect."""
 
     @staticmethod
-    def forward(_context: Any, images: Tensor) -> Tensor:
+    def forward(ctx: Any, images: Tensor, mend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        ctx.mend = mend
+        ctx.save_for_backward(images)
         return images.view_as(images)
 
     @staticmethod
-    def backward(_context: Any, gradient: Tensor) -> Tensor:
-        return gradient.contiguous()
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        return ctx.mend(ctx.saved_tensors[0], slopes[0].contiguous()), None

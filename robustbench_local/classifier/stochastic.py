@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier.image_borders import NOTE
 from robustbench_local.classifier.pass_counter import Meter
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import InvariantError
@@ -105,6 +106,22 @@ class RandomizedClassifier(WrappedClassifier):
             each = 1 if found[1].ndim == 1 else found[1].shape[1]
             self._meters[-1].add_backward(rows, len(images), times=(self.draws - 1) * each)
         return found
+
+    def confirm_gradient(
+        self,
+        losses_at: Callable[[Tensor], Tensor],  # noqa: ARG002
+        images: Tensor,
+        losses: Tensor,  # noqa: ARG002
+        gradient: Tensor,  # noqa: ARG002
+    ) -> Tensor:
+        """See `Classifier`; other draws at other points would drown any difference of losses."""
+        return torch.ones(len(images), dtype=torch.bool, device=images.device)
+
+    def find_masked_borders(self, images: Tensor) -> None:
+        """See `Classifier`; of the classifier within alone, whose answers are not drawn."""
+        self.inner.find_masked_borders(images)
+        if self.inner.border_probe.masked:
+            self.note(NOTE)
 
     @contextmanager
     def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier.image_borders import NOTE
 
 
 class WrappedClassifier(Classifier):
@@ -67,3 +68,15 @@ class WrappedClassifier(Classifier):
     def digest(self) -> str:
         """SHA-256, hexadecimal, over the classifier within and what is around it."""
         return hashlib.sha256(f"{self.inner.digest()} {self.identity}".encode()).hexdigest()
+
+    def find_masked_borders(self, images: Tensor) -> None:
+        """See `Classifier`; of the classifier within first, whatever lies around it."""
+        self.inner.find_masked_borders(images)
+        super().find_masked_borders(images)
+        if self.inner.border_probe.masked:
+            self.note(NOTE)
+
+    @property
+    def forwards_each(self) -> int:
+        """See `Classifier`; the classifier within answers each of them."""
+        return super().forwards_each * self.inner.forwards_each

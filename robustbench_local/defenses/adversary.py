@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from robustbench_local.classifier.gradient_repair import find_ascent
+from robustbench_local.classifier.image_borders import BorderProbe, move_inside
+
+_PROBES: WeakKeyDictionary[nn.Module, BorderProbe] = WeakKeyDictionary()
+"""What is known of networks in training: it lies in their layers, not in their weights."""
 
 
 @contextmanager
@@ -70,12 +77,33 @@ def linf_examples(
         examples += eps * (2 * torch.rand(images.shape, generator=generator) - 1).to(images.device)
     if generator is not None or start is not None:
         examples = torch.clamp(examples, low, high)
+    on_cpu, repairing = images.device.type == "cpu", False
+
+    def loss_at(points: Tensor) -> Tensor:
+        return ascended(module(off_borders(module, points)), labels)
+
     with frozen(module):
-        for _ in range(steps):
-            examples.requires_grad_()
-            (gradient,) = torch.autograd.grad(ascended(module(examples), labels), examples)
-            examples = torch.clamp(examples.detach() + step_size * gradient.sign(), low, high)
+        for step in range(steps):
+            # on a GPU each look waits for the device: once a batch is enough to know the network
+            check = on_cpu or repairing or step == 0
+            gradient, repaired = find_ascent(loss_at, examples, check=check)
+            repairing |= repaired
+            examples = torch.clamp(examples + step_size * gradient.sign(), low, high)
     return examples
+
+
+def off_borders(module: nn.Module, images: Tensor) -> Tensor:
+    """The images; just inside the box for a network whose gradients break off at pixels of 0 and 1.
+
+    Args:
+        module: Images to logits (N, K).
+        images: (N, C, H, W).
+    """
+    probe = _PROBES.setdefault(module, BorderProbe())
+    if not probe.decided:
+        with frozen(module):
+            probe.find(module, images)
+    return move_inside(images, probe.inset) if probe.masked else images
 
 
 def near(images: Tensor, generator: torch.Generator) -> Tensor:

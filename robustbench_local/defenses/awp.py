@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
 from robustbench_local.defenses.objective import Batch
 from robustbench_local.defenses.recipe import require
@@ -73,7 +74,7 @@ def worst_weights(module: nn.Module, gamma: float, loss: Callable[[Forward], Ten
     # Statistics of batch norm are learned from the loss itself, not from the search.
     buffers = {name: each.clone() for name, each in module.named_buffers()}
     searched = loss(lambda images: _call(module, {**weights, **buffers}, images))
-    gradients = torch.autograd.grad(searched, list(weights.values()))
+    gradients = [remove_nonfinite(each) for each in torch.autograd.grad(searched, list(weights.values()))]
     moved = {
         name: each + (gamma * each.norm() / gradient.norm().clamp(min=1e-12) * gradient).detach()
         for (name, each), gradient in zip(weights.items(), gradients, strict=True)

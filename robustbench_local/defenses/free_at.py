@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.gradient_repair import keep_backward_finite, remove_nonfinite
 from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.adversary import off_borders
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import require
+from robustbench_local.straight_through import clamp_passing_borders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +48,33 @@ class _FreeObjective(AdversarialObjective[FreeTraining]):
         super().__init__(context, recipe)
         self.replays = recipe.replays
         self._added: Tensor | None = None
-        self._eps = 0.0
+        self._eps, self._repairing = 0.0, False
 
     def loss(self, batch: Batch) -> Tensor:
         added = self._moved()
         self._eps = self.recipe.eps(batch.progress)
         start = torch.zeros_like(batch.images) if added is None else added.to(batch.images.device)
         self._added = start.detach().requires_grad_()
-        logits = self.context.module((batch.images + self._added).clamp(0, 1))
-        return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
+        examples = clamp_passing_borders(batch.images + self._added)
+        logits = self.context.module(off_borders(self.context.module, examples))
+        loss = nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
+        if self._repairing:
+            keep_backward_finite(loss)
+        return loss
 
     def _moved(self) -> Tensor | None:
         """The perturbation after the step that the last backward pass has found."""
         if self._added is None or self._added.grad is None:
             return self._added
-        step = self.recipe.step_size * self._eps * self._added.grad.sign()
+        slope = remove_nonfinite(self._added.grad)
+        # the backward pass that has been is not done again; from here on they are all watched
+        self._repairing |= not torch.equal(slope, self._added.grad)
+        step = self.recipe.step_size * self._eps * slope.sign()
         return (self._added.detach() + step).clamp(-self._eps, self._eps)
 
     def state(self) -> dict[str, Any]:
         moved = self._moved()
-        return {"added": None if moved is None else moved.detach().cpu()}
+        return {"added": None if moved is None else moved.detach().cpu(), "repairing": self._repairing}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._added = state["added"]
+        self._added, self._repairing = state["added"], state.get("repairing", False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.gradient_repair import find_ascent
 from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.noisy import NoisyObjective, NoisyRecipe, smoothed_log_likelihood
 from robustbench_local.defenses.objective import Batch, Context, Objective
@@ -60,16 +61,18 @@ def l2_examples(images: Tensor, loss: Callable[[Tensor], Tensor], *, eps: float,
     Returns:
         Examples of the same shape, in the ball and in [0, 1].
     """
-    examples = images.clone()
-    for _ in range(steps):
-        examples.requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(examples).sum(), examples)
+    examples, repairing = images.clone(), False
+    on_cpu = images.device.type == "cpu"
+    for step in range(steps):
+        gradient, repairing = find_ascent(
+            lambda points: loss(points).sum(), examples, check=on_cpu or repairing or step == 0
+        )
         direction = nn.functional.normalize(gradient.flatten(1)).view_as(images)
-        away = examples.detach() + 2 * eps / steps * direction - images
+        away = examples + 2 * eps / steps * direction - images
         length = away.flatten(1).norm(dim=1).clamp_min(eps).view(-1, 1, 1, 1)
         # The images are in the box, so clipping to it afterwards only shortens the way.
         examples = (images + away * (eps / length)).clamp(0, 1)
-    return examples.detach()
+    return examples
 
 
 class _SmoothAdvObjective(NoisyObjective[SmoothAdv]):

@@ -174,8 +174,9 @@ def _train_epoch(
         for _ in range(learner.objective.replays):
             loss = learner.step(batch).cpu()
             if not math.isfinite(loss):
+                when = f"at epoch {learner.epoch + 1}, step {step + 1}"
                 raise ModelError(
-                    f"the loss is {float(loss)} at epoch {learner.epoch + 1}, step {step + 1}",
+                    f"the loss or its gradient is {float(loss)} {when}",
                     where="training",
                     remedy="lower learning_rate, set gradient_clip, or check the images",
                 )

@@ -18,12 +18,18 @@ from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.pass_counter import Meter
+from robustbench_local.classifier.pass_counter import GradientCounts, Meter
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
 from robustbench_local.evaluation.harness.finishing import Attacked, finish_successes
-from robustbench_local.evaluation.outcome import attack_failed, judged, spared_outcome, untouched
+from robustbench_local.evaluation.outcome import (
+    attack_failed,
+    judged,
+    spared_outcome,
+    untouched,
+    with_gradients,
+)
 from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord, SightingRecord, ViewRecord
@@ -262,11 +268,12 @@ def _run(task: Task, positions: list[int]) -> Batch:
                 raise
             failure = advised(failure) if task.surrogate is None else failure
             raise stranded(records[0], failure, passes[0], seconds) from failure
-        passes = spent.passes()
+        gradients, passes = spent.gradients(), spent.passes()
         candidates[attacked] = verified.candidates
         for place, row in enumerate(attacked.tolist()):
             stage = spent.stages[place]
-            records[row] = judged(records[row], verified, place, task.threat, passes[place], stage)
+            record = judged(records[row], verified, place, task.threat, passes[place], stage)
+            records[row] = with_gradients(record, gradients[place])
     seconds = (time.perf_counter() - started) / len(positions)
     outcomes = tuple(replace(record, seconds=seconds) for record in records)
     return Batch(outcomes=outcomes, candidates=candidates)
@@ -288,6 +295,14 @@ class _Spent:
     def stages(self) -> list[str]:
         """Which stage of the attack, if it has stages, found the candidate of each image."""
         return self.meters[0].stages
+
+    def gradients(self) -> list[GradientCounts]:
+        """What was seen of each image's gradients; to be asked before `passes`, which resets the others'."""
+        others = _spread(self._crafted_on.foreign_passes[1], self._count).tolist()
+        counted = self.meters[0].gradients
+        return [
+            counts._replace(steps=counts.steps + more) for counts, more in zip(counted, others, strict=True)
+        ]
 
     def passes(self) -> list[tuple[int, int]]:
         """Forward and backward passes of each image; what other libraries spent counts for these alone."""
@@ -317,9 +332,14 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
                 classifier, images[rows], labels[rows], found, task.threat, masks=inside, stream=own
             )
 
-    with crafted_on.metered(len(chosen), task.attack.queries) as meter:
-        spent.meters.append(meter)
-        found = task.attack.perturb(crafted_on, images.clone(), labels.clone(), task.threat, stream, masks)
+    repeated = True
+    while repeated:
+        with crafted_on.metered(len(chosen), task.attack.queries) as meter:
+            spent.meters[:] = [meter]
+            found = task.attack.perturb(
+                crafted_on, images.clone(), labels.clone(), task.threat, stream, masks
+            )
+        repeated = crafted_on.gradient_guard.missed_faults()
     verified = verify_rows(torch.arange(len(chosen), device=images.device), found)
     limit, draws = task.attack.queries, draws_of(crafted_on)[0]
     attacked = Attacked(

@@ -103,7 +103,22 @@ class _Runner:
         else:
             errors = self.tally.errors
             problem = f"{errors} of {self.tally.n} images could not be evaluated" if errors else None
+            self._warn_of_gradients()
             self._finish("partial" if errors else "done", problem)
+
+    def _warn_of_gradients(self) -> None:
+        """Say what was wrong with gradients: what they did not break is not robust for that."""
+        counts = self.tally
+        if counts.nonfinite_gradients:
+            self._notify(
+                f"{self.cell.record.attack} on {self.cell.subject}: gradients had NaN or infinite entries on "
+                f"{counts.nonfinite_gradients} of {counts.n} images; they were taken out where they arise"
+            )
+        if counts.gradients_missing:
+            self._notify(
+                f"{self.cell.record.attack} on {self.cell.subject}: gradients showed nothing to follow on "
+                f"{counts.gradients_missing} of {counts.n} images; add a margin loss or a black-box attack"
+            )
 
     def _work(self) -> None:
         task = self.cell.task(self.plan.seed)

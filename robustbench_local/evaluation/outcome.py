@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from robustbench_local.certification.base import Certified
+from robustbench_local.classifier.pass_counter import GradientCounts
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.verify import Reading, Verified
 from robustbench_local.store.records import OutcomeRecord, OutcomeStatus
@@ -111,6 +112,18 @@ def judged(
         error=reason if prediction is not None else _NOT_FINITE,
         adversarial_hash=fingerprint(verified.candidates[place]),
         stage=stage if broken else "",
+    )
+
+
+def with_gradients(record: OutcomeRecord, counts: GradientCounts) -> OutcomeRecord:
+    """The record of an attacked image, with what was seen of its gradients."""
+    return replace(
+        record,
+        gradient_steps=counts.steps,
+        nonfinite_gradient_entries=counts.nonfinite_entries,
+        nonfinite_gradient_steps=counts.nonfinite_steps,
+        zero_gradient_steps=counts.zero_steps,
+        unconfirmed_gradient_steps=counts.unconfirmed_steps,
     )
 
 

@@ -18,7 +18,7 @@ from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.errors import InvariantError, UnreachableError
 from robustbench_local.evaluation.cell import AttackWork, Batch, advised, stranded
 from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
-from robustbench_local.evaluation.outcome import fingerprint, untouched
+from robustbench_local.evaluation.outcome import fingerprint, untouched, with_gradients
 from robustbench_local.evaluation.verify import Reading, read
 from robustbench_local.geometry import norm_of
 from robustbench_local.physical.light import unlit
@@ -99,7 +99,9 @@ class Viewing(AttackWork):
         signs = Signs.before(
             self.classifier, chosen, self.attack.ranges, test_views=self.test_views, seed=self.seed
         )
+        self.classifier.gradient_guard.look_at_each()
         crafted = signs.craft(self.attack, self.threat, self.seed)
+        gradients = meter.gradients  # those of the attack; its controls prove nothing
         looks = self._looks(signs, crafted)
         flat = signs.flat(crafted)
         reading = read(self.classifier, flat, signs.labels, stream=signs.stream)
@@ -107,7 +109,8 @@ class Viewing(AttackWork):
         candidates[rows] = flat.cpu()
         judged = _Judge(signs=signs, crafted=crafted, looks=looks, flat=flat, reading=reading)
         for place, row in enumerate(rows):
-            outcomes[row] = judged.outcome(untouched_records[place], place, _spent(meter, place))
+            record = judged.outcome(untouched_records[place], place, _spent(meter, place))
+            outcomes[row] = with_gradients(record, gradients[place])
         kept = _pictures(signs, crafted)
         return Batch(
             outcomes=tuple(outcomes),

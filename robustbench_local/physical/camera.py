@@ -18,7 +18,7 @@ from torch.nn.functional import conv2d, pad
 from robustbench_local.physical.jpeg import compress
 from robustbench_local.physical.views import Views
 from robustbench_local.randomness import normal_at
-from robustbench_local.straight_through import straight_through
+from robustbench_local.straight_through import clamp_passing_borders, straight_through
 from robustbench_local.warp import sample
 
 SIGN_SHARE = 0.8
@@ -48,7 +48,7 @@ def photograph(scenes: Tensor, views: Views) -> Tensor:
     """
     light = expose(scenes, views)
     noisy = light + _noise(light, views)
-    clamped = noisy.clamp(0.0, 1.0).flatten(0, 1)
+    clamped = clamp_passing_borders(noisy).flatten(0, 1)
     quality = views.jpeg.to(clamped).flatten().round()
 
     def stored(pictures: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def expose(scenes: Tensor, views: Views) -> Tensor:
     gain, offset, gamma = (
         getattr(views, name).to(blurred)[..., None, None, None] for name in ("gain", "offset", "gamma")
     )
-    curved: Tensor = ((blurred.clamp_min(0.0) + _BLACK) / (1 + _BLACK)) ** gamma
+    curved: Tensor = ((clamp_passing_borders(blurred, high=math.inf) + _BLACK) / (1 + _BLACK)) ** gamma
     light: Tensor = gain * curved + offset
     return light
 

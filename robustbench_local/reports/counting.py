@@ -104,6 +104,8 @@ def judge_cell(
         readings=_readings(outcomes) if done else {},
         proven={row.image: _proven(row, record) for row in outcomes if _proven(row, record) > 0},
         stages={row.image: row.stage for row in outcomes if row.broken and row.stage},
+        followed=frozenset(row.image for row in outcomes if done and row.gradient_steps),
+        gradientless=frozenset(row.image for row in outcomes if done and row.gradients_missing),
         signs=signs,
     )
 

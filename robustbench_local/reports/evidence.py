@@ -114,6 +114,10 @@ class CellResult:
     untouched; empty unless done."""
     stages: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Image id -> the stage of an ensemble that broke it; only images whose stage is known."""
+    followed: frozenset[str] = field(default=frozenset(), repr=False)
+    """Ids of the images whose gradients the attack looked at; empty unless done."""
+    gradientless: frozenset[str] = field(default=frozenset(), repr=False)
+    """Those of them on which half or more of the gradients showed nothing to follow."""
     signs: tuple[Sign, ...] = field(default=(), repr=False)
     """Every look at each image, where the cell is about views."""
 

@@ -136,6 +136,24 @@ def _tell(level: Level, tell: Callable[[Evidence], Iterator[str]]) -> Callable[[
     return lambda evidence: (Finding(level=level, text=text) for text in tell(evidence))
 
 
+def _nonfinite_gradients(evidence: Evidence) -> Iterator[Finding]:
+    cells = [cell for cell in evidence.attacks if cell.tally.nonfinite_gradients]
+    if cells:
+        where = _each(cells, lambda cell: counted(cell.tally.nonfinite_gradients, "image"))
+        text = f"Gradients had entries that were NaN or infinite: {where}. What is not finite was taken out"
+        more = "where it arises in the backward pass; mend the model's forward to be sure of its robustness."
+        yield Finding(level="warning", text=f"{text} {more}")
+
+
+def _missing_gradients(evidence: Evidence) -> Iterator[Finding]:
+    cells = [cell for cell in evidence.attacks if cell.tally.gradients_missing]
+    if cells:
+        where = _each(cells, lambda cell: counted(cell.tally.gradients_missing, "image"))
+        text = f"Gradients that were zero, or unconfirmed, at half or more of an attack's looks: {where}."
+        more = "There the attack had nothing to follow: add one on the margin loss, or a black box."
+        yield Finding(level="note", text=f"{text} {more}")
+
+
 def _unverified(evidence: Evidence) -> Iterator[Finding]:
     for about in evidence.models:
         if about.get("wrapper") and not about["wrapper"]["surrogate"]:
@@ -362,6 +380,8 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _tell("warning", remarks.tell_masking),
     _tell("warning", remarks.tell_disagreements),
     _tell("warning", remarks.tell_doubts),
+    _nonfinite_gradients,
+    _missing_gradients,
     _tell("warning", remarks.tell_model_weaknesses),
     _unverified,
     _stickers,

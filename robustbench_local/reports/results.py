@@ -129,6 +129,8 @@ def _cell(cell: CellResult, evidence: Evidence) -> JsonDict:
             "rejected": counts.rejected,
             "non_finite": counts.non_finite,
             "errors": counts.errors,
+            "nonfinite_gradients": counts.nonfinite_gradients,
+            "gradients_missing": counts.gradients_missing,
             "spared": 0 if cell.certificate else counts.certified,
         },
         "parameters": record.parameters,

@@ -178,6 +178,18 @@ def m007_digests(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO meta VALUES (?, 'true')", (UNCHECKED,))
 
 
+def m008_gradients(connection: sqlite3.Connection) -> None:
+    """What was wrong with gradients; in older runs nobody counted."""
+    for column in (
+        "gradient_steps",
+        "nonfinite_gradient_entries",
+        "nonfinite_gradient_steps",
+        "zero_gradient_steps",
+        "unconfirmed_gradient_steps",
+    ):
+        connection.execute(f"ALTER TABLE outcomes ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+
+
 Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (
     m001_cells_outcomes_events,
@@ -187,6 +199,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m005_surface,
     m006_stages,
     m007_digests,
+    m008_gradients,
 )
 
 

@@ -16,6 +16,9 @@ ViewKind = Literal["view", "approach"]
 """``view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
 BLACK_BOX_STAGES = frozenset({"square"})
 """Stages of ensembles that see only scores, although the ensemble as a whole needs gradients."""
+MISSING_SHARE = 0.5
+"""Share of the looks at gradients that may be zero or unconfirmed before an attack that follows them counts
+as one that had nothing to follow."""
 LEAST_CLEAN = 0.95
 """Share of its clean views in which a sign has to be read rightly; below it the sign is void."""
 
@@ -87,6 +90,22 @@ class OutcomeRecord:
     stage: str = ""
     """The stage of an ensemble that found the candidate which broke the image, e.g. ``apgd-t``; empty where
     the image is not broken or the attack has no stages, and in runs made before this was recorded."""
+    gradient_steps: int = 0
+    """Looks that the attack took at gradients for this image; another library's attack: its share of them."""
+    nonfinite_gradient_entries: int = 0
+    """Entries of those gradients that were NaN or infinite, summed over the looks, before any repair."""
+    nonfinite_gradient_steps: int = 0
+    """Looks at gradients with such entries."""
+    zero_gradient_steps: int = 0
+    """Looks at gradients that were exactly zero, after the repair if there was one."""
+    unconfirmed_gradient_steps: int = 0
+    """Looks at repaired gradients, not zero, that a finite difference of the loss does not confirm."""
+
+    @property
+    def gradients_missing(self) -> bool:
+        """Whether half or more of the looks at gradients showed nothing that an attack could follow."""
+        missing = self.zero_gradient_steps + self.unconfirmed_gradient_steps
+        return missing > 0 and missing >= MISSING_SHARE * self.gradient_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +274,10 @@ class Tally:
     """Images for which it is proven that nothing in the ball changes the right prediction."""
     abstained: int
     """Images for which a certificate makes no prediction."""
+    nonfinite_gradients: int = 0
+    """Images on which some gradient had entries that were NaN or infinite."""
+    gradients_missing: int = 0
+    """Images on which half or more of the gradients were zero or, once repaired, unconfirmed."""
 
     def __add__(self, other: Tally) -> Tally:
         """Counts over both sets of images, which must not overlap."""
@@ -281,6 +304,8 @@ def tally(outcomes: Iterable[OutcomeRecord]) -> Tally:
         seconds=math.fsum(row.seconds for row in rows),  # exact, whatever the version of Python sums by
         certified=sum(bool(row.certified) for row in rows),
         abstained=sum(row.abstained for row in rows),
+        nonfinite_gradients=sum(row.nonfinite_gradient_steps > 0 for row in rows),
+        gradients_missing=sum(row.gradients_missing for row in rows),
     )
 
 

@@ -31,6 +31,13 @@ VIEW_COLUMNS = tuple(field.name for field in fields(ViewRecord))
 
 _FLAGS = ("clean_correct", "broken", "moved_elsewhere", "fragile", "abstained")
 _FLAGS_OR_NONE = ("broken_8bit", "certified")
+_GRADIENT_COUNTS = (
+    "gradient_steps",
+    "nonfinite_gradient_entries",
+    "nonfinite_gradient_steps",
+    "zero_gradient_steps",
+    "unconfirmed_gradient_steps",
+)
 _DISTANCES = ("linf", "l2", "l1")
 _SERIES = frozenset({"predictions", "confidences", "distance", "yaw", "pitch", "roll"})
 """Columns that hold a list, an entry a view."""
@@ -114,6 +121,7 @@ def outcome_to_row(outcome: OutcomeRecord) -> Row:
         _finite_or_none(outcome.radius),
         bool(outcome.abstained),
         *_texts(outcome.stage),
+        *(int(getattr(outcome, name)) for name in _GRADIENT_COUNTS),
     )
 
 

@@ -220,7 +220,9 @@ def test_a_checkpoint_that_cannot_be_written_says_so(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_training():
-    with pytest.raises(ModelError, match=r"the loss is (nan|inf) at epoch \d, step \d.*learning_rate"):
+    with pytest.raises(
+        ModelError, match=r"the loss or its gradient is (nan|inf) at epoch \d, step \d.*learning_rate"
+    ):
         train(_network(), replace(PLAIN, learning_rate=1e30, warmup_epochs=0), TRAINING, VALIDATION)
 
 

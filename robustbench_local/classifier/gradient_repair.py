@@ -1,0 +1,149 @@
+"""Gradients that are finite: NaN and infinities are taken out where they arise in the backward pass.
+
+A branch such as ``sqrt`` at 0 makes a gradient NaN although it adds nothing to it. Taken out at the pixels,
+such entries take all other branches along; taken out behind the operation that made them, they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STEPS = (1e-2, 1e-3)
+"""Largest change of a pixel in the finite differences that a repaired gradient is compared with: the first
+for gradients that hardly change the loss, the second for losses that curve within a few grey levels."""
+FACTOR = 3.0
+"""The change of the loss that a repaired gradient foretells and the measured one may differ by this factor:
+losses curve, and those of some attacks hold a scale fixed."""
+NOISE = 6e-6
+"""A change of the loss up to this share of its size, or of 1, may be float32's rounding: it says nothing."""
+
+
+@dataclass(frozen=True)
+class GradientFaults:
+    """What was wrong with the gradients of one look, a row an image."""
+
+    entries: Tensor
+    """(N,) int64: entries that were NaN or infinite, before any repair."""
+    zero: Tensor
+    """(N,) boolean: the gradient was exactly zero, after the repair if there was one."""
+    unconfirmed: Tensor
+    """(N,) boolean: a repaired gradient, not zero, that a finite difference does not confirm."""
+
+    @property
+    def nonfinite(self) -> Tensor:
+        """(N,) boolean: some entry was NaN or infinite."""
+        return self.entries > 0
+
+
+def is_healthy(gradient: Tensor) -> bool:
+    """Whether every row is finite and not zero; waits for the device.
+
+    Args:
+        gradient: (N, ...).
+
+    Returns:
+        True only if so. A row that cancels to a sum of 0 gives False too, and is worth a closer look.
+    """
+    sums = gradient.flatten(1).sum(dim=1)  # the cheapest reduction; whatever is not finite stays so
+    return bool(((sums != 0) & (sums - sums == 0)).all())
+
+
+def find_faults(gradient: Tensor) -> GradientFaults:
+    """Look at a gradient, (N, ...), that was not repaired; no wait for the device."""
+    flat = gradient.flatten(1)
+    entries = flat.isfinite().logical_not_().sum(dim=1)
+    zero = (flat != 0).any(dim=1).logical_not_()
+    return GradientFaults(entries=entries, zero=zero, unconfirmed=torch.zeros_like(zero))
+
+
+def remove_nonfinite(gradient: Tensor) -> Tensor:
+    """The gradient with 0 for what is NaN or infinite; all other entries to the bit."""
+    return torch.where(gradient.isfinite(), gradient, 0.0)
+
+
+def keep_backward_finite(output: Tensor) -> None:
+    """Let every operation behind a tensor hand back 0 for what would be NaN or infinite.
+
+    Args:
+        output: What a backward pass will start from. Its whole graph is walked, whoever recorded it.
+    """
+    seen: set[Any] = set()
+    waiting: list[Any] = [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+        if node.next_functions:  # the ends of the graph only gather what others hand them
+            node.register_hook(_finite_inputs)
+
+
+def _finite_inputs(slopes: tuple[Tensor | None, ...], _given: Any) -> tuple[Tensor | None, ...]:
+    """A hook behind one operation of the backward pass."""
+    return tuple(None if slope is None else remove_nonfinite(slope) for slope in slopes)
+
+
+def confirm_slope(
+    losses_at: Callable[[Tensor], Tensor], images: Tensor, losses: Tensor, gradient: Tensor
+) -> Tensor:
+    """Whether losses rise along gradients as steeply as these say.
+
+    Args:
+        losses_at: Images to losses, (N,) or (N, T), without gradients.
+        images: (N, C, H, W) in [0, 1].
+        losses: At the images.
+        gradient: (N, C, H, W) or (N, T, C, H, W).
+
+    Returns:
+        (N,) boolean: the central difference along the gradient, inside the box, agrees up to `FACTOR` at one
+        of the `STEPS`, and what the gradient foretells there is more than rounding.
+    """
+    several = losses.ndim == 2
+    slope = (gradient.sum(dim=1) if several else gradient).double()
+    noise = NOISE * (losses.abs().sum(dim=1) if several else losses.abs()).double().clamp_min(1.0)
+    peak = slope.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+    direction = (slope / peak.view(-1, 1, 1, 1)).to(images)
+    confirmed = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    for step in STEPS:
+        ends = [(images + sign * step * direction).clamp(0, 1) for sign in (1, -1)]
+        high, low = (losses_at(end).double() for end in ends)
+        measured = (high - low).sum(dim=1) if several else high - low
+        foretold = (slope * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1)
+        near = (measured > foretold / FACTOR) & (measured < foretold * FACTOR)
+        confirmed |= near & (foretold > noise)
+    return confirmed
+
+
+def find_ascent(
+    loss_at: Callable[[Tensor], Tensor], images: Tensor, *, check: bool = True
+) -> tuple[Tensor, bool]:
+    """The finite gradient of a scalar loss with respect to images, for the adversaries of a training.
+
+    Args:
+        loss_at: Images to a scalar; called a second time where the gradient has to be repaired.
+        images: (N, C, H, W).
+        check: Whether to look, and to repair what is not finite, which waits for the device; otherwise such
+            entries are only taken out.
+
+    Returns:
+        Gradient, finite, as ``images``; and whether it had to be repaired.
+    """
+    leaf = images.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_at(leaf), leaf)
+    if not check:
+        return remove_nonfinite(gradient), False
+    finite = gradient.isfinite().flatten(1).all(dim=1)
+    if bool(finite.all()):
+        return gradient, False
+    again = images.detach().requires_grad_()
+    loss = loss_at(again)
+    keep_backward_finite(loss)
+    (repaired,) = torch.autograd.grad(loss, again)
+    there = finite.view(-1, *[1] * (gradient.ndim - 1))
+    return torch.where(there, gradient, remove_nonfinite(repaired)), True

@@ -1,0 +1,193 @@
+"""Pixels of exactly 0 or 1, where a clamp in a model's forward has no gradient although they can move.
+
+In torch the gradient of ``x.clamp(0, 1)`` is 0 at exactly 0 and 1, where most pixels of drawings and many of
+photographs are; that of ``minimum`` and ``maximum`` is a half. A millionth further inside it is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier.foreign_errors import out_of_memory
+from robustbench_local.classifier.gradient_repair import keep_backward_finite, remove_nonfinite
+from robustbench_local.classifier.pass_counter import input_gradient, uses_reentrant_checkpoints
+from robustbench_local.classifier.state_guard import RandomStates
+from robustbench_local.straight_through import straight_through
+
+NOTE = (
+    "its gradients vanish or break off at pixels of exactly 0 or 1, as those of a model do that clamps its "
+    "input to [0, 1]: they are taken just inside; verdicts are reached on the exact images"
+)
+"""What a reader has to know of such a model."""
+_INSETS = {torch.float16: 2e-3, torch.bfloat16: 2**-6}
+INSET = 1e-6
+"""How far inside the box gradients are taken, in float32: 16 times the spacing of floats below 1."""
+JUMP = 0.25
+"""Share of its size by which the gradient of a single pixel changes, from the border to just inside, if
+something breaks off there."""
+MOST = 0.5
+"""Share of the border's pixels that have to show it."""
+_STEADY = 0.1
+"""Share of the other pixels that may show it at most; where more do, it has nothing to do with borders."""
+_SMALL = 1e-3
+"""A gradient below this share of the others' mean says nothing."""
+_HALF = 1e-3
+"""Tolerance for a gradient of one half."""
+_PERIODS = ((4, 1), (6, 3))
+"""Distance and side of the black and white blocks of the probes: single pixels for networks that take the
+image as it is, blocks for those that resize it first."""
+
+
+_PROBINGS = 3
+"""Times that it is tried, where there is nothing to be seen."""
+
+
+def inset_of(dtype: torch.dtype) -> float:
+    """How far inside the box a gradient is taken, in pixel units; more where the arithmetic is coarser."""
+    return _INSETS.get(dtype, INSET)
+
+
+def move_inside(images: Tensor, inset: float) -> Tensor:
+    """Images whose pixels are off the border by ``inset``; gradients go back as if nothing had moved."""
+    return straight_through(lambda pixels: pixels.clamp(inset, 1 - inset), images)
+
+
+def make_probes(shape: torch.Size, device: torch.device) -> Tensor:
+    """Grey noise with black and white pixels, and with black and white blocks: (4, C, H, W), always the same.
+
+    Args:
+        shape: (C, H, W).
+        device: Where to put them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    probes = []
+    for period, largest in _PERIODS:
+        side = 1 if min(shape[-2:]) < 2 * period else largest
+        grey = 0.25 + 0.5 * torch.rand(tuple(shape), generator=generator)
+        down, across = (torch.arange(length) for length in shape[-2:])
+        block = (down % period < side)[:, None] & (across % period < side)
+        number = (down // period)[:, None] + across // period
+        probes += [torch.where(block, ((number + colour) % 2).float(), grey) for colour in (0, 1)]
+    return torch.stack(probes).to(device)
+
+
+def masks_borders(
+    slope_at: Callable[[Tensor], Tensor], points: Tensor, inset: float, *, single: int = 0
+) -> bool | None:
+    """Whether gradients break off at pixels of exactly 0 or 1.
+
+    Args:
+        slope_at: Images to the gradient of something by their pixels, finite, (N, C, H, W).
+        points: Images, (N, C, H, W): `make_probes`, or any with pixels at the border.
+        inset: How far inside to look.
+        single: In so many of them, the first ones, each pixel at the border stands alone among others. There
+            a jump at one border is enough. In others it has to be at both, or the gradient has to vanish:
+            that of a network without biases jumps where all around a pixel is black.
+
+    Returns:
+        None if nothing can be said, because there is no gradient to compare or no pixel at the border.
+    """
+    there, inside = slope_at(points), slope_at(points.clamp(inset, 1 - inset))
+    edges = [points <= 0, points >= 1]
+    free = ~(edges[0] | edges[1])
+    found = None
+    for rows in (slice(0, single), slice(single, None)):
+        usual = inside[rows].abs()[free[rows]]
+        if len(points[rows]) == 0:
+            continue
+        least = _SMALL * (usual.mean() if len(usual) else inside[rows].abs().mean())
+        outer, inner = there[rows], inside[rows]
+        jumps = (outer - inner).abs() > JUMP * inner.abs()
+        gone = (outer == 0) | ((outer - inner / 2).abs() <= _HALF * inner.abs())
+        clear = inner.abs() > least
+        sides = [clear & edge[rows] for edge in edges]
+        sides = [side for side in sides if bool(side.any())]
+        if not sides:
+            continue
+        found = False
+        jumping = [_share(jumps, side) > MOST for side in sides]
+        broken_off = any(jumping) if rows.stop is not None else len(sides) == 2 and all(jumping)
+        steady = _share(jumps, clear & free[rows]) <= _STEADY
+        if (broken_off and steady) or any(_share(gone, side) > MOST for side in sides):
+            return True
+    return found
+
+
+class BorderProbe:
+    """Finds out, at a classifier's first gradients, whether they break off at pixels of exactly 0 or 1.
+
+    It asks about images of its own, always the same, so that the answer depends on the model alone; about
+    the user's where its own have no gradient.
+
+    Args:
+        dtype: What the model computes in.
+
+    Attributes:
+        masked: Whether they do.
+        inset: How far inside gradients are taken then, in pixel units of [0, 1].
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.masked, self.inset = False, inset_of(dtype)
+        self._left = _PROBINGS
+
+    @property
+    def decided(self) -> bool:
+        """Whether it asks no more."""
+        return self._left == 0
+
+    def find(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> bool:
+        """Whether it has just found that they do.
+
+        Args:
+            logits_of: The model, (N, C, H, W) to (N, K).
+            images: What it is being asked about, (N, C, H, W), on its device.
+        """
+        if self.decided or len(images) == 0:
+            return False
+        first, self._left = self._left == _PROBINGS, self._left - 1
+        randomness = RandomStates.current()
+        try:
+            self.masked = self._ask(logits_of, images.detach(), first) or False
+        except Exception as error:
+            if out_of_memory(error):
+                self._left += 1
+                raise
+            self._left = 0  # it takes no images but the user's
+        finally:
+            randomness.restore()
+        return self.masked
+
+    def _ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, first: bool) -> bool | None:
+        def slope_at(points: Tensor) -> Tensor:
+            return self._slope(logits_of, points)
+
+        found = None
+        probes = make_probes(images.shape[1:], images.device).to(images.dtype)
+        if first:
+            found = masks_borders(slope_at, probes, self.inset, single=len(probes) // 2)
+        if found is None:
+            found = masks_borders(slope_at, images[: len(probes)], self.inset)
+        if found is not None:
+            self._left = 0
+        return found
+
+    def _slope(self, logits_of: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+        """The finite gradient of a fixed mixture of the logits."""
+        with torch.enable_grad():
+            leaf = points.detach().requires_grad_()
+            logits = logits_of(leaf)
+            mixture = (logits * torch.arange(logits.shape[1]).cos().to(logits)).sum(dim=1)
+            if not mixture.requires_grad:
+                return torch.zeros_like(points)
+            keep_backward_finite(mixture)
+            slope = input_gradient(mixture, leaf, whole=uses_reentrant_checkpoints(mixture))
+        return torch.zeros_like(points) if slope is None else remove_nonfinite(slope)
+
+
+def _share(marks: Tensor, among: Tensor) -> float:
+    chosen = marks[among]
+    return float(chosen.float().mean()) if len(chosen) else 0.0

@@ -1,0 +1,87 @@
+"""Attacks that had no gradient to follow: what they did not break is not robust for that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from robustbench_local.reports.analysis.doubt import Doubt
+from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.words import listing
+
+_BLACK_BOX = frozenset({"scores", "labels"})
+_WITH_SQUARE = frozenset({"autoattack", "reference:autoattack"})
+"""Methods whose last stage is Square, on every image that the others left; version ``rand`` has none."""
+_SATURATING = "ce"
+"""The loss whose gradient vanishes where the softmax saturates."""
+
+
+def find_gradient_doubts(evidence: Evidence) -> Iterator[Doubt]:
+    """Images that count as robust although gradient attacks had nothing to follow there.
+
+    That is where half or more of an attack's looks at gradients were exactly zero, or not finite and, once
+    repaired, not confirmed by a finite difference. An image is established all the same if an attack that
+    needs no gradients met it under the same threat without breaking it (Square at the end of AutoAttack is
+    one), if a white-box attack with healthy gradients did, or if it is proven.
+    """
+    for subject in evidence.subjects:
+        threats = dict.fromkeys(cell.threat for cell in evidence.cells if cell.subject == subject)
+        for threat in threats:
+            cells = [cell for cell in evidence.cells if cell.subject == subject and cell.threat == threat]
+            own = [cell for cell in cells if cell.done and not (cell.borrowed or cell.corrupted)]
+            doubt = _doubt(subject, threat, own, _proven(evidence, subject, threat))
+            if doubt is not None:
+                yield doubt
+
+
+def _doubt(
+    subject: Subject, threat: Threat, cells: Sequence[CellResult], proven: frozenset[str]
+) -> Doubt | None:
+    """The doubt about one subject under one threat, if there is any."""
+    images: set[str] = set()
+    suspects = []
+    for cell in cells:
+        # an attack that could not make an image leave its label could not lead it to a target either
+        rivals = [cell, *(other for other in cells if cell.targeted or not other.targeted)]
+        open_ones = {image for image in cell.gradientless - proven if cell.verdicts[image].robust}
+        left = {image for image in open_ones if not any(_decides(rival, image) for rival in rivals)}
+        if left:
+            images |= left
+            suspects.append(cell)
+    if not images:
+        return None
+    names = listing(list(dict.fromkeys(cell.record.attack for cell in suspects)))
+    gone = "were zero, or not finite and not to be repaired, at half or more of the looks"
+    saturated = all(
+        cell.record.parameters.get("loss") == _SATURATING and not cell.tally.nonfinite_gradients
+        for cell in suspects
+    )
+    margin = "an attack on the margin loss, where the softmax saturates, or " if saturated else ""
+    return Doubt(
+        subject=subject,
+        threat=threat,
+        images=frozenset(images),
+        reason=f"the gradients that {names} followed {gone}",
+        remedy=f"add {margin}a black-box attack such as square",
+    )
+
+
+def _decides(cell: CellResult, image: str) -> bool:
+    """Whether a cell's attack broke an image, or did not although it needed no gradients or had them."""
+    verdict = cell.verdicts.get(image)
+    if cell.certificate or verdict is None or not verdict.robust:
+        return verdict is not None and verdict.broken
+    record = cell.record
+    if record.knowledge in _BLACK_BOX:
+        return True
+    squared = record.parameters.get("method") in _WITH_SQUARE and record.parameters.get("version") != "rand"
+    return squared or (image in cell.followed and image not in cell.gradientless)
+
+
+def _proven(evidence: Evidence, subject: Subject, threat: Threat) -> frozenset[str]:
+    """Images that are proven to withstand everything under a threat."""
+    own = [
+        cell
+        for cell in evidence.certificates
+        if cell.subject == subject and cell.record.norm == threat.norm and cell.record.concerns == "model"
+    ]
+    return frozenset(image for cell in own for image, radius in cell.proven.items() if radius >= threat.eps)

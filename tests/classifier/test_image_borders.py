@@ -1,0 +1,191 @@
+"""Gradients at pixels of exactly 0 and 1: those of just inside, where a model's break off there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.image_borders import (
+    INSET,
+    MOST,
+    NOTE,
+    inset_of,
+    make_probes,
+    masks_borders,
+    move_inside,
+)
+from robustbench_local.defenses.adversary import linf_examples
+from robustbench_local.defenses.bit_depth import BitDepth
+from robustbench_local.defenses.noise import GaussianNoise
+from robustbench_local.straight_through import clamp_passing_borders
+
+
+class Net(nn.Module):
+    """A small convolutional network behind something that is done to its images."""
+
+    def __init__(self, before=lambda x: x, *, bias: bool = True, size: int | None = None) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.layers = nn.Sequential(
+                nn.Conv2d(1, 8, 3, padding=1, bias=bias), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1, bias=bias),
+                nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4, bias=bias),
+            )  # fmt: skip
+        self.before, self.size = before, size
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.size:
+            images = nn.functional.interpolate(images, (self.size, self.size), mode="bilinear")
+        return self.layers(self.before(images))
+
+
+def clamp(x: Tensor) -> Tensor:
+    return x.clamp(0, 1)
+
+
+def drawing(count: int = 3, side: int = 12) -> Tensor:
+    """Mostly black and white."""
+    return (3 * torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(2)) - 1).clamp(0, 1)
+
+
+def slope(classifier: Classifier, images: Tensor) -> Tensor:
+    return classifier.gradient(images, lambda logits: logits[:, 0])[2]
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 12, 32])
+@pytest.mark.parametrize("size", [None, 24])
+def test_a_clamp_is_found_and_passed_through(side: int, size: int | None):
+    images = drawing(side=side)
+    side_by_side = [
+        Classifier(Net(before, size=size).eval(), num_classes=4) for before in (lambda x: x, clamp)
+    ]
+    plain, clamped = (slope(one, images) for one in side_by_side)
+    assert [NOTE in one.notes for one in side_by_side] == [False, True]
+    assert torch.allclose(plain, clamped, atol=1e-4 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda x: x,
+        lambda x: x.clamp(-0.5, 1.5),
+        lambda x: (x - 0.13) / 0.31,
+        lambda x: x**2,
+        lambda x: nn.functional.max_pool2d(x, 3, 1, 1),
+        lambda x: (x * 255).round() / 255,
+        lambda x: x + 0.3 * torch.randn_like(x),
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_networks_that_do_not_clamp_are_left_as_they_are(before, bias: bool):
+    classifier = Classifier(Net(before, bias=bias).eval(), num_classes=4)
+    images = torch.rand(3, 1, 12, 12)
+    slope(classifier, images)
+    assert not classifier.border_probe.masked
+    assert NOTE not in classifier.notes
+
+
+def test_finding_out_leaves_no_trace_in_random_states():
+    classifier = Classifier(Net(lambda x: x + 0 * torch.rand(1)).eval(), num_classes=4)
+    before = torch.get_rng_state()
+    classifier.find_masked_borders(drawing())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_answers_stay_those_of_the_exact_image():
+    step = Classifier(Net(lambda x: x.clamp(0, 1) + 100 * (x == 0)).eval(), num_classes=4)
+    images = drawing()
+    with step.metered(3) as meter:
+        logits, _, found = step.gradient(images, lambda logits: logits[:, 0])
+    assert torch.equal(logits, step(images))
+    assert meter.forward.tolist() == [2] * 3  # one for the answer, one for the gradient
+    assert found.any()
+
+
+def test_a_model_that_takes_other_images_only_is_asked_about_none():
+    def picky(x: Tensor) -> Tensor:
+        if len(x) != 3:
+            raise RuntimeError("three images, please")
+        return x.clamp(0, 1)
+
+    classifier = Classifier(Net(picky).eval(), num_classes=4)
+    assert slope(classifier, drawing()).isfinite().all()
+    assert classifier.border_probe.decided
+
+
+def test_a_skip_around_the_clamp_does_not_hide_it():
+    net, side = Net(clamp).eval(), Net().eval()
+
+    class Both(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return net(images) + 0.3 * side(1 - images)
+
+    classifier = Classifier(Both(), num_classes=4)
+    slope(classifier, drawing())
+    assert classifier.border_probe.masked
+
+
+@pytest.mark.parametrize("wrapper", [BitDepth(bits=5), GaussianNoise(sigma=1e-9)])
+def test_a_clamp_within_a_wrapper_is_found(wrapper):
+    pair = [wrapper.wrap(Classifier(Net(before).eval(), num_classes=4)) for before in (lambda x: x, clamp)]
+    with pair[0].attacked(), pair[1].attacked():
+        plain, clamped = (slope(one, drawing()) for one in pair)
+    assert torch.allclose(plain, clamped, atol=1e-4 * float(plain.abs().max()))
+    assert [NOTE in one.notes for one in pair] == [False, True]
+
+
+def test_other_libraries_get_the_gradient_of_just_inside():
+    images, slopes = drawing().requires_grad_(), []
+    for before in (lambda x: x, clamp):
+        module = Classifier(Net(before).eval(), num_classes=4).as_module()
+        slopes.append(torch.autograd.grad(module(images)[:, 0].sum(), images)[0])
+    assert torch.allclose(*slopes, atol=1e-4 * float(slopes[0].abs().max()))
+
+
+def test_a_training_s_adversary_is_not_stopped_by_a_clamp():
+    images, labels = drawing(8), torch.arange(8) % 4
+    plain, clamped = (
+        linf_examples(Net(before), images, labels, eps=0.1, steps=1, step_size=0.1)
+        for before in (lambda x: x, clamp)
+    )
+    assert float((plain != clamped).float().mean()) < 0.01
+    assert float((plain != images).float().mean()) > 0.3
+
+
+def test_the_share_of_pixels_that_decides_has_two_sides():
+    points = torch.zeros(1, 1, 1, 200)
+    points[..., 100:] = 0.5
+    for gone, expected in ((round(100 * MOST), False), (round(100 * MOST) + 1, True)):
+
+        def slope_at(images: Tensor, gone: int = gone) -> Tensor:
+            found = torch.ones_like(images)
+            found[..., :gone] = (images[..., :gone] != 0).float()
+            return found
+
+        assert masks_borders(slope_at, points, INSET) is expected
+    assert masks_borders(torch.zeros_like, points, INSET) is None
+    assert masks_borders(torch.ones_like, points[..., 100:], INSET) is None
+
+
+def test_probes_are_always_the_same_and_hold_every_colour_at_every_place():
+    probes = make_probes(torch.Size((3, 12, 12)), torch.device("cpu"))
+    assert torch.equal(probes, make_probes(torch.Size((3, 12, 12)), torch.device("cpu")))
+    for probe in probes:
+        assert 0 < float((probe == 0).float().mean()) < 0.3
+        assert 0 < float((probe == 1).float().mean()) < 0.3
+    assert torch.equal(probes[0] == 0, probes[1] == 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_inset_survives_the_arithmetic(dtype: torch.dtype):
+    moved = move_inside(torch.tensor([0.0, 0.5, 1.0]), inset_of(dtype)).to(dtype)
+    assert 0 < float(moved[0]) < float(moved[1]) == 0.5 < float(moved[2]) < 1
+
+
+def test_our_clamp_is_torch_s_but_for_its_slope_at_the_borders():
+    values = torch.tensor([-0.1, 0.0, 0.3, 1.0, 1.1], requires_grad=True)
+    clamped = clamp_passing_borders(values)
+    assert torch.equal(clamped, values.clamp(0, 1))
+    assert torch.autograd.grad(clamped.sum(), values)[0].tolist() == [0, 1, 1, 1, 0]
