@@ -15,6 +15,8 @@ import torch
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ModelError
+from robustbench_local.evaluation import crew
+from robustbench_local.evaluation.harness import isolated_call, model_speed
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store.sqlite import RunStore
@@ -361,3 +363,47 @@ def test_a_killed_worker_changes_nothing(place):
     assert [row["broken"] for row in good] == [row["broken"] for row in other]
     with RunStore.open_readonly(place / "run") as store:
         assert any("SIGKILL" in event.message for event in store.events())
+
+
+@pytest.fixture
+def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on other systems than Linux, or on a GPU."""
+    for module in (crew, isolated_call, model_speed):
+        monkeypatch.setattr(module, "can_fork", lambda *_: False)
+
+
+@pytest.mark.usefixtures("no_copies")
+@pytest.mark.parametrize("name", ["exits", "generator_exits", "exits_on_import", "eval_exits"])
+def test_without_copies_an_exit_before_work_is_an_error_and_the_others_go_on(place, name):
+    assert run(place, name)[name]["status"] == "error"
+
+
+@pytest.mark.usefixtures("no_copies")
+def test_without_copies_an_image_that_exits_is_an_error_and_the_others_go_on(place):
+    (place / "calm").touch()
+    cells = run_while_working(place, "exits_on_one")
+    assert cells["exits_on_one"]["status"] == "partial"
+    rows = told(place, "exits_on_one")
+    assert [row["position"] for row in rows if row["status"] == "error"] == [7]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_copies")
+def test_without_copies_a_hang_in_python_is_interrupted(place):
+    nap = "\ndef nap():\n    while True:\n        time.sleep(0.01)\n"
+    (place / "models.py").write_text(
+        MODELS + nap + "\ndef naps(): return working(nap, lambda images: True)\n"
+    )
+    (place / "calm").touch()
+    cells = run_while_working(place, "naps", timeout=5)
+    assert cells["naps"]["status"] == "timeout"
+
+
+@pytest.mark.slow
+def test_a_hang_that_keeps_the_interpreter_to_itself_is_ended(place):
+    greedy = "\nimport ctypes\ndef greedy(): return working(lambda: ctypes.PyDLL(None).sleep(1000))\n"
+    (place / "models.py").write_text(MODELS + greedy)
+    (place / "calm").touch()
+    cells = run_while_working(place, "greedy", timeout=5)
+    assert cells["greedy"]["status"] == "partial"
+    assert [row["position"] for row in told(place, "greedy") if row["status"] == "error"] == [7]
