@@ -205,6 +205,22 @@ def test_where_no_model_can_be_used_nothing_is_run(place):
     assert not (place / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["crashes_on_one", "leaves_on_one", "exits_on_one"])
+def test_an_image_that_ends_the_process_of_the_first_questions_condemns_no_model(place, name):
+    (place / "planned").touch()  # the eighth image is among the first that it is asked about
+    assert run(place, name)[name]["status"] == "partial"
+    assert [row["position"] for row in told(place, name) if row["status"] == "error"] == [7]
+
+
+def test_an_image_that_raises_at_the_first_questions_condemns_no_model(place):
+    raising = (
+        "\ndef refuse():\n    raise ValueError('no')\n\ndef raises_on_one(): return acting(refuse, marked)\n"
+    )
+    (place / "models.py").write_text(MODELS + raising)
+    assert run(place, "raises_on_one")["raises_on_one"]["status"] == "partial"
+    assert [row["position"] for row in told(place, "raises_on_one") if row["status"] == "error"] == [7]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("name", "words"),

@@ -42,16 +42,36 @@ def probe_model(classifier: Classifier, images: Tensor) -> ModelProbe:
     """
     images = images[:PROBE].to(classifier.device)
     with as_model_errors(classifier.name), classifier.attacked(), torch.no_grad():
-        classifier(images)
-        if not isinstance(classifier.model, Endpoint):
-            for count in (1, 2):
-                classifier(images[:count])
+        if isinstance(classifier.model, Endpoint):
+            classifier(images)
+        else:
+            _ask(classifier, images)
     model = classifier.model
     return ModelProbe(
         notes=tuple(classifier.notes),
         smallest_batch=classifier.smallest_batch,
         first_labels=model.first_labels if isinstance(model, Endpoint) else "",
     )
+
+
+def _ask(classifier: Classifier, images: Tensor) -> None:
+    """Ask about all images together, about two and about one; one that cannot be borne is found at work."""
+    try:
+        for chosen in (images, images[:1], images[:2]):
+            classifier(chosen)
+    except ModelError as problem:
+        answered = [_is_answered(classifier, images[row : row + 1]) for row in range(len(images))]
+        if all(answered) or not any(answered):  # it is the number of images, or any image
+            raise
+        classifier.note(f"fails on some of its first images: {problem}")
+
+
+def _is_answered(classifier: Classifier, image: Tensor) -> bool:
+    try:
+        classifier(image)
+    except ModelError:
+        return False
+    return True
 
 
 def learn_from_probe(classifier: Classifier, probe: ModelProbe) -> None:
