@@ -187,7 +187,7 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         return probe_model(classifier, fitted.images[rows])
 
     on_cpu = resolve_device(options.device).type == "cpu"
-    probe = partial(_probe_aside, timeout=options.timeout, name=entry.id)
+    probe = partial(_probe_aside, len(data), timeout=options.timeout, name=entry.id)
     tried = probe(load_and_probe) if on_cpu and runs_foreign_code(entry) else None
     with confined(entry.id), as_model_errors(entry.id):
         classifier, fitted = _load(entry, data, options)
@@ -216,13 +216,16 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
     return Subject(id=entry.id, classifier=classifier, data=fitted, digest=digest, about=about)
 
 
-def _probe_aside(probe: Callable[[slice], ModelProbe], *, timeout: float | None, name: str) -> ModelProbe:
-    """Probe in a child process; where it ends or hangs, about single images: perhaps it is one of them."""
+def _probe_aside(
+    count: int, probe: Callable[[slice], ModelProbe], *, timeout: float | None, name: str
+) -> ModelProbe:
+    """Probe in a child process; where it ends or hangs, about single ones of the ``count`` images."""
     try:
         return call_isolated(partial(probe, slice(None)), timeout=timeout, name=name)
     except (ProcessEndedError, ModelTimeoutError) as problem:
-        for row in range(2 if isinstance(problem, ModelTimeoutError) else SINGLE_QUESTIONS):
-            with suppress(ProcessEndedError, ModelTimeoutError, IndexError):
+        questions = SINGLE_QUESTIONS - 1 if isinstance(problem, ModelTimeoutError) else SINGLE_QUESTIONS
+        for row in range(min(questions, count) if count > 1 else 0):
+            with suppress(ProcessEndedError, ModelTimeoutError):
                 found = call_isolated(partial(probe, slice(row, row + 1)), timeout=timeout, name=name)
                 note = f"asked its first questions about a single image, for among several {problem.what}"
                 return replace(found, notes=(*found.notes, note))
