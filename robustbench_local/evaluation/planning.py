@@ -26,6 +26,7 @@ from robustbench_local.evaluation.harness.isolated_call import call_isolated, co
 from robustbench_local.evaluation.harness.model_probe import (
     ModelProbe,
     as_model_errors,
+    check_copying,
     learn_from_probe,
     probe_model,
 )
@@ -199,6 +200,8 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
                 else probe_model(classifier, images)
             )
         learn_from_probe(classifier, tried)
+        if on_cpu and runs_foreign_code(entry) and classifier.module is None and tried.is_whole:
+            check_copying(classifier, fitted.images, options.timeout)
         digest, parameters = classifier.digest(), classifier.parameter_count()
     about = {
         "id": entry.id,
@@ -228,7 +231,7 @@ def _probe_aside(
             with suppress(ProcessEndedError, ModelTimeoutError):
                 found = call_isolated(partial(probe, slice(row, row + 1)), timeout=timeout, name=name)
                 note = f"asked its first questions about a single image, for among several {problem.what}"
-                return replace(found, notes=(*found.notes, note))
+                return replace(found, notes=(*found.notes, note), is_whole=False)
         raise
 
 

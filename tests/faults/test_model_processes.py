@@ -16,7 +16,7 @@ import torch
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation import crew
-from robustbench_local.evaluation.harness import isolated_call, model_speed
+from robustbench_local.evaluation.harness import isolated_call, model_probe, model_speed
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store.sqlite import RunStore
@@ -423,3 +423,24 @@ def test_a_hang_that_keeps_the_interpreter_to_itself_is_ended(place):
     cells = run_while_working(place, "greedy", timeout=5)
     assert cells["greedy"]["status"] == "partial"
     assert [row["position"] for row in told(place, "greedy") if row["status"] == "error"] == [7]
+
+
+def test_a_callable_with_threads_of_its_own_is_used_where_it_was_made(place, monkeypatch):
+    monkeypatch.setattr(model_probe, "COPY_SECONDS", 2.0)
+    pooled = """
+from concurrent.futures import ThreadPoolExecutor
+POOL = ThreadPoolExecutor(1)
+POOL.submit(int).result()
+NET = Good()
+def pooled(images):
+    return POOL.submit(lambda: NET(images).detach()).result()
+"""
+    (place / "models.py").write_text(MODELS + pooled)
+    content = grid("good", attacks=("square-linf-8",))
+    content["models"].append({"id": "pooled", "source": "python:models.py:pooled", "access": "scores"})
+    content["attacks"][0]["queries"] = 20
+    found = run_grid(content, out=place / "run", allow_code=True, timeout=60)
+    assert found.complete
+    assert [row["broken"] for row in told(place, "pooled")] == [row["broken"] for row in told(place, "good")]
+    notes = {model["id"]: model["notes"] for model in found.results["models"]}
+    assert any("hangs in a copy of the process" in note for note in notes["pooled"])
