@@ -10,6 +10,7 @@ The tree::
     |   |-- ThreatError          2  an impossible threat model
     |   `-- LockedError          2  another process writes to this run
     |-- ModelError               3  the model cannot be loaded or used
+    |   |-- ProcessEndedError    3  the model ended its process, or it crashed
     |   `-- UnreachableError     3  the service that is the model does not answer
     |       `-- ModelTimeoutError    3  the model does not answer within its time limit
     |-- DataError                3  the data cannot be loaded or used
@@ -81,6 +82,10 @@ class ModelError(RobustbenchError):
     """A model cannot be loaded, or does not do what a classifier does."""
 
     exit_code = 3
+
+
+class ProcessEndedError(ModelError):
+    """The model ended the process that it ran in, tried to, or crashed."""
 
 
 class UnreachableError(ModelError):

@@ -71,6 +71,7 @@ class Classifier:
             long runs on a GPU. No influence on verdicts.
         foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
         passes_elsewhere: Those under way in worker processes.
+        can_be_copied: Whether it works in a copy of this process; not where it has threads of its own.
         smallest_batch: Images that the model is given at least: where it is 2, a single one is given twice.
         gradient_guard: Keeps gradients finite and counts what was wrong with them.
         border_probe: Knows whether gradients break off at pixels of exactly 0 or 1.
@@ -110,6 +111,7 @@ class Classifier:
         self.compile_steps = False
         self.foreign_passes, self.passes_elsewhere = [0, 0], 0
         self.smallest_batch = 1
+        self.can_be_copied = True
         self._whole_backward: bool | None = None
         self._meters: list[Meter] = []
         self._attacked = self._examined = False

@@ -44,6 +44,7 @@ class WrappedClassifier(Classifier):
         self.input_size = inner.input_size
         self.notes = list(inner.notes)
         self.provenance = dict(inner.provenance)
+        self.can_be_copied = inner.can_be_copied
 
     @property
     @abstractmethod

@@ -27,6 +27,8 @@ MOST_HANGS = 6
 """So often a model may hang in a cell until the cell is given up: each time costs the whole time limit."""
 HANGS_THAT_CONVICT = 3
 """The same with no image succeeding before."""
+FEW_IMAGES = 9
+"""No more than so many images are tried one by one after a hang; more in parts of their square root."""
 MOST_DEATHS = 200
 """So often a model's process may end in a cell, until the cell is given up."""
 
@@ -162,7 +164,7 @@ class _Batches:
             raise _as_error(self.work, loss, f", {self.hangs} times in this cell") from None
         self.notify(f"{loss.line}, at work on {_images(positions)}: its process was ended")
         alone = 0 if self.proven or len(positions) < 2 else HANGS_THAT_CONVICT - 1
-        size = max(1, math.isqrt(len(positions)))
+        size = math.isqrt(len(positions)) if len(positions) > FEW_IMAGES else 1
         first, rest = positions[:alone], positions[alone:]
         return self._cut(first, 1, rest=cut(rest, size)) if alone else self._cut(rest, size)
 

@@ -75,7 +75,8 @@ class WorkerLostError(Exception):
 
 def can_be_isolated(work: Work) -> bool:
     """Whether a piece of work can be done in copies of this process: not on a GPU, and on Linux only."""
-    return can_fork(work.classifier.device, work.asked.device)
+    both = (work.classifier, work.asked)
+    return all(each.can_be_copied and can_fork(each.device) for each in both)
 
 
 def usable_workers(work: Work, workers: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from robustbench_local.classifier.device import resolve_device
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.data.sources import load_dataset
-from robustbench_local.errors import ModelError
+from robustbench_local.errors import ModelError, ModelTimeoutError, ProcessEndedError
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.crossing import GridColumn
 from robustbench_local.evaluation.defending import Defense, resolve_defenses
@@ -25,6 +26,7 @@ from robustbench_local.evaluation.harness.isolated_call import call_isolated, co
 from robustbench_local.evaluation.harness.model_probe import (
     ModelProbe,
     as_model_errors,
+    check_copying,
     learn_from_probe,
     probe_model,
 )
@@ -37,6 +39,8 @@ from robustbench_local.models.sources import load_classifier
 
 DECIDING = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
+SINGLE_QUESTIONS = 3
+"""So many images a model is asked about one by one, where its process ends over the first ones together."""
 TIMEOUT_SECONDS = 600.0
 """Seconds without a finished pass after which a model is taken to hang, unless the user says otherwise."""
 
@@ -178,20 +182,26 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
     it is loaded there, too, before it is loaded here.
     """
 
-    def probe() -> ModelProbe:
+    def load_and_probe(rows: slice) -> ModelProbe:
         with as_model_errors(entry.id):
             classifier, fitted = _load(entry, data, options)
-        return probe_model(classifier, fitted.images)
+        return probe_model(classifier, fitted.images[rows])
 
     on_cpu = resolve_device(options.device).type == "cpu"
-    call = partial(call_isolated, timeout=options.timeout, name=entry.id)
-    tried = call(probe) if on_cpu and runs_foreign_code(entry) else None
+    probe = partial(_probe_aside, len(data), timeout=options.timeout, name=entry.id)
+    tried = probe(load_and_probe) if on_cpu and runs_foreign_code(entry) else None
     with confined(entry.id), as_model_errors(entry.id):
         classifier, fitted = _load(entry, data, options)
         if tried is None:
-            ask = partial(probe_model, classifier, fitted.images)
-            tried = call(ask) if on_cpu else ask()
+            images = fitted.images
+            tried = (
+                probe(lambda rows: probe_model(classifier, images[rows]))
+                if on_cpu
+                else probe_model(classifier, images)
+            )
         learn_from_probe(classifier, tried)
+        if on_cpu and runs_foreign_code(entry) and classifier.module is None and tried.is_whole:
+            check_copying(classifier, fitted.images, options.timeout)
         digest, parameters = classifier.digest(), classifier.parameter_count()
     about = {
         "id": entry.id,
@@ -207,6 +217,22 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         "class_names": list(fitted.class_names),
     }
     return Subject(id=entry.id, classifier=classifier, data=fitted, digest=digest, about=about)
+
+
+def _probe_aside(
+    count: int, probe: Callable[[slice], ModelProbe], *, timeout: float | None, name: str
+) -> ModelProbe:
+    """Probe in a child process; where it ends or hangs, about single ones of the ``count`` images."""
+    try:
+        return call_isolated(partial(probe, slice(None)), timeout=timeout, name=name)
+    except (ProcessEndedError, ModelTimeoutError) as problem:
+        questions = SINGLE_QUESTIONS - 1 if isinstance(problem, ModelTimeoutError) else SINGLE_QUESTIONS
+        for row in range(min(questions, count) if count > 1 else 0):
+            with suppress(ProcessEndedError, ModelTimeoutError):
+                found = call_isolated(partial(probe, slice(row, row + 1)), timeout=timeout, name=name)
+                note = f"asked its first questions about a single image, for among several {problem.what}"
+                return replace(found, notes=(*found.notes, note), is_whole=False)
+        raise
 
 
 def runs_foreign_code(entry: ModelEntry) -> bool:

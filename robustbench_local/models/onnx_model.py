@@ -25,6 +25,9 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(do
 _ERRORS_ONLY = 3
 """onnxruntime's level of log messages: its warnings are about speed."""
 
+_ABANDONED: list[Any] = []
+"""Sessions of the process that this one is a copy of, kept for as long as it lives."""
+
 
 class OnnxModel:
     """Images (N, C, H, W) to the outputs of an ONNX graph, on the CPU.
@@ -90,6 +93,7 @@ class OnnxModel:
         ):  # a graph of fixed batch size gets copies of the last image, and their rows are dropped
             images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
         if self._owner != os.getpid():
+            _ABANDONED.append(self._session)  # its end would wait for threads that are not here
             self._session, self._owner = self._make_session(), os.getpid()
         found = self._session.run(None, {self._input: images})
         return {name: value[:count] for name, value in zip(self.outputs, found, strict=True)}

@@ -15,6 +15,8 @@ import torch
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ModelError
+from robustbench_local.evaluation import crew
+from robustbench_local.evaluation.harness import isolated_call, model_probe, model_speed
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store.sqlite import RunStore
@@ -203,6 +205,22 @@ def test_where_no_model_can_be_used_nothing_is_run(place):
     assert not (place / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["crashes_on_one", "leaves_on_one", "exits_on_one"])
+def test_an_image_that_ends_the_process_of_the_first_questions_condemns_no_model(place, name):
+    (place / "planned").touch()  # the eighth image is among the first that it is asked about
+    assert run(place, name)[name]["status"] == "partial"
+    assert [row["position"] for row in told(place, name) if row["status"] == "error"] == [7]
+
+
+def test_an_image_that_raises_at_the_first_questions_condemns_no_model(place):
+    raising = (
+        "\ndef refuse():\n    raise ValueError('no')\n\ndef raises_on_one(): return acting(refuse, marked)\n"
+    )
+    (place / "models.py").write_text(MODELS + raising)
+    assert run(place, "raises_on_one")["raises_on_one"]["status"] == "partial"
+    assert [row["position"] for row in told(place, "raises_on_one") if row["status"] == "error"] == [7]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("name", "words"),
@@ -361,3 +379,68 @@ def test_a_killed_worker_changes_nothing(place):
     assert [row["broken"] for row in good] == [row["broken"] for row in other]
     with RunStore.open_readonly(place / "run") as store:
         assert any("SIGKILL" in event.message for event in store.events())
+
+
+@pytest.fixture
+def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on other systems than Linux, or on a GPU."""
+    for module in (crew, isolated_call, model_speed):
+        monkeypatch.setattr(module, "can_fork", lambda *_: False)
+
+
+@pytest.mark.usefixtures("no_copies")
+@pytest.mark.parametrize("name", ["exits", "generator_exits", "exits_on_import", "eval_exits"])
+def test_without_copies_an_exit_before_work_is_an_error_and_the_others_go_on(place, name):
+    assert run(place, name)[name]["status"] == "error"
+
+
+@pytest.mark.usefixtures("no_copies")
+def test_without_copies_an_image_that_exits_is_an_error_and_the_others_go_on(place):
+    (place / "calm").touch()
+    cells = run_while_working(place, "exits_on_one")
+    assert cells["exits_on_one"]["status"] == "partial"
+    rows = told(place, "exits_on_one")
+    assert [row["position"] for row in rows if row["status"] == "error"] == [7]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_copies")
+def test_without_copies_a_hang_in_python_is_interrupted(place):
+    nap = "\ndef nap():\n    while True:\n        time.sleep(0.01)\n"
+    (place / "models.py").write_text(
+        MODELS + nap + "\ndef naps(): return working(nap, lambda images: True)\n"
+    )
+    (place / "calm").touch()
+    cells = run_while_working(place, "naps", timeout=5)
+    assert cells["naps"]["status"] == "timeout"
+
+
+@pytest.mark.slow
+def test_a_hang_that_keeps_the_interpreter_to_itself_is_ended(place):
+    greedy = "\nimport ctypes\ndef greedy(): return working(lambda: ctypes.PyDLL(None).sleep(1000))\n"
+    (place / "models.py").write_text(MODELS + greedy)
+    (place / "calm").touch()
+    cells = run_while_working(place, "greedy", timeout=5)
+    assert cells["greedy"]["status"] == "partial"
+    assert [row["position"] for row in told(place, "greedy") if row["status"] == "error"] == [7]
+
+
+def test_a_callable_with_threads_of_its_own_is_used_where_it_was_made(place, monkeypatch):
+    monkeypatch.setattr(model_probe, "COPY_SECONDS", 2.0)
+    pooled = """
+from concurrent.futures import ThreadPoolExecutor
+POOL = ThreadPoolExecutor(1)
+POOL.submit(int).result()
+NET = Good()
+def pooled(images):
+    return POOL.submit(lambda: NET(images).detach()).result()
+"""
+    (place / "models.py").write_text(MODELS + pooled)
+    content = grid("good", attacks=("square-linf-8",))
+    content["models"].append({"id": "pooled", "source": "python:models.py:pooled", "access": "scores"})
+    content["attacks"][0]["queries"] = 20
+    found = run_grid(content, out=place / "run", allow_code=True, timeout=60)
+    assert found.complete
+    assert [row["broken"] for row in told(place, "pooled")] == [row["broken"] for row in told(place, "good")]
+    notes = {model["id"]: model["notes"] for model in found.results["models"]}
+    assert any("hangs in a copy of the process" in note for note in notes["pooled"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from onnx_samples import linear_file, matrix, onnx
 
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
+from robustbench_local.evaluation.harness.isolated_call import call_isolated
 from robustbench_local.models.onnx_data import external_locations
 from robustbench_local.models.sources import load_classifier
 
@@ -140,3 +142,19 @@ def test_what_makes_no_sense_for_a_file_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"install 'robustbench-local\[onnx\]'"):
         load_classifier("onnx:net.onnx", base=tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="copies of a process need Linux")
+def test_a_session_with_threads_is_made_anew_in_a_copy_of_the_process(tmp_path):
+    linear_file(tmp_path / "net.onnx")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        classifier = load_classifier("onnx:net.onnx", base=tmp_path)
+        images = torch.rand(2, 3, 4, 4)
+        expected = classifier(images)
+        for _ in range(2):
+            found = call_isolated(lambda: classifier(images), timeout=60)
+            torch.testing.assert_close(found, expected)
+    finally:
+        torch.set_num_threads(before)

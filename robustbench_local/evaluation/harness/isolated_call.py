@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from robustbench_local.errors import ModelError, ModelTimeoutError
+from robustbench_local.errors import ModelTimeoutError, ProcessEndedError
 from robustbench_local.evaluation.harness.child_process import (
     Channel,
     ChildProcess,
@@ -52,7 +52,7 @@ def call_isolated(
 
     Raises:
         ModelTimeoutError: If it takes longer.
-        ModelError: If it ends its process or calls ``sys.exit``.
+        ProcessEndedError: If it ends its process or calls ``sys.exit``.
         Exception: What the function raises; an exception that cannot be pickled as a RuntimeError.
     """
     if not can_fork():
@@ -89,7 +89,7 @@ def confined(name: str) -> Iterator[None]:
         raise as_model_error(escape, name) from escape
 
 
-def as_model_error(escape: BaseException, name: str) -> ModelError:
+def as_model_error(escape: BaseException, name: str) -> ProcessEndedError:
     """What is meant to end a process, as an error of the model that raised it.
 
     Args:
@@ -101,7 +101,7 @@ def as_model_error(escape: BaseException, name: str) -> ModelError:
         what = f"the model called sys.exit({shown})"
     else:
         what = f"the model raised {type(escape).__name__}"
-    return ModelError(what, where=name, remedy="let it raise an ordinary exception, or none")
+    return ProcessEndedError(what, where=name, remedy="let it raise an ordinary exception, or none")
 
 
 def as_picklable(failure: Exception) -> Exception:
@@ -145,7 +145,7 @@ def _wait(
             answers = child.receive()
         except EOFError:
             remedy = "see what it prints, and run it by itself"
-            raise ModelError(child.ending(), where=name, remedy=remedy) from None
+            raise ProcessEndedError(child.ending(), where=name, remedy=remedy) from None
         for answer in answers:
             if not isinstance(answer, _Message):
                 return answer  # type: ignore[no-any-return]

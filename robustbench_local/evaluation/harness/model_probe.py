@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,12 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
-from robustbench_local.errors import ModelError, RobustbenchError
+from robustbench_local.errors import ModelError, ModelTimeoutError, ProcessEndedError, RobustbenchError
+from robustbench_local.evaluation.harness.isolated_call import call_isolated
 from robustbench_local.models.endpoint import PROBE, Endpoint
+
+COPY_SECONDS = 60.0
+"""How long a model that has answered before may take for one image in a copy of the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,8 @@ class ModelProbe:
     """Images that it has to be given at least."""
     first_labels: str
     """A service's answers, which are part of its identity; empty for other models."""
+    is_whole: bool = True
+    """Whether it was asked about all of the first images, and not about one of them only."""
 
 
 def probe_model(classifier: Classifier, images: Tensor) -> ModelProbe:
@@ -42,16 +48,63 @@ def probe_model(classifier: Classifier, images: Tensor) -> ModelProbe:
     """
     images = images[:PROBE].to(classifier.device)
     with as_model_errors(classifier.name), classifier.attacked(), torch.no_grad():
-        classifier(images)
-        if not isinstance(classifier.model, Endpoint):
-            for count in (1, 2):
-                classifier(images[:count])
+        if isinstance(classifier.model, Endpoint):
+            classifier(images)
+        else:
+            _ask(classifier, images)
     model = classifier.model
     return ModelProbe(
         notes=tuple(classifier.notes),
         smallest_batch=classifier.smallest_batch,
         first_labels=model.first_labels if isinstance(model, Endpoint) else "",
     )
+
+
+def _ask(classifier: Classifier, images: Tensor) -> None:
+    """Ask about all images together, about two and about one; one that cannot be borne is found at work."""
+    try:
+        for chosen in (images, images[:1], images[:2]):
+            classifier(chosen)
+    except ModelError as problem:
+        answered = [_is_answered(classifier, images[row : row + 1]) for row in range(len(images))]
+        if all(answered) or not any(answered):  # it is the number of images, or any image
+            raise
+        classifier.note(f"fails on some of its first images: {problem}")
+
+
+def _is_answered(classifier: Classifier, image: Tensor) -> bool:
+    try:
+        classifier(image)
+    except ModelError:
+        return False
+    return True
+
+
+def check_copying(classifier: Classifier, images: Tensor, timeout: float | None) -> None:
+    """See whether a model that answered elsewhere still does in a copy of this process, and remember it.
+
+    One that has threads of its own, such as a session of another library, hangs there: it is used here.
+
+    Args:
+        classifier: The classifier.
+        images: (N, C, H, W), some of those that it will see.
+        timeout: Seconds that an answer may take; None for any time.
+    """
+    patience = min(timeout or COPY_SECONDS, COPY_SECONDS)
+
+    def ask() -> None:
+        with classifier.attacked(), torch.no_grad(), suppress(ModelError):
+            classifier(images[:1])
+
+    try:
+        call_isolated(ask, timeout=patience, name=classifier.name)
+    except ProcessEndedError:
+        pass  # which is found out at work
+    except ModelTimeoutError:
+        classifier.can_be_copied = False
+        classifier.note(
+            "hangs in a copy of the process (has it threads of its own?): it is used in the run's"
+        )
 
 
 def learn_from_probe(classifier: Classifier, probe: ModelProbe) -> None:

@@ -23,7 +23,7 @@ def try_measuring_speed(subject: Subject, timeout: float | None) -> Speed | None
     """
     measure = partial(measure_speed, subject.classifier, subject.data.images)
     try:
-        if can_fork(subject.classifier.device):
+        if subject.classifier.can_be_copied and can_fork(subject.classifier.device):
             return call_isolated(measure, timeout=timeout, name=subject.id)
         with confined(subject.id):
             return measure()
@@ -44,7 +44,7 @@ def try_tuning_batch_size(
     images = subject.data.images
     tune = partial(tune_batch_size, subject.classifier, images)
     try:
-        if can_fork(subject.classifier.device):
+        if subject.classifier.can_be_copied and can_fork(subject.classifier.device):
             return call_isolated(tune, timeout=timeout, name=subject.id, threads=thread_count), None
         with threads(thread_count or torch.get_num_threads()), confined(subject.id):
             return tune(), None
