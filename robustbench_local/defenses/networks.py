@@ -94,6 +94,7 @@ def load_start(
     num_classes: int,
     seed: int,
     weights: str | None = None,
+    entry: str | None = None,
     architecture: str | None = None,
     normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
     input_size: tuple[int, int] | None = None,
@@ -108,6 +109,7 @@ def load_start(
             last layer is replaced.
         seed: Of initial weights.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for initial ones.
+        entry: Which part of the file, where more than one fits.
         architecture: For ``checkpoint:FILE``, the network that it belongs to, where no card beside it says.
         normalize: Means and standard deviations, a name, or ``"none"``; None for what the model or its
             weights know.
@@ -122,6 +124,7 @@ def load_start(
     """
     request = Request(
         weights=weights,
+        entry=entry,
         architecture=architecture,
         default_classes=num_classes,
         allow_code=allow_code,
@@ -129,6 +132,7 @@ def load_start(
     )
     with start_from(seed_from(seed, "initial weights")):
         loaded = _load(model, request)
+        loaded.check_normalization(normalize)
         if not isinstance(loaded.model, nn.Module):
             raise ModelError("is no torch module, so it cannot be trained", where=model)
         if loaded.num_classes != num_classes:

@@ -150,7 +150,9 @@ class Workshop:
             "allow_code": self.allow_code,
             "base": self.base,
         }
-        own = load_start(entry.source, weights=entry.weights, architecture=entry.architecture, **said)
+        own = load_start(
+            entry.source, weights=entry.weights, entry=entry.entry, architecture=entry.architecture, **said
+        )
         if recipe.fine_tune:
             return own
         said |= {"normalize": own.normalize or "none", "input_size": own.input_size}

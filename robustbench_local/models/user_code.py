@@ -19,7 +19,8 @@ from robustbench_local.errors import ConfigError, ModelError, RefusedError
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.files import find_file
 from robustbench_local.models.loaded import Loaded, Request
-from robustbench_local.models.weights import load_into
+from robustbench_local.models.weight_loading import Fit, fit_weights, load_fit
+from robustbench_local.models.weights import Weights
 from robustbench_local.suggestion import did_you_mean
 
 
@@ -45,13 +46,33 @@ def load_python(place: str, request: Request) -> Loaded:
         if not isinstance(made, nn.Module):
             raise ConfigError("a function takes no weights", where=place, remedy="leave weights out")
         weights = request.read(request.weights)
-        found.notes += load_into(made, weights)
+        fit = _fit(weights, made, classes)
+        found.notes += load_fit(made, fit, weights.path.name)
+        found.stored_normalization = fit.normalization
         found.came_from(weights)
     if isinstance(made, nn.Module):
         made.eval()
     found.notes.append(f"made by running {path.name} (code was allowed)")
     found.provenance |= {"code": path.name, "code_sha256": _code_hash(path)}
     return found
+
+
+def _fit(weights: Weights, network: nn.Module, classes: int) -> Fit:
+    """The weights under the network's names; a last layer of so many classes replaces one of another number.
+
+    That is what a training on other classes leaves, where the code says a number of its own.
+    """
+    try:
+        return fit_weights(weights, network)
+    except ModelError:
+        layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+        own = network.get_submodule(layers[-1]) if layers else None
+        if not isinstance(own, nn.Linear) or own.out_features == classes:
+            raise
+        head = nn.Linear(own.in_features, classes, bias=own.bias is not None)
+        parent, _, attribute = layers[-1].rpartition(".")
+        setattr(network.get_submodule(parent), attribute, head)
+        return fit_weights(weights, network)
 
 
 def run_user_code(place: str, request: Request) -> tuple[Path, Any]:
