@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier.device import ChannelsLast, place, resolve_device
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
-from robustbench_local.classifier.model_identity import describe
+from robustbench_local.classifier.model_identity import digest_parts, model_parts
 from robustbench_local.classifier.model_output import read_labels, read_logits
 from robustbench_local.classifier.pass_counter import (
     CountedModule,
@@ -272,17 +271,16 @@ class Classifier:
         return CountedModule(self._foreign_logits, self.foreign_passes, self.module)
 
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over what decides the logits: tensors, layers and preprocessing."""
-        digest = hashlib.sha256()
-        parts = (self.num_classes, self._prepare.normalization, self.input_size, self.access, self.output)
-        digest.update(repr(parts).encode())
-        digest.update(describe(self.model).encode())
-        if self.module is not None:
-            tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
-            for name, tensor in sorted(tensors.items()):
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256, hexadecimal, over what decides the logits; see `parts`."""
+        return digest_parts(self.parts())
+
+    def parts(self) -> dict[str, str]:
+        """What decides the logits, by name: weights, layers, code, files, preprocessing, versions.
+
+        Each value is a digest, a version or a few words. See `model_identity` for what is seen and what not.
+        """
+        said = (self.num_classes, self._prepare.normalization, self.input_size, self.access, self.output)
+        return {**model_parts(self.model), "preprocessing and access": repr(said)}
 
     @property
     def normalization(self) -> Normalization | None:

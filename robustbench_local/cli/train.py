@@ -138,6 +138,7 @@ def command(
             normalize=normalize,
             allow_code=allow_code,
             base=base,
+            allow_code=allow_code,
         )
         if recipe.fine_tune and not start.origin:
             raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")

@@ -149,19 +149,23 @@ def load_start(
     )
 
 
-def teacher_loader(device: torch.device, base: Path | None = None) -> Callable[[str], nn.Module]:
+def teacher_loader(
+    device: torch.device, base: Path | None = None, *, allow_code: bool = False
+) -> Callable[[str], nn.Module]:
     """What loads the teacher of a distillation: a shipped network, a weights file, or a source of models.
 
     Args:
         device: Where the teacher computes.
         base: The folder that relative paths start from.
+        allow_code: Whether a Python file may be run.
     """
 
     def load(name: str) -> nn.Module:
         source = f"zoo:{name}" if name in list_zoo() else name if ":" in name else f"checkpoint:{name}"
-        loaded = load_model(source, Request(base=base))
+        loaded = load_model(source, Request(base=base, allow_code=allow_code))
         if not isinstance(loaded.model, nn.Module):
             raise ModelError("is no torch module, so it cannot teach", where=name)
+        loaded.check_normalization(None)
         network = TrainedNetwork(loaded.model, loaded.normalize, loaded.input_size)
         return network.to(device).eval().requires_grad_(False)
 

@@ -18,7 +18,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
-from robustbench_local.defenses.identity import LOOP_VERSION, taught_by
+from robustbench_local.defenses.identity import loop_version, network_parts, taught_by
 from robustbench_local.defenses.networks import Start, load_start, teacher_loader
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.errors import ConfigError, StorageError
@@ -90,7 +90,14 @@ class Workshop:
                 call_isolated(make, timeout=None, name=model, listen=self.report)
             else:
                 make()
-        return self._told(load_classifier(f"checkpoint:{weights}", name=entry.id, device=self.device))
+        trained = load_classifier(
+            f"checkpoint:{weights}",
+            name=entry.id,
+            device=self.device,
+            allow_code=self.allow_code,
+            base=self.base,
+        )
+        return self._told(trained)
 
     def _told(self, classifier: Classifier) -> Classifier:
         """The classifier, with a note if it has seen what it is asked about."""
@@ -163,13 +170,13 @@ class Workshop:
         parts = {
             "card": card.digest,
             "recipe": repr(recipe),
-            "network": [start.architecture, start.num_classes, repr(start.normalize), start.input_size],
-            "start": start.origin,
+            "architecture": start.architecture,
+            "network": network_parts(start.module),  # its code and its initial weights are in there
             "training": images.training.digest(),
             "validation": images.validation.digest(),
             "seed": self.grid.seed,
-            "loop": LOOP_VERSION,
-            **taught_by(recipe, teacher_loader(torch.device("cpu"), self.base)),
+            "loop": loop_version(),
+            **taught_by(recipe, teacher_loader(torch.device("cpu"), self.base, allow_code=self.allow_code)),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -192,6 +199,7 @@ class Workshop:
             checkpoint=checkpoint,
             report=self.report,
             base=self.base,
+            allow_code=self.allow_code,
         )
         save(
             weights,

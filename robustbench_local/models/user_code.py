@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,10 +11,12 @@ from typing import Any
 from torch import nn
 
 from robustbench_local.classifier.foreign_errors import first_line
+from robustbench_local.classifier.model_identity import record_code
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.files import find_file
 from robustbench_local.models.loaded import Loaded, Request
+from robustbench_local.models.user_import import file_digest, import_file, neighbours_of
 from robustbench_local.models.weight_loading import Fit, fit_weights, load_fit
 from robustbench_local.models.weights import Weights
 from robustbench_local.suggestion import did_you_mean
@@ -53,7 +51,7 @@ def load_python(place: str, request: Request) -> Loaded:
     if isinstance(made, nn.Module):
         made.eval()
     found.notes.append(f"made by running {path.name} (code was allowed)")
-    found.provenance |= {"code": path.name, "code_sha256": _code_hash(path)}
+    found.provenance |= {"code": path.name, "code_sha256": file_digest(path)}
     return found
 
 
@@ -87,14 +85,23 @@ def run_user_code(place: str, request: Request) -> tuple[Path, Any]:
             remedy="read it, then allow it with --allow-code (allow_code=True)",
         )
     path = find_file(file, request.base)
-    module = _imported(path)
+    with neighbours_of(path) as brought:
+        module, made = _run(path, name, place, request)
+    record_code(made, {module.__name__, *brought})
+    return path, made
+
+
+def _run(path: Path, name: str, place: str, request: Request) -> tuple[ModuleType, Any]:
+    """The file as a module, and what its entry of that name makes."""
+    with fixed_start():  # a network that is made on import has the same weights in every process, too
+        module = import_file(path)
     found = getattr(module, name, None)
     if found is None:
         names = [entry for entry, value in vars(module).items() if callable(value)]
         raise ConfigError(f"{path.name} has no {name!r}", where=place, remedy=did_you_mean(name, names))
     try:
         with fixed_start():
-            return path, _made(found, request)
+            return module, _made(found, request)
     except (Exception, SystemExit) as error:
         raise ModelError(f"raised {type(error).__name__}: {first_line(error)}", where=place) from error
 
@@ -117,36 +124,3 @@ def _callable_with(function: Callable[..., Any], options: dict[str, Any]) -> boo
     except TypeError:
         return False
     return True
-
-
-def _imported(path: Path) -> ModuleType:
-    # The name goes into the classifier's digest: it follows the code, not the place or the process.
-    name = f"robustbench_local_user_{path.stem}_{_code_hash(path)[:16]}"
-    specification = importlib.util.spec_from_file_location(name, path)
-    if specification is None or specification.loader is None:
-        raise ModelError("is not a Python file", where=path.name)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # where dataclasses and pickle look a class's module up
-    try:
-        with _importable(path.parent):
-            specification.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ModelError(
-            f"raised {type(error).__name__} on import: {first_line(error)}", where=path.name
-        ) from error
-    return module
-
-
-def _code_hash(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """The file's neighbours can be imported by it, but only after everything that is installed."""
-    sys.path.append(str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder.resolve()))

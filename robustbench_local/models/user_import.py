@@ -1,0 +1,178 @@
+"""Importing a user's own file and its neighbours: afresh each time, from the sources as they lie there now.
+
+Python keeps what was imported, and knows compiled files by the second in which their source was written: both
+would let code run that is no longer there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+)
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from robustbench_local.classifier.foreign_errors import first_line
+from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module
+from robustbench_local.errors import ModelError
+
+_sources: dict[str, tuple[ModuleType, str, str]] = {}
+"""Modules that users' files brought in: the module, its file and the file's SHA-256 when it was imported."""
+
+
+def import_file(path: Path) -> ModuleType:
+    """Run a user's file as a module of its own.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ModelError: If it is no Python file, or raises.
+    """
+    # The name goes into tracebacks and pickles: it follows the code, not the place or the process.
+    name = f"{USER_PREFIX}{path.stem}_{file_digest(path)[:16]}"
+    if path.suffix != ".py":
+        raise ModelError("is not a Python file", where=path.name)
+    specification = importlib.util.spec_from_file_location(name, path, loader=_FreshLoader(name, str(path)))
+    if specification is None or specification.loader is None:
+        raise ModelError("is not a Python file", where=path.name)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # where dataclasses and pickle look a class's module up
+    try:
+        specification.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ModelError(
+            f"raised {type(error).__name__} on import: {first_line(error)}", where=path.name
+        ) from error
+    return module
+
+
+@contextmanager
+def neighbours_of(path: Path) -> Iterator[set[str]]:
+    """While open, a file's neighbours can be imported, but only after everything that is installed.
+
+    What an earlier file brought in from its folder is forgotten first, and so is all that has changed since.
+
+    Returns:
+        When it closes: the names of all modules that were imported meanwhile and are the user's.
+    """
+    folder = str(path.parent.resolve())
+    kept = _set_aside()
+    before, brought = set(sys.modules), set[str]()
+    finder = _NeighbourFinder(folder)
+    sys.meta_path.insert(0, finder)
+    sys.path.append(folder)
+    try:
+        yield brought
+    finally:
+        sys.meta_path.remove(finder)
+        sys.path.remove(folder)
+        brought |= {name for name in set(sys.modules) - before if is_user_module(name)}
+        _remember(brought)
+        for name, module in kept.items():
+            sys.modules.setdefault(name, module)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class _FreshLoader(SourceFileLoader):
+    """Compiles the source that is there, whatever a cache of bytecode says, and leaves no cache."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the source."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+class _NeighbourFinder(MetaPathFinder):
+    """Finds modules in a folder, and their parts, with `_FreshLoader`.
+
+    Args:
+        folder: The folder of the user's file.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The place of a module: where anybody else finds it, unless that is in the folder."""
+        if path is None:
+            found = self._installed(fullname, target)
+            if found is not None and not self._is_inside(found.origin):
+                return found
+        places = [self._folder] if path is None else [place for place in path if self._is_inside(place)]
+        for place in places:
+            spec = FileFinder(
+                place, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FreshLoader, [".py"])
+            ).find_spec(fullname, target)
+            if spec is not None:
+                return spec
+        return None
+
+    def _installed(self, fullname: str, target: ModuleType | None) -> ModuleSpec | None:
+        """What the other finders would find without the folder at the end of the path."""
+        elsewhere = sys.path[:-1] if sys.path[-1] == self._folder else sys.path
+        for finder in sys.meta_path:
+            if isinstance(finder, _NeighbourFinder):
+                continue
+            if finder is PathFinder:
+                spec = PathFinder.find_spec(fullname, elsewhere)
+            else:
+                find = getattr(finder, "find_spec", None)
+                spec = find(fullname, None, target) if find is not None else None
+            if spec is not None:
+                return spec
+        return None
+
+    def _is_inside(self, place: str | None) -> bool:
+        return place is not None and Path(place).resolve().is_relative_to(self._folder)
+
+
+def _set_aside() -> dict[str, ModuleType]:
+    """Let modules of earlier files be imported again: neighbours always, others if any has changed.
+
+    Returns:
+        Those that are still what lies on the disk, for models that import them while they answer.
+    """
+    changed = {name for name, (_, file, digest) in _sources.items() if _is_changed(file, digest)}
+    kept = {}
+    for name, (module, _, _) in list(_sources.items()):
+        if not changed and not isinstance(getattr(module, "__loader__", None), _FreshLoader):
+            continue
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+            if name not in changed:
+                kept[name] = module
+        if name in changed:
+            del _sources[name]
+    return kept
+
+
+def _is_changed(file: str, digest: str) -> bool:
+    return not Path(file).is_file() or file_digest(Path(file)) != digest
+
+
+def _remember(names: set[str]) -> None:
+    for name in names:
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if module is not None and file and Path(file).is_file() and not name.startswith(USER_PREFIX):
+            _sources[name] = (module, file, file_digest(Path(file)))
