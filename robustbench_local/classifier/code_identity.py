@@ -33,9 +33,11 @@ _MANGLED = re.compile(r"___torch_mangle_\d+\.?")
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _NOT_OF_A_CLASS = frozenset(
-    "__dict__ __weakref__ __module__ __doc__ __annotations__ __firstlineno__ __static_attributes__ "
-    "__abstractmethods__ _abc_impl __parameters__ __orig_bases__ __annotate_func__ __annotations_cache__ "
-    "__qualname__ __slots__ __match_args__ __dataclass_fields__ __dataclass_params__".split()
+    """
+    __dict__ __weakref__ __module__ __doc__ __annotations__ __firstlineno__ __static_attributes__
+    __abstractmethods__ _abc_impl __parameters__ __orig_bases__ __annotate_func__ __annotations_cache__
+    __qualname__ __slots__ __match_args__ __dataclass_fields__ __dataclass_params__
+    """.split()  # noqa: SIM905
 )
 _HOLDERS = (types.SimpleNamespace, argparse.Namespace, collections.UserDict, collections.UserList)
 _MAX_DEPTH = 60
@@ -170,6 +172,11 @@ class Describer:
         pairs = sorted((self.describe(key), self.describe(part)) for key, part in _sorted_items(value))
         return f"{type(value).__name__} {pairs}"
 
+    def _array(self, value: np.ndarray[Any, Any]) -> str:
+        if value.dtype.hasobject:
+            return f"array {value.shape} {self.describe(value.tolist())}"
+        return f"array {value.shape} {value.dtype} {hashlib.sha256(value.tobytes()).hexdigest()}"
+
     def _module_type(self, value: types.ModuleType) -> str:
         self.modules.add(value.__name__)
         return f"module {without_places(value.__name__)}"
@@ -190,7 +197,7 @@ class Describer:
 
 _WRITERS: tuple[tuple[Any, Callable[[Describer, Any], str]], ...] = (
     (Tensor, lambda _, value: describe_tensor(value)),
-    (np.ndarray, lambda one, value: _array(one, value)),
+    (np.ndarray, Describer._array),  # noqa: SLF001
     (nn.Module, Describer.module),
     (type, Describer._class),  # noqa: SLF001
     (types.FunctionType, Describer._function),  # noqa: SLF001
@@ -245,12 +252,6 @@ def without_places(text: str) -> str:
 @functools.cache
 def _of_any_module() -> frozenset[str]:
     return frozenset(vars(nn.Module())) | {"_compiled_call_impl", "call_super_init"}
-
-
-def _array(describer: Describer, value: np.ndarray[Any, Any]) -> str:
-    if value.dtype.hasobject:
-        return f"array {value.shape} {describer.describe(value.tolist())}"
-    return f"array {value.shape} {value.dtype} {hashlib.sha256(value.tobytes()).hexdigest()}"
 
 
 def _place(value: Any) -> str:

@@ -37,7 +37,7 @@ from robustbench_local.classifier.user_modules import (
 
 
 def model_parts(model: Any) -> dict[str, str]:
-    """The parts of a model's identity by name, such as ``"weights"``, ``"file mynet.py"``, ``"version of torch"``.
+    """The parts of a model's identity: ``"weights"``, ``"code file mynet.py"``, ``"version of torch"`` and others.
 
     Args:
         model: A module or callable. A callable that stands for something elsewhere, such as a file or a
@@ -53,7 +53,7 @@ def model_parts(model: Any) -> dict[str, str]:
         files, named = module_files(own)
         libraries = used_libraries([*named, *describer.modules])
     libraries |= used_libraries(describer.modules) | {"torch", *getattr(model, "libraries", ())}
-    parts |= {f"file {name}": digest for name, digest in files.items()}
+    parts |= {f"code file {name}": digest for name, digest in files.items()}
     parts |= {f"version of {name}": library_version(name) for name in sorted(libraries)}
     if any(is_user_module(name) for name in describer.modules):
         parts["version of Python"] = ".".join(platform.python_version_tuple()[:2])  # its instructions differ
@@ -82,9 +82,7 @@ def record_code(model: Any, names: Iterable[str]) -> None:
 def _module_parts(model: nn.Module, describer: Describer) -> dict[str, str]:
     modules = dict(model.named_modules())
     kinds = [f"{name} {type(one).__module__}.{type(one).__qualname__}" for name, one in modules.items()]
-    classes = sorted(
-        {type(one) for one in modules.values()}, key=lambda kind: (kind.__module__, kind.__qualname__)
-    )
+    classes = list(dict.fromkeys(type(one) for one in modules.values()))
     code = [describer.describe(kind) for kind in classes]
     code += [f"{name}{program}" for name, one in modules.items() if (program := scripted(one))]
     code += [_library_source(kind.__module__) for kind in classes]
@@ -94,7 +92,7 @@ def _module_parts(model: nn.Module, describer: Describer) -> dict[str, str]:
     return {
         "layers": _hashed(without_places("\n".join([repr(model), *kinds]))),
         "code": _hashed("\n".join(code)),
-        "attributes": _hashed("\n".join(attributes)),
+        "settings": _hashed("\n".join(attributes)),
         "weights": _hashed("\n".join(weights)),
     }
 

@@ -67,12 +67,11 @@ def _files(package: Path) -> dict[str, str]:
     """Every module's dotted name to its path inside the package, but for the package's own ``__init__``."""
     found = {}
     for folder, _, names in os.walk(package):
-        inside = os.path.relpath(folder, package)
-        parts = [] if inside == "." else inside.split(os.sep)
+        parts = Path(folder).relative_to(package).parts
         for name in names:
             if name.endswith(".py"):
-                own = [] if name == "__init__.py" else [name.removesuffix(".py")]
-                found[".".join([package.name, *parts, *own])] = "/".join([*parts, name])
+                own = () if name == "__init__.py" else (name.removesuffix(".py"),)
+                found[".".join((package.name, *parts, *own))] = "/".join((*parts, name))
     found.pop(package.name, None)
     return found
 

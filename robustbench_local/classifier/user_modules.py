@@ -18,16 +18,20 @@ from robustbench_local.classifier.source_imports import imported_names
 USER_PREFIX = "robustbench_local_user_"
 """Begins the names under which a user's own file is imported."""
 COMPUTING = frozenset(
-    "accelerate cv2 einops jax kornia lightning numpy onnx onnxruntime open_clip PIL pytorch_lightning scipy "
-    "skimage sklearn tensorflow timm torch torchaudio torchvision transformers triton xformers".split()
+    """
+    accelerate cv2 einops jax kornia lightning numpy onnx onnxruntime open_clip PIL pytorch_lightning scipy
+    skimage sklearn tensorflow timm torch torchaudio torchvision transformers triton xformers
+    """.split()  # noqa: SIM905
 )
 """Libraries whose arithmetic may be in a model's answers: known by their versions."""
 _TOOLS = frozenset(
-    "IPython _pytest attr attrs certifi charset_normalizer click comet_ml dateutil filelock fsspec h5py "
-    "huggingface_hub hydra idna importlib_metadata ipykernel jinja2 joblib matplotlib mlflow networkx omegaconf "
-    "packaging pandas pkg_resources pluggy pydantic pydantic_core pygments pytest regex requests rich safetensors "
-    "setuptools shellingham six sympy tensorboard tokenizers tomli torchmetrics tqdm typer typing_extensions "
-    "urllib3 wandb yaml".split()
+    """
+    IPython _pytest attr attrs certifi charset_normalizer click comet_ml dateutil filelock fsspec h5py
+    huggingface_hub hydra idna importlib_metadata ipykernel jinja2 joblib matplotlib mlflow networkx omegaconf
+    packaging pandas pkg_resources pluggy pydantic pydantic_core pygments pytest regex requests rich
+    safetensors setuptools shellingham six sympy tensorboard tokenizers tomli torchmetrics tqdm typer
+    typing_extensions urllib3 wandb yaml
+    """.split()  # noqa: SIM905
 )
 """Libraries that take no part in a model's answers."""
 _OWN = "robustbench_local"
@@ -151,6 +155,7 @@ def _installed_folders() -> tuple[Path, ...]:
     return tuple(Path(place).resolve() for place in sorted(known))
 
 
+@cache
 def _is_installed(file: str) -> bool:
     path = Path(file).resolve()
     return any(path.is_relative_to(folder) for folder in _installed_folders())

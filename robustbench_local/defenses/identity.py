@@ -33,7 +33,7 @@ def identify(
     Files come before what they make of the network, for they say more.
     """
     parts = {name: value for name, value in network_parts(module).items() if name != "weights"}
-    files = {name: value for name, value in parts.items() if name.startswith(("file ", "version "))}
+    files = {name: value for name, value in parts.items() if name.startswith(("code file ", "version "))}
     made = {name: value for name, value in parts.items() if name not in files}
     return {
         "version of the training loop": loop_version(),

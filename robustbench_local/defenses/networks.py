@@ -150,7 +150,11 @@ def load_start(
 
 
 def teacher_loader(
-    device: torch.device, base: Path | None = None, *, allow_code: bool = False
+    device: torch.device,
+    base: Path | None = None,
+    *,
+    allow_code: bool = False,
+    num_classes: int | None = None,
 ) -> Callable[[str], nn.Module]:
     """What loads the teacher of a distillation: a shipped network, a weights file, or a source of models.
 
@@ -158,11 +162,13 @@ def teacher_loader(
         device: Where the teacher computes.
         base: The folder that relative paths start from.
         allow_code: Whether a Python file may be run.
+        num_classes: How many classes the student has, for a teacher that does not say how many it has.
     """
 
     def load(name: str) -> nn.Module:
         source = f"zoo:{name}" if name in list_zoo() else name if ":" in name else f"checkpoint:{name}"
-        loaded = load_model(source, Request(base=base, allow_code=allow_code))
+        request = Request(base=base, allow_code=allow_code, default_classes=num_classes)
+        loaded = load_model(source, request)
         if not isinstance(loaded.model, nn.Module):
             raise ModelError("is no torch module, so it cannot teach", where=name)
         loaded.check_normalization(None)

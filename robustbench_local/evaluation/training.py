@@ -95,7 +95,7 @@ def fit(
         report=report,
         on_step=on_step,
         device=device,
-        teacher=teacher_loader(device, base, allow_code=allow_code),
+        teacher=teacher_loader(device, base, allow_code=allow_code, num_classes=start.num_classes),
         belongs={"start": network_parts(start.module)["weights"]},
     )
     start.module.load_state_dict(trained.state)

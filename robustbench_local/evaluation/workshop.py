@@ -167,7 +167,7 @@ class Workshop:
 
     def _key(self, start: Start, card: Card, recipe: Recipe, images: Images) -> str:
         """SHA-256 over all that the weights depend on."""
-        parts = {
+        parts: dict[str, Any] = {
             "card": card.digest,
             "recipe": repr(recipe),
             "architecture": start.architecture,
@@ -176,8 +176,11 @@ class Workshop:
             "validation": images.validation.digest(),
             "seed": self.grid.seed,
             "loop": loop_version(),
-            **taught_by(recipe, teacher_loader(torch.device("cpu"), self.base, allow_code=self.allow_code)),
         }
+        teacher = teacher_loader(
+            torch.device("cpu"), self.base, allow_code=self.allow_code, num_classes=start.num_classes
+        )
+        parts |= taught_by(recipe, teacher)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _make(
