@@ -76,6 +76,8 @@ class Describer:
 
     def attributes(self, module: nn.Module) -> str:
         """What a module holds besides tensors and sub-modules: settings, hooks, methods of its own."""
+        if type(module).__module__.startswith("torch._dynamo"):
+            return ""  # the compiler's own state; what it compiles is a module within
         state = {key: value for key, value in vars(module).items() if key not in _of_any_module()}
         state.pop(CODE_RECORD, None)
         state |= {key: list(vars(module).get(key, {}).values()) for key in _HOOKS if vars(module).get(key)}
@@ -111,6 +113,9 @@ class Describer:
 
     def _function(self, value: types.FunctionType) -> str:
         self.modules.add(value.__module__ or "")
+        compiled = getattr(value, "_torchdynamo_orig_callable", None)
+        if compiled is not None:
+            return self.describe(compiled)
         if not _is_users(value):
             return f"function {_place(value)}"
         cells = [_content(cell) for cell in value.__closure__ or ()]
@@ -233,15 +238,24 @@ def describe_tensor(value: Tensor) -> str:
 
 def scripted(module: nn.Module) -> str:
     """The program of a module of TorchScript or torch.fx, whose class says nothing about it."""
+    code = ""
     if not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
-        return ""
+        return code
     try:
-        code = str(module.code)
+        code = str(getattr(module, "code", ""))
         if isinstance(module, torch.jit.ScriptModule):
+            names = sorted(module._concrete_type.get_attributes())  # noqa: SLF001 - nothing public names them
+            settings = {name: getattr(module, name, None) for name in names}
+            code += repr({name: value for name, value in settings.items() if not _is_inside(value)})
             code += repr(module.code_with_constants[1].const_mapping)
     except (RuntimeError, AttributeError):
-        return ""
+        return f" {code}"
     return " " + _MANGLED.sub("", _ADDRESS.sub("", code))
+
+
+def _is_inside(value: Any) -> bool:
+    """Whether a module's own tensors and parts already say it."""
+    return isinstance(value, Tensor | nn.Module)
 
 
 def without_places(text: str) -> str:

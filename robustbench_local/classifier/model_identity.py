@@ -37,7 +37,7 @@ from robustbench_local.classifier.user_modules import (
 
 
 def model_parts(model: Any) -> dict[str, str]:
-    """The parts of a model's identity: ``"weights"``, ``"code file mynet.py"``, ``"version of torch"`` and others.
+    """The parts of a model's identity: ``"weights"``, ``"code file mynet.py"``, ``"version of torch"``, ...
 
     Args:
         model: A module or callable. A callable that stands for something elsewhere, such as a file or a

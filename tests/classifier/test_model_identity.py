@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace as Namespace
@@ -87,6 +88,20 @@ def scripted(factor: int) -> nn.Module:
     return torch.fx.symbolic_trace(Net())
 
 
+def torchscript(eps: float) -> nn.Module:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.eps = eps
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.mean((2, 3)) + self.eps
+
+    with warnings.catch_warnings(action="ignore"):  # torch calls it deprecated; users have such files
+        program: nn.Module = torch.jit.script(Net())
+    return program
+
+
 def add(weight: float, images: Tensor) -> Tensor:
     return images.mean((2, 3)) + weight
 
@@ -129,6 +144,8 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "hooks": (lambda: hooked(lambda _m, _i, out: out + 1), lambda: hooked(lambda _m, _i, out: out + 2)),
     "method": (lambda: patched(lambda self, x: self.head(x)), lambda: patched(lambda self, x: self.head(-x))),
     "scripted": (lambda: scripted(2), lambda: scripted(3)),
+    "TorchScript": (lambda: torchscript(0.1), lambda: torchscript(0.2)),
+    "compiled": (lambda: torch.compile(Scaled()), lambda: torch.compile(Scaled(eps=0.2))),
     "partial": (lambda: functools.partial(add, 1.0), lambda: functools.partial(add, 2.0)),
     "closure": (lambda: closure(1.0), lambda: closure(2.0)),
     "network in a closure": (lambda: hidden(1), lambda: hidden(2)),
