@@ -93,10 +93,13 @@ class Describer:
         return "\n".join(parts)
 
     def _described(self, value: Any) -> str:
-        for kinds, write in _WRITERS:
-            if isinstance(value, kinds):
-                return write(self, value)
-        return self._object(value)
+        try:
+            for kinds, write in _WRITERS:
+                if isinstance(value, kinds):
+                    return write(self, value)
+            return self._object(value)
+        except Exception as error:  # noqa: BLE001 - any object of the user's may raise anything when looked at
+            return f"{_place(type(value))} raises {type(error).__name__}"
 
     def _class(self, value: type) -> str:
         self.modules.add(value.__module__)
@@ -121,6 +124,8 @@ class Describer:
         cells = [_content(cell) for cell in value.__closure__ or ()]
         parts = (value.__defaults__, value.__kwdefaults__, cells)
         told = [describe_code(value.__code__), *(self.describe(part) for part in parts), self._globals(value)]
+        held = {name: part for name, part in vars(value).items() if name != CODE_RECORD}
+        told += [self.describe(held)] if held else []
         return f"function {_place(value)} " + "\n ".join(told)
 
     def _globals(self, function: types.FunctionType) -> str:

@@ -137,14 +137,17 @@ def _locate(name: str, folder: Path | None) -> str | None:
 
 
 @cache
-def is_user_file(file: str) -> bool:
-    """Whether a source lies neither in Python, nor in this package, nor where libraries are installed."""
-    path = Path(file)
-    if not path.is_file():
-        return False
+def is_user_place(path: str) -> bool:
+    """Whether a path lies neither in Python, nor in this package, nor where libraries are installed."""
     known = (Path(sysconfig.get_paths()["stdlib"]), Path(__file__).parents[1])
-    path = path.resolve()
-    return not _is_installed(file) and not any(path.is_relative_to(folder.resolve()) for folder in known)
+    place = Path(path).resolve()
+    return not _is_installed(path) and not any(place.is_relative_to(folder.resolve()) for folder in known)
+
+
+@cache
+def is_user_file(file: str) -> bool:
+    """Whether there is such a source, and it is the user's."""
+    return Path(file).is_file() and is_user_place(file)
 
 
 @cache

@@ -100,6 +100,9 @@ def load_start(
     input_size: tuple[int, int] | None = None,
     allow_code: bool = False,
     base: Path | None = None,
+    declared_classes: int | None = None,
+    sha256: str | None = None,
+    trust_pickle: str | None = None,
 ) -> Start:
     """The network that a training starts from.
 
@@ -116,6 +119,9 @@ def load_start(
         input_size: (H, W) that images are resized to; None for what the model knows.
         allow_code: Whether a Python file may be run.
         base: The folder that relative paths start from.
+        declared_classes: How many classes the user says that the model has.
+        sha256: What the SHA-256 of the weights file must be.
+        trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
 
     Raises:
         ConfigError: If the model or a name in it is unknown.
@@ -126,7 +132,10 @@ def load_start(
         weights=weights,
         entry=entry,
         architecture=architecture,
+        num_classes=declared_classes,
         default_classes=num_classes,
+        sha256=sha256,
+        trust_pickle=trust_pickle,
         allow_code=allow_code,
         base=base,
     )

@@ -151,6 +151,7 @@ class Workshop:
         normalize = entry.normalize
         said: dict[str, Any] = {
             "num_classes": before.num_classes,
+            "declared_classes": entry.num_classes,
             "seed": self.grid.seed,
             "normalize": (normalize["mean"], normalize["std"]) if isinstance(normalize, dict) else normalize,
             "input_size": (entry.input_size,) * 2 if isinstance(entry.input_size, int) else entry.input_size,
@@ -158,7 +159,13 @@ class Workshop:
             "base": self.base,
         }
         own = load_start(
-            entry.source, weights=entry.weights, entry=entry.entry, architecture=entry.architecture, **said
+            entry.source,
+            weights=entry.weights,
+            entry=entry.entry,
+            architecture=entry.architecture,
+            sha256=entry.sha256,
+            trust_pickle=entry.trust_pickle,
+            **said,
         )
         if recipe.fine_tune:
             return own

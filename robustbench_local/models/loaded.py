@@ -101,7 +101,7 @@ class Loaded:
         mean, std = (list(part) for part in stored)
         if declared is None:
             raise ModelError(
-                f"holds a normalisation beside the network (mean {mean}, std {std}), and none is declared",
+                f"has a normalisation beside the network, mean {mean}, std {std}, and normalize is not set",
                 where=str(self.provenance.get("weights")),
                 remedy=f"set normalize: {{mean: {mean}, std: {std}}}, or what the network was trained with",
             )

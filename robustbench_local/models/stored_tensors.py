@@ -14,7 +14,8 @@ from robustbench_local.errors import ModelError
 COUNTER = "num_batches_tracked"
 """Batch norm's counter, which some scripts save as a plain number."""
 _MAX_DEPTH = 20
-_SHOWN = 5
+_MOST = 1_000_000
+_SHOWN, _LONGEST = 5, 90
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,11 @@ def collect_tensors(loaded: Any, where: str) -> StoredTensors:
     tensors: dict[str, Tensor] = {}
     containers: dict[str, str] = {}
     versions: dict[str, Mapping[str, Any]] = {}
-    for container, name, value in _walk(loaded, "", 0):
+    for count, (container, name, value) in enumerate(_walk(loaded, "", 0)):
+        if count > _MOST:
+            raise ModelError(f"holds more than {_MOST:,} values in one another", where=where)
+        if value is None:
+            continue
         if isinstance(value, Mapping):
             versions[container] = getattr(value, "_metadata", {})
         elif name in tensors:
@@ -88,11 +93,12 @@ def collect_tensors(loaded: Any, where: str) -> StoredTensors:
 
 def shorten(names: Sequence[str]) -> str:
     """The first few of many names, for a line."""
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    cut = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:_SHOWN]]
+    return ", ".join(cut) + (", ..." if len(names) > _SHOWN else "")
 
 
 def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
-    """Each tensor with its container and path, and each container with state_dict versions."""
+    """Each tensor with its container and path, each container with state_dict versions, None for others."""
     items = enumerate(value) if isinstance(value, list | tuple) else value.items()
     if isinstance(value, Mapping) and isinstance(getattr(value, "_metadata", None), Mapping):
         yield path, path, value
@@ -104,6 +110,8 @@ def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
             yield path, name, torch.tensor(int(part))
         elif isinstance(part, Mapping | list | tuple) and depth < _MAX_DEPTH:
             yield from _walk(part, name, depth + 1)
+        else:
+            yield path, name, None
 
 
 def _parents(name: str) -> Iterator[str]:

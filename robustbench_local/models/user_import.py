@@ -10,7 +10,8 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
@@ -24,7 +25,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module
+from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module, is_user_place
 from robustbench_local.errors import ModelError
 
 _sources: dict[str, tuple[ModuleType, str, str]] = {}
@@ -69,7 +70,7 @@ def neighbours_of(path: Path) -> Iterator[set[str]]:
         When it closes: the names of all modules that were imported meanwhile and are the user's.
     """
     folder = str(path.parent.resolve())
-    kept = _set_aside()
+    kept = _set_aside(folder)
     before, brought = set(sys.modules), set[str]()
     finder = _NeighbourFinder(folder)
     sys.meta_path.insert(0, finder)
@@ -77,8 +78,10 @@ def neighbours_of(path: Path) -> Iterator[set[str]]:
     try:
         yield brought
     finally:
-        sys.meta_path.remove(finder)
-        sys.path.remove(folder)
+        with suppress(ValueError):  # the user's code may have tidied up
+            sys.meta_path.remove(finder)
+        with suppress(ValueError):
+            sys.path.remove(folder)
         brought |= {name for name in set(sys.modules) - before if is_user_module(name)}
         _remember(brought)
         for name, module in kept.items():
@@ -143,19 +146,33 @@ class _NeighbourFinder(MetaPathFinder):
         return None
 
     def _is_inside(self, place: str | None) -> bool:
-        return place is not None and Path(place).resolve().is_relative_to(self._folder)
+        return place is not None and _is_in(place, self._folder)
 
 
-def _set_aside() -> dict[str, ModuleType]:
-    """Let modules of earlier files be imported again: neighbours always, others if any has changed.
+@lru_cache(maxsize=20_000)
+def _is_in(place: str, folder: str) -> bool:
+    """Whether a path lies in a user's folder, and not in a Python or among libraries that lie there, too."""
+    return Path(place).resolve().is_relative_to(folder) and is_user_place(place)
+
+
+def _set_aside(folder: str) -> dict[str, ModuleType]:
+    """Let modules be imported again: those of a folder and of earlier files', others if any has changed.
 
     Returns:
         Those that are still what lies on the disk, for models that import them while they answer.
     """
+    _remember(
+        {
+            name
+            for name, module in list(sys.modules.items())
+            if name != "__main__" and name not in _sources and _is_in(_source_of(module), folder)
+        }
+    )
     changed = {name for name, (_, file, digest) in _sources.items() if _is_changed(file, digest)}
     kept = {}
-    for name, (module, _, _) in list(_sources.items()):
-        if not changed and not isinstance(getattr(module, "__loader__", None), _FreshLoader):
+    for name, (module, file, _) in list(_sources.items()):
+        fresh = isinstance(getattr(module, "__loader__", None), _FreshLoader) or _is_in(file, folder)
+        if not changed and not fresh:
             continue
         if sys.modules.get(name) is module:
             del sys.modules[name]
@@ -164,6 +181,12 @@ def _set_aside() -> dict[str, ModuleType]:
         if name in changed:
             del _sources[name]
     return kept
+
+
+def _source_of(module: object) -> str:
+    """A module's Python source; another path than any in a user's folder where it has none."""
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) and file.endswith(".py") else "/"
 
 
 def _is_changed(file: str, digest: str) -> bool:

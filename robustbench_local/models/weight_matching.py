@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -39,11 +39,13 @@ class NetworkNames:
         tensors: Its state_dict.
         parameters: Names of what was trained.
         head: Name of the layer whose rows are the classes, where known; its shape may differ in the file.
+        strip: What all names begin with and the file's do not.
     """
 
     tensors: Mapping[str, Tensor]
     parameters: frozenset[str]
     head: str | None = None
+    strip: str = ""
 
     @classmethod
     def of(cls, network: nn.Module, head: str | None = None) -> NetworkNames:
@@ -54,12 +56,18 @@ class NetworkNames:
     @cached_property
     def short(self) -> dict[str, str]:
         """Names without wrappers' parts, to the names themselves."""
-        return _without_wrappers(self.tensors)
+        found = _without_wrappers(self.tensors)
+        return {bare.removeprefix(self.strip): name for bare, name in found.items()}
 
     @cached_property
     def children(self) -> frozenset[str]:
         """First parts of the names."""
         return frozenset(name.partition(".")[0] for name in self.short)
+
+    @cached_property
+    def depth(self) -> int:
+        """Parts of the longest name."""
+        return max((name.count(".") + 1 for name in self.short), default=1)
 
     @cached_property
     def twins(self) -> dict[str, str]:
@@ -113,10 +121,26 @@ def find_matches(stored: StoredTensors, network: NetworkNames) -> list[Match]:
         network: What it is for.
 
     Returns:
-        Matches with their leftovers; complete ones first, without one the most promising alone. Empty if
-        no name of the network is in the file.
+        The complete matches with their leftovers, those first that serve it best; without one, the most
+        promising alone. Empty if no name of the network is in the file.
     """
     short = _without_wrappers(stored.tensors)
+    found = _matches(short, stored, network)
+    if found and found[0].is_complete:
+        return found
+    known = {part for name in network.short for part in name.split(".")}
+    attempts = [(_without_words(short, known), network)]
+    if len(network.children) == 1 and all("." in name for name in network.short):
+        attempts.append((short, replace(network, strip=f"{next(iter(network.children))}.")))
+    for names, asked in attempts:
+        other = _matches(names, stored, asked)
+        if other and other[0].is_complete:
+            return other
+    return found
+
+
+def _matches(short: Mapping[str, str], stored: StoredTensors, network: NetworkNames) -> list[Match]:
+    """As `find_matches`, for names in one spelling."""
     counts, places = _count_prefixes(short, network)
     enough = min(max(counts.values(), default=0), len(network.short) / 2)
     likely = [prefix for prefix in counts if counts[prefix] >= enough]
@@ -176,6 +200,21 @@ def _without_wrappers(names: Mapping[str, Tensor]) -> dict[str, str]:
     return found
 
 
+def _without_words(short: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
+    """Names without words that the network does not use, such as a wrapper's in the middle of a name.
+
+    Empty if two names would then be taken for each other.
+    """
+    found: dict[str, str] = {}
+    for bare, path in short.items():
+        parts = [part for part in bare.split(".") if part in known or part.isdigit()]
+        if len(parts) < 2:
+            parts = [bare]
+        if found.setdefault(".".join(parts), path) != path:
+            return {}
+    return found
+
+
 def _count_prefixes(
     short: Mapping[str, str], network: NetworkNames
 ) -> tuple[Counter[str], dict[str, list[str]]]:
@@ -184,7 +223,7 @@ def _count_prefixes(
     places: dict[str, list[str]] = defaultdict(list)
     for bare in short:
         parts = bare.split(".")
-        for start in range(len(parts)):
+        for start in range(max(0, len(parts) - network.depth), len(parts)):
             ending = ".".join(parts[start:])
             if ending in network.short:
                 counts[".".join(parts[:start])] += 1
@@ -268,7 +307,7 @@ def _copies(paths: list[str], stored: StoredTensors, network: NetworkNames) -> I
         groups: dict[str, dict[str, str]] = defaultdict(dict)
         for path in paths:
             parts = without_wrapper_parts(path).split(".")
-            for start in range(1, len(parts)):
+            for start in range(max(1, len(parts) - network.depth), len(parts)):
                 ending = ".".join(parts[start:])
                 if ending in wanted and _fits(network.short[wanted[ending]], stored.tensors[path], network):
                     groups[".".join(parts[:start])][wanted[ending]] = path

@@ -84,7 +84,9 @@ def read_weights(
             module, loaded = loaded, loaded.state_dict()
             notes = (f"{where} was unpickled as a whole, trusted by its SHA-256",)
         stored = collect_tensors(loaded, where)
-    if entry is not None and module is None:
+    if entry is not None and module is not None:
+        raise ModelError("is one whole network, without entries", where=where, remedy="leave entry out")
+    if entry is not None:
         stored = stored.below(entry, where)
     return Weights(path, digest, stored, module, notes, entry)
 

@@ -110,6 +110,24 @@ def closure(value: float) -> Callable[[Tensor], Tensor]:
     return lambda images: images.mean((2, 3)) * value
 
 
+def with_attribute(scale: float) -> Callable[[Tensor], Tensor]:
+    def scores(images: Tensor) -> Tensor:
+        return images.mean((2, 3)) * scores.scale  # type: ignore[attr-defined]
+
+    scores.scale = scale  # type: ignore[attr-defined]
+    return scores
+
+
+class Stubborn:
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("look away")
+
+
+def test_an_object_that_cannot_be_looked_at_stops_nothing() -> None:
+    assert digest(Scaled(held=Stubborn())) == digest(Scaled(held=Stubborn())) != digest(Scaled())
+
+
 def hidden(seed: int) -> Callable[[Tensor], Tensor]:
     torch.manual_seed(seed)
     network = nn.Linear(12, 3)
@@ -150,6 +168,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "closure": (lambda: closure(1.0), lambda: closure(2.0)),
     "network in a closure": (lambda: hidden(1), lambda: hidden(2)),
     "bound method": (lambda: Callable_(1).scores, lambda: Callable_(2).scores),
+    "attribute of a function": (lambda: with_attribute(1), lambda: with_attribute(2)),
     "instance": (lambda: Callable_(1), lambda: Callable_(2)),
     "lambda": (lambda: lambda x: x + 1, lambda: lambda x: x + 2),
     "notebook": (lambda: in_a_notebook(NET.format(1, 2)), lambda: in_a_notebook(NET.format(1, 3))),

@@ -100,6 +100,14 @@ def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path
     assert len(list((files / "cache").glob("*.safetensors"))) == 2
 
 
+def test_a_recipe_trains_the_network_with_the_classes_that_the_grid_says(files: Path) -> None:
+    change(files / "mynet.py", "def __init__(self):", "def __init__(self, num_classes=4):")
+    change(files / "mynet.py", "nn.Linear(784, 10)", "nn.Linear(784, num_classes)")
+    trained = prepare(TRAINED, allow_code=True)[0].subjects[0].classifier
+    with trained.attacked():
+        assert trained(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
 def test_code_that_is_not_allowed_is_refused_before_anything_is_trained(files: Path) -> None:
     lines: list[str] = []
     with pytest.raises(RefusedError, match="would be run as code"):

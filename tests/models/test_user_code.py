@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.models import user_import
 from robustbench_local.models.sources import load_classifier
 
 CODE = """
@@ -264,3 +266,28 @@ def test_two_entries_never_share_a_network(folder: Path) -> None:
     (folder / "nets.py").write_text("from torch import nn\nready = nn.Linear(2, 2)\n")
     one, other = load(folder, "ready", num_classes=2), load(folder, "ready", num_classes=2)
     assert one.module is not other.module
+
+
+def test_a_neighbour_that_the_session_imported_before_is_read_afresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("from session_net import Net\n")
+    (tmp_path / "session_net.py").write_text(NEIGHBOUR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = importlib.import_module("session_net")
+    change(tmp_path / "session_net.py", "SCALE = 1.0", "SCALE = 3.0")
+    found = load(tmp_path, "Net", num_classes=4)
+    assert type(found.module) is not before.Net
+    assert sys.modules["session_net"].SCALE == 3.0
+    del sys.modules["session_net"]
+
+
+def test_libraries_that_lie_in_the_users_folder_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\ndef net():\n    return nn.Flatten()\n"
+    )
+    root = Path(torch.__file__).parents[1]
+    assert not user_import._is_in(torch.__file__, str(root))
+    before = sys.modules["torch.nn"]
+    load(tmp_path, "net", num_classes=4)
+    assert sys.modules["torch.nn"] is before

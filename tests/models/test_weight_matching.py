@@ -73,12 +73,13 @@ for _name, _value in RAW.items():
          **{name: value for name, value in RAW.items() if not name.startswith("conv")}},
         {**under("model.backbone.", BODY), "model.fc.weight": HEAD[0], "model.fc.bias": HEAD[1]},
         {**under("encoder.", BODY), "decoder.fc.weight": HEAD[0], "decoder.fc.bias": HEAD[1]},
+        {**{name.replace("conv.", "conv.inner.net."): value for name, value in RAW.items()}},
         {"params": TREE},
         {**RAW, "norm.num_batches_tracked": 1},
         {**RAW, "norm.num_batches_tracked": torch.tensor(1.0)},
     ],
     ids=["parallel", "any words", "lightning of compiled", "twice", "in the middle", "head beside a backbone",
-         "siblings", "tree", "int counter", "float counter"],
+         "siblings", "another word in the middle", "tree", "int counter", "float counter"],
 )  # fmt: skip
 def test_one_set_of_weights_is_found_wherever_it_is(tmp_path: Path, content: Any) -> None:
     found = load(tmp_path, content)
@@ -138,6 +139,26 @@ def test_what_does_not_fit_as_well_is_told_and_not_taken(tmp_path: Path, content
     found = load(tmp_path, content)
     assert is_raw(found)
     assert any(word in note for note in found.notes)
+
+
+def test_a_network_that_wraps_what_the_file_holds_gets_it_too(tmp_path: Path) -> None:
+    wrapped = nn.ModuleDict({"net": network(3)})
+    torch.save({"state_dict": RAW}, tmp_path / "bare.pt")
+    load_into(wrapped, read_weights(tmp_path / "bare.pt"))
+    assert torch.equal(wrapped["net"].conv.weight, RAW["conv.weight"])  # type: ignore[arg-type,union-attr]
+
+
+def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
+    knot: dict[str, Any] = {"a": torch.rand(2)}
+    knot |= {str(number): knot for number in range(9)}
+    with pytest.raises(ModelError, match=r"more than 1,000,000 values"):
+        load(tmp_path, knot)
+
+
+def test_long_names_are_cut(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path, {**RAW, "x" * 100_000 + ".y": torch.rand(2, 2)})
+    assert len(str(caught.value)) < 400
 
 
 def test_an_optimizers_state_is_not_worth_a_line(tmp_path: Path) -> None:
