@@ -138,7 +138,6 @@ def command(
             normalize=normalize,
             allow_code=allow_code,
             base=base,
-            allow_code=allow_code,
         )
         if recipe.fine_tune and not start.origin:
             raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
@@ -146,7 +145,15 @@ def command(
         report(f"training {start.architecture} by {chosen.name} on {parts}, on {place}")
         common: dict[str, Any] = {"device": place, "report": report}
         trained = fit(
-            start, recipe, images, seed=seed, checkpoint=checkpoint, on_step=on_step, base=base, **common
+            start,
+            recipe,
+            images,
+            seed=seed,
+            checkpoint=checkpoint,
+            on_step=on_step,
+            base=base,
+            allow_code=allow_code,
+            **common,
         )
         figures = measure(start, recipe, images, autoattack=autoattack, **common)
         save(

@@ -45,8 +45,8 @@ def code_version() -> str:
     return f"{_version('robustbench-local')}+{code_digest(DECIDING)[:12]}"
 
 
-def attack_versions(methods: Iterable[str]) -> dict[str, str]:
-    """Versions of the libraries whose attacks a grid runs, by the words that a refusal uses.
+def library_versions(methods: Iterable[str]) -> dict[str, str]:
+    """Versions of torch and of the libraries whose attacks a grid runs, by the words that a refusal uses.
 
     Args:
         methods: Names of attacks, as cards have them.
@@ -56,7 +56,8 @@ def attack_versions(methods: Iterable[str]) -> dict[str, str]:
         for method in methods
         if method.startswith(("reference:", "torchattacks:"))
     }
-    return {f"version of {name}": str(_version(name)) for name in sorted(wanted)}
+    torch_version = {"version of torch": torch.__version__.partition("+")[0]}
+    return torch_version | {f"version of {name}": str(_version(name)) for name in sorted(wanted)}
 
 
 def describe_environment(device: str, workers: int) -> dict[str, Any]:

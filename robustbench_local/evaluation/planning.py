@@ -19,7 +19,7 @@ from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.crossing import GridColumn
 from robustbench_local.evaluation.defending import Defense, resolve_defenses
-from robustbench_local.evaluation.environment import attack_versions, code_version, describe_environment
+from robustbench_local.evaluation.environment import code_version, describe_environment, library_versions
 from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
 from robustbench_local.evaluation.harness.model_probe import (
@@ -238,7 +238,8 @@ def _identity(
 ) -> dict[str, str]:
     """Everything that decides the verdicts, flat, so that a difference can be named.
 
-    A model is there as a whole and in its parts, by which a refusal says what of it has changed.
+    A model is there as a whole and in its parts, by which a refusal says what of it has changed; one that
+    cannot be used has none.
     """
     content = grid.resolved()
     for model in content["models"]:
@@ -248,10 +249,9 @@ def _identity(
     flat["data digest"] = data.digest()
     for name, subject in subjects.items():
         flat[f"digest of model {name}"] = subject.digest
-        parts = subject.classifier.parts() if subject.undefended is None else {}
-        for part, value in parts.items():
-            flat[part if part.startswith("version of ") else f"{part} of model {name}"] = value
-    flat |= attack_versions(column.card.method for column in columns)
+        if subject.undefended is None and subject.problem is None:
+            flat |= {f"{part} of model {name}": value for part, value in subject.classifier.parts().items()}
+    flat |= library_versions(column.card.method for column in columns)
     flat["code"] = code_version()
     return flat
 

@@ -81,9 +81,21 @@ def test_a_changed_surrogate_refuses_them(files: Path) -> None:
 
 
 def test_only_libraries_whose_attacks_run_are_named() -> None:
-    assert environment.attack_versions(["pgd", "square"]) == {}
-    found = environment.attack_versions(["torchattacks:FGSM", "reference:autoattack"])
-    assert found.keys() == {"version of torchattacks", "version of pyautoattack"}
+    assert environment.library_versions(["pgd", "square"]).keys() == {"version of torch"}
+    found = environment.library_versions(["torchattacks:FGSM", "reference:autoattack"])
+    assert found.keys() == {"version of torch", "version of torchattacks", "version of pyautoattack"}
+
+
+def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
+    other = {"id": "own", "source": "python:own.py:Net", "num_classes": 10}
+    (files / "own.py").write_text("raise RuntimeError('not yet')\n")
+    grid = {**GRID, "models": [*GRID["models"], other]}
+    assert not run(grid).complete
+    (files / "own.py").write_text(NET)
+    assert run(grid).complete
+    change(files / "own.py")
+    with pytest.raises(ConfigError, match=r"code file own.py of model own"):
+        run(grid)
 
 
 def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path) -> None:
