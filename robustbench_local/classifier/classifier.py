@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier.device import ChannelsLast, place, resolve_device
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
-from robustbench_local.classifier.model_identity import digest_parts, model_parts
+from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.model_output import read_labels, read_logits
 from robustbench_local.classifier.pass_counter import (
     CountedModule,
@@ -271,16 +271,16 @@ class Classifier:
         return CountedModule(self._foreign_logits, self.foreign_passes, self.module)
 
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over what decides the logits; see `parts`."""
-        return digest_parts(self.parts())
+        """SHA-256, hexadecimal, over what decides the logits; see `describe_parts`."""
+        return digest_parts(self.describe_parts())
 
-    def parts(self) -> dict[str, str]:
+    def describe_parts(self) -> dict[str, str]:
         """What decides the logits, by name: weights, layers, code, files, preprocessing, versions.
 
         Each value is a digest, a version or a few words. See `model_identity` for what is seen and what not.
         """
         said = (self.num_classes, self._prepare.normalization, self.input_size, self.access, self.output)
-        return {**model_parts(self.model), "preprocessing and access": repr(said)}
+        return {**describe_model(self.model), "preprocessing and access": repr(said)}
 
     @property
     def normalization(self) -> Normalization | None:

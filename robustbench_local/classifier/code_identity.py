@@ -74,7 +74,7 @@ class Describer:
         finally:
             self._depth -= 1
 
-    def attributes(self, module: nn.Module) -> str:
+    def describe_attributes(self, module: nn.Module) -> str:
         """What a module holds besides tensors and sub-modules: settings, hooks, methods of its own."""
         if type(module).__module__.startswith("torch._dynamo"):
             return ""  # the compiler's own state; what it compiles is a module within
@@ -83,11 +83,13 @@ class Describer:
         state |= {key: list(vars(module).get(key, {}).values()) for key in _HOOKS if vars(module).get(key)}
         return "; ".join(f"{key}={self.describe(value)}" for key, value in sorted(state.items()))
 
-    def module(self, module: nn.Module) -> str:
+    def describe_module(self, module: nn.Module) -> str:
         """A module with all that is in it."""
         parts = []
         for name, one in module.named_modules():
-            parts.append(f"{name}: {self.describe(type(one))} ({self.attributes(one)}){scripted(one)}")
+            parts.append(
+                f"{name}: {self.describe(type(one))} ({self.describe_attributes(one)}){describe_program(one)}"
+            )
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         parts += [f"{name}: {describe_tensor(value)}" for name, value in sorted(tensors.items())]
         return "\n".join(parts)
@@ -208,7 +210,7 @@ class Describer:
 _WRITERS: tuple[tuple[Any, Callable[[Describer, Any], str]], ...] = (
     (Tensor, lambda _, value: describe_tensor(value)),
     (np.ndarray, Describer._array),  # noqa: SLF001
-    (nn.Module, Describer.module),
+    (nn.Module, Describer.describe_module),
     (type, Describer._class),  # noqa: SLF001
     (types.FunctionType, Describer._function),  # noqa: SLF001
     (types.MethodType, Describer._method),  # noqa: SLF001
@@ -241,7 +243,7 @@ def describe_tensor(value: Tensor) -> str:
     return f"tensor {tuple(value.shape)} {value.dtype} {hashlib.sha256(content.tobytes()).hexdigest()}"
 
 
-def scripted(module: nn.Module) -> str:
+def describe_program(module: nn.Module) -> str:
     """The program of a module of TorchScript or torch.fx, whose class says nothing about it."""
     code = ""
     if not isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):

@@ -24,8 +24,8 @@ from torch import nn
 from robustbench_local.classifier.code_identity import (
     CODE_RECORD,
     Describer,
+    describe_program,
     describe_tensor,
-    scripted,
     without_places,
 )
 from robustbench_local.classifier.user_modules import (
@@ -36,7 +36,7 @@ from robustbench_local.classifier.user_modules import (
 )
 
 
-def model_parts(model: Any) -> dict[str, str]:
+def describe_model(model: Any) -> dict[str, str]:
     """The parts of a model's identity: ``"weights"``, ``"code file mynet.py"``, ``"version of torch"``, ...
 
     Args:
@@ -84,9 +84,9 @@ def _module_parts(model: nn.Module, describer: Describer) -> dict[str, str]:
     kinds = [f"{name} {type(one).__module__}.{type(one).__qualname__}" for name, one in modules.items()]
     classes = list(dict.fromkeys(type(one) for one in modules.values()))
     code = [describer.describe(kind) for kind in classes]
-    code += [f"{name}{program}" for name, one in modules.items() if (program := scripted(one))]
+    code += [f"{name}{program}" for name, one in modules.items() if (program := describe_program(one))]
     code += [_library_source(kind.__module__) for kind in classes]
-    attributes = [f"{name} {describer.attributes(one)}" for name, one in modules.items()]
+    attributes = [f"{name} {describer.describe_attributes(one)}" for name, one in modules.items()]
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     weights = [f"{name} {describe_tensor(value)}" for name, value in sorted(tensors.items())]
     return {

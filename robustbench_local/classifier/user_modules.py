@@ -97,7 +97,7 @@ def module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
         if file is None or not Path(file).is_file():
             continue
         content = Path(file).read_bytes()
-        files[label(name, file)] = hashlib.sha256(content).hexdigest()
+        files[name_file(name, file)] = hashlib.sha256(content).hexdigest()
         if file.endswith(".py"):
             package = Path(file).name == "__init__.py"
             own = "" if name.startswith(USER_PREFIX) else name
@@ -107,7 +107,7 @@ def module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
     return dict(sorted(files.items())), frozenset(named)
 
 
-def label(name: str, file: str) -> str:
+def name_file(name: str, file: str) -> str:
     """A module's file by what it is imported as, which is the same wherever it lies."""
     path = Path(file)
     if name.startswith(USER_PREFIX) or name == "__main__":

@@ -63,8 +63,8 @@ class WrappedClassifier(Classifier):
         self.inner.to(device)
         return super().to(device)
 
-    def parts(self) -> dict[str, str]:
+    def describe_parts(self) -> dict[str, str]:
         """What decides the answers of the classifier within, and what is around it."""
         around = f"{type(self).__name__}: {self.identity}"
-        inner = self.inner.parts()
+        inner = self.inner.describe_parts()
         return {**inner, "wrapper": f"{inner['wrapper']}; {around}" if "wrapper" in inner else around}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from robustbench_local.classifier.code_identity import describe_tensor
-from robustbench_local.classifier.model_identity import digest_parts, model_parts
+from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.package_code import code_digest
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipe import Recipe
@@ -32,7 +32,7 @@ def identify(
     The version comes first: a checkpoint from before it was kept is refused for its age, not for its network.
     Files come before what they make of the network, for they say more.
     """
-    parts = {name: value for name, value in network_parts(module).items() if name != "weights"}
+    parts = {name: value for name, value in describe_network(module).items() if name != "weights"}
     files = {name: value for name, value in parts.items() if name.startswith(("code file ", "version "))}
     made = {name: value for name, value in parts.items() if name not in files}
     return {
@@ -55,17 +55,17 @@ def taught_by(recipe: Recipe, load: Callable[[str], nn.Module]) -> dict[str, str
         load: Loads the teacher.
     """
     name = getattr(recipe, "teacher", "")
-    return {"teacher": digest_parts(network_parts(load(name)))} if name else {}
+    return {"teacher": digest_parts(describe_network(load(name)))} if name else {}
 
 
-def network_parts(module: nn.Module) -> dict[str, str]:
+def describe_network(module: nn.Module) -> dict[str, str]:
     """The identity of a network in its parts: what it computes, and its weights; see `model_identity`."""
     shapes = [(name, tuple(value.shape)) for name, value in module.state_dict().items()]
     kept = module.state_dict().keys()
     constants = [
         f"{name} {describe_tensor(value)}" for name, value in module.named_buffers() if name not in kept
     ]
-    return {**model_parts(module), "shapes": repr(shapes), "constants": repr(constants)}
+    return {**describe_model(module), "shapes": repr(shapes), "constants": repr(constants)}
 
 
 def loop_version() -> str:

@@ -250,7 +250,10 @@ def _identity(
     for name, subject in subjects.items():
         flat[f"digest of model {name}"] = subject.digest
         if subject.undefended is None and subject.problem is None:
-            flat |= {f"{part} of model {name}": value for part, value in subject.classifier.parts().items()}
+            flat |= {
+                f"{part} of model {name}": value
+                for part, value in subject.classifier.describe_parts().items()
+            }
     flat |= library_versions(column.card.method for column in columns)
     flat["code"] = code_version()
     return flat

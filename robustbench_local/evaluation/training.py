@@ -18,7 +18,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.curves import write_curves
-from robustbench_local.defenses.identity import network_parts
+from robustbench_local.defenses.identity import describe_network
 from robustbench_local.defenses.networks import Start, teacher_loader
 from robustbench_local.defenses.provenance import summarize, write_weights
 from robustbench_local.defenses.recipe import Recipe
@@ -96,7 +96,7 @@ def fit(
         on_step=on_step,
         device=device,
         teacher=teacher_loader(device, base, allow_code=allow_code, num_classes=start.num_classes),
-        belongs={"start": network_parts(start.module)["weights"]},
+        belongs={"start": describe_network(start.module)["weights"]},
     )
     start.module.load_state_dict(trained.state)
     return trained

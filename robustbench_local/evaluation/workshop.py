@@ -18,7 +18,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
-from robustbench_local.defenses.identity import loop_version, network_parts, taught_by
+from robustbench_local.defenses.identity import describe_network, loop_version, taught_by
 from robustbench_local.defenses.networks import Start, load_start, teacher_loader
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.errors import ConfigError, StorageError
@@ -178,7 +178,7 @@ class Workshop:
             "card": card.digest,
             "recipe": repr(recipe),
             "architecture": start.architecture,
-            "network": network_parts(start.module),  # its code and its initial weights are in there
+            "network": describe_network(start.module),  # its code and its initial weights are in there
             "training": images.training.digest(),
             "validation": images.validation.digest(),
             "seed": self.grid.seed,

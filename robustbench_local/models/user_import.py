@@ -104,7 +104,7 @@ class _FreshLoader(SourceFileLoader):
 
 
 class _NeighbourFinder(MetaPathFinder):
-    """Finds modules in a folder, and their parts, with `_FreshLoader`.
+    """Finds what others find, and then what lies in a folder; sources of the user's get a `_FreshLoader`.
 
     Args:
         folder: The folder of the user's file.
@@ -116,19 +116,14 @@ class _NeighbourFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The place of a module: where anybody else finds it, unless that is in the folder."""
-        if path is None:
-            found = self._installed(fullname, target)
-            if found is not None and not self._is_inside(found.origin):
-                return found
-        places = [self._folder] if path is None else [place for place in path if self._is_inside(place)]
-        for place in places:
-            spec = FileFinder(
-                place, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FreshLoader, [".py"])
-            ).find_spec(fullname, target)
-            if spec is not None:
-                return spec
-        return None
+        """The place of a module; None where it is for others to find."""
+        if path is not None:
+            return _freshen(PathFinder.find_spec(fullname, path))
+        found = self._installed(fullname, target)
+        if found is not None:
+            return _freshen(found) or found
+        loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FreshLoader, [".py"])
+        return FileFinder(self._folder, *loaders).find_spec(fullname, target)
 
     def _installed(self, fullname: str, target: ModuleType | None) -> ModuleSpec | None:
         """What the other finders would find without the folder at the end of the path."""
@@ -145,8 +140,19 @@ class _NeighbourFinder(MetaPathFinder):
                 return spec
         return None
 
-    def _is_inside(self, place: str | None) -> bool:
-        return place is not None and _is_in(place, self._folder)
+
+def _freshen(spec: ModuleSpec | None) -> ModuleSpec | None:
+    """The place of a source of the user's, to be compiled as it lies there; None for any other."""
+    if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
+        return None
+    if not is_user_module(spec.name, spec.origin) or not is_user_place(spec.origin):
+        return None
+    return importlib.util.spec_from_file_location(
+        spec.name,
+        spec.origin,
+        loader=_FreshLoader(spec.name, spec.origin),
+        submodule_search_locations=spec.submodule_search_locations,
+    )
 
 
 @lru_cache(maxsize=20_000)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.model_identity import digest_parts, model_parts
+from robustbench_local.classifier.model_identity import describe_model, digest_parts
 
 
 class Scaled(nn.Module):
@@ -53,7 +53,7 @@ class Callable_:  # noqa: N801
 
 
 def digest(model: Any) -> str:
-    return digest_parts(model_parts(model))
+    return digest_parts(describe_model(model))
 
 
 def double(_module: nn.Module, _images: Any, logits: Tensor) -> Tensor:
@@ -210,15 +210,17 @@ def test_a_counter_that_code_keeps_for_itself_changes_nothing() -> None:
 
 
 def test_a_library_that_computes_is_there_by_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Classifier(Scaled(), num_classes=3).parts()
+    parts = Classifier(Scaled(), num_classes=3).describe_parts()
     assert parts["version of torch"] == torch.__version__.partition("+")[0]
     monkeypatch.setattr(torch, "__version__", "9.9.1+cu999")
-    changed = Classifier(Scaled(), num_classes=3).parts()
+    changed = Classifier(Scaled(), num_classes=3).describe_parts()
     assert {name for name in parts if parts[name] != changed[name]} == {"version of torch"}
 
 
 def test_preprocessing_is_a_part_of_its_own() -> None:
-    one, other = (Classifier(Scaled(), num_classes=3, normalize=name).parts() for name in (None, "half"))
+    one, other = (
+        Classifier(Scaled(), num_classes=3, normalize=name).describe_parts() for name in (None, "half")
+    )
     assert {name for name in one if one[name] != other[name]} == {"preprocessing and access"}
 
 

@@ -171,6 +171,8 @@ IMPORTS = {
     "in a function": "def Net():\n    from mynet import Net\n    return Net()\n",
     "by a made-up name": "import importlib\nNet = importlib.import_module('my' + 'net').Net\n",
     "by way of another": "from between import Net\n",
+    "from a folder on the path": "import os, sys\nsys.path.insert(0, os.path.dirname(__file__) + '/src')\n"
+    "from mynet import Net\n",
     "from a package": "from parts.inner import Net\n",
     "star": "from mynet import *\n",
 }
@@ -182,9 +184,13 @@ def change(path: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("kind", IMPORTS)
-def test_a_changed_neighbour_is_another_model_and_its_new_code_runs(tmp_path: Path, kind: str) -> None:
+def test_a_changed_neighbour_is_another_model_and_its_new_code_runs(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
     package = kind == "from a package"
-    place = tmp_path / "parts" / "deep.py" if package else tmp_path / "mynet.py"
+    folder = tmp_path / "src" if "folder" in kind else tmp_path
+    place = tmp_path / "parts" / "deep.py" if package else folder / "mynet.py"
     place.parent.mkdir(exist_ok=True)
     (tmp_path / "mine.py").write_text(IMPORTS[kind])
     (tmp_path / "between.py").write_text("from mynet import Net\n")
@@ -195,7 +201,7 @@ def test_a_changed_neighbour_is_another_model_and_its_new_code_runs(tmp_path: Pa
     assert load(tmp_path, "Net", num_classes=4).digest() == first.digest()
     change(place, "SCALE = 1.0", "SCALE = 3.0")  # as long, and in the same second: no cache may know it
     second = load(tmp_path, "Net", num_classes=4)
-    one, other = first.parts(), second.parts()
+    one, other = first.describe_parts(), second.describe_parts()
     file = "code file parts/deep.py" if package else "code file mynet.py"
     assert file in {name for name in one if one[name] != other[name]}
     torch.testing.assert_close(second(images), first(images) * 3)
@@ -230,7 +236,10 @@ def test_a_package_elsewhere_on_the_path_is_the_users_too(
     (tmp_path / "mine.py").write_text("from lab_of_mine import Net\n")
     monkeypatch.syspath_prepend(str(elsewhere))
     first = load(tmp_path, "Net", num_classes=4)
-    assert {"code file lab_of_mine/__init__.py", "code file lab_of_mine/nets.py"} <= first.parts().keys()
+    assert {
+        "code file lab_of_mine/__init__.py",
+        "code file lab_of_mine/nets.py",
+    } <= first.describe_parts().keys()
     images = torch.rand(2, 3, 2, 2)
     before = first(images)
     change(elsewhere / "lab_of_mine" / "nets.py", "* SCALE", "* SCALE * 2")
@@ -242,7 +251,7 @@ def test_a_package_elsewhere_on_the_path_is_the_users_too(
 def test_a_librarys_network_made_by_a_file_is_that_files(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from torch import nn\ndef net():\n    return nn.Flatten()\n")
     first = load(tmp_path, "net", num_classes=4)
-    assert "code file mine.py" in first.parts()
+    assert "code file mine.py" in first.describe_parts()
     change(tmp_path / "mine.py", "nn.Flatten()", "nn.Flatten(1)")
     assert load(tmp_path, "net", num_classes=4).digest() != first.digest()
 
@@ -250,7 +259,7 @@ def test_a_librarys_network_made_by_a_file_is_that_files(tmp_path: Path) -> None
 def test_the_libraries_that_a_file_imports_are_there_by_version(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import numpy as np\nimport matplotlib\ndef net(x):\n    return x\n")
     assert {"version of numpy", "version of torch"} <= (
-        parts := load(tmp_path, "net", num_classes=4).parts()
+        parts := load(tmp_path, "net", num_classes=4).describe_parts()
     ).keys()
     assert not any("matplotlib" in name for name in parts)
 
