@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
@@ -15,7 +14,7 @@ from robustbench_local.classifier.foreign_errors import first_line, out_of_memor
 from robustbench_local.classifier.gradient_guard import GradientGuard
 from robustbench_local.classifier.gradient_repair import GradientFaults, confirm_slope
 from robustbench_local.classifier.image_borders import NOTE, BorderProbe, move_inside
-from robustbench_local.classifier.model_identity import describe
+from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.model_output import read_labels, read_logits
 from robustbench_local.classifier.pass_counter import (
     CountedModule,
@@ -308,17 +307,16 @@ class Classifier:
         return CountedModule(self._foreign_logits, self.foreign_passes, self.module, record)
 
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over what decides the logits: tensors, layers and preprocessing."""
-        digest = hashlib.sha256()
-        parts = (self.num_classes, self._prepare.normalization, self.input_size, self.access, self.output)
-        digest.update(repr(parts).encode())
-        digest.update(describe(self.model).encode())
-        if self.module is not None:
-            tensors = dict(self.module.named_parameters()) | dict(self.module.named_buffers())
-            for name, tensor in sorted(tensors.items()):
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256, hexadecimal, over what decides the logits; see `describe_parts`."""
+        return digest_parts(self.describe_parts())
+
+    def describe_parts(self) -> dict[str, str]:
+        """What decides the logits, by name: weights, layers, code, files, preprocessing, versions.
+
+        Each value is a digest, a version or a few words. See `model_identity` for what is seen and what not.
+        """
+        said = (self.num_classes, self._prepare.normalization, self.input_size, self.access, self.output)
+        return {**describe_model(self.model), "preprocessing and access": repr(said)}
 
     @property
     def normalization(self) -> Normalization | None:

@@ -1,30 +1,135 @@
-"""What a model is, as text: the part of its digest that its tensors do not tell."""
+"""What a model is: everything that decides its answers, in named parts, each a digest or a version.
+
+This is the one notion of identity: whether a run may be resumed, whether weights in the cache are those of
+this training, and whether a checkpoint belongs to it, are all decided by these parts.
+
+Seen are weights, buffers and settings of every module, its hooks, the code of every class, function and
+closure that is the user's, as it is in memory, the whole files of all modules that the user's file imports,
+and the versions of the libraries that compute. Not seen are data files beside the code, modules that code
+imports by a name which it makes up while it answers, and services.
+"""
 
 from __future__ import annotations
 
-import inspect
-import re
+import hashlib
+import platform
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from robustbench_local.classifier.code_identity import (
+    CODE_RECORD,
+    Describer,
+    describe_program,
+    describe_tensor,
+    without_places,
+)
+from robustbench_local.classifier.user_modules import (
+    is_user_module,
+    library_version,
+    module_files,
+    used_libraries,
+)
 
-def describe(model: Any) -> str:
-    """The layers of a module, or the source of a callable, without memory addresses.
+
+def describe_model(model: Any) -> dict[str, str]:
+    """The parts of a model's identity: ``"weights"``, ``"code file mynet.py"``, ``"version of torch"``, ...
 
     Args:
         model: A module or callable. A callable that stands for something elsewhere, such as a file or a
             service, says in its attribute ``identity``, a text, what decides its answers.
     """
-    text = f"{type(model).__module__}.{type(model).__qualname__} {model!r}"
-    if not isinstance(model, nn.Module):
-        code = model if inspect.isroutine(model) else type(model)
-        text = f"{code.__module__}.{code.__qualname__}"
-        identity = getattr(model, "identity", None)
-        if isinstance(identity, str):
-            return f"{text} {identity}"
-        try:
-            text += inspect.getsource(code)
-        except (OSError, TypeError):
-            text += " (no source)"
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+    describer = Describer()
+    parts = _module_parts(model, describer) if isinstance(model, nn.Module) else {}
+    if not parts:
+        parts = {"code": _hashed(_callable(model, describer))}
+    files, libraries = _record(model)
+    if not files:
+        own = sorted(name for name in describer.modules if is_user_module(name))
+        files, named = module_files(own)
+        libraries = used_libraries([*named, *describer.modules])
+    libraries |= used_libraries(describer.modules) | {"torch", *getattr(model, "libraries", ())}
+    parts |= {f"code file {name}": digest for name, digest in files.items()}
+    parts |= {f"version of {name}": library_version(name) for name in sorted(libraries)}
+    if any(is_user_module(name) for name in describer.modules):
+        parts["version of Python"] = ".".join(platform.python_version_tuple()[:2])  # its instructions differ
+    return parts
+
+
+def digest_parts(parts: dict[str, str]) -> str:
+    """SHA-256, hexadecimal, over all parts of an identity."""
+    return _hashed("\n".join(f"{name}: {value}" for name, value in sorted(parts.items())))
+
+
+def record_code(model: Any, names: Iterable[str]) -> None:
+    """Write down on a model which files its code is made of, while they are what was run.
+
+    Args:
+        model: What a user's file made; whatever it is put into has these files in its identity.
+        names: Dotted names of the modules that were imported for it.
+    """
+    files, named = module_files(names)
+    owner = getattr(model, "__self__", model)
+    state = getattr(getattr(owner, "__func__", owner), "__dict__", None)
+    if isinstance(state, dict):
+        state[CODE_RECORD] = (files, sorted(used_libraries([*named, *names])))
+
+
+def _module_parts(model: nn.Module, describer: Describer) -> dict[str, str]:
+    modules = dict(model.named_modules())
+    kinds = [f"{name} {type(one).__module__}.{type(one).__qualname__}" for name, one in modules.items()]
+    classes = list(dict.fromkeys(type(one) for one in modules.values()))
+    code = [describer.describe(kind) for kind in classes]
+    code += [f"{name}{program}" for name, one in modules.items() if (program := describe_program(one))]
+    code += [_library_source(kind.__module__) for kind in classes]
+    attributes = [f"{name} {describer.describe_attributes(one)}" for name, one in modules.items()]
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    weights = [f"{name} {describe_tensor(value)}" for name, value in sorted(tensors.items())]
+    return {
+        "layers": _hashed(without_places("\n".join([repr(model), *kinds]))),
+        "code": _hashed("\n".join(code)),
+        "settings": _hashed("\n".join(attributes)),
+        "weights": _hashed("\n".join(weights)),
+    }
+
+
+def _callable(model: Any, describer: Describer) -> str:
+    identity = getattr(model, "identity", None)
+    if isinstance(identity, str) and not is_user_module(type(model).__module__):
+        return f"{type(model).__module__}.{type(model).__qualname__} {identity}"
+    return f"{identity if isinstance(identity, str) else ''} {describer.describe(model)}"
+
+
+def _record(model: Any) -> tuple[dict[str, str], frozenset[str]]:
+    """The files and libraries that were written down on a model or on anything within it."""
+    owner = getattr(model, "__self__", model)
+    owner = getattr(owner, "__func__", owner)
+    files: dict[str, str] = {}
+    libraries: frozenset[str] = frozenset()
+    for one in owner.modules() if isinstance(owner, nn.Module) else [owner]:
+        found = getattr(one, "__dict__", {}).get(CODE_RECORD)
+        if found:
+            files, libraries = files | found[0], libraries | set(found[1])
+    return files, libraries
+
+
+def _library_source(name: str) -> str:
+    """The source of a class of a library that is not torch: it may have been changed where it lies."""
+    if is_user_module(name) or name.partition(".")[0] in ("torch", "builtins", "robustbench_local"):
+        return ""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return f"{name} {_file_digest(file)}" if file else ""
+
+
+@lru_cache(maxsize=1024)
+def _file_digest(file: str) -> str:
+    path = Path(file)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

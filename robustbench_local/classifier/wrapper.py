@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,9 +65,11 @@ class WrappedClassifier(Classifier):
         self.inner.to(device)
         return super().to(device)
 
-    def digest(self) -> str:
-        """SHA-256, hexadecimal, over the classifier within and what is around it."""
-        return hashlib.sha256(f"{self.inner.digest()} {self.identity}".encode()).hexdigest()
+    def describe_parts(self) -> dict[str, str]:
+        """What decides the answers of the classifier within, and what is around it."""
+        around = f"{type(self).__name__}: {self.identity}"
+        inner = self.inner.describe_parts()
+        return {**inner, "wrapper": f"{inner['wrapper']}; {around}" if "wrapper" in inner else around}
 
     def find_masked_borders(self, images: Tensor) -> None:
         """See `Classifier`; of the classifier within first, whatever lies around it."""

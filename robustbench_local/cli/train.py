@@ -145,7 +145,15 @@ def command(
         report(f"training {start.architecture} by {chosen.name} on {parts}, on {place}")
         common: dict[str, Any] = {"device": place, "report": report}
         trained = fit(
-            start, recipe, images, seed=seed, checkpoint=checkpoint, on_step=on_step, base=base, **common
+            start,
+            recipe,
+            images,
+            seed=seed,
+            checkpoint=checkpoint,
+            on_step=on_step,
+            base=base,
+            allow_code=allow_code,
+            **common,
         )
         figures = measure(start, recipe, images, autoattack=autoattack, **common)
         save(

@@ -94,11 +94,15 @@ def load_start(
     num_classes: int,
     seed: int,
     weights: str | None = None,
+    entry: str | None = None,
     architecture: str | None = None,
     normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
     input_size: tuple[int, int] | None = None,
     allow_code: bool = False,
     base: Path | None = None,
+    declared_classes: int | None = None,
+    sha256: str | None = None,
+    trust_pickle: str | None = None,
 ) -> Start:
     """The network that a training starts from.
 
@@ -108,12 +112,16 @@ def load_start(
             last layer is replaced.
         seed: Of initial weights.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for initial ones.
+        entry: Which part of the file, where more than one fits.
         architecture: For ``checkpoint:FILE``, the network that it belongs to, where no card beside it says.
         normalize: Means and standard deviations, a name, or ``"none"``; None for what the model or its
             weights know.
         input_size: (H, W) that images are resized to; None for what the model knows.
         allow_code: Whether a Python file may be run.
         base: The folder that relative paths start from.
+        declared_classes: How many classes the user says that the model has.
+        sha256: What the SHA-256 of the weights file must be.
+        trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
 
     Raises:
         ConfigError: If the model or a name in it is unknown.
@@ -122,13 +130,18 @@ def load_start(
     """
     request = Request(
         weights=weights,
+        entry=entry,
         architecture=architecture,
+        num_classes=declared_classes,
         default_classes=num_classes,
+        sha256=sha256,
+        trust_pickle=trust_pickle,
         allow_code=allow_code,
         base=base,
     )
     with start_from(seed_from(seed, "initial weights")):
         loaded = _load(model, request)
+        loaded.check_normalization(normalize)
         if not isinstance(loaded.model, nn.Module):
             raise ModelError("is no torch module, so it cannot be trained", where=model)
         if loaded.num_classes != num_classes:
@@ -145,19 +158,29 @@ def load_start(
     )
 
 
-def teacher_loader(device: torch.device, base: Path | None = None) -> Callable[[str], nn.Module]:
+def teacher_loader(
+    device: torch.device,
+    base: Path | None = None,
+    *,
+    allow_code: bool = False,
+    num_classes: int | None = None,
+) -> Callable[[str], nn.Module]:
     """What loads the teacher of a distillation: a shipped network, a weights file, or a source of models.
 
     Args:
         device: Where the teacher computes.
         base: The folder that relative paths start from.
+        allow_code: Whether a Python file may be run.
+        num_classes: How many classes the student has, for a teacher that does not say how many it has.
     """
 
     def load(name: str) -> nn.Module:
         source = f"zoo:{name}" if name in list_zoo() else name if ":" in name else f"checkpoint:{name}"
-        loaded = load_model(source, Request(base=base))
+        request = Request(base=base, allow_code=allow_code, default_classes=num_classes)
+        loaded = load_model(source, request)
         if not isinstance(loaded.model, nn.Module):
             raise ModelError("is no torch module, so it cannot teach", where=name)
+        loaded.check_normalization(None)
         network = TrainedNetwork(loaded.model, loaded.normalize, loaded.input_size)
         return network.to(device).eval().requires_grad_(False)
 

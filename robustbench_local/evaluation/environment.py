@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
-DECIDING = (
-    "attacks",
-    "certification",
-    "classifier",
-    "corruptions",
-    "defenses/base.py",
-    "defenses/bit_depth.py",
-    "defenses/defended.py",
-    "defenses/jpeg.py",
-    "defenses/median.py",
-    "defenses/noise.py",
-    "defenses/resize_pad.py",
-    "defenses/smoothing.py",
-    "evaluation/batches.py",
-    "evaluation/cell.py",
-    "evaluation/crew.py",
-    "evaluation/harness",
-    "evaluation/looking.py",
-    "evaluation/outcome.py",
-    "evaluation/proof.py",
-    "evaluation/sparing.py",
-    "evaluation/verify.py",
-    "evaluation/viewing.py",
-    "geometry.py",
-    "losses.py",
-    "physical",
-    "randomness.py",
-    "straight_through.py",
-    "threat.py",
-    "threats",
-    "transformation.py",
-    "warp.py",
+from robustbench_local.classifier.package_code import code_digest
+
+DECIDING = tuple(
+    f"robustbench_local.{name}"
+    for name in (
+        "attacks",
+        "certification",
+        "defenses.wrappers",
+        "evaluation.columns",
+        "evaluation.executor",
+        "evaluation.harness",
+        "models",
+    )
 )
-"""Files and folders of the package whose change may change a verdict."""
+"""Where the code that decides verdicts begins: folders and modules; all that they import decides too."""
 REPORTED = (
     "numpy",
     "pandas",
@@ -62,13 +42,22 @@ REPORTED = (
 
 def code_version() -> str:
     """The package's version and a digest of the code that decides verdicts, e.g. ``0.1.0+3f9c21d07a4e``."""
-    package = Path(__file__).resolve().parents[1]
-    digest = hashlib.sha256()
-    for entry in DECIDING:
-        path = package / entry
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
-    return f"{_version('robustbench-local')}+{digest.hexdigest()[:12]}"
+    return f"{_version('robustbench-local')}+{code_digest(DECIDING)[:12]}"
+
+
+def library_versions(methods: Iterable[str]) -> dict[str, str]:
+    """Versions of torch and of the libraries whose attacks a grid runs, by the words that a refusal uses.
+
+    Args:
+        methods: Names of attacks, as cards have them.
+    """
+    wanted = {
+        "pyautoattack" if method.startswith("reference:") else "torchattacks"
+        for method in methods
+        if method.startswith(("reference:", "torchattacks:"))
+    }
+    torch_version = {"version of torch": torch.__version__.partition("+")[0]}
+    return torch_version | {f"version of {name}": str(_version(name)) for name in sorted(wanted)}
 
 
 def describe_environment(device: str, workers: int) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class ModelEntry(Strict):
     id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
     source: str
     weights: str | None = None
+    entry: str | None = None
     architecture: str | None = None
     num_classes: Annotated[int, Field(ge=2)] | None = None
     normalize: Normalization | None = None

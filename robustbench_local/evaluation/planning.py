@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -20,7 +20,7 @@ from robustbench_local.errors import ModelError, ModelTimeoutError, ProcessEnded
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.crossing import GridColumn
 from robustbench_local.evaluation.defending import Defense, resolve_defenses
-from robustbench_local.evaluation.environment import code_version, describe_environment
+from robustbench_local.evaluation.environment import code_version, describe_environment, library_versions
 from robustbench_local.evaluation.grid import Grid, ModelEntry
 from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
 from robustbench_local.evaluation.harness.model_probe import (
@@ -105,7 +105,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     for subject in (*models.values(), *subjects):
         subject.classifier.search_precision = grid.search_precision
         subject.classifier.compile_steps = options.compile_steps
-    identity = _identity(grid, data, subjects)
+    identity = _identity(grid, data, {str(each): each for each in (*models.values(), *subjects)}, columns)
     cells = tuple(plan_cells(grid, models, subjects, columns, identity["code"]))
     device, workers = str(resolve_device(options.device)), options.workers or torch.get_num_threads()
     return Plan(
@@ -259,15 +259,28 @@ def _load(entry: ModelEntry, data: Dataset, options: Options) -> tuple[Classifie
     return classifier, fit_labels(data, classifier.num_classes, classifier.class_names)
 
 
-def _identity(grid: Grid, data: Dataset, subjects: Sequence[Subject]) -> dict[str, str]:
-    """Everything that decides the verdicts, flat, so that a difference can be named."""
+def _identity(
+    grid: Grid, data: Dataset, subjects: Mapping[str, Subject], columns: Sequence[GridColumn]
+) -> dict[str, str]:
+    """Everything that decides the verdicts, flat, so that a difference can be named.
+
+    A model is there as a whole and in its parts, by which a refusal says what of it has changed; one that
+    cannot be used has none.
+    """
     content = grid.resolved()
     for model in content["models"]:
         if model["endpoint"]:
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
     flat = dict(_flatten({key: content[key] for key in DECIDING}))
     flat["data digest"] = data.digest()
-    flat |= {f"digest of model {subject}": subject.digest for subject in subjects}
+    for name, subject in subjects.items():
+        flat[f"digest of model {name}"] = subject.digest
+        if subject.undefended is None and subject.problem is None:
+            flat |= {
+                f"{part} of model {name}": value
+                for part, value in subject.classifier.describe_parts().items()
+            }
+    flat |= library_versions(column.card.method for column in columns)
     flat["code"] = code_version()
     return flat
 

@@ -18,6 +18,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.curves import write_curves
+from robustbench_local.defenses.identity import describe_network
 from robustbench_local.defenses.networks import Start, teacher_loader
 from robustbench_local.defenses.provenance import summarize, write_weights
 from robustbench_local.defenses.recipe import Recipe
@@ -78,8 +79,12 @@ def fit(
     report: Callable[[str], None],
     on_step: Callable[[int, int], None] | None = None,
     base: Path | None = None,
+    allow_code: bool = False,
 ) -> Trained:
-    """Train, and leave the best weights in ``start.module``; arguments and errors as in `train`."""
+    """Train, and leave the best weights in ``start.module``; arguments and errors as in `train`.
+
+    A teacher that a Python file makes is loaded, before anything is trained, only if code is allowed.
+    """
     trained = train(
         start.module,
         recipe,
@@ -90,8 +95,8 @@ def fit(
         report=report,
         on_step=on_step,
         device=device,
-        teacher=teacher_loader(device, base),
-        belongs={"start": repr(start.origin)},
+        teacher=teacher_loader(device, base, allow_code=allow_code, num_classes=start.num_classes),
+        belongs={"start": describe_network(start.module)["weights"]},
     )
     start.module.load_state_dict(trained.state)
     return trained

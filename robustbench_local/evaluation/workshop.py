@@ -18,7 +18,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
-from robustbench_local.defenses.identity import LOOP_VERSION, taught_by
+from robustbench_local.defenses.identity import describe_network, loop_version, taught_by
 from robustbench_local.defenses.networks import Start, load_start, teacher_loader
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.errors import ConfigError, StorageError
@@ -90,7 +90,14 @@ class Workshop:
                 call_isolated(make, timeout=None, name=model, listen=self.report)
             else:
                 make()
-        return self._told(load_classifier(f"checkpoint:{weights}", name=entry.id, device=self.device))
+        trained = load_classifier(
+            f"checkpoint:{weights}",
+            name=entry.id,
+            device=self.device,
+            allow_code=self.allow_code,
+            base=self.base,
+        )
+        return self._told(trained)
 
     def _told(self, classifier: Classifier) -> Classifier:
         """The classifier, with a note if it has seen what it is asked about."""
@@ -144,13 +151,22 @@ class Workshop:
         normalize = entry.normalize
         said: dict[str, Any] = {
             "num_classes": before.num_classes,
+            "declared_classes": entry.num_classes,
             "seed": self.grid.seed,
             "normalize": (normalize["mean"], normalize["std"]) if isinstance(normalize, dict) else normalize,
             "input_size": (entry.input_size,) * 2 if isinstance(entry.input_size, int) else entry.input_size,
             "allow_code": self.allow_code,
             "base": self.base,
         }
-        own = load_start(entry.source, weights=entry.weights, architecture=entry.architecture, **said)
+        own = load_start(
+            entry.source,
+            weights=entry.weights,
+            entry=entry.entry,
+            architecture=entry.architecture,
+            sha256=entry.sha256,
+            trust_pickle=entry.trust_pickle,
+            **said,
+        )
         if recipe.fine_tune:
             return own
         said |= {"normalize": own.normalize or "none", "input_size": own.input_size}
@@ -158,17 +174,20 @@ class Workshop:
 
     def _key(self, start: Start, card: Card, recipe: Recipe, images: Images) -> str:
         """SHA-256 over all that the weights depend on."""
-        parts = {
+        parts: dict[str, Any] = {
             "card": card.digest,
             "recipe": repr(recipe),
-            "network": [start.architecture, start.num_classes, repr(start.normalize), start.input_size],
-            "start": start.origin,
+            "architecture": start.architecture,
+            "network": describe_network(start.module),  # its code and its initial weights are in there
             "training": images.training.digest(),
             "validation": images.validation.digest(),
             "seed": self.grid.seed,
-            "loop": LOOP_VERSION,
-            **taught_by(recipe, teacher_loader(torch.device("cpu"), self.base)),
+            "loop": loop_version(),
         }
+        teacher = teacher_loader(
+            torch.device("cpu"), self.base, allow_code=self.allow_code, num_classes=start.num_classes
+        )
+        parts |= taught_by(recipe, teacher)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _make(
@@ -190,6 +209,7 @@ class Workshop:
             checkpoint=checkpoint,
             report=self.report,
             base=self.base,
+            allow_code=self.allow_code,
         )
         save(
             weights,

@@ -22,6 +22,7 @@ from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.loaded import Loaded, Request, with_weights
+from robustbench_local.models.stored_tensors import StoredTensors
 from robustbench_local.models.weights import Weights, read_weights
 from robustbench_local.suggestion import did_you_mean
 
@@ -45,12 +46,12 @@ def load_torchvision(name: str, request: Request) -> Loaded:
     enum: Any = torchvision_models.get_model_weights(name)
     entry = _entry(enum, request)
     if entry is not None:
-        weights: Weights | None = read_weights(_downloaded(entry), sha256=request.sha256)
+        weights: Weights | None = read_weights(_downloaded(entry), sha256=request.sha256, entry=request.entry)
     else:
         weights = None if request.weights is None else request.read(request.weights)
         entry = _published(enum, weights)
     if weights is not None and name.startswith("densenet"):
-        weights = replace(weights, tensors=_renamed(weights))
+        weights = replace(weights, stored=_renamed(weights.stored))
     found = with_weights(partial(_torchvision_network, name, weights, entry), 1000, weights, request)
     found.channels, found.input_size = 3, _ONE_SIZE.get(name)
     if entry is not None:
@@ -97,8 +98,8 @@ def _hash_in_name(path: Path) -> str:
 def _torchvision_network(name: str, weights: Weights | None, entry: Any, num_classes: int) -> nn.Module:
     options: dict[str, Any] = {"num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
-        names = weights.tensors if weights is not None else ["aux1.", "AuxLogits."]
-        options["aux_logits"] = any(key.startswith(("aux1.", "AuxLogits.")) for key in names)
+        names = weights.stored.tensors if weights is not None else ["aux1.", "AuxLogits."]
+        options["aux_logits"] = any(re.search(r"(^|\.)(aux1|AuxLogits)\.", key) for key in names)
         # torchvision's own files come from TensorFlow, whose normalisation the network then does itself
         options |= {"init_weights": False, "transform_input": entry is not None}
     if name.startswith("vit_") and entry is not None:
@@ -108,12 +109,16 @@ def _torchvision_network(name: str, weights: Weights | None, entry: Any, num_cla
     return network.eval()
 
 
-def _renamed(weights: Weights) -> dict[str, Any]:
+def _renamed(stored: StoredTensors) -> StoredTensors:
     """DenseNet's published files have ``norm.1`` where its layers are called ``norm1``."""
-    return {
-        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=\d)", r"\1", key): tensor
-        for key, tensor in weights.tensors.items()
+    names = {
+        key: re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=\d)", r"\1", key) for key in stored.tensors
     }
+    return replace(
+        stored,
+        tensors={names[key]: tensor for key, tensor in stored.tensors.items()},
+        containers={names[key]: container for key, container in stored.containers.items()},
+    )
 
 
 def _downloaded(entry: Any) -> Path:

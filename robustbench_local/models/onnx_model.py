@@ -43,6 +43,8 @@ class OnnxModel:
         ModelError: If it does not take one batch of images, channels first.
     """
 
+    libraries = ("onnxruntime",)  # whose version is a part of the identity
+
     def __init__(self, make_session: Callable[[], Any], *, where: str, identity: str) -> None:
         self._make_session, self.identity = make_session, identity
         session = make_session()

@@ -26,6 +26,7 @@ def load_classifier(
     source: str,
     *,
     weights: str | None = None,
+    entry: str | None = None,
     architecture: str | None = None,
     num_classes: int | None = None,
     normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
@@ -48,6 +49,8 @@ def load_classifier(
         source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME``,
             ``python:FILE.py:NAME``, ``onnx:FILE``, or the URL of a service.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
+        entry: Which part of a weights file to take, as a dotted path such as ``"state_dict_ema"``, where more
+            than one fits; ``"."`` for the outermost mapping itself.
         architecture: For a checkpoint: one of our networks, or ``torchvision:NAME``, ``timm:NAME``,
             ``python:FILE.py:NAME``.
         num_classes: By default what the weights have, then ``default_classes``.
@@ -72,6 +75,7 @@ def load_classifier(
     """
     request = Request(
         weights=weights,
+        entry=entry,
         architecture=architecture,
         num_classes=num_classes,
         default_classes=default_classes,
@@ -84,6 +88,11 @@ def load_classifier(
         endpoint=_endpoint(source, endpoint),
     )
     loaded = load_model(source, request)
+    if entry is not None and "weights" not in loaded.provenance:
+        raise ConfigError(
+            f"there is no weights file to take the entry {entry!r} from", where=name, remedy="leave entry out"
+        )
+    loaded.check_normalization(normalize)
     classifier = Classifier(
         loaded.model,
         num_classes=loaded.num_classes,

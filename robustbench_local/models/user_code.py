@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,11 +11,14 @@ from typing import Any
 from torch import nn
 
 from robustbench_local.classifier.foreign_errors import first_line
+from robustbench_local.classifier.model_identity import record_code
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.files import find_file
 from robustbench_local.models.loaded import Loaded, Request
-from robustbench_local.models.weights import load_into
+from robustbench_local.models.user_import import file_digest, import_file, neighbours_of
+from robustbench_local.models.weight_loading import Fit, fit_weights, load_fit
+from robustbench_local.models.weights import Weights
 from robustbench_local.suggestion import did_you_mean
 
 
@@ -45,13 +44,33 @@ def load_python(place: str, request: Request) -> Loaded:
         if not isinstance(made, nn.Module):
             raise ConfigError("a function takes no weights", where=place, remedy="leave weights out")
         weights = request.read(request.weights)
-        found.notes += load_into(made, weights)
+        fit = _fit(weights, made, classes)
+        found.notes += load_fit(made, fit, weights.path.name)
+        found.stored_normalization = fit.normalization
         found.came_from(weights)
     if isinstance(made, nn.Module):
         made.eval()
     found.notes.append(f"made by running {path.name} (code was allowed)")
-    found.provenance |= {"code": path.name, "code_sha256": _code_hash(path)}
+    found.provenance |= {"code": path.name, "code_sha256": file_digest(path)}
     return found
+
+
+def _fit(weights: Weights, network: nn.Module, classes: int) -> Fit:
+    """The weights under the network's names; a last layer of so many classes replaces one of another number.
+
+    That is what a training on other classes leaves, where the code says a number of its own.
+    """
+    try:
+        return fit_weights(weights, network)
+    except ModelError:
+        layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+        own = network.get_submodule(layers[-1]) if layers else None
+        if not isinstance(own, nn.Linear) or own.out_features == classes:
+            raise
+        head = nn.Linear(own.in_features, classes, bias=own.bias is not None)
+        parent, _, attribute = layers[-1].rpartition(".")
+        setattr(network.get_submodule(parent), attribute, head)
+        return fit_weights(weights, network)
 
 
 def run_user_code(place: str, request: Request) -> tuple[Path, Any]:
@@ -66,14 +85,23 @@ def run_user_code(place: str, request: Request) -> tuple[Path, Any]:
             remedy="read it, then allow it with --allow-code (allow_code=True)",
         )
     path = find_file(file, request.base)
-    module = _imported(path)
+    with neighbours_of(path) as brought:
+        module, made = _run(path, name, place, request)
+    record_code(made, {module.__name__, *brought})
+    return path, made
+
+
+def _run(path: Path, name: str, place: str, request: Request) -> tuple[ModuleType, Any]:
+    """The file as a module, and what its entry of that name makes."""
+    with fixed_start():  # a network that is made on import has the same weights in every process, too
+        module = import_file(path)
     found = getattr(module, name, None)
     if found is None:
         names = [entry for entry, value in vars(module).items() if callable(value)]
         raise ConfigError(f"{path.name} has no {name!r}", where=place, remedy=did_you_mean(name, names))
     try:
         with fixed_start():
-            return path, _made(found, request)
+            return module, _made(found, request)
     except (Exception, SystemExit) as error:
         raise ModelError(f"raised {type(error).__name__}: {first_line(error)}", where=place) from error
 
@@ -96,36 +124,3 @@ def _callable_with(function: Callable[..., Any], options: dict[str, Any]) -> boo
     except TypeError:
         return False
     return True
-
-
-def _imported(path: Path) -> ModuleType:
-    # The name goes into the classifier's digest: it follows the code, not the place or the process.
-    name = f"robustbench_local_user_{path.stem}_{_code_hash(path)[:16]}"
-    specification = importlib.util.spec_from_file_location(name, path)
-    if specification is None or specification.loader is None:
-        raise ModelError("is not a Python file", where=path.name)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # where dataclasses and pickle look a class's module up
-    try:
-        with _importable(path.parent):
-            specification.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ModelError(
-            f"raised {type(error).__name__} on import: {first_line(error)}", where=path.name
-        ) from error
-    return module
-
-
-def _code_hash(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """The file's neighbours can be imported by it, but only after everything that is installed."""
-    sys.path.append(str(folder.resolve()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder.resolve()))

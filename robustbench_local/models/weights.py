@@ -12,8 +12,6 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +25,10 @@ from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.config.zip_bombs import refuse_zip_bomb
 from robustbench_local.errors import ModelError, RefusedError
 from robustbench_local.models.files import bare_hash, read_file
+from robustbench_local.models.stored_tensors import StoredTensors, collect_tensors
 
 _SAFE_TORCH = (2, 10)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
-_PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
 _REFUSALS = ("GLOBAL ", "is blocked", "Can only", "Trying to", "Unsupported", "must be imported")
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -42,109 +38,57 @@ class Weights:
     Args:
         path: The file.
         sha256: Of the bytes that were read, hexadecimal.
-        tensors: Parameter and buffer names to tensors, on the CPU.
+        stored: Its tensors, on the CPU.
         module: The whole network, if the file is a trusted pickle of one.
         notes: What a reader of the results should know.
+        entry: The part of the file that the user chose, which is all that ``stored`` has.
     """
 
     path: Path
     sha256: str
-    tensors: Mapping[str, Any]
+    stored: StoredTensors
     module: nn.Module | None = None
     notes: tuple[str, ...] = ()
+    entry: str | None = None
 
 
-def read_weights(path: Path, *, sha256: str | None = None, trust_pickle: str | None = None) -> Weights:
+def read_weights(
+    path: Path, *, sha256: str | None = None, trust_pickle: str | None = None, entry: str | None = None
+) -> Weights:
     """Read a safetensors file, or a ``.pt``/``.pth`` file of tensors; the content decides, not the suffix.
 
     Args:
         path: The file.
         sha256: What its SHA-256 must be, with or without ``sha256:`` before it.
         trust_pickle: ``"sha256:<hash>"`` of a file that may run code while it is loaded.
+        entry: Dotted path of the part with the weights, ``"."`` for the outermost mapping itself; None for
+            whatever fits the network.
 
     Raises:
-        ModelError: If it cannot be read, is truncated, is not what it claims to be, or has another SHA-256.
+        ModelError: If it cannot be read, is truncated, is not what it claims to be, has another SHA-256, or
+            no such entry.
         RefusedError: If reading it could run code: pickled objects, TorchScript, or too old a torch.
     """
     where = path.name
     data, digest = read_file(path, sha256=sha256)
+    module: nn.Module | None = None
+    notes: tuple[str, ...] = ()
     if _is_safetensors(path, data):
-        return Weights(path, digest, _safetensors(data, where))
-    refuse_zip_bomb(data, where=where, error=ModelError, remedy="get the file again: weights do not compress")
-    loaded = _torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
-    if isinstance(loaded, nn.Module):
-        note = f"{where} was unpickled as a whole, trusted by its SHA-256"
-        return Weights(path, digest, loaded.state_dict(), loaded, (note,))
-    return Weights(path, digest, *_unwrapped(loaded, where))
-
-
-def load_into(module: nn.Module, weights: Weights) -> list[str]:
-    """Copy weights into a module; every name and every shape must fit.
-
-    Args:
-        module: The network.
-        weights: What `read_weights` returned.
-
-    Returns:
-        Notes for the reader of the results.
-
-    Raises:
-        ModelError: Listing what is missing, unexpected or of another shape.
-    """
-    expected = module.state_dict()
-    tensors, notes = fitted(weights, expected)
-    # Batch norm's counter came late to torch; files without it are complete.
-    counters = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")}
-    tensors = {**counters, **tensors}
-    missing = [name for name in expected if name not in tensors]
-    extra = sorted(name for name in tensors if name not in expected)
-    misfits = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected
-        if isinstance(tensors.get(name), Tensor) and not _same_shape(tensors[name], expected[name])
-    ]
-    if missing or extra or misfits:
-        found = [
-            _listed("missing", missing),
-            _listed("unexpected", extra),
-            _listed("of another shape", misfits),
-        ]
-        raise ModelError(
-            f"does not fit the network: {'; '.join(part for part in found if part)}",
-            where=weights.path.name,
-            remedy="check the architecture and num_classes",
+        stored = collect_tensors(_safetensors(data, where), where)
+    else:
+        refuse_zip_bomb(
+            data, where=where, error=ModelError, remedy="get the file again: weights do not compress"
         )
-    state = OrderedDict(tensors)
-    # Versions of the layers, by which some networks tell old files from new ones; safetensors have none.
-    told = None if notes else getattr(weights.tensors, "_metadata", None)
-    versions = told or getattr(expected, "_metadata", {})
-    state._metadata = versions  # type: ignore[attr-defined]  # noqa: SLF001
-    try:
-        module.load_state_dict(state, strict=True)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"does not fit the network: {first_line(error)}", where=weights.path.name) from error
-    stored = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    half = sorted(str(dtype).removeprefix("torch.") for dtype in stored if dtype.itemsize < 4)
-    return [*notes, *(f"weights are stored as {dtype}" for dtype in half)]
-
-
-def fitted(weights: Weights, expected: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The tensors under the names that the network uses, without a wrapper's prefix.
-
-    Args:
-        weights: What `read_weights` returned.
-        expected: The network's own names.
-
-    Returns:
-        Names to tensors, and notes on what was taken off.
-    """
-    tensors, notes = dict(weights.tensors), []
-    for prefix in _PREFIXES:
-        wrapped = tensors and all(name.startswith(prefix) for name in tensors)
-        if wrapped and not any(name.startswith(prefix) for name in expected):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-            notes.append(f"took the prefix {prefix!r} off the parameter names of {weights.path.name}")
-    return tensors, notes
+        loaded = _torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
+        if isinstance(loaded, nn.Module):
+            module, loaded = loaded, loaded.state_dict()
+            notes = (f"{where} was unpickled as a whole, trusted by its SHA-256",)
+        stored = collect_tensors(loaded, where)
+    if entry is not None and module is not None:
+        raise ModelError("is one whole network, without entries", where=where, remedy="leave entry out")
+    if entry is not None:
+        stored = stored.below(entry, where)
+    return Weights(path, digest, stored, module, notes, entry)
 
 
 def _is_safetensors(path: Path, data: bytes) -> bool:
@@ -240,32 +184,3 @@ def _is_torchscript(data: bytes) -> bool:
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return False
     return any(name.split("/", 1)[-1] == "constants.pkl" or "/code/" in name for name in names)
-
-
-def _unwrapped(loaded: Any, where: str) -> tuple[Mapping[str, Any], None, tuple[str, ...]]:
-    """The state dict in what training scripts save around it."""
-    if isinstance(loaded, Mapping):
-        if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-            return loaded, None, ()
-        for key in _WRAPPERS:
-            inner = loaded.get(key)
-            if (
-                isinstance(inner, Mapping)
-                and inner
-                and all(isinstance(value, Tensor) for value in inner.values())
-            ):
-                return inner, None, (f"took the weights from the entry {key!r} of {where}",)
-        held = ", ".join(str(key) for key in list(loaded)[:_SHOWN]) or "nothing"
-        raise ModelError(f"holds no state_dict; it has {held}", where=where, remedy="save model.state_dict()")
-    kind = type(loaded).__name__
-    raise ModelError(f"holds a {kind}, no state_dict", where=where, remedy="save model.state_dict()")
-
-
-def _same_shape(tensor: Tensor, expected: Tensor) -> bool:
-    scalar = expected.ndim == 0 and tensor.shape == (1,)  # torch itself takes these for each other
-    return scalar or tensor.shape == expected.shape
-
-
-def _listed(what: str, names: list[str]) -> str:
-    more = ", ..." if len(names) > _SHOWN else ""
-    return f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{more})" if names else ""

@@ -26,10 +26,13 @@ def refuse_foreign(directory: Path) -> None:
 
 def refuse_other_run(directory: Path, there: Mapping[str, str], here: Mapping[str, str]) -> None:
     """Resuming another grid's run would mix two experiments in one table."""
+    unknown = {key for known in (there, here) for key, value in known.items() if value == UNKNOWN}
+    # Where a model could not be used, there or here, nothing is known of its parts either.
+    models = tuple(f" of model {key.partition(' of model ')[2]}" for key in unknown if " of model " in key)
     differing = [
         key
-        for key in sorted({*there, *here})
-        if there.get(key) != here.get(key) and UNKNOWN not in (there.get(key), here.get(key))
+        for key in sorted({*there, *here} - unknown)
+        if there.get(key) != here.get(key) and not key.endswith(models)
     ]
     if not differing:
         return

@@ -52,6 +52,12 @@ def test_one_of_several_outputs_has_to_be_named(tmp_path: Path):
         load_classifier("onnx:net.onnx", **options)(IMAGES)
 
 
+def test_the_runtime_is_a_part_of_the_identity(tmp_path: Path):
+    linear_file(tmp_path / "net.onnx")
+    parts = load_classifier("onnx:net.onnx", base=tmp_path).describe_parts()
+    assert {"version of onnxruntime", "version of torch", "code"} <= parts.keys()
+
+
 def test_the_digest_follows_the_file_and_its_data(tmp_path: Path):
     digests = set()
     for name, factor in (("one", 1.0), ("again", 1.0), ("other", 1.5)):

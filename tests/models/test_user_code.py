@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.models import user_import
 from robustbench_local.models.sources import load_classifier
 
 CODE = """
@@ -151,3 +153,150 @@ def test_the_digest_follows_the_code_and_not_the_place(
     assert here == there
     (other / "mine.py").write_text(CODE.replace("images.flatten(1)", "images.flatten(1) * 2"))
     assert load(other, "Net").digest() != here
+
+
+NEIGHBOUR = """
+from torch import nn
+SCALE = 1.0
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(12, 4)
+    def forward(self, images):
+        return self.head(images.flatten(1)) * SCALE
+"""
+IMPORTS = {
+    "name": "from mynet import Net\n",
+    "module": "import mynet\nNet = mynet.Net\n",
+    "in a function": "def Net():\n    from mynet import Net\n    return Net()\n",
+    "by a made-up name": "import importlib\nNet = importlib.import_module('my' + 'net').Net\n",
+    "by way of another": "from between import Net\n",
+    "from a folder on the path": "import os, sys\nsys.path.insert(0, os.path.dirname(__file__) + '/src')\n"
+    "from mynet import Net\n",
+    "from a package": "from parts.inner import Net\n",
+    "star": "from mynet import *\n",
+}
+
+
+def change(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("kind", IMPORTS)
+def test_a_changed_neighbour_is_another_model_and_its_new_code_runs(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = kind == "from a package"
+    folder = tmp_path / "src" if "folder" in kind else tmp_path
+    place = tmp_path / "parts" / "deep.py" if package else folder / "mynet.py"
+    place.parent.mkdir(exist_ok=True)
+    (tmp_path / "mine.py").write_text(IMPORTS[kind])
+    (tmp_path / "between.py").write_text("from mynet import Net\n")
+    (place.parent / "inner.py").write_text("from .deep import Net\n")
+    place.write_text(NEIGHBOUR)
+    images = torch.rand(2, 3, 2, 2)
+    first = load(tmp_path, "Net", num_classes=4)
+    assert load(tmp_path, "Net", num_classes=4).digest() == first.digest()
+    change(place, "SCALE = 1.0", "SCALE = 3.0")  # as long, and in the same second: no cache may know it
+    second = load(tmp_path, "Net", num_classes=4)
+    one, other = first.describe_parts(), second.describe_parts()
+    file = "code file parts/deep.py" if package else "code file mynet.py"
+    assert file in {name for name in one if one[name] != other[name]}
+    torch.testing.assert_close(second(images), first(images) * 3)
+
+
+def test_a_comment_in_a_whole_file_counts(folder: Path) -> None:
+    first = load(folder, "Net").digest()
+    change(folder / "helper.py", "CLASSES = 4", "CLASSES = 4  # of them")
+    assert load(folder, "Net").digest() != first
+
+
+def test_neighbours_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    for name, scale in (("a", "1.0"), ("b", "3.0")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.py").write_text(IMPORTS["name"])
+        (tmp_path / name / "mynet.py").write_text(NEIGHBOUR.replace("SCALE = 1.0", f"SCALE = {scale}"))
+    one, other = (load(tmp_path / name, "Net", num_classes=4) for name in ("a", "b"))
+    images = torch.rand(2, 3, 2, 2)
+    torch.testing.assert_close(other(images), one(images) * 3)
+    digests = one.digest(), other.digest()
+    assert digests[0] != digests[1]
+    assert load(tmp_path / "a", "Net", num_classes=4).digest() == digests[0] == one.digest()
+
+
+def test_a_package_elsewhere_on_the_path_is_the_users_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "src"
+    (elsewhere / "lab_of_mine").mkdir(parents=True)
+    (elsewhere / "lab_of_mine" / "__init__.py").write_text("from lab_of_mine.nets import Net\n")
+    (elsewhere / "lab_of_mine" / "nets.py").write_text(NEIGHBOUR)
+    (tmp_path / "mine.py").write_text("from lab_of_mine import Net\n")
+    monkeypatch.syspath_prepend(str(elsewhere))
+    first = load(tmp_path, "Net", num_classes=4)
+    assert {
+        "code file lab_of_mine/__init__.py",
+        "code file lab_of_mine/nets.py",
+    } <= first.describe_parts().keys()
+    images = torch.rand(2, 3, 2, 2)
+    before = first(images)
+    change(elsewhere / "lab_of_mine" / "nets.py", "* SCALE", "* SCALE * 2")
+    second = load(tmp_path, "Net", num_classes=4)
+    assert second.digest() != first.digest()
+    torch.testing.assert_close(second(images), before * 2)
+
+
+def test_a_librarys_network_made_by_a_file_is_that_files(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from torch import nn\ndef net():\n    return nn.Flatten()\n")
+    first = load(tmp_path, "net", num_classes=4)
+    assert "code file mine.py" in first.describe_parts()
+    change(tmp_path / "mine.py", "nn.Flatten()", "nn.Flatten(1)")
+    assert load(tmp_path, "net", num_classes=4).digest() != first.digest()
+
+
+def test_the_libraries_that_a_file_imports_are_there_by_version(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import numpy as np\nimport matplotlib\ndef net(x):\n    return x\n")
+    assert {"version of numpy", "version of torch"} <= (
+        parts := load(tmp_path, "net", num_classes=4).describe_parts()
+    ).keys()
+    assert not any("matplotlib" in name for name in parts)
+
+
+def test_a_network_made_on_import_has_the_same_weights_every_time(folder: Path) -> None:
+    one = load(folder, "ready")
+    torch.rand(3)
+    assert load(folder, "ready").digest() == one.digest()
+
+
+def test_two_entries_never_share_a_network(folder: Path) -> None:
+    (folder / "mine.py").write_text("from nets import ready\n")
+    (folder / "nets.py").write_text("from torch import nn\nready = nn.Linear(2, 2)\n")
+    one, other = load(folder, "ready", num_classes=2), load(folder, "ready", num_classes=2)
+    assert one.module is not other.module
+
+
+def test_a_neighbour_that_the_session_imported_before_is_read_afresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text("from session_net import Net\n")
+    (tmp_path / "session_net.py").write_text(NEIGHBOUR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = importlib.import_module("session_net")
+    change(tmp_path / "session_net.py", "SCALE = 1.0", "SCALE = 3.0")
+    found = load(tmp_path, "Net", num_classes=4)
+    assert type(found.module) is not before.Net
+    assert sys.modules["session_net"].SCALE == 3.0
+    del sys.modules["session_net"]
+
+
+def test_libraries_that_lie_in_the_users_folder_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\ndef net():\n    return nn.Flatten()\n"
+    )
+    root = Path(torch.__file__).parents[1]
+    assert not user_import._is_in(torch.__file__, str(root))
+    before = sys.modules["torch.nn"]
+    load(tmp_path, "net", num_classes=4)
+    assert sys.modules["torch.nn"] is before

@@ -1,0 +1,81 @@
+"""The part of this package's own code that something depends on, computed from imports."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from robustbench_local.classifier.source_imports import imported_names
+
+PACKAGE = Path(__file__).resolve().parents[1]
+_LAZY = re.compile(rf"[\"']({PACKAGE.name}(?:\.\w+)+)")
+
+
+def reached_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, bytes]:
+    """The modules that roots import, directly or by way of others, and the roots themselves.
+
+    Names in strings count as imports: that is how registries name what they import when it is asked for.
+    Packages on the way count, for their ``__init__`` runs too; only the outermost is a shop window of all.
+
+    Args:
+        roots: Dotted names of modules, or of folders that stand for all that lies in them.
+        package: The package's folder; its name is the first part of every dotted name.
+
+    Returns:
+        Paths inside the package, as in ``"attacks/pgd.py"``, to their bytes, sorted.
+    """
+    files = _files(package)
+    waiting = [name for root in roots for name in files if f"{name}.".startswith(f"{root}.")]
+    found: dict[str, bytes] = {}
+    seen = set(waiting)
+    while waiting:
+        name = waiting.pop()
+        path = package / files[name]
+        found[files[name]] = content = path.read_bytes()
+        text = content.decode("utf-8", "replace")
+        names = {*imported_names(text, name, is_package=path.name == "__init__.py"), *_LAZY.findall(text)}
+        reached = {one for each in names for one in (each, *_parents(each)) if one in files} - seen
+        seen |= reached
+        waiting += reached
+    return dict(sorted(found.items()))
+
+
+def code_digest(roots: Iterable[str], package: Path = PACKAGE) -> str:
+    """SHA-256 over the modules that roots reach: their paths and their bytes.
+
+    Args:
+        roots: As in `reached_modules`.
+        package: The package's folder.
+    """
+    return _digest(tuple(roots), package)
+
+
+@cache
+def _digest(roots: tuple[str, ...], package: Path) -> str:
+    # Once a process: the code that runs is the code that was there when it was imported.
+    digest = hashlib.sha256()
+    for path, content in reached_modules(roots, package).items():
+        digest.update(f"{path}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _files(package: Path) -> dict[str, str]:
+    """Every module's dotted name to its path inside the package, but for the package's own ``__init__``."""
+    found = {}
+    for folder, _, names in os.walk(package):
+        parts = Path(folder).relative_to(package).parts
+        for name in names:
+            if name.endswith(".py"):
+                own = () if name == "__init__.py" else (name.removesuffix(".py"),)
+                found[".".join((package.name, *parts, *own))] = "/".join((*parts, name))
+    found.pop(package.name, None)
+    return found
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]

@@ -1,0 +1,60 @@
+"""What a Python source imports, read from its text without running it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_IMPORT = re.compile(r"^[ \t]*import[ \t]+(?P<names>[^\n#;]+)", re.MULTILINE)
+_FROM = re.compile(
+    r"^[ \t]*from[ \t]+(?P<module>[.\w]+)[ \t]+import[ \t]*(?P<names>\([^)]*\)|[^\n#;(]+)", re.MULTILINE
+)
+_COMMENT = re.compile(r"#[^\n]*")
+_CONTINUED = re.compile(r"\\\r?\n")
+_NAME = re.compile(r"[^\W\d]\w*(\.\w+)*")
+
+
+def imported_names(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
+    """Dotted names of modules that a source may import, anywhere in it; some are names in modules.
+
+    A search of the text: it is many times faster than a parse, and finds what a parse finds. What looks like
+    an import inside a string comes as well, and does no harm.
+
+    Args:
+        source: The text.
+        module: The module's own dotted name, from which relative imports start.
+        is_package: Whether it is a package's ``__init__``.
+    """
+    source = _CONTINUED.sub(" ", source)
+    for found in _IMPORT.finditer(source):
+        for name in _names(found["names"]):
+            yield from _with_parents(name)
+    for found in _FROM.finditer(source):
+        origin = _absolute(found["module"], module, is_package=is_package)
+        if origin:
+            yield from _with_parents(origin)
+        for name in _names(found["names"]):
+            yield f"{origin}.{name}" if origin else name
+
+
+def _names(text: str) -> Iterator[str]:
+    """The names of a list of imports, without what they are called here."""
+    for part in _COMMENT.sub("", text).strip("() \t\n").split(","):
+        found = _NAME.match(part.strip())
+        if found is not None:
+            yield found[0]
+
+
+def _absolute(name: str, module: str, *, is_package: bool) -> str:
+    level = len(name) - len(name.lstrip("."))
+    if level == 0:
+        return name
+    parts = module.split(".") if is_package else module.split(".")[:-1]
+    kept = parts[: len(parts) - (level - 1)]
+    return ".".join([*kept, *filter(None, [name.lstrip(".")])])
+
+
+def _with_parents(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])

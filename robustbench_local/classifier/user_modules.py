@@ -1,0 +1,169 @@
+"""Which Python modules are a user's own, and the files of all of them that a module brings in."""
+
+from __future__ import annotations
+
+import hashlib
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+from robustbench_local.classifier.source_imports import imported_names
+
+USER_PREFIX = "robustbench_local_user_"
+"""Begins the names under which a user's own file is imported."""
+COMPUTING = frozenset(
+    """
+    accelerate cv2 einops jax kornia lightning numpy onnx onnxruntime open_clip PIL pytorch_lightning scipy
+    skimage sklearn tensorflow timm torch torchaudio torchvision transformers triton xformers
+    """.split()  # noqa: SIM905
+)
+"""Libraries whose arithmetic may be in a model's answers: known by their versions."""
+_TOOLS = frozenset(
+    """
+    IPython _pytest attr attrs certifi charset_normalizer click comet_ml dateutil filelock fsspec h5py
+    huggingface_hub hydra idna importlib_metadata ipykernel jinja2 joblib matplotlib mlflow networkx omegaconf
+    packaging pandas pkg_resources pluggy pydantic pydantic_core pygments pytest regex requests rich
+    safetensors setuptools shellingham six sympy tensorboard tokenizers tomli torchmetrics tqdm typer
+    typing_extensions urllib3 wandb yaml
+    """.split()  # noqa: SIM905
+)
+"""Libraries that take no part in a model's answers."""
+_OWN = "robustbench_local"
+
+
+def is_user_module(name: str, file: str | None = None) -> bool:
+    """Whether a module is neither Python's, nor this package's, nor of a known library as it was installed.
+
+    A known library that was installed to be edited, or that lies beside the user's code, is the user's.
+
+    Args:
+        name: Its dotted name.
+        file: Its file; by default that of the module of this name that is imported, if any.
+    """
+    top = name.partition(".")[0]
+    if top == _OWN or top in sys.stdlib_module_names or top in sys.builtin_module_names:
+        return False
+    if top not in COMPUTING and top not in _TOOLS:
+        return True
+    file = file or getattr(sys.modules.get(name), "__file__", None)
+    return file is not None and not _is_installed(file)
+
+
+def used_libraries(names: Iterable[str]) -> frozenset[str]:
+    """The computing libraries among modules, by the name that is imported."""
+    return frozenset(name.partition(".")[0] for name in names) & COMPUTING
+
+
+def library_version(name: str) -> str:
+    """The version of a library, without the mark of its build; ``"none"`` where it is not installed."""
+    found = getattr(sys.modules.get(name), "__version__", None)
+    if not isinstance(found, str):
+        distributions = _distributions().get(name, [name])
+        try:
+            found = metadata.version(distributions[0])
+        except metadata.PackageNotFoundError:
+            return "none"
+    return found.partition("+")[0]
+
+
+def module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """The user's modules that some modules import, directly or by way of others, and those modules.
+
+    Read from the sources, so that imports inside functions count. What a name leads to is what is imported
+    under it now, else what would be found beside the importing file or on Python's path.
+
+    Args:
+        names: Dotted names of imported modules.
+
+    Returns:
+        ``mynet.py`` or ``package/part.py`` to the SHA-256 of the whole file; and the names of all modules
+        that were named in an import.
+    """
+    waiting = [(name, _locate(name, None)) for name in names]
+    files: dict[str, str] = {}
+    named: set[str] = set()
+    seen: set[str] = set()
+    while waiting:
+        name, file = waiting.pop()
+        if name in seen or not is_user_module(name, file):
+            continue
+        seen.add(name)
+        if file is None or not Path(file).is_file():
+            continue
+        content = Path(file).read_bytes()
+        files[name_file(name, file)] = hashlib.sha256(content).hexdigest()
+        if file.endswith(".py"):
+            package = Path(file).name == "__init__.py"
+            own = "" if name.startswith(USER_PREFIX) else name
+            found = set(imported_names(content.decode("utf-8", "replace"), own, is_package=package))
+            named |= found
+            waiting += [(each, _locate(each, Path(file).parent)) for each in sorted(found - seen) if each]
+    return dict(sorted(files.items())), frozenset(named)
+
+
+def name_file(name: str, file: str) -> str:
+    """A module's file by what it is imported as, which is the same wherever it lies."""
+    path = Path(file)
+    if name.startswith(USER_PREFIX) or name == "__main__":
+        return path.name
+    parts = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    return "/".join([*parts, path.name])
+
+
+def _locate(name: str, folder: Path | None) -> str | None:
+    """The file of a module; None if it has none, or there is no such module."""
+    module = sys.modules.get(name)
+    if isinstance(module, ModuleType):
+        return getattr(module, "__file__", None)
+    parent, _, _ = name.rpartition(".")
+    if not is_user_module(name):
+        return None
+    spec: ModuleSpec | None = None
+    if parent:
+        above = sys.modules.get(parent)
+        places = list(getattr(above, "__path__", []))
+        if above is None and (file := _locate(parent, folder)) and Path(file).name == "__init__.py":
+            places = [str(Path(file).parent)]
+        spec = PathFinder.find_spec(name, places) if places else None
+    else:
+        spec = PathFinder.find_spec(name, [*sys.path, *([str(folder)] if folder else [])])
+    return spec.origin if spec is not None and spec.has_location else None
+
+
+@cache
+def is_user_place(path: str) -> bool:
+    """Whether a path lies neither in Python, nor in this package, nor where libraries are installed."""
+    known = (Path(sysconfig.get_paths()["stdlib"]), Path(__file__).parents[1])
+    place = Path(path).resolve()
+    return not _is_installed(path) and not any(place.is_relative_to(folder.resolve()) for folder in known)
+
+
+@cache
+def is_user_file(file: str) -> bool:
+    """Whether there is such a source, and it is the user's."""
+    return Path(file).is_file() and is_user_place(file)
+
+
+@cache
+def _installed_folders() -> tuple[Path, ...]:
+    paths: Mapping[str, str] = sysconfig.get_paths()
+    known = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
+    known |= {place for place in sys.path if place.endswith(("site-packages", "dist-packages"))}
+    return tuple(Path(place).resolve() for place in sorted(known))
+
+
+@cache
+def _is_installed(file: str) -> bool:
+    path = Path(file).resolve()
+    return any(path.is_relative_to(folder) for folder in _installed_folders())
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()

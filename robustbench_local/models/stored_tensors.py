@@ -1,0 +1,123 @@
+"""What a weights file holds, flat: every tensor under its dotted path, however deeply it is nested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustbench_local.errors import ModelError
+
+COUNTER = "num_batches_tracked"
+"""Batch norm's counter, which some scripts save as a plain number."""
+_MAX_DEPTH = 20
+_MOST = 1_000_000
+_SHOWN, _LONGEST = 5, 90
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """The tensors of a file.
+
+    Args:
+        tensors: Dotted paths to tensors, in the file's order.
+        containers: The dotted path of the mapping that holds each of them; ``""`` for the outermost.
+        versions: What torch keeps beside a state_dict about its layers' versions, by container.
+    """
+
+    tensors: Mapping[str, Tensor]
+    containers: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def below(self, entry: str, where: str) -> StoredTensors:
+        """The part under a dotted path, which the paths in the result still begin with.
+
+        Args:
+            entry: The path; ``"."`` for what lies in the outermost mapping itself.
+            where: The file's name, for messages.
+
+        Raises:
+            ModelError: If nothing lies there.
+        """
+        outermost = entry == "."
+        kept = {
+            name: value
+            for name, value in self.tensors.items()
+            if (outermost and not self.containers[name]) or name.startswith(f"{entry}.")
+        }
+        if not kept:
+            paths = sorted({path for name in self.tensors for path in _parents(name)}, key=_depth_first)
+            raise ModelError(
+                f"has no entry {entry!r} with tensors; it has {shorten(paths) or 'names without a dot'}",
+                where=where,
+                remedy="name one of these as entry, or leave entry out",
+            )
+        return StoredTensors(kept, {name: self.containers[name] for name in kept}, self.versions)
+
+
+def collect_tensors(loaded: Any, where: str) -> StoredTensors:
+    """Find every tensor in what a file holds.
+
+    Args:
+        loaded: Mappings and lists, nested in any way, around tensors.
+        where: The file's name, for messages.
+
+    Raises:
+        ModelError: If it is no mapping, or holds no tensor under a name.
+    """
+    if not isinstance(loaded, Mapping):
+        kind = type(loaded).__name__
+        raise ModelError(f"holds a {kind}, no state_dict", where=where, remedy="save model.state_dict()")
+    tensors: dict[str, Tensor] = {}
+    containers: dict[str, str] = {}
+    versions: dict[str, Mapping[str, Any]] = {}
+    for count, (container, name, value) in enumerate(_walk(loaded, "", 0)):
+        if count > _MOST:
+            raise ModelError(f"holds more than {_MOST:,} values in one another", where=where)
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            versions[container] = getattr(value, "_metadata", {})
+        elif name in tensors:
+            raise ModelError(f"names {name!r} twice, in mappings within mappings", where=where)
+        else:
+            tensors[name], containers[name] = value, container
+    if not tensors:
+        held = shorten([str(key) for key in loaded]) or "nothing"
+        raise ModelError(f"holds no state_dict; it has {held}", where=where, remedy="save model.state_dict()")
+    return StoredTensors(tensors, containers, versions)
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The first few of many names, for a line."""
+    cut = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:_SHOWN]]
+    return ", ".join(cut) + (", ..." if len(names) > _SHOWN else "")
+
+
+def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
+    """Each tensor with its container and path, each container with state_dict versions, None for others."""
+    items = enumerate(value) if isinstance(value, list | tuple) else value.items()
+    if isinstance(value, Mapping) and isinstance(getattr(value, "_metadata", None), Mapping):
+        yield path, path, value
+    for key, part in items:
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(part, Tensor):
+            yield path, name, part.detach()
+        elif isinstance(part, int | float) and name.endswith(COUNTER):
+            yield path, name, torch.tensor(int(part))
+        elif isinstance(part, Mapping | list | tuple) and depth < _MAX_DEPTH:
+            yield from _walk(part, name, depth + 1)
+        else:
+            yield path, name, None
+
+
+def _parents(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[:count]) for count in range(1, len(parts)))
+
+
+def _depth_first(path: str) -> tuple[int, str]:
+    return path.count("."), path

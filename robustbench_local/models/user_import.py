@@ -1,0 +1,207 @@
+"""Importing a user's own file and its neighbours: afresh each time, from the sources as they lie there now.
+
+Python keeps what was imported, and knows compiled files by the second in which their source was written: both
+would let code run that is no longer there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+)
+from pathlib import Path
+from types import CodeType, ModuleType
+
+from robustbench_local.classifier.foreign_errors import first_line
+from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module, is_user_place
+from robustbench_local.errors import ModelError
+
+_sources: dict[str, tuple[ModuleType, str, str]] = {}
+"""Modules that users' files brought in: the module, its file and the file's SHA-256 when it was imported."""
+
+
+def import_file(path: Path) -> ModuleType:
+    """Run a user's file as a module of its own.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ModelError: If it is no Python file, or raises.
+    """
+    # The name goes into tracebacks and pickles: it follows the code, not the place or the process.
+    name = f"{USER_PREFIX}{path.stem}_{file_digest(path)[:16]}"
+    if path.suffix != ".py":
+        raise ModelError("is not a Python file", where=path.name)
+    specification = importlib.util.spec_from_file_location(name, path, loader=_FreshLoader(name, str(path)))
+    if specification is None or specification.loader is None:
+        raise ModelError("is not a Python file", where=path.name)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # where dataclasses and pickle look a class's module up
+    try:
+        specification.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise ModelError(
+            f"raised {type(error).__name__} on import: {first_line(error)}", where=path.name
+        ) from error
+    return module
+
+
+@contextmanager
+def neighbours_of(path: Path) -> Iterator[set[str]]:
+    """While open, a file's neighbours can be imported, but only after everything that is installed.
+
+    What an earlier file brought in from its folder is forgotten first, and so is all that has changed since.
+
+    Returns:
+        When it closes: the names of all modules that were imported meanwhile and are the user's.
+    """
+    folder = str(path.parent.resolve())
+    kept = _set_aside(folder)
+    before, brought = set(sys.modules), set[str]()
+    finder = _NeighbourFinder(folder)
+    sys.meta_path.insert(0, finder)
+    sys.path.append(folder)
+    try:
+        yield brought
+    finally:
+        with suppress(ValueError):  # the user's code may have tidied up
+            sys.meta_path.remove(finder)
+        with suppress(ValueError):
+            sys.path.remove(folder)
+        brought |= {name for name in set(sys.modules) - before if is_user_module(name)}
+        _remember(brought)
+        for name, module in kept.items():
+            sys.modules.setdefault(name, module)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class _FreshLoader(SourceFileLoader):
+    """Compiles the source that is there, whatever a cache of bytecode says, and leaves no cache."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The code of the source."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+class _NeighbourFinder(MetaPathFinder):
+    """Finds what others find, and then what lies in a folder; sources of the user's get a `_FreshLoader`.
+
+    Args:
+        folder: The folder of the user's file.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The place of a module; None where it is for others to find."""
+        if path is not None:
+            return _freshen(PathFinder.find_spec(fullname, path))
+        found = self._installed(fullname, target)
+        if found is not None:
+            return _freshen(found) or found
+        loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FreshLoader, [".py"])
+        return FileFinder(self._folder, *loaders).find_spec(fullname, target)
+
+    def _installed(self, fullname: str, target: ModuleType | None) -> ModuleSpec | None:
+        """What the other finders would find without the folder at the end of the path."""
+        elsewhere = sys.path[:-1] if sys.path[-1] == self._folder else sys.path
+        for finder in sys.meta_path:
+            if isinstance(finder, _NeighbourFinder):
+                continue
+            if finder is PathFinder:
+                spec = PathFinder.find_spec(fullname, elsewhere)
+            else:
+                find = getattr(finder, "find_spec", None)
+                spec = find(fullname, None, target) if find is not None else None
+            if spec is not None:
+                return spec
+        return None
+
+
+def _freshen(spec: ModuleSpec | None) -> ModuleSpec | None:
+    """The place of a source of the user's, to be compiled as it lies there; None for any other."""
+    if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
+        return None
+    if not is_user_module(spec.name, spec.origin) or not is_user_place(spec.origin):
+        return None
+    return importlib.util.spec_from_file_location(
+        spec.name,
+        spec.origin,
+        loader=_FreshLoader(spec.name, spec.origin),
+        submodule_search_locations=spec.submodule_search_locations,
+    )
+
+
+@lru_cache(maxsize=20_000)
+def _is_in(place: str, folder: str) -> bool:
+    """Whether a path lies in a user's folder, and not in a Python or among libraries that lie there, too."""
+    return Path(place).resolve().is_relative_to(folder) and is_user_place(place)
+
+
+def _set_aside(folder: str) -> dict[str, ModuleType]:
+    """Let modules be imported again: those of a folder and of earlier files', others if any has changed.
+
+    Returns:
+        Those that are still what lies on the disk, for models that import them while they answer.
+    """
+    _remember(
+        {
+            name
+            for name, module in list(sys.modules.items())
+            if name != "__main__" and name not in _sources and _is_in(_source_of(module), folder)
+        }
+    )
+    changed = {name for name, (_, file, digest) in _sources.items() if _is_changed(file, digest)}
+    kept = {}
+    for name, (module, file, _) in list(_sources.items()):
+        fresh = isinstance(getattr(module, "__loader__", None), _FreshLoader) or _is_in(file, folder)
+        if not changed and not fresh:
+            continue
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+            if name not in changed:
+                kept[name] = module
+        if name in changed:
+            del _sources[name]
+    return kept
+
+
+def _source_of(module: object) -> str:
+    """A module's Python source; another path than any in a user's folder where it has none."""
+    file = getattr(module, "__file__", None)
+    return file if isinstance(file, str) and file.endswith(".py") else "/"
+
+
+def _is_changed(file: str, digest: str) -> bool:
+    return not Path(file).is_file() or file_digest(Path(file)) != digest
+
+
+def _remember(names: set[str]) -> None:
+    for name in names:
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if module is not None and file and Path(file).is_file() and not name.startswith(USER_PREFIX):
+            _sources[name] = (module, file, file_digest(Path(file)))
