@@ -109,7 +109,6 @@ def test_bad_input_gets_one_line_and_its_exit_code(workplace, rbl, arguments):
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        (("first.safetensors", "absent.safetensors"), 3, "absent.safetensors"),
         (("npz:digits.npz", "npz:absent.npz"), 3, "absent.npz"),
         (("fgsm-linf-8", "fgsm-linf-9"), 2, "fgsm-linf-8"),
         (("steps: 4", "stebs: 4"), 2, "steps"),
@@ -138,6 +137,21 @@ def test_a_wrong_grid_gets_one_line_and_its_exit_code(workplace, rbl, change, co
     assert words in err
     assert len(err.splitlines()) == 1
     assert not (workplace / "out").exists()
+
+
+def test_a_file_that_is_not_there_costs_its_own_model_and_no_other(workplace, rbl):
+    text = (workplace / "grid.yaml").read_text()
+    (workplace / "grid.yaml").write_text(text.replace("first.safetensors", "absent.safetensors"))
+    code, out, _ = rbl("run", "grid.yaml", "--dry-run")
+    assert code == 4
+    assert "absent.safetensors" in out
+    assert not (workplace / "runs").exists()
+    (workplace / "grid.yaml").write_text(
+        text.replace("first.safetensors", "absent.safetensors").replace("second.saf", "absent.saf")
+    )
+    code, _, err = rbl("run", "grid.yaml", "--out", "out")
+    assert code == 3
+    assert "absent.safetensors" in err
 
 
 def test_debug_shows_the_traceback_and_nothing_else_does(workplace, rbl, monkeypatch):
