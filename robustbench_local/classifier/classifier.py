@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.binary_output import REMEDY, LogitCheck, split_output
 from robustbench_local.classifier.device import ChannelsLast, place, resolve_device
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.classifier.gradient_guard import GradientGuard
@@ -55,7 +56,9 @@ class Classifier:
         class_names: K names, where known.
         access: What an attacker may use: ``"gradients"`` (default for a module), ``"scores"`` (default for a
             callable) or ``"labels"``.
-        output: Which entry of a dict or tuple that the model returns holds the logits.
+        output: Which entry of a dict or tuple that the model returns holds the logits. ``"sigmoid"``: its one
+            output is the probability of class 1; ``"logit"``: the value before the sigmoid; ``"ENTRY:logit"``
+            where that is an entry. Both make two classes.
         name: What to call the model in messages and reports.
         device: Where to compute; ``"auto"`` means CUDA where there is one.
 
@@ -115,12 +118,14 @@ class Classifier:
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
         self._copying = True
+        self._logit_check: LogitCheck | None = None
         self._layout: ChannelsLast | None = None
         self._sound: dict[bool, Settings] = {}
         dtype = _computing_dtype(self.module)
         self.gradient_guard, self.border_probe = GradientGuard(), BorderProbe(dtype)
         self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
         self._move()
+        self._declare_head()
         if getattr(self.module, "training", False):
             self.note("left in training mode by its maker; attacked in evaluation mode")
         if dtype not in (torch.float32, torch.float64):
@@ -349,6 +354,19 @@ class Classifier:
         if text not in self.notes:
             self.notes.append(text)
 
+    def _declare_head(self) -> None:
+        """What a declared single output means, and a look at it if it may be taken for the other kind."""
+        _, head = split_output(self.output)
+        if head is None:
+            return
+        if self.num_classes != 2:
+            message = f"output: {head} stands for 2 classes, but {self.num_classes} are declared"
+            raise ModelError(message, where=self.name, remedy="leave num_classes out, or set it to 2")
+        named = f" ({self.class_names[1]})" if self.class_names else ""
+        kind = "the probability" if head == "sigmoid" else "the logit"
+        self.note(f"its one output is read as {kind} of class 1{named}")
+        self._logit_check = LogitCheck(self.name) if head == "logit" else None
+
     def _move(self) -> None:
         if self.module is not None:
             place(self.module, self.device, self.name)
@@ -449,6 +467,9 @@ class Classifier:
             self.note("changes its input in place; it is given a copy")
         read = read_labels if self.access == "labels" else read_logits
         logits = read(output, len(images), self.num_classes, key=self.output, name=self.name).to(self.device)
+        if self._logit_check is not None:
+            scores = read_logits(output, len(images), 2, key=self.output, name=self.name)
+            self._logit_check = None if self._logit_check.look_at(scores) else self._logit_check
         if randomness is not None:
             self._examine(logits, randomness)
             self._copying = touched or not torch.equal(given, self._prepare(images))
@@ -499,7 +520,10 @@ def _checked_classes(
     num_classes: int, class_names: Sequence[str] | None, name: str
 ) -> tuple[int, tuple[str, ...] | None]:
     if num_classes < 2:
-        raise ModelError(f"a classifier needs at least 2 classes, got {num_classes}", where=name)
+        remedy = REMEDY if num_classes == 1 else None
+        raise ModelError(
+            f"a classifier needs at least 2 classes, got {num_classes}", where=name, remedy=remedy
+        )
     if class_names is not None and len(class_names) != num_classes:
         raise ModelError(f"{len(class_names)} class names for {num_classes} classes", where=name)
     return num_classes, None if class_names is None else tuple(str(entry) for entry in class_names)
