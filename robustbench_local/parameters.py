@@ -78,7 +78,7 @@ def _number(where: str, text: str) -> float:
 
 
 def _check_finite(where: str, value: Any) -> None:
-    """Refuse NaN and infinity, which YAML writes ``.nan`` and ``.inf``: every comparison with them is false."""
+    """Refuse NaN and infinity, which YAML writes ``.nan`` and ``.inf``."""
     for each in value if isinstance(value, tuple | list) else (value,):
         if isinstance(each, float) and not math.isfinite(each):
             raise ConfigError(f"{where}: must be finite, got {value!r}")

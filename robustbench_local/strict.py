@@ -29,8 +29,8 @@ Parsed = TypeVar("Parsed", bound="Strict")
 class _Loader(yaml.SafeLoader):
     """Plain data only, no key twice, no aliases, and only true and false are truth values: ``on`` is a word.
 
-    Dates, times of day and base 60 are words too, and only decimal numbers are numbers: in YAML 1.1 ``010``
-    would be 8, ``8_0`` would be 80 and ``1:30`` would be 90.
+    Dates, times of day and base 60 are words too, and a number with a leading zero is one: in YAML 1.1
+    ``010`` would be 8 and ``1:30`` would be 90.
     """
 
     depth = 0
@@ -86,11 +86,10 @@ _TOO_DEEP = "it is nested too deeply"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN = {
     "bool": (re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
-    "int": (re.compile("^[-+]?(?:0|[1-9][0-9]*)$"), "-+0123456789"),
+    "int": (re.compile("^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$"), "-+0123456789"),
     "float": (
         re.compile(
-            r"^(?:[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]*(?:[eE][-+]?[0-9]{1,3})?|[eE][-+]?[0-9]{1,3})"
-            r"|[-+]?\.[0-9]+(?:[eE][-+]?[0-9]{1,3})?"
+            r"^(?:[-+]?(?:[0-9][0-9_]*)\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
             r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
         ),
         "-+0123456789.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -36,6 +36,27 @@ def split_output(output: str | int | None) -> tuple[str | int | None, Head | Non
         if kind == head:
             return entry or None, head
     return output, None
+
+
+def check_head(
+    output: str | int | None, num_classes: int, class_names: Sequence[str] | None, name: str
+) -> tuple[str, LogitCheck | None]:
+    """What a declared single output means, for a reader, and who looks at it if it may be the other kind.
+
+    Raises:
+        ModelError: If it is declared for another number of classes than two.
+    """
+    _, head = split_output(output)
+    if head is None:
+        return "", None
+    if num_classes != 2:
+        message = f"output: {head} stands for 2 classes, but {num_classes} are declared"
+        raise ModelError(message, where=name, remedy="leave num_classes out, or set it to 2")
+    named = f" ({class_names[1]})" if class_names else ""
+    kind = "the probability" if head == "sigmoid" else "the logit"
+    return f"its one output is read as {kind} of class 1{named}", LogitCheck(
+        name
+    ) if head == "logit" else None
 
 
 def select_entry(output: Any, key: str | int | None) -> tuple[str | int | None, Head | None]:

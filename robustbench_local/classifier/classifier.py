@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.binary_output import REMEDY, LogitCheck, split_output
+from robustbench_local.classifier.binary_output import REMEDY, check_head
 from robustbench_local.classifier.device import ChannelsLast, place, resolve_device
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.classifier.gradient_guard import GradientGuard
@@ -118,14 +118,15 @@ class Classifier:
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
         self._copying = True
-        self._logit_check: LogitCheck | None = None
         self._layout: ChannelsLast | None = None
         self._sound: dict[bool, Settings] = {}
         dtype = _computing_dtype(self.module)
         self.gradient_guard, self.border_probe = GradientGuard(), BorderProbe(dtype)
         self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
         self._move()
-        self._declare_head()
+        meaning, self._logit_check = check_head(output, self.num_classes, self.class_names, name)
+        if meaning:
+            self.note(meaning)
         if getattr(self.module, "training", False):
             self.note("left in training mode by its maker; attacked in evaluation mode")
         if dtype not in (torch.float32, torch.float64):
@@ -353,19 +354,6 @@ class Classifier:
         """Add to ``notes``, once."""
         if text not in self.notes:
             self.notes.append(text)
-
-    def _declare_head(self) -> None:
-        """What a declared single output means, and a look at it if it may be taken for the other kind."""
-        _, head = split_output(self.output)
-        if head is None:
-            return
-        if self.num_classes != 2:
-            message = f"output: {head} stands for 2 classes, but {self.num_classes} are declared"
-            raise ModelError(message, where=self.name, remedy="leave num_classes out, or set it to 2")
-        named = f" ({self.class_names[1]})" if self.class_names else ""
-        kind = "the probability" if head == "sigmoid" else "the logit"
-        self.note(f"its one output is read as {kind} of class 1{named}")
-        self._logit_check = LogitCheck(self.name) if head == "logit" else None
 
     def _move(self) -> None:
         if self.module is not None:

@@ -29,7 +29,7 @@ def parse_number(value: Any) -> float:
         ValueError: If it is not such a number, or its value is not finite.
     """
     if isinstance(value, bool):
-        raise ValueError("a truth value is not a number")
+        raise ValueError("a truth value is not a number")  # noqa: TRY004 - pydantic reports ValueErrors
     try:
         number = _read(value) if isinstance(value, str) else float(value)
     except (TypeError, OverflowError, ZeroDivisionError) as error:

@@ -38,10 +38,16 @@ def two_columns() -> nn.Module:
 @pytest.mark.parametrize(
     ("output", "wanted"),
     [
-        ("sigmoid", (None, "sigmoid")), ("logit", (None, "logit")), ("a:logit", ("a", "logit")), ("1:sigmoid", ("1", "sigmoid")),
-        ("logits", ("logits", None)), (0, (0, None)), (None, (None, None)), ("a:b", ("a:b", None)),
+        ("sigmoid", (None, "sigmoid")),
+        ("logit", (None, "logit")),
+        ("a:logit", ("a", "logit")),
+        ("1:sigmoid", ("1", "sigmoid")),
+        ("logits", ("logits", None)),
+        (0, (0, None)),
+        (None, (None, None)),
+        ("a:b", ("a:b", None)),
     ],
-)  # fmt: skip
+)
 def test_what_output_says(output, wanted):
     assert split_output(output) == wanted
 
@@ -110,15 +116,27 @@ def test_one_score_outside_ends_the_look():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Classifier(linear(), num_classes=1), "at least 2 classes, got 1. With one output.*sigmoid.*logit"),
-        (lambda: Classifier(linear(), num_classes=2)(IMAGES), "one value an image.*output: sigmoid.*output: logit"),
-        (lambda: Classifier(nn.Sequential(linear(), nn.Flatten(0)), num_classes=2)(IMAGES), "one value an image"),
+        (
+            lambda: Classifier(linear(), num_classes=1),
+            "at least 2 classes, got 1. With one output.*sigmoid.*logit",
+        ),
+        (
+            lambda: Classifier(linear(), num_classes=2)(IMAGES),
+            "one value an image.*output: sigmoid.*output: logit",
+        ),
+        (
+            lambda: Classifier(nn.Sequential(linear(), nn.Flatten(0)), num_classes=2)(IMAGES),
+            "one value an image",
+        ),
         (lambda: Classifier(linear(), num_classes=3)(IMAGES), "has 1 outputs.*output: sigmoid"),
         (lambda: Classifier(linear(), num_classes=3, output="logit"), "stands for 2 classes"),
-        (lambda: Classifier(two_columns(), num_classes=2, output="logit")(IMAGES), "(?i)leave output: logit out"),
+        (
+            lambda: Classifier(two_columns(), num_classes=2, output="logit")(IMAGES),
+            "(?i)leave output: logit out",
+        ),
         (lambda: Classifier(lambda x: (x, x), num_classes=2, output="logit")(IMAGES), "ENTRY:logit"),
     ],
-)  # fmt: skip
+)
 def test_nothing_is_guessed_and_the_remedies_do_not_go_in_a_circle(make, words):
     with pytest.raises(ModelError, match=words):
         make()
@@ -183,7 +201,10 @@ def test_a_grid_gives_one_output_and_two_the_same_verdicts(tmp_path, monkeypatch
         "attacks": [{"card": "pgd50-linf-8", "steps": 5, "restarts": 1}],
     }
     run = run_grid(grid, allow_code=True, batch_size=16, workers=1, device="cpu")
-    shares = {cell["model"]: (cell["clean_accuracy"]["value"], cell["robust_accuracy"]["value"]) for cell in run.results["cells"]}  # fmt: skip
+    shares = {
+        cell["model"]: tuple(cell[key]["value"] for key in ("clean_accuracy", "robust_accuracy"))
+        for cell in run.results["cells"]
+    }
     assert shares["two"] == shares["sigmoid"] == shares["logit"]
     assert shares["two"][0] == 1.0
     assert 0 < shares["two"][1] < 1
@@ -191,7 +212,8 @@ def test_a_grid_gives_one_output_and_two_the_same_verdicts(tmp_path, monkeypatch
 
 def test_a_checkpoint_with_one_output_loads(tmp_path):
     (tmp_path / "net.py").write_text(
-        "from torch import nn\ndef net(num_classes=2):\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, num_classes))\n"
+        "from torch import nn\n"
+        "def net(num_classes=2):\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, num_classes))\n"
     )
     torch.save(linear().state_dict(), tmp_path / "w.pt")
     options = {"architecture": "python:net.py:net", "allow_code": True, "base": tmp_path}
