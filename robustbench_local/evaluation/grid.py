@@ -56,6 +56,7 @@ class DataEntry(Strict):
     masks_key: str | None = None
     boxes_key: str | None = None
     groups_key: str | None = None
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class TrainingEntry(DataEntry):
