@@ -232,6 +232,12 @@ def _root(root: Path | str | None) -> Path:
 
 def _path(name: str, base: Path | str | None) -> Path:
     """The path from the base if it is there, else from the current folder."""
-    path = Path(name).expanduser()
-    from_base = Path(base or ".") / path
-    return from_base if from_base.exists() else path
+    try:
+        if b"\0" in os.fsencode(name):
+            raise ValueError("it holds a NUL")  # noqa: TRY301
+        path = Path(name).expanduser()
+        from_base = Path(base or ".") / path
+        return from_base if from_base.exists() else path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no Unicode, an unknown ~user
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{name[:80]!r} cannot be a path: {reason}", remedy="check the path") from None
