@@ -36,8 +36,8 @@ CAPTION, CAPTION_INCHES = 7, 1.5
 """Size of what stands above a picture, and the inches that it may take before it runs into its neighbour."""
 HEAD_INCHES = 1.8
 """Inches that the name of an attack may take at the head of a column."""
-LEGEND_INCHES = 1.8
-"""Inches of a name up to which a legend fits into a panel of curves."""
+LEGEND, LEGEND_INCHES = 8, 2.8
+"""Size of the names in a legend, and inches of a name up to which a legend fits into a panel of curves."""
 DPI = 150
 TITLE = 9
 """Size of the titles, and of the names at the sides."""
@@ -281,12 +281,12 @@ def _curves(panels: Sequence[Panel], names: dict[Subject, str]) -> Figure:
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel(f"{panels[0].measure}, %")
-    if _widest(list(names.values())) > LEGEND_INCHES:
-        handles, labels = figure.axes[0].get_legend_handles_labels()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if _widest(labels, LEGEND) > LEGEND_INCHES:
         figure.set_figheight(figure.get_figheight() + LINE * len(labels))
-        figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=LEGEND)
     else:
-        figure.axes[0].legend(frameon=False, fontsize=8)
+        figure.axes[0].legend(frameon=False, fontsize=LEGEND)
     return figure
 
 
