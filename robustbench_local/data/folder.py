@@ -104,6 +104,12 @@ class _Beside:
             if found is not None or may_hold_data(path):
                 self._in_class[_kind(path)] += 1
 
+    def set_aside(self, path: Path, label: int, kind: str, reason: str) -> None:
+        """Remember what may hold images of a class and is not looked into."""
+        self.kinds[kind] += 1
+        self._in_class[kind] += 1
+        self.unread.append((path, label, reason))
+
     def close_class(self, name: str, *, has_images: bool) -> None:
         """The files of a class have been counted."""
         if not has_images and self._in_class:
@@ -159,11 +165,15 @@ def _images_under(folder: Path, beside: _Beside, label: int) -> list[Path]:
     images: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        for path in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
+            beside.set_aside(path, label, "linked folder", "a link to a folder, which is not followed")
         for path in (Path(parent, name) for name in sorted(files)):
             if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
                 beside.count_files([path], label)
             elif path.is_file() or path.is_symlink():
                 images.append(path)
+            else:
+                beside.set_aside(path, label, "pipe or device", "no regular file")
     return images
 
 

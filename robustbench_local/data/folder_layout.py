@@ -63,6 +63,8 @@ class _Folders:
 
     inside: Mapping[str, tuple[str, ...]]
     """Each folder with the names of its sub-folders that hold images."""
+    leaves: Mapping[str, frozenset[str]]
+    """Each folder with the names of all folders below it, however deep, that images lie in."""
     loose: frozenset[str]
     """Folders with images of their own, beside or instead of sub-folders."""
 
@@ -128,36 +130,35 @@ def _usual_split(folder: Path, level: _Folders, split: str, where: str) -> Path 
 
 
 def _look_into(folder: Path) -> _Folders:
-    inside, loose = {}, set()
+    inside, leaves, loose = {}, {}, set()
     for path in subfolders(folder):
-        held = tuple(one.name for one in subfolders(path) if _holds_images(one))
-        direct = _has_images(path)
-        if held or direct:
-            inside[path.name] = held
-        if direct:
+        below = _folders_of_images(path)
+        if not below:
+            continue
+        inside[path.name] = tuple(sorted({one.parts[0] for one in below if one.parts}))
+        leaves[path.name] = frozenset(one.name for one in below if one.parts)
+        if Path() in below:
             loose.add(path.name)
-    return _Folders(inside, frozenset(loose))
+    return _Folders(inside, leaves, frozenset(loose))
 
 
-def _has_images(folder: Path) -> bool:
-    """Whether image files lie directly in the folder."""
-    return any(is_image_file(path) for path in folder.iterdir())
+def _folders_of_images(folder: Path) -> list[Path]:
+    """The folders in which images lie, relative to ``folder``, itself among them as an empty path."""
 
-
-def _holds_images(folder: Path) -> bool:
     def fail(error: OSError) -> None:
         raise error
 
+    found = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         if any(is_image_file(Path(parent, name)) for name in files):
-            return True
-    return False
+            found.append(Path(parent).relative_to(folder))
+    return found
 
 
 def _doubt(level: _Folders) -> str | None:
     """Why these folders may not be classes, in words; None if nothing speaks against it."""
-    shared = _shared(level.inside)
+    shared = _shared({name: {*level.inside[name], *level.leaves[name]} for name in level.names})
     if shared:
         return f"these folders have sub-folders of the same names ({_listed(shared)}), as splits have"
     splits = {name: split for name in level.names if (split := _split_named(name)) is not None}
@@ -170,9 +171,9 @@ def _doubt(level: _Folders) -> str | None:
             inner = _listed(level.inside[name])
             return f"the folder {_printable(name)} is called as a split is and has sub-folders ({inner})"
     deep = [name for name in level.names if level.inside[name] and name not in level.loose]
-    several = [name for name in deep if len(level.inside[name]) > 1]
+    several = [name for name in deep if len(level.leaves[name]) > 1]
     if len(deep) == len(level.names) and several:
-        first = level.inside[several[0]]
+        first = sorted(level.leaves[several[0]])
         return f"all images lie in sub-folders of these folders ({several[0]}: {_listed(first)})"
     return None
 

@@ -187,3 +187,12 @@ def test_a_grid_asks_by_exit_code_3(tmp_path):
     with pytest.raises(DataError):
         load_dataset("folder:pets", base=tmp_path)
     assert len(load_dataset("folder:pets", base=tmp_path, split="Test")) == 2
+
+
+@pytest.mark.parametrize("between", ["images", "2019", "a/b"])
+def test_the_same_classes_further_down_are_splits_too(tmp_path, between):
+    make(tmp_path, (f"Lehr/{between}", f"Pruef/{between.replace('2019', '2020').replace('a/', 'c/')}"))
+    with pytest.raises(DataError, match="sub-folders of the same names"):
+        list_folder(tmp_path, where="here")
+    with pytest.raises(DataError, match="in its split 'Lehr'"):
+        list_folder(tmp_path, where="here", split="Lehr")

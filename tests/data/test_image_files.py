@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from pictures import save_folder
@@ -94,3 +96,40 @@ def test_a_gate_makes_the_difference(workplace, capsys, gates, code):
     assert call(["run", "g.yaml", "--dry-run", "--batch-size", "8", "--device", "cpu"]) == code
     if code:
         assert "3/lost.tif (a .tif image" in capsys.readouterr().err
+
+
+def test_linked_folders_are_not_followed_in_silence(pets):
+    save_folder(pets.parent / "elsewhere", {"more": 2})
+    (pets / "cat" / "more").symlink_to(pets.parent / "elsewhere" / "more")
+    data = load_dataset("folder:pets", base=pets.parent)
+    assert [one for one, _ in data.quarantined] == ["cat/more"]
+    with pytest.raises(DataError, match="a link to a folder"):
+        load_dataset("folder:pets", base=pets.parent, count_unread=True)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link to a fifo", "link to a device", "sparse", "folder"])
+def test_what_only_looks_like_an_image_file_is_listed_and_never_opened(pets, kind):
+    path = pets / "cat" / "x.png"
+    if kind == "folder":
+        path.mkdir()
+        assert len(load_dataset("folder:pets", base=pets.parent)) == 4
+        return
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link to a fifo":
+        os.mkfifo(pets.parent / "pipe")
+        path.symlink_to(pets.parent / "pipe")
+    elif kind == "link to a device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**30 + 1)
+    if kind == "fifo":
+        assert load_dataset("folder:pets", base=pets.parent).quarantined == (
+            ("cat/x.png", "no regular file"),
+        )
+        with pytest.raises(DataError, match="no regular file"):
+            load_dataset("folder:pets", base=pets.parent, count_unread=True)
+        return
+    with pytest.raises(DataError, match=r"x\.png"):
+        load_dataset("folder:pets", base=pets.parent)

@@ -75,9 +75,9 @@ def test_every_place_reads_the_same_number():
     assert GateEntry(threat="linf-8", min="1e-2").min == 0.01
 
 
-@pytest.mark.parametrize("text", ["0x8", "0o10", "010", "8_0", "1:30", "0b11", "1_0.5", "1:30.5"])
+@pytest.mark.parametrize("text", ["0o10", "010", "1:30", "0b11", "1:30.5"])
 def test_yamls_own_odd_numbers_stay_words(text):
-    """YAML 1.1 reads 010 as 8, 8_0 as 80 and 1:30 as 90."""
+    """YAML 1.1 reads 010 as 8 and 1:30 as 90."""
     assert parse_yaml(f"eps: {text}", where="grid", error=ConfigError) == {"eps": text}
 
 
