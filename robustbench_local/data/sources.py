@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from robustbench_local.config.number_parser import parse_number
 from robustbench_local.data.choose import Choice, choose_images
 from robustbench_local.data.collect import Listing, Progress, ReadOptions, collect
 from robustbench_local.data.dataset import Dataset
@@ -20,7 +21,6 @@ from robustbench_local.data.signs import load_signs
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.suggestion import did_you_mean
-from robustbench_local.threats.number_parser import parse_number
 
 MAX_SIDE = 4096
 _SIGN_ROUNDS = 40  # rendered signs of each class where there is no limit

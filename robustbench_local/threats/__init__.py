@@ -1,1 +1,1 @@
-"""What may happen to an image, and how its budget is written."""
+"""What may happen to an image."""

@@ -8,11 +8,11 @@ import pytest
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.catalogue import expand, find_card
+from robustbench_local.config.number_parser import parse_number
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.grid import GateEntry
 from robustbench_local.strict import parse_yaml
 from robustbench_local.threat import parse_eps
-from robustbench_local.threats.number_parser import parse_number
 
 GOOD = [
     ("8/255", 8 / 255),
