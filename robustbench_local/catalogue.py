@@ -27,6 +27,8 @@ ClassEntry = int | str
 """A class by its index or by its name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MOST_SPELLED_OUT = 40
+"""Characters of a changed value that a card's name spells out."""
 _FOLDERS: Mapping[Kind, str] = {"attack": "attacks", "certificate": "attacks", "defense": "defenses"}
 
 
@@ -233,7 +235,7 @@ def _variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any
 
 def _details(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """What differs, to be written behind a card's name."""
-    details = [f"{key}={_short(value)}" for key, value in after.items() if value != before.get(key)]
+    details = [f"{key}={_short(key, value)}" for key, value in after.items() if value != before.get(key)]
     return f"[{','.join(details)}]" if details else ""
 
 
@@ -246,8 +248,21 @@ def _renamed(name: str, old: str, new: str) -> str:
     return f"{name}@{new}"
 
 
-def _short(value: Any) -> str:
-    return "+".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+def _short(key: str, value: Any) -> str:
+    """A value as part of a name; a long one by its size, and a mark that tells it from others.
+
+    Names stand at the heads of columns: eight classes spelled out would fill a line each. What they stand
+    for is in the report's list of what was tried, in results.json and in the grid.
+    """
+    several = isinstance(value, list | tuple)
+    text = "+".join(str(item) for item in value) if several else str(value)
+    if len(text) <= MOST_SPELLED_OUT:
+        return text
+    mark = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:4]
+    what = "classes" if key in ("targets", "sources") else "values"
+    if several and len(value) > 1:
+        return f"{len(value)} {what} #{mark}"
+    return f"{text[: MOST_SPELLED_OUT // 2].rstrip()}\N{HORIZONTAL ELLIPSIS} #{mark}"
 
 
 def _card_files(kind: Kind | None, extra: Sequence[Path]) -> list[Path]:

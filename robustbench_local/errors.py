@@ -24,7 +24,38 @@ Exit code 1 (a gate failed) is a verdict, not an error, and 130 is the user's ow
 
 from __future__ import annotations
 
+import unicodedata
 from functools import partial
+
+_SHOWN = frozenset("\u200c\u200d")
+"""Joiners, which some scripts and emoji cannot do without."""
+
+
+def printable(text: str) -> str:
+    r"""Text in which nothing can steer a terminal or turn the order of what is read.
+
+    Control characters (C0, C1, DEL), format characters such as overrides of the direction of writing, line
+    and paragraph separators and lone surrogates become visible escapes, ``\x1b``; newlines and tabs become
+    spaces.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t":
+        return " "
+    hidden = unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    if not hidden or character in _SHOWN:
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra: from the clone, for this package is on no index of packages."""
+    return f"pip install '.[{extra}]' in the clone"
 
 
 class RobustbenchError(Exception):
@@ -45,7 +76,7 @@ class RobustbenchError(Exception):
     def __str__(self) -> str:
         head = f"{self.where}: " if self.where else ""
         tail = f". {self.remedy[0].upper()}{self.remedy[1:]}" if self.remedy else ""
-        return " ".join(f"{head}{self.what}{tail}".split())
+        return printable(" ".join(f"{head}{self.what}{tail}".split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         """What another process makes the same error from."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from fractions import Fraction
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from robustbench_local.config.number_parser import parse_number
 from robustbench_local.errors import ConfigError
 from robustbench_local.suggestion import did_you_mean
 
@@ -39,6 +40,7 @@ def checked(where: str, value: Any, hint: Any) -> Any:
     if isinstance(value, list) and any(get_origin(one) is tuple for one in (hint, *get_args(hint))):
         floats = tuple[float, ...] in (hint, *get_args(hint))
         value = tuple(_number(where, each) if floats and isinstance(each, str) else each for each in value)
+    _check_finite(where, value)
     try:
         return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
@@ -69,6 +71,14 @@ def build(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
 def _number(where: str, text: str) -> float:
     """A number or a fraction, or a ConfigError."""
     try:
-        return float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"{where}: cannot read the number {text!r}") from None
+        return parse_number(text)
+    except ValueError:
+        remedy = 'write a number or a fraction such as "2/255"'
+        raise ConfigError(f"{where}: cannot read the number {text!r}", remedy=remedy) from None
+
+
+def _check_finite(where: str, value: Any) -> None:
+    """Refuse NaN and infinity, which YAML writes ``.nan`` and ``.inf``."""
+    for each in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(each, float) and not math.isfinite(each):
+            raise ConfigError(f"{where}: must be finite, got {value!r}")

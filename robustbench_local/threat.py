@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal, get_args
 
 from torch import Tensor
 
+from robustbench_local.config.number_parser import parse_number
 from robustbench_local.errors import ThreatError
 from robustbench_local.suggestion import did_you_mean
 
@@ -42,6 +41,8 @@ CORRUPTIONS = (
 """The fifteen common corruptions. Source: Hendrycks & Dietterich 2019, arXiv:1903.12261."""
 SEVERITIES = 5
 MOST_DEGREES = 180.0
+MOST_SHOWN = 60
+"""Characters of a value that a message repeats."""
 STICKERS = ("rectangles", "square", "found", "poster")
 """Shapes of a sticker: two bars above and below the middle, a square where the attacker wants it, any pixels
 that the attacker finds, the whole surface. Source: Eykholt et al. 2018, arXiv:1707.08945 (not the square)."""
@@ -200,14 +201,21 @@ def parse_eps(eps: float | str) -> float:
     """Read a radius: a number, or a fraction such as ``"8/255"``, without rounding in between.
 
     Raises:
-        ThreatError: If it is not a number, negative, NaN or infinite.
+        ThreatError: If it is not a number, negative, NaN or infinite; see
+            :func:`~robustbench_local.config.number_parser.parse_number`.
     """
     try:
-        value = float(Fraction(eps.replace(" ", ""))) if isinstance(eps, str) else float(eps)
-    except (ValueError, ZeroDivisionError, TypeError, OverflowError):
-        raise ThreatError(
-            f"cannot read eps {eps!r}", remedy='write a number or a fraction such as "8/255"'
-        ) from None
-    if not math.isfinite(value) or value < 0:
+        value = parse_number(eps)
+    except ValueError:
+        if isinstance(eps, float):
+            raise ThreatError(f"eps must be finite and at least 0, got {eps!r}") from None
+        remedy = 'write a number or a fraction such as "8/255"'
+        raise ThreatError(f"cannot read eps {_shortened(eps)}", remedy=remedy) from None
+    if value < 0:
         raise ThreatError(f"eps must be finite and at least 0, got {eps!r}")
     return value
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

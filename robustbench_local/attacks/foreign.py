@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.containment import FiniteLogits, quiet_autoattack, seeded
 from robustbench_local.classifier import Classifier
-from robustbench_local.errors import ConfigError, DataError, ThreatError
+from robustbench_local.errors import ConfigError, DataError, ThreatError, how_to_install
 from robustbench_local.geometry import to_ball_and_box
 from robustbench_local.randomness import Stream
 from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threat import ThreatModel
 
 PREFIX = "torchattacks:"
-_INSTALL = "pip install 'robustbench-local[torchattacks]'"
+_INSTALL = how_to_install("torchattacks")
 
 
 @dataclass(frozen=True, kw_only=True)

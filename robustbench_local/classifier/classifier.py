@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.classifier.binary_output import REMEDY, check_head
 from robustbench_local.classifier.device import ChannelsLast, place, resolve_device
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.classifier.gradient_guard import GradientGuard
@@ -55,7 +56,9 @@ class Classifier:
         class_names: K names, where known.
         access: What an attacker may use: ``"gradients"`` (default for a module), ``"scores"`` (default for a
             callable) or ``"labels"``.
-        output: Which entry of a dict or tuple that the model returns holds the logits.
+        output: Which entry of a dict or tuple that the model returns holds the logits. ``"sigmoid"``: its one
+            output is the probability of class 1; ``"logit"``: the value before the sigmoid; ``"ENTRY:logit"``
+            where that is an entry. Both make two classes.
         name: What to call the model in messages and reports.
         device: Where to compute; ``"auto"`` means CUDA where there is one.
 
@@ -121,6 +124,9 @@ class Classifier:
         self.gradient_guard, self.border_probe = GradientGuard(), BorderProbe(dtype)
         self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
         self._move()
+        meaning, self._logit_check = check_head(output, self.num_classes, self.class_names, name)
+        if meaning:
+            self.note(meaning)
         if getattr(self.module, "training", False):
             self.note("left in training mode by its maker; attacked in evaluation mode")
         if dtype not in (torch.float32, torch.float64):
@@ -449,6 +455,9 @@ class Classifier:
             self.note("changes its input in place; it is given a copy")
         read = read_labels if self.access == "labels" else read_logits
         logits = read(output, len(images), self.num_classes, key=self.output, name=self.name).to(self.device)
+        if self._logit_check is not None:
+            scores = read_logits(output, len(images), 2, key=self.output, name=self.name)
+            self._logit_check = None if self._logit_check.look_at(scores) else self._logit_check
         if randomness is not None:
             self._examine(logits, randomness)
             self._copying = touched or not torch.equal(given, self._prepare(images))
@@ -499,7 +508,10 @@ def _checked_classes(
     num_classes: int, class_names: Sequence[str] | None, name: str
 ) -> tuple[int, tuple[str, ...] | None]:
     if num_classes < 2:
-        raise ModelError(f"a classifier needs at least 2 classes, got {num_classes}", where=name)
+        remedy = REMEDY if num_classes == 1 else None
+        raise ModelError(
+            f"a classifier needs at least 2 classes, got {num_classes}", where=name, remedy=remedy
+        )
     if class_names is not None and len(class_names) != num_classes:
         raise ModelError(f"{len(class_names)} class names for {num_classes} classes", where=name)
     return num_classes, None if class_names is None else tuple(str(entry) for entry in class_names)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from robustbench_local.errors import printable
+
 _MEMORY_SIGNS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
 
 
@@ -17,4 +19,4 @@ def out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException, limit: int = 200) -> str:
     """What somebody else's exception says, as part of one line: at most ``limit`` characters of its first."""
     line = next(iter(str(error).strip().splitlines()), "no message")
-    return line[:limit].rstrip(". ")
+    return printable(line[:limit]).rstrip(". ")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robustbench_local.classifier.binary_output import HEADS, REMEDY, select_entry, two_logits
 from robustbench_local.errors import ModelError
 
 
@@ -20,13 +21,23 @@ def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | N
         output: What it returned: a tensor or array, or a dict or tuple of them.
         count: N, how many images it was given.
         num_classes: K, how many classes it was declared to have.
-        key: Which entry of a dict or tuple holds the logits.
+        key: Which entry of a dict or tuple holds the logits; ``"sigmoid"``, ``"logit"`` or ``"ENTRY:logit"``
+            for one output that stands for two classes, see `binary_output`.
         name: What to call the model in messages.
 
     Raises:
         ModelError: If there is no such entry, or it is not N rows of K floats.
     """
-    scores = _tensor(output, key, name)
+    entry, head = select_entry(output, key)
+    scores = _tensor(output, entry, name)
+    if head is not None:
+        return two_logits(scores, count, head, name)
+    if scores.is_floating_point() and scores.numel() == count and num_classes == 2:
+        raise ModelError(
+            f"returned one value an image, {tuple(scores.shape)}, but 2 classes are declared",
+            where=name,
+            remedy=REMEDY,
+        )
     if scores.ndim != 2 or not scores.is_floating_point() or len(scores) != count:
         raise ModelError(
             f"returned {scores.dtype} {tuple(scores.shape)} for {count} images, not floats (N, K)",
@@ -37,7 +48,9 @@ def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | N
         raise ModelError(
             f"has {scores.shape[1]} outputs, but {num_classes} classes are declared",
             where=name,
-            remedy=f"set num_classes: {scores.shape[1]}, or use data with {scores.shape[1]} classes",
+            remedy=REMEDY
+            if scores.shape[1] == 1
+            else f"set num_classes: {scores.shape[1]}, or use data with {scores.shape[1]} classes",
         )
     return scores.float()
 
@@ -50,9 +63,10 @@ def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | N
     Raises:
         ModelError: If they are not N integers from 0 to K - 1.
     """
-    found = _tensor(output, key, name)
-    if found.ndim == 2 and found.is_floating_point():
-        scores = read_logits(found, count, num_classes, key=None, name=name)
+    entry, head = select_entry(output, key)
+    found = _tensor(output, entry, name)
+    if found.is_floating_point() and (found.ndim == 2 or head is not None):
+        scores = read_logits(found, count, num_classes, key=head, name=name)
         rows = functional.one_hot(scores.argmax(dim=1), num_classes).float()
         return rows.masked_fill(scores.isnan().any(dim=1, keepdim=True), torch.nan)
     if found.shape != (count,) or found.is_floating_point() or found.dtype == torch.bool:
@@ -85,5 +99,6 @@ def _selected(output: Any, key: str | int | None, name: str) -> Any:
     raise ModelError(
         f"returned a {type(output).__name__} and {problem}; it has {choices}",
         where=name,
-        remedy="declare output: the entry that holds the logits",
+        remedy="declare output: the entry that holds the logits"
+        + (f", here ENTRY:{key}" if key in HEADS else ""),
     )

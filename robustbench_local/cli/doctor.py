@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 
 from robustbench_local.catalogue import Kind, list_cards
-from robustbench_local.errors import RobustbenchError
+from robustbench_local.cli.output import join, plain, say
+from robustbench_local.errors import RobustbenchError, how_to_install
 from robustbench_local.models.sources import load_classifier
 from robustbench_local.models.zoo import find_zoo, list_zoo
 
@@ -29,11 +30,10 @@ def command() -> int:
     for name, check in _CHECKS.items():
         try:
             for line in check():
-                console.print(f"[green]ok[/]       {name}: {line}", highlight=False, soft_wrap=True)
+                say(console, join(plain("ok", "green"), f"       {name}: {line}"))
         except (RobustbenchError, RuntimeError, OSError, ImportError) as problem:
             broken = True
-            console.print(f"[red]problem[/]  {name}: ", end="")
-            console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
+            say(console, join(plain("problem", "red"), f"  {name}: {problem}"))
     return PROBLEM if broken else 0
 
 
@@ -56,7 +56,7 @@ def _device() -> Iterator[str]:
 
 def _extras() -> Iterator[str]:
     for name in ("torchattacks", "timm"):
-        missing = f"not installed (pip install 'robustbench-local[{name}]')"
+        missing = f"not installed ({how_to_install(name)})"
         yield f"{name} {metadata.version(name)}" if find_spec(name) else f"{name} {missing}"
 
 

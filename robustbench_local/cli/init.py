@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from robustbench_local.cli.output import echo
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import example
 
@@ -30,4 +31,4 @@ def command(
         ) from None
     except OSError as failure:
         raise ConfigError(f"cannot write the file: {failure.strerror}", where=str(output)) from None
-    typer.echo(f"wrote {output}; edit it, then: rbl run {output}")
+    echo(f"wrote {output}; edit it, then: rbl run {output}")

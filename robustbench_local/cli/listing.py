@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robustbench_local.catalogue import Card, Kind, list_cards
+from robustbench_local.cli.output import plain, say_json
 from robustbench_local.data.sources import SOURCES
 from robustbench_local.defenses.wrappers import WRAPPERS
 from robustbench_local.errors import ConfigError
@@ -44,13 +44,13 @@ def command(
         raise ConfigError(f"there is no list of {kind!r}", remedy=did_you_mean(kind, kinds))
     rows = kinds[kind]()
     if as_json:
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        say_json(Console(), rows, indent=2)
         return
     table = Table(box=None, pad_edge=False)
     for column in rows[0] if rows else ():
         table.add_column(column, overflow="fold", no_wrap=column == "name")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(plain, row.values()))
     Console().print(table)
 
 

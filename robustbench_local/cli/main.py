@@ -20,6 +20,7 @@ import typer
 from robustbench_local.allocator import keep_freed_memory
 from robustbench_local.cli.interrupt import listen, settle
 from robustbench_local.cli.json_output import release_stdout
+from robustbench_local.cli.output import echo, use_any_encoding
 from robustbench_local.errors import ModelError, RobustbenchError
 
 INTERRUPTED = 130
@@ -72,13 +73,14 @@ def options(
     if debug:
         os.environ["RBL_DEBUG"] = "1"
     if version:
-        typer.echo(f"robustbench-local {metadata.version('robustbench-local')}")
+        echo(f"robustbench-local {metadata.version('robustbench-local')}")
         raise typer.Exit
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     listen()
+    use_any_encoding()
     keep_freed_memory()
     _leave(call(sys.argv[1:]))
 
@@ -143,8 +145,9 @@ def _describe_escape(escape: BaseException) -> str:
 def _complain(line: str, code: int) -> int:
     """One line on the standard error, and the traceback before it if asked for."""
     if os.environ.get("RBL_DEBUG") and sys.exc_info()[0] is not None:
-        traceback.print_exc()
+        for shown in traceback.format_exc().splitlines():
+            echo(shown, error=True)
     kind = "" if code == INTERRUPTED else "error: "
     with suppress(OSError):  # the terminal may be gone
-        print(" ".join(f"rbl: {kind}{line}".split()), file=sys.stderr)  # noqa: T201 - rich would wrap the line
+        echo(" ".join(f"rbl: {kind}{line}".split()), error=True)
     return code

@@ -3,14 +3,12 @@
 # ruff: noqa: ARG002 - listeners take what they do not show
 from __future__ import annotations
 
-import json
 import threading
 import time
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +22,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from robustbench_local.cli.output import join, plain, say, say_json
+from robustbench_local.errors import printable
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.plan import Plan, PlannedCell
 from robustbench_local.reports.words import duration
@@ -61,11 +61,11 @@ class RichDisplay(Display):
         self.console = console
         self.progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             PassesColumn(),
             console=console,
         )
@@ -88,7 +88,7 @@ class RichDisplay(Display):
 
     def started(self, cell: PlannedCell, done: Tally) -> None:
         """Show the bar of the cell."""
-        label = escape(title(cell))
+        label = printable(title(cell))
         self.progress.reset(self.cell, total=len(cell.positions), completed=done.n)
         self.progress.update(self.cell, description=label, visible=True, note="", cell=cell)
 
@@ -101,15 +101,13 @@ class RichDisplay(Display):
         self.progress.update(self.cell, visible=False)
         self.progress.advance(self.total)
         style = {"done": "green", "skipped": "yellow"}.get(status, "red")
-        self.console.print(
-            f"[{style}]{status:>7}[/] {escape(title(cell))}  [dim]{escape(ending(cell, done))}[/]",
-            highlight=False,
-        )
+        line = join(plain(f"{status:>7}", style), f" {title(cell)}  ", plain(ending(cell, done), "dim"))
+        say(self.console, line, wrap=True)
 
     def told(self, event: EventRecord) -> None:
         """Print the line above the bars."""
         style = {"warning": "yellow", "error": "red"}.get(event.level, "dim")
-        self.console.print(event.message, style=style, markup=False, highlight=False)
+        say(self.console, event.message, style=style, wrap=True)
 
 
 class PlainDisplay(Display):
@@ -157,7 +155,7 @@ class PlainDisplay(Display):
 
     def _say(self, line: str) -> None:
         self._last = time.monotonic()
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, line)
 
     def _beat(self) -> None:
         while not self._stop.wait(1.0):
@@ -194,7 +192,7 @@ class JsonDisplay(Display):
 
     def _emit(self, event: str, cell: PlannedCell | None = None, **facts: Any) -> None:
         about = {} if cell is None else {"model": cell.record.model, "attack": cell.record.attack}
-        self.console.out(json.dumps({"event": event, **about, **facts}), highlight=False)
+        say_json(self.console, {"event": event, **about, **facts})
 
 
 def choose_display(console: Console, *, as_json: bool) -> Display:
@@ -260,7 +258,8 @@ def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         plan: The plan.
         seconds: Most seconds by key of the cell, where they are known.
     """
-    table = Table(title=f"{plan.name}: {len(plan.cells)} cells on {plan.data.name}", title_justify="left")
+    title = plain(f"{plan.name}: {len(plan.cells)} cells on {plan.data.name}")
+    table = Table(title=title, title_justify="left")
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")
     for column in ("images", "passes at most", "time at most"):
@@ -271,8 +270,8 @@ def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         cost = (f"{forward + backward:,}", "unknown" if most is None else duration(most))
         standing = "error" if cell.problem else "skipped" if cell.skipped else None
         table.add_row(
-            escape(str(cell.subject)),
-            escape(cell.record.attack),
+            plain(cell.subject),
+            plain(cell.record.attack),
             str(len(cell.positions)),
             *(cost if standing is None else (standing, "-")),
         )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from robustbench_local.cli.output import echo
 from robustbench_local.reports import find_damaged_images, write_report
 from robustbench_local.reports.gate import check_gates
 
@@ -28,10 +29,10 @@ def command(
     Exits 70 if an attack broke what a certificate had proven: then it has no answer. Exits 2 if stored images
     are damaged: the report is written without them.
     """
-    typer.echo(write_report(run, output))
+    echo(write_report(run, output))
     verdict = check_gates(run)
     for line in verdict.violations:
-        typer.echo(f"blocked: certificate violated: {line}", err=True)
+        echo(f"blocked: certificate violated: {line}", error=True)
     if verdict.violations:
         return verdict.exit_code
     if damage := find_damaged_images(run):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from robustbench_local.classifier import Precision
 from robustbench_local.cli.json_output import claim_stdout
+from robustbench_local.cli.output import echo, say, say_json
 from robustbench_local.cli.progress import choose_display, plan_table
 from robustbench_local.cli.tables import results_table, say_gates
 from robustbench_local.errors import ConfigError
@@ -131,7 +131,7 @@ def command(
     """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
     console = make_console(as_json=as_json)
     if not as_json:
-        console.print("loading data and models", style="dim")
+        say(console, "loading data and models", style="dim")
     plan, directory = prepare(
         grid,
         out=out,
@@ -160,17 +160,17 @@ def command(
     page = run.report()
     verdict = run.gate()
     if as_json:
-        console.out(json.dumps({"event": "results", **run.results}), highlight=False)
-        console.out(json.dumps({"event": "gates", "lines": verdict.lines, "exit_code": verdict.exit_code}))
+        say_json(console, {"event": "results", **run.results})
+        say_json(console, {"event": "gates", "lines": verdict.lines, "exit_code": verdict.exit_code})
     else:
         console.print(results_table(run.results))
         say_gates(verdict, console)
-        console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"report: {page}")
     code = verdict.exit_code or (0 if run.complete else INCOMPLETE)
     if damage := find_damaged_images(directory):
         if not code:
             raise damage
-        typer.echo(f"rbl: {damage}", err=True)
+        echo(f"rbl: {damage}", error=True)
     return code
 
 
@@ -184,9 +184,9 @@ def _leave_unfinished() -> None:
 def _say_training(console: Console, line: str, *, as_json: bool) -> None:
     """A line about a training, which comes before the plan."""
     if as_json:
-        console.out(json.dumps({"event": "training", "message": line}), highlight=False)
+        say_json(console, {"event": "training", "message": line})
         return
-    console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+    say(console, line, style="dim")
 
 
 def make_console(*, as_json: bool) -> Console:
@@ -249,17 +249,15 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
             }
             for cell in plan.cells
         ]
-        console.out(json.dumps({"event": "plan", "cells": cells, "warnings": plan.warnings}), highlight=False)
+        say_json(console, {"event": "plan", "cells": cells, "warnings": plan.warnings})
         return
     console.print(plan_table(plan, seconds))
     ending = "; nothing was run" if dry_run else ""
     device = plan.subjects[0].classifier.device
     whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
-    console.print(
-        f"{whole}, {duration(sum(seconds.values()))} at most if no image breaks, usually far less{ending}",
-        highlight=False,
-    )
+    most = duration(sum(seconds.values()))
+    say(console, f"{whole}, {most} at most if no image breaks, usually far less{ending}", wrap=True)
     for goal in describe_goals(plan.cells):
-        console.print(f"goal: {goal}", markup=False, highlight=False)
+        say(console, f"goal: {goal}", wrap=True)
     for line in plan.warnings:
-        console.print(f"note: {line}", style="yellow", markup=False, highlight=False)
+        say(console, f"note: {line}", style="yellow", wrap=True)

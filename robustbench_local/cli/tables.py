@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from robustbench_local.cli.output import join, plain, say
 from robustbench_local.reports.gate import GateReport
 from robustbench_local.reports.words import interval, percent
 from robustbench_local.statistics import Estimate
@@ -35,7 +36,7 @@ def results_table(results: dict[str, Any]) -> Table:
         if cell["measure"] == "certificate":
             continue  # below, after the attacks
         if cell["standing"] != "done":
-            table.add_row(_subject(cell), _attack(cell), "", f"[red]{cell['standing']}[/]", "", "", "")
+            table.add_row(_subject(cell), _attack(cell), "", plain(cell["standing"], "red"), "", "", "")
         elif cell["measure"] != "views" and cell["norm"] != "corruption":
             shares = [estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
             table.add_row(_subject(cell), _attack(cell), *_numbers(*shares))
@@ -46,10 +47,8 @@ def results_table(results: dict[str, Any]) -> Table:
         if len(worst["attacks"]) == 1 and worst["complete"]:
             continue  # the row of that attack says it already
         shares = [estimate(worst[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
-        missing = "" if worst["complete"] else " [red](incomplete)[/]"
-        table.add_row(
-            _subject(worst), f"worst case, {worst['threat']}{missing}", *_numbers(*shares), style="bold"
-        )
+        name = join(f"worst case, {worst['threat']}", _incomplete(worst))
+        table.add_row(_subject(worst), name, *_numbers(*shares), style="bold")
     _add_stickers(table, results["stickers"])
     _add_certificates(table, [cell for cell in results["cells"] if cell["measure"] == "certificate"])
     return table
@@ -60,7 +59,7 @@ def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
     table.add_section()
     for one in found:
         success = estimate(one["sticker_success"])
-        name = escape(f"{one['attack']}: views of {one['signs_counted']} of {one['signs']} signs")
+        name = plain(f"{one['attack']}: views of {one['signs_counted']} of {one['signs']} signs")
         turned = f"{percent(success.value)} ({interval(success)})"
         table.add_row(_subject(one), name, "", "", "", str(success.n), turned)
 
@@ -70,9 +69,9 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
     table.add_section()
     for cell in cells:
         what = "certified" if cell["concerns"] == "model" else "certified, its vote under noise"
-        name = f"{what}: {escape(cell['attack'])}"
+        name = plain(f"{what}: {cell['attack']}")
         if cell["standing"] != "done":
-            table.add_row(_subject(cell), name, "", f"[red]{cell['standing']}[/]", "", "", "")
+            table.add_row(_subject(cell), name, "", plain(cell["standing"], "red"), "", "", "")
             continue
         clean, proven = estimate(cell["clean_accuracy"]), estimate(cell["certified_accuracy"])
         shares = (percent(clean.value), percent(proven.value), interval(proven), str(proven.n), "")
@@ -83,26 +82,30 @@ def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
     """Up to 75 cells in one row: the report has each of them."""
     clean, mean = estimate(found["clean_accuracy"]), estimate(found["mean"])
     kinds = len(found["corruptions"])
-    name = f"mean over {kinds} corruption{'s' if kinds > 1 else ''}"
-    unfinished = "" if found["complete"] else " [red](incomplete)[/]"
+    name = join(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _incomplete(found))
     table.add_row(
-        _subject(found), f"{name}{unfinished}", percent(clean.value), percent(mean.value), interval(mean),
+        _subject(found), name, percent(clean.value), percent(mean.value), interval(mean),
         str(mean.n), "",
     )  # fmt: skip
 
 
-def _attack(cell: dict[str, Any]) -> str:
+def _incomplete(row: dict[str, Any]) -> Text:
+    """Said behind the name where cells are missing."""
+    return plain("" if row["complete"] else " (incomplete)", "red")
+
+
+def _attack(cell: dict[str, Any]) -> Text:
     """The attack, and what it saw where that was not everything and its name does not say so."""
     if cell["knowledge"] in {"white-box", "naive"} or cell["norm"] == "corruption":
-        return escape(cell["attack"])
-    return escape(f"{cell['attack']} ({cell['knowledge']})")
+        return plain(cell["attack"])
+    return plain(f"{cell['attack']} ({cell['knowledge']})")
 
 
 def say_gates(verdict: GateReport, console: Console) -> None:
     """One line a violated certificate, then one a gate."""
     styles = [_COLOUR["fail"]] * len(verdict.violations) + [_COLOUR[one.ruling] for one in verdict.verdicts]
     for style, line in zip(styles or ["dim"], verdict.lines, strict=True):
-        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        say(console, line, style=style)
 
 
 def estimate(share: dict[str, Any]) -> Estimate:
@@ -122,6 +125,6 @@ def _numbers(clean: Estimate, robust: Estimate, success: Estimate) -> tuple[str,
     )
 
 
-def _subject(row: dict[str, Any]) -> str:
+def _subject(row: dict[str, Any]) -> Text:
     defense = "" if row["defense"] == "none" else f" + {row['defense']}"
-    return escape(f"{row['model']}{defense}")
+    return plain(f"{row['model']}{defense}")

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from robustbench_local.catalogue import find_card
 from robustbench_local.classifier.device import resolve_device
+from robustbench_local.cli.output import say
 from robustbench_local.defenses.networks import load_start
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import DataEntry
@@ -273,7 +274,7 @@ class Speaker:
     def report(self, line: str) -> None:
         """Print a line."""
         self._last = time.monotonic()
-        self.console.print(f"{time.strftime('%H:%M:%S')}  {line}", markup=False, highlight=False)
+        say(self.console, f"{time.strftime('%H:%M:%S')}  {line}")
 
     def step(self, done: int, whole: int) -> None:
         """Move the bar, or give a sign of life in a log."""

@@ -32,6 +32,8 @@ class ReadOptions:
         gray_to_rgb: Whether grey images become RGB by repeating their channel.
         alpha: Background colour for transparent images.
         max_bad: How many unusable images are set aside rather than being an error.
+        count_unread: Whether images in formats that are not read count as unusable: where a gate is judged,
+            a set that shrinks in silence could pass it.
 
     Raises:
         ConfigError: If a value makes no sense.
@@ -42,6 +44,7 @@ class ReadOptions:
     gray_to_rgb: bool = False
     alpha: str | None = None
     max_bad: int = 0
+    count_unread: bool = False
 
     def __post_init__(self) -> None:
         if self.max_bad < 0:
@@ -74,6 +77,7 @@ class Listing:
         notes: What the reader of the report should know.
         usual_size: Height and width that the field brings the images to, where they come in many sizes.
         groups: Which images show the same object, one name an image.
+        unread: Images in formats that are not read: id, class index and what they are.
     """
 
     name: str
@@ -88,6 +92,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     usual_size: tuple[int, int] | None = None
     groups: Sequence[str] | None = None
+    unread: tuple[tuple[str, int, str], ...] = ()
 
 
 def collect(
@@ -105,11 +110,16 @@ def collect(
         DataError: If more than ``options.max_bad`` images are unusable, none is left (F33), sizes differ
             (F48), or grey images stand among coloured ones (F42).
     """
+    unread = [(one, reason) for one, _, reason in listing.unread]
+    if options.count_unread:
+        _check_quarantine(unread, len(positions), options.max_bad, listing.where)
     read = _read(listing, positions, options, progress)
-    _check_quarantine(read.bad, len(read.arrays), options.max_bad, listing.where)
+    counted = [*read.bad, *unread] if options.count_unread else read.bad
+    _check_quarantine(counted, len(read.arrays), options.max_bad, listing.where)
     ids = tuple(listing.ids[position] for position in read.kept)
     labels = listing.labels[read.kept]
     _check_sizes(read.arrays, ids, listing.where)
+    _check_bytes(read.arrays, listing.where)
     copies = _note_copies(read.arrays, ids, labels)
     done = (f"{_images(count)}: {what}" for what, count in read.notes.items())
     gray = _level_channels(read.arrays, ids, options, listing.where)
@@ -122,7 +132,7 @@ def collect(
         masks=None if listing.masks is None else _stack_masks(listing.masks[read.kept], options),
         surface=listing.surface,
         label_map=listing.label_map,
-        quarantined=tuple(read.bad),
+        quarantined=(*read.bad, *unread),
         notes=(*listing.notes, *done, *gray, *copies),
         groups=None if listing.groups is None else tuple(listing.groups[row] for row in read.kept),
     )
@@ -190,6 +200,14 @@ def _check_sizes(arrays: Sequence[Pixels], ids: Sequence[str], where: str) -> No
                 f"sizes differ: {ids[0]} is {width}x{height} and {one} is {array.shape[1]}x{array.shape[0]}"
             )
             raise DataError(what, where=where, remedy="declare the size to bring them to, such as size: 224")
+
+
+def _check_bytes(arrays: Sequence[Pixels], where: str) -> None:
+    """Refuse images of bytes that are only 0 and 1, as masks are saved: divided by 255 all would be black."""
+    if any(array.dtype != np.uint8 for array in arrays) or max(int(array.max()) for array in arrays) != 1:
+        return
+    what = "all images hold only the values 0 and 1: with white at 255 they would be black"
+    raise DataError(what, where=where, remedy="save them with 255 for white")
 
 
 def _level_channels(

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from robustbench_local.errors import DataError
 
+MAX_OVERSHOOT = 1e-6
+"""How far a pixel may lie outside [0, 1] by rounding alone; it is clamped, with a note."""
+MAX_INTERPOLATION_OVERSHOOT = 0.05
+"""How far resizing with a sharp kernel carries pixels outside [0, 1]; only words depend on it."""
 MAX_CLASSES = 100_000  # a larger label is an identifier, not an index
 
 
@@ -36,7 +40,8 @@ class Dataset:
 
     Raises:
         DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
-            (F49, F50, diagnostic D1), a label is out of range (F36), or ids repeat.
+            (F49, F50, diagnostic D1), a label is out of range (F36), or ids repeat. Values that rounding put
+            within 1e-6 outside are clamped instead, with a note.
     """
 
     images: Tensor
@@ -52,7 +57,12 @@ class Dataset:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_images(self.images, self.name)
+        outside = check_images(self.images, self.name)
+        if outside:
+            images = "1 image" if outside == 1 else f"{outside} images"
+            note = f"{images}: values up to {MAX_OVERSHOOT:g} outside [0, 1], clamped"
+            object.__setattr__(self, "images", self.images.clamp(0, 1))
+            object.__setattr__(self, "notes", (*self.notes, note))
         _check_labels(self.labels, len(self.class_names), self.name)
         if not len(self.images) == len(self.labels) == len(self.ids):
             counts = f"{len(self.images)} images, {len(self.labels)} labels and {len(self.ids)} ids"
@@ -110,8 +120,8 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> 
     """Take a data set as it is, or make one of an (images, labels) pair.
 
     Args:
-        data: A :class:`Dataset`, or images (N, C, H, W), uint8 or floating point in [0, 1], with integer
-            labels (N,).
+        data: A :class:`Dataset`, or images (N, C, H, W), uint8, bool or floating point in [0, 1],
+            with integer labels (N,).
         name: Name of the new data set; its ids are ``name/0``, ``name/1``, ...
 
     Returns:
@@ -127,8 +137,9 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> 
     except (TypeError, ValueError, RuntimeError):
         raise DataError("data must be a Dataset or a pair (images, labels) of tensors", where=name) from None
     if images.dtype == torch.uint8:
+        _refuse_zeros_and_ones(images, name)
         images = images.float() / 255
-    elif images.is_floating_point():
+    elif images.dtype == torch.bool or images.is_floating_point():
         images = images.float()
     if not labels.is_floating_point() and labels.dtype not in (torch.bool, torch.int64):
         labels = labels.long()
@@ -145,12 +156,42 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> 
     )
 
 
-def check_images(images: Tensor, name: str) -> None:
+def _refuse_zeros_and_ones(images: Tensor, name: str) -> None:
+    """Bytes that are only 0 and 1 are [0, 1] already: divided by 255 they would be black."""
+    if images.numel() and int(images.max()) == 1:
+        what = "the uint8 images hold only 0 and 1: divided by 255 they would be black"
+        raise DataError(
+            what, where=name, remedy="give images.float() if 1 is white, images.float() / 255 if not"
+        )
+
+
+def check_images(images: Tensor, name: str) -> int:
     """Diagnostic D1: refuse what is not (N, C, H, W), float32, in [0, 1].
+
+    Returns:
+        How many images have values within ``MAX_OVERSHOOT`` outside [0, 1], for the caller to clamp.
 
     Raises:
         DataError: With the rows concerned, what they look like, and what to do.
     """
+    _check_layout(images, name)
+    low, high = (value.item() for value in torch.aminmax(images))
+    if low >= 0 and high <= 1:
+        return 0
+    if low >= -MAX_OVERSHOOT and high - 1 <= MAX_OVERSHOOT:
+        return int(((images < 0) | (images > 1)).flatten(1).any(dim=1).sum())
+    inside = (images >= -MAX_OVERSHOOT) & (images - 1 <= MAX_OVERSHOOT)
+    where = f"{name}, {some_rows(~inside.flatten(1).all(dim=1))}"
+    if not torch.isfinite(images).all():
+        raise DataError(
+            "image values are NaN or infinite", where=where, remedy="repair or remove these images"
+        )
+    looks, remedy = _explain_range(low, high)
+    what = f"image values must be in [0, 1], got {low:.7g} to {high:.7g}: they look {looks}"
+    raise DataError(what, where=where, remedy=remedy)
+
+
+def _check_layout(images: Tensor, name: str) -> None:
     shape = tuple(images.shape)
     if images.dim() != 4:
         raise DataError(f"images must be (N, C, H, W), got {shape}", where=name)
@@ -163,21 +204,28 @@ def check_images(images: Tensor, name: str) -> None:
     if 0 in shape:
         raise DataError(f"images have no pixels: {shape}", where=name)
     if images.dtype != torch.float32:
-        raise DataError(f"images must be float32 in [0, 1], got {images.dtype}", where=name)
-    low, high = (value.item() for value in torch.aminmax(images))
-    if low >= 0 and high <= 1:
-        return
-    inside = (images >= 0) & (images <= 1)
-    where = f"{name}, {some_rows(~inside.flatten(1).all(dim=1))}"
-    if not torch.isfinite(images).all():
-        raise DataError(
-            "image values are NaN or infinite", where=where, remedy="repair or remove these images"
+        remedy = "give uint8 from 0 to 255, or divide by the value of white"
+        raise DataError(f"images must be float32 in [0, 1], got {images.dtype}", where=name, remedy=remedy)
+
+
+def _explain_range(low: float, high: float) -> tuple[str, str]:
+    """What values outside [0, 1] look like, and what to do."""
+    near = MAX_INTERPOLATION_OVERSHOOT
+    if low >= -near and high <= 1 + near:
+        return "like [0, 1] after resizing or arithmetic", "clamp the images to [0, 1] where they are made"
+    if low < 0 and low >= -1 - near and high <= 1 + near:
+        return (
+            "normalised already, to [-1, 1]",
+            "give (images + 1) / 2, and tell the classifier with normalize",
         )
-    what = f"image values must be in [0, 1], got {low:.4g} to {high:.4g}"
     if low < 0:
         remedy = "give the images as they were before normalisation, and tell the classifier with normalize"
-        raise DataError(f"{what}: they look normalised already", where=where, remedy=remedy)
-    raise DataError(f"{what}: they look like 0..255", where=where, remedy="divide the images by 255")
+        return "normalised already", remedy
+    if high <= 255 * (1 + near):
+        return "like 0..255", "divide the images by 255"
+    if high <= 65535 * (1 + near):
+        return "like 0..65535, or a part of it", "divide the images by the value of white"
+    return "like no image's", "divide the images by the value of white"
 
 
 def numbered(count: int) -> tuple[str, ...]:

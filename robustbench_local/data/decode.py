@@ -21,8 +21,6 @@ from robustbench_local.errors import DataError, RefusedError
 
 #: Formats that are read, whatever the file is called: others have had bombs and code paths too many.
 FORMATS = ("PNG", "JPEG", "PPM", "BMP")
-#: Names of files that are expected to be such images.
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".pnm", ".bmp"})
 #: Larger images are refused as decompression bombs (Pillow's own limit, whatever the process has set).
 MAX_PIXELS = 89_478_485
 #: Largest file of one image.
@@ -76,7 +74,7 @@ def read_picture(path: Path, *, where: str, alpha: str | None = None) -> Picture
 
     Raises:
         BadImageError: If the file is empty, truncated, corrupt or in another format (F38 to F41).
-        DataError: If it cannot be opened at all (F54), or is transparent without ``alpha`` (F43).
+        DataError: If it cannot be opened at all (F54), or has transparent pixels without ``alpha`` (F43).
         RefusedError: If it is a decompression bomb (F51).
     """
     remedy = "make the file readable, or remove it"
@@ -128,11 +126,13 @@ def to_picture(
 
     Raises:
         BadImageError: If its pixels are floating point.
-        DataError: If it has an alpha channel and there is no background for it (F43).
+        DataError: If a pixel is transparent and there is no background for it (F43).
     """
     if image.mode.startswith("I"):
         return _deep(image, notes)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        if _is_opaque(image):
+            return Picture(_array(_without_alpha(image)), (*notes, "opaque alpha channel, left out"))
         flat = _flatten(image, alpha, where)
         return Picture(_array(flat), (*notes, f"transparent, put on a {alpha} background"))
     if image.mode in ("L", "RGB"):
@@ -188,16 +188,27 @@ def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
 
 def _flatten(image: Image.Image, alpha: str | None, where: str) -> Image.Image:
     if alpha is None:
-        what = "has an alpha channel, and dropping it would change the picture"
+        what = "has an alpha channel with transparent pixels, and dropping it would change the picture"
         raise DataError(what, where=where, remedy="name the background to put it on, such as alpha: white")
     background = Image.new("RGBA", image.size, alpha)
-    flat = Image.alpha_composite(background, image.convert("RGBA"))
-    return flat.convert("L" if image.mode in ("L", "LA", "La") else "RGB")
+    return _without_alpha(Image.alpha_composite(background, image.convert("RGBA")), image.mode)
+
+
+def _is_opaque(image: Image.Image) -> bool:
+    """Whether no pixel lets a background through: then the alpha channel says nothing."""
+    low, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return low == 255
+
+
+def _without_alpha(image: Image.Image, mode: str | None = None) -> Image.Image:
+    """Grey if the file is, else RGB."""
+    grey = (mode or image.mode) in ("1", "L", "LA", "La")
+    return image.convert("RGBA").convert("L" if grey else "RGB")
 
 
 def _deep(image: Image.Image, notes: tuple[str, ...]) -> Picture:
     """Scale 16-bit grey; Pillow's conversion would turn all above 255 to white (F44)."""
-    if "transparency" in image.info:
+    if "transparency" in image.info and (np.asarray(image) == image.info["transparency"]).any():
         raise BadImageError("16-bit grey with a transparent colour is not supported")
     pixels = np.asarray(image).astype(np.float32)[..., None] / np.float32(65535)
     return Picture(np.clip(pixels, 0, 1), (*notes, "16-bit grey, divided by 65535"))

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from robustbench_local.data.collect import Listing
-from robustbench_local.data.decode import SUFFIXES, Picture, read_picture
+from robustbench_local.data.decode import Picture, read_picture
+from robustbench_local.data.folder_layout import find_classes, subfolders
+from robustbench_local.data.image_files import SUFFIXES, may_hold_data, unread_format
 from robustbench_local.data.labels import index_labels
 from robustbench_local.errors import DataError
 
+_READ_FORMATS = "PNG, JPEG, PPM and BMP are read"
 _LAYOUT = "put the images of each class into a folder of its own, as in DIR/CLASS/IMAGE.png"
-_SPLITS: tuple[tuple[str, ...], ...] = (
-    ("train", "training"),
-    ("val", "valid", "validation"),
-    ("test", "testing"),
-)
-_SPLIT_NAMES = {name for names in _SPLITS for name in names}
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
 
 
@@ -29,7 +27,8 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
     Args:
         folder: The folder.
         where: What messages call it.
-        split: Used where all sub-folders are splits.
+        split: Which split, where there are some; ``"none"`` where the folders are classes whatever they
+            look like. See :func:`~robustbench_local.data.folder_layout.find_classes`.
         alpha: Background for transparent images.
 
     Returns:
@@ -37,24 +36,29 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         Sub-folders whose names are all numbers give these numbers as class indices.
 
     Raises:
-        DataError: If the folder is missing, unreadable, or laid out in another way.
+        DataError: If the folder is missing, unreadable, or laid out in another way, it is not clear which
+            folders are classes, or a class has images in formats that are not read and no others.
     """
-    root = _split_folder(folder, split, where)
+    _folders(folder, where)
+    try:
+        root, layout_notes = find_classes(folder, split, where)
+    except OSError as error:
+        raise _unreadable(error, where) from None
     label_map, class_names = index_labels((path.name for path in _folders(root, where)), where)
     if not label_map:
         raise _layout_error(root, where)
+    beside = _Beside(where)
+    beside.count_files(path for path in root.iterdir() if path.is_file())
     files: list[Path] = []
     labels: list[int] = []
-    aside: Counter[str] = Counter(_kind(path) for path in root.iterdir() if path.is_file())
-    empty: list[str] = []
     for name, label in label_map.items():
-        found = _images_under(root / name, aside, where)
+        found = _images_under(root / name, beside, label)
         files += found
         labels += [label] * len(found)
-        if not found:
-            empty.append(name)
+        beside.close_class(name, has_images=bool(found))
     if not files:
-        raise _layout_error(root, where, aside)
+        raise _layout_error(root, where, beside.kinds)
+    beside.refuse_lost_classes()
 
     def read(position: int) -> Picture:
         path = files[position]
@@ -68,27 +72,76 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         class_names=class_names,
         label_map={_printable(name): label for name, label in label_map.items()},
         read=read,
-        notes=(*_aside(aside), *_empty(empty)),
+        notes=(*layout_notes, *beside.notes()),
+        unread=tuple((_identify(path, root), label, kind) for path, label, kind in beside.unread),
     )
 
 
-def _split_folder(folder: Path, split: str, where: str) -> Path:
-    names = {path.name for path in _folders(folder, where)}
-    if not names or not names <= _SPLIT_NAMES:
-        return folder
-    wanted = next((group for group in _SPLITS if split in group), (split,))
-    for name in (split, *wanted):
-        if name in names:
-            return folder / name
-    remedy = f"set split to one of {', '.join(sorted(names))}"
-    raise DataError(f"there is no split {split!r}", where=where, remedy=remedy)
+class _Beside:
+    """What lies beside the images that are read: other files, images in other formats, empty classes.
+
+    Args:
+        where: What messages call the folder.
+    """
+
+    def __init__(self, where: str) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.unread: list[tuple[Path, int, str]] = []
+        self.where = where
+        self._empty: list[str] = []
+        self._lost: list[tuple[str, Counter[str]]] = []
+        self._in_class: Counter[str] = Counter()
+
+    def count_files(self, paths: Iterable[Path], label: int | None = None) -> None:
+        """Count files that are not read; images in other formats are remembered with their class."""
+        for path in paths:
+            self.kinds[_kind(path)] += 1
+            if label is None:
+                continue
+            found = unread_format(path)
+            if found is not None:
+                self.unread.append((path, label, f"a {found} image, a format that is not read"))
+            if found is not None or may_hold_data(path):
+                self._in_class[_kind(path)] += 1
+
+    def set_aside(self, path: Path, label: int, kind: str, reason: str) -> None:
+        """Remember what may hold images of a class and is not looked into."""
+        self.kinds[kind] += 1
+        self._in_class[kind] += 1
+        self.unread.append((path, label, reason))
+
+    def close_class(self, name: str, *, has_images: bool) -> None:
+        """The files of a class have been counted."""
+        if not has_images and self._in_class:
+            self._lost.append((name, self._in_class))
+        elif not has_images:
+            self._empty.append(name)
+        self._in_class = Counter()
+
+    def refuse_lost_classes(self) -> None:
+        """Stop where a class has files, and none that can be read: its images would be missing in silence.
+
+        Raises:
+            DataError: Naming the first such class.
+        """
+        if not self._lost:
+            return
+        name, kinds = self._lost[0]
+        more = f" (and {len(self._lost) - 1} more such classes)" if len(self._lost) > 1 else ""
+        what = f"the class {_printable(name)} has no image that is read, only {_listed(kinds)}{more}"
+        remedy = f"{_READ_FORMATS}: convert them, or move the folder away"
+        raise DataError(what, where=self.where, remedy=remedy)
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know."""
+        aside = (f"files left aside: {_listed(self.kinds)}",) if self.kinds else ()
+        names = ", ".join(map(_printable, self._empty))
+        return (*aside, f"class folders without images: {names}") if names else aside
 
 
 def _folders(folder: Path, where: str) -> list[Path]:
     try:
-        return sorted(
-            path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))
-        )
+        return subfolders(folder)
     except FileNotFoundError:
         raise DataError("there is no such folder", where=where, remedy="check the path") from None
     except NotADirectoryError:
@@ -103,20 +156,24 @@ def _folders(folder: Path, where: str) -> list[Path]:
         raise _unreadable(error, where) from None
 
 
-def _images_under(folder: Path, aside: Counter[str], where: str) -> list[Path]:
-    """Image files of a class, sorted, its sub-folders included; all others are counted in ``aside``."""
+def _images_under(folder: Path, beside: _Beside, label: int) -> list[Path]:
+    """Image files of a class, sorted, its sub-folders included; all others are counted as ``beside``."""
 
     def fail(error: OSError) -> None:
-        raise _unreadable(error, where)
+        raise _unreadable(error, beside.where)
 
     images: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        for path in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
+            beside.set_aside(path, label, "linked folder", "a link to a folder, which is not followed")
         for path in (Path(parent, name) for name in sorted(files)):
             if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-                aside[_kind(path)] += 1
+                beside.count_files([path], label)
             elif path.is_file() or path.is_symlink():
                 images.append(path)
+            else:
+                beside.set_aside(path, label, "pipe or device", "no regular file")
     return images
 
 
@@ -128,7 +185,7 @@ def _unreadable(error: OSError, where: str) -> DataError:
 def _layout_error(root: Path, where: str, aside: Counter[str] | None = None) -> DataError:
     if aside is not None:
         found = f", only {_listed(aside)}" if aside else ""
-        remedy = "PNG, JPEG, PPM and BMP are read: convert the others"
+        remedy = f"{_READ_FORMATS}: convert the others"
         return DataError(f"there are no images in the class folders{found}", where=where, remedy=remedy)
     loose = sum(1 for path in root.iterdir() if path.suffix.lower() in SUFFIXES)
     what = f"has {loose} images but no class folders" if loose else "is empty: there are no class folders"
@@ -141,14 +198,6 @@ def _kind(path: Path) -> str:
 
 def _listed(aside: Counter[str]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(aside.items()))
-
-
-def _aside(aside: Counter[str]) -> tuple[str, ...]:
-    return (f"files left aside: {_listed(aside)}",) if aside else ()
-
-
-def _empty(names: list[str]) -> tuple[str, ...]:
-    return (f"class folders without images: {', '.join(map(_printable, names))}",) if names else ()
 
 
 def _identify(path: Path, root: Path) -> str:

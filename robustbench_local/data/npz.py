@@ -19,9 +19,10 @@ from robustbench_local.config.user_files import open_user_file
 from robustbench_local.config.zip_bombs import refuse_zip_bomb
 from robustbench_local.data.boxes import box_masks
 from robustbench_local.data.collect import Listing
-from robustbench_local.data.dataset import MAX_CLASSES, check_images, numbered, some_rows
+from robustbench_local.data.dataset import MAX_CLASSES, numbered, some_rows
 from robustbench_local.data.decode import Picture, Pixels, to_picture
 from robustbench_local.data.labels import index_labels
+from robustbench_local.data.pixel_scale import PixelScale, find_scale
 from robustbench_local.errors import ConfigError, DataError, RefusedError
 
 _IDS = ("ids", "filenames", "index")
@@ -55,18 +56,26 @@ class NpzKeys:
 
 
 def list_npz(
-    file: Path, *, where: str, split: str = "test", keys: NpzKeys | None = None, alpha: str | None = None
+    file: Path,
+    *,
+    where: str,
+    split: str = "test",
+    keys: NpzKeys | None = None,
+    alpha: str | None = None,
+    scale: float | None = None,
 ) -> Listing:
     """List the images of a NumPy archive.
 
     Args:
-        file: The archive. Images are (N, H, W, C), (N, C, H, W) or (N, H, W); uint8, uint16 or floating
-            point in [0, 1]. Labels are (N,) whole numbers or strings. ``class_names``, masks ((H, W) or
-            (N, H, W)), boxes and ids (``ids``, ``filenames`` or ``index``, if unique) may be there too.
+        file: The archive. Images are (N, H, W, C), (N, C, H, W) or (N, H, W); uint8, uint16, bool or
+            floating point in [0, 1]. Labels are (N,) whole numbers or strings. ``class_names``, masks
+            ((H, W) or (N, H, W)), boxes and ids (``ids``, ``filenames`` or ``index``, if unique) may be
+            there too.
         where: What messages call it.
         split: Used to find ``x_test`` and the like.
         keys: Which arrays to use.
         alpha: Background for images with four channels.
+        scale: The value of white, where the array's type does not say it.
 
     Raises:
         ConfigError: If both masks and boxes are named.
@@ -81,7 +90,7 @@ def list_npz(
     labels, class_names, label_map = _labels(raw, arrays.get("class_names"), where)
     if len(labels) != len(pixels):
         raise DataError(f"{len(pixels)} images but {len(labels)} labels", where=where)
-    scale, notes = _scale(pixels, where)
+    found = _scale(pixels, scale, where)
     groups = _groups(arrays, keys.groups, labels, where)
     masks, surface = _objects(arrays, keys, pixels, where)
 
@@ -89,7 +98,7 @@ def list_npz(
         image = pixels[position]
         if image.shape[2] == 4:
             return to_picture(Image.fromarray(image), where=f"{where}, row {position}", alpha=alpha)
-        return Picture(image if scale is None else image.astype(np.float32) / scale)
+        return Picture(image if found.white is None else image.astype(np.float32) / np.float32(found.white))
 
     return Listing(
         name=file.stem,
@@ -101,7 +110,7 @@ def list_npz(
         read=read,
         masks=masks,
         surface=surface,
-        notes=notes,
+        notes=found.notes,
         groups=groups,
     )
 
@@ -160,23 +169,11 @@ def _pixels(array: NDArray[Any], where: str) -> Pixels:
     return array
 
 
-def _scale(pixels: Pixels, where: str) -> tuple[np.float32 | None, tuple[str, ...]]:
-    """What to divide by, None for uint8 images, which are divided later; floats are checked here, by row."""
-    if pixels.dtype == np.uint8:
-        return None, ()
-    if pixels.shape[3] == 4:
-        raise DataError("images with an alpha channel must be uint8", where=where)
-    if pixels.dtype == np.uint16:
-        return np.float32(65535), ("16-bit images, divided by 65535",)
-    if not np.issubdtype(pixels.dtype, np.floating):
-        remedy = "save them as uint8, 0 to 255"
-        raise DataError(
-            f"images must be uint8, uint16 or floats in [0, 1], got {pixels.dtype}",
-            where=where,
-            remedy=remedy,
-        )
-    check_images(torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2), where)
-    return np.float32(1), ()
+def _scale(pixels: Pixels, declared: float | None, where: str) -> PixelScale:
+    found = find_scale(pixels, declared, where)
+    if pixels.shape[3] == 4 and found.white is not None:
+        raise DataError("images with an alpha channel must be uint8, without scale", where=where)
+    return found
 
 
 def _labels(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from robustbench_local.config.number_parser import parse_number
 from robustbench_local.data.choose import Choice, choose_images
 from robustbench_local.data.collect import Listing, Progress, ReadOptions, collect
 from robustbench_local.data.dataset import Dataset
@@ -46,6 +47,7 @@ def load_dataset(
     gray_to_rgb: bool = False,
     alpha: str | None = None,
     max_bad: int = 0,
+    count_unread: bool = False,
     download: bool = True,
     root: Path | str | None = None,
     base: Path | str | None = None,
@@ -54,13 +56,15 @@ def load_dataset(
     masks_key: str | None = None,
     boxes_key: str | None = None,
     groups_key: str | None = None,
+    scale: float | str | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Load labelled images, checked, from a source; only the images that are used are decoded.
 
     Args:
         source: One of ``SOURCES``, such as ``signs``, ``torchvision:CIFAR10``, ``folder:photos``.
-        split: ``train``, ``val`` or ``test``, where the source has splits.
+        split: ``train``, ``val`` or ``test``, where the source has splits; of a folder also the name of a
+            split that is spelled in another way, or ``none`` where its folders are classes.
         limit: Use only this many images.
         choose: ``"stratified"``: as even over the classes as the data allow, the same for the same seed;
             ``"first"``: the first in the order of the source.
@@ -71,6 +75,8 @@ def load_dataset(
         gray_to_rgb: Repeat the channel of grey images.
         alpha: Background colour that transparent images are put on.
         max_bad: Go on without unusable images up to this number; they are listed in ``quarantined``.
+        count_unread: Whether images in formats that are not read (TIFF, GIF, WebP, ...) count among them; a
+            grid with gates sets it. They are listed in either case.
         download: Whether torchvision may download what is not there.
         root: Folder of torchvision's files; default ``RBL_DATA``, else ``~/.cache/robustbench_local``.
         base: Folder that relative paths start from, before the current one.
@@ -79,6 +85,7 @@ def load_dataset(
         masks_key: Array of masks in an npz file.
         boxes_key: Array of boxes in an npz file, in place of masks.
         groups_key: Array in an npz file that tells which images show the same object.
+        scale: The value of white in an npz file, where the array's type does not say it.
         progress: Called with (images read, images in all).
 
     Raises:
@@ -88,13 +95,26 @@ def load_dataset(
     """
     _check_choice(limit, choose, seed)
     options = ReadOptions(
-        size=_size(size), resize=resize, gray_to_rgb=gray_to_rgb, alpha=alpha, max_bad=max_bad
+        size=_size(size),
+        resize=resize,
+        gray_to_rgb=gray_to_rgb,
+        alpha=alpha,
+        max_bad=max_bad,
+        count_unread=count_unread,
     )
     if source == "signs":
+        _scale(scale, source)
         return _signs(split, limit, seed, classes, options)
     keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
     listing = _listing(
-        source, split=split, options=options, keys=keys, root=_root(root), download=download, base=base
+        source,
+        split=split,
+        options=options,
+        keys=keys,
+        root=_root(root),
+        download=download,
+        base=base,
+        scale=_scale(scale, source),
     )
     if listing.usual_size is not None and options.size is None:
         height, width = listing.usual_size
@@ -102,6 +122,9 @@ def load_dataset(
         note = f"images of many sizes, stretched to {height}x{width} as is usual for this data set"
         listing = replace(listing, notes=(*listing.notes, note))
     positions = _of_classes(listing.labels.tolist(), listing.class_names, classes, source)
+    if classes is not None:
+        wanted = set(resolve_classes(classes, listing.class_names))
+        listing = replace(listing, unread=tuple(one for one in listing.unread if one[1] in wanted))
     chosen = _choose(positions, listing, limit, seed, choose)
     return collect(listing, chosen, options, progress)
 
@@ -115,6 +138,7 @@ def _listing(
     root: Path,
     download: bool,
     base: Path | str | None,
+    scale: float | None,
 ) -> Listing:
     kind, _, name = source.partition(":")
     if name and kind == "torchvision":
@@ -122,7 +146,8 @@ def _listing(
     if name and kind == "folder":
         return list_folder(_path(name, base), where=source, split=split, alpha=options.alpha)
     if name and kind == "npz":
-        return list_npz(_path(name, base), where=source, split=split, keys=keys, alpha=options.alpha)
+        file = _path(name, base)
+        return list_npz(file, where=source, split=split, keys=keys, alpha=options.alpha, scale=scale)
     if kind in ("torchvision", "folder", "npz"):
         form = next(one for one in SOURCES if one.startswith(f"{kind}:"))
         raise ConfigError(f"the source {source!r} names nothing", remedy=f"write it as {form}")
@@ -184,6 +209,21 @@ def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
+def _scale(scale: float | str | None, source: str) -> float | None:
+    """The value of white, checked; image files say their own."""
+    if scale is None:
+        return None
+    if not source.startswith("npz:"):
+        raise ConfigError(f"scale is for npz files, not for {source!r}", remedy="leave scale out")
+    try:
+        white = parse_number(scale)
+    except ValueError:
+        white = 0
+    if white <= 0:
+        raise ConfigError(f"scale must be a number above 0, got {scale!r}", remedy="write the value of white")
+    return white
+
+
 def _root(root: Path | str | None) -> Path:
     return Path(
         root or os.environ.get("RBL_DATA") or Path.home() / ".cache" / "robustbench_local"
@@ -192,6 +232,12 @@ def _root(root: Path | str | None) -> Path:
 
 def _path(name: str, base: Path | str | None) -> Path:
     """The path from the base if it is there, else from the current folder."""
-    path = Path(name).expanduser()
-    from_base = Path(base or ".") / path
-    return from_base if from_base.exists() else path
+    try:
+        if b"\0" in os.fsencode(name):
+            raise ValueError("it holds a NUL")  # noqa: TRY301
+        path = Path(name).expanduser()
+        from_base = Path(base or ".") / path
+        return from_base if from_base.exists() else path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no Unicode, an unknown ~user
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{name[:80]!r} cannot be a path: {reason}", remedy="check the path") from None

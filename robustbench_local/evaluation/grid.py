@@ -10,11 +10,13 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from robustbench_local.classifier import Precision
+from robustbench_local.classifier.binary_output import REMEDY
+from robustbench_local.config.number_parser import parse_number
 from robustbench_local.errors import ConfigError
 from robustbench_local.models.http_client import EndpointOptions, without_credentials
 from robustbench_local.strict import Strict, parse_yaml, read_yaml, validate
 from robustbench_local.suggestion import did_you_mean
-from robustbench_local.threat import FAMILIES, parse_eps
+from robustbench_local.threat import FAMILIES
 
 MAX_NAME = 100
 """Longest id of a model or name of a grid: they become file names."""
@@ -54,6 +56,7 @@ class DataEntry(Strict):
     masks_key: str | None = None
     boxes_key: str | None = None
     groups_key: str | None = None
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class TrainingEntry(DataEntry):
@@ -93,6 +96,13 @@ def _names_are_cards(entries: Any) -> Any:
 Defenses = Annotated[list[DefenseEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
 
 
+def _refuse_one_class(value: Any) -> Any:
+    """One output is not one class."""
+    if value in (1, "1"):
+        raise ValueError(f"a classifier has at least 2 classes; {REMEDY}, and leave num_classes out")
+    return value
+
+
 class ModelEntry(Strict):
     """A classifier: where it comes from, how it takes its images, and its own defenses, if any."""
 
@@ -101,7 +111,7 @@ class ModelEntry(Strict):
     weights: str | None = None
     entry: str | None = None
     architecture: str | None = None
-    num_classes: Annotated[int, Field(ge=2)] | None = None
+    num_classes: Annotated[int, BeforeValidator(_refuse_one_class), Field(ge=2)] | None = None
     normalize: Normalization | None = None
     input_size: Size | None = None
     class_names: list[str] | None = None
@@ -144,7 +154,10 @@ class AttackEntry(Strict):
 
 def _read_limit(value: Any) -> Any:
     """A distance may be written as a fraction, as a radius is."""
-    return parse_eps(value) if isinstance(value, str) else value
+    try:
+        return None if value is None else parse_number(value)
+    except ValueError:
+        raise ValueError('cannot read the limit: write a number or a fraction such as "8/255"') from None
 
 
 Limit = Annotated[float, BeforeValidator(_read_limit), Field(ge=0)]

@@ -144,7 +144,8 @@ def load_data(grid: Grid, base: Path) -> Dataset:
     """The images that the grid names."""
     entry = grid.data
     seed = grid.seed if entry.seed is None else entry.seed
-    return load_dataset(**entry.model_dump(exclude={"seed"}), seed=seed, base=base)
+    judged = bool(grid.gates)  # a set that shrinks in silence must not pass a gate
+    return load_dataset(**entry.model_dump(exclude={"seed"}), seed=seed, base=base, count_unread=judged)
 
 
 def card_folders(options: Options) -> list[Path]:

@@ -19,7 +19,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.errors import ConfigError, ModelError, how_to_install
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.loaded import Loaded, Request, with_weights
 from robustbench_local.models.stored_tensors import StoredTensors
@@ -167,7 +167,7 @@ def load_timm(name: str, request: Request) -> Loaded:
     try:
         timm: Any = import_module("timm")
     except ImportError as error:
-        raise ConfigError("timm is not installed", remedy="pip install 'robustbench-local[timm]'") from error
+        raise ConfigError("timm is not installed", remedy=f"run {how_to_install('timm')}") from error
     bare = name.partition(".")[0]
     if bare not in timm.list_models():
         raise ConfigError(f"timm has no network {bare!r}", remedy=did_you_mean(bare, timm.list_models()))

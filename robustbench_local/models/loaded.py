@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Access
+from robustbench_local.classifier.binary_output import REMEDY
 from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.models.files import find_file
@@ -152,7 +153,7 @@ def with_weights(
         raise ModelError(
             f"{layer}, but num_classes is {request.num_classes}{f' ({fit.head})' if fit.head else ''}",
             where=weights.path.name,
-            remedy=f"set num_classes: {classes}, or leave it out",
+            remedy=REMEDY if classes == 1 else f"set num_classes: {classes}, or leave it out",
         )
     if classes != default:
         network = factory(classes)

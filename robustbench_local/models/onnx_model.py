@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.config.user_files import read_user_file
-from robustbench_local.errors import ConfigError, ModelError, RefusedError
+from robustbench_local.errors import ConfigError, ModelError, RefusedError, how_to_install
 from robustbench_local.models.files import find_file, read_file
 from robustbench_local.models.loaded import Loaded, Request
 from robustbench_local.models.onnx_data import external_locations
@@ -118,9 +118,7 @@ def load_onnx(file: str, request: Request) -> Loaded:
     try:
         runtime: Any = import_module("onnxruntime")
     except ImportError as error:
-        raise ConfigError(
-            "onnxruntime is not installed", remedy="pip install 'robustbench-local[onnx]'"
-        ) from error
+        raise ConfigError("onnxruntime is not installed", remedy=f"run {how_to_install('onnx')}") from error
     path = find_file(file, request.base)
     content, digest = read_file(path, sha256=request.sha256)
     hashes = [digest, *_external_hashes(path, content)]

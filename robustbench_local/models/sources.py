@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier.binary_output import split_output
 from robustbench_local.errors import ConfigError
 from robustbench_local.models.architectures import ARCHITECTURES, find_architecture
 from robustbench_local.models.endpoint import load_endpoint
@@ -58,7 +59,8 @@ def load_classifier(
         input_size: (H, W), overrides what the source knows.
         class_names: Overrides what the source knows.
         access: What an attacker may use; see `Classifier`.
-        output: Which entry of the model's output holds the logits; see `Classifier`.
+        output: Which entry of the model's output holds the logits, or ``"sigmoid"``, ``"logit"`` for a model
+            with one output for two classes; see `Classifier`.
         name: What to call it; by default the source.
         device: Where to compute; ``"auto"`` means CUDA where there is one.
         sha256: What the SHA-256 of the weights file must be.
@@ -73,12 +75,15 @@ def load_classifier(
         ModelError: If the file is unusable or does not fit.
         RefusedError: If loading could run code that was not allowed.
     """
+    head = _declared_head(output, num_classes)
+    # one output is what the network has, whatever it stands for; a user's own code need not be told
+    outputs = None if source.startswith("python:") else 1
     request = Request(
         weights=weights,
         entry=entry,
         architecture=architecture,
-        num_classes=num_classes,
-        default_classes=default_classes,
+        num_classes=outputs if head else num_classes,
+        default_classes=1 if head else default_classes,
         sha256=sha256,
         trust_pickle=trust_pickle,
         allow_code=allow_code,
@@ -95,7 +100,7 @@ def load_classifier(
     loaded.check_normalization(normalize)
     classifier = Classifier(
         loaded.model,
-        num_classes=loaded.num_classes,
+        num_classes=2 if head else loaded.num_classes,
         normalize=loaded.normalize if normalize is None else normalize,
         input_size=input_size or loaded.input_size,
         channels=loaded.channels,
@@ -112,6 +117,15 @@ def load_classifier(
     classifier.provenance = {"source": without_credentials(source), **loaded.provenance}
     classifier.check_finite_weights()
     return classifier
+
+
+def _declared_head(output: str | int | None, num_classes: int | None) -> str | None:
+    """What kind of single output the user declared, for two classes."""
+    _, head = split_output(output)
+    if head is not None and num_classes not in (None, 2):
+        message = f"output: {head} stands for 2 classes, but num_classes is {num_classes}"
+        raise ConfigError(message, remedy="leave num_classes out, or set it to 2")
+    return head
 
 
 def load_model(source: str, request: Request) -> Loaded:

@@ -16,7 +16,7 @@ from robustbench_local.reports.content import Content
 from robustbench_local.reports.corruptions import CorruptionMap
 from robustbench_local.reports.curves import Panel
 from robustbench_local.reports.evidence import Subject
-from robustbench_local.reports.fonts import drawable, font_names
+from robustbench_local.reports.fonts import drawable, font_names, shorten
 from robustbench_local.reports.gallery import Exhibit
 from robustbench_local.reports.goals import GoalTable
 from robustbench_local.reports.heatmap import HeatMap, Square
@@ -32,6 +32,12 @@ HEAT = LinearSegmentedColormap.from_list("robust", ["#eea15f", "#f4f0e7", "#79b0
 COUNTS = LinearSegmentedColormap.from_list("counts", ["#fdfcfa", "#eea15f"])
 MOST_EXAMPLES = 8
 """Rows of the gallery figure; the page shows more."""
+CAPTION, CAPTION_INCHES = 7, 1.5
+"""Size of what stands above a picture, and the inches that it may take before it runs into its neighbour."""
+HEAD_INCHES = 1.8
+"""Inches that the name of an attack may take at the head of a column."""
+LEGEND, LEGEND_INCHES = 8, 2.8
+"""Size of the names in a legend, and inches of a name up to which a legend fits into a panel of curves."""
 DPI = 150
 TITLE = 9
 """Size of the titles, and of the names at the sides."""
@@ -101,7 +107,7 @@ def _figures(content: Content) -> Iterator[tuple[str, Figure]]:
 
 def _heatmap(heatmap: HeatMap, names: dict[Subject, str]) -> Figure:
     columns, rows = heatmap.columns, heatmap.rows
-    heads = ["untouched", *(f"{column.threat}\n{drawable(column.label, 'attack')}" for column in columns)]
+    heads = ["untouched", *(f"{column.threat}\n{_head(column.label)}" for column in columns)]
     labels = [names[row.subject] for row in rows]
     title = _title(heatmap)
     breadth = max(0.9, _widest([line for head in heads for line in head.split("\n")]) + 0.1)
@@ -120,6 +126,10 @@ def _heatmap(heatmap: HeatMap, names: dict[Subject, str]) -> Figure:
     axes.spines[:].set_visible(False)
     axes.set_title(title, loc="left", fontsize=10, pad=12)
     return figure
+
+
+def _head(label: str) -> str:
+    return _fitted(drawable(label, "attack"), HEAD_INCHES)
 
 
 def _title(heatmap: HeatMap) -> str:
@@ -193,11 +203,20 @@ def _table(columns: Sequence[str], rows: Sequence[str], title: str) -> tuple[Fig
     return figure, axes
 
 
-def _widest(texts: Sequence[str]) -> float:
-    """Inches that the longest of some texts takes, at the size of titles and names."""
+def _fitted(text: str, inches: float, size: float = TITLE) -> str:
+    """A text that takes at most so many inches, the middle of a longer one left out."""
+    most = len(text)
+    while most > 4 and _widest([text], size) > inches:
+        most = min(most - 1, int(most * max(inches / _widest([text], size), 0.5)))
+        text = shorten(text, max(most, 4))
+    return text
+
+
+def _widest(texts: Sequence[str], size: float = TITLE) -> float:
+    """Inches that the longest of some texts takes, by default at the size of titles and names."""
     figure = Figure()
     pen = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    drawn = (figure.text(0, 0, text, fontsize=TITLE) for text in texts)
+    drawn = (figure.text(0, 0, text, fontsize=size) for text in texts)
     return max((text.get_window_extent(pen).width / figure.dpi for text in drawn), default=0.0)
 
 
@@ -262,7 +281,12 @@ def _curves(panels: Sequence[Panel], names: dict[Subject, str]) -> Figure:
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel(f"{panels[0].measure}, %")
-    figure.axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if _widest(labels, LEGEND) > LEGEND_INCHES:
+        figure.set_figheight(figure.get_figheight() + LINE * len(labels))
+        figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=LEGEND)
+    else:
+        figure.axes[0].legend(frameon=False, fontsize=LEGEND)
     return figure
 
 
@@ -309,11 +333,13 @@ def _gallery(exhibits: Sequence[Exhibit], names: dict[Subject, str]) -> Figure:
             axes = figure.add_subplot(len(shown), 3, 3 * place + column + 1)
             axes.imshow(pixels, interpolation="nearest" if len(pixels) < 100 else "antialiased")
             axes.set_axis_off()
-            axes.set_title(caption, fontsize=7, pad=2)
+            axes.set_title(_fitted(caption, CAPTION_INCHES, CAPTION), fontsize=CAPTION, pad=2)
             if column == 0:
-                attack = drawable(exhibit.cell.record.attack, "attack")
-                text = f"{attack}\n{names[exhibit.cell.subject]}"
-                axes.text(-0.15, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=7)
+                sides = (drawable(exhibit.cell.record.attack, "attack"), names[exhibit.cell.subject])
+                text = "\n".join(_fitted(side, CAPTION_INCHES, CAPTION) for side in sides)
+                axes.text(
+                    -0.15, 0.5, text, transform=axes.transAxes, ha="right", va="center", fontsize=CAPTION
+                )
     return figure
 
 

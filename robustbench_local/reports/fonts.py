@@ -26,6 +26,18 @@ _FALLBACKS = (
 """Fonts that are tried for each character, where installed; the first one comes with matplotlib."""
 
 
+MOST_DRAWN = 40
+"""Characters of a name in a figure: about three inches. The page and the tables have the whole name."""
+
+
+def shorten(text: str, most: int) -> str:
+    """A text of at most so many characters; of a longer one the beginning, an ellipsis and the end."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[-end:].lstrip()}"
+
+
 @cache
 def font_names() -> list[str]:
     """The installed ones among the fonts that are tried, in that order."""
@@ -33,9 +45,15 @@ def font_names() -> list[str]:
     return [name for name in _FALLBACKS if name in installed]
 
 
-def drawable(text: str, otherwise: str) -> str:
-    """The text if the installed fonts can draw it, else what stands in for it."""
-    plain = " ".join(text.split())
+def drawable(text: str, otherwise: str, most: int = MOST_DRAWN) -> str:
+    """The text if the installed fonts can draw it, else what stands in for it.
+
+    Args:
+        text: A name of any length.
+        otherwise: What stands in for it.
+        most: Characters that are drawn; the middle of a longer name is left out.
+    """
+    plain = shorten(" ".join(text.split()), most)
     # Before matplotlib 3.11 right-to-left text was drawn in the wrong order.
     backwards = any(unicodedata.bidirectional(sign) in {"R", "AL"} for sign in plain)
     ordered = not backwards or mpl.__version_info__[:2] >= (3, 11)

@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def torchattacks() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip("torchattacks", reason="needs the extra robustbench-local[torchattacks]")
+        return pytest.importorskip("torchattacks", reason="needs the extra .[torchattacks]")
 
 
 @pytest.fixture(scope="session")

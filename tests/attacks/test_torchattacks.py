@@ -218,5 +218,5 @@ def test_without_the_extra_the_way_to_get_it_is_said(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ConfigError, match=r"Run pip install 'robustbench-local\[torchattacks\]'"):
+    with pytest.raises(ConfigError, match=r"Run pip install '\.\[torchattacks\]' in the clone"):
         make_attack("torchattacks:PGD")

@@ -33,9 +33,7 @@ ELSEWHERE = {"elastic_transform"}
 def fork() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return pytest.importorskip(
-            "imagecorruptions", reason="needs the extra robustbench-local[corruptions]"
-        )
+        return pytest.importorskip("imagecorruptions", reason="needs the extra .[corruptions]")
 
 
 @pytest.fixture(scope="module")

@@ -148,3 +148,10 @@ def test_progress_is_told(pets):
 
 def test_the_table_of_sources_is_what_is_understood(tmp_path):
     assert list(SOURCES) == ["signs", "torchvision:NAME", "folder:DIR", "npz:FILE"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "x" * 5000, "~nobody-is-called-so/x"])
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_what_cannot_be_a_path_is_refused_in_one_line(kind, name):
+    with pytest.raises(ConfigError, match="cannot be a path"):
+        load_dataset(f"{kind}:{name}")

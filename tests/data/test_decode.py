@@ -119,7 +119,7 @@ def _with_alpha(kind):
         return image
     if kind == "colour key":
         image = Image.fromarray(pixels(4, 4, 3))
-        image.info["transparency"] = (1, 2, 3)
+        image.info["transparency"] = image.getpixel((1, 2))
         return image
     return Image.fromarray(pixels(4, 4, {"LA": 2, "RGBA": 4}[kind]))
 
@@ -131,6 +131,38 @@ def test_every_kind_of_transparency_needs_a_background(tmp_path, kind, channels)
     with pytest.raises(DataError, match=r"^here: has an alpha channel.*alpha: white"):
         read_picture(tmp_path / "a.png", where="here")
     assert read_picture(tmp_path / "a.png", where="here", alpha="black").pixels.shape[2] == channels
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "colour key", "PA"])
+def test_an_opaque_alpha_channel_is_left_out_with_a_note(tmp_path, kind):
+    if kind in ("RGBA", "LA"):
+        content = pixels(4, 4, {"LA": 2, "RGBA": 4}[kind])
+        content[..., -1] = 255
+        image, expected = Image.fromarray(content), content[..., :-1]
+    else:
+        colours = pixels(4, 4, 3)
+        colours[colours == 9] = 8
+        image = Image.fromarray(colours)
+        image = image.quantize(8) if kind in ("palette", "PA") else image
+        expected = np.asarray(image.convert("RGB"))
+        image = image.convert("PA") if kind == "PA" else image
+    unused = {"palette": bytes([255] * 8), "colour key": (9, 9, 9)}.get(kind)
+    if kind == "PA":
+        picture = to_picture(image, where="here")
+    else:
+        image.save(tmp_path / "a.png", **({"transparency": unused} if unused else {}))
+        picture = read_picture(tmp_path / "a.png", where="here")
+    assert np.array_equal(picture.pixels, expected.reshape(picture.pixels.shape))
+    assert picture.notes == ("opaque alpha channel, left out",)
+
+
+def test_one_pixel_that_is_not_quite_opaque_is_still_refused(tmp_path):
+    content = pixels(4, 4, 4)
+    content[..., -1] = 255
+    content[3, 3, 3] = 254
+    Image.fromarray(content).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"transparent pixels.*alpha: white"):
+        read_picture(tmp_path / "a.png", where="here")
 
 
 def test_sixteen_bits_are_scaled_not_saturated(tmp_path):
@@ -171,7 +203,9 @@ def test_sixteen_bit_colour_is_read_at_eight_bits_with_a_note(tmp_path):
 
 
 def test_sixteen_bit_grey_with_a_transparent_value_is_bad():
-    image = Image.fromarray(np.zeros((2, 2), np.uint16))
+    image = Image.fromarray(np.full((2, 2), 5, np.uint16))
+    image.info["transparency"] = 4
+    assert to_picture(image, where="a").pixels.max() == np.float32(5 / 65535)
     image.info["transparency"] = 5
     with pytest.raises(BadImageError, match="transparent colour"):
         to_picture(image, where="a")

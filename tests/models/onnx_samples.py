@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx", reason="needs onnx, a test dependency, to build a file")
-pytest.importorskip("onnxruntime", reason="needs the extra robustbench-local[onnx]")
+pytest.importorskip("onnxruntime", reason="needs the extra .[onnx]")
 
 
 def matrix(classes: int = 4, size: int = 48) -> np.ndarray:

@@ -143,7 +143,7 @@ def test_names_that_do_not_exist(source: str, weights: str | None, message: str)
 
 def test_without_timm_there_is_a_line_that_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ConfigError, match=r"timm is not installed. Pip install 'robustbench-local\[timm\]'"):
+    with pytest.raises(ConfigError, match=r"timm is not installed. Run pip install '\.\[timm\]'"):
         load_classifier("timm:resnet18")
 
 

@@ -146,7 +146,7 @@ def test_what_makes_no_sense_for_a_file_is_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(ModelError, match="has 4 outputs, but 7 classes are declared"):
         load_classifier("onnx:net.onnx", base=tmp_path, num_classes=7)(IMAGES)
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"install 'robustbench-local\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"install '\.\[onnx\]' in the clone"):
         load_classifier("onnx:net.onnx", base=tmp_path)
 
 

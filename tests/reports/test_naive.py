@@ -134,8 +134,8 @@ def test_every_form_of_the_report_shows_the_lesson(page, content):
     assert first["told"] == lesson.sentence
     assert results["defenses"][3]["p_value"] is None
     assert "pgd50-linf-8[naive]" in (page.parent / "results.csv").read_text("utf-8")
-    names = results_table(results).columns[1]._cells
-    assert names.count("pgd50-linf-8\\[naive]") == 3
+    names = [str(cell) for cell in results_table(results).columns[1]._cells]
+    assert names.count("pgd50-linf-8[naive]") == 3
 
 
 def test_without_a_naive_cell_there_is_nothing_to_learn(content):

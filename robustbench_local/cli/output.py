@@ -1,0 +1,54 @@
+"""The one place that prints: users' text is never markup, and no control character reaches a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from robustbench_local.errors import printable
+
+
+def plain(text: object, style: str | Style = "") -> Text:
+    """Text for rich that is shown as it is: brackets, ``:smile:`` and escape sequences mean nothing in it."""
+    return Text(printable(str(text)), style=style)
+
+
+def join(*parts: Text | str) -> Text:
+    """One line of several parts, each with its own style."""
+    return Text.assemble(*(part if isinstance(part, Text) else plain(part) for part in parts))
+
+
+def say(console: Console, line: object, *, style: str | None = None, wrap: bool = False) -> None:
+    """Print one line.
+
+    Args:
+        console: Where to.
+        line: A line, or what `join` made.
+        style: Of the whole line.
+        wrap: Whether a long line is broken between words; else the terminal breaks it where it likes.
+    """
+    shown = line if isinstance(line, Text) else plain(line)
+    console.print(shown, style=style, highlight=False, soft_wrap=not wrap)
+
+
+def say_json(console: Console, content: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON in ASCII, on one line unless indented; control characters are escaped in it."""
+    console.out(json.dumps(content, indent=indent), highlight=False)
+
+
+def echo(line: object, *, error: bool = False) -> None:
+    """Print one line without rich, on the standard output or the standard error."""
+    print(printable(str(line)), file=sys.stderr if error else sys.stdout)
+
+
+def use_any_encoding() -> None:
+    """Let a terminal that cannot show a character show its escape, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")

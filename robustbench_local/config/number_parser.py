@@ -1,0 +1,47 @@
+"""Numbers as people write them in grids, cards and commands: ``0.3``, ``1e-2``, ``8/255``, ``0.5/255``."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from typing import Any
+
+_DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
+_NUMBER = re.compile(rf"[ \t]*([+-]?{_DECIMAL})[ \t]*(?:/[ \t]*({_DECIMAL})[ \t]*)?")
+_MOST_CHARACTERS = 64
+"""A longer text is no number that anybody wrote."""
+
+
+def parse_number(value: Any) -> float:
+    """Read a number, or a fraction of two decimals such as ``"8/255"``, rounded once, at the end.
+
+    Spaces may stand around the numbers and the stroke, never inside a number; digits are ASCII. Hexadecimal
+    numbers, underscores, ``nan``, ``inf`` and truth values are no numbers here.
+
+    Args:
+        value: A text, or anything that ``float`` takes.
+
+    Returns:
+        The nearest float; finite.
+
+    Raises:
+        ValueError: If it is not such a number, or its value is not finite.
+    """
+    if isinstance(value, bool):
+        raise ValueError("a truth value is not a number")  # noqa: TRY004 - pydantic reports ValueErrors
+    try:
+        number = _read(value) if isinstance(value, str) else float(value)
+    except (TypeError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(str(error)) from None
+    if not math.isfinite(number):
+        raise ValueError("it is not finite")
+    return number
+
+
+def _read(text: str) -> float:
+    found = _NUMBER.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
+    if found is None:
+        raise ValueError("it is not a number or a fraction of two")
+    over = Fraction(found[1])
+    return float(over / Fraction(found[2]) if found[2] else over)

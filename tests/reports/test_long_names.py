@@ -1,0 +1,113 @@
+"""Names of any length: short at the heads of columns, whole where there is room, figures with their axes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from sample_run import PLANS, SIGNS, Sample, build
+
+from robustbench_local.catalogue import MOST_SPELLED_OUT, expand, find_card
+from robustbench_local.evaluation.grid import load_grid
+from robustbench_local.reports import write_report
+from robustbench_local.reports.figures import CAPTION, CAPTION_INCHES, _fitted, _widest
+from robustbench_local.reports.fonts import MOST_DRAWN, drawable, shorten
+
+HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+LONG_CLASSES = (
+    "x" * 200, "\N{GRINNING FACE}" * 60, "تحديدالسرعة" * 15, HASH, "a-" * 100, "word " * 40, "W" * 60,
+    *SIGNS[7:],
+)  # fmt: skip
+LONG_LABEL = f"pgd50-linf-8[targets={'+'.join(f'Speed limit ({n}0km/h)' for n in range(8))},sources=Stop]"
+LONG = Sample(
+    models=("plain", "m" * 100, f"{'abc ' * 20}{HASH[:20]}"),
+    class_names=LONG_CLASSES,
+    images=32,
+    plans=(*PLANS[:2], PLANS[-1], replace(PLANS[-1], attack=LONG_LABEL)),
+    question="Q" * 300,
+    gates=({"metric": "attack_success", "attack": LONG_LABEL, "max": 0.5},),
+)
+EIGHT = ["Speed limit (20km/h)", *(f"Speed limit ({n}0km/h)" for n in (3, 5, 6, 7, 8, 10, 12))]
+
+
+@pytest.fixture(scope="session")
+def long_names(tmp_path_factory):
+    run = build(tmp_path_factory.mktemp("long") / "run", LONG)
+    return write_report(run)
+
+
+def names(**overrides):
+    return [card.name for card in expand(find_card("pgd50-linf-8", kind="attack"), overrides, parameters=())]
+
+
+def test_eight_targets_make_a_short_name_that_tells_them_from_others():
+    (name,) = names(targets=EIGHT, sources=["Stop"])
+    assert re.fullmatch(r"pgd50-linf-8\[targets=8 classes #[0-9a-f]{4},sources=Stop\]", name)
+    assert names(targets=EIGHT, sources=["Stop"]) == [name]
+    assert names(targets=[*EIGHT[:-1], "Yield"], sources=["Stop"]) != [name]
+    (stretched,) = names(targets=["T" * 200])
+    assert len(stretched) < 60
+
+
+@pytest.mark.parametrize(("length", "whole"), [(MOST_SPELLED_OUT, True), (MOST_SPELLED_OUT + 1, False)])
+def test_both_sides_of_what_is_spelled_out(length, whole):
+    text = "a" * 19 + "+" + "b" * (length - 20)
+    (name,) = names(targets=text.split("+"))
+    assert (text in name) == whole
+
+
+def test_a_gate_finds_an_attack_by_its_short_name():
+    (name,) = names(targets=EIGHT)
+    grid = {
+        "data": {"source": "signs"},
+        "models": [{"id": "a", "source": "zoo:signs-plain"}],
+        "attacks": [{"card": "pgd50-linf-8", "targets": EIGHT}],
+        "gates": [{"metric": "attack_success", "attack": name, "max": 0.1}],
+    }
+    assert load_grid(grid)[0].gates[0].attack == name
+
+
+@pytest.mark.parametrize("most", [4, 10, MOST_DRAWN])
+@pytest.mark.parametrize("extra", [0, 1, 100])
+def test_shortened_names_keep_both_ends(most, extra):
+    text = "".join(chr(ord("a") + index % 26) for index in range(most + extra))
+    short = shorten(text, most)
+    assert len(short) <= most
+    assert (short == text) == (extra == 0)
+    assert short[0] == text[0]
+    assert short[-1] == text[-1]
+
+
+def test_what_is_drawn_fits():
+    assert len(drawable("x" * 200, "class")) == MOST_DRAWN
+    for text in ("W" * 200, "\N{GRINNING FACE}" * 60, "i" * 5, HASH):
+        assert _widest([_fitted(text, CAPTION_INCHES, CAPTION)], CAPTION) <= CAPTION_INCHES
+    assert _fitted("Stop", CAPTION_INCHES, CAPTION) == "Stop"
+
+
+def test_figures_of_long_names_have_a_size_that_can_be_looked_at(long_names):
+    figures = sorted((long_names.parent / "figures").glob("*.png"))  # a warning of matplotlib's is an error
+    assert len(figures) >= 4
+    for path in figures:
+        with Image.open(path) as picture:
+            assert max(picture.size) < 4000, path.name
+            assert min(picture.size) > 250, path.name
+
+
+def test_every_table_scrolls_inside_itself_and_names_may_break(long_names):
+    html = long_names.read_text("utf-8")
+    tables = re.findall(r"(<div class=\"scroll\"[^>]*>)?\s*<table", html)
+    assert len(tables) > 5
+    assert all(tables)
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
+    assert re.search(r"bdi, code, \.mono, dt, dd[^{]*\{ overflow-wrap: anywhere; \}", style)
+    assert "max-content) minmax" not in style
+
+
+def test_the_whole_name_is_on_the_page(long_names):
+    html = long_names.read_text("utf-8")
+    for whole in ("x" * 200, HASH, "m" * 100, LONG_LABEL):
+        assert whole in html
+    assert f'<bdi title="{LONG_LABEL}">' in html
