@@ -281,12 +281,10 @@ def test_an_attack_at_fault_says_nothing_about_other_radii():
 
 @pytest.mark.parametrize(("late", "found"), [(5, 0), (6, 1)])
 def test_distances_that_an_attack_inside_a_ball_shows_to_be_too_large(late, found):
-    far = attack(
-        "b" * 100, "fmn-linf-16", {"method": "fmn"}, eps=2 * EPS, threat="linf-16", measure="distance"
-    )
+    nearest = {"method": "fmn"}
+    far = attack("b" * 100, "fmn-linf-16", nearest, eps=2 * EPS, threat="linf-16", measure="distance")
     radii = {image: 1.5 * EPS if place < late else 0.5 * EPS for place, image in enumerate(far.verdicts)}
-    evidence = make_evidence(replace(far, radii=radii), attack("b" * 100, PGD, CE))
-    assert len([one for one in reasons(evidence) if "distances are too large" in one]) == found
-    assert not reasons(
-        make_evidence(replace(far, radii=radii), attack("h" * late + "b" * (100 - late), PGD, CE))
-    )
+    far = replace(far, radii=radii)
+    told = reasons(make_evidence(far, attack("b" * 100, PGD, CE)))
+    assert len([one for one in told if "distances are too large" in one]) == found
+    assert not reasons(make_evidence(far, attack("h" * late + "b" * (100 - late), PGD, CE)))
