@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from robustbench_local.reports.curves import Outline, Panel, draw_together
@@ -110,24 +110,20 @@ def nearest_radii(cells: Sequence[CellResult]) -> dict[str, float]:
     return {image: min(cell.radii[image] for cell in cells) for image in common}
 
 
-def nearest_spread(cells: Sequence[CellResult], others: Iterable[CellResult] = ()) -> Quartiles:
+def nearest_spread(cells: Sequence[CellResult]) -> Quartiles:
     """The distances to the nearest that any of these done cells found, where each may have met some images.
-
-    An image is no farther than any candidate that broke it: those of ``others``, cells of the same subject
-    whatever they were after, count with their own distances.
 
     The images that all of them met give the median; all images together one that is too large, never too
     small, since an attack that has not met an image might have come nearer. As for shares (see
     ``share_met_in_part``) the lower of the two is stated, and each upper end has half the probability of an
     error.
     """
-    lengths = _shortest_breaks(cells[0], others)
+    common = nearest_radii(cells)
     every = {
-        image: min([lengths.get(image, math.inf), *(one.radii[image] for one in cells if image in one.radii)])
+        image: min(one.radii[image] for one in cells if image in one.radii)
         for cell in cells
         for image in cell.radii
     }
-    common = {image: every[image] for image in nearest_radii(cells)}
     whole, met = spread(every.values()), spread(common.values())
     if all(image in common or not radius for image, radius in every.items()):
         return whole
@@ -136,18 +132,6 @@ def nearest_spread(cells: Sequence[CellResult], others: Iterable[CellResult] = (
     half = [spread(radii, level=0.975).high for radii in (common.values(), every.values())]
     stated = min(met, whole, key=lambda one: one.median)
     return replace(stated, low=min(met.low, whole.low), high=min(half))
-
-
-def _shortest_breaks(cell: CellResult, others: Iterable[CellResult]) -> dict[str, float]:
-    """Image id -> the shortest change, in a cell's norm, by which others broke it on the same subject."""
-    found: dict[str, float] = {}
-    for other in others:
-        if other.subject == cell.subject and not other.viewed:
-            for image, lengths in other.breaks.items():
-                length = lengths.get(cell.record.norm, math.inf)
-                if 0 < length < found.get(image, math.inf):
-                    found[image] = length
-    return found
 
 
 def spread(radii: Collection[float], *, level: float = 0.95) -> Quartiles:

@@ -71,9 +71,9 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """The images whose robustness rests on attempts that other attempts contradict.
 
     Where the gradients of the model mislead, they do so at every radius: attempts under its other threats of
-    the same norm are as doubtful. An image is not in doubt if an attempt that is not contradicted came to its end on it and did
-    not break it, or if it is proven; a black box has to have asked often enough. An image that others broke
-    is in doubt, too: a gate on the contradicted attack alone says nothing.
+    the same norm are as doubtful. An image is not in doubt if an attempt that is not contradicted came to its
+    end on it and did not break it, or if it is proven; a black box has to have asked often enough. An image
+    that others broke is in doubt, too: a gate on the contradicted attack alone says nothing.
     """
     index = index_attempts(evidence)
     for found in find_disagreements(evidence, index):

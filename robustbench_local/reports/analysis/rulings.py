@@ -53,17 +53,15 @@ def _group(
     if gate.metric == "clean_accuracy":
         return [(list(cells), _judge_clean)]
     if gate.metric == "median_distance":
-        groups = _alike(cells, lambda one: (one.threat, one.targeted))
-        judge = partial(_judge_distance, others=() if gate.attack else others)
-        return [(group, _judge_distance if group[0].targeted else judge) for group in groups]
+        return [(group, _judge_distance) for group in _alike(cells, lambda one: (one.threat, one.targeted))]
     if gate.metric == "certified_accuracy":
         return [(group, _judge_certificates) for group in _alike(cells, _question)]
     if gate.metric == "sticker_success":
         return [([cell], _judge_sticker) for cell in cells]
     together = _alike([cell for cell in cells if cell.in_worst_case], lambda one: one.threat)
     alone = [[cell] for cell in cells if not cell.in_worst_case]
-    judge_attacks = partial(_judge_attacks, others=() if gate.attack else others)
-    return [(group, judge_attacks) for group in [*together, *alone]]
+    judge = partial(_judge_attacks, others=() if gate.attack else others)
+    return [(group, judge) for group in [*together, *alone]]
 
 
 def _alike(cells: Sequence[CellResult], key: Callable[[CellResult], object]) -> list[list[CellResult]]:
@@ -155,12 +153,10 @@ def _judge_sticker(gate: Gate, subject: Subject, cells: Sequence[CellResult]) ->
     return replace(verdict, ruling="inconclusive", reason=f"{told}, but {listing(against)}")
 
 
-def _judge_distance(
-    gate: Gate, subject: Subject, cells: Sequence[CellResult], others: Sequence[CellResult] = ()
-) -> Verdict:
+def _judge_distance(gate: Gate, subject: Subject, cells: Sequence[CellResult]) -> Verdict:
     """The median distance to the nearest that several attacks under one threat have found."""
     done, record = [cell for cell in cells if cell.done], cells[0].record
-    found = nearest_spread(done, others) if done else spread(())
+    found = nearest_spread(done) if done else spread(())
     known = Estimate(value=found.median, low=found.low, high=found.high, n=found.n)
     ends = [distance(record.norm, end, beyond=record.eps) for end in (found.median, found.low, found.high)]
     between = f"{ends[1]} to {ends[2]}, " if found.low < found.high else ""
