@@ -18,9 +18,12 @@ def contrast(reached: Mapping[Subject, Reached]) -> list[str]:
     Args:
         reached: What the attacker reached against each model; models without images are left out.
     """
-    shares = {one: sum(marks.values()) / len(marks) for one, marks in reached.items() if marks}
-    if len(shares) < 2:
+    met = {one: marks for one, marks in reached.items() if marks}
+    if len(met) < 2:
         return []
+    common = set.intersection(*(set(marks) for marks in met.values()))
+    compared = {one: [marks[image] for image in common or marks] for one, marks in met.items()}
+    shares = {one: sum(marks) / len(marks) for one, marks in compared.items()}
     best = min(shares, key=lambda one: shares[one])
     return [_compare(best, other, reached) for other in shares if other != best]
 

@@ -120,7 +120,7 @@ def nearest_spread(cells: Sequence[CellResult]) -> Quartiles:
     """
     common = nearest_radii(cells)
     every = {
-        image: min(other.radii[image] for other in cells if image in other.radii)
+        image: min(one.radii[image] for one in cells if image in one.radii)
         for cell in cells
         for image in cell.radii
     }

@@ -24,6 +24,7 @@ from robustbench_local.reports.matrix import TargetMatrix
 from robustbench_local.reports.stickers import StickerResult
 from robustbench_local.reports.transfer import TransferMatrix
 from robustbench_local.reports.words import axis, budget, interval, percent, radius
+from robustbench_local.statistics import Estimate
 
 INK, SOFT, RULE = "#20201d", "#5d5b54", "#d9d5cb"
 COLOURS = ("#1b5f96", "#bd4f12", "#2a7a5a", "#83479a", "#776200", "#55534d")
@@ -117,9 +118,9 @@ def _heatmap(heatmap: HeatMap, names: dict[Subject, str]) -> Figure:
     axes = figure.add_subplot()
     axes.set(xlim=(-1.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
     for y, row in enumerate(rows):
-        _label(axes, -1, y, percent(row.clean.value), interval(row.clean), weight="normal")
+        _label(axes, -1, y, percent(row.clean.value), _sized(row.clean), weight="normal")
         for x, (square, column) in enumerate(zip(row.squares, columns, strict=True)):
-            _draw_square(axes, x, y, square, worst=column.worst)
+            _draw_square(axes, x, y, square, worst=column.worst, below=_sized(square.estimate))
     axes.set_xticks(range(-1, len(columns)), heads)
     axes.set_yticks(range(len(rows)), labels)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
@@ -233,7 +234,14 @@ def _wrapped(text: str, width: float) -> list[str]:
 
 
 def _draw_square(
-    axes: Axes, x: int, y: int, square: Square, *, worst: bool = False, colours: Colormap = HEAT
+    axes: Axes,
+    x: int,
+    y: int,
+    square: Square,
+    *,
+    worst: bool = False,
+    colours: Colormap = HEAT,
+    below: str = "",
 ) -> None:
     known = square.estimate.known
     box = mpl.patches.Rectangle(
@@ -247,9 +255,15 @@ def _draw_square(
     )
     axes.add_patch(box)
     if known:
-        _label(axes, x, y, percent(square.estimate.value), interval(square.estimate), weight="bold")
+        below = below or interval(square.estimate)
+        _label(axes, x, y, percent(square.estimate.value), below, weight="bold")
     else:
         axes.text(x, y, square.word.replace(", ", "\n"), ha="center", va="center", backgroundcolor="white")
+
+
+def _sized(estimate: Estimate) -> str:
+    """The interval and, below it, the number of images: squares of one drawing may have met other images."""
+    return f"{interval(estimate)}\nn = {estimate.n:,}" if estimate.known else interval(estimate)
 
 
 def _label(axes: Axes, x: int, y: int, value: str, below: str, *, weight: str) -> None:

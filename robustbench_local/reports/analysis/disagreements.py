@@ -15,11 +15,13 @@ from robustbench_local.reports.analysis.attempts import Attempt, Attempts, index
 from robustbench_local.reports.analysis.doubt import Doubt
 from robustbench_local.reports.evidence import Evidence, Subject, Threat
 from robustbench_local.reports.masking import exceeds_chance, find_surprises
-from robustbench_local.reports.words import counted, isolated, listing, percent
+from robustbench_local.reports.words import counted, isolated, listing, percent, radius
 
 LOSS_GAP = 0.05
 """Share of the images that the margin may break and the cross-entropy not, on sound models (D17), and a start
 at the image itself against one beside it."""
+ROUNDING = 1e-4
+"""Share of a radius by which a distance may exceed it and still be inside: x + eps is rounded, too."""
 _BUDGETS = ("steps", "restarts", "queries", "samples", "draws", "probes")
 """Hyper-parameters of which more should break more."""
 _STRONGER_IS_MISLED = "its gradients mislead the attacks that follow them, or the attack is at fault"
@@ -62,19 +64,21 @@ def find_disagreements(evidence: Evidence, known: Attempts | None = None) -> Ite
             for compare in (_losses, _single_steps, _budgets, _starts):
                 yield from compare(own)
         yield from _radii(evidence, subject, index)
+        yield from _distances(evidence, subject, index)
 
 
 def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """The images whose robustness rests on attempts that other attempts contradict.
 
-    Where the gradients of the model mislead, they do so at every radius: attempts under its other threats are
-    as doubtful. An image is not in doubt if an attempt that is not contradicted came to its end on it and did
-    not break it, or if it is proven; a black box has to have asked often enough. An image that others broke
-    is in doubt, too: a gate on the contradicted attack alone says nothing.
+    Where the gradients of the model mislead, they do so at every radius: attempts under its other threats of
+    the same norm are as doubtful. An image is not in doubt if an attempt that is not contradicted came to its
+    end on it and did not break it, or if it is proven; a black box has to have asked often enough. An image
+    that others broke is in doubt, too: a gate on the contradicted attack alone says nothing.
     """
     index = index_attempts(evidence)
     for found in find_disagreements(evidence, index):
-        threats = [found.threat] if found.about == "attacks" else evidence.threats
+        alike = [one for one in evidence.threats if one.norm == found.threat.norm]
+        threats = [found.threat] if found.about == "attacks" else alike
         for threat in threats:
             attempts = index.get((found.subject, threat), ())
             misled = [one for one in attempts if _is_misled(one, found)]
@@ -213,6 +217,33 @@ def _radii(evidence: Evidence, subject: Subject, index: Attempts) -> Iterator[Di
                 if lost > 1 or (not second.is_single_step and exceeds_chance(missed, images)):
                     why = "a single step overshoots" if second.is_single_step else _STRONGER_IS_MISLED
                     yield _contradiction(first, second, images, "a larger radius breaks less", why)
+
+
+def _distances(evidence: Evidence, subject: Subject, index: Attempts) -> Iterator[Disagreement]:
+    """A search for the nearest goes farther than an attack within a smaller ball shows to be needed."""
+    every = [one for threat in evidence.threats for one in index.get((subject, threat), ())]
+    own = [one for one in every if one.sees_gradients]
+    for far in (one for one in own if one.cell.radii):
+        for near in own:
+            alike = near.cell.threat.norm == far.cell.threat.norm and near.cell is not far.cell
+            if alike and near.cell.record.eps <= far.cell.record.eps:
+                yield from _compare_distances(far, near)
+
+
+def _compare_distances(far: Attempt, near: Attempt) -> Iterator[Disagreement]:
+    radii, eps = far.cell.radii, near.cell.record.eps
+    both = [image for image in near.met if radii.get(image, 0) > 0]
+    late = sum(radii[image] > eps * (1 + ROUNDING) for image in both if image in near.broken)
+    early = sum(radii[image] <= eps * (1 + ROUNDING) for image in both if image in near.unbroken)
+    if late - early > LOSS_GAP * len(both) and exceeds_chance(late - early, len(both)):
+        what = f"{counted(late, 'image')} fell to {isolated(near.name)} within {radius(eps)}"
+        than = f"that {isolated(far.name)} finds farther away, {early:,} the other way round"
+        yield _disagreement(
+            far,
+            f"distances are too large: {what} {than} (same {counted(len(both), 'image')})",
+            misled=[far],
+            remedy="measure distances by another attack such as fmn or curve",
+        )
 
 
 def _contradiction(

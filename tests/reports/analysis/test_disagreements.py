@@ -277,3 +277,14 @@ def test_an_attack_at_fault_says_nothing_about_other_radii():
     single = attack("b" * 20 + "h" * 40, "fgsm-linf-8", FGSM)
     evidence = make_evidence(small, single, attack("h" * 60, PGD, CE))
     assert rule(evidence, threat="linf-4", min=0.5).ruling == "pass"
+
+
+@pytest.mark.parametrize(("late", "found"), [(5, 0), (6, 1)])
+def test_distances_that_an_attack_inside_a_ball_shows_to_be_too_large(late, found):
+    nearest = {"method": "fmn"}
+    far = attack("b" * 100, "fmn-linf-16", nearest, eps=2 * EPS, threat="linf-16", measure="distance")
+    radii = {image: 1.5 * EPS if place < late else 0.5 * EPS for place, image in enumerate(far.verdicts)}
+    far = replace(far, radii=radii)
+    told = reasons(make_evidence(far, attack("b" * 100, PGD, CE)))
+    assert len([one for one in told if "distances are too large" in one]) == found
+    assert not reasons(make_evidence(far, attack("h" * late + "b" * (100 - late), PGD, CE)))

@@ -12,6 +12,7 @@ from robustbench_local.reports.corruptions import make_corruptions
 from robustbench_local.reports.curves import make_panels
 from robustbench_local.reports.distances import make_groups
 from robustbench_local.reports.naive import make_lessons
+from robustbench_local.reports.page import environment
 from robustbench_local.statistics import clopper_pearson
 
 
@@ -130,3 +131,30 @@ def test_models_are_compared_on_images_whose_worst_case_is_known_for_both():
     evidence = make_evidence(*cells)
     (pair,) = evidence.pairs(evidence.threats[0])
     assert (pair.comparison.n, pair.comparison.only_first) == (10, 10)
+
+
+def test_the_headline_row_draws_clean_and_attacked_of_the_same_images():
+    """Of ten images that all attacks met eight hold, of all hundred at most 38: both are of the hundred."""
+    weak = make_cell("h" * 8 + "b" * 2 + "w" * 60 + "h" * 30, PGD)
+    (worst,) = make_evidence(weak, make_cell("h" * 8 + "b" * 2, AUTOATTACK)).worst_cases
+    assert (worst.robust_accuracy.value, worst.robust_accuracy.n) == (0.38, 100)
+    assert (worst.clean_accuracy.value, worst.clean_accuracy.n) == (0.4, 100)
+    macros = environment().get_template("macros.html.j2").module
+    row = str(macros.verdict_row(worst.subject, worst.clean_accuracy, worst, False))
+    assert 'x1="38.00%"' in row
+    assert 'x2="40.00%"' in row
+    assert "of all that were asked" not in row
+
+
+def test_one_attack_on_fewer_images_stands_beside_all_without_being_drawn():
+    """1,000 images untouched, 60 of them attacked: the row is of the 60, with the 1,000 in words."""
+    weak = make_cell("h" * 60 + "h" * 900 + "w" * 40, PGD)
+    strong = make_cell("h" * 50 + "b" * 10, AUTOATTACK)
+    evidence = make_evidence(weak, strong)
+    (worst,) = evidence.worst_cases
+    assert (worst.clean_accuracy.n, worst.robust_accuracy.n) == (60, 60)
+    macros = environment().get_template("macros.html.j2").module
+    row = str(macros.verdict_row(worst.subject, evidence.clean_accuracy(worst.subject), worst, False))
+    assert 'x2="100.00%"' in row
+    assert "of all that were asked" in row
+    assert "96.0" in row
