@@ -127,7 +127,13 @@ def certify(
     method, threat = _resolve(certificate, norm, eps, parameters, [Path(folder) for folder in cards])
     method.check(threat, classifier)
     fitted = fit_labels(as_dataset(data), classifier.num_classes, classifier.class_names)
-    check_consistency(classifier, fitted.images, allowed=allow_batch_dependence, batch_size=batch_size)
+    check_consistency(
+        classifier,
+        fitted.images,
+        allowed=allow_batch_dependence,
+        batch_size=batch_size,
+        timeout=timeout,
+    )
     key = cell_key({"model": classifier.name, "certificate": repr(method), "threat": repr(threat)})
     work = Proof(key=key, classifier=classifier, data=fitted, certificate=method, threat=threat, seed=seed)
     heard: list[str] = []
