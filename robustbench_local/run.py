@@ -108,6 +108,7 @@ def run_grid(
     compile_steps: bool = False,
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
+    allow_batch_dependence: bool = False,
     cache: Path | str | None = None,
     timeout: float | None = TIMEOUT_SECONDS,
     cell_timeout: float | None = None,
@@ -132,6 +133,9 @@ def run_grid(
         compile_steps: Whether attacks compile their own step, for long runs on a GPU.
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
         allow_code: Whether ``python:`` models may run their code.
+        allow_batch_dependence: Whether models whose answers depend on the other images of a batch, or on what
+            they were asked before, are run all the same: in batches of exactly ``batch_size``, and with every
+            number marked and every gate undecided.
         cache: Where weights that the grid trains are kept; by default ``RBL_CACHE``, else the user's cache.
         timeout: Seconds within which a model has to finish a pass: one that hangs is ended, and its image or
             its cell is an error. None or 0 for any time.
@@ -161,6 +165,7 @@ def run_grid(
         compile_steps=compile_steps,
         cards=cards,
         allow_code=allow_code,
+        allow_batch_dependence=allow_batch_dependence,
         cache=cache,
         timeout=timeout,
         cell_timeout=cell_timeout,
@@ -183,6 +188,7 @@ def prepare(
     compile_steps: bool = False,
     cards: Sequence[Path | str] = (),
     allow_code: bool = False,
+    allow_batch_dependence: bool = False,
     cache: Path | str | None = None,
     timeout: float | None = TIMEOUT_SECONDS,
     cell_timeout: float | None = None,
@@ -207,6 +213,7 @@ def prepare(
         compile_steps=compile_steps,
         cards=folders,
         allow_code=allow_code,
+        allow_batch_dependence=allow_batch_dependence,
         cache=None if cache is None else Path(cache),
         timeout=_limit("timeout", timeout),
         cell_timeout=_limit("cell_timeout", cell_timeout),

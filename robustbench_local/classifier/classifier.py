@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from robustbench_local.classifier.binary_output import REMEDY, check_head
 from robustbench_local.classifier.device import ChannelsLast, place, resolve_device
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.fresh_copy import OriginalState
 from robustbench_local.classifier.gradient_guard import GradientGuard
 from robustbench_local.classifier.gradient_repair import GradientFaults, confirm_slope
 from robustbench_local.classifier.image_borders import NOTE, BorderProbe, move_inside
@@ -38,6 +41,21 @@ from robustbench_local.straight_through import straight_through
 Access = Literal["gradients", "scores", "labels"]
 Precision = Literal["fp32", "bf16"]
 Loss = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """How far a model's answer to an image is the image's own; what `probe_consistency` found, in short."""
+
+    mark: str = ""
+    """Why it is not, although the user allowed that, in one line; empty if it is. With a mark, no number of
+    the model is relied on."""
+    varies: bool = False
+    """Whether the same image gets another answer each time, by random numbers that no seed repeats."""
+    draws: bool = True
+    """Whether it may draw random numbers: then answers can only be compared after equal seeds."""
+    tolerance: float = 1e-4
+    """Share of the logits' range by which answers differ by rounding."""
 
 
 class Classifier:
@@ -77,6 +95,10 @@ class Classifier:
         smallest_batch: Images that the model is given at least: where it is 2, a single one is given twice.
         gradient_guard: Keeps gradients finite and counts what was wrong with them.
         border_probe: Knows whether gradients break off at pixels of exactly 0 or 1.
+        consistency: How far an answer is the image's own.
+        fixed_batch_size: Images that the model itself is given at a time, exactly: fewer are filled up by
+            repeating them. None unless its answers depend on the batch and the user allowed that.
+        forgets: Whether every call asks a fresh copy of the model, because it remembers what it was asked.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
@@ -115,6 +137,9 @@ class Classifier:
         self.smallest_batch = 1
         self.can_be_copied = True
         self._whole_backward: bool | None = None
+        self.fixed_batch_size: int | None = None
+        self.consistency, self.forgets = Consistency(), False
+        self._original: OriginalState | None = None
         self._meters: list[Meter] = []
         self._attacked = self._examined = False
         self._copying = True
@@ -228,6 +253,7 @@ class Classifier:
             yield
             return
         self._move()
+        self._keep_original()
         settings, randomness = Settings.current(), RandomStates.current()
         state = self._remembered()
         self._attacked = True
@@ -247,11 +273,37 @@ class Classifier:
             randomness.restore()
             if state is not None:
                 self._put_back(state)
+            if self._original is not None:
+                self._original.leave(self.model)
 
     def name_stage(self, rows: Tensor, stage: str) -> None:
         """Note which stage of an ensemble found the candidates of these images of the open `metered`."""
         if self._meters:
             self._meters[-1].name_stage(rows, stage)
+
+    @contextmanager
+    def fresh(self) -> Iterator[Classifier]:
+        """A classifier over a copy of the model as it was before its first question; inside `attacked` only.
+
+        It shares parameters, preprocessing and notes with this one, and counts its own passes. As long as it
+        is open, globals and the like that the model's code uses have the values of then, too.
+
+        Yields:
+            The copy; this classifier itself, with a note, where its model cannot be copied.
+        """
+        with ExitStack() as stack:
+            model = None
+            if self._original is not None:
+                model = stack.enter_context(self._original.copied())
+                if self._original.problem:
+                    problem = f"its model cannot be copied ({self._original.problem})"
+                    self.note(f"{problem}: candidates are judged by the model that was attacked")
+            yield self if model is None else self._with_model(model)
+
+    @property
+    def uncopied(self) -> frozenset[str]:
+        """Paths of the model's attributes that fresh copies share with it, because nobody can copy them."""
+        return frozenset(self._original.uncopied if self._original is not None else ())
 
     @contextmanager
     def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:
@@ -355,6 +407,21 @@ class Classifier:
         if text not in self.notes:
             self.notes.append(text)
 
+    def _keep_original(self) -> None:
+        """Remember the model as it is, unless that was done and only evaluations have used it since."""
+        if self._original is None or not self._original.describes(self.model):
+            self._original = OriginalState(self.model)
+
+    def _with_model(self, model: Any) -> Classifier:
+        """A classifier like this one over a copy of the model."""
+        twin = copy.copy(self)
+        twin.model, twin.module = model, model if isinstance(model, nn.Module) else None
+        twin._meters, twin.forgets = [], False  # noqa: SLF001
+        if twin.module is not None:
+            set_evaluation_mode(twin.module)
+            twin._move()  # noqa: SLF001
+        return twin
+
     def _move(self) -> None:
         if self.module is not None:
             place(self.module, self.device, self.name)
@@ -409,6 +476,8 @@ class Classifier:
 
     def _logits(self, images: Tensor) -> Tensor:
         """Logits of checked images; a model that cannot take a single one is given it twice."""
+        if self.fixed_batch_size is not None and len(images):
+            return self._logits_in_fixed_batches(images, self.fixed_batch_size)
         if 0 < len(images) < self.smallest_batch:
             return self._answer(torch.cat([images, images[-1:]]))[:1]
         try:
@@ -426,7 +495,19 @@ class Classifier:
         self.note("fails on a single image (squeeze() without a dimension?): single images are given twice")
         return logits
 
+    def _logits_in_fixed_batches(self, images: Tensor, size: int) -> Tensor:
+        """Logits where the model is always given ``size`` images, the last ones repeated if need be."""
+        answers = []
+        for part in torch.split(images, size):
+            filled = part[torch.arange(size, device=part.device) % len(part)]
+            answers.append(self._answer(filled)[: len(part)])
+        return torch.cat(answers)
+
     def _answer(self, images: Tensor) -> Tensor:
+        """What the model, or a fresh copy of it, answers to these images together."""
+        if self.forgets:
+            with self.fresh() as twin:
+                return twin._answer(images)  # noqa: SLF001
         given = self._prepare(images)
         if given is images and self._copying:
             given = images.clone()

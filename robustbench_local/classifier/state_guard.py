@@ -115,6 +115,15 @@ class RandomStates:
             torch.cuda.set_rng_state_all(list(self.cuda))
 
 
+def seed_everything(seed: int) -> None:
+    """Set the global random states of Python, NumPy and torch that a model may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if _cuda_in_use():  # where it is not, torch would note a stack trace for later at each call
+        torch.cuda.manual_seed_all(seed)
+
+
 class ModuleState:
     """A copy of everything in a module that using it may change: the copy is as large as the model.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ class WrappedClassifier(Classifier):
         self.notes = list(inner.notes)
         self.provenance = dict(inner.provenance)
         self.can_be_copied = inner.can_be_copied
+        self.consistency = inner.consistency
 
     @property
     @abstractmethod
@@ -59,6 +61,21 @@ class WrappedClassifier(Classifier):
         """See :meth:`Classifier.attacked`; the classifier within is prepared too."""
         with self.inner.attacked(), super().attacked():
             yield
+
+    @contextmanager
+    def fresh(self) -> Iterator[Classifier]:
+        """See :meth:`Classifier.fresh`; around a fresh copy of the classifier within."""
+        with self.inner.fresh() as inner:
+            yield self if inner is self.inner else self._around(inner)
+
+    def _keep_original(self) -> None:
+        """The classifier within does."""
+
+    def _around(self, inner: Classifier) -> Classifier:
+        twin = copy.copy(self)
+        twin.inner, twin.model, twin.module = inner, inner.model, inner.module
+        twin._meters = []  # noqa: SLF001
+        return twin
 
     def to(self, device: str | torch.device) -> Classifier:
         """See :meth:`Classifier.to`; the classifier within moves along, for they share the module."""
@@ -82,3 +99,10 @@ class WrappedClassifier(Classifier):
     def forwards_each(self) -> int:
         """See `Classifier`; the classifier within answers each of them."""
         return super().forwards_each * self.inner.forwards_each
+
+
+def innermost(classifier: Classifier) -> Classifier:
+    """The classifier of the model itself, within everything that is around it."""
+    while isinstance(classifier, WrappedClassifier):
+        classifier = classifier.inner
+    return classifier

@@ -95,6 +95,14 @@ def command(
     allow_code: Annotated[
         bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Let python: models run their code.")
     ] = False,
+    allow_batch_dependence: Annotated[
+        bool,
+        typer.Option(
+            "--allow-batch-dependence",
+            envvar="RBL_ALLOW_BATCH_DEPENDENCE",
+            help="Run models whose answers depend on the batch or on earlier images; marks every number.",
+        ),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(envvar="RBL_CACHE", help="Where weights that the grid trains are kept."),
@@ -146,6 +154,7 @@ def command(
         compile_steps=compile_steps,
         cards=cards or (),
         allow_code=allow_code,
+        allow_batch_dependence=allow_batch_dependence,
         cache=cache,
         timeout=timeout,
         cell_timeout=cell_timeout,

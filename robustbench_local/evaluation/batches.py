@@ -121,6 +121,7 @@ class _Batches:
                         raise _as_error(self.work, failure) from None
                     raise
             else:
+                batch.rereadings.require_agreement(self.work.classifier.name)
                 self.proven = self.proven or any(row.clean_correct for row in batch.outcomes)
                 suspects.append(batch)
             if self.proven or not self.queue:

@@ -23,6 +23,7 @@ from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
 from robustbench_local.evaluation.harness.finishing import Attacked, finish_successes
+from robustbench_local.evaluation.harness.second_reading import SecondReadings, read_twice
 from robustbench_local.evaluation.outcome import (
     attack_failed,
     judged,
@@ -57,6 +58,8 @@ class Batch:
     """Those views."""
     pictures: Mapping[int, Mapping[str, npt.NDArray[np.generic]]] = field(default_factory=dict)
     """What is kept for the report besides the candidate, by position and name."""
+    rereadings: SecondReadings = field(default_factory=SecondReadings)
+    """Whether the attacked model and a fresh copy of it agreed."""
 
 
 class AttackFailedError(Exception):
@@ -87,6 +90,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
         sightings=tuple(look for batch in batches for look in batch.sightings),
         views=tuple(view for batch in batches for view in batch.views),
         pictures={place: kept for batch in batches for place, kept in batch.pictures.items()},
+        rereadings=sum((batch.rereadings for batch in batches), SecondReadings()),
     )
 
 
@@ -247,7 +251,8 @@ def _run(task: Task, positions: list[int]) -> Batch:
     started = time.perf_counter()
     data, classifier, device = task.data.select(positions), task.classifier, task.classifier.device
     own = Stream(task.seed, data.ids, repr(task.attack))
-    clean = read(classifier, data.images.to(device), data.labels.to(device), stream=own)
+    with classifier.fresh() as judge:
+        clean = read(judge, data.images.to(device), data.labels.to(device), stream=own)
     draws = draws_of(classifier)[1]
     records = [
         untouched(task.key, position, data, row, clean, passes=draws)
@@ -258,10 +263,11 @@ def _run(task: Task, positions: list[int]) -> Batch:
     for row in (clean.correct & spared).nonzero().flatten().tolist():
         records[row] = spared_outcome(records[row])
     attacked = (clean.correct & ~spared).nonzero().flatten()
+    rereadings = SecondReadings()
     if len(attacked):
         spent = _Spent(task, len(attacked))
         try:
-            verified = _attack(task, data.select(attacked.tolist()), spent)
+            verified, rereadings = _attack(task, data.select(attacked.tolist()), spent)
         except Exception as failure:
             passes, seconds = spent.passes(), time.perf_counter() - started
             if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
@@ -276,7 +282,7 @@ def _run(task: Task, positions: list[int]) -> Batch:
             records[row] = with_gradients(record, gradients[place])
     seconds = (time.perf_counter() - started) / len(positions)
     outcomes = tuple(replace(record, seconds=seconds) for record in records)
-    return Batch(outcomes=outcomes, candidates=candidates)
+    return Batch(outcomes=outcomes, candidates=candidates, rereadings=rereadings)
 
 
 class _Spent:
@@ -316,8 +322,8 @@ class _Spent:
         return list(zip(forward.tolist(), backward.tolist(), strict=True))
 
 
-def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
-    """Verdicts on the candidates for images read correctly."""
+def _attack(task: Task, chosen: Dataset, spent: _Spent) -> tuple[Verified, SecondReadings]:
+    """Verdicts on the candidates for images read correctly, by a copy of the model that saw no attack."""
     classifier, crafted_on = task.classifier, task.crafted_on
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
@@ -325,12 +331,10 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
 
     def verify_rows(rows: Tensor, found: Tensor) -> Verified:
         # verification is counted, but it is not the attack's: it must not spend the attack's queries
-        with classifier.metered(len(rows)) as checks:
+        with classifier.fresh() as judge, judge.metered(len(rows)) as checks:
             spent.of_some.append((checks, rows.cpu()))
             own, inside = stream.select(rows), None if masks is None else masks[rows]
-            return verify(
-                classifier, images[rows], labels[rows], found, task.threat, masks=inside, stream=own
-            )
+            return verify(judge, images[rows], labels[rows], found, task.threat, masks=inside, stream=own)
 
     repeated = True
     while repeated:
@@ -355,7 +359,10 @@ def _attack(task: Task, chosen: Dataset, spent: _Spent) -> Verified:
         note=classifier.note,
         read_off=spent.meters.append,
     )
-    return finish_successes(attacked, verified, verify_rows)
+    verified = finish_successes(attacked, verified, verify_rows)
+    with classifier.fresh() as judge:
+        candidates = verified.candidates.to(classifier.device)
+        return verified, read_twice(classifier, judge, candidates, labels, verified.reading.margin)
 
 
 def advised(failure: Exception) -> Exception:

@@ -21,6 +21,7 @@ from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.evaluate import frame
+from robustbench_local.evaluation.harness.consistency import check_consistency
 from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.proof import Proof
 from robustbench_local.statistics import Estimate, clopper_pearson
@@ -87,6 +88,7 @@ def certify(
     eps: float | str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    allow_batch_dependence: bool = False,
     device: str | torch.device | None = None,
     cards: Sequence[Path | str] = (),
     timeout: float | None = None,
@@ -103,6 +105,9 @@ def certify(
         eps: Radius, a number or ``"8/255"``; a card brings its own.
         seed: Decides every random draw.
         batch_size: Images in a pass; None chooses by their size. No influence on verdicts.
+        allow_batch_dependence: Whether a model whose answers depend on the other images of a batch, or on
+            what it was asked before, is evaluated all the same: in batches of exactly ``batch_size``, with a
+            note that says so.
         device: Where to compute; None leaves the classifier where it is.
         cards: Folders with cards of your own.
         timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
@@ -122,6 +127,13 @@ def certify(
     method, threat = _resolve(certificate, norm, eps, parameters, [Path(folder) for folder in cards])
     method.check(threat, classifier)
     fitted = fit_labels(as_dataset(data), classifier.num_classes, classifier.class_names)
+    check_consistency(
+        classifier,
+        fitted.images,
+        allowed=allow_batch_dependence,
+        batch_size=batch_size,
+        timeout=timeout,
+    )
     key = cell_key({"model": classifier.name, "certificate": repr(method), "threat": repr(threat)})
     work = Proof(key=key, classifier=classifier, data=fitted, certificate=method, threat=threat, seed=seed)
     heard: list[str] = []

@@ -24,6 +24,7 @@ from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import Batch, Task, Work, applicable
+from robustbench_local.evaluation.harness.consistency import check_consistency
 from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
 from robustbench_local.evaluation.viewing import TEST_VIEWS, Viewing
@@ -109,6 +110,7 @@ def evaluate(
     test_views: int = TEST_VIEWS,
     seed: int = 0,
     batch_size: int | None = None,
+    allow_batch_dependence: bool = False,
     device: str | torch.device | None = None,
     cards: Sequence[Path | str] = (),
     timeout: float | None = None,
@@ -131,6 +133,9 @@ def evaluate(
         seed: Decides every random draw; 0 or more.
         batch_size: Images in a pass, at least 1; None chooses by the size of the images. No influence on
             verdicts.
+        allow_batch_dependence: Whether a model whose answers depend on the other images of a batch, or on
+            what it was asked before, is evaluated all the same: in batches of exactly ``batch_size``, with a
+            note that says so.
         device: Where to compute; None leaves the classifier where it is.
         cards: Folders with cards of your own.
         timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
@@ -166,6 +171,10 @@ def evaluate(
     else:
         _check_transfer(method, threat, classifier, surrogate, known, fitted)
     chosen = _attacked(fitted, rules, threat)
+    for model in (classifier, *([] if surrogate is None else [surrogate])):
+        check_consistency(
+            model, fitted.images, allowed=allow_batch_dependence, batch_size=batch_size, timeout=timeout
+        )
     task = _work(classifier, method, threat, chosen, surrogate=surrogate, test_views=test_views, seed=seed)
     heard: list[str] = []
     isolation = Isolation(isolated=timeout is not None, timeout=timeout)

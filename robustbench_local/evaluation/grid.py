@@ -219,6 +219,7 @@ class Grid(Strict):
     gallery: Annotated[int, Field(ge=0)] = 8
     search_precision: Precision = "fp32"
     skip_verified: bool = False
+    allow_batch_dependence: bool = False
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Grid:

@@ -13,6 +13,7 @@ import torch
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
+from robustbench_local.classifier.wrapper import innermost
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.data.sources import load_dataset
@@ -21,7 +22,12 @@ from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.crossing import GridColumn
 from robustbench_local.evaluation.defending import Defense, resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment, library_versions
-from robustbench_local.evaluation.grid import Grid, ModelEntry
+from robustbench_local.evaluation.grid import NO_DEFENSE, Grid, ModelEntry
+from robustbench_local.evaluation.harness.consistency import (
+    apply_probe,
+    check_consistency,
+    describe_consistency,
+)
 from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
 from robustbench_local.evaluation.harness.model_probe import (
     ModelProbe,
@@ -61,6 +67,9 @@ class Options:
     """Folders of the user's own cards."""
     compile_steps: bool = False
     """Whether attacks compile their own step."""
+    allow_batch_dependence: bool = False
+    """Whether models whose answers depend on the other images of a batch, or on what they were asked before,
+    are run all the same, in batches of exactly ``batch_size`` and with every number marked."""
     allow_code: bool = False
     """Whether ``python:`` models may run the user's code."""
     cache: Path | None = None
@@ -89,6 +98,8 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         RobustbenchError: As ConfigError, CardError, DataError, ModelError or RefusedError: what the user has
             to put right before anything can be measured.
     """
+    allowed = options.allow_batch_dependence or grid.allow_batch_dependence
+    options = replace(options, allow_batch_dependence=allowed)
     folders = card_folders(options)
     columns = resolve_columns(grid, folders)
     load = cache(partial(load_data, grid, options.base))
@@ -170,7 +181,7 @@ def _defended(
         return with_defense(model, defense.name)
     try:
         with confined(entry.id):
-            return defense.apply(model)
+            return _consistent(defense.apply(model), options)
     except ModelError as problem:
         unusable = make_unusable_subject(entry, data, problem, resolve_device(options.device))
         return with_defense(unusable, defense.name)
@@ -203,6 +214,8 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         learn_from_probe(classifier, tried)
         if on_cpu and runs_foreign_code(entry) and classifier.module is None and tried.is_whole:
             check_copying(classifier, fitted.images, options.timeout)
+        allowed = options.allow_batch_dependence
+        apply_probe(classifier, tried.consistency, allowed=allowed, batch_size=options.batch_size)
         digest, parameters = classifier.digest(), classifier.parameter_count()
     about = {
         "id": entry.id,
@@ -214,6 +227,7 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         "parameters": parameters,
         "access": classifier.access,
         "notes": list(classifier.notes),
+        "consistency": describe_consistency(classifier),
         "provenance": classifier.provenance or None,
         "class_names": list(fitted.class_names),
     }
@@ -260,6 +274,21 @@ def _load(entry: ModelEntry, data: Dataset, options: Options) -> tuple[Classifie
     return classifier, fit_labels(data, classifier.num_classes, classifier.class_names)
 
 
+def _consistent(subject: Subject, options: Options) -> Subject:
+    """What a defense made of a model, probed as a whole; the model itself was probed when it was loaded."""
+    if subject.defense != NO_DEFENSE:
+        check_consistency(
+            subject.classifier,
+            subject.data.images,
+            allowed=options.allow_batch_dependence,
+            batch_size=options.batch_size,
+            timeout=options.timeout,
+        )
+        subject.about["notes"] = list(subject.classifier.notes)
+        subject.about["consistency"] = describe_consistency(subject.classifier)
+    return subject
+
+
 def _identity(
     grid: Grid, data: Dataset, subjects: Mapping[str, Subject], columns: Sequence[GridColumn]
 ) -> dict[str, str]:
@@ -282,6 +311,9 @@ def _identity(
                 for part, value in subject.classifier.describe_parts().items()
             }
     flat |= library_versions(column.card.method for column in columns)
+    for name, subject in subjects.items():
+        if (size := innermost(subject.classifier).fixed_batch_size) is not None:
+            flat[f"batch size of model {name}"] = str(size)  # its answers depend on it
     flat["code"] = code_version()
     return flat
 

@@ -42,11 +42,14 @@ class Proof(Work):
         stream = Stream(self.seed, data.ids, repr(self.certificate))
         with asked.metered(len(data)) as meter:
             found = self.certificate.certify(asked, images, labels, self.threat, stream)
-            # a proof about the very classifier that is asked has to be about what the harness reads, too
-            same = asked is self.classifier and self.certificate.concerns(asked) == "model"
-            clean = read(asked, images, labels) if same else None
+        clean, forward = None, meter.forward
+        # a proof about the very classifier that is asked has to be about what the harness reads, too
+        if asked is self.classifier and self.certificate.concerns(asked) == "model":
+            with asked.fresh() as judge, judge.metered(len(data)) as reading:
+                clean = read(judge, images, labels)
+                forward = forward + reading.forward
         seconds = (time.perf_counter() - started) / len(positions)
-        passes = zip(meter.forward.tolist(), meter.backward.tolist(), strict=True)
+        passes = zip(forward.tolist(), meter.backward.tolist(), strict=True)
         outcomes = tuple(
             certified_outcome(self.key, position, data, row, found, clean, spent, seconds)
             for row, (position, spent) in enumerate(zip(positions, passes, strict=True))

@@ -1,9 +1,11 @@
 """The harness: what an attack hands in is checked here, and only what passes counts.
 
 An attack's own word for success is never used. Every candidate is measured against the original image,
-re-predicted in a fresh forward pass in eval mode and fp32, and once more after rounding to 8 bits
-(trust invariants V1-V7, V11, V13-V15). Where no norm bounds the change, an attack hands in parameters
-instead: they are checked, and the transformation is applied here.
+re-predicted in a fresh forward pass in eval mode and fp32, in other company than it was made in, and once
+more after rounding to 8 bits (trust invariants V1-V7, V11, V13-V15). The classifier that is asked is a copy
+that saw neither the clean images nor the search, where its model can be copied (see ``Classifier.fresh``).
+Where no norm bounds the change, an attack hands in parameters instead: they are checked, and the
+transformation is applied here.
 """
 
 from __future__ import annotations
@@ -102,6 +104,35 @@ def read(
     )
 
 
+def read_in_other_company(
+    classifier: Classifier, images: Tensor, labels: Tensor, stream: Stream | None = None
+) -> Reading:
+    """The same as `read`, with the images turned round by a third and in two batches.
+
+    Args:
+        classifier: In eval mode, a copy that was asked nothing before.
+        images: (N, C, H, W) in [0, 1], as they came out of an attack.
+        labels: True classes, (N,).
+        stream: See `read`.
+
+    Returns:
+        The answers in the order of the images.
+    """
+    count = len(images)
+    if count < 2:
+        return read(classifier, images, labels, stream=stream)
+    first = -(-count // 3)
+    order = torch.arange(count).roll(-first)
+    parts = [
+        read(classifier, images[rows], labels[rows], rows=rows, stream=stream)
+        for rows in torch.split(order.to(images.device), count - first)
+    ]
+    back = order.argsort()
+    names = ("prediction", "correct", "margin", "fragile")
+    joined = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in names}
+    return Reading(**joined)
+
+
 def violations(
     candidates: Tensor, originals: Tensor, threat: ThreatModel, masks: Tensor | None = None
 ) -> list[str | None]:
@@ -160,7 +191,7 @@ def verify(
     """Judge candidates for images that the classifier reads correctly when untouched.
 
     Args:
-        classifier: The classifier under test, in eval mode.
+        classifier: The classifier under test, in eval mode: a fresh copy of what was attacked.
         originals: (N, C, H, W) in [0, 1], all clean-correct.
         labels: True classes, (N,).
         candidates: What the attack returned: images of the same shape, or parameters of a transformation.
@@ -174,7 +205,7 @@ def verify(
     """
     kept, reasons = _legal(candidates, originals, threat, masks, stream)
     legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
-    reading = read(classifier, kept, labels, stream=stream)
+    reading = read_in_other_company(classifier, kept, labels, stream)
     goal = threat.success(reading.prediction, labels.cpu())
     if not threat.targets:
         goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks

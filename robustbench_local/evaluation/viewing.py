@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import Meter
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.errors import InvariantError, UnreachableError
 from robustbench_local.evaluation.cell import AttackWork, Batch, advised, stranded
+from robustbench_local.evaluation.harness.second_reading import read_twice
 from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
 from robustbench_local.evaluation.outcome import fingerprint, untouched, with_gradients
 from robustbench_local.evaluation.verify import Reading, read
@@ -72,7 +74,9 @@ class Viewing(AttackWork):
         started = time.perf_counter()
         data, classifier = self.data.select(positions), self.classifier
         images, labels = data.images.to(classifier.device), data.labels.to(classifier.device)
-        clean = read(classifier, images, labels, stream=Stream(self.seed, data.ids, repr(self.attack)))
+        stream = Stream(self.seed, data.ids, repr(self.attack))
+        with classifier.fresh() as judge:
+            clean = read(judge, images, labels, stream=stream)
         passes = draws_of(classifier)[1]
         records = [
             untouched(self.key, position, data, row, clean, passes=passes)
@@ -82,18 +86,28 @@ class Viewing(AttackWork):
         rows = clean.correct.nonzero().flatten().tolist()
         if rows:
             with classifier.metered(len(rows)) as meter:
+                meters = [meter]
                 try:
-                    batch = self._attacked(batch, rows, meter)
+                    with classifier.fresh() as judge, judge.metered(len(rows)) as looking:
+                        meters.append(looking)
+                        batch = self._attacked(batch, rows, judge, meters)
                 except Exception as failure:
                     if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
                         raise
-                    spent, seconds = _spent(meter, 0), time.perf_counter() - started
+                    spent, seconds = _spent(meters, 0), time.perf_counter() - started
                     raise stranded(records[0], advised(failure), spent, seconds) from failure
         seconds = (time.perf_counter() - started) / len(positions)
         return replace(batch, outcomes=tuple(replace(row, seconds=seconds) for row in batch.outcomes))
 
-    def _attacked(self, batch: Batch, rows: list[int], meter: Meter) -> Batch:
-        """The batch with what came of these rows of it; ``meter`` counts their passes."""
+    def _attacked(self, batch: Batch, rows: list[int], judge: Classifier, meters: list[Meter]) -> Batch:
+        """The batch with what came of these rows of it.
+
+        Args:
+            batch: The readings of the clean signs.
+            rows: Which of them are attacked.
+            judge: A copy of the classifier, which looks at what the attack on the classifier made.
+            meters: What counts the passes of both.
+        """
         untouched_records = [batch.outcomes[row] for row in rows]
         chosen = self.data.select([record.position for record in untouched_records])
         signs = Signs.before(
@@ -101,15 +115,16 @@ class Viewing(AttackWork):
         )
         self.classifier.gradient_guard.look_at_each()
         crafted = signs.craft(self.attack, self.threat, self.seed)
-        gradients = meter.gradients  # those of the attack; its controls prove nothing
-        looks = self._looks(signs, crafted)
+        gradients = meters[0].gradients  # those of the attack; its controls prove nothing
+        seen_by = replace(signs, classifier=judge)
+        looks = self._looks(signs, seen_by, crafted)
         flat = signs.flat(crafted)
-        reading = read(self.classifier, flat, signs.labels, stream=signs.stream)
+        reading = read(judge, flat, signs.labels, stream=signs.stream)
         outcomes, candidates = list(batch.outcomes), batch.candidates.clone()
         candidates[rows] = flat.cpu()
         judged = _Judge(signs=signs, crafted=crafted, looks=looks, flat=flat, reading=reading)
         for place, row in enumerate(rows):
-            record = judged.outcome(untouched_records[place], place, _spent(meter, place))
+            record = judged.outcome(untouched_records[place], place, _spent(meters, place))
             outcomes[row] = with_gradients(record, gradients[place])
         kept = _pictures(signs, crafted)
         return Batch(
@@ -117,22 +132,23 @@ class Viewing(AttackWork):
             candidates=candidates,
             sightings=tuple(_sightings(untouched_records, looks)),
             views=tuple(_views(untouched_records, signs)),
+            rereadings=read_twice(self.classifier, judge, flat, signs.labels),
             pictures={
                 record.position: {name: values[place] for name, values in kept.items()}
                 for place, record in enumerate(untouched_records)
             },
         )
 
-    def _looks(self, signs: Signs, crafted: Crafted) -> Looks:
+    def _looks(self, signs: Signs, seen_by: Signs, crafted: Crafted) -> Looks:
         """What is read under every condition: the sticker, and what its success is read against."""
         looks: Looks = {}
         for kind, views in _kinds(signs):
-            looks["clean", kind] = signs.look(None, views)
-            looks["sticker", kind] = signs.look(crafted, views)
-        looks["random-colours", "view"] = signs.look_at_random(crafted)
+            looks["clean", kind] = seen_by.look(None, views)
+            looks["sticker", kind] = seen_by.look(crafted, views)
+        looks["random-colours", "view"] = seen_by.look_at_random(crafted)
         for condition, attack, threat in controls(self.attack, self.threat):
             made = signs.craft(attack, threat, self.seed)
-            looks[condition, "view"] = signs.look(made, signs.tests)
+            looks[condition, "view"] = seen_by.look(made, signs.tests)
         return looks
 
 
@@ -246,8 +262,11 @@ def _sighting(
     )
 
 
-def _spent(meter: Meter, place: int) -> tuple[int, int]:
-    return int(meter.forward[place]), int(meter.backward[place])
+def _spent(meters: list[Meter], place: int) -> tuple[int, int]:
+    return (
+        sum(int(meter.forward[place]) for meter in meters),
+        sum(int(meter.backward[place]) for meter in meters),
+    )
 
 
 def _kinds(signs: Signs) -> tuple[tuple[ViewKind, Views], ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.errors import ModelError, ModelTimeoutError, ProcessEndedError, RobustbenchError
+from robustbench_local.evaluation.harness.consistency_probe import ConsistencyProbe, probe_consistency
 from robustbench_local.evaluation.harness.isolated_call import call_isolated
 from robustbench_local.models.endpoint import PROBE, Endpoint
 
@@ -27,6 +28,8 @@ class ModelProbe:
     """What a reader has to know about the model."""
     smallest_batch: int
     """Images that it has to be given at least."""
+    consistency: ConsistencyProbe
+    """Whether an image's answer is its own."""
     first_labels: str
     """A service's answers, which are part of its identity; empty for other models."""
     is_whole: bool = True
@@ -52,10 +55,12 @@ def probe_model(classifier: Classifier, images: Tensor) -> ModelProbe:
             classifier(images)
         else:
             _ask(classifier, images)
+        consistency = probe_consistency(classifier, images)
     model = classifier.model
     return ModelProbe(
         notes=tuple(classifier.notes),
         smallest_batch=classifier.smallest_batch,
+        consistency=consistency,
         first_labels=model.first_labels if isinstance(model, Endpoint) else "",
     )
 

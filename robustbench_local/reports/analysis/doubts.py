@@ -10,13 +10,18 @@ from collections.abc import Callable, Iterator
 from robustbench_local.reports.analysis.disagreements import find_disagreement_doubts
 from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers, select_doubts, threats_of
 from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
+from robustbench_local.reports.analysis.inconsistency import find_inconsistency_doubts
 from robustbench_local.reports.evidence import Evidence
 
 __all__ = ["Doubt", "Finder", "doubt_answers", "find_doubts", "select_doubts", "threats_of"]
 
 Finder = Callable[[Evidence], Iterator[Doubt]]
 
-FINDERS: tuple[Finder, ...] = (find_gradient_doubts, find_disagreement_doubts)
+FINDERS: tuple[Finder, ...] = (
+    find_inconsistency_doubts,
+    find_gradient_doubts,
+    find_disagreement_doubts,
+)
 """Everything that may raise doubts, in the order in which they are told."""
 
 

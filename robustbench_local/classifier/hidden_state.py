@@ -1,0 +1,355 @@
+"""Where a model may keep state besides its own attributes, and what all of its state looks like, as text.
+
+A forward can remember in a global of its file, a closure, a class attribute, a default argument, an
+attribute of a function or an ``lru_cache``. Such places are found by reading which names the model's own code
+uses; code of torch, of installed libraries and of this package is left out.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import hashlib
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MOST_NODES = 2_000
+"""Values that are looked at inside one attribute or global."""
+SMALL_TENSOR = 4_096
+"""Elements up to which a tensor is read in full; of a larger one, its sum, its ends and its version."""
+MISSING: Any = type("Missing", (), {"__module__": "builtins", "__deepcopy__": lambda self, _: self})()
+"""The value of a name that does not exist, or not yet."""
+RANDOM = "random numbers"
+"""How the digest of a random number generator begins."""
+_INTERNALS = frozenset(vars(nn.Module())) | {"_is_full_backward_hook", "_compiled_call_impl"}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_LIBRARIES = sys.stdlib_module_names | {"torch", "torchvision", "timm", "numpy", "robustbench_local"}
+_PLAIN = (int, float, complex, str, bytes, bytearray, type(None))
+_QUICK = frozenset({int, float, bool, type(None)})
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_CACHE: Any = type(functools.lru_cache(lambda: None))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name outside a model that its code uses, and the value that it has."""
+
+    path: str
+    """What to call it in messages."""
+    read: Callable[[], Any]
+    """Gives the value."""
+    write: Callable[[Any], None]
+    """Gives the name another value."""
+    is_cache: bool = False
+    """Whether it is an ``lru_cache``: it cannot be given other content, only emptied, as ``write`` does."""
+
+
+def find_places(model: Any) -> list[Place]:
+    """All names outside of a model in which its own code may keep something, each once.
+
+    Args:
+        model: A module, or any other callable.
+    """
+    walk = _Walk()
+    walk.visit_model(model)
+    return list(walk.places.values())
+
+
+def describe_state(model: Any, places: list[Place], *, parameters: bool = True) -> dict[str, str]:
+    """Every attribute, parameter, buffer and outside name, and a digest of its value.
+
+    Args:
+        model: The model.
+        places: What `find_places` found.
+        parameters: Whether the parameters' values are read, too.
+
+    Returns:
+        Digest by path. Two descriptions differ where something that a forward could read has changed.
+    """
+    found: dict[str, str] = {}
+    for prefix, part in _parts(model):
+        held = {key: value for key, value in _attributes(part).items() if key not in _INTERNALS}
+        if isinstance(part, nn.Module):
+            held |= dict(part.named_buffers(recurse=False))
+            held |= dict(part.named_parameters(recurse=False)) if parameters else {}
+        found |= {f"{prefix}{key}": digest_value(value) for key, value in held.items()}
+    return found | {place.path: digest_value(read_place(place)) for place in places}
+
+
+def read_place(place: Place) -> Any:
+    """The value of a name, `MISSING` if somebody deleted it."""
+    try:
+        return place.read()
+    except (AttributeError, LookupError, ValueError):  # somebody deleted the name
+        return MISSING
+
+
+def digest_value(value: Any) -> str:
+    """A short text that changes when a value does; of objects of unknown kinds only their type."""
+    if type(value) in _QUICK or (type(value) is tuple and all(type(one) in _QUICK for one in value)):
+        return f"value {value!r}"
+    nodes = iter(range(MOST_NODES))
+    digest = hashlib.sha256()
+    for word in _words(value, nodes, set()):
+        digest.update(word.encode(errors="replace"))
+    start = RANDOM if isinstance(value, _GENERATORS) else "value"
+    return f"{start} {digest.hexdigest()[:16]}"
+
+
+def _words(value: Any, nodes: Iterator[int], above: set[int]) -> Iterator[str]:
+    """The digest's input: plain values by themselves, containers and objects by what they hold."""
+    if next(nodes, None) is None or id(value) in above:
+        return
+    yield type(value).__name__
+    if isinstance(value, _PLAIN):
+        yield repr(value)[:10_000]
+    elif isinstance(value, Tensor):
+        yield _tensor_words(value)
+    elif isinstance(value, np.ndarray):
+        step = max(1, value.size // SMALL_TENSOR)
+        content = value.reshape(-1)[::step].tobytes()
+        yield f"{value.shape} {value.dtype} {hashlib.sha256(content).hexdigest()}"
+    elif isinstance(value, _GENERATORS):
+        yield _generator_words(value)
+    elif isinstance(value, _CACHE):
+        yield str(value.cache_info().currsize)
+    elif isinstance(value, _CONTAINERS):
+        yield str(len(value))
+        items: Any = value.items() if isinstance(value, dict) else value
+        entries = sorted(items, key=repr) if isinstance(value, set | frozenset) else list(items)
+        for entry in [*entries[:32], *entries[32:][-32:]]:
+            yield from _words(entry, nodes, above | {id(value)})
+    elif isinstance(value, nn.Module) or not _is_library(type(value).__module__):
+        for key, entry in _attributes(value).items():
+            yield key
+            yield from _words(entry, nodes, above | {id(value)})
+
+
+def _tensor_words(tensor: Tensor) -> str:
+    head = f"{tuple(tensor.shape)} {tensor.dtype}"
+    try:
+        plain = tensor.detach().dequantize() if tensor.is_quantized else tensor.detach()
+        if plain.numel() <= SMALL_TENSOR:
+            return f"{head} {plain.cpu().contiguous().view(-1).tolist()}"
+        ends = plain.reshape(-1)[:: plain.numel() - 1].tolist()
+        total = plain.abs().sum(dtype=torch.float64) if plain.is_floating_point() else plain.sum()
+        return f"{head} {tensor._version} {ends} {float(total)!r}"  # noqa: SLF001
+    except (RuntimeError, NotImplementedError, TypeError):  # sparse, meta, opaque
+        return head
+
+
+def _generator_words(generator: Any) -> str:
+    if isinstance(generator, torch.Generator):
+        return hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
+    if isinstance(generator, np.random.Generator):
+        return repr(generator.bit_generator.state)
+    return repr(
+        generator.get_state() if isinstance(generator, np.random.RandomState) else generator.getstate()
+    )
+
+
+def _parts(model: Any) -> Iterator[tuple[str, Any]]:
+    """The modules of a network with the beginnings of their attributes' paths; or the callable itself."""
+    if not isinstance(model, nn.Module):
+        owner = model.__self__ if isinstance(model, MethodType) else model
+        yield f"{type(owner).__name__}.", owner
+        return
+    for name, part in model.named_modules():
+        yield f"{name}." if name else "", part
+
+
+def _attributes(owner: Any) -> Mapping[str, Any]:
+    try:
+        return dict(vars(owner))
+    except TypeError:  # it has slots only, or is written in C
+        return {}
+
+
+def _is_library(name: str | None) -> bool:
+    """Whether code of this name belongs to Python, an installed library or this package."""
+    if name is None or name.partition(".")[0] in _LIBRARIES:
+        return True
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
+class _Walk:
+    """Follows the names that code uses, from the model's classes on."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, Place] = {}
+        self._seen: set[int] = set()
+
+    def visit_model(self, model: Any) -> None:
+        """A module with all its parts, or a callable."""
+        for _, part in _parts(model):
+            self._visit_callable(part)
+            for value in _attributes(part).values():
+                if isinstance(value, FunctionType | MethodType | functools.partial | _CACHE):
+                    self._visit_callable(value)
+            if isinstance(part, nn.Module):
+                hooks = [getattr(part, name, {}) for name in _HOOKS]
+                for hook in [hook for known in hooks for hook in known.values()]:
+                    self._visit_callable(hook)
+
+    def _is_new(self, value: Any) -> bool:
+        """Whether it was not visited yet; it lives as long as the model does, so that its id is its own."""
+        new = id(value) not in self._seen
+        self._seen.add(id(value))
+        return new
+
+    def _visit_callable(self, value: Any) -> None:
+        if isinstance(value, functools.partial):
+            for inner in (value.func, *value.args, *value.keywords.values()):
+                self._visit_callable(inner)
+        elif isinstance(value, MethodType):
+            self._visit_callable(value.__func__)
+            self._visit_class(type(value.__self__))
+        elif isinstance(value, _CACHE):
+            self._visit_cache(value)
+        elif isinstance(value, FunctionType):
+            self._visit_function(value)
+        else:
+            self._visit_class(type(value))
+
+    def _visit_cache(self, cache: Any) -> None:
+        if self._is_new(cache):
+            path = f"cache of {cache.__qualname__}"
+            self.places[path] = Place(path, lambda: cache, lambda _: cache.cache_clear(), is_cache=True)
+            self._visit_callable(cache.__wrapped__)
+
+    def _visit_class(self, kind: type) -> None:
+        for base in kind.__mro__:
+            if _is_library(base.__module__) or not self._is_new(base):
+                continue
+            used: set[str] = set()
+            for name, value in list(vars(base).items()):
+                inner = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+                if isinstance(inner, FunctionType | _CACHE):
+                    self._visit_callable(inner)
+                    used |= _names_in(getattr(inner, "__wrapped__", inner).__code__)
+                elif not name.startswith("__") and name != "_abc_impl":
+                    write = functools.partial(setattr, base, name)
+                    self._visit_value(
+                        f"{base.__name__}.{name}", functools.partial(getattr, base, name), write, frozenset()
+                    )
+            for name in {one for one in used if not hasattr(base, one) and not one.startswith("__")}:
+                self._add_missing(
+                    f"{base.__name__}.{name}",
+                    functools.partial(_get_attribute, base, name),
+                    functools.partial(_set_attribute, base, name),
+                )
+
+    def _visit_function(self, function: FunctionType) -> None:
+        if _is_library(function.__module__) or not self._is_new(function):
+            return
+        names, space = frozenset(_names_in(function.__code__)), function.__globals__
+        for name in names:
+            if name in space:
+                self._visit_entry(space, name, function.__module__, names)
+            elif not hasattr(builtins, name):  # a forward may make it, as it may make a class's attribute
+                write = functools.partial(_set_entry, space, name)
+                self._add_missing(
+                    f"{_short(function.__module__)}.{name}",
+                    functools.partial(space.get, name, MISSING),
+                    write,
+                )
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            path = f"{function.__qualname__} (closure).{name}"
+            if not _is_empty(cell):
+                write = functools.partial(setattr, cell, "cell_contents")
+                self._visit_value(path, functools.partial(getattr, cell, "cell_contents"), write, names)
+        for name in ("__defaults__", "__kwdefaults__"):
+            if getattr(function, name):
+                write = functools.partial(setattr, function, name)
+                path = f"defaults of {function.__qualname__}"
+                self._visit_value(path, functools.partial(getattr, function, name), write, names)
+        for name in list(vars(function)):
+            self._visit_entry(vars(function), name, function.__qualname__, names)
+        for name in names - vars(function).keys() if function.__name__ in names else ():
+            path, read = f"{function.__qualname__}.{name}", functools.partial(_get_attribute, function, name)
+            self._add_missing(path, read, functools.partial(_set_attribute, function, name))
+
+    def _visit_entry(self, space: dict[str, Any], name: str, owner: str, names: frozenset[str]) -> None:
+        """A name in a module or of a function."""
+        write = functools.partial(space.__setitem__, name)
+        self._visit_value(f"{_short(owner)}.{name}", functools.partial(space.__getitem__, name), write, names)
+
+    def _add_missing(self, path: str, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
+        """A name that does not exist yet."""
+        self.places.setdefault(path, Place(path, read, write))
+
+    def _visit_value(
+        self, path: str, read: Callable[[], Any], write: Callable[[Any], None], names: frozenset[str]
+    ) -> None:
+        value = read()
+        if isinstance(value, ModuleType):
+            if not _is_library(value.__name__) and self._is_new(value):
+                for name in names & vars(value).keys():
+                    self._visit_entry(vars(value), name, value.__name__, names)
+        elif isinstance(value, type):
+            self._visit_class(value)
+        elif isinstance(value, FunctionType | MethodType | _CACHE | functools.partial):
+            self._visit_callable(value)
+        elif _is_state(value):
+            self.places[path] = Place(path, read, write)
+            if not isinstance(value, (*_PLAIN, *_CONTAINERS, Tensor, np.ndarray)) and self._is_new(value):
+                self.visit_model(value)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a value can be told from another of its kind, and be copied."""
+    kinds = (*_PLAIN, *_CONTAINERS, *_GENERATORS, Tensor, np.ndarray, nn.Module)
+    return isinstance(value, kinds) or not _is_library(type(value).__module__)
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """All global and attribute names that code uses, as texts too, functions inside it included."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _names_in(constant)
+        elif isinstance(constant, str) and constant.isidentifier():  # for getattr and setattr
+            names.add(constant)
+    return names
+
+
+def _get_attribute(owner: Any, name: str) -> Any:
+    return vars(owner).get(name, MISSING)
+
+
+def _set_attribute(owner: Any, name: str, value: Any) -> None:
+    if value is not MISSING:
+        setattr(owner, name, value)
+    elif name in vars(owner):
+        delattr(owner, name)
+
+
+def _set_entry(space: dict[str, Any], name: str, value: Any) -> None:
+    if value is MISSING:
+        space.pop(name, None)
+    else:
+        space[name] = value
+
+
+def _is_empty(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is cell
+    except ValueError:
+        return True
+
+
+def _short(module: str) -> str:
+    """A module's name without what loading a user's file adds to it."""
+    head, _, rest = module.partition("robustbench_local_user_")
+    return rest.rpartition("_")[0] if not head and rest else module

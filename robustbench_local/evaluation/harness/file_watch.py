@@ -1,0 +1,55 @@
+"""Which files change while a model is asked: a memory that no copy of the model leaves behind."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_CODE = (".py", ".pyc", ".so")
+_CLOCK_SLACK_SECONDS = 0.02
+"""Times of files are as coarse as the kernel's clock."""
+_opened: list[set[str]] = []
+"""What was opened, for each watch that is under way."""
+
+
+@contextmanager
+def watch_files() -> Iterator[set[str]]:
+    """Notice which files Python code opens; code itself is left out.
+
+    Yields:
+        A set that holds, once this is closed, the paths of those that have changed meanwhile.
+    """
+    _listen()
+    started, opened, changed = time.time() - _CLOCK_SLACK_SECONDS, set[str](), set[str]()
+    _opened.append(opened)
+    try:
+        yield changed
+    finally:
+        _opened.remove(opened)
+    for path in opened:
+        with suppress(OSError, ValueError):
+            if Path(path).is_file() and Path(path).stat().st_mtime >= started:
+                changed.add(path)
+
+
+@cache
+def _listen() -> None:
+    """Install the hook: Python calls it at every event, as long as it lives, for nothing can remove it."""
+    sys.addaudithook(_hear)
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if _opened and event in {"open", "sqlite3.connect", "os.rename"}:
+        # a file that is written under another name first is known by its last one
+        place = arguments[1] if event == "os.rename" else arguments[0]
+        if isinstance(place, str | bytes | os.PathLike):
+            path = os.fsdecode(place)
+            if not path.endswith(_CODE):
+                for opened in _opened:
+                    opened.add(path)
