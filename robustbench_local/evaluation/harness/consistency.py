@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier, Consistency
 from robustbench_local.classifier.wrapper import innermost
-from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, ProcessEndedError
 from robustbench_local.evaluation.harness.consistency_probe import ConsistencyProbe, probe_consistency
 from robustbench_local.evaluation.harness.isolated_call import call_isolated
 
@@ -44,10 +44,31 @@ def check_consistency(
         RobustbenchError: As `apply_probe` does.
     """
     if not classifier.consistency.mark:
-        ask = partial(probe_consistency, classifier, images)
-        isolated = timeout is not None and classifier.device.type == "cpu"
-        probe = call_isolated(ask, timeout=timeout, name=classifier.name) if isolated else ask()
-        apply_probe(classifier, probe, allowed=allowed, batch_size=batch_size)
+        isolated = timeout is not None and classifier.device.type == "cpu" and classifier.can_be_copied
+        probe = (
+            _probe_aside(classifier, images, timeout) if isolated else probe_consistency(classifier, images)
+        )
+        if probe is not None:
+            apply_probe(classifier, probe, allowed=allowed, batch_size=batch_size)
+
+
+def _probe_aside(classifier: Classifier, images: Tensor, timeout: float | None) -> ConsistencyProbe | None:
+    """Probe in a child process; None, with a note, where the model does not survive the questions.
+
+    At work it costs the images that it ends on, and not the others, one of which is asked about alone here.
+    """
+    for chosen in (images, images[:1]):
+        try:
+            ask = partial(probe_consistency, classifier, chosen)
+            return call_isolated(ask, timeout=timeout, name=classifier.name)
+        except ProcessEndedError:
+            continue
+        except ModelTimeoutError:
+            break
+    classifier.note(
+        "did not survive a few first questions: whether an answer is the image's own is not known"
+    )
+    return None
 
 
 def apply_probe(

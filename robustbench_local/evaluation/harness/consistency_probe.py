@@ -7,7 +7,7 @@ is asked about before any attack: alone, in other company, again after many simi
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -102,8 +102,22 @@ def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProb
         What was found; the first inconsistency ends the questions.
 
     Raises:
-        ModelError: If the model cannot answer at all.
+        ModelError: If the model cannot answer about any of the first images.
     """
+    alone = [images[row : row + 1] for row in range(min(3, len(images)))]
+    try:
+        return _probe(classifier, images)
+    except UnreachableError:
+        raise
+    except ModelError as failure:
+        # an image that it cannot bear costs that image at work: the others are made from one that it can
+        for image in alone:
+            with suppress(ModelError):
+                return _probe(classifier, image)
+        raise failure  # noqa: TRY201  the first one, not that of the last image
+
+
+def _probe(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
     with classifier.attacked():
         probe = _Probe(classifier, _distinct(images).to(classifier.device))
         try:

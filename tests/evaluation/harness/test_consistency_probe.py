@@ -253,6 +253,26 @@ def test_nothing_is_left_behind():
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.parametrize("unbearable", [0, 1, 7])
+@pytest.mark.parametrize("kind", ["plain", "mean"])
+def test_an_image_that_the_model_cannot_bear_is_left_out(unbearable, kind):
+    images = models.some_images(8)
+    network = {**models.sound(), **models.of_company()}[kind]
+    prepared = type(network).prepared
+
+    def refusing(self, batch):
+        if any(torch.equal(image, images[unbearable]) for image in batch):
+            raise ValueError("not this one")
+        return prepared(self, batch)
+
+    type(network).prepared = refusing
+    try:
+        found = probe_consistency(Classifier(network, num_classes=5), images)
+    finally:
+        type(network).prepared = prepared
+    assert found.kind == ("consistent" if kind == "plain" else "company")
+
+
 def test_the_same_image_many_times_is_data_enough():
     images = models.some_images(1).expand(9, -1, -1, -1)
     assert probe_consistency(Classifier(models.Network(), num_classes=5), images).consistent
