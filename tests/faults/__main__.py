@@ -1,7 +1,7 @@
 """Try faults as a command: ``python -m tests.faults --seed N --minutes M``.
 
-Every kind is tried once; what time is left goes to further variants of those that have them. It prints, for each
-family, how many were tried and how many went as specified, and how to repeat each one that did not.
+Every kind is tried once; what time is left goes to further variants of those that have them. It prints, for
+each family, how many were tried and how many went as specified, and how to repeat each one that did not.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process that is forked must not have used OpenMP
 
-import damaged_stores  # noqa: E402, F401 - each registers its faults
-import hostile_files  # noqa: E402, F401
-import hostile_models  # noqa: E402, F401
-import hostile_services  # noqa: E402, F401
-import mutated_grids  # noqa: E402, F401
-import random_kills  # noqa: E402, F401
-import wrong_numbers  # noqa: E402, F401
-from fault import FAULTS, Fault  # noqa: E402
-from workplace import Deviation, fresh  # noqa: E402
+import damaged_stores  # noqa: F401 - each registers its faults
+import hostile_files  # noqa: F401
+import hostile_models  # noqa: F401
+import hostile_services  # noqa: F401
+import mutated_grids  # noqa: F401
+import random_kills  # noqa: F401
+import wrong_numbers  # noqa: F401
+from fault import FAULTS, Fault
+from workplace import DeviationError, fresh
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,9 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0, help="decides every draw and the order")
     parser.add_argument("--minutes", type=float, default=0.0, help="go on with further variants for so long")
-    parser.add_argument("--only", action="append", default=[], metavar="WORDS", help="kinds whose name has these words")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="WORDS", help="kinds whose name has these words"
+    )
     parser.add_argument("--draw", type=int, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th kind, beginning with the i-th")
     parser.add_argument("--list", action="store_true", help="name the kinds and stop")
@@ -111,7 +113,7 @@ def try_once(fault: Fault, seed: int, folder: Path) -> str | None:
     draw = random.Random(f"{seed} {fault.name}")
     try:
         fault.trial(fresh(folder), draw)
-    except Deviation as deviation:
+    except DeviationError as deviation:
         return "\n    ".join([str(deviation), *getattr(deviation, "__notes__", ())])
     return None
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from fault import fault
-from workplace import Deviation, Result, Workplace
+from workplace import DeviationError, Result, Workplace
 
 FAMILY = "damaged stores"
 WITHOUT_TIMES = ("seconds", "started")
@@ -34,20 +34,28 @@ def expect_noticed_or_harmless(place: Workplace, before: dict[str, Any], damage:
     report = place.call("report", "out")
     _check(report, damage, "rbl report")
     if report.code == 0 and without_times(place.results()) != before:
-        raise Deviation(f"{damage}: rbl report tells other figures in silence")
+        raise DeviationError(f"{damage}: rbl report tells other figures in silence")
     gate = place.call("gate", "out")
     if gate.code not in {0, 1} or report.code != 0:
         _check(gate, damage, "rbl gate")
     if report.code == 2 and gate.code in {0, 1} and "digest" in report.said:
-        raise Deviation(f"{damage}: rbl gate rules on what rbl report refuses")
+        raise DeviationError(f"{damage}: rbl gate rules on what rbl report refuses")
 
 
 def _check(result: Result, damage: str, command: str) -> None:
     if result.code not in {0, 1, 2, 4}:
-        raise Deviation(f"{damage}: {command} ends with {result.code}: {result.tail()}")
+        raise DeviationError(f"{damage}: {command} ends with {result.code}: {result.tail()}")
 
 
-FLAGS_OF_A_ROW = ("clean_correct", "broken", "moved_elsewhere", "fragile", "broken_8bit", "certified", "abstained")
+FLAGS_OF_A_ROW = (
+    "clean_correct",
+    "broken",
+    "moved_elsewhere",
+    "fragile",
+    "broken_8bit",
+    "certified",
+    "abstained",
+)
 
 
 @fault(FAMILY, repeats=True)
@@ -56,21 +64,21 @@ def a_field_of_a_row(place: Workplace, draw: random.Random) -> None:
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
         connection.row_factory = sqlite3.Row
         row = draw.choice(connection.execute("SELECT rowid AS place, * FROM outcomes").fetchall())
-        column = draw.choice([name for name in row.keys() if name != "place"])  # noqa: SIM118 - Row has no __iter__ over keys
+        column = draw.choice([name for name in row.keys() if name != "place"])  # noqa: SIM118 - no mapping
         old = row[column]
         choices = [0, 1, None, -1, 7, 0.5, "x", b"\x00", "", 1e308]
         if isinstance(old, int) and column in FLAGS_OF_A_ROW:
             choices = [1 - old]
         new = draw.choice([value for value in choices if value != old or type(value) is not type(old)])
         try:
-            connection.execute(f"UPDATE outcomes SET {column} = ? WHERE rowid = ?", (new, row["place"]))  # noqa: S608
+            connection.execute(f"UPDATE outcomes SET {column} = ? WHERE rowid = ?", (new, row["place"]))
         except sqlite3.IntegrityError:
             return  # SQLite itself refuses it
         connection.commit()
     damage = f"{column} of a row from {old!r} to {new!r}"
     report = place.call("report", "out")
     if report.code != 2 and column != "seconds" and new != old:
-        raise Deviation(f"{damage} is not noticed: exit code {report.code}")
+        raise DeviationError(f"{damage} is not noticed: exit code {report.code}")
     expect_noticed_or_harmless(place, before, damage)
 
 
@@ -100,22 +108,25 @@ def rows_that_are_gone(place: Workplace, draw: random.Random) -> None:
     before = finish_run(place)
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
         table = draw.choice(["outcomes", "outcomes", "cells", "meta"])
-        rows = connection.execute(f"SELECT rowid FROM {table}").fetchall()  # noqa: S608
-        connection.execute(f"DELETE FROM {table} WHERE rowid = ?", draw.choice(rows))  # noqa: S608
+        rows = connection.execute(f"SELECT rowid FROM {table}").fetchall()
+        connection.execute(f"DELETE FROM {table} WHERE rowid = ?", draw.choice(rows))
         connection.commit()
     report = place.call("report", "out")
     if report.code == 0 and without_times(place.results()) != before:
-        raise Deviation(f"a row of {table} that is gone is not noticed")
+        raise DeviationError(f"a row of {table} that is gone is not noticed")
     expect_noticed_or_harmless(place, before, f"a row of {table} gone")
 
 
 @fault(FAMILY, repeats=True)
 def images_that_are_others(place: Workplace, draw: random.Random) -> None:
-    place.edit("gates:\n", "  - {card: pgd50-linf-8, eps: \"32/255\", steps: 6}\n  - {card: pgd50-linf-8, eps: \"64/255\", steps: 6}\ngates:\n")
+    place.edit(
+        "gates:\n",
+        '  - {card: pgd50-linf-8, eps: ["32/255", "64/255"], steps: 6}\ngates:\n',
+    )
     finish_run(place)
     arrays = sorted((place.folder / "out").rglob("*.safetensors"))
     if len(arrays) < 2:
-        raise Deviation(f"the run keeps {len(arrays)} files of images")
+        raise DeviationError(f"the run keeps {len(arrays)} files of images")
     kind = draw.choice(["swapped", "blackened", "cut", "gone", "one pixel"])
     one, other = draw.sample(arrays, 2)
     if kind == "swapped":
@@ -130,7 +141,7 @@ def images_that_are_others(place: Workplace, draw: random.Random) -> None:
         _change_pixels(one, kind)
     result = place.call("report", "out")
     if result.code == 0 and "image" not in result.said and not _told_in_report(place):
-        raise Deviation(f"evidence images that were {kind} are not noticed")
+        raise DeviationError(f"evidence images that were {kind} are not noticed")
 
 
 def _change_pixels(path, kind: str) -> None:
@@ -158,10 +169,10 @@ def a_schema_that_is_damaged(place: Workplace, _draw: random.Random) -> None:
         connection.commit()
     result = place.call("report", "out").expect_code(2)
     if "free some space" in result.said:
-        raise Deviation("a damaged schema is taken for a full disk")
+        raise DeviationError("a damaged schema is taken for a full disk")
     result = place.run()
     if result.code == 70 or "free some space" in result.said:
-        raise Deviation(f"a damaged schema: {result.tail()}")
+        raise DeviationError(f"a damaged schema: {result.tail()}")
 
 
 @fault(FAMILY)

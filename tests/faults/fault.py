@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from workplace import Workplace
 
 Trial = Callable[[Workplace, random.Random], None]
-"""Makes the fault in a workplace and raises Deviation where the tool does not do as specified."""
+"""Makes the fault in a workplace and raises DeviationError where the tool does not do as specified."""
 
 
 @dataclass(frozen=True)

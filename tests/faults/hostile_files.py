@@ -1,4 +1,4 @@
-"""Files that are not what their names say, or that were made to fill memory: one line, nothing run or unpacked."""
+"""Files that are not what their names say, or that were made to fill memory: one line, nothing run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import random
 import socket
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import torch
 from fault import Trial, add_variants, fault
-from workplace import FLAGS, Deviation, Workplace
+from workplace import FLAGS, DeviationError, Workplace
 
 FAMILY = "hostile files"
 
@@ -58,7 +59,7 @@ def _odd_file(name: str, kind: str, codes: tuple[int, ...], edit: tuple[str, str
     def trial(place: Workplace, _draw: random.Random) -> None:
         if edit:
             place.edit(*edit)
-        before = os.getcwd()
+        before = Path.cwd()
         _make_odd(place.folder / name, kind)
         os.chdir(before)
         place.run().expect_code(*codes)
@@ -75,17 +76,17 @@ for file, codes, edit in (
     ("net.onnx", (3, 5), ONNX),
     ("net.py", (2, 3, 5), None),
 ):
-    add_variants(
-        FAMILY, f"{file} that is", {kind: _odd_file(file, kind, codes, edit) for kind in ODD}
-    )
+    add_variants(FAMILY, f"{file} that is", {kind: _odd_file(file, kind, codes, edit) for kind in ODD})
 
 GRIDS: dict[str, str | bytes] = {
     "20,000 brackets": "[" * 20_000,
     "20,000 nested maps": "{a: " * 20_000,
     "deep indentation": "\n".join(" " * depth + f"a{depth}:" for depth in range(3_000)),
     "a billion laughs": "a: &a [x,x,x,x,x,x,x,x,x]\n"
-    + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)),
-    "a lone surrogate": "name: \"\\ud800\"\n",
+    + "".join(
+        f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)
+    ),
+    "a lone surrogate": 'name: "\\ud800"\n',
     "bytes that are no text": b"\xff\xfe\x00name: x",
     "a NUL": "name: a\0b\n",
     "a huge integer": f"seed: {'9' * 10_000}\n",
@@ -116,7 +117,7 @@ def _grid(text: str | bytes, *, alone: bool) -> Trial:
         place.write("grid.yaml", text_bytes if alone else whole + text_bytes)
         place.run(limit=30).expect_code(2)
         if (place.folder / "owned").exists():
-            raise Deviation("the grid file ran a command")
+            raise DeviationError("the grid file ran a command")
 
     return trial
 
@@ -124,7 +125,8 @@ def _grid(text: str | bytes, *, alone: bool) -> Trial:
 add_variants(FAMILY, "a grid file that is", {name: _grid(text, alone=True) for name, text in GRIDS.items()})
 
 NAMES = (
-    "..", ".", "../up", "/abs", "a/b", "rc[/1]", "[/a]", "[bold]x", "\x1b[31mred", "a\x07b", "\u202egnp", "x" * 300,
+    "..", ".", "../up", "/abs", "a/b", "rc[/1]", "[/a]", "[bold]x", "\x1b[31mred", "a\x07b", "\u202egnp",
+    "x" * 300,
     "-rf", " ", "", "CON", "a\nb", "\u00e9\u0301", "=cmd()", "<script>alert(1)</script>",
 )  # fmt: skip
 
@@ -135,9 +137,11 @@ def _name(name: str) -> Trial:
 
         place.edit("name: small\n", yaml.safe_dump({"name": name}, allow_unicode=True))
         result = place.call("run", "grid.yaml", *FLAGS).expect_code(0, 1, 2)
-        outside = [p.name for p in place.folder.parent.iterdir() if p.is_dir() and p.name in {"up", "report.html"}]
+        outside = [
+            p.name for p in place.folder.parent.iterdir() if p.is_dir() and p.name in {"up", "report.html"}
+        ]
         if outside or (place.folder.parent / "run.db").exists() or (place.folder / "run.db").exists():
-            raise Deviation(f"written outside of runs/: {result.tail()}")
+            raise DeviationError(f"written outside of runs/: {result.tail()}")
 
     return trial
 
@@ -149,19 +153,21 @@ add_variants(FAMILY, "a grid named", {repr(name[:20]): _name(name) for name in N
 def a_zip_bomb_as_weights(place: Workplace, _draw: random.Random) -> None:
     place.edit(*FAST)
     torch.save({"w": torch.zeros(4)}, place.folder / "small.pt")
-    with zipfile.ZipFile(place.folder / "small.pt") as old:
-        with zipfile.ZipFile(place.folder / "net.pt", "w", zipfile.ZIP_DEFLATED) as new:
-            for entry in old.infolist():
-                new.writestr(entry.filename, old.read(entry))
-            with new.open("archive/data/9", "w", force_zip64=True) as bomb:
-                for _ in range(2_000):
-                    bomb.write(bytes(1_000_000))
+    bomb = zipfile.ZipFile(place.folder / "net.pt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(place.folder / "small.pt") as old, bomb as new:
+        for kept in old.infolist():
+            new.writestr(kept.filename, old.read(kept))
+        with new.open("archive/data/9", "w", force_zip64=True) as entry:
+            for _ in range(2_000):
+                entry.write(bytes(1_000_000))
     place.run(limit=30).expect_code(3, 5)
 
 
 @fault(FAMILY)
 def a_zip_bomb_as_images(place: Workplace, _draw: random.Random) -> None:
-    np.savez_compressed(place.folder / "images.npz", x=np.zeros((400_000, 32, 32, 3), np.uint8), y=np.zeros(4, int))
+    np.savez_compressed(
+        place.folder / "images.npz", x=np.zeros((400_000, 32, 32, 3), np.uint8), y=np.zeros(4, int)
+    )
     place.run(limit=60).expect_code(3, 5)
 
 
@@ -176,7 +182,7 @@ def a_folder_of_figures_that_is_a_link(place: Workplace, _draw: random.Random) -
     (place.folder / "out" / "figures").symlink_to(outside)
     place.call("report", "out").expect_code(0, 2, 5)
     if list(outside.iterdir()):
-        raise Deviation("the report writes through a link to another folder")
+        raise DeviationError("the report writes through a link to another folder")
 
 
 @fault(FAMILY)
@@ -188,7 +194,7 @@ def a_report_that_is_a_link(place: Workplace, _draw: random.Random) -> None:
         (place.folder / "out" / name).symlink_to(victim)
     place.call("report", "out").expect_code(0, 2, 5)
     if victim.read_text() != "precious":
-        raise Deviation("the report writes through a link to another file")
+        raise DeviationError("the report writes through a link to another file")
 
 
 @fault(FAMILY)
@@ -204,7 +210,7 @@ def a_run_on_media_that_cannot_be_written(place: Workplace, _draw: random.Random
         for path in [media, *media.rglob("*")]:
             path.chmod(0o700)
     if not (place.folder / "page" / "report.html").exists():
-        raise Deviation("no report was written to the other folder")
+        raise DeviationError("no report was written to the other folder")
 
 
 @fault(FAMILY)
@@ -221,13 +227,11 @@ def a_model_that_prints_beside_json(place: Workplace, _draw: random.Random) -> N
         try:
             json.loads(line)
         except ValueError as error:
-            raise Deviation(f"a line of --json is no JSON: {line[:80]!r}") from error
+            raise DeviationError(f"a line of --json is no JSON: {line[:80]!r}") from error
 
 
 @fault(FAMILY)
 def hostile_words_in_a_card(place: Workplace, _draw: random.Random) -> None:
-    from pathlib import Path
-
     card = (Path(__file__).parents[2] / "attacks" / "pgd50-linf-8.yaml").read_text()
     lines = [
         'description: "[/a] \\e[31m <b>bold</b> | `x` \\u202e"' if line.startswith("description:") else line
@@ -254,7 +258,8 @@ def images_a_hair_outside_the_range(place: Workplace, _draw: random.Random) -> N
 
 
 RADII = {
-    "0.5/255": (0, 1), "8 / 255": (0, 1, 2), "8/25 5": (2,), "8/0": (2,), "8//255": (2,), "8/255/1": (2,), "nan": (2,),
+    "0.5/255": (0, 1), "8 / 255": (0, 1, 2), "8/25 5": (2,), "8/0": (2,), "8//255": (2,), "8/255/1": (2,),
+    "nan": (2,),
     "inf": (2,), "-8/255": (2,), "1e-2": (0, 1), "0x8/255": (2,), "8/-255": (2,), "": (2,), "eight": (2,),
     "\u0668/255": (2,), "8_0/255": (2,), "1e999": (2,),
 }  # fmt: skip

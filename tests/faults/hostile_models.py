@@ -1,11 +1,11 @@
-"""Models that end, kill, stop or hang their process, or raise where nobody expects it: their cells fail alone."""
+"""Models that end, kill, stop or hang their process, or raise where nobody expects it, fail alone."""
 
 from __future__ import annotations
 
 import random
 
 from fault import Trial, add_variants, fault
-from workplace import Deviation, Workplace
+from workplace import DeviationError, Workplace
 
 FAMILY = "hostile models"
 PATIENCE = ("--timeout", "3")
@@ -57,12 +57,12 @@ def expect_only_its_own_cells_to_fail(place: Workplace, *arguments: str) -> None
     cells = place.results()["cells"]
     status = {cell["model"]: cell["status"] for cell in cells}
     if status.get("plain") != "done":
-        raise Deviation(f"the cell of the sound model is {status.get('plain')!r}")
+        raise DeviationError(f"the cell of the sound model is {status.get('plain')!r}")
     if status.get("odd") not in {"error", "timeout", "partial"}:
-        raise Deviation(f"the cell of the hostile model is {status.get('odd')!r}")
+        raise DeviationError(f"the cell of the hostile model is {status.get('odd')!r}")
     odd = next(cell for cell in cells if cell["model"] == "odd")
     if not odd.get("error"):
-        raise Deviation("the cell of the hostile model does not say why")
+        raise DeviationError("the cell of the hostile model does not say why")
 
 
 def _forward(statement: str, after: int) -> Trial:
@@ -95,12 +95,18 @@ add_variants(FAMILY, "a forward that", {name: _forward(code, 0) for name, code i
 add_variants(
     FAMILY,
     "a forward that, after a hundred calls,",
-    {name: _forward(ENDINGS[name], 100) for name in ("calls os exit 0", "reads memory that is not its own", "hangs")},
+    {
+        name: _forward(ENDINGS[name], 100)
+        for name in ("calls os exit 0", "reads memory that is not its own", "hangs")
+    },
 )
 add_variants(
     FAMILY,
     "a constructor that",
-    {name: _constructor(ENDINGS[name]) for name in ("calls sys exit 0", "calls os exit 0", "kills its process", "hangs")},
+    {
+        name: _constructor(ENDINGS[name])
+        for name in ("calls sys exit 0", "calls os exit 0", "kills its process", "hangs")
+    },
 )
 add_variants(
     FAMILY,
@@ -124,10 +130,12 @@ def an_image_that_crashes_the_model(place: Workplace, draw: random.Random) -> No
     place.run(*PATIENCE).expect_code(4)
     cell = place.cell("odd")
     if cell["status"] != "partial" or cell["n"] != 24:
-        raise Deviation(f"one image that crashes the model: the cell is {cell['status']!r} with n = {cell['n']}")
+        raise DeviationError(
+            f"one image that crashes the model: the cell is {cell['status']!r} with n = {cell['n']}"
+        )
     robust, plain = place.robust("odd"), place.robust("plain")
     if not plain - 1.5 / 24 <= robust <= plain + 1e-9:
-        raise Deviation(f"one image that crashes the model turns {plain:.3f} into {robust:.3f}")
+        raise DeviationError(f"one image that crashes the model turns {plain:.3f} into {robust:.3f}")
 
 
 @fault(FAMILY)
@@ -164,18 +172,24 @@ def _odd_module(code: str, *, codes: tuple[int, ...]) -> Trial:
         place.write_model("import os, sys\n" + code)
         result = place.run(*PATIENCE).expect_code(*codes)
         if result.code in {0, 1} and place.cell("odd")["status"] != "done":
-            raise Deviation("the exit code hides a cell that is not done")
+            raise DeviationError("the exit code hides a cell that is not done")
 
     return trial
 
 
-MAKE = "\ndef make_odd():\n    net = Odd()\n    net.load_state_dict(load_file(Path(__file__).parent / 'net.safetensors'))\n    return net\n"
+MAKE = """
+def make_odd():
+    net = Odd()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    return net
+"""
 add_variants(
     FAMILY,
     "a module",
     {
         "that TorchScript made": _odd_module(
-            "def make_odd():\n    return torch.jit.trace(make().eval(), torch.rand(2, 3, 16, 16))\n", codes=(0, 4)
+            "def make_odd():\n    return torch.jit.trace(make().eval(), torch.rand(2, 3, 16, 16))\n",
+            codes=(0, 4),
         ),
         "that checkpoints with reentry": _odd_module(
             "from torch.utils.checkpoint import checkpoint\nclass Odd(Net):\n    def forward(self, x):\n"
@@ -184,28 +198,37 @@ add_variants(
         ),
         "that torch export made": _odd_module(
             "def make_odd():\n    n = torch.export.Dim('n', min=1, max=4096)\n"
-            "    return torch.export.export(make().eval(), (torch.rand(4, 3, 16, 16),), dynamic_shapes=({0: n},)).module()\n",
+            "    images = (torch.rand(4, 3, 16, 16),)\n"
+            "    return torch.export.export(make().eval(), images, dynamic_shapes=({0: n},)).module()\n",
             codes=(0, 4),
         ),
         "whose eval raises": _odd_module(
-            "class Odd(Net):\n    def eval(self):\n        raise NotImplementedError('no eval')\n" + MAKE, codes=(0, 4)
+            "class Odd(Net):\n    def eval(self):\n        raise NotImplementedError('no eval')\n" + MAKE,
+            codes=(0, 4),
         ),
         "whose train raises": _odd_module(
-            "class Odd(Net):\n    def train(self, mode=True):\n        raise RuntimeError('no train')\n" + MAKE, codes=(0, 4)
+            "class Odd(Net):\n    def train(self, mode=True):\n        raise RuntimeError('no train')\n"
+            + MAKE,
+            codes=(0, 4),
         ),
         "that cannot be copied": _odd_module(
-            "class Odd(Net):\n    def __deepcopy__(self, memo):\n        raise TypeError('no copy')\n" + MAKE, codes=(0, 4)
+            "class Odd(Net):\n    def __deepcopy__(self, memo):\n        raise TypeError('no copy')\n" + MAKE,
+            codes=(0, 4),
         ),
         "that squeezes its output": _odd_module(
-            "class Odd(Net):\n    def forward(self, x):\n        return super().forward(x).squeeze()\n" + MAKE, codes=(0, 4)
+            "class Odd(Net):\n    def forward(self, x):\n        return super().forward(x).squeeze()\n"
+            + MAKE,
+            codes=(0, 4),
         ),
         "that prints": _odd_module(
-            "class Odd(Net):\n    def forward(self, x):\n        print('hello'); return super().forward(x)\n" + MAKE,
+            "class Odd(Net):\n    def forward(self, x):\n        print('hello'); return super().forward(x)\n"
+            + MAKE,
             codes=(0,),
         ),
         "that closes the standard output": _odd_module(
-            "class Odd(Net):\n    def forward(self, x):\n        os.close(1) if not getattr(sys, 'shut', 0) else None\n"
-            "        sys.shut = 1\n        return super().forward(x)\n" + MAKE,
+            "class Odd(Net):\n    def forward(self, x):\n"
+            "        os.close(1) if not getattr(sys, 'shut', 0) else None\n        sys.shut = 1\n"
+            "        return super().forward(x)\n" + MAKE,
             codes=(0, 4),
         ),
     },

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from fault import Trial, add_variants
-from workplace import Deviation, Workplace
+from workplace import DeviationError, Workplace
 
 FAMILY = "hostile services"
 Behaviour = Callable[[socket.socket], None]
@@ -131,9 +131,9 @@ def _expect_an_error_of_the_service(place: Workplace, port: int) -> None:
     place.run("--timeout", "5", limit=60).expect_code(4)
     status = {(cell["model"], cell["attack"]): cell["status"] for cell in place.results()["cells"]}
     if status[("plain", "pgd50-linf-8")] != "done":
-        raise Deviation("the sound model's cell is not done")
+        raise DeviationError("the sound model's cell is not done")
     if any(state == "done" for (model, _), state in status.items() if model == "odd"):
-        raise Deviation("a service that does not answer has a cell that is done")
+        raise DeviationError("a service that does not answer has a cell that is done")
 
 
 add_variants(FAMILY, "a service that", {name: _trial(behave) for name, behave in BEHAVIOURS.items()})

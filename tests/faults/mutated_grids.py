@@ -26,8 +26,9 @@ gates:
   - {metric: clean_accuracy, min: 0.5}
 """
 NONSENSE = (
-    "null", "true", "-1", "0", "1e309", ".nan", ".inf", "''", "[]", "{}", "'x'", "8/255", "\"\\0\"", "[[[]]]", "~", "0x10",
-    "99999999999999999999", "2001-01-01", "!!set {a}", "*missing", "&a", "\u202e", "[/red]", "'../../x'", "- - -", "? :", "%TAG",
+    "null", "true", "-1", "0", "1e309", ".nan", ".inf", "''", "[]", "{}", "'x'", "8/255", "\"\\0\"", "[[[]]]",
+    "~", "0x10", "99999999999999999999", "2001-01-01", "!!set {a}", "*missing", "&a", "\u202e", "[/red]",
+    "'../../x'", "- - -", "? :", "%TAG",
 )  # fmt: skip
 
 
@@ -43,7 +44,11 @@ def mutate(text: str, draw: random.Random) -> str:
             continue
         if kind == 1:  # a letter comes twice, or another one
             at = draw.randrange(len(text))
-            text = text[:at] + draw.choice([text[at] * 2, draw.choice("{}[]:,&*!|>'\"%@`#-? \t\x00\x1b\u2028")]) + text[at + 1 :]
+            text = (
+                text[:at]
+                + draw.choice([text[at] * 2, draw.choice("{}[]:,&*!|>'\"%@`#-? \t\x00\x1b\u2028")])
+                + text[at + 1 :]
+            )
             continue
         if kind == 2:
             lines.pop(place)
@@ -56,7 +61,8 @@ def mutate(text: str, draw: random.Random) -> str:
             words = [at for at, letter in enumerate(lines[place]) if letter in ",{"]
             if words:
                 at = draw.choice(words)
-                lines[place] = f"{lines[place][:at + 1]} {draw.choice(['eps', 'seed', 'id', 'limit', 'odd'])}: {draw.choice(NONSENSE)},{lines[place][at + 1:]}"
+                key, value = draw.choice(["eps", "seed", "id", "limit", "odd"]), draw.choice(NONSENSE)
+                lines[place] = f"{lines[place][: at + 1]} {key}: {value},{lines[place][at + 1 :]}"
         else:
             lines[place] = " " * draw.randint(1, 4) + lines[place]
         text = "".join(lines) or " "

@@ -9,7 +9,7 @@ from typing import Any
 
 from damaged_stores import without_times
 from fault import fault
-from workplace import FLAGS, Deviation, Workplace
+from workplace import FLAGS, DeviationError, Workplace
 
 FAMILY = "random kills"
 LONGEST = 400
@@ -30,10 +30,12 @@ def kills_at_random_moments(place: Workplace, draw: random.Random) -> None:
     for _ in range(draw.randint(1, 5)):
         process = place.start("run", "grid.yaml", *FLAGS, "--out", "cut")
         time.sleep(draw.uniform(0, whole.seconds))
-        process.kill(draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]))
+        process.kill(
+            draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+        )
         result = process.wait()
         if result.code not in {0, 1, 4, 130, -9, -1} or "Traceback" in result.said:
-            raise Deviation(f"a killed run ends with {result.code}: {result.tail()}")
+            raise DeviationError(f"a killed run ends with {result.code}: {result.tail()}")
     last = place.run(out="cut").expect_code(whole.code)
     if evidence(place, "cut") != evidence(place, "whole"):
-        raise Deviation(f"a run that was killed ends with other evidence: {last.tail()}")
+        raise DeviationError(f"a run that was killed ends with other evidence: {last.tail()}")

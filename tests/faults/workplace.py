@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +23,8 @@ from torch import nn
 CLASSES = 4
 COUNT = 24
 """Images in the small data set."""
+CONTROLS = {chr(code) for code in (*range(32), *range(127, 160))} - set("\n\t\r")
+"""Characters that a terminal obeys."""
 LIMIT_SECONDS = 90.0
 """A command that takes longer has hung, whatever the load of the machine."""
 
@@ -59,7 +62,7 @@ def make():
 FLAGS = ("--device", "cpu", "--workers", "1", "--batch-size", "8", "--allow-code")
 
 
-class Deviation(Exception):
+class DeviationError(Exception):
     """The tool did something else than is specified."""
 
 
@@ -81,7 +84,7 @@ class Result:
     def expect_code(self, *codes: int) -> Result:
         """Complain unless the exit code is one of these."""
         if self.code not in codes:
-            raise Deviation(f"exit code {self.code}, not {' or '.join(map(str, codes))}: {self.tail()}")
+            raise DeviationError(f"exit code {self.code}, not {' or '.join(map(str, codes))}: {self.tail()}")
         return self
 
     def expect_words(self, *words: str) -> Result:
@@ -89,7 +92,7 @@ class Result:
         flat = " ".join(self.said.split()).lower()
         for word in words:
             if word.lower() not in flat:
-                raise Deviation(f"nothing is said of {word!r}: {self.tail()}")
+                raise DeviationError(f"nothing is said of {word!r}: {self.tail()}")
         return self
 
     def tail(self) -> str:
@@ -153,9 +156,11 @@ class Workplace:
 
     def cell(self, model: str, attack: str = "pgd50-linf-8", out: str = "out") -> dict[str, Any]:
         """One cell of the results."""
-        cells = [c for c in self.results(out)["cells"] if c["model"] == model and c["attack"].startswith(attack)]
+        cells = [
+            c for c in self.results(out)["cells"] if c["model"] == model and c["attack"].startswith(attack)
+        ]
         if len(cells) != 1:
-            raise Deviation(f"{len(cells)} cells of {model} and {attack} in results.json")
+            raise DeviationError(f"{len(cells)} cells of {model} and {attack} in results.json")
         found: dict[str, Any] = cells[0]
         return found
 
@@ -191,7 +196,7 @@ class Process:
         """Its result; whatever is left of its process group ends with it.
 
         Raises:
-            Deviation: If it has not ended by the limit, in seconds.
+            DeviationError: If it has not ended by the limit, in seconds.
         """
         hung = False
         while not self.ended():
@@ -199,16 +204,14 @@ class Process:
                 hung = True
                 break
             time.sleep(0.01)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         _, status = os.waitpid(self.pid, 0)
         stdout, stderr = (path.read_bytes().decode("utf-8", "backslashreplace") for path in self._logs)
         code = os.waitstatus_to_exitcode(status)
         result = Result(code, stdout, stderr, time.monotonic() - self._began)
         if hung:
-            raise Deviation(f"hangs for more than {limit:.0f} s: {result.tail()}")
+            raise DeviationError(f"hangs for more than {limit:.0f} s: {result.tail()}")
         return result
 
 
@@ -235,10 +238,8 @@ def _become(folder: Path, arguments: Sequence[str], logs: tuple[Path, Path]) -> 
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                pass
         os._exit(code)
 
 
@@ -246,17 +247,19 @@ def check_manners(result: Result) -> None:
     """What holds for every command, whatever was wrong.
 
     Raises:
-        Deviation: If it shows a traceback, calls itself broken, passes control characters on, or fails
+        DeviationError: If it shows a traceback, calls itself broken, passes control characters on, or fails
             without a line.
     """
     if "Traceback (most recent call last)" in result.said:
-        raise Deviation(f"a traceback is shown: {result.tail()}")
+        raise DeviationError(f"a traceback is shown: {result.tail()}")
     if result.code not in {0, 1, 2, 3, 4, 5, 130}:
-        raise Deviation(f"exit code {result.code}: {result.tail()}")
-    if any(ord(letter) < 32 and letter not in "\n\t\r" or letter == "\x7f" for letter in result.said):
-        raise Deviation(f"control characters reach the terminal: {result.tail()!r}")
-    if result.code in {2, 3, 5} and not [line for line in result.stderr.splitlines() if line.startswith("rbl: ")]:
-        raise Deviation(f"exit code {result.code} without a line on the standard error: {result.tail()}")
+        raise DeviationError(f"exit code {result.code}: {result.tail()}")
+    if CONTROLS.intersection(result.said):
+        raise DeviationError(f"control characters reach the terminal: {result.tail()!r}")
+    if result.code in {2, 3, 5} and not [
+        line for line in result.stderr.splitlines() if line.startswith("rbl: ")
+    ]:
+        raise DeviationError(f"exit code {result.code} without a line on the standard error: {result.tail()}")
 
 
 def network() -> nn.Module:
