@@ -1,0 +1,183 @@
+"""A run's files after something changed them: noticed by every reader, or without influence on any figure."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+from fault import fault
+from workplace import DeviationError, Result, Workplace
+
+FAMILY = "damaged stores"
+WITHOUT_TIMES = ("seconds", "started")
+
+
+def finish_run(place: Workplace) -> dict[str, Any]:
+    """A finished run in ``out``, and what its report says."""
+    place.run().expect_code(0, 1)
+    return without_times(place.results())
+
+
+def without_times(content: Any) -> Any:
+    """The same content without what the clock says."""
+    if isinstance(content, dict):
+        return {key: without_times(value) for key, value in content.items() if key not in WITHOUT_TIMES}
+    return [without_times(entry) for entry in content] if isinstance(content, list) else content
+
+
+def expect_noticed_or_harmless(place: Workplace, before: dict[str, Any], damage: str) -> None:
+    """Every reader either stops with one line and exit code 2, or tells the same as before."""
+    report = place.call("report", "out")
+    _check(report, damage, "rbl report")
+    if report.code == 0 and without_times(place.results()) != before:
+        raise DeviationError(f"{damage}: rbl report tells other figures in silence")
+    gate = place.call("gate", "out")
+    if gate.code not in {0, 1} or report.code != 0:
+        _check(gate, damage, "rbl gate")
+    if report.code == 2 and gate.code in {0, 1} and "digest" in report.said:
+        raise DeviationError(f"{damage}: rbl gate rules on what rbl report refuses")
+
+
+def _check(result: Result, damage: str, command: str) -> None:
+    if result.code not in {0, 1, 2, 4}:
+        raise DeviationError(f"{damage}: {command} ends with {result.code}: {result.tail()}")
+
+
+FLAGS_OF_A_ROW = (
+    "clean_correct",
+    "broken",
+    "moved_elsewhere",
+    "fragile",
+    "broken_8bit",
+    "certified",
+    "abstained",
+)
+
+
+@fault(FAMILY, repeats=True)
+def a_field_of_a_row(place: Workplace, draw: random.Random) -> None:
+    before = finish_run(place)
+    with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
+        connection.row_factory = sqlite3.Row
+        row = draw.choice(connection.execute("SELECT rowid AS place, * FROM outcomes").fetchall())
+        column = draw.choice([name for name in row.keys() if name != "place"])  # noqa: SIM118 - no mapping
+        old = row[column]
+        choices = [0, 1, None, -1, 7, 0.5, "x", b"\x00", "", 1e308]
+        if isinstance(old, int) and column in FLAGS_OF_A_ROW:
+            choices = [1 - old]
+        new = draw.choice([value for value in choices if value != old or type(value) is not type(old)])
+        try:
+            connection.execute(f"UPDATE outcomes SET {column} = ? WHERE rowid = ?", (new, row["place"]))
+        except sqlite3.IntegrityError:
+            return  # SQLite itself refuses it
+        connection.commit()
+    damage = f"{column} of a row from {old!r} to {new!r}"
+    report = place.call("report", "out")
+    if report.code != 2 and column != "seconds" and new != old:
+        raise DeviationError(f"{damage} is not noticed: exit code {report.code}")
+    expect_noticed_or_harmless(place, before, damage)
+
+
+@fault(FAMILY, repeats=True)
+def a_byte_of_the_database(place: Workplace, draw: random.Random) -> None:
+    before = finish_run(place)
+    path = place.folder / "out" / "run.db"
+    content = bytearray(path.read_bytes())
+    bits = [(draw.randrange(len(content)), 1 << draw.randrange(8)) for _ in range(draw.choice([1, 1, 1, 20]))]
+    for at, bit in bits:
+        content[at] ^= bit
+    path.write_bytes(content)
+    expect_noticed_or_harmless(place, before, f"bits {bits[:3]} of run.db")
+
+
+@fault(FAMILY, repeats=True)
+def a_database_that_was_cut(place: Workplace, draw: random.Random) -> None:
+    before = finish_run(place)
+    path = place.folder / "out" / "run.db"
+    content = path.read_bytes()
+    path.write_bytes(content[: draw.randrange(len(content))])
+    expect_noticed_or_harmless(place, before, "run.db cut short")
+
+
+@fault(FAMILY, repeats=True)
+def rows_that_are_gone(place: Workplace, draw: random.Random) -> None:
+    before = finish_run(place)
+    with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
+        table = draw.choice(["outcomes", "outcomes", "cells", "meta"])
+        rows = connection.execute(f"SELECT rowid FROM {table}").fetchall()
+        connection.execute(f"DELETE FROM {table} WHERE rowid = ?", draw.choice(rows))
+        connection.commit()
+    report = place.call("report", "out")
+    if report.code == 0 and without_times(place.results()) != before:
+        raise DeviationError(f"a row of {table} that is gone is not noticed")
+    expect_noticed_or_harmless(place, before, f"a row of {table} gone")
+
+
+@fault(FAMILY, repeats=True)
+def images_that_are_others(place: Workplace, draw: random.Random) -> None:
+    place.edit(
+        "gates:\n",
+        '  - {card: pgd50-linf-8, eps: ["32/255", "64/255"], steps: 6}\ngates:\n',
+    )
+    finish_run(place)
+    arrays = sorted((place.folder / "out").rglob("*.safetensors"))
+    if len(arrays) < 2:
+        raise DeviationError(f"the run keeps {len(arrays)} files of images")
+    kind = draw.choice(["swapped", "blackened", "cut", "gone", "one pixel"])
+    one, other = draw.sample(arrays, 2)
+    if kind == "swapped":
+        content = one.read_bytes()
+        shutil.copyfile(other, one)
+        other.write_bytes(content)
+    elif kind == "cut":
+        one.write_bytes(one.read_bytes()[:-40])
+    elif kind == "gone":
+        one.unlink()
+    else:
+        _change_pixels(one, kind)
+    result = place.call("report", "out")
+    if result.code == 0 and "image" not in result.said and not _told_in_report(place):
+        raise DeviationError(f"evidence images that were {kind} are not noticed")
+
+
+def _change_pixels(path, kind: str) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    arrays = load_file(path)
+    pixels = arrays["adversarial"].copy()
+    if kind == "blackened":
+        pixels[:] = 0
+    else:
+        pixels.flat[7] = 1 - pixels.flat[7]
+    save_file({**arrays, "adversarial": pixels}, path)
+
+
+def _told_in_report(place: Workplace) -> bool:
+    text = (place.folder / "out" / "report.md").read_text("utf-8").lower()
+    return "damaged" in text or "do not match" in text or "digest" in text
+
+
+@fault(FAMILY)
+def a_schema_that_is_damaged(place: Workplace, _draw: random.Random) -> None:
+    finish_run(place)
+    with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
+        connection.execute("DROP TABLE outcomes")
+        connection.commit()
+    result = place.call("report", "out").expect_code(2)
+    if "free some space" in result.said:
+        raise DeviationError("a damaged schema is taken for a full disk")
+    result = place.run()
+    if result.code == 70 or "free some space" in result.said:
+        raise DeviationError(f"a damaged schema: {result.tail()}")
+
+
+@fault(FAMILY)
+def a_database_that_is_something_else(place: Workplace, _draw: random.Random) -> None:
+    finish_run(place)
+    (place.folder / "out" / "run.db").write_text(json.dumps({"a": 1}))
+    place.call("report", "out").expect_code(2)
+    place.run().expect_code(2, 4)

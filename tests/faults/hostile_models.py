@@ -1,0 +1,235 @@
+"""Models that end, kill, stop or hang their process, or raise where nobody expects it, fail alone."""
+
+from __future__ import annotations
+
+import random
+
+from fault import Trial, add_variants, fault
+from workplace import DeviationError, Workplace
+
+FAMILY = "hostile models"
+PATIENCE = ("--timeout", "3")
+"""Seconds of a call: enough for these networks, however busy the machine."""
+
+ODD = """\
+import ctypes, os, signal, sys, time
+
+class Odd(Net):
+    calls = 0
+
+    def forward(self, x):
+        type(self).calls += 1
+        {forward}
+        return super().forward(x)
+
+def make_odd():
+    {make}
+    net = Odd()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    return net
+"""
+ENDINGS = {
+    "calls sys exit": "sys.exit()",
+    "calls sys exit 0": "sys.exit(0)",
+    "calls os exit 0": "os._exit(0)",
+    "calls os exit 4": "os._exit(4)",
+    "raises SystemExit with a text": "raise SystemExit('done')",
+    "raises GeneratorExit": "raise GeneratorExit",
+    "raises KeyboardInterrupt": "raise KeyboardInterrupt",
+    "raises its own BaseException": "raise type('Odd', (BaseException,), {})('odd')",
+    "raises an exception that cannot be pickled": "raise type('Odd', (Exception,), {})(lambda: 0)",
+    "raises an exception without a text": "raise Exception",
+    "raises StopIteration": "raise StopIteration",
+    "recurses for ever": "return self.forward(x)",
+    "reads memory that is not its own": "ctypes.string_at(0)",
+    "aborts": "os.abort()",
+    "kills its process": "os.kill(os.getpid(), signal.SIGKILL)",
+    "stops its process": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "hangs": "time.sleep(3600)",
+    "spins": "[0 for _ in iter(int, 1)]",
+}
+"""What a forward or a constructor may do besides its work."""
+
+
+def expect_only_its_own_cells_to_fail(place: Workplace, *arguments: str) -> None:
+    """Run: the plain network's cell is done, the odd one's is not a number, and the exit code says so."""
+    place.run(*PATIENCE, *arguments).expect_code(4)
+    cells = place.results()["cells"]
+    status = {cell["model"]: cell["status"] for cell in cells}
+    if status.get("plain") != "done":
+        raise DeviationError(f"the cell of the sound model is {status.get('plain')!r}")
+    if status.get("odd") not in {"error", "timeout", "partial"}:
+        raise DeviationError(f"the cell of the hostile model is {status.get('odd')!r}")
+    odd = next(cell for cell in cells if cell["model"] == "odd")
+    if not odd.get("error"):
+        raise DeviationError("the cell of the hostile model does not say why")
+
+
+def _forward(statement: str, after: int) -> Trial:
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        guarded = f"if type(self).calls > {after}: {statement}"
+        place.write_model(ODD.format(forward=guarded, make="pass"))
+        expect_only_its_own_cells_to_fail(place)
+
+    return trial
+
+
+def _constructor(statement: str) -> Trial:
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        statement_alone = "return make_odd()" if "self" in statement else statement
+        place.write_model(ODD.format(forward="pass", make=statement_alone))
+        expect_only_its_own_cells_to_fail(place)
+
+    return trial
+
+
+def _import(statement: str) -> Trial:
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        place.write_model(ODD.format(forward="pass", make="pass") + f"\n{statement}\n")
+        expect_only_its_own_cells_to_fail(place)
+
+    return trial
+
+
+add_variants(FAMILY, "a forward that", {name: _forward(code, 0) for name, code in ENDINGS.items()})
+add_variants(
+    FAMILY,
+    "a forward that, after a hundred calls,",
+    {
+        name: _forward(ENDINGS[name], 100)
+        for name in ("calls os exit 0", "reads memory that is not its own", "hangs")
+    },
+)
+add_variants(
+    FAMILY,
+    "a constructor that",
+    {
+        name: _constructor(ENDINGS[name])
+        for name in ("calls sys exit 0", "calls os exit 0", "kills its process", "hangs")
+    },
+)
+add_variants(
+    FAMILY,
+    "a file that, when it is imported,",
+    {name: _import(ENDINGS[name]) for name in ("calls sys exit", "calls os exit 0", "aborts", "hangs")},
+)
+
+
+@fault(FAMILY, repeats=True)
+def an_image_that_crashes_the_model(place: Workplace, draw: random.Random) -> None:
+    import numpy as np
+
+    victim = draw.randrange(24)
+    with np.load(place.folder / "images.npz") as data:
+        pixels, labels = data["x"].copy(), data["y"]
+    pixels[victim, 15, 15] = (1, 2, 3)
+    np.savez(place.folder / "images.npz", x=pixels, y=labels)
+    ending = draw.choice(["os._exit(0)", "ctypes.string_at(0)", "sys.exit()", "raise ValueError('no')"])
+    mark = "((x[:, :, 15, 15] - torch.tensor([1., 2., 3.]) / 255).abs().amax(1) < 1e-6)"
+    place.write_model(ODD.format(forward=f"if bool({mark}.any()): {ending}", make="pass"))
+    place.run(*PATIENCE).expect_code(4)
+    cell = place.cell("odd")
+    if cell["status"] != "partial" or cell["n"] != 24:
+        raise DeviationError(
+            f"one image that crashes the model: the cell is {cell['status']!r} with n = {cell['n']}"
+        )
+    robust, plain = place.robust("odd"), place.robust("plain")
+    if not plain - 1.5 / 24 <= robust <= plain + 1e-9:
+        raise DeviationError(f"one image that crashes the model turns {plain:.3f} into {robust:.3f}")
+
+
+@fault(FAMILY)
+def a_resumed_run_with_a_crashing_model(place: Workplace, _draw: random.Random) -> None:
+    place.write_model(ODD.format(forward="ctypes.string_at(0)", make="pass"))
+    expect_only_its_own_cells_to_fail(place)
+    expect_only_its_own_cells_to_fail(place)
+
+
+@fault(FAMILY)
+def all_models_crash(place: Workplace, _draw: random.Random) -> None:
+    place.write("net.py", ODD_NET.replace("FORWARD", "os._exit(0)"))
+    place.run(*PATIENCE).expect_code(3, 4)
+
+
+ODD_NET = """\
+import os, torch
+from torch import nn
+
+class Net(nn.Module):
+    def forward(self, x):
+        FORWARD
+        return x.flatten(1)[:, :4]
+
+def make():
+    return Net()
+"""
+
+
+def _odd_module(code: str, *, codes: tuple[int, ...]) -> Trial:
+    """A module that is odd outside its forward: it works, or one line says why it cannot."""
+
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        place.write_model("import os, sys\n" + code)
+        result = place.run(*PATIENCE).expect_code(*codes)
+        if result.code in {0, 1} and place.cell("odd")["status"] != "done":
+            raise DeviationError("the exit code hides a cell that is not done")
+
+    return trial
+
+
+MAKE = """
+def make_odd():
+    net = Odd()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    return net
+"""
+add_variants(
+    FAMILY,
+    "a module",
+    {
+        "that TorchScript made": _odd_module(
+            "def make_odd():\n    return torch.jit.trace(make().eval(), torch.rand(2, 3, 16, 16))\n",
+            codes=(0, 4),
+        ),
+        "that checkpoints with reentry": _odd_module(
+            "from torch.utils.checkpoint import checkpoint\nclass Odd(Net):\n    def forward(self, x):\n"
+            "        return checkpoint(super().forward, x, use_reentrant=True)\n" + MAKE,
+            codes=(0, 4),
+        ),
+        "that torch export made": _odd_module(
+            "def make_odd():\n    n = torch.export.Dim('n', min=1, max=4096)\n"
+            "    images = (torch.rand(4, 3, 16, 16),)\n"
+            "    return torch.export.export(make().eval(), images, dynamic_shapes=({0: n},)).module()\n",
+            codes=(0, 4),
+        ),
+        "whose eval raises": _odd_module(
+            "class Odd(Net):\n    def eval(self):\n        raise NotImplementedError('no eval')\n" + MAKE,
+            codes=(0, 4),
+        ),
+        "whose train raises": _odd_module(
+            "class Odd(Net):\n    def train(self, mode=True):\n        raise RuntimeError('no train')\n"
+            + MAKE,
+            codes=(0, 4),
+        ),
+        "that cannot be copied": _odd_module(
+            "class Odd(Net):\n    def __deepcopy__(self, memo):\n        raise TypeError('no copy')\n" + MAKE,
+            codes=(0, 4),
+        ),
+        "that squeezes its output": _odd_module(
+            "class Odd(Net):\n    def forward(self, x):\n        return super().forward(x).squeeze()\n"
+            + MAKE,
+            codes=(0, 4),
+        ),
+        "that prints": _odd_module(
+            "class Odd(Net):\n    def forward(self, x):\n        print('hello'); return super().forward(x)\n"
+            + MAKE,
+            codes=(0,),
+        ),
+        "that closes the standard output": _odd_module(
+            "class Odd(Net):\n    def forward(self, x):\n"
+            "        os.close(1) if not getattr(sys, 'shut', 0) else None\n        sys.shut = 1\n"
+            "        return super().forward(x)\n" + MAKE,
+            codes=(0, 4),
+        ),
+    },
+)

@@ -1,0 +1,287 @@
+"""Where a fault is tried: a folder with a small grid, and the command line run in it as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+CLASSES = 4
+COUNT = 24
+"""Images in the small data set."""
+CONTROLS = {chr(code) for code in (*range(32), *range(127, 160))} - set("\n\t\r")
+"""Characters that a terminal obeys."""
+LIMIT_SECONDS = 90.0
+"""A command that takes longer has hung, whatever the load of the machine."""
+
+GRID = """\
+schema: 1
+name: small
+seed: 3
+data: {source: "npz:images.npz"}
+models:
+  - {id: plain, source: "python:net.py:make", num_classes: 4}
+attacks:
+  - {card: pgd50-linf-8, steps: 6}
+gates:
+  - {metric: robust_accuracy, threat: linf-8, min: 0.01, on: estimate}
+"""
+NET = """\
+import torch
+from pathlib import Path
+from safetensors.torch import load_file
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, 4))
+
+    def forward(self, x):
+        return self.body(x)
+
+def make():
+    net = Net()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    return net
+"""
+FLAGS = ("--device", "cpu", "--workers", "1", "--batch-size", "8", "--allow-code")
+
+
+class DeviationError(Exception):
+    """The tool did something else than is specified."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    """Exit code; minus the signal if one ended it."""
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def said(self) -> str:
+        """All that a user saw."""
+        return self.stdout + self.stderr
+
+    def expect_code(self, *codes: int) -> Result:
+        """Complain unless the exit code is one of these."""
+        if self.code not in codes:
+            raise DeviationError(f"exit code {self.code}, not {' or '.join(map(str, codes))}: {self.tail()}")
+        return self
+
+    def expect_words(self, *words: str) -> Result:
+        """Complain unless each of these stands somewhere in what was said."""
+        flat = " ".join(self.said.split()).lower()
+        for word in words:
+            if word.lower() not in flat:
+                raise DeviationError(f"nothing is said of {word!r}: {self.tail()}")
+        return self
+
+    def tail(self) -> str:
+        """The end of what was said, as one line."""
+        return " ".join((self.stderr or self.stdout).split())[-300:]
+
+
+class Workplace:
+    """A folder with a network, images and a grid.
+
+    Args:
+        folder: An empty folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write("net.py", NET)
+        self.write("grid.yaml", GRID)
+        save_file(network().state_dict(), folder / "net.safetensors")
+        np.savez(folder / "images.npz", **images())
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        """A file in the folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+        return path
+
+    def write_model(self, body: str, *, name: str = "odd", extra: str = "") -> None:
+        """A second model in the grid whose file begins with the plain network's and goes on with ``body``."""
+        self.write(f"{name}.py", NET + "\n" + body)
+        line = f'  - {{id: {name}, source: "python:{name}.py:make_odd", num_classes: 4{extra}}}\n'
+        self.edit("attacks:\n", f"{line}attacks:\n")
+
+    def edit(self, old: str, new: str) -> None:
+        """Replace text of the grid file, which has to be there."""
+        text = (self.folder / "grid.yaml").read_text(encoding="utf-8")
+        if old not in text:
+            raise ValueError(f"the grid has no {old!r}")
+        self.write("grid.yaml", text.replace(old, new, 1))
+
+    def run(self, *arguments: str, out: str = "out", limit: float = LIMIT_SECONDS) -> Result:
+        """``rbl run grid.yaml`` with the usual flags."""
+        return self.call("run", "grid.yaml", *FLAGS, "--out", out, *arguments, limit=limit)
+
+    def call(self, *arguments: str, limit: float = LIMIT_SECONDS) -> Result:
+        """Any command, with what holds for all of them: an end, no traceback, one line that says why not."""
+        result = self.start(*arguments).wait(limit)
+        check_manners(result)
+        return result
+
+    def start(self, *arguments: str) -> Process:
+        """A command that goes on by itself."""
+        return Process(self.folder, arguments)
+
+    def results(self, out: str = "out") -> dict[str, Any]:
+        """What the run's report says, by machine."""
+        found: dict[str, Any] = json.loads((self.folder / out / "results.json").read_text("utf-8"))
+        return found
+
+    def cell(self, model: str, attack: str = "pgd50-linf-8", out: str = "out") -> dict[str, Any]:
+        """One cell of the results."""
+        cells = [
+            c for c in self.results(out)["cells"] if c["model"] == model and c["attack"].startswith(attack)
+        ]
+        if len(cells) != 1:
+            raise DeviationError(f"{len(cells)} cells of {model} and {attack} in results.json")
+        found: dict[str, Any] = cells[0]
+        return found
+
+    def robust(self, model: str, attack: str = "pgd50-linf-8", out: str = "out") -> float:
+        """Robust accuracy of a cell."""
+        return float(self.cell(model, attack, out)["robust_accuracy"]["value"])
+
+
+class Process:
+    """The command line in a process of its own, forked from this one, which has imported everything.
+
+    Args:
+        folder: Where it works.
+        arguments: The command line without the program's name.
+    """
+
+    def __init__(self, folder: Path, arguments: Sequence[str]) -> None:
+        self._logs = (folder / ".stdout", folder / ".stderr")
+        self._began = time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(folder, arguments, self._logs)
+
+    def kill(self, kind: signal.Signals) -> None:
+        """Send a signal to the command alone."""
+        os.kill(self.pid, kind)
+
+    def ended(self) -> bool:
+        """Whether it has ended, which is left to `wait` to read."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def wait(self, limit: float = LIMIT_SECONDS) -> Result:
+        """Its result; whatever is left of its process group ends with it.
+
+        Raises:
+            DeviationError: If it has not ended by the limit, in seconds.
+        """
+        hung = False
+        while not self.ended():
+            if time.monotonic() - self._began > limit:
+                hung = True
+                break
+            time.sleep(0.01)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        _, status = os.waitpid(self.pid, 0)
+        stdout, stderr = (path.read_bytes().decode("utf-8", "backslashreplace") for path in self._logs)
+        code = os.waitstatus_to_exitcode(status)
+        result = Result(code, stdout, stderr, time.monotonic() - self._began)
+        if hung:
+            raise DeviationError(f"hangs for more than {limit:.0f} s: {result.tail()}")
+        return result
+
+
+def _become(folder: Path, arguments: Sequence[str], logs: tuple[Path, Path]) -> NoReturn:
+    """The forked child: the command line, and nothing of this process's end."""
+    code = 99
+    try:
+        os.setsid()
+        os.chdir(folder)
+        for descriptor, path in zip((1, 2), logs, strict=True):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+        sys.argv = ["rbl", *arguments]
+        os.environ.pop("RBL_DEBUG", None)
+        os.environ["RBL_CACHE"] = str(folder / ".cache")
+        from robustbench_local.cli.main import main
+
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:  # noqa: BLE001 - whatever comes here is a deviation, to be read by the parent
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+def check_manners(result: Result) -> None:
+    """What holds for every command, whatever was wrong.
+
+    Raises:
+        DeviationError: If it shows a traceback, calls itself broken, passes control characters on, or fails
+            without a line.
+    """
+    if "Traceback (most recent call last)" in result.said:
+        raise DeviationError(f"a traceback is shown: {result.tail()}")
+    if result.code not in {0, 1, 2, 3, 4, 5, 130}:
+        raise DeviationError(f"exit code {result.code}: {result.tail()}")
+    if CONTROLS.intersection(result.said):
+        raise DeviationError(f"control characters reach the terminal: {result.tail()!r}")
+    if result.code in {2, 3, 5} and not [
+        line for line in result.stderr.splitlines() if line.startswith("rbl: ")
+    ]:
+        raise DeviationError(f"exit code {result.code} without a line on the standard error: {result.tail()}")
+
+
+def network() -> nn.Module:
+    """The small network whose weights lie in every workplace."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        body = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 64, CLASSES))
+    return nn.ModuleDict({"body": body})
+
+
+def images() -> dict[str, np.ndarray]:
+    """Noisy images of 16 px with the network's own answers as labels, but for every eighth."""
+    generator = torch.Generator().manual_seed(5)
+    pixels = torch.randint(0, 256, (COUNT, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    pixels[:, :, :3] = 0  # a letterbox, as photographs have them
+    with torch.no_grad():
+        labels = network()["body"](pixels.float() / 255).argmax(dim=1)  # type: ignore[index]
+    labels[::8] = (labels[::8] + 1) % CLASSES
+    return {"x": pixels.permute(0, 2, 3, 1).numpy(), "y": labels.numpy()}
+
+
+def fresh(folder: Path) -> Workplace:
+    """An empty folder made into a workplace."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return Workplace(folder)

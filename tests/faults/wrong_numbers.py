@@ -1,0 +1,264 @@
+"""Models and images that could give a wrong number in silence: the right one, or a line that says why."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from fault import Trial, add_variants, fault
+from workplace import FLAGS, DeviationError, Workplace
+
+FAMILY = "wrong numbers"
+WRAPPED = """\
+import torch.nn.functional as F
+
+class Odd(Net):
+    def forward(self, x):
+        {before}
+        y = super().forward(x)
+        {after}
+        return y
+
+def make_odd():
+    net = Odd()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    return net
+"""
+MORE_ATTACKS = "  - fgsm-linf-8\n  - {card: pgd50-l2-0.5, steps: 6}\n"
+
+
+def expect_the_plain_number_or_doubt(place: Workplace, attacks: tuple[str, ...]) -> None:
+    """A model whose logits are the plain one's: as robust as that, or not passed by any gate."""
+    result = place.run()
+    for attack in attacks:
+        odd, plain = place.robust("odd", attack), place.robust("plain", attack)
+        if odd > plain + 0.5 / 24 and result.code not in {1, 4}:
+            raise DeviationError(f"{attack}: {plain:.3f} becomes {odd:.3f}, and the gate passes")
+        if (
+            odd > plain + 0.5 / 24
+            and "gradient" not in result.said + (place.folder / "out/report.md").read_text()
+        ):
+            raise DeviationError(f"{attack}: {plain:.3f} becomes {odd:.3f}, and nothing is said of gradients")
+
+
+def _gradient(before: str = "", after: str = "") -> Trial:
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        place.write_model(WRAPPED.format(before=before or "pass", after=after or "pass"))
+        place.edit("gates:\n", MORE_ATTACKS + "gates:\n")
+        place.edit("threat: linf-8, min: 0.01", "threat: linf-8, model: odd, min: 0.3")
+        expect_the_plain_number_or_doubt(place, ("pgd50-linf-8", "fgsm-linf-8", "pgd50-l2-0.5"))
+
+    return trial
+
+
+add_variants(
+    FAMILY,
+    "a gradient that is",
+    {
+        "not a number everywhere": _gradient(
+            after="y = y + ((x - x) ** 2).flatten(1).sum(1).sqrt()[:, None]"
+        ),
+        "not a number in one pixel": _gradient(after="y = y + ((x - x) ** 2)[:, 0, 5, 5].sqrt()[:, None]"),
+        "infinite": _gradient(after="y = y + 0 * (x - x).abs().flatten(1).sum(1).pow(.3)[:, None]"),
+        "not a number in some rows": _gradient(
+            after="y = y + ((x - x) ** 2).flatten(1).sum(1).sqrt()[:, None] * (x[:, 0, 5, 5] > .5)[:, None]"
+        ),
+        "not a number where a mask hides it": _gradient(
+            after="y = torch.where(torch.ones_like(y, dtype=torch.bool), y, y * float('nan'))"
+        ),
+        "not a number on black pixels": _gradient(before="x = x + 0 * (x ** 2).sum(1, keepdim=True).sqrt()"),
+        "not a number after some calls": _gradient(
+            after="self.n = getattr(self, 'n', 0) + 1; "
+            "y = y + ((x - x) ** 2).flatten(1).sum(1).sqrt()[:, None] if self.n > 9 else y"
+        ),
+        "cut by a clamp at the border": _gradient(before="x = x.clamp(0, 1)"),
+        "cut by a clamp to 255": _gradient(before="x = (x * 255).clamp(0, 255) / 255"),
+        "cut by a hardtanh": _gradient(before="x = (F.hardtanh(x * 2 - 1) + 1) / 2"),
+        "cut by minimum and maximum": _gradient(
+            before="x = torch.minimum(torch.maximum(x, torch.zeros(())), torch.ones(()))"
+        ),
+        "zero behind rounding": _gradient(before="x = (x * 255).round() / 255"),
+        "zero behind detach": _gradient(before="x = x.detach() + 0 * x"),
+    },
+)
+
+
+def _company(before: str = "", after: str = "", *, words: str = "") -> Trial:
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        place.write_model(WRAPPED.format(before=before or "pass", after=after or "pass"))
+        result = place.run().expect_code(3, 4)
+        if words:
+            result.expect_words(words)
+        if (place.folder / "out/results.json").exists() and place.cell("odd")["status"] == "done":
+            raise DeviationError("an answer that depends on other images became a number")
+
+    return trial
+
+
+add_variants(
+    FAMILY,
+    "an answer that depends on",
+    {
+        "the mean of the batch": _company(before="x = (x - x.mean(0, keepdim=True)) * 3 + .5"),
+        "the largest of the batch": _company(before="x = x / x.amax(0, keepdim=True).clamp_min(.1)"),
+        "batch statistics inside the forward": _company(
+            after="y = F.batch_norm(y, None, None, training=True) if len(y) > 1 else y"
+        ),
+        "attention over the batch": _company(after="y = torch.softmax(y @ y.t(), 1) @ y"),
+        "the place in the batch": _company(after="y = torch.cat([y[:1] * 0 + 1, y[1:]])"),
+        "the order of the batch": _company(after="y = y + y.cumsum(0) * .5"),
+        "the size of the batch": _company(after="y = y.roll(1, 1) if len(x) == 1 else y"),
+        "the number of calls": _company(
+            after="self.n = getattr(self, 'n', 0) + 1; y = y.roll(self.n // 3, 1)"
+        ),
+        "a buffer that it changes": _company(
+            after="self.register_buffer('m', y.mean(0).detach() + getattr(self, 'm', 0) * .9); y = y - self.m"
+        ),
+    },
+)
+
+MEMORY = """\
+{where}
+class Odd(Net):
+    def forward(self, x):
+        rows = []
+        for image, y in zip(x, super().forward(x)):
+            key = (image.detach() * 3).round().sum().item() // 40
+            seen = {memory}.setdefault(key, [])
+            if len(seen) >= 5:
+                y = y * 0 + seen[0]
+            else:
+                seen.append(y.detach())
+            rows.append(y)
+        return torch.stack(rows)
+
+def make_odd():
+    net = Odd()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    net.memory = {{}}
+    return net
+"""
+
+
+def _memory(where: str, memory: str) -> Trial:
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        place.write_model(MEMORY.format(where=where, memory=memory))
+        place.edit("threat: linf-8, min: 0.01", "threat: linf-8, model: odd, min: 0.3")
+        result = place.run()
+        if result.code in {0, 130}:
+            raise DeviationError(f"a model that remembers passes its gate: {result.tail()}")
+
+    return trial
+
+
+add_variants(
+    FAMILY,
+    "a memory in",
+    {
+        "the module": _memory("", "self.memory"),
+        "a global of its file": _memory("STORE = {}", "STORE"),
+        "its class": _memory("Net.store = {}", "Net.store"),
+        "a default argument": _memory("def store(d={}):\n    return d", "store()"),
+    },
+)
+
+
+@fault(FAMILY)
+def code_that_changed_beside_the_models_file(place: Workplace, _draw: random.Random) -> None:
+    net = (place.folder / "net.py").read_text()
+    place.write("mynet.py", net)
+    place.write("net.py", "from mynet import Net, make\n")
+    place.run().expect_code(0, 1)
+    before = place.robust("plain")
+    place.write("mynet.py", net.replace("return self.body(x)", "return self.body(x).roll(1, 1)"))
+    result = place.run()
+    if result.code in {0, 1} and place.robust("plain") == before:
+        raise DeviationError(f"the figures of code that no longer exists: {result.tail()}")
+
+
+@fault(FAMILY)
+def code_that_changed_in_a_package(place: Workplace, _draw: random.Random) -> None:
+    net = (place.folder / "net.py").read_text().replace("parent /", "parent.parent /")
+    place.write("nets/__init__.py", "from .inner import *\n")
+    place.write("nets/inner.py", net)
+    place.write("net.py", "from nets import make\n")
+    place.run().expect_code(0, 1)
+    before = place.robust("plain")
+    place.write("nets/inner.py", net.replace("return self.body(x)", "return self.body(x).roll(1, 1)"))
+    result = place.run()
+    if result.code in {0, 1} and place.robust("plain") == before:
+        raise DeviationError(f"the figures of code that no longer exists: {result.tail()}")
+
+
+def _folders(names: tuple[str, ...]) -> Trial:
+    def trial(place: Workplace, draw: random.Random) -> None:
+        from PIL import Image
+
+        for split in names:
+            for label in ("cat", "dog"):
+                folder = place.folder / "photos" / split / label
+                folder.mkdir(parents=True)
+                for index in range(3):
+                    pixels = np.full((16, 16, 3), draw.randrange(256), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{index}.png")
+        place.edit('source: "npz:images.npz"', 'source: "folder:photos", size: 16')
+        place.run().expect_code(3).expect_words("split", names[0])
+
+    return trial
+
+
+add_variants(
+    FAMILY,
+    "split folders named",
+    {
+        " and ".join(names): _folders(names)
+        for names in (
+            ("Train", "Test"),
+            ("training", "validation"),
+            ("TRAIN", "VAL", "TEST"),
+            ("train_images", "test_images"),
+            ("fold1", "fold2", "fold3"),
+            ("seen", "unseen"),
+        )
+    },
+)
+
+
+@fault(FAMILY)
+def two_sets_of_weights_in_one_file(place: Workplace, _draw: random.Random) -> None:
+    from robustbench_local.models.architectures import build
+
+    fast = build("mnist_fast").state_dict()
+    more = {name: tensor + 1 for name, tensor in fast.items()}
+    torch.save({"state_dict": fast, "state_dict_ema": more}, place.folder / "two.pt")
+    place.edit('source: "python:net.py:make"', 'source: "checkpoint:two.pt", architecture: mnist_fast')
+    place.run().expect_code(3).expect_words("state_dict_ema", "entry")
+
+
+@fault(FAMILY)
+def images_of_zeros_and_ones_as_bytes(place: Workplace, _draw: random.Random) -> None:
+    with np.load(place.folder / "images.npz") as data:
+        np.savez(place.folder / "images.npz", x=data["x"] // 128, y=data["y"])
+    place.run().expect_code(3)
+
+
+@fault(FAMILY)
+def an_image_that_only_one_attack_met(place: Workplace, _draw: random.Random) -> None:
+    place.edit(
+        "gates:\n",
+        '  - {card: autoattack-linf-8, eps: "32/255", limit: 6}\n'
+        '  - {card: pgd50-linf-8, eps: "32/255"}\ngates:\n',
+    )
+    place.edit("threat: linf-8, min: 0.01, on: estimate", "threat: linf-32, min: 0.3, on: upper")
+    place.run().expect_code(1)
+
+
+@fault(FAMILY)
+def a_cut_graph_with_automatic_batches(place: Workplace, _draw: random.Random) -> None:
+    place.write_model(WRAPPED.format(before="pass", after="y = y.detach()"))
+    place.edit("gates:\n", "  - {card: square-linf-8, queries: 50}\ngates:\n")
+    flags = [flag if flag != "8" else "auto" for flag in FLAGS]
+    place.call("run", "grid.yaml", *flags, "--out", "out").expect_code(4, 0, 1)
+    if place.cell("odd", "square-linf-8")["status"] != "done":
+        raise DeviationError("a black box was not tried on a model without gradients")
