@@ -139,6 +139,10 @@ class BorderProbe:
         """Whether it asks no more."""
         return self._left == 0
 
+    def settle(self, *, masked: bool) -> None:
+        """Ask no more: the answer is known from elsewhere."""
+        self.masked, self._left = masked, 0
+
     def find(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> bool:
         """Whether it has just found that they do.
 

@@ -194,10 +194,10 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
     it is loaded there, too, before it is loaded here.
     """
 
-    def load_and_probe(rows: slice) -> ModelProbe:
+    def load_and_probe(rows: slice, compare: bool) -> ModelProbe:
         with as_model_errors(entry.id):
             classifier, fitted = _load(entry, data, options)
-        return probe_model(classifier, fitted.images[rows])
+        return probe_model(classifier, fitted.images[rows], compare=compare)
 
     on_cpu = resolve_device(options.device).type == "cpu"
     probe = partial(_probe_aside, len(data), timeout=options.timeout, name=entry.id)
@@ -207,7 +207,7 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         if tried is None:
             images = fitted.images
             tried = (
-                probe(lambda rows: probe_model(classifier, images[rows]))
+                probe(lambda rows, compare: probe_model(classifier, images[rows], compare=compare))
                 if on_cpu
                 else probe_model(classifier, images)
             )
@@ -235,16 +235,24 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
 
 
 def _probe_aside(
-    count: int, probe: Callable[[slice], ModelProbe], *, timeout: float | None, name: str
+    count: int, probe: Callable[[slice, bool], ModelProbe], *, timeout: float | None, name: str
 ) -> ModelProbe:
-    """Probe in a child process; where it ends or hangs, about single ones of the ``count`` images."""
+    """Probe in a child process; where it ends or hangs, about single ones of the ``count`` images.
+
+    A process that ends even so may have met an image that was made for the comparison of answers: then it is
+    asked about images of the data alone.
+    """
     try:
-        return call_isolated(partial(probe, slice(None)), timeout=timeout, name=name)
+        return call_isolated(partial(probe, slice(None), True), timeout=timeout, name=name)
     except (ProcessEndedError, ModelTimeoutError) as problem:
-        questions = SINGLE_QUESTIONS - 1 if isinstance(problem, ModelTimeoutError) else SINGLE_QUESTIONS
-        for row in range(min(questions, count) if count > 1 else 0):
+        hangs = isinstance(problem, ModelTimeoutError)
+        rows = range(min(SINGLE_QUESTIONS - hangs, count) if count > 1 else 0)
+        for row, compare in [
+            (row, compare) for compare in ((True,) if hangs else (True, False)) for row in rows
+        ]:
             with suppress(ProcessEndedError, ModelTimeoutError):
-                found = call_isolated(partial(probe, slice(row, row + 1)), timeout=timeout, name=name)
+                question = partial(probe, slice(row, row + 1), compare)
+                found = call_isolated(question, timeout=timeout, name=name)
                 note = f"asked its first questions about a single image, for among several {problem.what}"
                 return replace(found, notes=(*found.notes, note), is_whole=False)
         raise

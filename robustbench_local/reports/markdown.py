@@ -107,7 +107,7 @@ def _eight_bits(cases: Sequence[EightBitCase]) -> list[str]:
     rows = [
         [
             escape(str(one.subject)),
-            str(one.threat),
+            escape(str(one.threat)),
             full(one.robust_accuracy),
             full(one.attack_success),
             percent(one.float_success.value),

@@ -204,7 +204,8 @@ def test_what_cannot_be_printed_is_dear(three: Sample):
     [
         ({"steps": 0}, "steps must be at least 1"),
         ({"views": -1}, "views must be at least 0"),
-        ({"tv": float("inf")}, "tv must be at least 0"),
+        ({"tv": -1.0}, "tv must be at least 0"),
+        ({"tv": float("inf")}, "tv: must be finite"),
         ({"learning_rate": 2.0}, "learning_rate must be above 0"),
         ({"loss": "cw"}, "'cw'"),
         ({"place_steps": 0}, "place_steps"),

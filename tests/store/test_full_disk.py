@@ -38,7 +38,7 @@ def check_refused(code: int, said: list[str]) -> None:
 
 def test_a_limit_on_file_size(directory: Path, forker: Forker) -> None:
     """The system refuses to let a file grow, as a quota does: EFBIG, since Python ignores SIGXFSZ."""
-    forker.start("write", str(directory), 30, 150_000)
+    forker.start("write", str(directory), 30, 250_000)
     check_refused(*forker.wait())
     before = committed(directory)
     assert 0 < before < 30 * CHUNK

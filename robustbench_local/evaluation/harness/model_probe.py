@@ -18,6 +18,16 @@ from robustbench_local.models.endpoint import PROBE, Endpoint
 
 COPY_SECONDS = 60.0
 """How long a model that has answered before may take for one image in a copy of the process."""
+_UNKNOWN = ConsistencyProbe(
+    kind="consistent",
+    notes=(
+        (
+            "its process ends when it is asked about made-up images: whether an image's answer is its own, "
+            "and whether its gradients break off at black and white pixels, is not known"
+        ),
+    ),
+)
+"""Of a model that can be asked about images of the data alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +40,21 @@ class ModelProbe:
     """Images that it has to be given at least."""
     consistency: ConsistencyProbe
     """Whether an image's answer is its own."""
+    masks_borders: bool
+    """Whether its gradients break off at pixels of exactly 0 or 1."""
     first_labels: str
     """A service's answers, which are part of its identity; empty for other models."""
     is_whole: bool = True
     """Whether it was asked about all of the first images, and not about one of them only."""
 
 
-def probe_model(classifier: Classifier, images: Tensor) -> ModelProbe:
+def probe_model(classifier: Classifier, images: Tensor, *, compare: bool = True) -> ModelProbe:
     """Ask about some images together, and where that costs nobody anything about one and two of them.
 
     Args:
         classifier: The classifier.
         images: (N, C, H, W) in [0, 1], some of those that it will see.
+        compare: Whether to find out if an image's answer is its own, which takes images that are made up.
 
     Returns:
         What there is to know; `learn_from_probe` hands it to the classifier in another process.
@@ -55,12 +68,15 @@ def probe_model(classifier: Classifier, images: Tensor) -> ModelProbe:
             classifier(images)
         else:
             _ask(classifier, images)
-        consistency = probe_consistency(classifier, images)
+        consistency = probe_consistency(classifier, images) if compare else _UNKNOWN
+        if compare and classifier.access == "gradients":
+            classifier.find_masked_borders(images)
     model = classifier.model
     return ModelProbe(
         notes=tuple(classifier.notes),
         smallest_batch=classifier.smallest_batch,
         consistency=consistency,
+        masks_borders=classifier.border_probe.masked,
         first_labels=model.first_labels if isinstance(model, Endpoint) else "",
     )
 
@@ -117,6 +133,7 @@ def learn_from_probe(classifier: Classifier, probe: ModelProbe) -> None:
     for note in probe.notes:
         classifier.note(note)
     classifier.smallest_batch = probe.smallest_batch
+    classifier.border_probe.settle(masked=probe.masks_borders)
     if isinstance(classifier.model, Endpoint):
         classifier.model.first_labels = probe.first_labels
 
