@@ -115,6 +115,8 @@ def try_once(fault: Fault, seed: int, folder: Path) -> str | None:
         fault.trial(fresh(folder), draw)
     except DeviationError as deviation:
         return "\n    ".join([str(deviation), *getattr(deviation, "__notes__", ())])
+    except Exception as error:  # noqa: BLE001 - what a trial does not find where it should be is one, too
+        return f"{type(error).__name__}: {error}"
     return None
 
 

@@ -69,6 +69,10 @@ def _forward(statement: str, after: int) -> Trial:
     def trial(place: Workplace, _draw: random.Random) -> None:
         guarded = f"if type(self).calls > {after}: {statement}"
         place.write_model(ODD.format(forward=guarded, make="pass"))
+        if after and place.run(*PATIENCE).code == 0:  # copies that remember nothing never come that far
+            if place.robust("odd") != place.robust("plain"):
+                raise DeviationError("a model that ends after a hundred calls gets another number")
+            return
         expect_only_its_own_cells_to_fail(place)
 
     return trial
@@ -133,9 +137,10 @@ def an_image_that_crashes_the_model(place: Workplace, draw: random.Random) -> No
         raise DeviationError(
             f"one image that crashes the model: the cell is {cell['status']!r} with n = {cell['n']}"
         )
-    robust, plain = place.robust("odd"), place.robust("plain")
-    if not plain - 1.5 / 24 <= robust <= plain + 1e-9:
-        raise DeviationError(f"one image that crashes the model turns {plain:.3f} into {robust:.3f}")
+    plain = {row["image"]: row["broken"] for row in place.rows("plain")}
+    odd = {row["image"]: row["broken"] for row in place.rows("odd") if row["status"] != "error"}
+    if len(odd) != 23 or any(plain[image] != broken for image, broken in odd.items()):
+        raise DeviationError(f"one image that crashes the model: {len(odd)} of 23 others have an outcome")
 
 
 @fault(FAMILY)

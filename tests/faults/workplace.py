@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -166,7 +167,15 @@ class Workplace:
 
     def robust(self, model: str, attack: str = "pgd50-linf-8", out: str = "out") -> float:
         """Robust accuracy of a cell."""
-        return float(self.cell(model, attack, out)["robust_accuracy"]["value"])
+        value = self.cell(model, attack, out)["robust_accuracy"]["value"]
+        if value is None:
+            raise DeviationError(f"no robust accuracy of {model} and {attack}")
+        return float(value)
+
+    def rows(self, model: str, out: str = "out") -> list[dict[str, str]]:
+        """The rows of outcomes.csv about one model."""
+        with (self.folder / out / "outcomes.csv").open(encoding="utf-8", newline="") as file:
+            return [row for row in csv.DictReader(file) if row["model"] == model]
 
 
 class Process:
