@@ -130,7 +130,7 @@ def _expect_an_error_of_the_service(place: Workplace, port: int) -> None:
     place.edit("attacks:\n", f"{line}attacks:\n  - {{card: square-linf-8, queries: 20}}\n")
     place.run("--timeout", "5", limit=60).expect_code(4)
     status = {(cell["model"], cell["attack"]): cell["status"] for cell in place.results()["cells"]}
-    if status[("plain", "pgd50-linf-8")] != "done":
+    if any(state != "done" for (model, _), state in status.items() if model == "plain"):
         raise DeviationError("the sound model's cell is not done")
     if any(state == "done" for (model, _), state in status.items() if model == "odd"):
         raise DeviationError("a service that does not answer has a cell that is done")
