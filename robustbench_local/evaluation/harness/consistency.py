@@ -11,7 +11,8 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier, Consistency
 from robustbench_local.classifier.wrapper import innermost
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, ProcessEndedError
-from robustbench_local.evaluation.harness.consistency_probe import ConsistencyProbe, probe_consistency
+from robustbench_local.evaluation.harness.consistency_findings import ConsistencyProbe
+from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
 from robustbench_local.evaluation.harness.isolated_call import call_isolated
 
 _REMEDIES = {

@@ -11,7 +11,7 @@ import torch
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.defenses.wrappers import make_wrapper
-from robustbench_local.evaluation.harness import consistency_probe
+from robustbench_local.evaluation.harness import answer_differences
 from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
 
 
@@ -148,7 +148,7 @@ def test_a_random_model_is_still_judged_for_company():
 
 @pytest.mark.parametrize(("share", "consistent"), [(0.5e-4, True), (2e-4, False)])
 def test_tolerance_for_other_images_at_the_same_place(share, consistent):
-    assert consistency_probe.SAME_SHAPE_TOLERANCE == 1e-4
+    assert answer_differences.SAME_SHAPE_TOLERANCE == 1e-4
     bias = torch.tensor([0.0, 0, 0, 0, 1])
 
     def forward(self, images):  # the answer's range is 10, and the neighbour's brightness moves one logit
@@ -163,7 +163,7 @@ def test_tolerance_for_other_images_at_the_same_place(share, consistent):
 
 @pytest.mark.parametrize(("size", "consistent"), [(9.0, True), (11.0, False)])
 def test_tolerance_for_other_sizes_is_ten_times_the_models_own_rounding(size, consistent):
-    assert consistency_probe.ROUNDING_FACTOR == 10
+    assert answer_differences.ROUNDING_FACTOR == 10
     bias = torch.tensor([0.0, 0, 0, 0, 10])
 
     def forward(self, images):  # 1e-6 in every pixel moves a logit by 1 part in 1,000, a large batch by more
@@ -177,7 +177,7 @@ def test_tolerance_for_other_sizes_is_ten_times_the_models_own_rounding(size, co
 
 
 def test_rounding_has_a_limit():
-    assert consistency_probe.MOST_ROUNDING == 0.1
+    assert answer_differences.MOST_ROUNDING == 0.1
 
     def forward(self, images):  # chaos: the last digits of a pixel decide, and the size of the batch, too
         digits = (images.flatten(1)[:, :1].double() * 1e7) % 1
