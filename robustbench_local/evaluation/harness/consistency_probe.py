@@ -25,7 +25,7 @@ from robustbench_local.classifier.wrapper import innermost
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.harness.file_watch import watch_files
 
-Kind = Literal["consistent", "company", "memory"]
+Kind = Literal["consistent", "company", "memory", "gradients"]
 
 SAME_SHAPE_TOLERANCE = 1e-4
 """Share of the logits' range by which answers may differ between batches of one size, the image at the same
@@ -51,6 +51,9 @@ MANY_CALLS = 128
 """Calls, of one image each, that a model gets that keeps state without a change in its answers so far."""
 COMPANY_SIZE = 17
 """The batch in which an image is asked about in much company: no multiple of what kernels are made for."""
+RECORDED_TOLERANCE = 1e-2
+"""Share of the logits' range by which answers may differ while gradients are recorded: torch has faster
+kernels for some layers where they are not, which round otherwise."""
 _SEED = 20_240_229
 _FILE = "file "
 
@@ -61,7 +64,8 @@ class ConsistencyProbe:
 
     kind: Kind
     """``"company"``: answers depend on the other images of a batch, on its size or on the place in it.
-    ``"memory"``: they depend on what was asked before."""
+    ``"memory"``: they depend on what was asked before. ``"gradients"``: they are others while gradients are
+    recorded, so that white-box attacks see another model than the one that is judged."""
     cause: str = ""
     """Why it is not consistent, in one line with the figure; empty if it is."""
     difference: float = 0.0
@@ -90,7 +94,7 @@ class ConsistencyProbe:
 def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
     """Ask a model about a few images in several ways and compare the answers.
 
-    A module is asked about some sixty images, and left as if it had not been: copies of it are asked, where
+    A module is asked about some seventy images, and left as if it had not been: copies of it are asked, where
     it can be copied. What is no module may be somebody's service, and is asked about six. The global random
     states are the same before each call, so that a model that draws from them is compared with itself.
 
@@ -224,12 +228,18 @@ class _Probe:
     def _compare_company(self, pair: Tensor, alone: Tensor) -> None:
         """The same images with others beside them, at other places and in batches of other sizes."""
         first, neighbours = pair[:1], self.images[1:3]
-        beside = []
-        for neighbour in torch.split(neighbours, 1):
-            with self._fresh() as model:
-                beside.append(self._ask(model, torch.cat([first, neighbour])))
-        self._refuse_company(beside[0][:1], beside[1][:1], self._tolerance, "the other images of the batch")
-        if self.draws:  # a batch of another size or order draws other numbers for an image
+        others = "the other images of the batch"
+        beside = [self._ask_beside(first, neighbour) for neighbour in torch.split(neighbours, 1)]
+        self._refuse_company(beside[0][:1], beside[1][:1], self._tolerance, others)
+        # an image that has black and white pixels itself hides that the extremes of the batch matter
+        pale = 0.4 + 0.2 * first
+        greyer = self._ask_beside(pale, 0.5 * pale + 0.25)[:1]
+        starker = self._ask_beside(pale, neighbours[:1])[:1]
+        self._refuse_company(greyer, starker, self._tolerance, others)
+        self._compare_recorded(beside[0])
+        if self.draws and not self._seeds_itself(
+            first, alone[:1]
+        ):  # a batch of another size or order draws other numbers for an image
             return
         copies = neighbours[:1].expand(COMPANY_SIZE - len(self.images) - 1, *first.shape[1:])
         with self._fresh() as model:
@@ -239,6 +249,38 @@ class _Probe:
         self._rounding = self._size_tolerance(beside[0])
         what = "the size of the batch, the place in it or the other images"
         self._refuse_company(same, seen, self._rounding, what)
+
+    def _ask_beside(self, image: Tensor, neighbour: Tensor) -> Tensor:
+        """Answers of a fresh copy to two images at once."""
+        with self._fresh() as model:
+            return self._ask(model, torch.cat([image, neighbour]))
+
+    def _seeds_itself(self, image: Tensor, answer: Tensor) -> bool:
+        """Whether a model draws from a global random state and yet answers the same whatever that is."""
+        if self.own_generator:  # copies begin it anew
+            return False
+        with self._fresh() as model:
+            return not self._differ(answer, self._ask(model, image, seed=_SEED + 1), self._tolerance)
+
+    def _compare_recorded(self, silent: Tensor) -> None:
+        """The first two images while gradients are recorded, as attacks ask.
+
+        Args:
+            silent: The answers to them while none are.
+        """
+        if self.classifier.access != "gradients":
+            return
+        try:
+            with self._fresh() as model:
+                recorded = self._ask(model, self.images[:2], recorded=True)
+        except (ModelError, RuntimeError) as error:
+            if out_of_memory(error) or isinstance(error, UnreachableError):
+                raise
+            return  # what is wrong with its gradients is not asked here
+        if self._differ(silent, recorded, max(self._tolerance, RECORDED_TOLERANCE)):
+            cause = f"answers differ while gradients are recorded ({self._figures(silent, recorded)}): "
+            cause = f"{cause}white-box attacks would work against another model than the one that is judged"
+            raise _InconsistentError(self.summary("gradients", cause, silent, recorded))
 
     def _compare_history(self, pair: Tensor, alone: Tensor, similar: Tensor) -> None:
         """The same images again, after many similar ones and after a backward pass."""
@@ -302,13 +344,20 @@ class _Probe:
             finally:
                 model.draws = before
 
-    def _ask(self, model: Classifier, images: Tensor) -> Tensor:
-        """Answers, (N, K) double on the CPU, with the same global random states before each call."""
-        seed_everything(_SEED)
+    def _ask(self, model: Classifier, images: Tensor, *, recorded: bool = False, seed: int = _SEED) -> Tensor:
+        """Answers, (N, K) double on the CPU, with the same global random states before each call.
+
+        Args:
+            model: Whom to ask.
+            images: (N, C, H, W).
+            recorded: Whether gradients are recorded meanwhile.
+            seed: Of the global random states.
+        """
+        seed_everything(seed)
         before = RandomStates.current()
         self.rows += len(images)
-        with torch.no_grad():
-            answers = model(images).double().cpu()
+        with torch.set_grad_enabled(recorded):
+            answers = model(images.detach().requires_grad_(recorded)).detach().double().cpu()
         self.draws = self.draws or not before.same(RandomStates.current())
         return answers
 
