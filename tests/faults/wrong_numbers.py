@@ -118,6 +118,25 @@ add_variants(
     },
 )
 
+add_variants(
+    FAMILY,
+    "an answer that differs",
+    {
+        "where gradients are enabled": _company(
+            after="y = y.roll(1, 1) if torch.is_grad_enabled() else y", words="gradients are recorded"
+        ),
+        "where images require gradients": _company(
+            after="y = y.roll(1, 1) if x.requires_grad else y", words="gradients are recorded"
+        ),
+        "by noise that the forward seeds": _company(
+            before="torch.manual_seed(0); x = x + .1 * torch.randn(x.shape)", words="the batch"
+        ),
+        "by the extremes of the batch": _company(
+            before="x = (x - x.min()) / (x.max() - x.min())", words="other images of the batch"
+        ),
+    },
+)
+
 MEMORY = """\
 {where}
 class Odd(Net):

@@ -20,6 +20,8 @@ _REMEDIES = {
     "--allow-batch-dependence (allow_batch_dependence=True): every number is marked then",
     "memory": "let its forward keep nothing, or give --allow-batch-dependence (allow_batch_dependence=True): "
     "every number is marked then",
+    "gradients": "let its forward answer the same with and without gradients, or declare access: scores and "
+    "use black-box attacks",
 }
 
 
@@ -104,6 +106,8 @@ def apply_probe(
             raise ConfigError(probe.cause, where=classifier.name, remedy=remedy)
         within.fixed_batch_size = batch_size
         how = f"asked in batches of exactly {batch_size}, the last ones filled up by repeating images"
+    elif probe.kind == "gradients":
+        how = "judged without gradients, attacked with them"
     classifier.consistency = replace(classifier.consistency, mark=f"{probe.cause}; allowed: {how}")
     classifier.note(f"not to be relied on: {classifier.consistency.mark}")
 

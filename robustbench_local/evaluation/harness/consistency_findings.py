@@ -18,7 +18,7 @@ from robustbench_local.evaluation.harness.answer_differences import (
 )
 from robustbench_local.evaluation.harness.state_changes import list_names
 
-Kind = Literal["consistent", "company", "memory"]
+Kind = Literal["consistent", "company", "memory", "gradients"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class ConsistencyProbe:
 
     kind: Kind
     """``"company"``: answers depend on the other images of a batch, on its size or on the place in it.
-    ``"memory"``: they depend on what was asked before."""
+    ``"memory"``: they depend on what was asked before. ``"gradients"``: they are others while gradients are
+    recorded, so that white-box attacks see another model than the one that is judged."""
     cause: str = ""
     """Why it is not consistent, in one line with the figure; empty if it is."""
     difference: float = 0.0
@@ -97,6 +98,13 @@ class Findings:
             if changed:
                 cause = f"{cause}; {list_names(changed)} changed"
             raise InconsistentError(self.summarize("memory", cause, one, other))
+
+    def refuse_recording(self, silent: Tensor, recorded: Tensor, tolerance: float) -> None:
+        """End the questions if answers are others while gradients are recorded."""
+        if answers_differ(silent, recorded, tolerance):
+            cause = f"answers differ while gradients are recorded ({self._figures(silent, recorded)}): "
+            cause = f"{cause}white-box attacks would work against another model than the one that is judged"
+            raise InconsistentError(self.summarize("gradients", cause, silent, recorded))
 
     def note_variation(self, one: Tensor, other: Tensor) -> None:
         """Note that answers differ by chance."""

@@ -36,7 +36,7 @@ from robustbench_local.evaluation.harness.state_changes import find_changes, lis
 def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
     """Ask a model about a few images in several ways and compare the answers.
 
-    A module is asked about some sixty images, and left as if it had not been: copies of it are asked, where
+    A module is asked about some seventy images, and left as if it had not been: copies of it are asked, where
     it can be copied. What is no module may be somebody's service, and is asked about six. The global random
     states are the same before each call, so that a model that draws from them is compared with itself.
 

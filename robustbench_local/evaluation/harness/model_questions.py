@@ -38,15 +38,27 @@ class ModelQuestions:
             finally:
                 model.draws = before
 
-    def ask(self, model: Classifier, images: Tensor) -> Tensor:
-        """Answers, (N, K) double on the CPU, with the same global random states before each call."""
-        seed_everything(SEED)
+    def ask(self, model: Classifier, images: Tensor, *, recorded: bool = False, seed: int = SEED) -> Tensor:
+        """Answers, (N, K) double on the CPU, with the same global random states before each call.
+
+        Args:
+            model: Whom to ask.
+            images: (N, C, H, W).
+            recorded: Whether gradients are recorded meanwhile.
+            seed: Of the global random states.
+        """
+        seed_everything(seed)
         before = RandomStates.current()
         self.findings.rows += len(images)
-        with torch.no_grad():
-            answers = model(images).double().cpu()
+        with torch.set_grad_enabled(recorded):
+            answers = model(images.detach().requires_grad_(recorded)).detach().double().cpu()
         self.findings.draws = self.findings.draws or not before.same(RandomStates.current())
         return answers
+
+    def ask_beside(self, image: Tensor, neighbour: Tensor) -> Tensor:
+        """Answers of a fresh copy to two images at once."""
+        with self.fresh() as model:
+            return self.ask(model, torch.cat([image, neighbour]))
 
     def run_backward(self, model: Classifier, images: Tensor) -> bool:
         """A forward and a backward pass; whether there is one."""
