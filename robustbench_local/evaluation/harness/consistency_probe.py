@@ -21,9 +21,10 @@ from robustbench_local.classifier.fresh_copy import is_own_adapter
 from robustbench_local.classifier.hidden_state import RANDOM, describe_state, find_places
 from robustbench_local.classifier.state_guard import RandomStates, seed_everything
 from robustbench_local.classifier.stochastic import RandomizedClassifier
-from robustbench_local.classifier.wrapper import innermost
+from robustbench_local.classifier.wrapper import WrappedClassifier, innermost
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.harness.file_watch import watch_files
+from robustbench_local.evaluation.harness.gradient_probe import find_misleading_gradients
 
 Kind = Literal["consistent", "company", "memory", "gradients"]
 
@@ -82,8 +83,10 @@ class ConsistencyProbe:
     """Whether it draws random numbers, by whatever generator."""
     tolerance: float = SAME_SHAPE_TOLERANCE
     """Share of the logits' range by which its answers differ by rounding."""
+    misleads: bool = False
+    """Whether its gradients do not say how its answers change; see `find_misleading_gradients`."""
     rows: int = 0
-    """Images that it was asked about, repetitions included."""
+    """Images that it was asked about, repetitions included, but for those of the last question."""
 
     @property
     def consistent(self) -> bool:
@@ -94,7 +97,7 @@ class ConsistencyProbe:
 def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
     """Ask a model about a few images in several ways and compare the answers.
 
-    A module is asked about some seventy images, and left as if it had not been: copies of it are asked, where
+    A module is asked about some eighty images, and left as if it had not been: copies of it are asked, where
     it can be copied. What is no module may be somebody's service, and is asked about six. The global random
     states are the same before each call, so that a model that draws from them is compared with itself.
 
@@ -165,6 +168,7 @@ class _Probe:
     own_generator: bool = False
     """Whether it draws from a generator that is part of it."""
     keeps_state: bool = False
+    misleads: bool = False
     _rounding: float = SAME_SHAPE_TOLERANCE
 
     def question(self) -> None:
@@ -178,6 +182,8 @@ class _Probe:
             self._compare_company(pair, alone)
         if not self.varies and not self.own_generator:
             self._compare_history(pair, alone, torch.cat(similar))
+        if not (self.varies or self.draws or isinstance(self.classifier, WrappedClassifier)):
+            self._question_gradients()  # a defense's own are straight through, and its model is asked itself
 
     def question_briefly(self) -> None:
         """Few questions, for each may cost somebody something: alone, again, and in company."""
@@ -281,6 +287,22 @@ class _Probe:
             cause = f"answers differ while gradients are recorded ({self._figures(silent, recorded)}): "
             cause = f"{cause}white-box attacks would work against another model than the one that is judged"
             raise _InconsistentError(self.summary("gradients", cause, silent, recorded))
+
+    def _question_gradients(self) -> None:
+        """Whether gradients say how answers change."""
+        if self.classifier.access != "gradients":
+            return
+        try:
+            with self._fresh() as model:
+                self.misleads = find_misleading_gradients(model, self.images)
+        except (ModelError, RuntimeError) as error:
+            if out_of_memory(error) or isinstance(error, UnreachableError):
+                raise
+        if self.misleads:
+            self.notes.append(
+                "its gradients do not say how its answers change: what attacks that follow them do not break "
+                "is not robust for that"
+            )
 
     def _compare_history(self, pair: Tensor, alone: Tensor, similar: Tensor) -> None:
         """The same images again, after many similar ones and after a backward pass."""
@@ -456,6 +478,7 @@ class _Probe:
             keeps_state=self.keeps_state or kind == "memory",
             varies=self.varies or self.own_generator,
             draws=self.draws,
+            misleads=self.misleads,
             tolerance=max(self._tolerance, self._rounding),
             rows=self.rows,
         )
