@@ -18,3 +18,5 @@ class Consistency:
     """Whether it may draw random numbers: then answers can only be compared after equal seeds."""
     tolerance: float = 1e-4
     """Share of the logits' range by which answers differ by rounding."""
+    misleads: bool = False
+    """Whether its gradients do not say how its answers change, so that attacks are led astray."""

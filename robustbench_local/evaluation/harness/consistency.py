@@ -92,7 +92,12 @@ def apply_probe(
     """
     for note in probe.notes:
         classifier.note(note)
-    classifier.consistency = Consistency(varies=probe.varies, draws=probe.draws, tolerance=probe.tolerance)
+    classifier.consistency = Consistency(
+        varies=probe.varies,
+        draws=probe.draws,
+        tolerance=probe.tolerance,
+        misleads=probe.misleads or innermost(classifier).consistency.misleads,
+    )
     within = innermost(classifier)
     within.forgets = within.forgets or probe.keeps_state
     if probe.consistent:
@@ -120,3 +125,8 @@ def describe_consistency(classifier: Classifier) -> dict[str, Any] | None:
         "mark": classifier.consistency.mark,
         "batch_size": innermost(classifier).fixed_batch_size,
     }
+
+
+def describe_gradients(classifier: Classifier) -> dict[str, Any]:
+    """What the store keeps about a model whose gradients mislead; nothing for any other."""
+    return {"misleading_gradients": True} if classifier.consistency.misleads else {}

@@ -45,8 +45,10 @@ class ConsistencyProbe:
     """Whether it draws random numbers, by whatever generator."""
     tolerance: float = SAME_SHAPE_TOLERANCE
     """Share of the logits' range by which its answers differ by rounding."""
+    misleads: bool = False
+    """Whether its gradients do not say how its answers change; see `find_misleading_gradients`."""
     rows: int = 0
-    """Images that it was asked about, repetitions included."""
+    """Images that it was asked about, repetitions included, but for those of the last question."""
 
     @property
     def consistent(self) -> bool:
@@ -82,6 +84,7 @@ class Findings:
     own_generator: bool = False
     """Whether it draws from a generator that is part of it."""
     keeps_state: bool = False
+    misleads: bool = False
 
     def refuse_company(self, one: Tensor, other: Tensor, tolerance: float, what: str) -> None:
         """End the questions if an image's answer depends on ``what`` of its batch."""
@@ -134,6 +137,7 @@ class Findings:
             keeps_state=self.keeps_state or kind == "memory",
             varies=self.varies or self.own_generator,
             draws=self.draws,
+            misleads=self.misleads,
             tolerance=max(self.tolerance, self.size_tolerance),
             rows=self.rows,
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.hidden_state import RANDOM
+from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.harness.answer_differences import (
     SERVICE_TOLERANCE,
@@ -27,6 +28,7 @@ from robustbench_local.evaluation.harness.consistency_findings import (
     Findings,
     InconsistentError,
 )
+from robustbench_local.evaluation.harness.gradient_probe import find_misleading_gradients
 from robustbench_local.evaluation.harness.history_questions import compare_history
 from robustbench_local.evaluation.harness.model_questions import ModelQuestions
 from robustbench_local.evaluation.harness.probe_images import ProbeImages, make_distinct, make_probe_images
@@ -36,7 +38,7 @@ from robustbench_local.evaluation.harness.state_changes import find_changes, lis
 def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
     """Ask a model about a few images in several ways and compare the answers.
 
-    A module is asked about some seventy images, and left as if it had not been: copies of it are asked, where
+    A module is asked about some eighty images, and left as if it had not been: copies of it are asked, where
     it can be copied. What is no module may be somebody's service, and is asked about six. The global random
     states are the same before each call, so that a model that draws from them is compared with itself.
 
@@ -92,6 +94,27 @@ def _question_module(questions: ModelQuestions, images: ProbeImages) -> None:
         compare_company(questions, images, alone)
     if not questions.findings.varies and not questions.findings.own_generator:
         compare_history(questions, images, alone)
+    chance = questions.findings.varies or questions.findings.draws
+    if not (chance or isinstance(questions.classifier, WrappedClassifier)):
+        _question_gradients(questions, images)  # a defense's own are straight through, and its model is asked
+
+
+def _question_gradients(questions: ModelQuestions, images: ProbeImages) -> None:
+    """Whether gradients say how answers change."""
+    findings = questions.findings
+    if questions.classifier.access != "gradients":
+        return
+    try:
+        with questions.fresh() as model:
+            findings.misleads = find_misleading_gradients(model, images.distinct)
+    except (ModelError, RuntimeError) as error:
+        if out_of_memory(error) or isinstance(error, UnreachableError):
+            raise
+    if findings.misleads:
+        findings.notes.append(
+            "its gradients do not say how its answers change: what attacks that follow them do not break "
+            "is not robust for that"
+        )
 
 
 def _question_service(questions: ModelQuestions, distinct: Tensor) -> None:
