@@ -42,3 +42,11 @@ def test_sampling_between_pixels_is_bilinear_on_one_pixel_wide_images_too():
     column = torch.tensor([0.0, 1.0, 3.0]).view(1, 1, 3, 1)
     read = sample(column, torch.tensor([[[0.5], [1.75]]]), torch.zeros(1, 2, 1))
     assert read.flatten().tolist() == pytest.approx([0.5, 2.5])
+
+
+def test_the_clamp_hides_no_pixel_at_the_border():
+    images = (IMAGES > 0.5).float().requires_grad_()  # nothing but black and white
+    moved = rotate_translate(images, torch.zeros(4), torch.tensor([2 / 24, 0.0]).expand(4, 2))
+    (slope,) = torch.autograd.grad(moved.sum(), images)
+    assert torch.allclose(slope[..., 1:-3], torch.ones(()), atol=1e-3)  # the last two columns have left
+    assert torch.allclose(slope[..., -2:], torch.zeros(()), atol=1e-3)

@@ -1,4 +1,4 @@
-"""Where a network's weights lie: on which device, and in which order in its memory."""
+"""Where a network's weights lie: on which device, of which type, and in which order in its memory."""
 
 from __future__ import annotations
 
@@ -30,23 +30,31 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return wanted
 
 
-def place(module: nn.Module, device: torch.device, name: str) -> None:
+def place(module: nn.Module | None, device: torch.device, name: str) -> None:
     """Move a network to a device.
 
     Args:
-        module: The network; changed in place.
+        module: The network; changed in place. None: there is nothing to move.
         device: Where to.
         name: What to call it in messages.
 
     Raises:
         ModelError: If it cannot be moved.
     """
+    if module is None:
+        return
     try:
         module.to(device)
     except (RuntimeError, NotImplementedError) as error:
         if out_of_memory(error):
             raise
         raise ModelError(f"cannot be moved to {device}: {first_line(error)}", where=name) from error
+
+
+def find_computing_dtype(module: nn.Module | None) -> torch.dtype:
+    """What a model computes in: the type of its first floating parameter, float32 where it has none."""
+    parameters = module.parameters() if module is not None else iter(())
+    return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
 
 
 class ChannelsLast:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.foreign_errors import first_line
@@ -94,7 +95,8 @@ class OriginalState:
         return shared | describe_state(model, self.places, parameters=False)
 
     def _duplicate(self, value: Any) -> Any:
-        with warnings.catch_warnings():
+        # TorchScript copies parameters by an operation, of which they would not be leaves
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of classes that are out of fashion: not the reader's matter
             memo: dict[int, Any] = dict(self._shared)
             model = value[0] if isinstance(value, tuple) else value
@@ -111,6 +113,47 @@ class OriginalState:
         except Exception:  # noqa: BLE001 - somebody else's class may raise anything
             return False
         return True
+
+
+class FreshCopies:
+    """Copies of one model as it was before an evaluation used it, or since somebody else changed it."""
+
+    def __init__(self) -> None:
+        self._original: OriginalState | None = None
+
+    @property
+    def uncopied(self) -> frozenset[str]:
+        """Paths of the model's attributes that copies share with it, because nobody can copy them."""
+        return frozenset(self._original.uncopied if self._original is not None else ())
+
+    def keep(self, model: Any) -> None:
+        """Remember a model as it is, unless that was done and only evaluations have used it since."""
+        if self._original is None or not self._original.describes(model):
+            self._original = OriginalState(model)
+
+    def leave(self, model: Any) -> None:
+        """Take note of how an evaluation leaves the model."""
+        if self._original is not None:
+            self._original.leave(model)
+
+    @contextmanager
+    def open(self, note: Callable[[str], None]) -> Iterator[Any]:
+        """A copy of the model, see `OriginalState.copied`.
+
+        Args:
+            note: Told why there is none.
+
+        Yields:
+            The copy; None if there is none.
+        """
+        if self._original is None:
+            yield None
+            return
+        with self._original.copied() as model:
+            if self._original.problem:
+                problem = f"its model cannot be copied ({self._original.problem})"
+                note(f"{problem}: candidates are judged by the model that was attacked")
+            yield model
 
 
 def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> set[str]:

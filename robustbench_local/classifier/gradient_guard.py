@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,11 +16,29 @@ from robustbench_local.classifier.gradient_repair import (
     keep_backward_finite,
     remove_nonfinite,
 )
-
-if TYPE_CHECKING:
-    from robustbench_local.classifier.classifier import Classifier
+from robustbench_local.classifier.pass_counter import Meter
 
 Loss = Callable[[Tensor], Tensor]
+
+
+class GradientSource(Protocol):
+    """What the guard needs of a `Classifier`, which lies above it; see there."""
+
+    @property
+    def open_meter(self) -> Meter | None:
+        """See `Classifier.open_meter`."""
+
+    def metered(self, count: int, limit: int | None = None) -> AbstractContextManager[Meter]:
+        """See `Classifier.metered`."""
+
+    def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
+        """See `Classifier.__call__`."""
+
+    def differentiate(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
+        """See `Classifier.differentiate`."""
+
+    def confirm_gradient(self, losses_at: Loss, images: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
+        """See `Classifier.confirm_gradient`."""
 
 
 class GradientGuard:
@@ -36,7 +55,7 @@ class GradientGuard:
 
     def mend(
         self,
-        classifier: Classifier,
+        classifier: GradientSource,
         images: Tensor,
         loss: Loss,
         rows: Tensor | None,
@@ -85,7 +104,7 @@ class GradientGuard:
 
 
 def _repair(
-    classifier: Classifier,
+    classifier: GradientSource,
     images: Tensor,
     loss: Loss,
     rows: Tensor | None,

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustbench_local.classifier.autograd_graph import walk_graph
+
 STEPS = (1e-2, 1e-3)
 """Largest change of a pixel in the finite differences that a repaired gradient is compared with: the first
 for gradients that hardly change the loss, the second for losses that curve within a few grey levels."""
@@ -72,14 +74,7 @@ def keep_backward_finite(output: Tensor) -> None:
     Args:
         output: What a backward pass will start from. Its whole graph is walked, whoever recorded it.
     """
-    seen: set[Any] = set()
-    waiting: list[Any] = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
+    for node in walk_graph(output):
         if node.next_functions:  # the ends of the graph only gather what others hand them
             node.register_hook(_finite_inputs)
 

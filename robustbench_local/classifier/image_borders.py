@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.gradient_repair import keep_backward_finite, remove_nonfinite
-from robustbench_local.classifier.pass_counter import input_gradient, uses_reentrant_checkpoints
+from robustbench_local.classifier.input_gradient import input_gradient, uses_reentrant_checkpoints
 from robustbench_local.classifier.state_guard import RandomStates
 from robustbench_local.straight_through import straight_through
 
@@ -164,6 +164,20 @@ class BorderProbe:
         finally:
             randomness.restore()
         return self.masked
+
+    def answer(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Logits of images; where gradients break off at the borders, with those of just inside.
+
+        Args:
+            logits_of: As in `find`.
+            images: (N, C, H, W) in [0, 1].
+        """
+        if not (self.masked and torch.is_grad_enabled() and images.requires_grad):
+            return logits_of(images)
+        with torch.no_grad():
+            exact = logits_of(images.detach())
+        inside = logits_of(move_inside(images, self.inset))
+        return straight_through(lambda _: exact, inside)
 
     def _ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, first: bool) -> bool | None:
         def slope_at(points: Tensor) -> Tensor:

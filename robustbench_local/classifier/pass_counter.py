@@ -1,21 +1,14 @@
-"""Passes: backward ones to the pixels, and counting: by image for our attacks, by total for others'."""
+"""Counting passes: forward and backward ones, an image at a time, and what was wrong with gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from robustbench_local.classifier.gradient_repair import (
-    GradientFaults,
-    find_faults,
-    is_healthy,
-    keep_backward_finite,
-    remove_nonfinite,
-)
+from robustbench_local.classifier.gradient_repair import GradientFaults
 from robustbench_local.errors import InvariantError
 
 _finished = [0]
@@ -157,47 +150,6 @@ class Meter:
         self.total += spent.total
 
 
-def uses_reentrant_checkpoints(losses: Tensor) -> bool:
-    """Whether the graph behind losses has a checkpoint that only a whole backward pass goes through."""
-    waiting, seen = [losses.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            return True
-        waiting += [each for each, _ in node.next_functions]
-    return False
-
-
-def input_gradient(losses: Tensor, images: Tensor, *, whole: bool = False) -> Tensor | None:
-    """The gradient of every image's loss with respect to its pixels.
-
-    Args:
-        losses: (N,), or (N, T) for T backward passes through one forward pass; each row from its own image.
-        images: (N, C, H, W), the leaf that the losses were computed from.
-        whole: Whether the pass goes to every leaf of the graph, as some checkpoints inside it demand.
-
-    Returns:
-        (N, C, H, W), or (N, T, C, H, W); None if no path leads from the losses to the pixels.
-    """
-    columns = [losses] if losses.ndim == 1 else list(losses.unbind(dim=1))
-    found = []
-    for place, each in enumerate(columns):
-        more = place + 1 < len(columns)
-        if whole:
-            images.grad = None
-            torch.autograd.backward(each.sum(), retain_graph=more)
-            slope = images.grad
-        else:
-            (slope,) = torch.autograd.grad(each.sum(), images, retain_graph=more, allow_unused=True)
-        if slope is None:
-            return None
-        found.append(slope.contiguous())  # as the images lie: sums of mixed orders are slow
-    return found[0] if losses.ndim == 1 else torch.stack(found, dim=1)
-
-
 def _add(counts: Tensor, rows: Tensor | None, size: int, times: int = 1) -> None:
     if rows is None:
         if size > len(counts):
@@ -214,81 +166,3 @@ def _add(counts: Tensor, rows: Tensor | None, size: int, times: int = 1) -> None
 def _ones(size: int, device: torch.device) -> Tensor:
     """Not to be changed."""
     return torch.ones(size, dtype=torch.int64, device=device)
-
-
-class CountedModule(nn.Module):
-    """The classifier as other libraries want it, a module from images to logits, that counts its rows.
-
-    Gradients that come back to the images are finite: those that are not are computed once more, with what
-    is not finite taken out where it arises.
-
-    Args:
-        forward: Images (N, C, H, W) in [0, 1] to logits (N, K).
-        total: ``[forward rows, backward rows]``, added to at every pass.
-        model: The module behind it, so that ``parameters()`` and ``eval()`` reach it; None for a callable.
-        on_faults: Told of images, (N, C, H, W), and what was wrong with their gradients.
-    """
-
-    def __init__(
-        self,
-        forward: Callable[[Tensor], Tensor],
-        total: list[int],
-        model: nn.Module | None,
-        on_faults: Callable[[Tensor, GradientFaults], None] = lambda *_: None,
-    ) -> None:
-        super().__init__()
-        self._images_to_logits = forward
-        self._total = total
-        self._on_faults = on_faults
-        self.model = model
-        self.training = model.training if model is not None else False
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, (N, K), of images, (N, C, H, W); a backward pass through them counts when it happens."""
-        slopes: list[Tensor] = []
-        logits = self._images_to_logits(_Boundary.apply(images, partial(self._mended, slopes)))
-        self._total[0] += len(images)
-        if logits.requires_grad:
-            logits.register_hook(partial(self._remember, slopes))  # type: ignore[no-untyped-call]
-        return logits
-
-    def _remember(self, slopes: list[Tensor], slope: Tensor) -> Tensor:
-        """The backward pass comes in: keep what it starts from, without what is not finite."""
-        pass_finished()
-        self._total[1] += len(slope)
-        finite = remove_nonfinite(slope)
-        slopes[:] = [finite.detach()]
-        return finite
-
-    def _mended(self, slopes: list[Tensor], images: Tensor, gradient: Tensor) -> Tensor:
-        """The backward pass goes out, with a gradient by the images."""
-        if is_healthy(gradient):
-            return gradient
-        faults, mended = find_faults(gradient), gradient
-        if bool(faults.nonfinite.any()):
-            with torch.enable_grad():
-                leaf = images.detach().requires_grad_()
-                logits = self._images_to_logits(leaf)
-                keep_backward_finite(logits)
-                (repaired,) = torch.autograd.grad(logits, leaf, slopes[0])
-            self._total[0] += len(images)
-            self._total[1] += len(images)
-            bad = faults.nonfinite.view(-1, 1, 1, 1)
-            mended = torch.where(bad, remove_nonfinite(repaired), gradient)
-            faults.zero.copy_(find_faults(mended).zero)
-        self._on_faults(images, faults)
-        return mended
-
-
-class _Boundary(torch.autograd.Function):
-    """Nothing forth; back, a finite gradient in torch's own order of memory, as other libraries expect."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, mend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        ctx.mend = mend
-        ctx.save_for_backward(images)
-        return images.view_as(images)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> Any:
-        return ctx.mend(ctx.saved_tensors[0], slopes[0].contiguous()), None

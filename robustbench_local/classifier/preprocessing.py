@@ -92,6 +92,12 @@ class Preprocessing:
             for values in normalization or ()
         ]
 
+    @property
+    def channels(self) -> int | None:
+        """How many channels images have, where the normalisation says so; one value stands for any number."""
+        count = 0 if self.normalization is None else len(self.normalization[0])
+        return count if count > 1 else None
+
     def __call__(self, images: Tensor) -> Tensor:
         """What the model is given for images (N, C, H, W) in [0, 1]; themselves if there is nothing to do."""
         if self.input_size is not None and images.shape[-2:] != self.input_size:

@@ -27,6 +27,7 @@ from robustbench_local.evaluation.harness.consistency import (
     apply_probe,
     check_consistency,
     describe_consistency,
+    describe_gradients,
 )
 from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
 from robustbench_local.evaluation.harness.model_probe import (
@@ -230,6 +231,7 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         "consistency": describe_consistency(classifier),
         "provenance": classifier.provenance or None,
         "class_names": list(fitted.class_names),
+        **describe_gradients(classifier),
     }
     return Subject(id=entry.id, classifier=classifier, data=fitted, digest=digest, about=about)
 
@@ -294,6 +296,7 @@ def _consistent(subject: Subject, options: Options) -> Subject:
         )
         subject.about["notes"] = list(subject.classifier.notes)
         subject.about["consistency"] = describe_consistency(subject.classifier)
+        subject.about.update(describe_gradients(subject.classifier))
     return subject
 
 

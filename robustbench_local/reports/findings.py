@@ -6,17 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from robustbench_local.reports.analysis import remarks
-from robustbench_local.reports.analysis.eight_bit import (
-    EightBitCase,
-    find_eight_bit_cases,
-    find_eight_bit_goals,
-)
+from robustbench_local.reports.analysis import eight_bit_remarks, remarks
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
 from robustbench_local.reports.stickers import StickerResult, make_stickers
-from robustbench_local.reports.words import counted, full, interval, isolated, listing, percent
-from robustbench_local.statistics import Estimate
+from robustbench_local.reports.words import counted, full, interval, isolated, list_cells, percent
 from robustbench_local.store import LEAST_CLEAN
 
 Level = Literal["void", "incomplete", "warning", "note"]
@@ -25,8 +19,6 @@ FEW_IMAGES = 100
 """Below this many images the 95 % interval is wider than 20 points (diagnostic D23)."""
 FEW_SIGNS = 20
 """Below this many signs that count, one more or less moves a share over views by points."""
-MOST_NAMED = 6
-"""Cells that one sentence names; the table of cells has them all."""
 FRAGILE_SHARE = 0.01
 """Share of verdicts within floating-point noise before we warn (V3)."""
 
@@ -110,9 +102,9 @@ def _unfinished(evidence: Evidence) -> Iterator[Finding]:
     waiting = [describe(cell) for cell in evidence.cells if cell.standing == "not run"]
     if waiting:
         verb = "was" if len(waiting) == 1 else "were"
-        more = [counted(len(waiting) - MOST_NAMED, "more cell")] if len(waiting) > MOST_NAMED else []
-        named = [*waiting[:MOST_NAMED], *more]
-        text = f"{counted(len(waiting), 'cell')} of {len(evidence.cells)} {verb} not run: {listing(named)}."
+        text = (
+            f"{counted(len(waiting), 'cell')} of {len(evidence.cells)} {verb} not run: {list_cells(waiting)}."
+        )
         yield Finding(level="incomplete", text=text)
 
 
@@ -268,33 +260,6 @@ def _not_finite(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(level="warning", text=text)
 
 
-def _rounding(evidence: Evidence) -> Iterator[Finding]:
-    """Image by image over all attacks: what one of them misses in 8 bits, another may have."""
-    cases = [*find_eight_bit_cases(evidence), *find_eight_bit_goals(evidence)]
-    falling = [case for case in cases if case.falls]
-    if falling:
-        where = _listed(
-            [f"{_case(one)} ({_percents(one.float_success, one.attack_success)})" for one in falling]
-        )
-        text = f"Attack success falls once images are rounded to 8 bits, as files hold them: {where}."
-        yield Finding(level="warning", text=text)
-    undecided = [case for case in cases if case.undecided]
-    if undecided:
-        where = _listed([f"{_case(one)} ({counted(one.undecided, 'image')})" for one in undecided])
-        what = f"Broken, but no attack could try an 8-bit image in the ball: {where}. Mostly it holds none,"
-        why = "since the originals are not 8-bit images. The figures in 8 bits leave them out."
-        yield Finding(level="note", text=f"{what} {why}")
-
-
-def _case(case: EightBitCase) -> str:
-    """All attacks of a threat on the subject, or the single one."""
-    who = isolated(str(case.subject))
-    if len(case.attacks) == 1:
-        return f"{isolated(case.attacks[0])} on {who}"
-    kind = "targeted attacks" if case.targeted else "worst case"
-    return f"{kind} under {case.threat} on {who}"
-
-
 def _fragile(evidence: Evidence) -> Iterator[Finding]:
     cells = [
         cell for cell in evidence.cells if cell.done and cell.tally.fragile > FRAGILE_SHARE * cell.tally.n
@@ -359,17 +324,7 @@ def _unchecked(evidence: Evidence) -> Iterator[Finding]:
 
 def _each(cells: Sequence[CellResult], fact: Callable[[CellResult], str]) -> str:
     """The cells with a fact about each, as in a sentence; the first few if there are many."""
-    return _listed([f"{describe(cell)} ({fact(cell)})" for cell in cells])
-
-
-def _listed(named: Sequence[str]) -> str:
-    """What was named, as in a sentence; the first few if it is many."""
-    shown, more = named[:MOST_NAMED], len(named) - MOST_NAMED
-    return listing([*shown, counted(more, "more cell")] if more > 0 else shown)
-
-
-def _percents(before: Estimate, after: Estimate) -> str:
-    return f"{percent(before.value)} \N{RIGHTWARDS ARROW} {percent(after.value)}"
+    return list_cells([f"{describe(cell)} ({fact(cell)})" for cell in cells])
 
 
 _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
@@ -391,7 +346,8 @@ _CHECKS: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
     _rejected,
     _misdirected,
     _not_finite,
-    _rounding,
+    _tell("warning", eight_bit_remarks.tell_eight_bit_loss),
+    _tell("note", eight_bit_remarks.tell_undecided_in_eight_bit),
     _fragile,
     _toothless,
     _spared,

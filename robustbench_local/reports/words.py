@@ -15,6 +15,8 @@ from robustbench_local.store import SurfaceRecord
 SPACE = "\N{NO-BREAK SPACE}"
 DASH = "\N{EN DASH}"
 NOTHING = "\N{EM DASH}"
+MOST_NAMED = 6
+"""Cells that one sentence names; the table of cells has them all."""
 
 _HOMES = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s:'\"]+")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -151,6 +153,12 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 def listing(parts: Sequence[str]) -> str:
     """Parts joined as in a sentence: ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def list_cells(named: Sequence[str]) -> str:
+    """Cells, or what else stands for some, as in a sentence; the first `MOST_NAMED` if they are more."""
+    shown, more = named[:MOST_NAMED], len(named) - MOST_NAMED
+    return listing([*shown, counted(more, "more cell")] if more > 0 else shown)
 
 
 def duration(seconds: float) -> str:

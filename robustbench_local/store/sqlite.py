@@ -6,8 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,13 +18,13 @@ from robustbench_local.errors import DamagedError, InvariantError, StorageError
 from robustbench_local.store import arrays as _arrays
 from robustbench_local.store import queries as _queries
 from robustbench_local.store import rows as _rows
+from robustbench_local.store.checked_database import CheckedDatabase
 from robustbench_local.store.damage import Damage, damage_error
 from robustbench_local.store.database import (
     close_for_writing,
     database_errors,
     open_for_reading,
     open_for_writing,
-    refuse_damaged,
 )
 from robustbench_local.store.digests import OF_CELL, Rows, cell_part, keeping, rows_of
 from robustbench_local.store.files import make_directory, remove_unfinished, storage_errors, write_atomically
@@ -69,8 +68,8 @@ class RunStore:
         self.resumed = False
         self._connection = connection
         self._lock = lock
-        self._mutex = threading.RLock()
-        self._checked_version: int | None = None
+        self._database = CheckedDatabase(connection, directory / DATABASE)
+        self._mutex = self._database.mutex
         self._waiting = _arrays.WaitingChunks()
 
     @classmethod
@@ -109,7 +108,7 @@ class RunStore:
             lock.release()
             raise
         try:
-            store._checked_version = store._version()
+            store._database.trust()
             store._settle(resolved, identity)
             for line in dropped:
                 store.add_event(EventRecord(time=_now(), level="warning", message=line))
@@ -128,7 +127,7 @@ class RunStore:
         """
         store = cls._open_unchecked(Path(directory))
         try:
-            store._check_all()  # noqa: SLF001
+            store._database.check()  # noqa: SLF001
         except BaseException:
             store.close()
             raise
@@ -365,35 +364,7 @@ class RunStore:
             )
 
     def _read(self, query: str, *values: Any) -> list[Any]:
-        with self._mutex, self._snapshot():
-            rows = self._connection.execute(query, values).fetchall()
-            if self._version() != self._checked_version:
-                self._check_snapshot()
-            return rows
-
-    def _check_all(self) -> None:
-        """Refuse a run that is damaged anywhere."""
-        with self._mutex, self._snapshot():
-            self._check_snapshot()
-
-    def _check_snapshot(self) -> None:
-        refuse_damaged(self._connection, self.directory / DATABASE)
-        self._checked_version = self._version()
-
-    def _version(self) -> int:
-        """A number that changes when another process has written."""
-        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-
-    @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """Inside, everything is read as of one moment, whatever a writer commits."""
-        with database_errors(self.directory / DATABASE):
-            self._connection.execute("BEGIN")
-            try:
-                yield
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("COMMIT")
+        return self._database.read(query, *values)
 
     def _keeping_cell(self, key: str, *touched: Rows) -> contextlib.AbstractContextManager[None]:
         return keeping(self._connection, cell_part(key), touched)
@@ -409,20 +380,9 @@ class RunStore:
                 self._connection.executemany(_queries.INSERT_ARRAYS, files)
         self._waiting.forget(key)
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All or nothing, on the disk when it ends."""
+    def _transaction(self) -> contextlib.AbstractContextManager[None]:
         self._check_writable()
-        with self._mutex, database_errors(self.directory / DATABASE):
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # Some errors, such as a full disk, make SQLite roll back by itself.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+        return self._database.transaction()
 
     def _check_writable(self) -> None:
         if self._lock is None:

@@ -255,3 +255,43 @@ def test_a_surrogate_s_faults_are_counted_where_it_is_attacked(small: Sample):
     sample = sample_of(small, Faulty(small.classifier.model, "sqrt"))
     _, counts = run(sample, make_attack("mi-fgsm", {"steps": 3}), LINF)
     assert [count.steps for count in counts] == [count.nonfinite_steps for count in counts] == [3] * 6
+
+
+class _Opaque(torch.autograd.Function):
+    """The images, with nothing but NaN for a gradient."""
+
+    @staticmethod
+    def forward(_ctx: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(_ctx: Any, *slopes: Tensor) -> Tensor:
+        return slopes[0] * torch.nan
+
+
+class Opaque(nn.Module):
+    """A network of which no gradient tells anything, and none can be repaired."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(_Opaque.apply(images))
+
+
+@pytest.mark.slow
+def test_our_autoattack_ends_with_square_where_no_gradient_tells_anything(small: Sample):
+    threat = ThreatModel(norm="Linf", eps="24/255")
+    sample, attack = sample_of(small, Opaque(small.classifier.model), 4), make_attack("autoattack")
+    with sample.classifier.metered(4) as meter:
+        found = sample.attack(attack, threat)
+    square = make_attack("square", {"queries": 5000})
+    alone = sample.broken(sample.attack(square, threat), threat)
+    broken = sample.broken(found, threat)
+    assert bool(alone.any())
+    assert torch.equal(broken, alone)
+    assert {stage for stage, one in zip(meter.stages, broken.tolist(), strict=True) if one} == {"square"}
+    for count in meter.gradients:
+        assert count.nonfinite_steps == count.steps > 0
+        assert count.zero_steps + count.unconfirmed_steps == count.steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_samples import Sample, wrapped
+from attack_samples import Sample, linear_sample, wrapped
 from test_oracle import signed_margins, two_class_sample
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -318,3 +318,18 @@ def test_impossible_numbers_are_refused(message: str):
 def test_a_loss_that_is_not_defined_is_refused(small: Sample):
     with pytest.raises(ThreatError, match="DLR"):
         MIFGSM(loss="dlr").check(TARGETED, small.classifier)
+
+
+def test_the_resizing_s_clamp_hides_no_pixel_at_the_border():
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand(4, 3, 8, 8, generator=generator) > 0.5).float()  # nothing but black and white
+    weights = 0.05 * torch.randn(3, 192, generator=generator)
+    sample, attack = linear_sample(weights, torch.zeros(3), images), DIFGSM(probability=1.0, resize=0.9)
+    case = Case(sample.classifier, images, sample.labels, LINF, sample.stream(attack), None)
+    slope, _ = attack._slope(case, images, "0")
+    down, across = attack._resizing(case, "0")
+    leaf = images.clone().requires_grad_()
+    logits = (down @ leaf @ across.mT).flatten(1) @ weights.T
+    (expected,) = torch.autograd.grad(attack._climbed(case)(logits).sum(), leaf)
+    assert torch.allclose(slope, expected, atol=1e-6)
+    assert (slope != 0).float().mean() > 0.7

@@ -109,8 +109,8 @@ def test_one_score_outside_ends_the_look():
     classifier(torch.full((1, 1, 2, 2), 1.0) * torch.tensor(1.0))
     outside = Classifier(lambda x: x.flatten(1)[:, :1] - 2, num_classes=2, output="logit")
     outside(torch.rand(1, 1, 2, 2))
-    assert outside._logit_check is None
-    assert classifier._logit_check is not None
+    assert outside._call.logit_check is None
+    assert classifier._call.logit_check is not None
 
 
 @pytest.mark.parametrize(

@@ -258,3 +258,15 @@ def test_layers_of_torch_are_copied_as_deepcopy_does():
     with OriginalState(layers).copied() as twin:
         assert torch.equal(twin(images)[0], layers(images)[0])
         assert not {id(part) for part in twin.modules()} & {id(part) for part in layers.modules()}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*script")
+def test_torchscript_with_weights_that_can_be_trained_is_copied():
+    network = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)))
+    assert all(weight.requires_grad for weight in network.parameters())
+    classifier = Classifier(network, num_classes=3)
+    with classifier.attacked(), classifier.fresh() as twin:
+        assert twin is not classifier
+        assert torch.equal(twin(IMAGES), classifier(IMAGES))
+        assert not any(weight.requires_grad for weight in twin.module.parameters())
+    assert all(weight.requires_grad for weight in network.parameters())

@@ -239,3 +239,12 @@ def test_every_shipped_training_card_can_be_read():
         assert recipe.method == card.method
         for name, value in card.parameters.items():
             assert recipe.parameters[name] == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_free_training_s_clamp_hides_no_pixel_at_the_border():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    objective = FreeTraining(**ONE_STEP, replays=3).objective(context(module))
+    first = batch(count=4)
+    first.images[:] = (first.images > 0.5).float()  # nothing but black and white
+    objective.loss(first).backward()
+    assert torch.allclose(objective.state()["added"].abs(), torch.tensor(EPS))

@@ -84,6 +84,48 @@ add_variants(
 )
 
 
+ASTRAY = """\
+class Astray(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return {change}
+
+class Odd(Net):
+    def forward(self, x):
+        return super().forward(Astray.apply(x))
+
+def make_odd():
+    net = Odd()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    return net
+"""
+
+
+def _astray(change: str) -> Trial:
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        place.write_model(ASTRAY.format(change=change))
+        place.edit("gates:\n", MORE_ATTACKS + "gates:\n")
+        place.edit("threat: linf-8, min: 0.01", "threat: linf-8, model: odd, min: 0.3")
+        expect_the_plain_number_or_doubt(place, ("pgd50-linf-8", "fgsm-linf-8", "pgd50-l2-0.5"))
+
+    return trial
+
+
+add_variants(
+    FAMILY,
+    "a backward pass that hands back",
+    {
+        "the opposite": _astray("-slope"),
+        "random numbers": _astray("torch.randn_like(slope)"),
+        "the mirror image": _astray("slope.flip(-1, -2)"),
+    },
+)
+
+
 def _company(before: str = "", after: str = "", *, words: str = "") -> Trial:
     def trial(place: Workplace, _draw: random.Random) -> None:
         place.write_model(WRAPPED.format(before=before or "pass", after=after or "pass"))
@@ -114,6 +156,25 @@ add_variants(
         ),
         "a buffer that it changes": _company(
             after="self.register_buffer('m', y.mean(0).detach() + getattr(self, 'm', 0) * .9); y = y - self.m"
+        ),
+    },
+)
+
+add_variants(
+    FAMILY,
+    "an answer that differs",
+    {
+        "where gradients are enabled": _company(
+            after="y = y.roll(1, 1) if torch.is_grad_enabled() else y", words="gradients are recorded"
+        ),
+        "where images require gradients": _company(
+            after="y = y.roll(1, 1) if x.requires_grad else y", words="gradients are recorded"
+        ),
+        "by noise that the forward seeds": _company(
+            before="torch.manual_seed(0); x = x + .1 * torch.randn(x.shape)", words="the batch"
+        ),
+        "by the extremes of the batch": _company(
+            before="x = (x - x.min()) / (x.max() - x.min())", words="other images of the batch"
         ),
     },
 )

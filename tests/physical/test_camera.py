@@ -166,3 +166,11 @@ def test_compression_and_rounding_pass_the_gradient_straight_through():
     (smooth,) = torch.autograd.grad(expose(scenes, views).sum(), scenes)
     assert torch.allclose(through, smooth)
     assert float((through.abs().amax(dim=1) > 0).float().mean()) > 0.9  # the sign is in the picture
+
+
+def test_black_and_white_pixels_have_gradients_too():
+    scenes = (IMAGES > 0.5).float().requires_grad_()
+    shots = photograph(scenes, plain_views(3))
+    assert torch.equal(shots[:, 0], scenes)
+    (slope,) = torch.autograd.grad(shots.sum(), scenes)
+    assert torch.allclose(slope, torch.ones(()), atol=2e-3)

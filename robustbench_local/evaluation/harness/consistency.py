@@ -11,7 +11,8 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier, Consistency
 from robustbench_local.classifier.wrapper import innermost
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, ProcessEndedError
-from robustbench_local.evaluation.harness.consistency_probe import ConsistencyProbe, probe_consistency
+from robustbench_local.evaluation.harness.consistency_findings import ConsistencyProbe
+from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
 from robustbench_local.evaluation.harness.isolated_call import call_isolated
 
 _REMEDIES = {
@@ -19,6 +20,8 @@ _REMEDIES = {
     "--allow-batch-dependence (allow_batch_dependence=True): every number is marked then",
     "memory": "let its forward keep nothing, or give --allow-batch-dependence (allow_batch_dependence=True): "
     "every number is marked then",
+    "gradients": "let its forward answer the same with and without gradients, or declare access: scores and "
+    "use black-box attacks",
 }
 
 
@@ -89,7 +92,12 @@ def apply_probe(
     """
     for note in probe.notes:
         classifier.note(note)
-    classifier.consistency = Consistency(varies=probe.varies, draws=probe.draws, tolerance=probe.tolerance)
+    classifier.consistency = Consistency(
+        varies=probe.varies,
+        draws=probe.draws,
+        tolerance=probe.tolerance,
+        misleads=probe.misleads or innermost(classifier).consistency.misleads,
+    )
     within = innermost(classifier)
     within.forgets = within.forgets or probe.keeps_state
     if probe.consistent:
@@ -103,6 +111,8 @@ def apply_probe(
             raise ConfigError(probe.cause, where=classifier.name, remedy=remedy)
         within.fixed_batch_size = batch_size
         how = f"asked in batches of exactly {batch_size}, the last ones filled up by repeating images"
+    elif probe.kind == "gradients":
+        how = "judged without gradients, attacked with them"
     classifier.consistency = replace(classifier.consistency, mark=f"{probe.cause}; allowed: {how}")
     classifier.note(f"not to be relied on: {classifier.consistency.mark}")
 
@@ -115,3 +125,8 @@ def describe_consistency(classifier: Classifier) -> dict[str, Any] | None:
         "mark": classifier.consistency.mark,
         "batch_size": innermost(classifier).fixed_batch_size,
     }
+
+
+def describe_gradients(classifier: Classifier) -> dict[str, Any]:
+    """What the store keeps about a model whose gradients mislead; nothing for any other."""
+    return {"misleading_gradients": True} if classifier.consistency.misleads else {}

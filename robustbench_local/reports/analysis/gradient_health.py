@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from robustbench_local.reports.analysis.doubt import Doubt
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
@@ -19,22 +20,36 @@ def find_gradient_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """Images that count as robust although gradient attacks had nothing to follow there.
 
     That is where half or more of an attack's looks at gradients were exactly zero, or not finite and, once
-    repaired, not confirmed by a finite difference. An image is established all the same if an attack that
+    repaired, not confirmed by a finite difference; and all of its looks where a model's gradients do not say
+    how its answers change. An image is established all the same if an attack that
     needs no gradients met it under the same threat without breaking it (Square at the end of AutoAttack is
     one), if a white-box attack with healthy gradients did, or if it is proven.
     """
+    misleading = {
+        Subject(model=about["id"], defense=about["defense"])
+        for about in evidence.models
+        if about.get("misleading_gradients")
+    }
     for subject in evidence.subjects:
         threats = dict.fromkeys(cell.threat for cell in evidence.cells if cell.subject == subject)
         for threat in threats:
             cells = [cell for cell in evidence.cells if cell.subject == subject and cell.threat == threat]
             own = [cell for cell in cells if cell.done and not (cell.borrowed or cell.corrupted)]
-            doubt = _doubt(subject, threat, own, _proven(evidence, subject, threat))
+            misled = subject in misleading
+            if misled:
+                own = [replace(cell, gradientless=cell.followed) for cell in own]
+            doubt = _doubt(subject, threat, own, _proven(evidence, subject, threat), misled=misled)
             if doubt is not None:
                 yield doubt
 
 
 def _doubt(
-    subject: Subject, threat: Threat, cells: Sequence[CellResult], proven: frozenset[str]
+    subject: Subject,
+    threat: Threat,
+    cells: Sequence[CellResult],
+    proven: frozenset[str],
+    *,
+    misled: bool,
 ) -> Doubt | None:
     """The doubt about one subject under one threat, if there is any."""
     images: set[str] = set()
@@ -51,7 +66,9 @@ def _doubt(
         return None
     names = listing(list(dict.fromkeys(cell.record.attack for cell in suspects)))
     gone = "were zero, or not finite and not to be repaired, at half or more of the looks"
-    saturated = all(
+    if misled:
+        gone = "do not say how the model's answers change (finite differences contradict them)"
+    saturated = not misled and all(
         cell.record.parameters.get("loss") == _SATURATING and not cell.tally.nonfinite_gradients
         for cell in suspects
     )

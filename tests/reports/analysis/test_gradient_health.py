@@ -107,3 +107,15 @@ def test_the_remedy_fits_the_cause():
     (lost,) = find_gradient_doubts(evidence(cell("pgd", [row(0, **LOST)])))
     assert "margin" not in lost.remedy
     assert "square" in lost.remedy
+
+
+@pytest.mark.parametrize("black_box", [False, True])
+def test_gradients_that_lead_astray_leave_all_that_they_did_not_break_in_doubt(black_box: bool):
+    cells = [cell("pgd", [row(0, **FINE), row(1, broken=True, **FINE)]), cell("pgd-margin", [row(0, **FINE)])]
+    if black_box:
+        cells.append(cell("square", [row(0)], knowledge="scores"))
+    about = {"id": "net", "defense": "none", "misleading_gradients": True}
+    (*found,) = find_gradient_doubts(replace(evidence(*cells), models=(about,)))
+    assert [doubt.images for doubt in found] == ([] if black_box else [{"0.png"}])
+    assert all("do not say how" in doubt.reason and "margin" not in doubt.remedy for doubt in found)
+    assert doubted(*cells) == set()

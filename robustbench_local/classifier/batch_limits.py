@@ -1,0 +1,50 @@
+"""Models that do not take batches of every size: what they are given instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustbench_local.errors import ModelError
+
+Answer = Callable[[Tensor], Tensor]
+
+
+def answer_in_fixed_batches(answer: Answer, images: Tensor, size: int) -> Tensor:
+    """Logits, (N, K), where the model is always given ``size`` images, the last ones repeated if need be.
+
+    Args:
+        answer: The model, images to logits.
+        images: (N, C, H, W), N at least 1.
+        size: At least 1.
+    """
+    answers = []
+    for part in torch.split(images, size):
+        filled = part[torch.arange(size, device=part.device) % len(part)]
+        answers.append(answer(filled)[: len(part)])
+    return torch.cat(answers)
+
+
+def answer_doubled(answer: Answer, image: Tensor) -> Tensor:
+    """Logits, (1, K), of a single image, (1, C, H, W), that the model is given twice."""
+    return answer(torch.cat([image, image]))[:1]
+
+
+def answer_single(answer: Answer, image: Tensor) -> tuple[Tensor, bool]:
+    """Logits, (1, K), of a single image, and whether the model takes it only if it is given twice.
+
+    Raises:
+        ModelError: What the model raised on the single image, if it fails on two as well.
+    """
+    try:
+        return answer(image), False
+    except ModelError:
+        try:
+            logits = answer_doubled(answer, image)
+        except Exception:  # noqa: BLE001 - then it is not the number of images: the first error says more
+            logits = None
+        if logits is None:
+            raise
+    return logits, True

@@ -1,0 +1,75 @@
+"""Backward passes to the pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier.autograd_graph import walk_graph
+from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.errors import ModelError, RobustbenchError
+
+
+def uses_reentrant_checkpoints(losses: Tensor) -> bool:
+    """Whether the graph behind losses has a checkpoint that only a whole backward pass goes through."""
+    return any(node.name() == "CheckpointFunctionBackward" for node in walk_graph(losses))
+
+
+def input_gradient(losses: Tensor, images: Tensor, *, whole: bool = False) -> Tensor | None:
+    """The gradient of every image's loss with respect to its pixels.
+
+    Args:
+        losses: (N,), or (N, T) for T backward passes through one forward pass; each row from its own image.
+        images: (N, C, H, W), the leaf that the losses were computed from.
+        whole: Whether the pass goes to every leaf of the graph, as some checkpoints inside it demand.
+
+    Returns:
+        (N, C, H, W), or (N, T, C, H, W); None if no path leads from the losses to the pixels.
+    """
+    columns = [losses] if losses.ndim == 1 else list(losses.unbind(dim=1))
+    found = []
+    for place, each in enumerate(columns):
+        more = place + 1 < len(columns)
+        if whole:
+            images.grad = None
+            torch.autograd.backward(each.sum(), retain_graph=more)
+            slope = images.grad
+        else:
+            (slope,) = torch.autograd.grad(each.sum(), images, retain_graph=more, allow_unused=True)
+        if slope is None:
+            return None
+        found.append(slope.contiguous())  # as the images lie: sums of mixed orders are slow
+    return found[0] if losses.ndim == 1 else torch.stack(found, dim=1)
+
+
+def differentiate_model(losses: Tensor, images: Tensor, *, whole: bool, name: str) -> Tensor | None:
+    """See `input_gradient`; what the model's own backward pass raises is an error of the model.
+
+    Args:
+        losses: As there.
+        images: As there.
+        whole: As there.
+        name: What to call the model in messages.
+
+    Raises:
+        ModelError: If its backward pass raises.
+    """
+    try:
+        return input_gradient(losses, images, whole=whole)
+    except Exception as error:
+        if out_of_memory(error) or isinstance(error, RobustbenchError):
+            raise
+        message = f"its backward pass raised {type(error).__name__}: {first_line(error)}"
+        remedy = "mend it, or declare access: scores and use black-box attacks"
+        raise ModelError(message, where=name, remedy=remedy) from error
+
+
+def explain_missing_gradient(access: str, name: str) -> ModelError:
+    """Why a model gave no gradients: it gives ``access`` only, or cuts the graph."""
+    if access != "gradients":
+        return ModelError(f"gives {access} only, no gradients", where=name, remedy="use a black-box attack")
+    return ModelError(
+        "no gradient path from the output to the pixels (no_grad, detach or numpy inside?)",
+        where=name,
+        remedy="remove it, or declare access: scores and use black-box attacks",
+    )

@@ -1,0 +1,118 @@
+"""A classifier as other libraries want it: a module from images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.classifier.gradient_repair import (
+    GradientFaults,
+    find_faults,
+    is_healthy,
+    keep_backward_finite,
+    remove_nonfinite,
+)
+from robustbench_local.classifier.pass_counter import Meter, pass_finished
+
+
+class CountedModule(nn.Module):
+    """The classifier as other libraries want it, a module from images to logits, that counts its rows.
+
+    Gradients that come back to the images are finite: those that are not are computed once more, with what
+    is not finite taken out where it arises.
+
+    Args:
+        forward: Images (N, C, H, W) in [0, 1] to logits (N, K).
+        total: ``[forward rows, backward rows]``, added to at every pass.
+        model: The module behind it, so that ``parameters()`` and ``eval()`` reach it; None for a callable.
+        on_faults: Told of images, (N, C, H, W), and what was wrong with their gradients.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        total: list[int],
+        model: nn.Module | None,
+        on_faults: Callable[[Tensor, GradientFaults], None] = lambda *_: None,
+    ) -> None:
+        super().__init__()
+        self._images_to_logits = forward
+        self._total = total
+        self._on_faults = on_faults
+        self.model = model
+        self.training = model.training if model is not None else False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (N, K), of images, (N, C, H, W); a backward pass through them counts when it happens."""
+        slopes: list[Tensor] = []
+        logits = self._images_to_logits(_Boundary.apply(images, partial(self._mended, slopes)))
+        self._total[0] += len(images)
+        if logits.requires_grad:
+            logits.register_hook(partial(self._remember, slopes))  # type: ignore[no-untyped-call]
+        return logits
+
+    def _remember(self, slopes: list[Tensor], slope: Tensor) -> Tensor:
+        """The backward pass comes in: keep what it starts from, without what is not finite."""
+        pass_finished()
+        self._total[1] += len(slope)
+        finite = remove_nonfinite(slope)
+        slopes[:] = [finite.detach()]
+        return finite
+
+    def _mended(self, slopes: list[Tensor], images: Tensor, gradient: Tensor) -> Tensor:
+        """The backward pass goes out, with a gradient by the images."""
+        if is_healthy(gradient):
+            return gradient
+        faults, mended = find_faults(gradient), gradient
+        if bool(faults.nonfinite.any()):
+            with torch.enable_grad():
+                leaf = images.detach().requires_grad_()
+                logits = self._images_to_logits(leaf)
+                keep_backward_finite(logits)
+                (repaired,) = torch.autograd.grad(logits, leaf, slopes[0])
+            self._total[0] += len(images)
+            self._total[1] += len(images)
+            bad = faults.nonfinite.view(-1, 1, 1, 1)
+            mended = torch.where(bad, remove_nonfinite(repaired), gradient)
+            faults.zero.copy_(find_faults(mended).zero)
+        self._on_faults(images, faults)
+        return mended
+
+
+class _Boundary(torch.autograd.Function):
+    """Nothing forth; back, a finite gradient in torch's own order of memory, as other libraries expect."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, mend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        ctx.mend = mend
+        ctx.save_for_backward(images)
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        return ctx.mend(ctx.saved_tensors[0], slopes[0].contiguous()), None
+
+
+def count_nearest_faults(
+    open_meter: Callable[[], Meter | None],
+    originals: Tensor | None,
+    images: Tensor,
+    faults: GradientFaults,
+) -> None:
+    """Count what was wrong with gradients for the original that is nearest to where each was taken.
+
+    Args:
+        open_meter: What counts now; None if nothing does.
+        originals: Its images, (N, C, H, W); None to count nothing.
+        images: (M, C, H, W), where the gradients were taken.
+        faults: What was wrong with them.
+    """
+    meter = open_meter()
+    if meter is None or originals is None:
+        return
+    away = torch.cdist(images.flatten(1), originals.to(images).flatten(1), p=torch.inf)
+    meter.add_faults(away.argmin(dim=1), faults)

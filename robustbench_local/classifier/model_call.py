@@ -1,0 +1,129 @@
+"""One call of a model: what it may do to its input and to the process, and what its first answer reveals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier.argument_checks import Access
+from robustbench_local.classifier.binary_output import LogitCheck
+from robustbench_local.classifier.evaluation_mode import EvaluationMode
+from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.model_output import read_labels, read_logits
+from robustbench_local.classifier.pass_counter import pass_finished
+from robustbench_local.classifier.preprocessing import Preprocessing
+from robustbench_local.classifier.state_guard import RandomStates, Settings
+from robustbench_local.errors import ModelError, RobustbenchError
+
+
+class ModelCall:
+    """Asks a model about images, and bears with a careless forward.
+
+    What the model changes in the process is put back at once, its input is a copy until it has shown that it
+    leaves it alone, and what it raises is an error of the model.
+
+    Args:
+        num_classes: K.
+        access: What it answers: labels, or else scores.
+        output: Which entry of its answer to read, see `Classifier`.
+        name: What to call it in messages.
+        logit_check: Looks at its first scores; None where nothing is to be looked for.
+
+    Attributes:
+        logit_check: As above; None once it has seen enough.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        access: Access,
+        output: str | int | None,
+        name: str,
+        logit_check: LogitCheck | None,
+    ) -> None:
+        self.logit_check = logit_check
+        self._num_classes, self._access, self._output, self._name = num_classes, access, output, name
+        self._copies_input, self._examined = True, False
+
+    def ask(
+        self,
+        model: Callable[[Tensor], Any],
+        images: Tensor,
+        prepare: Preprocessing,
+        mode: EvaluationMode | None,
+        note: Callable[[str], None],
+    ) -> Tensor:
+        """The model's logits, (N, K), for these images together.
+
+        Args:
+            model: What is asked.
+            images: (N, C, H, W) in [0, 1], checked, on the device of ``prepare``.
+            prepare: Makes of them what the model is given.
+            mode: What holds while the model is attacked; None outside.
+            note: Told what a reader of the results should know.
+
+        Raises:
+            ModelError: If the model raises, or its output is not (N, K) floats.
+        """
+        given = prepare(images)
+        if given is images and self._copies_input:
+            given = images.clone()
+        version = given._version  # noqa: SLF001  the only sign of an in-place change
+        randomness = None if self._examined else RandomStates.current()
+        try:
+            output = _call(model, given, mode, note)
+        except Exception as error:
+            if out_of_memory(error) or isinstance(error, RobustbenchError):
+                raise
+            if mode is not None and mode.undo_layout_behind(error):
+                return self.ask(model, images, prepare, mode, note)
+            shape = tuple(given.shape)
+            message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
+            raise ModelError(message, where=self._name, remedy="check input_size and channels") from error
+        touched = given._version != version  # noqa: SLF001
+        if touched and given is images:
+            what = "changes its input in place, though not at its first call"
+            raise ModelError(what, where=self._name, remedy="let its forward begin with a clone of the input")
+        if touched:
+            note("changes its input in place; it is given a copy")
+        logits = self._read(output, len(images)).to(images.device)
+        if randomness is not None:
+            self._examine(logits, randomness, note)
+            self._copies_input = touched or not torch.equal(given, prepare(images))
+        pass_finished()
+        return logits
+
+    def _read(self, output: Any, count: int) -> Tensor:
+        read = read_labels if self._access == "labels" else read_logits
+        logits = read(output, count, self._num_classes, key=self._output, name=self._name)
+        if self.logit_check is not None:
+            scores = read_logits(output, count, 2, key=self._output, name=self._name)
+            self.logit_check = None if self.logit_check.look_at(scores) else self.logit_check
+        return logits
+
+    def _examine(self, logits: Tensor, before: RandomStates, note: Callable[[str], None]) -> None:
+        """What the first forward reveals; looking at every one would make each step wait for the device."""
+        self._examined = True
+        if not before.same(RandomStates.current()):
+            note("draws random numbers in its forward: its predictions may change from call to call")
+        values = logits.detach()
+        in_range = ((values >= 0) & (values <= 1)).all()
+        if self._access != "labels" and bool(in_range & ((values.sum(dim=1) - 1).abs() <= 1e-5).all()):
+            note("returns probabilities, not logits: remove the softmax, or losses on logits are weakened")
+
+
+def _call(
+    model: Callable[[Tensor], Any], given: Tensor, mode: EvaluationMode | None, note: Callable[[str], None]
+) -> Any:
+    """What the model returns, with the process put back to what it was."""
+    settings = Settings.current() if mode is None else mode.expected_settings()
+    try:
+        output = model(given)
+    finally:
+        changed = settings.restore()
+    if changed:
+        note(f"its forward changes the process-wide {', '.join(changed)}; put back at once")
+    return output

@@ -1,0 +1,65 @@
+"""How far two answers of a model answers_differ, and how far they may by rounding alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+SAME_SHAPE_TOLERANCE = 1e-4
+"""Share of the logits' range by which answers may differ between batches of one size, the image at the same
+place in both: kernels do the same there whatever the other images are. As much as makes a verdict fragile."""
+ROUNDING_FACTOR = 10.0
+"""Batches of other sizes may differ by so many times what a change of 1e-6 in every pixel makes of the
+answers: sums are taken in another order, and a network of low precision rounds each otherwise."""
+MOST_ROUNDING = 0.1
+"""The largest share of the logits' range that is ever taken for rounding."""
+QUANTIZED_TOLERANCE = 8 / 256
+"""Share for networks with quantized layers: their arithmetic has 256 levels, which some of them lay over the
+whole batch."""
+SERVICE_TOLERANCE = 1e-2
+"""The same for what is no module: nobody knows its arithmetic, and it may round what it sends."""
+RECORDED_TOLERANCE = 1e-2
+"""Share of the logits' range by which answers may differ while gradients are recorded: torch has faster
+kernels for some layers where they are not, which round otherwise."""
+
+
+def measure_difference(one: Tensor, other: Tensor) -> float:
+    """Largest difference between two answers; infinite where only one of them is finite."""
+    finite = torch.isfinite(one), torch.isfinite(other)
+    if not torch.equal(*finite):
+        return float("inf")
+    return float((one - other)[finite[0]].abs().max()) if bool(finite[0].any()) else 0.0
+
+
+def measure_spread(answers: Tensor) -> float:
+    """The largest range of an image's logits."""
+    finite = torch.isfinite(answers)
+    high = answers.masked_fill(~finite, -torch.inf).amax(dim=1)
+    low = answers.masked_fill(~finite, torch.inf).amin(dim=1)
+    largest = answers.masked_fill(~finite, 0.0).abs().max()
+    # where all logits are as good as equal, what they are made of rounds by more than their range
+    return max(float((high - low).max()), 1e-2 * float(largest), 1e-12)
+
+
+def answers_differ(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two answers, (N, K), differ by more than a share of the logits' range."""
+    return measure_difference(one, other) > tolerance * measure_spread(torch.cat([one, other]))
+
+
+def find_tolerance(module: nn.Module | None) -> float:
+    """The tolerance for batches of one size, the image at the same place."""
+    kinds = (type(part).__module__ for part in (module.modules() if module is not None else ()))
+    quantized = any(kind.startswith("torch.") and "quantized" in kind for kind in kinds)
+    return max(SAME_SHAPE_TOLERANCE, QUANTIZED_TOLERANCE if quantized else 0.0)
+
+
+def find_size_tolerance(answers: Tensor, moved: Tensor, tolerance: float) -> float:
+    """The tolerance for batches of other sizes and places: what the model's rounding makes of its answers.
+
+    Args:
+        answers: What it answered, (N, K).
+        moved: What it answered to the same images with 1e-6 added to every pixel.
+        tolerance: That for batches of one size, the least.
+    """
+    rounding = measure_difference(moved, answers) / measure_spread(answers)
+    return max(tolerance, min(ROUNDING_FACTOR * rounding, MOST_ROUNDING))

@@ -1,0 +1,59 @@
+"""Whether a model's gradients say how its answers change, or lead white-box attacks astray.
+
+A backward pass of the model's own may hand back what has nothing to do with its forward: then attacks that
+follow it break nothing, and the model looks robust.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.gradient_repair import NOISE
+
+STEPS = (1e-2, 3e-2, 1e-3)
+"""Largest change of a pixel in the finite differences, one after the other until one agrees."""
+LEAST_SHARE = 0.1
+"""Share of the change that a gradient foretells which has to come. Straight-through gradients of a rounding
+foretell too much, gradients at random a change that does not come: 1 / sqrt(C * H * W) of it."""
+STEADY = 3.0
+"""Shares that differ by this factor at most, from image to image, are those of gradients in another unit."""
+LEAST_KNOWN = 0.5
+"""Share of the differences that have to tell something: a plateau, where nothing changes, does not."""
+
+
+def find_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
+    """Whether nothing changes as gradients foretell it, wherever one looks.
+
+    Args:
+        classifier: The classifier, with access to gradients; not one that draws random numbers.
+        images: (N, C, H, W) in [0, 1], all different; two of them are looked at, and the first in pale.
+
+    Returns:
+        False, too, where there is no gradient or nothing can be said.
+    """
+    points = torch.cat([images[:2], 0.4 + 0.2 * images[:1]])
+    _, losses, slope = classifier.gradient(points, _mixture)
+    slope, noise = slope.double(), NOISE * losses.abs().double().clamp_min(1e-2)
+    peak = slope.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+    direction = (slope / peak.view(-1, 1, 1, 1)).to(points)
+    shares = []
+    for step in STEPS:
+        ends = [(points + sign * step * direction).clamp(0, 1) for sign in (1, -1)]
+        with torch.no_grad():
+            high, low = (_mixture(classifier(end)).double() for end in ends)
+        foretold = (slope * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1)
+        came, known = high - low, LEAST_SHARE * foretold > noise
+        if bool((known & (came >= LEAST_SHARE * foretold)).any()):
+            return False
+        shares.append((came / foretold)[known & (came != 0)])
+    found = torch.cat(shares)
+    if len(found) < LEAST_KNOWN * len(STEPS) * len(points):
+        return False
+    return not (float(found.min()) > 0 and float(found.max()) <= STEADY * float(found.min()))
+
+
+def _mixture(logits: Tensor) -> Tensor:
+    """A fixed mixture of the logits that no softmax saturates, (N,)."""
+    return (logits * torch.arange(logits.shape[1]).cos().to(logits)).sum(dim=1)
