@@ -12,7 +12,7 @@ from fault import FAULTS, Fault
 from workplace import DeviationError, Result, Workplace, check_manners
 
 LEAST = {
-    "damaged stores": 7,
+    "damaged stores": 8,
     "hostile files": 110,
     "hostile models": 41,
     "hostile services": 15,
