@@ -213,3 +213,16 @@ def a_database_that_is_something_else(place: Workplace, _draw: random.Random) ->
     (place.folder / "out" / "run.db").write_text(json.dumps({"a": 1}))
     place.call("report", "out").expect_code(2)
     place.run().expect_code(2, 4)
+
+
+@fault(FAMILY)
+def digests_that_are_gone(place: Workplace, _draw: random.Random) -> None:
+    finish_run(place)
+    with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
+        connection.execute("DROP TABLE digests")
+        connection.execute("UPDATE outcomes SET broken = 0")
+        connection.commit()
+    for arguments in (("report", "out"), ("gate", "out")):
+        place.call(*arguments).expect_code(2).expect_words("damaged")
+    place.run().expect_code(2)
+    place.run("--recompute-damaged").expect_code(2)
