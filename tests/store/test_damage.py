@@ -221,7 +221,7 @@ def test_digests_that_are_lost_are_damage_and_not_an_older_run(run: Path) -> Non
     for opened in (RunStore.open_readonly, resume):
         with pytest.raises(DamagedError, match="digests"):
             opened(run)
-    with pytest.raises(DamagedError, match="nothing of it can be kept"):
+    with pytest.raises(DamagedError, match="Nothing of it can be kept"):
         RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True)
 
 
