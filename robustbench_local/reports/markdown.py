@@ -101,8 +101,8 @@ def _heatmap(heatmap: HeatMap) -> list[str]:
     text = "Share of all images that are read correctly and stay so, with the 95 % Clopper-Pearson interval."
     if heatmap.has_other_images:
         text += (
-            ' Where an attack met other images than the column "untouched" is over, its own share of images '
-            "that are read correctly untouched stands behind its interval."
+            ' An attack with a limit met fewer images than the column "untouched" is over: behind its '
+            "interval stands how many of those are read correctly untouched."
         )
     return ["## Robust accuracy", "", text, "", *table(head, rows), ""]
 
