@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import UsageError
@@ -109,6 +110,22 @@ class Strict(BaseModel):
     """A mapping of a user's file: unknown keys are mistakes, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """``limit: true`` is not 1: pydantic would take it so."""
+        kinds = _plain_types(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            raise ValueError("a truth value is not a number")
+        return value
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of, but for those inside its containers."""
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        return {kind for part in get_args(annotation) for kind in _plain_types(part)}
+    return {annotation} if isinstance(annotation, type) else set()
 
 
 def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:

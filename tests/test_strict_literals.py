@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field, ValidationError
 
 from robustbench_local import strict
 from robustbench_local.errors import ConfigError
@@ -121,3 +123,18 @@ def test_a_mark_at_the_beginning_is_no_key(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert read_yaml(path, ConfigError) == {"a": 1}
+
+
+class Sample(strict.Strict):
+    count: int | None = None
+    share: Annotated[float, Field(gt=0)] | Literal["all"] = 1.0
+    flag: bool | int = False
+    names: list[str] = []
+
+
+@pytest.mark.parametrize("field", ["count", "share"])
+def test_truth_values_are_not_numbers(field: str) -> None:
+    with pytest.raises(ValidationError, match="a truth value is not a number"):
+        Sample.model_validate({field: True})
+    assert getattr(Sample.model_validate({field: 1}), field) == 1
+    assert Sample.model_validate({"flag": True}).flag is True

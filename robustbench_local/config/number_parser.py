@@ -26,7 +26,7 @@ def parse_number(value: Any) -> float:
         The nearest float; finite.
 
     Raises:
-        ValueError: If it is not such a number, or its value is not finite.
+        ValueError: If it is not such a number, its value is not finite, or it is not 0 but would become it.
     """
     if isinstance(value, bool):
         raise ValueError("a truth value is not a number")  # noqa: TRY004 - pydantic reports ValueErrors
@@ -43,5 +43,8 @@ def _read(text: str) -> float:
     found = _NUMBER.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
     if found is None:
         raise ValueError("it is not a number or a fraction of two")
-    over = Fraction(found[1])
-    return float(over / Fraction(found[2]) if found[2] else over)
+    exact = Fraction(found[1]) / Fraction(found[2] or 1)
+    number = float(exact)
+    if exact and not number:
+        raise ValueError("it is too small to be told from 0")
+    return number

@@ -67,7 +67,8 @@ def find_scale(pixels: NDArray[Any], declared: float | None, where: str) -> Pixe
 
 def _declared_scale(pixels: NDArray[Any], declared: float, where: str) -> PixelScale:
     _check_range(pixels, declared, where)
-    return PixelScale(declared, (f"values divided by {declared:g}, as scale: says",))
+    dark = _dark_note(float(pixels.max()), declared)
+    return PixelScale(declared, (f"values divided by {declared:g}, as scale: says", *dark))
 
 
 def _check_range(pixels: NDArray[Any], white: float, where: str) -> None:
@@ -84,10 +85,14 @@ def _check_used_range(pixels: NDArray[Any], white: int, where: str) -> tuple[str
         what = f"the {pixels.dtype} images hold {seen}: with white at {white} they would be black"
         remedy = f"set scale: {_BLACK[white]:.10g} if that is white, or scale: {white} if they are that dark"
         raise DataError(what, where=where, remedy=remedy)
+    return _dark_note(largest, white)
+
+
+def _dark_note(largest: float, white: float) -> tuple[str, ...]:
     if largest >= MIN_WHITE_SHARE * white:
         return ()
     dark = "all pixels are 0" if largest == 0 else f"no pixel is above {largest:.4g}"
-    return (f"the images are dark: {dark}, and white is {white} (scale: says another white)",)
+    return (f"the images are dark: {dark}, and white is {white:g} (scale: says another white)",)
 
 
 def _unknown_type(pixels: NDArray[Any], where: str) -> DataError:

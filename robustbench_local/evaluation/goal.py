@@ -66,9 +66,11 @@ def describe_goals(cells: Sequence[PlannedCell]) -> Iterator[str]:
 
 
 def named_classes(cell: PlannedCell, classes: Sequence[int]) -> list[str]:
-    """Classes of a cell's model with their numbers: ``14 Stop``."""
+    """Classes of a cell's model with their numbers: ``14 Stop``; ``class 14`` where they have no names."""
     names = cell.subject.data.class_names
-    return [f"{index} {names[index]}" for index in classes]
+    return [
+        f"class {index}" if names[index] == str(index) else f"{index} {names[index]}" for index in classes
+    ]
 
 
 def _describe(cell: PlannedCell) -> str:

@@ -281,7 +281,9 @@ def _load(entry: ModelEntry, data: Dataset, options: Options) -> tuple[Classifie
         default_classes=data.num_classes,
         base=options.base,
     )
-    return classifier, fit_labels(data, classifier.num_classes, classifier.class_names)
+    fitted = fit_labels(data, classifier.num_classes, classifier.class_names)
+    classifier.notes.extend(note for note in fitted.notes if note not in data.notes)
+    return classifier, fitted
 
 
 def _consistent(subject: Subject, options: Options) -> Subject:

@@ -120,7 +120,9 @@ def _heatmap(heatmap: HeatMap, names: dict[Subject, str]) -> Figure:
     for y, row in enumerate(rows):
         _label(axes, -1, y, percent(row.clean.value), _sized(row.clean), weight="normal")
         for x, (square, column) in enumerate(zip(row.squares, columns, strict=True)):
-            _draw_square(axes, x, y, square, worst=column.worst, below=_sized(square.estimate))
+            _draw_square(
+                axes, x, y, square, worst=column.worst, below=_sized(square.estimate, square.untouched)
+            )
     axes.set_xticks(range(-1, len(columns)), heads)
     axes.set_yticks(range(len(rows)), labels)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
@@ -261,9 +263,12 @@ def _draw_square(
         axes.text(x, y, square.word.replace(", ", "\n"), ha="center", va="center", backgroundcolor="white")
 
 
-def _sized(estimate: Estimate) -> str:
+def _sized(estimate: Estimate, untouched: Estimate | None = None) -> str:
     """The interval and, below it, the number of images: squares of one drawing may have met other images."""
-    return f"{interval(estimate)}\nn = {estimate.n:,}" if estimate.known else interval(estimate)
+    if not estimate.known:
+        return interval(estimate)
+    own = f"\nuntouched {percent(untouched.value)}" if untouched else ""
+    return f"{interval(estimate)}\nn = {estimate.n:,}{own}"
 
 
 def _label(axes: Axes, x: int, y: int, value: str, below: str, *, weight: str) -> None:

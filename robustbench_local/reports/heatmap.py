@@ -23,6 +23,8 @@ class Square:
     """Stands where the share is not known: ``error``, ``not run``, ``void``, ..."""
     reason: str = ""
     """Why there is no share, or what is missing from it."""
+    untouched: Estimate | None = None
+    """Accuracy on the same images untouched, where the row's is over others."""
 
     @property
     def step(self) -> int:
@@ -74,6 +76,11 @@ class HeatMap:
         threats = [column.threat for column in self.columns]
         return [(threat, threats.count(threat)) for threat in dict.fromkeys(threats)]
 
+    @property
+    def has_other_images(self) -> bool:
+        """Whether some square is over other images than the untouched ones of its row."""
+        return any(square.untouched for row in self.rows for square in row.squares)
+
 
 def make_heatmap(evidence: Evidence) -> HeatMap:
     """The heat map of all untargeted attacks on the models themselves."""
@@ -81,10 +88,11 @@ def make_heatmap(evidence: Evidence) -> HeatMap:
     rows = [
         Row(
             subject=subject,
-            clean=evidence.clean_accuracy(subject),
-            squares=tuple(_square(evidence, subject, column) for column in columns),
+            clean=clean,
+            squares=tuple(_square(evidence, subject, column, clean) for column in columns),
         )
         for subject in evidence.subjects
+        for clean in [evidence.clean_accuracy(subject)]
     ]
     return HeatMap(columns=columns, rows=tuple(rows))
 
@@ -106,13 +114,23 @@ def _columns(evidence: Evidence, threat: Threat) -> list[Column]:
     return [Column(threat=threat, attack=None, label=WORST_CASE), *single]
 
 
-def _square(evidence: Evidence, subject: Subject, column: Column) -> Square:
+def _square(evidence: Evidence, subject: Subject, column: Column, clean: Estimate) -> Square:
     if column.attack is None:
-        return _worst_square(evidence.worst(subject, column.threat))
+        return _worst_square(evidence.worst(subject, column.threat), clean)
     cell = _find(evidence.cells, subject, column)
     if cell is None:
         return Square(estimate=clopper_pearson(0, 0), word="not run", reason=NOT_IN_GRID)
-    return Square(estimate=cell.robust_accuracy, word=standing_word(cell), reason=cell.problem or "")
+    return Square(
+        estimate=cell.robust_accuracy,
+        word=standing_word(cell),
+        reason=cell.problem or "",
+        untouched=_of_others(cell.clean_accuracy, clean),
+    )
+
+
+def _of_others(own: Estimate, clean: Estimate) -> Estimate | None:
+    """Accuracy on a square's own images, unless that of the row is over as many."""
+    return own if own.known and own.n != clean.n else None
 
 
 def _find(cells: Sequence[CellResult], subject: Subject, column: Column) -> CellResult | None:
@@ -134,8 +152,13 @@ def standing_word(cell: CellResult) -> str:
     return "no images" if cell.done else cell.standing
 
 
-def _worst_square(worst: WorstCase | None) -> Square:
+def _worst_square(worst: WorstCase | None, clean: Estimate) -> Square:
     if worst is None:
         return Square(estimate=clopper_pearson(0, 0), word="not run", reason=NOT_IN_GRID)
     reason = f"without {', '.join(worst.missing)}" if worst.missing else ""
-    return Square(estimate=worst.robust_accuracy, word="unknown", reason=reason)
+    return Square(
+        estimate=worst.robust_accuracy,
+        word="unknown",
+        reason=reason,
+        untouched=_of_others(worst.clean_accuracy, clean),
+    )

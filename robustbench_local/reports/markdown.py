@@ -99,6 +99,11 @@ def _heatmap(heatmap: HeatMap) -> list[str]:
         for row in heatmap.rows
     )
     text = "Share of all images that are read correctly and stay so, with the 95 % Clopper-Pearson interval."
+    if heatmap.has_other_images:
+        text += (
+            ' An attack with a limit met fewer images than the column "untouched" is over: behind its '
+            "interval stands how many of those are read correctly untouched."
+        )
     return ["## Robust accuracy", "", text, "", *table(head, rows), ""]
 
 
@@ -120,8 +125,10 @@ def _eight_bits(cases: Sequence[EightBitCase]) -> list[str]:
 
 
 def _square(square: Square) -> str:
-    shown = full(square.estimate) if square.estimate.known else square.word
-    return f"{shown} (incomplete)" if square.estimate.known and square.reason else shown
+    if not square.estimate.known:
+        return square.word
+    untouched = f"; untouched {percent(square.untouched.value)}" if square.untouched else ""
+    return f"{full(square.estimate)}{' (incomplete)' if square.reason else ''}{untouched}"
 
 
 def _lessons(lessons: Sequence[Lesson]) -> list[str]:

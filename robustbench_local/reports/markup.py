@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from robustbench_local.errors import printable
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])(?=\s|$)")
 
 
 def escape(text: str) -> str:

@@ -19,6 +19,8 @@ ABOUT_RUN = ("identity", "meta", "events")
 """Tables about the run as a whole: each is a part of its own."""
 OF_CELL = ("outcomes", "sightings", "views", "arrays")
 """Tables whose rows belong to a cell, as the row of ``cells`` itself does."""
+SINCE_SCHEMA = 7
+"""The first schema with digests: a table of them that is missing from a later one was lost."""
 ALL = "digests"
 """The part whose digest is about the digests of all others."""
 
@@ -80,9 +82,10 @@ def keeping(connection: sqlite3.Connection, part: str, touched: Sequence[Rows]) 
 
 
 def damaged_parts(connection: sqlite3.Connection) -> list[str]:
-    """The parts whose rows are not those that were written; none in a database without digests."""
+    """The parts whose rows are not those that were written; none in a database older than digests."""
     if not _has_digests(connection):
-        return []
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        return [ALL] if version >= SINCE_SCHEMA else []
     with any_text(connection):
         known = _read_digests(connection)
         damaged = [part for part in all_parts(connection) if not _is_whole(connection, part, known)]
@@ -185,6 +188,8 @@ def _add(connection: sqlite3.Connection, part: str, count: int, total: int) -> N
 
 
 def _read_digests(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    if not _has_digests(connection):
+        return {}
     rows = connection.execute("SELECT part, rows, digest FROM digests")
     return {str(part): _parsed(count, digest) for part, count, digest in rows}
 

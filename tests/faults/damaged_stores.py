@@ -58,27 +58,59 @@ FLAGS_OF_A_ROW = (
 )
 
 
-@fault(FAMILY, repeats=True)
-def a_field_of_a_row(place: Workplace, draw: random.Random) -> None:
-    before = finish_run(place)
+def _row_of(
+    connection: sqlite3.Connection, table: str, draw: random.Random
+) -> tuple[dict[str, Any], str, list[Any]]:
+    """A row of a table, the condition that finds it again by its primary key, and that condition's values."""
+    columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+    keys = [column[1] for column in columns if column[5]]
+    rows = connection.execute(f"SELECT * FROM {table} ORDER BY {', '.join(keys)}").fetchall()
+    row = dict(zip([column[1] for column in columns], draw.choice(rows), strict=True))
+    return row, " AND ".join(f"{key} = ?" for key in keys), [row[key] for key in keys]
+
+
+def _change_field(place: Workplace, table: str, draw: random.Random) -> str | None:
+    """Change a field of a row; what was changed, or None if SQLite itself refuses it."""
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
-        connection.row_factory = sqlite3.Row
-        row = draw.choice(connection.execute("SELECT rowid AS place, * FROM outcomes").fetchall())
-        column = draw.choice([name for name in row.keys() if name != "place"])  # noqa: SIM118 - no mapping
+        row, where, values = _row_of(connection, table, draw)
+        column = draw.choice([name for name in row if name != "seconds"])
         old = row[column]
         choices = [0, 1, None, -1, 7, 0.5, "x", b"\x00", "", 1e308]
         if isinstance(old, int) and column in FLAGS_OF_A_ROW:
             choices = [1 - old]
-        new = draw.choice([value for value in choices if value != old or type(value) is not type(old)])
+        query = f"UPDATE {table} SET {column} = ? WHERE {where}"
         try:
-            connection.execute(f"UPDATE outcomes SET {column} = ? WHERE rowid = ?", (new, row["place"]))
+            connection.execute(query, (draw.choice([value for value in choices if value != old]), *values))
         except sqlite3.IntegrityError:
-            return  # SQLite itself refuses it
+            return None
         connection.commit()
-    damage = f"{column} of a row from {old!r} to {new!r}"
+    return f"{column} of a row of {table}, which was {old!r},"
+
+
+@fault(FAMILY, repeats=True)
+def a_field_of_a_row(place: Workplace, draw: random.Random) -> None:
+    before = finish_run(place)
+    damage = _change_field(place, "outcomes", draw)
+    if damage is None:
+        return
     report = place.call("report", "out")
-    if report.code != 2 and column != "seconds" and new != old:
-        raise DeviationError(f"{damage} is not noticed: exit code {report.code}")
+    if report.code != 2:
+        raise DeviationError(f"{damage} is changed without notice: exit code {report.code}")
+    expect_noticed_or_harmless(place, before, damage)
+
+
+@fault(FAMILY, repeats=True)
+def a_field_of_another_table(place: Workplace, draw: random.Random) -> None:
+    before = finish_run(place)
+    damage = _change_field(place, draw.choice(["cells", "meta", "identity", "digests", "events"]), draw)
+    if damage is None:
+        return
+    for arguments in (["report", "out"], ["gate", "out"]):
+        result = place.call(*arguments)
+        if result.code != 2:
+            raise DeviationError(
+                f"{damage} is changed without notice: {arguments[0]} ends with {result.code}"
+            )
     expect_noticed_or_harmless(place, before, damage)
 
 
@@ -108,8 +140,8 @@ def rows_that_are_gone(place: Workplace, draw: random.Random) -> None:
     before = finish_run(place)
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
         table = draw.choice(["outcomes", "outcomes", "cells", "meta"])
-        rows = connection.execute(f"SELECT rowid FROM {table}").fetchall()
-        connection.execute(f"DELETE FROM {table} WHERE rowid = ?", draw.choice(rows))
+        _, where, values = _row_of(connection, table, draw)
+        connection.execute(f"DELETE FROM {table} WHERE {where}", values)
         connection.commit()
     report = place.call("report", "out")
     if report.code == 0 and without_times(place.results()) != before:
@@ -181,3 +213,16 @@ def a_database_that_is_something_else(place: Workplace, _draw: random.Random) ->
     (place.folder / "out" / "run.db").write_text(json.dumps({"a": 1}))
     place.call("report", "out").expect_code(2)
     place.run().expect_code(2, 4)
+
+
+@fault(FAMILY)
+def digests_that_are_gone(place: Workplace, _draw: random.Random) -> None:
+    finish_run(place)
+    with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
+        connection.execute("DROP TABLE digests")
+        connection.execute("UPDATE outcomes SET broken = 0")
+        connection.commit()
+    for arguments in (("report", "out"), ("gate", "out")):
+        place.call(*arguments).expect_code(2).expect_words("damaged")
+    place.run().expect_code(2)
+    place.run("--recompute-damaged").expect_code(2)

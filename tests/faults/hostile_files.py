@@ -277,3 +277,22 @@ def _radius(text: str, codes: tuple[int, ...]) -> Trial:
 
 
 add_variants(FAMILY, "an eps of", {repr(text): _radius(text, codes) for text, codes in RADII.items()})
+
+
+def _truth_value(old: str, new: str) -> Trial:
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        place.edit(old, new)
+        place.run().expect_code(2).expect_words("truth value")
+
+    return trial
+
+
+add_variants(
+    FAMILY,
+    "a truth value as",
+    {
+        "the number of images": _truth_value('npz:images.npz"', 'npz:images.npz", limit: true'),
+        "the number of classes": _truth_value("num_classes: 4", "num_classes: true"),
+        "the seed": _truth_value("seed: 3", "seed: false"),
+    },
+)

@@ -323,3 +323,26 @@ def a_cut_graph_with_automatic_batches(place: Workplace, _draw: random.Random) -
     place.call("run", "grid.yaml", *flags, "--out", "out").expect_code(4, 0, 1)
     if place.cell("odd", "square-linf-8")["status"] != "done":
         raise DeviationError("a black box was not tried on a model without gradients")
+
+
+@fault(FAMILY)
+def labels_that_begin_with_1(place: Workplace, _draw: random.Random) -> None:
+    arrays = np.load(place.folder / "images.npz")
+    np.savez(place.folder / "images.npz", x=arrays["x"], y=arrays["y"] + 1)
+    place.run().expect_code(0, 1).expect_words("labels were numbered 0 to 3")
+    if "numbered 0 to 3" not in (place.folder / "out" / "report.md").read_text("utf-8"):
+        raise DeviationError("labels are renumbered, and the report does not say so")
+
+
+@fault(FAMILY)
+def attacks_on_other_images_than_the_untouched_ones(place: Workplace, _draw: random.Random) -> None:
+    place.edit("steps: 6}\n", "steps: 6}\n  - {card: fgsm-linf-8, limit: 9}\n")
+    place.run().expect_code(0, 1, 4)
+    arrays = {(cell["attack"]): cell for cell in place.results()["cells"]}
+    own = arrays["fgsm-linf-8"]["clean_accuracy"]["value"]
+    all_images = arrays["pgd50-linf-8[steps=6]"]["clean_accuracy"]["value"]
+    text = (place.folder / "out" / "report.md").read_text("utf-8")
+    row = next(line for line in text.splitlines() if line.startswith("| plain |") and "untouched" in line)
+    shown = row.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
+    if own == all_images or f"n = 9); untouched {own:.1%}".replace("%", " %") not in shown:
+        raise DeviationError(f"an attack on 9 of 24 images stands beside the clean accuracy of all: {shown}")

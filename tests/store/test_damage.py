@@ -216,6 +216,15 @@ def test_a_damaged_schema_is_not_a_full_disk(run: Path, statement: str) -> None:
         assert "free some space" not in str(caught.value)
 
 
+def test_digests_that_are_lost_are_damage_and_not_an_older_run(run: Path) -> None:
+    edit(run, "DROP TABLE digests")
+    for opened in (RunStore.open_readonly, resume):
+        with pytest.raises(DamagedError, match="digests"):
+            opened(run)
+    with pytest.raises(DamagedError, match="Nothing of it can be kept"):
+        RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True)
+
+
 @pytest.mark.parametrize("old", [b"CREATE TABLE outcomes", b"CREATE TABLE meta", b"broken"])
 def test_a_schema_that_is_no_text_any_more(run: Path, old: bytes) -> None:
     """SQLite quotes in its message what it cannot parse, and Python cannot read that either."""
