@@ -341,3 +341,14 @@ def test_a_forward_that_fails_where_gradients_are_recorded_is_left_to_black_boxe
         return self.layers(torch.from_numpy(images.numpy()))
 
     assert probe(models.variant(forward=forward)).consistent
+
+
+def test_a_model_that_refuses_pale_images_is_not_refused_for_that():
+    def prepared(_self, images):
+        if float(images.std()) < 0.15:
+            raise ValueError("this is no photograph")
+        return images
+
+    images = (models.some_images(8) > 0.5).float()
+    found = probe_consistency(Classifier(models.variant(prepared=prepared), num_classes=5), images)
+    assert found.consistent
