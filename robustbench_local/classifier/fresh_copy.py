@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.foreign_errors import first_line
@@ -94,7 +95,8 @@ class OriginalState:
         return shared | describe_state(model, self.places, parameters=False)
 
     def _duplicate(self, value: Any) -> Any:
-        with warnings.catch_warnings():
+        # a copy of TorchScript's would be a result of its parameters, which nobody can freeze
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of classes that are out of fashion: not the reader's matter
             memo: dict[int, Any] = dict(self._shared)
             model = value[0] if isinstance(value, tuple) else value

@@ -90,11 +90,19 @@ def _module_parts(model: nn.Module, describer: Describer) -> dict[str, str]:
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     weights = [f"{name} {describe_tensor(value)}" for name, value in sorted(tensors.items())]
     return {
-        "layers": _hashed(without_places("\n".join([repr(model), *kinds]))),
+        "layers": _hashed(without_places("\n".join([_shown(model), *kinds]))),
         "code": _hashed("\n".join(code)),
         "settings": _hashed("\n".join(attributes)),
         "weights": _hashed("\n".join(weights)),
     }
+
+
+def _shown(model: nn.Module) -> str:
+    """What a model says of its layers; their kinds and settings are looked at in any case."""
+    try:
+        return repr(model)
+    except Exception as error:  # noqa: BLE001 - somebody else's class may raise anything
+        return f"raises {type(error).__name__}"
 
 
 def _callable(model: Any, describer: Describer) -> str:

@@ -87,7 +87,7 @@ class ConsistencyProbe:
         return self.kind == "consistent"
 
 
-def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
+def probe_consistency(classifier: Classifier, images: Tensor, *, backward: bool = True) -> ConsistencyProbe:
     """Ask a model about a few images in several ways and compare the answers.
 
     A module is asked about some sixty images, and left as if it had not been: copies of it are asked, where
@@ -97,6 +97,7 @@ def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProb
     Args:
         classifier: The classifier, a defended one as a whole.
         images: (N, C, H, W) in [0, 1], N at least 1, of the data that it will be evaluated on.
+        backward: Whether it may be asked for gradients, which are more than black boxes need.
 
     Returns:
         What was found; the first inconsistency ends the questions.
@@ -106,20 +107,20 @@ def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProb
     """
     alone = [images[row : row + 1] for row in range(min(3, len(images)))]
     try:
-        return _probe(classifier, images)
+        return _probe(classifier, images, backward)
     except UnreachableError:
         raise
     except ModelError as failure:
         # an image that it cannot bear costs that image at work: the others are made from one that it can
         for image in alone:
             with suppress(ModelError):
-                return _probe(classifier, image)
+                return _probe(classifier, image, backward)
         raise failure  # noqa: TRY201  the first one, not that of the last image
 
 
-def _probe(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
+def _probe(classifier: Classifier, images: Tensor, backward: bool) -> ConsistencyProbe:
     with classifier.attacked():
-        probe = _Probe(classifier, _distinct(images).to(classifier.device))
+        probe = _Probe(classifier, _distinct(images).to(classifier.device), backward)
         try:
             if classifier.module is None:
                 probe.question_briefly()
@@ -152,6 +153,8 @@ class _Probe:
     classifier: Classifier
     images: Tensor
     """(8, C, H, W), all different."""
+    backward: bool = True
+    """Whether it may be asked for gradients."""
     rows: int = 0
     notes: list[str] = field(default_factory=list)
     draws: bool = False
@@ -314,7 +317,7 @@ class _Probe:
 
     def _backward(self, model: Classifier, images: Tensor) -> bool:
         """A forward and a backward pass; whether there is one."""
-        if model.access != "gradients":
+        if model.access != "gradients" or not self.backward:
             return False
         self.rows += len(images)
         try:
