@@ -523,7 +523,11 @@ class Classifier:
                 return self._answer(images)
             shape = tuple(given.shape)
             message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
-            raise ModelError(message, where=self.name, remedy="check input_size and channels") from error
+            missing = isinstance(error, ImportError)
+            remedy = (
+                "import it at the top of the model's file" if missing else "check input_size and channels"
+            )
+            raise ModelError(message, where=self.name, remedy=remedy) from error
         finally:
             changed = settings.restore()
         if changed:

@@ -143,7 +143,7 @@ def _refuse_other_numbers(fit: Fit, expected: Mapping[str, Any], where: str) -> 
         raise ModelError(
             f"holds {_listed('weights that are no floating-point numbers', odd)}",
             where=where,
-            remedy="save the weights as float32; whole numbers of a quantized network have a scale beside them",
+            remedy="save the weights as float32; those of a quantized network need their scales",
         )
 
 
