@@ -385,13 +385,30 @@ def test_a_backward_pass_that_ends_the_process_costs_black_boxes_nothing(place, 
     assert "asked its first questions without a backward pass, for with one the model ended" in notes
 
 
+def test_of_two_models_in_one_process_neither_is_blamed_alone(place):
+    (place / "planned").touch()
+    (place / "calm").touch()
+    content = grid("good", "crashes_always")
+    content["models"][0]["id"] = "sound"
+    content["attacks"] = [{"card": "fgsm-linf-8", "transfer_from": "crashes_always"}]
+    found = run_grid(
+        content, timeout=60, out=place / "run", allow_code=True, batch_size=12, listener=Wake(place)
+    )
+    transferred = next(cell for cell in found.results["cells"] if cell["status"] == "error")
+    assert transferred["model"] == "sound"
+    assert transferred["error"].startswith("sound or crashes_always: the model's process ended by signal 11")
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "threads_of_its_own" else ()) for name in ODD],
+)
 def test_a_sound_model_with_odd_manners_is_measured(place, name):
     (place / "odd.py").write_text(MODELS + textwrap.dedent(ODD[name]) + "\ndef net():\n    return Odd()\n")
     content = grid("good")
     content["models"].append({"id": "odd", "source": "python:odd.py:net", "num_classes": 3})
-    found = run_grid(content, timeout=15, out=place / "run", allow_code=True, batch_size=12)
+    found = run_grid(content, timeout=10, out=place / "run", allow_code=True, batch_size=12)
     assert found.complete, [cell["error"] for cell in found.results["cells"]]
     if name != "scripted":
         first, second = (cell["robust_accuracy"]["value"] for cell in found.results["cells"])
