@@ -82,7 +82,11 @@ class ModelCall:
                 return self.ask(model, images, prepare, mode, note)
             shape = tuple(given.shape)
             message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
-            raise ModelError(message, where=self._name, remedy="check input_size and channels") from error
+            missing = isinstance(error, ImportError)
+            remedy = (
+                "import it at the top of the model's file" if missing else "check input_size and channels"
+            )
+            raise ModelError(message, where=self._name, remedy=remedy) from error
         touched = given._version != version  # noqa: SLF001
         if touched and given is images:
             what = "changes its input in place, though not at its first call"

@@ -65,18 +65,22 @@ def digest_parts(parts: dict[str, str]) -> str:
     return _hashed("\n".join(f"{name}: {value}" for name, value in sorted(parts.items())))
 
 
-def record_code(model: Any, names: Iterable[str]) -> None:
+def record_code(model: Any, names: Iterable[str]) -> frozenset[str]:
     """Write down on a model which files its code is made of, while they are what was run.
 
     Args:
         model: What a user's file made; whatever it is put into has these files in its identity.
         names: Dotted names of the modules that were imported for it.
+
+    Returns:
+        Names of all modules that these files import, anywhere in them.
     """
     files, named = module_files(names)
     owner = getattr(model, "__self__", model)
     state = getattr(getattr(owner, "__func__", owner), "__dict__", None)
     if isinstance(state, dict):
         state[CODE_RECORD] = (files, sorted(used_libraries([*named, *names])))
+    return named
 
 
 def _module_parts(model: nn.Module, describer: Describer) -> dict[str, str]:
@@ -90,11 +94,19 @@ def _module_parts(model: nn.Module, describer: Describer) -> dict[str, str]:
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     weights = [f"{name} {describe_tensor(value)}" for name, value in sorted(tensors.items())]
     return {
-        "layers": _hashed(without_places("\n".join([repr(model), *kinds]))),
+        "layers": _hashed(without_places("\n".join([_shown(model), *kinds]))),
         "code": _hashed("\n".join(code)),
         "settings": _hashed("\n".join(attributes)),
         "weights": _hashed("\n".join(weights)),
     }
+
+
+def _shown(model: nn.Module) -> str:
+    """What a model says of its layers; their kinds and settings are looked at in any case."""
+    try:
+        return repr(model)
+    except Exception as error:  # noqa: BLE001 - somebody else's class may raise anything
+        return f"raises {type(error).__name__}"
 
 
 def _callable(model: Any, describer: Describer) -> str:

@@ -189,7 +189,7 @@ def set_evaluation_mode(module: nn.Module) -> str | None:
         for part in module.modules():
             _set_training(part, training=False)
     for parameter in module.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter.is_leaf:  # not a copy that TorchScript made in a graph
             parameter.requires_grad_(False)
     return told
 

@@ -198,7 +198,7 @@ def _as_error(work: Work, loss: WorkerLostError, more: str = "") -> ModelError:
     """The loss of a process as an error of the model."""
     kind = ModelTimeoutError if loss.hung else ModelError
     remedy = "see why it hangs, or allow it more with --timeout" if loss.hung else "run it by itself"
-    return kind(loss.line + more, where=work.classifier.name, remedy=remedy)
+    return kind(loss.line + more, where=work.names, remedy=remedy)
 
 
 def _told(batches: list[Batch], notify: Notify) -> Iterator[Batch]:

@@ -115,6 +115,11 @@ class Work(ABC):
         return self.classifier
 
     @property
+    def names(self) -> str:
+        """Whose code runs, for messages where nobody can know which of two models it was."""
+        return " or ".join(dict.fromkeys((self.classifier.name, self.asked.name)))
+
+    @property
     def images_each(self) -> int:
         """Images that go through the classifier together for each position: one, or the views of it."""
         return 1

@@ -168,7 +168,7 @@ class Crew(AbstractContextManager["Crew"]):
                 raise _cell_timeout(self.work)
             self.work.asked.batch_size = batch_size
             watchdog = Watchdog(self._timeout, self._deadline, self._give_up)
-            with confined(self.work.classifier.name), watchdog:
+            with confined(self.work.names), watchdog:
                 return self.work.run(positions)
         try:
             return self._shared(positions, batch_size)
@@ -249,7 +249,7 @@ class Crew(AbstractContextManager["Crew"]):
 def _cell_timeout(work: Work) -> ModelTimeoutError:
     what = "the cell's time is over"
     remedy = "the same command goes on with what is left, for longer with a larger --cell-timeout"
-    return ModelTimeoutError(what, where=work.classifier.name, remedy=remedy)
+    return ModelTimeoutError(what, where=work.names, remedy=remedy)
 
 
 def _serve(
@@ -293,7 +293,7 @@ def _as_failure(problem: BaseException, work: Work) -> Exception:
     """What the parent raises; nobody can interrupt a worker but the model itself."""
     if isinstance(problem, Exception):
         return as_picklable(problem)
-    return as_model_error(problem, work.classifier.name)
+    return as_model_error(problem, work.names)
 
 
 def _count(classifier: Classifier, counts: ctypes.Array[ctypes.c_int64]) -> None:

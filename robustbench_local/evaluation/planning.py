@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from robustbench_local.classifier.wrapper import innermost
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.data.sources import load_dataset
-from robustbench_local.errors import ModelError, ModelTimeoutError, ProcessEndedError
+from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.crossing import GridColumn
 from robustbench_local.evaluation.defending import Defense, resolve_defenses
@@ -29,12 +28,13 @@ from robustbench_local.evaluation.harness.consistency import (
     describe_consistency,
     describe_gradients,
 )
-from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
+from robustbench_local.evaluation.harness.isolated_call import confined
 from robustbench_local.evaluation.harness.model_probe import (
     ModelProbe,
     as_model_errors,
     check_copying,
     learn_from_probe,
+    probe_aside,
     probe_model,
 )
 from robustbench_local.evaluation.harness.unusable_model import make_unusable_subject, with_defense
@@ -46,8 +46,6 @@ from robustbench_local.models.sources import load_classifier
 
 DECIDING = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
-SINGLE_QUESTIONS = 3
-"""So many images a model is asked about one by one, where its process ends over the first ones together."""
 TIMEOUT_SECONDS = 600.0
 """Seconds without a finished pass after which a model is taken to hang, unless the user says otherwise."""
 
@@ -181,7 +179,7 @@ def _defended(
     if model.problem is not None:
         return with_defense(model, defense.name)
     try:
-        with confined(entry.id):
+        with confined(entry.id), as_model_errors(entry.id):
             return _consistent(defense.apply(model), options)
     except ModelError as problem:
         unusable = make_unusable_subject(entry, data, problem, resolve_device(options.device))
@@ -195,25 +193,25 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
     it is loaded there, too, before it is loaded here.
     """
 
-    def load_and_probe(rows: slice, compare: bool) -> ModelProbe:
+    def load_and_probe(rows: slice, *, compare: bool, backward: bool) -> ModelProbe:
         with as_model_errors(entry.id):
             classifier, fitted = _load(entry, data, options)
-        return probe_model(classifier, fitted.images[rows], compare=compare)
+        return probe_model(classifier, fitted.images[rows], compare=compare, backward=backward)
 
     on_cpu = resolve_device(options.device).type == "cpu"
-    probe = partial(_probe_aside, len(data), timeout=options.timeout, name=entry.id)
+    probe = partial(probe_aside, len(data), timeout=options.timeout, name=entry.id)
     tried = probe(load_and_probe) if on_cpu and runs_foreign_code(entry) else None
     with confined(entry.id), as_model_errors(entry.id):
         classifier, fitted = _load(entry, data, options)
         if tried is None:
             images = fitted.images
             tried = (
-                probe(lambda rows, compare: probe_model(classifier, images[rows], compare=compare))
+                probe(lambda rows, **how: probe_model(classifier, images[rows], **how))
                 if on_cpu
                 else probe_model(classifier, images)
             )
         learn_from_probe(classifier, tried)
-        if on_cpu and runs_foreign_code(entry) and classifier.module is None and tried.is_whole:
+        if on_cpu and runs_foreign_code(entry) and tried.is_whole:
             check_copying(classifier, fitted.images, options.timeout)
         allowed = options.allow_batch_dependence
         apply_probe(classifier, tried.consistency, allowed=allowed, batch_size=options.batch_size)
@@ -234,30 +232,6 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
         **describe_gradients(classifier),
     }
     return Subject(id=entry.id, classifier=classifier, data=fitted, digest=digest, about=about)
-
-
-def _probe_aside(
-    count: int, probe: Callable[[slice, bool], ModelProbe], *, timeout: float | None, name: str
-) -> ModelProbe:
-    """Probe in a child process; where it ends or hangs, about single ones of the ``count`` images.
-
-    A process that ends even so may have met an image that was made for the comparison of answers: then it is
-    asked about images of the data alone.
-    """
-    try:
-        return call_isolated(partial(probe, slice(None), True), timeout=timeout, name=name)
-    except (ProcessEndedError, ModelTimeoutError) as problem:
-        hangs = isinstance(problem, ModelTimeoutError)
-        rows = range(min(SINGLE_QUESTIONS - hangs, count) if count > 1 else 0)
-        for row, compare in [
-            (row, compare) for compare in ((True,) if hangs else (True, False)) for row in rows
-        ]:
-            with suppress(ProcessEndedError, ModelTimeoutError):
-                question = partial(probe, slice(row, row + 1), compare)
-                found = call_isolated(question, timeout=timeout, name=name)
-                note = f"asked its first questions about a single image, for among several {problem.what}"
-                return replace(found, notes=(*found.notes, note), is_whole=False)
-        raise
 
 
 def runs_foreign_code(entry: ModelEntry) -> bool:

@@ -16,7 +16,12 @@ from robustbench_local.errors import ConfigError, ModelError, RefusedError
 from robustbench_local.models.architectures import fixed_start
 from robustbench_local.models.files import find_file
 from robustbench_local.models.loaded import Loaded, Request
-from robustbench_local.models.user_import import file_digest, import_file, neighbours_of
+from robustbench_local.models.user_import import (
+    file_digest,
+    find_late_imports,
+    import_file,
+    neighbours_of,
+)
 from robustbench_local.models.weight_loading import Fit, fit_weights, load_fit
 from robustbench_local.models.weights import Weights
 from robustbench_local.suggestion import did_you_mean
@@ -87,7 +92,7 @@ def run_user_code(place: str, request: Request) -> tuple[Path, Any]:
     path = find_file(file, request.base)
     with neighbours_of(path) as brought:
         module, made = _run(path, name, place, request)
-    record_code(made, {module.__name__, *brought})
+    find_late_imports(path, record_code(made, {module.__name__, *brought}))
     return path, made
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.abc import MetaPathFinder
@@ -102,6 +102,11 @@ class _FreshLoader(SourceFileLoader):
         code: CodeType = self.source_to_code(self.get_data(path), path)
         return code
 
+    def exec_module(self, module: ModuleType) -> None:
+        """Run it, and remember which source that was, also where nobody is waiting for it."""
+        super().exec_module(module)
+        _remember({module.__name__})
+
 
 class _NeighbourFinder(MetaPathFinder):
     """Finds what others find, and then what lies in a folder; sources of the user's get a `_FreshLoader`.
@@ -129,7 +134,7 @@ class _NeighbourFinder(MetaPathFinder):
         """What the other finders would find without the folder at the end of the path."""
         elsewhere = sys.path[:-1] if sys.path[-1] == self._folder else sys.path
         for finder in sys.meta_path:
-            if isinstance(finder, _NeighbourFinder):
+            if isinstance(finder, _NeighbourFinder | _LateFinder):
                 continue
             if finder is PathFinder:
                 spec = PathFinder.find_spec(fullname, elsewhere)
@@ -139,6 +144,50 @@ class _NeighbourFinder(MetaPathFinder):
             if spec is not None:
                 return spec
         return None
+
+
+class _LateFinder(MetaPathFinder):
+    """Finds what lies beside a user's file and is imported only while its model answers.
+
+    Only names that the sources import are found, which are in the model's identity, and none of which two
+    folders have a module.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, frozenset[str]] = {}
+        """The folders of users' files, with the names that their sources import."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The place of a module; None where it is for others to find."""
+        top = fullname.partition(".")[0]
+        folders = [folder for folder, names in self.names.items() if top in names]
+        if not folders or any(isinstance(finder, _NeighbourFinder) for finder in sys.meta_path):
+            return None
+        if path is not None:
+            return _freshen(PathFinder.find_spec(fullname, path))
+        found = [
+            spec for folder in folders if (spec := _NeighbourFinder(folder).find_spec(fullname, path, target))
+        ]
+        return found[0] if len({spec.origin for spec in found}) == 1 else None
+
+
+_late_finder = _LateFinder()
+
+
+def find_late_imports(path: Path, names: Collection[str]) -> None:
+    """Let a user's file import its neighbours while its model answers, too, as Python itself would.
+
+    Args:
+        path: The file.
+        names: Dotted names that its sources and those of its neighbours import.
+    """
+    folder = str(path.parent.resolve())
+    tops = {name.partition(".")[0] for name in names}
+    _late_finder.names[folder] = _late_finder.names.get(folder, frozenset()) | tops
+    if _late_finder not in sys.meta_path:
+        sys.meta_path.insert(0, _late_finder)
 
 
 def _freshen(spec: ModuleSpec | None) -> ModuleSpec | None:

@@ -115,6 +115,7 @@ def load_fit(module: nn.Module, fit: Fit, where: str) -> list[str]:
         ModelError: If the module takes another shape after all.
     """
     expected = module.state_dict()
+    _refuse_other_numbers(fit, expected, where)
     # Batch norm's counter came late to torch; files without it are complete.
     state = OrderedDict({name: value for name, value in expected.items() if name.endswith(COUNTER)})
     state.update(fit.tensors)
@@ -129,6 +130,21 @@ def load_fit(module: nn.Module, fit: Fit, where: str) -> list[str]:
     stored = {tensor.dtype for tensor in fit.tensors.values() if tensor.is_floating_point()}
     half = sorted(str(dtype).removeprefix("torch.") for dtype in stored if dtype.itemsize < 4)
     return [*fit.notes, *(f"weights are stored as {dtype}" for dtype in half)]
+
+
+def _refuse_other_numbers(fit: Fit, expected: Mapping[str, Any], where: str) -> None:
+    """Whole or complex numbers would be copied into floats as if their scale or other half were nothing."""
+    odd = [
+        f"{name} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in fit.tensors.items()
+        if expected[name].is_floating_point() and not tensor.is_floating_point()
+    ]
+    if odd:
+        raise ModelError(
+            f"holds {_listed('weights that are no floating-point numbers', odd)}",
+            where=where,
+            remedy="save the weights as float32; those of a quantized network need their scales",
+        )
 
 
 def _choose(weights: Weights, network: NetworkNames) -> tuple[Match, Head]:

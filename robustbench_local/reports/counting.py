@@ -71,6 +71,7 @@ def read_evidence(store: RunStore) -> Evidence:
         models=[dict.fromkeys(_MODEL) | about for about in meta["models"] or ()],
         environment={key: environment.get(key) for key in _ENVIRONMENT},
         gates=meta["gates"] or [],
+        begun=bool(cells) or meta["gates"] is not None,
         severity=meta["severity"] or {},
         cards=meta["cards"] or {},
         unchecked=not store.checked_from_the_start,

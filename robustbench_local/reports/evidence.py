@@ -264,6 +264,8 @@ class Evidence:
     """Versions and machine, no environment variables."""
     gates: Sequence[Mapping[str, Any]] = ()
     """The grid's gates."""
+    begun: bool = True
+    """Whether the run came as far as writing down its cells or its gates before it was stopped."""
     severity: Mapping[str, Any] = field(default_factory=dict)
     """What wrong readings cost, by model; empty if the run does not know. See reports/severity.py."""
     unchecked: bool = False

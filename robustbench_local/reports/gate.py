@@ -19,6 +19,8 @@ from robustbench_local.suggestion import did_you_mean
 
 __all__ = ["Gate", "GateReport", "Verdict", "check_gates", "judge", "judge_evidence"]
 
+_UNREAD = "the run was stopped before it wrote down its gates: nothing was judged; run the same command again"
+
 
 def check_gates(run_dir: Path, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
     """Judge a run by its gates.
@@ -43,6 +45,8 @@ def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None
     """Judge what was read from a run by its gates, or by these; errors as in ``check_gates``."""
     entries = evidence.gates if gates is None else gates
     read = [Gate.read(entry) for entry in entries]
+    if gates is None and not evidence.begun:
+        return GateReport(verdicts=(), unread=_UNREAD)
     doubts = find_doubts(evidence)
     return GateReport(
         verdicts=tuple(verdict for gate in read for verdict in _verdicts(evidence, gate, doubts)),

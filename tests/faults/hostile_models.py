@@ -47,6 +47,8 @@ ENDINGS = {
     "stops its process": "os.kill(os.getpid(), signal.SIGSTOP)",
     "hangs": "time.sleep(3600)",
     "spins": "[0 for _ in iter(int, 1)]",
+    "runs out of memory": "raise MemoryError('Unable to allocate 2 TiB')",
+    "closes files that are not its own": "os.closerange(3, 1024)",
 }
 """What a forward or a constructor may do besides its work."""
 
@@ -194,7 +196,30 @@ add_variants(
     {
         "that TorchScript made": _odd_module(
             "def make_odd():\n    return torch.jit.trace(make().eval(), torch.rand(2, 3, 16, 16))\n",
-            codes=(0, 4),
+            codes=(0,),
+        ),
+        "that TorchScript compiled": _odd_module(
+            "def make_odd():\n    return torch.jit.script(make().eval())\n", codes=(0,)
+        ),
+        "whose words raise": _odd_module(
+            "class Odd(Net):\n    def extra_repr(self):\n        raise ValueError('no words')\n" + MAKE,
+            codes=(0,),
+        ),
+        "with threads of its own": _odd_module(
+            "from concurrent.futures import ThreadPoolExecutor\nPOOL = ThreadPoolExecutor(2)\n"
+            "list(POOL.map(abs, [1, 2]))\nclass Odd(Net):\n    def forward(self, x):\n"
+            "        return POOL.submit(super().forward, x).result()\n" + MAKE,
+            codes=(0,),
+        ),
+        "that goes on twice after a fork": _odd_module(
+            "CALLS = []\nclass Odd(Net):\n    def forward(self, x):\n        CALLS.append(len(x))\n"
+            "        os.fork() if len(CALLS) == 5 else None\n        return super().forward(x)\n" + MAKE,
+            codes=(0,),
+        ),
+        "that is slow": _odd_module(
+            "import time\nclass Odd(Net):\n    def forward(self, x):\n        time.sleep(0.15)\n"
+            "        return super().forward(x)\n" + MAKE,
+            codes=(0,),
         ),
         "that checkpoints with reentry": _odd_module(
             "from torch.utils.checkpoint import checkpoint\nclass Odd(Net):\n    def forward(self, x):\n"
@@ -238,3 +263,55 @@ add_variants(
         ),
     },
 )
+
+
+BACKWARD = """\
+import os, sys, time
+
+class Odd(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        {backward}
+
+class OddNet(Net):
+    def forward(self, x):
+        return super().forward(Odd.apply(x))
+
+def make_odd():
+    net = OddNet()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    return net
+"""
+
+
+def _backward(statement: str) -> Trial:
+    """Only what needs gradients fails."""
+
+    def trial(place: Workplace, _draw: random.Random) -> None:
+        place.write_model(BACKWARD.format(backward=statement))
+        place.edit("attacks:\n", "attacks:\n  - {card: square-linf-8, queries: 20}\n")
+        place.run(*PATIENCE).expect_code(4)
+        if place.cell("odd")["status"] not in {"error", "timeout"}:
+            raise DeviationError("gradients are nobody's, and the cell is not an error")
+        if place.robust("odd", "square-linf-8") != place.robust("plain", "square-linf-8"):
+            raise DeviationError("a black box breaks other images of the same network")
+
+    return trial
+
+
+add_variants(
+    FAMILY,
+    "a backward pass that",
+    {name: _backward(ENDINGS[name]) for name in ("calls sys exit 0", "calls os exit 0", "hangs")},
+)
+
+
+@fault(FAMILY)
+def a_file_that_leaves_when_it_is_read_a_second_time(place: Workplace, _draw: random.Random) -> None:
+    once = "MARK = Path(__file__).parent / 'read'\nif MARK.exists():\n    os._exit(0)\nMARK.touch()\n"
+    place.write_model(ODD.format(forward="pass", make="pass") + once)
+    expect_only_its_own_cells_to_fail(place)

@@ -332,6 +332,119 @@ def test_the_command_says_so_and_ends_with_4(place, capsys):
     assert "ended its process with code 0" in capsys.readouterr().err
 
 
+BACKWARD = (
+    MODELS
+    + """
+class Backwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images):
+        return images.clone()
+    @staticmethod
+    def backward(ctx, gradient):
+        os._exit(0)
+
+def net():
+    model = Good()
+    plain = model.forward
+    model.forward = lambda images: plain(Backwards.apply(images))
+    return model
+"""
+)
+ODD = {
+    "its_words_raise": """
+        class Odd(Good):
+            def extra_repr(self):
+                raise ValueError("no words")
+        """,
+    "threads_of_its_own": """
+        from concurrent.futures import ThreadPoolExecutor
+        POOL = ThreadPoolExecutor(2)
+        list(POOL.map(abs, [1, 2]))
+        class Odd(Good):
+            def forward(self, images):
+                return POOL.submit(super().forward, images).result()
+        """,
+    "scripted": """
+        class Odd(nn.Module):
+            def __new__(cls):
+                return torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)))
+        """,
+}
+
+
+def test_a_backward_pass_that_ends_the_process_costs_black_boxes_nothing(place, monkeypatch):
+    (place / "backward.py").write_text(BACKWARD)
+    content = grid("good")
+    content["models"].append({"id": "backward", "source": "python:backward.py:net"})
+    content["attacks"].append({"card": "square-linf-8", "queries": 4})
+    found = run_grid(content, timeout=60, out=place / "run", allow_code=True, batch_size=12)
+    status = {(cell["model"], cell["card"]): cell["status"] for cell in found.results["cells"]}
+    assert status["backward", "fgsm-linf-8"] == "error"
+    assert status["backward", "square-linf-8"] == "done"
+    notes = " ".join(found.results["models"][1]["notes"])
+    assert "asked its first questions without a backward pass, for with one the model ended" in notes
+
+
+def test_of_two_models_in_one_process_neither_is_blamed_alone(place):
+    (place / "planned").touch()
+    (place / "calm").touch()
+    content = grid("good", "crashes_always")
+    content["models"][0]["id"] = "sound"
+    content["attacks"] = [{"card": "fgsm-linf-8", "transfer_from": "crashes_always"}]
+    found = run_grid(
+        content, timeout=60, out=place / "run", allow_code=True, batch_size=12, listener=Wake(place)
+    )
+    transferred = next(cell for cell in found.results["cells"] if cell["status"] == "error")
+    assert transferred["model"] == "sound"
+    assert transferred["error"].startswith("sound or crashes_always: the model's process ended by signal 11")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "threads_of_its_own" else ()) for name in ODD],
+)
+def test_a_sound_model_with_odd_manners_is_measured(place, name):
+    (place / "odd.py").write_text(MODELS + textwrap.dedent(ODD[name]) + "\ndef net():\n    return Odd()\n")
+    content = grid("good")
+    content["models"].append({"id": "odd", "source": "python:odd.py:net", "num_classes": 3})
+    found = run_grid(content, timeout=10, out=place / "run", allow_code=True, batch_size=12)
+    assert found.complete, [cell["error"] for cell in found.results["cells"]]
+    if name != "scripted":
+        first, second = (cell["robust_accuracy"]["value"] for cell in found.results["cells"])
+        assert first == second
+
+
+def test_a_model_that_runs_out_of_memory_at_once_is_an_error_and_the_others_go_on(place):
+    greedy = MODELS + "\ndef net(): return acting(escape(MemoryError('Unable to allocate 2 TiB')))\n"
+    (place / "greedy.py").write_text(greedy)
+    content = grid("good")
+    content["models"].append({"id": "greedy", "source": "python:greedy.py:net"})
+    found = run_grid(content, timeout=60, out=place / "run", allow_code=True, batch_size=12)
+    good, bad = found.results["cells"]
+    assert (good["status"], bad["status"]) == ("done", "error")
+    assert "runs out of memory on its first images: Unable to allocate 2 TiB" in bad["error"]
+
+
+def test_a_file_that_leaves_only_where_it_is_read_again_does_not_end_the_run(place):
+    again = (
+        MODELS
+        + """
+if (HERE / "read").exists():
+    os._exit(0)
+(HERE / "read").touch()
+def net(): return Good()
+"""
+    )
+    (place / "again.py").write_text(again)
+    content = grid("good")
+    content["models"].append({"id": "again", "source": "python:again.py:net"})
+    found = run_grid(content, timeout=60, out=place / "run", allow_code=True, batch_size=12)
+    good, bad = found.results["cells"]
+    assert (good["status"], bad["status"]) == ("done", "error")
+    assert "called os._exit(0)" in bad["error"]
+
+
 GATED = """
 import sys
 from robustbench_local.cli.main import main

@@ -298,6 +298,32 @@ def two_sets_of_weights_in_one_file(place: Workplace, _draw: random.Random) -> N
 
 
 @fault(FAMILY)
+def weights_that_are_whole_numbers(place: Workplace, _draw: random.Random) -> None:
+    from robustbench_local.models.architectures import build
+
+    whole = {name: (tensor * 100).to(torch.int8) for name, tensor in build("mnist_fast").state_dict().items()}
+    torch.save(whole, place.folder / "whole.pt")
+    place.edit('source: "python:net.py:make"', 'source: "checkpoint:whole.pt", architecture: mnist_fast')
+    place.edit("num_classes: 4", "num_classes: 10")
+    place.run().expect_code(3).expect_words("int8", "float32")
+
+
+@fault(FAMILY)
+def a_neighbour_that_only_the_forward_imports_changes(place: Workplace, _draw: random.Random) -> None:
+    late = "class Odd(Net):\n    def forward(self, x):\n        from late import SIGN\n"
+    place.write("late.py", "SIGN = 1.0\n")
+    place.write_model(
+        f"{late}        return SIGN * super().forward(x)\n\ndef make_odd():\n    net = Odd()\n"
+        "    net.load_state_dict(load_file(Path(__file__).parent / 'net.safetensors'))\n    return net\n"
+    )
+    place.run().expect_code(0, 1)
+    if place.robust("odd") != place.robust("plain"):
+        raise DeviationError("the same network has two figures")
+    place.write("late.py", "SIGN = -1.0\n")
+    place.run().expect_code(2).expect_words("late.py of model odd")
+
+
+@fault(FAMILY)
 def images_of_zeros_and_ones_as_bytes(place: Workplace, _draw: random.Random) -> None:
     with np.load(place.folder / "images.npz") as data:
         np.savez(place.folder / "images.npz", x=data["x"] // 128, y=data["y"])

@@ -291,6 +291,52 @@ def test_a_neighbour_that_the_session_imported_before_is_read_afresh(
     del sys.modules["session_net"]
 
 
+LATE = """from torch import nn
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 2)
+    def forward(self, x):
+        {line}
+        return x.flatten(1)[:, :2] * SCALE
+"""
+
+
+def answer(found: Classifier) -> float:
+    with found.attacked():
+        return float(found(torch.ones(1, 1, 1, 2))[0, 0])
+
+
+def test_a_neighbour_that_only_the_forward_imports_is_found_and_in_the_identity(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(LATE.format(line="from late_one.part import SCALE"))
+    (tmp_path / "late_one").mkdir()
+    (tmp_path / "late_one" / "part.py").write_text("SCALE = 2.0\n")
+    found = load(tmp_path, "Net", num_classes=2)
+    assert answer(found) == 2.0
+    change(tmp_path / "late_one" / "part.py", "2.0", "3.0")
+    other = load(tmp_path, "Net", num_classes=2)
+    assert answer(other) == 3.0
+    assert found.digest() != other.digest()
+
+
+def test_what_only_a_made_up_name_leads_to_is_not_run_unseen(tmp_path: Path) -> None:
+    line = "SCALE = __import__('late_' + 'two').SCALE"
+    (tmp_path / "mine.py").write_text(LATE.format(line=line))
+    (tmp_path / "late_two.py").write_text("SCALE = 2.0\n")
+    with pytest.raises(ModelError, match=r"No module named 'late_two'\. Import it at the top"):
+        answer(load(tmp_path, "Net", num_classes=2))
+
+
+def test_late_neighbours_of_one_name_in_two_folders_are_not_confused(tmp_path: Path) -> None:
+    for folder, scale in (("a", "2.0"), ("b", "3.0")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(LATE.format(line="from late_three import SCALE"))
+        (tmp_path / folder / "late_three.py").write_text(f"SCALE = {scale}\n")
+    one, other = (load(tmp_path / folder, "Net", num_classes=2) for folder in "ab")
+    for found in (one, other):
+        with pytest.raises(ModelError, match="late_three"):
+            answer(found)
+
+
 def test_libraries_that_lie_in_the_users_folder_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\nfrom torch import nn\ndef net():\n    return nn.Flatten()\n"

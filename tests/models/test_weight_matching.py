@@ -302,6 +302,21 @@ def test_a_normalisation_that_does_nothing_needs_no_word(tmp_path: Path) -> None
     found.check_normalization(None)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_no_floats_are_not_taken_for_some(tmp_path: Path, dtype: torch.dtype) -> None:
+    content = {name: value.to(dtype) if name == "fc.weight" else value for name, value in RAW.items()}
+    with pytest.raises(ModelError, match=r"1 weights that are no floating.*fc\.weight") as caught:
+        load(tmp_path, content)
+    assert str(dtype).removeprefix("torch.") in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_weights_of_any_floating_type_are_taken(tmp_path: Path, dtype: torch.dtype) -> None:
+    content = {name: value.to(dtype) if name == "fc.weight" else value for name, value in RAW.items()}
+    found = load(tmp_path, content)
+    assert torch.equal(found.model.state_dict()["fc.weight"], content["fc.weight"].float())
+
+
 def test_tied_weights_may_be_stored_once_but_not_twice_with_two_values(tmp_path: Path) -> None:
     tied = nn.ModuleDict({"first": nn.Linear(2, 2), "second": nn.Linear(2, 2)})
     tied["second"].weight = tied["first"].weight

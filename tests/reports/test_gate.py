@@ -7,6 +7,7 @@ from sample_run import Sample, build
 
 from robustbench_local.errors import ConfigError
 from robustbench_local.reports.gate import check_gates, judge_evidence
+from robustbench_local.store import RunStore
 
 # With 96 images: signs-pgd-at has a worst case of 42.7 % (32.7-53.2 %) under linf-8, signs-plain 0 to 4 %.
 HARDENED = {"metric": "robust_accuracy", "threat": "linf-8", "model": "signs-pgd-at"}
@@ -111,6 +112,20 @@ def test_clean_accuracy_needs_no_threat(content):
 def test_no_gates_pass_and_say_so(content):
     report = judge_evidence(content.evidence, [])
     assert (report.exit_code, report.lines) == (0, ["no gate in the grid file: nothing was judged"])
+
+
+def test_a_run_that_was_stopped_before_it_wrote_down_its_gates_is_not_judged(tmp_path):
+    run = tmp_path / "run"
+    store = RunStore.create_or_open(run, resolved="schema: 1\n", identity={"seed": "0"})
+    store.close()
+    report = check_gates(run)
+    assert report.exit_code == 4
+    assert report.lines == [
+        "the run was stopped before it wrote down its gates: nothing was judged; run the same command again"
+    ]
+    with RunStore.create_or_open(run, resolved="schema: 1\n", identity={"seed": "0"}) as store:
+        store.set_meta("gates", [])
+    assert check_gates(run).exit_code == 0
 
 
 def test_the_runs_own_gates_are_used(tmp_path):

@@ -42,16 +42,28 @@ class Channel:
 
     def __init__(self, orders: Connection, answers: int) -> None:
         self._orders, self._answers = orders, answers
+        self._owner: int | None = None
+
+    def take(self) -> None:
+        """Make it this process's own: in copies of it that a model makes, the first use is their end."""
+        self._owner = os.getpid()
 
     def receive(self) -> Any:
         """The next order; EOFError once nobody can send one."""
+        self._refuse_copies()
         return pickle.loads(self._orders.recv_bytes())  # noqa: S301 - our own bytes
 
     def send(self, answer: Any) -> None:
         """Hand an answer back."""
+        self._refuse_copies()
         content = pickle.dumps(answer)
         with os.fdopen(os.dup(self._answers), "wb") as stream:
             stream.write(_LENGTH.pack(len(content)) + content)
+
+    def _refuse_copies(self) -> None:
+        """A model that forks and returns twice would have every image answered twice."""
+        if os.getpid() != self._owner:
+            os._exit(1)
 
 
 class ChildProcess:
@@ -187,7 +199,8 @@ def _live(serve: Callable[[Channel], None], channel: Channel, threads: int, pare
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _use_own_streams()
     torch.set_num_threads(threads)
-    with suppress(EOFError, BrokenPipeError):  # whom it serves is gone
+    channel.take()
+    with suppress(EOFError, OSError):  # whom it serves is gone, or the model closed what is not its own
         serve(channel)
 
 

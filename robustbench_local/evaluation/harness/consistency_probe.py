@@ -35,7 +35,7 @@ from robustbench_local.evaluation.harness.probe_images import ProbeImages, make_
 from robustbench_local.evaluation.harness.state_changes import find_changes, list_names
 
 
-def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
+def probe_consistency(classifier: Classifier, images: Tensor, *, backward: bool = True) -> ConsistencyProbe:
     """Ask a model about a few images in several ways and compare the answers.
 
     A module is asked about some eighty images, and left as if it had not been: copies of it are asked, where
@@ -45,6 +45,7 @@ def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProb
     Args:
         classifier: The classifier, a defended one as a whole.
         images: (N, C, H, W) in [0, 1], N at least 1, of the data that it will be evaluated on.
+        backward: Whether it may be asked for gradients, which are more than black boxes need.
 
     Returns:
         What was found; the first inconsistency ends the questions.
@@ -54,22 +55,22 @@ def probe_consistency(classifier: Classifier, images: Tensor) -> ConsistencyProb
     """
     alone = [images[row : row + 1] for row in range(min(3, len(images)))]
     try:
-        return _probe(classifier, images)
+        return _probe(classifier, images, backward)
     except UnreachableError:
         raise
     except ModelError as failure:
         # an image that it cannot bear costs that image at work: the others are made from one that it can
         for image in alone:
             with suppress(ModelError):
-                return _probe(classifier, image)
+                return _probe(classifier, image, backward)
         raise failure  # noqa: TRY201  the first one, not that of the last image
 
 
-def _probe(classifier: Classifier, images: Tensor) -> ConsistencyProbe:
+def _probe(classifier: Classifier, images: Tensor, backward: bool) -> ConsistencyProbe:
     with classifier.attacked():
         distinct = make_distinct(images).to(classifier.device)
         findings = Findings(classifier.access, find_tolerance(classifier.module))
-        questions = ModelQuestions(classifier, findings)
+        questions = ModelQuestions(classifier, findings, backward)
         try:
             if classifier.module is None:
                 _question_service(questions, distinct)
@@ -102,7 +103,7 @@ def _question_module(questions: ModelQuestions, images: ProbeImages) -> None:
 def _question_gradients(questions: ModelQuestions, images: ProbeImages) -> None:
     """Whether gradients say how answers change."""
     findings = questions.findings
-    if questions.classifier.access != "gradients":
+    if not questions.takes_gradients:
         return
     try:
         with questions.fresh() as model:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +32,9 @@ _UNKNOWN = ConsistencyProbe(
 )
 """Of a model that can be asked about images of the data alone."""
 
+SINGLE_QUESTIONS = 3
+"""So many images a model is asked about one by one, where its process ends over the first ones together."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelProbe:
@@ -49,13 +54,16 @@ class ModelProbe:
     """Whether it was asked about all of the first images, and not about one of them only."""
 
 
-def probe_model(classifier: Classifier, images: Tensor, *, compare: bool = True) -> ModelProbe:
+def probe_model(
+    classifier: Classifier, images: Tensor, *, compare: bool = True, backward: bool = True
+) -> ModelProbe:
     """Ask about some images together, and where that costs nobody anything about one and two of them.
 
     Args:
         classifier: The classifier.
         images: (N, C, H, W) in [0, 1], some of those that it will see.
         compare: Whether to find out if an image's answer is its own, which takes images that are made up.
+        backward: Whether it may be asked for gradients.
 
     Returns:
         What there is to know; `learn_from_probe` hands it to the classifier in another process.
@@ -69,8 +77,8 @@ def probe_model(classifier: Classifier, images: Tensor, *, compare: bool = True)
             classifier(images)
         else:
             _ask(classifier, images)
-        consistency = probe_consistency(classifier, images) if compare else _UNKNOWN
-        if compare and classifier.access == "gradients":
+        consistency = probe_consistency(classifier, images, backward=backward) if compare else _UNKNOWN
+        if compare and backward and classifier.access == "gradients":
             classifier.find_masked_borders(images)
     model = classifier.model
     return ModelProbe(
@@ -100,6 +108,55 @@ def _is_answered(classifier: Classifier, image: Tensor) -> bool:
     except ModelError:
         return False
     return True
+
+
+class Questions(Protocol):
+    """Asks a model about some of the images; see `probe_model`."""
+
+    def __call__(self, rows: slice, *, compare: bool, backward: bool) -> ModelProbe:
+        """What those images reveal."""
+
+
+def probe_aside(count: int, probe: Questions, *, timeout: float | None, name: str) -> ModelProbe:
+    """Probe in a child process; where that ends or hangs, without gradients or one by one.
+
+    A process that ends even so may have met an image that was made for the comparison of answers: then it is
+    asked about images of the data alone.
+
+    Args:
+        count: How many images there are.
+        probe: The questions.
+        timeout: Seconds without a finished pass that they may take; None for any time.
+        name: What to call the model in messages.
+
+    Raises:
+        ProcessEndedError: If it ends its process whatever it is asked.
+        ModelTimeoutError: If it hangs.
+    """
+
+    def ask(rows: slice, *, compare: bool = True, backward: bool = True) -> ModelProbe:
+        question = partial(probe, rows, compare=compare, backward=backward)
+        return call_isolated(question, timeout=timeout, name=name)
+
+    try:
+        return ask(slice(None))
+    except (ProcessEndedError, ModelTimeoutError) as problem:
+        with suppress(ProcessEndedError, ModelTimeoutError):
+            note = f"asked its first questions without a backward pass, for with one {problem.what}"
+            return _with_note(ask(slice(None), backward=False), note)
+        hangs = isinstance(problem, ModelTimeoutError)  # which costs the whole timeout each time
+        rows = range(min(SINGLE_QUESTIONS - 2 * hangs, count) if count > 1 else 0)
+        note = f"asked its first questions about a single image, for among several {problem.what}"
+        for compare in (True,) if hangs else (True, False):
+            for row in rows:
+                with suppress(ProcessEndedError, ModelTimeoutError):
+                    found = ask(slice(row, row + 1), compare=compare)
+                    return replace(_with_note(found, note), is_whole=False)
+        raise
+
+
+def _with_note(probe: ModelProbe, note: str) -> ModelProbe:
+    return replace(probe, notes=(*probe.notes, note))
 
 
 def check_copying(classifier: Classifier, images: Tensor, timeout: float | None) -> None:
@@ -152,7 +209,9 @@ def as_model_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         if out_of_memory(error):
-            raise
+            what = f"runs out of memory on its first images: {first_line(error)}"
+            remedy = "give it more memory, or smaller images"
+            raise ModelError(what, where=name, remedy=remedy) from error
         what = f"raised {type(error).__name__} before any attack: {first_line(error)}"
         remedy = "see that it can be put into evaluation mode and called with images in [0, 1]"
         raise ModelError(what, where=name, remedy=remedy) from error

@@ -24,6 +24,13 @@ class ModelQuestions:
 
     classifier: Classifier
     findings: Findings
+    backward: bool = True
+    """Whether it may be asked for gradients."""
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether it is asked for gradients, and has some to give."""
+        return self.backward and self.classifier.access == "gradients"
 
     @contextmanager
     def fresh(self) -> Iterator[Classifier]:
@@ -62,7 +69,7 @@ class ModelQuestions:
 
     def run_backward(self, model: Classifier, images: Tensor) -> bool:
         """A forward and a backward pass; whether there is one."""
-        if model.access != "gradients":
+        if not self.takes_gradients:
             return False
         self.findings.rows += len(images)
         try:

@@ -138,15 +138,19 @@ class GateReport:
     """In the order of the gates, then of the models."""
     violations: tuple[str, ...] = ()
     """Certificates that attacks contradict (diagnostic D25), one line each: no number is to be used then."""
+    unread: str = ""
+    """Why nobody knows what the gates are; empty where they are known."""
 
     @property
     def exit_code(self) -> int:
-        """70 if a certificate is violated; else 1 if a gate fails, 4 if one is inconclusive, or 0.
+        """70 if a certificate is violated; else 1 if a gate fails, 4 if one is inconclusive or unread, or 0.
 
         Gates of level ``warn`` do not count.
         """
         if self.violations:
             return EXIT_BLOCKED
+        if self.unread:
+            return EXIT_INCONCLUSIVE
         rulings = {verdict.ruling for verdict in self.verdicts if verdict.gate.level == "error"}
         return EXIT_FAILED if "fail" in rulings else EXIT_INCONCLUSIVE if "inconclusive" in rulings else 0
 
@@ -155,4 +159,4 @@ class GateReport:
         """One line a verdict; one line that says so if there is no gate."""
         judged = [verdict.line for verdict in self.verdicts]
         blocked = [f"blocked: certificate violated: {line}" for line in self.violations]
-        return [*blocked, *judged] or ["no gate in the grid file: nothing was judged"]
+        return [*blocked, *judged] or [self.unread or "no gate in the grid file: nothing was judged"]

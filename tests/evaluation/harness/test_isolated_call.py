@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustbench_local.classifier.pass_counter import pass_finished
 from robustbench_local.errors import DataError, ModelError, ModelTimeoutError
 from robustbench_local.evaluation.harness import isolated_call
 from robustbench_local.evaluation.harness.child_process import describe_ending
@@ -92,6 +93,50 @@ def test_an_ordinary_exception_is_raised_again():
 def test_a_call_that_hangs_or_is_stopped_is_ended(hang):
     with pytest.raises(ModelTimeoutError, match=r"no pass finished for 0\.3 s.*--timeout"):
         call_isolated(hang, timeout=0.3)
+
+
+@needs_fork
+@pytest.mark.slow
+def test_a_call_whose_passes_finish_may_take_any_time():
+    def work():
+        for _ in range(8):
+            time.sleep(0.5)
+            pass_finished()
+        return "done"
+
+    assert call_isolated(work, timeout=3) == "done"  # which is less than it takes together
+
+
+@needs_fork
+def test_a_copy_that_a_model_makes_of_its_process_answers_nothing():
+    def fork():
+        return "child" if os.fork() else "grandchild"
+
+    assert {call_isolated(fork, timeout=60) for _ in range(5)} == {"child"}
+
+
+@needs_fork
+def test_a_model_that_closes_what_is_not_its_own_leaves_no_traceback(capfd):
+    with pytest.raises(ModelError, match="ended its process"):
+        call_isolated(lambda: os.closerange(3, 1024), timeout=60)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_model_cannot_leave_this_process_where_there_is_no_other(code):
+    before = os._exit
+    with pytest.raises(ModelError, match=rf"mine: the model called os\._exit\({code}\)"), confined("mine"):
+        os._exit(code)
+    assert os._exit is before
+
+
+@needs_fork
+def test_copies_of_a_confined_process_may_leave():
+    with confined("mine"):
+        child = os.fork()
+        if child == 0:
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 @needs_fork
