@@ -129,7 +129,7 @@ class Sample(strict.Strict):
     count: int | None = None
     share: Annotated[float, Field(gt=0)] | Literal["all"] = 1.0
     flag: bool | int = False
-    names: list[str] = []
+    names: list[str] = Field(default_factory=list)
 
 
 @pytest.mark.parametrize("field", ["count", "share"])
