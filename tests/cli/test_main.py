@@ -250,9 +250,9 @@ def test_a_grid_is_confined_to_a_pair_of_classes_which_the_plan_names(workplace,
     goal = ("--source-class", "3", "--target-class", "8", "--target-class", "9")
     code, out, _ = rbl("run", "grid.yaml", "--dry-run", *goal)
     assert code == 0
-    assert "goal: 3 3 -> any of 8 8, 9 9" in out
+    assert "goal: class 3 -> any of class 8, class 9" in out
     code, out, _ = rbl("run", "grid.yaml", "--dry-run", "--json", *goal)
     cell = json.loads(out.splitlines()[0])["cells"][0]
-    assert (cell["sources"], cell["targets"]) == (["3 3"], ["8 8", "9 9"])
+    assert (cell["sources"], cell["targets"]) == (["class 3"], ["class 8", "class 9"])
     code, _, err = rbl("run", "grid.yaml", "--dry-run", "--target-class", "10")
     assert (code, err) == (2, "rbl: error: there is no class '10': the classes are 0 to 9\n")
