@@ -8,6 +8,7 @@ loaded: if several do with different values, the user chooses.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ _WRAPPERS = frozenset(
     }
 )
 """Parts of names that say nothing but that something was wrapped, wherever they stand."""
+_AUXILIARY = re.compile(r"(^|\.)aux", re.IGNORECASE)
+"""What layers are called that classify for training alone."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,21 @@ class NetworkNames:
     def belongs_to_head(self, name: str) -> bool:
         """Whether a tensor is of the last layer."""
         return self.head is not None and name in (f"{self.head}.weight", f"{self.head}.bias")
+
+    def has_class_rows(self, name: str) -> bool:
+        """Whether a tensor's rows are the classes: of the last layer, or of one that only training used.
+
+        GoogLeNet and Inception v3 have auxiliary classifiers, called so. With another number of classes in
+        the file their shapes differ too; the network that is then built for that number takes them or not.
+        """
+        if self.belongs_to_head(name):
+            return True
+        rows = self.tensors.get(f"{self.head}.weight")
+        return (
+            rows is not None
+            and _AUXILIARY.search(name) is not None
+            and self.tensors[name].shape[:1] == rows.shape[:1]
+        )
 
 
 @dataclass(frozen=True)
@@ -280,7 +298,7 @@ def _join(prefix: str, name: str) -> str:
 
 def _fits(name: str, tensor: Tensor, network: NetworkNames) -> bool:
     expected = network.tensors[name]
-    if network.belongs_to_head(name):
+    if expected.ndim and network.has_class_rows(name):
         return tensor.ndim == expected.ndim and tensor.shape[1:] == expected.shape[1:]
     return has_same_shape(tensor, expected)
 

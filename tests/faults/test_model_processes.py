@@ -21,7 +21,10 @@ from robustbench_local.evaluation.listener import Listener
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store.sqlite import RunStore
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="models run in copies of a process, on Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="models run in copies of a process, on Linux"),
+]
 
 MODELS = """
 import os, signal, sys, time

@@ -83,7 +83,7 @@ def cell(key: str = KEY, **changes: Any) -> CellRecord:
         "goal": "targeted",
         "targets": (0, 1, 2),
         "sources": (14,),
-        "images": 200,
+        "images": 2000,
         "excluded": 3,
         "parameters": {"class": "PGD", "steps": 50, "step_size": None, "seeds": [1, 2]},
         "identity": {"model": "abc", "seed": "0"},
