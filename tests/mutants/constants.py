@@ -27,8 +27,8 @@ def _constant(file: str, name: str, others: tuple[str, ...], *tests: str) -> Con
 
 
 CONSTANTS = (
-    _constant("evaluation/verify.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
-    _constant("evaluation/verify.py", "RELATIVE_SLACK", ("1e-6", "1e-4"), "evaluation/test_verify_limits.py"),
+    _constant("geometry.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
+    _constant("geometry.py", "RELATIVE_SLACK", ("1e-6", "1e-4"), "evaluation/test_verify_limits.py"),
     _constant("evaluation/verify.py", "FRAGILE", ("5e-5", "2e-4"), "evaluation/test_verify_limits.py"),
     _constant("evaluation/viewing.py", "MOST_TURNED", ("0.49", "0.51"), "evaluation/test_viewing_limits.py"),
     _constant("store/records.py", "LEAST_CLEAN", ("0.94", "0.96"), "evaluation/test_viewing_limits.py"),

@@ -1,0 +1,33 @@
+"""The table of constants keeps up with the package, which moves them now and then."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from constants import CONSTANTS, Constant
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def suite():
+    return runpy.run_path(str(Path(__file__).parent / "__main__.py"))
+
+
+@pytest.mark.parametrize("constant", CONSTANTS, ids=lambda constant: f"{constant.file} {constant.name}")
+def test_every_constant_stands_where_the_table_says(constant: Constant, suite, tmp_path):
+    copy = tmp_path / "module.py"
+    copy.write_text((ROOT / "robustbench_local" / constant.file).read_text("utf-8"), "utf-8")
+    suite["change"](copy, constant, "'another'")
+    assert "= 'another'" in copy.read_text("utf-8")
+    assert all((ROOT / test).is_file() for test in constant.tests)
+    assert len(constant.others) == 2
+
+
+def test_a_constant_that_is_gone_is_noticed(suite, tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text("OTHER = 1\n")
+    with pytest.raises(ValueError, match="0 times"):
+        suite["change"](module, CONSTANTS[0], "1")
