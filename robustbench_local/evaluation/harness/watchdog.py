@@ -6,7 +6,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 
 from robustbench_local.classifier.pass_counter import count_finished_passes
@@ -14,6 +14,8 @@ from robustbench_local.errors import ModelTimeoutError
 
 _HEARTBEAT_SECONDS = 0.5
 """Between two looks."""
+_DELIVERY_SECONDS = 0.05
+"""How long an interrupt that was sent may be under way."""
 GRACE_SECONDS = 5.0
 """How long a model may take to hear that its time is over, before nothing but this process's end is left."""
 
@@ -44,6 +46,7 @@ class Watchdog(AbstractContextManager["Watchdog"]):
         self._timeout, self._deadline, self._give_up = timeout or None, deadline, give_up
         self._watched = threading.get_ident()
         self._closed = threading.Event()
+        self._is_sent = False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
@@ -54,9 +57,15 @@ class Watchdog(AbstractContextManager["Watchdog"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """No longer watch, and take back what has not been raised yet."""
+        """No longer watch, and hear what was sent and has not been raised yet.
+
+        It is not taken back: in CPython 3.11 that leaves a flag behind with which a traced thread, as under
+        a debugger or coverage, repeats one instruction for ever.
+        """
         self._closed.set()
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._watched), None)
+        if self._is_sent and not (kind is not None and issubclass(kind, OverdueError)):
+            with suppress(OverdueError):
+                time.sleep(_DELIVERY_SECONDS)
 
     def _watch(self) -> None:
         seen, idle = count_finished_passes(), 0.0
@@ -72,7 +81,7 @@ class Watchdog(AbstractContextManager["Watchdog"]):
                 return
 
     def _interrupt(self, why: str) -> None:
-        thread = ctypes.c_ulong(self._watched)
+        self._is_sent, thread = True, ctypes.c_ulong(self._watched)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(OverdueError))
         if not self._closed.wait(GRACE_SECONDS):
             self._give_up(why)
