@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -68,6 +69,9 @@ class Watchdog(AbstractContextManager["Watchdog"]):
                 time.sleep(_DELIVERY_SECONDS)
 
     def _watch(self) -> None:
+        # An interrupt under way to a thread that waits in C makes CPython 3.11 repeat one instruction of
+        # every traced thread for ever, as under a debugger or coverage: this one has to go on, untraced.
+        sys.settrace(None)
         seen, idle = count_finished_passes(), 0.0
         pause = min(_HEARTBEAT_SECONDS, (self._timeout or 1.0) / 4)
         while not self._closed.wait(pause):

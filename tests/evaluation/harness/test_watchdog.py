@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 
@@ -37,7 +36,6 @@ def test_work_that_goes_on_is_left_alone():
             pass_finished()
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer holds back what interrupts a thread")
 def test_what_cannot_be_interrupted_is_given_up(monkeypatch):
     monkeypatch.setattr(watchdog, "GRACE_SECONDS", 0.1)
     told, released = [], threading.Event()
