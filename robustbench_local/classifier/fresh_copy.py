@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.classifier.hidden_state import Place, describe_state, find_places, read_place
+from robustbench_local.classifier.hidden_state import ExternalValue, describe_state, find_places, read_place
 
 MOST_BYTES = 64 << 20
 """Size of a global or closure's value from which on it is not copied: rather data than a memory."""
@@ -44,7 +44,7 @@ class OriginalState:
         self.places = find_places(model)
         self._shared = {id(one): one for one in model.parameters()} if isinstance(model, nn.Module) else {}
         self._known = self._described(model)
-        self._kept: list[Place] = []
+        self._kept: list[ExternalValue] = []
         self._template: tuple[Any, list[Any]] = (None, [])
         if is_own_adapter(model):
             self.problem = ""
@@ -104,7 +104,7 @@ class OriginalState:
                 self.uncopied |= _copy_modules(model, memo)
             return copy.deepcopy(value, memo)
 
-    def _can_be_kept(self, place: Place) -> bool:
+    def _can_be_kept(self, place: ExternalValue) -> bool:
         value = _content(place)
         if _size(value) > MOST_BYTES:
             return False
@@ -203,7 +203,7 @@ def _is_torch(way: Any) -> bool:
     return place is None or place.startswith(("torch.nn.modules.", "torch._dynamo."))
 
 
-def _content(place: Place) -> Any:
+def _content(place: ExternalValue) -> Any:
     return None if place.is_cache else read_place(place)
 
 

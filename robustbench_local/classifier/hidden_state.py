@@ -41,7 +41,7 @@ _CACHE: Any = type(functools.lru_cache(lambda: None))
 
 
 @dataclass(frozen=True)
-class Place:
+class ExternalValue:
     """A name outside a model that its code uses, and the value that it has."""
 
     path: str
@@ -54,7 +54,7 @@ class Place:
     """Whether it is an ``lru_cache``: it cannot be given other content, only emptied, as ``write`` does."""
 
 
-def find_places(model: Any) -> list[Place]:
+def find_places(model: Any) -> list[ExternalValue]:
     """All names outside of a model in which its own code may keep something, each once.
 
     Args:
@@ -65,7 +65,7 @@ def find_places(model: Any) -> list[Place]:
     return list(walk.places.values())
 
 
-def describe_state(model: Any, places: list[Place], *, parameters: bool = True) -> dict[str, str]:
+def describe_state(model: Any, places: list[ExternalValue], *, parameters: bool = True) -> dict[str, str]:
     """Every attribute, parameter, buffer and outside name, and a digest of its value.
 
     Args:
@@ -86,7 +86,7 @@ def describe_state(model: Any, places: list[Place], *, parameters: bool = True) 
     return found | {place.path: digest_value(read_place(place)) for place in places}
 
 
-def read_place(place: Place) -> Any:
+def read_place(place: ExternalValue) -> Any:
     """The value of a name, `MISSING` if somebody deleted it."""
     try:
         return place.read()
@@ -187,7 +187,7 @@ class _Walk:
     """Follows the names that code uses, from the model's classes on."""
 
     def __init__(self) -> None:
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, ExternalValue] = {}
         self._seen: set[int] = set()
 
     def visit_model(self, model: Any) -> None:
@@ -225,7 +225,9 @@ class _Walk:
     def _visit_cache(self, cache: Any) -> None:
         if self._is_new(cache):
             path = f"cache of {cache.__qualname__}"
-            self.places[path] = Place(path, lambda: cache, lambda _: cache.cache_clear(), is_cache=True)
+            self.places[path] = ExternalValue(
+                path, lambda: cache, lambda _: cache.cache_clear(), is_cache=True
+            )
             self._visit_callable(cache.__wrapped__)
 
     def _visit_class(self, kind: type) -> None:
@@ -287,7 +289,7 @@ class _Walk:
 
     def _add_missing(self, path: str, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
         """A name that does not exist yet."""
-        self.places.setdefault(path, Place(path, read, write))
+        self.places.setdefault(path, ExternalValue(path, read, write))
 
     def _visit_value(
         self, path: str, read: Callable[[], Any], write: Callable[[Any], None], names: frozenset[str]
@@ -302,7 +304,7 @@ class _Walk:
         elif isinstance(value, FunctionType | MethodType | _CACHE | functools.partial):
             self._visit_callable(value)
         elif _is_state(value):
-            self.places[path] = Place(path, read, write)
+            self.places[path] = ExternalValue(path, read, write)
             if not isinstance(value, (*_PLAIN, *_CONTAINERS, Tensor, np.ndarray)) and self._is_new(value):
                 self.visit_model(value)
 

@@ -38,7 +38,7 @@ _OF_THE_MOMENT = frozenset(
 )
 
 
-class Rows(NamedTuple):
+class RowSelection(NamedTuple):
     """Some rows of a table."""
 
     table: str
@@ -58,16 +58,19 @@ def cell_key(part: str) -> str | None:
     return part.removeprefix(_CELL) if part.startswith(_CELL) else None
 
 
-def rows_of(part: str) -> list[Rows]:
+def rows_of(part: str) -> list[RowSelection]:
     """All rows of a part."""
     key = cell_key(part)
     if key is None:
-        return [Rows(part)]
-    return [Rows("cells", "key = ?", (key,)), *(Rows(table, "cell = ?", (key,)) for table in OF_CELL)]
+        return [RowSelection(part)]
+    return [
+        RowSelection("cells", "key = ?", (key,)),
+        *(RowSelection(table, "cell = ?", (key,)) for table in OF_CELL),
+    ]
 
 
 @contextmanager
-def keeping(connection: sqlite3.Connection, part: str, touched: Sequence[Rows]) -> Iterator[None]:
+def keeping(connection: sqlite3.Connection, part: str, touched: Sequence[RowSelection]) -> Iterator[None]:
     """Inside, rows of a part may change; after it, the part's digest is about what they are then.
 
     Args:
@@ -153,7 +156,7 @@ def hash_rows(table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -
     return count, total % _MODULUS
 
 
-def _sum(connection: sqlite3.Connection, several: Iterable[Rows]) -> tuple[int, int]:
+def _sum(connection: sqlite3.Connection, several: Iterable[RowSelection]) -> tuple[int, int]:
     count = total = 0
     for rows in several:
         # Without an index, since a damaged one could hide a row from whoever looks it up.

@@ -26,7 +26,7 @@ from robustbench_local.store.database import (
     open_for_reading,
     open_for_writing,
 )
-from robustbench_local.store.digests import OF_CELL, Rows, cell_part, keeping, rows_of
+from robustbench_local.store.digests import OF_CELL, RowSelection, cell_part, keeping, rows_of
 from robustbench_local.store.files import make_directory, remove_unfinished, storage_errors, write_atomically
 from robustbench_local.store.lock import DirectoryLock
 from robustbench_local.store.migrations import UNCHECKED
@@ -173,7 +173,7 @@ class RunStore:
     def put_cell(self, cell: CellRecord) -> None:
         """Add a cell, or describe a known one anew; a known one keeps its status, error and outcomes."""
         row = _rows.cell_to_row(cell)
-        with self._transaction(), self._keeping_cell(cell.key, Rows("cells", "key = ?", row[:1])):
+        with self._transaction(), self._keeping_cell(cell.key, RowSelection("cells", "key = ?", row[:1])):
             self._connection.execute(_queries.INSERT_CELL, row)
 
     def set_status(self, key: str, status: CellStatus, error: str | None = None) -> None:
@@ -186,7 +186,7 @@ class RunStore:
         values = (status, line, key)
         if status == "done":
             self._record_arrays(key)
-        with self._transaction(), self._keeping_cell(key, Rows("cells", "key = ?", (key,))):
+        with self._transaction(), self._keeping_cell(key, RowSelection("cells", "key = ?", (key,))):
             cursor = self._connection.execute("UPDATE cells SET status = ?, error = ? WHERE key = ?", values)
             if cursor.rowcount != 1:
                 raise InvariantError(f"no cell {key!r}")
@@ -239,7 +239,9 @@ class RunStore:
         if strangers := cells - {key}:
             raise InvariantError(f"outcomes of {sorted(strangers)} given to cell {key!r}")
         positions = json.dumps([int(row.position) for rows in (outcomes, sightings, views) for row in rows])
-        touched = [Rows(table, _queries.AT, (key, positions)) for table in ("outcomes", "sightings", "views")]
+        touched = [
+            RowSelection(table, _queries.AT, (key, positions)) for table in ("outcomes", "sightings", "views")
+        ]
         files = self._waiting.of(key)
         with self._transaction(), self._keeping_cell(key, *touched, *_array_rows(key, files)):
             self._connection.executemany(_queries.INSERT_ARRAYS, files)
@@ -268,7 +270,7 @@ class RunStore:
 
     def add_event(self, event: EventRecord) -> None:
         """Commit an event."""
-        new = Rows("events", "number > (SELECT ?)", (self._last_event(),))
+        new = RowSelection("events", "number > (SELECT ?)", (self._last_event(),))
         with self._transaction(), keeping(self._connection, "events", [new]):
             self._connection.execute(
                 "INSERT INTO events (time, level, message, cell) VALUES (?, ?, ?, ?)",
@@ -287,7 +289,7 @@ class RunStore:
     def update_meta(self, values: Mapping[str, Any]) -> None:
         """Remember several things in one step: after a crash all are known, or none."""
         keys = json.dumps([*values])
-        touched = Rows("meta", "key IN (SELECT value FROM json_each(?))", (keys,))
+        touched = RowSelection("meta", "key IN (SELECT value FROM json_each(?))", (keys,))
         with self._transaction(), keeping(self._connection, "meta", [touched]):
             self._connection.executemany(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -357,7 +359,7 @@ class RunStore:
             self.add_event(EventRecord(time=_now(), level="warning", message=self._lock.taken_over))
 
     def _identify(self, identity: Mapping[str, str]) -> None:
-        with self._transaction(), keeping(self._connection, "identity", [Rows("identity")]):
+        with self._transaction(), keeping(self._connection, "identity", [RowSelection("identity")]):
             self._connection.executemany(
                 "INSERT INTO identity VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 list(identity.items()),
@@ -366,7 +368,7 @@ class RunStore:
     def _read(self, query: str, *values: Any) -> list[Any]:
         return self._database.read(query, *values)
 
-    def _keeping_cell(self, key: str, *touched: Rows) -> contextlib.AbstractContextManager[None]:
+    def _keeping_cell(self, key: str, *touched: RowSelection) -> contextlib.AbstractContextManager[None]:
         return keeping(self._connection, cell_part(key), touched)
 
     def _last_event(self) -> int:
@@ -389,8 +391,8 @@ class RunStore:
             raise InvariantError("the run is open for reading only", where=str(self.directory))
 
 
-def _array_rows(key: str, files: Sequence[tuple[str, int, str]]) -> list[Rows]:
-    return [Rows("arrays", "cell = ? AND chunk = ?", (key, chunk)) for _, chunk, _ in files]
+def _array_rows(key: str, files: Sequence[tuple[str, int, str]]) -> list[RowSelection]:
+    return [RowSelection("arrays", "cell = ? AND chunk = ?", (key, chunk)) for _, chunk, _ in files]
 
 
 def _now() -> str:
