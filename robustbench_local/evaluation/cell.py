@@ -23,7 +23,7 @@ from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
 from robustbench_local.evaluation.harness.finishing import Attacked, finish_successes
-from robustbench_local.evaluation.harness.second_reading import SecondReadings, read_twice
+from robustbench_local.evaluation.harness.second_reading import SecondReadings, compare_sizes, read_twice
 from robustbench_local.evaluation.outcome import (
     attack_failed,
     judged,
@@ -256,8 +256,12 @@ def _run(task: Task, positions: list[int]) -> Batch:
     started = time.perf_counter()
     data, classifier, device = task.data.select(positions), task.classifier, task.classifier.device
     own = Stream(task.seed, data.ids, repr(task.attack))
+    images, labels, rereadings = data.images.to(device), data.labels.to(device), SecondReadings()
     with classifier.fresh() as judge:
-        clean = read(judge, data.images.to(device), data.labels.to(device), stream=own)
+        clean = read(judge, images, labels, stream=own)
+        if 0 in positions:  # once a cell, whoever has its first image
+            at_work = {classifier.batch_size or len(positions)}
+            rereadings = compare_sizes(judge, images, labels, clean.margin, at_work)
     draws = draws_of(classifier)[1]
     records = [
         untouched(task.key, position, data, row, clean, passes=draws)
@@ -268,11 +272,11 @@ def _run(task: Task, positions: list[int]) -> Batch:
     for row in (clean.correct & spared).nonzero().flatten().tolist():
         records[row] = spared_outcome(records[row])
     attacked = (clean.correct & ~spared).nonzero().flatten()
-    rereadings = SecondReadings()
     if len(attacked):
         spent = _Spent(task, len(attacked))
         try:
-            verified, rereadings = _attack(task, data.select(attacked.tolist()), spent)
+            verified, later = _attack(task, data.select(attacked.tolist()), spent)
+            rereadings += later
         except Exception as failure:
             passes, seconds = spent.passes(), time.perf_counter() - started
             if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):

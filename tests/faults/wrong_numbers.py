@@ -151,6 +151,8 @@ add_variants(
         "the place in the batch": _company(after="y = torch.cat([y[:1] * 0 + 1, y[1:]])"),
         "the order of the batch": _company(after="y = y + y.cumsum(0) * .5"),
         "the size of the batch": _company(after="y = y.roll(1, 1) if len(x) == 1 else y"),
+        "a batch of exactly eight": _company(after="y = y.roll(1, 0) if len(y) == 8 else y"),
+        "a batch of more than twenty": _company(after="y = y - y.mean(0) if len(y) > 20 else y"),
         "the number of calls": _company(
             after="self.n = getattr(self, 'n', 0) + 1; y = y.roll(self.n // 3, 1)"
         ),

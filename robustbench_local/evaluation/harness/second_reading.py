@@ -1,10 +1,12 @@
-"""Whether the model that was attacked and a fresh copy of it still answer alike, image by image.
+"""Whether answers that were given at work are given again, image by image.
 
-A model that begins to remember only under attack, after everything that the probe tried, shows here.
+The probe asks before the work, in few ways. A model that begins to remember only under attack shows here, and
+one whose answers depend on the size of the batches that the work happens to have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -30,9 +32,17 @@ class SecondReadings:
 
     count: int = 0
     disagreeing: int = 0
+    size_count: int = 0
+    """Images that were asked about in batches of other sizes."""
+    size_disagreeing: int = 0
 
     def __add__(self, other: SecondReadings) -> SecondReadings:
-        return SecondReadings(self.count + other.count, self.disagreeing + other.disagreeing)
+        return SecondReadings(
+            self.count + other.count,
+            self.disagreeing + other.disagreeing,
+            self.size_count + other.size_count,
+            self.size_disagreeing + other.size_disagreeing,
+        )
 
     def require_agreement(self, name: str) -> None:
         """See that they agree on most.
@@ -43,14 +53,54 @@ class SecondReadings:
         Raises:
             ModelError: If they do not.
         """
-        least = min(LEAST_DISAGREEING, self.count)
-        if self.disagreeing >= max(1, least) and self.disagreeing > MOST_DISAGREEING * self.count:
+        if _are_too_many(self.size_disagreeing, self.size_count):
+            raise ModelError(
+                f"answers depend on the size of the batch: {self.size_disagreeing} of {self.size_count} "
+                "images are answered otherwise in a batch of another size",
+                where=name,
+                remedy="let its forward treat each image by itself",
+            )
+        if _are_too_many(self.disagreeing, self.count):
             raise ModelError(
                 f"remembers: after the attack it answers {self.disagreeing} of {self.count} images otherwise "
                 "than a fresh copy",
                 where=name,
                 remedy="let its forward keep nothing: an attack on what remembers says nothing",
             )
+
+
+def _are_too_many(disagreeing: int, count: int) -> bool:
+    return disagreeing >= max(1, min(LEAST_DISAGREEING, count)) and disagreeing > MOST_DISAGREEING * count
+
+
+def compare_sizes(
+    fresh: Classifier, images: Tensor, labels: Tensor, margins: Tensor, sizes: Collection[int]
+) -> SecondReadings:
+    """Ask about a few images again, in batches of other sizes than they were read in.
+
+    Args:
+        fresh: A copy that was asked nothing but that first reading.
+        images: (N, C, H, W) in [0, 1], as they were read, N at a time.
+        labels: True classes, (N,).
+        margins: What was answered, (N,): see `Reading`.
+        sizes: Batches in which the work asks about images.
+
+    Returns:
+        What came of it; nothing for a service, or where answers are random or marked anyway.
+    """
+    known = fresh.consistency
+    is_random = known.varies or known.draws or isinstance(fresh, RandomizedClassifier)
+    if fresh.module is None or is_random or known.mark or not len(images):
+        return SecondReadings()
+    count = min(MOST_REREAD, len(images))
+    expected, own = margins[:count].double().cpu(), labels[:count].cpu()
+    before, unlike = RandomStates.current(), torch.zeros(count, dtype=torch.bool)
+    for size in sorted({count, *sizes} - {len(images)}):
+        batch = images[torch.arange(max(size, count)) % len(images)]
+        answers = _answers(fresh, batch)[:count]
+        unlike |= _differ(_margins(answers, own), expected, known.tolerance * _spread(answers))
+    before.restore()
+    return SecondReadings(size_count=count, size_disagreeing=int(unlike.sum()))
 
 
 def read_twice(
@@ -81,9 +131,13 @@ def read_twice(
         answers, expected = _answers(attacked, chosen), margins[:MOST_REREAD].double().cpu()
     before.restore()
     found = _margins(answers, own)
-    unlike = (found - expected).abs() > known.tolerance * _spread(answers)
-    unlike |= found.isnan() != expected.isnan()
+    unlike = _differ(found, expected, known.tolerance * _spread(answers))
     return SecondReadings(len(chosen), int(unlike.sum()))
+
+
+def _differ(found: Tensor, expected: Tensor, tolerance: Tensor) -> Tensor:
+    """Which margins, (N,), differ by more than rounding, (N,) boolean; NaN is like NaN alone."""
+    return ((found - expected).abs() > tolerance) | (found.isnan() != expected.isnan())
 
 
 def _margins(answers: Tensor, labels: Tensor) -> Tensor:

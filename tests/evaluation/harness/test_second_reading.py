@@ -8,7 +8,7 @@ import torch
 
 from robustbench_local.classifier import Classifier, Consistency
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.harness.second_reading import SecondReadings, read_twice
+from robustbench_local.evaluation.harness.second_reading import SecondReadings, compare_sizes, read_twice
 from robustbench_local.evaluation.verify import read
 
 IMAGES, LABELS = models.some_images(), torch.arange(12) % 5
@@ -28,8 +28,47 @@ def test_how_many_may_disagree(count, disagreeing, agrees):
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize(
+    ("count", "disagreeing", "agrees"), [(0, 0, True), (1, 1, False), (4, 1, True), (4, 2, False)]
+)
+def test_how_many_may_disagree_in_a_batch_of_another_size(count, disagreeing, agrees):
+    readings = SecondReadings(size_count=count, size_disagreeing=disagreeing)
+    if agrees:
+        readings.require_agreement("it")
+        return
+    with pytest.raises(ModelError, match=f"size of the batch: {disagreeing} of {count} images"):
+        readings.require_agreement("it")
+
+
 def test_sums():
-    assert SecondReadings(4, 1) + SecondReadings(3, 2) == SecondReadings(7, 3)
+    assert SecondReadings(4, 1, 4, 0) + SecondReadings(3, 2, 1, 1) == SecondReadings(7, 3, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("odd", "disagreeing"),
+    [(None, 0), (6, 0), (8, 4), (12, 4), (4, 4)],  # 12 is how many were read; 8 the work's; 4 are asked again
+)
+def test_batches_of_the_sizes_at_work_are_compared(odd, disagreeing):
+    def forward(self, images):
+        answers = self.layers(images)
+        return answers.roll(1, 1) if len(images) == odd else answers
+
+    classifier = Classifier(models.variant(forward=forward), num_classes=5)
+    classifier.consistency = Consistency(draws=False)
+    with classifier.attacked(), classifier.fresh() as fresh:
+        margins = read(fresh, IMAGES, LABELS).margin
+        found = compare_sizes(fresh, IMAGES, LABELS, margins, {8})
+    assert found == SecondReadings(size_count=4, size_disagreeing=disagreeing)
+
+
+@pytest.mark.parametrize(
+    "consistency", [Consistency(varies=True), Consistency(draws=True), Consistency(mark="m")]
+)
+def test_sizes_are_not_compared_where_answers_are_random_or_marked(consistency):
+    classifier = Classifier(models.variant(), num_classes=5)
+    classifier.consistency = consistency
+    with classifier.attacked(), classifier.fresh() as fresh:
+        assert compare_sizes(fresh, IMAGES, LABELS, torch.zeros(12), {8}) == SecondReadings()
 
 
 @pytest.mark.parametrize(("consistency", "count"), [
