@@ -144,9 +144,12 @@ def _load(file: Path, where: str) -> dict[str, NDArray[Any]]:
 def _find(
     arrays: dict[str, NDArray[Any]], key: str | None, usual: Sequence[str], what: str, where: str
 ) -> NDArray[Any]:
-    for name in [key] if key else usual:
-        if name in arrays:
-            return arrays[name]
+    there_are = [name for name in ([key] if key else usual) if name in arrays]
+    if len(there_are) > 1:
+        several = f"several arrays may be the {what}: {', '.join(there_are)}"
+        raise DataError(several, where=where, remedy=f"name the one that is meant with {what}_key")
+    if there_are:
+        return arrays[there_are[0]]
     wanted = repr(key) if key else " or ".join(repr(name) for name in usual)
     there = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
     remedy = f"name the array of {what} with {what}_key; there are {there or 'none'}"

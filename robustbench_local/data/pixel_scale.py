@@ -19,6 +19,8 @@ _BYTE, _WORD = 255, 65535
 _BLACK = {_BYTE: 1, _WORD: 255, 1: 1 / 255}
 """White of a type -> the largest value that is another type's white: 0 and 1 as bytes, bytes in 16 bits, or
 numbers in [0, 1] divided by 255 once more. All such images would be black."""
+_HALF_LEVEL = 0.5 / 255
+"""Share of white below which a pixel is black in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ def find_scale(pixels: NDArray[Any], declared: float | None, where: str) -> Pixe
 
 def _declared_scale(pixels: NDArray[Any], declared: float, where: str) -> PixelScale:
     _check_range(pixels, declared, where)
-    dark = _dark_note(float(pixels.max()), declared)
+    largest = float(pixels.max())
+    if 0 < largest < declared * _HALF_LEVEL:
+        what = f"divided by scale: {declared:g} every image is black: no value exceeds {largest:g}"
+        raise DataError(what, where=where, remedy="set scale: to the value of white")
+    dark = _dark_note(largest, declared)
     return PixelScale(declared, (f"values divided by {declared:g}, as scale: says", *dark))
 
 

@@ -37,6 +37,7 @@ from robustbench_local.evaluation.harness.model_probe import (
     probe_aside,
     probe_model,
 )
+from robustbench_local.evaluation.harness.time_limit import limit_time
 from robustbench_local.evaluation.harness.unusable_model import make_unusable_subject, with_defense
 from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell, Subject
 from robustbench_local.evaluation.severity import resolve_severity
@@ -202,7 +203,8 @@ def _subject(entry: ModelEntry, data: Dataset, options: Options) -> Subject:
     probe = partial(probe_aside, len(data), timeout=options.timeout, name=entry.id)
     tried = probe(load_and_probe) if on_cpu and runs_foreign_code(entry) else None
     with confined(entry.id), as_model_errors(entry.id):
-        classifier, fitted = _load(entry, data, options)
+        with limit_time(None if tried is None else options.timeout, entry.id):
+            classifier, fitted = _load(entry, data, options)
         if tried is None:
             images = fitted.images
             tried = (

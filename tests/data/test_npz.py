@@ -9,6 +9,7 @@ import pytest
 from pictures import pixels
 
 from robustbench_local.data.npz import NpzKeys, list_npz
+from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import DataError, RefusedError
 
 
@@ -244,3 +245,12 @@ def test_other_members_of_the_archive_are_no_arrays(tmp_path):
 def test_a_missing_file(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         list_npz(tmp_path / "gone.npz", where="here")
+
+
+def test_several_arrays_of_images_are_asked_about(tmp_path):
+    images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3)
+    images[:, 0] = 200
+    np.savez(tmp_path / "two.npz", x=images, x_test=images + 1, y=labels)
+    with pytest.raises(DataError, match=r"several arrays may be the images: x, x_test\. Name .* images_key"):
+        load_dataset(f"npz:{tmp_path / 'two.npz'}")
+    assert len(load_dataset(f"npz:{tmp_path / 'two.npz'}", images_key="x_test")) == 3

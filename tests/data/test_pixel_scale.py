@@ -126,7 +126,7 @@ def test_dark_bytes_run_when_somebody_says_so(tmp_path):
     assert load(tmp_path, BINARY, scale=255).images.max() == np.float32(1 / 255)
 
 
-@pytest.mark.parametrize(("scale", "dark"), [(8, False), (8.01, True), (1e30, True)])
+@pytest.mark.parametrize(("scale", "dark"), [(8, False), (8.01, True), (500, True)])
 def test_a_declared_scale_that_makes_the_images_dark_is_told(tmp_path, scale, dark):
     notes = load(tmp_path, BINARY, scale=scale).notes
     assert any("the images are dark" in note for note in notes) is dark
@@ -180,3 +180,12 @@ def test_beyond_rounding_is_refused_and_not_called_normalised(value):
     images[1, 0, 1, 1] = value
     with pytest.raises(DataError, match=r"row 1: .*after resizing or arithmetic.*[Cc]lamp"):
         Dataset(images=images, labels=torch.arange(2), ids=("a", "b"), class_names=("0", "1"), name="t")
+
+
+@pytest.mark.parametrize(("scale", "refused"), [(500.0, False), (520.0, True), (1e30, True)])
+def test_a_declared_scale_that_makes_all_images_black_is_refused(tmp_path, scale, refused):
+    if refused:
+        with pytest.raises(DataError, match="every image is black"):
+            load(tmp_path, BINARY, scale=scale)
+        return
+    assert load(tmp_path, BINARY, scale=scale).images.max() > 0

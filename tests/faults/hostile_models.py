@@ -121,6 +121,13 @@ add_variants(
 )
 
 
+@fault(FAMILY)
+def a_file_that_hangs_when_it_is_imported_once_more(place: Workplace, _draw: random.Random) -> None:
+    twice = "SEEN = Path(__file__).with_name('seen')\nSEEN.exists() and time.sleep(3600)\nSEEN.touch()\n"
+    place.write_model(ODD.format(forward="pass", make="pass") + twice)
+    expect_only_its_own_cells_to_fail(place)
+
+
 @fault(FAMILY, repeats=True)
 def an_image_that_crashes_the_model(place: Workplace, draw: random.Random) -> None:
     import numpy as np

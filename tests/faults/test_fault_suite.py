@@ -14,7 +14,7 @@ from workplace import DeviationError, Result, Workplace, check_manners
 LEAST = {
     "damaged stores": 9,
     "hostile files": 113,
-    "hostile models": 52,
+    "hostile models": 53,
     "hostile services": 15,
     "mutated grids": 1,
     "random kills": 1,

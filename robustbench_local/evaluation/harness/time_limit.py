@@ -1,0 +1,44 @@
+"""A limit for code of a user's that has to run in this very process, such as loading a model once more."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from robustbench_local.errors import ModelTimeoutError
+
+
+@contextmanager
+def limit_time(seconds: float | None, name: str) -> Iterator[None]:
+    """Inside, code that takes longer is interrupted, also where it sleeps or waits for a lock.
+
+    It takes a signal, so that it only works in the main thread of a system that has them; elsewhere there is
+    no limit. Whatever was to happen at that signal happens afterwards as before.
+
+    Args:
+        seconds: The limit; None or 0 for none.
+        name: What to call the model in messages.
+
+    Raises:
+        ModelTimeoutError: When the time is over.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not seconds or not in_main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+        what = f"was loaded once, and takes more than {seconds:g} s to be loaded again"
+        raise ModelTimeoutError(what, where=name, remedy="see why it hangs, or allow it more with --timeout")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    left, every = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left, every)
+        signal.signal(signal.SIGALRM, before)
