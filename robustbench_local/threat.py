@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from robustbench_local.config.number_parser import parse_number
 from robustbench_local.errors import ThreatError
+from robustbench_local.number_parser import parse_number
 from robustbench_local.suggestion import did_you_mean
 
 Norm = Literal["Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch"]
@@ -202,7 +202,7 @@ def parse_eps(eps: float | str) -> float:
 
     Raises:
         ThreatError: If it is not a number, negative, NaN or infinite; see
-            :func:`~robustbench_local.config.number_parser.parse_number`.
+            :func:`~robustbench_local.number_parser.parse_number`.
     """
     try:
         value = parse_number(eps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustbench_local.catalogue import CardThreat, expand, find_card
+from robustbench_local.config.cards import CardThreat, expand, find_card
 from robustbench_local.errors import RobustbenchError, ThreatError
 from robustbench_local.evaluation.grid import GateEntry
 from robustbench_local.threat import CORRUPTIONS, FAMILIES, ThreatModel

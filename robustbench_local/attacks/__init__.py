@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustbench_local import catalogue, parameters
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.foreign import PREFIX, TorchattacksAttack
-from robustbench_local.catalogue import Card
-from robustbench_local.parameters import build
-from robustbench_local.registry import Registry
+from robustbench_local.config import cards as catalogue
+from robustbench_local.config import hyperparameters as parameters
+from robustbench_local.config.cards import Card
+from robustbench_local.config.hyperparameters import build
+from robustbench_local.config.registry import Registry
 
 ATTACKS: Registry[Attack] = Registry(
     "attack",

@@ -15,9 +15,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from robustbench_local.catalogue import find_card
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.cli.output import say
+from robustbench_local.config.cards import find_card
+from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.defenses.networks import load_start
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import DataEntry
@@ -25,7 +26,6 @@ from robustbench_local.evaluation.harness.child_process import can_fork
 from robustbench_local.evaluation.harness.isolated_call import call_isolated, tell_parent
 from robustbench_local.evaluation.training import fit, measure, save, with_settings
 from robustbench_local.evaluation.training_data import Wanted, load_images
-from robustbench_local.strict import parse_yaml, validate
 
 _HEARTBEAT = 30.0
 """Seconds after which a plain log says that a long epoch is still at work."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from robustbench_local.config.number_parser import parse_number
 from robustbench_local.data.choose import Choice, choose_images
 from robustbench_local.data.collect import Listing, Progress, ReadOptions, collect
 from robustbench_local.data.dataset import Dataset
@@ -20,6 +19,7 @@ from robustbench_local.data.sign_shapes import DRAWN_CLASSES
 from robustbench_local.data.signs import load_signs
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.number_parser import parse_number
 from robustbench_local.suggestion import did_you_mean
 
 MAX_SIDE = 4096

@@ -13,7 +13,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from robustbench_local.catalogue import Card
+from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.networks import Start
 from robustbench_local.defenses.recipe import Recipe

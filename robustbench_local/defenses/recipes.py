@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_type_hints
 
-from robustbench_local.catalogue import Card
+from robustbench_local.config.cards import Card
+from robustbench_local.config.hyperparameters import checked
+from robustbench_local.config.registry import Registry
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.errors import CardError
-from robustbench_local.parameters import checked
-from robustbench_local.registry import Registry
 from robustbench_local.suggestion import did_you_mean
 
 RECIPES: Registry[Recipe] = Registry(

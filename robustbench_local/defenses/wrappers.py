@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustbench_local.catalogue import find_card
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import find_card
+from robustbench_local.config.hyperparameters import build
+from robustbench_local.config.registry import Registry
 from robustbench_local.defenses.base import Wrapper
 from robustbench_local.errors import ConfigError
-from robustbench_local.parameters import build
-from robustbench_local.registry import Registry
 
 WRAPPERS: Registry[Wrapper] = Registry(
     "wrapper defense",

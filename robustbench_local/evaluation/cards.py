@@ -9,7 +9,7 @@ from typing import Any, cast
 from robustbench_local import certification
 from robustbench_local.attacks import ATTACKS, expand
 from robustbench_local.attacks.foreign import PREFIX
-from robustbench_local.catalogue import Card, CardThreat, find_card
+from robustbench_local.config.cards import Card, CardThreat, find_card
 from robustbench_local.errors import ConfigError
 from robustbench_local.threat import ThreatModel
 

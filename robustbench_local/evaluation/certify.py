@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.engine import default_batch_size
-from robustbench_local.catalogue import CardThreat, find_card
 from robustbench_local.certification import expand, make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import CardThreat, find_card
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError

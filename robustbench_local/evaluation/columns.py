@@ -10,8 +10,9 @@ from pathlib import Path
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.expectation import ExpectationAttack
-from robustbench_local.catalogue import Card
 from robustbench_local.certification import make_certificate
+from robustbench_local.config.cards import Card
+from robustbench_local.config.hyperparameters import parameter_names
 from robustbench_local.errors import ConfigError, RobustbenchError
 from robustbench_local.evaluation.cards import each_target, find_entries
 from robustbench_local.evaluation.certificates import CertificateColumn, plan_certificate
@@ -21,7 +22,6 @@ from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject, 
 from robustbench_local.evaluation.surfaces import describe_surface
 from robustbench_local.evaluation.transfer import NAIVE_NOTE, check_surrogate, transfer_note
 from robustbench_local.evaluation.viewing import TEST_VIEWS
-from robustbench_local.parameters import parameter_names
 
 BF16_NOTE = (
     "searched in bf16, which misses some breaks of robust networks; every success is confirmed in fp32"

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from robustbench_local.catalogue import Card, CardThreat
+from robustbench_local.config.cards import Card, CardThreat
 from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import resolve_classes

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from robustbench_local.catalogue import Card, expand, find_card
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import Card, expand, find_card
+from robustbench_local.config.hyperparameters import parameter_names
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.base import Wrapper
 from robustbench_local.defenses.recipe import Recipe
@@ -18,7 +19,6 @@ from robustbench_local.evaluation.grid import NO_DEFENSE, DefenseEntry, Grid
 from robustbench_local.evaluation.plan import Subject
 from robustbench_local.evaluation.training import with_settings
 from robustbench_local.evaluation.workshop import Workshop
-from robustbench_local.parameters import parameter_names
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.engine import default_batch_size
 from robustbench_local.attacks.expectation import ExpectationAttack
-from robustbench_local.catalogue import CardThreat
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError

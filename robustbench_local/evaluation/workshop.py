@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from robustbench_local.catalogue import Card
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
+from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.identity import describe_network, loop_version, taught_by

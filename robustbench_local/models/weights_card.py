@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from robustbench_local.config.strict_yaml import Strict, read_yaml, validate
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.files import find_file
-from robustbench_local.strict import Strict, read_yaml, validate
 
 
 class WeightsCard(Strict):

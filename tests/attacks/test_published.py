@@ -10,7 +10,7 @@ import torch
 from attack_samples import Sample
 
 from robustbench_local.attacks import make_attack
-from robustbench_local.catalogue import find_card
+from robustbench_local.config.cards import find_card
 from robustbench_local.models import sources
 from robustbench_local.threat import ThreatModel
 

@@ -13,8 +13,8 @@ from attack_samples import Sample, wrapped
 
 from robustbench_local.attacks import expand, make_attack, parameter_names
 from robustbench_local.attacks.foreign import TorchattacksAttack
-from robustbench_local.catalogue import find_card
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import find_card
 from robustbench_local.errors import ConfigError, DataError, ModelError, ThreatError
 from robustbench_local.geometry import norm_of
 from robustbench_local.threat import ThreatModel

@@ -9,7 +9,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustbench_local.attacks.pgd import PGD
-from robustbench_local.catalogue import list_cards
 from robustbench_local.certification import make_certificate, proof
 from robustbench_local.certification.base import Certified
 from robustbench_local.certification.crown import CROWN
@@ -17,6 +16,7 @@ from robustbench_local.certification.ibp import IBP
 from robustbench_local.certification.proof import BoundCertificate
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.wrapper import WrappedClassifier
+from robustbench_local.config.cards import list_cards
 from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import ConfigError, ModelError, ThreatError
 from robustbench_local.evaluation import verify

@@ -10,7 +10,7 @@ import torch
 from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network
 from torch import nn
 
-from robustbench_local.catalogue import list_cards
+from robustbench_local.config.cards import list_cards
 from robustbench_local.defenses import fast_at
 from robustbench_local.defenses.adversary import divergence, linf_examples
 from robustbench_local.defenses.awp import worst_weights

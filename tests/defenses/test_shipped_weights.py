@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 
-from robustbench_local.catalogue import find_card
 from robustbench_local.certification.ibp import IBP
 from robustbench_local.certification.smoothing import Smoothing
+from robustbench_local.config.cards import find_card
 from robustbench_local.data.signs import load_signs
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.recipes import read_recipe

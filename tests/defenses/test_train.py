@@ -9,7 +9,7 @@ import torch
 from small_training import COMMON, TRAINING, VALIDATION, stripes
 from torch import nn
 
-from robustbench_local.catalogue import find_card
+from robustbench_local.config.cards import find_card
 from robustbench_local.defenses import identity
 from robustbench_local.defenses.adversary import frozen, linf_examples
 from robustbench_local.defenses.augmentation import Augmentation

@@ -16,9 +16,9 @@ import robustbench_local as rbl
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square import Square
-from robustbench_local.catalogue import list_cards
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier
+from robustbench_local.config.cards import list_cards
 from robustbench_local.defenses.base import FixedWrapper, Wrapper
 from robustbench_local.defenses.wrappers import WRAPPERS, make_wrapper
 from robustbench_local.errors import CardError, ConfigError, ModelError

@@ -12,13 +12,13 @@ import robustbench_local as rbl
 from robustbench_local.attacks.core.finishing import finishing_cost
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square import Square
+from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.defenses.wrappers import make_wrapper
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import load_grid
 from robustbench_local.run import prepare
 from robustbench_local.store.records import tally
 from robustbench_local.store.sqlite import RunStore
-from robustbench_local.strict import parse_yaml
 from robustbench_local.threat import ThreatModel
 
 BASE = """

@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
+from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import example, examples, load_grid
-from robustbench_local.strict import parse_yaml
 
 # ``on:`` would be the truth value True to a YAML 1.1 reader.
 SMALL = """

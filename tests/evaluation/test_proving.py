@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_local.catalogue import find_card
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import find_card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.evaluation.proving import prove, questions

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sample_run import PLANS, SIGNS, Sample, build
 
-from robustbench_local.catalogue import MOST_SPELLED_OUT, expand, find_card
+from robustbench_local.config.cards import MOST_SPELLED_OUT, expand, find_card
 from robustbench_local.evaluation.grid import load_grid
 from robustbench_local.reports import write_report
 from robustbench_local.reports.figures import CAPTION, CAPTION_INCHES, _fitted, _widest

@@ -7,11 +7,11 @@ from fractions import Fraction
 import pytest
 
 from robustbench_local.attacks import make_attack
-from robustbench_local.catalogue import expand, find_card
-from robustbench_local.config.number_parser import parse_number
+from robustbench_local.config.cards import expand, find_card
+from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.grid import GateEntry
-from robustbench_local.strict import parse_yaml
+from robustbench_local.number_parser import parse_number
 from robustbench_local.threat import parse_eps
 
 GOOD = [

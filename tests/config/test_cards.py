@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_local import catalogue
 from robustbench_local.attacks import expand
-from robustbench_local.catalogue import Card, CardThreat, find_card, list_cards, load_card
+from robustbench_local.config import cards as catalogue
+from robustbench_local.config.cards import Card, CardThreat, find_card, list_cards, load_card
 from robustbench_local.errors import CardError, ConfigError
 
 GOOD = """\

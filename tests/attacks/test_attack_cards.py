@@ -9,7 +9,7 @@ import torch
 from attack_samples import wrapped
 
 from robustbench_local.attacks import make_attack, parameter_names
-from robustbench_local.catalogue import Card, find_card, list_cards
+from robustbench_local.config.cards import Card, find_card, list_cards
 
 CARDS = list_cards("attack")
 SPEED_LIMITS = [f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 80, 100, 120)]

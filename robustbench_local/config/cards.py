@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from robustbench_local.config.strict_yaml import Strict, read_yaml, validate
 from robustbench_local.errors import CardError, ConfigError
-from robustbench_local.strict import Strict, read_yaml, validate
 from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threat import Norm, Region, ThreatModel, parse_eps, parse_norm
 
@@ -280,7 +280,7 @@ def _card_files(kind: Kind | None, extra: Sequence[Path]) -> list[Path]:
 
 def _shipped(kind: Kind) -> Path:
     """The packaged copy of the cards if there is one, else the checkout's."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     packaged = package / "_catalogue"
     return (packaged if packaged.is_dir() else package.parent) / _FOLDERS[kind]
 

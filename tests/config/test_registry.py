@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from robustbench_local.config.registry import Registry
 from robustbench_local.errors import ConfigError, InvariantError, RobustbenchError
-from robustbench_local.registry import Registry
 from robustbench_local.suggestion import did_you_mean
 
 ENTRIES = {
     "data": "robustbench_local.errors:DataError",
     "model": "robustbench_local.errors:ModelError",
     "missing": "robustbench_local.errors:NoSuchError",
-    "alien": "robustbench_local.registry:Registry",
+    "alien": "robustbench_local.config.registry:Registry",
 }
 REGISTRY: Registry[RobustbenchError] = Registry("error", RobustbenchError, ENTRIES)
 
