@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from robustbench_local.models.sources import load_classifier
     from robustbench_local.run import Run, run_grid
     from robustbench_local.statistics import Estimate
-    from robustbench_local.threat import ThreatModel
+    from robustbench_local.threats.threat_model import ThreatModel
 
 __all__ = [
     "FGSM",

@@ -12,7 +12,7 @@ from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.grid import GateEntry
 from robustbench_local.number_parser import parse_number
-from robustbench_local.threat import parse_eps
+from robustbench_local.threats.threat_model import parse_eps
 
 GOOD = [
     ("8/255", 8 / 255),

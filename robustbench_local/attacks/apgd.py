@@ -13,7 +13,7 @@ from robustbench_local.attacks.norms import apgd_search
 from robustbench_local.attacks.objective import LossName, check_counts, check_defined, check_loss
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

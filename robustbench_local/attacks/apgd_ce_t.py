@@ -9,7 +9,7 @@ from robustbench_local.attacks.apgd_t import targeted_loss
 from robustbench_local.attacks.autoattack import apgd
 from robustbench_local.attacks.ensemble import Ensemble, Stage
 from robustbench_local.classifier import Classifier
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from robustbench_local.attacks.inside import judge_inside
 from robustbench_local.attacks.objective import LossName, objective
 from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.attacks.selection import select_largest
-from robustbench_local.geometry import Balls, choose, column, to_ball_and_box
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import Balls, choose, column, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
 """Radii, in units of the threat model's, and the share of the steps that is spent at each."""

@@ -12,9 +12,9 @@ from robustbench_local.attacks.front import Front, Rows
 from robustbench_local.attacks.objective import LossName, objective
 from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.attacks.start import border_start
-from robustbench_local.geometry import bounds, choose, column, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import bounds, choose, column, steepest, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 MOMENTUM = 0.75
 """Share of the plain step in a step; the rest repeats the last move (alpha in the paper)."""

@@ -12,7 +12,7 @@ from robustbench_local.attacks.norms import apgd_search
 from robustbench_local.attacks.objective import LossName
 from robustbench_local.attacks.square import SquareSearch
 from robustbench_local.classifier import Classifier
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 STEPS = 100
 """Steps of APGD and FAB."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.geometry import norm_of
-from robustbench_local.threat import ThreatModel, is_target
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel, is_target
 
 DUAL = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 """The norm that a gradient is measured in where steps are measured in another one."""

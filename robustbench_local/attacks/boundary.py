@@ -13,9 +13,9 @@ from robustbench_local.attacks.base import Attack, Measure
 from robustbench_local.attacks.decision import Decisions, check_queries
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, norm_of, steepest
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, norm_of, steepest
+from robustbench_local.threats.threat_model import ThreatModel
 
 _BLOCK = 32
 """Steps whose random numbers are drawn at once."""

@@ -13,8 +13,8 @@ from pyautoattack import checks
 from torch import Tensor, nn
 
 from robustbench_local.classifier.state_guard import RandomStates
-from robustbench_local.geometry import norm_of
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 class FiniteLogits(nn.Module):

@@ -24,9 +24,9 @@ from robustbench_local.attacks.objective import (
 from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, norm_of, radius, random_start, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, norm_of, radius, random_start, steepest, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
 """Radii below the threat model's, as shares of it, if none are given."""

@@ -17,9 +17,9 @@ from robustbench_local.attacks.objective import check_counts, objective
 from robustbench_local.attacks.search import Seen
 from robustbench_local.attacks.weight import Weight, first_weight, no_weight
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column
+from robustbench_local.threats.threat_model import ThreatModel
 
 _EDGE = 0.01
 """Black and white start so far inside the box, in the range of tanh: at its very ends nothing can move."""

@@ -23,9 +23,9 @@ from robustbench_local.attacks.nearest_search import (
 from robustbench_local.attacks.objective import check_counts
 from robustbench_local.attacks.search import Seen
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, norm_of, steepest
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, norm_of, steepest
+from robustbench_local.threats.threat_model import ThreatModel
 
 _STEP = (1.0, 0.01)
 """Length of the first and of the last step as a share of the radius (alpha in the paper)."""

@@ -12,9 +12,9 @@ from torch.nn import functional
 from robustbench_local.attacks.objective import success_margin
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 FEWEST_QUERIES = 100
 """Below this a label-only attack finds a first success and little else."""

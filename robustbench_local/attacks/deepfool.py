@@ -16,9 +16,9 @@ from robustbench_local.attacks.nearest_search import NearestSearch, enough, mova
 from robustbench_local.attacks.objective import check_counts
 from robustbench_local.attacks.search import Seen
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, steepest
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, steepest
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

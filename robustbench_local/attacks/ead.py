@@ -17,9 +17,9 @@ from robustbench_local.attacks.objective import check_counts, objective
 from robustbench_local.attacks.search import Seen
 from robustbench_local.attacks.weight import Weight, first_weight, no_weight
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

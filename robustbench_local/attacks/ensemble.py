@@ -16,7 +16,7 @@ from robustbench_local.attacks.targets import ranked_targets
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,11 +29,11 @@ from robustbench_local.attacks.objective import (
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
-from robustbench_local.physical.camera import photograph
-from robustbench_local.physical.scene import compose
-from robustbench_local.physical.views import ViewRange, Views, draw_views, plain_views
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.camera import photograph
+from robustbench_local.threats.physical.scene import compose
+from robustbench_local.threats.physical.views import ViewRange, Views, draw_views, plain_views
+from robustbench_local.threats.threat_model import ThreatModel
 
 CHECKS = 12
 """Looks at the views that decide which point is kept, evenly over the steps, the last one included."""
@@ -124,7 +124,7 @@ class Setting:
         """What the classifier is shown of the signs with an object, (N, V, C, H, W).
 
         Args:
-            found: As for :func:`compose <robustbench_local.physical.scene.compose>`.
+            found: As for :func:`compose <robustbench_local.threats.physical.scene.compose>`.
             views: None: no camera; V is 1.
         """
         there = plain_views(len(found), device=found.device) if views is None else views

@@ -20,10 +20,10 @@ from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.attacks.start import border_start
 from robustbench_local.attacks.targets import ranked_targets
 from robustbench_local.classifier import Classifier
-from robustbench_local.geometry import Balls, norm_of
 from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import Balls, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 PULL = 0.1
 """Most weight of the step that starts at the original (alpha_max in the paper)."""

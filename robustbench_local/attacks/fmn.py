@@ -24,9 +24,9 @@ from robustbench_local.attacks.nearest_search import (
 from robustbench_local.attacks.objective import check_counts
 from robustbench_local.attacks.search import Seen
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import Balls, column, norm_of, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import Balls, column, norm_of, steepest, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 _LAST_GAMMA = 0.001
 _LAST_STEP = 0.01

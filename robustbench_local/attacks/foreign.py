@@ -23,10 +23,10 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.containment import FiniteLogits, quiet_autoattack, seeded
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, DataError, ThreatError, how_to_install
-from robustbench_local.geometry import to_ball_and_box
 from robustbench_local.randomness import Stream
 from robustbench_local.suggestion import did_you_mean
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 PREFIX = "torchattacks:"
 _INSTALL = how_to_install("torchattacks")

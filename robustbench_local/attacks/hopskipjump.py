@@ -14,9 +14,9 @@ from robustbench_local.attacks.base import Attack, Measure
 from robustbench_local.attacks.decision import Decisions, check_queries
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, norm_of, steepest
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, norm_of, steepest
+from robustbench_local.threats.threat_model import ThreatModel
 
 _FEWEST_PROBES = 10
 """An estimate from fewer is not worth the step."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from robustbench_local.attacks.front import Front
 from robustbench_local.attacks.objective import judged
-from robustbench_local.geometry import Ball, norm_of
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import Ball, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 SLACK = {"Linf": 1e-6, "L2": 8e-6, "L1": 8e-6}
 """Share of the radius that rounding may add: more than projections do, less than the harness allows."""

@@ -15,9 +15,9 @@ from robustbench_local.attacks.nearest_search import beyond_doubt
 from robustbench_local.attacks.objective import success_margin
 from robustbench_local.attacks.refine import refine, refinement_cost
 from robustbench_local.classifier import Classifier
-from robustbench_local.geometry import column, norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 _SLACK = 1e-6
 """Share by which rounding may lengthen a perturbation that was brought back to the radius."""

@@ -13,8 +13,8 @@ from robustbench_local.attacks.engine import Engine
 from robustbench_local.attacks.front import Front, Items
 from robustbench_local.attacks.objective import success_margin
 from robustbench_local.attacks.search import Search, State
-from robustbench_local.geometry import norm_of
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 SAFE = 3e-7
 """A success counts once its margin exceeds this share of the largest logit: a few roundings of a float32."""

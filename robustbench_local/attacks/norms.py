@@ -8,7 +8,7 @@ from robustbench_local.attacks.apgd_l1 import APGDL1Search
 from robustbench_local.attacks.apgd_path import APGDSearch
 from robustbench_local.attacks.objective import LossName
 from robustbench_local.attacks.search import Search
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 def apgd_search(*, threat: ThreatModel, steps: int, loss: LossName, name: str = "apgd") -> Search[Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_local import losses
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 LossName = Literal["ce", "margin", "dlr"]
 """Cross-entropy, margin of the raw logits, difference of logits ratio."""

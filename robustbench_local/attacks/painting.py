@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.windows import Windows
-from robustbench_local.geometry import Balls, to_ball_and_box
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import Balls, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 _TINY = 1e-30
 

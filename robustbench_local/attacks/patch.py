@@ -10,11 +10,11 @@ from torch import Tensor
 
 from robustbench_local.attacks.expectation import ExpectationAttack, Setting, climb
 from robustbench_local.classifier import Classifier
-from robustbench_local.physical.mask import surface
-from robustbench_local.physical.printing import non_printability, total_variation
-from robustbench_local.physical.scene import patch_side
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.printability import non_printability, total_variation
+from robustbench_local.threats.physical.scene import patch_side
+from robustbench_local.threats.physical.sticker_mask import surface
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

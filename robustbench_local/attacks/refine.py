@@ -15,9 +15,9 @@ from robustbench_local.attacks.hyperplane import towards_hyperplane
 from robustbench_local.attacks.nearest_search import NearestSearch, broken_items, enough, usable
 from robustbench_local.attacks.objective import objective
 from robustbench_local.attacks.search import Seen
-from robustbench_local.geometry import column, norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 STEPS = 8
 """Steps along a border, each a forward and a backward pass; the last point is looked at too."""

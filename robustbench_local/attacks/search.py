@@ -12,9 +12,9 @@ from torch import Tensor
 
 from robustbench_local.attacks.front import Foreseen, Front, Rows
 from robustbench_local.attacks.objective import judged
-from robustbench_local.geometry import Balls, choose
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import Balls, choose
+from robustbench_local.threats.threat_model import ThreatModel
 
 State = TypeVar("State", bound=Rows)
 

@@ -16,9 +16,9 @@ from robustbench_local.attacks.objective import objective
 from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, to_ball_and_box
 from robustbench_local.randomness import Stream, uniform_at
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 _MEAN, _SQUARE = 0.9, 0.999
 """How much of the running means of the gradient and of its square a step keeps (Adam's betas)."""

@@ -16,9 +16,9 @@ from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.attacks.windows import Windows, tiled, tiles, window_sides
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import Balls, column, norm_of, radius, to_ball_and_box
 from robustbench_local.randomness import Stream, uniform_at
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import Balls, column, norm_of, radius, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 _BLOCK = 64
 """Steps whose random numbers are drawn at once."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from robustbench_local.attacks.front import Front
-from robustbench_local.geometry import Ball, column, norm_of, radius, random_start, to_ball_and_box
 from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import Ball, column, norm_of, radius, random_start, to_ball_and_box
 
 
 def border_start(front: Front, stream: Stream, draws: list[str], ball: Ball) -> Tensor:

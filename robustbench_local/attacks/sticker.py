@@ -12,11 +12,11 @@ from robustbench_local.attacks.expectation import ExpectationAttack, Setting, cl
 from robustbench_local.attacks.objective import check_counts
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.physical.light import lit, unlit
-from robustbench_local.physical.mask import LAYOUTS, sticker_mask, surface
-from robustbench_local.physical.printing import non_printability, total_variation
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.printability import non_printability, total_variation
+from robustbench_local.threats.physical.relighting import lit, unlit
+from robustbench_local.threats.physical.sticker_mask import LAYOUTS, sticker_mask, surface
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.engine import Engine
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 def ranked_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:

@@ -14,8 +14,8 @@ from robustbench_local.attacks.momentum import Case
 from robustbench_local.attacks.translation import TIFGSM
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import column, random_start
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import column, random_start
+from robustbench_local.threats.threat_model import ThreatModel
 
 _LARGEST = 40.0
 """Natural logarithm of the largest ratio of two gradients' weights: it keeps their sum in the float range."""

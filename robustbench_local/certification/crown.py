@@ -20,7 +20,7 @@ from robustbench_local.certification.operations import Activation, Affine
 from robustbench_local.certification.proof import BoundCertificate
 from robustbench_local.certification.rounding import Rounding
 from robustbench_local.errors import ConfigError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 _ROWS_BYTES = 64 * 2**20
 """Memory for the coefficients of the functions that are bounded together."""

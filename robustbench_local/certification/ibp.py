@@ -16,7 +16,7 @@ from robustbench_local.certification.interval import propagate
 from robustbench_local.certification.linear import least
 from robustbench_local.certification.proof import BoundCertificate
 from robustbench_local.certification.rounding import Rounding
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

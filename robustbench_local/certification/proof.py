@@ -21,7 +21,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.preprocessing import Normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF_SLACK = 1e-6
 RELATIVE_SLACK = 1e-5

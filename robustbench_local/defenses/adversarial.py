@@ -12,7 +12,7 @@ from robustbench_local.defenses.adversary import divergence, linf_examples, near
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import Recipe, require
 from robustbench_local.defenses.schedule import raised
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 VALIDATION_STEPS = 10
 """PGD steps on the validation images."""

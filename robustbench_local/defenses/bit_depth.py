@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from robustbench_local.bpda import straight_through
 from robustbench_local.defenses.base import FixedWrapper, Surrogate
 from robustbench_local.errors import ConfigError
-from robustbench_local.straight_through import straight_through
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from robustbench_local.certification.graph import trace
 from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import Recipe, require
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

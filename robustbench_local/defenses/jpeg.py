@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from robustbench_local.bpda import straight_through
 from robustbench_local.defenses.base import FixedWrapper, Surrogate
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.straight_through import straight_through
 
 Levels = npt.NDArray[np.uint8]
 

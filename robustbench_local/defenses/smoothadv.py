@@ -14,7 +14,7 @@ from robustbench_local.defenses.noisy import NoisyObjective, NoisyRecipe, smooth
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import require
 from robustbench_local.defenses.schedule import raised
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

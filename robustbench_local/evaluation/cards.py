@@ -11,7 +11,7 @@ from robustbench_local.attacks import ATTACKS, expand
 from robustbench_local.attacks.foreign import PREFIX
 from robustbench_local.config.cards import Card, CardThreat, find_card
 from robustbench_local.errors import ConfigError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 def find_entries(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:

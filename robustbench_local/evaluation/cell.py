@@ -34,7 +34,7 @@ from robustbench_local.evaluation.outcome import (
 from robustbench_local.evaluation.verify import Verified, read, verify
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord, SightingRecord, ViewRecord
-from robustbench_local.threat import ThreatModel, is_target
+from robustbench_local.threats.threat_model import ThreatModel, is_target
 
 BATCHES_IN_A_CHUNK = 4
 """Batches that are handed together to an attack that refills its batch."""

@@ -9,7 +9,7 @@ from robustbench_local.errors import RobustbenchError, ThreatError
 from robustbench_local.evaluation.crossing import GridColumn, cross
 from robustbench_local.evaluation.grid import Grid
 from robustbench_local.evaluation.plan import CertificateCell, Subject
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

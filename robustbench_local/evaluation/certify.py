@@ -26,7 +26,7 @@ from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.proof import Proof
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
-from robustbench_local.threat import ThreatModel, parse_eps, parse_norm
+from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm
 
 
 @dataclass(frozen=True, kw_only=True)

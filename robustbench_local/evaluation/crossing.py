@@ -15,7 +15,7 @@ from robustbench_local.data.labels import resolve_classes
 from robustbench_local.evaluation.cell import applicable
 from robustbench_local.evaluation.plan import Subject, cell_key
 from robustbench_local.store.records import CellRecord
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from robustbench_local.evaluation.viewing import TEST_VIEWS, Viewing
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.looks import LOOK_COLUMNS, look_rows
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

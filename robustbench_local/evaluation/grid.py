@@ -16,7 +16,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.models.http_client import EndpointOptions, without_credentials
 from robustbench_local.number_parser import parse_number
 from robustbench_local.suggestion import did_you_mean
-from robustbench_local.threat import FAMILIES
+from robustbench_local.threats.threat_model import FAMILIES
 
 MAX_NAME = 100
 """Longest id of a model or name of a grid: they become file names."""

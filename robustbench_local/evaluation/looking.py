@@ -15,13 +15,13 @@ from robustbench_local.attacks.expectation import ExpectationAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import deciding
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.physical.camera import photograph
-from robustbench_local.physical.light import lit
-from robustbench_local.physical.mask import surface
-from robustbench_local.physical.scene import compose, patch_side, scene_violations, worn_mask
-from robustbench_local.physical.views import ViewRange, Views, approach, draw_views
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.camera import photograph
+from robustbench_local.threats.physical.relighting import lit
+from robustbench_local.threats.physical.scene import compose, patch_side, scene_violations, worn_mask
+from robustbench_local.threats.physical.sticker_mask import surface
+from robustbench_local.threats.physical.views import ViewRange, Views, approach, draw_views
+from robustbench_local.threats.threat_model import ThreatModel
 
 FRAMES = 60
 """Frames of the drive-by."""

@@ -13,7 +13,7 @@ from robustbench_local.classifier.pass_counter import GradientCounts
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.verify import Reading, Verified
 from robustbench_local.store.records import OutcomeRecord, OutcomeStatus
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 _NOT_FINITE = "the model's logits are NaN or infinite"
 

@@ -23,7 +23,7 @@ from robustbench_local.evaluation.looking import FRAMES
 from robustbench_local.evaluation.proof import Proof
 from robustbench_local.evaluation.viewing import Viewing, controls
 from robustbench_local.store.records import CellRecord
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 HARNESS_PASSES = 3
 """The harness reads the clean image, the candidate, and the candidate rounded to 8 bits."""

@@ -14,7 +14,7 @@ from robustbench_local.defenses.certified import CertifiedRecipe
 from robustbench_local.defenses.noisy import NoisyRecipe
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 _BATCH = 50
 _VOTES = 1000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.physical.mask import BORDER, allowance, surface
 from robustbench_local.store.records import SurfaceRecord
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.sticker_mask import BORDER, allowance, surface
+from robustbench_local.threats.threat_model import ThreatModel
 
 NO_MASKS = f"the frame less a border of {100 * BORDER:.0f} %"
 """The surface where the data have no masks."""

@@ -29,7 +29,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.proving import prove, questions
 from robustbench_local.statistics import Estimate, clopper_pearson
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 _USUAL = ThreatModel(norm="Linf", eps=8 / 255)
 """What a training without a threat model of its own is measured against."""

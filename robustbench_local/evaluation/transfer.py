@@ -7,7 +7,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import class_difference
 from robustbench_local.errors import ConfigError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 NAIVE_NOTE = (
     "crafted on the model without its defense: what the defense seems to be worth while nobody knows of it"

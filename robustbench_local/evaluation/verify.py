@@ -17,11 +17,11 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import deciding
-from robustbench_local.geometry import LINF_SLACK, RELATIVE_SLACK, norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
 from robustbench_local.threats.eight_bit import round_to_8bit
-from robustbench_local.transformation import parameter_violations, transform
+from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.transformations import parameter_violations, transform
 
 FRAGILE = 1e-4
 """Margins below this share of the logits' range may turn with floating-point noise."""

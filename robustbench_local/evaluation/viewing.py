@@ -22,11 +22,6 @@ from robustbench_local.evaluation.harness.second_reading import read_twice
 from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
 from robustbench_local.evaluation.outcome import fingerprint, untouched, with_gradients
 from robustbench_local.evaluation.verify import Reading, read
-from robustbench_local.geometry import norm_of
-from robustbench_local.physical.light import unlit
-from robustbench_local.physical.printing import non_printability, total_variation
-from robustbench_local.physical.scene import worn_mask
-from robustbench_local.physical.views import Views
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import (
     LEAST_CLEAN,
@@ -36,7 +31,12 @@ from robustbench_local.store.records import (
     ViewKind,
     ViewRecord,
 )
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.physical.printability import non_printability, total_variation
+from robustbench_local.threats.physical.relighting import unlit
+from robustbench_local.threats.physical.scene import worn_mask
+from robustbench_local.threats.physical.views import Views
+from robustbench_local.threats.threat_model import ThreatModel
 
 TEST_VIEWS = 1000
 """Views that a sign is judged over."""

@@ -15,10 +15,10 @@ from robustbench_local.attacks.apgd_t import APGDT
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.norms import apgd_search
 from robustbench_local.classifier import Classifier
-from robustbench_local.geometry import norm_of
 from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 L1 = ThreatModel(norm="L1", eps=3)
 ATTACKS: list[Attack] = [APGD(steps=12, restarts=2), APGD(steps=12, loss="dlr"), APGDT(steps=12, targets=2)]

@@ -16,10 +16,10 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.ensemble import Ensemble, Stage
 from robustbench_local.attacks.foreign import ReferenceAutoAttack
 from robustbench_local.attacks.pgd import PGD, PGDSearch
-from robustbench_local.geometry import norm_of
 from robustbench_local.losses import margin
 from robustbench_local.store import BLACK_BOX_STAGES
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="12/255")
 EASY = ThreatModel(norm="Linf", eps="64/255")

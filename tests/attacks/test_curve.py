@@ -11,9 +11,9 @@ from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.curve import Curve
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.geometry import norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 RADII = tuple(step / 255 for step in (2, 4, 6, 8, 10, 13, 16, 24))
 LINF = ThreatModel(norm="Linf", eps=RADII[-1])

@@ -19,7 +19,7 @@ from robustbench_local.attacks.pgd import PGD, PGDSearch
 from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps=1)
 IDS = tuple(map(str, range(64)))

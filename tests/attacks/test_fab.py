@@ -15,9 +15,9 @@ from robustbench_local.attacks.front import Front
 from robustbench_local.attacks.objective import success_margin
 from robustbench_local.attacks.targets import rank_classes, ranked_targets
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 NORMS = ["Linf", "L2", "L1"]
 DUAL = {"Linf": 1, "L2": 2, "L1": torch.inf}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_local.attacks.hyperplane import towards_hyperplane
 from robustbench_local.attacks.selection import select_largest
-from robustbench_local.geometry import norm_of
+from robustbench_local.threats.lp_ball import norm_of
 
 NORMS = ["Linf", "L2", "L1"]
 

@@ -20,10 +20,10 @@ from robustbench_local.attacks.ead import EAD
 from robustbench_local.attacks.fmn import FMN
 from robustbench_local.attacks.nearest import NearestAttack
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.geometry import norm_of
 from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 FAR = {"Linf": 1.0, "L2": 20.0, "L1": 190.0}
 DUAL = {"Linf": 1, "L2": 2, "L1": float("inf")}

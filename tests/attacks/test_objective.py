@@ -14,7 +14,7 @@ from robustbench_local.attacks.objective import (
     success_margin,
 )
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 LEAVE = ThreatModel(norm="Linf", eps=0.1)
 REACH = ThreatModel(norm="Linf", eps=0.1, targets=(0, 3))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustbench_local.attacks.objective import judged
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 UNTARGETED = ThreatModel(norm="Linf", eps="8/255")
 TARGETED = ThreatModel(norm="Linf", eps="8/255", targets=(1,))

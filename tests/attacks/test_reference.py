@@ -16,9 +16,9 @@ from pyautoattack import checks
 
 from robustbench_local.attacks.foreign import ReferenceAutoAttack
 from robustbench_local.errors import DataError, ThreatError
-from robustbench_local.geometry import norm_of
 from robustbench_local.losses import margin
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 EASY = ThreatModel(norm="Linf", eps="64/255")
 """Everything breaks in the first stage: fast."""

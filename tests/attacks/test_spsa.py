@@ -15,10 +15,10 @@ from robustbench_local.attacks.search import Seen
 from robustbench_local.attacks.spsa import SPSA, SPSASearch
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import norm_of
 from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF, L2 = ThreatModel(norm="Linf", eps="20/255"), ThreatModel(norm="L2", eps=1.0)
 IDS = tuple(f"image-{row}" for row in range(96))

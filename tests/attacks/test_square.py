@@ -15,9 +15,9 @@ from robustbench_local.attacks.square import Square, SquareSearch
 from robustbench_local.attacks.windows import Windows, bumps, tiled, window_sides
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 CPU = torch.device("cpu")
 LINF, L2, L1 = (ThreatModel(norm=norm, eps=eps) for norm, eps in (("Linf", "36/255"), ("L2", 1.6), ("L1", 6)))

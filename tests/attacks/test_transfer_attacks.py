@@ -15,9 +15,9 @@ from robustbench_local.attacks.momentum import MIFGSM, Case, unit_l1
 from robustbench_local.attacks.translation import TIFGSM, smooth
 from robustbench_local.attacks.variance import VMIFGSM
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.geometry import norm_of, random_start
 from robustbench_local.losses import ce, ce_to_targets, log_odds, margin_to_targets
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of, random_start
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="16/255")
 L2 = ThreatModel(norm="L2", eps=0.6)

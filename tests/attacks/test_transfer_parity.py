@@ -14,7 +14,7 @@ from robustbench_local.attacks.diversity import DIFGSM, resizing
 from robustbench_local.attacks.momentum import MIFGSM, Case
 from robustbench_local.attacks.translation import TIFGSM
 from robustbench_local.attacks.variance import VMIFGSM
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps="8/255")
 

@@ -18,7 +18,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation import verify
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 METHODS = pytest.mark.parametrize("certificate", [IBP(), CROWN()], ids=repr)
 

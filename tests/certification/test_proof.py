@@ -22,7 +22,7 @@ from robustbench_local.errors import ConfigError, ModelError, ThreatError
 from robustbench_local.evaluation import verify
 from robustbench_local.models.networks import ResNet2b, SmallCNN, strided_cnn
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 METHODS = pytest.mark.parametrize(
     "certificate", [IBP(), CROWN(intermediate="ibp"), CROWN(), CROWN(steps=3)], ids=repr

@@ -18,7 +18,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import Stream
 from robustbench_local.statistics import least_share
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 SIGMA = 0.25
 SIDE = 6

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.bpda import clamp_passing_borders
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.image_borders import (
     INSET,
@@ -19,7 +20,6 @@ from robustbench_local.classifier.image_borders import (
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.bit_depth import BitDepth
 from robustbench_local.defenses.noise import GaussianNoise
-from robustbench_local.straight_through import clamp_passing_borders
 
 
 class Net(nn.Module):

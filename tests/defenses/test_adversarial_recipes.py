@@ -23,7 +23,7 @@ from robustbench_local.defenses.standard import Standard
 from robustbench_local.defenses.trades import Trades
 from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError, ModelError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 EPS = 0.1
 ADVERSARIAL = {

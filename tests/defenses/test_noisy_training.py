@@ -17,7 +17,7 @@ from robustbench_local.defenses.smoothadv import SmoothAdv, l2_examples
 from robustbench_local.defenses.standard import Standard
 from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 SIGMA = 0.4
 GAUSSIAN = GaussianAugmentation(**COMMON, sigma=SIGMA)

@@ -15,7 +15,7 @@ from robustbench_local.defenses.pgd_at import PGDTraining
 from robustbench_local.defenses.rslad import RSLAD, rslad_loss
 from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 EPS = 0.1
 ADVERSARIAL = COMMON | {

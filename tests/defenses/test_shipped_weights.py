@@ -17,7 +17,7 @@ from robustbench_local.evaluation.proving import prove
 from robustbench_local.losses import margin
 from robustbench_local.models.sources import load_classifier
 from robustbench_local.models.zoo import FOLDER, find_zoo, list_zoo
-from robustbench_local.threat import ThreatModel, parse_eps
+from robustbench_local.threats.threat_model import ThreatModel, parse_eps
 
 EPS = 8 / 255
 SPEED_LIMITS = (0, 1, 2, 3, 4, 5, 7, 8)

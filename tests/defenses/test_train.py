@@ -21,7 +21,7 @@ from robustbench_local.defenses.schedule import learning_rate
 from robustbench_local.defenses.standard import Standard
 from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError, ConfigError, DataError, ModelError, StorageError, UsageError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 PLAIN = Standard(**COMMON | {"shift": 1, "brightness": 0.1})
 EPS = 0.1

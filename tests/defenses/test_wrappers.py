@@ -16,6 +16,7 @@ import robustbench_local as rbl
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square import Square
+from robustbench_local.bpda import straight_through
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.config.cards import list_cards
@@ -23,7 +24,6 @@ from robustbench_local.defenses.base import FixedWrapper, Wrapper
 from robustbench_local.defenses.wrappers import WRAPPERS, make_wrapper
 from robustbench_local.errors import CardError, ConfigError, ModelError
 from robustbench_local.randomness import Numbers
-from robustbench_local.straight_through import straight_through
 
 KEYS = torch.arange(6) * 7919
 

@@ -15,7 +15,7 @@ from robustbench_local.errors import InvariantError, ModelError
 from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.cell import Task, applicable
 from robustbench_local.store.records import tally
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps=0.02)
 

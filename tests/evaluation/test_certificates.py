@@ -19,7 +19,7 @@ from robustbench_local.evaluation.planning import Options, make_plan
 from robustbench_local.evaluation.proof import PIXELS_IN_A_CHUNK, Proof
 from robustbench_local.statistics import least_share
 from robustbench_local.store.sqlite import RunStore
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 SMALL = {"sigma": 0.5, "n0": 10, "n": 60}
 GRID = {

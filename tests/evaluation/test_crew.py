@@ -21,7 +21,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.cell import Task
 from robustbench_local.evaluation.crew import Crew, usable_workers
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="worker processes are copies, which needs Linux"
@@ -187,7 +187,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.cell import Task
 from robustbench_local.evaluation.crew import Crew
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
 data = Dataset(images=torch.rand(4, 3, 2, 2), labels=torch.zeros(4).long(), ids=tuple("abcd"),

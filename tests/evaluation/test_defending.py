@@ -19,7 +19,7 @@ from robustbench_local.evaluation.grid import load_grid
 from robustbench_local.run import prepare
 from robustbench_local.store.records import tally
 from robustbench_local.store.sqlite import RunStore
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 BASE = """
 schema: 1

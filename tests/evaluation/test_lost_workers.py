@@ -14,7 +14,7 @@ from robustbench_local.evaluation.batches import HANGS_THAT_CONVICT, MOST_DEATHS
 from robustbench_local.evaluation.cell import Batch, Task
 from robustbench_local.evaluation.crew import WorkerLostError
 from robustbench_local.evaluation.outcome import failed
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 class FakeCrew(AbstractContextManager):

@@ -13,7 +13,7 @@ from robustbench_local.config.cards import find_card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.evaluation.proving import prove, questions
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 def _linear(weights, images):

@@ -17,7 +17,7 @@ from robustbench_local.evaluation.planning import Options, make_plan
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store import RunStore
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 EPS, TINY, LARGER = "1/8500", "1/17000", "1/4250"  # 0.03, 0.015 and 0.06 of 255
 GRID = {

@@ -13,7 +13,7 @@ from robustbench_local.evaluation.grid import Grid
 from robustbench_local.evaluation.planning import Options, make_plan
 from robustbench_local.evaluation.surfaces import describe_surface
 from robustbench_local.store import SurfaceRecord
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 TENTH = ThreatModel(norm="sticker", eps=0.1, transformation="rectangles")
 

@@ -17,7 +17,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.labels import class_difference, fit_labels
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps=0.02)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.verify import read, verify, violations
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="8/255")
 L2 = ThreatModel(norm="L2", eps=0.5)

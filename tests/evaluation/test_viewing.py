@@ -36,7 +36,7 @@ from robustbench_local.evaluation.viewing import controls
 from robustbench_local.run import run_grid
 from robustbench_local.store import RunStore, tally
 from robustbench_local.store.records import LEAST_CLEAN
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from sample_run import SPEED_LIMITS, STOP
 from sample_stickers import FRAMES, REACH, VIEWS, Stickers, build_stickers
 
-from robustbench_local.physical import camera
 from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.findings import find
 from robustbench_local.reports.stickers import make_stickers, summary
@@ -19,6 +18,7 @@ from robustbench_local.reports.words import full
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
 from robustbench_local.store.digests import write_all
+from robustbench_local.threats.physical import camera
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from torch import Tensor
 from robustbench_local.attacks.engine import default_batch_size
 from robustbench_local.attacks.objective import judged, objective
 from robustbench_local.classifier import Access, Classifier
-from robustbench_local.geometry import column, norm_of, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
 from robustbench_local.threats.eight_bit import round_to_8bit
+from robustbench_local.threats.lp_ball import column, norm_of, steepest, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 STEPS = 10
 """Steps along the gradient; the last point is looked at too."""

@@ -21,8 +21,8 @@ from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.errors import InvariantError, UnreachableError
 from robustbench_local.evaluation.verify import FRAGILE, Reading, Verified
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
 from robustbench_local.threats.eight_bit import has_8bit_choice
+from robustbench_local.threats.threat_model import ThreatModel
 
 CLEAR = 2 * FRAGILE
 """Share of the logits' range at which the search takes a margin for clear: with room for the rounding of

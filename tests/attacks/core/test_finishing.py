@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from robustbench_local.attacks.core.finishing import FinishingSearch, finishing_cost
 from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.verify import violations
-from robustbench_local.geometry import random_start, to_ball_and_box
 from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
 from robustbench_local.threats.eight_bit import round_to_8bit
+from robustbench_local.threats.lp_ball import random_start, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 CLEAR = 2e-4
 TINY = ThreatModel(norm="Linf", eps=3.4 / 255)

@@ -23,7 +23,7 @@ from robustbench_local.evaluation.cell import Task
 from robustbench_local.evaluation.harness.finishing import CLEAR, find_unfinished
 from robustbench_local.evaluation.verify import FRAGILE, read, verify
 from robustbench_local.store.records import tally
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 COST = ("forward_passes", "backward_passes", "seconds")
 

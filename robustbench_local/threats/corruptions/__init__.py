@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from robustbench_local.corruptions import blur, digital, noise, weather
-from robustbench_local.corruptions.severity import Scale, scale_of, strength
 from robustbench_local.errors import DataError
 from robustbench_local.randomness import Stream, seed_from
+from robustbench_local.threats.corruptions import blur, digital, noise, weather
+from robustbench_local.threats.corruptions.severity_levels import Scale, scale_of, strength
 
 FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "gaussian_noise": noise.gaussian_noise,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from robustbench_local.errors import ThreatError
-from robustbench_local.geometry import (
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import (
     Balls,
     choose,
     norm_of,
@@ -21,8 +22,7 @@ from robustbench_local.geometry import (
     steepest,
     to_ball_and_box,
 )
-from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 NORMS = st.sampled_from(["Linf", "L2", "L1"])
 EPS = st.sampled_from([1e-6, 1e-4, 1e-3, 0.01, 8 / 255, 0.1, 0.5, 1.0, 4.0])

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import conv2d
 
-from robustbench_local.corruptions.filters import fold, magnify, smooth, streak
+from robustbench_local.threats.corruptions.filters import fold, magnify, smooth, streak
 
 
 def defocus_blur(image: Tensor, radius: float, softness: float, *, draws: Generator) -> Tensor:  # noqa: ARG001

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from robustbench_local.physical.printing import PRINTABLE, non_printability, total_variation
+from robustbench_local.threats.physical.printability import PRINTABLE, non_printability, total_variation
 
 ALL = torch.ones(1, 1, 4, 4, dtype=torch.bool)
 

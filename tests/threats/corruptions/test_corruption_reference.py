@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_local.corruptions import corrupt
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import CORRUPTIONS
+from robustbench_local.threats.corruptions import corrupt
+from robustbench_local.threats.threat_model import CORRUPTIONS
 
 pytestmark = pytest.mark.slow
 

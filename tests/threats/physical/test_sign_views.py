@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.physical.views import ViewRange, Views, approach, draw_views
 from robustbench_local.randomness import Stream
+from robustbench_local.threats.physical.views import ViewRange, Views, approach, draw_views
 
 STREAM = Stream(0, ("a", "b", "c"), "attack")
 

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from robustbench_local.physical.light import light_on, lit
-from robustbench_local.physical.mask import allowance, square_side, sticker_mask
-from robustbench_local.physical.views import Views
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.relighting import light_on, lit
+from robustbench_local.threats.physical.sticker_mask import allowance, square_side, sticker_mask
+from robustbench_local.threats.physical.views import Views
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 def patch_side(images: Tensor, threat: ThreatModel) -> int:

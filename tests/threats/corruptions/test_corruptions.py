@@ -11,16 +11,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from robustbench_local.corruptions import FUNCTIONS, corrupt
-from robustbench_local.corruptions.blur import defocus_blur, glass_blur
-from robustbench_local.corruptions.digital import elastic_transform
-from robustbench_local.corruptions.filters import cloud, magnify, smooth, streak
-from robustbench_local.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
-from robustbench_local.corruptions.severity import LARGE, SMALL, scale_of
-from robustbench_local.corruptions.weather import brightness, fog
 from robustbench_local.errors import DataError
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import CORRUPTIONS
+from robustbench_local.threats.corruptions import FUNCTIONS, corrupt
+from robustbench_local.threats.corruptions.blur import defocus_blur, glass_blur
+from robustbench_local.threats.corruptions.digital import elastic_transform
+from robustbench_local.threats.corruptions.filters import cloud, magnify, smooth, streak
+from robustbench_local.threats.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
+from robustbench_local.threats.corruptions.severity_levels import LARGE, SMALL, scale_of
+from robustbench_local.threats.corruptions.weather import brightness, fog
+from robustbench_local.threats.threat_model import CORRUPTIONS
 
 IDS = ("a", "b", "c")
 STREAM = Stream(0, IDS, "any")

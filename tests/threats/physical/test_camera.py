@@ -12,9 +12,9 @@ from PIL import Image
 from scipy.ndimage import convolve, convolve1d, gaussian_filter
 from scipy.stats import norm
 
-from robustbench_local.physical.camera import expose, homography, photograph
-from robustbench_local.physical.views import ViewRange, Views, draw_views, plain_views
 from robustbench_local.randomness import Stream
+from robustbench_local.threats.physical.camera import expose, homography, photograph
+from robustbench_local.threats.physical.views import ViewRange, Views, draw_views, plain_views
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LEVELS = (IMAGES * 255).round() / 255

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from robustbench_local.physical.jpeg import compress
-from robustbench_local.physical.views import Views
+from robustbench_local.bpda import clamp_passing_borders, straight_through
 from robustbench_local.randomness import normal_at
-from robustbench_local.straight_through import clamp_passing_borders, straight_through
-from robustbench_local.warp import sample
+from robustbench_local.threats.physical.camera_jpeg import compress
+from robustbench_local.threats.physical.views import Views
+from robustbench_local.threats.warp import sample
 
 SIGN_SHARE = 0.8
 """Side of the sign over the side of the frame: a border of 10 %, as benchmarks of traffic signs crop."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Generator, Tensor
 
-from robustbench_local.warp import sample
+from robustbench_local.threats.warp import sample
 
 
 def smooth(planes: Tensor, sigma: float, *, truncate: float = 4.0, mirrored: bool = False) -> Tensor:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.corruptions import corrupt
 from robustbench_local.errors import ThreatError
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
-from robustbench_local.warp import rotate_translate
+from robustbench_local.threats.corruptions import corrupt
+from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.warp import rotate_translate
 
 DEGREES_PER_SIDE = 300.0
 """A range of this many degrees would allow shifts by a whole side: 30 degrees go with a tenth."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from robustbench_local.errors import ThreatError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 BORDER = 0.1
 """Of a photograph without an outline: the frame around the sign's box, as a share of its side."""

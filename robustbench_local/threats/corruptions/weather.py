@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from robustbench_local.corruptions.filters import cloud, magnify, streak
-from robustbench_local.warp import sample
+from robustbench_local.threats.corruptions.filters import cloud, magnify, streak
+from robustbench_local.threats.warp import sample
 
 _LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in brightness as seen (ITU-R BT.601)."""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from robustbench_local.data.signs import clean_sign, load_signs
 from robustbench_local.errors import ThreatError
-from robustbench_local.physical.mask import LAYOUTS, allowance, sticker_mask, surface
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.sticker_mask import LAYOUTS, allowance, sticker_mask, surface
+from robustbench_local.threats.threat_model import ThreatModel
 
 STOPS = load_signs(classes=[14], per_class=4)
 OCTAGON = clean_sign(14, size=128)[1][None]

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
-from robustbench_local.warp import rotate_translate, sample
+from robustbench_local.threats.warp import rotate_translate, sample
 
 IMAGES = torch.rand(4, 3, 20, 24, generator=torch.Generator().manual_seed(0))
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from robustbench_local.corruptions.filters import smooth
-from robustbench_local.warp import sample
+from robustbench_local.threats.corruptions.filters import smooth
+from robustbench_local.threats.warp import sample
 
 
 def contrast(image: Tensor, factor: float, *, draws: Generator) -> Tensor:  # noqa: ARG001

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from robustbench_local.data.signs import load_signs
-from robustbench_local.physical.light import light_on, lit, unlit
-from robustbench_local.physical.mask import sticker_mask, surface
-from robustbench_local.physical.scene import (
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.physical.relighting import light_on, lit, unlit
+from robustbench_local.threats.physical.scene import (
     _covered_by_two,
     compose,
     patch_side,
     scene_violations,
     worn_mask,
 )
-from robustbench_local.physical.views import ViewRange, approach, draw_views
-from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.sticker_mask import sticker_mask, surface
+from robustbench_local.threats.physical.views import ViewRange, approach, draw_views
+from robustbench_local.threats.threat_model import ThreatModel
 
 STOPS = load_signs(classes=[14], per_class=3)
 IMAGES, OUTLINES = 0.1 + 0.6 * STOPS.images, STOPS.masks

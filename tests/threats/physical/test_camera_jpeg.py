@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from robustbench_local.data.signs import load_signs
-from robustbench_local.physical.jpeg import compress
+from robustbench_local.threats.physical.camera_jpeg import compress
 
 SIGNS = load_signs(limit=6).images
 

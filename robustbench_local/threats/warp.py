@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from robustbench_local.straight_through import clamp_passing_borders
+from robustbench_local.bpda import clamp_passing_borders
 
 
 def sample(
