@@ -15,7 +15,7 @@ from rich.console import Console
 from robustbench_local.cli.output import join, plain, say
 from robustbench_local.config.cards import Kind, list_cards
 from robustbench_local.errors import RobustbenchError, how_to_install
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.zoo import find_zoo, list_zoo
 
 PROBLEM = 3

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
 from robustbench_local.errors import ModelError
-from robustbench_local.models.architectures import find_architecture, fixed_start, start_from
-from robustbench_local.models.loaded import Loaded, Request
-from robustbench_local.models.sources import load_model
+from robustbench_local.models.loaded_model import Loaded, Request
+from robustbench_local.models.model_sources import load_model
+from robustbench_local.models.networks.network_registry import find_architecture, fixed_start, start_from
 from robustbench_local.models.zoo import list_zoo
 from robustbench_local.randomness import seed_from
 

@@ -43,7 +43,7 @@ from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell
 from robustbench_local.evaluation.severity import resolve_severity
 from robustbench_local.evaluation.workshop import Workshop, default_cache
 from robustbench_local.models.http_client import without_credentials
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
 
 DECIDING = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""

@@ -27,7 +27,7 @@ from robustbench_local.evaluation.harness.child_process import can_fork
 from robustbench_local.evaluation.harness.isolated_call import call_isolated, tell_parent
 from robustbench_local.evaluation.training import Images, fit, save
 from robustbench_local.evaluation.training_data import Wanted, load_images, marks
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
 
 
 def default_cache() -> Path:

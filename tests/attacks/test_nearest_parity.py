@@ -15,7 +15,7 @@ from robustbench_local.attacks.ddn import DDN
 from robustbench_local.attacks.deepfool import DeepFool
 from robustbench_local.attacks.fmn import FMN
 from robustbench_local.attacks.nearest import NearestAttack
-from robustbench_local.models import sources
+from robustbench_local.models import model_sources as sources
 from robustbench_local.threats.lp_ball import norm_of
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -15,7 +15,7 @@ from robustbench_local.attacks.sticker import Sticker
 from robustbench_local.config.cards import find_card
 from robustbench_local.data.signs import load_signs
 from robustbench_local.errors import ConfigError
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.statistics import mcnemar
 from robustbench_local.threats.physical.camera import photograph

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from robustbench_local.certification.graph import check_layers, trace
 from robustbench_local.errors import ModelError
-from robustbench_local.models.networks import ResNet2b, SmallCNN, strided_cnn
-from robustbench_local.models.signs_network import signs_resnet
+from robustbench_local.models.networks.signs_resnet import signs_resnet
+from robustbench_local.models.networks.small_networks import ResNet2b, SmallCNN, strided_cnn
 
 
 class Function(nn.Module):

@@ -15,7 +15,7 @@ from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.evaluation.proving import prove
 from robustbench_local.losses import margin
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.zoo import FOLDER, find_zoo, list_zoo
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps
 

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation import workshop
-from robustbench_local.models.architectures import find_architecture, start_from
-from robustbench_local.models.weights import read_weights
+from robustbench_local.models.networks.network_registry import find_architecture, start_from
+from robustbench_local.models.weight_files import read_weights
 from robustbench_local.run import prepare, run_grid
 
 SHORT = {"epochs": 2, "batch_size": 8, "warmup_epochs": 0}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, RobustbenchError
-from robustbench_local.models.architectures import build
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.models.networks.network_registry import build
 
 
 class Payload:

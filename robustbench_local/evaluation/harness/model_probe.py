@@ -17,7 +17,7 @@ from robustbench_local.errors import ModelError, ModelTimeoutError, ProcessEnded
 from robustbench_local.evaluation.harness.consistency_findings import ConsistencyProbe
 from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
 from robustbench_local.evaluation.harness.isolated_call import call_isolated
-from robustbench_local.models.endpoint import PROBE, Endpoint
+from robustbench_local.models.http_model import PROBE, Endpoint
 
 COPY_SECONDS = 60.0
 """How long a model that has answered before may take for one image in a copy of the process."""

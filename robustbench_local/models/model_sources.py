@@ -11,11 +11,11 @@ from robustbench_local.classifier import Access, Classifier
 from robustbench_local.classifier.binary_output import split_output
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError
-from robustbench_local.models.architectures import ARCHITECTURES, find_architecture
-from robustbench_local.models.endpoint import load_endpoint
 from robustbench_local.models.http_client import EndpointOptions, is_url, without_credentials
-from robustbench_local.models.libraries import load_timm, load_torchvision
-from robustbench_local.models.loaded import Loaded, Request, with_weights
+from robustbench_local.models.http_model import load_endpoint
+from robustbench_local.models.library_networks import load_timm, load_torchvision
+from robustbench_local.models.loaded_model import Loaded, Request, with_weights
+from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
 from robustbench_local.models.onnx_model import load_onnx
 from robustbench_local.models.user_code import load_python
 from robustbench_local.models.weights_card import WeightsCard, card_beside

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.models.architectures import ARCHITECTURES, build, find_architecture, fixed_start
+from robustbench_local.models.networks.network_registry import (
+    ARCHITECTURES,
+    build,
+    find_architecture,
+    fixed_start,
+)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.http_client import Client, EndpointOptions
-from robustbench_local.models.loaded import Loaded, Request
+from robustbench_local.models.loaded_model import Loaded, Request
 
 PROBE = 8
 """Images whose labels tell one state of a service from another."""

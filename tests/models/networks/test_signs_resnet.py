@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.models.signs_network import INPUT, MEAN, NUM_CLASSES, STD, signs_resnet
+from robustbench_local.models.networks.signs_resnet import INPUT, MEAN, NUM_CLASSES, STD, signs_resnet
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from robustbench_local.classifier import Access
 from robustbench_local.classifier.binary_output import REMEDY
 from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
 from robustbench_local.errors import ModelError
-from robustbench_local.models.files import find_file
 from robustbench_local.models.http_client import EndpointOptions
+from robustbench_local.models.model_files import find_file
+from robustbench_local.models.weight_files import Weights, read_weights
 from robustbench_local.models.weight_loading import fit_weights, load_fit
-from robustbench_local.models.weights import Weights, read_weights
 
 _SAME = 1e-3
 """Means and deviations that differ by less are the same, written with other digits."""

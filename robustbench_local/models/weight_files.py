@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.config.zip_bombs import refuse_zip_bomb
 from robustbench_local.errors import ModelError, RefusedError
-from robustbench_local.models.files import bare_hash, read_file
+from robustbench_local.models.model_files import bare_hash, read_file
 from robustbench_local.models.stored_tensors import StoredTensors, collect_tensors
 
 _SAFE_TORCH = (2, 10)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747

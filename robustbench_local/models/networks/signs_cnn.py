@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from robustbench_local.models.signs_network import NUM_CLASSES
+from robustbench_local.models.networks.signs_resnet import NUM_CLASSES
 
 
 def signs_cnn(num_classes: int = NUM_CLASSES) -> nn.Sequential:

@@ -10,9 +10,9 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from robustbench_local.errors import ModelError, RefusedError
-from robustbench_local.models.architectures import build
+from robustbench_local.models.networks.network_registry import build
+from robustbench_local.models.weight_files import read_weights
 from robustbench_local.models.weight_loading import load_into
-from robustbench_local.models.weights import read_weights
 
 
 def network() -> nn.Module:

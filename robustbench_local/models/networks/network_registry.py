@@ -15,7 +15,7 @@ from robustbench_local.classifier.preprocessing import NORMALIZATIONS, Normaliza
 from robustbench_local.errors import ConfigError
 from robustbench_local.suggestion import did_you_mean
 
-_NETWORKS = "robustbench_local.models.networks:"
+_NETWORKS = "robustbench_local.models.networks.small_networks:"
 _seed: ContextVar[int] = ContextVar("seed of initial weights", default=0)
 
 
@@ -50,13 +50,19 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mnist_fast": Architecture(_NETWORKS + "strided_cnn", 10, (1, 28, 28)),
     "mnist_smallcnn": Architecture(_NETWORKS + "SmallCNN", 10, (1, 28, 28)),
     "signs_cnn": Architecture(
-        "robustbench_local.models.signs_cnn:signs_cnn", 43, (3, 32, 32), ((0.4,) * 3, (0.25,) * 3)
+        "robustbench_local.models.networks.signs_cnn:signs_cnn", 43, (3, 32, 32), ((0.4,) * 3, (0.25,) * 3)
     ),
     "signs_resnet": Architecture(
-        "robustbench_local.models.signs_network:signs_resnet", 43, (3, 32, 32), ((0.4,) * 3, (0.25,) * 3)
+        "robustbench_local.models.networks.signs_resnet:signs_resnet",
+        43,
+        (3, 32, 32),
+        ((0.4,) * 3, (0.25,) * 3),
     ),
     "signs_resnet_wide": Architecture(
-        "robustbench_local.models.signs_network:signs_resnet_wide", 43, (3, 32, 32), NORMALIZATIONS["gtsrb"]
+        "robustbench_local.models.networks.signs_resnet:signs_resnet_wide",
+        43,
+        (3, 32, 32),
+        NORMALIZATIONS["gtsrb"],
     ),
 }
 """Every network of our own that a checkpoint can name as its ``architecture``."""

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models import libraries
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models import library_networks as libraries
+from robustbench_local.models.model_sources import load_classifier
 
 
 @pytest.fixture
