@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from robustbench_local.attacks.fgsm import FGSM
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.classifier import Classifier
+    from robustbench_local.data.data_sources import load_dataset
     from robustbench_local.data.dataset import Dataset
-    from robustbench_local.data.sources import load_dataset
     from robustbench_local.defenses.wrappers import defend
     from robustbench_local.errors import RobustbenchError
     from robustbench_local.evaluation.certify import CertificationResult, certify

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.subsample import choose_images
 from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.checkpoint import load_checkpoint, save_checkpoint
 from robustbench_local.defenses.identity import identify

@@ -13,9 +13,9 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.classifier.wrapper import innermost
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
-from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.crossing import GridColumn

@@ -15,8 +15,8 @@ from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import Card, expand
-from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.subsample import choose_images
 from robustbench_local.defenses.curves import write_curves
 from robustbench_local.defenses.identity import describe_network
 from robustbench_local.defenses.networks import Start, teacher_loader

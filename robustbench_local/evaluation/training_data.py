@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.sources import load_dataset
 from robustbench_local.data.split import group_by, hold_out
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.grid import DataEntry

@@ -13,7 +13,7 @@ from robustbench_local.attacks import expectation, make_attack, sticker
 from robustbench_local.attacks.patch import Patch
 from robustbench_local.attacks.sticker import Sticker
 from robustbench_local.config.cards import find_card
-from robustbench_local.data.signs import load_signs
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.errors import ConfigError
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.randomness import Stream

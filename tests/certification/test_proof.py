@@ -17,7 +17,7 @@ from robustbench_local.certification.proof import BoundCertificate
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.config.cards import list_cards
-from robustbench_local.data.sources import load_dataset
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.errors import ConfigError, ModelError, ThreatError
 from robustbench_local.evaluation import verify
 from robustbench_local.models.networks.small_networks import ResNet2b, SmallCNN, strided_cnn

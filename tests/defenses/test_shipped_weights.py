@@ -10,7 +10,7 @@ import torch
 from robustbench_local.certification.ibp import IBP
 from robustbench_local.certification.smoothing import Smoothing
 from robustbench_local.config.cards import find_card
-from robustbench_local.data.signs import load_signs
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.evaluation.proving import prove

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustbench_local.data.signs import load_signs
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.threats.physical.camera_jpeg import compress
 
 SIGNS = load_signs(limit=6).images

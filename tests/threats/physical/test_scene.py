@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_local.data.signs import load_signs
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.physical.relighting import light_on, lit, unlit
 from robustbench_local.threats.physical.scene import (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_local.data.signs import clean_sign, load_signs
+from robustbench_local.data.rendered_signs.sign_dataset import clean_sign, load_signs
 from robustbench_local.errors import ThreatError
 from robustbench_local.threats.physical.sticker_mask import LAYOUTS, allowance, sticker_mask, surface
 from robustbench_local.threats.threat_model import ThreatModel

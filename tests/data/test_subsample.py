@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustbench_local.data.choose import choose_images
+from robustbench_local.data.subsample import choose_images
 
 SOURCES = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(
     lambda labels: ([f"file {row}" for row in range(len(labels))], labels)

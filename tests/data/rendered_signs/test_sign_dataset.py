@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from robustbench_local.data import signs
 from robustbench_local.data.gtsrb import CLASS_NAMES
-from robustbench_local.data.sign_camera import project_points
-from robustbench_local.data.sign_shapes import DRAWN_CLASSES, front_view
-from robustbench_local.data.signs import clean_sign, contact_sheet, load_signs
+from robustbench_local.data.rendered_signs import sign_dataset as signs
+from robustbench_local.data.rendered_signs.sign_camera import project_points
+from robustbench_local.data.rendered_signs.sign_dataset import clean_sign, contact_sheet, load_signs
+from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES, front_view
 from robustbench_local.errors import DataError
 
 REQUIRED = {0, 1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 14, 15, 17, 18, 33, 34, 35, 38, 39, 40}

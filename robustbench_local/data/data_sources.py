@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from robustbench_local.data.choose import Choice, choose_images
 from robustbench_local.data.collect import Listing, Progress, ReadOptions, collect
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.folder import list_folder
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
-from robustbench_local.data.sign_shapes import DRAWN_CLASSES
-from robustbench_local.data.signs import load_signs
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs
+from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
+from robustbench_local.data.subsample import Choice, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.number_parser import parse_number

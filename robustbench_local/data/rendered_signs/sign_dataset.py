@@ -3,7 +3,7 @@
 No file is read and nothing is downloaded: each sign is drawn from geometry, set before a background, lit
 and photographed by a random camera. An image is made from its own seed alone - (seed, split, class,
 index) - so ``limit``, order and the size of the set never change it. ``python -m
-robustbench_local.data.signs FILE.png`` writes a contact sheet.
+robustbench_local.data.rendered_signs.sign_dataset FILE.png`` writes a contact sheet.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.gtsrb import CLASS_NAMES
-from robustbench_local.data.sign_camera import photograph
-from robustbench_local.data.sign_shapes import DRAWN_CLASSES, front_view
+from robustbench_local.data.rendered_signs.sign_camera import photograph
+from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES, front_view
 from robustbench_local.errors import DataError
 
 #: The order is part of every image's seed: append only.
@@ -128,7 +128,7 @@ def contact_sheet(path: Path, *, columns: int = 12, size: int = 32) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Write the contact sheet to the file named on the command line."""
     if len(arguments) != 1:
-        sys.stderr.write("usage: python -m robustbench_local.data.signs FILE.png\n")
+        sys.stderr.write("usage: python -m robustbench_local.data.rendered_signs.sign_dataset FILE.png\n")
         return 2
     contact_sheet(Path(arguments[0]))
     return 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pictures import pixels
 
-from robustbench_local.data.boxes import box_masks
-from robustbench_local.data.sources import load_dataset
+from robustbench_local.data.data_sources import load_dataset
+from robustbench_local.data.sign_boxes import box_masks
 from robustbench_local.errors import ConfigError, DataError
 
 

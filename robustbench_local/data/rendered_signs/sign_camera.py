@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from robustbench_local.data.sign_pen import Point
-from robustbench_local.data.sign_scene import background, pole, shading, smooth_noise, weather
-from robustbench_local.data.sign_shapes import FrontView, front_view
+from robustbench_local.data.rendered_signs.sign_pen import Point
+from robustbench_local.data.rendered_signs.sign_scene import background, pole, shading, smooth_noise, weather
+from robustbench_local.data.rendered_signs.sign_shapes import FrontView, front_view
 
 Array = np.ndarray
 Generator = np.random.Generator

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from robustbench_local.data.sign_pen import Pen, Point, regular_polygon
+from robustbench_local.data.rendered_signs.sign_pen import Pen, Point, regular_polygon
 
 _RED = (196, 26, 34)
 _BLUE = (16, 82, 168)
