@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.front import Front, Rows
-from robustbench_local.attacks.inside import judge_inside
-from robustbench_local.attacks.objective import LossName, objective
-from robustbench_local.attacks.search import Search, Seen
-from robustbench_local.attacks.selection import select_largest
+from robustbench_local.attacks.core.in_ball_filter import judge_inside
+from robustbench_local.attacks.core.objective import LossName, objective
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.top_mass import select_largest
+from robustbench_local.attacks.core.work_items import Front, Rows
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import Balls, choose, column, to_ball_and_box
 from robustbench_local.threats.threat_model import ThreatModel

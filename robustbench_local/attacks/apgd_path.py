@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.front import Front, Rows
-from robustbench_local.attacks.objective import LossName, objective
-from robustbench_local.attacks.search import Search, Seen
-from robustbench_local.attacks.start import border_start
+from robustbench_local.attacks.core.objective import LossName, objective
+from robustbench_local.attacks.core.random_starts import border_start
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import bounds, choose, column, steepest, to_ball_and_box
 from robustbench_local.threats.threat_model import ThreatModel

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, Measure, required_masks
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.front import Front, Rows
-from robustbench_local.attacks.objective import (
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import (
     LossName,
     check_counts,
     check_defined,
@@ -21,7 +20,8 @@ from robustbench_local.attacks.objective import (
     judged,
     objective,
 )
-from robustbench_local.attacks.search import Search, Seen
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_local.attacks.objective import success_margin
+from robustbench_local.attacks.core.objective import success_margin
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.search import Search
-from robustbench_local.attacks.targets import ranked_targets
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.search import Search
+from robustbench_local.attacks.core.target_ranking import ranked_targets
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.randomness import Stream

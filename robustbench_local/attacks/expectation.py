@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, Measure
-from robustbench_local.attacks.engine import PIXELS_AT_A_TIME
-from robustbench_local.attacks.objective import (
+from robustbench_local.attacks.core.engine import PIXELS_AT_A_TIME
+from robustbench_local.attacks.core.objective import (
     LossName,
     check_counts,
     check_defined,

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.front import Front, Rows
-from robustbench_local.attacks.hyperplane import towards_hyperplane
-from robustbench_local.attacks.inside import judge_inside
-from robustbench_local.attacks.objective import check_counts, success_margin
-from robustbench_local.attacks.search import Search, Seen
-from robustbench_local.attacks.start import border_start
-from robustbench_local.attacks.targets import ranked_targets
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.hyperplane_projection import towards_hyperplane
+from robustbench_local.attacks.core.in_ball_filter import judge_inside
+from robustbench_local.attacks.core.losses import margin
+from robustbench_local.attacks.core.objective import check_counts, success_margin
+from robustbench_local.attacks.core.random_starts import border_start
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.target_ranking import ranked_targets
+from robustbench_local.attacks.core.work_items import Front, Rows
 from robustbench_local.classifier import Classifier
-from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import Balls, norm_of
 from robustbench_local.threats.threat_model import ThreatModel

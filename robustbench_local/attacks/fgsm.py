@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.objective import LossName, check_defined, check_loss, objective
+from robustbench_local.attacks.core.objective import LossName, check_defined, check_loss, objective
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import steepest, to_ball_and_box

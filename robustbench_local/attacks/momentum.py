@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.objective import LossName, check_defined, check_loss, objective
+from robustbench_local.attacks.core.losses import log_odds
+from robustbench_local.attacks.core.objective import LossName, check_defined, check_loss, objective
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
-from robustbench_local.losses import log_odds
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import column, norm_of, steepest, to_ball_and_box
 from robustbench_local.threats.threat_model import ThreatModel

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustbench_local import losses
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.front import Front, Items
-from robustbench_local.attacks.objective import success_margin
-from robustbench_local.attacks.search import Search, State
+from robustbench_local.attacks.core import losses
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import success_margin
+from robustbench_local.attacks.core.search import Search, State
+from robustbench_local.attacks.core.work_items import Front, Items
 from robustbench_local.threats.lp_ball import norm_of
 from robustbench_local.threats.threat_model import ThreatModel
 

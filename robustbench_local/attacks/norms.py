@@ -6,8 +6,8 @@ from typing import Any
 
 from robustbench_local.attacks.apgd_l1 import APGDL1Search
 from robustbench_local.attacks.apgd_path import APGDSearch
-from robustbench_local.attacks.objective import LossName
-from robustbench_local.attacks.search import Search
+from robustbench_local.attacks.core.objective import LossName
+from robustbench_local.attacks.core.search import Search
 from robustbench_local.threats.threat_model import ThreatModel
 
 

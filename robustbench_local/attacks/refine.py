@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.borders import leads, nearest_border
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.front import Front, Rows
-from robustbench_local.attacks.hyperplane import towards_hyperplane
+from robustbench_local.attacks.core.decision_boundary import leads, nearest_border
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.hyperplane_projection import towards_hyperplane
+from robustbench_local.attacks.core.objective import objective
+from robustbench_local.attacks.core.search import Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
 from robustbench_local.attacks.nearest_search import NearestSearch, broken_items, enough, usable
-from robustbench_local.attacks.objective import objective
-from robustbench_local.attacks.search import Seen
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import column, norm_of
 from robustbench_local.threats.threat_model import ThreatModel

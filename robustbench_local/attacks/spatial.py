@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.objective import judged
+from robustbench_local.attacks.core.objective import judged
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.front import Front, Rows
-from robustbench_local.attacks.objective import objective
-from robustbench_local.attacks.search import Search, Seen
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import objective
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream, uniform_at

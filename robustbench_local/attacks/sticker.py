@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from robustbench_local.attacks.core.objective import check_counts
 from robustbench_local.attacks.expectation import ExpectationAttack, Setting, climb
-from robustbench_local.attacks.objective import check_counts
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import default_batch_size
+from robustbench_local.attacks.core.engine import default_batch_size
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream, normal_at
 

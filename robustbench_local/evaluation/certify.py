@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import default_batch_size
+from robustbench_local.attacks.core.engine import default_batch_size
 from robustbench_local.certification import expand, make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import default_batch_size
+from robustbench_local.attacks.core.engine import default_batch_size
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.stochastic import draws_of

@@ -13,9 +13,9 @@ from robustbench_local.attacks.apgd_l1 import APGDL1Search, Schedule
 from robustbench_local.attacks.apgd_path import APGDSearch
 from robustbench_local.attacks.apgd_t import APGDT
 from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.core.losses import margin
 from robustbench_local.attacks.norms import apgd_search
 from robustbench_local.classifier import Classifier
-from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import norm_of
 from robustbench_local.threats.threat_model import ThreatModel

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.engine import Engine
+from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.pgd import PGDSearch
 from robustbench_local.classifier import Classifier
 from robustbench_local.threats.threat_model import ThreatModel

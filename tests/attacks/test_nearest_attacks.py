@@ -13,6 +13,7 @@ from attack_samples import Sample, linear_sample, wrapped
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
+from robustbench_local.attacks.core.losses import margin
 from robustbench_local.attacks.cw import CW
 from robustbench_local.attacks.ddn import DDN
 from robustbench_local.attacks.deepfool import DeepFool
@@ -20,7 +21,6 @@ from robustbench_local.attacks.ead import EAD
 from robustbench_local.attacks.fmn import FMN
 from robustbench_local.attacks.nearest import NearestAttack
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import norm_of
 from robustbench_local.threats.threat_model import ThreatModel

@@ -11,8 +11,8 @@ import torch
 from attack_samples import Sample
 from torch import Tensor
 
+from robustbench_local.attacks.core.objective import objective
 from robustbench_local.attacks.fgsm import FGSM
-from robustbench_local.attacks.objective import objective
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.threats.threat_model import ThreatModel

@@ -10,12 +10,12 @@ import torch
 from attack_samples import Sample, linear_sample, wrapped
 from torch import Tensor
 
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.search import Seen
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.losses import margin
+from robustbench_local.attacks.core.search import Seen
 from robustbench_local.attacks.spsa import SPSA, SPSASearch
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import norm_of
 from robustbench_local.threats.threat_model import ThreatModel

@@ -9,8 +9,8 @@ import torch
 from attack_samples import Sample, linear_sample, wrapped
 from torch import Tensor
 
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.search import Seen
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.search import Seen
 from robustbench_local.attacks.square import Square, SquareSearch
 from robustbench_local.attacks.windows import Windows, bumps, tiled, window_sides
 from robustbench_local.classifier import Classifier

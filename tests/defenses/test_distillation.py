@@ -10,11 +10,11 @@ import torch
 from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network
 from torch.nn import functional as F  # noqa: N812
 
+from robustbench_local.attacks.core.losses import margin
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.distillation import Distillation, Tempered, tempered_cross_entropy
 from robustbench_local.defenses.train import train
 from robustbench_local.errors import CardError, ConfigError
-from robustbench_local.losses import margin
 
 AT_50 = Distillation(**COMMON, temperature=50.0)
 

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from robustbench_local.attacks.core.losses import margin
 from robustbench_local.certification.ibp import IBP
 from robustbench_local.certification.smoothing import Smoothing
 from robustbench_local.config.cards import find_card
@@ -14,7 +15,6 @@ from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.recipes import read_recipe
 from robustbench_local.evaluation.proving import prove
-from robustbench_local.losses import margin
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.zoo import FOLDER, find_zoo, list_zoo
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps

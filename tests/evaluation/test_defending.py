@@ -9,7 +9,7 @@ import torch
 from test_cell import outcomes, task, verdicts
 
 import robustbench_local as rbl
-from robustbench_local.attacks.core.finishing import finishing_cost
+from robustbench_local.attacks.core.eight_bit_search import finishing_cost
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square import Square
 from robustbench_local.config.strict_yaml import parse_yaml

@@ -10,7 +10,7 @@ import torch
 from test_cell import outcomes, task
 
 import robustbench_local as rbl
-from robustbench_local.attacks.core.finishing import finishing_cost
+from robustbench_local.attacks.core.eight_bit_search import finishing_cost
 from robustbench_local.attacks.momentum import MIFGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier

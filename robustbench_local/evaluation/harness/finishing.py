@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, Measure
-from robustbench_local.attacks.core.finishing import FinishingSearch, finishing_cost
+from robustbench_local.attacks.core.eight_bit_search import FinishingSearch, finishing_cost
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.classifier.pass_counter import Meter

@@ -6,7 +6,7 @@ from functools import partial
 
 import torch
 
-from robustbench_local.attacks.engine import default_batch_size
+from robustbench_local.attacks.core.engine import default_batch_size
 from robustbench_local.evaluation.cell import one_line
 from robustbench_local.evaluation.harness.child_process import can_fork
 from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_local.attacks.core.finishing import FinishingSearch
+from robustbench_local.attacks.core.eight_bit_search import FinishingSearch
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.fmn import FMN
 from robustbench_local.attacks.momentum import MIFGSM

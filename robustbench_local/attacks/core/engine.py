@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.front import Front, Items, Rows
-from robustbench_local.attacks.search import Search, Seen, State
+from robustbench_local.attacks.core.search import Search, Seen, State
+from robustbench_local.attacks.core.work_items import Front, Items, Rows
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
 

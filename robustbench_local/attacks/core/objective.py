@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from robustbench_local import losses
+from robustbench_local.attacks.core import losses
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.selection import select_largest
+from robustbench_local.attacks.core.top_mass import select_largest
 
 _ROUNDS = 32
 """Most steps of Newton's method; four or so solve a row of a thousand entries."""

@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.front import Foreseen, Front, Rows
-from robustbench_local.attacks.objective import judged
+from robustbench_local.attacks.core.objective import judged
+from robustbench_local.attacks.core.work_items import Foreseen, Front, Rows
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import Balls, choose
 from robustbench_local.threats.threat_model import ThreatModel

@@ -12,11 +12,11 @@ from attack_samples import Sample, wrapped
 from torch import Tensor
 
 from robustbench_local.attacks.apgd_path import APGDSearch
-from robustbench_local.attacks.engine import Engine, default_batch_size
-from robustbench_local.attacks.front import Front, Items, Rows
-from robustbench_local.attacks.objective import success_margin
+from robustbench_local.attacks.core.engine import Engine, default_batch_size
+from robustbench_local.attacks.core.objective import success_margin
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.work_items import Front, Items, Rows
 from robustbench_local.attacks.pgd import PGD, PGDSearch
-from robustbench_local.attacks.search import Search, Seen
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.threat_model import ThreatModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.front import Front
-from robustbench_local.attacks.objective import judged
+from robustbench_local.attacks.core.objective import judged
+from robustbench_local.attacks.core.work_items import Front
 from robustbench_local.threats.lp_ball import Ball, norm_of
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -24,7 +24,7 @@ def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) 
         ball: What to stay inside, around each item's original.
 
     Returns:
-        As :meth:`Search.judge <robustbench_local.attacks.engine.Search.judge>`; points outside score -inf.
+        As :meth:`Search.judge <robustbench_local.attacks.core.engine.Search.judge>`; points outside score -inf.
     """
     inside = norm_of(front.points - front.originals, ball.norm) <= ball.eps * (1 + SLACK[ball.norm])
     margins, reached = judged(logits, front.labels, threat)

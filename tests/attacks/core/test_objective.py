@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local import losses
-from robustbench_local.attacks.objective import (
+from robustbench_local.attacks.core import losses
+from robustbench_local.attacks.core.objective import (
     check_defined,
     check_loss,
     judged,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import default_batch_size
-from robustbench_local.attacks.objective import judged, objective
+from robustbench_local.attacks.core.engine import default_batch_size
+from robustbench_local.attacks.core.objective import judged, objective
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.eight_bit import round_to_8bit

@@ -8,8 +8,8 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from robustbench_local.attacks.hyperplane import towards_hyperplane
-from robustbench_local.attacks.selection import select_largest
+from robustbench_local.attacks.core.hyperplane_projection import towards_hyperplane
+from robustbench_local.attacks.core.top_mass import select_largest
 from robustbench_local.threats.lp_ball import norm_of
 
 NORMS = ["Linf", "L2", "L1"]

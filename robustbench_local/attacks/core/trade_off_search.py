@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.front import Front, Rows
+from robustbench_local.attacks.core.work_items import Front, Rows
 
 _RAISE = 10.0
 

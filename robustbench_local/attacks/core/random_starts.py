@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustbench_local.attacks.front import Front
+from robustbench_local.attacks.core.work_items import Front
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import Ball, column, norm_of, radius, random_start, to_ball_and_box
 

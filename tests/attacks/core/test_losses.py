@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from robustbench_local import losses
+from robustbench_local.attacks.core import losses
 
 LOGITS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)).double() * 4
 LABELS = torch.randint(6, (40,), generator=torch.Generator().manual_seed(1))
