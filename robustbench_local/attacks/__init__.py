@@ -17,9 +17,9 @@ ATTACKS: Registry[Attack] = Registry(
     "attack",
     Attack,  # type: ignore[type-abstract]  # compared with, never built
     {
-        "apgd": "robustbench_local.attacks.apgd:APGD",
+        "apgd": "robustbench_local.attacks.apgd.apgd:APGD",
         "apgd-ce+t": "robustbench_local.attacks.apgd_ce_t:APGDCET",
-        "apgd-t": "robustbench_local.attacks.apgd_t:APGDT",
+        "apgd-t": "robustbench_local.attacks.apgd.targeted:APGDT",
         "autoattack": "robustbench_local.attacks.autoattack:AutoAttack",
         "boundary": "robustbench_local.attacks.boundary:Boundary",
         "curve": "robustbench_local.attacks.curve:Curve",

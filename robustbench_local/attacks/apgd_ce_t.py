@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustbench_local.attacks.apgd_t import targeted_loss
+from robustbench_local.attacks.apgd.targeted import targeted_loss
 from robustbench_local.attacks.autoattack import apgd
 from robustbench_local.attacks.ensemble import Ensemble, Stage
 from robustbench_local.classifier import Classifier

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from robustbench_local.attacks.apgd_t import targeted_loss
+from robustbench_local.attacks.apgd.targeted import targeted_loss
 from robustbench_local.attacks.core.objective import LossName
 from robustbench_local.attacks.ensemble import Ensemble, Stage
 from robustbench_local.attacks.fab import FABSearch

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustbench_local.attacks.apgd_l1 import APGDL1Search
-from robustbench_local.attacks.apgd_path import APGDSearch
+from robustbench_local.attacks.apgd.l1_search import APGDL1Search
+from robustbench_local.attacks.apgd.lp_search import APGDSearch
 from robustbench_local.attacks.core.objective import LossName
 from robustbench_local.attacks.core.search import Search
 from robustbench_local.threats.threat_model import ThreatModel

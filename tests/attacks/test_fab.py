@@ -8,7 +8,7 @@ import torch
 from attack_samples import Sample, linear_sample, trained_sample, wrapped
 from torch import Tensor, nn
 
-from robustbench_local.attacks.apgd_t import APGDT
+from robustbench_local.attacks.apgd.targeted import APGDT
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import success_margin
 from robustbench_local.attacks.core.target_ranking import rank_classes, ranked_targets

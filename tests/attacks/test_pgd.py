@@ -7,7 +7,7 @@ import torch
 from attack_samples import Sample, wrapped
 from torch import Tensor
 
-from robustbench_local.attacks.apgd import APGD
+from robustbench_local.attacks.apgd.apgd import APGD
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD

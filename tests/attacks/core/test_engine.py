@@ -11,7 +11,7 @@ import torch
 from attack_samples import Sample, wrapped
 from torch import Tensor
 
-from robustbench_local.attacks.apgd_path import APGDSearch
+from robustbench_local.attacks.apgd.lp_search import APGDSearch
 from robustbench_local.attacks.core.engine import Engine, default_batch_size
 from robustbench_local.attacks.core.objective import success_margin
 from robustbench_local.attacks.core.search import Search, Seen

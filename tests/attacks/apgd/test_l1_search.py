@@ -8,10 +8,10 @@ import torch
 from attack_samples import Sample, linear_sample, trained_sample, wrapped
 from torch import Tensor
 
-from robustbench_local.attacks.apgd import APGD
-from robustbench_local.attacks.apgd_l1 import APGDL1Search, Schedule
-from robustbench_local.attacks.apgd_path import APGDSearch
-from robustbench_local.attacks.apgd_t import APGDT
+from robustbench_local.attacks.apgd.apgd import APGD
+from robustbench_local.attacks.apgd.l1_search import APGDL1Search, Schedule
+from robustbench_local.attacks.apgd.lp_search import APGDSearch
+from robustbench_local.attacks.apgd.targeted import APGDT
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.losses import margin
 from robustbench_local.attacks.norms import apgd_search
