@@ -14,7 +14,7 @@ from torch.nn import functional
 from benchmarks.job import Job, Run
 from robustbench_local.attacks.apgd.lp_search import MOMENTUM, RISES, checkpoint_spans
 from robustbench_local.attacks.core.losses import margin
-from robustbench_local.attacks.windows import window_sides
+from robustbench_local.attacks.square.windows import window_sides
 from robustbench_local.threats.lp_ball import bounds, choose, column
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -39,7 +39,7 @@ ATTACKS: Registry[Attack] = Registry(
         "reference:autoattack": "robustbench_local.attacks.foreign:ReferenceAutoAttack",
         "spatial": "robustbench_local.attacks.spatial:Spatial",
         "spsa": "robustbench_local.attacks.spsa:SPSA",
-        "square": "robustbench_local.attacks.square:Square",
+        "square": "robustbench_local.attacks.square.square:Square",
         "sticker": "robustbench_local.attacks.sticker:Sticker",
         "ti-fgsm": "robustbench_local.attacks.translation:TIFGSM",
         "vmi-fgsm": "robustbench_local.attacks.variance:VMIFGSM",

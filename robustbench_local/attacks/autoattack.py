@@ -10,7 +10,7 @@ from robustbench_local.attacks.core.objective import LossName
 from robustbench_local.attacks.ensemble import Ensemble, Stage
 from robustbench_local.attacks.fab import FABSearch
 from robustbench_local.attacks.norms import apgd_search
-from robustbench_local.attacks.square import SquareSearch
+from robustbench_local.attacks.square.square import SquareSearch
 from robustbench_local.classifier import Classifier
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 import robustbench_local as rbl
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
-from robustbench_local.attacks.square import Square
+from robustbench_local.attacks.square.square import Square
 from robustbench_local.bpda import straight_through
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier

@@ -11,7 +11,7 @@ from test_cell import outcomes, task, verdicts
 import robustbench_local as rbl
 from robustbench_local.attacks.core.eight_bit_search import finishing_cost
 from robustbench_local.attacks.pgd import PGD
-from robustbench_local.attacks.square import Square
+from robustbench_local.attacks.square.square import Square
 from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.defenses.wrappers import make_wrapper
 from robustbench_local.errors import ConfigError

@@ -13,7 +13,7 @@ from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.fmn import FMN
 from robustbench_local.attacks.momentum import MIFGSM
 from robustbench_local.attacks.pgd import PGD
-from robustbench_local.attacks.square import Square
+from robustbench_local.attacks.square.square import Square
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.search import Seen
-from robustbench_local.attacks.square import Square, SquareSearch
-from robustbench_local.attacks.windows import Windows, bumps, tiled, window_sides
+from robustbench_local.attacks.square.square import Square, SquareSearch
+from robustbench_local.attacks.square.windows import Windows, bumps, tiled, window_sides
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream

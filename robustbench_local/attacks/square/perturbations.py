@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.windows import Windows
+from robustbench_local.attacks.square.windows import Windows
 from robustbench_local.threats.lp_ball import Balls, to_ball_and_box
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -12,8 +12,15 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.search import Search, Seen
 from robustbench_local.attacks.core.work_items import Foreseen, Front, Rows, span
-from robustbench_local.attacks.painting import Canvas, paint_bumps, paint_plain, raised, root, spent_on
-from robustbench_local.attacks.windows import Windows, tiled, tiles, window_sides
+from robustbench_local.attacks.square.perturbations import (
+    Canvas,
+    paint_bumps,
+    paint_plain,
+    raised,
+    root,
+    spent_on,
+)
+from robustbench_local.attacks.square.windows import Windows, tiled, tiles, window_sides
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream, uniform_at
