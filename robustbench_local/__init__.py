@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustbench_local.attacks.autoattack import AutoAttack
+    from robustbench_local.attacks.ensembles.autoattack import AutoAttack
     from robustbench_local.attacks.fgsm import FGSM
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.classifier import Classifier

@@ -18,9 +18,9 @@ ATTACKS: Registry[Attack] = Registry(
     Attack,  # type: ignore[type-abstract]  # compared with, never built
     {
         "apgd": "robustbench_local.attacks.apgd.apgd:APGD",
-        "apgd-ce+t": "robustbench_local.attacks.apgd_ce_t:APGDCET",
+        "apgd-ce+t": "robustbench_local.attacks.ensembles.apgd_ce_t:APGDCET",
         "apgd-t": "robustbench_local.attacks.apgd.targeted:APGDT",
-        "autoattack": "robustbench_local.attacks.autoattack:AutoAttack",
+        "autoattack": "robustbench_local.attacks.ensembles.autoattack:AutoAttack",
         "boundary": "robustbench_local.attacks.boundary:Boundary",
         "curve": "robustbench_local.attacks.curve:Curve",
         "cw": "robustbench_local.attacks.cw:CW",

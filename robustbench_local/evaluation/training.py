@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from robustbench_local.attacks.autoattack import AutoAttack
 from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.ensembles.autoattack import AutoAttack
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from robustbench_local.attacks.autoattack import AutoAttack
 from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.ensembles.autoattack import AutoAttack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import InvariantError, ModelError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from robustbench_local.attacks.apgd.targeted import targeted_loss
-from robustbench_local.attacks.autoattack import apgd
-from robustbench_local.attacks.ensemble import Ensemble, Stage
+from robustbench_local.attacks.ensembles.autoattack import apgd
+from robustbench_local.attacks.ensembles.ensemble import Ensemble, Stage
 from robustbench_local.classifier import Classifier
 from robustbench_local.threats.threat_model import ThreatModel
 
