@@ -14,12 +14,12 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from robustbench_local.attacks.core.losses import margin
-from robustbench_local.attacks.cw import CW
-from robustbench_local.attacks.ddn import DDN
-from robustbench_local.attacks.deepfool import DeepFool
-from robustbench_local.attacks.ead import EAD
-from robustbench_local.attacks.fmn import FMN
-from robustbench_local.attacks.nearest import NearestAttack
+from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.minimum_norm.cw import CW
+from robustbench_local.attacks.minimum_norm.ddn import DDN
+from robustbench_local.attacks.minimum_norm.deepfool import DeepFool
+from robustbench_local.attacks.minimum_norm.ead import EAD
+from robustbench_local.attacks.minimum_norm.fmn import FMN
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import norm_of

@@ -10,7 +10,7 @@ from torch import nn
 
 from robustbench_local.attacks.core.eight_bit_search import FinishingSearch
 from robustbench_local.attacks.fgsm import FGSM
-from robustbench_local.attacks.fmn import FMN
+from robustbench_local.attacks.minimum_norm.fmn import FMN
 from robustbench_local.attacks.momentum import MIFGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square.square import Square

@@ -12,8 +12,8 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack, Measure, required_masks
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import success_margin
-from robustbench_local.attacks.nearest_search import beyond_doubt
-from robustbench_local.attacks.refine import refine, refinement_cost
+from robustbench_local.attacks.minimum_norm.nearest_search import beyond_doubt
+from robustbench_local.attacks.minimum_norm.refine import refine, refinement_cost
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import column, norm_of

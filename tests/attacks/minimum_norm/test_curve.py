@@ -8,7 +8,7 @@ from attack_samples import Sample, linear_sample, wrapped
 from torch import Tensor
 
 from robustbench_local.attacks import make_attack
-from robustbench_local.attacks.curve import Curve
+from robustbench_local.attacks.minimum_norm.curve import Curve
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import Stream

@@ -13,8 +13,8 @@ from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import check_counts
 from robustbench_local.attacks.core.search import Seen
 from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.nearest import NearestAttack
-from robustbench_local.attacks.nearest_search import NearestSearch, enough, movable, usable
+from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.minimum_norm.nearest_search import NearestSearch, enough, movable, usable
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import column, steepest

@@ -14,7 +14,7 @@ from robustbench_local.attacks.core.hyperplane_projection import towards_hyperpl
 from robustbench_local.attacks.core.objective import objective
 from robustbench_local.attacks.core.search import Seen
 from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.nearest_search import NearestSearch, broken_items, enough, usable
+from robustbench_local.attacks.minimum_norm.nearest_search import NearestSearch, broken_items, enough, usable
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import column, norm_of
 from robustbench_local.threats.threat_model import ThreatModel

@@ -13,7 +13,7 @@ from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import success_margin
 from robustbench_local.attacks.core.target_ranking import rank_classes, ranked_targets
 from robustbench_local.attacks.core.work_items import Front
-from robustbench_local.attacks.fab import FAB, FABSearch
+from robustbench_local.attacks.minimum_norm.fab import FAB, FABSearch
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import norm_of

@@ -13,8 +13,8 @@ from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import check_counts
 from robustbench_local.attacks.core.search import Seen
 from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.nearest import NearestAttack
-from robustbench_local.attacks.nearest_search import (
+from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.minimum_norm.nearest_search import (
     NearestSearch,
     annealed,
     even_odds,
