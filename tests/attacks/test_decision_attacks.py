@@ -13,10 +13,10 @@ import torch
 from attack_samples import Sample, linear_sample
 from torch import Tensor, nn
 
-from robustbench_local.attacks import hopskipjump
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.boundary import Boundary
-from robustbench_local.attacks.hopskipjump import HopSkipJump
+from robustbench_local.attacks.black_box import hopskipjump
+from robustbench_local.attacks.black_box.boundary import Boundary
+from robustbench_local.attacks.black_box.hopskipjump import HopSkipJump
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.evaluate import evaluate

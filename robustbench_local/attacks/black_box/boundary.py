@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, Measure
-from robustbench_local.attacks.decision import Decisions, check_queries
+from robustbench_local.attacks.black_box.base import Decisions, check_queries
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream

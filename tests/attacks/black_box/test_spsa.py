@@ -10,10 +10,10 @@ import torch
 from attack_samples import Sample, linear_sample, wrapped
 from torch import Tensor
 
+from robustbench_local.attacks.black_box.spsa import SPSA, SPSASearch
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.losses import margin
 from robustbench_local.attacks.core.search import Seen
-from robustbench_local.attacks.spsa import SPSA, SPSASearch
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream
