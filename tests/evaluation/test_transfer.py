@@ -11,8 +11,8 @@ from test_cell import outcomes, task
 
 import robustbench_local as rbl
 from robustbench_local.attacks.core.eight_bit_search import finishing_cost
-from robustbench_local.attacks.momentum import MIFGSM
 from robustbench_local.attacks.pgd import PGD
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.labels import class_difference, fit_labels
 from robustbench_local.errors import ConfigError

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import robustbench_local as rbl
-from robustbench_local.attacks.momentum import MIFGSM
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
 from robustbench_local.cli.main import call
 from robustbench_local.defenses.wrappers import make_wrapper

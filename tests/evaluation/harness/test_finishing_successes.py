@@ -11,9 +11,9 @@ from torch import nn
 from robustbench_local.attacks.core.eight_bit_search import FinishingSearch
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.minimum_norm.fmn import FMN
-from robustbench_local.attacks.momentum import MIFGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square.square import Square
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from robustbench_local.attacks.momentum import Case
-from robustbench_local.attacks.translation import TIFGSM
+from robustbench_local.attacks.transfer.mi_fgsm import Case
+from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.lp_ball import column, random_start

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from robustbench_local.attacks.diversity import DIFGSM
-from robustbench_local.attacks.momentum import Case
+from robustbench_local.attacks.transfer.di_fgsm import DIFGSM
+from robustbench_local.attacks.transfer.mi_fgsm import Case
 from robustbench_local.errors import ConfigError
 
 

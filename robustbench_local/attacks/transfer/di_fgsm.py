@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.momentum import MIFGSM, Case
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, Case
 from robustbench_local.errors import ConfigError
 
 
