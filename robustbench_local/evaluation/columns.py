@@ -9,7 +9,7 @@ from pathlib import Path
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.attacks.physical.eot import ExpectationAttack
 from robustbench_local.certification import make_certificate
 from robustbench_local.config.cards import Card
 from robustbench_local.config.hyperparameters import parameter_names

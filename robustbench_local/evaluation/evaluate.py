@@ -15,7 +15,7 @@ from torch import Tensor
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import default_batch_size
-from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.attacks.physical.eot import ExpectationAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset, as_dataset

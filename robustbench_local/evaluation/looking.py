@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.attacks.physical.eot import ExpectationAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import deciding
 from robustbench_local.data.dataset import Dataset

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.attacks.physical.eot import ExpectationAttack
 from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import draws_of

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.attacks.physical.eot import ExpectationAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import Meter
 from robustbench_local.classifier.stochastic import draws_of

@@ -9,9 +9,11 @@ import torch
 from attack_samples import Sample, linear_sample
 from torch import Tensor
 
-from robustbench_local.attacks import expectation, make_attack, sticker
-from robustbench_local.attacks.patch import Patch
-from robustbench_local.attacks.sticker import Sticker
+from robustbench_local.attacks import make_attack
+from robustbench_local.attacks.physical import eot as expectation
+from robustbench_local.attacks.physical import sticker
+from robustbench_local.attacks.physical.patch import Patch
+from robustbench_local.attacks.physical.sticker import Sticker
 from robustbench_local.config.cards import find_card
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.errors import ConfigError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.attacks.physical.eot import ExpectationAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.batches import run_batches

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.expectation import ExpectationAttack, Setting, climb
+from robustbench_local.attacks.physical.eot import ExpectationAttack, Setting, climb
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.physical.printability import non_printability, total_variation

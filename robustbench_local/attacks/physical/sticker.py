@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.core.objective import check_counts
-from robustbench_local.attacks.expectation import ExpectationAttack, Setting, climb
+from robustbench_local.attacks.physical.eot import ExpectationAttack, Setting, climb
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream
