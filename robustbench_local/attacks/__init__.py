@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from robustbench_local.attacks.adapters.libraries import PREFIX, TorchattacksAttack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.foreign import PREFIX, TorchattacksAttack
 from robustbench_local.config import cards as catalogue
 from robustbench_local.config import hyperparameters as parameters
 from robustbench_local.config.cards import Card
@@ -36,7 +36,7 @@ ATTACKS: Registry[Attack] = Registry(
         "mi-fgsm": "robustbench_local.attacks.transfer.mi_fgsm:MIFGSM",
         "patch": "robustbench_local.attacks.physical.patch:Patch",
         "pgd": "robustbench_local.attacks.pgd:PGD",
-        "reference:autoattack": "robustbench_local.attacks.foreign:ReferenceAutoAttack",
+        "reference:autoattack": "robustbench_local.attacks.adapters.libraries:ReferenceAutoAttack",
         "spatial": "robustbench_local.attacks.spatial:Spatial",
         "spsa": "robustbench_local.attacks.black_box.spsa:SPSA",
         "square": "robustbench_local.attacks.square.square:Square",

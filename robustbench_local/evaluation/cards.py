@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from robustbench_local import certification
 from robustbench_local.attacks import ATTACKS, expand
-from robustbench_local.attacks.foreign import PREFIX
+from robustbench_local.attacks.adapters.libraries import PREFIX
 from robustbench_local.config.cards import Card, CardThreat, find_card
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel

@@ -12,7 +12,7 @@ import torch
 from attack_samples import Sample, wrapped
 
 from robustbench_local.attacks import expand, make_attack, parameter_names
-from robustbench_local.attacks.foreign import TorchattacksAttack
+from robustbench_local.attacks.adapters.libraries import TorchattacksAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import find_card
 from robustbench_local.errors import ConfigError, DataError, ModelError, ThreatError

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_local.attacks.foreign import ReferenceAutoAttack
+from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.batches import Isolation, run_batches

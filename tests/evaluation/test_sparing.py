@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustbench_local.attacks.foreign import ReferenceAutoAttack
+from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack
 from robustbench_local.evaluation.executor import execute
 from robustbench_local.evaluation.grid import load_grid
 from robustbench_local.evaluation.listener import Listener

@@ -10,12 +10,12 @@ from attack_samples import Sample, linear_sample, trained_sample, wrapped
 from torch import Tensor
 
 from robustbench_local.attacks import make_attack
+from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.losses import margin
 from robustbench_local.attacks.ensembles.apgd_ce_t import APGDCET
 from robustbench_local.attacks.ensembles.autoattack import AutoAttack
 from robustbench_local.attacks.ensembles.ensemble import Ensemble, Stage
-from robustbench_local.attacks.foreign import ReferenceAutoAttack
 from robustbench_local.attacks.pgd import PGD, PGDSearch
 from robustbench_local.store import BLACK_BOX_STAGES
 from robustbench_local.threats.lp_ball import norm_of

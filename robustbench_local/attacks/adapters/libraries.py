@@ -19,8 +19,8 @@ import pyautoattack
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.attacks.adapters.sandbox import FiniteLogits, quiet_autoattack, seeded
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.containment import FiniteLogits, quiet_autoattack, seeded
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, DataError, ThreatError, how_to_install
 from robustbench_local.randomness import Stream
