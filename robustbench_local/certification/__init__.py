@@ -15,9 +15,9 @@ CERTIFICATES: Registry[Certificate] = Registry(
     "certificate",
     Certificate,  # type: ignore[type-abstract]  # compared with, never built
     {
-        "crown": "robustbench_local.certification.crown:CROWN",
-        "ibp": "robustbench_local.certification.ibp:IBP",
-        "smoothing": "robustbench_local.certification.smoothing:Smoothing",
+        "crown": "robustbench_local.certification.bound_propagation.crown:CROWN",
+        "ibp": "robustbench_local.certification.bound_propagation.ibp:IBP",
+        "smoothing": "robustbench_local.certification.randomized_smoothing.smoothing_certificate:Smoothing",
     },
 )
 """Methods of the cards of kind ``certificate``."""

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.certification.bounds import Network, ibp_margins
-from robustbench_local.certification.graph import trace
+from robustbench_local.certification.bound_propagation.bounds import Network, ibp_margins
+from robustbench_local.certification.bound_propagation.graph import trace
 from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import Recipe, require

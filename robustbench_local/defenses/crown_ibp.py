@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustbench_local.certification.bounds import crown_ibp_margins, ibp_margins
+from robustbench_local.certification.bound_propagation.bounds import crown_ibp_margins, ibp_margins
 from robustbench_local.defenses.certified import CertifiedObjective, CertifiedRecipe
 from robustbench_local.defenses.objective import Context, Objective
 from robustbench_local.defenses.recipe import require

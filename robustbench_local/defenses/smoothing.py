@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustbench_local.certification.smoothed import SmoothedClassifier, check_sigma
+from robustbench_local.certification.randomized_smoothing.smoothed_classifier import (
+    SmoothedClassifier,
+    check_sigma,
+)
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import DRAWS, VERDICT_DRAWS
 from robustbench_local.defenses.base import Surrogate, Wrapper

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from robustbench_local.certification.base import Certificate
-from robustbench_local.certification.crown import CROWN
-from robustbench_local.certification.ibp import IBP
-from robustbench_local.certification.smoothing import Smoothing
+from robustbench_local.certification.bound_propagation.crown import CROWN
+from robustbench_local.certification.bound_propagation.ibp import IBP
+from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.certified import CertifiedRecipe

@@ -10,8 +10,8 @@ from torch import nn
 
 import robustbench_local as rbl
 from robustbench_local.certification import CERTIFICATES, expand, make_certificate
-from robustbench_local.certification.smoothed import SmoothedClassifier
-from robustbench_local.certification.smoothing import Smoothing
+from robustbench_local.certification.randomized_smoothing.smoothed_classifier import SmoothedClassifier
+from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import Card, find_card, list_cards
 from robustbench_local.config.hyperparameters import parameter_names

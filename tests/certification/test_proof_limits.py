@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.certification import proof
+from robustbench_local.certification.bound_propagation import certificate as proof
 from robustbench_local.evaluation import verify
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -10,7 +10,7 @@ from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, contex
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from robustbench_local.certification.bounds import crown_ibp_margins, ibp_margins
+from robustbench_local.certification.bound_propagation.bounds import crown_ibp_margins, ibp_margins
 from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.crown_ibp import CrownIBP
 from robustbench_local.defenses.ibp import IBP

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from robustbench_local.attacks.core.losses import margin
-from robustbench_local.certification.ibp import IBP
-from robustbench_local.certification.smoothing import Smoothing
+from robustbench_local.certification.bound_propagation.ibp import IBP
+from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.config.cards import find_card
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.defenses.adversary import linf_examples

@@ -10,7 +10,7 @@ from scipy.stats import norm as normal
 
 import robustbench_local as rbl
 from robustbench_local.certification.base import Certificate, Certified
-from robustbench_local.certification.smoothing import Smoothing
+from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.errors import CardError, ConfigError, ThreatError
 from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.grid import load_grid

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from robustbench_local.certification.operations import (
+from robustbench_local.certification.bound_propagation.node_context import Place, Unsupported
+from robustbench_local.certification.bound_propagation.operations import (
     Activation,
     Affine,
     Convolution,
@@ -21,7 +22,6 @@ from robustbench_local.certification.operations import (
     Shape,
     Sum,
 )
-from robustbench_local.certification.place import Place, Unsupported
 
 _FromNode = Callable[[fx.Node, Place], Operation | None]
 

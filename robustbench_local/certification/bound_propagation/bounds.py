@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.certification.ball import Ball, Box
-from robustbench_local.certification.graph import Graph, trace
-from robustbench_local.certification.interval import Bounds, Interval, propagate
-from robustbench_local.certification.linear import least
+from robustbench_local.certification.bound_propagation.graph import Graph, trace
+from robustbench_local.certification.bound_propagation.input_set import Ball, Box
+from robustbench_local.certification.bound_propagation.interval import Bounds, Interval, propagate
+from robustbench_local.certification.bound_propagation.linear import least
 
 Network = nn.Module | Graph
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.certification.graph import Node
-from robustbench_local.certification.operations import Activation, Affine, Sum
+from robustbench_local.certification.bound_propagation.graph import Node
+from robustbench_local.certification.bound_propagation.operations import Activation, Affine, Sum
 
 _OWN = 2.0**-40
 """Relative error that is added for the arithmetic of the bounds, each operation of which is off by 2^-53."""

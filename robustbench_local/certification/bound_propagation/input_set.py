@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustbench_local.certification.interval import Interval
+from robustbench_local.certification.bound_propagation.interval import Interval
 
 
 class Ball(Protocol):

@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.certification.ball import Ball, Box, Euclidean
 from robustbench_local.certification.base import Certificate, Certified
-from robustbench_local.certification.bounds import margin_rows
-from robustbench_local.certification.graph import Graph, check_layers, trace
-from robustbench_local.certification.interval import Interval
-from robustbench_local.certification.operations import Affine, Diagonal, channelwise
-from robustbench_local.certification.precision import check_covered, stored
-from robustbench_local.certification.rounding import Rounding
+from robustbench_local.certification.bound_propagation.bounds import margin_rows
+from robustbench_local.certification.bound_propagation.graph import Graph, check_layers, trace
+from robustbench_local.certification.bound_propagation.input_set import Ball, Box, Euclidean
+from robustbench_local.certification.bound_propagation.interval import Interval
+from robustbench_local.certification.bound_propagation.operations import Affine, Diagonal, channelwise
+from robustbench_local.certification.bound_propagation.precision import check_covered, stored
+from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.preprocessing import Normalization
 from robustbench_local.errors import ModelError

@@ -10,10 +10,11 @@ import torch
 from scipy.stats import binom, binomtest, norm
 from torch import Tensor, nn
 
-from robustbench_local.certification import make_certificate, smoothing
+from robustbench_local.certification import make_certificate
 from robustbench_local.certification.base import ABSTAINED
-from robustbench_local.certification.smoothed import SmoothedClassifier
-from robustbench_local.certification.smoothing import Smoothing
+from robustbench_local.certification.randomized_smoothing import smoothing_certificate as smoothing
+from robustbench_local.certification.randomized_smoothing.smoothed_classifier import SmoothedClassifier
+from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import Stream

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_local.certification.operations import Shape
+from robustbench_local.certification.bound_propagation.operations import Shape
 
 _ADVICE = "use a layer that has (see docs/certificates.md), or a smoothing certificate"
 _SHAPE_METHODS = frozenset({"size", "dim", "ndimension"})

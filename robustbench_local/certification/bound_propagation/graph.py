@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_local.certification.layers import operation, supported
-from robustbench_local.certification.operations import (
+from robustbench_local.certification.bound_propagation.layers import operation, supported
+from robustbench_local.certification.bound_propagation.node_context import (
+    Place,
+    Unsupported,
+    compute,
+    reads_shape,
+)
+from robustbench_local.certification.bound_propagation.operations import (
     Activation,
     Affine,
     Convolution,
@@ -20,8 +26,7 @@ from robustbench_local.certification.operations import (
     Sum,
     rounded,
 )
-from robustbench_local.certification.place import Place, Unsupported, compute, reads_shape
-from robustbench_local.certification.precision import COVERED, Watch, check_covered
+from robustbench_local.certification.bound_propagation.precision import COVERED, Watch, check_covered
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.errors import ModelError
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.certification.base import Certified
-from robustbench_local.certification.crown import CROWN
-from robustbench_local.certification.graph import trace
-from robustbench_local.certification.ibp import IBP
-from robustbench_local.certification.interval import Interval, propagate
-from robustbench_local.certification.proof import BoundCertificate
-from robustbench_local.certification.rounding import Rounding
+from robustbench_local.certification.bound_propagation.certificate import BoundCertificate
+from robustbench_local.certification.bound_propagation.crown import CROWN
+from robustbench_local.certification.bound_propagation.graph import trace
+from robustbench_local.certification.bound_propagation.ibp import IBP
+from robustbench_local.certification.bound_propagation.interval import Interval, propagate
+from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation import verify

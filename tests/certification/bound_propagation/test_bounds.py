@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from robustbench_local.certification.ball import Box, Euclidean
-from robustbench_local.certification.bounds import (
+from robustbench_local.certification.bound_propagation.bounds import (
     crown_ibp_margins,
     ibp_bounds,
     ibp_margins,
     margin_rows,
     other_classes,
 )
-from robustbench_local.certification.crown import crown_bounds, optimised
-from robustbench_local.certification.graph import Graph, trace
-from robustbench_local.certification.interval import Interval, propagate
-from robustbench_local.certification.linear import least
-from robustbench_local.certification.rounding import Rounding
+from robustbench_local.certification.bound_propagation.crown import crown_bounds, optimised
+from robustbench_local.certification.bound_propagation.graph import Graph, trace
+from robustbench_local.certification.bound_propagation.input_set import Box, Euclidean
+from robustbench_local.certification.bound_propagation.interval import Interval, propagate
+from robustbench_local.certification.bound_propagation.linear import least
+from robustbench_local.certification.bound_propagation.rounding import Rounding
 
 NETWORKS = pytest.mark.parametrize("make", [samples.plain, samples.Residual], ids=["plain", "residual"])
 FLOAT32 = Rounding.to(torch.float32)

@@ -14,9 +14,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from robustbench_local.certification.ball import Ball, Box
-from robustbench_local.certification.interval import Bounds, Interval
-from robustbench_local.certification.operations import Activation, Affine, Entry, Reshape, Sum
+from robustbench_local.certification.bound_propagation.input_set import Ball, Box
+from robustbench_local.certification.bound_propagation.interval import Bounds, Interval
+from robustbench_local.certification.bound_propagation.operations import (
+    Activation,
+    Affine,
+    Entry,
+    Reshape,
+    Sum,
+)
 from robustbench_local.classifier.pass_counter import pass_finished
 
 _PIXEL_NOISE = 2.0**-40

@@ -11,9 +11,13 @@ from scipy.special import betainc, ndtr, ndtri
 from torch import Tensor
 
 from robustbench_local.certification.base import ABSTAINED, Certificate, Certified, Concern
-from robustbench_local.certification.sequential import Poll
-from robustbench_local.certification.smoothed import SmoothedClassifier, check_sigma, check_steady
-from robustbench_local.certification.voting import Voter
+from robustbench_local.certification.randomized_smoothing.sequential_test import Poll
+from robustbench_local.certification.randomized_smoothing.smoothed_classifier import (
+    SmoothedClassifier,
+    check_sigma,
+    check_steady,
+)
+from robustbench_local.certification.randomized_smoothing.votes import Voter
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import Stream

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_local.certification.graph import check_layers, trace
+from robustbench_local.certification.bound_propagation.graph import check_layers, trace
 from robustbench_local.errors import ModelError
 from robustbench_local.models.networks.signs_resnet import signs_resnet
 from robustbench_local.models.networks.small_networks import ResNet2b, SmallCNN, strided_cnn

@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustbench_local.attacks.pgd import PGD
-from robustbench_local.certification import make_certificate, proof
+from robustbench_local.certification import make_certificate
 from robustbench_local.certification.base import Certified
-from robustbench_local.certification.crown import CROWN
-from robustbench_local.certification.ibp import IBP
-from robustbench_local.certification.proof import BoundCertificate
+from robustbench_local.certification.bound_propagation import certificate as proof
+from robustbench_local.certification.bound_propagation.certificate import BoundCertificate
+from robustbench_local.certification.bound_propagation.crown import CROWN
+from robustbench_local.certification.bound_propagation.ibp import IBP
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.config.cards import list_cards
@@ -224,7 +225,7 @@ def test_a_smaller_memory_for_rows_changes_no_bound(monkeypatch):
     classifier, images = _classifier(), samples.images(4)
     labels, threat = torch.zeros(4, dtype=torch.long), ThreatModel(norm="L2", eps=0.3)
     whole = _certified(CROWN(), classifier, images, labels, threat)
-    monkeypatch.setattr("robustbench_local.certification.crown._ROWS_BYTES", 1)
+    monkeypatch.setattr("robustbench_local.certification.bound_propagation.crown._ROWS_BYTES", 1)
     pieces = _certified(CROWN(), classifier, images, labels, threat)
     torch.testing.assert_close(whole.margins, pieces.margins, rtol=0, atol=1e-9, equal_nan=True)
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustbench_local.certification.ball import Ball
-from robustbench_local.certification.graph import Graph
-from robustbench_local.certification.interval import propagate
-from robustbench_local.certification.linear import least
-from robustbench_local.certification.proof import BoundCertificate
-from robustbench_local.certification.rounding import Rounding
+from robustbench_local.certification.bound_propagation.certificate import BoundCertificate
+from robustbench_local.certification.bound_propagation.graph import Graph
+from robustbench_local.certification.bound_propagation.input_set import Ball
+from robustbench_local.certification.bound_propagation.interval import propagate
+from robustbench_local.certification.bound_propagation.linear import least
+from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.threats.threat_model import ThreatModel
 
 

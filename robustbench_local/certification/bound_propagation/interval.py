@@ -11,9 +11,15 @@ from functools import cached_property
 
 from torch import Tensor
 
-from robustbench_local.certification.graph import Graph, Node
-from robustbench_local.certification.operations import Activation, Affine, Entry, Reshape, Sum
-from robustbench_local.certification.rounding import Rounding
+from robustbench_local.certification.bound_propagation.graph import Graph, Node
+from robustbench_local.certification.bound_propagation.operations import (
+    Activation,
+    Affine,
+    Entry,
+    Reshape,
+    Sum,
+)
+from robustbench_local.certification.bound_propagation.rounding import Rounding
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustbench_local.certification.ball import Ball, Box
-from robustbench_local.certification.graph import Graph
-from robustbench_local.certification.interval import Bounds, Interval, propagate
-from robustbench_local.certification.linear import default_slopes, least
-from robustbench_local.certification.operations import Activation, Affine
-from robustbench_local.certification.proof import BoundCertificate
-from robustbench_local.certification.rounding import Rounding
+from robustbench_local.certification.bound_propagation.certificate import BoundCertificate
+from robustbench_local.certification.bound_propagation.graph import Graph
+from robustbench_local.certification.bound_propagation.input_set import Ball, Box
+from robustbench_local.certification.bound_propagation.interval import Bounds, Interval, propagate
+from robustbench_local.certification.bound_propagation.linear import default_slopes, least
+from robustbench_local.certification.bound_propagation.operations import Activation, Affine
+from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -9,7 +9,12 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import binom
 
-from robustbench_local.certification.sequential import GROWTH, Claim, Poll, log_evidence
+from robustbench_local.certification.randomized_smoothing.sequential_test import (
+    GROWTH,
+    Claim,
+    Poll,
+    log_evidence,
+)
 from robustbench_local.statistics import least_share
 
 RUNS = 20_000

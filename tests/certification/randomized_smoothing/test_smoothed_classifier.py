@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.certification.smoothed import SmoothedClassifier, vote_shares
-from robustbench_local.certification.smoothing import Smoothing
+from robustbench_local.certification.randomized_smoothing.smoothed_classifier import (
+    SmoothedClassifier,
+    vote_shares,
+)
+from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import deciding
 from robustbench_local.errors import ConfigError
