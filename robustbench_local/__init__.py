@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from robustbench_local.classifier import Classifier
     from robustbench_local.data.data_sources import load_dataset
     from robustbench_local.data.dataset import Dataset
-    from robustbench_local.defenses.wrappers import defend
+    from robustbench_local.defenses.wrappers.wrapper_registry import defend
     from robustbench_local.errors import RobustbenchError
     from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate

@@ -13,7 +13,7 @@ from rich.table import Table
 from robustbench_local.cli.output import plain, say_json
 from robustbench_local.config.cards import Card, Kind, list_cards
 from robustbench_local.data.data_sources import SOURCES
-from robustbench_local.defenses.wrappers import WRAPPERS
+from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import example, examples
 from robustbench_local.models.networks.network_registry import ARCHITECTURES

@@ -18,8 +18,8 @@ from robustbench_local.classifier.image_borders import (
     move_inside,
 )
 from robustbench_local.defenses.adversary import linf_examples
-from robustbench_local.defenses.bit_depth import BitDepth
-from robustbench_local.defenses.noise import GaussianNoise
+from robustbench_local.defenses.wrappers.bit_depth import BitDepth
+from robustbench_local.defenses.wrappers.gaussian_noise import GaussianNoise
 
 
 class Net(nn.Module):

@@ -13,7 +13,7 @@ from robustbench_local.attacks.core.eight_bit_search import finishing_cost
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square.square import Square
 from robustbench_local.config.strict_yaml import parse_yaml
-from robustbench_local.defenses.wrappers import make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import load_grid
 from robustbench_local.run import prepare

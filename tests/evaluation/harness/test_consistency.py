@@ -14,7 +14,7 @@ import robustbench_local as rbl
 from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
 from robustbench_local.cli.main import call
-from robustbench_local.defenses.wrappers import make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
 from robustbench_local.errors import ConfigError, ModelError
 
 ATTACK = {"attack": "pgd50-linf-8", "eps": "32/255"}

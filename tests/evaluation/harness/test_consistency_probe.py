@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.defenses.wrappers import make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
 from robustbench_local.evaluation.harness import answer_differences
 from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
 

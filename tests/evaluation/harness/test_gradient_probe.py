@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.defenses.wrappers import make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
 from robustbench_local.evaluation.harness import gradient_probe
 from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
 

@@ -11,7 +11,7 @@ from robustbench_local.certification.randomized_smoothing.smoothed_classifier im
 )
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import DRAWS, VERDICT_DRAWS
-from robustbench_local.defenses.base import Surrogate, Wrapper
+from robustbench_local.defenses.wrappers.base import Surrogate, Wrapper
 from robustbench_local.errors import ConfigError
 
 

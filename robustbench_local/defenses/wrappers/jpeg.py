@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from robustbench_local.bpda import straight_through
-from robustbench_local.defenses.base import FixedWrapper, Surrogate
+from robustbench_local.defenses.wrappers.base import FixedWrapper, Surrogate
 from robustbench_local.errors import ConfigError, ModelError
 
 Levels = npt.NDArray[np.uint8]

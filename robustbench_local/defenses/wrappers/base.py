@@ -9,7 +9,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.defenses.defended import DefendedClassifier, RandomlyDefendedClassifier
+from robustbench_local.defenses.wrappers.defended_classifiers import (
+    DefendedClassifier,
+    RandomlyDefendedClassifier,
+)
 from robustbench_local.randomness import Numbers
 
 Surrogate = Literal["exact", "bpda"]

@@ -10,19 +10,19 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import find_card
 from robustbench_local.config.hyperparameters import build
 from robustbench_local.config.registry import Registry
-from robustbench_local.defenses.base import Wrapper
+from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.errors import ConfigError
 
 WRAPPERS: Registry[Wrapper] = Registry(
     "wrapper defense",
     Wrapper,  # type: ignore[type-abstract]  # compared with, never built
     {
-        "bit-depth": "robustbench_local.defenses.bit_depth:BitDepth",
-        "jpeg": "robustbench_local.defenses.jpeg:JPEG",
-        "median": "robustbench_local.defenses.median:MedianBlur",
-        "noise": "robustbench_local.defenses.noise:GaussianNoise",
-        "resize-pad": "robustbench_local.defenses.resize_pad:ResizePad",
-        "smoothing": "robustbench_local.defenses.smoothing:Smoothing",
+        "bit-depth": "robustbench_local.defenses.wrappers.bit_depth:BitDepth",
+        "jpeg": "robustbench_local.defenses.wrappers.jpeg:JPEG",
+        "median": "robustbench_local.defenses.wrappers.median:MedianBlur",
+        "noise": "robustbench_local.defenses.wrappers.gaussian_noise:GaussianNoise",
+        "resize-pad": "robustbench_local.defenses.wrappers.resize_pad:ResizePad",
+        "smoothing": "robustbench_local.defenses.wrappers.smoothing:Smoothing",
     },
 )
 """Methods of defense cards that need no training."""

@@ -20,8 +20,8 @@ from robustbench_local.bpda import straight_through
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.config.cards import list_cards
-from robustbench_local.defenses.base import FixedWrapper, Wrapper
-from robustbench_local.defenses.wrappers import WRAPPERS, make_wrapper
+from robustbench_local.defenses.wrappers.base import FixedWrapper, Wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, make_wrapper
 from robustbench_local.errors import CardError, ConfigError, ModelError
 from robustbench_local.randomness import Numbers
 

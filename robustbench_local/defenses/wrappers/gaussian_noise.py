@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_local.defenses.base import RandomWrapper, Surrogate
+from robustbench_local.defenses.wrappers.base import RandomWrapper, Surrogate
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Numbers
 

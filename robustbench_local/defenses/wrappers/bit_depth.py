@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustbench_local.bpda import straight_through
-from robustbench_local.defenses.base import FixedWrapper, Surrogate
+from robustbench_local.defenses.wrappers.base import FixedWrapper, Surrogate
 from robustbench_local.errors import ConfigError
 
 

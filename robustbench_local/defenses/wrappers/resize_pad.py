@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_local.defenses.base import RandomWrapper, Surrogate
+from robustbench_local.defenses.wrappers.base import RandomWrapper, Surrogate
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Numbers
 
