@@ -19,7 +19,7 @@ from robustbench_local.classifier.device import resolve_device
 from robustbench_local.cli.output import say
 from robustbench_local.config.cards import find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
-from robustbench_local.defenses.networks import load_start
+from robustbench_local.defenses.training.initial_networks import load_start
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import DataEntry
 from robustbench_local.evaluation.harness.child_process import can_fork

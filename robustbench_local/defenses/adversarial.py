@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_local.defenses.adversary import divergence, linf_examples, near
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import Recipe, require
-from robustbench_local.defenses.schedule import raised
+from robustbench_local.defenses.training.schedule import raised
 from robustbench_local.threats.threat_model import ThreatModel
 
 VALIDATION_STEPS = 10

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import Recipe, require
-from robustbench_local.defenses.train import train
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.randomness import seed_from
 
 

@@ -13,7 +13,7 @@ from robustbench_local.defenses.adversary import frozen
 from robustbench_local.defenses.noisy import NoisyObjective, NoisyRecipe, smoothed_log_likelihood
 from robustbench_local.defenses.objective import Batch, Context, Objective
 from robustbench_local.defenses.recipe import require
-from robustbench_local.defenses.schedule import raised
+from robustbench_local.defenses.training.schedule import raised
 from robustbench_local.threats.threat_model import ThreatModel
 
 

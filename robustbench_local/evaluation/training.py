@@ -17,14 +17,14 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import Card, expand
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
-from robustbench_local.defenses.curves import write_curves
-from robustbench_local.defenses.identity import describe_network
-from robustbench_local.defenses.networks import Start, teacher_loader
-from robustbench_local.defenses.provenance import summarize, write_weights
 from robustbench_local.defenses.recipe import Recipe
 from robustbench_local.defenses.recipes import parameter_names, read_recipe
-from robustbench_local.defenses.train import train
-from robustbench_local.defenses.trained import Trained
+from robustbench_local.defenses.training.initial_networks import Start, teacher_loader
+from robustbench_local.defenses.training.learning_curves import write_curves
+from robustbench_local.defenses.training.provenance import summarize, write_weights
+from robustbench_local.defenses.training.training_identity import describe_network
+from robustbench_local.defenses.training.training_loop import train
+from robustbench_local.defenses.training.training_result import Trained
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.proving import prove, questions

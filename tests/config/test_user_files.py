@@ -16,7 +16,7 @@ from robustbench_local.config import user_files, zip_bombs
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.data.decode import read_picture
 from robustbench_local.data.npz import list_npz
-from robustbench_local.defenses.checkpoint import load_checkpoint
+from robustbench_local.defenses.training.checkpoint import load_checkpoint
 from robustbench_local.errors import ConfigError, DataError, ModelError, RefusedError, RobustbenchError
 from robustbench_local.evaluation.grid import load_grid
 from robustbench_local.models.model_files import find_file

@@ -21,7 +21,7 @@ from robustbench_local.defenses.pgd_at import PGDTraining
 from robustbench_local.defenses.recipes import RECIPES, read_recipe
 from robustbench_local.defenses.standard import Standard
 from robustbench_local.defenses.trades import Trades
-from robustbench_local.defenses.train import train
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError, ModelError
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -15,7 +15,7 @@ from robustbench_local.defenses.adversary import linf_examples
 from robustbench_local.defenses.crown_ibp import CrownIBP
 from robustbench_local.defenses.ibp import IBP
 from robustbench_local.defenses.standard import Standard
-from robustbench_local.defenses.train import train
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError, ModelError
 from robustbench_local.threats.threat_model import ThreatModel
 

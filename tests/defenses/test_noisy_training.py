@@ -15,7 +15,7 @@ from robustbench_local.defenses.macer import MACER, radius_loss
 from robustbench_local.defenses.noisy import noisy, smoothed_log_likelihood
 from robustbench_local.defenses.smoothadv import SmoothAdv, l2_examples
 from robustbench_local.defenses.standard import Standard
-from robustbench_local.defenses.train import train
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError
 from robustbench_local.threats.threat_model import ThreatModel
 

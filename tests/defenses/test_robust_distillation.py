@@ -13,7 +13,7 @@ from robustbench_local.defenses.adversary import divergence, linf_examples
 from robustbench_local.defenses.ard import ARD, ard_loss
 from robustbench_local.defenses.pgd_at import PGDTraining
 from robustbench_local.defenses.rslad import RSLAD, rslad_loss
-from robustbench_local.defenses.train import train
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError
 from robustbench_local.threats.threat_model import ThreatModel
 

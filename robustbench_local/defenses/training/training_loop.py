@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.defenses.adversary import frozen
-from robustbench_local.defenses.checkpoint import load_checkpoint, save_checkpoint
-from robustbench_local.defenses.identity import identify
-from robustbench_local.defenses.learner import Learner
 from robustbench_local.defenses.objective import Batch, Context
 from robustbench_local.defenses.recipe import Recipe
-from robustbench_local.defenses.trained import Epoch, Score, Trained
+from robustbench_local.defenses.training.checkpoint import load_checkpoint, save_checkpoint
+from robustbench_local.defenses.training.learner import Learner
+from robustbench_local.defenses.training.training_identity import identify
+from robustbench_local.defenses.training.training_result import Epoch, Score, Trained
 from robustbench_local.errors import ConfigError, DataError, ModelError
 from robustbench_local.randomness import seed_from
 

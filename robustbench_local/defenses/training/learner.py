@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from robustbench_local.defenses.objective import Batch, Objective
 from robustbench_local.defenses.recipe import Recipe
-from robustbench_local.defenses.schedule import learning_rate
-from robustbench_local.defenses.trained import Epoch, Score
+from robustbench_local.defenses.training.schedule import learning_rate
+from robustbench_local.defenses.training.training_result import Epoch, Score
 
 
 class Learner:

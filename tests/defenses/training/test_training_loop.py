@@ -10,16 +10,16 @@ from small_training import COMMON, TRAINING, VALIDATION, stripes
 from torch import nn
 
 from robustbench_local.config.cards import find_card
-from robustbench_local.defenses import identity
 from robustbench_local.defenses.adversary import frozen, linf_examples
 from robustbench_local.defenses.augmentation import Augmentation
-from robustbench_local.defenses.networks import TrainedNetwork, load_start
 from robustbench_local.defenses.objective import Objective
 from robustbench_local.defenses.pgd_at import PGDTraining
 from robustbench_local.defenses.recipes import read_recipe
-from robustbench_local.defenses.schedule import learning_rate
 from robustbench_local.defenses.standard import Standard
-from robustbench_local.defenses.train import train
+from robustbench_local.defenses.training import training_identity as identity
+from robustbench_local.defenses.training.initial_networks import TrainedNetwork, load_start
+from robustbench_local.defenses.training.schedule import learning_rate
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError, ConfigError, DataError, ModelError, StorageError, UsageError
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.defenses.networks import TrainedNetwork, load_start, teacher_loader
+from robustbench_local.defenses.training.initial_networks import TrainedNetwork, load_start, teacher_loader
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.weights_card import card_beside

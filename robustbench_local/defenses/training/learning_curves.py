@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robustbench_local.defenses.trained import Epoch
+from robustbench_local.defenses.training.training_result import Epoch
 
 COLUMNS = (
     "epoch", "seconds", "learning_rate", "loss",

@@ -14,7 +14,7 @@ from robustbench_local.defenses.recipe import Recipe
 
 LOOP_VERSION = 1
 """Raised whenever the same recipe, data and seed give other weights for a reason that no code shows."""
-_TRAINING = ("robustbench_local.defenses.train", "robustbench_local.defenses.recipes")
+_TRAINING = ("robustbench_local.defenses.training.training_loop", "robustbench_local.defenses.recipes")
 """Where the code of a training begins."""
 
 
