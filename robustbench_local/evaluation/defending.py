@@ -11,7 +11,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import Card, expand, find_card
 from robustbench_local.config.hyperparameters import parameter_names
 from robustbench_local.data.labels import fit_labels
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, make_wrapper
 from robustbench_local.errors import ConfigError

@@ -10,9 +10,9 @@ from robustbench_local.certification.bound_propagation.ibp import IBP
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses.certified import CertifiedRecipe
-from robustbench_local.defenses.noisy import NoisyRecipe
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.recipes.certified_base import CertifiedRecipe
+from robustbench_local.defenses.recipes.noise_base import NoisyRecipe
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -17,8 +17,8 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import Card, expand
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
-from robustbench_local.defenses.recipe import Recipe
-from robustbench_local.defenses.recipes import parameter_names, read_recipe
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.recipes.recipe_registry import parameter_names, read_recipe
 from robustbench_local.defenses.training.initial_networks import Start, teacher_loader
 from robustbench_local.defenses.training.learning_curves import write_curves
 from robustbench_local.defenses.training.provenance import summarize, write_weights

@@ -18,7 +18,7 @@ from robustbench_local.classifier.device import resolve_device
 from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.training.initial_networks import Start, load_start, teacher_loader
 from robustbench_local.defenses.training.training_identity import describe_network, loop_version, taught_by
 from robustbench_local.errors import ConfigError, StorageError

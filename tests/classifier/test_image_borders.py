@@ -17,7 +17,7 @@ from robustbench_local.classifier.image_borders import (
     masks_borders,
     move_inside,
 )
-from robustbench_local.defenses.adversary import linf_examples
+from robustbench_local.defenses.recipes.training_pgd import linf_examples
 from robustbench_local.defenses.wrappers.bit_depth import BitDepth
 from robustbench_local.defenses.wrappers.gaussian_noise import GaussianNoise
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_training import COMMON, TRAINING, VALIDATION, batch, context, network
 
-from robustbench_local.defenses.augmentation import Augmentation
-from robustbench_local.defenses.standard import Standard
+from robustbench_local.defenses.recipes.augmentation import Augmentation
+from robustbench_local.defenses.recipes.standard import Standard
 from robustbench_local.defenses.training.learner import Learner
 from robustbench_local.defenses.training.schedule import learning_rate
 from robustbench_local.defenses.training.training_loop import no_teacher, train

@@ -12,8 +12,8 @@ from robustbench_local.certification.bound_propagation.ibp import IBP
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.config.cards import find_card
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
-from robustbench_local.defenses.adversary import linf_examples
-from robustbench_local.defenses.recipes import read_recipe
+from robustbench_local.defenses.recipes.recipe_registry import read_recipe
+from robustbench_local.defenses.recipes.training_pgd import linf_examples
 from robustbench_local.evaluation.proving import prove
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.zoo import FOLDER, find_zoo, list_zoo

@@ -11,7 +11,7 @@ from torch import nn
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import find_card
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses.recipes import read_recipe
+from robustbench_local.defenses.recipes.recipe_registry import read_recipe
 from robustbench_local.evaluation.proving import prove, questions
 from robustbench_local.threats.threat_model import ThreatModel
 

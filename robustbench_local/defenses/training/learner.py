@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.objective import Batch, Objective
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.recipes.training_objective import Batch, Objective
 from robustbench_local.defenses.training.schedule import learning_rate
 from robustbench_local.defenses.training.training_result import Epoch, Score
 

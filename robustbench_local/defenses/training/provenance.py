@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.training.initial_networks import Start
 from robustbench_local.defenses.training.training_result import Trained
 from robustbench_local.errors import StorageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
 
 
 def learning_rate(recipe: Recipe, progress: float) -> float:

@@ -10,11 +10,14 @@ from robustbench_local.classifier.code_identity import describe_tensor
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.package_code import code_digest
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
 
 LOOP_VERSION = 1
 """Raised whenever the same recipe, data and seed give other weights for a reason that no code shows."""
-_TRAINING = ("robustbench_local.defenses.training.training_loop", "robustbench_local.defenses.recipes")
+_TRAINING = (
+    "robustbench_local.defenses.training.training_loop",
+    "robustbench_local.defenses.recipes.recipe_registry",
+)
 """Where the code of a training begins."""
 
 

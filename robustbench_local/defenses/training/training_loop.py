@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
-from robustbench_local.defenses.adversary import frozen
-from robustbench_local.defenses.objective import Batch, Context
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.recipes.training_objective import Batch, Context
+from robustbench_local.defenses.recipes.training_pgd import frozen
 from robustbench_local.defenses.training.checkpoint import load_checkpoint, save_checkpoint
 from robustbench_local.defenses.training.learner import Learner
 from robustbench_local.defenses.training.training_identity import identify

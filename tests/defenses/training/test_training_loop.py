@@ -10,12 +10,12 @@ from small_training import COMMON, TRAINING, VALIDATION, stripes
 from torch import nn
 
 from robustbench_local.config.cards import find_card
-from robustbench_local.defenses.adversary import frozen, linf_examples
-from robustbench_local.defenses.augmentation import Augmentation
-from robustbench_local.defenses.objective import Objective
-from robustbench_local.defenses.pgd_at import PGDTraining
-from robustbench_local.defenses.recipes import read_recipe
-from robustbench_local.defenses.standard import Standard
+from robustbench_local.defenses.recipes.augmentation import Augmentation
+from robustbench_local.defenses.recipes.pgd_at import PGDTraining
+from robustbench_local.defenses.recipes.recipe_registry import read_recipe
+from robustbench_local.defenses.recipes.standard import Standard
+from robustbench_local.defenses.recipes.training_objective import Objective
+from robustbench_local.defenses.recipes.training_pgd import frozen, linf_examples
 from robustbench_local.defenses.training import training_identity as identity
 from robustbench_local.defenses.training.initial_networks import TrainedNetwork, load_start
 from robustbench_local.defenses.training.schedule import learning_rate

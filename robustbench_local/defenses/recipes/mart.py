@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.adversary import divergence
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import divergence
 
 _LEAST = 1e-4
 """Keeps the logarithm of the probability that is left finite."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_local.certification.bound_propagation.bounds import crown_ibp_margins, ibp_margins
-from robustbench_local.defenses.certified import CertifiedObjective, CertifiedRecipe
-from robustbench_local.defenses.objective import Context, Objective
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.certified_base import CertifiedObjective, CertifiedRecipe
+from robustbench_local.defenses.recipes.training_objective import Context, Objective
 
 
 @dataclass(frozen=True, kw_only=True)

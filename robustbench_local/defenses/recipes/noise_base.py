@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.objective import Context, Objective
-from robustbench_local.defenses.recipe import Recipe, require
+from robustbench_local.defenses.recipes.base import Recipe, require
+from robustbench_local.defenses.recipes.training_objective import Context, Objective
 from robustbench_local.randomness import seed_from
 
 

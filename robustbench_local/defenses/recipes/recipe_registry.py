@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 from robustbench_local.config.cards import Card
 from robustbench_local.config.hyperparameters import checked
 from robustbench_local.config.registry import Registry
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.errors import CardError
 from robustbench_local.suggestion import did_you_mean
 
@@ -16,20 +16,20 @@ RECIPES: Registry[Recipe] = Registry(
     "training recipe",
     Recipe,  # type: ignore[type-abstract]  # compared with, never built
     {
-        "ard": "robustbench_local.defenses.ard:ARD",
-        "crown-ibp": "robustbench_local.defenses.crown_ibp:CrownIBP",
-        "distillation": "robustbench_local.defenses.distillation:Distillation",
-        "fast-at": "robustbench_local.defenses.fast_at:FastTraining",
-        "free-at": "robustbench_local.defenses.free_at:FreeTraining",
-        "gaussian": "robustbench_local.defenses.gaussian:GaussianAugmentation",
-        "ibp": "robustbench_local.defenses.ibp:IBP",
-        "macer": "robustbench_local.defenses.macer:MACER",
-        "mart": "robustbench_local.defenses.mart:MART",
-        "pgd-at": "robustbench_local.defenses.pgd_at:PGDTraining",
-        "rslad": "robustbench_local.defenses.rslad:RSLAD",
-        "smoothadv": "robustbench_local.defenses.smoothadv:SmoothAdv",
-        "standard": "robustbench_local.defenses.standard:Standard",
-        "trades": "robustbench_local.defenses.trades:Trades",
+        "ard": "robustbench_local.defenses.recipes.ard:ARD",
+        "crown-ibp": "robustbench_local.defenses.recipes.crown_ibp:CrownIBP",
+        "distillation": "robustbench_local.defenses.recipes.distillation:Distillation",
+        "fast-at": "robustbench_local.defenses.recipes.fast_at:FastTraining",
+        "free-at": "robustbench_local.defenses.recipes.free_at:FreeTraining",
+        "gaussian": "robustbench_local.defenses.recipes.gaussian:GaussianAugmentation",
+        "ibp": "robustbench_local.defenses.recipes.ibp_training:IBP",
+        "macer": "robustbench_local.defenses.recipes.macer:MACER",
+        "mart": "robustbench_local.defenses.recipes.mart:MART",
+        "pgd-at": "robustbench_local.defenses.recipes.pgd_at:PGDTraining",
+        "rslad": "robustbench_local.defenses.recipes.rslad:RSLAD",
+        "smoothadv": "robustbench_local.defenses.recipes.smoothadv:SmoothAdv",
+        "standard": "robustbench_local.defenses.recipes.standard:Standard",
+        "trades": "robustbench_local.defenses.recipes.trades:Trades",
     },
 )
 """Trainings by the name that a card's ``method`` gives."""

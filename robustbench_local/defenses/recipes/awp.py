@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
-from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.objective import Batch
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.training_objective import Batch
 
 Forward = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to logits (N, K)."""

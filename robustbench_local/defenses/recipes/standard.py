@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import Recipe
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
 
 
 @dataclass(frozen=True, kw_only=True)

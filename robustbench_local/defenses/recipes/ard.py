@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversary import divergence
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import require
-from robustbench_local.defenses.robust_distillation import RobustDistillation, RobustDistillationObjective
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.robust_distillation_base import (
+    RobustDistillation,
+    RobustDistillationObjective,
+)
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import divergence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.objective import Batch, Context
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.defenses.noisy import NoisyObjective, NoisyRecipe, noisy, smoothed_log_likelihood
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.noise_base import (
+    NoisyObjective,
+    NoisyRecipe,
+    noisy,
+    smoothed_log_likelihood,
+)
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.gradient_repair import find_ascent
-from robustbench_local.defenses.adversary import frozen
-from robustbench_local.defenses.noisy import NoisyObjective, NoisyRecipe, smoothed_log_likelihood
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.noise_base import NoisyObjective, NoisyRecipe, smoothed_log_likelihood
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import frozen
 from robustbench_local.defenses.training.schedule import raised
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses.adversary import frozen
+from robustbench_local.defenses.recipes.training_pgd import frozen
 
 
 @dataclass(frozen=True, kw_only=True)

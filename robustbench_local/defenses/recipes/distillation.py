@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import Recipe, require
+from robustbench_local.defenses.recipes.base import Recipe, require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
 from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.randomness import seed_from
 

@@ -11,8 +11,8 @@ from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, contex
 from torch.nn import functional as F  # noqa: N812
 
 from robustbench_local.attacks.core.losses import margin
-from robustbench_local.defenses.adversary import linf_examples
-from robustbench_local.defenses.distillation import Distillation, Tempered, tempered_cross_entropy
+from robustbench_local.defenses.recipes.distillation import Distillation, Tempered, tempered_cross_entropy
+from robustbench_local.defenses.recipes.training_pgd import linf_examples
 from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError, ConfigError
 

@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversary import divergence, linf_examples, near
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import Recipe, require
+from robustbench_local.defenses.recipes.base import Recipe, require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import divergence, linf_examples, near
 from robustbench_local.defenses.training.schedule import raised
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
-from robustbench_local.defenses.augmentation import Augmentation
-from robustbench_local.defenses.objective import Context, Objective
+from robustbench_local.defenses.recipes.augmentation import Augmentation
+from robustbench_local.defenses.recipes.training_objective import Context, Objective
 from robustbench_local.errors import CardError
 
 

@@ -9,10 +9,10 @@ import torch
 from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network
 from torch.nn import functional as F  # noqa: N812
 
-from robustbench_local.defenses.adversary import divergence, linf_examples
-from robustbench_local.defenses.ard import ARD, ard_loss
-from robustbench_local.defenses.pgd_at import PGDTraining
-from robustbench_local.defenses.rslad import RSLAD, rslad_loss
+from robustbench_local.defenses.recipes.ard import ARD, ard_loss
+from robustbench_local.defenses.recipes.pgd_at import PGDTraining
+from robustbench_local.defenses.recipes.rslad import RSLAD, rslad_loss
+from robustbench_local.defenses.recipes.training_pgd import divergence, linf_examples
 from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError
 from robustbench_local.threats.threat_model import ThreatModel

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from robustbench_local.bpda import clamp_passing_borders
 from robustbench_local.classifier.gradient_repair import keep_backward_finite, remove_nonfinite
-from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.adversary import off_borders
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import off_borders
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from robustbench_local.certification.bound_propagation.bounds import Network, ibp_margins
 from robustbench_local.certification.bound_propagation.graph import trace
-from robustbench_local.defenses.adversary import frozen
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import Recipe, require
+from robustbench_local.defenses.recipes.base import Recipe, require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import frozen
 from robustbench_local.threats.threat_model import ThreatModel
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversarial import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.adversary import frozen, linf_examples
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import frozen, linf_examples
 from robustbench_local.errors import ModelError
 
 _GAP = 0.3

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversary import divergence, frozen
-from robustbench_local.defenses.awp import Forward, WeightPerturbedObjective, WeightPerturbedRecipe
-from robustbench_local.defenses.objective import Batch, Context, Objective
-from robustbench_local.defenses.recipe import require
+from robustbench_local.defenses.recipes.awp import Forward, WeightPerturbedObjective, WeightPerturbedRecipe
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import divergence, frozen
 
 
 @dataclass(frozen=True, kw_only=True)
