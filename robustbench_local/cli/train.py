@@ -22,8 +22,8 @@ from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.defenses.training.initial_networks import load_start
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid import DataEntry
-from robustbench_local.evaluation.harness.child_process import can_fork
-from robustbench_local.evaluation.harness.isolated_call import call_isolated, tell_parent
+from robustbench_local.evaluation.isolation.child_process import can_fork
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
 from robustbench_local.evaluation.training import fit, measure, save, with_settings
 from robustbench_local.evaluation.training_data import Wanted, load_images
 

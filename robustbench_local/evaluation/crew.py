@@ -25,14 +25,14 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
 from robustbench_local.evaluation.cell import Batch, Work, joined
-from robustbench_local.evaluation.harness.child_process import (
+from robustbench_local.evaluation.isolation.child_process import (
     Channel,
     ChildProcess,
     can_fork,
     wait_for_answers,
 )
-from robustbench_local.evaluation.harness.isolated_call import as_model_error, as_picklable, confined
-from robustbench_local.evaluation.harness.watchdog import Watchdog
+from robustbench_local.evaluation.isolation.isolated_call import as_model_error, as_picklable, confined
+from robustbench_local.evaluation.isolation.watchdog import Watchdog
 
 SMALLEST_SHARE = 8
 """A worker's batch is not made smaller than this, however many workers there are."""

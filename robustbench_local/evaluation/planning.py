@@ -28,7 +28,6 @@ from robustbench_local.evaluation.harness.consistency import (
     describe_consistency,
     describe_gradients,
 )
-from robustbench_local.evaluation.harness.isolated_call import confined
 from robustbench_local.evaluation.harness.model_probe import (
     ModelProbe,
     as_model_errors,
@@ -37,8 +36,9 @@ from robustbench_local.evaluation.harness.model_probe import (
     probe_aside,
     probe_model,
 )
-from robustbench_local.evaluation.harness.time_limit import limit_time
 from robustbench_local.evaluation.harness.unusable_model import make_unusable_subject, with_defense
+from robustbench_local.evaluation.isolation.isolated_call import confined
+from robustbench_local.evaluation.isolation.time_limit import limit_time
 from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell, Subject
 from robustbench_local.evaluation.severity import resolve_severity
 from robustbench_local.evaluation.workshop import Workshop, default_cache

@@ -23,8 +23,8 @@ from robustbench_local.defenses.training.initial_networks import Start, load_sta
 from robustbench_local.defenses.training.training_identity import describe_network, loop_version, taught_by
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.evaluation.grid import Grid, ModelEntry
-from robustbench_local.evaluation.harness.child_process import can_fork
-from robustbench_local.evaluation.harness.isolated_call import call_isolated, tell_parent
+from robustbench_local.evaluation.isolation.child_process import can_fork
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
 from robustbench_local.evaluation.training import Images, fit, save
 from robustbench_local.evaluation.training_data import Wanted, load_images, marks
 from robustbench_local.models.model_sources import load_classifier

@@ -11,7 +11,7 @@ import torch
 from onnx_samples import linear_file, matrix, onnx
 
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
-from robustbench_local.evaluation.harness.isolated_call import call_isolated
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.onnx_data import external_locations
 

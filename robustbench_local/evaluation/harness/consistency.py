@@ -13,7 +13,7 @@ from robustbench_local.classifier.wrapper import innermost
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, ProcessEndedError
 from robustbench_local.evaluation.harness.consistency_findings import ConsistencyProbe
 from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
-from robustbench_local.evaluation.harness.isolated_call import call_isolated
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated
 
 _REMEDIES = {
     "company": "let its forward treat each image by itself, or give --batch-size N and "

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from robustbench_local.errors import ModelTimeoutError
-from robustbench_local.evaluation.harness.time_limit import limit_time
+from robustbench_local.evaluation.isolation.time_limit import limit_time
 
 
 @pytest.fixture(autouse=True)

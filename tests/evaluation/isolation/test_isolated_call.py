@@ -14,9 +14,9 @@ import torch
 
 from robustbench_local.classifier.pass_counter import pass_finished
 from robustbench_local.errors import DataError, ModelError, ModelTimeoutError
-from robustbench_local.evaluation.harness import isolated_call
-from robustbench_local.evaluation.harness.child_process import describe_ending
-from robustbench_local.evaluation.harness.isolated_call import call_isolated, confined
+from robustbench_local.evaluation.isolation import isolated_call
+from robustbench_local.evaluation.isolation.child_process import describe_ending
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, confined
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="copies of a process need Linux")
 
@@ -164,7 +164,7 @@ def runs(pid):
 
 THREADS = """
 import torch
-from robustbench_local.evaluation.harness.isolated_call import call_isolated
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated
 torch.set_num_threads(2)
 images, layer = torch.rand(8, 16, 32, 32), torch.nn.Conv2d(16, 16, 3)
 def work():

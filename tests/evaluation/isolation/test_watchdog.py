@@ -9,8 +9,8 @@ import pytest
 
 from robustbench_local.classifier.pass_counter import pass_finished
 from robustbench_local.errors import ModelTimeoutError
-from robustbench_local.evaluation.harness import watchdog
-from robustbench_local.evaluation.harness.watchdog import Watchdog
+from robustbench_local.evaluation.isolation import watchdog
+from robustbench_local.evaluation.isolation.watchdog import Watchdog
 
 
 def work_for_ever(step):

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError, ProcessEndedError
-from robustbench_local.evaluation.harness.child_process import (
+from robustbench_local.evaluation.isolation.child_process import (
     Channel,
     ChildProcess,
     can_fork,
