@@ -24,8 +24,8 @@ from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.cards import find_attacks
 from robustbench_local.evaluation.cell import Batch, Task, Work, applicable
-from robustbench_local.evaluation.harness.consistency import check_consistency
 from robustbench_local.evaluation.plan import cell_key
+from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
 from robustbench_local.evaluation.viewing import TEST_VIEWS, Viewing
 from robustbench_local.statistics import Estimate, clopper_pearson

@@ -22,13 +22,17 @@ from robustbench_local.evaluation.crossing import GridColumn
 from robustbench_local.evaluation.defending import Defense, resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment, library_versions
 from robustbench_local.evaluation.grid import NO_DEFENSE, Grid, ModelEntry
-from robustbench_local.evaluation.harness.consistency import (
+from robustbench_local.evaluation.harness.unusable_model import make_unusable_subject, with_defense
+from robustbench_local.evaluation.isolation.isolated_call import confined
+from robustbench_local.evaluation.isolation.time_limit import limit_time
+from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell, Subject
+from robustbench_local.evaluation.probes.consistency_policy import (
     apply_probe,
     check_consistency,
     describe_consistency,
     describe_gradients,
 )
-from robustbench_local.evaluation.harness.model_probe import (
+from robustbench_local.evaluation.probes.model_probe import (
     ModelProbe,
     as_model_errors,
     check_copying,
@@ -36,10 +40,6 @@ from robustbench_local.evaluation.harness.model_probe import (
     probe_aside,
     probe_model,
 )
-from robustbench_local.evaluation.harness.unusable_model import make_unusable_subject, with_defense
-from robustbench_local.evaluation.isolation.isolated_call import confined
-from robustbench_local.evaluation.isolation.time_limit import limit_time
-from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell, Subject
 from robustbench_local.evaluation.severity import resolve_severity
 from robustbench_local.evaluation.workshop import Workshop, default_cache
 from robustbench_local.models.http_client import without_credentials

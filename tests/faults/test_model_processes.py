@@ -16,9 +16,10 @@ import torch
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation import crew
-from robustbench_local.evaluation.harness import model_probe, model_speed
+from robustbench_local.evaluation.harness import model_speed
 from robustbench_local.evaluation.isolation import isolated_call
 from robustbench_local.evaluation.listener import Listener
+from robustbench_local.evaluation.probes import model_probe
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store.sqlite import RunStore
 

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.errors import ModelError, UnreachableError
-from robustbench_local.evaluation.harness.answer_differences import RECORDED_TOLERANCE
-from robustbench_local.evaluation.harness.model_questions import ModelQuestions
-from robustbench_local.evaluation.harness.probe_images import ProbeImages
+from robustbench_local.evaluation.probes.answer_differences import RECORDED_TOLERANCE
+from robustbench_local.evaluation.probes.model_queries import ModelQuestions
+from robustbench_local.evaluation.probes.probe_images import ProbeImages
 
 
 def compare_recorded(questions: ModelQuestions, images: ProbeImages, silent: Tensor) -> None:

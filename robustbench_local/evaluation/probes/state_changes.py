@@ -8,7 +8,7 @@ from pathlib import Path
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.fresh_copy import is_own_adapter
 from robustbench_local.classifier.hidden_state import describe_state, find_places
-from robustbench_local.evaluation.harness.file_watch import watch_files
+from robustbench_local.evaluation.probes.file_watch import watch_files
 
 FILE = "file "
 """What a path of a file begins with, before its name."""

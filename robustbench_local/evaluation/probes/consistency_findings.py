@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Access
-from robustbench_local.evaluation.harness.answer_differences import (
+from robustbench_local.evaluation.probes.answer_differences import (
     SAME_SHAPE_TOLERANCE,
     answers_differ,
     measure_difference,
     measure_spread,
 )
-from robustbench_local.evaluation.harness.state_changes import list_names
+from robustbench_local.evaluation.probes.state_changes import list_names
 
 Kind = Literal["consistent", "company", "memory", "gradients"]
 

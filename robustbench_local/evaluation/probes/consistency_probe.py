@@ -17,22 +17,22 @@ from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.hidden_state import RANDOM
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import ModelError, UnreachableError
-from robustbench_local.evaluation.harness.answer_differences import (
+from robustbench_local.evaluation.probes.answer_differences import (
     SERVICE_TOLERANCE,
     answers_differ,
     find_tolerance,
 )
-from robustbench_local.evaluation.harness.company_questions import COMPANY_SIZE, compare_company
-from robustbench_local.evaluation.harness.consistency_findings import (
+from robustbench_local.evaluation.probes.batch_composition_checks import COMPANY_SIZE, compare_company
+from robustbench_local.evaluation.probes.consistency_findings import (
     ConsistencyProbe,
     Findings,
     InconsistentError,
 )
-from robustbench_local.evaluation.harness.gradient_probe import find_misleading_gradients
-from robustbench_local.evaluation.harness.history_questions import compare_history
-from robustbench_local.evaluation.harness.model_questions import ModelQuestions
-from robustbench_local.evaluation.harness.probe_images import ProbeImages, make_distinct, make_probe_images
-from robustbench_local.evaluation.harness.state_changes import find_changes, list_names
+from robustbench_local.evaluation.probes.gradient_probe import find_misleading_gradients
+from robustbench_local.evaluation.probes.model_queries import ModelQuestions
+from robustbench_local.evaluation.probes.probe_images import ProbeImages, make_distinct, make_probe_images
+from robustbench_local.evaluation.probes.query_history_checks import compare_history
+from robustbench_local.evaluation.probes.state_changes import find_changes, list_names
 
 
 def probe_consistency(classifier: Classifier, images: Tensor, *, backward: bool = True) -> ConsistencyProbe:

@@ -8,8 +8,8 @@ import torch
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
-from robustbench_local.evaluation.harness import gradient_probe
-from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
+from robustbench_local.evaluation.probes import gradient_probe
+from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
 
 
 def with_backward(change, forward=None):

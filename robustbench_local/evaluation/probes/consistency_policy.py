@@ -11,9 +11,9 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier, Consistency
 from robustbench_local.classifier.wrapper import innermost
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, ProcessEndedError
-from robustbench_local.evaluation.harness.consistency_findings import ConsistencyProbe
-from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated
+from robustbench_local.evaluation.probes.consistency_findings import ConsistencyProbe
+from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
 
 _REMEDIES = {
     "company": "let its forward treat each image by itself, or give --batch-size N and "

@@ -11,8 +11,8 @@ import torch
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
-from robustbench_local.evaluation.harness import answer_differences
-from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
+from robustbench_local.evaluation.probes import answer_differences
+from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
 
 
 def probe(model, count=12, **options):

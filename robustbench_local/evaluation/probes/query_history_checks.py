@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.wrapper import innermost
-from robustbench_local.evaluation.harness.consistency_findings import InconsistentError
-from robustbench_local.evaluation.harness.model_questions import ModelQuestions
-from robustbench_local.evaluation.harness.probe_images import SIMILAR_SIZE, ProbeImages
-from robustbench_local.evaluation.harness.state_changes import FILE, find_changes, list_names
+from robustbench_local.evaluation.probes.consistency_findings import InconsistentError
+from robustbench_local.evaluation.probes.model_queries import ModelQuestions
+from robustbench_local.evaluation.probes.probe_images import SIMILAR_SIZE, ProbeImages
+from robustbench_local.evaluation.probes.state_changes import FILE, find_changes, list_names
 
 MANY_CALLS = 128
 """Calls, of one image each, that a model gets that keeps state without a change in its answers so far."""

@@ -14,8 +14,8 @@ from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.state_guard import RandomStates, seed_everything
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.errors import ModelError, UnreachableError
-from robustbench_local.evaluation.harness.consistency_findings import Findings
-from robustbench_local.evaluation.harness.probe_images import SEED
+from robustbench_local.evaluation.probes.consistency_findings import Findings
+from robustbench_local.evaluation.probes.probe_images import SEED
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
 from robustbench_local.errors import ModelError, ModelTimeoutError, ProcessEndedError, RobustbenchError
-from robustbench_local.evaluation.harness.consistency_findings import ConsistencyProbe
-from robustbench_local.evaluation.harness.consistency_probe import probe_consistency
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated
+from robustbench_local.evaluation.probes.consistency_findings import ConsistencyProbe
+from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
 from robustbench_local.models.http_model import PROBE, Endpoint
 
 COPY_SECONDS = 60.0

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.harness.answer_differences import answers_differ, find_size_tolerance
-from robustbench_local.evaluation.harness.model_questions import ModelQuestions
-from robustbench_local.evaluation.harness.probe_images import SEED, ProbeImages
-from robustbench_local.evaluation.harness.recording_questions import compare_recorded
+from robustbench_local.evaluation.probes.answer_differences import answers_differ, find_size_tolerance
+from robustbench_local.evaluation.probes.gradient_recording_checks import compare_recorded
+from robustbench_local.evaluation.probes.model_queries import ModelQuestions
+from robustbench_local.evaluation.probes.probe_images import SEED, ProbeImages
 
 COMPANY_SIZE = 17
 """The batch in which an image is asked about in much company: no multiple of what kernels are made for."""
