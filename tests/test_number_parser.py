@@ -10,7 +10,7 @@ from robustbench_local.attacks import make_attack
 from robustbench_local.config.cards import expand, find_card
 from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.evaluation.grid import GateEntry
+from robustbench_local.evaluation.grid.schema import GateEntry
 from robustbench_local.number_parser import parse_number
 from robustbench_local.threats.threat_model import parse_eps
 

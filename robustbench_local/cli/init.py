@@ -9,7 +9,7 @@ import typer
 
 from robustbench_local.cli.output import echo
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid import example
+from robustbench_local.evaluation.grid.schema import example
 
 
 def command(

@@ -15,7 +15,7 @@ from robustbench_local.config.cards import Card, Kind, list_cards
 from robustbench_local.data.data_sources import SOURCES
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid import example, examples
+from robustbench_local.evaluation.grid.schema import example, examples
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.models.zoo import find_zoo, list_zoo
 from robustbench_local.reports.words import budget

@@ -21,7 +21,7 @@ from robustbench_local.config.cards import find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.defenses.training.initial_networks import load_start
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid import DataEntry
+from robustbench_local.evaluation.grid.schema import DataEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
 from robustbench_local.evaluation.training import fit, measure, save, with_settings

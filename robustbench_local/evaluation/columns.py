@@ -14,13 +14,13 @@ from robustbench_local.certification import make_certificate
 from robustbench_local.config.cards import Card
 from robustbench_local.config.hyperparameters import parameter_names
 from robustbench_local.errors import ConfigError, RobustbenchError
-from robustbench_local.evaluation.cards import each_target, find_entries
 from robustbench_local.evaluation.certificates import CertificateColumn, plan_certificate
 from robustbench_local.evaluation.crossing import Crossing, GridColumn, cross
-from robustbench_local.evaluation.grid import AttackEntry, Grid
+from robustbench_local.evaluation.grid.card_lookup import each_target, find_entries
+from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
+from robustbench_local.evaluation.grid.surrogate_checks import NAIVE_NOTE, check_surrogate, transfer_note
 from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject, ViewCell
 from robustbench_local.evaluation.surfaces import describe_surface
-from robustbench_local.evaluation.transfer import NAIVE_NOTE, check_surrogate, transfer_note
 from robustbench_local.evaluation.viewing import TEST_VIEWS
 
 BF16_NOTE = (

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustbench_local.evaluation.cards import find_entries
-from robustbench_local.evaluation.grid import AttackEntry, Grid
+from robustbench_local.evaluation.grid.card_lookup import find_entries
+from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
 from robustbench_local.evaluation.plan import PlannedCell
 
 ClassEntry = int | str

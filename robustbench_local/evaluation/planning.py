@@ -21,7 +21,7 @@ from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.crossing import GridColumn
 from robustbench_local.evaluation.defending import Defense, resolve_defenses
 from robustbench_local.evaluation.environment import code_version, describe_environment, library_versions
-from robustbench_local.evaluation.grid import NO_DEFENSE, Grid, ModelEntry
+from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid, ModelEntry
 from robustbench_local.evaluation.harness.unusable_model import make_unusable_subject, with_defense
 from robustbench_local.evaluation.isolation.isolated_call import confined
 from robustbench_local.evaluation.isolation.time_limit import limit_time

@@ -22,7 +22,7 @@ from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.training.initial_networks import Start, load_start, teacher_loader
 from robustbench_local.defenses.training.training_identity import describe_network, loop_version, taught_by
 from robustbench_local.errors import ConfigError, StorageError
-from robustbench_local.evaluation.grid import Grid, ModelEntry
+from robustbench_local.evaluation.grid.schema import Grid, ModelEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
 from robustbench_local.evaluation.training import Images, fit, save

@@ -13,7 +13,7 @@ from robustbench_local.certification.base import Certificate, Certified
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.errors import CardError, ConfigError, ThreatError
 from robustbench_local.evaluation.batches import run_batches
-from robustbench_local.evaluation.grid import load_grid
+from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.planning import Options, make_plan
 from robustbench_local.evaluation.proof import PIXELS_IN_A_CHUNK, Proof

@@ -15,7 +15,7 @@ from robustbench_local.attacks.square.square import Square
 from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid import load_grid
+from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.run import prepare
 from robustbench_local.store.records import tally
 from robustbench_local.store.sqlite import RunStore

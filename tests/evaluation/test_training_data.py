@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustbench_local.errors import DataError
-from robustbench_local.evaluation.grid import DataEntry
+from robustbench_local.evaluation.grid.schema import DataEntry
 from robustbench_local.evaluation.training_data import Wanted, load_images
 
 

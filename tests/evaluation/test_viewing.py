@@ -30,7 +30,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.cli.progress import ending
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.evaluation.grid import Grid
+from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.planning import Options, make_plan
 from robustbench_local.evaluation.viewing import controls
 from robustbench_local.run import run_grid

@@ -10,7 +10,7 @@ from PIL import Image
 from sample_run import PLANS, SIGNS, Sample, build
 
 from robustbench_local.config.cards import MOST_SPELLED_OUT, expand, find_card
-from robustbench_local.evaluation.grid import load_grid
+from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.reports import write_report
 from robustbench_local.reports.figures import CAPTION, CAPTION_INCHES, _fitted, _widest
 from robustbench_local.reports.fonts import MOST_DRAWN, drawable, shorten

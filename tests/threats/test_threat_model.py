@@ -6,7 +6,7 @@ import pytest
 
 from robustbench_local.config.cards import CardThreat, expand, find_card
 from robustbench_local.errors import RobustbenchError, ThreatError
-from robustbench_local.evaluation.grid import GateEntry
+from robustbench_local.evaluation.grid.schema import GateEntry
 from robustbench_local.threats.threat_model import CORRUPTIONS, FAMILIES, ThreatModel
 
 

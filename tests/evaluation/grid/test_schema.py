@@ -8,7 +8,7 @@ import pytest
 
 from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid import example, examples, load_grid
+from robustbench_local.evaluation.grid.schema import example, examples, load_grid
 
 # ``on:`` would be the truth value True to a YAML 1.1 reader.
 SMALL = """
