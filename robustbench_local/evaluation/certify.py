@@ -19,11 +19,11 @@ from robustbench_local.config.cards import CardThreat, find_card
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.evaluate import frame
+from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.harness.certificate_job import Proof
 from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
-from robustbench_local.evaluation.proof import Proof
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm

@@ -21,13 +21,13 @@ from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.evaluation.batches import Isolation, run_batches
-from robustbench_local.evaluation.cell import Batch, Task, Work, applicable
 from robustbench_local.evaluation.grid.card_lookup import find_attacks
 from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, transfer_note
+from robustbench_local.evaluation.harness.attack_job import Batch, Task, Work, applicable
+from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, Viewing
 from robustbench_local.evaluation.plan import cell_key
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
-from robustbench_local.evaluation.viewing import TEST_VIEWS, Viewing
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.looks import LOOK_COLUMNS, look_rows
 from robustbench_local.store.records import OutcomeRecord, Tally, tally

@@ -10,8 +10,8 @@ from typing import Literal
 import numpy as np
 
 from robustbench_local.errors import ModelTimeoutError, StorageError
-from robustbench_local.evaluation.batches import Isolation, run_batches
-from robustbench_local.evaluation.cell import Batch, Task, one_line
+from robustbench_local.evaluation.harness.attack_job import Batch, Task, one_line
+from robustbench_local.evaluation.harness.batches import Isolation, run_batches
 from robustbench_local.evaluation.harness.model_speed import try_tuning_batch_size
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.model_notes import keep_model_notes

@@ -17,11 +17,11 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import RobustbenchError
-from robustbench_local.evaluation.cell import Task, Work
-from robustbench_local.evaluation.harness.finishing import FINISHING_READINGS, finishing_passes
-from robustbench_local.evaluation.looking import FRAMES
-from robustbench_local.evaluation.proof import Proof
-from robustbench_local.evaluation.viewing import Viewing, controls
+from robustbench_local.evaluation.harness.attack_job import Task, Work
+from robustbench_local.evaluation.harness.certificate_job import Proof
+from robustbench_local.evaluation.harness.sticker_job import Viewing, controls
+from robustbench_local.evaluation.harness.sticker_scene import FRAMES
+from robustbench_local.evaluation.harness.success_robustness import FINISHING_READINGS, finishing_passes
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -13,7 +13,7 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.split import group_by, hold_out
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.grid.schema import DataEntry
-from robustbench_local.evaluation.outcome import fingerprint
+from robustbench_local.evaluation.harness.outcome import fingerprint
 from robustbench_local.evaluation.training import Images
 
 

@@ -16,7 +16,7 @@ from robustbench_local.attacks.spatial import Spatial
 from robustbench_local.data.dataset import as_dataset
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.evaluation.verify import verify
+from robustbench_local.evaluation.harness.verify import verify
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.corruptions import corrupt
 from robustbench_local.threats.eight_bit import round_to_8bit

@@ -8,7 +8,7 @@ import torch
 from robustbench_local.attacks.core.objective import CONFIRMED
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier, _doubted
-from robustbench_local.evaluation.verify import read
+from robustbench_local.evaluation.harness.verify import read
 from robustbench_local.randomness import Stream
 
 

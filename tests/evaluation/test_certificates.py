@@ -12,11 +12,11 @@ import robustbench_local as rbl
 from robustbench_local.certification.base import Certificate, Certified
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.errors import CardError, ConfigError, ThreatError
-from robustbench_local.evaluation.batches import run_batches
 from robustbench_local.evaluation.grid.schema import load_grid
+from robustbench_local.evaluation.harness.batches import run_batches
+from robustbench_local.evaluation.harness.certificate_job import PIXELS_IN_A_CHUNK, Proof
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.planning import Options, make_plan
-from robustbench_local.evaluation.proof import PIXELS_IN_A_CHUNK, Proof
 from robustbench_local.statistics import least_share
 from robustbench_local.store.sqlite import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
@@ -123,7 +123,9 @@ class Stopping(Listener):
 
 
 def test_an_interrupted_certificate_is_resumed_image_by_image(run, workplace, monkeypatch):
-    monkeypatch.setattr("robustbench_local.evaluation.proof.PIXELS_IN_A_CHUNK", 3 * 70 * 28 * 28)
+    monkeypatch.setattr(
+        "robustbench_local.evaluation.harness.certificate_job.PIXELS_IN_A_CHUNK", 3 * 70 * 28 * 28
+    )
     with pytest.raises(KeyboardInterrupt):
         rbl.run_grid(GRID, out="out", device="cpu", listener=Stopping())
     with RunStore.open_readonly(workplace / "out") as store:

@@ -15,8 +15,8 @@ import torch
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation import crew
 from robustbench_local.evaluation.harness import model_speed
+from robustbench_local.evaluation.harness import worker_pool as crew
 from robustbench_local.evaluation.isolation import isolated_call
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.probes import model_probe

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from robustbench_local.attacks.core.engine import default_batch_size
-from robustbench_local.evaluation.cell import one_line
+from robustbench_local.evaluation.harness.attack_job import one_line
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, confined
 from robustbench_local.evaluation.plan import Subject

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from robustbench_local.attacks.core.eight_bit_search import FinishingSearch, finishing_cost
 from robustbench_local.attacks.core.losses import margin
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.verify import violations
+from robustbench_local.evaluation.harness.verify import violations
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.eight_bit import round_to_8bit
 from robustbench_local.threats.lp_ball import random_start, to_ball_and_box

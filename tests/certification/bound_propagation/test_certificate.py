@@ -20,7 +20,7 @@ from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.config.cards import list_cards
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.errors import ConfigError, ModelError, ThreatError
-from robustbench_local.evaluation import verify
+from robustbench_local.evaluation.harness import verify
 from robustbench_local.models.networks.small_networks import ResNet2b, SmallCNN, strided_cnn
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.threat_model import ThreatModel

@@ -16,7 +16,7 @@ from robustbench_local.certification.bound_propagation.interval import Interval,
 from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation import verify
+from robustbench_local.evaluation.harness import verify
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.cell import Batch, Work, cut
-from robustbench_local.evaluation.outcome import certified_outcome
-from robustbench_local.evaluation.verify import read
+from robustbench_local.evaluation.harness.attack_job import Batch, Work, cut
+from robustbench_local.evaluation.harness.outcome import certified_outcome
+from robustbench_local.evaluation.harness.verify import read
 from robustbench_local.randomness import Stream
 
 PIXELS_IN_A_CHUNK = 2**28

@@ -19,7 +19,7 @@ from robustbench_local.classifier.foreign_errors import first_line, out_of_memor
 from robustbench_local.classifier.pass_counter import Meter
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.errors import InvariantError, UnreachableError
-from robustbench_local.evaluation.verify import FRAGILE, Reading, Verified
+from robustbench_local.evaluation.harness.verify import FRAGILE, Reading, Verified
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.eight_bit import has_8bit_choice
 from robustbench_local.threats.threat_model import ThreatModel

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustbench_local.certification.base import Certified
 from robustbench_local.classifier.pass_counter import GradientCounts
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.verify import Reading, Verified
+from robustbench_local.evaluation.harness.verify import Reading, Verified
 from robustbench_local.store.records import OutcomeRecord, OutcomeStatus
 from robustbench_local.threats.threat_model import ThreatModel
 

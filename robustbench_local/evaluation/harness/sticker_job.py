@@ -17,11 +17,11 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import Meter
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.errors import InvariantError, UnreachableError
-from robustbench_local.evaluation.cell import AttackWork, Batch, advised, stranded
-from robustbench_local.evaluation.harness.second_reading import read_twice
-from robustbench_local.evaluation.looking import FRAMES, Crafted, Seen, Signs
-from robustbench_local.evaluation.outcome import fingerprint, untouched, with_gradients
-from robustbench_local.evaluation.verify import Reading, read
+from robustbench_local.evaluation.harness.attack_job import AttackWork, Batch, advised, stranded
+from robustbench_local.evaluation.harness.outcome import fingerprint, untouched, with_gradients
+from robustbench_local.evaluation.harness.reproducibility import read_twice
+from robustbench_local.evaluation.harness.sticker_scene import FRAMES, Crafted, Seen, Signs
+from robustbench_local.evaluation.harness.verify import Reading, read
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import (
     LEAST_CLEAN,

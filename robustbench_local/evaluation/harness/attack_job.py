@@ -22,16 +22,16 @@ from robustbench_local.classifier.pass_counter import GradientCounts, Meter
 from robustbench_local.classifier.stochastic import draws_of
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
-from robustbench_local.evaluation.harness.finishing import Attacked, finish_successes
-from robustbench_local.evaluation.harness.second_reading import SecondReadings, compare_sizes, read_twice
-from robustbench_local.evaluation.outcome import (
+from robustbench_local.evaluation.harness.outcome import (
     attack_failed,
     judged,
     spared_outcome,
     untouched,
     with_gradients,
 )
-from robustbench_local.evaluation.verify import Verified, read, verify
+from robustbench_local.evaluation.harness.reproducibility import SecondReadings, compare_sizes, read_twice
+from robustbench_local.evaluation.harness.success_robustness import Attacked, finish_successes
+from robustbench_local.evaluation.harness.verify import Verified, read, verify
 from robustbench_local.randomness import Stream
 from robustbench_local.store.records import OutcomeRecord, SightingRecord, ViewRecord
 from robustbench_local.threats.threat_model import ThreatModel, is_target

@@ -8,8 +8,8 @@ import torch
 
 from robustbench_local.classifier import Classifier, Consistency
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.harness.second_reading import SecondReadings, compare_sizes, read_twice
-from robustbench_local.evaluation.verify import read
+from robustbench_local.evaluation.harness.reproducibility import SecondReadings, compare_sizes, read_twice
+from robustbench_local.evaluation.harness.verify import read
 
 IMAGES, LABELS = models.some_images(), torch.arange(12) % 5
 

@@ -14,9 +14,9 @@ import torch
 from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.stochastic import seeded
 from robustbench_local.errors import InvariantError, ModelError, ModelTimeoutError, UnreachableError
-from robustbench_local.evaluation.cell import AttackFailedError, Batch, Work, cut, one_line
-from robustbench_local.evaluation.crew import Crew, WorkerLostError
-from robustbench_local.evaluation.outcome import failed
+from robustbench_local.evaluation.harness.attack_job import AttackFailedError, Batch, Work, cut, one_line
+from robustbench_local.evaluation.harness.outcome import failed
+from robustbench_local.evaluation.harness.worker_pool import Crew, WorkerLostError
 
 Notify = Callable[[str], None]
 """Takes a line worth keeping, such as a halved batch."""

@@ -18,9 +18,9 @@ from torch import nn
 from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.batches import Isolation, run_batches
-from robustbench_local.evaluation.cell import Task
-from robustbench_local.evaluation.crew import Crew, usable_workers
+from robustbench_local.evaluation.harness.attack_job import Task
+from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.harness.worker_pool import Crew, usable_workers
 from robustbench_local.threats.threat_model import ThreatModel
 
 pytestmark = pytest.mark.skipif(
@@ -185,8 +185,8 @@ from contextlib import nullcontext
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.cell import Task
-from robustbench_local.evaluation.crew import Crew
+from robustbench_local.evaluation.harness.attack_job import Task
+from robustbench_local.evaluation.harness.worker_pool import Crew
 from robustbench_local.threats.threat_model import ThreatModel
 
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.verify import read, verify, violations
+from robustbench_local.evaluation.harness.verify import read, verify, violations
 from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="8/255")

@@ -24,7 +24,7 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
-from robustbench_local.evaluation.cell import Batch, Work, joined
+from robustbench_local.evaluation.harness.attack_job import Batch, Work, joined
 from robustbench_local.evaluation.isolation.child_process import (
     Channel,
     ChildProcess,
