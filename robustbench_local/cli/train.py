@@ -24,8 +24,8 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import DataEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
-from robustbench_local.evaluation.training import fit, measure, save, with_settings
-from robustbench_local.evaluation.training_data import Wanted, load_images
+from robustbench_local.evaluation.training.train_and_save import fit, measure, save, with_settings
+from robustbench_local.evaluation.training.training_data import Wanted, load_images
 
 _HEARTBEAT = 30.0
 """Seconds after which a plain log says that a long epoch is still at work."""

@@ -17,8 +17,8 @@ from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, make_
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid
 from robustbench_local.evaluation.plan import Subject
-from robustbench_local.evaluation.training import with_settings
-from robustbench_local.evaluation.workshop import Workshop
+from robustbench_local.evaluation.training.train_and_save import with_settings
+from robustbench_local.evaluation.training.weight_cache import Workshop
 
 
 @dataclass(frozen=True, kw_only=True)

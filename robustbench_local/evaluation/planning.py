@@ -41,7 +41,7 @@ from robustbench_local.evaluation.probes.model_probe import (
     probe_model,
 )
 from robustbench_local.evaluation.severity import resolve_severity
-from robustbench_local.evaluation.workshop import Workshop, default_cache
+from robustbench_local.evaluation.training.weight_cache import Workshop, default_cache
 from robustbench_local.models.http_client import without_credentials
 from robustbench_local.models.model_sources import load_classifier
 

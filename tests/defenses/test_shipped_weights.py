@@ -14,7 +14,7 @@ from robustbench_local.config.cards import find_card
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.defenses.recipes.recipe_registry import read_recipe
 from robustbench_local.defenses.recipes.training_pgd import linf_examples
-from robustbench_local.evaluation.proving import prove
+from robustbench_local.evaluation.training.certified_score import prove
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.zoo import FOLDER, find_zoo, list_zoo
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps

@@ -12,7 +12,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import find_card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.recipe_registry import read_recipe
-from robustbench_local.evaluation.proving import prove, questions
+from robustbench_local.evaluation.training.certified_score import prove, questions
 from robustbench_local.threats.threat_model import ThreatModel
 
 

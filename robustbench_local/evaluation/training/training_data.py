@@ -14,7 +14,7 @@ from robustbench_local.data.split import group_by, hold_out
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.grid.schema import DataEntry
 from robustbench_local.evaluation.harness.outcome import fingerprint
-from robustbench_local.evaluation.training import Images
+from robustbench_local.evaluation.training.train_and_save import Images
 
 
 @dataclass(frozen=True, kw_only=True)

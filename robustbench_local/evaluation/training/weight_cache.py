@@ -25,8 +25,8 @@ from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.evaluation.grid.schema import Grid, ModelEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
-from robustbench_local.evaluation.training import Images, fit, save
-from robustbench_local.evaluation.training_data import Wanted, load_images, marks
+from robustbench_local.evaluation.training.train_and_save import Images, fit, save
+from robustbench_local.evaluation.training.training_data import Wanted, load_images, marks
 from robustbench_local.models.model_sources import load_classifier
 
 

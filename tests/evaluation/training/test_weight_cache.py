@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation import workshop
+from robustbench_local.evaluation.training import weight_cache as workshop
 from robustbench_local.models.networks.network_registry import find_architecture, start_from
 from robustbench_local.models.weight_files import read_weights
 from robustbench_local.run import prepare, run_grid

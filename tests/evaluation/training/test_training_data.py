@@ -7,7 +7,7 @@ import pytest
 
 from robustbench_local.errors import DataError
 from robustbench_local.evaluation.grid.schema import DataEntry
-from robustbench_local.evaluation.training_data import Wanted, load_images
+from robustbench_local.evaluation.training.training_data import Wanted, load_images
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.defenses.training.training_result import Trained
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.evaluation.proving import prove, questions
+from robustbench_local.evaluation.training.certified_score import prove, questions
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.threats.threat_model import ThreatModel
 
