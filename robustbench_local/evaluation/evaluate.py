@@ -26,7 +26,7 @@ from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, 
 from robustbench_local.evaluation.harness.attack_job import Batch, Task, Work, applicable
 from robustbench_local.evaluation.harness.batches import Isolation, run_batches
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, Viewing
-from robustbench_local.evaluation.plan import cell_key
+from robustbench_local.evaluation.planning.plan import cell_key
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.looks import LOOK_COLUMNS, look_rows

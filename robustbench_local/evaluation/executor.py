@@ -15,7 +15,7 @@ from robustbench_local.evaluation.harness.batches import Isolation, run_batches
 from robustbench_local.evaluation.harness.model_speed import try_tuning_batch_size
 from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.model_notes import keep_model_notes
-from robustbench_local.evaluation.plan import Plan, PlannedCell
+from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.run_folder import UNKNOWN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustbench_local.evaluation.plan import Plan, PlannedCell
+from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
 from robustbench_local.store.records import CellStatus, EventRecord, Tally
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from robustbench_local.evaluation.plan import Subject
+from robustbench_local.evaluation.planning.plan import Subject
 from robustbench_local.store.sqlite import RunStore
 
 

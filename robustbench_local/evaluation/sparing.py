@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustbench_local.evaluation.plan import AttackCell, CertificateCell, PlannedCell
+from robustbench_local.evaluation.planning.plan import AttackCell, CertificateCell, PlannedCell
 from robustbench_local.store.sqlite import RunStore
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from robustbench_local.classifier.package_code import PACKAGE, code_digest, reached_modules
 from robustbench_local.classifier.source_imports import imported_names
-from robustbench_local.evaluation.environment import DECIDING, code_version
+from robustbench_local.evaluation.planning.environment import DECIDING, code_version
 
 FILES = {
     "__init__.py": "from house import window\n",

@@ -11,7 +11,7 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.model_notes import keep_model_notes
-from robustbench_local.evaluation.plan import Subject
+from robustbench_local.evaluation.planning.plan import Subject
 from robustbench_local.reports import write_report
 from robustbench_local.store import RunStore
 

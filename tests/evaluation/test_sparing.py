@@ -13,7 +13,7 @@ from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack
 from robustbench_local.evaluation.executor import execute
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.listener import Listener
-from robustbench_local.evaluation.planning import Options, make_plan
+from robustbench_local.evaluation.planning.planner import Options, make_plan
 from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store import RunStore

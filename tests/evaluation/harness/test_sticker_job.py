@@ -32,7 +32,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.harness.sticker_job import controls
-from robustbench_local.evaluation.planning import Options, make_plan
+from robustbench_local.evaluation.planning.planner import Options, make_plan
 from robustbench_local.run import run_grid
 from robustbench_local.store import RunStore, tally
 from robustbench_local.store.records import LEAST_CLEAN

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.grid.schema import Grid
-from robustbench_local.evaluation.planning import Options, make_plan
-from robustbench_local.evaluation.surfaces import describe_surface
+from robustbench_local.evaluation.planning.attack_columns import plan_cells, resolve_columns
+from robustbench_local.evaluation.planning.planner import Options, make_plan
+from robustbench_local.evaluation.planning.sticker_surface import describe_surface
 from robustbench_local.store import SurfaceRecord
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -16,7 +16,7 @@ from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, make_wrapper
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid
-from robustbench_local.evaluation.plan import Subject
+from robustbench_local.evaluation.planning.plan import Subject
 from robustbench_local.evaluation.training.train_and_save import with_settings
 from robustbench_local.evaluation.training.weight_cache import Workshop
 

@@ -7,9 +7,9 @@ import pytest
 
 import robustbench_local as rbl
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.goal import confine, describe_goals
 from robustbench_local.evaluation.grid.card_lookup import each_target, find_entries
 from robustbench_local.evaluation.grid.schema import load_grid
+from robustbench_local.evaluation.planning.goal import confine, describe_goals
 from robustbench_local.run import prepare
 from robustbench_local.store.sqlite import RunStore
 

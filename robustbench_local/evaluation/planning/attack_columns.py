@@ -14,14 +14,14 @@ from robustbench_local.certification import make_certificate
 from robustbench_local.config.cards import Card
 from robustbench_local.config.hyperparameters import parameter_names
 from robustbench_local.errors import ConfigError, RobustbenchError
-from robustbench_local.evaluation.certificates import CertificateColumn, plan_certificate
-from robustbench_local.evaluation.crossing import Crossing, GridColumn, cross
 from robustbench_local.evaluation.grid.card_lookup import each_target, find_entries
 from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
 from robustbench_local.evaluation.grid.surrogate_checks import NAIVE_NOTE, check_surrogate, transfer_note
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
-from robustbench_local.evaluation.plan import AttackCell, PlannedCell, Subject, ViewCell
-from robustbench_local.evaluation.surfaces import describe_surface
+from robustbench_local.evaluation.planning.cells import Crossing, GridColumn, cross
+from robustbench_local.evaluation.planning.certificate_columns import CertificateColumn, plan_certificate
+from robustbench_local.evaluation.planning.plan import AttackCell, PlannedCell, Subject, ViewCell
+from robustbench_local.evaluation.planning.sticker_surface import describe_surface
 
 BF16_NOTE = (
     "searched in bf16, which misses some breaks of robust networks; every success is confirmed in fp32"

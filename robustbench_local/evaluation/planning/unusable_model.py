@@ -13,7 +13,7 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import DataError, ModelError
 from robustbench_local.evaluation.grid.schema import ModelEntry
-from robustbench_local.evaluation.plan import Subject
+from robustbench_local.evaluation.planning.plan import Subject
 from robustbench_local.models.http_client import is_url, without_credentials
 from robustbench_local.store.run_folder import UNKNOWN
 

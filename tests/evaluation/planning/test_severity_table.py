@@ -9,7 +9,11 @@ import pytest
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.evaluation.severity import STOP_CONVENTION, resolve_severity, stop_severity
+from robustbench_local.evaluation.planning.severity_table import (
+    STOP_CONVENTION,
+    resolve_severity,
+    stop_severity,
+)
 
 BASE = {"data": {"source": "signs"}, "models": [{"id": "plain", "source": "zoo:signs-plain"}]}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from robustbench_local.evaluation.grid.card_lookup import find_entries
 from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
-from robustbench_local.evaluation.plan import PlannedCell
+from robustbench_local.evaluation.planning.plan import PlannedCell
 
 ClassEntry = int | str
 

@@ -8,7 +8,7 @@ from typing import Any
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.evaluation.grid.schema import Grid
-from robustbench_local.evaluation.plan import Subject
+from robustbench_local.evaluation.planning.plan import Subject
 
 _STOP = "Stop"
 _FASTEST = 120

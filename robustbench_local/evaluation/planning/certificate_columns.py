@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 
 from robustbench_local.certification.base import Certificate
 from robustbench_local.errors import RobustbenchError, ThreatError
-from robustbench_local.evaluation.crossing import GridColumn, cross
 from robustbench_local.evaluation.grid.schema import Grid
-from robustbench_local.evaluation.plan import CertificateCell, Subject
+from robustbench_local.evaluation.planning.cells import GridColumn, cross
+from robustbench_local.evaluation.planning.plan import CertificateCell, Subject
 from robustbench_local.threats.threat_model import ThreatModel
 
 

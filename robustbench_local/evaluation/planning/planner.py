@@ -17,15 +17,20 @@ from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.columns import plan_cells, resolve_columns
-from robustbench_local.evaluation.crossing import GridColumn
-from robustbench_local.evaluation.defending import Defense, resolve_defenses
-from robustbench_local.evaluation.environment import code_version, describe_environment, library_versions
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid, ModelEntry
-from robustbench_local.evaluation.harness.unusable_model import make_unusable_subject, with_defense
 from robustbench_local.evaluation.isolation.isolated_call import confined
 from robustbench_local.evaluation.isolation.time_limit import limit_time
-from robustbench_local.evaluation.plan import CertificateCell, Plan, PlannedCell, Subject
+from robustbench_local.evaluation.planning.attack_columns import plan_cells, resolve_columns
+from robustbench_local.evaluation.planning.cells import GridColumn
+from robustbench_local.evaluation.planning.defended_models import Defense, resolve_defenses
+from robustbench_local.evaluation.planning.environment import (
+    code_version,
+    describe_environment,
+    library_versions,
+)
+from robustbench_local.evaluation.planning.plan import CertificateCell, Plan, PlannedCell, Subject
+from robustbench_local.evaluation.planning.severity_table import resolve_severity
+from robustbench_local.evaluation.planning.unusable_model import make_unusable_subject, with_defense
 from robustbench_local.evaluation.probes.consistency_policy import (
     apply_probe,
     check_consistency,
@@ -40,7 +45,6 @@ from robustbench_local.evaluation.probes.model_probe import (
     probe_aside,
     probe_model,
 )
-from robustbench_local.evaluation.severity import resolve_severity
 from robustbench_local.evaluation.training.weight_cache import Workshop, default_cache
 from robustbench_local.models.http_client import without_credentials
 from robustbench_local.models.model_sources import load_classifier
