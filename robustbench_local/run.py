@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_local.classifier import Precision
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.executor import execute, now
+from robustbench_local.evaluation.execution.executor import execute, now
+from robustbench_local.evaluation.execution.progress_listener import Listener
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
-from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.planning.goal import ClassEntry, confine
 from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS, Options, card_folders, make_plan

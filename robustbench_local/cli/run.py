@@ -16,7 +16,7 @@ from robustbench_local.cli.output import echo, say, say_json
 from robustbench_local.cli.progress import choose_display, plan_table
 from robustbench_local.cli.tables import results_table, say_gates
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.harness.model_speed import try_measuring_speed
+from robustbench_local.evaluation.execution.model_speed import try_measuring_speed
 from robustbench_local.evaluation.planning.goal import describe_goals, named_classes
 from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS

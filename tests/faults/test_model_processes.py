@@ -15,10 +15,10 @@ import torch
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.harness import model_speed
+from robustbench_local.evaluation.execution import model_speed
+from robustbench_local.evaluation.execution.progress_listener import Listener
 from robustbench_local.evaluation.harness import worker_pool as crew
 from robustbench_local.evaluation.isolation import isolated_call
-from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.probes import model_probe
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store.sqlite import RunStore

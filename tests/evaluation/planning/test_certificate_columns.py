@@ -12,10 +12,10 @@ import robustbench_local as rbl
 from robustbench_local.certification.base import Certificate, Certified
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.errors import CardError, ConfigError, ThreatError
+from robustbench_local.evaluation.execution.progress_listener import Listener
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.harness.batches import run_batches
 from robustbench_local.evaluation.harness.certificate_job import PIXELS_IN_A_CHUNK, Proof
-from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.planning.planner import Options, make_plan
 from robustbench_local.statistics import least_share
 from robustbench_local.store.sqlite import RunStore

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation import tuning
-from robustbench_local.evaluation.tuning import Speed, measure_speed, tune_batch_size
+from robustbench_local.evaluation.execution import batch_size as tuning
+from robustbench_local.evaluation.execution.batch_size import Speed, measure_speed, tune_batch_size
 
 IMAGES = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack
-from robustbench_local.evaluation.executor import execute
+from robustbench_local.evaluation.execution.executor import execute
+from robustbench_local.evaluation.execution.progress_listener import Listener
+from robustbench_local.evaluation.execution.proof_reuse import certificates_first, proven_images
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.evaluation.listener import Listener
 from robustbench_local.evaluation.planning.planner import Options, make_plan
-from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.model_notes import keep_model_notes
+from robustbench_local.evaluation.execution.model_notes import keep_model_notes
 from robustbench_local.evaluation.planning.plan import Subject
 from robustbench_local.reports import write_report
 from robustbench_local.store import RunStore

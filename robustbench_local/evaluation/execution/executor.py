@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 
 from robustbench_local.errors import ModelTimeoutError, StorageError
+from robustbench_local.evaluation.execution.model_notes import keep_model_notes
+from robustbench_local.evaluation.execution.model_speed import try_tuning_batch_size
+from robustbench_local.evaluation.execution.progress_listener import Listener
+from robustbench_local.evaluation.execution.proof_reuse import certificates_first, proven_images
 from robustbench_local.evaluation.harness.attack_job import Batch, Task, one_line
 from robustbench_local.evaluation.harness.batches import Isolation, run_batches
-from robustbench_local.evaluation.harness.model_speed import try_tuning_batch_size
-from robustbench_local.evaluation.listener import Listener
-from robustbench_local.evaluation.model_notes import keep_model_notes
 from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
-from robustbench_local.evaluation.sparing import certificates_first, proven_images
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.run_folder import UNKNOWN
 from robustbench_local.store.sqlite import RunStore

@@ -7,11 +7,11 @@ from functools import partial
 import torch
 
 from robustbench_local.attacks.core.engine import default_batch_size
+from robustbench_local.evaluation.execution.batch_size import Speed, measure_speed, threads, tune_batch_size
 from robustbench_local.evaluation.harness.attack_job import one_line
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, confined
 from robustbench_local.evaluation.planning.plan import Subject
-from robustbench_local.evaluation.tuning import Speed, measure_speed, threads, tune_batch_size
 
 
 def try_measuring_speed(subject: Subject, timeout: float | None) -> Speed | None:
