@@ -18,7 +18,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import example, examples
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.models.zoo import find_zoo, list_zoo
-from robustbench_local.reports.words import budget
+from robustbench_local.reports.formatting.text import budget
 from robustbench_local.suggestion import did_you_mean
 
 Row = dict[str, str]

@@ -21,7 +21,7 @@ from robustbench_local.evaluation.planning.goal import describe_goals, named_cla
 from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS
 from robustbench_local.reports import find_damaged_images
-from robustbench_local.reports.words import duration
+from robustbench_local.reports.formatting.text import duration
 from robustbench_local.run import perform, prepare
 
 INCOMPLETE = 4

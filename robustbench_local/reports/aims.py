@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
+from robustbench_local.reports.formatting.text import budget, counted, full, isolated, listing
 from robustbench_local.reports.goals import parts_of_goals
-from robustbench_local.reports.words import budget, counted, full, isolated, listing
 
 _Goal = tuple[str, float, tuple[int, ...], tuple[int, ...]]
 """Norm, radius, source and target classes."""

@@ -12,8 +12,8 @@ from robustbench_local.reports.contrast import tied
 from robustbench_local.reports.corruptions import make_corruptions
 from robustbench_local.reports.evidence import CellResult, Evidence, Pair
 from robustbench_local.reports.findings import is_guessing
+from robustbench_local.reports.formatting.text import budget, counted, full, isolated, p_value, permission
 from robustbench_local.reports.stickers import StickerResult, make_stickers, summary
-from robustbench_local.reports.words import budget, counted, full, isolated, p_value, permission
 
 MOST_SUBJECTS = 4
 """Models that the answer names one by one; with more, it names the first and the last."""

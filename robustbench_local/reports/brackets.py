@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
-from robustbench_local.reports.words import counted, full, isolated, listing
+from robustbench_local.reports.formatting.text import counted, full, isolated, listing
 from robustbench_local.statistics import Estimate, clopper_pearson
 
 READING_BRACKETS = (

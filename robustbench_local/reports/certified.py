@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from robustbench_local.reports.curves import Levels, Marks, Outline, Panel, draw_together, levels_of
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
-from robustbench_local.reports.words import family, isolated, listing, percent
+from robustbench_local.reports.formatting.text import family, isolated, listing, percent
 from robustbench_local.statistics import Estimate, clopper_pearson
 
 STEPS = 8

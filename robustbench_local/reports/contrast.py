@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from robustbench_local.reports.evidence import Subject
-from robustbench_local.reports.words import SPACE, counted, isolated, p_value, percent
+from robustbench_local.reports.formatting.text import SPACE, counted, isolated, p_value, percent
 from robustbench_local.statistics import Comparison, mcnemar
 
 Reached = Mapping[str, bool]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from robustbench_local.reports.evidence import CellResult
+from robustbench_local.reports.formatting.text import SPACE, counted, full, p_value
 from robustbench_local.reports.sightings import Looks, dodged, share, turned
-from robustbench_local.reports.words import SPACE, counted, full, p_value
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
 from robustbench_local.store import LEAST_CLEAN
 

@@ -16,8 +16,8 @@ from robustbench_local.reports.evidence import (
     Standing,
     Verdict,
 )
+from robustbench_local.reports.formatting.text import private
 from robustbench_local.reports.sightings import Sign, read_signs
-from robustbench_local.reports.words import private
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, Tally, tally
 
 _ENVIRONMENT = (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from robustbench_local.reports.evidence import Evidence, Subject, Verdict
-from robustbench_local.reports.words import family
+from robustbench_local.reports.formatting.text import family
 from robustbench_local.statistics import Estimate, clopper_pearson
 
 Marks = Mapping[str, bool]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from robustbench_local.reports.formatting.text import budget, family, sight
 from robustbench_local.reports.sightings import Sign, turned
-from robustbench_local.reports.words import budget, family, sight
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
 from robustbench_local.store import CellRecord, EventRecord, Tally
 

@@ -9,8 +9,8 @@ from typing import Literal
 from robustbench_local.reports.analysis import eight_bit_remarks, remarks
 from robustbench_local.reports.brackets import find_violations
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
+from robustbench_local.reports.formatting.text import counted, full, interval, isolated, list_cells, percent
 from robustbench_local.reports.stickers import StickerResult, make_stickers
-from robustbench_local.reports.words import counted, full, interval, isolated, list_cells, percent
 from robustbench_local.store import LEAST_CLEAN
 
 Level = Literal["void", "incomplete", "warning", "note"]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from robustbench_local.reports.evidence import CellResult, Evidence
+from robustbench_local.reports.formatting.text import private
 from robustbench_local.reports.goals import parts_of_goals
-from robustbench_local.reports.words import private
 from robustbench_local.store import OutcomeRecord, RunStore
 
 MOST_IN_CELL = 6

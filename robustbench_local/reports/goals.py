@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from robustbench_local.reports.contrast import contrast
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.formatting.text import listing
 from robustbench_local.reports.heatmap import NOT_IN_GRID, Square, standing_word
 from robustbench_local.reports.severity import Severity, severity_table, weigh
-from robustbench_local.reports.words import listing
 from robustbench_local.statistics import clopper_pearson
 
 AS_ONE = "any of them, as one goal"

@@ -18,16 +18,16 @@ from robustbench_local.reports.corruptions import CorruptionMap
 from robustbench_local.reports.distances import DistanceGroup, Reach
 from robustbench_local.reports.evidence import CellResult, Threat
 from robustbench_local.reports.findings import Level
+from robustbench_local.reports.formatting.markdown_tables import escape, table
+from robustbench_local.reports.formatting.text import NOTHING, budget, distance, duration, full, percent
 from robustbench_local.reports.goals import READING_GOALS, GoalSquare, GoalTable
 from robustbench_local.reports.heatmap import HeatMap, Square
-from robustbench_local.reports.markup import escape, table
 from robustbench_local.reports.matrix import LIMITS_OF_PIXELS, TargetMatrix, TargetRow
 from robustbench_local.reports.naive import READING_LESSONS, Lesson
 from robustbench_local.reports.severity import Severity
 from robustbench_local.reports.sticker_forms import signs_of_cell, sticker_markdown
 from robustbench_local.reports.transfer import TransferMatrix
 from robustbench_local.reports.trials import trials_markdown
-from robustbench_local.reports.words import NOTHING, budget, distance, duration, full, percent
 
 _TITLES: tuple[tuple[Level, str], ...] = (
     ("void", "Void"),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.formatting.text import counted, full, isolated, p_value
 from robustbench_local.reports.heatmap import NOT_IN_GRID, Square, standing_word
-from robustbench_local.reports.words import counted, full, isolated, p_value
 from robustbench_local.statistics import Comparison, clopper_pearson, mcnemar
 
 READING_LESSONS = (

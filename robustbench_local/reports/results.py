@@ -18,6 +18,7 @@ from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.distances import measures_distance, reach
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
 from robustbench_local.reports.findings import find
+from robustbench_local.reports.formatting.text import private
 from robustbench_local.reports.gate import GateReport, Verdict, judge_evidence
 from robustbench_local.reports.goals import GoalTable, make_goal_tables
 from robustbench_local.reports.heatmap import Square
@@ -26,7 +27,6 @@ from robustbench_local.reports.severity import Severity, severity_table, weigh
 from robustbench_local.reports.sticker_forms import sticker_json
 from robustbench_local.reports.stickers import make_stickers
 from robustbench_local.reports.transfer import TransferMatrix, make_transfers
-from robustbench_local.reports.words import private
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 

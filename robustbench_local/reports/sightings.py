@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from robustbench_local.reports.words import private
+from robustbench_local.reports.formatting.text import private
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store import (
     CellRecord,

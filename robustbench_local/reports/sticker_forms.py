@@ -9,7 +9,8 @@ from typing import Any
 
 from robustbench_local.reports.controls import Control
 from robustbench_local.reports.evidence import CellResult
-from robustbench_local.reports.markup import escape, table
+from robustbench_local.reports.formatting.markdown_tables import escape, table
+from robustbench_local.reports.formatting.text import DASH, NOTHING, SPACE, budget, full, interval, percent
 from robustbench_local.reports.severity import Severity
 from robustbench_local.reports.stickers import (
     LIMITS_OF_SIMULATION,
@@ -20,7 +21,6 @@ from robustbench_local.reports.stickers import (
     StickerResult,
 )
 from robustbench_local.reports.viewpoints import Bin, ViewMap
-from robustbench_local.reports.words import DASH, NOTHING, SPACE, budget, full, interval, percent
 from robustbench_local.statistics import Estimate
 
 _SUMMARY = (

@@ -10,6 +10,7 @@ import numpy as np
 
 from robustbench_local.reports.controls import Control, against_no_views, make_controls
 from robustbench_local.reports.evidence import CellResult, Evidence, Subject
+from robustbench_local.reports.formatting.text import NOTHING, SPACE, counted, full, isolated, percent
 from robustbench_local.reports.severity import Severity, SeverityTable, severity_table, weigh
 from robustbench_local.reports.sightings import (
     NOT_FINITE,
@@ -22,7 +23,6 @@ from robustbench_local.reports.sightings import (
     turned,
 )
 from robustbench_local.reports.viewpoints import ViewMap, make_map
-from robustbench_local.reports.words import NOTHING, SPACE, counted, full, isolated, percent
 from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, round_figure
 
 READING_STICKERS = (

@@ -14,7 +14,7 @@ import pandas as pd
 from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.distances import measures_distance, reach
 from robustbench_local.reports.evidence import CellResult, Evidence
-from robustbench_local.reports.words import private
+from robustbench_local.reports.formatting.text import private
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore
 from robustbench_local.store.looks import LOOK_COLUMNS, look_rows

@@ -8,8 +8,8 @@ from typing import Any
 
 from robustbench_local.reports.aims import aim
 from robustbench_local.reports.evidence import CellResult, Evidence
-from robustbench_local.reports.markup import escape
-from robustbench_local.reports.words import DASH, SPACE, budget, counted, isolated, listing
+from robustbench_local.reports.formatting.markdown_tables import escape
+from robustbench_local.reports.formatting.text import DASH, SPACE, budget, counted, isolated, listing
 
 DRAWN = "drawn by a program, not photographed"
 """What the embedded signs are."""

@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from robustbench_local.reports.formatting.text import counted, full
 from robustbench_local.reports.heatmap import Square
 from robustbench_local.reports.sightings import Looks
-from robustbench_local.reports.words import counted, full
 from robustbench_local.statistics import Estimate, clopper_pearson
 
 DISTANCES = 4

@@ -9,7 +9,7 @@ import pytest
 from robustbench_local.reports import answer
 from robustbench_local.reports.aims import main_goal
 from robustbench_local.reports.evidence import Evidence
-from robustbench_local.reports.words import budget, full
+from robustbench_local.reports.formatting.text import budget, full
 from robustbench_local.statistics import clopper_pearson
 
 LIMITS = (1, 2, 3)

@@ -12,9 +12,9 @@ from sample_stickers import FRAMES, REACH, VIEWS, Stickers, build_stickers
 
 from robustbench_local.reports.counting import read_evidence
 from robustbench_local.reports.findings import find
+from robustbench_local.reports.formatting.text import full
 from robustbench_local.reports.stickers import make_stickers, summary
 from robustbench_local.reports.viewpoints import SIGN_SHARE, make_map
-from robustbench_local.reports.words import full
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
 from robustbench_local.store.digests import write_all

@@ -13,7 +13,7 @@ from robustbench_local.reports.analysis.eight_bit import (
     find_eight_bit_goals,
 )
 from robustbench_local.reports.evidence import Evidence
-from robustbench_local.reports.words import counted, isolated, list_cells, percent
+from robustbench_local.reports.formatting.text import counted, isolated, list_cells, percent
 from robustbench_local.statistics import Estimate
 
 

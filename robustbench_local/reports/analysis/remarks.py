@@ -9,8 +9,8 @@ from robustbench_local.reports.analysis.disagreements import find_disagreements
 from robustbench_local.reports.analysis.doubts import Doubt, find_doubts
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.evidence import Evidence, Subject
+from robustbench_local.reports.formatting.text import counted, isolated, listing, percent
 from robustbench_local.reports.masking import find_surprises
-from robustbench_local.reports.words import counted, isolated, listing, percent
 
 _WEAKENING = re.compile(
     r"random numbers in its forward|probabilities|changed while|changes |clamp|NaN|finite|batch"

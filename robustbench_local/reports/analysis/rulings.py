@@ -14,7 +14,7 @@ from robustbench_local.reports.analysis.worst_case import WorstCase, worst_of
 from robustbench_local.reports.controls import doubts as sticker_doubts
 from robustbench_local.reports.distances import nearest_spread, spread
 from robustbench_local.reports.evidence import CellResult, Subject, Threat
-from robustbench_local.reports.words import counted, distance, full, listing
+from robustbench_local.reports.formatting.text import counted, distance, full, listing
 from robustbench_local.statistics import Estimate, clopper_pearson
 
 _Judge = Callable[[Sequence[CellResult]], Verdict]

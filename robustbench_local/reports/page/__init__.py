@@ -13,7 +13,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from robustbench_local.reports import answer, words
+from robustbench_local.reports import answer
 from robustbench_local.reports.album import RULE_OF_SIGNS
 from robustbench_local.reports.analysis.eight_bit import find_eight_bit_cases
 from robustbench_local.reports.brackets import READING_BRACKETS
@@ -23,6 +23,7 @@ from robustbench_local.reports.curves import drawn
 from robustbench_local.reports.distances import STEPS
 from robustbench_local.reports.evidence import Evidence
 from robustbench_local.reports.findings import is_guessing
+from robustbench_local.reports.formatting import text as words
 from robustbench_local.reports.gallery import RULE, Exhibit, Floats, png
 from robustbench_local.reports.goals import READING_GOALS
 from robustbench_local.reports.heatmap import Square
