@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from robustbench_local.cli.tables import say_gates
-from robustbench_local.reports.gate import check_gates
+from robustbench_local.reports.analysis.gates import check_gates
 
 
 def command(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> int:

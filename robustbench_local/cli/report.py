@@ -9,7 +9,7 @@ import typer
 
 from robustbench_local.cli.output import echo
 from robustbench_local.reports import find_damaged_images, write_report
-from robustbench_local.reports.gate import check_gates
+from robustbench_local.reports.analysis.gates import check_gates
 
 
 def command(

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_local.cli.output import join, plain, say
+from robustbench_local.reports.analysis.gates import GateReport
 from robustbench_local.reports.formatting.text import interval, percent
-from robustbench_local.reports.gate import GateReport
 from robustbench_local.statistics import Estimate
 
 _COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustbench_local.errors import DamagedError
-from robustbench_local.reports.content import read_content
+from robustbench_local.reports.analysis.report_data import read_content
 from robustbench_local.reports.figures import draw_figures
 from robustbench_local.reports.formatting.text import counted
 from robustbench_local.reports.markdown import write_markdown

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustbench_local.reports.aims import aim, main_goal, tell
-from robustbench_local.reports.analysis.eight_bit import find_eight_bit_cases
+from robustbench_local.reports.analysis.certified_vs_empirical import is_blocked
+from robustbench_local.reports.analysis.corruption_results import make_corruptions
+from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Pair
+from robustbench_local.reports.analysis.pairwise import tied
+from robustbench_local.reports.analysis.run_warnings import is_guessing
+from robustbench_local.reports.analysis.sticker_results import StickerResult, make_stickers, summary
+from robustbench_local.reports.analysis.targeted_goal import aim, main_goal, tell
 from robustbench_local.reports.analysis.worst_case import WorstCase
-from robustbench_local.reports.brackets import is_blocked
-from robustbench_local.reports.contrast import tied
-from robustbench_local.reports.corruptions import make_corruptions
-from robustbench_local.reports.evidence import CellResult, Evidence, Pair
-from robustbench_local.reports.findings import is_guessing
 from robustbench_local.reports.formatting.text import budget, counted, full, isolated, p_value, permission
-from robustbench_local.reports.stickers import StickerResult, make_stickers, summary
 
 MOST_SUBJECTS = 4
 """Models that the answer names one by one; with more, it names the first and the last."""

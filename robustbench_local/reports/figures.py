@@ -12,18 +12,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from robustbench_local.reports.content import Content
-from robustbench_local.reports.corruptions import CorruptionMap
-from robustbench_local.reports.curves import Panel
-from robustbench_local.reports.evidence import Subject
+from robustbench_local.reports.analysis.confusion_by_target import TargetMatrix
+from robustbench_local.reports.analysis.corruption_results import CorruptionMap
+from robustbench_local.reports.analysis.evidence import Subject
+from robustbench_local.reports.analysis.example_images import Exhibit
+from robustbench_local.reports.analysis.heatmap import HeatMap, Square
+from robustbench_local.reports.analysis.per_target import GoalTable
+from robustbench_local.reports.analysis.report_data import Content
+from robustbench_local.reports.analysis.robustness_curves import Panel
+from robustbench_local.reports.analysis.sticker_results import StickerResult
+from robustbench_local.reports.analysis.transfer_results import TransferMatrix
 from robustbench_local.reports.formatting.fonts import drawable, font_names, shorten
 from robustbench_local.reports.formatting.text import axis, budget, interval, percent, radius
-from robustbench_local.reports.gallery import Exhibit
-from robustbench_local.reports.goals import GoalTable
-from robustbench_local.reports.heatmap import HeatMap, Square
-from robustbench_local.reports.matrix import TargetMatrix
-from robustbench_local.reports.stickers import StickerResult
-from robustbench_local.reports.transfer import TransferMatrix
 from robustbench_local.statistics import Estimate
 
 INK, SOFT, RULE = "#20201d", "#5d5b54", "#d9d5cb"

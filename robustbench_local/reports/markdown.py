@@ -6,28 +6,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import quote
 
 from robustbench_local.reports import answer
-from robustbench_local.reports.analysis.eight_bit import (
+from robustbench_local.reports.analysis.certified_accuracy import (
+    READING_CERTIFIED,
+    Certification,
+    CertifiedGroup,
+)
+from robustbench_local.reports.analysis.certified_vs_empirical import READING_BRACKETS, Bracket
+from robustbench_local.reports.analysis.confusion_by_target import LIMITS_OF_PIXELS, TargetMatrix, TargetRow
+from robustbench_local.reports.analysis.corruption_results import CorruptionMap
+from robustbench_local.reports.analysis.distances import DistanceGroup, Reach
+from robustbench_local.reports.analysis.eight_bit_worst_case import (
     READING_EIGHT_BIT,
     EightBitCase,
     find_eight_bit_cases,
 )
-from robustbench_local.reports.brackets import READING_BRACKETS, Bracket
-from robustbench_local.reports.certified import READING_CERTIFIED, Certification, CertifiedGroup
-from robustbench_local.reports.content import Content
-from robustbench_local.reports.corruptions import CorruptionMap
-from robustbench_local.reports.distances import DistanceGroup, Reach
-from robustbench_local.reports.evidence import CellResult, Threat
-from robustbench_local.reports.findings import Level
+from robustbench_local.reports.analysis.evidence import CellResult, Threat
+from robustbench_local.reports.analysis.heatmap import HeatMap, Square
+from robustbench_local.reports.analysis.methods import trials_markdown
+from robustbench_local.reports.analysis.misclassification_severity import Severity
+from robustbench_local.reports.analysis.naive_vs_adaptive import READING_LESSONS, Lesson
+from robustbench_local.reports.analysis.per_target import READING_GOALS, GoalSquare, GoalTable
+from robustbench_local.reports.analysis.report_data import Content
+from robustbench_local.reports.analysis.run_warnings import Level
+from robustbench_local.reports.analysis.transfer_results import TransferMatrix
 from robustbench_local.reports.formatting.markdown_tables import escape, table
 from robustbench_local.reports.formatting.text import NOTHING, budget, distance, duration, full, percent
-from robustbench_local.reports.goals import READING_GOALS, GoalSquare, GoalTable
-from robustbench_local.reports.heatmap import HeatMap, Square
-from robustbench_local.reports.matrix import LIMITS_OF_PIXELS, TargetMatrix, TargetRow
-from robustbench_local.reports.naive import READING_LESSONS, Lesson
-from robustbench_local.reports.severity import Severity
 from robustbench_local.reports.sticker_forms import signs_of_cell, sticker_markdown
-from robustbench_local.reports.transfer import TransferMatrix
-from robustbench_local.reports.trials import trials_markdown
 
 _TITLES: tuple[tuple[Level, str], ...] = (
     ("void", "Void"),

@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from robustbench_local.reports.analysis.doubts import Doubt, find_doubts
-from robustbench_local.reports.analysis.eight_bit import EightBitCase, find_eight_bit_cases
+from robustbench_local.reports.analysis.certified_accuracy import Certification
+from robustbench_local.reports.analysis.certified_vs_empirical import Bracket, make_brackets
+from robustbench_local.reports.analysis.corruption_results import CorruptionMap, make_corruptions
+from robustbench_local.reports.analysis.distances import measures_distance, reach
+from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
+from robustbench_local.reports.analysis.eight_bit_worst_case import EightBitCase, find_eight_bit_cases
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.analysis.gates import GateReport, Verdict, judge_evidence
+from robustbench_local.reports.analysis.heatmap import Square
+from robustbench_local.reports.analysis.misclassification_severity import Severity, severity_table, weigh
+from robustbench_local.reports.analysis.naive_vs_adaptive import Lesson, make_lessons
+from robustbench_local.reports.analysis.per_target import GoalTable, make_goal_tables
+from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.analysis.sticker_results import make_stickers
+from robustbench_local.reports.analysis.transfer_results import TransferMatrix, make_transfers
 from robustbench_local.reports.analysis.worst_case import WorstCase
-from robustbench_local.reports.brackets import Bracket, make_brackets
-from robustbench_local.reports.certified import Certification
-from robustbench_local.reports.corruptions import CorruptionMap, make_corruptions
-from robustbench_local.reports.counting import read_evidence
-from robustbench_local.reports.distances import measures_distance, reach
-from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
-from robustbench_local.reports.findings import find
 from robustbench_local.reports.formatting.text import private
-from robustbench_local.reports.gate import GateReport, Verdict, judge_evidence
-from robustbench_local.reports.goals import GoalTable, make_goal_tables
-from robustbench_local.reports.heatmap import Square
-from robustbench_local.reports.naive import Lesson, make_lessons
-from robustbench_local.reports.severity import Severity, severity_table, weigh
 from robustbench_local.reports.sticker_forms import sticker_json
-from robustbench_local.reports.stickers import make_stickers
-from robustbench_local.reports.transfer import TransferMatrix, make_transfers
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from robustbench_local.reports.controls import Control
-from robustbench_local.reports.evidence import CellResult
-from robustbench_local.reports.formatting.markdown_tables import escape, table
-from robustbench_local.reports.formatting.text import DASH, NOTHING, SPACE, budget, full, interval, percent
-from robustbench_local.reports.severity import Severity
-from robustbench_local.reports.stickers import (
+from robustbench_local.reports.analysis.evidence import CellResult
+from robustbench_local.reports.analysis.misclassification_severity import Severity
+from robustbench_local.reports.analysis.sticker_controls import Control
+from robustbench_local.reports.analysis.sticker_results import (
     LIMITS_OF_SIMULATION,
     READING_SEVERITY,
     READING_STICKERS,
@@ -20,7 +18,9 @@ from robustbench_local.reports.stickers import (
     SignRow,
     StickerResult,
 )
-from robustbench_local.reports.viewpoints import Bin, ViewMap
+from robustbench_local.reports.analysis.sticker_viewpoints import Bin, ViewMap
+from robustbench_local.reports.formatting.markdown_tables import escape, table
+from robustbench_local.reports.formatting.text import DASH, NOTHING, SPACE, budget, full, interval, percent
 from robustbench_local.statistics import Estimate
 
 _SUMMARY = (

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_local.reports.counting import read_evidence
-from robustbench_local.reports.distances import measures_distance, reach
-from robustbench_local.reports.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.distances import measures_distance, reach
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.formatting.text import private
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore

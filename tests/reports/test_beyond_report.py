@@ -12,8 +12,8 @@ from test_report_page import Reader
 
 from robustbench_local.cli.tables import results_table
 from robustbench_local.errors import ConfigError
+from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.formatting import text as words
-from robustbench_local.reports.gate import judge_evidence
 
 SECTIONS = ("far", "sight", "transfers", "corruptions")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sample_run import LINF_8, SPEED_LIMITS, STOP, Plan, Sample, build
 
-from robustbench_local.reports.content import read_content
+from robustbench_local.reports.analysis.report_data import read_content
 from robustbench_local.reports.figures import DPI, draw_figures
 from robustbench_local.store import RunStore
 

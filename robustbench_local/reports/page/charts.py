@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustbench_local.reports.curves import Curve, Panel
-from robustbench_local.reports.evidence import Evidence, Subject
+from robustbench_local.reports.analysis.evidence import Evidence, Subject
+from robustbench_local.reports.analysis.robustness_curves import Curve, Panel
 from robustbench_local.reports.formatting.text import axis, norm_sign, percent, radius
 
 WIDTH, HEIGHT = 360, 260
