@@ -9,7 +9,6 @@ import pytest
 from sample_beyond import BEYOND, KINDS, MODELS, SEVERITIES
 from sample_run import LINF_8, build
 
-from robustbench_local.reports import answer
 from robustbench_local.reports.analysis.corruption_results import make_corruptions
 from robustbench_local.reports.analysis.distances import STEPS, make_groups
 from robustbench_local.reports.analysis.evidence import Evidence, Subject
@@ -19,6 +18,7 @@ from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_
 from robustbench_local.reports.analysis.robustness_curves import make_panels
 from robustbench_local.reports.analysis.run_warnings import find
 from robustbench_local.reports.analysis.transfer_results import make_transfers
+from robustbench_local.reports.summary import headline as answer
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
 

@@ -15,7 +15,7 @@ from sample_run import build
 from sample_stickers import build_stickers
 
 from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.markdown import write_markdown
+from robustbench_local.reports.writers.report_markdown import write_markdown
 from robustbench_local.store import RunStore
 from robustbench_local.store.digests import write_all
 

@@ -16,9 +16,9 @@ from sample_run import HOSTILE_CLASSES
 
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.reports import write_report
-from robustbench_local.reports.markdown import escape
-from robustbench_local.reports.results import to_text
-from robustbench_local.reports.tables import OUTCOME_COLUMNS, outcomes_frame
+from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, outcomes_frame
+from robustbench_local.reports.writers.report_markdown import escape
+from robustbench_local.reports.writers.results_json import to_text
 from robustbench_local.store import OutcomeRecord, RunStore
 
 FILES = ("report.html", "results.json", "results.csv", "outcomes.csv", "report.md")

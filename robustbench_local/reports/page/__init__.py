@@ -13,7 +13,6 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from robustbench_local.reports import answer
 from robustbench_local.reports.analysis.certified_accuracy import READING_CERTIFIED
 from robustbench_local.reports.analysis.certified_vs_empirical import READING_BRACKETS
 from robustbench_local.reports.analysis.confusion_by_target import LIMITS_OF_PIXELS
@@ -36,7 +35,8 @@ from robustbench_local.reports.analysis.sticker_results import (
 )
 from robustbench_local.reports.formatting import text as words
 from robustbench_local.reports.page import charts
-from robustbench_local.reports.sticker_forms import signs_of_cell
+from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.writers.sticker_text import signs_of_cell
 
 _JOINER = "\N{WORD JOINER}"
 _FACTS = {

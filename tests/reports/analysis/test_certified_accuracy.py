@@ -17,7 +17,7 @@ from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import check_gates, judge_evidence
 from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell, read_evidence
 from robustbench_local.reports.analysis.run_warnings import find
-from robustbench_local.reports.answer import answer
+from robustbench_local.reports.summary.headline import answer
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 
 PGD = Plan(

@@ -9,9 +9,9 @@ from robustbench_local.reports.analysis.doubt_finders import Doubt, doubt_answer
 from robustbench_local.reports.analysis.evidence import Subject
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.markdown import write_markdown
 from robustbench_local.reports.page import render
-from robustbench_local.reports.results import as_json
+from robustbench_local.reports.writers.report_markdown import write_markdown
+from robustbench_local.reports.writers.results_json import as_json
 from robustbench_local.store import RunStore
 
 HARDENED = Subject(model="signs-pgd-at", defense="none")

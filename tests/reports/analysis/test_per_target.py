@@ -12,8 +12,8 @@ from robustbench_local.reports.analysis.evidence import Subject
 from robustbench_local.reports.analysis.pairwise import contrast
 from robustbench_local.reports.analysis.per_target import AS_ONE, BEST, make_goal_tables, parts_of_goals
 from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.answer import answer
-from robustbench_local.reports.results import load_results
+from robustbench_local.reports.summary.headline import answer
+from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store import RunStore
 
 PLAIN, TRAINED = Subject(model="plain", defense="none"), Subject(model="trained", defense="none")

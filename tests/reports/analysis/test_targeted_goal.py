@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from robustbench_local.reports import answer
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.targeted_goal import main_goal
 from robustbench_local.reports.formatting.text import budget, full
+from robustbench_local.reports.summary import headline as answer
 from robustbench_local.statistics import clopper_pearson
 
 LIMITS = (1, 2, 3)

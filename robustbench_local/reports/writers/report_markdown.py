@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import quote
 
-from robustbench_local.reports import answer
 from robustbench_local.reports.analysis.certified_accuracy import (
     READING_CERTIFIED,
     Certification,
@@ -31,7 +30,8 @@ from robustbench_local.reports.analysis.run_warnings import Level
 from robustbench_local.reports.analysis.transfer_results import TransferMatrix
 from robustbench_local.reports.formatting.markdown_tables import escape, table
 from robustbench_local.reports.formatting.text import NOTHING, budget, distance, duration, full, percent
-from robustbench_local.reports.sticker_forms import signs_of_cell, sticker_markdown
+from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.writers.sticker_text import signs_of_cell, sticker_markdown
 
 _TITLES: tuple[tuple[Level, str], ...] = (
     ("void", "Void"),

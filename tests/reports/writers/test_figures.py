@@ -11,7 +11,7 @@ from PIL import Image
 from sample_run import LINF_8, SPEED_LIMITS, STOP, Plan, Sample, build
 
 from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.figures import DPI, draw_figures
+from robustbench_local.reports.writers.figures import DPI, draw_figures
 from robustbench_local.store import RunStore
 
 GOAL = SPEED_LIMITS[:2]

@@ -26,7 +26,7 @@ from robustbench_local.reports.analysis.sticker_results import make_stickers
 from robustbench_local.reports.analysis.transfer_results import TransferMatrix, make_transfers
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import private
-from robustbench_local.reports.sticker_forms import sticker_json
+from robustbench_local.reports.writers.sticker_text import sticker_json
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 
