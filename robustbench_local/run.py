@@ -22,7 +22,7 @@ from robustbench_local.reports.analysis import gates as gates
 from robustbench_local.reports.writers.csv_files import outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store.records import EventRecord
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd

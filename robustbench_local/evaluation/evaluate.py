@@ -29,8 +29,8 @@ from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, Viewing
 from robustbench_local.evaluation.planning.plan import cell_key
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, clopper_pearson
-from robustbench_local.store.looks import LOOK_COLUMNS, look_rows
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
+from robustbench_local.store.view_rows import LOOK_COLUMNS, look_rows
 from robustbench_local.threats.threat_model import ThreatModel
 
 

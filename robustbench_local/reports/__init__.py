@@ -13,7 +13,12 @@ from robustbench_local.reports.writers.figures import draw_figures
 from robustbench_local.reports.writers.report_markdown import write_markdown
 from robustbench_local.reports.writers.results_json import as_json, to_text
 from robustbench_local.store import RunStore
-from robustbench_local.store.files import make_directory, make_directory_in, refuse_link, write_atomically
+from robustbench_local.store.atomic_files import (
+    make_directory,
+    make_directory_in,
+    refuse_link,
+    write_atomically,
+)
 
 __all__ = ["find_damaged_images", "write_report"]
 

@@ -21,7 +21,7 @@ from robustbench_local.evaluation.harness import worker_pool as crew
 from robustbench_local.evaluation.isolation import isolated_call
 from robustbench_local.evaluation.probes import model_probe
 from robustbench_local.run import Run, run_grid
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 pytestmark = [
     pytest.mark.slow,

@@ -204,7 +204,7 @@ def test_a_full_disk_keeps_the_old_report(sample, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("robustbench_local.store.files.os.fsync", full)
+    monkeypatch.setattr("robustbench_local.store.atomic_files.os.fsync", full)
     with pytest.raises(StorageError):
         write_report(sample.run, page)
     assert page.read_bytes() == before

@@ -19,7 +19,7 @@ from robustbench_local.evaluation.harness.batches import Isolation, run_batches
 from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, tally
 from robustbench_local.store.run_folder import UNKNOWN
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 WORTH_A_CREW = 200
 """Passes at most of a cell for which no worker processes are started."""

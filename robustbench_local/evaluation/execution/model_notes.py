@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from robustbench_local.evaluation.planning.plan import Subject
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 
 def keep_model_notes(store: RunStore, subjects: Iterable[Subject]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from robustbench_local.evaluation.planning.plan import AttackCell, CertificateCell, PlannedCell
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 
 def certificates_first(cells: Sequence[PlannedCell]) -> list[PlannedCell]:

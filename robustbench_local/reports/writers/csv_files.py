@@ -17,7 +17,7 @@ from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.formatting.text import private
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore
-from robustbench_local.store.looks import LOOK_COLUMNS, look_rows
+from robustbench_local.store.view_rows import LOOK_COLUMNS, look_rows
 
 _STORED = tuple(field.name for field in fields(OutcomeRecord))
 OUTCOME_COLUMNS = (

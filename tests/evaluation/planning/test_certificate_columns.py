@@ -18,7 +18,7 @@ from robustbench_local.evaluation.harness.batches import run_batches
 from robustbench_local.evaluation.harness.certificate_job import PIXELS_IN_A_CHUNK, Proof
 from robustbench_local.evaluation.planning.planner import Options, make_plan
 from robustbench_local.statistics import least_share
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
 SMALL = {"sigma": 0.5, "n0": 10, "n": 60}

@@ -18,7 +18,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.run import prepare
 from robustbench_local.store.records import tally
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
 BASE = """

@@ -11,7 +11,7 @@ from robustbench_local.evaluation.grid.card_lookup import each_target, find_entr
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.planning.goal import confine, describe_goals
 from robustbench_local.run import prepare
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 SIGNS = {
     "data": {"source": "signs", "limit": 43},

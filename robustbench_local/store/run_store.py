@@ -17,7 +17,13 @@ import numpy.typing as npt
 from robustbench_local.errors import DamagedError, InvariantError, StorageError
 from robustbench_local.store import arrays as _arrays
 from robustbench_local.store import queries as _queries
-from robustbench_local.store import rows as _rows
+from robustbench_local.store import record_rows as _rows
+from robustbench_local.store.atomic_files import (
+    make_directory,
+    remove_unfinished,
+    storage_errors,
+    write_atomically,
+)
 from robustbench_local.store.checked_database import CheckedDatabase
 from robustbench_local.store.damage import Damage, damage_error
 from robustbench_local.store.database import (
@@ -27,7 +33,6 @@ from robustbench_local.store.database import (
     open_for_writing,
 )
 from robustbench_local.store.digests import OF_CELL, RowSelection, cell_part, keeping, rows_of
-from robustbench_local.store.files import make_directory, remove_unfinished, storage_errors, write_atomically
 from robustbench_local.store.lock import DirectoryLock
 from robustbench_local.store.migrations import UNCHECKED
 from robustbench_local.store.rebuild import leave_out_damaged

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from robustbench_local.errors import ConfigError, RobustbenchError, StorageError
-from robustbench_local.store.files import make_directory, remove_unfinished, storage_errors, write_atomically
+from robustbench_local.store.atomic_files import (
+    make_directory,
+    remove_unfinished,
+    storage_errors,
+    write_atomically,
+)
 
 
 def names(directory: Path) -> set[str]:
@@ -36,7 +41,7 @@ def test_a_full_disk_leaves_the_old_content(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(f"robustbench_local.store.files.{step}", full)
+    monkeypatch.setattr(f"robustbench_local.store.atomic_files.{step}", full)
     with pytest.raises(StorageError, match="no space left on device") as caught:
         write_atomically(target, "new")
     assert caught.value.exit_code == 4
@@ -51,7 +56,7 @@ def test_an_interrupt_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustbench_local.store.files.os.fsync", interrupted)
+    monkeypatch.setattr("robustbench_local.store.atomic_files.os.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(target, "new")
     assert target.read_text() == "old"
@@ -68,7 +73,7 @@ def test_content_and_folder_are_flushed_in_order(tmp_path: Path, monkeypatch: py
         steps.append(f"{'folder' if folder else 'content'}, name there: {target.exists()}")
         fsync(descriptor)
 
-    monkeypatch.setattr("robustbench_local.store.files.os.fsync", noted)
+    monkeypatch.setattr("robustbench_local.store.atomic_files.os.fsync", noted)
     write_atomically(target, "new")
     assert steps == ["content, name there: False", "folder, name there: True"]
 
@@ -126,8 +131,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pyte
     for file in kept:
         # Written by the real code up to the point of the kill.
         with monkeypatch.context() as patch:
-            patch.setattr("robustbench_local.store.files.Path.replace", lambda *_: os.abort_here)
-            patch.setattr("robustbench_local.store.files.Path.unlink", lambda *_, **__: None)
+            patch.setattr("robustbench_local.store.atomic_files.Path.replace", lambda *_: os.abort_here)
+            patch.setattr("robustbench_local.store.atomic_files.Path.unlink", lambda *_, **__: None)
             with pytest.raises(AttributeError):
                 write_atomically(file, "new")
         file.write_text("old")
