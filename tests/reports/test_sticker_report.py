@@ -15,7 +15,7 @@ from sample_run import HOSTILE_CLASSES, Sample, build
 from sample_stickers import FRAMES, VIEWS, Stickers, build_stickers
 from test_report_page import Reader
 
-from robustbench_local.cli.tables import results_table
+from robustbench_local.cli.result_tables import results_table
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.read_run import read_evidence

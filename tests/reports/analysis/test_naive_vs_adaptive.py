@@ -10,7 +10,7 @@ import pytest
 from sample_run import LINF_8, Plan, Sample, build
 from test_report_page import Reader
 
-from robustbench_local.cli.tables import results_table
+from robustbench_local.cli.result_tables import results_table
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.evidence import Subject
 from robustbench_local.reports.analysis.gates import judge_evidence

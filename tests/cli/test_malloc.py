@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from robustbench_local.allocator import keep_freed_memory
+from robustbench_local.cli.malloc import keep_freed_memory
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_local.cli.output import join, plain, say
+from robustbench_local.cli.terminal_output import join, plain, say
 from robustbench_local.reports.analysis.gates import GateReport
 from robustbench_local.reports.formatting.text import interval, percent
 from robustbench_local.statistics import Estimate

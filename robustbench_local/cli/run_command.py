@@ -12,9 +12,9 @@ from rich.console import Console
 
 from robustbench_local.classifier import Precision
 from robustbench_local.cli.json_output import claim_stdout
-from robustbench_local.cli.output import echo, say, say_json
 from robustbench_local.cli.progress import choose_display, plan_table
-from robustbench_local.cli.tables import results_table, say_gates
+from robustbench_local.cli.result_tables import results_table, say_gates
+from robustbench_local.cli.terminal_output import echo, say, say_json
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.model_speed import try_measuring_speed
 from robustbench_local.evaluation.planning.goal import describe_goals, named_classes

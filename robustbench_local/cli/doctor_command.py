@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from robustbench_local.cli.output import join, plain, say
+from robustbench_local.cli.terminal_output import join, plain, say
 from robustbench_local.config.cards import Kind, list_cards
 from robustbench_local.errors import RobustbenchError, how_to_install
 from robustbench_local.models.model_sources import load_classifier

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_local.cli.output import echo
+from robustbench_local.cli.terminal_output import echo
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import example
 

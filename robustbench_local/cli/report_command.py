@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_local.cli.output import echo
+from robustbench_local.cli.terminal_output import echo
 from robustbench_local.reports import find_damaged_images, write_report
 from robustbench_local.reports.analysis.gates import check_gates
 

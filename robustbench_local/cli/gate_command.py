@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from robustbench_local.cli.tables import say_gates
+from robustbench_local.cli.result_tables import say_gates
 from robustbench_local.reports.analysis.gates import check_gates
 
 

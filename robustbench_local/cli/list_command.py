@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from robustbench_local.cli.output import plain, say_json
+from robustbench_local.cli.terminal_output import plain, say_json
 from robustbench_local.config.cards import Card, Kind, list_cards
 from robustbench_local.data.data_sources import SOURCES
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
