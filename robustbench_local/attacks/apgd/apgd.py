@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from robustbench_local.attacks.apgd.search_by_norm import apgd_search
 from robustbench_local.attacks.base import Attack, required_masks
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import LossName, check_counts, check_defined, check_loss
-from robustbench_local.attacks.norms import apgd_search
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.threat_model import ThreatModel

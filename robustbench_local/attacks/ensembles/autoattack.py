@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from robustbench_local.attacks.apgd.search_by_norm import apgd_search
 from robustbench_local.attacks.apgd.targeted import targeted_loss
 from robustbench_local.attacks.core.objective import LossName
 from robustbench_local.attacks.ensembles.ensemble import Ensemble, Stage
 from robustbench_local.attacks.minimum_norm.fab import FABSearch
-from robustbench_local.attacks.norms import apgd_search
 from robustbench_local.attacks.square.square import SquareSearch
 from robustbench_local.classifier import Classifier
 from robustbench_local.threats.threat_model import ThreatModel

@@ -11,10 +11,10 @@ from torch import Tensor
 from robustbench_local.attacks.apgd.apgd import APGD
 from robustbench_local.attacks.apgd.l1_search import APGDL1Search, Schedule
 from robustbench_local.attacks.apgd.lp_search import APGDSearch
+from robustbench_local.attacks.apgd.search_by_norm import apgd_search
 from robustbench_local.attacks.apgd.targeted import APGDT
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.losses import margin
-from robustbench_local.attacks.norms import apgd_search
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.threats.lp_ball import norm_of
