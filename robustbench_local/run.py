@@ -18,7 +18,7 @@ from robustbench_local.evaluation.planning.goal import ClassEntry, confine
 from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS, Options, card_folders, make_plan
 from robustbench_local.reports import write_report
-from robustbench_local.reports.analysis import gates as gates
+from robustbench_local.reports.analysis import gates
 from robustbench_local.reports.writers.csv_files import outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store.records import EventRecord

@@ -14,12 +14,11 @@ from robustbench_local.cli.terminal_output import plain, say_json
 from robustbench_local.config.cards import Card, Kind, list_cards
 from robustbench_local.data.data_sources import SOURCES
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.schema import example, examples
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.models.zoo import find_zoo, list_zoo
 from robustbench_local.reports.formatting.text import budget
-from robustbench_local.suggestion import did_you_mean
 
 Row = dict[str, str]
 

@@ -18,8 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from robustbench_local.config.strict_yaml import Strict, read_yaml, validate
-from robustbench_local.errors import CardError, ConfigError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import CardError, ConfigError, did_you_mean
 from robustbench_local.threats.threat_model import Norm, Region, ThreatModel, parse_eps, parse_norm
 
 Kind = Literal["attack", "certificate", "defense"]

@@ -9,9 +9,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.number_parser import parse_number
-from robustbench_local.suggestion import did_you_mean
 
 T = TypeVar("T")
 

@@ -7,8 +7,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from robustbench_local.errors import ConfigError, InvariantError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import ConfigError, InvariantError, did_you_mean
 
 T = TypeVar("T")
 

@@ -12,8 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from robustbench_local.config.user_files import read_user_file
-from robustbench_local.errors import UsageError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import UsageError, did_you_mean
 
 MAX_BYTES = 1 << 20
 """A grid or card above one mebibyte is a mistake or an attack."""

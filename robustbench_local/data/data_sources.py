@@ -18,9 +18,8 @@ from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
 from robustbench_local.data.subsample import Choice, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
-from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.errors import ConfigError, DataError, did_you_mean
 from robustbench_local.number_parser import parse_number
-from robustbench_local.suggestion import did_you_mean
 
 MAX_SIDE = 4096
 _SIGN_ROUNDS = 40  # rendered signs of each class where there is no limit

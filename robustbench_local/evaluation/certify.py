@@ -21,8 +21,8 @@ from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import frame
 from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.certificate_job import Proof
-from robustbench_local.evaluation.planning.plan import cell_key
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.records import OutcomeRecord, Tally, tally

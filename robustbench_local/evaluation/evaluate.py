@@ -25,8 +25,8 @@ from robustbench_local.evaluation.grid.card_lookup import find_attacks
 from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, transfer_note
 from robustbench_local.evaluation.harness.attack_job import Batch, Task, Work, applicable
 from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, Viewing
-from robustbench_local.evaluation.planning.plan import cell_key
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.records import OutcomeRecord, Tally, tally

@@ -19,12 +19,11 @@ from torch import nn
 from torchvision import models as torchvision_models
 
 from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.errors import ConfigError, ModelError, how_to_install
+from robustbench_local.errors import ConfigError, ModelError, did_you_mean, how_to_install
 from robustbench_local.models.loaded_model import Loaded, Request, with_weights
 from robustbench_local.models.networks.network_registry import fixed_start
 from robustbench_local.models.stored_tensors import StoredTensors
 from robustbench_local.models.weight_files import Weights, read_weights
-from robustbench_local.suggestion import did_you_mean
 
 _ONE_SIZE = {"inception_v3": (299, 299), "maxvit_t": (224, 224)}  # the others take many sizes
 _PATIENCE = 30.0  # seconds without an answer from a download

@@ -10,7 +10,7 @@ from typing import Any
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.classifier.binary_output import split_output
 from robustbench_local.config.strict_yaml import validate
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.models.http_client import EndpointOptions, is_url, without_credentials
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.library_networks import load_timm, load_torchvision
@@ -20,7 +20,6 @@ from robustbench_local.models.onnx_model import load_onnx
 from robustbench_local.models.user_code import load_python
 from robustbench_local.models.weights_card import WeightsCard, card_beside
 from robustbench_local.models.zoo import FOLDER, find_zoo
-from robustbench_local.suggestion import did_you_mean
 
 
 def load_classifier(

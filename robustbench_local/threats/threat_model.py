@@ -8,9 +8,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from robustbench_local.errors import ThreatError
+from robustbench_local.errors import ThreatError, did_you_mean
 from robustbench_local.number_parser import parse_number
-from robustbench_local.suggestion import did_you_mean
 
 Norm = Literal["Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch"]
 """What bounds the change: the ball of a norm, a family of transformations that no norm describes, or an

@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from robustbench_local.cli import train_command as train_command
+from robustbench_local.cli import train_command
 from robustbench_local.cli.main import call
 from robustbench_local.cli.train_command import Speaker
 from robustbench_local.evaluation.evaluate import evaluate

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robustbench_local.config.registry import Registry
-from robustbench_local.errors import ConfigError, InvariantError, RobustbenchError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import ConfigError, InvariantError, RobustbenchError, did_you_mean
 
 ENTRIES = {
     "data": "robustbench_local.errors:DataError",

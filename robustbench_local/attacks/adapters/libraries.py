@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from robustbench_local.attacks.adapters.sandbox import FiniteLogits, quiet_autoattack, seeded
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
-from robustbench_local.errors import ConfigError, DataError, ThreatError, how_to_install
+from robustbench_local.errors import ConfigError, DataError, ThreatError, did_you_mean, how_to_install
 from robustbench_local.randomness import Stream
-from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threats.lp_ball import to_ball_and_box
 from robustbench_local.threats.threat_model import ThreatModel
 

@@ -24,7 +24,7 @@ def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) 
         ball: What to stay inside, around each item's original.
 
     Returns:
-        As :meth:`Search.judge <robustbench_local.attacks.core.engine.Search.judge>`; points outside score -inf.
+        As ``Search.judge``; points outside score -inf.
     """
     inside = norm_of(front.points - front.originals, ball.norm) <= ball.eps * (1 + SLACK[ball.norm])
     margins, reached = judged(logits, front.labels, threat)

@@ -20,7 +20,7 @@ def ranked_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
         count: Most targets an image.
 
     Returns:
-        (N, T) int64 for :meth:`Engine.items <robustbench_local.attacks.core.engine.Engine.items>`; T is ``count``,
+        (N, T) int64 for ``Engine.items``; T is ``count``,
         or less where there are fewer candidates.
     """
     ranked = torch.zeros_like(engine.labels)[:, None].repeat(1, _most(threat, engine, count))

@@ -9,8 +9,7 @@ from robustbench_local.config.cards import Card
 from robustbench_local.config.hyperparameters import checked
 from robustbench_local.config.registry import Registry
 from robustbench_local.defenses.recipes.base import Recipe
-from robustbench_local.errors import CardError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import CardError, did_you_mean
 
 RECIPES: Registry[Recipe] = Registry(
     "training recipe",

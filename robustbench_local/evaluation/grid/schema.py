@@ -12,10 +12,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_v
 from robustbench_local.classifier import Precision
 from robustbench_local.classifier.binary_output import REMEDY
 from robustbench_local.config.strict_yaml import Strict, parse_yaml, read_yaml, validate
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.models.http_client import EndpointOptions, without_credentials
 from robustbench_local.number_parser import parse_number
-from robustbench_local.suggestion import did_you_mean
 from robustbench_local.threats.threat_model import FAMILIES
 
 MAX_NAME = 100

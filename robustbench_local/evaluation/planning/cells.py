@@ -13,7 +13,8 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.evaluation.harness.attack_job import applicable
-from robustbench_local.evaluation.planning.plan import Subject, cell_key
+from robustbench_local.evaluation.harness.cell_key import cell_key
+from robustbench_local.evaluation.planning.plan import Subject
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threats.threat_model import ThreatModel
 

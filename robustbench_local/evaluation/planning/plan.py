@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,8 +233,3 @@ class Plan:
     """What the store keeps for the report: grid, data, models, environment."""
     warnings: tuple[str, ...] = ()
     """What the user should know before it starts."""
-
-
-def cell_key(identity: dict[str, str]) -> str:
-    """SHA-256 over a cell's identity, as 64 hex digits."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier.preprocessing import NORMALIZATIONS, Normalization
-from robustbench_local.errors import ConfigError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import ConfigError, did_you_mean
 
 _NETWORKS = "robustbench_local.models.networks.small_networks:"
 _seed: ContextVar[int] = ContextVar("seed of initial weights", default=0)

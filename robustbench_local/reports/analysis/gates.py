@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustbench_local.errors import did_you_mean
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
 from robustbench_local.reports.analysis.distances import measures_distance
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
@@ -15,7 +16,6 @@ from robustbench_local.reports.analysis.gate_verdicts import judge_subject
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
-from robustbench_local.suggestion import did_you_mean
 
 __all__ = ["Gate", "GateReport", "Verdict", "check_gates", "judge", "judge_evidence"]
 
