@@ -47,7 +47,7 @@ __version__ = version("robustbench-local")
 _PLACES = {
     "FGSM": "attacks.fgsm",
     "PGD": "attacks.pgd",
-    "AutoAttack": "attacks.autoattack",
+    "AutoAttack": "attacks.ensembles.autoattack",
     "CertificationResult": "evaluation.certify",
     "Classifier": "classifier",
     "Dataset": "data.dataset",
@@ -55,12 +55,12 @@ _PLACES = {
     "EvaluationResult": "evaluation.evaluate",
     "RobustbenchError": "errors",
     "Run": "run",
-    "ThreatModel": "threat",
+    "ThreatModel": "threats.threat_model",
     "certify": "evaluation.certify",
-    "defend": "defenses.wrappers",
+    "defend": "defenses.wrappers.wrapper_registry",
     "evaluate": "evaluation.evaluate",
-    "load_classifier": "models.sources",
-    "load_dataset": "data.sources",
+    "load_classifier": "models.model_sources",
+    "load_dataset": "data.data_sources",
     "run_grid": "run",
 }
 

@@ -280,7 +280,7 @@ def _card_files(kind: Kind | None, extra: Sequence[Path]) -> list[Path]:
 def _shipped(kind: Kind) -> Path:
     """The packaged copy of the cards if there is one, else the checkout's."""
     package = Path(__file__).parents[1]
-    packaged = package / "_catalogue"
+    packaged = package / "_cards"
     return (packaged if packaged.is_dir() else package.parent) / _FOLDERS[kind]
 
 

@@ -149,9 +149,9 @@ def test_a_card_of_the_other_kind_is_refused(write, tmp_path: Path):
 
 def test_the_packaged_copy_is_read_where_there_is_one(monkeypatch, tmp_path: Path, write):
     package = tmp_path / "robustbench_local"
-    (package / "_catalogue" / "attacks").mkdir(parents=True)
-    (package / "_catalogue" / "attacks" / "mine.yaml").write_text(GOOD, encoding="utf-8")
-    monkeypatch.setattr(catalogue, "__file__", str(package / "catalogue.py"))
+    (package / "_cards" / "attacks").mkdir(parents=True)
+    (package / "_cards" / "attacks" / "mine.yaml").write_text(GOOD, encoding="utf-8")
+    monkeypatch.setattr(catalogue, "__file__", str(package / "config" / "cards.py"))
     assert [card.name for card in list_cards("attack")] == ["mine"]
 
 

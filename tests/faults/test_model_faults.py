@@ -471,4 +471,4 @@ def test_every_torch_load_is_restricted_but_one() -> None:
         if "torch.load(" in line or "jit.load(" in line
     ]
     unrestricted = [call for call in calls if "weights_only=True" not in call[1]]
-    assert [name for name, _ in unrestricted] == ["weights.py"]
+    assert [name for name, _ in unrestricted] == ["weight_files.py"]

@@ -102,7 +102,7 @@ def test_googlenet_files_with_and_without_their_helpers(tmp_path: Path, head: bo
     save_file(network.state_dict(), tmp_path / "inception.safetensors")
     found = load_classifier("torchvision:googlenet", weights="inception.safetensors", base=tmp_path)
     assert found.num_classes == 4
-    assert not found.module.transform_input  # type: ignore[union-attr]  only torchvision's own files want that
+    assert not found.module.transform_input  # type: ignore[union-attr]  # only torchvision's own files want that
     with found.attacked():
         assert found(torch.rand(2, 3, 64, 64)).shape == (2, 4)
 

@@ -18,8 +18,8 @@ DECIDING = tuple(
         "attacks",
         "certification",
         "defenses.wrappers",
-        "evaluation.columns",
-        "evaluation.executor",
+        "evaluation.planning.attack_columns",
+        "evaluation.execution.executor",
         "evaluation.harness",
         "models",
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_cell import outcomes, task
+from test_attack_job import outcomes, task
 
 import robustbench_local as rbl
 from robustbench_local.attacks.core.eight_bit_search import finishing_cost

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from test_cell import outcomes, task, verdicts
+from test_attack_job import outcomes, task, verdicts
 
 import robustbench_local as rbl
 from robustbench_local.attacks.core.eight_bit_search import finishing_cost
