@@ -83,7 +83,9 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
         what = "certified" if cell["concerns"] == "model" else "certified, its vote under noise"
         name = escape_text(f"{what}: {cell['attack']}")
         if cell["reported_status"] != "done":
-            table.add_row(_format_model(cell), name, "", escape_text(cell["reported_status"], "red"), "", "", "")
+            table.add_row(
+                _format_model(cell), name, "", escape_text(cell["reported_status"], "red"), "", "", ""
+            )
             continue
         clean, proven = parse_estimate(cell["clean_accuracy"]), parse_estimate(cell["certified_accuracy"])
         shares = (

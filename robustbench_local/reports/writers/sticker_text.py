@@ -65,7 +65,12 @@ def encode_sticker(result: StickerResult) -> dict[str, Any]:
             "p_value": test.p_value,
         },
         "prediction_shares": [
-            {"name": part.name, "is_target": part.is_target, "severity": part.severity, **part.share.to_json()}
+            {
+                "name": part.name,
+                "is_target": part.is_target,
+                "severity": part.severity,
+                **part.share.to_json(),
+            }
             for part in result.prediction_shares
         ],
         "view_map": _encode_map(result.view_map),
