@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from importlib.metadata import version
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -171,13 +172,16 @@ _MODULE_BY_NAME = {
 }
 _NAME_IN_MODULE = {"Stream": "RandomStream"}
 """Public names that their module spells out."""
+_SUBMODULES = frozenset(module.name for module in iter_modules(__path__))
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULE_BY_NAME:
-        raise AttributeError(_describe_unknown_name(name))
-    module = import_module(f"{__name__}.{_MODULE_BY_NAME[name]}")
-    return getattr(module, _NAME_IN_MODULE.get(name, name))
+    if name in _MODULE_BY_NAME:
+        module = import_module(f"{__name__}.{_MODULE_BY_NAME[name]}")
+        return getattr(module, _NAME_IN_MODULE.get(name, name))
+    if name in _SUBMODULES:  # the same before the first import of it as after
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(_describe_unknown_name(name))
 
 
 def __dir__() -> list[str]:
