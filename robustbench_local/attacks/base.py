@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
-from robustbench_local.errors import ConfigError, ThreatError, did_you_mean
+from robustbench_local.config.hyperparameters import suggest_parameter
+from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -44,7 +45,7 @@ class AttackType(ABCMeta):
             raise ConfigError(
                 f"{cls.__name__} takes its parameters by name", remedy=f"give the model to the call: {call}"
             )
-        remedy = did_you_mean(unknown[0], known)
+        remedy = suggest_parameter(unknown[0], known)
         if unknown[0] in _CALL_OPTIONS:
             remedy = f"give it to the call: {call}"
         raise ConfigError(f"{cls.__name__} has no parameter {unknown[0]!r}", remedy=remedy)

@@ -11,8 +11,7 @@ from typing import Any, cast
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.config.cards import CardThreat
-from robustbench_local.config.hyperparameters import build_dataclass
-from robustbench_local.config.hyperparameters import list_parameter_names as list_fields
+from robustbench_local.config.hyperparameters import build_dataclass, list_parameter_names, suggest_parameter
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.card_lookup import find_attack_cards
 from robustbench_local.threats.threat_model import ThreatModel
@@ -53,7 +52,7 @@ def choose_attack(
     if isinstance(attack, str):
         return _choose_by_name(attack, threat, parameters, folders, options)
     if isinstance(attack, type) and issubclass(attack, Attack):
-        _check_parameter_names(attack.__name__, parameters, list_fields(attack), options)
+        _check_parameter_names(attack.__name__, parameters, list_parameter_names(attack), options)
         chosen = _build_attack(attack, parameters)
     elif isinstance(attack, Attack):
         if parameters:
@@ -114,5 +113,5 @@ def _check_parameter_names(
 ) -> None:
     for key in parameters:
         if key not in known:
-            remedy = did_you_mean(key, {*known, *options})
+            remedy = suggest_parameter(key, {*known, *options})
             raise ConfigError(f"{name} has no parameter {key!r}", remedy=remedy)
