@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
     from robustbench_local.models.model_sources import load_classifier
-    from robustbench_local.run import AttackFunction, run_grid
+    from robustbench_local.run import Run, run_grid
     from robustbench_local.statistics import Estimate
     from robustbench_local.threats.threat_model import ThreatModel
 
 __all__ = [
     "FGSM",
     "PGD",
-    "AttackFunction",
     "AutoAttack",
     "CertificationResult",
     "Classifier",
@@ -31,6 +30,7 @@ __all__ = [
     "Estimate",
     "EvaluationResult",
     "RobustbenchError",
+    "Run",
     "ThreatModel",
     "__version__",
     "certify",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pictures import build_pixels
 
-from robustbench_local.data import collect_dataset as module
+from robustbench_local.data import collect as module
 from robustbench_local.data.collect import Listing, ReadOptions, collect_dataset
 from robustbench_local.data.decode import BadImageError, DecodedImage
 from robustbench_local.errors import ConfigError, DataError

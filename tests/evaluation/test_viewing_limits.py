@@ -31,7 +31,7 @@ def judge(right: int, hits: int, elsewhere: int = 0):
             reasons=[None],
         ),
         predictions={
-            ("clean", "view"): SimpleNamespace(right=lambda labels: clean == labels[:, None], reasons=[None]),
+            ("clean", "view"): SimpleNamespace(find_correct_views=lambda labels: clean == labels[:, None], reasons=[None]),
             ("sticker", "view"): SimpleNamespace(prediction=worn, reasons=[None]),
         },
         flat_images=image,

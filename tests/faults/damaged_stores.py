@@ -9,7 +9,7 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
-from register_fault import register_fault
+from fault import register_fault
 from workplace import CommandResult, DeviationError, FaultWorkspace
 
 FAMILY = "damaged stores"
@@ -87,7 +87,7 @@ def _change_field(place: FaultWorkspace, table: str, draw: random.Random) -> str
     return f"{column} of a row of {table}, which was {old!r},"
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def a_field_of_a_row(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     damage = _change_field(place, "outcomes", draw)

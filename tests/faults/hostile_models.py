@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from register_fault import FaultTrial, add_variants, register_fault
+from fault import FaultTrial, add_variants, register_fault
 from workplace import DeviationError, FaultWorkspace
 
 FAMILY = "hostile models"

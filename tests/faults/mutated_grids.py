@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from register_fault import register_fault
+from fault import register_fault
 from workplace import FaultWorkspace
 
 FAMILY = "mutated grids"

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from damaged_stores import drop_times
-from register_fault import register_fault
+from fault import register_fault
 from workplace import RUN_FLAGS, DeviationError, FaultWorkspace
 
 FAMILY = "random kills"

@@ -251,8 +251,8 @@ class SquareSearch(Search[SquareState]):
         """Take over the proposals that are shown now."""
         state: SquareState = front.state  # type: ignore[assignment]  # begin made it
         state.wasted_count = state.wasted_count + vain
-        state.windows, state.proposed_budget = there.at, there.spent  # type: ignore[attr-defined]  # foresee made it
-        self._cached_positions = state.windows, there.where  # type: ignore[attr-defined]
+        state.windows, state.proposed_budget = there.windows, there.used_budget  # type: ignore[attr-defined]  # foresee made it
+        self._cached_positions = state.windows, there.pixel_positions  # type: ignore[attr-defined]
 
     def is_improvement(self, scores: Tensor, best_scores: Tensor) -> Tensor:
         """Whether the score rises by more than rounding."""

@@ -167,7 +167,7 @@ def test_one_process_where_copies_are_of_no_use(linear, data):
     assert count_usable_workers(task(service, data), 4) == 1
     assert count_usable_workers(task(linear, data, ReferenceAutoAttack()), 4) == 1
     assert count_usable_workers(task(linear, data), 4) == 4
-    assert count_usable_workers(task(linear, data.select([0, 1])), 4) == 2
+    assert count_usable_workers(task(linear, data.select_images([0, 1])), 4) == 2
 
 
 def test_workers_end_with_the_crew(linear, data):

@@ -89,7 +89,7 @@ def test_the_approach_is_a_drive_at_constant_speed_past_the_sign():
 
 def test_light_stays_for_a_whole_drive_and_hands_tremble_a_little():
     drive = sample_approach(STREAM, ViewRange(), frames=60)
-    for name in ("gain", "offset", "gamma", "blur", "jpeg", "beside"):
+    for name in ("gain", "offset", "gamma", "blur", "jpeg", "border_position"):
         own = getattr(drive, name)
         assert torch.equal(own, own[:, :1].expand_as(own))
         assert len(set(own[:, 0].tolist())) == 3  # every sign has its own light
