@@ -48,10 +48,7 @@ if TYPE_CHECKING:
     from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
     from robustbench_local.models.model_sources import load_classifier
-<<<<<<< HEAD
-=======
     from robustbench_local.randomness import RandomStream as Stream
->>>>>>> main
     from robustbench_local.run import Run, run_grid
     from robustbench_local.statistics import Estimate
     from robustbench_local.threats.threat_model import ThreatModel
@@ -71,14 +68,11 @@ __all__ = [
     "IBP",
     "MIFGSM",
     "PGD",
-<<<<<<< HEAD
-=======
     "SPSA",
     "TIFGSM",
     "VMIFGSM",
     "AdversarialExamples",
     "Attack",
->>>>>>> main
     "AutoAttack",
     "Boundary",
     "Certificate",
@@ -99,14 +93,11 @@ __all__ = [
     "ReferenceAutoAttack",
     "RobustbenchError",
     "Run",
-<<<<<<< HEAD
-=======
     "Smoothing",
     "Spatial",
     "Square",
     "Sticker",
     "Stream",
->>>>>>> main
     "ThreatModel",
     "TorchattacksAttack",
     "Wrapper",

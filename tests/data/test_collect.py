@@ -27,7 +27,7 @@ def make(pictures, **changes) -> Listing:
         "labels": np.arange(len(pictures), dtype=np.int64) % 3,
         "class_names": ("a", "b", "c"),
         "label_map": {"a": 0, "b": 1, "c": 2},
-        "read": read,
+        "read_image": read,
     }
     return Listing(**(fields | changes))
 

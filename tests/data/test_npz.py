@@ -220,7 +220,7 @@ def test_damaged_or_lying_headers(tmp_path, shape):
     changed = tmp_path / "changed.npz"
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(changed, "w") as target:
         for name in source.namelist():
-            target.writestr(name, source.read_image(name).replace(b"(4, 6, 5, 3)", shape))
+            target.writestr(name, source.read(name).replace(b"(4, 6, 5, 3)", shape))
     with pytest.raises(DataError, match="cannot be read"):
         list_npz(changed, where="here")
 

@@ -172,7 +172,7 @@ def test_a_blind_search_spends_its_steps_and_hands_in_the_largest_margin(small: 
 def test_what_is_left_of_the_queries_is_never_exceeded(access):
     model, (originals, labels, candidates) = curved_sample()
     left = torch.arange(len(originals)) % 4
-    _, meter = finish(Asked(model, 3), originals, labels, candidates, TINY, access=access, left=left)
+    _, meter = finish(Asked(model, 3), originals, labels, candidates, TINY, access=access, queries_left=left)
     assert (meter.forward_passes <= left).all()
     assert (meter.forward_passes == left).any()
     assert left.max() == 3

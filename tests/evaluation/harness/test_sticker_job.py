@@ -59,12 +59,12 @@ def test_every_condition_is_looked_at_in_the_same_views(batch):
         ]
     }  # fmt: skip
     assert {(one.position, one.condition, one.kind) for one in batch.view_predictions} == expected
-    lengths = {one.kind: len(one.predictions) for one in batch.sightings}
+    lengths = {one.kind: len(one.predictions) for one in batch.view_predictions}
     assert lengths == {"view": TEST_VIEWS, "approach": 60}
     assert {(one.position, one.kind): len(one.distance) for one in batch.views} == {
         (position, kind): length for position in range(2) for kind, length in lengths.items()
     }
-    assert all(0 < value <= 1 for one in batch.sightings for value in one.confidences)
+    assert all(0 < value <= 1 for one in batch.view_predictions for value in one.confidences)
 
 
 def test_views_depend_on_seed_and_image_alone(classifier, batch):
@@ -75,7 +75,7 @@ def test_views_depend_on_seed_and_image_alone(classifier, batch):
     alone = run_job(make_sticker_job(classifier, data=make_signs().select_images([1])))
     assert first.views == other.views
     assert [one.predictions for one in first.view_predictions if one.condition == "clean"] == [
-        one.predictions for one in other.sightings if one.condition == "clean"
+        one.predictions for one in other.view_predictions if one.condition == "clean"
     ]
     assert {one.yaw for one in alone.views} == {one.yaw for one in first.views if one.position == 1}
     assert (
@@ -156,7 +156,7 @@ def test_a_sign_that_is_misread_untouched_is_not_looked_at(classifier):
     batch = run_job(make_sticker_job(classifier, data=data))
     assert [row.status for row in batch.outcomes] == ["ok", "clean-wrong"]
     assert {one.position for one in batch.view_predictions} == {0}
-    assert set(batch.pictures) == {0}
+    assert set(batch.report_images) == {0}
 
 
 def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
@@ -192,7 +192,7 @@ def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, b
     )
     assert find_view_predictions(cheated, 1, "without-views").predictions == ()
     assert find_view_predictions(cheated, 1, "without-views").confidences == ()
-    assert all(len(one.predictions) for one in cheated.sightings if one.condition != "without-views")
+    assert all(len(one.predictions) for one in cheated.view_predictions if one.condition != "without-views")
     assert [row.broken for row in cheated.outcomes] == [row.broken for row in batch.outcomes]
 
 

@@ -143,7 +143,7 @@ def test_what_a_worker_notes_reaches_the_classifier(linear, data):
 def test_passes_under_way_are_seen_from_outside(linear, data):
     classifier = around(linear, lambda _images: time.sleep(0.1))
     job, seen = task(classifier, data), [0]
-    classifier.__class__ = type("Watched", (Classifier,), {"passes_elsewhere": Recorder(seen)})
+    classifier.__class__ = type("Watched", (Classifier,), {"worker_passes": Recorder(seen)})
     rows(job, workers=2)
     assert max(seen) > 0
     assert seen[-1] == 0

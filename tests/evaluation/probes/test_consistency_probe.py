@@ -320,7 +320,9 @@ def test_extremes_of_the_whole_batch_are_found_where_every_image_has_black_and_w
     scaled = models.make_variant(prepare_images=lambda _self, x: (x - x.min()) / (x.max() - x.min()))
     assert probe_consistency(Classifier(scaled, num_classes=models.CLASSES), images).kind == "company"
     one_by_one = models.make_variant(
-        prepare_images=lambda _self, x: (x - x.amin((1, 2, 3), keepdim=True)) / x.amax((1, 2, 3), keepdim=True)
+        prepare_images=lambda _self, x: (
+            (x - x.amin((1, 2, 3), keepdim=True)) / x.amax((1, 2, 3), keepdim=True)
+        )
     )
     assert probe_consistency(Classifier(one_by_one, num_classes=models.CLASSES), images).is_consistent
 

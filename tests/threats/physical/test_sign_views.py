@@ -22,7 +22,7 @@ def test_views_fill_their_ranges_and_stay_inside():
     views = sample_views(STREAM, 400, ViewRange(), draw="test", device="cpu")
     for name, tensor in tensors(views).items():
         assert tensor.shape == (3, 400)
-        if name != "key":
+        if name != "noise_key":
             low, high = ViewRange().find_bounds(name)
             assert low <= float(tensor.min())
             assert float(tensor.max()) <= high
