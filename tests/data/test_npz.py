@@ -141,7 +141,7 @@ def test_large_numbers_are_names(tmp_path):
             {"y": Y},
             r"has no images: no array 'x' or 'images' or 'x_test'.*images_key; the file has y int64\[4\]",
         ),
-        ({"x": X}, r"has no labels: no array 'y'.*labels_key; there are x uint8\[4, 6, 5, 3\]"),
+        ({"x": X}, r"has no labels: no array 'y'.*labels_key; the file has x uint8\[4, 6, 5, 3\]"),
         ({"x": X, "y": Y[:3]}, "4 images but 3 labels"),
         ({"x": X, "y": np.array([0, -1, 1, 2])}, r"row 1: labels are negative"),
         ({"x": X, "y": Y.astype(float)}, "integers or strings"),

@@ -83,7 +83,7 @@ def test_tensors_outside_the_folder_are_refused(tmp_path: Path):
         with pytest.raises(RefusedError, match="outside the folder of the model"):
             load_classifier("onnx:net.onnx", base_folder=project)
     write_linear_model(project / "net.onnx", external="*/_ORT_MEM_ADDR_/*")
-    with pytest.raises(ModelError, match="which is not there"):
+    with pytest.raises(ModelError, match="which does not exist"):
         load_classifier("onnx:net.onnx", base_folder=project)
 
 
@@ -138,8 +138,8 @@ def test_what_makes_no_sense_for_a_file_is_refused(tmp_path: Path, monkeypatch: 
     write_linear_model(tmp_path / "net.onnx")
     for options, message in (
         ({"access": "gradients"}, "an ONNX file gives no gradients. Set access: scores"),
-        ({"weights": "w.pt"}, "is network and weights in one"),
-        ({"endpoint": {"rate": 2}}, "onnx:net.onnx is no service"),
+        ({"weights": "w.pt"}, "holds both network and weights"),
+        ({"endpoint": {"rate": 2}}, "onnx:net.onnx is not a service"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_classifier("onnx:net.onnx", base_folder=tmp_path, **options)

@@ -294,7 +294,7 @@ def test_a_normalisation_in_the_file_is_applied_by_nobody_in_silence(
     found.check_normalization(((0.4004,), (0.2,)))
     assert found.notes == notes
     found.check_normalization("none")
-    assert "normalize is not the normalisation in file.pt" in found.notes[-1]
+    assert "normalize is not the normalization in file.pt" in found.notes[-1]
 
 
 def test_a_normalisation_that_does_nothing_needs_no_word(tmp_path: Path) -> None:
