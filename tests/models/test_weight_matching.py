@@ -185,7 +185,7 @@ def test_losses_metrics_and_counters_are_left_aside_and_told(
 ) -> None:
     found = load(tmp_path, {**under("module.", RAW), **leftover})
     assert is_raw(found)
-    assert any("left aside" in note and next(iter(leftover)) in note for note in found.notes)
+    assert any("ignored in" in note and next(iter(leftover)) in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_one_linear_layer_of_another_name_is_the_head(
     found = load(tmp_path, under(prefix, {**BODY, **head}))
     assert is_raw(found)
     layer = next(iter(head)).removesuffix(".weight")
-    told = "head." if layer == "head.fc" else f"{layer!r}, here 'fc': what stood before it"
+    told = "head." if layer == "head.fc" else f"{layer!r}, here 'fc': what precedes it"
     assert any(told in note for note in found.notes)
 
 
@@ -330,7 +330,7 @@ def test_tied_weights_may_be_stored_once_but_not_twice_with_two_values(tmp_path:
 
 
 def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has no entry 'emma' with tensors; it has ema, model"):
+    with pytest.raises(ModelError, match=r"has no entry 'emma' with tensors, only ema, model"):
         load(tmp_path, {"model": RAW, "ema": EMA}, entry="emma")
     with pytest.raises(ConfigError, match="there is no weights file to take the entry 'x' from"):
         load_classifier("torchvision:squeezenet1_1", entry="x")
