@@ -92,8 +92,8 @@ class NetworkNames:
     def has_class_rows(self, name: str) -> bool:
         """Return True if a tensor's rows are the classes: of the last layer or an auxiliary classifier.
 
-        GoogLeNet and Inception v3 have auxiliary classifiers. With another number of classes in the file, their
-        shapes differ too; the network that is then built for that number decides if it uses them.
+        GoogLeNet and Inception v3 have auxiliary classifiers. If the file has another number of classes,
+        their shapes differ too; the network that is then built for that number decides if it uses them.
         """
         if self.belongs_to_head(name):
             return True

@@ -305,7 +305,7 @@ def test_a_normalisation_that_does_nothing_needs_no_word(tmp_path: Path) -> None
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64])
 def test_weights_that_are_no_floats_are_not_taken_for_some(tmp_path: Path, dtype: torch.dtype) -> None:
     content = {name: value.to(dtype) if name == "fc.weight" else value for name, value in RAW.items()}
-    with pytest.raises(ModelError, match=r"1 weights that are no floating.*fc\.weight") as caught:
+    with pytest.raises(ModelError, match=r"1 weights that are not floating.*fc\.weight") as caught:
         load(tmp_path, content)
     assert str(dtype).removeprefix("torch.") in str(caught.value)
 
@@ -332,7 +332,7 @@ def test_tied_weights_may_be_stored_once_but_not_twice_with_two_values(tmp_path:
 def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no entry 'emma' with tensors, only ema, model"):
         load(tmp_path, {"model": RAW, "ema": EMA}, entry="emma")
-    with pytest.raises(ConfigError, match="there is no weights file to take the entry 'x' from"):
+    with pytest.raises(ConfigError, match="there is no weights file with an entry 'x'"):
         load_classifier("torchvision:squeezenet1_1", entry="x")
 
 
