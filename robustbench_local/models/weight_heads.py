@@ -60,8 +60,9 @@ def find_head(match: WeightMatch, stored: StoredTensors, network: NetworkNames, 
     inputs = network_weight.shape[1]
     return StoredHead(
         names,
-        f"the last layer of {where} is {_remove_prefix(layer, match)!r}, here {network.head!r}: what precedes it"
-        f" has no weights and is assumed to be a dropout, without effect in evaluation ({inputs} features)",
+        f"the last layer of {where} is {_remove_prefix(layer, match)!r}, "
+        f"here {network.head!r}: what precedes it has no weights and is assumed to be a dropout, "
+        f"without effect in evaluation ({inputs} features)",
     )
 
 

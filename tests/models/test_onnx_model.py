@@ -113,7 +113,7 @@ def test_every_tensor_of_every_graph_is_looked_at():
 @pytest.mark.parametrize("content", [b"not a model", b"\x0a\xff\x01", b"\x80", b"\xff" * 20, b"\x0b"])
 def test_bytes_that_are_no_onnx_file_are_said_to_be_none(tmp_path: Path, content: bytes):
     (tmp_path / "net.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match=r"net\.onnx: (is no ONNX file|onnxruntime cannot load it)"):
+    with pytest.raises(ModelError, match=r"net\.onnx: (is not an ONNX file|onnxruntime cannot load it)"):
         load_classifier("onnx:net.onnx", base_folder=tmp_path)
 
 
