@@ -51,7 +51,10 @@ def build_run_labels(
     }
     planned = {cell.record.attack for cell in cells}
     attacks = [
-        attack for column in columns for attack in _list_labelled_attacks(column, names) if attack.identifier in planned
+        attack
+        for column in columns
+        for attack in _list_labelled_attacks(column, names)
+        if attack.identifier in planned
     ]
     return RunLabels(attacks=build_attack_labels(attacks, data.class_names), models=make_unique(models))
 
