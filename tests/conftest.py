@@ -65,7 +65,7 @@ def _small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("first", "second")):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            networks[name] = find_architecture("mnist_fast").build(10)
+            networks[name] = find_architecture("mnist_fast").build_network(10)
     networks["second"].load_state_dict(networks["first"].state_dict())
     with torch.no_grad():
         for parameter in networks["second"].parameters():
@@ -79,9 +79,9 @@ def _small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def working_directory(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_directory(_small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a small grid, its two networks and its images."""
-    shutil.copytree(_made, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(_small_run, tmp_path, dirs_exist_ok=True)
     (tmp_path / "grid.yaml").write_text(GRID, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path

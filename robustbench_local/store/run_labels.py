@@ -16,6 +16,8 @@ class RunLabels:
 
     attacks: Mapping[str, str] = field(default_factory=dict)
     """Identifier of an attack or certificate -> its label."""
+    families: Mapping[str, str] = field(default_factory=dict)
+    """Identifier -> the label without the budget, which attacks at several radii share."""
     models: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Model id and name of its defense -> their label."""
 
@@ -30,7 +32,7 @@ class RunLabels:
     def to_metadata(self) -> dict[str, Any]:
         """The labels as the store keeps them."""
         models = [{"model": key[0], "defense": key[1], "label": label} for key, label in self.models.items()]
-        return {"attacks": dict(self.attacks), "models": models}
+        return {"attacks": dict(self.attacks), "families": dict(self.families), "models": models}
 
     @classmethod
     def from_metadata(cls, content: Any) -> RunLabels:
@@ -38,4 +40,4 @@ class RunLabels:
         if not isinstance(content, dict):
             return cls()
         models = {(row["model"], row["defense"]): row["label"] for row in content["models"]}
-        return cls(attacks=content["attacks"], models=models)
+        return cls(attacks=content["attacks"], families=content["families"], models=models)

@@ -274,11 +274,12 @@ class Grid(StrictModel):
     def dump_without_names(self) -> dict[str, Any]:
         """The same without what its entries are called in tables, which decides nothing."""
         content = self.dump_resolved()
-        own = [entry for model in content["models"] for entry in model["defenses"] or ()]
-        for entry in (*content["models"], *content["attacks"], *content["defenses"], *own):
-            if isinstance(entry, dict):
-                entry.pop("name", None)
-        return content
+        for model in content["models"]:
+            model["defenses"] = model["defenses"] and [_drop_name(entry) for entry in model["defenses"]]
+        named = {
+            key: [_drop_name(entry) for entry in content[key]] for key in ("models", "attacks", "defenses")
+        }
+        return content | named
 
     def to_yaml(self) -> str:
         """The resolved grid as YAML text."""
@@ -353,6 +354,14 @@ def _check_names_differ(where: str, entries: list[tuple[str | None, str | None]]
 
 def _dump_defenses(defenses: list[DefenseEntry]) -> list[str | dict[str, Any]]:
     return [entry.dump_entry() for entry in defenses]
+
+
+def _drop_name(entry: str | dict[str, Any]) -> str | dict[str, Any]:
+    """An entry as it would be dumped without its name."""
+    if isinstance(entry, str):
+        return entry
+    content = {key: value for key, value in entry.items() if key != "name"}
+    return str(content["card"]) if list(content) == ["card"] else content
 
 
 def _set_default_name(grid: Grid, name: str) -> Grid:

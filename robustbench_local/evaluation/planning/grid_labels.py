@@ -13,6 +13,7 @@ from robustbench_local.evaluation.planning.defended_models import GridDefense
 from robustbench_local.evaluation.planning.labels import (
     LabelledAttack,
     build_attack_labels,
+    build_family_labels,
     build_model_label,
     make_unique,
     shorten_text,
@@ -56,7 +57,11 @@ def build_run_labels(
         for attack in _list_labelled_attacks(column, names)
         if attack.identifier in planned
     ]
-    return RunLabels(attacks=build_attack_labels(attacks, data.class_names), models=make_unique(models))
+    return RunLabels(
+        attacks=build_attack_labels(attacks, data.class_names),
+        families=build_family_labels(attacks, data.class_names),
+        models=make_unique(models),
+    )
 
 
 def _list_labelled_attacks(

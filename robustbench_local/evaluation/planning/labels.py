@@ -41,6 +41,11 @@ class LabelledAttack:
     """What the attacker knows, in brackets, where that is not everything."""
 
 
+def build_family_labels(attacks: Sequence[LabelledAttack], class_names: Sequence[str]) -> dict[str, str]:
+    """What an attack is called whatever its budget and whatever the attacker knows; arguments as below."""
+    return {one.identifier: _build_base_label(one, class_names) for one in attacks}
+
+
 def build_attack_labels(attacks: Sequence[LabelledAttack], class_names: Sequence[str]) -> dict[str, str]:
     """A label for each attack, no two of them alike.
 
@@ -52,7 +57,7 @@ def build_attack_labels(attacks: Sequence[LabelledAttack], class_names: Sequence
         Identifier -> label: the title of the card or the name of the entry, then what the grid changes in
         the card. Budget, goal and card follow only where labels would be alike without them.
     """
-    labels = {one.identifier: _build_base_label(one, class_names) for one in attacks}
+    labels = build_family_labels(attacks, class_names)
     norms = {one.identifier: one.card.threat.norm if one.card.threat else None for one in attacks}
 
     def format_budget(one: LabelledAttack) -> str:

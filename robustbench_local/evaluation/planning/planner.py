@@ -269,7 +269,7 @@ def has_foreign_code(entry: ModelEntry) -> bool:
 
 def _load_model(entry: ModelEntry, data: Dataset, options: Options) -> tuple[Classifier, Dataset]:
     """One model, and the data fitted to it."""
-    chosen = entry.model_dump(exclude={"id", "defenses"})
+    chosen = entry.model_dump(exclude={"id", "name", "defenses"})
     if isinstance(entry.normalize, dict):
         chosen["normalize"] = (entry.normalize["mean"], entry.normalize["std"])
     if isinstance(entry.input_size, int):

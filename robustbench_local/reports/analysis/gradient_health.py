@@ -70,7 +70,7 @@ def _build_doubt(
             suspects.append(cell)
     if not images:
         return None
-    names = join_in_sentence(list(dict.fromkeys(cell.record.attack for cell in suspects)))
+    names = join_in_sentence(list(dict.fromkeys(cell.label for cell in suspects)))
     gone = "were zero, or not finite and not to be repaired, at half or more of the looks"
     if misled:
         gone = "do not say how the model's answers change (finite differences contradict them)"

@@ -60,6 +60,8 @@ class MethodDescription:
 
     name: str
     """As in the tables."""
+    attack: str
+    """Its identifier, as in results.json."""
     budget: str
     """What may be changed, in symbols."""
     goal: str
@@ -83,7 +85,7 @@ def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ..
     first: dict[str, CellResult] = {}
     for cell in evidence.cells:
         first.setdefault(cell.record.attack, cell)
-    return tuple(_build_description(evidence, name, cell) for name, cell in first.items())
+    return tuple(_build_description(evidence, cell) for cell in first.values())
 
 
 def describe_images(data: Mapping[str, Any]) -> str:
@@ -124,11 +126,12 @@ def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> l
     ]
 
 
-def _build_description(evidence: Evidence, name: str, cell: CellResult) -> MethodDescription:
+def _build_description(evidence: Evidence, cell: CellResult) -> MethodDescription:
     record, proof = cell.record, cell.is_certificate
     card = evidence.card_texts.get(record.card) or {}
     return MethodDescription(
-        name=name,
+        name=cell.label,
+        attack=record.attack,
         budget=format_budget(record.norm, record.eps, record.surface),
         goal="" if proof or cell.is_corruption else _describe_goal(evidence, cell),
         attacker_knowledge="" if proof or cell.is_corruption else _describe_knowledge(cell),

@@ -25,7 +25,9 @@ class TransferMatrix:
     """One attack: surrogate models by attacked models."""
 
     attack: str
-    """What the attack is called without its surrogate."""
+    """The attack's identifier without its surrogate."""
+    label: str
+    """What tables call it without its surrogate."""
     threat: Threat
     """What the attacker may do."""
     targeted: bool
@@ -68,8 +70,14 @@ def _build_matrix(cells: Sequence[CellResult], models: Sequence[str]) -> Transfe
         for surrogate in surrogates
     ]
     attack, threat, targeted = _get_matrix_key(cells[0])
+    origin = f"[from={cells[0].record.surrogate}]"  # in runs without labels the identifier ends with it
     return TransferMatrix(
-        attack=attack, threat=threat, targeted=targeted, attacked_models=targets, rows=tuple(rows)
+        attack=attack,
+        label=cells[0].family_label.removesuffix(origin),
+        threat=threat,
+        targeted=targeted,
+        attacked_models=targets,
+        rows=tuple(rows),
     )
 
 
