@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from browser import BROWSER_PATH, measure_page
-from sample_beyond import TRANSFER_SAMPLE
+from sample_transfers import TRANSFER_SAMPLE
 from sample_run import SampleRun, build_run
 from sample_stickers import build_sticker_run
 from test_long_names import LONG_NAMES_RUN
