@@ -204,7 +204,7 @@ def test_an_image_whose_attack_raised_is_not_held(sample, content):
 def test_curves_start_at_the_clean_accuracy_and_fall(content):
     panels = build_curve_panels(content.evidence)
     assert [(panel.norm, panel.attack) for panel in panels] == [
-        ("Linf", "worst case of all attacks"),
+        ("Linf", "worst case over all attacks"),
         ("Linf", "pgd50"),
     ]
     for panel in panels:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.grid.schema import Grid
+from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid
 from robustbench_local.evaluation.planning.attack_columns import AttackColumn
 from robustbench_local.evaluation.planning.certificate_columns import CertificateColumn
 from robustbench_local.evaluation.planning.defended_models import GridDefense
@@ -30,7 +30,7 @@ def build_run_labels(
     columns: Sequence[AttackColumn | CertificateColumn],
     cells: Sequence[PlannedCell],
 ) -> RunLabels:
-    """Labels of the models, and of the attacks and certificates that have cells.
+    """Labels of the models, with and without defenses, and of the attacks and certificates that have cells.
 
     Args:
         grid: The grid, whose entries may have names.
@@ -44,7 +44,7 @@ def build_run_labels(
     defense_labels = {
         (model, defense.name): defense.label for model, known in defenses.items() for defense in known
     }
-    models = {
+    models = {(model, NO_DEFENSE): build_model_label(name) for model, name in names.items()} | {
         (subject.id, subject.defense): build_model_label(
             names[subject.id], defense_labels[subject.id, subject.defense]
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from robustbench_local.reports.analysis.disagreements import find_disagreements
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (

@@ -107,6 +107,8 @@ class CellResult:
     """The same without the budget: attacks that differ in nothing else share it."""
     model_label: str = ""
     """What tables call the model with its defense."""
+    surrogate_label: str | None = None
+    """What tables call the model that the candidates were crafted on, if that is another one."""
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
     unless done and the attack measures distances."""
@@ -195,7 +197,7 @@ class CellResult:
     @property
     def attacker_knowledge(self) -> str:
         """What the attacker saw of the model, in few words."""
-        return format_knowledge(self.record.knowledge, self.record.surrogate)
+        return format_knowledge(self.record.knowledge, self.surrogate_label)
 
     @property
     def is_done(self) -> bool:

@@ -47,7 +47,12 @@ def judge_subject(
         One verdict for each value that the gate compares with its limit.
     """
     return [
-        _judge_with_doubts(group, doubts, partial(judge, gate, subject))
+        replace(
+            _judge_with_doubts(group, doubts, partial(judge, gate, subject)),
+            attack_label=join_in_sentence(list(dict.fromkeys(cell.label for cell in group)))
+            if gate.attack
+            else "",
+        )
         for group, judge in _group_cells(gate, cells, all_cells)
     ]
 

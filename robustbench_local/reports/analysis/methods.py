@@ -79,6 +79,11 @@ class MethodDescription:
     note: str
     """What a reader has to know about it."""
 
+    @property
+    def identifier_text(self) -> str:
+        """Its identifier, where tables call it otherwise."""
+        return "" if self.name == self.attack else self.attack
+
 
 def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ...]:
     """Everything that was tried, in the order of the grid."""
@@ -107,7 +112,7 @@ def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> l
     data = describe_images(evidence.data)
     lines = ["## What was tried", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
     for trial in trials:
-        told = [trial.budget, trial.goal, trial.attacker_knowledge]
+        told = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
         head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, told)))})"
         more = [
             trial.card_description,
@@ -155,7 +160,7 @@ def _describe_card(cell: CellResult, description: str) -> str:
 
 def _describe_knowledge(cell: CellResult) -> str:
     if cell.transferred:
-        return f"made on {isolate_direction(str(cell.record.surrogate))}, without a look at the model"
+        return f"made on {isolate_direction(cell.surrogate_label or str(cell.record.surrogate))}, without a look at the model"
     return f"the attacker knows: {_KNOWLEDGE_PHRASES.get(cell.attacker_knowledge, cell.attacker_knowledge)}"
 
 

@@ -126,6 +126,7 @@ def build_cell_result(
         label=known.get_attack_label(record.attack),
         family_label=known.families.get(record.attack) or get_attack_family(record.attack),
         model_label=known.get_model_label(record.model, record.defense),
+        surrogate_label=record.surrogate and known.get_model_label(record.surrogate, "none"),
         query_stats=_compute_query_stats(outcomes),
         radii={row.image: _compute_radius(row, record) for row in outcomes} if measured else {},
         success_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},

@@ -16,6 +16,8 @@ class TransferRow:
 
     surrogate: str
     """Id of that model."""
+    label: str
+    """What tables call it."""
     entries: tuple[HeatMapEntry, ...]
     """Attack success on each target of the matrix."""
 
@@ -57,12 +59,13 @@ def _strip_surrogate(cell: CellResult) -> str:
 
 def _build_matrix(cells: Sequence[CellResult], models: Sequence[str]) -> TransferMatrix:
     targets = tuple(dict.fromkeys(cell.subject for cell in cells))
-    named = dict.fromkeys(cell.record.surrogate or "" for cell in cells)
-    surrogates = sorted(named, key=lambda name: models.index(name) if name in models else len(models))
+    names = {cell.record.surrogate or "": cell.surrogate_label or "" for cell in cells}
+    surrogates = sorted(names, key=lambda name: models.index(name) if name in models else len(models))
     found = {(cell.record.surrogate or "", cell.subject): cell for cell in cells}
     rows = [
         TransferRow(
             surrogate=surrogate,
+            label=names[surrogate],
             entries=tuple(
                 _build_entry(found.get((surrogate, target)), surrogate, target) for target in targets
             ),
