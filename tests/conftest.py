@@ -19,7 +19,7 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", THREADS)))
 
 
 @pytest.fixture(autouse=True)
-def _keep_tracer() -> Iterator[None]:
+def _tracer() -> Iterator[None]:
     """pyautoattack, called directly as a reference, takes away the tracer that measures coverage."""
     trace = sys.gettrace()
     yield
@@ -54,7 +54,7 @@ gates:
 
 
 @pytest.fixture(scope="session")
-def _small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty noisy images and two random networks; the labels are the first one's answers, mostly."""
     from robustbench_local.models.networks.network_registry import find_architecture
 
@@ -79,9 +79,9 @@ def _small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def working_directory(_small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a small grid, its two networks and its images."""
-    shutil.copytree(_small_run, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(_made, tmp_path, dirs_exist_ok=True)
     (tmp_path / "grid.yaml").write_text(GRID, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path

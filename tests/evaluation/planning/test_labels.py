@@ -136,8 +136,8 @@ class CountsCells(ProgressListener):
         self.started_cells += 1
 
 
-def write_grid(working_directory, model="A model", defense="Bits", attack="One step"):
-    content, _ = load_grid(working_directory / "grid.yaml")
+def write_grid(workplace, model="A model", defense="Bits", attack="One step"):
+    content, _ = load_grid(workplace / "grid.yaml")
     grid = content.dump_resolved()
     grid["models"] = [grid["models"][0] | {"name": model}]
     grid["defenses"] = ["none", {"card": "bit-depth-3"} | ({"name": defense} if defense else {})]
@@ -145,9 +145,9 @@ def write_grid(working_directory, model="A model", defense="Bits", attack="One s
     return grid
 
 
-def test_names_are_labels_and_change_neither_keys_nor_identity(working_directory):
-    named, _ = prepare_run(write_grid(working_directory), out="out", device="cpu")
-    plain, _ = prepare_run(write_grid(working_directory, None, None, None), out="out", device="cpu")
+def test_names_are_labels_and_change_neither_keys_nor_identity(workplace):
+    named, _ = prepare_run(write_grid(workplace), out="out", device="cpu")
+    plain, _ = prepare_run(write_grid(workplace, None, None, None), out="out", device="cpu")
     assert named.identity == plain.identity
     assert [cell.record for cell in named.cells] == [cell.record for cell in plain.cells]
     assert named.labels.models == {("first", "none"): "A model", ("first", "bit-depth-3"): "A model + Bits"}
@@ -160,12 +160,12 @@ def test_names_are_labels_and_change_neither_keys_nor_identity(working_directory
     assert set(plain.labels.attacks.values()) >= {"FGSM", "FGSM (non-adaptive)"}
 
 
-def test_a_run_goes_on_under_another_name_and_shows_it(working_directory):
-    run_grid(write_grid(working_directory), out="out", device="cpu")
+def test_a_run_goes_on_under_another_name_and_shows_it(workplace):
+    run_grid(write_grid(workplace), out="out", device="cpu")
     counts = CountsCells()
-    run_grid(write_grid(working_directory, attack="Renamed"), out="out", device="cpu", listener=counts)
+    run_grid(write_grid(workplace, attack="Renamed"), out="out", device="cpu", listener=counts)
     assert counts.started_cells == 0
-    with RunStore.open_readonly(working_directory / "out") as store:
+    with RunStore.open_readonly(workplace / "out") as store:
         labels = RunLabels.from_metadata(store.read_meta("labels"))
     assert labels.get_attack_label("fgsm-linf-8") == "Renamed"
     assert Run("out").is_complete
@@ -182,14 +182,14 @@ def test_a_run_goes_on_under_another_name_and_shows_it(working_directory):
         ({"model": "a\nb"}, "printable"),
     ],
 )
-def test_a_name_that_no_table_can_show_is_refused(working_directory, change, message):
+def test_a_name_that_no_table_can_show_is_refused(workplace, change, message):
     with pytest.raises(ConfigError, match=message):
-        load_grid(write_grid(working_directory, **change))
+        load_grid(write_grid(workplace, **change))
 
 
 @pytest.mark.parametrize("key", ["attacks", "models", "defenses"])
-def test_a_name_is_used_once(working_directory, key):
-    grid = write_grid(working_directory)
+def test_a_name_is_used_once(workplace, key):
+    grid = write_grid(workplace)
     grid["models"] = [grid["models"][0], grid["models"][0] | {"id": "second"}]
     grid[key][0] = {"card": "none", "name": "Bits"} if key == "defenses" else grid[key][0]
     if key == "attacks":
