@@ -10,7 +10,13 @@ MODELS = ("signs-plain", "signs-pgd-at")
 
 
 def _plan_linf(attack: str, strength: float, **changes) -> SamplePlan:
-    ball = {"card": attack, "norm": "Linf", "eps": EPS_8_OF_255, "threat": "linf-8", "passes_per_image": (252, 250)}
+    ball = {
+        "card": attack,
+        "norm": "Linf",
+        "eps": EPS_8_OF_255,
+        "threat": "linf-8",
+        "passes_per_image": (252, 250),
+    }
     return SamplePlan(attack=attack, strength=strength, **(ball | changes))
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sample_transfers import TRANSFER_SAMPLE
 from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
+from sample_transfers import TRANSFER_SAMPLE
 
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.evidence import Evidence

@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from sample_transfers import CORRUPTION_NAMES, MODELS, SEVERITIES, TRANSFER_SAMPLE
 from sample_run import EPS_8_OF_255, build_run
+from sample_transfers import CORRUPTION_NAMES, MODELS, SEVERITIES, TRANSFER_SAMPLE
 
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
 from robustbench_local.reports.analysis.distances import CURVE_STEPS, build_distance_groups
@@ -91,7 +91,9 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
     assert told[0].startswith("Black box beats white box on signs-pgd-at under L∞")
     assert "15 of 96 images" in told[1]
     worst = evidence.get_worst_case(HARDENED, transfer.threat)
-    assert not any(verdict.robust for image, verdict in worst.verdicts.items() if image in worst.other_breaking_attacks)
+    assert not any(
+        verdict.robust for image, verdict in worst.verdicts.items() if image in worst.other_breaking_attacks
+    )
 
 
 def test_candidates_near_the_border_are_a_warning_unless_nearest_is_what_was_asked_for(evidence):

@@ -137,32 +137,41 @@ HARDENED = {"model": "signs-pgd-at"}
     ],
 )
 def test_gates_on_the_median_distance(transfer_sample_content, gate, ruling):
-    report = judge_evidence(transfer_sample_content.evidence, [{"metric": "median_distance", **HARDENED, **gate}])
+    report = judge_evidence(
+        transfer_sample_content.evidence, [{"metric": "median_distance", **HARDENED, **gate}]
+    )
     assert [one.ruling for one in report.verdicts] == [ruling], report.summary_lines
 
 
 def test_a_distance_may_exceed_one_but_must_be_a_distance(transfer_sample_content):
-    judge_evidence(transfer_sample_content.evidence, [{"metric": "median_distance", "threat": "l2-0.8", "min": 2.5}])
+    judge_evidence(
+        transfer_sample_content.evidence, [{"metric": "median_distance", "threat": "l2-0.8", "min": 2.5}]
+    )
     for limit in (-1.0, math.inf, math.nan):
         with pytest.raises(ConfigError, match="a distance is 0 or more"):
             judge_evidence(
-                transfer_sample_content.evidence, [{"metric": "median_distance", "threat": "l2-0.8", "min": limit}]
+                transfer_sample_content.evidence,
+                [{"metric": "median_distance", "threat": "l2-0.8", "min": limit}],
             )
 
 
 def test_gates_on_other_families_and_on_names_that_are_not_there(transfer_sample_content):
     def lines(**gate):
-        return judge_evidence(transfer_sample_content.evidence, [{"metric": "robust_accuracy", **gate}]).summary_lines
+        return judge_evidence(
+            transfer_sample_content.evidence, [{"metric": "robust_accuracy", **gate}]
+        ).summary_lines
 
     assert [line[:6] for line in lines(threat="fog-3", min=0.5)] == ["fail: ", "pass: "]
     assert lines(threat="spatial-30", min=0.5, **HARDENED)[0].startswith("pass")
     assert "did you mean fog-3?" in lines(threat="frog-3", min=0.5)[0]
     by_threat = judge_evidence(
-        transfer_sample_content.evidence, [{"metric": "attack_success", "threat": "linf-8", "max": 1.0, **HARDENED}]
+        transfer_sample_content.evidence,
+        [{"metric": "attack_success", "threat": "linf-8", "max": 1.0, **HARDENED}],
     )
     assert len(by_threat.verdicts) == 1, "transfers have no say in a threat"
     named = judge_evidence(
-        transfer_sample_content.evidence, [{"metric": "attack_success", "attack": "mi-fgsm-linf-8", "max": 0.2}]
+        transfer_sample_content.evidence,
+        [{"metric": "attack_success", "attack": "mi-fgsm-linf-8", "max": 0.2}],
     )
     assert [one.ruling for one in named.verdicts] == ["fail", "fail"]
 

@@ -170,10 +170,16 @@ def test_the_matrix_accounts_for_every_clean_correct_image(content):
         matrix.rows, (cell for cell in content.evidence.cells if cell.targeted), strict=True
     ):
         assert (
-            sum(row.target_counts) + row.other_target_count + row.nonfinite_count == row.attack_success.count == cell.tally.broken
+            sum(row.target_counts) + row.other_target_count + row.nonfinite_count
+            == row.attack_success.count
+            == cell.tally.broken
         )
         assert (
-            sum(row.target_counts) + row.other_target_count + row.nonfinite_count + row.other_class_count + row.robust_count
+            sum(row.target_counts)
+            + row.other_target_count
+            + row.nonfinite_count
+            + row.other_class_count
+            + row.robust_count
             == cell.tally.clean_correct
         )
         assert row.other_class_count == cell.tally.moved_elsewhere

@@ -69,7 +69,10 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert "photograph" not in text.partition("How it was run")[0]
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
-    assert f"signs-pgd-at under sticker-10: {100 * content.sticker_results[1].attack_success.value:.1f} %" in text
+    assert (
+        f"signs-pgd-at under sticker-10: {100 * content.sticker_results[1].attack_success.value:.1f} %"
+        in text
+    )
 
 
 def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
@@ -79,7 +82,9 @@ def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
     assert (len(first.view_images), len(first.frame_images)) == (8, 12)
     assert {one.outcome for one in (*first.view_images, *first.frame_images)} <= {"success", "correct"}
     looks = first.sign.views["approach"]
-    assert [one.size_pixels for one in first.frame_images] == sorted(one.size_pixels for one in first.frame_images)
+    assert [one.size_pixels for one in first.frame_images] == sorted(
+        one.size_pixels for one in first.frame_images
+    )
     assert first.frame_images[-1].size_pixels == looks.size_pixels[-1]
     assert first.prediction_without_camera == "Speed limit 50"
     assert first.stickered_image.shape == first.clean_image.shape == (32, 32, 3)
@@ -99,7 +104,9 @@ def test_other_reports_have_no_such_section(sample):
 
 def test_the_drive_by_has_an_interval_over_signs_and_none_over_frames(stickers, content):
     drive = content.sticker_results[0].drive_by
-    over_frames = compute_clopper_pearson(round(drive.success_share * drive.counted_frames), drive.counted_frames)
+    over_frames = compute_clopper_pearson(
+        round(drive.success_share * drive.counted_frames), drive.counted_frames
+    )
     assert plain(f"{drive.successful_drives.count} of 3 {format_interval(drive.successful_drives)}") in plain(
         HtmlReader(stickers.html).page_text
     )
@@ -153,7 +160,9 @@ def test_results_json_has_every_number(stickers, content):
     assert first["surface"] is None
     assert [control["invalid_count"] for control in first["controls"]] == [0] * 5
     assert first["no_views_comparison"]["p_value"] == counted.no_views_comparison.p_value
-    assert sum(sum(square["n"] for square in row) for row in first["view_map"]["success"]) == 3 * VIEWS_PER_SIGN
+    assert (
+        sum(sum(square["n"] for square in row) for row in first["view_map"]["success"]) == 3 * VIEWS_PER_SIGN
+    )
     assert first["drive_by"]["longest_run"] == counted.drive_by.longest_run
     assert (first["drive_by"]["value"], first["drive_by"]["n"]) == (
         counted.drive_by.success_share,

@@ -39,7 +39,8 @@ def test_everything_lies_beside_the_page(sample, hostile):
     assert sample.page_path == sample.run_dir / "report.html"
     for written in (sample, hostile):
         assert all(
-            (written.page_path.parent / name).stat().st_size > 0 for name in (written.page_path.name, *FILES[1:])
+            (written.page_path.parent / name).stat().st_size > 0
+            for name in (written.page_path.name, *FILES[1:])
         )
     assert not (hostile.run_dir / "report.html").exists()
 
@@ -88,7 +89,9 @@ def test_results_json_has_the_documented_form(sample, content):
 
 
 def test_what_is_unknown_is_null_with_a_reason(sample):
-    failed = next(cell for cell in strict(sample.read_text("results.json"))["cells"] if cell["status"] == "error")
+    failed = next(
+        cell for cell in strict(sample.read_text("results.json"))["cells"] if cell["status"] == "error"
+    )
     share = failed["robust_accuracy"]
     assert (share["value"], share["low"], share["high"]) == (None, None, None)
     assert share["reason"].startswith("error: RuntimeError")

@@ -69,7 +69,10 @@ def _run(folder: Path, **certificate) -> Path:
 
 def _identity(run: Path) -> dict:
     with RunStore.open_readonly(run) as store:
-        return {"resolved_yaml": (run / "run.yaml").read_text(encoding="utf-8"), "identity": store.read_identity()}
+        return {
+            "resolved_yaml": (run / "run.yaml").read_text(encoding="utf-8"),
+            "identity": store.read_identity(),
+        }
 
 
 def _proof(row: OutcomeRecord, record: CellRecord, wrong: bool) -> OutcomeRecord:

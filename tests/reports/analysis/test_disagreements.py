@@ -27,7 +27,9 @@ def attack(marks, name, parameters, **changes):
 
 def square(marks, *, queries=5000, **changes):
     spending = ASKED_OFTEN._replace(largest=queries)
-    return replace(attack(marks, "square-linf-8", SQUARE, knowledge="scores", **changes), query_stats=spending)
+    return replace(
+        attack(marks, "square-linf-8", SQUARE, knowledge="scores", **changes), query_stats=spending
+    )
 
 
 def autoattack(stages, **changes):

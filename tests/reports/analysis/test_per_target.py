@@ -82,7 +82,7 @@ def test_there_is_a_row_for_each_target_for_the_set_and_for_the_best_of_them(con
         ALL_TARGETS_LABEL,
         BEST_ATTACK_LABEL,
     ]
-    assert table.sources == "Stop"
+    assert table.source_names == "Stop"
     assert [row.severity for row in table.rows][:3] == pytest.approx([0.1, 0.2, 0.3])
     assert table.rows[-1].severity is None
 
@@ -97,18 +97,27 @@ def test_every_square_is_counted_again_from_the_outcomes(run, content):
             right = [one for one in cells[subject.model, targets] if one.clean_correct]
             assert square.success_count == sum(one.broken for one in right)
             assert square.other_class_count == sum(one.moved_elsewhere for one in right)
-            assert square.success_count + square.other_class_count + square.robust_count == len(right) == square.estimate.n
+            assert (
+                square.success_count + square.other_class_count + square.robust_count
+                == len(right)
+                == square.estimate.n
+            )
     for subject, square in zip(table.subjects, table.rows[-1].entries, strict=True):
         tried = [outcomes for (model, _), outcomes in cells.items() if model == subject.model]
         images = {one.image for one in tried[0] if one.clean_correct}
-        assert square.success_count == len({one.image for rows in tried for one in rows if one.broken} & images)
+        assert square.success_count == len(
+            {one.image for rows in tried for one in rows if one.broken} & images
+        )
         assert square.estimate.n == len(images)
 
 
 def test_the_best_attack_reaches_at_least_what_each_of_the_others_does(content):
     *rows, best = content.goal_tables[0].rows
     for row in rows:
-        assert all(mine.success_count <= most.success_count for mine, most in zip(row.entries, best.entries, strict=True))
+        assert all(
+            mine.success_count <= most.success_count
+            for mine, most in zip(row.entries, best.entries, strict=True)
+        )
 
 
 def test_the_attacker_who_wants_most_harm_does_no_less_than_the_one_who_takes_any_target(content):

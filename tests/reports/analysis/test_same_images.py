@@ -154,7 +154,9 @@ def test_one_attack_on_fewer_images_stands_beside_all_without_being_drawn():
     (worst,) = evidence.worst_cases
     assert (worst.clean_accuracy.n, worst.robust_accuracy.n) == (60, 60)
     macros = create_environment().get_template("macros.html.j2").module
-    row = str(macros.verdict_row(worst.subject, evidence.compute_clean_accuracy(worst.subject), worst, False, None))
+    row = str(
+        macros.verdict_row(worst.subject, evidence.compute_clean_accuracy(worst.subject), worst, False, None)
+    )
     assert 'x2="100.00%"' in row
     assert "of all that were asked" in row
     assert "96.0" in row

@@ -356,7 +356,7 @@ def test_the_longest_run_of_frames(results):
         longest = max(longest, *map(len, text.split(".")))
     assert drive.longest_run == longest > 1
     assert max(row.drive_by.longest_run for row in results[0].rows[:3]) == longest
-    assert drive.share == pytest.approx(sum(turned) / (3 * FRAMES_PER_DRIVE))
+    assert drive.success_share == pytest.approx(sum(turned) / (3 * FRAMES_PER_DRIVE))
     assert 0 < sum(one >= FRAMES_PER_DRIVE / 2 for one in turned) < 3
     assert drive.successful_drives == compute_clopper_pearson(
         sum(one >= FRAMES_PER_DRIVE / 2 for one in turned), 3
@@ -401,8 +401,9 @@ def test_a_sentence_sums_it_up(tmp_path, results):
         f"In a further {format_estimate(first.other_class_rate)} the sign is read as another wrong class"
         in describe_sticker(first)
     )
-    assert f"not read as Stop: {format_estimate(first.misread_rate)}, with random colours" in describe_sticker(
-        first
+    assert (
+        f"not read as Stop: {format_estimate(first.misread_rate)}, with random colours"
+        in describe_sticker(first)
     )
     assert first.worst_severity_text.startswith("0.30: Speed limit 50, ")
     assert first.worst_severity_text.endswith(f" of {first.attack_success.n} views")
