@@ -47,7 +47,7 @@ class ProgressDisplay(ProgressListener):
     ) -> None:
         """Stop showing."""
 
-    def on_plan_ready(self, plan: RunPlan) -> None:
+    def on_plan_ready(self, plan: Plan) -> None:
         """Remember the labels."""
         self.labels = plan.labels
 
