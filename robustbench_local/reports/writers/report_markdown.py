@@ -143,7 +143,7 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         ]
         for row in heatmap.rows
     )
-    text = "Share of all images that are read correctly and stay so, with the 95 % Clopper-Pearson interval."
+    text = "Share of all images that are read correctly and stay so, with the 95% Clopper-Pearson interval."
     if heatmap.has_other_images:
         text += (
             ' An attack with a limit met fewer images than the column "untouched" is over: behind its '
@@ -243,7 +243,7 @@ def _render_accuracy_bounds(brackets: Sequence[RobustAccuracyBounds]) -> list[st
 
 
 def _render_distances(group: DistanceGroup) -> list[str]:
-    head = ["model", "attack", "n", "a quarter", "half", "its 95 % interval", "three quarters", "held"]
+    head = ["model", "attack", "n", "a quarter", "half", "its 95% interval", "three quarters", "held"]
     rows = (_format_distance_row(one, group.threat) for one in group.attack_distances)
     text = (
         "Distance at which a quarter, half and three quarters of the images had broken, over those that are "
