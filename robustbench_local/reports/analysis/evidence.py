@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
 from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
@@ -14,6 +15,8 @@ from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
 if TYPE_CHECKING:
     from robustbench_local.reports.analysis.worst_case import WorstCase
 
+Derived = TypeVar("Derived")
+Item = TypeVar("Item")
 ReportedStatus = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
 
 
@@ -280,6 +283,8 @@ class Evidence:
     """Key of a cell -> why its adversarial images are not shown; empty where nobody looked at them."""
     card_texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Results of ``compute_once``; a changed copy begins without any."""
 
     @property
     def subjects(self) -> tuple[EvaluatedModel, ...]:
@@ -348,6 +353,33 @@ class Evidence:
         names = self.get_class_names(model)
         name = names[index] if 0 <= index < len(names) else ""
         return name if name and name != str(index) else f"class {index}"
+
+
+def compute_once(compute: Callable[[Evidence], Derived]) -> Callable[[Evidence], Derived]:
+    """A function of evidence whose result is kept with the evidence.
+
+    Several forms and sections of a report ask for the same results; each is computed at the first request.
+    """
+    name = f"{compute.__module__}.{compute.__qualname__}"
+
+    @wraps(compute)
+    def get_result(evidence: Evidence) -> Derived:
+        if name not in evidence.derived:
+            evidence.derived[name] = compute(evidence)
+        result: Derived = evidence.derived[name]
+        return result
+
+    return get_result
+
+
+def collect_once(find: Callable[[Evidence], Iterable[Item]]) -> Callable[[Evidence], tuple[Item, ...]]:
+    """The same for a function that finds several things: all of them as a tuple."""
+
+    @wraps(find)
+    def find_all(evidence: Evidence) -> tuple[Item, ...]:
+        return tuple(find(evidence))
+
+    return compute_once(find_all)
 
 
 def build_attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:

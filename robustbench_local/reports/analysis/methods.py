@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, collect_once
 from robustbench_local.reports.analysis.targeted_goal import format_goal_classes
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import (
@@ -78,6 +78,7 @@ class MethodDescription:
     """What a reader has to know about it."""
 
 
+@collect_once
 def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ...]:
     """Everything that was tried, in the order of the grid."""
     first: dict[str, CellResult] = {}
