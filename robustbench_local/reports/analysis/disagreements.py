@@ -79,6 +79,7 @@ def find_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
         yield from _find_distance_disagreements(evidence, subject, index)
 
 
+@collect_once
 def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """The images whose robustness rests on attempts that other attempts contradict.
 
@@ -341,7 +342,7 @@ def _is_larger(large: Attempt, small: Attempt) -> bool:
 
 def _find_differing_parameters(first: Attempt, second: Attempt) -> set[str]:
     """The hyper-parameters in which two attempts differ; ``peer_method`` where they are different attacks."""
-    if first.knowledge != second.knowledge or first.name.partition(", ")[2] != second.name.partition(", ")[2]:
+    if first.knowledge != second.knowledge or first.stages != second.stages:
         return {"method"}
     names = {*first.parameters, *second.parameters}
     return {name for name in names if first.parameters.get(name) != second.parameters.get(name)}

@@ -113,9 +113,7 @@ def measures_distance(cell: CellResult) -> bool:
 
 def compute_attack_distances(cell: CellResult) -> AttackDistances:
     """How far the attack of a done cell had to go."""
-    return _build_attack_distances(
-        cell.subject, cell.record.attack, cell.record.attack, cell.radii, cell.record.eps
-    )
+    return _build_attack_distances(cell.subject, cell.record.attack, cell.label, cell.radii, cell.record.eps)
 
 
 def compute_nearest_radii(cells: Sequence[CellResult]) -> dict[str, float]:

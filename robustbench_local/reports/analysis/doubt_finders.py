@@ -5,17 +5,17 @@ A finder lives in a module of its own and takes ``Doubt`` from ``analysis/doubt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 from robustbench_local.reports.analysis.disagreements import find_disagreement_doubts
 from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers, list_threats, select_doubts
-from robustbench_local.reports.analysis.evidence import Evidence, collect_once
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
 from robustbench_local.reports.analysis.inconsistent_models import find_inconsistency_doubts
 
 __all__ = ["Doubt", "DoubtFinder", "doubt_answers", "find_doubts", "list_threats", "select_doubts"]
 
-DoubtFinder = Callable[[Evidence], Iterator[Doubt]]
+DoubtFinder = Callable[[Evidence], Iterable[Doubt]]
 
 DOUBT_FINDERS: tuple[DoubtFinder, ...] = (
     find_inconsistency_doubts,
@@ -25,7 +25,6 @@ DOUBT_FINDERS: tuple[DoubtFinder, ...] = (
 """Everything that may raise doubts, in the order in which they are told."""
 
 
-@collect_once
 def find_doubts(evidence: Evidence) -> tuple[Doubt, ...]:
     """All doubts about a run's images; one without images is none."""
     return tuple(doubt for find in DOUBT_FINDERS for doubt in find(evidence) if doubt.images)

@@ -68,7 +68,7 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
         if worst.threat.norm in {"Linf", "L2", "L1"}:
             marks = _collect_marks(_select_cells_inside(evidence.cells, worst.subject, worst.threat))
             found.append(
-                _build_case(worst.subject, worst.threat, worst.attacks, worst.stated_verdicts, marks)
+                _build_case(worst.subject, worst.threat, worst.attack_labels, worst.stated_verdicts, marks)
             )
     return tuple(found)
 
@@ -88,7 +88,7 @@ def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
     found = []
     for cells in groups.values():
         verdicts = _merge_verdicts(cells)
-        attacks = tuple(cell.record.attack for cell in cells)
+        attacks = tuple(cell.label for cell in cells)
         case = _build_case(
             cells[0].subject,
             cells[0].threat,

@@ -8,9 +8,10 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
-from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
+from robustbench_local.reports.formatting.text import format_budget, format_knowledge
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
 from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
+from robustbench_local.store.run_labels import RunLabels
 
 if TYPE_CHECKING:
     from robustbench_local.reports.analysis.worst_case import WorstCase
@@ -67,9 +68,11 @@ class EvaluatedModel:
     """Model id from the grid file."""
     defense: str
     """Defense name, or ``none``."""
+    label: str = field(default="", compare=False)
+    """What tables call it; empty: its ids."""
 
     def __str__(self) -> str:
-        return self.model if self.defense == "none" else f"{self.model} + {self.defense}"
+        return self.label or RunLabels().get_model_label(self.model, self.defense)
 
 
 class QueryStats(NamedTuple):
@@ -101,6 +104,14 @@ class CellResult:
     """Forward passes over the stored outcomes."""
     problem: str | None = None
     """Why it is not done, in one line."""
+    label: str = ""
+    """What tables call the attack or certificate; no other one of the run is called so."""
+    family_label: str = ""
+    """The same without the budget: attacks that differ in nothing else share it."""
+    model_label: str = ""
+    """What tables call the model with its defense."""
+    surrogate_label: str | None = None
+    """What tables call the model that the candidates were crafted on, if that is another one."""
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
     unless done and the attack measures distances."""
@@ -127,7 +138,7 @@ class CellResult:
     @property
     def subject(self) -> EvaluatedModel:
         """The model and defense under test."""
-        return EvaluatedModel(model=self.record.model, defense=self.record.defense)
+        return EvaluatedModel(model=self.record.model, defense=self.record.defense, label=self.model_label)
 
     @property
     def threat(self) -> Threat:
@@ -189,7 +200,7 @@ class CellResult:
     @property
     def attacker_knowledge(self) -> str:
         """What the attacker saw of the model, in few words."""
-        return format_knowledge(self.record.knowledge, self.record.surrogate)
+        return format_knowledge(self.record.knowledge, self.surrogate_label)
 
     @property
     def is_done(self) -> bool:
@@ -283,6 +294,8 @@ class Evidence:
     """Key of a cell -> why its adversarial images are not shown; empty where nobody looked at them."""
     card_texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
+    labels: RunLabels = field(default_factory=RunLabels)
+    """What tables call the attacks and models."""
     derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Results of ``compute_once``; a changed copy begins without any."""
 
@@ -341,6 +354,11 @@ class Evidence:
         best = max(rows, key=lambda one: one.robust_accuracy.value)
         return [_compare_worst_cases(best, other) for other in rows if other is not best]
 
+    def get_subject(self, model: str, defense: str | None) -> EvaluatedModel:
+        """A model with its defense, under its label."""
+        name = defense or "none"
+        return EvaluatedModel(model=model, defense=name, label=self.labels.get_model_label(model, name))
+
     def get_class_names(self, model: str) -> Sequence[str]:
         """Names of a model's classes by index; the data's, unless the model brought its own."""
         own = next((about.get("class_names") for about in self.models if about.get("id") == model), None)
@@ -383,11 +401,11 @@ def collect_once(find: Callable[[Evidence], Iterable[Item]]) -> Callable[[Eviden
 
 
 def build_attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:
-    """Short labels for attacks that are shown under their threat: the family where that is unambiguous."""
-    names = list(dict.fromkeys(cell.record.attack for cell in cells))
-    short = [get_attack_family(name) for name in names]
+    """Labels for attacks that are shown under their threat: without the budget where that is unambiguous."""
+    labels = {cell.record.attack: (cell.family_label, cell.label) for cell in cells}
+    families = [family for family, _ in labels.values()]
     return {
-        name: label if short.count(label) == 1 else name for name, label in zip(names, short, strict=True)
+        attack: family if families.count(family) == 1 else label for attack, (family, label) in labels.items()
     }
 
 

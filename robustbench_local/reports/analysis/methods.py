@@ -60,6 +60,8 @@ class MethodDescription:
 
     name: str
     """As in the tables."""
+    attack: str
+    """Its identifier, as in results.json."""
     budget: str
     """What may be changed, in symbols."""
     goal: str
@@ -77,6 +79,11 @@ class MethodDescription:
     note: str
     """What a reader has to know about it."""
 
+    @property
+    def identifier_text(self) -> str:
+        """Its identifier, where tables call it otherwise."""
+        return "" if self.name == self.attack else self.attack
+
 
 @collect_once
 def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ...]:
@@ -84,7 +91,7 @@ def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ..
     first: dict[str, CellResult] = {}
     for cell in evidence.cells:
         first.setdefault(cell.record.attack, cell)
-    return tuple(_build_description(evidence, name, cell) for name, cell in first.items())
+    return tuple(_build_description(evidence, cell) for cell in first.values())
 
 
 def describe_images(data: Mapping[str, Any]) -> str:
@@ -106,7 +113,7 @@ def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> l
     data = describe_images(evidence.data)
     lines = ["## What was tried", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
     for trial in trials:
-        told = [trial.budget, trial.goal, trial.attacker_knowledge]
+        told = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
         head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, told)))})"
         more = [
             trial.card_description,
@@ -125,11 +132,12 @@ def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> l
     ]
 
 
-def _build_description(evidence: Evidence, name: str, cell: CellResult) -> MethodDescription:
+def _build_description(evidence: Evidence, cell: CellResult) -> MethodDescription:
     record, proof = cell.record, cell.is_certificate
     card = evidence.card_texts.get(record.card) or {}
     return MethodDescription(
-        name=name,
+        name=cell.label,
+        attack=record.attack,
         budget=format_budget(record.norm, record.eps, record.surface),
         goal="" if proof or cell.is_corruption else _describe_goal(evidence, cell),
         attacker_knowledge="" if proof or cell.is_corruption else _describe_knowledge(cell),
@@ -153,7 +161,7 @@ def _describe_card(cell: CellResult, description: str) -> str:
 
 def _describe_knowledge(cell: CellResult) -> str:
     if cell.transferred:
-        return f"made on {isolate_direction(str(cell.record.surrogate))}, without a look at the model"
+        return f"made on {isolate_direction(cell.surrogate_label or str(cell.record.surrogate))}, without a look at the model"
     return f"the attacker knows: {_KNOWLEDGE_PHRASES.get(cell.attacker_knowledge, cell.attacker_knowledge)}"
 
 

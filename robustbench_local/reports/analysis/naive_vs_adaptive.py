@@ -39,7 +39,9 @@ class NaiveVsAdaptive:
     subject: EvaluatedModel
     """The model and defense."""
     attack: str
-    """The attack, as the adaptive cell is called."""
+    """The identifier of the adaptive attack."""
+    label: str
+    """What tables call the adaptive attack."""
     threat: Threat
     """What the attacker may do."""
     undefended: HeatMapEntry
@@ -55,7 +57,7 @@ class NaiveVsAdaptive:
     @property
     def sentence(self) -> str:
         """What the two numbers say, in words."""
-        who = f"{isolate_direction(str(self.subject))}, {isolate_direction(self.attack)}"
+        who = f"{isolate_direction(str(self.subject))}, {isolate_direction(self.label)}"
         if self.comparison is None:
             return f"{who}: not known, for one of the two attacks was not carried through."
         seems, left = format_estimate(self.naive.estimate), format_estimate(self.adaptive.estimate)
@@ -80,6 +82,7 @@ def _build_comparison(
     return NaiveVsAdaptive(
         subject=naive.subject,
         attack=attack,
+        label=adaptive.label if adaptive else naive.family_label,
         threat=naive.threat,
         undefended=_build_entry(without, images),
         naive=_build_entry(naive, images),

@@ -65,7 +65,7 @@ def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:
 
 def format_cell(cell: CellResult) -> str:
     """A cell in words: the attack on the subject."""
-    return f"{isolate_direction(cell.record.attack)} on {isolate_direction(str(cell.subject))}"
+    return f"{isolate_direction(cell.label)} on {isolate_direction(str(cell.subject))}"
 
 
 def _find_certificate_violations(evidence: Evidence) -> Iterator[Finding]:
@@ -166,7 +166,7 @@ def _find_missing_gradients(evidence: Evidence) -> Iterator[Finding]:
 def _find_unverified_defenses(evidence: Evidence) -> Iterator[Finding]:
     for about in evidence.models:
         if about.get("wrapper") and not about["wrapper"]["surrogate"]:
-            who = isolate_direction(str(EvaluatedModel(model=about["id"], defense=about["defense"])))
+            who = isolate_direction(str(evidence.get_subject(about["id"], about["defense"])))
             text = f"What {who} withstands is unverified: no gradient goes through its defense, not even by "
             yield Finding(level="warning", text=f"{text}a surrogate, and gradient attacks were skipped.")
 

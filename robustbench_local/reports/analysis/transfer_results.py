@@ -22,6 +22,8 @@ class TransferRow:
 
     surrogate: str
     """Id of that model."""
+    label: str
+    """What tables call it."""
     entries: tuple[HeatMapEntry, ...]
     """Attack success on each target of the matrix."""
 
@@ -31,7 +33,9 @@ class TransferMatrix:
     """One attack: surrogate models by attacked models."""
 
     attack: str
-    """What the attack is called without its surrogate."""
+    """The attack's identifier without its surrogate."""
+    label: str
+    """What tables call it without its surrogate."""
     threat: Threat
     """What the attacker may do."""
     targeted: bool
@@ -62,12 +66,13 @@ def _strip_surrogate(cell: CellResult) -> str:
 
 def _build_matrix(cells: Sequence[CellResult], models: Sequence[str]) -> TransferMatrix:
     targets = tuple(dict.fromkeys(cell.subject for cell in cells))
-    named = dict.fromkeys(cell.record.surrogate or "" for cell in cells)
-    surrogates = sorted(named, key=lambda name: models.index(name) if name in models else len(models))
+    names = {cell.record.surrogate or "": cell.surrogate_label or "" for cell in cells}
+    surrogates = sorted(names, key=lambda name: models.index(name) if name in models else len(models))
     found = {(cell.record.surrogate or "", cell.subject): cell for cell in cells}
     rows = [
         TransferRow(
             surrogate=surrogate,
+            label=names[surrogate],
             entries=tuple(
                 _build_entry(found.get((surrogate, target)), surrogate, target) for target in targets
             ),
@@ -75,8 +80,14 @@ def _build_matrix(cells: Sequence[CellResult], models: Sequence[str]) -> Transfe
         for surrogate in surrogates
     ]
     attack, threat, targeted = _get_matrix_key(cells[0])
+    origin = f"[from={cells[0].record.surrogate}]"  # in runs without labels the identifier ends with it
     return TransferMatrix(
-        attack=attack, threat=threat, targeted=targeted, attacked_models=targets, rows=tuple(rows)
+        attack=attack,
+        label=cells[0].family_label.removesuffix(origin),
+        threat=threat,
+        targeted=targeted,
+        attacked_models=targets,
+        rows=tuple(rows),
     )
 
 

@@ -86,7 +86,7 @@ def render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]:
     for group in groups:
         record = group[0].cell.record
         size = escape_markdown(format_budget(record.norm, record.eps, record.surface))
-        yield from (f"### {escape_markdown(record.attack)}: {size}", "")
+        yield from (f"### {escape_markdown(group[0].cell.label)}: {size}", "")
         yield from _iterate_paragraphs(one.surface_text for one in group)
         yield from render_table(_SUMMARY_COLUMNS, map(_format_summary_row, group))
         yield ""
