@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    compute_once,
+)
 from robustbench_local.store import BLACK_BOX_STAGES
 
 MIN_QUERIES = 1000
@@ -101,6 +107,7 @@ AttemptsByThreat = Mapping[tuple[EvaluatedModel, Threat], Sequence[Attempt]]
 """The attempts on a subject under a threat; nothing for those that there are none of."""
 
 
+@compute_once
 def index_attempts(evidence: Evidence) -> AttemptsByThreat:
     """Every untargeted attempt that was carried through; ensembles are split."""
     found: defaultdict[tuple[EvaluatedModel, Threat], list[Attempt]] = defaultdict(list)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
 from robustbench_local.reports.analysis.robustness_curves import (
     CurveData,
     CurvePanel,
@@ -132,6 +132,7 @@ class CertifiedGroup:
         return tuple(found)
 
 
+@collect_once
 def build_certified_groups(evidence: Evidence) -> list[CertifiedGroup]:
     """The certificates of a run, a group for each norm."""
     rows = [CertifiedCell(cell=cell) for cell in evidence.certificate_cells]

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -87,6 +93,7 @@ class CertificateViolation:
         return f"{what} {isolate_direction(self.attack_cell.label)} broke inside the proven ball: {images}."
 
 
+@collect_once
 def build_accuracy_bounds(evidence: Evidence) -> list[RobustAccuracyBounds]:
     """One for each subject and threat that has both a certificate and an attack, in the order of the grid."""
     brackets = []
@@ -98,6 +105,7 @@ def build_accuracy_bounds(evidence: Evidence) -> list[RobustAccuracyBounds]:
     return brackets
 
 
+@collect_once
 def find_violations(evidence: Evidence) -> list[CertificateViolation]:
     """Every certificate and attack on the same subject that contradict each other."""
     proofs = [cell for cell in evidence.certificate_cells if cell.record.concerns == "model"]

@@ -12,6 +12,7 @@ from robustbench_local.reports.analysis.evidence import (
     Evidence,
     Threat,
     build_attack_labels,
+    collect_once,
 )
 from robustbench_local.reports.analysis.robustness_curves import CurveData, CurvePanel, build_common_curves
 from robustbench_local.statistics import Estimate, Quartiles, compute_clopper_pearson, compute_quartiles
@@ -94,6 +95,7 @@ class DistanceGroup:
         return CurvePanel(norm=self.threat.norm, attack=title, curves=build_common_curves(outlines))
 
 
+@collect_once
 def build_distance_groups(evidence: Evidence) -> list[DistanceGroup]:
     """The attacks that measure distances, a group for each threat and kind of goal."""
     cells = [cell for cell in evidence.cells if measures_distance(cell)]

@@ -12,6 +12,7 @@ from robustbench_local.reports.analysis.evidence import (
     Evidence,
     ImageVerdict,
     Threat,
+    collect_once,
 )
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
@@ -59,6 +60,7 @@ class EightBitCase:
         return lost > MAX_EIGHT_BIT_GAP_SHARE * self.attack_success.n + 1e-9
 
 
+@collect_once
 def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
     """The worst case in 8 bits for each untargeted threat of a norm, in the order of the worst cases."""
     found = []
@@ -71,6 +73,7 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
     return tuple(found)
 
 
+@collect_once
 def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
     """The same for what is in no worst case: targeted attacks of one goal together, each transfer alone."""
     groups: dict[tuple[object, ...], list[CellResult]] = defaultdict(list)

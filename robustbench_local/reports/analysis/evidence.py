@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
 from robustbench_local.reports.formatting.text import format_budget, format_knowledge
@@ -15,6 +16,8 @@ from robustbench_local.store.run_labels import RunLabels
 if TYPE_CHECKING:
     from robustbench_local.reports.analysis.worst_case import WorstCase
 
+Derived = TypeVar("Derived")
+Item = TypeVar("Item")
 ReportedStatus = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
 
 
@@ -293,6 +296,8 @@ class Evidence:
     """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
     labels: RunLabels = field(default_factory=RunLabels)
     """What tables call the attacks and models."""
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Results of ``compute_once``; a changed copy begins without any."""
 
     @property
     def subjects(self) -> tuple[EvaluatedModel, ...]:
@@ -366,6 +371,33 @@ class Evidence:
         names = self.get_class_names(model)
         name = names[index] if 0 <= index < len(names) else ""
         return name if name and name != str(index) else f"class {index}"
+
+
+def compute_once(compute: Callable[[Evidence], Derived]) -> Callable[[Evidence], Derived]:
+    """A function of evidence whose result is kept with the evidence.
+
+    Several forms and sections of a report ask for the same results; each is computed at the first request.
+    """
+    name = f"{compute.__module__}.{compute.__qualname__}"
+
+    @wraps(compute)
+    def get_result(evidence: Evidence) -> Derived:
+        if name not in evidence.derived:
+            evidence.derived[name] = compute(evidence)
+        result: Derived = evidence.derived[name]
+        return result
+
+    return get_result
+
+
+def collect_once(find: Callable[[Evidence], Iterable[Item]]) -> Callable[[Evidence], tuple[Item, ...]]:
+    """The same for a function that finds several things: all of them as a tuple."""
+
+    @wraps(find)
+    def find_all(evidence: Evidence) -> tuple[Item, ...]:
+        return tuple(find(evidence))
+
+    return compute_once(find_all)
 
 
 def build_attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, collect_once
 from robustbench_local.reports.analysis.targeted_goal import format_goal_classes
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import (
@@ -84,6 +84,7 @@ class MethodDescription:
         return "" if self.name == self.attack else self.attack
 
 
+@collect_once
 def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ...]:
     """Everything that was tried, in the order of the grid."""
     first: dict[str, CellResult] = {}

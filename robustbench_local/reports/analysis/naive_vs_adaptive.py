@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -59,6 +65,7 @@ class NaiveVsAdaptive:
         return f"{who}: {numbers}. {_describe_comparison(self.comparison)}"
 
 
+@collect_once
 def build_naive_vs_adaptive(evidence: Evidence) -> list[NaiveVsAdaptive]:
     """One for each naive cell of the run, in the order of the grid."""
     cells = {(cell.subject, cell.record.attack): cell for cell in evidence.cells}

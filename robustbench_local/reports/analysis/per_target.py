@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
@@ -79,6 +85,7 @@ class GoalTable:
     """Models against each other, on the last row."""
 
 
+@collect_once
 def build_goal_tables(evidence: Evidence) -> list[GoalTable]:
     """One table for each attack that was given several targets and some of them alone."""
     return [_build_table(evidence, group) for group in _group_goal_cells(evidence.cells)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, ImageVerdict
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, ImageVerdict, collect_once
 from robustbench_local.reports.formatting.text import get_attack_family
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
@@ -140,6 +140,7 @@ def collect_marks(verdicts: Sequence[tuple[float, Mapping[str, ImageVerdict]]]) 
     return [(0.0, clean), *held]
 
 
+@collect_once
 def build_curve_panels(evidence: Evidence) -> list[CurvePanel]:
     """The panels worth drawing: those with two radii or more.
 

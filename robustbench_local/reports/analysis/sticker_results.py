@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
     SeverityTable,
@@ -208,6 +208,7 @@ class StickerResult:
         return tuple(row.sign for row in self.rows if not row.sign.is_counted)
 
 
+@collect_once
 def build_sticker_results(evidence: Evidence) -> list[StickerResult]:
     """The cells about views that are done, in the order of the grid."""
     return [_build_result(evidence, cell) for cell in evidence.cells if cell.is_sticker and cell.is_done]

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.statistics import compute_clopper_pearson
 
@@ -40,6 +46,7 @@ class TransferMatrix:
     """In the order of the grid."""
 
 
+@collect_once
 def build_transfer_matrices(evidence: Evidence) -> list[TransferMatrix]:
     """One matrix for each attack that was transferred, in the order of the grid."""
     cells = [cell for cell in evidence.cells if cell.transferred]
