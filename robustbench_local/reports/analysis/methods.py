@@ -160,7 +160,7 @@ def _describe_card(cell: CellResult, description: str) -> str:
 
 def _describe_knowledge(cell: CellResult) -> str:
     if cell.transferred:
-        return f"made on {isolate_direction(cell.surrogate_label or str(cell.record.surrogate))}, without a look at the model"
+        return f"made on {isolate_direction(str(cell.surrogate_label))}, without a look at the model"
     return f"the attacker knows: {_KNOWLEDGE_PHRASES.get(cell.attacker_knowledge, cell.attacker_knowledge)}"
 
 
