@@ -1,4 +1,4 @@
-"""Parsing of numbers in grids, cards and commands: ``0.3``, ``1e-2``, ``8/255``, ``0.5/255``."""
+"""Parsing and formatting of numbers in grids, cards, commands and tables: ``0.3``, ``1e-2``, ``8/255``."""
 
 from __future__ import annotations
 
@@ -48,3 +48,13 @@ def _parse_fraction(text: str) -> float:
     if exact and not number:
         raise ValueError("it is too small to be told from 0")
     return number
+
+
+def format_radius(eps: float) -> str:
+    """Format a finite radius in the usual notation: ``8/255``, ``0.3``."""
+    if math.isclose(eps, round(eps, 3), rel_tol=0, abs_tol=1e-9):
+        return f"{eps:.3f}".rstrip("0").rstrip(".")
+    levels = eps * 255
+    if math.isclose(levels, round(levels), rel_tol=0, abs_tol=1e-4):
+        return f"{round(levels)}/255"
+    return f"{eps:.4g}"

@@ -14,6 +14,6 @@ GateMetric = Literal[
 ]
 """The metric that a gate limits."""
 IntervalBound = Literal["lower", "estimate", "upper"]
-"""The end of the 95 % interval, or the estimate itself, that must meet the limit."""
+"""The end of the 95% interval, or the estimate itself, that must meet the limit."""
 GateLevel = Literal["error", "warn"]
 """The effect of a failed gate: it decides the exit code, or only warns."""
