@@ -175,8 +175,8 @@ class CellRecord:
     surrogate: str | None = None
     """Id of the surrogate model of the attack if the knowledge is ``transfer``."""
     measure: str = "ball"
-    """``ball``: any candidate within eps counts; ``distance``: the attack seeks the nearest candidate, so that
-    each image has its own radius; ``certificate``: a certificate instead of an attack; ``views``: one
+    """``ball``: any candidate within eps counts; ``distance``: the attack seeks the nearest candidate, so
+    that each image has its own radius; ``certificate``: a certificate instead of an attack; ``views``: one
     candidate for all views of a sign, with the prediction of every view."""
     concerns: str = "model"
     """Subject of a certificate: ``model``, or ``smoothed`` (the model's majority vote under noise)."""
