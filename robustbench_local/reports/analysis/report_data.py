@@ -64,7 +64,7 @@ class ReportData:
     sticker_results: tuple[StickerResult, ...] = ()
     """Stickers and patches, judged over views."""
     method_descriptions: tuple[MethodDescription, ...] = ()
-    """What was tried."""
+    """Attacks and certificates."""
     sticker_images: Mapping[str, tuple[StickerImages, ...]] = field(default_factory=dict)
     """Pictures of stickered signs, by the key of the cell."""
 

@@ -114,7 +114,7 @@ def _iterate_figures(content: ReportData) -> Iterator[tuple[str, Figure]]:
 
 def _draw_heatmap(heatmap: HeatMap, names: dict[EvaluatedModel, str]) -> Figure:
     columns, rows = heatmap.columns, heatmap.rows
-    heads = ["untouched", *(f"{column.threat}\n{_format_column_head(column.label)}" for column in columns)]
+    heads = ["clean", *(f"{column.threat}\n{_format_column_head(column.label)}" for column in columns)]
     labels = [names[row.subject] for row in rows]
     title = _format_heatmap_title(heatmap)
     breadth = max(0.9, _measure_width_inches([line for head in heads for line in head.split("\n")]) + 0.1)
@@ -171,7 +171,7 @@ def _draw_transfer(matrix: TransferMatrix, names: dict[EvaluatedModel, str]) -> 
         for place, row in enumerate(matrix.rows, start=1)
     ]
     attack = select_drawable_text(matrix.label, "attack")
-    title = f"{attack}, {matrix.threat}: success on the model above, made on the one at the left"
+    title = f"{attack}, {matrix.threat}: attack success; columns: attacked model, rows: surrogate"
     figure, axes = _build_table_axes(columns, rows, title)
     for y, row in enumerate(matrix.rows):
         for x, square in enumerate(row.entries):
@@ -185,7 +185,7 @@ def _draw_corruptions(found: CorruptionMap, names: dict[EvaluatedModel, str]) ->
         select_drawable_text(row.label, f"corruption {place}")
         for place, row in enumerate(found.rows, start=1)
     ]
-    title = f"{names[found.subject]}: accuracy, {format_percent(found.clean_accuracy.value)} untouched, n = {found.image_counts}"
+    title = f"{names[found.subject]}: accuracy, {format_percent(found.clean_accuracy.value)} clean, n = {found.image_counts}"
     figure, axes = _build_table_axes(columns, [*labels, "mean"], title)
     for y, row in enumerate([*found.rows, found.mean_row]):
         for x, square in enumerate([*row.entries, row.mean_entry]):
@@ -202,7 +202,7 @@ def _draw_goals(table: GoalTable, names: dict[EvaluatedModel, str]) -> Figure:
         select_drawable_text(table.label, "attack"),
         select_drawable_text(table.source_names, "the source class"),
     )
-    title = f"{attack}: how often {sources} is read as each target"
+    title = f"{attack}: how often {sources} is misclassified as each target"
     figure, axes = _build_table_axes([names[subject] for subject in table.subjects], labels, title)
     for y, row in enumerate(table.rows):
         for x, square in enumerate(row.entries):
@@ -213,7 +213,7 @@ def _draw_goals(table: GoalTable, names: dict[EvaluatedModel, str]) -> Figure:
 def _draw_view_map(result: StickerResult, names: dict[EvaluatedModel, str]) -> Figure:
     found = result.view_map
     attack = f"{select_drawable_text(result.cell.label, 'sticker')} on {names[result.subject]}"
-    title = f"{attack}: views turned, by size of the sign (far to near) and angle"
+    title = f"{attack}: attack success over views, by size of the sign (far to near) and angle"
     columns = [f"{distance} px" for distance in found.distance_labels]
     figure, axes = _build_table_axes(columns, [f"{angle} degrees" for angle in found.angle_labels], title)
     for y, row in enumerate(found.rows):
@@ -303,11 +303,11 @@ def _draw_entry(
         )
 
 
-def _format_interval_and_n(estimate: Estimate, untouched: Estimate | None = None) -> str:
+def _format_interval_and_n(estimate: Estimate, clean: Estimate | None = None) -> str:
     """The interval and, below it, the number of images: squares of one drawing may have met other images."""
     if not estimate.is_known:
         return format_interval(estimate)
-    own = f"\nuntouched {format_percent(untouched.value)}" if untouched else ""
+    own = f"\nclean {format_percent(clean.value)}" if clean else ""
     return f"{format_interval(estimate)}\nn = {estimate.n:,}{own}"
 
 
@@ -367,7 +367,9 @@ def _draw_target_matrix(matrix: TargetMatrix, names: dict[EvaluatedModel, str]) 
     ]
     labels = [f"{names[row.subject]}: {select_drawable_text(row.source_name, 'source')}" for row in rows]
     aside, heads = _measure_width_inches(labels) + 0.45, [*columns, *more, "elsewhere", "held"]
-    title = f"{select_drawable_text(matrix.label, 'targeted attack')}, {_format_ball(matrix)}: images by where they ended"
+    title = (
+        f"{select_drawable_text(matrix.label, 'targeted attack')}, {_format_ball(matrix)}: final predictions"
+    )
     width = max(
         2.6 + 0.75 * (len(columns) + 2), aside + max(0.65 * len(heads), _measure_width_inches(title.split()))
     )
@@ -400,7 +402,7 @@ def _draw_examples(exhibits: Sequence[CellExamples], names: dict[EvaluatedModel,
         label = select_drawable_text(example.label, "its class")
         captions = [
             label,
-            f"read as {select_drawable_text(example.prediction, 'another class')}",
+            f"classified as {select_drawable_text(example.prediction, 'another class')}",
             f"change \N{MULTIPLICATION SIGN} {exhibit.amplification}",
         ]
         for column, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):

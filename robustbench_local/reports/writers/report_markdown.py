@@ -51,9 +51,9 @@ from robustbench_local.reports.summary import headline as answer
 from robustbench_local.reports.writers.sticker_text import format_sign_counts, render_stickers
 
 _LEVEL_TITLES: tuple[tuple[FindingLevel, str], ...] = (
-    ("void", "Void"),
+    ("void", "Invalid"),
     ("incomplete", "Incomplete"),
-    ("warning", "Read the numbers with this in mind"),
+    ("warning", "Warnings"),
     ("note", "Remarks"),
 )
 
@@ -98,7 +98,7 @@ def render_markdown(content: ReportData, figures: Sequence[str]) -> str:
     lines += [line for table in content.goal_tables for line in _render_goals(content, table)]
     lines += render_stickers(content.sticker_groups) if content.sticker_results else []
     lines += render_methods(evidence, content.method_descriptions)
-    lines += ["## Cell by cell", "", *_render_cells(evidence.attack_cells), ""]
+    lines += ["## Results of each attack", "", *_render_cells(evidence.attack_cells), ""]
     lines += [f"![{escape_markdown(_format_figure_title(path))}]({quote(path)})" for path in figures]
     lines += [
         "",
@@ -132,7 +132,7 @@ def _render_gates(content: ReportData) -> list[str]:
 def _render_heatmap(heatmap: HeatMap) -> list[str]:
     head = [
         "model",
-        "untouched",
+        "clean",
         *(escape_markdown(f"{column.threat}: {column.label}") for column in heatmap.columns),
     ]
     rows = (
@@ -143,17 +143,17 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         ]
         for row in heatmap.rows
     )
-    text = "Share of all images that are read correctly and stay so, with the 95% Clopper-Pearson interval."
+    text = "Share of all images that are classified correctly and remain so under attack, with the 95% Clopper-Pearson interval."
     if heatmap.has_other_images:
         text += (
-            ' An attack with a limit met fewer images than the column "untouched" is over: behind its '
-            "interval stands how many of those are read correctly untouched."
+            ' An attack with a limit ran on fewer images than the column "clean"; its entry then '
+            "also states the clean accuracy on those images."
         )
     return ["## Robust accuracy", "", text, "", *render_table(head, rows), ""]
 
 
 def _render_eight_bit_cases(cases: Sequence[EightBitCase]) -> list[str]:
-    head = ["model", "ball", "robust in 8 bits", "attack success in 8 bits", "in floating point", "left out"]
+    head = ["model", "ball", "robust in 8 bits", "attack success in 8 bits", "in floating point", "excluded"]
     rows = [
         [
             escape_markdown(str(one.subject)),
@@ -176,14 +176,12 @@ def _render_eight_bit_cases(cases: Sequence[EightBitCase]) -> list[str]:
 def _format_entry(square: HeatMapEntry) -> str:
     if not square.estimate.is_known:
         return square.status_text
-    untouched = (
-        f"; untouched {format_percent(square.own_clean_accuracy.value)}" if square.own_clean_accuracy else ""
-    )
-    return f"{format_estimate(square.estimate)}{' (incomplete)' if square.reason else ''}{untouched}"
+    clean = f"; clean {format_percent(square.own_clean_accuracy.value)}" if square.own_clean_accuracy else ""
+    return f"{format_estimate(square.estimate)}{' (incomplete)' if square.reason else ''}{clean}"
 
 
 def _render_naive_vs_adaptive(lessons: Sequence[NaiveVsAdaptive]) -> list[str]:
-    head = ["model", "attack", "without the defense", "naive attacker", "adaptive attacker"]
+    head = ["model", "attack", "without defense", "non-adaptive attack", "adaptive attack"]
     rows = (
         [
             escape_markdown(str(one.subject)),
@@ -193,13 +191,21 @@ def _render_naive_vs_adaptive(lessons: Sequence[NaiveVsAdaptive]) -> list[str]:
         for one in lessons
     )
     told = [f"- {escape_markdown(one.sentence)}" for one in lessons]
-    title = "## What the defenses hide, and what they withstand"
+    title = "## Non-adaptive and adaptive attacks"
     return [title, "", NAIVE_VS_ADAPTIVE_EXPLANATION, "", *render_table(head, rows), "", *told, ""]
 
 
 def _render_certified(groups: Sequence[CertifiedGroup]) -> list[str]:
-    head = ["model", "certificate", "ball", "certified", "read rightly", "abstained", "passes an image"]
-    head += ["about", "holds"]
+    head = [
+        "model",
+        "certificate",
+        "ball",
+        "certified",
+        "classified correctly",
+        "abstained",
+        "passes an image",
+    ]
+    head += ["passes per image", "classifier", "guarantee"]
     rows = (
         [escape_markdown(part) for part in _format_certificate_row(row)]
         for group in groups
@@ -228,7 +234,7 @@ def _format_certificate_row(row: CertifiedCell) -> list[str]:
 
 
 def _render_accuracy_bounds(brackets: Sequence[RobustAccuracyBounds]) -> list[str]:
-    head = ["model", "ball", "proven", "not broken", "neither"]
+    head = ["model", "threat model", "certified accuracy", "robust accuracy", "undecided"]
     rows = (
         [
             escape_markdown(str(one.subject)),
@@ -239,21 +245,37 @@ def _render_accuracy_bounds(brackets: Sequence[RobustAccuracyBounds]) -> list[st
         ]
         for one in brackets
     )
-    return ["## Between proof and attack", "", ACCURACY_BOUNDS_EXPLANATION, "", *render_table(head, rows), ""]
+    return [
+        "## Certified and empirical robust accuracy",
+        "",
+        ACCURACY_BOUNDS_EXPLANATION,
+        "",
+        *render_table(head, rows),
+        "",
+    ]
 
 
 def _render_distances(group: DistanceGroup) -> list[str]:
-    head = ["model", "attack", "n", "a quarter", "half", "its 95% interval", "three quarters", "held"]
+    head = [
+        "model",
+        "attack",
+        "n",
+        "lower quartile",
+        "median",
+        "its 95% interval",
+        "upper quartile",
+        "robust",
+    ]
     rows = (_format_distance_row(one, group.threat) for one in group.attack_distances)
     text = (
-        "Distance at which a quarter, half and three quarters of the images had broken, over those that are "
-        "read correctly untouched. An image that held counts as farther than the largest radius."
+        "Quartiles of the distance to the nearest adversarial example, over the correctly classified images. An "
+        "image without one counts as farther than the largest radius."
     )
     goal = ", targeted" if group.targeted else ""
     found = [*render_table(head, rows), ""] if group.attack_distances else []
     problems = [f"- No distances: {escape_markdown(problem)}" for problem in group.problems]
     return [
-        f"## How far: {escape_markdown(str(group.threat))}{goal}",
+        f"## Distances: {escape_markdown(str(group.threat))}{goal}",
         "",
         text,
         "",
@@ -282,7 +304,14 @@ def _format_distance_row(one: AttackDistances, threat: Threat) -> list[str]:
 
 
 def _render_attacker_knowledge(content: ReportData) -> list[str]:
-    head = ["model", "attack", "saw", "attack success", "passes where broken: median, most", "in all"]
+    head = [
+        "model",
+        "attack",
+        "knowledge",
+        "attack success",
+        "passes on success: median, maximum",
+        "on all images",
+    ]
     rows = (
         [
             escape_markdown(str(cell.subject)),
@@ -294,7 +323,7 @@ def _render_attacker_knowledge(content: ReportData) -> list[str]:
         ]
         for cell in content.adversary_cells
     )
-    return ["## What the attackers saw, and what they spent", "", *render_table(head, rows), ""]
+    return ["## Attacker knowledge and queries", "", *render_table(head, rows), ""]
 
 
 def _format_passes(middle: float | None, most: int | None) -> str:
@@ -302,19 +331,22 @@ def _format_passes(middle: float | None, most: int | None) -> str:
 
 
 def _render_transfer(matrix: TransferMatrix) -> list[str]:
-    head = ["made on", *(f"tried on {escape_markdown(str(target))}" for target in matrix.attacked_models)]
+    head = [
+        "crafted on",
+        *(f"evaluated on {escape_markdown(str(target))}" for target in matrix.attacked_models),
+    ]
     rows = (
         [escape_markdown(row.label), *(_format_entry(square) for square in row.entries)]
         for row in matrix.rows
     )
-    basis = "among images that the attacked model reads correctly untouched"
-    text = f"Attack success under {escape_markdown(str(matrix.threat))}, {basis}. No worst case counts it."
+    basis = "among the images that the attacked model classifies correctly"
+    text = f"Attack success under {escape_markdown(str(matrix.threat))}, {basis}. It counts in no worst case."
     return [f"## Transfer: {escape_markdown(matrix.label)}", "", text, "", *render_table(head, rows), ""]
 
 
 def _render_corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
     severities = [f"severity {severity}" for severity in maps[0].severities]
-    text = "The average case, not an adversary: accuracy over all images, by corruption and severity."
+    text = "Average case, no adversary: accuracy over all images, by corruption and severity."
     lines = ["## Common corruptions", "", text, ""]
     means = (
         [
@@ -324,7 +356,7 @@ def _render_corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
         ]
         for one in maps
     )
-    lines += [*render_table(["mean over corruptions", "untouched", *severities, "all severities"], means), ""]
+    lines += [*render_table(["mean over corruptions", "clean", *severities, "all severities"], means), ""]
     for one in maps:
         rows = (
             [escape_markdown(row.label), *map(_format_entry, (*row.entries, row.mean_entry))]
@@ -343,9 +375,9 @@ def _render_target_matrix(content: ReportData, matrix: TargetMatrix) -> list[str
         *map(escape_markdown, matrix.target_names),
         *more,
         *unreadable,
-        "elsewhere",
-        "held",
-        "reached the goal",
+        "another class",
+        "robust",
+        "attack success",
     ]
     rows = [_format_target_row(row, bool(more), bool(unreadable), len(head)) for row in matrix.rows]
     if matrix.severity_rule:
@@ -353,7 +385,7 @@ def _render_target_matrix(content: ReportData, matrix: TargetMatrix) -> list[str
         harms = (_format_severity(content, row.severity, row.subject.model) for row in matrix.rows)
         rows = [[*row, harm] for row, harm in zip(rows, harms, strict=True)]
     under = escape_markdown(str(matrix.threat))
-    text = f"Under {under}, among images that are read correctly untouched: how many ended where."
+    text = f"Under {under}, among the correctly classified images: final predictions."
     rule = [f"Severity, 0 to 1: {escape_markdown(matrix.severity_rule)}.", ""] if matrix.severity_rule else []
     told = [part for sentence in matrix.comparisons for part in (escape_markdown(sentence), "")]
     return [
@@ -369,7 +401,7 @@ def _render_target_matrix(content: ReportData, matrix: TargetMatrix) -> list[str
 
 
 def _format_severity(content: ReportData, severity: SeveritySummary | None, model: str) -> str:
-    """Expected severity, and the worst single reading."""
+    """Expected severity, and the worst single prediction."""
     if severity is None:
         return MISSING_TEXT
     mean = severity.expected
@@ -397,16 +429,16 @@ def _render_goals(content: ReportData, goals: GoalTable) -> list[str]:
     if goals.severity_rule:
         pairs = zip(goals.worst_case_severities, goals.subjects, strict=True)
         harms = (_format_severity(content, harm, subject.model) for harm, subject in pairs)
-        rows.append(["severity if the attacker wants the most", "", *harms])
+        rows.append(["severity under the worst attack", "", *harms])
     told = [part for sentence in goals.comparisons for part in (escape_markdown(sentence), "")]
-    title = f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} read as each target"
+    title = f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} misclassified as each target"
     return [title, "", GOALS_EXPLANATION, "", *render_table(head, rows), "", *told]
 
 
 def _format_goal_entry(square: GoalEntry) -> str:
     if not square.estimate.is_known:
         return _format_entry(square)
-    counts = f"{square.success_count} reached, {square.other_class_count} wrong otherwise, {square.robust_count} held"
+    counts = f"{square.success_count} reached the goal, {square.other_class_count} another wrong class, {square.robust_count} robust"
     return f"{_format_entry(square)}; {counts}"
 
 
@@ -427,7 +459,7 @@ def _format_target_row(row: TargetRow, more: bool, unreadable: bool, width: int)
 
 
 def _render_cells(cells: Iterable[CellResult]) -> Iterator[str]:
-    head = ["model", "attack", "status", "n", "untouched", "robust", "attack success", "8-bit", "time"]
+    head = ["model", "attack", "status", "n", "clean", "robust", "attack success", "8-bit", "time"]
     rows = (
         [
             escape_markdown(str(cell.subject)),
@@ -445,7 +477,7 @@ def _render_cells(cells: Iterable[CellResult]) -> Iterator[str]:
 
 
 def _format_image_shares(cell: CellResult) -> list[str]:
-    """Shares of images: untouched, robust, success, success in 8 bits."""
+    """Shares of images: clean, robust, success, success in 8 bits."""
     return [
         format_percent(cell.clean_accuracy.value),
         format_estimate(cell.robust_accuracy),
@@ -471,12 +503,12 @@ def _format_figure_title(path: str) -> str:
 
 
 _ACCURACY_EXPLANATION = (
-    "Robust accuracy is taken over all images, clean mistakes included; attack success over the images that "
-    "are read correctly untouched; the worst case image by image. Attacks find weaknesses and never prove "
-    "that there are none: a stronger attack can only lower robust accuracy and raise attack success."
+    "Robust accuracy is computed over all images, including those that are misclassified without attack; attack "
+    "success over the correctly classified images; the worst case image by image. Robust accuracy is an upper "
+    "bound: a stronger attack can only lower it and raise attack success."
 )
 _INTERVALS_NOTE = (
-    "Intervals over images speak of further images of the same kind. None speaks of other cameras, weather "
-    "or label mistakes, nor of a model trained anew."
+    "Intervals over images cover further images from the same distribution. They do not cover other cameras, "
+    "weather, label errors or a retrained model."
 )
-_VIEW_INTERVALS_NOTE = "Intervals over views speak of further views of these signs, not of other signs."
+_VIEW_INTERVALS_NOTE = "Intervals over views cover further views of these signs, not other signs."

@@ -31,9 +31,9 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Estimate
 
 _SUMMARY_COLUMNS = (
-    "model", "views turned", "not read as what it is", "signs turned in most views",
-    "mean confidence when read as a target", "worst bin", "frames of the drive-by",
-    "drives turned in at least half of their frames", "longest run", "expected severity", "worst reading",
+    "model", "attack success over views", "misclassified", "signs with success in most views",
+    "mean confidence in a target", "worst bin", "frames of the drive-by",
+    "drives with success in at least half of their frames", "longest run", "expected severity", "worst prediction",
 )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]:
             f"Severity, from 0 to 1: {rule}. {SEVERITY_EXPLANATION}" for rule in rules
         )
         rows = (_format_control_row(result, control) for result in group for control in result.controls)
-        yield from render_table(["model", "control", "should be", "measured", "is it so"], rows)
+        yield from render_table(["model", "control", "expected", "measured", "met"], rows)
         yield ""
         parts = [escape_markdown(part.name) for part in group[0].prediction_shares]
         read = (
@@ -105,7 +105,7 @@ def render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]:
             for one in group
             if one.counted_signs
         )
-        yield from render_table(["model, read as", *parts], read)
+        yield from render_table(["model, prediction", *parts], read)
         yield ""
 
 
@@ -113,7 +113,7 @@ def format_sign_counts(cell: CellResult) -> tuple[str, str]:
     """Where cells stand side by side: how many signs count, and how many of them are turned."""
     tally = cell.tally
     most = f"{tally.broken} of {tally.clean_correct} ({format_interval(cell.attack_success)})"
-    return f"signs that count {tally.clean_correct} of {tally.n}", f"turned in most views {most}"
+    return f"signs that count {tally.clean_correct} of {tally.n}", f"success in most views {most}"
 
 
 def _iterate_paragraphs(sentences: Iterable[str]) -> Iterator[str]:
@@ -124,7 +124,7 @@ def _iterate_paragraphs(sentences: Iterable[str]) -> Iterator[str]:
 def _format_summary_row(result: StickerResult) -> list[str]:
     who, worst, drive = escape_markdown(str(result.subject)), result.view_map.worst_bin, result.drive_by
     if not result.counted_signs:
-        told = "void: no sign is read rightly in enough of its clean views"
+        told = "void: no sign is classified correctly in enough of its clean views"
         return [who, told, *[""] * (len(_SUMMARY_COLUMNS) - 2)]
     severity = result.severity
     return [
@@ -144,11 +144,11 @@ def _format_summary_row(result: StickerResult) -> list[str]:
 
 
 def _format_control_row(result: StickerResult, control: StickerControl) -> list[str]:
-    verdict = {None: "cannot be told", True: "yes", False: "**no**"}[control.is_met]
+    verdict = {None: "unknown", True: "yes", False: "**no**"}[control.is_met]
     remarks = f": {escape_markdown(control.remarks)}" if control.remarks else ""
     measured = format_estimate(control.success_share)
     if control.misread_rate.is_known:
-        measured += f"; not read as what it is {format_estimate(control.misread_rate)}"
+        measured += f"; misclassified {format_estimate(control.misread_rate)}"
     who = escape_markdown(str(result.subject))
     return [who, control.name, escape_markdown(control.expected), measured, f"{verdict}{remarks}"]
 
