@@ -276,7 +276,7 @@ def format_cell_result(cell: PlannedCell, done: OutcomeCounts) -> str:
 
 def format_share(part: int, whole: int) -> str:
     """A percentage, or a dash where there is nothing to divide by."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
 def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:

@@ -23,12 +23,12 @@ def build_results_table(results: dict[str, Any]) -> Table:
         results: The content of results.json.
     """
     table = Table(
-        title="Robust accuracy, n and its 95 % interval; success over the clean-correct images",
+        title="Robust accuracy, n and its 95% interval; success over the clean-correct images",
         title_justify="left",
     )
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")
-    for column in ("clean", "robust", "95 % interval", "n", "success"):
+    for column in ("clean", "robust", "95% interval", "n", "success"):
         table.add_column(column, justify="right")
     for cell in results["cells"]:
         if cell["surrogate"] == cell["model"]:

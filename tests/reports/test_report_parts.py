@@ -28,16 +28,16 @@ from robustbench_local.store import RunStore
 @pytest.mark.parametrize(
     ("share", "text"),
     [
-        (0.0, "0.0 %"),
-        (1.0, "100.0 %"),
-        (0.542, "54.2 %"),
-        (0.0002, "<0.1 %"),
-        (0.9998, ">99.9 %"),
+        (0.0, "0.0%"),
+        (1.0, "100.0%"),
+        (0.542, "54.2%"),
+        (0.0002, "<0.1%"),
+        (0.9998, ">99.9%"),
         (math.nan, "—"),
     ],
 )
 def test_a_share_is_never_rounded_to_certainty(share, text):
-    assert words.format_percent(share).replace("\xa0", " ") == text
+    assert words.format_percent(share) == text
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_radii_are_written_as_people_write_them(eps, text):
     [(0.04, "0.0 s"), (42, "42 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
 )
 def test_durations(seconds, text):
-    assert words.format_duration(seconds).replace("\xa0", " ") == text
+    assert words.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(

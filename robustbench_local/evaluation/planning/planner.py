@@ -388,7 +388,7 @@ def _list_warnings(
     if grid.skip_verified and not any(isinstance(cell, CertificateCell) for cell in cells):
         yield "skip_verified spares nothing: the grid has no certificate"
     if len(data) < 100:
-        yield f"only {len(data)} images: a 95 % interval is wider than 10 points either way"
+        yield f"only {len(data)} images: a 95% interval is wider than 10 points either way"
     for cell in cells:
         label = labels.get_attack_label(cell.record.attack)
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
-from robustbench_local.reports.formatting.text import format_budget, format_knowledge
+from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
 from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
 from robustbench_local.store.run_labels import RunLabels
@@ -104,14 +104,8 @@ class CellResult:
     """Forward passes over the stored outcomes."""
     problem: str | None = None
     """Why it is not done, in one line."""
-    label: str = ""
-    """What tables call the attack or certificate; no other one of the run is called so."""
-    family_label: str = ""
-    """The same without the budget: attacks that differ in nothing else share it."""
-    model_label: str = ""
-    """What tables call the model with its defense."""
-    surrogate_label: str | None = None
-    """What tables call the model that the candidates were crafted on, if that is another one."""
+    labels: RunLabels = field(default_factory=RunLabels, repr=False)
+    """What tables of the run call its attacks and models."""
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
     unless done and the attack measures distances."""
@@ -138,7 +132,26 @@ class CellResult:
     @property
     def subject(self) -> EvaluatedModel:
         """The model and defense under test."""
-        return EvaluatedModel(model=self.record.model, defense=self.record.defense, label=self.model_label)
+        model, defense = self.record.model, self.record.defense
+        label = self.labels.get_model_label(model, defense)
+        return EvaluatedModel(model=model, defense=defense, label=label)
+
+    @property
+    def label(self) -> str:
+        """What tables call the attack or certificate; no other one of the run is called so."""
+        return self.labels.get_attack_label(self.record.attack)
+
+    @property
+    def family_label(self) -> str:
+        """The same without the budget: attacks that differ in nothing else share it."""
+        attack = self.record.attack
+        return self.labels.families.get(attack) or get_attack_family(attack)
+
+    @property
+    def surrogate_label(self) -> str | None:
+        """What tables call the model that the candidates were crafted on, if that is another one."""
+        surrogate = self.record.surrogate
+        return surrogate and self.labels.get_model_label(surrogate, "none")
 
     @property
     def threat(self) -> Threat:

@@ -32,7 +32,7 @@ class Gate:
         defense: Only this defense, ``none`` for models without one; None: all.
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
-        on: Which end of the 95 % interval, or the estimate itself, must keep the limit.
+        on: Which end of the 95% interval, or the estimate itself, must keep the limit.
         level: ``error_probability`` gates decide the exit code, ``warn`` gates only speak.
 
     Raises:

@@ -34,7 +34,7 @@ class HeatMapEntry:
 
     @property
     def colour_step(self) -> int:
-        """The colour's place on the scale: 0 for 0 % to 20 for 100 %."""
+        """The colour's place on the scale: 0 for 0% to 20 for 100%."""
         return round(20 * self.estimate.value) if self.estimate.is_known else 0
 
 

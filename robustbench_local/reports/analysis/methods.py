@@ -10,7 +10,6 @@ from robustbench_local.reports.analysis.evidence import CellResult, Evidence, co
 from robustbench_local.reports.analysis.targeted_goal import format_goal_classes
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
-    NO_BREAK_SPACE,
     format_budget,
     format_count,
     isolate_direction,
@@ -31,7 +30,7 @@ _COUNT_NOUNS = {
 }
 """Hyper-parameters that count something: what they count."""
 _RANGE_PHRASES = {
-    "distance": "sign {}{SPACE}px large",
+    "distance": "sign {} px large",
     "yaw": "turned sideways by up to {}°",
     "pitch": "up or down by up to {}°",
     "roll": "rolled by up to {}°",
@@ -39,8 +38,8 @@ _RANGE_PHRASES = {
     "gain": "brightness \N{MULTIPLICATION SIGN} {}",
     "offset": "brighter or darker by up to {}",
     "gamma": "gamma {}",
-    "blur": "out of focus by up to sigma {}{SPACE}px",
-    "motion": "moved by up to {}{SPACE}px",
+    "blur": "out of focus by up to sigma {} px",
+    "motion": "moved by up to {} px",
     "noise": "noise of up to sigma {}",
     "jpeg": "JPEG quality {}",
 }
@@ -136,7 +135,7 @@ def _describe_card(cell: CellResult, description: str) -> str:
 
 def _describe_knowledge(cell: CellResult) -> str:
     if cell.transferred:
-        return f"made on {isolate_direction(cell.surrogate_label or str(cell.record.surrogate))}, without a look at the model"
+        return f"made on {isolate_direction(str(cell.surrogate_label))}, without a look at the model"
     return f"the attacker knows: {_KNOWLEDGE_PHRASES.get(cell.attacker_knowledge, cell.attacker_knowledge)}"
 
 
@@ -175,7 +174,7 @@ def _format_number(value: Any) -> str:
 
 def _format_views(ranges: Mapping[str, Any] | None, judged: str | None) -> str:
     found = [
-        _RANGE_PHRASES[key].format(_format_number(value), SPACE=NO_BREAK_SPACE)
+        _RANGE_PHRASES[key].format(_format_number(value))
         for key, value in (ranges or {}).items()
         if key in _RANGE_PHRASES
     ]

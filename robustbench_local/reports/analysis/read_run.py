@@ -17,7 +17,7 @@ from robustbench_local.reports.analysis.evidence import (
 )
 from robustbench_local.reports.analysis.sticker_views import SignResult, read_signs
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
-from robustbench_local.reports.formatting.text import get_attack_family, redact_private_data
+from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.store import CellRecord, OutcomeCounts, OutcomeRecord, RunStore, count_outcomes
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
@@ -112,7 +112,7 @@ def build_cell_result(
     labels: RunLabels | None = None,
 ) -> CellResult:
     """Count a cell's outcomes and decide whether its numbers may be shown."""
-    counts, known = count_outcomes(outcomes), labels or RunLabels()
+    counts = count_outcomes(outcomes)
     standing, problem = _find_status(record, counts)
     done = standing == "done"
     measured = done and record.measure == "distance" and record.knowledge not in {"transfer", "naive"}
@@ -123,10 +123,7 @@ def build_cell_result(
         verdicts={row.image: _build_verdict(row) for row in outcomes} if done else {},
         reported_status=standing,
         problem=problem,
-        label=known.get_attack_label(record.attack),
-        family_label=known.families.get(record.attack) or get_attack_family(record.attack),
-        model_label=known.get_model_label(record.model, record.defense),
-        surrogate_label=record.surrogate and known.get_model_label(record.surrogate, "none"),
+        labels=labels or RunLabels(),
         query_stats=_compute_query_stats(outcomes),
         radii={row.image: _compute_radius(row, record) for row in outcomes} if measured else {},
         success_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},

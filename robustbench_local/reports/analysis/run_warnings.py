@@ -24,7 +24,7 @@ from robustbench_local.store import MIN_CLEAN_SHARE
 FindingLevel = Literal["void", "incomplete", "warning", "note"]
 
 MIN_IMAGES = 100
-"""Below this many images the 95 % interval is wider than 20 points (diagnostic D23)."""
+"""Below this many images the 95% interval is wider than 20 points (diagnostic D23)."""
 MIN_SIGNS = 20
 """Below this many signs that count, one more or less moves a share over views by points."""
 MAX_FRAGILE_SHARE = 0.01
@@ -175,7 +175,7 @@ def _find_sticker_problems(evidence: Evidence) -> Iterator[Finding]:
     for result in build_sticker_results(evidence):
         where = format_cell(result.cell)
         if not result.counted_signs:
-            needed = f"{100 * MIN_CLEAN_SHARE:.0f} % of its clean views"
+            needed = f"{100 * MIN_CLEAN_SHARE:.0f}% of its clean views"
             text = f"{where} says nothing: no sign is read rightly in {needed}."
             if result.void_success.is_known:
                 text += (
@@ -202,7 +202,7 @@ def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
     if void:
         them = "it" if void == 1 else "them"
         why = f"{void} {everyone} {'is' if void == 1 else 'are'} left out because the model misreads {them}"
-        most = f"in more than {100 - 100 * MIN_CLEAN_SHARE:.0f} % of the clean views"
+        most = f"in more than {100 - 100 * MIN_CLEAN_SHARE:.0f}% of the clean views"
         best = f"The headline is for the {result.counted_signs} that it reads best"
         those = "the one" if void == 1 else "those"
         shares = f"on {those} left out {format_estimate(result.void_success)} of the views were turned"
@@ -221,7 +221,7 @@ def _find_few_images(evidence: Evidence) -> Iterator[Finding]:
     if fewest is not None and fewest.tally.n < MIN_IMAGES:
         alike = all(cell.tally.n == fewest.tally.n for cell in cells)
         where = "" if alike else f" in {format_cell(fewest)}"
-        text = f"Only {format_count(fewest.tally.n, 'image')}{where}: the 95 % intervals are wide."
+        text = f"Only {format_count(fewest.tally.n, 'image')}{where}: the 95% intervals are wide."
         yield Finding(level="warning", text=f"{text} Use 1,000 or more to rank.")
 
 

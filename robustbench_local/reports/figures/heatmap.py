@@ -73,7 +73,7 @@ def _format_heatmap_title(heatmap: HeatMap) -> str:
     squares = (square for row in heatmap.rows for square in row.entries)
     sizes = sorted({square.estimate.n for square in squares if square.estimate.is_known})
     numbers = " to ".join(f"{size:,}" for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
-    return f"Robust accuracy with 95 % intervals, n = {numbers or 0}"
+    return f"Robust accuracy with 95% intervals, n = {numbers or 0}"
 
 
 def _format_interval_and_n(estimate: Estimate, untouched: Estimate | None = None) -> str:

@@ -55,7 +55,7 @@ DISTANCES = DistancesSection()
 
 
 def _render_distances(group: DistanceGroup) -> list[str]:
-    head = ["model", "attack", "n", "a quarter", "half", "its 95 % interval", "three quarters", "held"]
+    head = ["model", "attack", "n", "a quarter", "half", "its 95% interval", "three quarters", "held"]
     rows = (_format_distance_row(one, group.threat) for one in group.attack_distances)
     text = (
         "Distance at which a quarter, half and three quarters of the images had broken, over those that are "

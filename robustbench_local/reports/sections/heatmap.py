@@ -67,7 +67,7 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         ]
         for row in heatmap.rows
     )
-    text = "Share of all images that are read correctly and stay so, with the 95 % Clopper-Pearson interval."
+    text = "Share of all images that are read correctly and stay so, with the 95% Clopper-Pearson interval."
     if heatmap.has_other_images:
         text += (
             ' An attack with a limit met fewer images than the column "untouched" is over: behind its '

@@ -24,7 +24,6 @@ from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
     MISSING_TEXT,
-    NO_BREAK_SPACE,
     format_budget,
     format_estimate,
     format_interval,
@@ -173,7 +172,7 @@ def _format_control_row(result: StickerResult, control: StickerControl) -> list[
 
 
 def _format_mean(expected: Estimate) -> str:
-    return f"{expected.value:.3f} ({expected.low:.3f}{EN_DASH}{expected.high:.3f}, n{NO_BREAK_SPACE}={NO_BREAK_SPACE}{expected.n})"
+    return f"{expected.value:.3f} ({expected.low:.3f}{EN_DASH}{expected.high:.3f}, n = {expected.n})"
 
 
 def _format_successful_drives(drive: DriveBy) -> str:
