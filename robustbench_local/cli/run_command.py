@@ -86,14 +86,17 @@ def command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(envvar="RBL_OUT", help="Run directory, by default runs/NAME; an unfinished run in it is resumed."),
+        typer.Option(
+            envvar="RBL_OUT", help="Run directory, by default runs/NAME; an unfinished run in it is resumed."
+        ),
     ] = None,
     cards: Annotated[
         list[Path] | None,
         typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
     ] = None,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code.")
+        bool,
+        typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
     ] = False,
     allow_batch_dependence: Annotated[
         bool,
@@ -118,7 +121,9 @@ def command(
     cell_timeout: Annotated[
         float,
         typer.Option(
-            min=0, envvar="RBL_CELL_TIMEOUT", help="Time limit of a cell in seconds; 0, the default: no limit."
+            min=0,
+            envvar="RBL_CELL_TIMEOUT",
+            help="Time limit of a cell in seconds; 0, the default: no limit.",
         ),
     ] = 0.0,
     recompute_damaged: Annotated[
@@ -130,7 +135,10 @@ def command(
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time without running them.")
+        bool,
+        typer.Option(
+            "--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time without running them."
+        ),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", envvar="RBL_JSON", help="Progress and results as JSON lines.")
@@ -270,7 +278,11 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
     device = plan.subjects[0].classifier.device
     whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
     most = format_duration(sum(seconds.values()))
-    print_line(console, f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}", wrap=True)
+    print_line(
+        console,
+        f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}",
+        wrap=True,
+    )
     for goal in describe_goals(plan.cells):
         print_line(console, f"goal: {goal}", wrap=True)
     for line in plan.warnings:

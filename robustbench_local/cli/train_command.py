@@ -61,7 +61,8 @@ def command(
         float, typer.Option(envvar="RBL_VAL_SHARE", help="Share of each class that is held out.")
     ] = 0.1,
     val_limit: Annotated[
-        int, typer.Option(min=1, envvar="RBL_VAL_LIMIT", help="Maximum number of images of a separate val split.")
+        int,
+        typer.Option(min=1, envvar="RBL_VAL_LIMIT", help="Maximum number of images of a separate val split."),
     ] = 1000,
     group_pattern: Annotated[
         str | None,
@@ -91,7 +92,9 @@ def command(
     batch_size: Annotated[
         int | None, typer.Option(min=2, envvar="RBL_BATCH_SIZE", help="Batch size; part of the recipe.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, envvar="RBL_SEED", help="Seed of weights, order and images.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, envvar="RBL_SEED", help="Seed of weights, order and images.")
+    ] = 0,
     device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[
         int | None,
@@ -102,14 +105,17 @@ def command(
     ] = 0,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(envvar="RBL_CHECKPOINT", help="Checkpoint written after each epoch; the same command resumes."),
+        typer.Option(
+            envvar="RBL_CHECKPOINT", help="Checkpoint written after each epoch; the same command resumes."
+        ),
     ] = None,
     cards: Annotated[
         list[Path] | None,
         typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
     ] = None,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code.")
+        bool,
+        typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
     ] = False,
 ) -> int:
     """Train a model by a defense's card, measure it, and write weights, curves and how they were made."""

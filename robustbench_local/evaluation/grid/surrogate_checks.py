@@ -9,9 +9,7 @@ from robustbench_local.data.labels import describe_class_difference
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
-NAIVE_NOTE = (
-    "crafted on the model without its defense (non-adaptive attack)"
-)
+NAIVE_NOTE = "crafted on the model without its defense (non-adaptive attack)"
 """The line that a reader of a naive attacker's numbers has to know."""
 
 

@@ -27,9 +27,7 @@ from robustbench_local.evaluation.planning.certificate_columns import Certificat
 from robustbench_local.evaluation.planning.plan import AttackCell, EvaluationSubject, PlannedCell, StickerCell
 from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 
-BF16_NOTE = (
-    "searched in bf16, which misses some adversarial examples of robust networks; every success is verified in fp32"
-)
+BF16_NOTE = "searched in bf16, which misses some adversarial examples of robust networks; every success is verified in fp32"
 """What a reader has to know of a cell whose search was not in full precision."""
 
 

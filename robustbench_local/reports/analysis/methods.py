@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence, collect_once
 from robustbench_local.reports.analysis.targeted_goal import format_goal_classes
-from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
     format_budget,
@@ -107,30 +106,6 @@ def describe_images(data: Mapping[str, Any]) -> str:
     return "; ".join(str(part) for part in parts if part)
 
 
-def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> list[str]:
-    """The section for report.md."""
-    data = describe_images(evidence.data)
-    lines = ["## Attacks and certificates", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
-    for trial in trials:
-        told = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
-        head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, told)))})"
-        more = [
-            trial.card_description,
-            trial.settings,
-            trial.views and f"Views: {trial.views}",
-            trial.note,
-            trial.source,
-        ]
-        lines.append(f"{head}: {escape_markdown(' '.join(_format_sentence(part) for part in more if part))}")
-    seed = "not recorded" if evidence.seed is None else str(evidence.seed)
-    return [
-        *lines,
-        "",
-        f"Seed {seed}. Hyper-parameters and every default are in results.json and run.yaml.",
-        "",
-    ]
-
-
 def _build_description(evidence: Evidence, cell: CellResult) -> MethodDescription:
     record, proof = cell.record, cell.is_certificate
     card = evidence.card_texts.get(record.card) or {}
@@ -205,9 +180,3 @@ def _format_views(ranges: Mapping[str, Any] | None, judged: str | None) -> str:
     ]
     over = f"evaluated over {judged} held-out views of each sign" if judged else ""
     return "; ".join(filter(None, [", ".join(found), over]))
-
-
-def _format_sentence(text: str) -> str:
-    """Text that begins with a capital letter and ends with a full stop."""
-    text = text.strip()
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")

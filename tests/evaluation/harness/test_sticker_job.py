@@ -319,7 +319,9 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     with RunStore.open_readonly(tmp_path / "run") as store:
         assert len(store.read_view_predictions(cell["key"])) == 8
         told = format_cell_result(planned, count_outcomes(store.read_outcomes(cell["key"])))
-        assert re.match(r"\d of \d signs misclassified in most of their views(, 1 left out)?, [\d,]+ passes", told)
+        assert re.match(
+            r"\d of \d signs misclassified in most of their views(, 1 left out)?, [\d,]+ passes", told
+        )
         assert store.load_arrays(cell["key"]).keys() >= {"photographs", "frames", "original", "adversarial"}
     assert len(before) == (tmp_path / "run" / "run.db").stat().st_size
     assert [verdict.gate.metric for verdict in run.evaluate_gates().verdicts] == ["sticker_success"]
