@@ -125,7 +125,7 @@ def convert_storage_errors(path: Path) -> Iterator[None]:
         # How Python refuses a NUL inside a path.
         if "null" not in str(error):
             raise
-        raise ConfigError("the path holds a NUL character", where=repr(str(path))) from error
+        raise ConfigError("the path contains a NUL character", where=repr(str(path))) from error
 
 
 def _convert_os_error(error: OSError, path: Path) -> RobustbenchError:

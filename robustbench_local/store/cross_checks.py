@@ -109,7 +109,7 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
     ("o.broken <= o.clean_correct", "it is broken and was never correct"),
     (
         "o.broken = 0 OR o.status NOT IN ('clean-wrong', 'error', 'timeout', 'void')",
-        "it is broken and was never judged",
+        "it is broken without having been attacked",
     ),
     ("o.clean_correct = 0 OR o.clean_prediction IS o.label", "it is correct with a prediction that is not"),
     ("o.status <> 'clean-wrong' OR o.clean_correct = 0", "it is correct and clean-wrong"),

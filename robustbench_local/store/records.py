@@ -20,7 +20,7 @@ MISSING_GRADIENT_SHARE = 0.5
 """Share of the looks at gradients that may be zero or unconfirmed before an attack that follows them counts
 as one that had nothing to follow."""
 MIN_CLEAN_SHARE = 0.95
-"""Share of its clean views in which a sign has to be read rightly; below it the sign is void."""
+"""Share of its clean views in which a sign has to be classified correctly; below it the sign is void."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,12 @@ class OutcomeRecord:
     label: int
     """True class index."""
     clean_prediction: int | None
-    """Class read from the untouched image; None if the model gave no finite answer. In a certificate's
+    """Class read from the clean image; None if the model gave no finite answer. In a certificate's
     cell: the prediction that the certificate is about; None if it abstains."""
     adversarial_prediction: int | None
     """Class read from the verified candidate; the clean prediction if there is no valid candidate."""
     clean_correct: bool
-    """The untouched image is read as its label, with a strictly largest logit; where it is judged over views,
+    """The clean image is classified as its label, with a strictly largest logit; where it is judged over views,
     in nearly all of them, too."""
     broken: bool
     """The image was clean-correct and a verified candidate reached the attacker's goal or made the model's
@@ -72,7 +72,7 @@ class OutcomeRecord:
     status: OutcomeStatus
     """``ok``; ``clean-wrong`` (not attacked); ``non-finite`` (NaN or infinite logits, counted as not
     robust); ``rejected`` (the attack's candidate broke a rule and was discarded); ``void`` (a sign that is
-    not read rightly in enough of its clean views: nothing follows from it); ``error_probability``."""
+    not classified correctly in enough of its clean views: nothing follows from it); ``error_probability``."""
     error: str | None = None
     """Why, in one line, when the status is ``rejected``, ``non-finite``, ``void`` or ``error_probability``; where it is
     judged over views also which controls broke a rule."""
@@ -95,11 +95,11 @@ class OutcomeRecord:
     nonfinite_gradient_entries: int = 0
     """Entries of those gradients that were NaN or infinite, summed over the looks, before any repair."""
     nonfinite_gradient_steps: int = 0
-    """Looks at gradients with such entries."""
+    """Views at gradients with such entries."""
     zero_gradient_steps: int = 0
-    """Looks at gradients that were exactly zero, after the repair if there was one."""
+    """Views at gradients that were exactly zero, after the repair if there was one."""
     unconfirmed_gradient_steps: int = 0
-    """Looks at repaired gradients, not zero, that a finite difference of the loss does not confirm."""
+    """Views at repaired gradients, not zero, that a finite difference of the loss does not confirm."""
 
     @property
     def has_missing_gradients(self) -> bool:
@@ -247,7 +247,7 @@ class OutcomeCounts:
     n: int
     """All images, clean mistakes and errors included: the denominator of robust accuracy."""
     clean_correct: int
-    """Read as their label untouched: the denominator of attack success."""
+    """Read as their label clean: the denominator of attack success."""
     broken: int
     """Clean-correct and then broken."""
     robust: int

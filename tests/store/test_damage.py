@@ -272,10 +272,7 @@ def test_a_damaged_run_is_not_resumed_unless_it_is_computed_again(run: Path) -> 
         assert len(store.read_outcomes(OTHER_KEY)) == 20
         assert len(store.load_arrays(OTHER_KEY)["positions"]) == 20
         assert store.read_meta("gates") == [{"metric": "robust_accuracy", "min": 0.5}]
-        assert (
-            "left out, to be computed again: cell signs-plain x pgd50-linf-8"
-            in store.read_events()[-1].message
-        )
+        assert "dropped, to be recomputed: cell signs-plain x pgd50-linf-8" in store.read_events()[-1].message
     assert (run / DAMAGED_COPY_NAME).read_bytes() == before, "the damaged database is kept"
     write_run(run, 4)
     with RunStore.open_readonly(run) as reader:
@@ -390,7 +387,7 @@ def forged(run: Path, statement: str) -> list[str]:
         ("linf = -0.01 WHERE position = 3", "a distance is none"),
         ("status = 'fine' WHERE position = 3", "its status is unknown"),
         ("status = 'clean-wrong' WHERE position = 2", "it is correct and clean-wrong"),
-        ("status = 'error' WHERE position = 3", "it is broken and was never judged"),
+        ("status = 'error' WHERE position = 3", "it is broken without having been attacked"),
         ("moved_elsewhere = 1 WHERE position = 3", "it is broken and moved elsewhere"),
         ("certified = 1 WHERE position = 3", "it is certified and not correct"),
         ("certified = 0 WHERE position = 2", "an attacked image has a proof that failed"),

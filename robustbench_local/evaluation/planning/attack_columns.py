@@ -27,9 +27,7 @@ from robustbench_local.evaluation.planning.certificate_columns import Certificat
 from robustbench_local.evaluation.planning.plan import AttackCell, EvaluationSubject, PlannedCell, StickerCell
 from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 
-BF16_NOTE = (
-    "searched in bf16, which misses some breaks of robust networks; every success is confirmed in fp32"
-)
+BF16_NOTE = "searched in bf16, which misses some adversarial examples of robust networks; every success is verified in fp32"
 """What a reader has to know of a cell whose search was not in full precision."""
 
 
@@ -106,7 +104,7 @@ def _check_views(attack: Attack, entry: AttackEntry, name: str) -> None:
         raise ConfigError(f"{name!r} has no views to test", where="attacks", remedy=remedy)
     if entry.transfer_from is not None and viewed:
         remedy = "leave transfer_from out"
-        raise ConfigError(f"{name!r} is judged on its own model only", where="attacks", remedy=remedy)
+        raise ConfigError(f"{name!r} is evaluated on its own model only", where="attacks", remedy=remedy)
 
 
 def plan_cells(
@@ -220,11 +218,11 @@ def _find_skip_reason(
     """Why a cell cannot run on this model; what is wrong whatever the model is raised instead."""
     threat, subject = crossing.threat, crossing.subject
     if not len(crossing.positions):
-        return "no image of the data has this goal: none is of a source class outside the targets"
+        return "the goal applies to no image: none is of a source class outside the targets"
     if threat.region == "mask" and subject.data.masks is None:
-        return "the threat is confined to a mask, and the data have none"
+        return "the threat model needs masks, and the data have none"
     if surrogate and not naive and (surrogate.id == subject.id or surrogate.digest == subject.digest):
-        return "the candidates are crafted on this very model: that would be no transfer"
+        return "the candidates are crafted on this model itself, which is no transfer"
     if surrogate:
         check_surrogate(attack, threat, surrogate.classifier, surrogate.data, subject.data)
         return None

@@ -147,7 +147,7 @@ def test_a_sign_that_is_misread_from_some_places_is_void(classifier):
     share = sum(read == RED for read in find_view_predictions(batch, 0, "clean").predictions) / TEST_VIEWS
     assert 0 < share < MIN_CLEAN_SHARE
     assert (row.status, row.clean_correct, row.broken) == ("void", False, False)
-    assert row.error == f"{100 * share:.1f}% of its clean views are read rightly; 95% are needed"
+    assert row.error == f"{100 * share:.1f}% of its clean views are classified correctly; 95% are needed"
 
 
 def test_a_sign_that_is_misread_untouched_is_not_looked_at(classifier):
@@ -319,7 +319,9 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     with RunStore.open_readonly(tmp_path / "run") as store:
         assert len(store.read_view_predictions(cell["key"])) == 8
         told = format_cell_result(planned, count_outcomes(store.read_outcomes(cell["key"])))
-        assert re.match(r"\d of \d signs turned in most of their views(, 1 left out)?, [\d,]+ passes", told)
+        assert re.match(
+            r"\d of \d signs misclassified in most of their views(, 1 left out)?, [\d,]+ passes", told
+        )
         assert store.load_arrays(cell["key"]).keys() >= {"photographs", "frames", "original", "adversarial"}
     assert len(before) == (tmp_path / "run" / "run.db").stat().st_size
     assert [verdict.gate.metric for verdict in run.evaluate_gates().verdicts] == ["sticker_success"]
@@ -330,7 +332,7 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     ("entry", "message"),
     [
         ({"card": "pgd50-linf-8", "test_views": 9}, "'pgd50-linf-8' has no views to test"),
-        ({"card": "sticker-10", "transfer_from": "plain"}, "'sticker-10' is judged on its own model only"),
+        ({"card": "sticker-10", "transfer_from": "plain"}, "'sticker-10' is evaluated on its own model only"),
         ({"card": "sticker-10", "test_views": 0}, "test_views"),
     ],
 )
