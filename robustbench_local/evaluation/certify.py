@@ -103,7 +103,7 @@ def certify(
         >>> import robustbench_local as rbl
         >>> classifier = rbl.load_classifier("zoo:signs-plain")
         >>> data = rbl.load_dataset("signs", limit=2)
-        >>> result = rbl.certify(classifier, data, certificate="certify-crown-linf-2", eps="0.01/255")
+        >>> result = rbl.certify(classifier, data, certificate="certify-ibp-linf-1", eps="0.01/255")
         >>> result.certified_accuracy.n
         2
 

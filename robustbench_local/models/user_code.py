@@ -14,9 +14,9 @@ from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.model_identity import record_code
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, did_you_mean
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
-from robustbench_local.models.model_files import find_file
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.models.networks.network_registry import fixed_initial_weights
-from robustbench_local.models.user_import import (
+from robustbench_local.extensions.user_import import (
     allow_late_imports,
     digest_file,
     import_file,
