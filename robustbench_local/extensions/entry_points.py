@@ -82,7 +82,7 @@ def load_entry_point(record: ExtensionRecord) -> Any:
     try:
         return metadata.EntryPoint(record.name, f"{module}:{attribute}", "").load()
     except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {" ".join(str(error).split())[:200]}"
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ConfigError(
             f"the entry point {record.target} cannot be imported: {what}",
             where=where,

@@ -71,7 +71,9 @@ def _load_object(path: Path, attribute: str, name: str) -> Any:
     value = getattr(module, attribute, None)
     if value is None:
         names = [entry for entry, held in vars(module).items() if callable(held)]
-        raise ConfigError(f"{path.name} has no {attribute!r}", where=name, remedy=did_you_mean(attribute, names))
+        raise ConfigError(
+            f"{path.name} has no {attribute!r}", where=name, remedy=did_you_mean(attribute, names)
+        )
     allow_late_imports(path, record_code(value, {module.__name__, *neighbours}))
     files, _ = find_module_files([module.__name__])
     _loaded_objects[key] = _LoadedObject(value, module.__name__, files)

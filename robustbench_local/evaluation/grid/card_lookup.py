@@ -82,7 +82,9 @@ def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
     return expand_attack_card(_build_method_card("attack", name, overrides), overrides)
 
 
-def _build_method_card(kind: Literal["attack", "certificate"], name: str, overrides: Mapping[str, Any]) -> Card:
+def _build_method_card(
+    kind: Literal["attack", "certificate"], name: str, overrides: Mapping[str, Any]
+) -> Card:
     """The card of a method that is named without one, whose threat model stands in the overrides."""
     missing = [key for key in ("norm", "eps") if overrides.get(key) in (None, [])]
     if missing:
