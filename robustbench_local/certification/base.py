@@ -52,6 +52,8 @@ class Certificate(ABC):
 
     norms: ClassVar[frozenset[str]]
     """Norms in which it can prove something."""
+    measure: ClassVar[Literal["certificate"]] = "certificate"
+    """What its cells measure; see ``Attack.measure`` for those of attacks."""
 
     @property
     def error_probability(self) -> float:
@@ -119,6 +121,10 @@ class Certificate(ABC):
     def get_concern(self, classifier: Classifier) -> Concern:  # noqa: ARG002 - for subclasses
         """What the verdicts are about when this classifier is given."""
         return "model"
+
+    def list_warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses
+        """What is allowed but probably not meant, one line each."""
+        return []
 
     def describe_caveats(self) -> str:
         """The one line that a reader of the results has to know, or nothing."""
