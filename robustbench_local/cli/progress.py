@@ -96,9 +96,7 @@ class RichDisplay(ProgressDisplay):
         """Move the bar of the cell."""
         self.progress.update(self.cell_task, completed=done.n, note=format_progress(cell, done))
 
-    def on_cell_end(
-        self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None
-    ) -> None:
+    def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
         """Leave a line about the cell and move the bar of the run."""
         self.progress.update(self.cell_task, visible=False)
         self.progress.advance(self.total_task)
@@ -150,9 +148,7 @@ class PlainDisplay(ProgressDisplay):
                 f"        {format_cell_title(cell)}: {done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
             )
 
-    def on_cell_end(
-        self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None
-    ) -> None:
+    def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
         """Say how the cell ended."""
         self._current_cell = None
         self._print_line(f"{status:>7} {format_cell_title(cell)}: {format_cell_result(cell, done)}")
@@ -192,9 +188,7 @@ class JsonDisplay(ProgressDisplay):
         """Emit how far the cell is."""
         self._print_event("advanced", cell, images=len(cell.positions), done=done.n, robust=done.robust)
 
-    def on_cell_end(
-        self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None
-    ) -> None:
+    def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
         """Emit how the cell ended."""
         self._print_event("finished", cell, status=status, done=done.n, robust=done.robust, error=error)
 

@@ -168,9 +168,7 @@ class _CellRunner:
             self.store.update_meta({"batch sizes": known})
         return int(known[str(subject)])
 
-    def _save_example_images(
-        self, job: Job, batch: OutcomeBatch, fresh: Sequence[OutcomeRecord]
-    ) -> None:
+    def _save_example_images(self, job: Job, batch: OutcomeBatch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the first broken images of the cell, or of signs the first at all: whatever the batches."""
         worth = [row for row in fresh if (row.clean_correct if batch.report_images else row.broken)]
         before = self.counts.clean_correct if batch.report_images else self.counts.broken
@@ -184,7 +182,10 @@ class _CellRunner:
             "adversarial": batch.candidates[[index[position] for position in positions]].numpy(),
         }
         kept = [batch.report_images[position] for position in positions if batch.report_images]
-        arrays |= {name: np.stack([image_arrays[name] for image_arrays in kept]) for name in (kept[0] if kept else ())}
+        arrays |= {
+            name: np.stack([image_arrays[name] for image_arrays in kept])
+            for name in (kept[0] if kept else ())
+        }
         self.store.save_arrays(self.key, positions[0], arrays)
 
     def _abort_hung_model(self, why: str) -> None:

@@ -299,5 +299,3 @@ def build_attack_error(
     return AttackFailedError(
         build_failed_attack_outcome(record, format_error_line(failure), spent_passes, seconds), failure
     )
-
-

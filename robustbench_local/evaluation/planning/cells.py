@@ -93,9 +93,7 @@ class _CellBuilder:
         code: Version of the code that decides verdicts.
     """
 
-    def __init__(
-        self, grid: Grid, subject: EvaluationSubject, position: Iterator[int], code: str
-    ) -> None:
+    def __init__(self, grid: Grid, subject: EvaluationSubject, position: Iterator[int], code: str) -> None:
         self.grid, self.subject, self.position = grid, subject, position
         self.run_identity = {
             "data": subject.data.compute_digest(),

@@ -366,9 +366,7 @@ def _build_description(
         "models": [subject.description for subject in subjects],
         "gates": [gate.model_dump(mode="json") for gate in grid.gates],
         "severity": resolve_severity(grid, subjects),
-        "cards": {
-            card.base_name: {"description": card.description, "source": card.source} for card in cards
-        },
+        "cards": {card.base_name: {"description": card.description, "source": card.source} for card in cards},
     }
 
 
