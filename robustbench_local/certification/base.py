@@ -72,8 +72,9 @@ class Certificate(ABC):
         """Prove what can be proven about some images.
 
         Args:
-            classifier: What :meth:`base` gave, inside ``classifier.evaluation_mode()``. Pass ``rows`` to it whenever
-                the images it is given are not the first ones, so that passes are counted for the right image.
+            classifier: What :meth:`get_base_classifier` gave, inside ``classifier.evaluation_mode()``. Pass
+                ``rows`` to it whenever the images it is given are not the first ones, so that passes are
+                counted for the right image.
             images: (N, C, H, W) in [0, 1], on the classifier's device; left untouched.
             labels: True classes, (N,).
             threat: The ball that is asked about.

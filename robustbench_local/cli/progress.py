@@ -144,9 +144,8 @@ class PlainDisplay(ProgressDisplay):
     def on_batch_end(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Say how far the cell is, every few seconds at most."""
         if time.monotonic() - self._last_print > HEARTBEAT_SECONDS / 3:
-            self._print_line(
-                f"        {format_cell_title(cell)}: {done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
-            )
+            progress = f"{done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
+            self._print_line(f"        {format_cell_title(cell)}: {progress}")
 
     def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
         """Say how the cell ended."""

@@ -36,7 +36,8 @@ def execute_plan(
         plan: What to do.
         store: Where outcomes go; what it already holds is not done again.
         listener: Told of progress.
-        exit_process: Ends this process, with what was committed, when a model hangs in it and cannot be interrupted.
+        exit_process: Ends this process, with what was committed, when a model hangs in it and cannot be
+            interrupted.
 
     Raises:
         StorageError: If the disk refuses; what was committed is kept and the same command resumes.

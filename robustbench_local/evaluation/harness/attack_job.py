@@ -1,7 +1,7 @@
 """The job of an attack's cell.
 
 A batch goes through four stations: predict the clean images, attack those that are classified correctly,
-verify the candidates, write one outcome an image. A failure inside a batch is confined to the image that fails.
+verify the candidates, write one outcome an image. A failure in a batch is confined to the image that fails.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class _SpentPasses:
 def _attack_and_verify(
     job: AttackJob, chosen: Dataset, spent: _SpentPasses
 ) -> tuple[VerificationResult, AgreementCounts]:
-    """Verdicts on the candidates for correctly classified images, by a copy of the model that saw no attack."""
+    """Verdicts on the candidates for correctly classified images, by a copy that saw no attack."""
     classifier, attacked_model = job.classifier, job.attacked_model
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)

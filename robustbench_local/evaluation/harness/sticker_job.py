@@ -1,4 +1,4 @@
-"""The job of a sticker's cell: craft it, predict many views of it and its controls, write one outcome a sign."""
+"""The job of a sticker's cell: craft it, predict views of it and its controls, write one outcome a sign."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class StickerJob(BaseAttackJob):
         return max(1, batch_size // self.images_per_position)
 
     def run(self, positions: list[int]) -> OutcomeBatch:
-        """Predict the clean signs; attack the correctly classified ones and predict them under every condition."""
+        """Predict the clean signs; attack the correctly classified ones, and predict every condition."""
         started = time.perf_counter()
         data, classifier = self.select_images(positions), self.classifier
         images, labels = data.images.to(classifier.device), data.labels.to(classifier.device)

@@ -23,12 +23,12 @@ from robustbench_local.evaluation.isolation.isolated_call import catch_process_e
 from robustbench_local.evaluation.isolation.time_limit import limit_time
 from robustbench_local.evaluation.planning.cells import build_cells
 from robustbench_local.evaluation.planning.defended_models import GridDefense, resolve_defenses
+from robustbench_local.evaluation.planning.entry_cards import resolve_entry_cards
 from robustbench_local.evaluation.planning.environment import (
     compute_code_version,
     describe_environment,
     find_library_versions,
 )
-from robustbench_local.evaluation.planning.entry_cards import resolve_entry_cards
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
 from robustbench_local.evaluation.planning.unusable_model import add_defense_name, make_unusable_subject

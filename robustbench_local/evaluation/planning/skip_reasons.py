@@ -18,7 +18,7 @@ def find_attack_obstacle(
     *,
     is_naive: bool,
 ) -> str | None:
-    """Why an attack is skipped on a model; None if it can run, or if the model's own problem is the reason.
+    """Why an attack is skipped on a model; None if it can run, or if the model's own problem counts.
 
     Args:
         attack: The attack.
@@ -32,13 +32,11 @@ def find_attack_obstacle(
     """
     if subject.problem or (surrogate and surrogate.problem):
         return None
-    if not len(goal.positions):
-        return "no image of the data has this goal: none is of a source class outside the targets"
-    if goal.threat.region == "mask" and subject.data.masks is None:
-        return "the threat is confined to a mask, and the data have none"
-    if surrogate and not is_naive and (surrogate.id == subject.id or surrogate.digest == subject.digest):
-        return "the candidates are crafted on this very model: that would be no transfer"
+    if obstacle := _find_data_obstacle(goal, subject):
+        return obstacle
     if surrogate:
+        if not is_naive and (surrogate.id == subject.id or surrogate.digest == subject.digest):
+            return "the candidates are crafted on this very model: that would be no transfer"
         check_surrogate(attack, goal.threat, surrogate.classifier, surrogate.data, subject.data)
         return None
     try:
@@ -50,10 +48,19 @@ def find_attack_obstacle(
     return None
 
 
+def _find_data_obstacle(goal: AttackGoal, subject: EvaluationSubject) -> str | None:
+    """What the data lack for an attack with this goal."""
+    if not len(goal.positions):
+        return "no image of the data has this goal: none is of a source class outside the targets"
+    if goal.threat.region == "mask" and subject.data.masks is None:
+        return "the threat is confined to a mask, and the data have none"
+    return None
+
+
 def find_certificate_obstacle(
     certificate: Certificate, goal: AttackGoal, subject: EvaluationSubject
 ) -> str | None:
-    """Why there is no such certificate for a model; None if there is, or if the model's problem is the reason.
+    """Why a certificate is skipped on a model; None if it can run, or if the model's own problem counts.
 
     Args:
         certificate: The certificate.
