@@ -22,7 +22,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.harness.certificate_job import CertificateJob
+from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
@@ -153,8 +153,14 @@ def certify(
         timeout=timeout,
     )
     key = cell_key({"model": classifier.name, "certificate": repr(method), "threat": repr(threat)})
-    work = CertificateJob(
-        key=key, classifier=classifier, data=fitted, certificate=method, threat=threat, seed=seed
+    job = make_job(
+        method,
+        key=key,
+        classifier=classifier,
+        data=fitted,
+        positions=None,
+        threat=threat,
+        seed=seed,
     )
     heard: list[str] = []
     isolation = IsolationSettings(isolated=timeout is not None, timeout=timeout)
@@ -162,23 +168,28 @@ def certify(
     rows = [
         row
         for batch in run_batches(
-            work,
+            job,
             batch_size=size,
             notify=heard.append,
             isolation=isolation,
         )
         for row in batch.outcomes
     ]
-    return _build_result(work, rows, (*classifier.notes, *fitted.notes, method.describe_caveats(), *heard))
+    notes = (*classifier.notes, *fitted.notes, method.describe_caveats(), *heard)
+    return _build_result(method, method.get_concern(classifier), threat, rows, notes)
 
 
 def _build_result(
-    work: CertificateJob, rows: Sequence[OutcomeRecord], notes: Sequence[str]
+    certificate: Certificate,
+    concerns: Concern,
+    threat: ThreatModel,
+    rows: Sequence[OutcomeRecord],
+    notes: Sequence[str],
 ) -> CertificationResult:
     return CertificationResult(
-        certificate=work.certificate,
-        threat=work.threat,
-        concerns=work.certificate.get_concern(work.classifier),
+        certificate=certificate,
+        threat=threat,
+        concerns=concerns,
         counts=count_outcomes(rows),
         outcomes=build_outcome_table(rows),
         predictions=tuple(row.clean_prediction for row in rows),

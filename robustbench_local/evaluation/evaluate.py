@@ -16,23 +16,18 @@ from torch import Tensor, nn
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import compute_default_batch_size
-from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.classifier import Classifier
-from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels, resolve_classes
+from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.attack_choice import choose_attack
 from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, format_transfer_note
-from robustbench_local.evaluation.harness.attack_job import (
-    AttackJob,
-    Job,
-    OutcomeBatch,
-    find_applicable_positions,
-)
+from robustbench_local.evaluation.harness.attack_goal import resolve_goal
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, StickerJob
+from robustbench_local.evaluation.harness.job import OutcomeBatch
+from robustbench_local.evaluation.harness.make_job import make_job
+from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
@@ -101,7 +96,7 @@ class EvaluationResult:
 
     def __repr__(self) -> str:
         origin = f", from {self.surrogate}" if self.surrogate else ""
-        rate = "sticker_success" if isinstance(self.attack, EOTAttack) else "robust_accuracy"
+        rate = "sticker_success" if self.attack.measure == "views" else "robust_accuracy"
         return (
             f"EvaluationResult({self.attack}, {self.threat.name}{origin}, n={self.counts.n}, "
             f"clean_accuracy={self.clean_accuracy}, {rate}={getattr(self, rate)})"
@@ -195,29 +190,37 @@ def evaluate(
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
     folders = [Path(folder) for folder in cards]
-    chosen_attack = choose_attack(
-        attack, overrides, parameters, folders, list(signature(evaluate).parameters)
-    )
-    method, rules = chosen_attack.attack, chosen_attack.threat
-    threat = rules.build_threat_model(resolve_classes(rules.targets, fitted.class_names))
+    chosen = choose_attack(attack, overrides, parameters, folders, list(signature(evaluate).parameters))
+    method, goal = chosen.attack, resolve_goal(chosen.threat, fitted)
+    threat = goal.threat
     if surrogate is None:
         method.check_support(threat, classifier)
     else:
         _check_transfer(method, threat, classifier, surrogate, known, fitted)
-    chosen = _select_attacked_images(fitted, rules, threat)
+    if not len(goal.positions):
+        raise DataError("no image is of a source class and outside the targets", where=fitted.name)
     for model in (classifier, *([] if surrogate is None else [surrogate])):
         check_consistency(
             model, fitted.images, allowed=allow_batch_dependence, batch_size=batch_size, timeout=timeout
         )
-    task = _build_job(
-        classifier, method, threat, chosen, surrogate=surrogate, test_views=test_views, seed=seed
+    key = {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
+    job = make_job(
+        method,
+        key=cell_key(key),
+        classifier=classifier,
+        data=fitted,
+        positions=goal.positions,
+        threat=threat,
+        seed=seed,
+        surrogate=surrogate,
+        test_views=test_views,
     )
     heard: list[str] = []
     isolation = IsolationSettings(isolated=timeout is not None, timeout=timeout)
-    size = batch_size or compute_default_batch_size(chosen.images)
+    size = batch_size or compute_default_batch_size(fitted.images)
     batches = list(
         run_batches(
-            task,
+            job,
             batch_size=size,
             notify=heard.append,
             isolation=isolation,
@@ -245,38 +248,6 @@ def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str,
     if entries is None:
         return ()
     return (entries,) if isinstance(entries, int | str) else tuple(entries)
-
-
-def _select_attacked_images(data: Dataset, rules: CardThreat, threat: ThreatModel) -> Dataset:
-    """The images that the attacker has something to gain from."""
-    positions = find_applicable_positions(data, threat, resolve_classes(rules.sources, data.class_names))
-    if not len(positions):
-        raise DataError("no image is of a source class and outside the targets", where=data.name)
-    return data.select_images(positions)
-
-
-def _build_job(
-    classifier: Classifier,
-    attack: Attack,
-    threat: ThreatModel,
-    data: Dataset,
-    *,
-    surrogate: Classifier | None,
-    test_views: int,
-    seed: int,
-) -> Job:
-    """The cell that is to be run."""
-    named = {"model": classifier.name, "attack": repr(attack), "threat": repr(threat), "seed": str(seed)}
-    common: dict[str, Any] = {
-        "key": cell_key(named),
-        "classifier": classifier,
-        "data": data,
-        "threat": threat,
-        "seed": seed,
-    }
-    if isinstance(attack, EOTAttack):
-        return StickerJob(attack=attack, test_views=test_views, **common)
-    return AttackJob(attack=attack, surrogate=surrogate, **common)
 
 
 def _build_result(
@@ -316,7 +287,7 @@ def _check_transfer(
     fitted_data: Dataset,
 ) -> None:
     """Bring the surrogate to the classifier and see that the attack can be carried out on it."""
-    if isinstance(attack, EOTAttack):
+    if attack.measure == "views":
         raise ConfigError(
             f"{type(attack).__name__} is judged on its own model only", remedy="leave surrogate out"
         )

@@ -13,6 +13,7 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.classifier.wrapper import find_innermost
+from robustbench_local.config.cards import Card
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
@@ -20,20 +21,15 @@ from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid, ModelEntry
 from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
 from robustbench_local.evaluation.isolation.time_limit import limit_time
-from robustbench_local.evaluation.planning.attack_columns import plan_cells, resolve_columns
-from robustbench_local.evaluation.planning.cells import GridColumn
+from robustbench_local.evaluation.planning.cells import build_cells
 from robustbench_local.evaluation.planning.defended_models import GridDefense, resolve_defenses
+from robustbench_local.evaluation.planning.entry_cards import resolve_entry_cards
 from robustbench_local.evaluation.planning.environment import (
     compute_code_version,
     describe_environment,
     find_library_versions,
 )
-from robustbench_local.evaluation.planning.plan import (
-    CertificateCell,
-    EvaluationSubject,
-    Plan,
-    PlannedCell,
-)
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
 from robustbench_local.evaluation.planning.unusable_model import add_defense_name, make_unusable_subject
 from robustbench_local.evaluation.probes.consistency_policy import (
@@ -110,15 +106,16 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     allowed = options.allow_batch_dependence or grid.allow_batch_dependence
     options = replace(options, allow_batch_dependence=allowed)
     folders = find_card_folders(options)
-    columns = resolve_columns(grid, folders)
+    entry_cards = resolve_entry_cards(grid, folders)
+    cards = [card for _, card in entry_cards]
     load = cache(partial(load_data, grid, options.base_folder))
     defenses = resolve_defenses(grid, folders, _build_weight_cache(grid, options, load))
     data = load()
     models = {entry.id: _load_subject_or_placeholder(entry, data, options) for entry in grid.models}
     subjects = tuple(
-        _apply_defense(entry, models[entry.id], each, data, options)
+        _apply_defense(entry, models[entry.id], defense, data, options)
         for entry in grid.models
-        for each in defenses[entry.id]
+        for defense in defenses[entry.id]
     )
     if all(subject.problem for subject in subjects):
         raise next(subject.problem for subject in subjects if subject.problem)
@@ -126,9 +123,9 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         subject.classifier.search_precision = grid.search_precision
         subject.classifier.compile_steps = options.compile_steps
     identity = _build_identity(
-        grid, data, {str(each): each for each in (*models.values(), *subjects)}, columns
+        grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
-    cells = tuple(plan_cells(grid, models, subjects, columns, identity["code"]))
+    cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
     device, workers = str(resolve_device(options.device)), options.workers or torch.get_num_threads()
     return Plan(
         name=grid.name or "grid",
@@ -144,7 +141,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         timeout=options.timeout,
         cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
-        description=_build_description(grid, data, subjects, columns, describe_environment(device, workers)),
+        description=_build_description(grid, data, subjects, cards, describe_environment(device, workers)),
         warnings=tuple(dict.fromkeys(_list_warnings(grid, cells, data))),
     )
 
@@ -299,7 +296,7 @@ def _check_defended_subject(subject: EvaluationSubject, options: Options) -> Eva
 
 
 def _build_identity(
-    grid: Grid, data: Dataset, subjects: Mapping[str, EvaluationSubject], columns: Sequence[GridColumn]
+    grid: Grid, data: Dataset, subjects: Mapping[str, EvaluationSubject], cards: Sequence[Card]
 ) -> dict[str, str]:
     """Everything that decides the verdicts, flat, so that a difference can be named.
 
@@ -319,7 +316,7 @@ def _build_identity(
                 f"{part} of model {name}": value
                 for part, value in subject.classifier.describe_parts().items()
             }
-    flat |= find_library_versions(column.card.method for column in columns)
+    flat |= find_library_versions(card.method for card in cards)
     for name, subject in subjects.items():
         if (size := find_innermost(subject.classifier).fixed_batch_size) is not None:
             flat[f"batch size of model {name}"] = str(size)  # its answers depend on it
@@ -342,7 +339,7 @@ def _build_description(
     grid: Grid,
     data: Dataset,
     subjects: Sequence[EvaluationSubject],
-    columns: Sequence[GridColumn],
+    cards: Sequence[Card],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
     """What the store keeps for the report."""
@@ -369,16 +366,13 @@ def _build_description(
         "models": [subject.description for subject in subjects],
         "gates": [gate.model_dump(mode="json") for gate in grid.gates],
         "severity": resolve_severity(grid, subjects),
-        "cards": {
-            column.card.base_name: {"description": column.card.description, "source": column.card.source}
-            for column in columns
-        },
+        "cards": {card.base_name: {"description": card.description, "source": card.source} for card in cards},
     }
 
 
-def _list_warnings(grid: Grid, cells: Sequence[PlannedCell], data: Dataset) -> Iterator[str]:
+def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset) -> Iterator[str]:
     """What the user should know before the run starts."""
-    if grid.skip_verified and not any(isinstance(cell, CertificateCell) for cell in cells):
+    if grid.skip_verified and not any(cell.is_certificate for cell in cells):
         yield "skip_verified spares nothing: the grid has no certificate"
     if len(data) < 100:
         yield f"only {len(data)} images: a 95 % interval is wider than 10 points either way"
@@ -386,7 +380,7 @@ def _list_warnings(grid: Grid, cells: Sequence[PlannedCell], data: Dataset) -> I
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":
             size = f"eps {cell.threat.eps:g} is more than half of the pixel range"
             yield f"{cell.record.attack}: {size}; was {cell.threat.eps:g}/255 meant?"
-        yield from (f"{cell.record.attack}: {line}" for line in cell.list_warnings())
+        yield from (f"{cell.record.attack}: {line}" for line in cell.method.list_warnings(cell.threat))
     for cell in cells:
         yield from (f"model {cell.subject}: {note}" for note in cell.subject.classifier.notes)
     yield from (f"data: {note}" for note in data.notes)

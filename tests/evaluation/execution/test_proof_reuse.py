@@ -129,8 +129,8 @@ def test_only_certain_proofs_about_this_very_model_spare_an_attack(workplace: Pa
             [],
         ):
             assert find_proven_images(attack, changed, store) == frozenset()
-        in_groups = replace(attack, attack=ReferenceAutoAttack())
-        assert not in_groups.attack.per_image
+        in_groups = replace(attack, method=ReferenceAutoAttack())
+        assert not in_groups.method.per_image
         assert find_proven_images(in_groups, plan.cells, store) == frozenset()
         assert find_proven_images(proof, plan.cells, store) == frozenset()
 
