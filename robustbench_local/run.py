@@ -22,6 +22,7 @@ from robustbench_local.evaluation.planning.planner import (
     find_card_folders,
     make_plan,
 )
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis import gates
 from robustbench_local.reports.writers.csv_files import load_outcomes_frame
@@ -137,7 +138,8 @@ def run_grid(
         search_precision: ``"bf16"`` searches faster and misses some breaks; overrides the grid's.
         compile_steps: Whether attacks compile their own step, for long runs on a GPU.
         cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
-        allow_code: Whether ``python:`` models may run their code.
+        allow_code: Whether ``python:FILE.py:NAME`` may run its file: of a model, an attack, a defense, a
+            certificate or data.
         allow_batch_dependence: Whether models whose answers depend on the other images of a batch, or on what
             they were asked before, are run all the same: in batches of exactly ``batch_size``, and with every
             number marked and every gate undecided.
@@ -225,7 +227,8 @@ def prepare_run(
         is_dry_run=is_dry_run,
         report=report,
     )
-    wanted = override_goal(wanted, sources, targets, find_card_folders(options))
+    with permit_code(options.allow_code, options.base_folder):
+        wanted = override_goal(wanted, sources, targets, find_card_folders(options))
     return make_plan(wanted, options), directory
 
 

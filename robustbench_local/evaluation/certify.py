@@ -12,19 +12,21 @@ import torch
 from torch import nn
 
 from robustbench_local.attacks.core.engine import compute_default_batch_size
-from robustbench_local.certification import expand_certificate_card, make_certificate
+from robustbench_local.certification import make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
-from robustbench_local.config.cards import CardThreat, find_card
+from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table
+from robustbench_local.evaluation.grid.card_lookup import find_certificate_cards
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm
@@ -95,6 +97,7 @@ def certify(
     cards: Sequence[Path | str] = (),
     timeout: float | None = None,
     num_classes: int | None = None,
+    allow_code: bool = False,
     **parameters: Any,
 ) -> CertificationResult:
     """Prove for as many images as possible that no change inside a ball makes them misclassified.
@@ -113,7 +116,8 @@ def certify(
         data: A data set, a pair (images, labels), or images (N, C, H, W), uint8 or floats in [0, 1].
         labels: True classes, (N,), where ``data`` is images alone.
         certificate: A card such as ``"certify-smoothing-l2-0.5"`` or ``"certify-crown-linf-2"``, or a
-            certificate of your own.
+            certificate of your own; also a method such as ``"ibp"``, an entry point or
+            ``"python:FILE.py:NAME"``, with norm and eps.
         norm: Norm of the ball; a card brings its own.
         eps: Radius, a number or ``"8/255"``; a card brings its own.
         seed: Decides every random draw.
@@ -127,6 +131,7 @@ def certify(
             process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
             costs its images only. None waits, in this process.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
+        allow_code: Whether a certificate that is named ``"python:FILE.py:NAME"`` may run its file.
         **parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
 
     Returns:
@@ -140,9 +145,10 @@ def certify(
     classifier = as_classifier(classifier, known.images, num_classes)
     if device is not None:
         classifier.to(device)
-    method, threat = _resolve_certificate(
-        certificate, norm, eps, parameters, [Path(folder) for folder in cards]
-    )
+    with permit_code(allow_code):
+        method, threat = _resolve_certificate(
+            certificate, norm, eps, parameters, [Path(folder) for folder in cards]
+        )
     method.check_support(threat, classifier)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
     check_consistency(
@@ -213,7 +219,7 @@ def _resolve_certificate(
         return certificate, ThreatModel(norm=parse_norm(norm), eps=parse_eps(eps))
     asked = {"norm": norm, "eps": eps, **parameters}
     overrides = {key: value for key, value in asked.items() if value is not None}
-    found = expand_certificate_card(find_card(certificate, kind="certificate", extra=folders), overrides)
+    found = find_certificate_cards(certificate, overrides, folders)
     if len(found) > 1:
         raise ConfigError("certify takes one eps", remedy="use run_grid for several")
     return make_certificate(found[0].method, found[0].parameters), cast(

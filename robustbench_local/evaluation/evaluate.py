@@ -30,6 +30,7 @@ from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
@@ -123,6 +124,7 @@ def evaluate(
     cards: Sequence[Path | str] = (),
     timeout: float | None = None,
     num_classes: int | None = None,
+    allow_code: bool = False,
     **parameters: Any,
 ) -> EvaluationResult:
     """Attack a classifier and measure its accuracy under the attack, by the rules of the harness.
@@ -142,7 +144,7 @@ def evaluate(
             NumPy arrays and lists are taken, on any device.
         labels: True classes, (N,), where ``data`` is images alone.
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"pgd"``, a class such as ``rbl.PGD``, or
-            an instance of one.
+            an instance of one; also an entry point or ``"python:FILE.py:NAME"``.
         norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; a card brings its own.
         eps: Radius, a number or ``"8/255"``; degrees, or a severity; a card brings its own.
         targets: Classes, by index or name, that the attacker wants to be read, or just one; empty or None:
@@ -164,6 +166,7 @@ def evaluate(
             process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
             costs its images only. None waits, in this process.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
+        allow_code: Whether an attack that is named ``"python:FILE.py:NAME"`` may run its file.
         **parameters: Hyper-parameters of the attack, such as ``steps=10``; they change a card's.
 
     Returns:
@@ -190,7 +193,9 @@ def evaluate(
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
     folders = [Path(folder) for folder in cards]
-    chosen = choose_attack(attack, overrides, parameters, folders, list(signature(evaluate).parameters))
+    options = list(signature(evaluate).parameters)
+    with permit_code(allow_code):
+        chosen = choose_attack(attack, overrides, parameters, folders, options)
     method, goal = chosen.attack, resolve_goal(chosen.threat, fitted)
     threat = goal.threat
     if surrogate is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -92,7 +92,7 @@ class OpenRegistry(Registry[T]):
                 f"is {got}, not a class of {self.kind}s", where=name, remedy=f"derive it from rbl.{what}"
             )
         if inspect.isabstract(found):
-            missing = ", ".join(sorted(found.__abstractmethods__))
+            missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
             raise ConfigError(f"is no complete {self.kind}: it lacks {missing}", where=name)
         if vars(found).get("__annotations__") and "__dataclass_fields__" not in vars(found):
             remedy = f"write @dataclass(frozen=True, kw_only=True) above class {found.__name__}"
@@ -108,8 +108,8 @@ class OpenRegistry(Registry[T]):
         return name if record is None else f"{record.name} of {record.distribution}"
 
 
-def describe_outside_code(kind: type[Any]) -> dict[str, str]:
-    """The identity of a class from outside, in named parts; empty for our own.
+def describe_outside_code(kind: Callable[..., Any]) -> dict[str, str]:
+    """The identity of a class or function from outside, in named parts; empty for our own.
 
     In it are the code of the class as it is in memory, the whole files of its module and of all modules of
     the user's that these import, and the versions of the libraries that compute.

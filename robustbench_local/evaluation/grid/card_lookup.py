@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from robustbench_local import certification
 from robustbench_local.attacks import ATTACKS, expand_attack_card
 from robustbench_local.attacks.adapters.libraries import TORCHATTACKS_PREFIX
-from robustbench_local.certification import CERTIFICATES
+from robustbench_local.certification import CERTIFICATES, expand_certificate_card
 from robustbench_local.config.cards import Card, CardThreat, find_card
 from robustbench_local.errors import ConfigError
 from robustbench_local.extensions.open_registry import OpenRegistry
@@ -31,13 +30,11 @@ def find_method_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
     if _is_method(name):
         return find_attack_cards(name, overrides, folders)
     if name in CERTIFICATES:
-        card = _build_method_card("certificate", name, overrides)
-        return certification.expand_certificate_card(card, overrides)
+        return find_certificate_cards(name, overrides, folders)
     _refuse_wrong_class(name)
     card = find_card(name, extra=folders)
-    if card.kind == "certificate":
-        return certification.expand_certificate_card(card, overrides)
-    return find_attack_cards(name, overrides, folders)
+    find_cards = find_certificate_cards if card.kind == "certificate" else find_attack_cards
+    return find_cards(name, overrides, folders)
 
 
 def find_cards_per_target(
@@ -80,6 +77,28 @@ def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
         _refuse_wrong_class(name)
         return expand_attack_card(find_card(name, kind="attack", extra=folders), overrides)
     return expand_attack_card(_build_method_card("attack", name, overrides), overrides)
+
+
+def find_certificate_cards(
+    name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()
+) -> list[Card]:
+    """The cards that the name of a certificate and its overrides mean, one for each eps.
+
+    Args:
+        name: A card, or a method, whose overrides must then have ``norm`` and ``eps``.
+        overrides: As for :func:`find_attack_cards`.
+        folders: Folders with the user's own cards.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: If an override is unknown, impossible or missing.
+    """
+    if name in CERTIFICATES:
+        card = _build_method_card("certificate", name, overrides)
+    else:
+        _refuse_wrong_class(name)
+        card = find_card(name, kind="certificate", extra=folders)
+    return expand_certificate_card(card, overrides)
 
 
 def _build_method_card(

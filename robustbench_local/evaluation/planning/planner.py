@@ -22,12 +22,22 @@ from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid, ModelEntr
 from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
 from robustbench_local.evaluation.isolation.time_limit import limit_time
 from robustbench_local.evaluation.planning.cells import build_cells
-from robustbench_local.evaluation.planning.defended_models import GridDefense, resolve_defenses
+from robustbench_local.evaluation.planning.defended_models import (
+    GridDefense,
+    WrapperDefense,
+    resolve_defenses,
+)
 from robustbench_local.evaluation.planning.entry_cards import resolve_entry_cards
 from robustbench_local.evaluation.planning.environment import (
     compute_code_version,
     describe_environment,
     find_library_versions,
+)
+from robustbench_local.evaluation.planning.outside_code import (
+    check_outside_code,
+    describe_run_code,
+    guard_outside_code,
+    list_refused_names,
 )
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
@@ -47,8 +57,9 @@ from robustbench_local.evaluation.probes.model_probe import (
     probe_model,
 )
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.models.http_client import remove_credentials
-from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.models.model_sources import is_outside_model, load_classifier
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
@@ -105,12 +116,27 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     """
     allowed = options.allow_batch_dependence or grid.allow_batch_dependence
     options = replace(options, allow_batch_dependence=allowed)
+    with permit_code(options.allow_code, options.base_folder):
+        return _build_plan(grid, options)
+
+
+def _build_plan(grid: Grid, options: Options) -> Plan:
+    """The plan; code from outside may run here as far as the user allowed it."""
     folders = find_card_folders(options)
-    entry_cards = resolve_entry_cards(grid, folders)
-    cards = [card for _, card in entry_cards]
+    outside = check_outside_code(
+        grid,
+        folders,
+        base_folder=options.base_folder,
+        allow_code=options.allow_code,
+        timeout=options.timeout,
+    )
+    guard = partial(guard_outside_code, outside, options.timeout)
     load = cache(partial(load_data, grid, options.base_folder))
-    defenses = resolve_defenses(grid, folders, _build_weight_cache(grid, options, load))
-    data = load()
+    with guard():
+        entry_cards = resolve_entry_cards(grid, folders)
+        defenses = resolve_defenses(grid, folders, _build_weight_cache(grid, options, load))
+        data = load()
+    cards = [card for _, card in entry_cards]
     models = {entry.id: _load_subject_or_placeholder(entry, data, options) for entry in grid.models}
     subjects = tuple(
         _apply_defense(entry, models[entry.id], defense, data, options)
@@ -125,7 +151,11 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     identity = _build_identity(
         grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
-    cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
+    defense_cards = [defense.card for each in defenses.values() for defense in each if defense.card]
+    with guard():
+        identity |= describe_run_code(grid, cards, defense_cards)
+        cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
+        warnings = tuple(dict.fromkeys((*_list_warnings(grid, cells, data), *list_refused_names())))
     device, workers = str(resolve_device(options.device)), options.workers or torch.get_num_threads()
     return Plan(
         name=grid.name or "grid",
@@ -142,7 +172,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
         description=_build_description(grid, data, subjects, cards, describe_environment(device, workers)),
-        warnings=tuple(dict.fromkeys(_list_warnings(grid, cells, data))),
+        warnings=warnings,
     )
 
 
@@ -191,7 +221,10 @@ def _apply_defense(
         return add_defense_name(model, defense.name)
     try:
         with catch_process_exit(entry.id), convert_model_errors(entry.id):
-            return _check_defended_subject(defense.apply_to_model(model), options)
+            limit = options.timeout if isinstance(defense, WrapperDefense) and defense.code else None
+            with limit_time(limit, f"{entry.id} + {defense.name}"):
+                defended = defense.apply_to_model(model)
+            return _check_defended_subject(defended, options)
     except ModelError as problem:
         unusable = make_unusable_subject(entry, data, problem, resolve_device(options.device))
         return add_defense_name(unusable, defense.name)
@@ -256,7 +289,9 @@ def _load_subject(entry: ModelEntry, data: Dataset, options: Options) -> Evaluat
 def has_foreign_code(entry: ModelEntry) -> bool:
     """Whether a model may run, while it is loaded, what its user or somebody else wrote."""
     places = (entry.source, entry.architecture or "")
-    return entry.trust_pickle is not None or any(place.startswith(("python:", "onnx:")) for place in places)
+    if entry.trust_pickle is not None or is_outside_model(entry.source):
+        return True
+    return any(place.startswith(("python:", "onnx:")) for place in places)
 
 
 def _load_model(entry: ModelEntry, data: Dataset, options: Options) -> tuple[Classifier, Dataset]:
