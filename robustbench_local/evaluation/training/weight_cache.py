@@ -200,7 +200,6 @@ class WeightCache:
         parts: dict[str, Any] = {
             "card": card.digest,
             "recipe": repr(recipe),
-            **describe_outside_code(type(recipe)),
             "architecture": start.architecture,
             "network": describe_network(start.module),  # its code and its initial weights are in there
             "training": images.training.compute_digest(),
@@ -208,6 +207,8 @@ class WeightCache:
             "seed": self.grid.seed,
             "loop": compute_loop_version(),
         }
+        if code := describe_outside_code(type(recipe)):
+            parts["recipe code"] = code
         teacher = build_teacher_loader(
             torch.device("cpu"), self.base, allow_code=self.allow_code, num_classes=start.num_classes
         )
