@@ -112,10 +112,6 @@ class Options:
         return replace(self, timeout=timeout or None, cell_timeout=self.cell_timeout or None)
 
 
-DEFAULT_OPTIONS = Options()
-"""What a call computes with where no options are given."""
-
-
 def check_whole_number(name: str, value: int | None, *, least: int) -> None:
     """See that an argument is a whole number, and not too small; None will do.
 
@@ -146,3 +142,7 @@ def check_parameter_names(call: str, parameters: Collection[str]) -> None:
             raise ConfigError(
                 f"{call} has no argument {name!r}", remedy=f"give options=rbl.Options({name}=...)"
             )
+
+
+DEFAULT_OPTIONS = Options()
+"""What a call computes with where no options are given."""
