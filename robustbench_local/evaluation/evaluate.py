@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from inspect import signature
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,16 @@ from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, 
 from robustbench_local.evaluation.harness.attack_goal import resolve_goal
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.harness.job import OutcomeBatch
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
 from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
+from robustbench_local.evaluation.options import (
+    DEFAULT_OPTIONS,
+    Options,
+    check_parameter_names,
+    check_whole_number,
+)
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
@@ -118,13 +123,8 @@ def evaluate(
     surrogate: Classifier | None = None,
     test_views: int = TEST_VIEWS,
     seed: int = 0,
-    batch_size: int | None = None,
-    allow_batch_dependence: bool = False,
-    device: str | torch.device | None = None,
-    cards: Sequence[Path | str] = (),
-    timeout: float | None = None,
     num_classes: int | None = None,
-    allow_code: bool = False,
+    options: Options = DEFAULT_OPTIONS,
     **parameters: Any,
 ) -> EvaluationResult:
     """Attack a classifier and measure its accuracy under the attack, by the rules of the harness.
@@ -155,18 +155,10 @@ def evaluate(
             never sees ``classifier``. It is moved to the classifier's device.
         test_views: Views over which a sticker or patch is judged, for each image.
         seed: Decides every random draw; 0 or more.
-        batch_size: Images in a pass, at least 1; None chooses by the size of the images. No influence on
-            verdicts.
-        allow_batch_dependence: Whether a model whose answers depend on the other images of a batch, or on
-            what it was asked before, is evaluated all the same: in batches of exactly ``batch_size``, with a
-            note that says so.
-        device: Where to compute; None leaves the classifier where it is.
-        cards: Folders with cards of your own.
-        timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
-            process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
-            costs its images only. None waits, in this process.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
-        allow_code: Whether an attack that is named ``"python:FILE.py:NAME"`` may run its file.
+        options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
+            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others are
+            for grids.
         **parameters: Hyper-parameters of the attack, such as ``steps=10``; they change a card's.
 
     Returns:
@@ -175,14 +167,14 @@ def evaluate(
     Raises:
         RobustbenchError: If the model, the data, the attack and the threat model do not fit each other.
     """
-    _check_number("seed", seed, least=0)
-    _check_number("test_views", test_views, least=1)
-    if batch_size is not None:
-        _check_number("batch_size", batch_size, least=1)
+    check_whole_number("seed", seed, least=0)
+    check_whole_number("test_views", test_views, least=1)
+    check_parameter_names("evaluate", parameters)
+    options.check_applicable("evaluate")
     known = join_data(data, labels)
     classifier = as_classifier(classifier, known.images, num_classes)
-    if device is not None:
-        classifier.to(device)
+    if options.device is not None:
+        classifier.to(options.device)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
     asked = {
         "norm": norm,
@@ -192,10 +184,10 @@ def evaluate(
         "transformation": transformation,
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
-    folders = [Path(folder) for folder in cards]
-    options = list(signature(evaluate).parameters)
-    with permit_code(allow_code):
-        chosen = choose_attack(attack, overrides, parameters, folders, options)
+    folders = [Path(folder) for folder in options.cards]
+    arguments = list(signature(evaluate).parameters)
+    with permit_code(options.allow_code):
+        chosen = choose_attack(attack, overrides, parameters, folders, arguments)
     method, goal = chosen.attack, resolve_goal(chosen.threat, fitted)
     threat = goal.threat
     if surrogate is None:
@@ -206,7 +198,11 @@ def evaluate(
         raise DataError("no image is of a source class and outside the targets", where=fitted.name)
     for model in (classifier, *([] if surrogate is None else [surrogate])):
         check_consistency(
-            model, fitted.images, allowed=allow_batch_dependence, batch_size=batch_size, timeout=timeout
+            model,
+            fitted.images,
+            allowed=options.allow_batch_dependence,
+            batch_size=options.batch_size,
+            timeout=options.timeout,
         )
     key = {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
     job = make_job(
@@ -220,17 +216,7 @@ def evaluate(
         surrogate=surrogate,
         test_views=test_views,
     )
-    heard: list[str] = []
-    isolation = IsolationSettings(isolated=timeout is not None, timeout=timeout)
-    size = batch_size or compute_default_batch_size(fitted.images)
-    batches = list(
-        run_batches(
-            job,
-            batch_size=size,
-            notify=heard.append,
-            isolation=isolation,
-        )
-    )
+    batches, heard = run_job(job, options)
     notes = (
         *classifier.notes,
         *fitted.notes,
@@ -242,10 +228,24 @@ def evaluate(
     return _build_result(method, threat, batches, surrogate, notes)
 
 
-def _check_number(name: str, value: int, *, least: int) -> None:
-    """See that an argument is a whole number, and not too small."""
-    if not isinstance(value, Integral) or value < least:
-        raise ConfigError(f"{name} is {value!r}", remedy=f"give a whole number, {least} or more")
+def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str]]:
+    """Do the work of a job in memory.
+
+    Args:
+        job: The job.
+        options: How to compute.
+
+    Returns:
+        The batches, in the order of positions, and lines that a reader of the results has to know.
+    """
+    notes: list[str] = []
+    batches = run_batches(
+        job,
+        batch_size=options.batch_size or compute_default_batch_size(job.data.images),
+        notify=notes.append,
+        isolation=IsolationSettings(isolated=options.timeout is not None, timeout=options.timeout),
+    )
+    return list(batches), notes
 
 
 def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:

@@ -16,13 +16,13 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.extensions import entry_points
 from robustbench_local.extensions.entry_points import list_entry_points
 
-OPTIONS = {"workers": 1, "batch_size": 16, "device": "cpu"}
+OPTIONS = rbl.Options(workers=1, batch_size=16, device="cpu")
 
 
 def test_a_grid_of_entry_points_runs_is_reported_judged_and_resumed(installed_example, tmp_path):
     grid = tmp_path / "grid.yaml"
     shutil.copy(EXAMPLE / "grid.yaml", grid)
-    run = rbl.run_grid(grid, out=tmp_path / "run", **OPTIONS)
+    run = rbl.run_grid(grid, out=tmp_path / "run", options=OPTIONS)
     cells = run.results["cells"]
     assert {cell["status"] for cell in cells} == {"done", "skipped"}
     assert run.is_complete
@@ -33,14 +33,14 @@ def test_a_grid_of_entry_points_runs_is_reported_judged_and_resumed(installed_ex
     assert all(
         note.startswith("claimed by example-linear-margin of robustbench-example 0.1.0") for note in claims
     )
-    assert run.evaluate_gates().passed
+    assert run.evaluate_gates().exit_code == 0
     page = run.report().read_text(encoding="utf-8")
     markdown = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     for text in (page, markdown):
         assert "example-corners" in text
         assert "claimed by example-linear-margin of robustbench-example 0.1.0" in text
     before = run.outcomes
-    again = rbl.run_grid(grid, out=tmp_path / "run", **OPTIONS)
+    again = rbl.run_grid(grid, out=tmp_path / "run", options=OPTIONS)
     assert again.outcomes.equals(before)
 
     source = installed_example / "attack.py"
@@ -48,7 +48,7 @@ def test_a_grid_of_entry_points_runs_is_reported_judged_and_resumed(installed_ex
     forget("robustbench_example")
     importlib.invalidate_caches()
     with pytest.raises(ConfigError, match=r"attack\.py of attack example-corners"):
-        rbl.run_grid(grid, out=tmp_path / "run", **OPTIONS)
+        rbl.run_grid(grid, out=tmp_path / "run", options=OPTIONS)
 
 
 def test_calls_take_entry_points(installed_example):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from example_package import EXAMPLE
 import robustbench_local as rbl
 from robustbench_local.errors import ConfigError, DataError, RefusedError, RobustbenchError
 
-OPTIONS = {"workers": 1, "batch_size": 16, "device": "cpu", "allow_code": True}
+OPTIONS = rbl.Options(workers=1, batch_size=16, device="cpu", allow_code=True, timeout=60)
 
 HEAD = """
 from dataclasses import dataclass
@@ -42,8 +43,8 @@ def test_a_grid_of_files_runs_and_only_with_leave(tmp_path, monkeypatch):
     shutil.copy(EXAMPLE / "grid-of-files.yaml", tmp_path / "grid.yaml")
     monkeypatch.chdir(tmp_path.parent)
     with pytest.raises(RefusedError, match="--allow-code"):
-        rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", **(OPTIONS | {"allow_code": False}))
-    run = rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", **OPTIONS)
+        rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", options=replace(OPTIONS, allow_code=False))
+    run = rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", options=OPTIONS)
     cells = run.results["cells"]
     assert {cell["status"] for cell in cells} == {"done", "skipped"}
     claims = [cell for cell in cells if "LinearMargin" in cell["attack"] and cell["status"] == "done"]
@@ -52,15 +53,15 @@ def test_a_grid_of_files_runs_and_only_with_leave(tmp_path, monkeypatch):
     skipped = [cell["error"] for cell in cells if cell["status"] == "skipped"]
     assert all("has a defense around it" in line for line in skipped)
     before = run.outcomes
-    assert rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", **OPTIONS).outcomes.equals(before)
+    assert rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", options=OPTIONS).outcomes.equals(before)
     for name in ("defense.py", "certificate.py", "blobs.py"):
         source = folder / name
         text = source.read_text()
         source.write_text(text + "\n# changed\n")
         with pytest.raises(ConfigError, match=name):
-            rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", **OPTIONS)
+            rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", options=OPTIONS)
         source.write_text(text)
-    assert rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", **OPTIONS).outcomes.equals(before)
+    assert rbl.run_grid(tmp_path / "grid.yaml", out=tmp_path / "run", options=OPTIONS).outcomes.equals(before)
 
 
 def test_a_module_that_an_attack_imports_is_part_of_the_identity(workplace, tmp_path):
@@ -68,10 +69,10 @@ def test_a_module_that_an_attack_imports_is_part_of_the_identity(workplace, tmp_
     name = write_attack(
         tmp_path / "own.py", "return images + threat.eps * helper.FACTOR", before="import helper\n"
     )
-    rbl.run_grid(workplace(name), out="run", **OPTIONS)
+    rbl.run_grid(workplace(name), out="run", options=OPTIONS)
     (tmp_path / "helper.py").write_text("FACTOR = 0.5\n")
     with pytest.raises(ConfigError, match=r"helper\.py"):
-        rbl.run_grid(workplace(name), out="run", **OPTIONS)
+        rbl.run_grid(workplace(name), out="run", options=OPTIONS)
 
 
 def test_a_card_of_the_users_names_a_method_from_outside(workplace, tmp_path):
@@ -82,14 +83,14 @@ def test_a_card_of_the_users_names_a_method_from_outside(workplace, tmp_path):
     }  # fmt: skip
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "mine.yaml").write_text(yaml.safe_dump(card))
-    run = rbl.run_grid(workplace() | {"attacks": ["mine"]}, out="run", **OPTIONS)
+    run = rbl.run_grid(workplace() | {"attacks": ["mine"]}, out="run", options=OPTIONS)
     assert run.results["cells"][0]["status"] == "done"
     assert run.outcomes["linf"].max() == pytest.approx(4 / 255, abs=1e-6)
 
 
 def test_an_attack_has_no_success_by_its_own_word(workplace, tmp_path):
     name = write_attack(tmp_path / "own.py", "return 1 - images")
-    outcomes = rbl.run_grid(workplace(name), out="run", **OPTIONS).outcomes
+    outcomes = rbl.run_grid(workplace(name), out="run", options=OPTIONS).outcomes
     assert not outcomes["broken"].any()
     assert set(outcomes["status"]) == {"rejected"}
 
@@ -109,7 +110,9 @@ def test_a_file_that_cannot_be_imported_is_one_line(fault, workplace, tmp_path):
     before, message = IMPORTS[fault]
     name = write_attack(tmp_path / "own.py", before=before + "\n")
     with pytest.raises(ConfigError, match=message) as caught:
-        rbl.run_grid(workplace(name), out="run", **OPTIONS, timeout=2 if fault == "hangs" else 60)
+        rbl.run_grid(
+            workplace(name), out="run", options=replace(OPTIONS, timeout=2 if fault == "hangs" else 60)
+        )
     assert "\n" not in str(caught.value)
     assert "own.py" in str(caught.value)
 
@@ -142,7 +145,7 @@ class Wrapper(rbl.FixedWrapper):
     write_attack(tmp_path / "own.py", after=after)
     shutil.copy(tmp_path / "own.py", tmp_path / "own.txt")
     with pytest.raises(ConfigError, match=message) as caught:
-        rbl.run_grid(workplace(reference), out="run", **OPTIONS)
+        rbl.run_grid(workplace(reference), out="run", options=OPTIONS)
     assert "\n" not in str(caught.value)
 
 
@@ -156,7 +159,7 @@ class Wrapper(rbl.FixedWrapper):
 def test_a_wrong_parameter_is_one_line(changes, message, workplace, tmp_path):
     entry = {"card": write_attack(tmp_path / "own.py"), "norm": "Linf", "eps": 0.1} | changes
     with pytest.raises(ConfigError, match=message):
-        rbl.run_grid(workplace() | {"attacks": [entry]}, out="run", **OPTIONS)
+        rbl.run_grid(workplace() | {"attacks": [entry]}, out="run", options=OPTIONS)
 
 
 WORK = {
@@ -182,11 +185,11 @@ def test_an_attack_that_fails_at_work_is_an_error_of_its_cell(fault, workplace, 
     perturb, message = WORK[fault]
     name = write_attack(tmp_path / "own.py", perturb)
     grid = workplace() | {"attacks": [{"card": name, "norm": "Linf", "eps": 0.1}, "fgsm-linf-8"]}
-    run = rbl.run_grid(grid, out="run", **OPTIONS, timeout=2 if fault == "hangs" else 60)
+    run = rbl.run_grid(grid, out="run", options=replace(OPTIONS, timeout=2 if fault == "hangs" else 60))
     own, fgsm = run.results["cells"]
     texts = [str(own["error"]), *map(str, run.outcomes["error"])]
     assert own["status"] in {"error", "timeout", "partial"}
-    assert any(importlib.import_module("re").search(message, text) for text in texts), texts
+    assert any(re.search(message, text) for text in texts), texts
     assert not run.outcomes[run.outcomes["attack"] == own["attack"]]["broken"].any()
     assert fgsm["status"] == "done"
 
@@ -202,7 +205,7 @@ def test_what_fails_while_the_run_is_planned_is_one_line(cost, message, workplac
     caveat = f"\n    def describe_caveats(self, classifier, threat):\n        {cost}\n"
     name = write_attack(tmp_path / "own.py", after=caveat)
     with pytest.raises(RobustbenchError, match=message) as caught:
-        rbl.run_grid(workplace(name), out="run", **OPTIONS)
+        rbl.run_grid(workplace(name), out="run", options=OPTIONS)
     assert "\n" not in str(caught.value)
 
 
@@ -237,7 +240,7 @@ def test_a_claim_that_attacks_contradict_is_reported(workplace, tmp_path):
         workplace()
         | {"attacks": [entry, "fgsm-linf-8 ".strip(), {"card": "pgd50-linf-8", "steps": 3, "eps": 0.3}]},
         out="run",
-        **OPTIONS,
+        options=OPTIONS,
     )
     cell = run.results["cells"][0]
     assert cell["note"].startswith("claimed by python:own.py:Own, and not verified")
@@ -257,10 +260,10 @@ def test_a_claim_that_attacks_contradict_is_reported(workplace, tmp_path):
 )
 def test_what_is_no_certified_batch_is_an_error_of_its_cell(returned, message, workplace, tmp_path):
     (tmp_path / "own.py").write_text(CERTIFICATE.format(returned=returned))
-    run = rbl.run_grid(workplace("python:own.py:Own"), out="run", **OPTIONS)
+    run = rbl.run_grid(workplace("python:own.py:Own"), out="run", options=OPTIONS)
     cell = run.results["cells"][0]
     assert cell["status"] == "error"
-    assert importlib.import_module("re").search(message, cell["error"]), cell["error"]
+    assert re.search(message, cell["error"]), cell["error"]
 
 
 DATA = {
@@ -288,7 +291,7 @@ def test_a_wrapper_that_makes_no_classifier_is_an_error_of_its_cells(workplace, 
     text = "import robustbench_local as rbl\nclass Own(rbl.Wrapper):\n    def wrap(self, classifier):\n        return 3\n"
     (tmp_path / "own.py").write_text(text)
     grid = workplace() | {"defenses": ["none", "python:own.py:Own"]}
-    cells = rbl.run_grid(grid, out="run", **OPTIONS).results["cells"]
+    cells = rbl.run_grid(grid, out="run", options=OPTIONS).results["cells"]
     assert [cell["status"] for cell in cells] == ["done", "error"]
     assert "made a int of the model" in cells[1]["error"]
 
@@ -301,4 +304,4 @@ def test_a_call_runs_a_file_only_with_leave(workplace, tmp_path):
     given = {"attack": name, "norm": "Linf", "eps": 0.1}
     with pytest.raises(RefusedError, match="--allow-code"):
         rbl.evaluate(classifier, data, **given)
-    assert rbl.evaluate(classifier, data, **given, allow_code=True).counts.n == 3
+    assert rbl.evaluate(classifier, data, **given, options=rbl.Options(allow_code=True)).counts.n == 3
