@@ -1,4 +1,4 @@
-"""Data from outside: a function of the user's own file, or of an entry point, that returns images and labels."""
+"""Data from outside: a function of the user's file, or of an entry point, that returns images and labels."""
 
 from __future__ import annotations
 

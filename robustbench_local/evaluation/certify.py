@@ -121,8 +121,8 @@ def certify(
         seed: Decides every random draw.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
         options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
-            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others are
-            for grids.
+            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
+            are for grids.
         **parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
 
     Returns:

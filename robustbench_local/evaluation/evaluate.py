@@ -157,8 +157,8 @@ def evaluate(
         seed: Decides every random draw; 0 or more.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
         options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
-            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others are
-            for grids.
+            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
+            are for grids.
         **parameters: Hyper-parameters of the attack, such as ``steps=10``; they change a card's.
 
     Returns:

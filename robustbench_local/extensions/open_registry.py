@@ -63,13 +63,13 @@ class OpenRegistry(Registry[T]):
         return isinstance(found, type) and issubclass(found, self._base)
 
     def find_record(self, name: str) -> ExtensionRecord | None:
-        """The entry point of that name, unless the name is our own: then it is not the entry point that is meant."""
+        """The entry point of that name; None if there is none, or the name is built in."""
         if name in self.entries or is_python_reference(name) or name in list_shipped_names():
             return None
         return find_entry_point(self.group, name)
 
     def list_refused(self) -> list[ExtensionRecord]:
-        """The entry points that nobody can use, each with its problem: those that are called as our own are."""
+        """The entry points that nobody can use, each with its problem; a built-in name is one."""
         own = {*self.entries, *list_shipped_names()}
         return [
             replace(record, problem=record.problem or f"the name {record.name!r} is built in")
@@ -103,7 +103,7 @@ class OpenRegistry(Registry[T]):
         return is_python_reference(name) or self.find_record(name) is not None
 
     def describe_origin(self, name: str) -> str:
-        """Where something from outside comes from, for a reader: a file, or a distribution with its version."""
+        """Where something from outside comes from: a file, or a distribution with its version."""
         record = self.find_record(name)
         return name if record is None else f"{record.name} of {record.distribution}"
 

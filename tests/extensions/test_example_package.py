@@ -156,8 +156,9 @@ def test_pip_installs_it(tmp_path):
 LOOK = """
 import robustbench_local as rbl
 from robustbench_local.extensions.entry_points import list_entry_points
-print(*[record.name for record in list_entry_points("attacks") if record.distribution.startswith("robustbench-example")])
-data = rbl.load_dataset("example-blobs", limit=3)
-result = rbl.evaluate(rbl.load_classifier("example-linear"), data, attack="example-corners", norm="Linf", eps=0.1)
+records = list_entry_points("attacks")
+print(*[record.name for record in records if record.distribution.startswith("robustbench-example")])
+data, classifier = rbl.load_dataset("example-blobs", limit=3), rbl.load_classifier("example-linear")
+result = rbl.evaluate(classifier, data, attack="example-corners", norm="Linf", eps=0.1)
 print(result.counts.n)
 """

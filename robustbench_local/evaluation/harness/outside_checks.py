@@ -32,7 +32,7 @@ def is_own_method(method: object) -> bool:
 
 @contextmanager
 def keep_model_unchanged(method: object, *classifiers: Classifier) -> Iterator[None]:
-    """Inside, code from outside works on models, whose weights, forward and hooks must be the same afterwards.
+    """Inside, code from outside works on models; weights, forward and hooks must be the same afterwards.
 
     Args:
         method: The attack or the certificate; nothing is done for one of our own.
@@ -78,8 +78,7 @@ def check_certified_batch(method: object, certified: Any, count: int) -> Certifi
         count: Images that it was asked about.
 
     Raises:
-        ConfigError: If it is no `CertifiedBatch`, or one of its tensors has another shape or type, or a radius
-            is negative.
+        ConfigError: If it is no `CertifiedBatch`, a tensor has another shape or type, or a radius is negative.
     """
     name = type(method).__name__
     if not isinstance(certified, CertifiedBatch):

@@ -173,9 +173,8 @@ class ModelLoader:
 def has_foreign_code(entry: ModelEntry) -> bool:
     """Whether a model may run, while it is loaded, what its user or somebody else wrote."""
     sources = (entry.source, entry.architecture or "")
-    return entry.trust_pickle is not None or any(
-        source.startswith(("python:", "onnx:")) for source in sources
-    )
+    is_foreign = any(source.startswith(("python:", "onnx:")) for source in sources)
+    return is_foreign or entry.trust_pickle is not None or is_outside_model(entry.source)
 
 
 def _build_subject(entry: ModelEntry, classifier: Classifier, fitted: Dataset) -> EvaluationSubject:

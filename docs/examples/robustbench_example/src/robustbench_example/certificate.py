@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-import robustbench_local as rbl
 import torch
+
+import robustbench_local as rbl
 from robustbench_local.errors import ModelError
 
 _DUAL_NORMS = {"Linf": 1, "L2": 2}

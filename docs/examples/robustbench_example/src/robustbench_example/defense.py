@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-import robustbench_local as rbl
 import torch
+
+import robustbench_local as rbl
 
 
 class _RoundStraightThrough(torch.autograd.Function):
