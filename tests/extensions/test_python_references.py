@@ -78,9 +78,16 @@ def test_a_module_that_an_attack_imports_is_part_of_the_identity(workplace, tmp_
 def test_a_card_of_the_users_names_a_method_from_outside(workplace, tmp_path):
     name = write_attack(tmp_path / "own.py", "return (images + threat.eps * self.strength).clamp(0, 1)")
     card = {
-        "schema": 1, "kind": "attack", "name": "mine", "version": 1, "description": "Brighter.",
-        "source": "me", "method": name, "parameters": {"strength": 0.5}, "threat": {"norm": "Linf", "eps": "8/255"},
-    }  # fmt: skip
+        "schema": 1,
+        "kind": "attack",
+        "name": "mine",
+        "version": 1,
+        "description": "Brighter.",
+        "source": "me",
+        "method": name,
+        "parameters": {"strength": 0.5},
+        "threat": {"norm": "Linf", "eps": "8/255"},
+    }
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "mine.yaml").write_text(yaml.safe_dump(card))
     run = rbl.run_grid(workplace() | {"attacks": ["mine"]}, out="run", options=OPTIONS)
@@ -99,7 +106,7 @@ IMPORTS = {
     "raises": ("raise ValueError('no\\nluck')", "ValueError on import: no"),
     "exits": ("import sys; sys.exit(3)", "SystemExit on import"),
     "leaves": ("import os; os._exit(3)", "its code ended its process with code 3"),
-    "dies": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended by signal 11"),
+    "dies": ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "ended by signal 15"),
     "hangs": ("import time; time.sleep(600)", "does not come to an end within 2 s"),
     "syntax": ("def (:", "SyntaxError"),
 }
@@ -207,6 +214,27 @@ def test_what_fails_while_the_run_is_planned_is_one_line(cost, message, workplac
     with pytest.raises(RobustbenchError, match=message) as caught:
         rbl.run_grid(workplace(name), out="run", options=OPTIONS)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        ("return 3", "estimate_cost returned 3. Return"),
+        ("return (-1, 0)", "estimate_cost returned"),
+        ("return ('a', 'b')", "estimate_cost returned"),
+        ("raise KeyError('cost')", "raised KeyError before any image"),
+    ],
+)
+def test_a_cost_that_is_none_is_one_line(cost, message, workplace, tmp_path):
+    name = write_attack(tmp_path / "own.py", cost=cost)
+    with pytest.raises(ConfigError, match=message):
+        rbl.run_grid(workplace(name), out="run", options=OPTIONS)
+
+
+def test_parameters_that_cannot_be_written_down_are_one_line(workplace, tmp_path):
+    name = write_attack(tmp_path / "own.py", perturb="return images\n    held: object = object()")
+    with pytest.raises(ConfigError, match="not plain values"):
+        rbl.run_grid(workplace(name), out="run", options=OPTIONS)
 
 
 CERTIFICATE = """

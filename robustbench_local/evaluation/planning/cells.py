@@ -17,7 +17,7 @@ from robustbench_local.evaluation.harness.attack_goal import AttackGoal, resolve
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.evaluation.planning.entry_cards import format_method_name, make_method
-from robustbench_local.evaluation.planning.outside_code import describe_code
+from robustbench_local.evaluation.planning.outside_code import check_outside_method, describe_code
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
 from robustbench_local.evaluation.planning.skip_reasons import find_attack_obstacle, find_certificate_obstacle
 from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
@@ -132,6 +132,7 @@ class _CellBuilder:
             RobustbenchError: If the attack could not run on any model like this one.
         """
         subject, goal = self.subject, self._resolve_goal(entry, card)
+        check_outside_method(attack, goal.threat)
         test_views = entry.test_views or TEST_VIEWS
         search = self.grid.search_precision if attack.uses_engine else "fp32"
         identity = {"attack": repr(attack), "search": search, **describe_code(attack)}
@@ -180,6 +181,7 @@ class _CellBuilder:
             ThreatError: If the certificate cannot answer the question for any model.
         """
         subject, goal = self.subject, self._resolve_goal(entry, card)
+        check_outside_method(certificate, goal.threat)
         record = self._build_record(
             (entry, card),
             goal,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from robustbench_local.evaluation.isolation.isolated_call import call_isolated, 
 from robustbench_local.evaluation.isolation.time_limit import limit_time
 from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.extensions.open_registry import OpenRegistry, describe_outside_code
+from robustbench_local.threats.threat_model import ThreatModel
 
 _METHOD_REGISTRIES: tuple[OpenRegistry[Any], ...] = (ATTACKS, CERTIFICATES)
 _DEFENSE_REGISTRIES: tuple[OpenRegistry[Any], ...] = (WRAPPERS, RECIPES)
@@ -153,6 +156,31 @@ def describe_code(method: Any) -> dict[str, str]:
     """
     parts = describe_outside_code(type(method))
     return {"code of the method": digest_parts(parts)} if parts else {}
+
+
+def check_outside_method(method: Any, threat: ThreatModel) -> None:
+    """See that an attack or a certificate from outside can be planned and written down; our own can.
+
+    Args:
+        method: An instance.
+        threat: Its threat model.
+
+    Raises:
+        ConfigError: If its parameters are not plain values, or its cost is no pair of numbers.
+    """
+    if not describe_outside_code(type(method)):
+        return
+    name = type(method).__name__
+    try:
+        json.dumps(asdict(method))
+    except (TypeError, ValueError) as error:
+        remedy = "use numbers, texts, lists and None as fields"
+        raise ConfigError(f"its parameters are not plain values: {error}", where=name, remedy=remedy) from None
+    cost = method.estimate_cost(threat)
+    is_pair = isinstance(cost, tuple) and len(cost) == 2
+    if not (is_pair and all(isinstance(passes, int) and passes >= 0 for passes in cost)):
+        remedy = "return (forward, backward), whole numbers of passes an image"
+        raise ConfigError(f"estimate_cost returned {cost!r:.60}", where=name, remedy=remedy)
 
 
 def describe_run_code(grid: Grid, cards: Sequence[Card], defenses: Sequence[Card]) -> dict[str, str]:
