@@ -101,10 +101,10 @@ def certify(
     """Prove for as many images as possible that no change inside a ball makes them misclassified.
 
     Example:
-        >>> import robustbench_local as rbl
-        >>> classifier = rbl.load_classifier("zoo:signs-plain")
-        >>> data = rbl.load_dataset("signs", limit=2)
-        >>> result = rbl.certify(classifier, data, certificate="certify-crown-linf-2", eps="0.01/255")
+        >>> import robustbench_local as rbl, torch
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+        >>> images, labels = torch.rand(2, 3, 8, 8), [0, 1]
+        >>> result = rbl.certify(network, images, labels, certificate="certify-ibp-linf-1", eps="0.5/255")
         >>> result.certified_accuracy.n
         2
 
