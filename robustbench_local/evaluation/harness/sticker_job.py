@@ -17,6 +17,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.errors import InvariantError, UnreachableError
+from robustbench_local.evaluation.harness.answer_agreement import compare_with_fresh_copy
 from robustbench_local.evaluation.harness.attack_job import (
     HARNESS_PASSES,
     BaseAttackJob,
@@ -25,7 +26,6 @@ from robustbench_local.evaluation.harness.attack_job import (
 )
 from robustbench_local.evaluation.harness.job import OutcomeBatch
 from robustbench_local.evaluation.harness.outcome import add_gradient_counts, build_clean_outcome, hash_image
-from robustbench_local.evaluation.harness.reproducibility import compare_with_fresh_copy
 from robustbench_local.evaluation.harness.sticker_scene import (
     APPROACH_FRAMES,
     CraftedStickers,
