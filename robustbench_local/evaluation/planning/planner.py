@@ -105,7 +105,9 @@ def make_plan(
         timeout=options.timeout,
         cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
-        description=_build_description(grid, data, subjects, cards, describe_environment(str(device), workers))
+        description=_build_description(
+            grid, data, subjects, cards, describe_environment(str(device), workers)
+        )
         | {LABELS_KEY: labels.to_metadata()},
         warnings=tuple(dict.fromkeys(_list_warnings(grid, cells, data, labels))),
     )
@@ -233,9 +235,7 @@ def _build_description(
     }
 
 
-def _list_warnings(
-    grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels: RunLabels
-) -> Iterator[str]:
+def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels: RunLabels) -> Iterator[str]:
     """What the user should know before the run starts."""
     if grid.skip_verified and not any(cell.is_certificate for cell in cells):
         yield "skip_verified spares nothing: the grid has no certificate"
