@@ -52,8 +52,8 @@ def run(grid: dict[str, Any] = GRID) -> Any:
 
 
 def test_a_changed_neighbour_refuses_the_old_figures_by_name(files: Path) -> None:
-    assert run().complete
-    assert run().complete
+    assert run().is_complete
+    assert run().is_complete
     change(files / "mynet.py")
     with pytest.raises(
         ConfigError, match=r"another grid .*code file mynet.py of model mine: \w+\.\.\. there, \w+"
@@ -91,9 +91,9 @@ def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
     other = {"id": "own", "source": "python:own.py:Net", "num_classes": 10}
     (files / "own.py").write_text("raise RuntimeError('not yet')\n")
     grid = {**GRID, "models": [*GRID["models"], other]}
-    assert not run(grid).complete
+    assert not run(grid).is_complete
     (files / "own.py").write_text(NET)
-    assert run(grid).complete
+    assert run(grid).is_complete
     change(files / "own.py")
     with pytest.raises(ConfigError, match=r"code file own.py of model own"):
         run(grid)

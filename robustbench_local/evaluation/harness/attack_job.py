@@ -19,6 +19,11 @@ from robustbench_local.classifier.pass_counter import GradientCounts, PassCounte
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError, ModelError, UnreachableError
+from robustbench_local.evaluation.harness.answer_agreement import (
+    AgreementCounts,
+    compare_batch_sizes,
+    compare_with_fresh_copy,
+)
 from robustbench_local.evaluation.harness.job import (
     AttackFailedError,
     Job,
@@ -34,12 +39,7 @@ from robustbench_local.evaluation.harness.outcome import (
     build_proven_outcome,
 )
 from robustbench_local.evaluation.harness.outside_checks import check_candidates, keep_model_unchanged
-from robustbench_local.evaluation.harness.reproducibility import (
-    AgreementCounts,
-    compare_batch_sizes,
-    compare_with_fresh_copy,
-)
-from robustbench_local.evaluation.harness.success_robustness import (
+from robustbench_local.evaluation.harness.success_refinement import (
     FINISHING_VERIFICATION_PASSES,
     AttackedImages,
     count_finishing_passes,

@@ -14,7 +14,7 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import RobustbenchError
-from robustbench_local.evaluation.harness.reproducibility import AgreementCounts
+from robustbench_local.evaluation.harness.answer_agreement import AgreementCounts
 from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord, ViewRecord
 from robustbench_local.threats.threat_model import ThreatModel
 

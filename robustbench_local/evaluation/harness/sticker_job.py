@@ -17,6 +17,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.errors import InvariantError, UnreachableError
+from robustbench_local.evaluation.harness.answer_agreement import compare_with_fresh_copy
 from robustbench_local.evaluation.harness.attack_job import (
     HARNESS_PASSES,
     BaseAttackJob,
@@ -25,7 +26,6 @@ from robustbench_local.evaluation.harness.attack_job import (
 )
 from robustbench_local.evaluation.harness.job import OutcomeBatch
 from robustbench_local.evaluation.harness.outcome import add_gradient_counts, build_clean_outcome, hash_image
-from robustbench_local.evaluation.harness.reproducibility import compare_with_fresh_copy
 from robustbench_local.evaluation.harness.sticker_scene import (
     APPROACH_FRAMES,
     CraftedStickers,
@@ -245,8 +245,8 @@ class _StickerEvidence:
             adversarial_hash=hash_image(self.flat_images[place]),
         )
         if void:
-            told = f"{100 * float(right.double().mean()):.1f} % of its clean views are read rightly"
-            return replace(judged, status="void", error=f"{told}; {100 * MIN_CLEAN_SHARE:.0f} % are needed")
+            told = f"{100 * float(right.double().mean()):.1f}% of its clean views are read rightly"
+            return replace(judged, status="void", error=f"{told}; {100 * MIN_CLEAN_SHARE:.0f}% are needed")
         judged = replace(judged, error=self._format_broken_rules(place))
         return (
             judged if self.stickers.rejection_reasons[place] is None else replace(judged, status="rejected")

@@ -20,6 +20,7 @@ from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, build_wrapper
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid
+from robustbench_local.evaluation.planning.labels import build_defense_label
 from robustbench_local.evaluation.planning.outside_code import describe_code
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.evaluation.training.train_and_save import apply_settings
@@ -36,6 +37,8 @@ class GridDefense(ABC):
     """Where it comes from; None for the model as it is."""
     code: Mapping[str, str] = field(default_factory=dict)
     """The identity of its code where that is not this package's own; see `describe_code`."""
+    label: str = ""
+    """What tables call it; empty for the model as it is."""
 
     @abstractmethod
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
@@ -164,7 +167,11 @@ def resolve_defenses(
 
 
 def find_defenses(
-    name: str, overrides: Mapping[str, object], folders: Sequence[Path], weight_cache: WeightCache
+    name: str,
+    overrides: Mapping[str, object],
+    folders: Sequence[Path],
+    weight_cache: WeightCache,
+    entry_name: str | None = None,
 ) -> list[GridDefense]:
     """The defenses that a card and its overrides mean: one, or one for each eps of a list.
 
@@ -173,6 +180,7 @@ def find_defenses(
         overrides: Parameters to change.
         folders: Folders with the user's own cards.
         weight_cache: What trains the models of recipes.
+        entry_name: What the grid calls the entry in tables.
 
     Raises:
         CardError: If there is no such card.
@@ -188,17 +196,26 @@ def find_defenses(
         card = find_card(name, kind="defense", extra=folders)
     if card.method in WRAPPERS:
         cards = expand_card(card, overrides, parameters=list_parameter_names(WRAPPERS[card.method]))
-        return [_build_wrapper_defense(each) for each in cards]
+        return [_build_wrapper_defense(variant, entry_name) for variant in cards]
     trained, recipe = apply_settings(card, overrides)
-    code = describe_code(recipe)
     return [
-        RecipeDefense(name=trained.name, card=trained, recipe=recipe, weight_cache=weight_cache, code=code)
+        RecipeDefense(
+            name=trained.name,
+            label=build_defense_label(trained, entry_name),
+            card=trained,
+            recipe=recipe,
+            weight_cache=weight_cache,
+            code=describe_code(recipe),
+        )
     ]
 
 
-def _build_wrapper_defense(card: Card) -> WrapperDefense:
+def _build_wrapper_defense(card: Card, entry_name: str | None) -> WrapperDefense:
     wrapper = build_wrapper(card.method, card.parameters)
-    return WrapperDefense(name=card.name, card=card, wrapper=wrapper, code=describe_code(wrapper))
+    label = build_defense_label(card, entry_name)
+    return WrapperDefense(
+        name=card.name, label=label, card=card, wrapper=wrapper, code=describe_code(wrapper)
+    )
 
 
 def _build_outside_card(name: str, settings: Mapping[str, Any]) -> Card:
@@ -236,7 +253,7 @@ def _resolve_entries(
 ) -> list[GridDefense]:
     found: list[GridDefense] = []
     for entry in entries:
-        for defense in find_defenses(entry.card, entry.overrides, folders, workshop):
+        for defense in find_defenses(entry.card, entry.overrides, folders, workshop, entry.name):
             if defense.name in {other.name for other in found}:
                 raise ConfigError(f"the defense {defense.name!r} is listed twice", where=where)
             found.append(defense)

@@ -137,7 +137,7 @@ class ModelLoader:
 
     def _load_classifier(self, entry: ModelEntry) -> tuple[Classifier, Dataset]:
         """One model, and the data fitted to it."""
-        settings = entry.model_dump(exclude={"id", "defenses"})
+        settings = entry.model_dump(exclude={"id", "name", "defenses"})
         if isinstance(entry.normalize, dict):
             settings["normalize"] = (entry.normalize["mean"], entry.normalize["std"])
         if isinstance(entry.input_size, int):

@@ -175,7 +175,9 @@ def check_outside_method(method: Any, threat: ThreatModel) -> None:
         json.dumps(asdict(method))
     except (TypeError, ValueError) as error:
         remedy = "use numbers, texts, lists and None as fields"
-        raise ConfigError(f"its parameters are not plain values: {error}", where=name, remedy=remedy) from None
+        raise ConfigError(
+            f"its parameters are not plain values: {error}", where=name, remedy=remedy
+        ) from None
     cost = method.estimate_cost(threat)
     is_pair = isinstance(cost, tuple) and len(cost) == 2
     if not (is_pair and all(isinstance(passes, int) and passes >= 0 for passes in cost)):

@@ -16,6 +16,7 @@ from robustbench_local.evaluation.harness.job import Job
 from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.store.records import CellRecord
+from robustbench_local.store.run_labels import RunLabels
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -127,6 +128,8 @@ class Plan:
     """The classifiers."""
     cells: tuple[CellSpec, ...]
     """In the order of the grid; cheap attacks stand first if the grid says so."""
+    labels: RunLabels
+    """What tables call the attacks and models."""
     identity: dict[str, str]
     """Everything that decides the verdicts, by name: what a resumed run must agree with."""
     timeout: float | None = None

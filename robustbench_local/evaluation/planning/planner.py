@@ -26,6 +26,7 @@ from robustbench_local.evaluation.planning.environment import (
     find_library_versions,
 )
 from robustbench_local.evaluation.planning.goal import override_goal
+from robustbench_local.evaluation.planning.grid_labels import build_run_labels
 from robustbench_local.evaluation.planning.model_loading import ModelLoader
 from robustbench_local.evaluation.planning.outside_code import (
     check_outside_code,
@@ -37,6 +38,7 @@ from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubje
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
 from robustbench_local.extensions.code_permission import permit_code
+from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
@@ -111,7 +113,8 @@ def _build_plan(
     with guard():
         identity |= describe_run_code(grid, cards, defense_cards)
         cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
-        warnings = tuple(dict.fromkeys((*_list_warnings(grid, cells, data), *list_refused_names())))
+        labels = build_run_labels(grid, data, subjects, defenses, entry_cards, cells)
+        warnings = (*_list_warnings(grid, cells, data, labels), *list_refused_names())
     workers = options.workers or torch.get_num_threads()
     return Plan(
         name=grid.name or "grid",
@@ -123,14 +126,16 @@ def _build_plan(
         data=data,
         subjects=subjects,
         cells=cells,
+        labels=labels,
         identity=identity,
         timeout=options.timeout,
         cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
         description=_build_description(
             grid, data, subjects, cards, describe_environment(str(device), workers)
-        ),
-        warnings=warnings,
+        )
+        | {LABELS_KEY: labels.to_metadata()},
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
@@ -189,7 +194,7 @@ def _build_identity(
     A model is there as a whole and in its parts, by which a refusal says what of it has changed; one that
     cannot be used has none.
     """
-    content = grid.dump_resolved()
+    content = grid.dump_without_names()
     for model in content["models"]:
         if model["endpoint"]:
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
@@ -256,17 +261,18 @@ def _build_description(
     }
 
 
-def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset) -> Iterator[str]:
+def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels: RunLabels) -> Iterator[str]:
     """What the user should know before the run starts."""
     if grid.skip_verified and not any(cell.is_certificate for cell in cells):
         yield "skip_verified spares nothing: the grid has no certificate"
     if len(data) < 100:
-        yield f"only {len(data)} images: a 95 % interval is wider than 10 points either way"
+        yield f"only {len(data)} images: a 95% interval is wider than 10 points either way"
     for cell in cells:
+        label = labels.get_attack_label(cell.record.attack)
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":
             size = f"eps {cell.threat.eps:g} is more than half of the pixel range"
-            yield f"{cell.record.attack}: {size}; was {cell.threat.eps:g}/255 meant?"
-        yield from (f"{cell.record.attack}: {line}" for line in cell.method.list_warnings(cell.threat))
+            yield f"{label}: {size}; was {cell.threat.eps:g}/255 meant?"
+        yield from (f"{label}: {line}" for line in cell.method.list_warnings(cell.threat))
     for cell in cells:
         yield from (f"model {cell.subject}: {note}" for note in cell.subject.classifier.notes)
     yield from (f"data: {note}" for note in data.notes)

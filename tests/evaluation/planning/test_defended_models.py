@@ -51,7 +51,7 @@ def run(_made, tmp_path_factory):
 
 
 def test_a_card_turns_a_model_into_another_subject(run):
-    assert run.complete
+    assert run.is_complete
     with RunStore.open_readonly(run.directory) as store:
         cells, models = store.read_cells(), store.read_meta("models")
         identity = store.read_identity()

@@ -56,7 +56,7 @@ def run(_made, tmp_path_factory):
 def test_cells_say_what_is_proven_about_what_and_how_surely(run):
     with RunStore.open_readonly(run.directory) as store:
         cells = {(cell.defense, cell.card): cell for cell in store.read_cells()}
-    assert run.complete
+    assert run.is_complete
     plain = cells["none", "certify-smoothing-l2-0.25"]
     assert (plain.measure, plain.concerns, plain.alpha) == ("certificate", "smoothed", 0.001)
     assert "majority vote under Gaussian noise of sigma 0.5" in plain.note
