@@ -30,6 +30,7 @@ from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.options import (
     DEFAULT_OPTIONS,
+    EVALUATION_OPTIONS,
     Options,
     check_parameter_names,
     check_whole_number,
@@ -104,7 +105,7 @@ class EvaluationResult:
         origin = f", from {self.surrogate}" if self.surrogate else ""
         rate = "sticker_success" if self.attack.measure == "views" else "robust_accuracy"
         return (
-            f"EvaluationResult({self.attack}, {self.threat.name}{origin}, n={self.counts.n}, "
+            f"EvaluationResult({self.attack}, {self.threat.name}{origin}, "
             f"clean_accuracy={self.clean_accuracy}, {rate}={getattr(self, rate)})"
         )
 
@@ -185,7 +186,7 @@ def evaluate(
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
     folders = [Path(folder) for folder in options.cards]
-    arguments = list(signature(evaluate).parameters)
+    arguments = [*signature(evaluate).parameters, *EVALUATION_OPTIONS]
     with permit_code(options.allow_code):
         chosen = choose_attack(attack, overrides, parameters, folders, arguments)
     method, goal = chosen.attack, resolve_goal(chosen.threat, fitted)

@@ -37,6 +37,12 @@ def is_python_reference(name: str) -> bool:
     return name.startswith(PYTHON_PREFIX)
 
 
+def format_reference_title(name: str) -> str:
+    """A short form of a reference for tables, ``NAME (FILE.py)``; empty for any other name."""
+    file, _, attribute = name.removeprefix(PYTHON_PREFIX).rpartition(":")
+    return f"{attribute} ({Path(file).name})" if is_python_reference(name) and file else ""
+
+
 def load_python_object(name: str) -> Any:
     """What a file of the user's calls ``NAME``; the file runs once, and again when it has changed.
 

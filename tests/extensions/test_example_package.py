@@ -36,7 +36,7 @@ def test_a_grid_of_entry_points_runs_is_reported_judged_and_resumed(installed_ex
     assert run.evaluate_gates().exit_code == 0
     page = run.report().read_text(encoding="utf-8")
     markdown = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
-    for text in (page, markdown):
+    for text in (page, markdown.replace("\\", "")):
         assert "example-corners" in text
         assert "claimed by example-linear-margin of robustbench-example 0.1.0" in text
     before = run.outcomes

@@ -12,6 +12,7 @@ from robustbench_local.certification import CERTIFICATES, expand_certificate_car
 from robustbench_local.config.cards import Card, CardThreat, find_card
 from robustbench_local.errors import ConfigError
 from robustbench_local.extensions.open_registry import OpenRegistry
+from robustbench_local.extensions.python_reference import format_reference_title
 from robustbench_local.threats.threat_model import ThreatModel
 
 _METHOD_TITLES: Mapping[str, str] = {
@@ -149,6 +150,7 @@ def _build_method_card(
     return Card(
         name=full,
         base_name=name,
+        title=format_reference_title(name),
         kind=kind,
         version=1,
         description=f"The method {name} with parameters from the grid.",

@@ -25,6 +25,7 @@ from robustbench_local.evaluation.planning.outside_code import describe_code
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.evaluation.training.train_and_save import apply_settings
 from robustbench_local.evaluation.training.weight_cache import WeightCache
+from robustbench_local.extensions.python_reference import format_reference_title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,8 @@ def find_defenses(
             raise ConfigError(f"{NO_DEFENSE!r} has nothing to change", remedy="name a defense's card")
         return [NoDefense(name=NO_DEFENSE)]
     if WRAPPERS.is_outside(name):
-        card, overrides = _build_outside_card(name, overrides), {}
+        card = _build_outside_card(name, overrides)
+        overrides = overrides if card.method in WRAPPERS else {}  # a recipe cannot be made without them
     else:
         card = find_card(name, kind="defense", extra=folders)
     if card.method in WRAPPERS:
@@ -223,20 +225,25 @@ def _build_outside_card(name: str, settings: Mapping[str, Any]) -> Card:
 
     Args:
         name: ``python:FILE.py:NAME``, or an entry point.
-        settings: Its parameters, and for a recipe the keys of its threat model.
+        settings: Its parameters, and for a recipe the keys of its threat model. Those of a wrapper are no
+            part of the card: the caller changes them as in any other card.
 
     Raises:
         ConfigError: If it is neither a wrapper nor a recipe.
     """
     if name not in WRAPPERS and name not in RECIPES:
         WRAPPERS[name]  # says what is wrong with it
-    known = CardThreat.model_fields if name in RECIPES else {}
+    if name in WRAPPERS:
+        settings = {}
+    known = CardThreat.model_fields
     threat = {key: value for key, value in settings.items() if key in known}
     parameters = {key: value for key, value in settings.items() if key not in threat}
     shown = ",".join(f"{key}={value}" for key, value in settings.items())
     return Card(
         name=f"{name}[{shown}]" if shown else name,
         base_name=name,
+        title=format_reference_title(name),
+        changes=dict(settings),
         kind="defense",
         version=1,
         description=f"The defense {name} with parameters from the grid.",
