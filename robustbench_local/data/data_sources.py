@@ -14,11 +14,14 @@ from robustbench_local.data.folder import list_folder
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
+from robustbench_local.data.outside_data import is_outside_data, load_outside_data
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
 from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
+from robustbench_local.extensions.code_permission import permit_code
+from robustbench_local.extensions.entry_points import list_entry_points
 from robustbench_local.number_parser import parse_number
 
 MAX_SIDE_PIXELS = 4096
@@ -30,6 +33,7 @@ DATASET_SOURCES: dict[str, str] = {
     "torchvision:NAME": "a published data set, downloaded where there is a network",
     "folder:DIR": "a folder of PNG, JPEG, PPM or BMP images with a sub-folder a class",
     "npz:FILE": "a NumPy archive with images x and labels y",
+    "python:FILE.py:NAME": "what your own function returns, only with --allow-code",
 }
 
 
@@ -56,12 +60,14 @@ def load_dataset(
     boxes_key: str | None = None,
     groups_key: str | None = None,
     scale: float | str | None = None,
+    allow_code: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Load labelled images, checked, from a source; only the images that are used are decoded.
 
     Args:
-        source: One of ``DATASET_SOURCES``, such as ``signs``, ``torchvision:CIFAR10``, ``folder:photos``.
+        source: One of ``DATASET_SOURCES``, such as ``signs``, ``torchvision:CIFAR10``, ``folder:photos``, or
+            the name of an entry point of an installed distribution.
         split: ``train``, ``val`` or ``test_source``, where the source has splits; of a folder also the name of a
             split that is spelled in another way, or ``none`` where its folders are classes.
         limit: Use only this many images.
@@ -85,6 +91,7 @@ def load_dataset(
         boxes_key: Array of boxes in an npz file, in place of masks.
         groups_key: Array in an npz file that tells which images show the same object.
         scale: The value of white in an npz file, where the array's type does not say it.
+        allow_code: Whether ``python:FILE.py:NAME`` may run its file.
         progress: Called with (images read, images in all).
 
     Raises:
@@ -104,6 +111,11 @@ def load_dataset(
     if source == "signs":
         _parse_scale(scale, source)
         return _load_rendered_signs(split, limit, seed, classes, options)
+    if is_outside_data(source):
+        with permit_code(allow_code, None if base_folder is None else Path(base_folder)):
+            return load_outside_data(
+                source, split=split, limit=limit, choose=choose, seed=seed, classes=classes, options=options
+            )
     keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
     listing = _build_listing(
         source,
@@ -149,10 +161,11 @@ def _build_listing(
     if name and kind == "npz":
         file = _find_path(name, base)
         return list_npz(file, where=source, split=split, keys=keys, alpha=options.alpha, scale=scale)
-    if kind in ("torchvision", "folder", "npz"):
+    if kind in ("torchvision", "folder", "npz", "python"):
         form = next(one for one in DATASET_SOURCES if one.startswith(f"{kind}:"))
         raise ConfigError(f"the source {source!r} names nothing", remedy=f"write it as {form}")
     kinds = [one.partition(":")[0] for one in DATASET_SOURCES]
+    kinds += [record.name for record in list_entry_points("data")]
     raise ConfigError(f"unknown data source {source!r}", remedy=did_you_mean(kind, kinds))
 
 

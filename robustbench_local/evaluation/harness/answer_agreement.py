@@ -1,7 +1,7 @@
-"""Whether answers that were given at work are given again, image by image.
+"""Whether a model gives the same answers again, after the attack and in batches of other sizes.
 
-The probe asks before the work, in few ways. A model that begins to remember only under attack shows here, and
-one whose answers depend on the size of the batches that the work happens to have.
+The probe compares answers before the work, in few ways. A model that begins to remember only under attack is
+found here, and so is one whose answers depend on the batch sizes of the work.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class AgreementCounts:
             )
         if _has_too_many_disagreements(self.disagreements, self.compared):
             raise ModelError(
-                f"remembers: after the attack it answers {self.disagreements} of {self.compared} images otherwise "
-                "than a fresh copy",
+                f"remembers: after the attack it answers {self.disagreements} of {self.compared} images "
+                "otherwise than a fresh copy",
                 where=name,
                 remedy="let its forward keep nothing: an attack on what remembers says nothing",
             )

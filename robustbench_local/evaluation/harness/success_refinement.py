@@ -1,7 +1,7 @@
-"""Successes that get another chance: those that 8 bits undo, or that floating-point noise might.
+"""A second search for successes that are lost in 8 bits, or whose margin is floating-point noise.
 
-The verdict ``broken`` is never touched: what is found here either replaces a success by one that is better in
-every respect, or is thrown away.
+The verdict ``broken`` never changes here: a candidate of this search either replaces a success that it
+improves on, or is thrown away.
 """
 
 from __future__ import annotations

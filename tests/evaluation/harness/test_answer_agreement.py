@@ -8,7 +8,7 @@ import torch
 
 from robustbench_local.classifier import Classifier, Consistency
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.harness.reproducibility import (
+from robustbench_local.evaluation.harness.answer_agreement import (
     AgreementCounts,
     compare_batch_sizes,
     compare_with_fresh_copy,

@@ -16,7 +16,8 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.harness.batches import run_batches
 from robustbench_local.evaluation.harness.certificate_job import CHUNK_PIXELS, CertificateJob
-from robustbench_local.evaluation.planning.planner import Options, make_plan
+from robustbench_local.evaluation.options import Options
+from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.statistics import compute_lower_bounds
 from robustbench_local.store.run_store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
@@ -47,13 +48,15 @@ def run(_made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("certificates")
     model = {**GRID["models"][0], "source": f"checkpoint:{_made / 'first.safetensors'}"}
     data = {**GRID["data"], "source": f"npz:{_made / 'digits.npz'}"}
-    return rbl.run_grid({**GRID, "models": [model], "data": data}, out=folder / "run", device="cpu")
+    return rbl.run_grid(
+        {**GRID, "models": [model], "data": data}, out=folder / "run", options=rbl.Options(device="cpu")
+    )
 
 
 def test_cells_say_what_is_proven_about_what_and_how_surely(run):
     with RunStore.open_readonly(run.directory) as store:
         cells = {(cell.defense, cell.card): cell for cell in store.read_cells()}
-    assert run.complete
+    assert run.is_complete
     plain = cells["none", "certify-smoothing-l2-0.25"]
     assert (plain.measure, plain.concerns, plain.alpha) == ("certificate", "smoothed", 0.001)
     assert "majority vote under Gaussian noise of sigma 0.5" in plain.note
@@ -125,11 +128,11 @@ class Stopping(ProgressListener):
 def test_an_interrupted_certificate_is_resumed_image_by_image(run, workplace, monkeypatch):
     monkeypatch.setattr("robustbench_local.evaluation.harness.certificate_job.CHUNK_PIXELS", 3 * 70 * 28 * 28)
     with pytest.raises(KeyboardInterrupt):
-        rbl.run_grid(GRID, out="out", device="cpu", listener=Stopping())
+        rbl.run_grid(GRID, out="out", options=rbl.Options(device="cpu"), listener=Stopping())
     with RunStore.open_readonly(workplace / "out") as store:
         status = {cell.status for cell in store.read_cells()}
     assert "running" in status
-    again = rbl.run_grid(GRID, out="out", device="cpu")
+    again = rbl.run_grid(GRID, out="out", options=rbl.Options(device="cpu"))
 
     def verdicts(one):
         return {
@@ -158,7 +161,7 @@ def test_what_a_kill_may_cost_is_bounded_and_batches_change_nothing(linear, data
 
 def test_a_certificate_that_a_model_cannot_have_is_skipped_with_its_reason(workplace):
     grid = {**GRID, "attacks": [{"card": "certify-smoothing-l2-0.25", "n": 60}]}
-    done = rbl.run_grid(grid, out="out", device="cpu")
+    done = rbl.run_grid(grid, out="out", options=rbl.Options(device="cpu"))
     assert done.is_complete
     with RunStore.open_readonly(done.directory) as store:
         own, smoothed = store.read_cells()
@@ -187,7 +190,7 @@ def test_a_function_without_bounds_is_a_reason_to_skip_too(workplace):
     (workplace / "pooling.py").write_text(POOLING)
     model = {"id": "pooling", "source": "python:pooling.py:pooling", "num_classes": 10}
     grid = {**GRID, "models": [model], "defenses": ["none"], "attacks": ["certify-ibp-linf-1"]}
-    done = rbl.run_grid(grid, out="out", device="cpu", allow_code=True)
+    done = rbl.run_grid(grid, out="out", options=rbl.Options(device="cpu", allow_code=True))
     with RunStore.open_readonly(done.directory) as store:
         (cell,) = store.read_cells()
     assert cell.status == "skipped"
@@ -209,17 +212,17 @@ def test_questions_that_make_no_sense_are_refused_before_any_work(workplace, ent
     models = [*GRID["models"], {**GRID["models"][0], "id": "second"}]
     grid, base = load_grid({**GRID, "models": models, "defenses": ["none"], "attacks": [entry]})
     with pytest.raises(error, match=message):
-        make_plan(grid, Options(base_folder=base, device="cpu"))
+        make_plan(grid, Options(device="cpu"), base_folder=base)
 
 
 def test_the_plan_counts_votes_and_a_card_twice_is_a_mistake(workplace):
     grid, base = load_grid(GRID)
-    plan = make_plan(grid, Options(base_folder=base, device="cpu"))
+    plan = make_plan(grid, Options(device="cpu"), base_folder=base)
     votes = [cell.max_passes for cell in plan.cells if cell.record.measure == "certificate"]
     assert votes == [(12 * 71, 0)] * 4
     twice = {**GRID, "attacks": [GRID["attacks"][1], GRID["attacks"][1]]}
     with pytest.raises(ConfigError, match=r"certificate 'certify-smoothing-l2-0\.4\[.*' is listed twice"):
-        make_plan(load_grid(twice)[0], Options(base_folder=base, device="cpu"))
+        make_plan(load_grid(twice)[0], Options(device="cpu"), base_folder=base)
 
 
 def test_certify_gives_radii_and_none_for_abstentions(linear, data):

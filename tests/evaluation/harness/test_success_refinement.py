@@ -20,7 +20,7 @@ from robustbench_local.errors import InvariantError
 from robustbench_local.evaluation.harness import attack_job as cell
 from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import run_batches
-from robustbench_local.evaluation.harness.success_robustness import CLEAR_MARGIN_SHARE, find_unfinished_rows
+from robustbench_local.evaluation.harness.success_refinement import CLEAR_MARGIN_SHARE, find_unfinished_rows
 from robustbench_local.evaluation.harness.verify import FRAGILE_MARGIN_SHARE, predict, verify
 from robustbench_local.store.records import count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel
