@@ -36,45 +36,75 @@ class _PlainDumper(yaml.SafeDumper):
 
 
 class DataEntry(Strict):
-    """The images: a source and which of its images to use."""
+    """The images: a source, and which of its images to use."""
 
     source: str
+    """Where the images come from: ``signs``, ``folder:DIR``, ``npz:FILE`` or ``torchvision:NAME``."""
     split: str = "test"
+    """``train``, ``val`` or ``test``, where the source has splits. For a folder also the name of another
+    split, or ``none`` if its sub-folders are the classes."""
     limit: Annotated[int, Field(ge=1)] | None = None
+    """Number of images to use; all if it is left out."""
     seed: int | None = None
+    """Seed of the stratified choice, and of the rendering of ``signs``; by default the grid's seed."""
     choose: Literal["stratified", "first"] = "stratified"
+    """``stratified``: as even over the classes as the data allow. ``first``: the first images of the
+    source."""
     size: Size | None = None
+    """Side, or ``[height, width]``, in pixels: images are resized to cover it and the center is cut out."""
     resize: Annotated[int, Field(ge=1)] | Literal["stretch"] | None = None
+    """Length of the shorter side before the center is cut out (256 for most ImageNet presets), or
+    ``stretch`` to ignore the aspect ratio."""
     gray_to_rgb: bool = False
+    """Repeat the single channel of gray images."""
     alpha: str | None = None
+    """Background color for transparent images, such as ``white`` or ``"#808080"``."""
     max_bad: Annotated[int, Field(ge=0)] = 0
+    """Number of unusable images that the run may leave out; the report lists them."""
     classes: list[int | str] | None = None
+    """Use only images of these classes: names, beginnings of names, or indices."""
     download: bool = True
+    """Whether torchvision may download a data set that is missing."""
     root: str | None = None
+    """Folder of torchvision's data sets; by default ``RBL_DATA``, else ``~/.cache/robustbench_local``."""
     images_key: str | None = None
+    """Name of the array of images in an npz file; by default ``x``, ``images`` or ``x_SPLIT``."""
     labels_key: str | None = None
+    """Name of the array of labels; by default ``y``, ``labels`` or ``y_SPLIT``."""
     masks_key: str | None = None
+    """Name of the array of masks; by default ``mask`` or ``masks``."""
     boxes_key: str | None = None
+    """Name of the array of bounding boxes, which may stand in for masks; by default ``box`` or ``boxes``."""
     groups_key: str | None = None
+    """Name of the array that says which physical object an image shows; by default ``track`` or ``group``."""
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """The value that means white, where the data type does not say it, such as 255 for int64."""
 
 
 class TrainingEntry(DataEntry):
-    """The images that recipes train on, and those that choose the epoch; see `rbl train`."""
+    """The images that recipes train on, and the validation images that choose the epoch."""
 
     split: str = "train"
+    """Split to train on."""
     val: str | None = None
+    """Source of the validation images; by default the data's own ``val`` split, else a share of the
+    training images."""
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of each class that is held out for validation where there is no validation split."""
     val_limit: Annotated[int, Field(ge=1)] = 1000
+    """Largest number of images of a validation split."""
     group_pattern: str | None = None
+    """Regular expression; what it matches in an image's id names the physical object. All images of an
+    object stay on one side of the split."""
 
 
 class DefenseEntry(Strict):
-    """A defense's card by name, or ``none``, and what to change in it (quality, sigma, ...)."""
+    """A defense: the name of a card or ``none``, and parameters that override the card's."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     card: str
+    """Name of a defense's card, or ``none``. Every other key overrides a parameter of the card."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -104,42 +134,65 @@ def _refuse_one_class(value: Any) -> Any:
 
 
 class ModelEntry(Strict):
-    """A classifier: where it comes from, how it takes its images, and its own defenses, if any."""
+    """A classifier: where it comes from, how it is loaded, and what an attacker may use of it."""
 
     id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    """Name of the model in tables, gates and file names; unique in the grid."""
     source: str
+    """Where the model comes from: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``,
+    ``python:FILE.py:NAME``, ``onnx:FILE.onnx``, ``http(s)://...`` or ``zoo:NAME``."""
     weights: str | None = None
+    """A weights file, or the name of published weights such as ``DEFAULT``; random weights if it is left
+    out."""
     entry: str | None = None
+    """Which part of a weights file to load, as a dotted path, where several parts fit."""
     architecture: str | None = None
+    """The network that a checkpoint belongs to: ``torchvision:NAME``, ``timm:NAME``, or a name from ``rbl
+    list models``."""
     num_classes: Annotated[int, BeforeValidator(_refuse_one_class), Field(ge=2)] | None = None
+    """Number of classes; by default read from the weights, else the data's number."""
     normalize: Normalization | None = None
+    """``imagenet``, ``cifar10``, ``none``, or ``{mean: [...], std: [...]}``. It is applied inside the
+    model; attacks work on pixels in [0, 1]."""
     input_size: Size | None = None
+    """Side, or ``[height, width]``, that the network takes; other images are resized inside,
+    differentiably."""
     class_names: list[str] | None = None
+    """One name for each output; lets labels be matched by name."""
     access: Literal["gradients", "scores", "labels"] | None = None
+    """What an attacker may use: ``gradients``, ``scores`` or ``labels``."""
     output: str | int | None = None
+    """Which entry of a tuple or dict holds the logits. For a model with one output: ``sigmoid`` or
+    ``logit``."""
     sha256: str | None = None
+    """SHA-256 that the weights file must have."""
     trust_pickle: str | None = None
+    """``sha256:HASH`` of a pickle that you made yourself; no other pickle with code is loaded."""
     endpoint: EndpointOptions | None = None
+    """How an HTTP service is called."""
     defenses: Defenses | None = None
+    """Defenses of this model only, in place of the grid's list."""
 
 
 class AttackEntry(Strict):
-    """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...).
-
-    With ``transfer_from``, a model's id, candidates are crafted on that model and judged on all others. With
-    ``models``, a list of ids, only these models get it. Of stickers and patches, ``test_views`` says over how
-    many views of each sign they are judged. With ``each_target``, a goal of several target classes is pursued
-    as it is and for each of the classes alone.
-    """
+    """An attack or certificate: the name of a card, what to override in it, and which images and models it gets."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     card: str
+    """Name of a card, of a method such as ``pgd``, or of an attack of another library such as
+    ``torchattacks:MIFGSM``. Every other key overrides the card's threat model or a hyper-parameter;
+    ``eps`` may be a list."""
     limit: Annotated[int, Field(ge=1)] | None = None
+    """Run the attack on at most this many of the images, as even over the classes as possible."""
     transfer_from: str | None = None
+    """Id of the surrogate model on which the adversarial examples are crafted."""
     models: Annotated[list[str], Field(min_length=1)] | None = None
+    """Ids of the models to attack; by default all."""
     each_target: bool = False
+    """Pursue a goal of several target classes as one set, and each target alone."""
     test_views: Annotated[int, Field(ge=1)] | None = None
+    """Stickers and patches: number of held-out views of each sign that decide the result."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -165,7 +218,7 @@ Cost = Annotated[float, Field(ge=0, le=1)]
 
 
 class GateEntry(Strict):
-    """A limit that a result must keep."""
+    """A limit that a result must keep: a metric, a threat model or an attack, and either ``min`` or ``max``."""
 
     metric: Literal[
         "robust_accuracy",
@@ -175,14 +228,25 @@ class GateEntry(Strict):
         "certified_accuracy",
         "sticker_success",
     ] = "robust_accuracy"
+    """What is judged."""
     threat: str | None = None
+    """Short name of a threat model, such as ``linf-8``, ``l2-0.5``, ``fog-3`` or ``sticker-10``: the gate
+    judges the worst case over its attacks."""
     attack: str | None = None
+    """Name of one attack as the report shows it: the gate judges this attack alone."""
     model: str | None = None
+    """Id of the model; by default every model must pass."""
     defense: str | None = None
+    """Name of the defense; by default every defense must pass."""
     min: Limit | None = None
+    """Smallest allowed value."""
     max: Limit | None = None
+    """Largest allowed value."""
     on: Literal["lower", "estimate", "upper"] | None = None
+    """Which end of the 95 % interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
+    for ``max``."""
     level: Literal["error", "warn"] = "error"
+    """``error`` gives exit code 1 if the gate fails; ``warn`` only prints a line."""
 
     @field_validator("min", "max")
     @classmethod
@@ -206,20 +270,37 @@ class Grid(Strict):
     """A whole grid file."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
+    """Version of the file format."""
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
+    """Name of the run; by default the file's name. The run directory is ``runs/NAME``."""
     question: str | None = None
+    """The question at the top of the report."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of every random choice."""
     data: DataEntry
+    """The images to evaluate on."""
     training: TrainingEntry | None = None
+    """The images to train on; needed only if ``defenses`` holds a training recipe."""
     models: Annotated[list[ModelEntry], Field(min_length=1)]
+    """The models to evaluate."""
     defenses: Defenses = Field(default_factory=lambda: [DefenseEntry(card=NO_DEFENSE)])
+    """Cards of defenses, or ``none`` for the model without a defense. Each entry is a variant of every
+    model."""
     attacks: Annotated[list[AttackEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
+    """Cards of attacks and certificates."""
     gates: list[GateEntry] = Field(default_factory=list)
+    """Limits that decide the exit code."""
     severity: Annotated[dict[int | str, Cost], Field(min_length=1)] | None = None
+    """Cost between 0 and 1 of misclassifying an image as each class, for targeted attacks."""
     gallery: Annotated[int, Field(ge=0)] = 8
+    """Number of adversarial examples of each cell that are kept as images."""
     search_precision: Precision = "fp32"
+    """``bf16`` lets attacks search in bfloat16; every success is verified in float32."""
     skip_verified: bool = False
+    """Whether attacks leave out images that a certificate has already proven robust."""
     allow_batch_dependence: bool = False
+    """Whether to run models whose output depends on the rest of the batch or on earlier calls; every
+    number is marked."""
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Grid:
