@@ -175,7 +175,7 @@ class ModelEntry(Strict):
 
 
 class AttackEntry(Strict):
-    """An attack or certificate: the name of a card, what to override in it, and which images and models it gets."""
+    """An attack or certificate: a card, what to override in it, and the images and models it is run on."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -218,7 +218,7 @@ Cost = Annotated[float, Field(ge=0, le=1)]
 
 
 class GateEntry(Strict):
-    """A limit that a result must keep: a metric, a threat model or an attack, and either ``min`` or ``max``."""
+    """A limit that a result must keep: a metric, a threat model or an attack, and ``min`` or ``max``."""
 
     metric: Literal[
         "robust_accuracy",
