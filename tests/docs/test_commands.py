@@ -41,7 +41,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
-@pytest.mark.parametrize("path", map(_mark, PAGES))
+@pytest.mark.parametrize("path", [_mark(path) for path in PAGES])
 def test_commands_run_as_written(path: Path, shell: Path):
     module = ModuleType("example_of_a_page")
     sys.modules[module.__name__] = module
