@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted([DOCS / "tutorial.md", *(DOCS / "how-to").glob("*.md")])
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))]
 """Pages whose commands are run."""
 
 _BLOCK = re.compile(
@@ -50,7 +51,7 @@ def read_blocks(path: Path) -> list[DocBlock]:
     text = path.read_text(encoding="utf-8")
     return [
         DocBlock(
-            page=str(path.relative_to(DOCS)),
+            page=str(path.relative_to(ROOT)),
             line=text.count("\n", 0, match.start()) + 1,
             language=match["language"] or match["hidden"] or "",
             code=match["code"] if match["setup"] is None else match["setup"],

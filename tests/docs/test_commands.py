@@ -9,16 +9,16 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from doc_blocks import DOCS, PAGES, DocBlock, read_blocks
+from doc_blocks import PAGES, ROOT, DocBlock, read_blocks
 
-FAST_PAGES = {"how-to/use-from-python.md"}
+FAST_PAGES = {"README.md"}
 """Pages whose commands are also run without -m slow."""
 MAX_NOT_RUN = 12
 """Blocks that the tests may leave out, all pages together."""
 
 
 def _mark(path: Path):
-    name = str(path.relative_to(DOCS))
+    name = str(path.relative_to(ROOT))
     return pytest.param(path, id=name, marks=() if name in FAST_PAGES else pytest.mark.slow)
 
 
@@ -35,7 +35,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in [name for name in os.environ if name.startswith("RBL_")]:
         monkeypatch.delenv(variable)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(DOCS.parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("RBL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(work)
     return work
@@ -72,7 +72,7 @@ def _run(block: DocBlock, folder: Path, module: ModuleType) -> None:
 
 
 def _run_python(block: DocBlock, module: ModuleType) -> None:
-    code = compile("\n" * block.line + block.code, str(DOCS / block.page), "exec")
+    code = compile("\n" * block.line + block.code, str(ROOT / block.page), "exec")
     exit_code = 0
     try:
         exec(code, vars(module))

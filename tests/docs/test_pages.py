@@ -27,7 +27,9 @@ _FRAGMENTS = [
     "path", [path for path in PAGES if path.parent.name == "how-to"], ids=lambda p: p.stem
 )
 def test_a_guide_is_read_in_five_minutes(path: Path):
-    assert len(_COMMENT.sub("", path.read_text(encoding="utf-8")).split()) <= MAX_WORDS
+    text = _COMMENT.sub("", path.read_text(encoding="utf-8"))
+    words = [word for word in text.split() if any(character.isalnum() for character in word)]
+    assert len(words) <= MAX_WORDS
 
 
 @pytest.mark.parametrize("block", _FRAGMENTS)
@@ -47,7 +49,8 @@ def _annotation(field):
 
 def test_every_guide_is_in_the_table_of_the_index():
     index = (DOCS / "index.md").read_text(encoding="utf-8")
-    assert [path.name for path in PAGES if str(path.relative_to(DOCS)) not in index] == []
+    pages = [path for path in PAGES if path.is_relative_to(DOCS)]
+    assert [path.name for path in pages if str(path.relative_to(DOCS)) not in index] == []
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda p: str(p.relative_to(DOCS)))
