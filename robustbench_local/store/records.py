@@ -41,8 +41,8 @@ class OutcomeRecord:
     adversarial_prediction: int | None
     """Class predicted for the verified candidate; the clean prediction if there is no valid candidate."""
     clean_correct: bool
-    """Whether the image is correctly classified without an attack, with a strictly largest logit. Stickers: in
-    nearly all clean views as well."""
+    """Whether the image is correctly classified without an attack, with a strictly largest logit. Stickers:
+    in nearly all clean views as well."""
     broken: bool
     """Whether the image is correctly classified without an attack and a verified candidate reached the
     attacker's goal or made the output non-finite. Stickers: more than half of the views whose clean sign is
@@ -54,7 +54,7 @@ class OutcomeRecord:
     """Logit of the label minus the largest other logit, on the verified candidate; empty if it is not finite.
     In a certificate's cell a lower bound of it in the whole ball."""
     fragile: bool
-    """Whether the margin is below 1e-4 of the range of the logits, so that rounding may change the verdict."""
+    """Whether the margin is below 1e-4 of the range of the logits: rounding may change the verdict."""
     linf: float
     """Linf norm of the change."""
     l2: float
@@ -62,8 +62,8 @@ class OutcomeRecord:
     l1: float
     """L1 norm of the change."""
     broken_8bit: bool | None
-    """Whether an 8-bit image inside the ball succeeds as well: the rounded candidate, or one that was found by
-    searching on from it. Empty if the image is not broken or its ball holds no 8-bit image."""
+    """Whether an 8-bit image inside the ball succeeds as well: the rounded candidate, or one that was found
+    by searching on from it. Empty if the image is not broken or its ball holds no 8-bit image."""
     forward_passes: int
     """Forward passes that attack and harness spent on this image; a transfer attack spends its own on the
     surrogate."""
@@ -94,7 +94,7 @@ class OutcomeRecord:
     """Stage of an ensemble that found the adversarial example, e.g. ``apgd-t``; empty if there is none or the
     attack has no stages."""
     gradient_steps: int = 0
-    """Number of gradients that the attack used for this image; for another library's attack its share of them."""
+    """Number of gradients that the attack used for this image; another library's attack: its share."""
     nonfinite_gradient_entries: int = 0
     """Entries of those gradients that were NaN or infinite before any repair, summed over all of them."""
     nonfinite_gradient_steps: int = 0
