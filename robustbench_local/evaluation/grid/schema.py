@@ -1,0 +1,394 @@
+"""The grid file: which models, data, defenses and attacks, and which gates a result must pass."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from robustbench_local.classifier import Precision
+from robustbench_local.classifier.binary_output import REMEDY
+from robustbench_local.config.strict_yaml import Strict, parse_yaml, read_yaml, validate
+from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.models.http_client import EndpointOptions, without_credentials
+from robustbench_local.number_parser import parse_number
+from robustbench_local.threats.threat_model import FAMILIES
+
+MAX_NAME = 100
+"""Longest id of a model or name of a grid: they become file names."""
+
+NO_DEFENSE = "none"
+"""What stands in a list of defenses for the model as it is."""
+
+Size = int | tuple[int, int]
+Normalization = str | dict[Literal["mean", "std"], list[float]]
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes a repeated value out instead of an alias, which our own reader would refuse."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
+        return True
+
+
+class DataEntry(Strict):
+    """The images: a source, and which of its images to use."""
+
+    source: str
+    """Where the images come from: ``signs``, ``folder:DIR``, ``npz:FILE`` or ``torchvision:NAME``."""
+    split: str = "test"
+    """``train``, ``val`` or ``test``, where the source has splits. For a folder also the name of another
+    split, or ``none`` if its sub-folders are the classes."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Number of images to use; all if it is left out."""
+    seed: int | None = None
+    """Seed of the stratified choice, and of the rendering of ``signs``; by default the grid's seed."""
+    choose: Literal["stratified", "first"] = "stratified"
+    """``stratified``: as even over the classes as the data allow. ``first``: the first images of the
+    source."""
+    size: Size | None = None
+    """Side, or ``[height, width]``, in pixels: images are resized to cover it and the center is cut out."""
+    resize: Annotated[int, Field(ge=1)] | Literal["stretch"] | None = None
+    """Length of the shorter side before the center is cut out (256 for most ImageNet presets), or
+    ``stretch`` to ignore the aspect ratio."""
+    gray_to_rgb: bool = False
+    """Repeat the single channel of gray images."""
+    alpha: str | None = None
+    """Background color for transparent images, such as ``white`` or ``"#808080"``."""
+    max_bad: Annotated[int, Field(ge=0)] = 0
+    """Number of unusable images that the run may leave out; the report lists them."""
+    classes: list[int | str] | None = None
+    """Use only images of these classes: names, beginnings of names, or indices."""
+    download: bool = True
+    """Whether torchvision may download a data set that is missing."""
+    root: str | None = None
+    """Folder of torchvision's data sets; by default ``RBL_DATA``, else ``~/.cache/robustbench_local``."""
+    images_key: str | None = None
+    """Name of the array of images in an npz file; by default ``x``, ``images`` or ``x_SPLIT``."""
+    labels_key: str | None = None
+    """Name of the array of labels; by default ``y``, ``labels`` or ``y_SPLIT``."""
+    masks_key: str | None = None
+    """Name of the array of masks; by default ``mask`` or ``masks``."""
+    boxes_key: str | None = None
+    """Name of the array of bounding boxes, which may stand in for masks; by default ``box`` or ``boxes``."""
+    groups_key: str | None = None
+    """Name of the array that says which physical object an image shows; by default ``track`` or ``group``."""
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """The value that means white, where the data type does not say it, such as 255 for int64."""
+
+
+class TrainingEntry(DataEntry):
+    """The images that recipes train on, and the validation images that choose the epoch."""
+
+    split: str = "train"
+    """Split to train on."""
+    val: str | None = None
+    """Source of the validation images; by default the data's own ``val`` split, else a share of the
+    training images."""
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of each class that is held out for validation where there is no validation split."""
+    val_limit: Annotated[int, Field(ge=1)] = 1000
+    """Largest number of images of a validation split."""
+    group_pattern: str | None = None
+    """Regular expression; what it matches in an image's id names the physical object. All images of an
+    object stay on one side of the split."""
+
+
+class DefenseEntry(Strict):
+    """A defense: the name of a card or ``none``, and parameters that override the card's."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    card: str
+    """Name of a defense's card, or ``none``. Every other key overrides a parameter of the card."""
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What is changed in the card."""
+        return dict(self.model_extra or {})
+
+    def written(self) -> str | dict[str, Any]:
+        """As it stands in a grid file."""
+        return {"card": self.card, **self.overrides} if self.overrides else self.card
+
+
+def _names_are_cards(entries: Any) -> Any:
+    """A card without overrides may be written as its bare name."""
+    if not isinstance(entries, list):
+        return entries
+    return [{"card": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
+Defenses = Annotated[list[DefenseEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
+
+
+def _refuse_one_class(value: Any) -> Any:
+    """One output is not one class."""
+    if value in (1, "1"):
+        raise ValueError(f"a classifier has at least 2 classes; {REMEDY}, and leave num_classes out")
+    return value
+
+
+class ModelEntry(Strict):
+    """A classifier: where it comes from, how it is loaded, and what an attacker may use of it."""
+
+    id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    """Name of the model in tables, gates and file names; unique in the grid."""
+    source: str
+    """Where the model comes from: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``,
+    ``python:FILE.py:NAME``, ``onnx:FILE.onnx``, ``http(s)://...`` or ``zoo:NAME``."""
+    weights: str | None = None
+    """A weights file, or the name of published weights such as ``DEFAULT``; random weights if it is left
+    out."""
+    entry: str | None = None
+    """Which part of a weights file to load, as a dotted path, where several parts fit."""
+    architecture: str | None = None
+    """The network that a checkpoint belongs to: ``torchvision:NAME``, ``timm:NAME``, or a name from ``rbl
+    list models``."""
+    num_classes: Annotated[int, BeforeValidator(_refuse_one_class), Field(ge=2)] | None = None
+    """Number of classes; by default read from the weights, else the data's number."""
+    normalize: Normalization | None = None
+    """``imagenet``, ``cifar10``, ``none``, or ``{mean: [...], std: [...]}``. It is applied inside the
+    model; attacks work on pixels in [0, 1]."""
+    input_size: Size | None = None
+    """Side, or ``[height, width]``, that the network takes; other images are resized inside,
+    differentiably."""
+    class_names: list[str] | None = None
+    """One name for each output; lets labels be matched by name."""
+    access: Literal["gradients", "scores", "labels"] | None = None
+    """What an attacker may use: ``gradients``, ``scores`` or ``labels``."""
+    output: str | int | None = None
+    """Which entry of a tuple or dict holds the logits. For a model with one output: ``sigmoid`` or
+    ``logit``."""
+    sha256: str | None = None
+    """SHA-256 that the weights file must have."""
+    trust_pickle: str | None = None
+    """``sha256:HASH`` of a pickle that you made yourself; no other pickle with code is loaded."""
+    endpoint: EndpointOptions | None = None
+    """How an HTTP service is called."""
+    defenses: Defenses | None = None
+    """Defenses of this model only, in place of the grid's list."""
+
+
+class AttackEntry(Strict):
+    """An attack or certificate: a card, what to override in it, and the images and models it is run on."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    card: str
+    """Name of a card, of a method such as ``pgd``, or of an attack of another library such as
+    ``torchattacks:MIFGSM``. Every other key overrides the card's threat model or a hyper-parameter;
+    ``eps`` may be a list."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Run the attack on at most this many of the images, as even over the classes as possible."""
+    transfer_from: str | None = None
+    """Id of the surrogate model on which the adversarial examples are crafted."""
+    models: Annotated[list[str], Field(min_length=1)] | None = None
+    """Ids of the models to attack; by default all."""
+    each_target: bool = False
+    """Pursue a goal of several target classes as one set, and each target alone."""
+    test_views: Annotated[int, Field(ge=1)] | None = None
+    """Stickers and patches: number of held-out views of each sign that decide the result."""
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What is changed in the card."""
+        return dict(self.model_extra or {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys that are not about the card's content."""
+        return self.model_dump(include=set(AttackEntry.model_fields))
+
+
+def _read_limit(value: Any) -> Any:
+    """A distance may be written as a fraction, as a radius is."""
+    try:
+        return None if value is None else parse_number(value)
+    except ValueError:
+        raise ValueError('cannot read the limit: write a number or a fraction such as "8/255"') from None
+
+
+Limit = Annotated[float, BeforeValidator(_read_limit), Field(ge=0)]
+Cost = Annotated[float, Field(ge=0, le=1)]
+
+
+class GateEntry(Strict):
+    """A limit that a result must keep: a metric, a threat model or an attack, and ``min`` or ``max``."""
+
+    metric: Literal[
+        "robust_accuracy",
+        "clean_accuracy",
+        "attack_success",
+        "median_distance",
+        "certified_accuracy",
+        "sticker_success",
+    ] = "robust_accuracy"
+    """What is judged."""
+    threat: str | None = None
+    """Short name of a threat model, such as ``linf-8``, ``l2-0.5``, ``fog-3`` or ``sticker-10``: the gate
+    judges the worst case over its attacks."""
+    attack: str | None = None
+    """Name of one attack as the report shows it: the gate judges this attack alone."""
+    model: str | None = None
+    """Id of the model; by default every model must pass."""
+    defense: str | None = None
+    """Name of the defense; by default every defense must pass."""
+    min: Limit | None = None
+    """Smallest allowed value."""
+    max: Limit | None = None
+    """Largest allowed value."""
+    on: Literal["lower", "estimate", "upper"] | None = None
+    """Which end of the 95 % interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
+    for ``max``."""
+    level: Literal["error", "warn"] = "error"
+    """``error`` gives exit code 1 if the gate fails; ``warn`` only prints a line."""
+
+    @field_validator("min", "max")
+    @classmethod
+    def _shares_end_at_one(cls, limit: float | None, info: ValidationInfo) -> float | None:
+        if limit is not None and limit > 1 and info.data.get("metric") != "median_distance":
+            raise ValueError(f"a limit is a share between 0 and 1, got {limit:g}")
+        return limit
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> GateEntry:
+        if (self.min is None) == (self.max is None):
+            raise ValueError("a gate needs either min or max")
+        if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
+            raise ValueError("a gate needs a threat such as linf-8, or an attack")
+        if self.threat is not None and self.threat.split("-")[0] not in FAMILIES:
+            raise ValueError(f"a threat is written like linf-8, l2-0.5 or fog-3, got {self.threat!r}")
+        return self
+
+
+class Grid(Strict):
+    """A whole grid file."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    """Version of the file format."""
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
+    """Name of the run; by default the file's name. The run directory is ``runs/NAME``."""
+    question: str | None = None
+    """The question at the top of the report."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of every random choice."""
+    data: DataEntry
+    """The images to evaluate on."""
+    training: TrainingEntry | None = None
+    """The images to train on; needed only if ``defenses`` holds a training recipe."""
+    models: Annotated[list[ModelEntry], Field(min_length=1)]
+    """The models to evaluate."""
+    defenses: Defenses = Field(default_factory=lambda: [DefenseEntry(card=NO_DEFENSE)])
+    """Cards of defenses, or ``none`` for the model without a defense. Each entry is a variant of every
+    model."""
+    attacks: Annotated[list[AttackEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
+    """Cards of attacks and certificates."""
+    gates: list[GateEntry] = Field(default_factory=list)
+    """Limits that decide the exit code."""
+    severity: Annotated[dict[int | str, Cost], Field(min_length=1)] | None = None
+    """Cost between 0 and 1 of misclassifying an image as each class, for targeted attacks."""
+    gallery: Annotated[int, Field(ge=0)] = 8
+    """Number of adversarial examples of each cell that are kept as images."""
+    search_precision: Precision = "fp32"
+    """``bf16`` lets attacks search in bfloat16; every success is verified in float32."""
+    skip_verified: bool = False
+    """Whether attacks leave out images that a certificate has already proven robust."""
+    allow_batch_dependence: bool = False
+    """Whether to run models whose output depends on the rest of the batch or on earlier calls; every
+    number is marked."""
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Grid:
+        ids = [model.id for model in self.models]
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            raise ValueError(f"the model id {twice[0]!r} is used twice")
+        for entry in self.attacks:
+            if entry.transfer_from is not None:
+                _check_surrogate(entry.transfer_from, ids)
+            for name in entry.models or ():
+                if name not in ids:
+                    raise ValueError(f"{entry.card} names the model {name!r}; {did_you_mean(name, ids)}")
+        for gate in self.gates:
+            if gate.model is not None and gate.model not in ids:
+                raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The grid with every default written out and no credentials of services, as plain data."""
+        content = self.model_dump(mode="json", by_alias=True)
+        for model, entry in zip(content["models"], self.models, strict=True):
+            model["source"] = without_credentials(model["source"])
+            model["defenses"] = None if entry.defenses is None else _written(entry.defenses)
+        content["defenses"] = _written(self.defenses)
+        content["attacks"] = [{**entry.settings, **entry.overrides} for entry in self.attacks]
+        return content
+
+    def as_yaml(self) -> str:
+        """The resolved grid as YAML text."""
+        return yaml.dump(self.resolved(), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+
+
+def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
+    """Read a grid file, a mapping, or the embedded grid.
+
+    Args:
+        source: A file; a mapping with the same content; None for the embedded grid.
+
+    Returns:
+        The grid, named after its file if it has no name, and the folder that its relative paths start from.
+
+    Raises:
+        ConfigError: If the file cannot be read or is wrong; the message names the key and its place.
+    """
+    if isinstance(source, dict):
+        return _named(validate(Grid, source, where="grid", error=ConfigError), "grid"), Path.cwd()
+    if source is None:
+        content = parse_yaml(example("signs"), where="the embedded grid", error=ConfigError)
+        return _named(
+            validate(Grid, content, where="the embedded grid", error=ConfigError), "signs"
+        ), Path.cwd()
+    path = Path(source)
+    content = read_yaml(path, ConfigError)
+    return _named(
+        validate(Grid, content, where=str(path), error=ConfigError), path.stem
+    ), path.resolve().parent
+
+
+def examples() -> list[str]:
+    """Names of the example grids that ship with the package."""
+    folder = resources.files("robustbench_local") / "examples"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def example(name: str) -> str:
+    """Text of an example grid.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in examples():
+        raise ConfigError(f"there is no example grid {name!r}", remedy=did_you_mean(name, examples()))
+    return (resources.files("robustbench_local") / "examples" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _check_surrogate(surrogate: str, ids: list[str]) -> None:
+    """Refuse a ``transfer_from`` that names no model of the grid, or the only one."""
+    if surrogate not in ids:
+        raise ValueError(f"transfer_from names the model {surrogate!r}; {did_you_mean(surrogate, ids)}")
+    if len(ids) == 1:
+        raise ValueError("transfer_from needs a second model, to judge the candidates on")
+
+
+def _written(defenses: list[DefenseEntry]) -> list[str | dict[str, Any]]:
+    return [entry.written() for entry in defenses]
+
+
+def _named(grid: Grid, name: str) -> Grid:
+    return grid if grid.name else grid.model_copy(update={"name": name[:MAX_NAME]})
