@@ -9,11 +9,11 @@ from typing import Any
 from reference_generator.docstrings import read_parameter_docs, read_summary, to_markdown
 from reference_generator.tables import render_code, render_table
 from robustbench_local.attacks import ATTACKS
-from robustbench_local.catalogue import Card, CardThreat, Kind, list_cards
 from robustbench_local.certification import CERTIFICATES
-from robustbench_local.defenses.recipes import RECIPES
-from robustbench_local.defenses.wrappers import WRAPPERS
-from robustbench_local.models.architectures import ARCHITECTURES
+from robustbench_local.config.cards import Card, CardThreat, Kind, list_cards
+from robustbench_local.defenses.recipes.recipe_registry import RECIPES
+from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
+from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.models.weights_card import WeightsCard
 from robustbench_local.models.zoo import find_zoo, list_zoo
 

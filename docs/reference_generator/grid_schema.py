@@ -9,7 +9,7 @@ from pydantic_core import PydanticUndefined
 from reference_generator.docstrings import read_field_docs, read_summary, to_markdown
 from reference_generator.tables import render_code, render_table
 from reference_generator.types import describe_field, list_models, name_model
-from robustbench_local.evaluation.grid import Grid
+from robustbench_local.evaluation.grid.schema import Grid
 
 _HEAD = """# Grid file
 

@@ -18,8 +18,8 @@ These base classes define what such code provides; see [how to add an attack](..
 """
 EXTENSION_POINTS = {
     "Attack": "robustbench_local.attacks.base",
-    "FixedWrapper": "robustbench_local.defenses.base",
-    "RandomWrapper": "robustbench_local.defenses.base",
+    "FixedWrapper": "robustbench_local.defenses.wrappers.base",
+    "RandomWrapper": "robustbench_local.defenses.wrappers.base",
     "Certificate": "robustbench_local.certification.base",
 }
 """Base classes that outside code derives from, by the module that has them."""

@@ -8,7 +8,7 @@ import yaml
 
 from reference_generator.docstrings import read_field_docs
 from reference_generator.tables import render_code, render_table
-from robustbench_local.reports.tables import OUTCOME_COLUMNS, SIGHTING_COLUMNS
+from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, SIGHTING_COLUMNS
 from robustbench_local.store.records import OutcomeRecord, SightingRecord, ViewRecord
 
 _RESULTS_HEAD = """# results.json

@@ -13,10 +13,10 @@ from reference_generator import cards, command_line, grid_schema, python_api, ru
 from reference_generator.docstrings import read_field_docs, read_parameter_docs
 from reference_generator.pages import PAGES, write_reference
 from robustbench_local.attacks import ATTACKS
-from robustbench_local.catalogue import list_cards
 from robustbench_local.certification import CERTIFICATES
-from robustbench_local.defenses.recipes import RECIPES
-from robustbench_local.defenses.wrappers import WRAPPERS
+from robustbench_local.config.cards import list_cards
+from robustbench_local.defenses.recipes.recipe_registry import RECIPES
+from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
 from robustbench_local.models.zoo import list_zoo
 
 ROOT = Path(__file__).parents[2]

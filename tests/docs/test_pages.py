@@ -10,7 +10,7 @@ import yaml
 from doc_blocks import DOCS, PAGES, read_blocks
 from pydantic import TypeAdapter
 
-from robustbench_local.evaluation.grid import Grid
+from robustbench_local.evaluation.grid.schema import Grid
 
 MAX_WORDS = 700
 """Words of a guide that is read in five minutes, code included."""
