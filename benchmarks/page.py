@@ -19,21 +19,22 @@ _READING = """\
 How to read it:
 
 - *Forward / backward*: passes per image, counted and not estimated.
-- *Overhead*: time divided by that of the same passes, in batches of the same sizes, through the bare network with
-  frozen parameters. The least possible is 1.
-- *Arithmetic alone*: the steps of the paper for one batch, without verdicts, random streams per image, work items,
-  counters or guards (`benchmarks/arithmetic.py`).
+- *Overhead*: time divided by that of the same passes, in batches of the same sizes, through the bare
+  network with frozen parameters. The least possible is 1.
+- *Arithmetic alone*: the steps of the paper for one batch, without verdicts, random streams per image, work
+  items, counters or guards (`benchmarks/arithmetic.py`).
 - *Time / ours*: time divided by that of our first row, on the same images in the same process.
-- *Robust*: correctly classified images on which the attack fails, of all n. For methods that search for the nearest
-  adversarial example: the median distance over the correctly classified images. Curve-8: at each radius.
-- *Missed / extra*: images on which only this row succeeds, and on which only our first row does. In brackets: what
-  another seed of ours changes, which is the noise. For distances: how often this row is nearer by more than 1 %, and
-  how often ours is.
-- *Operations / questions*: operations beside the network's own, per forward pass, on 8 images; and how often the host
-  waits for the device, which costs nothing on a CPU.
+- *Robust*: correctly classified images on which the attack fails, of all n. For methods that search for the
+  nearest adversarial example: the median distance over the correctly classified images. Curve-8: at each
+  radius.
+- *Missed / extra*: images on which only this row succeeds, and on which only our first row does. In
+  brackets: what another seed of ours changes, which is the noise. For distances: how often this row is
+  nearer by more than 1 %, and how often ours is.
+- *Operations / questions*: operations beside the network's own, per forward pass, on 8 images; and how
+  often the host waits for the device, which costs nothing on a CPU.
 
-All figures are medians over the rounds, which use the seeds 0, 1, 2, ...; verdicts are those of seed 0. Runs shorter
-than .2 s are repeated until they have taken that long."""
+All figures are medians over the rounds, which use the seeds 0, 1, 2, ...; verdicts are those of seed 0.
+Runs shorter than .2 s are repeated until they have taken that long."""
 
 
 def page(results: list[Result], *, command: str, rounds: int, device: str, skipped: list[str]) -> str:
