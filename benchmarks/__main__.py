@@ -21,7 +21,7 @@ from benchmarks.page import absent, page, write
 from benchmarks.peers import PEERS
 from benchmarks.rows import QUICK, ROWS, Row
 from benchmarks.subjects import CHEAP, SUBJECTS, Subject, load
-from robustbench_local.allocator import keep_freed_memory
+from robustbench_local.cli.malloc import keep_freed_memory
 
 _QUICK_SUBJECT = "signs-pgd-at"
 

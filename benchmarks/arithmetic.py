@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.job import Job, Run
-from robustbench_local.attacks.apgd_path import MOMENTUM, RISES, checkpoint_spans
-from robustbench_local.attacks.windows import window_sides
-from robustbench_local.geometry import bounds, choose, column
-from robustbench_local.losses import margin
-from robustbench_local.threat import ThreatModel
+from robustbench_local.attacks.apgd.lp_search import MOMENTUM, RISES, checkpoint_spans
+from robustbench_local.attacks.core.losses import margin
+from robustbench_local.attacks.square.windows import window_sides
+from robustbench_local.threats.lp_ball import bounds, choose, column
+from robustbench_local.threats.threat_model import ThreatModel
 
 NAME = "arithmetic alone"
 """Who, in the tables."""

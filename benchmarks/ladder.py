@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.job import Job, Run
-from robustbench_local.attacks.curve import SHARES
+from robustbench_local.attacks.minimum_norm.curve import SHARES
 
 LADDER = (*SHARES, 1.0)
 """Shares of the job's radius, ascending: those of our own curve."""

@@ -22,8 +22,8 @@ from benchmarks.passes import Bare, Passes
 from benchmarks.rows import Row
 from benchmarks.subjects import Subject
 from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.geometry import norm_of
-from robustbench_local.threat import Norm
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import Norm
 
 T = TypeVar("T")
 

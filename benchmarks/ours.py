@@ -10,7 +10,7 @@ from benchmarks.job import Job
 from robustbench_local import Classifier
 from robustbench_local.attacks import ATTACKS, make_attack
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import Norm, ThreatModel
+from robustbench_local.threats.threat_model import Norm, ThreatModel
 
 _KINDS: dict[str, tuple[str, dict[str, Any], str | None]] = {
     "fgsm": ("fgsm", {}, None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustbench_local.threat import Norm
+from robustbench_local.threats.threat_model import Norm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,20 +5,20 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustbench_local.attacks.autoattack import AutoAttack
+    from robustbench_local.attacks.ensembles.autoattack import AutoAttack
     from robustbench_local.attacks.fgsm import FGSM
     from robustbench_local.attacks.pgd import PGD
     from robustbench_local.classifier import Classifier
+    from robustbench_local.data.data_sources import load_dataset
     from robustbench_local.data.dataset import Dataset
-    from robustbench_local.data.sources import load_dataset
-    from robustbench_local.defenses.wrappers import defend
+    from robustbench_local.defenses.wrappers.wrapper_registry import defend
     from robustbench_local.errors import RobustbenchError
     from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
-    from robustbench_local.models.sources import load_classifier
+    from robustbench_local.models.model_sources import load_classifier
     from robustbench_local.run import Run, run_grid
     from robustbench_local.statistics import Estimate
-    from robustbench_local.threat import ThreatModel
+    from robustbench_local.threats.threat_model import ThreatModel
 
 __all__ = [
     "FGSM",
@@ -47,7 +47,7 @@ __version__ = version("robustbench-local")
 _PLACES = {
     "FGSM": "attacks.fgsm",
     "PGD": "attacks.pgd",
-    "AutoAttack": "attacks.autoattack",
+    "AutoAttack": "attacks.ensembles.autoattack",
     "CertificationResult": "evaluation.certify",
     "Classifier": "classifier",
     "Dataset": "data.dataset",
@@ -55,12 +55,12 @@ _PLACES = {
     "EvaluationResult": "evaluation.evaluate",
     "RobustbenchError": "errors",
     "Run": "run",
-    "ThreatModel": "threat",
+    "ThreatModel": "threats.threat_model",
     "certify": "evaluation.certify",
-    "defend": "defenses.wrappers",
+    "defend": "defenses.wrappers.wrapper_registry",
     "evaluate": "evaluation.evaluate",
-    "load_classifier": "models.sources",
-    "load_dataset": "data.sources",
+    "load_classifier": "models.model_sources",
+    "load_dataset": "data.data_sources",
     "run_grid": "run",
 }
 

@@ -24,7 +24,9 @@ Exit code 1 (a gate failed) is a verdict, not an error, and 130 is the user's ow
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 from functools import partial
 
 _SHOWN = frozenset("\u200c\u200d")
@@ -160,3 +162,23 @@ class RefusedError(RobustbenchError):
 
 class InvariantError(RobustbenchError):
     """One of the harness's own rules was broken: a bug in this project."""
+
+
+def did_you_mean(wrong: str, choices: Iterable[str], *, limit: int = 12) -> str:
+    """What to write instead of a name that does not exist.
+
+    Args:
+        wrong: What the user wrote.
+        choices: The names that exist.
+        limit: How many names to list when none is near.
+
+    Returns:
+        A remedy in the imperative: the nearest name, or the first few there are.
+    """
+    names = sorted(choices)
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(str(wrong).casefold(), folded, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {folded[near[0]]}?"
+    more = ", ..." if len(names) > limit else ""
+    return f"use one of {', '.join(names[:limit])}{more}" if names else "there are none to choose from"

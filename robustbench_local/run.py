@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_local.classifier import Precision
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.executor import execute, now
-from robustbench_local.evaluation.goal import ClassEntry, confine
-from robustbench_local.evaluation.grid import Grid, load_grid
-from robustbench_local.evaluation.listener import Listener
-from robustbench_local.evaluation.plan import Plan
-from robustbench_local.evaluation.planning import TIMEOUT_SECONDS, Options, card_folders, make_plan
-from robustbench_local.reports import gate as gates
+from robustbench_local.evaluation.execution.executor import execute, now
+from robustbench_local.evaluation.execution.progress_listener import Listener
+from robustbench_local.evaluation.grid.schema import Grid, load_grid
+from robustbench_local.evaluation.planning.goal import ClassEntry, confine
+from robustbench_local.evaluation.planning.plan import Plan
+from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS, Options, card_folders, make_plan
 from robustbench_local.reports import write_report
-from robustbench_local.reports.results import load_results
-from robustbench_local.reports.tables import outcomes_frame
+from robustbench_local.reports.analysis import gates
+from robustbench_local.reports.writers.csv_files import outcomes_frame
+from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store.records import EventRecord
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -56,7 +56,7 @@ gates:
 @pytest.fixture(scope="session")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty noisy images and two random networks; the labels are the first one's answers, mostly."""
-    from robustbench_local.models.architectures import find_architecture
+    from robustbench_local.models.networks.network_registry import find_architecture
 
     folder = tmp_path_factory.mktemp("made")
     generator = torch.Generator().manual_seed(5)

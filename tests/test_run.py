@@ -7,9 +7,9 @@ import json
 import pytest
 
 from robustbench_local.errors import ConfigError, LockedError
-from robustbench_local.evaluation.listener import Listener
+from robustbench_local.evaluation.execution.progress_listener import Listener
 from robustbench_local.run import Run, prepare, run_grid
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 
 def verdicts(run):

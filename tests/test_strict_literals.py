@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from robustbench_local import strict
+from robustbench_local.config import strict_yaml as strict
+from robustbench_local.config.strict_yaml import MAX_DEPTH, MAX_OPEN_BRACKETS, parse_yaml, read_yaml
 from robustbench_local.errors import ConfigError
-from robustbench_local.strict import MAX_DEPTH, MAX_OPEN_BRACKETS, parse_yaml, read_yaml
 
 
 def parse(text: str):

@@ -5,43 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustbench_local import catalogue, parameters
+from robustbench_local.attacks.adapters.libraries import PREFIX, TorchattacksAttack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.foreign import PREFIX, TorchattacksAttack
-from robustbench_local.catalogue import Card
-from robustbench_local.parameters import build
-from robustbench_local.registry import Registry
+from robustbench_local.config import cards as catalogue
+from robustbench_local.config import hyperparameters as parameters
+from robustbench_local.config.cards import Card
+from robustbench_local.config.hyperparameters import build
+from robustbench_local.config.registry import Registry
 
 ATTACKS: Registry[Attack] = Registry(
     "attack",
     Attack,  # type: ignore[type-abstract]  # compared with, never built
     {
-        "apgd": "robustbench_local.attacks.apgd:APGD",
-        "apgd-ce+t": "robustbench_local.attacks.apgd_ce_t:APGDCET",
-        "apgd-t": "robustbench_local.attacks.apgd_t:APGDT",
-        "autoattack": "robustbench_local.attacks.autoattack:AutoAttack",
-        "boundary": "robustbench_local.attacks.boundary:Boundary",
-        "curve": "robustbench_local.attacks.curve:Curve",
-        "cw": "robustbench_local.attacks.cw:CW",
-        "ddn": "robustbench_local.attacks.ddn:DDN",
-        "deepfool": "robustbench_local.attacks.deepfool:DeepFool",
-        "ead": "robustbench_local.attacks.ead:EAD",
-        "fmn": "robustbench_local.attacks.fmn:FMN",
+        "apgd": "robustbench_local.attacks.apgd.apgd:APGD",
+        "apgd-ce+t": "robustbench_local.attacks.ensembles.apgd_ce_t:APGDCET",
+        "apgd-t": "robustbench_local.attacks.apgd.targeted:APGDT",
+        "autoattack": "robustbench_local.attacks.ensembles.autoattack:AutoAttack",
+        "boundary": "robustbench_local.attacks.black_box.boundary:Boundary",
+        "curve": "robustbench_local.attacks.minimum_norm.curve:Curve",
+        "cw": "robustbench_local.attacks.minimum_norm.cw:CW",
+        "ddn": "robustbench_local.attacks.minimum_norm.ddn:DDN",
+        "deepfool": "robustbench_local.attacks.minimum_norm.deepfool:DeepFool",
+        "ead": "robustbench_local.attacks.minimum_norm.ead:EAD",
+        "fmn": "robustbench_local.attacks.minimum_norm.fmn:FMN",
         "corruption": "robustbench_local.attacks.corruption:Corruption",
-        "di-fgsm": "robustbench_local.attacks.diversity:DIFGSM",
-        "fab-t": "robustbench_local.attacks.fab:FAB",
+        "di-fgsm": "robustbench_local.attacks.transfer.di_fgsm:DIFGSM",
+        "fab-t": "robustbench_local.attacks.minimum_norm.fab:FAB",
         "fgsm": "robustbench_local.attacks.fgsm:FGSM",
-        "hopskipjump": "robustbench_local.attacks.hopskipjump:HopSkipJump",
-        "mi-fgsm": "robustbench_local.attacks.momentum:MIFGSM",
-        "patch": "robustbench_local.attacks.patch:Patch",
+        "hopskipjump": "robustbench_local.attacks.black_box.hopskipjump:HopSkipJump",
+        "mi-fgsm": "robustbench_local.attacks.transfer.mi_fgsm:MIFGSM",
+        "patch": "robustbench_local.attacks.physical.patch:Patch",
         "pgd": "robustbench_local.attacks.pgd:PGD",
-        "reference:autoattack": "robustbench_local.attacks.foreign:ReferenceAutoAttack",
+        "reference:autoattack": "robustbench_local.attacks.adapters.libraries:ReferenceAutoAttack",
         "spatial": "robustbench_local.attacks.spatial:Spatial",
-        "spsa": "robustbench_local.attacks.spsa:SPSA",
-        "square": "robustbench_local.attacks.square:Square",
-        "sticker": "robustbench_local.attacks.sticker:Sticker",
-        "ti-fgsm": "robustbench_local.attacks.translation:TIFGSM",
-        "vmi-fgsm": "robustbench_local.attacks.variance:VMIFGSM",
+        "spsa": "robustbench_local.attacks.black_box.spsa:SPSA",
+        "square": "robustbench_local.attacks.square.square:Square",
+        "sticker": "robustbench_local.attacks.physical.sticker:Sticker",
+        "ti-fgsm": "robustbench_local.attacks.transfer.ti_fgsm:TIFGSM",
+        "vmi-fgsm": "robustbench_local.attacks.transfer.vmi_fgsm:VMIFGSM",
     },
 )
 """Our attacks by name; besides these, ``torchattacks:NAME`` names any attack of that library."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
 _ENOUGH: dict[Access, str] = {"labels": "hopskipjump or boundary", "scores": "square or spsa"}

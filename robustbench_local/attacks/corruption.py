@@ -10,7 +10,7 @@ from torch import Tensor
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

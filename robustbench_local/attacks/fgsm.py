@@ -8,11 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.objective import LossName, check_defined, check_loss, objective
+from robustbench_local.attacks.core.objective import LossName, check_defined, check_loss, objective
 from robustbench_local.classifier import Classifier
-from robustbench_local.geometry import steepest, to_ball_and_box
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import steepest, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

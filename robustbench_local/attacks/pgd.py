@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.engine import Engine
-from robustbench_local.attacks.front import Front, Rows
-from robustbench_local.attacks.objective import LossName, check_defined, check_loss, objective
-from robustbench_local.attacks.search import Search, Seen
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import LossName, check_defined, check_loss, objective
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.geometry import bounds, random_start, steepest, to_ball_and_box
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import bounds, random_start, steepest, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.objective import judged
+from robustbench_local.attacks.core.objective import judged
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
-from robustbench_local.transformation import limits
-from robustbench_local.warp import rotate_translate
+from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.transformations import limits
+from robustbench_local.threats.warp import rotate_translate
 
 _GRID = (31, 5, 5)
 """Points of the grid along the angle and the two shifts: 775 in all."""

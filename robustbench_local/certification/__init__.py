@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustbench_local import catalogue
-from robustbench_local.catalogue import Card
 from robustbench_local.certification.base import Certificate
-from robustbench_local.parameters import build, parameter_names
-from robustbench_local.registry import Registry
+from robustbench_local.config import cards as catalogue
+from robustbench_local.config.cards import Card
+from robustbench_local.config.hyperparameters import build, parameter_names
+from robustbench_local.config.registry import Registry
 
 CERTIFICATES: Registry[Certificate] = Registry(
     "certificate",
     Certificate,  # type: ignore[type-abstract]  # compared with, never built
     {
-        "crown": "robustbench_local.certification.crown:CROWN",
-        "ibp": "robustbench_local.certification.ibp:IBP",
-        "smoothing": "robustbench_local.certification.smoothing:Smoothing",
+        "crown": "robustbench_local.certification.bound_propagation.crown:CROWN",
+        "ibp": "robustbench_local.certification.bound_propagation.ibp:IBP",
+        "smoothing": "robustbench_local.certification.randomized_smoothing.smoothing_certificate:Smoothing",
     },
 )
 """Methods of the cards of kind ``certificate``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ThreatError
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 ABSTAINED = -1
 """In the tensors of a batch only: no prediction. Records and the Python API say None."""

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from robustbench_local.bpda import straight_through
 from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.gradient_repair import keep_backward_finite, remove_nonfinite
 from robustbench_local.classifier.input_gradient import input_gradient, uses_reentrant_checkpoints
 from robustbench_local.classifier.state_guard import RandomStates
-from robustbench_local.straight_through import straight_through
 
 NOTE = (
     "its gradients vanish or break off at pixels of exactly 0 or 1, as those of a model do that clamps its "

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from robustbench_local.classifier.source_imports import imported_names
+from robustbench_local.errors import InvariantError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _LAZY = re.compile(rf"[\"']({PACKAGE.name}(?:\.\w+)+)")
@@ -27,9 +28,19 @@ def reached_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, 
 
     Returns:
         Paths inside the package, as in ``"attacks/pgd.py"``, to their bytes, sorted.
+
+    Raises:
+        InvariantError: If a root names no module: a digest would be blind to it in silence.
     """
     files = _files(package)
-    waiting = [name for root in roots for name in files if f"{name}.".startswith(f"{root}.")]
+    waiting: list[str] = []
+    for root in roots:
+        below = [name for name in files if f"{name}.".startswith(f"{root}.")]
+        if not below:
+            raise InvariantError(
+                f"the package has no module {root!r}, which a digest of its code starts from"
+            )
+        waiting += below
     found: dict[str, bytes] = {}
     seen = set(waiting)
     while waiting:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_local.errors import ConfigError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import ConfigError, did_you_mean
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 

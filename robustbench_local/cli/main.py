@@ -17,10 +17,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from robustbench_local.allocator import keep_freed_memory
 from robustbench_local.cli.interrupt import listen, settle
 from robustbench_local.cli.json_output import release_stdout
-from robustbench_local.cli.output import echo, use_any_encoding
+from robustbench_local.cli.malloc import keep_freed_memory
+from robustbench_local.cli.terminal_output import echo, use_any_encoding
 from robustbench_local.errors import ModelError, RobustbenchError
 
 INTERRUPTED = 130
@@ -30,13 +30,13 @@ USER_MODULE = "robustbench_local_user_"
 STOPPED = "interrupted; everything committed is kept, and the same command goes on"
 
 COMMANDS = {
-    "run": "robustbench_local.cli.run",
-    "report": "robustbench_local.cli.report",
-    "gate": "robustbench_local.cli.gate",
-    "init": "robustbench_local.cli.init",
-    "train": "robustbench_local.cli.train",
-    "list": "robustbench_local.cli.listing",
-    "doctor": "robustbench_local.cli.doctor",
+    "run": "robustbench_local.cli.run_command",
+    "report": "robustbench_local.cli.report_command",
+    "gate": "robustbench_local.cli.gate_command",
+    "init": "robustbench_local.cli.init_command",
+    "train": "robustbench_local.cli.train_command",
+    "list": "robustbench_local.cli.list_command",
+    "doctor": "robustbench_local.cli.doctor_command",
 }
 """Each command's module, whose ``command`` it is."""
 

@@ -22,11 +22,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_local.cli.output import join, plain, say, say_json
+from robustbench_local.cli.terminal_output import join, plain, say, say_json
 from robustbench_local.errors import printable
-from robustbench_local.evaluation.listener import Listener
-from robustbench_local.evaluation.plan import Plan, PlannedCell
-from robustbench_local.reports.words import duration
+from robustbench_local.evaluation.execution.progress_listener import Listener
+from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
+from robustbench_local.reports.formatting.text import duration
 from robustbench_local.store.records import CellStatus, EventRecord, Tally
 
 HEARTBEAT = 15.0

@@ -8,8 +8,7 @@ from dataclasses import replace
 import torch
 
 from robustbench_local.data.dataset import MAX_CLASSES, Dataset, numbered, some_rows
-from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import ConfigError, DataError, did_you_mean
 
 
 def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | None = None) -> Dataset:

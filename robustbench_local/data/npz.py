@@ -17,12 +17,12 @@ from PIL import Image
 
 from robustbench_local.config.user_files import open_user_file
 from robustbench_local.config.zip_bombs import refuse_zip_bomb
-from robustbench_local.data.boxes import box_masks
 from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import MAX_CLASSES, numbered, some_rows
 from robustbench_local.data.decode import Picture, Pixels, to_picture
 from robustbench_local.data.labels import index_labels
 from robustbench_local.data.pixel_scale import PixelScale, find_scale
+from robustbench_local.data.sign_boxes import box_masks
 from robustbench_local.errors import ConfigError, DataError, RefusedError
 
 _IDS = ("ids", "filenames", "index")
@@ -43,7 +43,7 @@ class NpzKeys:
         labels: Default ``y``, ``labels`` or ``y_SPLIT``.
         masks: Default ``mask`` or ``masks``, if there is one.
         boxes: Edges of each image's object, in place of masks; default ``box`` or ``boxes``, if there are no
-            masks; see :func:`~robustbench_local.data.boxes.box_masks`.
+            masks; see :func:`~robustbench_local.data.sign_boxes.box_masks`.
         groups: Number or name, within its class, of the object that each image shows; default ``track`` or
             ``group``, if there is one.
     """

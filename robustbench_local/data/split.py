@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from robustbench_local.data.choose import choose_images
 from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.subsample import choose_images
 from robustbench_local.errors import ConfigError, DataError
 
 

@@ -23,8 +23,7 @@ from robustbench_local.data.collect import Listing
 from robustbench_local.data.dataset import numbered
 from robustbench_local.data.decode import BadImageError, Picture, decoding, to_picture
 from robustbench_local.data.gtsrb import CLASS_NAMES
-from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.suggestion import did_you_mean
+from robustbench_local.errors import ConfigError, DataError, did_you_mean
 
 _TRAIN_TEST = {"train": "train", "test": "test"}
 _TRAIN_VAL = {"train": "train", "val": "val"}

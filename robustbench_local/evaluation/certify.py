@@ -11,22 +11,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.engine import default_batch_size
-from robustbench_local.catalogue import CardThreat, find_card
+from robustbench_local.attacks.core.engine import default_batch_size
 from robustbench_local.certification import expand, make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import CardThreat, find_card
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.batches import Isolation, run_batches
 from robustbench_local.evaluation.evaluate import frame
-from robustbench_local.evaluation.harness.consistency import check_consistency
-from robustbench_local.evaluation.plan import cell_key
-from robustbench_local.evaluation.proof import Proof
+from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.harness.cell_key import cell_key
+from robustbench_local.evaluation.harness.certificate_job import Proof
+from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, clopper_pearson
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
-from robustbench_local.threat import ThreatModel, parse_eps, parse_norm
+from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm
 
 
 @dataclass(frozen=True, kw_only=True)

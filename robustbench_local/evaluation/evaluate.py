@@ -14,24 +14,24 @@ from torch import Tensor
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.engine import default_batch_size
-from robustbench_local.attacks.expectation import ExpectationAttack
-from robustbench_local.catalogue import CardThreat
+from robustbench_local.attacks.core.engine import default_batch_size
+from robustbench_local.attacks.physical.eot import ExpectationAttack
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.evaluation.batches import Isolation, run_batches
-from robustbench_local.evaluation.cards import find_attacks
-from robustbench_local.evaluation.cell import Batch, Task, Work, applicable
-from robustbench_local.evaluation.harness.consistency import check_consistency
-from robustbench_local.evaluation.plan import cell_key
-from robustbench_local.evaluation.transfer import check_surrogate, transfer_note
-from robustbench_local.evaluation.viewing import TEST_VIEWS, Viewing
+from robustbench_local.evaluation.grid.card_lookup import find_attacks
+from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, transfer_note
+from robustbench_local.evaluation.harness.attack_job import Batch, Task, Work, applicable
+from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.harness.cell_key import cell_key
+from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, Viewing
+from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, clopper_pearson
-from robustbench_local.store.looks import LOOK_COLUMNS, look_rows
 from robustbench_local.store.records import OutcomeRecord, Tally, tally
-from robustbench_local.threat import ThreatModel
+from robustbench_local.store.view_rows import LOOK_COLUMNS, look_rows
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from pydantic import Field
 
 from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.classifier.pass_counter import pass_finished
+from robustbench_local.config.strict_yaml import Strict
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, UnreachableError
 from robustbench_local.models.http_deadline import Deadline
-from robustbench_local.strict import Strict
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the second try, doubled each time up to the longest."""

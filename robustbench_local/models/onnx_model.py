@@ -17,8 +17,8 @@ from torch import Tensor
 from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, how_to_install
-from robustbench_local.models.files import find_file, read_file
-from robustbench_local.models.loaded import Loaded, Request
+from robustbench_local.models.loaded_model import Loaded, Request
+from robustbench_local.models.model_files import find_file, read_file
 from robustbench_local.models.onnx_data import external_locations
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}

@@ -12,19 +12,18 @@ from torch import nn
 
 from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.classifier.model_identity import record_code
-from robustbench_local.errors import ConfigError, ModelError, RefusedError
-from robustbench_local.models.architectures import fixed_start
-from robustbench_local.models.files import find_file
-from robustbench_local.models.loaded import Loaded, Request
+from robustbench_local.errors import ConfigError, ModelError, RefusedError, did_you_mean
+from robustbench_local.models.loaded_model import Loaded, Request
+from robustbench_local.models.model_files import find_file
+from robustbench_local.models.networks.network_registry import fixed_start
 from robustbench_local.models.user_import import (
     file_digest,
     find_late_imports,
     import_file,
     neighbours_of,
 )
+from robustbench_local.models.weight_files import Weights
 from robustbench_local.models.weight_loading import Fit, fit_weights, load_fit
-from robustbench_local.models.weights import Weights
-from robustbench_local.suggestion import did_you_mean
 
 
 def load_python(place: str, request: Request) -> Loaded:

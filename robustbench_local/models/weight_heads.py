@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustbench_local.errors import ModelError
 from robustbench_local.models.stored_tensors import StoredTensors, shorten
-from robustbench_local.models.weight_leftovers import Leftovers
+from robustbench_local.models.unused_tensors import Leftovers
 from robustbench_local.models.weight_matching import Match, NetworkNames, without_wrapper_parts
 
 CODE_REMEDY = "write the network as python:FILE.py:NAME and give this file as its weights"

@@ -14,8 +14,9 @@ from robustbench_local.classifier.foreign_errors import first_line
 from robustbench_local.classifier.preprocessing import Normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.models.stored_tensors import COUNTER, StoredTensors, shorten
+from robustbench_local.models.unused_tensors import is_bookkeeping
+from robustbench_local.models.weight_files import Weights
 from robustbench_local.models.weight_heads import Head, find_head, without_head
-from robustbench_local.models.weight_leftovers import is_bookkeeping
 from robustbench_local.models.weight_matching import (
     Match,
     NetworkNames,
@@ -24,7 +25,6 @@ from robustbench_local.models.weight_matching import (
     find_matches,
     in_containers_of,
 )
-from robustbench_local.models.weights import Weights
 
 _LISTED = 5
 

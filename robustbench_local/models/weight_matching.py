@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.models.stored_tensors import COUNTER, StoredTensors
-from robustbench_local.models.weight_leftovers import Leftovers, sort_leftovers
+from robustbench_local.models.unused_tensors import Leftovers, sort_leftovers
 
 _WRAPPERS = frozenset(
     {

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from robustbench_local.config.strict_yaml import Strict, read_yaml, validate
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models.files import find_file
-from robustbench_local.strict import Strict, read_yaml, validate
+from robustbench_local.models.model_files import find_file
 
 
 class WeightsCard(Strict):
@@ -19,7 +19,7 @@ class WeightsCard(Strict):
         name: The card's own file name.
         weights: The file beside it.
         sha256: Of that file.
-        architecture: One of `robustbench_local.models.architectures`, or ``torchvision:NAME``,
+        architecture: One of `robustbench_local.models.networks.network_registry`, or ``torchvision:NAME``,
             ``timm:NAME``, ``python:FILE.py:NAME``.
         num_classes: How many logits.
         normalize: Means and standard deviations a channel, of images in [0, 1]; None for none.

@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustbench_local.errors import DamagedError
-from robustbench_local.reports.content import read_content
-from robustbench_local.reports.figures import draw_figures
-from robustbench_local.reports.markdown import write_markdown
+from robustbench_local.reports.analysis.report_data import read_content
+from robustbench_local.reports.formatting.text import counted
 from robustbench_local.reports.page import render
-from robustbench_local.reports.results import as_json, to_text
-from robustbench_local.reports.tables import outcomes_csv, results_csv, sightings_csv
-from robustbench_local.reports.words import counted
+from robustbench_local.reports.writers.csv_files import outcomes_csv, results_csv, sightings_csv
+from robustbench_local.reports.writers.figures import draw_figures
+from robustbench_local.reports.writers.report_markdown import write_markdown
+from robustbench_local.reports.writers.results_json import as_json, to_text
 from robustbench_local.store import RunStore
-from robustbench_local.store.files import make_directory, make_directory_in, refuse_link, write_atomically
+from robustbench_local.store.atomic_files import (
+    make_directory,
+    make_directory_in,
+    refuse_link,
+    write_atomically,
+)
 
 __all__ = ["find_damaged_images", "write_report"]
 

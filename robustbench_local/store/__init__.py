@@ -18,7 +18,7 @@ from robustbench_local.store.records import (
     ViewRecord,
     tally,
 )
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 __all__ = [
     "BLACK_BOX_STAGES",

@@ -15,7 +15,7 @@ from safetensors import numpy as safetensors
 
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import DamagedError, InvariantError
-from robustbench_local.store.files import make_directory_in, write_atomically
+from robustbench_local.store.atomic_files import make_directory_in, write_atomically
 
 FOLDER = "adversarial"
 RECOMPUTE = "restore it from a copy, or compute the cell again with rbl run ... --recompute-damaged"

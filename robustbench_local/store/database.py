@@ -12,8 +12,8 @@ from pathlib import Path
 
 from robustbench_local.config.user_files import check_user_file
 from robustbench_local.errors import ConfigError, DamagedError, InvariantError, RobustbenchError, StorageError
+from robustbench_local.store.atomic_files import refuse_link
 from robustbench_local.store.damage import damage_error, find_damage
-from robustbench_local.store.files import refuse_link
 from robustbench_local.store.migrations import check_schema, migrate, schema_version
 
 _WAIT_FOR_READERS = 30.0

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from robustbench_local.errors import LockedError
-from robustbench_local.store.files import refuse_link, storage_errors
+from robustbench_local.store.atomic_files import refuse_link, storage_errors
 
 if sys.platform == "win32":
     import msvcrt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustbench_local.store import rows
+from robustbench_local.store import record_rows as rows
 
 SELECT_CELLS = f"SELECT {', '.join(rows.CELL_COLUMNS)} FROM cells NOT INDEXED ORDER BY position, key"  # noqa: S608
 SELECT_OUTCOMES = f"SELECT {', '.join(rows.OUTCOME_COLUMNS)} FROM outcomes WHERE cell = ? ORDER BY position"  # noqa: S608

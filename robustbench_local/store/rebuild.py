@@ -12,9 +12,9 @@ from pathlib import Path
 
 from robustbench_local.errors import DamagedError, InvariantError
 from robustbench_local.store import arrays, digests
+from robustbench_local.store.atomic_files import storage_errors, sync_directory
 from robustbench_local.store.damage import DATABASE_PART, Damage, damage_error, find_damage
 from robustbench_local.store.database import database_errors, open_for_reading
-from robustbench_local.store.files import storage_errors, sync_directory
 from robustbench_local.store.migrations import UNCHECKED, migrate
 from robustbench_local.store.run_folder import DATABASE
 

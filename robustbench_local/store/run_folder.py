@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.store.files import storage_errors
+from robustbench_local.store.atomic_files import storage_errors
 
 DATABASE, RESOLVED, LOCK = "run.db", "run.yaml", "run.lock"
 UNKNOWN = "unknown"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.geometry import LINF_SLACK, RELATIVE_SLACK, column, norm_of
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, column, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 _HALVINGS = 12
 """Steps of the search for the longest change whose nearest levels stay in the ball: to a four-thousandth."""

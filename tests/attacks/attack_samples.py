@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,16 @@ import torch
 from attack_samples import Sample, linear_sample
 from torch import Tensor, nn
 
-from robustbench_local.attacks import hopskipjump
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.boundary import Boundary
-from robustbench_local.attacks.hopskipjump import HopSkipJump
+from robustbench_local.attacks.black_box import hopskipjump
+from robustbench_local.attacks.black_box.boundary import Boundary
+from robustbench_local.attacks.black_box.hopskipjump import HopSkipJump
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.geometry import norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 DUAL = {"Linf": 1, "L2": 2}
 ANYWHERE = {"L2": ThreatModel(norm="L2", eps=30), "Linf": ThreatModel(norm="Linf", eps=1)}

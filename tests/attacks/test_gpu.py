@@ -7,8 +7,8 @@ import torch
 from attack_samples import Sample, trained_sample
 
 from robustbench_local.attacks import make_attack
-from robustbench_local.attacks.search import Search
-from robustbench_local.threat import ThreatModel
+from robustbench_local.attacks.core.search import Search
+from robustbench_local.threats.threat_model import ThreatModel
 
 pytestmark = [
     pytest.mark.gpu,

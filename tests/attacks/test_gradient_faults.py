@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.engine import Engine
+from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.pgd import PGDSearch
 from robustbench_local.classifier import Classifier
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="12/255")
 L2, L1 = ThreatModel(norm="L2", eps=0.55), ThreatModel(norm="L1", eps=6.0)

@@ -11,9 +11,9 @@ from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
-from robustbench_local.geometry import norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 ATTACKS: list[Attack] = [FGSM(), PGD(steps=4, restarts=2), PGD(steps=4, loss="margin")]
 THREATS = [ThreatModel(norm="Linf", eps="12/255"), ThreatModel(norm="L2", eps=0.55)]

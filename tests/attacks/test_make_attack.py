@@ -15,7 +15,7 @@ from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps=0.1)
 

@@ -13,17 +13,17 @@ from attack_samples import Sample, linear_sample, wrapped
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from robustbench_local.attacks.cw import CW
-from robustbench_local.attacks.ddn import DDN
-from robustbench_local.attacks.deepfool import DeepFool
-from robustbench_local.attacks.ead import EAD
-from robustbench_local.attacks.fmn import FMN
-from robustbench_local.attacks.nearest import NearestAttack
+from robustbench_local.attacks.core.losses import margin
+from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.minimum_norm.cw import CW
+from robustbench_local.attacks.minimum_norm.ddn import DDN
+from robustbench_local.attacks.minimum_norm.deepfool import DeepFool
+from robustbench_local.attacks.minimum_norm.ead import EAD
+from robustbench_local.attacks.minimum_norm.fmn import FMN
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.geometry import norm_of
-from robustbench_local.losses import margin
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 FAR = {"Linf": 1.0, "L2": 20.0, "L1": 190.0}
 DUAL = {"Linf": 1, "L2": 2, "L1": float("inf")}

@@ -10,14 +10,14 @@ import pytest
 import torch
 from attack_samples import Sample
 
-from robustbench_local.attacks.cw import CW
-from robustbench_local.attacks.ddn import DDN
-from robustbench_local.attacks.deepfool import DeepFool
-from robustbench_local.attacks.fmn import FMN
-from robustbench_local.attacks.nearest import NearestAttack
-from robustbench_local.geometry import norm_of
-from robustbench_local.models import sources
-from robustbench_local.threat import ThreatModel
+from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.minimum_norm.cw import CW
+from robustbench_local.attacks.minimum_norm.ddn import DDN
+from robustbench_local.attacks.minimum_norm.deepfool import DeepFool
+from robustbench_local.attacks.minimum_norm.fmn import FMN
+from robustbench_local.models import model_sources as sources
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.attacks.objective import judged
-from robustbench_local.threat import ThreatModel
+from robustbench_local.attacks.core.objective import judged
+from robustbench_local.threats.threat_model import ThreatModel
 
 UNTARGETED = ThreatModel(norm="Linf", eps="8/255")
 TARGETED = ThreatModel(norm="Linf", eps="8/255", targets=(1,))

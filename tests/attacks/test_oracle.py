@@ -10,10 +10,10 @@ from attack_samples import Sample, linear_sample, wrapped
 from torch import Tensor, nn
 
 from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.core.losses import margin, margin_to_targets
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
-from robustbench_local.losses import margin, margin_to_targets
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 DUAL = {"Linf": 1, "L2": 2}
 

@@ -11,11 +11,11 @@ import torch
 from attack_samples import Sample
 from torch import Tensor
 
+from robustbench_local.attacks.core.objective import objective
 from robustbench_local.attacks.fgsm import FGSM
-from robustbench_local.attacks.objective import objective
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="8/255")
 L2 = ThreatModel(norm="L2", eps=0.3)

@@ -7,15 +7,15 @@ import torch
 from attack_samples import Sample, wrapped
 from torch import Tensor
 
-from robustbench_local.attacks.apgd import APGD
+from robustbench_local.attacks.apgd.apgd import APGD
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.geometry import norm_of
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 ATTACKS: list[Attack] = [
     FGSM(),

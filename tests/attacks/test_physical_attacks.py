@@ -9,22 +9,24 @@ import torch
 from attack_samples import Sample, linear_sample
 from torch import Tensor
 
-from robustbench_local.attacks import expectation, make_attack, sticker
-from robustbench_local.attacks.patch import Patch
-from robustbench_local.attacks.sticker import Sticker
-from robustbench_local.catalogue import find_card
-from robustbench_local.data.signs import load_signs
+from robustbench_local.attacks import make_attack
+from robustbench_local.attacks.physical import eot as expectation
+from robustbench_local.attacks.physical import sticker
+from robustbench_local.attacks.physical.patch import Patch
+from robustbench_local.attacks.physical.sticker import Sticker
+from robustbench_local.config.cards import find_card
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.errors import ConfigError
-from robustbench_local.models.sources import load_classifier
-from robustbench_local.physical.camera import photograph
-from robustbench_local.physical.light import lit, unlit
-from robustbench_local.physical.mask import sticker_mask, surface
-from robustbench_local.physical.printing import non_printability, total_variation
-from robustbench_local.physical.scene import compose, scene_violations
-from robustbench_local.physical.views import ViewRange, draw_views
+from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.randomness import Stream
 from robustbench_local.statistics import mcnemar
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.physical.camera import photograph
+from robustbench_local.threats.physical.printability import non_printability, total_variation
+from robustbench_local.threats.physical.relighting import lit, unlit
+from robustbench_local.threats.physical.scene import compose, scene_violations
+from robustbench_local.threats.physical.sticker_mask import sticker_mask, surface
+from robustbench_local.threats.physical.views import ViewRange, draw_views
+from robustbench_local.threats.threat_model import ThreatModel
 
 TARGETS = (0, 1)
 POSTER = ThreatModel(norm="sticker", eps=1, transformation="poster", targets=TARGETS)

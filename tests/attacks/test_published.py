@@ -10,9 +10,9 @@ import torch
 from attack_samples import Sample
 
 from robustbench_local.attacks import make_attack
-from robustbench_local.catalogue import find_card
-from robustbench_local.models import sources
-from robustbench_local.threat import ThreatModel
+from robustbench_local.config.cards import find_card
+from robustbench_local.models import model_sources as sources
+from robustbench_local.threats.threat_model import ThreatModel
 
 pytestmark = pytest.mark.slow
 

@@ -13,15 +13,15 @@ from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.corruption import Corruption
 from robustbench_local.attacks.spatial import Spatial
-from robustbench_local.corruptions import corrupt
 from robustbench_local.data.dataset import as_dataset
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.evaluation.verify import verify
+from robustbench_local.evaluation.harness.verify import verify
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.corruptions import corrupt
 from robustbench_local.threats.eight_bit import round_to_8bit
-from robustbench_local.warp import rotate_translate
+from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.warp import rotate_translate
 
 THIRTY = ThreatModel(norm="spatial", eps=30)
 TWELVE = ThreatModel(norm="spatial", eps=12)

@@ -12,12 +12,12 @@ import torch
 from attack_samples import Sample, wrapped
 
 from robustbench_local.attacks import expand, make_attack, parameter_names
-from robustbench_local.attacks.foreign import TorchattacksAttack
-from robustbench_local.catalogue import find_card
+from robustbench_local.attacks.adapters.libraries import TorchattacksAttack
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import find_card
 from robustbench_local.errors import ConfigError, DataError, ModelError, ThreatError
-from robustbench_local.geometry import norm_of
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 pytestmark = pytest.mark.usefixtures("torchattacks")
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.diversity import DIFGSM, resizing
-from robustbench_local.attacks.momentum import MIFGSM, Case, unit_l1
-from robustbench_local.attacks.translation import TIFGSM, smooth
-from robustbench_local.attacks.variance import VMIFGSM
+from robustbench_local.attacks.core.losses import ce, ce_to_targets, log_odds, margin_to_targets
+from robustbench_local.attacks.transfer.di_fgsm import DIFGSM, resizing
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, Case, unit_l1
+from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM, smooth
+from robustbench_local.attacks.transfer.vmi_fgsm import VMIFGSM
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.geometry import norm_of, random_start
-from robustbench_local.losses import ce, ce_to_targets, log_odds, margin_to_targets
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.lp_ball import norm_of, random_start
+from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="16/255")
 L2 = ThreatModel(norm="L2", eps=0.6)

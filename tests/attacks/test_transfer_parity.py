@@ -10,11 +10,11 @@ from attack_samples import Sample
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from robustbench_local.attacks.diversity import DIFGSM, resizing
-from robustbench_local.attacks.momentum import MIFGSM, Case
-from robustbench_local.attacks.translation import TIFGSM
-from robustbench_local.attacks.variance import VMIFGSM
-from robustbench_local.threat import ThreatModel
+from robustbench_local.attacks.transfer.di_fgsm import DIFGSM, resizing
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, Case
+from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM
+from robustbench_local.attacks.transfer.vmi_fgsm import VMIFGSM
+from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps="8/255")
 

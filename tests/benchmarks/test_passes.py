@@ -11,7 +11,7 @@ from robustbench_local import Classifier
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.randomness import Stream
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps=0.03)
 LABELS = torch.zeros(3, dtype=torch.int64)

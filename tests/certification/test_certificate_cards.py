@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import robustbench_local as rbl
-from robustbench_local.catalogue import Card, find_card, list_cards
 from robustbench_local.certification import CERTIFICATES, expand, make_certificate
-from robustbench_local.certification.smoothed import SmoothedClassifier
-from robustbench_local.certification.smoothing import Smoothing
+from robustbench_local.certification.randomized_smoothing.smoothed_classifier import SmoothedClassifier
+from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import Card, find_card, list_cards
+from robustbench_local.config.hyperparameters import parameter_names
 from robustbench_local.errors import CardError, ConfigError
-from robustbench_local.parameters import parameter_names
 
 CARDS = list_cards("certificate")
 

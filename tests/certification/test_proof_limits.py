@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.certification import proof
-from robustbench_local.evaluation import verify
-from robustbench_local.threat import ThreatModel
+from robustbench_local.certification.bound_propagation import certificate as proof
+from robustbench_local.evaluation.harness import verify
+from robustbench_local.threats.threat_model import ThreatModel
 
 IMAGE = torch.full((1, 1, 1, 1), 0.5)
 

@@ -10,7 +10,7 @@ from torch import nn
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.binary_output import MIN_SCORES, split_output, two_logits
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.run import run_grid
 
 IMAGES = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0))

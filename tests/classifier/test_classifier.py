@@ -15,7 +15,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.classifier.foreign_errors import out_of_memory
 from robustbench_local.classifier.state_guard import RandomStates, Settings
-from robustbench_local.defenses.wrappers import defend
+from robustbench_local.defenses.wrappers.wrapper_registry import defend
 from robustbench_local.errors import ConfigError, InvariantError, ModelError
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.fresh_copy import OriginalState
 from robustbench_local.classifier.hidden_state import describe_state, find_places
-from robustbench_local.defenses.wrappers import make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
 
 IMAGES = torch.full((2, 3, 4, 4), 0.5)
 LOG: list[int] = []

@@ -16,11 +16,11 @@ from robustbench_local.classifier.gradient_repair import (
     is_healthy,
     remove_nonfinite,
 )
-from robustbench_local.defenses.bit_depth import BitDepth
-from robustbench_local.defenses.median import MedianBlur
-from robustbench_local.defenses.noise import GaussianNoise
-from robustbench_local.defenses.resize_pad import ResizePad
-from robustbench_local.defenses.smoothing import Smoothing
+from robustbench_local.defenses.wrappers.bit_depth import BitDepth
+from robustbench_local.defenses.wrappers.gaussian_noise import GaussianNoise
+from robustbench_local.defenses.wrappers.median import MedianBlur
+from robustbench_local.defenses.wrappers.resize_pad import ResizePad
+from robustbench_local.defenses.wrappers.smoothing import Smoothing
 
 WEIGHTS = torch.linspace(-1, 1, 3 * 48).view(48, 3)
 

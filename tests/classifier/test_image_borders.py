@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_local.bpda import clamp_passing_borders
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.image_borders import (
     INSET,
@@ -16,10 +17,9 @@ from robustbench_local.classifier.image_borders import (
     masks_borders,
     move_inside,
 )
-from robustbench_local.defenses.adversary import linf_examples
-from robustbench_local.defenses.bit_depth import BitDepth
-from robustbench_local.defenses.noise import GaussianNoise
-from robustbench_local.straight_through import clamp_passing_borders
+from robustbench_local.defenses.recipes.training_pgd import linf_examples
+from robustbench_local.defenses.wrappers.bit_depth import BitDepth
+from robustbench_local.defenses.wrappers.gaussian_noise import GaussianNoise
 
 
 class Net(nn.Module):

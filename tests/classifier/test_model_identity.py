@@ -246,7 +246,7 @@ net = Net()
 @pytest.mark.slow
 def test_the_identity_is_the_same_in_every_process(tmp_path: Path) -> None:
     code = (
-        "from robustbench_local.models.sources import load_classifier\n"
+        "from robustbench_local.models.model_sources import load_classifier\n"
         "print(load_classifier('python:net.py:net', num_classes=2, allow_code=True).digest())"
     )
     found = set()

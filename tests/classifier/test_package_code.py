@@ -10,7 +10,8 @@ import pytest
 
 from robustbench_local.classifier.package_code import PACKAGE, code_digest, reached_modules
 from robustbench_local.classifier.source_imports import imported_names
-from robustbench_local.evaluation.environment import DECIDING, code_version
+from robustbench_local.errors import InvariantError
+from robustbench_local.evaluation.planning.environment import DECIDING, code_version
 
 FILES = {
     "__init__.py": "from house import window\n",
@@ -51,7 +52,8 @@ def test_a_module_that_is_imported_from_now_on_decides_from_now_on(house: Path) 
 
 def test_a_folder_stands_for_all_that_lies_in_it(house: Path) -> None:
     assert "room/lazy.py" in reached_modules(["house.room"], house)
-    assert reached_modules(["house.no_such_room"], house) == {}
+    with pytest.raises(InvariantError, match="no_such_room"):
+        reached_modules(["house.no_such_room"], house)
 
 
 def test_the_digest_follows_bytes_and_paths(house: Path, tmp_path: Path) -> None:
@@ -66,10 +68,11 @@ def test_the_digest_follows_bytes_and_paths(house: Path, tmp_path: Path) -> None
 def test_what_decides_verdicts_is_all_there() -> None:
     found = reached_modules(DECIDING)
     expected = {
-        "statistics.py", "store/records.py", "models/networks.py", "models/user_code.py", "geometry.py",
-        "attacks/pgd.py", "attacks/base.py", "certification/crown.py", "classifier/classifier.py",
-        "classifier/model_identity.py", "defenses/jpeg.py", "evaluation/verify.py", "evaluation/cell.py",
-        "data/choose.py", "corruptions/blur.py", "warp.py", "physical/camera.py",
+        "statistics.py", "store/records.py", "models/networks/small_networks.py", "models/user_code.py",
+        "threats/lp_ball.py", "attacks/pgd.py", "attacks/base.py", "certification/bound_propagation/crown.py",
+        "classifier/classifier.py", "classifier/model_identity.py", "defenses/wrappers/jpeg.py",
+        "evaluation/harness/verify.py", "evaluation/harness/attack_job.py", "data/subsample.py",
+        "threats/corruptions/blur.py", "threats/warp.py", "threats/physical/camera.py",
     }  # fmt: skip
     assert expected <= found.keys()
     assert not any(path.startswith(("cli/", "reports/")) for path in found)

@@ -21,7 +21,7 @@ from robustbench_local.classifier.stochastic import (
 )
 from robustbench_local.errors import InvariantError
 from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 SHAPE = (3, 4, 4)
 STREAM = Stream(5, tuple("abcdefgh"), "any attack")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.attacks.objective import CONFIRMED
+from robustbench_local.attacks.core.objective import CONFIRMED
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier, _doubted
-from robustbench_local.evaluation.verify import read
+from robustbench_local.evaluation.harness.verify import read
 from robustbench_local.randomness import Stream
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid import load_grid
+from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.run import run_directory
 
 RUN = ("run", "grid.yaml", "--out", "out", "--device", "cpu", "--workers", "1")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from robustbench_local.cli import output
+from robustbench_local.cli import terminal_output as output
 from robustbench_local.cli.main import call
 from robustbench_local.cli.progress import RichDisplay
 from robustbench_local.errors import ConfigError, printable
@@ -249,8 +249,8 @@ def test_file_names_of_images(workplace, rbl):
 
 
 def test_doctor_tells_how_to_install_from_the_clone(rbl, monkeypatch):
-    monkeypatch.setattr("robustbench_local.cli.doctor.find_spec", lambda name: None)
-    monkeypatch.setattr("robustbench_local.cli.doctor.list_zoo", list)
+    monkeypatch.setattr("robustbench_local.cli.doctor_command.find_spec", lambda name: None)
+    monkeypatch.setattr("robustbench_local.cli.doctor_command.list_zoo", list)
     code, out, _ = rbl("doctor")
     assert code == 0
     assert "timm not installed (pip install '.[timm]' in the clone)" in out
@@ -278,9 +278,9 @@ def test_only_one_module_prints():
     found = {
         path.name: printing.findall(path.read_text())
         for path in folder.glob("*.py")
-        if path.name != "output.py"
+        if path.name != "terminal_output.py"
     }
-    allowed = {"run.py": ["console.print(r", "console.print(p"]}  # two tables, whose cells are plain
+    allowed = {"run_command.py": ["console.print(r", "console.print(p"]}  # two tables, whose cells are plain
     assert {name: calls for name, calls in found.items() if calls and calls != allowed.get(name)} == {}
 
 

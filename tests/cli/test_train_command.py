@@ -17,12 +17,12 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from robustbench_local.cli import train as train_command
+from robustbench_local.cli import train_command
 from robustbench_local.cli.main import call
-from robustbench_local.cli.train import Speaker
-from robustbench_local.evaluation import training
+from robustbench_local.cli.train_command import Speaker
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.evaluation.training import train_and_save as training
+from robustbench_local.models.model_sources import load_classifier
 
 USUAL = [
     "--data", "npz:signs.npz", "--val-share", "0.25", "--threads", "1", "--batch-size", "10",

@@ -16,11 +16,11 @@ from robustbench_local.config import user_files, zip_bombs
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.data.decode import read_picture
 from robustbench_local.data.npz import list_npz
-from robustbench_local.defenses.checkpoint import load_checkpoint
+from robustbench_local.defenses.training.checkpoint import load_checkpoint
 from robustbench_local.errors import ConfigError, DataError, ModelError, RefusedError, RobustbenchError
-from robustbench_local.evaluation.grid import load_grid
-from robustbench_local.models.files import find_file
-from robustbench_local.models.weights import read_weights
+from robustbench_local.evaluation.grid.schema import load_grid
+from robustbench_local.models.model_files import find_file
+from robustbench_local.models.weight_files import read_weights
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="files of POSIX")
 SPARSE_BYTES = 100 * 10**9

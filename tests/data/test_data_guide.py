@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robustbench_local.data.data_sources import SOURCES, load_dataset
 from robustbench_local.data.npz import list_npz
-from robustbench_local.data.sources import SOURCES, load_dataset
 from robustbench_local.data.torchvision_sets import NAMES
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

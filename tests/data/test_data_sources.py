@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pictures import pixels, save_folder, save_picture
 
-from robustbench_local.data.sources import SOURCES, load_dataset
+from robustbench_local.data.data_sources import SOURCES, load_dataset
 from robustbench_local.errors import ConfigError, DataError
 
 

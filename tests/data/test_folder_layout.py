@@ -7,9 +7,9 @@ import unicodedata
 import pytest
 from pictures import save_folder, save_picture
 
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.folder import list_folder
 from robustbench_local.data.folder_layout import _split_named
-from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import DataError
 
 PETS = {"cat": 1, "dog": 1}

@@ -10,8 +10,8 @@ from pictures import save_folder
 from PIL import Image
 
 from robustbench_local.cli.main import call
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.image_files import SUFFIXES, UNREAD_SUFFIXES, unread_format
-from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import DataError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pictures import pixels
 
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.npz import NpzKeys, list_npz
-from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import DataError, RefusedError
 
 

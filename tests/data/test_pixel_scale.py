@@ -8,8 +8,8 @@ import torch
 from pictures import save_picture
 from PIL import Image
 
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import MAX_OVERSHOOT, Dataset, as_dataset
-from robustbench_local.data.sources import load_dataset
 from robustbench_local.errors import ConfigError, DataError
 
 RAMP = np.linspace(0, 1, 3 * 6 * 6).reshape(3, 6, 6)

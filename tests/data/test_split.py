@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.sources import load_dataset
 from robustbench_local.data.split import group_by, hold_out
 from robustbench_local.errors import ConfigError, DataError
 

@@ -14,7 +14,7 @@ import torch
 import torchvision
 from pictures import pixels, save_picture
 
-from robustbench_local.data.sources import load_dataset
+from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.torchvision_sets import NAMES, list_torchvision
 from robustbench_local.errors import ConfigError, DataError, RefusedError
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses.objective import Batch, Context
+from robustbench_local.defenses.recipes.training_objective import Batch, Context
 
 COMMON = {
     "epochs": 6,

@@ -10,20 +10,20 @@ import torch
 from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network
 from torch import nn
 
-from robustbench_local.catalogue import list_cards
-from robustbench_local.defenses import fast_at
-from robustbench_local.defenses.adversary import divergence, linf_examples
-from robustbench_local.defenses.awp import worst_weights
-from robustbench_local.defenses.fast_at import FastTraining
-from robustbench_local.defenses.free_at import FreeTraining
-from robustbench_local.defenses.mart import MART, mart_loss
-from robustbench_local.defenses.pgd_at import PGDTraining
-from robustbench_local.defenses.recipes import RECIPES, read_recipe
-from robustbench_local.defenses.standard import Standard
-from robustbench_local.defenses.trades import Trades
-from robustbench_local.defenses.train import train
+from robustbench_local.config.cards import list_cards
+from robustbench_local.defenses.recipes import fast_at
+from robustbench_local.defenses.recipes.awp import worst_weights
+from robustbench_local.defenses.recipes.fast_at import FastTraining
+from robustbench_local.defenses.recipes.free_at import FreeTraining
+from robustbench_local.defenses.recipes.mart import MART, mart_loss
+from robustbench_local.defenses.recipes.pgd_at import PGDTraining
+from robustbench_local.defenses.recipes.recipe_registry import RECIPES, read_recipe
+from robustbench_local.defenses.recipes.standard import Standard
+from robustbench_local.defenses.recipes.trades import Trades
+from robustbench_local.defenses.recipes.training_pgd import divergence, linf_examples
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError, ModelError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 EPS = 0.1
 ADVERSARIAL = {

@@ -10,14 +10,14 @@ from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, contex
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from robustbench_local.certification.bounds import crown_ibp_margins, ibp_margins
-from robustbench_local.defenses.adversary import linf_examples
-from robustbench_local.defenses.crown_ibp import CrownIBP
-from robustbench_local.defenses.ibp import IBP
-from robustbench_local.defenses.standard import Standard
-from robustbench_local.defenses.train import train
+from robustbench_local.certification.bound_propagation.bounds import crown_ibp_margins, ibp_margins
+from robustbench_local.defenses.recipes.crown_ibp import CrownIBP
+from robustbench_local.defenses.recipes.ibp_training import IBP
+from robustbench_local.defenses.recipes.standard import Standard
+from robustbench_local.defenses.recipes.training_pgd import linf_examples
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError, ModelError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 EPS = 0.08
 SCHEDULE = COMMON | {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from small_training import COMMON, TRAINING, VALIDATION, batch, context, network
 
-from robustbench_local.defenses.augmentation import Augmentation
-from robustbench_local.defenses.learner import Learner
-from robustbench_local.defenses.schedule import learning_rate
-from robustbench_local.defenses.standard import Standard
-from robustbench_local.defenses.train import no_teacher, train
+from robustbench_local.defenses.recipes.augmentation import Augmentation
+from robustbench_local.defenses.recipes.standard import Standard
+from robustbench_local.defenses.training.learner import Learner
+from robustbench_local.defenses.training.schedule import learning_rate
+from robustbench_local.defenses.training.training_loop import no_teacher, train
 from robustbench_local.errors import CardError, ConfigError
 
 PLAIN = Standard(**COMMON)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_local.certification.bounds import ibp_bounds
-from robustbench_local.certification.graph import trace
-from robustbench_local.defenses.networks import TrainedNetwork, load_start
+from robustbench_local.certification.bound_propagation.bounds import ibp_bounds
+from robustbench_local.certification.bound_propagation.graph import trace
+from robustbench_local.defenses.training.initial_networks import TrainedNetwork, load_start
 from robustbench_local.errors import ModelError
 
 

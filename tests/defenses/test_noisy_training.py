@@ -10,14 +10,14 @@ import torch
 from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network, stripes
 from torch.nn import functional as F  # noqa: N812
 
-from robustbench_local.defenses.gaussian import GaussianAugmentation
-from robustbench_local.defenses.macer import MACER, radius_loss
-from robustbench_local.defenses.noisy import noisy, smoothed_log_likelihood
-from robustbench_local.defenses.smoothadv import SmoothAdv, l2_examples
-from robustbench_local.defenses.standard import Standard
-from robustbench_local.defenses.train import train
+from robustbench_local.defenses.recipes.gaussian import GaussianAugmentation
+from robustbench_local.defenses.recipes.macer import MACER, radius_loss
+from robustbench_local.defenses.recipes.noise_base import noisy, smoothed_log_likelihood
+from robustbench_local.defenses.recipes.smoothadv import SmoothAdv, l2_examples
+from robustbench_local.defenses.recipes.standard import Standard
+from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 SIGMA = 0.4
 GAUSSIAN = GaussianAugmentation(**COMMON, sigma=SIGMA)

@@ -7,17 +7,17 @@ import json
 import pytest
 import torch
 
-from robustbench_local.catalogue import find_card
-from robustbench_local.certification.ibp import IBP
-from robustbench_local.certification.smoothing import Smoothing
-from robustbench_local.data.signs import load_signs
-from robustbench_local.defenses.adversary import linf_examples
-from robustbench_local.defenses.recipes import read_recipe
-from robustbench_local.evaluation.proving import prove
-from robustbench_local.losses import margin
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.attacks.core.losses import margin
+from robustbench_local.certification.bound_propagation.ibp import IBP
+from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
+from robustbench_local.config.cards import find_card
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs
+from robustbench_local.defenses.recipes.recipe_registry import read_recipe
+from robustbench_local.defenses.recipes.training_pgd import linf_examples
+from robustbench_local.evaluation.training.certified_score import prove
+from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.zoo import FOLDER, find_zoo, list_zoo
-from robustbench_local.threat import ThreatModel, parse_eps
+from robustbench_local.threats.threat_model import ThreatModel, parse_eps
 
 EPS = 8 / 255
 SPEED_LIMITS = (0, 1, 2, 3, 4, 5, 7, 8)

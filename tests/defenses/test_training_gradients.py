@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.adversary import linf_examples
-from robustbench_local.defenses.smoothadv import l2_examples
+from robustbench_local.defenses.recipes.smoothadv import l2_examples
+from robustbench_local.defenses.recipes.training_pgd import linf_examples
 
 
 class Net(nn.Module):

@@ -11,7 +11,7 @@ import yaml
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ConfigError, RefusedError
-from robustbench_local.evaluation import environment
+from robustbench_local.evaluation.planning import environment
 from robustbench_local.run import prepare, run_grid
 
 NET = """

@@ -83,8 +83,8 @@ def test_a_masked_attack_leaves_the_rest_alone(linear, data):
     masks[:, :, :2] = True
     threat_data = replace(data, masks=masks)
     attack = rbl.PGD(steps=5)
-    from robustbench_local.evaluation.batches import run_batches
-    from robustbench_local.evaluation.cell import Task
+    from robustbench_local.evaluation.harness.attack_job import Task
+    from robustbench_local.evaluation.harness.batches import run_batches
 
     threat = rbl.ThreatModel(norm="Linf", eps=0.1, region="mask")
     task = Task(key="k", classifier=linear, data=threat_data, attack=attack, threat=threat, seed=0)

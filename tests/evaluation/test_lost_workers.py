@@ -9,12 +9,17 @@ import pytest
 
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ModelError, ModelTimeoutError
-from robustbench_local.evaluation import batches
-from robustbench_local.evaluation.batches import HANGS_THAT_CONVICT, MOST_DEATHS, MOST_HANGS, run_batches
-from robustbench_local.evaluation.cell import Batch, Task
-from robustbench_local.evaluation.crew import WorkerLostError
-from robustbench_local.evaluation.outcome import failed
-from robustbench_local.threat import ThreatModel
+from robustbench_local.evaluation.harness import batches
+from robustbench_local.evaluation.harness.attack_job import Batch, Task
+from robustbench_local.evaluation.harness.batches import (
+    HANGS_THAT_CONVICT,
+    MOST_DEATHS,
+    MOST_HANGS,
+    run_batches,
+)
+from robustbench_local.evaluation.harness.outcome import failed
+from robustbench_local.evaluation.harness.worker_pool import WorkerLostError
+from robustbench_local.threats.threat_model import ThreatModel
 
 
 class FakeCrew(AbstractContextManager):

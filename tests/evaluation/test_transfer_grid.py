@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import robustbench_local as rbl
+from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid import load_grid
-from robustbench_local.store.sqlite import RunStore
-from robustbench_local.strict import parse_yaml
+from robustbench_local.evaluation.grid.schema import load_grid
+from robustbench_local.store.run_store import RunStore
 
 ATTACKS = """
 attacks:

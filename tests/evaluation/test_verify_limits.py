@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.verify import read, violations
-from robustbench_local.threat import ThreatModel
+from robustbench_local.evaluation.harness.verify import read, violations
+from robustbench_local.threats.threat_model import ThreatModel
 
 IMAGE = torch.full((1, 3, 4, 4), 0.5)
 

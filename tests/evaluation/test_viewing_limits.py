@@ -8,9 +8,9 @@ import pytest
 import torch
 from store_records import outcome
 
-from robustbench_local.evaluation.verify import Reading
-from robustbench_local.evaluation.viewing import _Judge
-from robustbench_local.threat import ThreatModel
+from robustbench_local.evaluation.harness.sticker_job import _Judge
+from robustbench_local.evaluation.harness.verify import Reading
+from robustbench_local.threats.threat_model import ThreatModel
 
 LABEL, TARGET, OTHER = 0, 1, 2
 VIEWS = 100

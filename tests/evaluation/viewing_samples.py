@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from robustbench_local.attacks.expectation import ExpectationAttack
+from robustbench_local.attacks.physical.eot import ExpectationAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.batches import run_batches
-from robustbench_local.evaluation.cell import joined
-from robustbench_local.evaluation.viewing import Viewing
-from robustbench_local.physical.light import lit
-from robustbench_local.physical.mask import sticker_mask, surface
-from robustbench_local.physical.scene import patch_side
-from robustbench_local.threat import ThreatModel
+from robustbench_local.evaluation.harness.attack_job import joined
+from robustbench_local.evaluation.harness.batches import run_batches
+from robustbench_local.evaluation.harness.sticker_job import Viewing
+from robustbench_local.threats.physical.relighting import lit
+from robustbench_local.threats.physical.scene import patch_side
+from robustbench_local.threats.physical.sticker_mask import sticker_mask, surface
+from robustbench_local.threats.threat_model import ThreatModel
 
 SIDE, VIEWS = 16, 20
 RED, GREEN, BLUE = range(3)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, RobustbenchError
-from robustbench_local.models.architectures import build
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.models.networks.network_registry import build
 
 
 class Payload:
@@ -471,4 +471,4 @@ def test_every_torch_load_is_restricted_but_one() -> None:
         if "torch.load(" in line or "jit.load(" in line
     ]
     unrestricted = [call for call in calls if "weights_only=True" not in call[1]]
-    assert [name for name, _ in unrestricted] == ["weights.py"]
+    assert [name for name, _ in unrestricted] == ["weight_files.py"]

@@ -15,11 +15,13 @@ import torch
 
 from robustbench_local.cli.main import call
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation import crew
-from robustbench_local.evaluation.harness import isolated_call, model_probe, model_speed
-from robustbench_local.evaluation.listener import Listener
+from robustbench_local.evaluation.execution import model_speed
+from robustbench_local.evaluation.execution.progress_listener import Listener
+from robustbench_local.evaluation.harness import worker_pool as crew
+from robustbench_local.evaluation.isolation import isolated_call
+from robustbench_local.evaluation.probes import model_probe
 from robustbench_local.run import Run, run_grid
-from robustbench_local.store.sqlite import RunStore
+from robustbench_local.store.run_store import RunStore
 
 pytestmark = [
     pytest.mark.slow,

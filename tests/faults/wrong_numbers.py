@@ -290,7 +290,7 @@ add_variants(
 
 @fault(FAMILY)
 def two_sets_of_weights_in_one_file(place: Workplace, _draw: random.Random) -> None:
-    from robustbench_local.models.architectures import build
+    from robustbench_local.models.networks.network_registry import build
 
     fast = build("mnist_fast").state_dict()
     more = {name: tensor + 1 for name, tensor in fast.items()}
@@ -301,7 +301,7 @@ def two_sets_of_weights_in_one_file(place: Workplace, _draw: random.Random) -> N
 
 @fault(FAMILY)
 def weights_that_are_whole_numbers(place: Workplace, _draw: random.Random) -> None:
-    from robustbench_local.models.architectures import build
+    from robustbench_local.models.networks.network_registry import build
 
     whole = {name: (tensor * 100).to(torch.int8) for name, tensor in build("mnist_fast").state_dict().items()}
     torch.save(whole, place.folder / "whole.pt")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
 
 
 class Service:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustbench_local.errors import ModelTimeoutError, UnreachableError
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 DRIPS = {

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models.architectures import build
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.models.networks.network_registry import build
 
 
 @pytest.mark.parametrize(

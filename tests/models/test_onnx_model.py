@@ -11,9 +11,9 @@ import torch
 from onnx_samples import linear_file, matrix, onnx
 
 from robustbench_local.errors import ConfigError, ModelError, RefusedError
-from robustbench_local.evaluation.harness.isolated_call import call_isolated
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated
+from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.onnx_data import external_locations
-from robustbench_local.models.sources import load_classifier
 
 IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 EXPECTED = torch.from_numpy(IMAGES.flatten(1).numpy() @ matrix())

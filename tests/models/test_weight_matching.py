@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models.loaded import Loaded, Request, with_weights
-from robustbench_local.models.sources import load_classifier
+from robustbench_local.models.loaded_model import Loaded, Request, with_weights
+from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.models.weight_files import read_weights
 from robustbench_local.models.weight_loading import load_into
-from robustbench_local.models.weights import read_weights
 
 
 def network(classes: int = 5) -> nn.Module:
@@ -342,7 +342,7 @@ def test_a_path_that_two_mappings_share_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_grid_says_which_entry(tmp_path: Path) -> None:
-    from robustbench_local.models.architectures import build
+    from robustbench_local.models.networks.network_registry import build
 
     one, other = build("mnist_fast").state_dict(), build("mnist_fast").state_dict()
     torch.save({"raw": {k: v + 1 for k, v in one.items()}, "ema": other}, tmp_path / "two.pt")

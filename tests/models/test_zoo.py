@@ -8,10 +8,11 @@ import yaml
 from safetensors.torch import save_file
 
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models import sources, zoo
-from robustbench_local.models.architectures import build
-from robustbench_local.models.sources import load_classifier
-from robustbench_local.models.weights import read_weights
+from robustbench_local.models import model_sources as sources
+from robustbench_local.models import zoo
+from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.models.networks.network_registry import build
+from robustbench_local.models.weight_files import read_weights
 from robustbench_local.models.zoo import find_zoo, list_zoo
 
 

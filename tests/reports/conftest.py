@@ -10,9 +10,9 @@ from sample_beyond import BEYOND
 from sample_run import HOSTILE_CLASSES, Sample, build
 
 from robustbench_local.reports import write_report
-from robustbench_local.reports.content import Content, read_content
-from robustbench_local.reports.counting import read_evidence
-from robustbench_local.reports.evidence import Evidence
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.report_data import Content, read_content
 from robustbench_local.store import RunStore
 
 HOSTILE_MODELS = ("<script>alert(1)</script>", "=cmd()|`$a$`", "نموذج\u202e", "模型🚦")

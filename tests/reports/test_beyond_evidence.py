@@ -9,16 +9,16 @@ import pytest
 from sample_beyond import BEYOND, KINDS, MODELS, SEVERITIES
 from sample_run import LINF_8, build
 
-from robustbench_local.reports import answer
-from robustbench_local.reports.corruptions import make_corruptions
-from robustbench_local.reports.counting import find_worst_cases, judge_cell, read_evidence
-from robustbench_local.reports.curves import make_panels
-from robustbench_local.reports.distances import STEPS, make_groups
-from robustbench_local.reports.evidence import Evidence, Subject
-from robustbench_local.reports.findings import find
-from robustbench_local.reports.heatmap import make_heatmap
-from robustbench_local.reports.masking import find_surprises
-from robustbench_local.reports.transfer import make_transfers
+from robustbench_local.reports.analysis.corruption_results import make_corruptions
+from robustbench_local.reports.analysis.distances import STEPS, make_groups
+from robustbench_local.reports.analysis.evidence import Evidence, Subject
+from robustbench_local.reports.analysis.gradient_masking import find_surprises
+from robustbench_local.reports.analysis.heatmap import make_heatmap
+from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell, read_evidence
+from robustbench_local.reports.analysis.robustness_curves import make_panels
+from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.analysis.transfer_results import make_transfers
+from robustbench_local.reports.summary import headline as answer
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
 

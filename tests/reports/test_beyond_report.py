@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from test_report_page import Reader
 
-from robustbench_local.cli.tables import results_table
+from robustbench_local.cli.result_tables import results_table
 from robustbench_local.errors import ConfigError
-from robustbench_local.reports import words
-from robustbench_local.reports.gate import judge_evidence
+from robustbench_local.reports.analysis.gates import judge_evidence
+from robustbench_local.reports.formatting import text as words
 
 SECTIONS = ("far", "sight", "transfers", "corruptions")
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from robustbench_local.reports.controls import make_controls
-from robustbench_local.reports.sightings import Looks, Sign
-from robustbench_local.reports.viewpoints import make_map
+from robustbench_local.reports.analysis.sticker_controls import make_controls
+from robustbench_local.reports.analysis.sticker_viewpoints import make_map
+from robustbench_local.reports.analysis.sticker_views import Looks, Sign
 from robustbench_local.statistics import clopper_pearson
 
 VIEWS, LABEL, TARGET = 1000, 0, 1

@@ -14,8 +14,8 @@ from sample_beyond import BEYOND
 from sample_run import build
 from sample_stickers import build_stickers
 
-from robustbench_local.reports.content import read_content
-from robustbench_local.reports.markdown import write_markdown
+from robustbench_local.reports.analysis.report_data import read_content
+from robustbench_local.reports.writers.report_markdown import write_markdown
 from robustbench_local.store import RunStore
 from robustbench_local.store.digests import write_all
 
@@ -86,7 +86,7 @@ def test_no_field_reaches_markdown_raw(
         content = read_content(store)
     text = write_markdown(content, [f"figures/{HOSTILE}.png"])
     if words != "those that are free":  # which no run has, but whoever writes a sentence should not know that
-        monkeypatch.setattr("robustbench_local.reports.evidence.budget", lambda *_: HOSTILE)
+        monkeypatch.setattr("robustbench_local.reports.analysis.evidence.budget", lambda *_: HOSTILE)
         text = write_markdown(content, ["figures/robust-accuracy.png"])
     assert text.count("&lt;img src=x onerror=alert(1)&gt;") > 50
     for line in text.splitlines():

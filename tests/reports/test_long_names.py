@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from sample_run import PLANS, SIGNS, Sample, build
 
-from robustbench_local.catalogue import MOST_SPELLED_OUT, expand, find_card
-from robustbench_local.evaluation.grid import load_grid
+from robustbench_local.config.cards import MOST_SPELLED_OUT, expand, find_card
+from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.reports import write_report
-from robustbench_local.reports.figures import CAPTION, CAPTION_INCHES, _fitted, _widest
-from robustbench_local.reports.fonts import MOST_DRAWN, drawable, shorten
+from robustbench_local.reports.formatting.fonts import MOST_DRAWN, drawable, shorten
+from robustbench_local.reports.writers.figures import CAPTION, CAPTION_INCHES, _fitted, _widest
 
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 LONG_CLASSES = (

@@ -11,7 +11,7 @@ import pytest
 from sample_run import HOSTILE_CLASSES, Sample, build
 
 from robustbench_local.reports import write_report
-from robustbench_local.reports.content import read_content
+from robustbench_local.reports.analysis.report_data import read_content
 from robustbench_local.reports.page import content_hash, environment, render
 from robustbench_local.store import RunStore
 

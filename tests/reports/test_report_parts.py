@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 from sample_run import SPEED_LIMITS, Sample
 
-from robustbench_local.reports import answer, words
-from robustbench_local.reports.curves import make_panels
-from robustbench_local.reports.findings import find
-from robustbench_local.reports.fonts import drawable
-from robustbench_local.reports.gallery import MOST_IN_ALL, MOST_IN_CELL, png
-from robustbench_local.reports.matrix import make_matrices
+from robustbench_local.reports.analysis.confusion_by_target import make_matrices
+from robustbench_local.reports.analysis.example_images import MOST_IN_ALL, MOST_IN_CELL, png
+from robustbench_local.reports.analysis.robustness_curves import make_panels
+from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.formatting import text as words
+from robustbench_local.reports.formatting.fonts import drawable
+from robustbench_local.reports.summary import headline as answer
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from robustbench_local.reports.evidence import Evidence
-from robustbench_local.reports.severity import SeverityTable, severity_table, weigh
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.misclassification_severity import SeverityTable, severity_table, weigh
 
 STOP = 14
 TABLE = SeverityTable(rule="of a test", costs={0: 0.03, 8: 1.0, 13: 0.05, 15: 0.05})

@@ -15,13 +15,13 @@ from sample_run import HOSTILE_CLASSES, Sample, build
 from sample_stickers import FRAMES, VIEWS, Stickers, build_stickers
 from test_report_page import Reader
 
-from robustbench_local.cli.tables import results_table
+from robustbench_local.cli.result_tables import results_table
 from robustbench_local.reports import write_report
-from robustbench_local.reports.content import read_content
-from robustbench_local.reports.counting import read_evidence
-from robustbench_local.reports.gate import judge_evidence
-from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION
-from robustbench_local.reports.words import full, interval, percent
+from robustbench_local.reports.analysis.gates import judge_evidence
+from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.report_data import read_content
+from robustbench_local.reports.analysis.sticker_results import LIMITS_OF_SIMULATION
+from robustbench_local.reports.formatting.text import full, interval, percent
 from robustbench_local.statistics import clopper_pearson
 from robustbench_local.store import RunStore, SurfaceRecord
 from robustbench_local.store.digests import write_all

@@ -16,9 +16,9 @@ from sample_run import HOSTILE_CLASSES
 
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.reports import write_report
-from robustbench_local.reports.markdown import escape
-from robustbench_local.reports.results import to_text
-from robustbench_local.reports.tables import OUTCOME_COLUMNS, outcomes_frame
+from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, outcomes_frame
+from robustbench_local.reports.writers.report_markdown import escape
+from robustbench_local.reports.writers.results_json import to_text
 from robustbench_local.store import OutcomeRecord, RunStore
 
 FILES = ("report.html", "results.json", "results.csv", "outcomes.csv", "report.md")
@@ -204,7 +204,7 @@ def test_a_full_disk_keeps_the_old_report(sample, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("robustbench_local.store.files.os.fsync", full)
+    monkeypatch.setattr("robustbench_local.store.atomic_files.os.fsync", full)
     with pytest.raises(StorageError):
         write_report(sample.run, page)
     assert page.read_bytes() == before

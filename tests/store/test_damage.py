@@ -32,7 +32,7 @@ from robustbench_local.store.cross_checks import NORMS, find_contradictions
 from robustbench_local.store.damage import RECOMPUTE, find_damage
 from robustbench_local.store.digests import write_all
 from robustbench_local.store.rebuild import KEPT_AS
-from robustbench_local.threat import Norm
+from robustbench_local.threats.threat_model import Norm
 
 TABLES = ("identity", "meta", "cells", "outcomes", "events", "sightings", "views", "arrays", "digests")
 

@@ -105,7 +105,7 @@ def test_arrays_keep_their_old_chunk(store: RunStore, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("robustbench_local.store.files.os.fsync", full)
+        patch.setattr("robustbench_local.store.atomic_files.os.fsync", full)
         with pytest.raises(StorageError):
             store.save_arrays(KEY, 0, arrays(0, 2))
     assert store.load_arrays(KEY)["positions"].tolist() == [0, 1, 2, 3, 4]

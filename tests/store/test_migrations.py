@@ -10,7 +10,8 @@ import pytest
 from store_samples import IDENTITY, KEY, RESOLVED, cell, outcome, sighting
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.store import RunStore, SurfaceRecord, migrations, rows
+from robustbench_local.store import RunStore, SurfaceRecord, migrations
+from robustbench_local.store import record_rows as rows
 from robustbench_local.store.digests import damaged_parts
 from robustbench_local.store.migrations import MIGRATIONS, check_schema, migrate, schema_version
 

@@ -16,7 +16,7 @@ from store_samples import IDENTITY, KEY, OTHER_KEY, RESOLVED, cell, outcome
 
 from robustbench_local.errors import ConfigError, InvariantError, LockedError
 from robustbench_local.store import EventRecord, RunStore
-from robustbench_local.store.rows import OUTCOME_COLUMNS
+from robustbench_local.store.record_rows import OUTCOME_COLUMNS
 
 
 def reopen(directory: Path, **changes: Any) -> RunStore:

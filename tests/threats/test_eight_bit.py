@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_local.evaluation.verify import violations
-from robustbench_local.geometry import norm_of
-from robustbench_local.threat import ThreatModel
+from robustbench_local.evaluation.harness.verify import violations
 from robustbench_local.threats.eight_bit import has_8bit_choice, round_to_8bit
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
 
 L2 = ThreatModel(norm="L2", eps=0.5)
 

@@ -1,1 +1,1 @@
-"""What attacks share: searches that do not belong to one of them."""
+"""The engine under the attacks, and what their searches share."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.models.weights_card import WeightsCard, read_weights_card
-from robustbench_local.suggestion import did_you_mean
 
 FOLDER = Path(__file__).parent
 """Where the shipped cards and weights lie."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat
 from robustbench_local.store import BLACK_BOX_STAGES
 
 LEAST_QUERIES = 1000

@@ -13,9 +13,9 @@ from typing import Literal
 
 from robustbench_local.reports.analysis.attempts import Attempt, Attempts, index_attempts, split_losses
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.evidence import Evidence, Subject, Threat
-from robustbench_local.reports.masking import exceeds_chance, find_surprises
-from robustbench_local.reports.words import counted, isolated, listing, percent, radius
+from robustbench_local.reports.analysis.evidence import Evidence, Subject, Threat
+from robustbench_local.reports.analysis.gradient_masking import exceeds_chance, find_surprises
+from robustbench_local.reports.formatting.text import counted, isolated, listing, percent, radius
 
 LOSS_GAP = 0.05
 """Share of the images that the margin may break and the cross-entropy not, on sound models (D17), and a start

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat
 
 
 @dataclass(frozen=True, kw_only=True)

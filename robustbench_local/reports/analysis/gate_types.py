@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from robustbench_local.errors import ConfigError, InvariantError
-from robustbench_local.reports.evidence import Subject
-from robustbench_local.reports.words import listing, percent, radius
+from robustbench_local.reports.analysis.evidence import Subject
+from robustbench_local.reports.formatting.text import listing, percent, radius
 from robustbench_local.statistics import Estimate
 
 Metric = Literal[

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.evidence import CellResult, Evidence, Subject, Threat
-from robustbench_local.reports.words import listing
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.formatting.text import listing
 
 _BLACK_BOX = frozenset({"scores", "labels"})
 _WITH_SQUARE = frozenset({"autoattack", "reference:autoattack"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from robustbench_local.reports.evidence import CellResult, Subject, Threat, Verdict
+from robustbench_local.reports.analysis.evidence import CellResult, Subject, Threat, Verdict
 from robustbench_local.statistics import Estimate, clopper_pearson, share_met_in_part
 
 _Counts = tuple[int, int]

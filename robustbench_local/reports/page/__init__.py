@@ -13,25 +13,30 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from robustbench_local.reports import answer, words
-from robustbench_local.reports.album import RULE_OF_SIGNS
-from robustbench_local.reports.analysis.eight_bit import find_eight_bit_cases
-from robustbench_local.reports.brackets import READING_BRACKETS
-from robustbench_local.reports.certified import READING_CERTIFIED
-from robustbench_local.reports.content import Content
-from robustbench_local.reports.curves import drawn
-from robustbench_local.reports.distances import STEPS
-from robustbench_local.reports.evidence import Evidence
-from robustbench_local.reports.findings import is_guessing
-from robustbench_local.reports.gallery import RULE, Exhibit, Floats, png
-from robustbench_local.reports.goals import READING_GOALS
-from robustbench_local.reports.heatmap import Square
-from robustbench_local.reports.matrix import LIMITS_OF_PIXELS
-from robustbench_local.reports.naive import READING_LESSONS
+from robustbench_local.reports.analysis.certified_accuracy import READING_CERTIFIED
+from robustbench_local.reports.analysis.certified_vs_empirical import READING_BRACKETS
+from robustbench_local.reports.analysis.confusion_by_target import LIMITS_OF_PIXELS
+from robustbench_local.reports.analysis.distances import STEPS
+from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.example_images import RULE, Exhibit, Floats, png
+from robustbench_local.reports.analysis.heatmap import Square
+from robustbench_local.reports.analysis.methods import DRAWN
+from robustbench_local.reports.analysis.naive_vs_adaptive import READING_LESSONS
+from robustbench_local.reports.analysis.per_target import READING_GOALS
+from robustbench_local.reports.analysis.report_data import Content
+from robustbench_local.reports.analysis.robustness_curves import drawn
+from robustbench_local.reports.analysis.run_warnings import is_guessing
+from robustbench_local.reports.analysis.sticker_images import RULE_OF_SIGNS
+from robustbench_local.reports.analysis.sticker_results import (
+    LIMITS_OF_SIMULATION,
+    READING_SEVERITY,
+    READING_STICKERS,
+)
+from robustbench_local.reports.formatting import text as words
 from robustbench_local.reports.page import charts
-from robustbench_local.reports.sticker_forms import signs_of_cell
-from robustbench_local.reports.stickers import LIMITS_OF_SIMULATION, READING_SEVERITY, READING_STICKERS
-from robustbench_local.reports.trials import DRAWN
+from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.writers.sticker_text import signs_of_cell
 
 _JOINER = "\N{WORD JOINER}"
 _FACTS = {

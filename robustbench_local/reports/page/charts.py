@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustbench_local.reports.curves import Curve, Panel
-from robustbench_local.reports.evidence import Evidence, Subject
-from robustbench_local.reports.words import axis, norm_sign, percent, radius
+from robustbench_local.reports.analysis.evidence import Evidence, Subject
+from robustbench_local.reports.analysis.robustness_curves import Curve, Panel
+from robustbench_local.reports.formatting.text import axis, norm_sign, percent, radius
 
 WIDTH, HEIGHT = 360, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 26, 12, 40

@@ -8,22 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from robustbench_local.attacks.core.finishing import FinishingSearch
+from robustbench_local.attacks.core.eight_bit_search import FinishingSearch
 from robustbench_local.attacks.fgsm import FGSM
-from robustbench_local.attacks.fmn import FMN
-from robustbench_local.attacks.momentum import MIFGSM
+from robustbench_local.attacks.minimum_norm.fmn import FMN
 from robustbench_local.attacks.pgd import PGD
-from robustbench_local.attacks.square import Square
+from robustbench_local.attacks.square.square import Square
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError
-from robustbench_local.evaluation import cell
-from robustbench_local.evaluation.batches import run_batches
-from robustbench_local.evaluation.cell import Task
-from robustbench_local.evaluation.harness.finishing import CLEAR, find_unfinished
-from robustbench_local.evaluation.verify import FRAGILE, read, verify
+from robustbench_local.evaluation.harness import attack_job as cell
+from robustbench_local.evaluation.harness.attack_job import Task
+from robustbench_local.evaluation.harness.batches import run_batches
+from robustbench_local.evaluation.harness.success_robustness import CLEAR, find_unfinished
+from robustbench_local.evaluation.harness.verify import FRAGILE, read, verify
 from robustbench_local.store.records import tally
-from robustbench_local.threat import ThreatModel
+from robustbench_local.threats.threat_model import ThreatModel
 
 COST = ("forward_passes", "backward_passes", "seconds")
 

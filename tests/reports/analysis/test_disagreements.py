@@ -8,10 +8,10 @@ import pytest
 from test_worst_case import AUTOATTACK, EPS, PGD, make_cell, make_evidence, rule
 
 from robustbench_local.reports.analysis.disagreements import LOSS_GAP, find_disagreements
-from robustbench_local.reports.analysis.doubts import find_doubts
-from robustbench_local.reports.evidence import Spending
-from robustbench_local.reports.findings import find
-from robustbench_local.reports.masking import find_surprises
+from robustbench_local.reports.analysis.doubt_finders import find_doubts
+from robustbench_local.reports.analysis.evidence import Spending
+from robustbench_local.reports.analysis.gradient_masking import find_surprises
+from robustbench_local.reports.analysis.run_warnings import find
 
 CE = {"method": "pgd", "steps": 50, "restarts": 5, "random_start": True, "loss": "ce"}
 MARGIN = CE | {"loss": "margin"}

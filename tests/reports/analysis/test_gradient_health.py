@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
-from robustbench_local.reports.counting import find_worst_cases, judge_cell
-from robustbench_local.reports.evidence import Evidence
-from robustbench_local.reports.findings import find
+from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell
+from robustbench_local.reports.analysis.run_warnings import find
 from robustbench_local.store import CellRecord, OutcomeRecord
 from robustbench_local.store.records import MISSING_SHARE
 

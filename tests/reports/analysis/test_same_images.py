@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from test_worst_case import AUTOATTACK, EPS, PGD, make_cell, make_evidence
 
-from robustbench_local.reports.certified import make_certified
-from robustbench_local.reports.corruptions import make_corruptions
-from robustbench_local.reports.curves import make_panels
-from robustbench_local.reports.distances import make_groups
-from robustbench_local.reports.naive import make_lessons
+from robustbench_local.reports.analysis.certified_accuracy import make_certified
+from robustbench_local.reports.analysis.corruption_results import make_corruptions
+from robustbench_local.reports.analysis.distances import make_groups
+from robustbench_local.reports.analysis.naive_vs_adaptive import make_lessons
+from robustbench_local.reports.analysis.robustness_curves import make_panels
 from robustbench_local.reports.page import environment
 from robustbench_local.statistics import clopper_pearson
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gates import judge_evidence
+from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell
+from robustbench_local.reports.analysis.run_warnings import find
 from robustbench_local.reports.analysis.worst_case import worst_of
-from robustbench_local.reports.counting import find_worst_cases, judge_cell
-from robustbench_local.reports.evidence import Evidence
-from robustbench_local.reports.findings import find
-from robustbench_local.reports.gate import judge_evidence
 from robustbench_local.statistics import clopper_pearson, share_met_in_part
 from robustbench_local.store import CellRecord, OutcomeRecord
 

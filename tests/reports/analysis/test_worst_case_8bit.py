@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from robustbench_local.reports import answer
-from robustbench_local.reports.analysis.eight_bit import find_eight_bit_cases, find_eight_bit_goals
-from robustbench_local.reports.counting import find_worst_cases, judge_cell
-from robustbench_local.reports.evidence import Evidence
-from robustbench_local.reports.findings import find
-from robustbench_local.reports.gate import judge_evidence
-from robustbench_local.reports.results import as_json
+from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases, find_eight_bit_goals
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gates import judge_evidence
+from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell
+from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.summary import headline as answer
+from robustbench_local.reports.writers.results_json import as_json
 from robustbench_local.store import CellRecord, OutcomeRecord
 
 MARKS = {"8": True, "f": False, "n": None}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from robustbench_local.reports.analysis.evidence import Subject, Threat, Verdict
 from robustbench_local.reports.analysis.worst_case import WorstCase
-from robustbench_local.reports.evidence import Subject, Threat, Verdict
 
 HELD, BROKEN = Verdict(True, False, True), Verdict(True, True, False)
 

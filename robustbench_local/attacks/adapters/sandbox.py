@@ -1,0 +1,98 @@
+"""What keeps other libraries' attacks from spoiling their surroundings: NaN, global seeds, logs, tracing."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from pyautoattack import checks
+from torch import Tensor, nn
+
+from robustbench_local.classifier.state_guard import RandomStates
+from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+class FiniteLogits(nn.Module):
+    """A classifier whose answer is always finite, that remembers where it was not.
+
+    NaN logits count as success elsewhere, and put NaN into the pixels of the next step. Here such a row
+    becomes a tie, and the point is kept if it is inside the ball: an answer that is not finite is what the
+    harness calls broken.
+
+    Args:
+        model: Images (N, C, H, W) to logits (N, K).
+        originals: The images under attack.
+        threat: The ball around them.
+        num_classes: K.
+    """
+
+    def __init__(self, model: nn.Module, originals: Tensor, threat: ThreatModel, num_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self._originals, self._threat, self._num_classes = originals, threat, num_classes
+        self._crashes: dict[int, Tensor] = {}
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (N, K); N may be 0, which Square asks for once no image is left to fool."""
+        if len(images) == 0:
+            return images.new_zeros(0, self._num_classes)
+        logits: Tensor = self.model(images)
+        finite = torch.isfinite(logits).all(dim=1)
+        if bool(finite.all()):
+            return logits
+        for point in images.detach()[~finite]:
+            distance = norm_of(point - self._originals, self._threat.norm)
+            for row in (distance <= self._threat.eps).nonzero().flatten().tolist():
+                self._crashes.setdefault(row, point.clone())
+        return torch.where(finite[:, None], logits, 0.0)
+
+    def settle(self, candidates: Tensor) -> Tensor:
+        """The candidates, with the remembered points in place of what the attack made of such images."""
+        finite = torch.isfinite(candidates).flatten(1).all(dim=1).view(-1, 1, 1, 1)
+        settled = torch.where(finite, candidates, self._originals).to(self._originals.dtype)
+        for row, point in self._crashes.items():
+            settled[row] = point
+        return settled
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Every global generator seeded while open, and put back afterwards.
+
+    Args:
+        seed: At least 0 and below 2**32, NumPy's limit.
+    """
+    before = RandomStates.current()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        before.restore()
+
+
+@contextmanager
+def quiet_autoattack() -> Iterator[None]:
+    """Pyautoattack without its log and without the two checks that the harness does better.
+
+    ``check_dynamic`` switches off whatever debugger or coverage measurement is running and, since it counts
+    in a dictionary that is never reset, calls every model dynamic after the first one that is.
+    """
+    logger = logging.getLogger("auto-attack")
+    before = {name: getattr(checks, name) for name in ("check_dynamic", "check_randomized")}
+    disabled, logger.disabled = logger.disabled, True
+    for name in before:
+        setattr(checks, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
+        for name, function in before.items():
+            setattr(checks, name, function)

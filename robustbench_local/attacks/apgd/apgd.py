@@ -1,0 +1,77 @@
+"""APGD: PGD with momentum whose step size falls by what the path shows, with nothing to tune."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_local.attacks.apgd.search_by_norm import apgd_search
+from robustbench_local.attacks.base import Attack, required_masks
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import LossName, check_counts, check_defined, check_loss
+from robustbench_local.classifier import Classifier
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(Attack):
+    """Auto-PGD, without early stopping unless a success is confirmed.
+
+    Args:
+        steps: Steps in each restart, at least 1.
+        restarts: Paths for an image, at least 1, each from a random start.
+        loss: ``"ce"``, ``"dlr"`` or ``"margin"``; towards the target set if the goal is targeted.
+        draws: Gradients that are averaged for one step, for classifiers that draw random numbers.
+        early_stop: Whether an image leaves with its first success.
+
+    Raises:
+        ConfigError: If a number is out of range or the loss unknown.
+
+    Source: Croce & Hein 2020, arXiv:2003.01690, algorithm 1; L1: Croce & Hein 2021, arXiv:2103.01208.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
+    regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
+    refills: ClassVar[bool] = True
+
+    steps: int = 100
+    restarts: int = 1
+    loss: LossName = "ce"
+    draws: int = 1
+    early_stop: bool = True
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        check_counts("APGD", steps=self.steps, restarts=self.restarts, draws=self.draws)
+
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """Search; see :meth:`Attack.perturb`."""
+        masks = required_masks(threat, masks)
+        if len(images) == 0 or threat.eps == 0:
+            return images.clone()
+        early_stop, draws = self.early_stop, self.draws
+        engine = Engine(classifier, images, labels, stream, masks, early_stop=early_stop, draws=draws)
+        for restart in range(self.restarts):
+            engine.run(apgd_search(threat=threat, steps=self.steps, loss=self.loss), engine.items(restart))
+        return engine.points
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """All steps of all restarts, and the look at each path's last point."""
+        paths = self.restarts * self.draws
+        return (paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
+
+    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        super().check(threat, classifier)
+        check_defined(self.loss, threat, classifier.num_classes)

@@ -1,0 +1,79 @@
+"""APGD-T: APGD on the targeted DLR loss, towards each of the most likely other classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_local.attacks.apgd.search_by_norm import apgd_search
+from robustbench_local.attacks.base import Attack, required_masks
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import LossName, check_counts
+from robustbench_local.attacks.core.target_ranking import ranked_targets
+from robustbench_local.classifier import Classifier
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGDT(Attack):
+    """Targeted Auto-PGD: a path towards each of the most likely classes, side by side.
+
+    Any success that the goal counts ends an image, whichever class it was steered for. Below 4 classes the
+    targeted DLR loss is undefined, and the margin takes its place.
+
+    Args:
+        steps: Steps of a path, at least 1.
+        restarts: Paths towards each class, at least 1.
+        targets: Most classes an image, at least 1: the most likely other ones on the clean image, or those of
+            a targeted goal.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    Source: Croce & Hein 2020, arXiv:2003.01690, section 4.1.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
+    regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
+    refills: ClassVar[bool] = True
+
+    steps: int = 100
+    restarts: int = 1
+    targets: int = 9
+
+    def __post_init__(self) -> None:
+        check_counts("APGDT", steps=self.steps, restarts=self.restarts, targets=self.targets)
+
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """Search; see :meth:`Attack.perturb`."""
+        masks = required_masks(threat, masks)
+        if len(images) == 0 or threat.eps == 0:
+            return images.clone()
+        engine = Engine(classifier, images, labels, stream, masks)
+        targets = ranked_targets(engine, threat, self.targets)
+        loss = targeted_loss(classifier.num_classes)
+        for restart in range(self.restarts):
+            search = apgd_search(threat=threat, steps=self.steps, loss=loss)
+            engine.run(search, engine.items(restart, targets=targets))
+        return engine.points
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """A look to rank the classes, then all steps of all paths and a look at each path's last point."""
+        paths = self.restarts * min(self.targets, len(threat.targets) or self.targets)
+        return (1 + paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
+
+
+def targeted_loss(num_classes: int) -> LossName:
+    """The targeted DLR loss where it is defined, otherwise the margin."""
+    return "dlr" if num_classes >= 4 else "margin"

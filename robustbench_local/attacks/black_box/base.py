@@ -1,0 +1,183 @@
+"""What label-only attacks share: yes or no for a point, a first success, and the way to the border."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robustbench_local.attacks.core.objective import success_margin
+from robustbench_local.classifier import Classifier
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
+
+FEWEST_QUERIES = 100
+"""Below this a label-only attack finds a first success and little else."""
+_CALL = 64
+"""Points that a call may hold where the batch has fewer images and the classifier has no batch size."""
+_TRIES = 8
+"""Random images that are tried at once for a first success."""
+_SIDES = (None, 1, 2, 4, 8)
+"""Coarseness of those images in turn, None for independent pixels: a class that noise does not show may be
+shown by a plain colour or a few patches."""
+_PUSH = 1e-4
+"""Share of its distance that a result is moved beyond the border. There, another batch shape does not turn
+the verdict."""
+
+
+def check_queries(name: str, queries: int) -> None:
+    """Refuse a budget that no label-only attack can work with.
+
+    Raises:
+        ConfigError: If it is too small.
+    """
+    if queries < FEWEST_QUERIES:
+        raise ConfigError(f"{name} needs at least {FEWEST_QUERIES} queries, got {queries}")
+
+
+class Decisions:
+    """The nearest success of each image so far, and what is left of its queries.
+
+    Args:
+        classifier: Asked for labels only: whether a point reaches the goal.
+        images: The originals, (N, C, H, W).
+        labels: True classes, (N,).
+        threat: Norm to measure distances in, goal, and the largest distance that counts.
+        queries: Most queries an image may spend; less where the classifier's meter says so.
+
+    Attributes:
+        left: Queries that images may still spend, (N,), the one for the last check set aside.
+        points: The nearest success of each image, (N, C, H, W); the original where there is none.
+        distances: Its distance, (N,); infinite where there is none.
+    """
+
+    def __init__(
+        self, classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel, queries: int
+    ) -> None:
+        self._classifier, self._labels, self._threat = classifier, labels, threat
+        self._call = classifier.batch_size or max(len(images), _CALL)
+        self.images = images
+        self.points = images.clone()
+        self.distances = images.new_full((len(images),), torch.inf)
+        self.left = torch.full_like(labels, queries - 1)
+        allowed = classifier.left(torch.arange(len(images), device=images.device))
+        if allowed is not None:
+            self.left = torch.minimum(self.left, allowed.to(labels.device) - 1)
+        # fp32 cannot tell apart points that are nearer to each other than a millionth of their distance
+        tolerance = min(max(images[0].numel() ** -1.5, 1e-6), 1e-3)
+        self.halvings = math.ceil(-math.log2(tolerance))
+        """Queries that `to_border` spends on an image."""
+
+    def reached(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Whether points reach the goal; one query each, which the caller knows the image has left.
+
+        Args:
+            rows: Which image each point belongs to, (M,); an image may be there several times.
+            points: (M, C, H, W) in [0, 1].
+
+        Returns:
+            Boolean, (M,).
+        """
+        answers = []
+        for first in range(0, len(rows), self._call):
+            asked = rows[first : first + self._call]
+            logits = self._classifier(points[first : first + self._call], asked)
+            answers.append(success_margin(logits, self._labels[asked], self._threat) > 0)
+        self.left.index_add_(0, rows, -torch.ones_like(rows))
+        return torch.cat([rows.new_zeros(0, dtype=torch.bool), *answers])
+
+    def offer(self, rows: Tensor, points: Tensor) -> None:
+        """Keep successes that are nearer than what is known; no image may be there twice."""
+        distances = self.distance(rows, points)
+        nearer = distances < self.distances[rows]
+        self.points[rows[nearer]] = points[nearer]
+        self.distances[rows[nearer]] = distances[nearer]
+
+    def distance(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Distance of points from their originals, (M,), in the threat model's norm."""
+        return norm_of(points - self.images[rows], self._threat.norm)
+
+    def start(self, stream: Stream) -> Tensor:
+        """Find a first success for each image: itself, else random images, blended with it up to the border.
+
+        Args:
+            stream: The images' random numbers.
+
+        Returns:
+            Rows of the images that have one which can be brought nearer, (M,).
+        """
+        waiting = (self.left > 0).nonzero().flatten()
+        already = self.reached(waiting, self.images[waiting])
+        self.offer(waiting[already], self.images[waiting[already]])
+        rows, waiting = waiting[:0], waiting[~already]
+        kept = self.left // 2  # a start that costs more than half of the queries leaves too few to use it
+        for attempt in itertools.count():
+            waiting = waiting[self.left[waiting] - _TRIES >= kept[waiting]]
+            if len(waiting) == 0:
+                break
+            tries = self._random_images(stream.select(waiting), attempt)
+            hits = self.reached(waiting.repeat_interleave(_TRIES), tries.flatten(0, 1)).view(-1, _TRIES)
+            hit = hits.any(dim=1)
+            found, first = waiting[hit], hits.long().argmax(dim=1)[hit]
+            self.to_border(found, tries[hit, first])
+            rows, waiting = torch.cat([rows, found]), waiting[~hit]
+        return rows.sort().values
+
+    def to_border(self, rows: Tensor, points: Tensor) -> Tensor:
+        """Halve the way between the originals and successes until they are almost at the border.
+
+        Args:
+            rows: Which images, (M,), none of them twice.
+            points: Successes, (M, C, H, W).
+
+        Returns:
+            Successes, at most as far away; an image whose queries run out stays where it got to.
+        """
+        originals = self.images[rows]
+        low, high = points.new_zeros(len(rows)), points.new_ones(len(rows))
+        for _ in range(self.halvings):
+            able = (self.left[rows] > 0).nonzero().flatten()
+            if len(able) == 0:
+                break
+            middle = (low[able] + high[able]) / 2
+            reached = self.reached(rows[able], self._blend(originals[able], points[able], middle))
+            high[able] = torch.where(reached, middle, high[able])
+            low[able] = torch.where(reached, low[able], middle)
+        nearest = self._blend(originals, points, high)
+        self.offer(rows, nearest)
+        return nearest
+
+    def result(self) -> Tensor:
+        """The nearest successes, a hair beyond the border where that holds; originals where none counts."""
+        counts = self.distances <= self._threat.eps
+        rows = (counts & (self.distances > 0) & (self.left >= 0)).nonzero().flatten()
+        if len(rows):
+            originals = self.images[rows]
+            pushed = (originals + (1 + _PUSH) * (self.points[rows] - originals)).clamp(0.0, 1.0)
+            holds = self.reached(rows, pushed) & (self.distance(rows, pushed) <= self._threat.eps)
+            self.points[rows[holds]] = pushed[holds]
+        return torch.where(column(counts, self.images), self.points, self.images)
+
+    def _random_images(self, stream: Stream, attempt: int) -> Tensor:
+        """Random images of one coarseness, (M, _TRIES, C, H, W)."""
+        channels, height, width = self.images.shape[1:]
+        side = _SIDES[attempt % len(_SIDES)]
+        size = (height, width) if side is None else (min(side, height), min(side, width))
+        shape = (_TRIES * channels, *size)
+        noise = stream.uniform(shape, draw=f"start/{attempt}", device=self.images.device)
+        return functional.interpolate(noise, (height, width)).view(-1, _TRIES, channels, height, width)
+
+    def _blend(self, originals: Tensor, points: Tensor, share: Tensor) -> Tensor:
+        """Points at a share, (M,), of the distance: on the line, or for Linf in the cube of that radius."""
+        if self._threat.norm == "Linf":
+            reach = column(share * norm_of(points - originals, "Linf"), points)
+            blended = torch.clamp(points, originals - reach, originals + reach)
+        else:
+            blended = originals + column(share, points) * (points - originals)
+        # a share of 1 is the point that was asked about, to the bit
+        return torch.where(column(share, points) == 1, points, blended.clamp(0.0, 1.0))

@@ -1,0 +1,153 @@
+"""The Boundary attack: a random walk along the decision border, towards the original."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack, Measure
+from robustbench_local.attacks.black_box.base import Decisions, check_queries
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import column, norm_of, steepest
+from robustbench_local.threats.threat_model import ThreatModel
+
+_BLOCK = 32
+"""Steps whose random numbers are drawn at once."""
+_HELD = 1 << 18
+"""Random numbers of an image that are held in memory at once."""
+_EVERY = 10
+"""Every so many steps the sideways move is asked about by itself, to adapt its length."""
+_SIDEWAYS_RATE, _FORWARD_RATE = 0.5, 0.25
+"""Shares of successes at which the two lengths stay as they are."""
+_SIDEWAYS_GAIN, _FORWARD_GAIN = 0.4, 0.1
+"""How much one answer changes the logarithm of a length."""
+_SMALLEST, _LARGEST = 1e-6, 0.5
+"""Lengths stay between these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary(Attack):
+    """The nearest adversarial example that a random walk along the border finds.
+
+    From a random image with the wrong label, blended with the original up to the border, each step moves
+    sideways on the sphere around the original and then forward to the original, and is taken if the label
+    is still wrong. Both lengths are shares of the distance and adapt to how often steps succeed. An image
+    leaves when its queries are spent.
+
+    Args:
+        queries: Most queries for an image, at least 100.
+        sideways: First length of the move on the sphere, between 0 and 1.
+        forward: First length of the move to the original, between 0 and 1.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    Source: Brendel, Rauber & Bethge 2018, arXiv:1712.04248, algorithm 1 and section 2.3.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"L2"})
+    access: ClassVar[Access] = "labels"
+    measure: ClassVar[Measure] = "distance"
+
+    queries: int = 10_000
+    sideways: float = 0.01
+    forward: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_queries("Boundary", self.queries)
+        if not (0 < self.sideways < 1 and 0 < self.forward < 1):
+            raise ConfigError(
+                "Boundary's sideways and forward must be between 0 and 1, "
+                f"got {self.sideways} and {self.forward}"
+            )
+
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
+    ) -> Tensor:
+        """Search; see :meth:`Attack.perturb`."""
+        if len(images) == 0 or threat.eps == 0:
+            return images.clone()
+        found = Decisions(classifier, images, labels, threat, self.queries)
+        walk = _Walk(found, found.start(stream), self.sideways, self.forward)
+        block = max(1, min(_BLOCK, _HELD // images[0].numel()))
+        for step in itertools.count():
+            walk.keep(found.left[walk.rows] > 1)  # a step may ask twice
+            if len(walk.rows) == 0:
+                break
+            if step % block == 0:
+                shape = (block, *images.shape[1:])
+                noise = stream.normal(shape, draw=f"steps {step}", device=images.device)
+            walk.step(noise[walk.rows, step % block], ask_sideways=step % _EVERY == 0)
+        return found.result()
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """Its queries, and no backward pass."""
+        return (self.queries if threat.eps else 0), 0
+
+
+class _Walk:
+    """Where each image's walk is, and how long its steps are.
+
+    Args:
+        found: Answers whether a point reaches the goal.
+        rows: Images that walk, (M,), each from its nearest success.
+        sideways: First length of the move on the sphere.
+        forward: First length of the move to the original.
+    """
+
+    def __init__(self, found: Decisions, rows: Tensor, sideways: float, forward: float) -> None:
+        self._found, self.rows = found, rows
+        self._points = found.points[rows]
+        self._sideways = self._points.new_full((len(rows),), sideways)
+        self._forward = self._points.new_full((len(rows),), forward)
+
+    def keep(self, some: Tensor) -> None:
+        """Go on with some of the images, boolean, (M,)."""
+        if not bool(some.all()):
+            self.rows, self._points = self.rows[some], self._points[some]
+            self._sideways, self._forward = self._sideways[some], self._forward[some]
+
+    def step(self, noise: Tensor, *, ask_sideways: bool) -> None:
+        """Propose a step for each image and take it where it succeeds.
+
+        Args:
+            noise: Standard normal numbers, (M, C, H, W).
+            ask_sideways: Whether the sideways move is asked about by itself, for one query more.
+        """
+        originals = self._found.images[self.rows]
+        beside = self._beside(originals, noise)
+        if ask_sideways:
+            holds = self._found.reached(self.rows, beside)
+            self._sideways = _adapted(self._sideways, holds, _SIDEWAYS_RATE, _SIDEWAYS_GAIN)
+        nearer = originals + column(1 - self._forward, beside) * (beside - originals)
+        reached = self._found.reached(self.rows, nearer)
+        self._forward = _adapted(self._forward, reached, _FORWARD_RATE, _FORWARD_GAIN)
+        self._points[reached] = nearer[reached]
+        self._found.offer(self.rows[reached], nearer[reached])
+
+    def _beside(self, originals: Tensor, noise: Tensor) -> Tensor:
+        """Points as far from the originals as the current ones, a little to the side, in the box."""
+        away = self._points - originals
+        distance = norm_of(away, "L2")
+        outward = steepest(away, "L2")
+        along = (noise * outward).flatten(1).sum(dim=1)
+        tangent = steepest(noise - column(along, noise) * outward, "L2")
+        turned = steepest(outward + column(self._sideways, noise) * tangent, "L2")
+        return (originals + column(distance, noise) * turned).clamp(0.0, 1.0)
+
+
+def _adapted(length: Tensor, success: Tensor, rate: float, gain: float) -> Tensor:
+    """Lengths after one more answer: longer after a success, shorter after a failure, steady at the rate."""
+    return (length * torch.exp(gain * (success.float() - rate))).clamp(_SMALLEST, _LARGEST)

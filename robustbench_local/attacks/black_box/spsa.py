@@ -1,0 +1,185 @@
+"""SPSA: PGD whose gradient is guessed from the scores at random points on either side of the image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import objective
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream, uniform_at
+from robustbench_local.threats.lp_ball import column, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
+
+_MEAN, _SQUARE = 0.9, 0.999
+"""How much of the running means of the gradient and of its square a step keeps (Adam's betas)."""
+_TINY = 1e-8
+_BITS = 24
+"""Random signs that one random number holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPSA(Attack):
+    """Simultaneous perturbation stochastic approximation: Adam on a gradient estimated from scores alone.
+
+    At each step the margin is looked at on both sides of the image, along directions of random signs. The
+    differences, each along its direction, average to the gradient. An image leaves with its first confirmed
+    success.
+
+    Args:
+        steps: Steps for an image, at least 1.
+        samples: Points that are looked at for one step, even: half of them directions, half their mirror
+            images.
+        delta: How far from the image they lie in each pixel, in pixel units of [0, 1]. Beyond black and white
+            they stop, so that the model sees images only.
+        step_size: Adam's learning rate, in pixel units of [0, 1].
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    Source: Uesato et al. 2018, arXiv:1802.05666, algorithm 1, with its hyper-parameters and its Adam (Kingma
+    & Ba 2015, arXiv:1412.6980).
+    """
+
+    access: ClassVar[Access] = "scores"
+
+    steps: int = 100
+    samples: int = 2048
+    delta: float = 0.01
+    step_size: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.samples < 2 or self.samples % 2:
+            raise ConfigError(
+                f"SPSA needs at least 1 step and an even number of samples, "
+                f"got {self.steps} and {self.samples}"
+            )
+        if not (0 < self.delta < 1 and 0 < self.step_size < 1):
+            raise ConfigError(
+                f"SPSA's delta and step_size must lie between 0 and 1, got {self.delta} and {self.step_size}"
+            )
+
+    @property
+    def queries(self) -> int:
+        """All samples of all steps, a look at the image before each step, and one at the last point."""
+        return self.steps * (self.samples + 1) + 1
+
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
+    ) -> Tensor:
+        """Search; see :meth:`Attack.perturb`."""
+        if len(images) == 0 or threat.eps == 0:
+            return images.clone()
+        engine = Engine(classifier, images, labels, stream)
+        search = SPSASearch(attack=self, threat=threat, classifier=classifier, size=engine.size)
+        engine.run(search, engine.items())
+        return engine.points
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """Its queries, and no backward pass."""
+        return (self.queries, 0) if threat.eps else (0, 0)
+
+    def warnings(self, threat: ThreatModel) -> list[str]:
+        """Steps that together do not cross half the ball."""
+        reach = self.steps * self.step_size
+        if threat.norm != "Linf" or 2 * reach >= threat.eps:
+            return []
+        return [
+            f"SPSA's {self.steps} steps of {self.step_size:.4g} do not go half the way to {threat.eps:.4g}"
+        ]
+
+
+@dataclass(kw_only=True)
+class Moments(Rows):
+    """Adam's memory."""
+
+    keys: Tensor
+    """(W,): what opens each item's stream of directions."""
+    mean: Tensor
+    """(W, C, H, W): running mean of the gradient."""
+    square: Tensor
+    """(W, C, H, W): running mean of its square."""
+
+
+class SPSASearch(Search[Moments]):
+    """SPSA's paths on the engine.
+
+    Args:
+        attack: The hyper-parameters.
+        threat: Budget, goal and region.
+        classifier: What the samples are shown to, besides the points that the engine looks at.
+        size: How many of them at a time.
+    """
+
+    def __init__(self, *, attack: SPSA, threat: ThreatModel, classifier: Classifier, size: int) -> None:
+        self.attack, self.threat, self.steps, self.name = attack, threat, attack.steps, "spsa"
+        self._classifier, self._size = classifier, size
+
+    def begin(self, front: Front, stream: Stream, draws: list[str]) -> Moments:
+        """At the images themselves."""
+        nothing = torch.zeros_like(front.points)
+        keys = stream.keys([f"{draw}/signs" for draw in draws], front.points.device)
+        return Moments(keys=keys, mean=nothing, square=nothing)
+
+    def step(self, front: Front, state: Moments, seen: Seen) -> Tensor:  # noqa: ARG002 - only forward passes
+        """A step of Adam along the estimate, brought back into the ball."""
+        gradient = self._estimate(front, state)
+        state.mean = torch.lerp(gradient, state.mean, _MEAN)
+        state.square = torch.lerp(gradient * gradient, state.square, _SQUARE)
+        taken = column(front.age.to(gradient.device) + 1, gradient)
+        mean = state.mean / (1 - _MEAN**taken)
+        spread = (state.square / (1 - _SQUARE**taken)).sqrt_().add_(_TINY)
+        moved = front.points + self.attack.step_size * mean / spread
+        return to_ball_and_box(moved, front.originals, self.ball(front))
+
+    def _estimate(self, front: Front, state: Moments) -> Tensor:
+        """The gradient of the margin, (W, C, H, W), from samples on both sides of each point."""
+        total = torch.zeros_like(front.points)
+        directions = self.attack.samples // 2
+        at_once = max(1, self._size // (2 * len(front)))
+        for first in range(0, directions, at_once):
+            count = min(at_once, directions - first)
+            signs = self._signs(front, state, first, count)
+            sides = [
+                self._margins(front, (front.points[:, None] + shift * signs).clamp_(0.0, 1.0))
+                for shift in (self.attack.delta, -self.attack.delta)
+            ]
+            # a sample whose answer is not finite says nothing about the slope
+            rise = torch.nan_to_num(sides[0] - sides[1], nan=0.0, posinf=0.0, neginf=0.0)
+            total += torch.einsum("wd,wdchi->wchi", rise, signs)
+        return total / (2 * self.attack.delta * directions)
+
+    def _margins(self, front: Front, samples: Tensor) -> Tensor:
+        """The margin of every sample, (W, D), of (W, D, C, H, W)."""
+        count = samples.shape[1]
+        rows, labels = (each.repeat_interleave(count) for each in (front.rows, front.labels))
+        pieces = (torch.split(each, self._size) for each in (samples.flatten(0, 1), rows))
+        logits = torch.cat([self._classifier(some, of) for some, of in zip(*pieces, strict=True)])
+        return objective("margin", self.threat, labels)(logits).view(-1, count)
+
+    def _signs(self, front: Front, state: Moments, first: int, count: int) -> Tensor:
+        """Directions of each item's present step, -1 or 1, (W, D, C, H, W): ``count`` from ``first`` on."""
+        shape, device = front.points.shape[1:], state.keys.device
+        words = math.ceil(shape.numel() / _BITS)
+        start = (front.age * (self.attack.samples // 2) + first).to(device) * words
+        places = start[:, None] + torch.arange(count * words, device=device)
+        bits = (uniform_at(state.keys[:, None], places) * 2**_BITS).int()
+        signs = (bits[:, :, None] >> torch.arange(_BITS, dtype=torch.int32, device=device)) & 1
+        flat = signs.view(len(places), count, words * _BITS)[..., : shape.numel()]
+        directions: Tensor = (flat * 2 - 1).to(front.points.dtype).view(len(places), count, *shape)
+        return directions

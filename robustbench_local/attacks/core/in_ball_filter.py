@@ -1,0 +1,31 @@
+"""Judging searches that leave the ball on their way: only points inside it count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.core.objective import judged
+from robustbench_local.attacks.core.work_items import Front
+from robustbench_local.threats.lp_ball import Ball, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
+
+SLACK = {"Linf": 1e-6, "L2": 8e-6, "L1": 8e-6}
+"""Share of the radius that rounding may add: more than projections do, less than the harness allows."""
+
+
+def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) -> tuple[Tensor, Tensor]:
+    """The margin of success of points inside the ball, and whether they are confirmed adversarial.
+
+    Args:
+        front: The items.
+        logits: The classifier's answer on their points, (W, K).
+        threat: The goal.
+        ball: What to stay inside, around each item's original.
+
+    Returns:
+        As ``Search.judge``; points outside score -inf.
+    """
+    inside = norm_of(front.points - front.originals, ball.norm) <= ball.eps * (1 + SLACK[ball.norm])
+    margins, reached = judged(logits, front.labels, threat)
+    return torch.where(inside, margins, -torch.inf), inside & reached

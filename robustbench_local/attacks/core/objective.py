@@ -1,0 +1,114 @@
+"""What an attacker climbs, and when it has arrived: shared by the gradient attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.core import losses
+from robustbench_local.errors import ConfigError, ThreatError
+from robustbench_local.threats.threat_model import ThreatModel
+
+LossName = Literal["ce", "margin", "dlr"]
+"""Cross-entropy, margin of the raw logits, difference of logits ratio."""
+
+CONFIRMED = 1e-5
+"""An image leaves the search when its margin exceeds this share of the logits' range: below it, another batch
+shape may turn the verdict."""
+
+
+def check_loss(name: str) -> None:
+    """Refuse a loss that does not exist.
+
+    Raises:
+        ConfigError: If the name is unknown.
+    """
+    if name not in get_args(LossName):
+        raise ConfigError(f"unknown loss {name!r}", remedy=f"use {', '.join(get_args(LossName))}")
+
+
+def check_counts(name: str, **counts: int) -> None:
+    """Refuse hyper-parameters that count something and are below 1.
+
+    Raises:
+        ConfigError: Naming the first.
+    """
+    for key, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"{name}'s {key} must be at least 1, got {value}")
+
+
+def check_defined(name: LossName, threat: ThreatModel, num_classes: int) -> None:
+    """Refuse a loss that is not defined for the goal or the number of classes.
+
+    Raises:
+        ThreatError: For DLR with fewer than 3 classes (4 with a target), or with a set of targets.
+    """
+    if name != "dlr":
+        return
+    if len(threat.targets) > 1:
+        raise ThreatError("the DLR loss takes one target, not a set", remedy="use loss: margin")
+    fewest = 4 if threat.targets else 3
+    if num_classes < fewest:
+        raise ThreatError(
+            f"the {threat.goal} DLR loss needs {fewest} classes, the model has {num_classes}",
+            remedy="use loss: margin",
+        )
+
+
+def objective(
+    name: LossName, threat: ThreatModel, labels: Tensor, steer: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """The loss to climb: logits (N, K) to (N,), larger is better for the attacker.
+
+    Args:
+        name: Which loss.
+        threat: Its goal decides between leaving the label and reaching a target.
+        labels: True classes, (N,).
+        steer: One class an image to steer for, (N,), whatever the goal is; None: the goal decides.
+
+    Returns:
+        A function of the logits alone.
+    """
+    if steer is not None:
+        towards = {"ce": losses.ce_to, "margin": losses.margin_to}
+        if name == "dlr":
+            return lambda logits: losses.targeted_dlr(logits, labels, steer)
+        return lambda logits: towards[name](logits, steer)
+    if not threat.targets:
+        untargeted = {"ce": losses.ce, "margin": losses.margin, "dlr": losses.dlr}[name]
+        return lambda logits: untargeted(logits, labels)
+    targets = labels.new_tensor(threat.targets)
+    if name == "dlr":
+        return lambda logits: losses.targeted_dlr(logits, labels, targets.expand_as(labels))
+    targeted = {"ce": losses.ce_to_targets, "margin": losses.margin_to_targets}[name]
+    return lambda logits: targeted(logits, labels, targets)
+
+
+def judged(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+    """How far images are beyond the attacker's goal, and which of them can leave the search.
+
+    Args:
+        logits: The classifier's answer, (N, K).
+        labels: True classes, (N,).
+        threat: Its goal.
+
+    Returns:
+        Margins in logits, (N,): above 0 on success, infinite where a logit is not finite, which the harness
+        counts as broken; and (N,) boolean: the success is beyond floating-point noise, since the margin
+        exceeds a hundred-thousandth of the logits' range, or the logits are not finite.
+    """
+    low, high = logits.aminmax(dim=1)
+    # few operations, since every step pays for them: no multiple of what is not finite is 0, which turns its
+    # margin into NaN, and NaN is not below the bound
+    margins = objective("margin", threat, labels)(logits).add_(low, alpha=0).add_(high, alpha=0)
+    done = (margins <= (high - low).mul_(CONFIRMED)).logical_not_()
+    return margins.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf), done
+
+
+def success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+    """The margins of :func:`judged`, (N,)."""
+    return judged(logits, labels, threat)[0]

@@ -1,0 +1,55 @@
+"""Which classes a targeted attack steers each image for: the most likely ones first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+def ranked_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
+    """Target classes of each image, the most likely on the clean image first.
+
+    Spends a forward pass on each image that is still open.
+
+    Args:
+        engine: Its open images are looked at; the rows of the others hold no information.
+        threat: A targeted goal's own targets are the only candidates; otherwise every class but the label.
+        count: Most targets an image.
+
+    Returns:
+        (N, T) int64 for ``Engine.items``; T is ``count``,
+        or less where there are fewer candidates.
+    """
+    ranked = torch.zeros_like(engine.labels)[:, None].repeat(1, _most(threat, engine, count))
+    open_rows = engine.open()
+    for start in range(0, len(open_rows), engine.size):
+        rows = open_rows[start : start + engine.size]
+        logits = engine.classifier(engine.images[rows], rows)
+        ranked[rows] = rank_classes(logits, engine.labels[rows], threat, ranked.shape[1])
+    return ranked
+
+
+def rank_classes(logits: Tensor, labels: Tensor, threat: ThreatModel, count: int) -> Tensor:
+    """The classes that an attacker may steer for, by falling logit, (N, count).
+
+    Args:
+        logits: (N, K); a logit that is no number counts as 0.
+        labels: True classes, (N,), which are never steered for.
+        threat: Its targets, if it has any, are the only candidates.
+        count: At most the number of candidates. An image whose label is among the targets has one candidate
+            less; its most likely one then stands twice.
+    """
+    allowed = torch.ones_like(logits, dtype=torch.bool)
+    if threat.targets:
+        allowed = torch.zeros_like(allowed)
+        allowed[:, list(threat.targets)] = True
+    allowed = allowed.scatter(1, labels[:, None], value=False)
+    best = logits.nan_to_num().masked_fill(~allowed, -torch.inf).topk(count, dim=1)
+    return torch.where(best.values.isneginf(), best.indices[:, :1], best.indices)
+
+
+def _most(threat: ThreatModel, engine: Engine, count: int) -> int:
+    return min(count, len(threat.targets) or engine.classifier.num_classes - 1)

@@ -1,0 +1,1 @@
+"""Ensembles of attacks: AutoAttack and its parts."""

@@ -1,0 +1,108 @@
+"""AutoAttack: the ensemble that the field reports, verdict for verdict, on our engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from robustbench_local.attacks.apgd.search_by_norm import apgd_search
+from robustbench_local.attacks.apgd.targeted import targeted_loss
+from robustbench_local.attacks.core.objective import LossName
+from robustbench_local.attacks.ensembles.ensemble import Ensemble, Stage
+from robustbench_local.attacks.minimum_norm.fab import FABSearch
+from robustbench_local.attacks.square.square import SquareSearch
+from robustbench_local.classifier import Classifier
+from robustbench_local.threats.threat_model import ThreatModel
+
+STEPS = 100
+"""Steps of APGD and FAB."""
+QUERIES = 5000
+"""Steps of Square."""
+DRAWS = 20
+"""Gradients that version ``rand`` averages."""
+
+Version = Literal["standard", "plus", "rand"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack(Ensemble):
+    """AutoAttack, its stages written from their papers.
+
+    An image leaves with the first success that is confirmed, all its other paths with it; all target
+    classes of an image are tried side by side; every image draws its own random numbers. So verdicts depend
+    neither on the batch size nor on which other images are evaluated.
+
+    ``standard`` is APGD on the cross-entropy, APGD on the targeted DLR loss, targeted FAB and Square, as the
+    field reports it. ``plus`` adds APGD on the DLR loss and untargeted FAB (here with the boundary to the
+    runner-up class), with 5 restarts. ``rand`` is for classifiers that draw random numbers: APGD on both
+    losses, each gradient averaged over 20 draws. Where the DLR loss is undefined, below 3 classes (4 with a
+    target), the margin takes its place. A targeted goal keeps the stages and steers for the goal's classes.
+
+    Args:
+        version: ``"standard"``, ``"plus"`` or ``"rand"``.
+
+    Source: Croce & Hein 2020, arXiv:2003.01690, section 5; L1: Croce & Hein 2021, arXiv:2103.01208.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
+
+    version: Version = "standard"
+
+    @property
+    def looks(self) -> int:
+        """Version ``rand`` averages over 20 draws, the others look once; see :attr:`Attack.looks`."""
+        return DRAWS if self.version == "rand" else 1
+
+    def stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
+        """See :meth:`Ensemble.stages`."""
+        dlr = untargeted_dlr(threat, num_classes)
+        if self.version == "rand":
+            return (apgd("apgd-ce", "ce"), apgd("apgd-dlr", dlr))
+        sparse, plus = threat.norm == "L1", self.version == "plus"
+        restarts = 5 if sparse or plus else 1
+        # L1 has fewer classes to steer for in the standard version only
+        steered = apgd("apgd-t", targeted_loss(num_classes), targets=5 if sparse and not plus else 9)
+        plain = apgd("apgd-ce", "ce", restarts=restarts)
+        square = Stage(name="square", search=_square, backward=False)
+        if not plus:
+            return (plain, steered, fab("fab-t", targets=9), square)
+        both = (plain, apgd("apgd-dlr", dlr, restarts=5))
+        return (*both, fab("fab", restarts=5), square, steered, fab("fab-t", targets=9))
+
+    def note(self, classifier: Classifier, threat: ThreatModel) -> str:
+        """Below four classes AutoAttack is not quite the standard one; for a targeted goal nor is it."""
+        notes = []
+        if classifier.num_classes < 4:
+            notes.append(f"with {classifier.num_classes} classes the margin takes the place of the DLR loss")
+        if threat.targets:
+            notes.append("steered for the goal's own target classes")
+        return f"AutoAttack: {'; '.join(notes)}" if notes else ""
+
+
+def apgd(name: str, loss: LossName, *, restarts: int = 1, targets: int = 0) -> Stage:
+    """A stage of APGD on a loss."""
+    return Stage(
+        name=name,
+        search=lambda threat: apgd_search(threat=threat, steps=STEPS, loss=loss, name=name),
+        restarts=restarts,
+        targets=targets,
+    )
+
+
+def fab(name: str, *, restarts: int = 1, targets: int = 0) -> Stage:
+    """A stage of FAB."""
+    return Stage(
+        name=name,
+        search=lambda threat: FABSearch(threat=threat, steps=STEPS, name=name),
+        restarts=restarts,
+        targets=targets,
+    )
+
+
+def untargeted_dlr(threat: ThreatModel, num_classes: int) -> LossName:
+    """The DLR loss where it is defined, otherwise the margin."""
+    return "dlr" if num_classes >= 3 and not threat.targets else "margin"
+
+
+def _square(threat: ThreatModel) -> SquareSearch:
+    return SquareSearch(threat=threat, steps=QUERIES, ahead=True, name="square")

@@ -1,0 +1,177 @@
+"""Curves over the radius: the smallest radius of a list at which each image breaks, by dividing the list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack, Measure, required_masks
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import (
+    LossName,
+    check_counts,
+    check_defined,
+    check_loss,
+    judged,
+    objective,
+)
+from robustbench_local.attacks.core.search import Search, Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.classifier import Classifier
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import column, norm_of, radius, random_start, steepest, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
+
+SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
+"""Radii below the threat model's, as shares of it, if none are given."""
+_CROSSING = 2.5
+"""All steps together are so many radii long."""
+_INSIDE = 1e-6
+"""Balls are smaller by this share, and by a tenth of it in pixel units: rounding leads to no point beyond."""
+
+
+Count = TypeVar("Count", int, Tensor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve(Attack):
+    """PGD at radii of a list, dividing the list for each image, so that it is one radius that comes out.
+
+    A success at one radius counts at all larger ones, so the curve cannot rise, and a success that lies
+    nearer than it had to rules out radii at once. After a failure the next, larger radius begins where that
+    path came closest; after a success, the next, smaller one begins at that point brought back into its ball.
+
+    Args:
+        radii: In pixel units of [0, 1]; those of at least the threat model's eps are passed over, for the
+            threat model's own is always the last. By default 1/32, 1/16, 1/8, 3/16, 1/4, 3/8 and 1/2 of it.
+        steps: Steps of a path, at least 1; each is 2.5 * radius / steps long.
+        restarts: Paths at each radius, at least 1.
+        loss: ``"ce"``, ``"margin"`` or ``"dlr"``.
+
+    Raises:
+        ConfigError: If a number is out of range or the loss unknown.
+
+    Source: Madry et al. 2018, arXiv:1706.06083, section 2.1, for the paths.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
+    regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
+    measure: ClassVar[Measure] = "distance"
+
+    radii: tuple[float, ...] | None = None
+    steps: int = 20
+    restarts: int = 1
+    loss: LossName = "ce"
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        check_counts("Curve", steps=self.steps, restarts=self.restarts)
+        if any(not (math.isfinite(radius) and radius > 0) for radius in self.radii or ()):
+            raise ConfigError(f"Curve's radii must be above 0 and finite, got {list(self.radii or ())}")
+
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """Search; see :meth:`Attack.perturb`."""
+        masks = required_masks(threat, masks)
+        if len(images) == 0 or threat.eps == 0:
+            return images.clone()
+        engine = Engine(classifier, images, labels, stream, masks)
+        self._divide(engine, threat)
+        success = engine.scores > 0
+        return torch.where(column(success, images), engine.points, images)
+
+    def ladder(self, threat: ThreatModel) -> tuple[float, ...]:
+        """The radii that are asked about, ascending, the threat model's last."""
+        given = (share * threat.eps for share in SHARES) if self.radii is None else self.radii
+        return (*sorted({radius for radius in given if radius < threat.eps}), threat.eps)
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """All paths at as many radii as dividing the list can take."""
+        if threat.eps == 0:
+            return 0, 0
+        gap, paths = len(self.ladder(threat)), 0
+        while gap:
+            gap, paths = max(_upward(gap), gap - _upward(gap) - 1), paths + self.restarts
+        return paths * (self.steps + 1), paths * self.steps
+
+    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        super().check(threat, classifier)
+        check_defined(self.loss, threat, classifier.num_classes)
+
+    def _divide(self, engine: Engine, threat: ThreatModel) -> None:
+        """Go on until no radius is left between those that hold and those that do not."""
+        ladder = torch.tensor(self.ladder(threat), device=engine.images.device)
+        held = torch.zeros(len(engine.images), dtype=torch.int64, device=engine.images.device)
+        broken = torch.full_like(
+            held, len(ladder)
+        )  # the first radius that breaks; the first `held` ones hold
+        while bool((held < broken).any()):
+            middle = held + _upward(broken - held)
+            eps = (ladder * (1 - _INSIDE) - _INSIDE / 10).clamp_min(0)[middle.clamp_max(len(ladder) - 1)]
+            for restart in range(self.restarts):
+                engine.found = broken <= middle
+                engine.run(_CurveSearch(self, threat, engine), engine.items(restart, eps=eps))
+                broken = torch.minimum(broken, _first_reached(engine, ladder, threat.norm))
+            held = torch.where(broken > middle, middle + 1, held)
+
+
+def _first_reached(engine: Engine, ladder: Tensor, norm: str) -> Tensor:
+    """Place of the smallest radius that the nearest success of each image is within, (N,)."""
+    distance = norm_of(engine.points - engine.images, norm)
+    place = torch.searchsorted(ladder, distance)
+    return torch.where(engine.scores > 0, place, len(ladder))
+
+
+def _upward(gap: Count) -> Count:
+    """Three quarters of the way: a success takes a few steps, a failure all of them."""
+    return 3 * gap // 4
+
+
+class _CurveSearch(Search[Rows]):
+    """PGD's paths, each in a ball of its own."""
+
+    name = "curve"
+
+    def __init__(self, attack: Curve, threat: ThreatModel, engine: Engine) -> None:
+        self.attack, self.threat, self.engine, self.steps = attack, threat, engine, attack.steps
+
+    def begin(self, front: Front, stream: Stream, draws: list[str]) -> Rows:
+        """First paths where another radius led to, if any has been tried; all others at random."""
+        shape, ball = tuple(front.points.shape[1:]), self.ball(front)
+        delta = random_start(stream, shape, ball, draw=draws, device=front.points.device, masks=front.masks)
+        known = (front.restarts == 0) & (self.engine.scores[front.rows] > -torch.inf)
+        start = torch.where(column(known, delta), self.engine.points[front.rows], front.originals + delta)
+        front.points = to_ball_and_box(start, front.originals, ball, front.masks)
+        return Rows()
+
+    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+        """The attack's loss, steered by the goal."""
+        return objective(self.attack.loss, self.threat, front.labels)
+
+    def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Successes score the inverse of their distance and end the path, others their margin."""
+        margins, reached = judged(logits, front.labels, self.threat)
+        distance = norm_of(front.points - front.originals, self.threat.norm)
+        return torch.where(reached, 1 / distance, margins.clamp_max(0)), reached
+
+    def step(self, front: Front, state: Rows, seen: Seen) -> Tensor:  # noqa: ARG002
+        """One step in proportion to the item's radius, brought back into its ball."""
+        ball = self.ball(front)
+        gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
+        length = radius(ball, gradient) * (_CROSSING / self.steps)
+        moved = front.points + length * steepest(gradient, self.threat.norm)
+        return to_ball_and_box(moved, front.originals, ball, front.masks)

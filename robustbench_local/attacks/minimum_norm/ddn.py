@@ -1,0 +1,106 @@
+"""DDN: along the gradient on a sphere that shrinks after every success and grows after every failure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import check_counts
+from robustbench_local.attacks.core.search import Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.minimum_norm.nearest_search import (
+    NearestSearch,
+    annealed,
+    even_odds,
+    movable,
+    room,
+    usable,
+)
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import column, norm_of, steepest
+from robustbench_local.threats.threat_model import ThreatModel
+
+_STEP = (1.0, 0.01)
+"""Length of the first and of the last step as a share of the radius (alpha in the paper)."""
+_LAST_GAMMA = 0.005
+_FIRST_RADIUS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDN(NearestAttack):
+    """Decoupled direction and norm: the gradient says where to, success or failure how far.
+
+    Two things differ from the paper, where gamma is .05 throughout and steps are in pixel units: the radius
+    changes fast at first and little in the end, and a step is a share of it. Distances come out up to a tenth
+    shorter on networks whose gradients mislead, the same on others. Pixels that could only leave the box are
+    passed over.
+
+    Args:
+        steps: Steps, at least 1.
+        gamma: Share by which the radius changes in the first step, between 0 and 1; falls to .005.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    Source: Rony et al. 2019, arXiv:1811.09600, algorithm 1, without its rounding to 8 bits.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"L2"})
+
+    steps: int = 100
+    gamma: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_counts("DDN", steps=self.steps)
+        if not 0 < self.gamma < 1:
+            raise ConfigError(f"DDN's gamma must be between 0 and 1, got {self.gamma}")
+
+    def search(self, engine: Engine, threat: ThreatModel) -> None:
+        """One path."""
+        engine.run(_DDNSearch(self, threat), engine.items())
+
+    def passes(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+        """All steps, and the look at the last point."""
+        return self.steps + 1, self.steps
+
+
+@dataclass(kw_only=True)
+class _Sphere(Rows):
+    """Where each item goes next."""
+
+    radius: Tensor
+    """(W,)."""
+    room: Tensor
+    """(W,): the largest radius."""
+
+
+class _DDNSearch(NearestSearch[_Sphere]):
+    def __init__(self, attack: DDN, threat: ThreatModel) -> None:
+        self.attack, self.threat, self.steps = attack, threat, attack.steps
+
+    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Sphere:  # noqa: ARG002
+        """At the image."""
+        first = front.points.new_full((len(front),), _FIRST_RADIUS)
+        return _Sphere(radius=first, room=room(front, self.threat))
+
+    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+        """Cross-entropy, but for a monotone function of it."""
+        return even_odds(self.threat, front.labels)
+
+    def step(self, front: Front, state: _Sphere, seen: Seen) -> Tensor:
+        """A step along the gradient, and from there to the sphere."""
+        gamma = annealed(front, self.steps, self.attack.gamma, _LAST_GAMMA)
+        change = torch.where(self.succeeded(front, seen.logits), 1 - gamma, 1 + gamma)
+        state.radius = (state.radius * change).minimum(state.room)
+        length = column(state.radius * annealed(front, self.steps, *_STEP), front.points)
+        gradient = movable(usable(seen.gradient, front), front.points)
+        delta = front.points - front.originals + length * steepest(gradient, "L2")
+        shrink = state.radius / norm_of(delta, "L2").clamp_min(1e-12)
+        return (front.originals + delta * column(shrink, delta)).clamp(0, 1)

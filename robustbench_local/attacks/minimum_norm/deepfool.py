@@ -1,0 +1,110 @@
+"""DeepFool: step after step to the nearest border of a classifier that is linear as far as one can see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.core.decision_boundary import leads, nearest_border
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import check_counts
+from robustbench_local.attacks.core.search import Seen
+from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.minimum_norm.nearest_search import NearestSearch, enough, movable, usable
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import column, steepest
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepFool(NearestAttack):
+    """Steps to the nearest of the borders to other classes, until one is crossed.
+
+    The steps are those of a world without black and white; each point is then brought back into the box.
+
+    Args:
+        steps: Steps at most, at least 1.
+        classes: Other classes whose borders are looked at in each step, those of the largest logits; each
+            costs a backward pass.
+        overshoot: Share by which each step goes beyond the border, at least 0.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    Source: Moosavi-Dezfooli et al. 2016, arXiv:1511.04599, algorithm 2 and section 3.3.
+    """
+
+    steps: int = 50
+    classes: int = 9
+    overshoot: float = 0.02
+
+    def __post_init__(self) -> None:
+        check_counts("DeepFool", steps=self.steps, classes=self.classes)
+        if not 0 <= self.overshoot < 1:
+            raise ConfigError(f"DeepFool's overshoot must be at least 0 and below 1, got {self.overshoot}")
+
+    def search(self, engine: Engine, threat: ThreatModel) -> None:
+        """Cross the nearest border."""
+        search = DeepFoolSearch(
+            threat=threat, steps=self.steps, classes=self.classes, overshoot=self.overshoot
+        )
+        engine.run(search, engine.items())
+
+    def passes(self, threat: ThreatModel) -> tuple[int, int]:
+        """All steps towards all classes, and the look at the last point."""
+        count = min(self.classes, len(threat.targets)) if threat.targets else self.classes
+        return self.steps + 1, self.steps * count
+
+
+@dataclass(kw_only=True)
+class _Sum(Rows):
+    """What the steps add up to, overshoot aside."""
+
+    delta: Tensor
+    """(W, C, H, W)."""
+
+
+class DeepFoolSearch(NearestSearch[_Sum]):
+    """DeepFool's paths on the engine; an item ends with its first success.
+
+    Args:
+        threat: Norm and goal.
+        steps: Steps at most.
+        classes: Classes that are looked at.
+        overshoot: Share by which steps are lengthened.
+    """
+
+    def __init__(self, *, threat: ThreatModel, steps: int, classes: int, overshoot: float) -> None:
+        self.threat, self.steps, self._classes, self._overshoot = threat, steps, classes, overshoot
+
+    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Sum:  # noqa: ARG002
+        """At the image."""
+        return _Sum(delta=torch.zeros_like(front.points))
+
+    def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """As every search for the nearest; any success ends it."""
+        scores, _ = super().judge(front, logits)
+        return scores, self.succeeded(front, logits)
+
+    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+        """How far each of the most likely classes is ahead, (W, T)."""
+        return lambda logits: leads(logits, front.labels, self.threat, self._classes)
+
+    def step(self, front: Front, state: _Sum, seen: Seen) -> Tensor:
+        """To the nearest of the borders, in the linear model of each."""
+        normals = torch.stack(
+            [movable(usable(each, front), front.points) for each in seen.gradient.unbind(dim=1)], dim=1
+        )
+        # beyond the border by what counts: on it, where two logits are the same float, no step would follow
+        gaps = seen.losses - enough(seen.logits)[:, None]
+        chosen, distance = nearest_border(gaps, normals, self.threat.norm)
+        normal = normals[torch.arange(len(chosen), device=chosen.device), chosen]
+        length = torch.where(distance.isfinite(), distance, 0.0)
+        move = column(length, normal) * steepest(normal, self.threat.norm)
+        state.delta = (front.originals + state.delta + move).clamp(0, 1) - front.originals
+        return (front.originals + (1 + self._overshoot) * state.delta).clamp(0, 1)

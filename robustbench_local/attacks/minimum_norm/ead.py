@@ -1,0 +1,106 @@
+"""EAD: C&W's loss with the L1 norm beside the squared L2 norm, so that few pixels change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.objective import check_counts, objective
+from robustbench_local.attacks.core.search import Seen
+from robustbench_local.attacks.core.trade_off_search import Weight, first_weight, no_weight
+from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.minimum_norm.nearest_search import NearestSearch, movable, usable
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class EAD(NearestAttack):
+    """The elastic-net attack, by iterated shrinkage and thresholding; keeps the success nearest in L1.
+
+    Args:
+        steps: Steps for each c, at least 1.
+        searches: Values of c that are tried, at least 1.
+        beta: How much each pixel's change shrinks in a step, above 0.
+        learning_rate: Length of the first step, above 0; falls as a square root to 0.
+        c: The first c, above 0; tenfold until a success, then halved into. Its unit is the weight at which
+            the pixel of the largest gradient begins to move.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    Source: Chen et al. 2018, arXiv:1709.04114, algorithm 1 without its momentum; L1 decision rule.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"L1"})
+
+    steps: int = 1000
+    searches: int = 9
+    beta: float = 0.01
+    learning_rate: float = 0.01
+    c: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_counts("EAD", steps=self.steps, searches=self.searches)
+        if not (self.beta > 0 and self.learning_rate > 0 and self.c > 0):
+            values = f"{self.beta}, {self.learning_rate} and {self.c}"
+            raise ConfigError(f"EAD's beta, learning_rate and c must be above 0, got {values}")
+
+    def search(self, engine: Engine, threat: ThreatModel) -> None:
+        """All searches for c, one after another."""
+        engine.run(_EADSearch(self, threat), engine.items())
+
+    def passes(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+        """All steps of all searches, and the look at the last point."""
+        steps = self.steps * self.searches
+        return steps + 1, steps
+
+
+@dataclass(kw_only=True)
+class _Elastic(Rows):
+    """What each item is about to try."""
+
+    weight: Weight
+    """The search for c."""
+
+
+class _EADSearch(NearestSearch[_Elastic]):
+    def __init__(self, attack: EAD, threat: ThreatModel) -> None:
+        self.attack, self.threat = attack, threat
+        self.steps = attack.steps * attack.searches
+
+    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Elastic:  # noqa: ARG002
+        """At the image; what is seen there sets the unit of c."""
+        return _Elastic(weight=no_weight(front))
+
+    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+        """The margin of the raw logits."""
+        return objective("margin", self.threat, front.labels)
+
+    def step(self, front: Front, state: _Elastic, seen: Seen) -> Tensor:
+        """Down the smooth terms, and every change nearer to 0; after the last step for a c, the next c."""
+        gradient, success = usable(seen.gradient, front), self.succeeded(front, seen.logits)
+        first_weight(state.weight, front, self.attack.c, self._moving_weight(front, gradient))
+        state.weight.reached = state.weight.reached | success
+        change = front.points - front.originals
+        push = column(torch.where(success, 0.0, state.weight.value), gradient) * gradient
+        done = (front.age % self.attack.steps).to(gradient) / self.attack.steps
+        length = column(self.attack.learning_rate * (1 - done).sqrt(), gradient)
+        moved = change + length * (push - 2 * change)
+        shrunk = moved.sign() * (moved.abs() - self.attack.beta).clamp_min(0)
+        over = ((front.age + 1) % self.attack.steps == 0).to(gradient.device)
+        state.weight.advance(over)
+        return (front.originals + shrunk.masked_fill(column(over, shrunk), 0)).clamp(0, 1)
+
+    def _moving_weight(self, front: Front, gradient: Tensor) -> Tensor:
+        """The c at which the first pixel outgrows the shrinkage, (W,)."""
+        largest = norm_of(movable(gradient, front.points), "Linf")
+        return torch.where(largest > 0, self.attack.beta / self.attack.learning_rate / largest, 1.0)

@@ -1,0 +1,1 @@
+"""Physical attacks in simulation: stickers and patches, optimized over many views."""

@@ -1,0 +1,259 @@
+"""Expectation over transformation: one object, optimised over many views of it at once.
+
+What stickers and patches share: the loss averaged over fresh views in every step, terms for print, and the
+best point kept by views that no step has seen.
+
+Source: Athalye et al. 2018, arXiv:1707.07397, section 2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack, Measure
+from robustbench_local.attacks.core.engine import PIXELS_AT_A_TIME
+from robustbench_local.attacks.core.objective import (
+    LossName,
+    check_counts,
+    check_defined,
+    check_loss,
+    objective,
+    success_margin,
+)
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.gradient_repair import remove_nonfinite
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.physical.camera import photograph
+from robustbench_local.threats.physical.scene import compose
+from robustbench_local.threats.physical.views import ViewRange, Views, draw_views, plain_views
+from robustbench_local.threats.threat_model import ThreatModel
+
+CHECKS = 12
+"""Looks at the views that decide which point is kept, evenly over the steps, the last one included."""
+CHECK_VIEWS = 2
+"""Views of such a look, in views of a step."""
+_MOMENTS = (0.9, 0.999)
+_FLAT = 1e-12
+"""Keeps pixels without any slope where they are."""
+LAST = 0.1
+"""Adam's last step size over its first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectationAttack(Attack):
+    """Adam on the mean loss over views drawn anew in every step.
+
+    Args:
+        steps: Steps of each restart.
+        views: Views of each sign in a step; 0: the object is optimised on the signs as they are, without a
+            camera, which is the control for what the views are worth.
+        learning_rate: Adam's first step size in pixel units of [0, 1]; it falls to a tenth along a cosine.
+        loss: ``"margin"``, ``"ce"`` or ``"dlr"``; towards the target set if the goal is targeted.
+        tv: Weight of the total variation.
+        nps: Weight of the distance to printable colours.
+        restarts: Searches from other colours, of which the best is kept.
+        ranges: What the views are drawn from.
+
+    Raises:
+        ConfigError: If a number is out of range or the loss unknown.
+    """
+
+    measure: ClassVar[Measure] = "views"
+
+    steps: int = 300
+    views: int = 32
+    learning_rate: float = 0.1
+    loss: LossName = "margin"
+    tv: float = 0.0
+    nps: float = 0.0
+    restarts: int = 1
+    ranges: ViewRange = field(default_factory=ViewRange)
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        check_loss(self.loss)
+        check_counts(name, steps=self.steps, restarts=self.restarts)
+        for key in ("views", "tv", "nps"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise ConfigError(f"{name}'s {key} must be at least 0, got {getattr(self, key)}")
+        if not 0 < self.learning_rate <= 1:
+            raise ConfigError(
+                f"{name}'s learning_rate must be above 0 and at most 1, got {self.learning_rate}"
+            )
+
+    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        super().check(threat, classifier)
+        check_defined(self.loss, threat, classifier.num_classes)
+
+    def passes(self, steps: int) -> tuple[int, int]:
+        """Forward and backward passes an image of one search of so many steps."""
+        each, look = (self.views, CHECK_VIEWS * self.views) if self.views else (1, 1)
+        return steps * each + len(_looks(steps)) * look, steps * each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The signs that an object is optimised for, and who reads them."""
+
+    classifier: Classifier
+    images: Tensor
+    """(N, C, H, W)."""
+    labels: Tensor
+    """(N,)."""
+    surfaces: Tensor
+    """(N, 1, H, W), boolean."""
+    threat: ThreatModel
+    stream: Stream
+    rows: Tensor
+    """Which image of the open meter each sign is, (N,)."""
+
+    def groups(self, views: int) -> list[Setting]:
+        """The signs in groups whose views fit into a batch, each at least one sign."""
+        size = max(1, self._batch() // max(views, 1))
+        return [self._select(slice(start, start + size)) for start in range(0, len(self.images), size)]
+
+    def photographs(self, found: Tensor, views: Views | None) -> Tensor:
+        """What the classifier is shown of the signs with an object, (N, V, C, H, W).
+
+        Args:
+            found: As for :func:`compose <robustbench_local.threats.physical.scene.compose>`.
+            views: None: no camera; V is 1.
+        """
+        there = plain_views(len(found), device=found.device) if views is None else views
+        scenes = compose(self.images, found, self.surfaces, self.threat, there)
+        return scenes.view(len(scenes), 1, *scenes.shape[-3:]) if views is None else photograph(scenes, views)
+
+    def read(self, shots: Tensor, ask: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """What ``ask`` makes of photographs, labels and rows, batch by batch.
+
+        Args:
+            shots: (N, V, C, H, W).
+            ask: Takes (B, C, H, W), (B,) and (B,); leads its result with B.
+        """
+        labels, rows = (each.repeat_interleave(shots.shape[1]) for each in (self.labels, self.rows))
+        flat, size = shots.flatten(0, 1), self._batch()
+        answers = [
+            ask(flat[start : start + size], labels[start : start + size], rows[start : start + size])
+            for start in range(0, len(flat), size)
+        ]
+        answered = torch.cat(answers)
+        return answered.view(*shots.shape[:2], *answered.shape[1:])
+
+    def _batch(self) -> int:
+        """How many images the classifier is given at once."""
+        return self.classifier.batch_size or max(1, PIXELS_AT_A_TIME // self.images[0].numel())
+
+    def _select(self, signs: slice) -> Setting:
+        """Some of the signs."""
+        tensors = {name: getattr(self, name)[signs] for name in ("images", "labels", "surfaces", "rows")}
+        places = range(len(self.images))[signs]
+        return replace(self, **tensors, stream=self.stream.select(list(places)))
+
+
+def climb(
+    attack: ExpectationAttack,
+    setting: Setting,
+    start: Tensor,
+    finish: Callable[[Tensor], Tensor],
+    penalty: Callable[[Tensor], Tensor],
+    *,
+    draw: str,
+    steps: int,
+) -> tuple[Tensor, Tensor]:
+    """Optimise colours.
+
+    Args:
+        attack: The hyper-parameters.
+        setting: The signs.
+        start: First colours in [0, 1], (G, C, h, w): one object a sign, G = N, or one for all, G = 1.
+        finish: From colours to the objects as the attack returns them, (N, ...).
+        penalty: From colours to what they cost beside the loss, (G,).
+        draw: Name of the random draws.
+        steps: How many.
+
+    Returns:
+        The best colours and their scores, (G,): the share of views that end as the
+        attacker wants, among views that no step has seen, and a hair for how far beyond the border they are.
+    """
+    device, groups = start.device, len(start)
+    drawn, kept = (
+        draw_views(setting.stream, count, attack.ranges, draw=name, device=device)
+        for count, name in ((steps * attack.views, f"{draw} steps"), (CHECK_VIEWS * attack.views, "kept"))
+    )
+    colours, moments = start, start.new_zeros(2, *start.shape)
+    best, scores = start, start.new_full((groups,), -torch.inf)
+    for step in range(steps):
+        views = drawn.part(step * attack.views, (step + 1) * attack.views) if attack.views else None
+        slope = _slope(attack, setting, colours, finish, penalty, views)
+        colours = _adam(colours, slope, moments, attack.learning_rate, step, steps)
+        if step + 1 in _looks(steps):
+            score = _score(setting, finish(colours), kept if attack.views else None)
+            score = score if groups > 1 else score.mean(dim=0, keepdim=True)
+            better = score > scores
+            best = torch.where(better.view(-1, 1, 1, 1), colours, best)
+            scores = torch.where(better, score, scores)
+    return best, scores
+
+
+def _looks(steps: int) -> set[int]:
+    """After which steps it is looked whether the point is the best so far."""
+    return {round(steps * (look + 1) / CHECKS) for look in range(CHECKS)} - {0}
+
+
+def _slope(
+    attack: ExpectationAttack,
+    setting: Setting,
+    colours: Tensor,
+    finish: Callable[[Tensor], Tensor],
+    penalty: Callable[[Tensor], Tensor],
+    views: Views | None,
+) -> Tensor:
+    """Gradient by the colours of what is to fall: the penalty less the mean loss over the views."""
+
+    def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        loss = objective(attack.loss, setting.threat, labels)
+        return setting.classifier.gradient(shots, loss, rows)[2]
+
+    with torch.enable_grad():
+        leaf = colours.detach().requires_grad_()
+        shots = setting.photographs(finish(leaf), views)
+        towards = setting.read(shots.detach(), ask)
+        looks = shots.shape[1] * len(shots) / len(leaf)  # at each object
+        total = penalty(leaf).sum() - (towards * shots).sum() / looks
+        return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
+
+
+def _score(setting: Setting, found: Tensor, views: Views | None) -> Tensor:
+    """Share of the views that end as the attacker wants, and a hair for the mean margin, (N,)."""
+
+    def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        return success_margin(setting.classifier(shots, rows), labels, setting.threat)
+
+    with torch.no_grad():
+        margins = setting.read(setting.photographs(found, views), ask)
+    # an answer that is not finite is no reading, so that no judge counts it
+    margins = margins.masked_fill(margins == torch.inf, -torch.inf)
+    return (margins > 0).float().mean(dim=1) + 1e-3 * margins.atan().mean(dim=1)
+
+
+def _adam(colours: Tensor, slope: Tensor, moments: Tensor, rate: float, step: int, steps: int) -> Tensor:
+    """One step of Adam down the slope, inside [0, 1]; the moments are brought up to date in place.
+
+    Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; the rate falls as in Loshchilov & Hutter 2017,
+    arXiv:1608.03983.
+    """
+    first, second = _MOMENTS
+    moments[0].mul_(first).add_(slope, alpha=1 - first)
+    moments[1].mul_(second).addcmul_(slope, slope, value=1 - second)
+    mean = moments[0] / (1 - first ** (step + 1))
+    size = (moments[1] / (1 - second ** (step + 1))).sqrt()
+    falling = rate * (LAST + (1 - LAST) * (1 + math.cos(math.pi * step / steps)) / 2)
+    return (colours - falling * mean / (size + _FLAT)).clamp(0.0, 1.0)

@@ -1,0 +1,156 @@
+"""Stickers on a sign: one for all views of it, of the shape and area that the threat model allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.core.objective import check_counts
+from robustbench_local.attacks.physical.eot import ExpectationAttack, Setting, climb
+from robustbench_local.classifier import Classifier
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.physical.printability import non_printability, total_variation
+from robustbench_local.threats.physical.relighting import lit, unlit
+from robustbench_local.threats.physical.sticker_mask import LAYOUTS, sticker_mask, surface
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sticker(ExpectationAttack):
+    """Robust physical perturbation: colours that turn the reading from wherever the sign is seen.
+
+    Unless it is a poster, a first pass changes the whole surface under an L1 weight, and the sticker goes
+    where most of that is. Rectangles are also tried in a few plain layouts, for a few steps each, and every
+    sign goes on with those that turn most views.
+
+    Args:
+        place_steps: Steps of that first pass.
+        layout_steps: Steps for each place of rectangles that is tried.
+        l1: Weight of the first pass on the mean change of the surface's pixels.
+
+    Raises:
+        ConfigError: If a number is out of range or the loss unknown.
+
+    Source: Eykholt et al. 2018, arXiv:1707.08945, section 3.
+    """
+
+    norms: ClassVar[frozenset[str]] = frozenset({"sticker"})
+
+    place_steps: int = 100
+    layout_steps: int = 25
+    l1: float = 100.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts("Sticker", place_steps=self.place_steps, layout_steps=self.layout_steps)
+        if not 0 <= self.l1 < float("inf"):
+            raise ConfigError(f"Sticker's l1 must be at least 0, got {self.l1}")
+
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """Search; see :meth:`Attack.perturb`. Returns the signs with their stickers, without a camera.
+
+        Outside its sticker every sign keeps its bits.
+        """
+        if len(images) == 0 or threat.eps == 0:
+            return images.clone()
+        setting = Setting(
+            classifier=classifier,
+            images=images,
+            labels=labels,
+            surfaces=surface(images, masks),
+            threat=threat,
+            stream=stream,
+            rows=torch.arange(len(images), device=images.device),
+        )
+        return torch.cat([self._stuck(group) for group in setting.groups(self.views)])
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """All views of all steps, the looks that decide what is kept, and the pass that finds the place."""
+        if not threat.eps:
+            return (0, 0)
+        searches = [self.steps] * self.restarts
+        if threat.transformation != "poster":
+            searches.append(self.place_steps)
+        if threat.transformation == "rectangles":
+            searches += [self.layout_steps] * (1 + len(LAYOUTS))
+        passes = [self.passes(steps) for steps in searches]
+        return sum(forward for forward, _ in passes), sum(backward for _, backward in passes)
+
+    def _stuck(self, setting: Setting) -> Tensor:
+        """The best of the restarts for a group of signs."""
+        images = setting.images
+        mask, start = self._placed(setting)
+        best, scores = images, images.new_full((len(images),), -torch.inf)
+        for restart in range(self.restarts):
+            colours = self._colours(setting, restart) if restart else start
+            found, reached = self._climb(setting, mask, colours, f"restart {restart}", self.steps)
+            best = torch.where((reached > scores).view(-1, 1, 1, 1), found, best)
+            scores = torch.maximum(scores, reached)
+        stuck = lit(best, images, setting.surfaces)
+        return torch.where(mask, (stuck * 255).round() / 255, images)
+
+    def _placed(self, setting: Setting) -> tuple[Tensor, Tensor]:
+        """Where each sign's sticker goes, (N, 1, H, W), and the colours to begin with, (N or 1, C, H, W)."""
+        surfaces, threat, start = setting.surfaces, setting.threat, self._colours(setting, 0)
+        first = sticker_mask(surfaces, threat, wanted=self._wanted(setting))
+        if threat.transformation != "rectangles":
+            return first, start
+        plain = [sticker_mask(surfaces, threat, layout=layout) for layout in range(len(LAYOUTS))]
+        masks = torch.stack([first, *plain])
+        tried = [
+            self._climb(setting, mask, start, f"place {place}", self.layout_steps)
+            for place, mask in enumerate(masks)
+        ]
+        colours, scores = (torch.stack(part) for part in zip(*tried, strict=True))
+        best, signs = scores.argmax(dim=0), torch.arange(len(surfaces), device=surfaces.device)
+        return masks[best, signs], colours[best, signs]
+
+    def _colours(self, setting: Setting, restart: int) -> Tensor:
+        """Random colours to begin with."""
+        images = setting.images
+        return setting.stream.uniform(images.shape[1:], draw=f"colours {restart}", device=images.device)
+
+    def _climb(
+        self, setting: Setting, mask: Tensor, start: Tensor, draw: str, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Optimise the colours inside a mask; the best ones and their scores."""
+        images = setting.images
+
+        def stuck(colours: Tensor) -> Tensor:
+            return torch.where(mask, lit(colours, images, setting.surfaces), images)
+
+        def print_cost(colours: Tensor) -> Tensor:
+            return self.tv * total_variation(colours, mask) + self.nps * non_printability(colours, mask)
+
+        return climb(self, setting, start, stuck, print_cost, draw=draw, steps=steps)
+
+    def _wanted(self, setting: Setting) -> Tensor | None:
+        """How much each pixel changes when that is dear, (N, 1, H, W); None for a poster."""
+        if setting.threat.transformation == "poster":
+            return None
+        images, surfaces = setting.images, setting.surfaces
+        own = unlit(images, images, surfaces)
+
+        def changed(colours: Tensor) -> Tensor:  # at its own colours the sign is as it is, glare and all
+            return torch.where(
+                surfaces, images + lit(colours, images, surfaces) - lit(own, images, surfaces), images
+            )
+
+        def size(colours: Tensor) -> Tensor:
+            moved = ((colours - own).abs() * surfaces).flatten(1).sum(dim=1)
+            return self.l1 * moved / (surfaces.flatten(1).sum(dim=1) * images.shape[1])
+
+        found, _ = climb(self, setting, own, changed, size, draw="place", steps=self.place_steps)
+        return (found - own).abs().sum(dim=1, keepdim=True)

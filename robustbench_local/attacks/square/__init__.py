@@ -1,0 +1,1 @@
+"""Square: score-based random search."""

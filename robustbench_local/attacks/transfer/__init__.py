@@ -1,0 +1,1 @@
+"""Attacks whose adversarial examples are made to transfer to other models."""

@@ -1,0 +1,87 @@
+"""DI-FGSM: the gradient is taken on a copy of the image that is now and then shrunk and moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, Case
+from robustbench_local.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DIFGSM(MIFGSM):
+    """Diverse inputs with momentum: M-DI2-FGSM of the paper; ``decay: 0`` gives its DI2-FGSM.
+
+    At every step, each image by itself and with the given probability, is resized to a random smaller size
+    (bilinear) and padded with zeros at a random place to the size it had. The paper's canvas is larger than
+    the image, 330 pixels for 299; here the image becomes smaller in the same proportion, so that networks
+    of a fixed size can be attacked.
+
+    Args:
+        probability: How likely a step sees the resized image, in [0, 1]; at 0 this is MI-FGSM.
+        resize: Smallest size, as a share of the side, in (0, 1].
+
+    Source: Xie et al. 2019, arXiv:1803.06978, section 3.3 and algorithm 1.
+    """
+
+    probability: float = 0.5
+    resize: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"{name}'s probability must be in [0, 1], got {self.probability}")
+        if not 0 < self.resize <= 1:
+            raise ConfigError(f"{name}'s resize must be above 0 and at most 1, got {self.resize}")
+
+    def _slope(self, case: Case, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
+        """The gradient through the resizing, a linear map: forth by its matrices, back by the transposed.
+
+        The clamp only takes off rounding: the way back is as if it were not there.
+        """
+        if self.probability == 0:
+            return super()._slope(case, points, draw)
+        down, across = self._resizing(case, draw)
+        seen = (down @ points @ across.mT).clamp(0, 1)
+        gradient, values = super()._slope(case, seen, draw)
+        return down.mT @ gradient @ across, values
+
+    def _resizing(self, case: Case, draw: str) -> tuple[Tensor, Tensor]:
+        """Matrices for the columns and the rows of each image, (N, 1, H, H) and (N, 1, W, W)."""
+        device = case.images.device
+        coin, size, top, left = case.stream.uniform((4,), draw=f"{draw}/resize", device=device).unbind(dim=1)
+        matrices = []
+        for place, side in ((top, case.images.shape[2]), (left, case.images.shape[3])):
+            least = max(1, int(self.resize * side))
+            smaller = least + _pick(size, torch.full_like(size, max(1, side - least)))
+            pixels = torch.where(coin < self.probability, smaller, float(side))
+            matrices.append(resizing(pixels, _pick(place, side - pixels + 1), side)[:, None])
+        return matrices[0], matrices[1]
+
+
+def resizing(pixels: Tensor, start: Tensor, side: int) -> Tensor:
+    """Matrices that resize a row of ``side`` pixels bilinearly and put it, padded with zeros, somewhere.
+
+    Args:
+        pixels: (N,), whole numbers: the new length, 1 to ``side``.
+        start: (N,), whole numbers: where the resized row begins, 0 to ``side - pixels``.
+        side: Length of the row, before and after.
+
+    Returns:
+        (N, side, side); the identity where ``pixels`` is ``side``.
+    """
+    place = torch.arange(side, device=pixels.device, dtype=torch.float32)
+    inner = place - start[:, None]
+    source = ((inner + 0.5) * side / pixels[:, None] - 0.5).clamp(0, side - 1)
+    weights = (1 - (source[:, :, None] - place).abs()).clamp_min(0)
+    inside = (inner >= 0) & (inner < pixels[:, None])
+    return weights * inside[:, :, None]
+
+
+def _pick(share: Tensor, count: Tensor) -> Tensor:
+    """A whole number from 0 to ``count - 1``, from a uniform one in [0, 1)."""
+    return torch.minimum((share * count).floor(), count - 1)

@@ -1,0 +1,139 @@
+"""MI-FGSM: steps along a running sum of gradients; the base of the attacks made to be transferred."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack, required_masks
+from robustbench_local.attacks.core.losses import log_odds
+from robustbench_local.attacks.core.objective import LossName, check_defined, check_loss, objective
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.gradient_repair import remove_nonfinite
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.lp_ball import column, norm_of, steepest, to_ball_and_box
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+@dataclass(frozen=True)
+class Case:
+    """What ``perturb`` was given."""
+
+    classifier: Classifier
+    images: Tensor
+    labels: Tensor
+    threat: ThreatModel
+    stream: Stream
+    masks: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIFGSM(Attack):
+    """Momentum iterative FGSM, and its L2 form.
+
+    Every image walks the whole path and its last point is returned, fooled or not: what transfers is the
+    end of the path, not the first point across this classifier's border. The cross-entropy is climbed
+    through its log-odds: the same direction, without the zero gradient of a saturated softmax. An image
+    whose gradients have all been zero or not finite takes its steps in a random direction of its own.
+
+    Args:
+        steps: Steps, at least 1.
+        step_size: Length of a step in pixel units of [0, 1], in the threat model's norm; by default
+            eps / steps, as in the paper.
+        decay: Share of the running sum that is kept from step to step, the paper's mu, at least 0.
+        loss: ``"ce"``, ``"margin"`` or ``"dlr"``; towards the target set if the goal is targeted.
+
+    Raises:
+        ConfigError: If a number is out of range or the loss unknown.
+
+    Source: Dong et al. 2018, arXiv:1710.06081, algorithm 1 and section 3.3.
+    """
+
+    regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
+
+    steps: int = 10
+    step_size: float | None = None
+    decay: float = 1.0
+    loss: LossName = "ce"
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+        name = type(self).__name__
+        if self.steps < 1:
+            raise ConfigError(f"{name} needs at least 1 step, got {self.steps}")
+        if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
+            raise ConfigError(f"{name}'s step_size must be above 0 and finite, got {self.step_size}")
+        if not (math.isfinite(self.decay) and self.decay >= 0):
+            raise ConfigError(f"{name}'s decay must be at least 0 and finite, got {self.decay}")
+
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: Stream,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """Walk; see :meth:`Attack.perturb`."""
+        masks = required_masks(threat, masks)
+        if len(images) == 0 or threat.eps == 0:
+            return images.clone()
+        visible = torch.ones_like(images[:, :1]) if masks is None else masks.to(images.dtype)
+        stray = stream.normal(tuple(images.shape[1:]), draw="stray", device=images.device) * visible
+        slope = self._slopes(Case(classifier, images, labels, threat, stream, masks))
+        length = threat.eps / self.steps if self.step_size is None else self.step_size
+        points, momentum = images, torch.zeros_like(images)
+        for step in range(self.steps):
+            momentum = self.decay * momentum + unit_l1(slope(points, step) * visible)
+            lost = column(~momentum.flatten(1).any(dim=1), momentum)
+            direction = steepest(torch.where(lost, stray, momentum), threat.norm)
+            points = to_ball_and_box(points + length * direction, images, threat, masks)
+        return points
+
+    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """One pass each way for a step; the last point is never looked at."""
+        return (self.steps, self.steps) if threat.eps else (0, 0)
+
+    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        super().check(threat, classifier)
+        check_defined(self.loss, threat, classifier.num_classes)
+
+    def _slopes(self, case: Case) -> Callable[[Tensor, int], Tensor]:
+        """What the momentum gathers, as a function of the points, (N, C, H, W), and of the step."""
+        return lambda points, step: self._slope(case, points, str(step))[0]
+
+    def _slope(self, case: Case, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - for heirs
+        """Gradient of what is climbed at the points, and its value, (N,); ``draw`` names random numbers."""
+        _, values, gradient = case.classifier.gradient(points, self._climbed(case))
+        return gradient, values
+
+    def _climbed(self, case: Case) -> Callable[[Tensor], Tensor]:
+        """What is climbed, as a function of the logits."""
+        if self.loss != "ce":
+            return objective(self.loss, case.threat, case.labels)
+        targets = case.labels.new_tensor(case.threat.targets)
+        return lambda logits: log_odds(logits, case.labels, targets)
+
+
+def unit_l1(gradient: Tensor) -> Tensor:
+    """Each row divided by its L1 norm; entries that are NaN or infinite count as zero.
+
+    Args:
+        gradient: (N, C, H, W).
+
+    Returns:
+        Same shape, finite.
+    """
+    safe = remove_nonfinite(gradient)
+    # dividing by the largest entry first keeps the sum of tiny or huge gradients from leaving the float range
+    peak = column(norm_of(safe, "Linf"), safe)
+    scaled = safe / torch.where(peak > 0, peak, 1.0)
+    return scaled / column(norm_of(scaled, "L1"), scaled).clamp_min(1.0)

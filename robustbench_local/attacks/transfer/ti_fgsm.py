@@ -1,0 +1,60 @@
+"""TI-FGSM: the gradient is smoothed, as if it were averaged over shifted copies of the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everyone uses
+
+from robustbench_local.attacks.transfer.di_fgsm import DIFGSM
+from robustbench_local.attacks.transfer.mi_fgsm import Case
+from robustbench_local.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TIFGSM(DIFGSM):
+    """Translation-invariant gradients with momentum; with ``probability: 0.5`` this is the paper's TI-DIM.
+
+    Args:
+        kernel_size: Pixels of the Gaussian kernel's side, odd; at 1 nothing is smoothed. Its standard
+            deviation is a third of its radius. The paper has 15 for images of 299 pixels.
+
+    Source: Dong et al. 2019, arXiv:1904.02884, section 3.2.
+    """
+
+    probability: float = 0.0
+    kernel_size: int = 15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            name = type(self).__name__
+            raise ConfigError(f"{name}'s kernel_size must be odd and at least 1, got {self.kernel_size}")
+
+    def _slope(self, case: Case, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
+        """The gradient, smoothed."""
+        gradient, values = super()._slope(case, points, draw)
+        return smooth(gradient, self.kernel_size), values
+
+
+def smooth(gradient: Tensor, kernel_size: int) -> Tensor:
+    """Convolve each channel with a Gaussian kernel of standard deviation radius / 3.
+
+    Args:
+        gradient: (N, C, H, W).
+        kernel_size: Pixels of the kernel's side, odd.
+
+    Returns:
+        Same shape; beyond the border the gradient counts as zero.
+    """
+    if kernel_size == 1:
+        return gradient
+    radius = kernel_size // 2
+    place = torch.arange(-radius, radius + 1, device=gradient.device, dtype=gradient.dtype)
+    bell = torch.exp(-0.5 * (3 * place / radius) ** 2)
+    bell = bell / bell.sum()
+    planes = gradient.flatten(0, 1)[:, None]
+    down = F.conv2d(planes, bell.view(1, 1, -1, 1), padding=(radius, 0))
+    return F.conv2d(down, bell.view(1, 1, 1, -1), padding=(0, radius)).view_as(gradient)

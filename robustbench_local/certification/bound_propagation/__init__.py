@@ -1,0 +1,1 @@
+"""Certificates by bound propagation: IBP, CROWN-IBP and CROWN."""

@@ -1,0 +1,92 @@
+"""Bounds of a network's logits and margins over balls of images: IBP, CROWN-IBP and CROWN.
+
+These functions take any module (see `graph.trace`) or, to trace only once, its graph. Those for training
+are differentiable in the network's parameters and compute in the dtype of the images; they take arithmetic
+to be exact. `certified_margins` is for proofs: it computes in float64 and covers rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.certification.bound_propagation.graph import Graph, trace
+from robustbench_local.certification.bound_propagation.input_set import Ball, Box
+from robustbench_local.certification.bound_propagation.interval import Bounds, Interval, propagate
+from robustbench_local.certification.bound_propagation.linear import least
+
+Network = nn.Module | Graph
+
+
+def ibp_bounds(network: Network, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Interval bounds of the logits.
+
+    Args:
+        network: A module, or its graph (`graph.trace`), which saves tracing at every call. Batch norm uses
+            its running statistics and dropout does nothing, in training mode as well.
+        lower: Least values of the pixels that the network is given, (N, C, H, W): normalised ones, where
+            the network expects them so.
+        upper: Largest values.
+
+    Returns:
+        Least and largest logits, (N, K) each; differentiable in parameters and pixels.
+
+    Raises:
+        ModelError: If a layer is not supported.
+    """
+    interval = _propagated(network, lower, upper).intervals[-1]
+    return interval.lower, interval.upper
+
+
+def ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+    """Lower bounds of the label's logit minus each other one, the last linear layers merged into it.
+
+    Args:
+        network: As for `ibp_bounds`.
+        lower: As for `ibp_bounds`.
+        upper: As for `ibp_bounds`.
+        labels: (N,).
+
+    Returns:
+        (N, K), 0 at the label: ``cross_entropy(-margins, labels)`` is the loss of the worst logits.
+
+    Source: Gowal et al. 2018, arXiv:1810.12715, Sec. 3 ("elision of the last layer").
+    """
+    bounds = _propagated(network, lower, upper)
+    return _margins(bounds, labels, Box(bounds.intervals[0]), through_activations=False)
+
+
+def crown_ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+    """As `ibp_margins`, by one backward pass of linear bounds over interval bounds.
+
+    Source: Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks"
+    (CROWN-IBP), arXiv:1906.06316, Sec. 3.
+    """
+    bounds = _propagated(network, lower, upper)
+    return _margins(bounds, labels, Box(bounds.intervals[0]), through_activations=True)
+
+
+def _propagated(network: Network, lower: Tensor, upper: Tensor) -> Bounds:
+    graph = network if isinstance(network, Graph) else trace(network, tuple(lower.shape[1:]))
+    return propagate(graph, Interval.between(lower, upper))
+
+
+def _margins(bounds: Bounds, labels: Tensor, ball: Ball, *, through_activations: bool) -> Tensor:
+    classes = bounds.graph.nodes[-1].shape[0]
+    rows = margin_rows(labels, classes).to(bounds.intervals[0].lower)
+    found = least(bounds, len(bounds.graph.nodes) - 1, rows, ball, through_activations=through_activations)
+    return torch.zeros(len(labels), classes, dtype=found.dtype, device=found.device).scatter(
+        1, other_classes(labels, classes), found
+    )
+
+
+def other_classes(labels: Tensor, classes: int) -> Tensor:
+    """Every class but the label, ascending, (N, K - 1)."""
+    every = torch.arange(classes - 1, device=labels.device)[None, :]
+    return every + (every >= labels[:, None]).long()
+
+
+def margin_rows(labels: Tensor, classes: int) -> Tensor:
+    """Coefficients of the margins in the logits, (N, K - 1, K): 1 at the label, -1 at another class."""
+    unit = torch.eye(classes, device=labels.device)
+    return unit[labels][:, None] - unit[other_classes(labels, classes)]

@@ -1,0 +1,299 @@
+"""A network as a list of operations that bounds know, found by tracing its ``forward``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from robustbench_local.certification.bound_propagation.layers import operation, supported
+from robustbench_local.certification.bound_propagation.node_context import (
+    Place,
+    Unsupported,
+    compute,
+    reads_shape,
+)
+from robustbench_local.certification.bound_propagation.operations import (
+    Activation,
+    Affine,
+    Convolution,
+    Entry,
+    Operation,
+    Reshape,
+    Shape,
+    Sum,
+    rounded,
+)
+from robustbench_local.certification.bound_propagation.precision import COVERED, Watch, check_covered
+from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.errors import ModelError
+
+_AGREEMENT = 1e-4
+"""Share of the largest logit by which the graph and the module may differ on the same images."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation at its place.
+
+    Args:
+        name: The module's name, or what the trace calls it.
+        operation: What is done.
+        inputs: Earlier nodes whose values it takes, by their position in the graph.
+        shape: Of its values for one image.
+    """
+
+    name: str
+    operation: Operation
+    inputs: tuple[int, ...]
+    shape: Shape
+
+
+class Graph:
+    """A network's operations in the order in which they are computed; the last one gives the logits.
+
+    The parameters stay those of the module: what changes there changes here. Batch norm uses its running
+    statistics and dropout does nothing, whatever mode the module is in.
+
+    Args:
+        nodes: The operations; the first is the `Entry`.
+    """
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of the images."""
+        return self.nodes[0].shape
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits, in the dtype of the images, (N, C, H, W)."""
+        values: list[Tensor] = []
+        for node in self.nodes:
+            given = [values[place] for place in node.inputs]
+            values.append(images if isinstance(node.operation, Entry) else _apply(node, given))
+        return values[-1]
+
+    def before(self, operation: Affine) -> Graph:
+        """This network with an affine map in front, such as a normalisation."""
+        shifted = [
+            Node(node.name, node.operation, tuple(place + 1 for place in node.inputs), node.shape)
+            for node in self.nodes[1:]
+        ]
+        return Graph([self.nodes[0], Node("normalize", operation, (0,), self.shape), *shifted])
+
+
+def trace(module: nn.Module, shape: Shape, *, name: str = "model") -> Graph:
+    """Read a module's operations.
+
+    Args:
+        module: Any module whose ``forward`` takes images and uses the operations that bounds know:
+            convolution, linear layer, batch norm, average pools, ReLU, leaky ReLU, flatten, sums, constants.
+        shape: (C, H, W) of its images.
+        name: What to call it in messages.
+
+    Returns:
+        The graph, which shares the module's parameters.
+
+    Raises:
+        ModelError: Naming the layer that is not supported, or why the ``forward`` cannot be traced.
+    """
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            graph = _read(module, shape, name)
+            _compare(graph, module, name)
+    finally:
+        for each, mode in modes:
+            each.training = mode
+    return graph
+
+
+def check_layers(module: nn.Module, name: str) -> None:
+    """Find out, without knowing the images' shape, whether images meet something that has no bounds.
+
+    Raises:
+        ModelError: Naming the first layer, function or method, or why the ``forward`` cannot be traced.
+    """
+    images: set[fx.Node] = set()
+    for node in _traced(module, name).nodes:
+        given = any(each in images for each in node.all_input_nodes)
+        if node.op == "placeholder":
+            images.add(node)
+        elif given and node.op != "output" and not reads_shape(node):
+            if not supported(node, module):
+                raise _refusal(node, Unsupported.at(node, module), name)
+            images.add(node)
+
+
+def _traced(module: nn.Module, name: str) -> fx.Graph:
+    try:
+        return fx.Tracer().trace(module)
+    except Exception as error:
+        raise ModelError(
+            f"its forward cannot be traced for bounds: {first_line(error, 120)}",
+            where=name,
+            remedy="write it without decisions on values, or use a smoothing certificate",
+        ) from error
+
+
+def _read(module: nn.Module, shape: Shape, name: str) -> Graph:
+    traced = _traced(module, name)
+    sample = _sample(module, shape)
+    reader = _Reader(module, sample)
+    for node in traced.nodes:
+        try:
+            reader.visit(node)
+        except Unsupported as error:
+            raise _refusal(node, error, name) from None
+    return Graph(reader.nodes)
+
+
+def _refusal(node: fx.Node, error: Unsupported, name: str) -> ModelError:
+    what = f"{_where(node)} {error.what}, for which there are no bounds"
+    return ModelError(what, where=name, remedy=error.remedy)
+
+
+class _Reader:
+    """Walks through a trace, computing a sample beside it: shapes and constants are then known."""
+
+    def __init__(self, module: nn.Module, sample: Tensor) -> None:
+        self.module, self.sample = module, sample
+        self.nodes: list[Node] = []
+        self._values: dict[fx.Node, Any] = {}
+        self._places: dict[fx.Node, int] = {}
+        self._reads: dict[fx.Node, tuple[Any, Any]] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        """Compute a node's sample value and, if it depends on the images, append its operation."""
+        if node.op == "output":
+            self._finish(node)
+            return
+        value = self._value(node)
+        self._values[node] = value
+        if node.op == "placeholder":
+            self._places[node] = self._append(Node("images", Entry(), (), tuple(self.sample.shape[1:])))
+            return
+        sources = [each for each in node.all_input_nodes if each in self._places]
+        if not sources:
+            return
+        if reads_shape(node):
+            self._reads[node] = value, compute(node, self.module, self._more)
+            return
+        if not isinstance(value, Tensor):
+            raise Unsupported.at(node, self.module)
+        if value.ndim < 2 or len(value) != len(self.sample):
+            raise Unsupported("mixes the images of a batch", "keep the first axis for the images")
+        found = self._operation(node, value, sources)
+        if found is None:
+            self._places[node] = self._places[sources[0]]
+            return
+        shape = tuple(value.shape[1:])
+        name = str(node.target) if node.op == "call_module" else node.name
+        inputs = tuple(self._places[each] for each in _images(node, self._places))
+        if isinstance(found, Convolution) and found.target != shape:  # a mean that drops height and width
+            inputs = (self._append(Node(name, found, inputs, found.target)),)
+            found = Reshape(found.target, shape)
+        self._places[node] = self._append(Node(name, found, inputs, shape))
+
+    def _operation(self, node: fx.Node, value: Tensor, sources: list[fx.Node]) -> Operation | None:
+        """What a node does to the images; None if it leaves values and shape alone."""
+        named = any(each in self._places for each in node.kwargs.values() if isinstance(each, fx.Node))
+        if named or set(_images(node, self._places)) != set(sources):
+            raise Unsupported("takes images as a keyword or in a list", "pass them by position")
+        found = operation(node, Place(self.module, self._values, self._places, self._reads))
+        if value.dtype not in COVERED:
+            raise Unsupported(f"gives {value.dtype}", "compute in float32")
+        if value.dtype == torch.float32 and any(self._values[each].dtype != value.dtype for each in sources):
+            if found is not None:
+                raise Unsupported("rounds to float32 in passing", "write .float() before it")
+            return rounded()
+        return found
+
+    def _append(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+    def _value(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            if self.nodes:
+                raise Unsupported("is a second input of the forward", "give the module one input: the images")
+            return self.sample
+        try:
+            return compute(node, self.module, self._values.__getitem__)
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            raise Unsupported(f"raises {type(error).__name__} ({first_line(error, 120)})") from error
+
+    def _more(self, node: fx.Node) -> Any:
+        """The value of a node for a sample of more images, as far as its shape goes."""
+        value = self._values[node]
+        return value[:1].expand(len(self.sample) + 1, *value.shape[1:]) if node in self._places else value
+
+    def _finish(self, node: fx.Node) -> None:
+        result = node.args[0]
+        if not isinstance(result, fx.Node) or result not in self._places:
+            raise Unsupported("returns no single tensor of logits", "return the logits alone")
+        place = self._places[result]
+        if place != len(self.nodes) - 1:
+            self.nodes = self.nodes[: place + 1]
+        if len(self.nodes[-1].shape) != 1:
+            raise Unsupported(f"returns {self.nodes[-1].shape} an image", "return logits (N, K)")
+        if self._values[result].dtype != torch.float32:  # a classifier's logits are float32
+            self._append(Node("logits", rounded(), (place,), self.nodes[-1].shape))
+
+
+def _images(node: fx.Node, places: dict[fx.Node, int]) -> list[fx.Node]:
+    """The arguments that depend on the images, in order; twice if the same is added to itself."""
+    return [each for each in node.args if isinstance(each, fx.Node) and each in places]
+
+
+def _sample(module: nn.Module, shape: Shape) -> Tensor:
+    """Two images of noise that is always the same, where the module computes."""
+    noise = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
+    parameter = next((each for each in module.parameters() if each.is_floating_point()), noise)
+    return noise.to(parameter)
+
+
+def _compare(graph: Graph, module: nn.Module, name: str) -> None:
+    """Refuse a trace that misses something, such as a value changed in place, a hook or autocast."""
+    images = _sample(module, graph.shape)
+    with Watch() as watch:
+        expected = module(images)
+    check_covered(watch.seen, name)
+    computed = graph(images.double())
+    scale = float(expected.abs().amax()) + 1.0
+    if not torch.allclose(computed, expected.double(), rtol=0.0, atol=_AGREEMENT * scale):
+        raise ModelError(
+            "its forward computes something else than its layers say (values changed in place, hooks?)",
+            where=name,
+            remedy="write each step as a layer with a result of its own, or use a smoothing certificate",
+        )
+
+
+def _where(node: fx.Node) -> str:
+    """The module, or the function and the module that it stands in."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack") or {}
+    inside = list(stack)[-1] if stack else ""
+    return f"{node.name} in {inside}" if inside else node.name
+
+
+def _apply(node: Node, given: list[Tensor]) -> Tensor:
+    operation = node.operation
+    if isinstance(operation, Affine):
+        offset = operation.offset(given[0])
+        values = operation.linear(given[0])
+        return values if offset is None else values + offset
+    if isinstance(operation, Reshape):
+        return given[0].reshape(len(given[0]), *node.shape)
+    if isinstance(operation, Activation):
+        return operation(given[0])
+    assert isinstance(operation, Sum)  # noqa: S101  the only kind that is left
+    return given[0] + operation.sign * given[1]

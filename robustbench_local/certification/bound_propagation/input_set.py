@@ -1,0 +1,86 @@
+"""The sets of images that bounds start from, and the least value of a linear function on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from robustbench_local.certification.bound_propagation.interval import Interval
+
+
+class Ball(Protocol):
+    """A set of images around each of N images."""
+
+    @property
+    def box(self) -> Interval:
+        """The smallest box around it, (N, C, H, W)."""
+
+    def select(self, index: Tensor) -> Ball:
+        """The sets around some of the images."""
+
+    def least(self, rows: Tensor) -> Tensor:
+        """Lower bounds of linear functions.
+
+        Args:
+            rows: Their coefficients, (N, M, C, H, W).
+
+        Returns:
+            (N, M), in the dtype of ``rows``.
+        """
+
+
+@dataclass(frozen=True)
+class Box:
+    """Images between two images; what remains of a Linf ball inside [0, 1] is one."""
+
+    box: Interval
+
+    def select(self, index: Tensor) -> Box:
+        """The boxes of some of the images."""
+        return Box(self.box.select(index))
+
+    def least(self, rows: Tensor) -> Tensor:
+        """The exact minimum: each pixel goes to the end that its coefficient points away from."""
+        centre, radius = self.box.centre.flatten(1), self.box.radius.flatten(1)
+        flat = rows.flatten(2)
+        return (flat @ centre[:, :, None] - flat.abs() @ radius[:, :, None]).squeeze(2)
+
+
+@dataclass(frozen=True)
+class Euclidean:
+    """An L2 ball, as far as it lies in [0, 1].
+
+    Args:
+        images: Centres, (N, C, H, W), in [0, 1].
+        eps: Radius, above 0.
+    """
+
+    images: Tensor
+    eps: float
+
+    @property
+    def box(self) -> Interval:
+        """Every pixel may move by the whole radius, inside [0, 1]."""
+        lower, upper = (self.images - self.eps).clamp_min(0), (self.images + self.eps).clamp_max(1)
+        return Interval.between(lower, upper)
+
+    def select(self, index: Tensor) -> Euclidean:
+        """The balls around some of the images."""
+        return Euclidean(self.images[index], self.eps)
+
+    def least(self, rows: Tensor) -> Tensor:
+        """A lower bound that is never below that of the whole ball.
+
+        With a price p on the squared length, min a d over the ball and the box is at least
+        min over the box of a d + p/2 (|d|^2 - eps^2), for any p >= 0 (weak duality); that minimum is taken
+        pixel by pixel. The price |a| / eps is the right one where the box does not matter.
+        """
+        centre, flat = self.images.flatten(1)[:, None], rows.flatten(2)
+        price = flat.norm(dim=2, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny) / self.eps
+        moved = torch.maximum(torch.minimum(-flat / price, 1 - centre), -centre)
+        length = moved.square().sum(dim=2) - self.eps**2
+        least: Tensor = (flat * (centre + moved)).sum(dim=2) + price.squeeze(2) / 2 * length
+        return least

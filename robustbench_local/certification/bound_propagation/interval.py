@@ -1,0 +1,132 @@
+"""Interval bound propagation: boxes in, boxes out, layer by layer.
+
+Source: Gowal et al. 2018, "On the effectiveness of interval bound propagation", arXiv:1810.12715, Eq. 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from torch import Tensor
+
+from robustbench_local.certification.bound_propagation.graph import Graph, Node
+from robustbench_local.certification.bound_propagation.operations import (
+    Activation,
+    Affine,
+    Entry,
+    Reshape,
+    Sum,
+)
+from robustbench_local.certification.bound_propagation.rounding import Rounding
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A box for each image, as the centres and half widths that linear layers need.
+
+    Args:
+        centre: (N, ...).
+        radius: (N, ...), at least 0.
+    """
+
+    centre: Tensor
+    radius: Tensor
+
+    @classmethod
+    def between(cls, lower: Tensor, upper: Tensor) -> Interval:
+        """From least and largest values."""
+        return cls((lower + upper) / 2, (upper - lower) / 2)
+
+    @cached_property
+    def lower(self) -> Tensor:
+        """Least values."""
+        return self.centre - self.radius
+
+    @cached_property
+    def upper(self) -> Tensor:
+        """Largest values."""
+        return self.centre + self.radius
+
+    @property
+    def size(self) -> Tensor:
+        """Largest absolute value."""
+        return self.centre.abs() + self.radius
+
+    def select(self, index: Tensor) -> Interval:
+        """The boxes of some of the images."""
+        return Interval(self.centre[index], self.radius[index])
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the values at every node of a graph cannot leave.
+
+    Args:
+        graph: The network.
+        rounding: How its arithmetic rounds; None: it is taken to be exact.
+        intervals: One a node, as far as they are known.
+        noise: How far rounding moves each node's values; None where it does not.
+    """
+
+    graph: Graph
+    rounding: Rounding | None
+    intervals: list[Interval] = field(default_factory=list)
+    noise: list[Tensor | None] = field(default_factory=list)
+
+    def select(self, index: Tensor) -> Bounds:
+        """The bounds for some of the images."""
+        noise = [None if each is None else each[index] for each in self.noise]
+        return Bounds(self.graph, self.rounding, [each.select(index) for each in self.intervals], noise)
+
+
+Tighten = Callable[[Bounds, int, Interval], Interval]
+"""Improves the interval of a node that an activation reads, given the bounds before it."""
+
+
+def propagate(
+    graph: Graph, entry: Interval, *, rounding: Rounding | None = None, tighten: Tighten | None = None
+) -> Bounds:
+    """Bound every node of a network.
+
+    Args:
+        graph: The network.
+        entry: The images' box, (N, C, H, W), in the dtype to compute in; differentiable.
+        rounding: How the network's arithmetic rounds, to be covered; None to leave it out (training).
+        tighten: What else to do for nodes that activations read.
+
+    Returns:
+        Bounds of every node; the last are those of the logits.
+    """
+    bounds = Bounds(graph, rounding)
+    read = {node.inputs[0] for node in graph.nodes if isinstance(node.operation, Activation)}
+    for place, node in enumerate(graph.nodes):
+        given = [bounds.intervals[each] for each in node.inputs]
+        noise = None if rounding is None else rounding.of(node, [each.size for each in given])
+        found = entry if isinstance(node.operation, Entry) else _step(node, given)
+        if noise is not None:
+            found = Interval(found.centre, found.radius + noise)
+        bounds.noise.append(noise)
+        if tighten is not None and place in read:
+            found = tighten(bounds, place, found)
+        bounds.intervals.append(found)
+    return bounds
+
+
+def _step(node: Node, given: list[Interval]) -> Interval:
+    """The interval of a node's values in exact arithmetic."""
+    operation, first = node.operation, given[0]
+    if isinstance(operation, Affine):
+        centre = operation.linear(first.centre)
+        offset = operation.offset(centre)
+        centre = centre if offset is None else centre + offset
+        return Interval(centre, operation.linear(first.radius, absolute=True))
+    if isinstance(operation, Activation):
+        return Interval.between(operation(first.lower), operation(first.upper))
+    if isinstance(operation, Sum):
+        centre = first.centre + operation.sign * given[1].centre
+        return Interval(centre, first.radius + given[1].radius)
+    assert isinstance(operation, Reshape)  # noqa: S101  the only kind that is left
+    shape = (len(first.centre), *node.shape)
+    return Interval(first.centre.reshape(shape), first.radius.reshape(shape))

@@ -1,0 +1,117 @@
+"""What is known where a node of a traced network stands: shapes, constants, and what has no bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from robustbench_local.certification.bound_propagation.operations import Shape
+
+_ADVICE = "use a layer that has (see docs/certificates.md), or a smoothing certificate"
+_SHAPE_METHODS = frozenset({"size", "dim", "ndimension"})
+_SHAPE_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device"})
+
+
+class Unsupported(Exception):  # noqa: N818  a message on its way to a ModelError, which names the place
+    """There are no bounds for this."""
+
+    def __init__(self, what: str, remedy: str = _ADVICE) -> None:
+        self.what, self.remedy = what, remedy
+        super().__init__(what)
+
+    @classmethod
+    def at(cls, node: fx.Node, module: nn.Module) -> Unsupported:
+        """There are none for the layer, function or method of this node."""
+        if node.op == "call_module":
+            return cls(f"is a {type(module.get_submodule(str(node.target))).__name__}")
+        label = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
+        return cls(f"is the operation {label}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known where a node stands.
+
+    Args:
+        module: The traced module.
+        values: What the nodes before it gave for a sample.
+        images: The nodes that depend on the images.
+        reads: What nodes read off shapes: for the sample, and for a sample of more images.
+    """
+
+    module: nn.Module
+    values: Mapping[fx.Node, Any]
+    images: Mapping[fx.Node, int]
+    reads: Mapping[fx.Node, tuple[Any, Any]]
+
+    def shape(self, node: fx.Node) -> Shape:
+        """Of one image's values at that node."""
+        return tuple(self.values[node].shape[1:])
+
+    def constant(self, argument: Any) -> Callable[[], Any]:
+        """Reads a number or tensor that depends on no pixel, as it is at the time of reading.
+
+        Raises:
+            Unsupported: If it depends on how many images there are: so would the verdict about each.
+        """
+        if not isinstance(argument, fx.Node):
+            return lambda: argument
+        module = self.module
+        few, more = ({node: read[which] for node, read in self.reads.items()} for which in (0, 1))
+        if not _same(argument, module, few, more):
+            raise Unsupported("depends on the number of images", "let a constant be the same for any batch")
+        return lambda: _again(argument, module, few)
+
+    def constants(self, arguments: Any) -> Any:
+        """The values of arguments, nested ones too, that depend on no pixel."""
+        return fx.node.map_arg(arguments, lambda each: self.constant(each)())
+
+
+def reads_shape(node: fx.Node) -> bool:
+    """Whether a node that takes images gives their shape or format only, whatever their pixels are."""
+    if node.op == "call_method":
+        return node.target in _SHAPE_METHODS
+    return node.op == "call_function" and node.target is getattr and node.args[1] in _SHAPE_ATTRIBUTES
+
+
+def compute(node: fx.Node, module: nn.Module, value_of: Callable[[fx.Node], Any]) -> Any:
+    """The value of a node that is neither the images nor the output.
+
+    Args:
+        node: The node.
+        module: The traced module.
+        value_of: Values of the nodes before it.
+    """
+    if node.op == "get_attr":
+        value: Any = module
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        return value
+    arguments = fx.node.map_arg(node.args, value_of)
+    options = fx.node.map_arg(node.kwargs, value_of)
+    if node.op == "call_module":
+        return module.get_submodule(str(node.target))(*arguments, **options)
+    if node.op == "call_method":
+        return getattr(arguments[0], str(node.target))(*arguments[1:], **options)
+    return node.target(*arguments, **options)  # type: ignore[operator]  # a function, by fx's contract
+
+
+def _again(node: fx.Node, module: nn.Module, reads: Mapping[fx.Node, Any]) -> Any:
+    """The value of a node that depends on no pixel, computed again; what it reads off shapes is given."""
+    if node in reads:
+        return reads[node]
+    return compute(node, module, lambda each: _again(each, module, reads))
+
+
+def _same(node: fx.Node, module: nn.Module, few: Mapping[fx.Node, Any], more: Mapping[fx.Node, Any]) -> bool:
+    """Whether a constant is the same for few images and for more."""
+    first = _again(node, module, few)
+    try:
+        second = _again(node, module, more)
+    except Exception:  # noqa: BLE001  any code of the module's: it cannot take another number of images
+        return False
+    return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)

@@ -1,0 +1,19 @@
+"""``rbl gate``: judge a run by its gates and leave with the verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from robustbench_local.cli.result_tables import say_gates
+from robustbench_local.reports.analysis.gates import check_gates
+
+
+def command(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> int:
+    """Exit 0 if every gate holds, 1 if one fails, 4 if one cannot be decided; say which."""
+    verdict = check_gates(run)
+    say_gates(verdict, Console())
+    return verdict.exit_code

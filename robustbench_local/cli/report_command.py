@@ -1,0 +1,40 @@
+"""``rbl report``: write the report of a run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_local.cli.terminal_output import echo
+from robustbench_local.reports import find_damaged_images, write_report
+from robustbench_local.reports.analysis.gates import check_gates
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "--output",
+            "-o",
+            help="HTML file, or a folder for report.html; by default the run directory.",
+        ),
+    ] = None,
+) -> int:
+    """Write one self-contained HTML file, and beside it CSV, JSON, Markdown and figures.
+
+    Exits 70 if an attack broke what a certificate had proven: then it has no answer. Exits 2 if stored images
+    are damaged: the report is written without them.
+    """
+    echo(write_report(run, output))
+    verdict = check_gates(run)
+    for line in verdict.violations:
+        echo(f"blocked: certificate violated: {line}", error=True)
+    if verdict.violations:
+        return verdict.exit_code
+    if damage := find_damaged_images(run):
+        raise damage
+    return 0

@@ -1,0 +1,272 @@
+"""``rbl run``: run a grid, show the plan, the progress and the table, judge the gates."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from robustbench_local.classifier import Precision
+from robustbench_local.cli.json_output import claim_stdout
+from robustbench_local.cli.progress import choose_display, plan_table
+from robustbench_local.cli.result_tables import results_table, say_gates
+from robustbench_local.cli.terminal_output import echo, say, say_json
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.execution.model_speed import try_measuring_speed
+from robustbench_local.evaluation.planning.goal import describe_goals, named_classes
+from robustbench_local.evaluation.planning.plan import Plan
+from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS
+from robustbench_local.reports import find_damaged_images
+from robustbench_local.reports.formatting.text import duration
+from robustbench_local.run import perform, prepare
+
+INCOMPLETE = 4
+LOG_WIDTH = 120
+
+
+def command(
+    grid: Annotated[
+        Path | None,
+        typer.Argument(help="Grid file; without one, the embedded grid of rendered traffic signs."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Use so many images, stratified by class.")
+    ] = None,
+    device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            envvar="RBL_BATCH_SIZE",
+            help="Images in a pass, or auto to measure once; no influence on verdicts.",
+        ),
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            envvar="RBL_WORKERS",
+            help="Processes that share the images on a CPU, by default one a core; no influence on verdicts.",
+        ),
+    ] = None,
+    search_precision: Annotated[
+        Precision | None,
+        typer.Option(
+            envvar="RBL_SEARCH_PRECISION",
+            help="bf16 searches faster and misses some breaks; every success is checked in fp32.",
+        ),
+    ] = None,
+    compile_steps: Annotated[
+        bool,
+        typer.Option(
+            "--compile-steps",
+            envvar="RBL_COMPILE_STEPS",
+            help="Compile the attacks' own steps, for long runs on a GPU; no influence on verdicts.",
+        ),
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, envvar="RBL_SEED", help="Overrides the grid's seed.")
+    ] = None,
+    source_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="RBL_SOURCE_CLASS",
+            help="Attack only images of this class, by name or id; may be repeated (the variable takes ids).",
+        ),
+    ] = None,
+    target_class: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="RBL_TARGET_CLASS",
+            help="The class that every attack wants to be read, by name or id; any of them if repeated.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(envvar="RBL_OUT", help="Run directory; by default runs/NAME. Resumes what it holds."),
+    ] = None,
+    cards: Annotated[
+        list[Path] | None,
+        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Let python: models run their code.")
+    ] = False,
+    allow_batch_dependence: Annotated[
+        bool,
+        typer.Option(
+            "--allow-batch-dependence",
+            envvar="RBL_ALLOW_BATCH_DEPENDENCE",
+            help="Run models whose answers depend on the batch or on earlier images; marks every number.",
+        ),
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(envvar="RBL_CACHE", help="Where weights that the grid trains are kept."),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            envvar="RBL_TIMEOUT",
+            help="Seconds until a model that finishes no pass is taken to hang; 0 waits for ever.",
+        ),
+    ] = TIMEOUT_SECONDS,
+    cell_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0, envvar="RBL_CELL_TIMEOUT", help="Seconds that a cell may take; 0, the default: any time."
+        ),
+    ] = 0.0,
+    recompute_damaged: Annotated[
+        bool,
+        typer.Option(
+            "--recompute-damaged",
+            envvar="RBL_RECOMPUTE_DAMAGED",
+            help="Compute cells again whose stored rows or images are damaged; all others are kept.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time, and stop.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", envvar="RBL_JSON", help="Progress and results as JSON lines.")
+    ] = False,
+) -> int:
+    """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
+    console = make_console(as_json=as_json)
+    if not as_json:
+        say(console, "loading data and models", style="dim")
+    plan, directory = prepare(
+        grid,
+        out=out,
+        limit=limit,
+        seed=seed,
+        sources=source_class or (),
+        targets=target_class or (),
+        device=device,
+        batch_size=parse_batch_size(batch_size),
+        workers=workers,
+        search_precision=search_precision,
+        compile_steps=compile_steps,
+        cards=cards or (),
+        allow_code=allow_code,
+        allow_batch_dependence=allow_batch_dependence,
+        cache=cache,
+        timeout=timeout,
+        cell_timeout=cell_timeout,
+        only_plan=dry_run,
+        report=lambda line: _say_training(console, line, as_json=as_json),
+    )
+    _show_plan(plan, console, as_json=as_json, dry_run=dry_run)
+    if dry_run:
+        return INCOMPLETE if any(cell.problem for cell in plan.cells) else 0
+    with choose_display(console, as_json=as_json) as display:
+        run = perform(plan, directory, display, leave=_leave_unfinished, recompute_damaged=recompute_damaged)
+    page = run.report()
+    verdict = run.gate()
+    if as_json:
+        say_json(console, {"event": "results", **run.results})
+        say_json(console, {"event": "gates", "lines": verdict.lines, "exit_code": verdict.exit_code})
+    else:
+        console.print(results_table(run.results))
+        say_gates(verdict, console)
+        say(console, f"report: {page}")
+    code = verdict.exit_code or (0 if run.complete else INCOMPLETE)
+    if damage := find_damaged_images(directory):
+        if not code:
+            raise damage
+        echo(f"rbl: {damage}", error=True)
+    return code
+
+
+def _leave_unfinished() -> None:
+    """End a process in which a model hangs that nothing can interrupt; everything committed is kept."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INCOMPLETE)
+
+
+def _say_training(console: Console, line: str, *, as_json: bool) -> None:
+    """A line about a training, which comes before the plan."""
+    if as_json:
+        say_json(console, {"event": "training", "message": line})
+        return
+    say(console, line, style="dim")
+
+
+def make_console(*, as_json: bool) -> Console:
+    """The standard output: as wide as the terminal, or wide enough for the tables in a log.
+
+    With JSON it is ours alone until the command ends.
+    """
+    if as_json:
+        return Console(file=claim_stdout(), soft_wrap=True, width=LOG_WIDTH)
+    console = Console()
+    return console if console.is_terminal else Console(width=LOG_WIDTH)
+
+
+def parse_batch_size(text: str) -> int | None:
+    """A number of images, or None for ``auto``.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"batch size must be a positive number or auto, got {text!r}", where="--batch-size")
+    return int(text)
+
+
+def _most_seconds(plan: Plan) -> dict[str, float]:
+    """The most seconds that each cell can take, by its key; nothing of cells that cannot be foreseen."""
+    cells = [cell for cell in plan.cells if cell.problem is None]
+    attacked = {str(cell.crafted_on): cell.crafted_on for cell in cells}
+    speeds = {name: try_measuring_speed(one, plan.timeout) for name, one in attacked.items()}
+    known = {name: speed for name, speed in speeds.items() if speed is not None}
+    return {
+        cell.record.key: known[str(cell.crafted_on)].seconds(cell.passes)
+        for cell in cells
+        if str(cell.crafted_on) in known
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
+    """Cells, passes and the most time they can take, before anything runs."""
+    seconds = _most_seconds(plan)
+    if as_json:
+        cells = [
+            {
+                "model": cell.record.model,
+                "defense": cell.record.defense,
+                "attack": cell.record.attack,
+                "sources": named_classes(cell, cell.record.sources),
+                "targets": named_classes(cell, cell.record.targets),
+                "images": len(cell.positions),
+                "passes_at_most": sum(cell.passes),
+                "seconds_at_most": _rounded(seconds.get(cell.record.key)),
+                "skipped": cell.skipped,
+                "problem": None if cell.problem is None else str(cell.problem),
+            }
+            for cell in plan.cells
+        ]
+        say_json(console, {"event": "plan", "cells": cells, "warnings": plan.warnings})
+        return
+    console.print(plan_table(plan, seconds))
+    ending = "; nothing was run" if dry_run else ""
+    device = plan.subjects[0].classifier.device
+    whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
+    most = duration(sum(seconds.values()))
+    say(console, f"{whole}, {most} at most if no image breaks, usually far less{ending}", wrap=True)
+    for goal in describe_goals(plan.cells):
+        say(console, f"goal: {goal}", wrap=True)
+    for line in plan.warnings:
+        say(console, f"note: {line}", style="yellow", wrap=True)

@@ -1,0 +1,284 @@
+"""``rbl train``: make a model as a defense's card says, and write it with how it was made."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from robustbench_local.classifier.device import resolve_device
+from robustbench_local.cli.terminal_output import say
+from robustbench_local.config.cards import find_card
+from robustbench_local.config.strict_yaml import parse_yaml, validate
+from robustbench_local.defenses.training.initial_networks import load_start
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.grid.schema import DataEntry
+from robustbench_local.evaluation.isolation.child_process import can_fork
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
+from robustbench_local.evaluation.training.train_and_save import fit, measure, save, with_settings
+from robustbench_local.evaluation.training.training_data import Wanted, load_images
+
+_HEARTBEAT = 30.0
+"""Seconds after which a plain log says that a long epoch is still at work."""
+_NO_INFLUENCE = ("checkpoint", "device")
+"""Options that a command need not repeat to make the same weights."""
+
+
+def command(
+    context: typer.Context,
+    card: Annotated[str, typer.Argument(help="Name of a recipe's card, such as trades-linf-8.")],
+    data: Annotated[str, typer.Option(envvar="RBL_DATA_SOURCE", help="Training images, as in a grid file.")],
+    out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="Where the weights go, .safetensors.")],
+    split: Annotated[str, typer.Option(envvar="RBL_SPLIT", help="Split of the data to train on.")] = "train",
+    limit: Annotated[
+        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Use so many images, stratified by class.")
+    ] = None,
+    data_option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE of the data, such as size=224 or groups_key=track; may be repeated."),
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RBL_VAL", help="Validation images; by default the data's val split, else a share."
+        ),
+    ] = None,
+    val_share: Annotated[
+        float, typer.Option(envvar="RBL_VAL_SHARE", help="Share of each class that is held out.")
+    ] = 0.1,
+    val_limit: Annotated[
+        int, typer.Option(min=1, envvar="RBL_VAL_LIMIT", help="Most images of a val split of its own.")
+    ] = 1000,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RBL_GROUP_PATTERN",
+            help="Regular expression: what it matches in an image's id names the object in the picture.",
+        ),
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(envvar="RBL_TEST", help="Images that figures are measured on; by default a test split."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(envvar="RBL_MODEL", help="Network: a name from the list, or a source of models.")
+    ] = "signs_resnet",
+    weights: Annotated[
+        str | None, typer.Option(envvar="RBL_WEIGHTS", help="Fine-tune these: a file, or DEFAULT.")
+    ] = None,
+    normalize: Annotated[
+        str | None,
+        typer.Option(envvar="RBL_NORMALIZE", help="imagenet, ..., or none; else the model's."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE of the card, such as epochs=5 or eps=4/255; may be repeated."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, envvar="RBL_BATCH_SIZE", help="Images a step; a part of the recipe.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, envvar="RBL_SEED", help="Of weights, order and images.")] = 0,
+    device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, envvar="RBL_THREADS", help="Of the CPU; their number decides the last digits."),
+    ] = None,
+    autoattack: Annotated[
+        int, typer.Option(min=0, envvar="RBL_AUTOATTACK", help="Measure AutoAttack on so many images.")
+    ] = 0,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(envvar="RBL_CHECKPOINT", help="Written after each epoch; the same command goes on."),
+    ] = None,
+    cards: Annotated[
+        list[Path] | None,
+        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
+    ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Let python: models run their code.")
+    ] = False,
+) -> int:
+    """Train a model by a defense's card, measure it, and write weights, curves and how they were made."""
+    _check_writable(out)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    changes = read_settings(settings or (), "--set")
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
+    chosen, recipe = with_settings(find_card(card, kind="defense", extra=cards or ()), changes)
+    place, base = resolve_device(device), Path.cwd()
+    say = Speaker(Console(soft_wrap=True))
+    say.report(f"reading {data}")
+    wanted = Wanted(
+        entry=_data_entry(data_option or (), source=data, split=split, limit=limit),
+        validation=val,
+        share=val_share,
+        most=val_limit,
+        test=test,
+        group_pattern=group_pattern,
+    )
+    images, sources = load_images(wanted, seed=seed, base=base)
+    for part, source in sources.items():
+        say.report(f"{part} images: {source}")
+
+    def work(report: Callable[[str], None], on_step: Callable[[int, int], None]) -> None:
+        start = load_start(
+            model,
+            num_classes=images.training.num_classes,
+            seed=seed,
+            weights=weights,
+            normalize=normalize,
+            allow_code=allow_code,
+            base=base,
+        )
+        if recipe.fine_tune and not start.origin:
+            raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
+        parts = f"{len(images.training):,} images, {len(images.validation):,} for validation"
+        report(f"training {start.architecture} by {chosen.name} on {parts}, on {place}")
+        common: dict[str, Any] = {"device": place, "report": report}
+        trained = fit(
+            start,
+            recipe,
+            images,
+            seed=seed,
+            checkpoint=checkpoint,
+            on_step=on_step,
+            base=base,
+            allow_code=allow_code,
+            **common,
+        )
+        figures = measure(start, recipe, images, autoattack=autoattack, **common)
+        save(
+            out,
+            start,
+            trained,
+            card=chosen,
+            recipe=recipe,
+            images=images,
+            sources=sources,
+            measured=figures,
+            seed=seed,
+            command=repeated(context),
+        )
+
+    with say:
+        if model.startswith("python:") and can_fork(place):
+            _work_aside(work, say, model)
+        else:
+            work(say.report, say.step)
+    say.report(f"wrote {out} with its card and curves; in a grid it is checkpoint:{out}")
+    return 0
+
+
+def _work_aside(
+    work: Callable[[Callable[[str], None], Callable[[int, int], None]], None], say: Speaker, model: str
+) -> None:
+    """Train a user's own network in a process of its own, so that its end is not that of the command."""
+
+    def listen(message: str | tuple[int, int]) -> None:
+        if isinstance(message, str):
+            say.report(message)
+        else:
+            say.step(*message)
+
+    aside = partial(work, tell_parent, lambda done, whole: tell_parent((done, whole)))
+    call_isolated(aside, timeout=None, name=model, listen=listen)
+
+
+def _check_writable(out: Path) -> None:
+    """Before anything is computed."""
+    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
+        raise ConfigError(
+            f"cannot write weights to {str(out)!r}",
+            where="--out",
+            remedy="name a .safetensors file in a folder that exists",
+        )
+
+
+def _data_entry(words: Sequence[str], **said: Any) -> DataEntry:
+    """The training images as a grid file would say them."""
+    options = read_settings(words, "--data-option")
+    return validate(DataEntry, {**said, **options}, where="--data-option", error=ConfigError)
+
+
+def read_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
+    """``KEY=VALUE`` words as a mapping; values are read as YAML.
+
+    Raises:
+        ConfigError: If a word is not of this form, or a key comes twice.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not key or not equals or key in found:
+            raise ConfigError(f"cannot read {word!r}", where=flag, remedy="write each KEY=VALUE once")
+        found[key] = parse_yaml(f"value: {text}", where=f"{flag} {word}", error=ConfigError)["value"]
+    return found
+
+
+def repeated(context: typer.Context) -> str:
+    """The command line that makes the same weights again: all that was said, and no path of this machine."""
+    words = ["rbl", "train"]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params.get(str(parameter.name))
+        origin = context.get_parameter_source(name)
+        said = origin is not None and not origin.name.startswith("DEFAULT")
+        if name == "threads":  # the order in which threads add up numbers decides their last digits
+            said, value = True, torch.get_num_threads()
+        if not said or name in _NO_INFLUENCE or value is None:
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        elif value is True:
+            words.append(parameter.opts[0])
+        else:
+            several = value if isinstance(value, list | tuple) else [value]
+            for one in several:
+                words += [parameter.opts[0], one.name if isinstance(one, Path) else str(one)]
+    return shlex.join(words)
+
+
+class Speaker:
+    """Lines with the time of day, and a bar of the steps while it is open on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar: Progress | None = None
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Speaker:
+        if self.console.is_terminal:
+            columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.add_task("steps", total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def report(self, line: str) -> None:
+        """Print a line."""
+        self._last = time.monotonic()
+        say(self.console, f"{time.strftime('%H:%M:%S')}  {line}")
+
+    def step(self, done: int, whole: int) -> None:
+        """Move the bar, or give a sign of life in a log."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, total=whole)
+        elif time.monotonic() - self._last > _HEARTBEAT:
+            self.report(f"step {done:,} of {whole:,}")

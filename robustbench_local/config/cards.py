@@ -1,0 +1,288 @@
+"""The cards: find, check and version them.
+
+A card is a YAML file that says what is done and under which threat model, with its source. The shipped ones
+lie in the package (or in the checkout); users add folders of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from robustbench_local.config.strict_yaml import Strict, read_yaml, validate
+from robustbench_local.errors import CardError, ConfigError, did_you_mean
+from robustbench_local.threats.threat_model import Norm, Region, ThreatModel, parse_eps, parse_norm
+
+Kind = Literal["attack", "certificate", "defense"]
+ClassEntry = int | str
+"""A class by its index or by its name."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MOST_SPELLED_OUT = 40
+"""Characters of a changed value that a card's name spells out."""
+_FOLDERS: Mapping[Kind, str] = {"attack": "attacks", "certificate": "attacks", "defense": "defenses"}
+
+
+class CardThreat(Strict):
+    """The threat model of a card; classes may still be names.
+
+    Attributes:
+        norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"``, ``"corruption"``, ``"sticker"`` or ``"patch"``.
+        eps: Radius in pixel units of [0, 1], largest angle in degrees, severity, or share of an area; see
+            ``ThreatModel``.
+        targets: Classes the attacker wants to be read, by name or index; empty means untargeted.
+        sources: Only images of these classes take part, by name or index; empty means all.
+        region: ``"image"`` or ``"mask"``.
+        transformation: Which corruption, such as ``"fog"``, or which shape of a sticker.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    norm: Annotated[Norm, BeforeValidator(parse_norm)]
+    eps: Annotated[float, BeforeValidator(parse_eps)]
+    targets: Annotated[tuple[ClassEntry, ...], Field(strict=False)] = ()
+    sources: Annotated[tuple[ClassEntry, ...], Field(strict=False)] = ()
+    region: Region = "image"
+    transformation: str = ""
+
+    def model(self, targets: Collection[int] = ()) -> ThreatModel:
+        """The threat model, once the targets' names have been resolved to class indices.
+
+        Raises:
+            ThreatError: If the radius or a target is impossible.
+        """
+        return ThreatModel(
+            norm=self.norm,
+            eps=self.eps,
+            targets=tuple(targets),
+            region=self.region,
+            transformation=self.transformation,
+        )
+
+
+class _CardFile(Strict):
+    """What a card file may say."""
+
+    model_config = ConfigDict(strict=True)
+
+    schema_: Literal[1] = Field(alias="schema")
+    kind: Kind
+    name: str
+    version: int = Field(ge=1)
+    description: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    method: str = Field(min_length=1)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    threat: CardThreat | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A method with its parameters, threat model and source, under a name."""
+
+    name: str
+    """Unique among the cards; after an override, tells what was overridden."""
+    base: str
+    """Name of the card in the catalogue: the same as ``name`` unless something was overridden."""
+    kind: Kind
+    """``attack``, ``certificate`` (what a classifier is put through, both) or ``defense``."""
+    version: int
+    """Raised whenever what the card does changes."""
+    description: str
+    """One or two sentences for the reader of a report."""
+    source: str
+    """Paper or document that the method and its numbers come from."""
+    method: str
+    """Name in the registry, such as ``pgd``."""
+    parameters: Mapping[str, Any]
+    """Hyper-parameters of the method."""
+    threat: CardThreat | None
+    """Threat model; an attack and a certificate always have one."""
+    path: Path
+    """The file."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the card does: kind, method, parameters, threat model; not of its wording."""
+        threat = self.threat.model_dump() if self.threat else None
+        content = [self.kind, self.base, self.version, self.method, dict(self.parameters), threat]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def load_card(path: Path) -> Card:
+    """Read and check one card.
+
+    Args:
+        path: A YAML file whose name is the card's name.
+
+    Raises:
+        CardError: If it cannot be read, is no card, or its name is not the file's.
+    """
+    where = str(path)
+    card = validate(_CardFile, read_yaml(path, CardError), where=where, error=CardError)
+    if card.name != path.stem or not _NAME.fullmatch(card.name):
+        raise CardError(
+            f"the card is called {card.name!r}",
+            where=where,
+            remedy="give the file the card's name, with .yaml",
+        )
+    if card.kind != "defense" and card.threat is None:
+        what = f"a card of kind {card.kind} needs a threat model"
+        raise CardError(what, where=where, remedy="add threat: {norm: ..., eps: ...}")
+    said = {name: getattr(card, name) for name in _CardFile.model_fields if name != "schema_"}
+    return Card(**said, base=card.name, path=path)
+
+
+def find_card(name: str, *, kind: Kind | None = None, extra: Sequence[Path] = ()) -> Card:
+    """The card of that name.
+
+    Args:
+        name: The card's name, without ``.yaml``.
+        kind: Only look among attacks, certificates or defenses.
+        extra: Folders of the user's own cards.
+
+    Raises:
+        CardError: If there is none, or more than one.
+    """
+    files = _card_files(kind, extra)
+    found = [path for path in files if path.stem == name]
+    if not found:
+        remedy = did_you_mean(name, {path.stem for path in files})
+        raise CardError(f"there is no card {name!r}", remedy=remedy)
+    if len(found) > 1:
+        raise _twice(name, *found)
+    card = load_card(found[0])
+    if kind is not None and card.kind != kind:
+        raise CardError(f"the card {name!r} is of kind {card.kind}, not {kind}", where=str(card.path))
+    return card
+
+
+def list_cards(kind: Kind, extra: Sequence[Path] = ()) -> list[Card]:
+    """All cards of a kind, by name.
+
+    Args:
+        kind: Attacks, certificates or defenses.
+        extra: Folders of the user's own cards, of any kind.
+
+    Raises:
+        CardError: If a card is malformed or a name is used twice.
+    """
+    cards: dict[str, Card] = {}
+    for path in _card_files(kind, extra):
+        card = load_card(path)
+        if card.name in cards:
+            raise _twice(card.name, cards[card.name].path, path)
+        cards[card.name] = card
+    return [card for _, card in sorted(cards.items()) if card.kind == kind]
+
+
+def expand(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[str]) -> list[Card]:
+    """The variants of a card that a grid file asks for.
+
+    Args:
+        card: A card from the catalogue.
+        overrides: Keys of the threat model (``eps`` may be a list: one card each) and of the method.
+        parameters: Names of the method's hyper-parameters.
+
+    Returns:
+        One card for each eps, named after what differs: ``pgd50-linf-2``, ``pgd50-linf-8[steps=20]``.
+
+    Raises:
+        ConfigError: If a key is unknown, a value impossible or a radius listed twice.
+    """
+    known = set(CardThreat.model_fields) if card.threat else set()
+    for key in overrides:
+        if key not in known | set(parameters):
+            remedy = did_you_mean(key, known | set(parameters))
+            raise ConfigError(f"card {card.name!r} has nothing called {key!r}", remedy=remedy)
+    changed = {key: value for key, value in overrides.items() if key not in known}
+    eps = overrides.get("eps")
+    radii = list(eps) if isinstance(eps, list | tuple) else [eps]
+    cards = [_variant(card, {**overrides, "eps": radius}, changed) for radius in radii]
+    for first, second in itertools.combinations(cards, 2):
+        if first.name == second.name:
+            raise ConfigError(
+                f"card {card.name!r}: the radius of {first.name} is listed twice", remedy="remove one"
+            )
+    if not cards:
+        raise ConfigError(f"card {card.name!r}: the list of eps is empty", remedy="name at least one radius")
+    return cards
+
+
+def _variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any]) -> Card:
+    if card.threat is None:
+        parameters = {**card.parameters, **changed}
+        return replace(card, name=card.name + _details(card.parameters, parameters), parameters=parameters)
+    fields = {key: value for key, value in overrides.items() if key not in changed and value is not None}
+    said = {**card.threat.model_dump(), **fields}
+    threat = validate(CardThreat, said, where=f"card {card.name!r}", error=ConfigError)
+    name = _renamed(card.name, card.threat.model().name, threat.model().name)
+    named = {"norm", "eps", "transformation"}
+    before = {**card.threat.model_dump(exclude=named), **card.parameters}
+    after = {**threat.model_dump(exclude=named), **card.parameters, **changed}
+    name += _details(before, after)
+    return replace(card, name=name, parameters={**card.parameters, **changed}, threat=threat)
+
+
+def _details(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What differs, to be written behind a card's name."""
+    details = [f"{key}={_short(key, value)}" for key, value in after.items() if value != before.get(key)]
+    return f"[{','.join(details)}]" if details else ""
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    """A card's name with the new threat model in the place of the old, or behind it."""
+    if old == new:
+        return name
+    if name == old or name.endswith(f"-{old}"):
+        return name.removesuffix(old) + new
+    return f"{name}@{new}"
+
+
+def _short(key: str, value: Any) -> str:
+    """A value as part of a name; a long one by its size, and a mark that tells it from others.
+
+    Names stand at the heads of columns: eight classes spelled out would fill a line each. What they stand
+    for is in the report's list of what was tried, in results.json and in the grid.
+    """
+    several = isinstance(value, list | tuple)
+    text = "+".join(str(item) for item in value) if several else str(value)
+    if len(text) <= MOST_SPELLED_OUT:
+        return text
+    mark = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:4]
+    what = "classes" if key in ("targets", "sources") else "values"
+    if several and len(value) > 1:
+        return f"{len(value)} {what} #{mark}"
+    return f"{text[: MOST_SPELLED_OUT // 2].rstrip()}\N{HORIZONTAL ELLIPSIS} #{mark}"
+
+
+def _card_files(kind: Kind | None, extra: Sequence[Path]) -> list[Path]:
+    """The shipped card files and those of the user's folders, each file once."""
+    shipped = [_shipped(each) for each in ((kind,) if kind else _FOLDERS)]
+    for folder in extra:
+        if not Path(folder).is_dir():
+            raise CardError("there is no such folder of cards", where=str(folder))
+    files = [path for folder in (*shipped, *map(Path, extra)) for path in sorted(folder.glob("*.yaml"))]
+    once: dict[Path, Path] = {}
+    for path in files:
+        once.setdefault(path.resolve(), path)
+    return list(once.values())
+
+
+def _shipped(kind: Kind) -> Path:
+    """The packaged copy of the cards if there is one, else the checkout's."""
+    package = Path(__file__).parents[1]
+    packaged = package / "_cards"
+    return (packaged if packaged.is_dir() else package.parent) / _FOLDERS[kind]
+
+
+def _twice(name: str, first: Path, second: Path, *_: Path) -> CardError:
+    return CardError(f"two cards are called {name!r}: {first} and {second}", remedy="rename one")

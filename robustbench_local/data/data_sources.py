@@ -1,0 +1,242 @@
+"""Where images come from: ``signs``, ``torchvision:NAME``, ``folder:DIR``, ``npz:FILE``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from robustbench_local.data.collect import Listing, Progress, ReadOptions, collect
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.folder import list_folder
+from robustbench_local.data.gtsrb import CLASS_NAMES
+from robustbench_local.data.labels import resolve_classes
+from robustbench_local.data.npz import NpzKeys, list_npz
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs
+from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
+from robustbench_local.data.subsample import Choice, choose_images
+from robustbench_local.data.torchvision_sets import list_torchvision
+from robustbench_local.errors import ConfigError, DataError, did_you_mean
+from robustbench_local.number_parser import parse_number
+
+MAX_SIDE = 4096
+_SIGN_ROUNDS = 40  # rendered signs of each class where there is no limit
+
+#: The kinds of sources and what each is.
+SOURCES: dict[str, str] = {
+    "signs": "rendered traffic signs, embedded, with masks",
+    "torchvision:NAME": "a published data set, downloaded where there is a network",
+    "folder:DIR": "a folder of PNG, JPEG, PPM or BMP images with a sub-folder a class",
+    "npz:FILE": "a NumPy archive with images x and labels y",
+}
+
+
+def load_dataset(
+    source: str,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    choose: Choice = "stratified",
+    seed: int = 0,
+    classes: Sequence[int | str] | None = None,
+    size: int | Sequence[int] | None = None,
+    resize: int | Literal["stretch"] | None = None,
+    gray_to_rgb: bool = False,
+    alpha: str | None = None,
+    max_bad: int = 0,
+    count_unread: bool = False,
+    download: bool = True,
+    root: Path | str | None = None,
+    base: Path | str | None = None,
+    images_key: str | None = None,
+    labels_key: str | None = None,
+    masks_key: str | None = None,
+    boxes_key: str | None = None,
+    groups_key: str | None = None,
+    scale: float | str | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Load labelled images, checked, from a source; only the images that are used are decoded.
+
+    Args:
+        source: One of ``SOURCES``, such as ``signs``, ``torchvision:CIFAR10``, ``folder:photos``.
+        split: ``train``, ``val`` or ``test``, where the source has splits; of a folder also the name of a
+            split that is spelled in another way, or ``none`` where its folders are classes.
+        limit: Use only this many images.
+        choose: ``"stratified"``: as even over the classes as the data allow, the same for the same seed;
+            ``"first"``: the first in the order of the source.
+        seed: Of the choice; for ``signs`` also of the rendering.
+        classes: Use only images of these classes, given by name or index.
+        size: Side, or height and width, in pixels: images are resized to cover it, and their centre cut out.
+        resize: Length of the shorter side before the cut, or ``"stretch"`` to give up the aspect ratio.
+        gray_to_rgb: Repeat the channel of grey images.
+        alpha: Background colour that transparent images are put on.
+        max_bad: Go on without unusable images up to this number; they are listed in ``quarantined``.
+        count_unread: Whether images in formats that are not read (TIFF, GIF, WebP, ...) count among them; a
+            grid with gates sets it. They are listed in either case.
+        download: Whether torchvision may download what is not there.
+        root: Folder of torchvision's files; default ``RBL_DATA``, else ``~/.cache/robustbench_local``.
+        base: Folder that relative paths start from, before the current one.
+        images_key: Array of images in an npz file, instead of the usual names.
+        labels_key: Array of labels in an npz file.
+        masks_key: Array of masks in an npz file.
+        boxes_key: Array of boxes in an npz file, in place of masks.
+        groups_key: Array in an npz file that tells which images show the same object.
+        scale: The value of white in an npz file, where the array's type does not say it.
+        progress: Called with (images read, images in all).
+
+    Raises:
+        ConfigError: If the source, a class or an option is unknown or makes no sense.
+        DataError: If the images or labels cannot be used (F33 to F54).
+        RefusedError: If a file could run code or is a decompression bomb.
+    """
+    _check_choice(limit, choose, seed)
+    options = ReadOptions(
+        size=_size(size),
+        resize=resize,
+        gray_to_rgb=gray_to_rgb,
+        alpha=alpha,
+        max_bad=max_bad,
+        count_unread=count_unread,
+    )
+    if source == "signs":
+        _scale(scale, source)
+        return _signs(split, limit, seed, classes, options)
+    keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
+    listing = _listing(
+        source,
+        split=split,
+        options=options,
+        keys=keys,
+        root=_root(root),
+        download=download,
+        base=base,
+        scale=_scale(scale, source),
+    )
+    if listing.usual_size is not None and options.size is None:
+        height, width = listing.usual_size
+        options = replace(options, size=listing.usual_size, resize="stretch")
+        note = f"images of many sizes, stretched to {height}x{width} as is usual for this data set"
+        listing = replace(listing, notes=(*listing.notes, note))
+    positions = _of_classes(listing.labels.tolist(), listing.class_names, classes, source)
+    if classes is not None:
+        wanted = set(resolve_classes(classes, listing.class_names))
+        listing = replace(listing, unread=tuple(one for one in listing.unread if one[1] in wanted))
+    chosen = _choose(positions, listing, limit, seed, choose)
+    return collect(listing, chosen, options, progress)
+
+
+def _listing(
+    source: str,
+    *,
+    split: str,
+    options: ReadOptions,
+    keys: NpzKeys,
+    root: Path,
+    download: bool,
+    base: Path | str | None,
+    scale: float | None,
+) -> Listing:
+    kind, _, name = source.partition(":")
+    if name and kind == "torchvision":
+        return list_torchvision(name, root=root, split=split, download=download)
+    if name and kind == "folder":
+        return list_folder(_path(name, base), where=source, split=split, alpha=options.alpha)
+    if name and kind == "npz":
+        file = _path(name, base)
+        return list_npz(file, where=source, split=split, keys=keys, alpha=options.alpha, scale=scale)
+    if kind in ("torchvision", "folder", "npz"):
+        form = next(one for one in SOURCES if one.startswith(f"{kind}:"))
+        raise ConfigError(f"the source {source!r} names nothing", remedy=f"write it as {form}")
+    kinds = [one.partition(":")[0] for one in SOURCES]
+    raise ConfigError(f"unknown data source {source!r}", remedy=did_you_mean(kind, kinds))
+
+
+def _signs(
+    split: str, limit: int | None, seed: int, classes: Sequence[int | str] | None, options: ReadOptions
+) -> Dataset:
+    split = "validation" if split in ("val", "valid") else split
+    height, width = options.size or (32, 32)
+    if height != width or options.resize is not None:
+        raise ConfigError(
+            "signs are square, drawn at their size", remedy="give size one number, and no resize"
+        )
+    wanted = DRAWN_CLASSES if classes is None else resolve_classes(classes, CLASS_NAMES)
+    rounds = _SIGN_ROUNDS if limit is None else -(-limit // max(len(wanted), 1))
+    return load_signs(split=split, per_class=rounds, limit=limit, seed=seed, size=height, classes=wanted)
+
+
+def _of_classes(
+    labels: Sequence[int], class_names: Sequence[str], classes: Sequence[int | str] | None, where: str
+) -> list[int]:
+    """Positions of the images of these classes; of all where none are named."""
+    if classes is None:
+        return list(range(len(labels)))
+    wanted = set(resolve_classes(classes, class_names))
+    positions = [position for position, label in enumerate(labels) if label in wanted]
+    if not positions:
+        raise DataError(f"there are no images of the classes {list(classes)}", where=where)
+    return positions
+
+
+def _choose(
+    positions: Sequence[int], listing: Listing, limit: int | None, seed: int, choose: Choice
+) -> list[int]:
+    ids = [listing.ids[position] for position in positions]
+    labels = listing.labels[list(positions)].tolist()
+    return [positions[one] for one in choose_images(ids, labels, limit=limit, seed=seed, choose=choose)]
+
+
+def _check_choice(limit: int | None, choose: str, seed: int) -> None:
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be 1 or more, got {limit}")
+    if seed < 0:
+        raise ConfigError(f"seed must be 0 or more, got {seed}")
+    if choose not in get_args(Choice):
+        raise ConfigError(f"choose must be {' or '.join(get_args(Choice))}, got {choose!r}")
+
+
+def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides):
+        remedy = "write one number, or [height, width], in pixels"
+        raise ConfigError(f"size must be 1 to {MAX_SIDE}, got {size}", remedy=remedy)
+    return sides[0], sides[1]
+
+
+def _scale(scale: float | str | None, source: str) -> float | None:
+    """The value of white, checked; image files say their own."""
+    if scale is None:
+        return None
+    if not source.startswith("npz:"):
+        raise ConfigError(f"scale is for npz files, not for {source!r}", remedy="leave scale out")
+    try:
+        white = parse_number(scale)
+    except ValueError:
+        white = 0
+    if white <= 0:
+        raise ConfigError(f"scale must be a number above 0, got {scale!r}", remedy="write the value of white")
+    return white
+
+
+def _root(root: Path | str | None) -> Path:
+    return Path(
+        root or os.environ.get("RBL_DATA") or Path.home() / ".cache" / "robustbench_local"
+    ).expanduser()
+
+
+def _path(name: str, base: Path | str | None) -> Path:
+    """The path from the base if it is there, else from the current folder."""
+    try:
+        if b"\0" in os.fsencode(name):
+            raise ValueError("it holds a NUL")  # noqa: TRY301
+        path = Path(name).expanduser()
+        from_base = Path(base or ".") / path
+        return from_base if from_base.exists() else path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, no Unicode, an unknown ~user
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{name[:80]!r} cannot be a path: {reason}", remedy="check the path") from None

@@ -1,0 +1,138 @@
+"""Rendered traffic signs: the embedded data set, labelled and named as GTSRB.
+
+No file is read and nothing is downloaded: each sign is drawn from geometry, set before a background, lit
+and photographed by a random camera. An image is made from its own seed alone - (seed, split, class,
+index) - so ``limit``, order and the size of the set never change it. ``python -m
+robustbench_local.data.rendered_signs.sign_dataset FILE.png`` writes a contact sheet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.gtsrb import CLASS_NAMES
+from robustbench_local.data.rendered_signs.sign_camera import photograph
+from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES, front_view
+from robustbench_local.errors import DataError
+
+#: The order is part of every image's seed: append only.
+SPLITS: tuple[str, ...] = ("train", "validation", "test")
+#: What the masks are, as a report names them.
+SURFACE = "the sign inside the outline that it is drawn with"
+_LARGEST_SIZE = 1024
+
+
+def load_signs(
+    *,
+    split: str = "test",
+    per_class: int = 40,
+    limit: int | None = None,
+    seed: int = 0,
+    size: int = 32,
+    classes: Sequence[int] = DRAWN_CLASSES,
+) -> Dataset:
+    """Render a split of the signs.
+
+    Args:
+        split: One of ``SPLITS``; their images have nothing in common but the classes.
+        per_class: Images of each class.
+        limit: Render only this many, as even over the classes as they go; the first of each class.
+        seed: Not negative; another seed gives other photographs of the same classes.
+        size: Side of the square images in pixels, 16 to 1024.
+        classes: GTSRB ids, among ``DRAWN_CLASSES``; only these are rendered.
+
+    Returns:
+        Images (N, 3, size, size) on the 8-bit grid, labels as in GTSRB (with gaps), all 43 class names,
+        ids such as ``signs/test/14/00007``, and each sign's outline in ``masks``; ordered by index, then
+        by class.
+
+    Raises:
+        DataError: If an argument is out of range.
+    """
+    _check(split, per_class, limit, seed, size)
+    wanted = sorted({_drawn(label) for label in classes})
+    chosen = [(label, index) for index in range(per_class) for label in wanted][:limit]
+    images = torch.empty((len(chosen), 3, size, size), dtype=torch.uint8)
+    masks = torch.empty((len(chosen), 1, size, size), dtype=torch.bool)
+    for row, (label, index) in enumerate(chosen):
+        rng = np.random.default_rng([seed, SPLITS.index(split), label, index])
+        picture, mask = photograph(label, size, rng)
+        images[row] = torch.from_numpy(picture).permute(2, 0, 1)
+        masks[row, 0] = torch.from_numpy(mask)
+    return Dataset(
+        images=images.float() / 255,
+        labels=torch.tensor([label for label, _ in chosen], dtype=torch.int64),
+        ids=tuple(f"signs/{split}/{label:02d}/{index:05d}" for label, index in chosen),
+        class_names=CLASS_NAMES,
+        name="signs",
+        masks=masks,
+        surface=SURFACE,
+    )
+
+
+def _check(split: str, per_class: int, limit: int | None, seed: int, size: int) -> None:
+    if split not in SPLITS:
+        raise DataError(
+            f"there is no split {split!r}", where="signs", remedy=f"use one of {', '.join(SPLITS)}"
+        )
+    if per_class < 1 or (limit is not None and limit < 1):
+        raise DataError(f"per_class {per_class}, limit {limit}: nothing to render", where="signs")
+    if seed < 0:
+        raise DataError(f"seed {seed} is negative", where="signs", remedy="use 0 or more")
+    if not 16 <= size <= _LARGEST_SIZE:
+        raise DataError(f"size {size} is outside 16 to {_LARGEST_SIZE} pixels", where="signs")
+
+
+def _drawn(label: int) -> int:
+    if label not in DRAWN_CLASSES:
+        known = ", ".join(map(str, DRAWN_CLASSES))
+        raise DataError(f"class {label} is not drawn", where="signs", remedy=f"use one of {known}")
+    return label
+
+
+def clean_sign(label: int, size: int = 32) -> tuple[Tensor, Tensor]:
+    """One sign from the front in even light: what a sticker is designed on.
+
+    Args:
+        label: GTSRB id, one of ``DRAWN_CLASSES``.
+        size: Side in pixels.
+
+    Returns:
+        The picture, (3, size, size) in [0, 1], black outside the sign, and its outline, bool
+        (1, size, size).
+
+    Raises:
+        DataError: If that class is not drawn.
+    """
+    view = front_view(_drawn(label), size)
+    return torch.tensor(view.rgb).permute(2, 0, 1), torch.tensor(view.alpha >= 0.5)[None]
+
+
+def contact_sheet(path: Path, *, columns: int = 12, size: int = 32) -> None:
+    """Write a PNG with ``columns`` test images of each class, a class a row."""
+    data = load_signs(split="test", per_class=columns, size=size)
+    pixels = (data.images * 255).byte().permute(0, 2, 3, 1).numpy()
+    grid = pixels.reshape(columns, len(DRAWN_CLASSES), size, size, 3).transpose(1, 2, 0, 3, 4)
+    sheet = Image.fromarray(grid.reshape(len(DRAWN_CLASSES) * size, columns * size, 3))
+    sheet.save(path, optimize=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the contact sheet to the file named on the command line."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m robustbench_local.data.rendered_signs.sign_dataset FILE.png\n")
+        return 2
+    contact_sheet(Path(arguments[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,202 @@
+"""Traffic signs as they leave the factory: outline and front view of each class, drawn from geometry.
+
+The figures follow the German signs of the Vienna convention closely enough to be read as such; they are
+not to the millimetre.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from robustbench_local.data.rendered_signs.sign_pen import Pen, Point, regular_polygon
+
+_RED = (196, 26, 34)
+_BLUE = (16, 82, 168)
+_YELLOW = (250, 190, 20)
+_WHITE = (240, 240, 238)
+_GREY = (120, 120, 122)
+_BLACK = (24, 24, 26)
+
+_SPEEDS = {0: "20", 1: "30", 2: "50", 3: "60", 4: "70", 5: "80", 7: "100", 8: "120"}
+
+# Sign units, see sign_pen: the outline touches the edge of the canvas where the shape allows.
+_CIRCLE = regular_polygon(72, 0.99, 0.0)
+_OCTAGON = regular_polygon(8, 0.99 / math.cos(math.pi / 8), 22.5)
+_DIAMOND = regular_polygon(4, 0.99, 0.0)
+_ROUNDING = 0.1
+_TRIANGLE = [(0.0, -0.74), (0.87, 0.76), (-0.87, 0.76)]
+
+
+@dataclass(frozen=True)
+class FrontView:
+    """A sign seen from the front, in even light.
+
+    Attributes:
+        rgb: float32 (S, S, 3) in [0, 1]; black outside the outline.
+        alpha: float32 (S, S) in [0, 1]; 1 inside the outline.
+        outline: Corners of the outline in sign units, [-1, 1], y down.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray
+    outline: tuple[Point, ...]
+
+
+def _prohibition(pen: Pen) -> None:
+    pen.disc((0, 0), 0.99, _WHITE)
+    pen.disc((0, 0), 0.95, _RED)
+    pen.disc((0, 0), 0.74, _WHITE)
+
+
+def _speed_limit(speed: str) -> Callable[[Pen], None]:
+    def draw(pen: Pen) -> None:
+        _prohibition(pen)
+        pen.text(speed, (0, 0), 1.06 if len(speed) == 2 else 1.22, 0.72 if len(speed) == 2 else 0.62, _BLACK)
+
+    return draw
+
+
+def _no_entry(pen: Pen) -> None:
+    pen.disc((0, 0), 0.99, _WHITE)
+    pen.disc((0, 0), 0.95, _RED)
+    pen.polygon([(-0.72, -0.2), (0.72, -0.2), (0.72, 0.2), (-0.72, 0.2)], _WHITE)
+
+
+def _end_of(speed: str) -> Callable[[Pen], None]:
+    def draw(pen: Pen) -> None:
+        pen.disc((0, 0), 0.99, _BLACK)
+        pen.disc((0, 0), 0.94, _WHITE)
+        if speed:
+            pen.text(speed, (0, 0), 1.06, 0.72, _GREY)
+        for shift in (-0.24, -0.12, 0.0, 0.12, 0.24):
+            reach = 0.62
+            start, end = (-reach + shift, reach + shift), (reach + shift, -reach + shift)
+            pen.path([start, end], 0.055, _BLACK)
+
+    return draw
+
+
+def _triangle(pen: Pen) -> None:
+    pen.polygon(_TRIANGLE, _WHITE, _ROUNDING)
+    pen.polygon(_TRIANGLE, _RED, _ROUNDING - 0.03)
+    pen.polygon([(0.0, -0.42), (0.55, 0.54), (-0.55, 0.54)], _WHITE, 0.03)
+
+
+def _caution(pen: Pen) -> None:
+    _triangle(pen)
+    pen.polygon([(-0.12, -0.22), (0.12, -0.22), (0.07, 0.22), (-0.07, 0.22)], _BLACK, 0.02)
+    pen.disc((0, 0.41), 0.105, _BLACK)
+
+
+def _right_of_way(pen: Pen) -> None:
+    _triangle(pen)
+    pen.path([(-0.27, 0.2), (0.27, 0.2)], 0.12, _BLACK)
+    pen.arrow([(0, 0.46), (0, -0.3)], 0.2, 0.26, _BLACK)
+
+
+def _yield(pen: Pen) -> None:
+    pen.polygon([(x, -y) for x, y in _TRIANGLE], _WHITE, _ROUNDING)
+    pen.polygon([(x, -y) for x, y in _TRIANGLE], _RED, _ROUNDING - 0.03)
+    pen.polygon([(0.0, 0.42), (0.55, -0.54), (-0.55, -0.54)], _WHITE, 0.03)
+
+
+def _priority_road(pen: Pen) -> None:
+    pen.polygon(_DIAMOND, _BLACK)
+    pen.polygon(regular_polygon(4, 0.94, 0.0), _WHITE)
+    pen.polygon(regular_polygon(4, 0.64, 0.0), _BLACK)
+    pen.polygon(regular_polygon(4, 0.60, 0.0), _YELLOW)
+
+
+def _stop(pen: Pen) -> None:
+    pen.polygon(_OCTAGON, _WHITE)
+    pen.polygon([(0.93 * x, 0.93 * y) for x, y in _OCTAGON], _RED)
+    pen.text("STOP", (0, 0), 1.52, 0.62, _WHITE)
+
+
+def _mandatory(pen: Pen) -> None:
+    pen.disc((0, 0), 0.99, _WHITE)
+    pen.disc((0, 0), 0.95, _BLUE)
+
+
+def _arrows(*paths: list[Point]) -> Callable[[Pen], None]:
+    def draw(pen: Pen) -> None:
+        _mandatory(pen)
+        for path in paths:
+            pen.arrow(path, 0.24, 0.42, _WHITE)
+
+    return draw
+
+
+def _roundabout(pen: Pen) -> None:
+    _mandatory(pen)
+    for start in (10.0, 130.0, 250.0):
+        # Traffic on the right goes round anticlockwise: angles fall, as y runs down.
+        arc = [regular_polygon(1, 0.55, start - angle)[0] for angle in range(0, 70, 7)]
+        pen.path(arc, 0.18, _WHITE)
+        tip, base = start - 100.0, start - 62.0
+        corners = [regular_polygon(1, r, a)[0] for r, a in ((0.55, tip), (0.82, base), (0.28, base))]
+        pen.polygon(corners, _WHITE)
+
+
+def _mirrored(path: list[Point]) -> list[Point]:
+    return [(-x, y) for x, y in path]
+
+
+_UP: list[Point] = [(0.0, 0.72), (0.0, -0.74)]
+_TURN: list[Point] = [(-0.3, 0.7), (-0.3, -0.12), (0.74, -0.12)]
+_KEEP: list[Point] = [(-0.46, -0.46), (0.56, 0.56)]
+_FORK_UP: list[Point] = [(-0.22, 0.72), (-0.22, -0.76)]
+_FORK_SIDE: list[Point] = [(-0.22, 0.28), (0.72, 0.28)]
+
+_DRAWINGS: dict[int, tuple[list[Point], Callable[[Pen], None]]] = {
+    **{label: (_CIRCLE, _speed_limit(speed)) for label, speed in _SPEEDS.items()},
+    6: (_CIRCLE, _end_of("80")),
+    11: (_TRIANGLE, _right_of_way),
+    12: (_DIAMOND, _priority_road),
+    13: ([(x, -y) for x, y in _TRIANGLE], _yield),
+    14: (_OCTAGON, _stop),
+    15: (_CIRCLE, _prohibition),
+    17: (_CIRCLE, _no_entry),
+    18: (_TRIANGLE, _caution),
+    32: (_CIRCLE, _end_of("")),
+    33: (_CIRCLE, _arrows(_TURN)),
+    34: (_CIRCLE, _arrows(_mirrored(_TURN))),
+    35: (_CIRCLE, _arrows(_UP)),
+    36: (_CIRCLE, _arrows(_FORK_UP, _FORK_SIDE)),
+    37: (_CIRCLE, _arrows(_mirrored(_FORK_UP), _mirrored(_FORK_SIDE))),
+    38: (_CIRCLE, _arrows(_KEEP)),
+    39: (_CIRCLE, _arrows(_mirrored(_KEEP))),
+    40: (_CIRCLE, _roundabout),
+}
+
+#: GTSRB ids of the classes that can be drawn, ascending.
+DRAWN_CLASSES: tuple[int, ...] = tuple(sorted(_DRAWINGS))
+
+
+@lru_cache(maxsize=128)
+def front_view(label: int, size: int) -> FrontView:
+    """Draw one class from the front.
+
+    Args:
+        label: GTSRB id, one of ``DRAWN_CLASSES``.
+        size: Side in pixels, at least 8.
+
+    Returns:
+        The picture, its coverage and its outline; cached, so do not write into the arrays.
+
+    Raises:
+        KeyError: If the class is not drawn.
+    """
+    outline, draw = _DRAWINGS[label]
+    picture, cover = Pen(size), Pen(size, "L")
+    draw(picture)
+    cover.polygon(outline, 255, _ROUNDING if len(outline) == 3 else 0.0)
+    view = FrontView(picture.picture(), cover.picture(), tuple(outline))
+    view.rgb.setflags(write=False)
+    view.alpha.setflags(write=False)
+    return view

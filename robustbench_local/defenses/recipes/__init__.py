@@ -1,0 +1,1 @@
+"""Recipes: how a model is trained, one method a file."""

@@ -1,0 +1,100 @@
+"""What the adversarial trainings share: a radius that grows, an adversary, and PGD to pick the best epoch."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from robustbench_local.defenses.recipes.base import Recipe, require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import divergence, linf_examples, near
+from robustbench_local.defenses.training.schedule import raised
+from robustbench_local.threats.threat_model import ThreatModel
+
+VALIDATION_STEPS = 10
+"""PGD steps on the validation images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialRecipe(Recipe):
+    """Training on images that an adversary changes first.
+
+    Attributes:
+        threat: Norm Linf; the full radius.
+        steps: Gradient steps of the adversary on each batch.
+        step_size: In units of the radius.
+        eps_warmup_epochs: Over which the radius grows from 0 to its full size.
+    """
+
+    threat: ThreatModel
+    steps: int
+    step_size: float
+    eps_warmup_epochs: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.threat.norm == "Linf", f"trains against Linf only, not {self.threat.norm}")
+        require(self.steps >= 1 and self.step_size > 0, "steps must be at least 1 and step_size positive")
+        require(0 <= self.eps_warmup_epochs <= self.epochs, "eps_warmup_epochs must be 0 to epochs")
+
+    def eps(self, progress: float) -> float:
+        """The adversary's radius at ``progress`` epochs, in pixel units of [0, 1]."""
+        return self.threat.eps * raised(progress, self.eps_warmup_epochs)
+
+
+Kind = TypeVar("Kind", bound=AdversarialRecipe)
+
+
+class AdversarialObjective(Objective, ABC, Generic[Kind]):
+    """An objective on adversarial examples; PGD at the full radius decides the best epoch.
+
+    Args:
+        context: The training.
+        recipe: Its hyper-parameters.
+    """
+
+    yardstick = f"PGD-{VALIDATION_STEPS}"
+
+    def __init__(self, context: Context, recipe: Kind) -> None:
+        super().__init__(context)
+        self.recipe = recipe
+
+    def pgd(self, batch: Batch) -> Tensor:
+        """PGD examples of the batch on the cross-entropy, from a uniform start, at the current radius."""
+        return self._ascended(batch, generator=batch.generator)
+
+    def away_from(self, batch: Batch, logits: Tensor) -> Tensor:
+        """PGD examples on the divergence from given answers, at the current radius.
+
+        Args:
+            batch: The step's images.
+            logits: What the examples are to be answered differently from, (N, K), without gradients.
+        """
+        return self._ascended(
+            batch,
+            start=near(batch.images, batch.generator),
+            loss=lambda found, _labels: divergence(logits, found).sum(),
+        )
+
+    def _ascended(self, batch: Batch, **how: Any) -> Tensor:
+        eps = self.recipe.eps(batch.progress)
+        step_size = self.recipe.step_size * eps
+        return linf_examples(
+            self.context.module,
+            batch.images,
+            batch.labels,
+            eps=eps,
+            steps=self.recipe.steps,
+            step_size=step_size,
+            **how,
+        )
+
+    def examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """PGD examples at the full radius, from the images themselves: nothing is random here."""
+        eps = self.recipe.threat.eps
+        return linf_examples(
+            module, images, labels, eps=eps, steps=VALIDATION_STEPS, step_size=eps / 4, generator=None
+        )

@@ -1,0 +1,64 @@
+"""ARD: a student answers under attack as a robust teacher answers without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.robust_distillation_base import (
+    RobustDistillation,
+    RobustDistillationObjective,
+)
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import divergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARD(RobustDistillation):
+    """Adversarially robust distillation.
+
+    Attributes:
+        temperature: What the logits of both are divided by in the adversarial term, at least 1.
+
+    Source: Goldblum et al. 2020, "Adversarially robust distillation", arXiv:1905.09747, sec. 4.
+    """
+
+    method = "ard"
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.temperature >= 1, "temperature must be at least 1")
+
+    def objective(self, context: Context) -> Objective:
+        """Cross-entropy on clean images, and divergence from the teacher on PGD examples."""
+        return _ARDObjective(context, self)
+
+
+def ard_loss(
+    clean: Tensor, adversarial: Tensor, taught: Tensor, labels: Tensor, alpha: float, temperature: float
+) -> Tensor:
+    """(1 - alpha) CE(S(x), y) + alpha T^2 KL(teacher(x) / T, S(x') / T), the mean over the batch.
+
+    Args:
+        clean: The student's logits on clean images, (N, K).
+        adversarial: The student's logits on adversarial images.
+        taught: The teacher's logits on clean images.
+        labels: (N,).
+        alpha: Weight of the adversarial term.
+        temperature: T; its square gives the divergence's gradients the size they have at T = 1.
+    """
+    moved = divergence(taught / temperature, adversarial / temperature).mean()
+    return (1 - alpha) * nn.functional.cross_entropy(clean, labels) + alpha * temperature**2 * moved
+
+
+class _ARDObjective(RobustDistillationObjective[ARD]):
+    def loss(self, batch: Batch) -> Tensor:
+        recipe, module = self.recipe, self.context.module
+        taught, examples = self.taught(batch), self.pgd(batch)
+        adversarial = module(examples)
+        clean = module(batch.images) if recipe.alpha < 1 else adversarial
+        return ard_loss(clean, adversarial, taught, batch.labels, recipe.alpha, recipe.temperature)

@@ -1,0 +1,87 @@
+"""Adversarial weight perturbation: the loss is lowered where nearby weights make it highest."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from robustbench_local.classifier.gradient_repair import remove_nonfinite
+from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.training_objective import Batch
+
+Forward = Callable[[Tensor], Tensor]
+"""Images (N, C, H, W) to logits (N, K)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightPerturbedRecipe(AdversarialRecipe):
+    """Adversarial training that may perturb the weights as well.
+
+    Attributes:
+        awp_gamma: Largest move of a layer's weights, in units of their norm; 0 switches it off.
+        awp_warmup_epochs: Epochs before it starts.
+    """
+
+    awp_gamma: float = 0.0
+    awp_warmup_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.awp_gamma < 1, "awp_gamma must be in [0, 1)")
+        require(0 <= self.awp_warmup_epochs <= self.epochs, "awp_warmup_epochs must be 0 to epochs")
+
+
+Kind = TypeVar("Kind", bound=WeightPerturbedRecipe)
+
+
+class WeightPerturbedObjective(AdversarialObjective[Kind], ABC):
+    """An adversarial objective whose loss can be taken at perturbed weights."""
+
+    def at_worst_weights(self, batch: Batch, loss: Callable[[Forward], Tensor]) -> Tensor:
+        """The loss that the optimizer lowers.
+
+        Args:
+            batch: The step's images.
+            loss: From the network, as a function of images, to a scalar.
+        """
+        module, recipe = self.context.module, self.recipe
+        if not recipe.awp_gamma or batch.progress < recipe.awp_warmup_epochs:
+            return loss(module)
+        return loss(worst_weights(module, recipe.awp_gamma, loss))
+
+
+def worst_weights(module: nn.Module, gamma: float, loss: Callable[[Forward], Tensor]) -> Forward:
+    """The network with each layer's weights moved to where the loss is higher.
+
+    Biases and the scales of batch norm stay. The module itself is not changed; gradients of what the result
+    computes reach its parameters as if they had been moved.
+
+    Args:
+        module: In training mode.
+        gamma: How far: this share of the norm of the layer's weights.
+        loss: From a network to a scalar.
+
+    Source: Wu, Xia and Wang 2020, arXiv:2004.05884, eq. 10 to 12 with one step.
+    """
+    weights = {name: each for name, each in module.named_parameters() if each.requires_grad and each.ndim > 1}
+    # Statistics of batch norm are learned from the loss itself, not from the search.
+    buffers = {name: each.clone() for name, each in module.named_buffers()}
+    searched = loss(lambda images: _call(module, {**weights, **buffers}, images))
+    gradients = [remove_nonfinite(each) for each in torch.autograd.grad(searched, list(weights.values()))]
+    moved = {
+        name: each + (gamma * each.norm() / gradient.norm().clamp(min=1e-12) * gradient).detach()
+        for (name, each), gradient in zip(weights.items(), gradients, strict=True)
+    }
+    return lambda images: _call(module, moved, images)
+
+
+def _call(module: nn.Module, tensors: dict[str, Any], images: Tensor) -> Tensor:
+    logits: Tensor = functional_call(module, tensors, (images,))
+    return logits

@@ -1,0 +1,131 @@
+"""Recipe: everything that decides how a model is trained, checked before the first step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from robustbench_local.defenses.recipes.augmentation import Augmentation
+from robustbench_local.defenses.recipes.training_objective import Context, Objective
+from robustbench_local.errors import CardError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """What every training has: how long, how fast, on which variants of the images.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images a step.
+        learning_rate: Peak of the schedule.
+        weight_decay: On all parameters.
+        warmup_epochs: Over which the learning rate rises from near 0.
+        label_smoothing: Share of the target spread over all classes.
+        ema_decay: Decay a step of the averaged weights, which are the ones kept.
+        fine_tune: Whether to start from the model's own weights instead of initial ones.
+        optimizer: ``"sgd"`` with Nesterov momentum, or ``"adamw"``.
+        momentum: Of SGD.
+        schedule: ``"one-cycle"``: after the rise, down to 0 along a cosine. ``"piecewise"``: a tenth of the
+            rate from each milestone on.
+        milestones: Of the piecewise schedule, as shares of all epochs.
+        gradient_clip: Largest L2 norm of all gradients together; 0 for none.
+        shift: Augmentation: largest move in pixels, border repeated.
+        brightness: Augmentation: gain drawn from 1 - brightness to 1 + brightness.
+        contrast: Augmentation: distance to the image's mean grey, scaled likewise.
+        saturation: Augmentation: distance to each pixel's grey, scaled likewise.
+        rotation: Augmentation: largest turn in degrees.
+        zoom: Augmentation: size drawn from 1 - zoom to 1 + zoom.
+        flip: Augmentation: classes, by index or name, whose images are mirrored half the time; ``"*"`` means
+            all. None by default: mirrored, "keep right" is "keep left".
+    """
+
+    method: ClassVar[str]
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_epochs: int
+    label_smoothing: float
+    ema_decay: float
+    fine_tune: bool = False
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    schedule: Literal["one-cycle", "piecewise"] = "one-cycle"
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gradient_clip: float = 0.0
+    shift: int
+    brightness: float
+    contrast: float = 0.0
+    saturation: float = 0.0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    flip: tuple[int | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(
+            self.epochs >= 1 and self.batch_size >= 2, "epochs must be at least 1 and batch_size at least 2"
+        )
+        require(0 <= self.warmup_epochs < self.epochs, "warmup_epochs must be at least 0 and below epochs")
+        require(self.learning_rate > 0 and self.weight_decay >= 0, "learning_rate must be positive")
+        require(0 <= self.ema_decay < 1 and 0 <= self.label_smoothing < 1, "a share must be in [0, 1)")
+        require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
+        require(
+            all(0 < each < 1 for each in self.milestones),
+            "milestones must be shares of the epochs, in (0, 1)",
+        )
+        require(self.gradient_clip >= 0, "gradient_clip must not be negative")
+        require(
+            self.shift >= 0 and 0 <= self.brightness < 1, "shift must not be negative, brightness below 1"
+        )
+        require(
+            all(0 <= each < 1 for each in (self.contrast, self.saturation, self.zoom)),
+            "contrast, saturation and zoom must be in [0, 1)",
+        )
+        require(0 <= self.rotation <= 180, "rotation must be 0 to 180 degrees")
+
+    @abstractmethod
+    def objective(self, context: Context) -> Objective:
+        """What this recipe minimises, for one training."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All hyper-parameters, as a card has them."""
+        values = asdict(self)
+        values.pop("threat", None)
+        return values
+
+    def augmentation(self, class_names: tuple[str, ...]) -> Augmentation:
+        """The changes of a training image, for data with these classes.
+
+        Raises:
+            CardError: If ``flip`` names a class that the data does not have.
+        """
+        everything = "*" in self.flip
+        indices = range(len(class_names)) if everything else [_index(one, class_names) for one in self.flip]
+        return Augmentation(
+            shift=self.shift,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            saturation=self.saturation,
+            rotation=self.rotation,
+            zoom=self.zoom,
+            flip=frozenset(indices),
+        )
+
+
+def require(condition: bool, what: str) -> None:
+    """Refuse a recipe.
+
+    Raises:
+        CardError: Saying ``what`` must hold, unless it does.
+    """
+    if not condition:
+        raise CardError(what, where="recipe")
+
+
+def _index(entry: int | str, class_names: tuple[str, ...]) -> int:
+    known = entry in class_names if isinstance(entry, str) else 0 <= entry < len(class_names)
+    require(known, f"flip names {entry!r}, which is no class of the data")
+    return class_names.index(entry) if isinstance(entry, str) else entry

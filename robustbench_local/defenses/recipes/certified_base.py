@@ -1,0 +1,102 @@
+"""Certified training: the loss of the worst logits that bounds cannot rule out, more of it step by step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.certification.bound_propagation.bounds import Network, ibp_margins
+from robustbench_local.certification.bound_propagation.graph import trace
+from robustbench_local.defenses.recipes.base import Recipe, require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_pgd import frozen
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifiedRecipe(Recipe):
+    """Training that interval bounds can verify afterwards.
+
+    After ``clean_epochs`` of ordinary training, radius and weight of the worst case rise together, along a
+    straight line, over ``ramp_epochs``. Bounds of a network that was never trained for them are useless at
+    first, and the full radius at once destroys it.
+
+    Attributes:
+        threat: Norm Linf; the radius at the end of the ramp.
+        kappa: Weight of the cross-entropy on clean images at the end of the ramp; it starts at 1, and the
+            worst case has the rest.
+        clean_epochs: Before the ramp.
+        ramp_epochs: Length of the ramp.
+    """
+
+    threat: ThreatModel
+    kappa: float
+    clean_epochs: int
+    ramp_epochs: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.threat.norm == "Linf", f"trains against Linf only, not {self.threat.norm}")
+        require(0 <= self.kappa < 1, "kappa must be in [0, 1)")
+        require(
+            self.clean_epochs >= 0 and self.ramp_epochs >= 1,
+            "clean_epochs must not be negative and ramp_epochs at least 1",
+        )
+        require(self.clean_epochs + self.ramp_epochs <= self.epochs, "the ramp must end before the training")
+
+    def ramp(self, progress: float) -> float:
+        """How far up the ramp the training is at ``progress`` epochs, 0 to 1."""
+        return min(1.0, max(0.0, (progress - self.clean_epochs) / self.ramp_epochs))
+
+
+Kind = TypeVar("Kind", bound=CertifiedRecipe)
+
+
+class CertifiedObjective(Objective, ABC, Generic[Kind]):
+    """Mixes the two losses; the share of images that interval bounds verify decides the best epoch.
+
+    Args:
+        context: The training.
+        recipe: Its hyper-parameters.
+
+    Raises:
+        ModelError: If the network has a layer without bounds.
+    """
+
+    yardstick = "verified"
+
+    def __init__(self, context: Context, recipe: Kind) -> None:
+        super().__init__(context)
+        self.recipe = recipe
+        self.network: Network = trace(context.module, tuple(context.training.images.shape[1:]))
+
+    @abstractmethod
+    def margins(self, lower: Tensor, upper: Tensor, labels: Tensor, ramp: float) -> Tensor:
+        """Lower bounds of the label's margins over boxes of images, (N, K), 0 at the label."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Kappa times the clean cross-entropy, 1 - kappa times that of the worst logits."""
+        ramp = self.recipe.ramp(batch.progress)
+        clean = nn.functional.cross_entropy(
+            self.context.module(batch.images), batch.labels, label_smoothing=self.recipe.label_smoothing
+        )
+        if ramp == 0:
+            return clean
+        kappa = 1 - (1 - self.recipe.kappa) * ramp
+        margins = self.margins(*_box(batch.images, ramp * self.recipe.threat.eps), batch.labels, ramp)
+        return kappa * clean + (1 - kappa) * nn.functional.cross_entropy(-margins, batch.labels)
+
+    def withstands(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """Whether interval bounds prove the label at the full radius, in the images' precision."""
+        with frozen(module), torch.no_grad():
+            margins = ibp_margins(module, *_box(images, self.recipe.threat.eps), labels)
+        return margins.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0
+
+
+def _box(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Least and largest pixels of the ball, inside [0, 1]."""
+    return (images - eps).clamp(min=0), (images + eps).clamp(max=1)

@@ -1,0 +1,166 @@
+"""Defensive distillation: a network trained on the softened outputs of another, used without softening.
+
+At test time the temperature is 1 and the logits are T times as large as usual: the softmax saturates, and in
+float32 the gradient of the cross-entropy vanishes. Attacks on the cross-entropy then find nothing, attacks
+on the logits find everything (Carlini and Wagner 2016, arXiv:1607.04311). The recipe is here to show that.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.defenses.recipes.base import Recipe, require
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.training.training_loop import train
+from robustbench_local.randomness import seed_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tempered(Recipe):
+    """Cross-entropy with the labels at a temperature: how a distillation's teacher is trained.
+
+    Attributes:
+        temperature: What logits are divided by before the softmax, at least 1; only in training.
+    """
+
+    method = "tempered"
+
+    temperature: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.temperature >= 1, "temperature must be at least 1")
+
+    def objective(self, context: Context) -> Objective:
+        """Cross-entropy at the temperature."""
+        return _TemperedObjective(context, self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Tempered):
+    """Defensive distillation: first a teacher learns the labels, then a student the teacher's probabilities.
+
+    Both are the same network, trained alike, at the same temperature.
+
+    Attributes:
+        teacher: Another classifier to learn from, trained at the temperature; by default one is trained.
+
+    Source: Papernot et al. 2016, "Distillation as a defense to adversarial perturbations against deep neural
+    networks", arXiv:1511.04508, sec. IV.
+    """
+
+    method = "distillation"
+
+    teacher: str = ""
+
+    def objective(self, context: Context) -> Objective:
+        """Cross-entropy with the teacher's probabilities at the temperature."""
+        return _DistillationObjective(context, self)
+
+    @property
+    def teaching(self) -> Tempered:
+        """How the teacher is trained."""
+        shared = {one.name: getattr(self, one.name) for one in fields(Tempered)}
+        return Tempered(**shared)
+
+
+def tempered_cross_entropy(
+    logits: Tensor, targets: Tensor, temperature: float, smoothing: float = 0
+) -> Tensor:
+    """Cross-entropy of softened probabilities, times the temperature.
+
+    Gradients with respect to the logits shrink as 1 / T; the factor gives them the size they have at T = 1,
+    so that a learning rate for ordinary training serves here too.
+
+    Args:
+        logits: (N, K).
+        targets: Labels (N,), or probabilities (N, K).
+        temperature: T.
+        smoothing: Share of the target spread over all classes.
+
+    Returns:
+        Mean over the batch.
+    """
+    softened = logits / temperature
+    return temperature * nn.functional.cross_entropy(softened, targets, label_smoothing=smoothing)
+
+
+class _TemperedObjective(Objective):
+    def __init__(self, context: Context, recipe: Tempered) -> None:
+        super().__init__(context)
+        self._temperature, self._smoothing = recipe.temperature, recipe.label_smoothing
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self.context.module(batch.images)
+        return tempered_cross_entropy(logits, batch.labels, self._temperature, self._smoothing)
+
+
+class _DistillationObjective(Objective):
+    """The teacher is trained when the first batch comes, unless a checkpoint brings one.
+
+    Until the student's first checkpoint holds it, it lies in one of its own beside that.
+    """
+
+    def __init__(self, context: Context, recipe: Distillation) -> None:
+        super().__init__(context)
+        self._recipe = recipe
+        self._teacher = context.teacher(recipe.teacher) if recipe.teacher else None
+        self._pupil = copy.deepcopy(context.module)
+
+    def loss(self, batch: Batch) -> Tensor:
+        if self._teacher is None:
+            self._teacher = self._train_teacher()
+        temperature = self._recipe.temperature
+        with torch.no_grad():
+            probabilities = (self._teacher(batch.images) / temperature).softmax(dim=1)
+        logits = self.context.module(batch.images)
+        return tempered_cross_entropy(logits, probabilities, temperature)
+
+    def _train_teacher(self) -> nn.Module:
+        context = self.context
+        context.report(f"training the teacher at temperature {self._recipe.temperature:g}")
+        trained = train(
+            self._pupil,
+            self._recipe.teaching,
+            context.training,
+            context.validation,
+            seed=seed_from(context.seed, "teacher"),
+            checkpoint=self._checkpoint,
+            report=lambda line: context.report(f"teacher: {line}"),
+            device=context.device,
+            belongs=context.belongs,
+        )
+        self._pupil.load_state_dict(trained.state)
+        context.report("training the student")
+        return self._pupil.eval().requires_grad_(False)
+
+    @property
+    def _checkpoint(self) -> Path | None:
+        """Where the teacher's training is saved."""
+        beside = self.context.checkpoint
+        return None if beside is None else beside.with_name(f"{beside.name}.teacher")
+
+    @property
+    def _trained_here(self) -> bool:
+        return self._teacher is self._pupil
+
+    def state(self) -> dict[str, Any]:
+        """The weights of a teacher that was trained here."""
+        return {"teacher": self._pupil.state_dict()} if self._trained_here else {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The teacher as it was, so that it need not be trained again."""
+        if "teacher" in state:
+            self._pupil.load_state_dict(state["teacher"])
+            self._teacher = self._pupil.eval().requires_grad_(False)
+
+    def saved(self) -> None:
+        """The student's checkpoint has the teacher now, so the teacher's own can go."""
+        if self._trained_here and self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,31 @@
+"""Gaussian augmentation: noise in every training image, for a classifier that will be smoothed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustbench_local.defenses.recipes.noise_base import NoisyObjective, NoisyRecipe, noisy
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianAugmentation(NoisyRecipe):
+    """Cross-entropy on images with Gaussian noise.
+
+    Source: Cohen et al. 2019, "Certified adversarial robustness via randomized smoothing", arXiv:1902.02918,
+    sec. 3.3.
+    """
+
+    method = "gaussian"
+
+    def objective(self, context: Context) -> Objective:
+        """Cross-entropy on noisy images."""
+        return _GaussianObjective(context, self)
+
+
+class _GaussianObjective(NoisyObjective[GaussianAugmentation]):
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self.context.module(noisy(batch.images, self.recipe.sigma, 1, batch.generator))
+        return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)

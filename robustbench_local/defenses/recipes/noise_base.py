@@ -1,0 +1,81 @@
+"""What trainings for randomized smoothing share: noise, and accuracy under noise to pick the epoch."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.defenses.recipes.base import Recipe, require
+from robustbench_local.defenses.recipes.training_objective import Context, Objective
+from robustbench_local.randomness import seed_from
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyRecipe(Recipe):
+    """Training for randomized smoothing.
+
+    Attributes:
+        sigma: Standard deviation of the noise in pixel units of [0, 1], added before any preprocessing and
+            not clipped, as the smoothed classifier will add it.
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.sigma > 0, "sigma must be positive")
+
+
+def noisy(images: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
+    """Draws of an image under noise, one after the other: (N * draws, C, H, W), not clipped.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        sigma: Standard deviation, in the same units.
+        draws: How many of each image.
+        generator: On the CPU.
+    """
+    repeated = images.repeat_interleave(draws, dim=0)
+    return repeated + sigma * torch.randn(repeated.shape, generator=generator).to(images.device)
+
+
+def smoothed_log_likelihood(logits: Tensor, labels: Tensor, draws: int) -> Tensor:
+    """Log of the mean probability of the label over the draws, (N,).
+
+    The mean is inside the logarithm: what is attacked is the classifier that averages probabilities.
+
+    Args:
+        logits: (N * draws, K), the draws of an image one after the other.
+        labels: (N,).
+        draws: Noise samples an image.
+    """
+    likelihood = logits.log_softmax(dim=1).view(len(labels), draws, -1).logsumexp(dim=1) - math.log(draws)
+    return likelihood.gather(1, labels[:, None]).squeeze(1)
+
+
+Kind = TypeVar("Kind", bound=NoisyRecipe)
+
+
+class NoisyObjective(Objective, ABC, Generic[Kind]):
+    """An objective under noise; accuracy under noise decides the best epoch.
+
+    Args:
+        context: The training.
+        recipe: Its hyper-parameters.
+    """
+
+    yardstick = "under noise"
+
+    def __init__(self, context: Context, recipe: Kind) -> None:
+        super().__init__(context)
+        self.recipe = recipe
+
+    def examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+        """One draw an image, the same in every epoch."""
+        generator = torch.Generator().manual_seed(seed_from(self.context.seed, "validation noise"))
+        return noisy(images, self.recipe.sigma, 1, generator)

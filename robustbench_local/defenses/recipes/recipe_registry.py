@@ -1,0 +1,84 @@
+"""The recipes by name, and what reads one from a card."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_type_hints
+
+from robustbench_local.config.cards import Card
+from robustbench_local.config.hyperparameters import checked
+from robustbench_local.config.registry import Registry
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.errors import CardError, did_you_mean
+
+RECIPES: Registry[Recipe] = Registry(
+    "training recipe",
+    Recipe,  # type: ignore[type-abstract]  # compared with, never built
+    {
+        "ard": "robustbench_local.defenses.recipes.ard:ARD",
+        "crown-ibp": "robustbench_local.defenses.recipes.crown_ibp:CrownIBP",
+        "distillation": "robustbench_local.defenses.recipes.distillation:Distillation",
+        "fast-at": "robustbench_local.defenses.recipes.fast_at:FastTraining",
+        "free-at": "robustbench_local.defenses.recipes.free_at:FreeTraining",
+        "gaussian": "robustbench_local.defenses.recipes.gaussian:GaussianAugmentation",
+        "ibp": "robustbench_local.defenses.recipes.ibp_training:IBP",
+        "macer": "robustbench_local.defenses.recipes.macer:MACER",
+        "mart": "robustbench_local.defenses.recipes.mart:MART",
+        "pgd-at": "robustbench_local.defenses.recipes.pgd_at:PGDTraining",
+        "rslad": "robustbench_local.defenses.recipes.rslad:RSLAD",
+        "smoothadv": "robustbench_local.defenses.recipes.smoothadv:SmoothAdv",
+        "standard": "robustbench_local.defenses.recipes.standard:Standard",
+        "trades": "robustbench_local.defenses.recipes.trades:Trades",
+    },
+)
+"""Trainings by the name that a card's ``method`` gives."""
+
+_THREAT = "threat"
+
+
+def parameter_names(method: str) -> tuple[str, ...]:
+    """The hyper-parameters that a recipe takes, by name.
+
+    Raises:
+        ConfigError: If there is no such recipe.
+    """
+    return tuple(one.name for one in fields(RECIPES[method]) if one.name != _THREAT)
+
+
+def read_recipe(card: Card) -> Recipe:
+    """The recipe that a defense's card describes.
+
+    Raises:
+        CardError: If the card's method is no training recipe, or a parameter is missing, unknown or
+            impossible.
+        ConfigError: If a parameter is of the wrong type.
+    """
+    where = f"card {card.name}"
+    if card.method not in RECIPES:
+        raise CardError(
+            f"{card.method!r} is no training recipe", where=where, remedy=did_you_mean(card.method, RECIPES)
+        )
+    kind = RECIPES[card.method]
+    known = {one.name: one for one in fields(kind)}
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    if _THREAT in known:
+        if card.threat is None:
+            raise CardError(
+                f"{card.method} needs a threat model", where=where, remedy="add threat: to the card"
+            )
+        values[_THREAT] = card.threat.model()
+    for name, value in card.parameters.items():
+        if name not in known or name == _THREAT:
+            raise CardError(f"unknown parameter {name!r}", where=where, remedy=did_you_mean(name, known))
+        values[name] = checked(f"{where}, {name}", value, hints[name])
+    if missing := sorted(name for name, one in known.items() if _required(one) and name not in values):
+        raise CardError(f"parameter {missing[0]!r} is missing", where=where)
+    try:
+        return kind(**values)
+    except CardError as error:
+        raise CardError(error.what, where=where) from None
+
+
+def _required(one: Field[Any]) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING

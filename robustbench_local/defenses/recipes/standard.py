@@ -1,0 +1,34 @@
+"""Ordinary training on clean images: what every defense is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard(Recipe):
+    """Ordinary training: cross-entropy on clean images."""
+
+    method = "standard"
+
+    def objective(self, context: Context) -> Objective:
+        """Cross-entropy."""
+        return CrossEntropy(context, self)
+
+
+class CrossEntropy(Objective):
+    """Cross-entropy on the batch as it is."""
+
+    def __init__(self, context: Context, recipe: Recipe) -> None:
+        super().__init__(context)
+        self._smoothing = recipe.label_smoothing
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy."""
+        logits = self.context.module(batch.images)
+        return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self._smoothing)

@@ -1,0 +1,131 @@
+"""Objective: what a recipe minimises, and which adversary decides the best epoch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.defenses.recipes.training_pgd import frozen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's images.
+
+    Attributes:
+        images: Augmented, (N, C, H, W) in [0, 1], on the device.
+        labels: (N,), on the device.
+        progress: Epochs done, with a fraction.
+        generator: Of all random numbers of the step, on the CPU.
+    """
+
+    images: Tensor
+    labels: Tensor
+    progress: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One training, as its objective sees it.
+
+    Attributes:
+        module: What is trained: images in [0, 1] to logits.
+        training: All training images.
+        validation: The images that decide which epoch is best.
+        steps: Batches an epoch.
+        device: Where the module computes.
+        seed: Of the training.
+        teacher: A frozen network in evaluation mode, on ``device``, by what a user calls it.
+        report: Receives a line for the user.
+        checkpoint: Where the training is saved after each epoch, if anywhere.
+        belongs: What else that checkpoint agrees with; see `train`.
+    """
+
+    module: nn.Module
+    training: Dataset
+    validation: Dataset
+    steps: int
+    device: torch.device
+    seed: int
+    teacher: Callable[[str], nn.Module]
+    report: Callable[[str], None]
+    checkpoint: Path | None = None
+    belongs: Mapping[str, str] = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """The loss of a recipe, for one training.
+
+    Args:
+        context: The training.
+
+    Attributes:
+        replays: How often the loop steps on each batch.
+        yardstick: What `withstands` counts, in a word, for lines of progress.
+    """
+
+    replays: int = 1
+    yardstick: str = "robust"
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """What to minimise on this batch, a scalar; the loop does the backward pass and the step.
+
+        The module is in training mode.
+        """
+
+    def examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Adversarial images that decide which epoch is best; None: accuracy on clean images does.
+
+        Args:
+            module: The averaged weights, in evaluation mode.
+            images: (N, C, H, W) in [0, 1], on the device; not augmented.
+            labels: (N,).
+        """
+        return None
+
+    def withstands(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+        """Which images count as robust, (N,) boolean: those that are still right as `examples`.
+
+        Args:
+            module: As for `examples`.
+            images: As for `examples`.
+            labels: (N,).
+
+        Returns:
+            None where accuracy on clean images decides the epoch.
+        """
+        examples = self.examples(module, images, labels)
+        if examples is None:
+            return None
+        with frozen(module), torch.no_grad():
+            right: Tensor = module(examples).argmax(dim=1) == labels
+        return right
+
+    def watch(self, images: Tensor, labels: Tensor) -> None:  # noqa: B027 - most have nothing to watch
+        """Look for a collapse after each epoch, on validation images.
+
+        Raises:
+            ModelError: If the training has collapsed and would not come back.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep of this objective: tensors and numbers."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
+        """Go on from what `state` returned."""
+
+    def saved(self) -> None:  # noqa: B027 - most have nothing to tidy up
+        """What `state` returned is on the disk; files that only served until then can go."""

@@ -1,0 +1,213 @@
+"""Networks to train: any source of models, with the normalisation in front and a head for the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
+from robustbench_local.errors import ModelError
+from robustbench_local.models.loaded_model import Loaded, Request
+from robustbench_local.models.model_sources import load_model
+from robustbench_local.models.networks.network_registry import find_architecture, fixed_start, start_from
+from robustbench_local.models.zoo import list_zoo
+from robustbench_local.randomness import seed_from
+
+
+class TrainedNetwork(nn.Module):
+    """A network behind its resizing and normalisation: images in [0, 1] to logits.
+
+    Args:
+        network: Normalised images to logits; its weights alone are saved.
+        normalize: Means and standard deviations, or None.
+        input_size: (H, W) that images are resized to, or None for any.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: nn.Module, normalize: Normalization | None, input_size: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__()
+        self.network, self.input_size = network, input_size
+        mean, std = normalize or ((0.0,), (1.0,))
+        # Not part of the weights: whoever loads them normalises outside, see Classifier.
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_forward_hook(_check_logits)
+
+    def extra_repr(self) -> str:
+        """What a description of the network says besides its layers."""
+        return f"input_size={self.input_size}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) in [0, 1] to logits (N, K).
+
+        Calling the module checks that they are; ``forward`` itself is one that bounds can trace.
+        """
+        if self.input_size is not None and images.shape[-2:] != self.input_size:
+            images = nn.functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+def _check_logits(_module: nn.Module, _images: Any, logits: Any) -> None:
+    """Refuse a network that returns anything but logits (N, K)."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ModelError(
+            f"returns a {type(logits).__name__} in training, not logits (N, K)",
+            where="training",
+            remedy="wrap the network so that it returns its logits alone",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        module: The network behind its preprocessing.
+        architecture: What a card beside the weights says about the network.
+        num_classes: How many logits.
+        normalize: Means and standard deviations, or None.
+        input_size: (H, W) that images are resized to, or None for any.
+        origin: Where the weights come from, with their SHA-256; empty for initial weights.
+    """
+
+    module: TrainedNetwork
+    architecture: str
+    num_classes: int
+    normalize: Normalization | None
+    input_size: tuple[int, int] | None
+    origin: dict[str, str]
+
+
+def load_start(
+    model: str,
+    *,
+    num_classes: int,
+    seed: int,
+    weights: str | None = None,
+    entry: str | None = None,
+    architecture: str | None = None,
+    normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
+    input_size: tuple[int, int] | None = None,
+    allow_code: bool = False,
+    base: Path | None = None,
+    declared_classes: int | None = None,
+    sha256: str | None = None,
+    trust_pickle: str | None = None,
+) -> Start:
+    """The network that a training starts from.
+
+    Args:
+        model: One of our architectures, or a source of models such as ``torchvision:resnet50``.
+        num_classes: How many classes the training data have; where the weights have another number, the
+            last layer is replaced.
+        seed: Of initial weights.
+        weights: A file, or the name of published weights such as ``"DEFAULT"``; None for initial ones.
+        entry: Which part of the file, where more than one fits.
+        architecture: For ``checkpoint:FILE``, the network that it belongs to, where no card beside it says.
+        normalize: Means and standard deviations, a name, or ``"none"``; None for what the model or its
+            weights know.
+        input_size: (H, W) that images are resized to; None for what the model knows.
+        allow_code: Whether a Python file may be run.
+        base: The folder that relative paths start from.
+        declared_classes: How many classes the user says that the model has.
+        sha256: What the SHA-256 of the weights file must be.
+        trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
+
+    Raises:
+        ConfigError: If the model or a name in it is unknown.
+        ModelError: If it cannot be trained, or the weights do not fit.
+        RefusedError: If loading could run code that was not allowed.
+    """
+    request = Request(
+        weights=weights,
+        entry=entry,
+        architecture=architecture,
+        num_classes=declared_classes,
+        default_classes=num_classes,
+        sha256=sha256,
+        trust_pickle=trust_pickle,
+        allow_code=allow_code,
+        base=base,
+    )
+    with start_from(seed_from(seed, "initial weights")):
+        loaded = _load(model, request)
+        loaded.check_normalization(normalize)
+        if not isinstance(loaded.model, nn.Module):
+            raise ModelError("is no torch module, so it cannot be trained", where=model)
+        if loaded.num_classes != num_classes:
+            _replace_head(loaded.model, loaded.num_classes, num_classes, model)
+    known = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
+    sha = loaded.provenance.get("sha256") or loaded.provenance.get("published")
+    return Start(
+        module=TrainedNetwork(loaded.model.requires_grad_(True), known, input_size or loaded.input_size),
+        architecture=str(loaded.provenance.get("architecture") or model),
+        num_classes=num_classes,
+        normalize=known,
+        input_size=input_size or loaded.input_size,
+        origin={"weights": str(loaded.provenance.get("weights", weights)), "sha256": str(sha)} if sha else {},
+    )
+
+
+def teacher_loader(
+    device: torch.device,
+    base: Path | None = None,
+    *,
+    allow_code: bool = False,
+    num_classes: int | None = None,
+) -> Callable[[str], nn.Module]:
+    """What loads the teacher of a distillation: a shipped network, a weights file, or a source of models.
+
+    Args:
+        device: Where the teacher computes.
+        base: The folder that relative paths start from.
+        allow_code: Whether a Python file may be run.
+        num_classes: How many classes the student has, for a teacher that does not say how many it has.
+    """
+
+    def load(name: str) -> nn.Module:
+        source = f"zoo:{name}" if name in list_zoo() else name if ":" in name else f"checkpoint:{name}"
+        request = Request(base=base, allow_code=allow_code, default_classes=num_classes)
+        loaded = load_model(source, request)
+        if not isinstance(loaded.model, nn.Module):
+            raise ModelError("is no torch module, so it cannot teach", where=name)
+        loaded.check_normalization(None)
+        network = TrainedNetwork(loaded.model, loaded.normalize, loaded.input_size)
+        return network.to(device).eval().requires_grad_(False)
+
+    return load
+
+
+def _load(model: str, request: Request) -> Loaded:
+    if ":" in model:
+        return load_model(model, request)
+    own = find_architecture(model)
+    if request.weights is not None:
+        return load_model(f"checkpoint:{request.weights}", replace(request, weights=None, architecture=model))
+    classes = request.default_classes or own.num_classes
+    return Loaded(model=own.build(classes), num_classes=classes, normalize=own.normalize)
+
+
+def _replace_head(network: nn.Module, before: int, after: int, where: str) -> None:
+    """Put a new last layer in place of one for other classes."""
+    heads = [
+        (name, layer)
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Linear) and layer.out_features == before
+    ]
+    if not heads:
+        raise ModelError(f"has no last linear layer of {before} outputs to replace", where=where)
+    name, old = heads[-1]
+    with fixed_start():
+        head = nn.Linear(old.in_features, after, bias=old.bias is not None)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, head)

@@ -1,0 +1,62 @@
+"""Learning curves beside the weights: numbers for a program, a figure for a person."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from robustbench_local.defenses.training.training_result import Epoch
+
+COLUMNS = (
+    "epoch", "seconds", "learning_rate", "loss",
+    "training_clean", "training_robust", "validation_clean", "validation_robust",
+)  # fmt: skip
+"""Of the CSV file; accuracies are shares, empty where there is no adversary."""
+
+_CLEAN, _ROBUST = "#1f77b4", "#d62728"
+
+
+def write_curves(out: Path, curves: Sequence[Epoch], *, best: int, title: str) -> None:
+    """Write ``NAME.curves.csv`` and ``NAME.curves.png`` beside the weights.
+
+    Args:
+        out: The weights file.
+        curves: One entry an epoch.
+        best: The epoch that was kept, counted from 1.
+        title: Of the figure.
+    """
+    with out.with_suffix(".curves.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        for one in curves:
+            shares = (one.training.clean, one.training.robust, one.validation.clean, one.validation.robust)
+            numbers = (f"{one.seconds:.1f}", f"{one.learning_rate:.6g}", f"{one.loss:.6g}")
+            accuracies = ("" if share is None else f"{share:.4f}" for share in shares)
+            rows.writerow((one.validation.epoch, *numbers, *accuracies))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    _draw(figure.subplots(), curves, best, title)
+    FigureCanvasAgg(figure)
+    figure.savefig(out.with_suffix(".curves.png"), metadata={"Software": None})
+
+
+def _draw(axes: Axes, curves: Sequence[Epoch], best: int, title: str) -> None:
+    epochs = [one.validation.epoch for one in curves]
+    lines: list[tuple[str, str, str, list[float | None]]] = [
+        ("clean, training", _CLEAN, "--", [one.training.clean for one in curves]),
+        ("clean, validation", _CLEAN, "-", [one.validation.clean for one in curves]),
+        ("robust, training", _ROBUST, "--", [one.training.robust for one in curves]),
+        ("robust, validation", _ROBUST, "-", [one.validation.robust for one in curves]),
+    ]
+    for label, colour, style, shares in lines:
+        known = [100 * share for share in shares if share is not None]
+        if known:
+            axes.plot(epochs, known, style, color=colour, label=label)
+    axes.axvline(best, color="#888888", linewidth=1, label="kept")
+    axes.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 100), title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize="small")

@@ -1,0 +1,115 @@
+"""What is written at the end of a training: weights, and the card beside them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from robustbench_local.config.cards import Card
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.training.initial_networks import Start
+from robustbench_local.defenses.training.training_result import Trained
+from robustbench_local.errors import StorageError
+
+
+def write_weights(
+    out: Path,
+    start: Start,
+    *,
+    card: Card,
+    recipe: Recipe,
+    trained: Trained,
+    class_names: Sequence[str],
+    data: dict[str, Any],
+    measured: list[dict[str, Any]],
+    seed: int,
+    command: str,
+) -> None:
+    """Write the trained weights and, beside them, the card that `models.weights_card` reads.
+
+    Args:
+        out: Where the weights go, ``.safetensors``; the card gets the same name with ``.yaml``.
+        start: The network, which now has the trained weights; they are saved without the normalisation.
+        card: The defense that was trained.
+        recipe: Its parameters as they were used.
+        trained: What came of it.
+        class_names: One a logit.
+        data: Source, sizes and digests of the images.
+        measured: Figures on images that trained nothing.
+        seed: The training's seed.
+        command: The command line that makes the same weights.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    network = start.module.network
+    kept = torch.contiguous_format  # and copied: safetensors refuses layers that share their weights
+    state = {
+        name: value.detach().cpu().clone(memory_format=kept) for name, value in network.state_dict().items()
+    }
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        save_file(state, partial)
+        partial.chmod(0o644)
+        digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+        os.replace(partial, out)  # noqa: PTH105 - the atomic one
+    except OSError as error:
+        raise StorageError(f"cannot write the weights: {error}", where=str(out)) from None
+    made = {
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "torch": torch.__version__.split("+")[0],
+        "command": command,
+        "training_seconds": round(trained.seconds),
+        "best_epoch": trained.best.epoch,
+        "validation": {"clean": trained.best.clean, "robust": trained.best.robust},
+    }
+    provenance = {
+        "defense": _described(card, recipe),
+        "seed": seed,
+        **({"start": start.origin} if start.origin else {}),
+        "data": data,
+        "made": made,
+        "measured": measured,
+    }
+    content = {
+        "schema": 1,
+        "name": out.stem,
+        "weights": out.name,
+        "sha256": digest,
+        "architecture": start.architecture,
+        "num_classes": start.num_classes,
+        "normalize": None if start.normalize is None else [list(part) for part in start.normalize],
+        **({"input_size": list(start.input_size)} if start.input_size else {}),
+        "provenance": provenance,
+        "class_names": list(class_names),
+    }
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110)
+    out.with_suffix(".yaml").write_text(text, encoding="utf-8")
+
+
+def summarize(source: str, data: Dataset) -> dict[str, Any]:
+    """What a card says about images: where they come from, how many, and which exactly."""
+    return {
+        "source": source,
+        "n": len(data),
+        "classes": len(set(data.labels.tolist())),
+        **({} if data.groups is None else {"objects": len(set(data.groups))}),
+        "digest": data.digest(),
+    }
+
+
+def _described(card: Card, recipe: Recipe) -> dict[str, Any]:
+    """The defense as it was carried out."""
+    found = getattr(recipe, "threat", None)
+    threat = {"threat": {"norm": found.norm, "eps": found.eps}} if found else {}
+    name = {"card": card.base, "version": card.version, "method": card.method}
+    return {**name, **threat, "parameters": recipe.parameters}

@@ -1,0 +1,76 @@
+"""What makes a training this one: a checkpoint of any other is refused, and so are cached weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from robustbench_local.classifier.code_identity import describe_tensor
+from robustbench_local.classifier.model_identity import describe_model, digest_parts
+from robustbench_local.classifier.package_code import code_digest
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.defenses.recipes.base import Recipe
+
+LOOP_VERSION = 1
+"""Raised whenever the same recipe, data and seed give other weights for a reason that no code shows."""
+_TRAINING = (
+    "robustbench_local.defenses.training.training_loop",
+    "robustbench_local.defenses.recipes.recipe_registry",
+)
+"""Where the code of a training begins."""
+
+
+def identify(
+    module: nn.Module,
+    recipe: Recipe,
+    training: Dataset,
+    validation: Dataset,
+    *,
+    seed: int,
+    teacher: Callable[[str], nn.Module],
+) -> dict[str, str]:
+    """What a checkpoint of this training has to agree with, each by the word that a refusal uses.
+
+    The version comes first: a checkpoint from before it was kept is refused for its age, not for its network.
+    Files come before what they make of the network, for they say more.
+    """
+    parts = {name: value for name, value in describe_network(module).items() if name != "weights"}
+    files = {name: value for name, value in parts.items() if name.startswith(("code file ", "version "))}
+    made = {name: value for name, value in parts.items() if name not in files}
+    return {
+        "version of the training loop": loop_version(),
+        "recipe": repr(recipe),
+        "training": training.digest(),
+        "validation": validation.digest(),
+        "seed": str(seed),
+        **files,
+        "network": digest_parts(made),
+        **taught_by(recipe, teacher),
+    }
+
+
+def taught_by(recipe: Recipe, load: Callable[[str], nn.Module]) -> dict[str, str]:
+    """The digest of the teacher that a recipe names; nothing where it names none.
+
+    Args:
+        recipe: Any recipe; its name for a teacher does not tell which weights lie there today.
+        load: Loads the teacher.
+    """
+    name = getattr(recipe, "teacher", "")
+    return {"teacher": digest_parts(describe_network(load(name)))} if name else {}
+
+
+def describe_network(module: nn.Module) -> dict[str, str]:
+    """The identity of a network in its parts: what it computes, and its weights; see `model_identity`."""
+    shapes = [(name, tuple(value.shape)) for name, value in module.state_dict().items()]
+    kept = module.state_dict().keys()
+    constants = [
+        f"{name} {describe_tensor(value)}" for name, value in module.named_buffers() if name not in kept
+    ]
+    return {**describe_model(module), "shapes": repr(shapes), "constants": repr(constants)}
+
+
+def loop_version() -> str:
+    """The version of the training's own code: what a recipe, data and a seed are turned into weights by."""
+    return f"{LOOP_VERSION}+{code_digest(_TRAINING)[:12]}"

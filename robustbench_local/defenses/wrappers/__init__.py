@@ -1,0 +1,1 @@
+"""Defenses that wrap a classifier: they change its images, or vote."""

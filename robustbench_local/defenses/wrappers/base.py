@@ -1,0 +1,89 @@
+"""What a wrapper defense is: something put around a classifier that needs no training."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.defenses.wrappers.defended_classifiers import (
+    DefendedClassifier,
+    RandomlyDefendedClassifier,
+)
+from robustbench_local.randomness import Numbers
+
+Surrogate = Literal["exact", "bpda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapper(ABC):
+    """A frozen set of parameters; ``repr`` is the whole configuration.
+
+    It declares what an attacker needs to know: whether it draws random numbers, and how gradients go through
+    it. One without a surrogate cuts them off, which proves nothing: its classifier gives scores only, and
+    what is measured on it is reported as unverified.
+    """
+
+    randomness: ClassVar[bool] = False
+    """Whether it draws random numbers. If so, attacks look at the mean over 20 draws."""
+    surrogate: ClassVar[Surrogate | None] = None
+    """How gradients go back through it: ``"exact"``; ``"bpda"``: on the way back it is taken for something
+    smooth (Athalye et al. 2018, arXiv:1802.00420); None: not at all."""
+
+    @abstractmethod
+    def wrap(self, classifier: Classifier) -> Classifier:
+        """The classifier with this defense around it; the given one stays as it is.
+
+        Args:
+            classifier: Any classifier; one that gives scores or labels only stays a black box.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedWrapper(Wrapper):
+    """A wrapper that changes images, the same image always in the same way."""
+
+    @abstractmethod
+    def transform(self, images: Tensor) -> Tensor:
+        """The images that the classifier gets instead.
+
+        Args:
+            images: (N, C, H, W), float32, in [0, 1]; not to be changed.
+
+        Returns:
+            Same shape, in [0, 1]. Differentiable if the wrapper has a surrogate.
+        """
+
+    def wrap(self, classifier: Classifier) -> Classifier:
+        """See :meth:`Wrapper.wrap`."""
+        return DefendedClassifier(
+            classifier, self.transform, identity=repr(self), verified=self.surrogate is not None
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomWrapper(Wrapper):
+    """A wrapper that changes images by chance."""
+
+    randomness: ClassVar[bool] = True
+
+    @abstractmethod
+    def transform(self, images: Tensor, numbers: Numbers) -> Tensor:
+        """The images that the classifier gets instead, in one draw.
+
+        Args:
+            images: (N, C, H, W), float32, in [0, 1]; not to be changed.
+            numbers: The random numbers of this draw, a row an image; the only source of randomness.
+
+        Returns:
+            Same shape. Differentiable if the wrapper has a surrogate.
+        """
+
+    def wrap(self, classifier: Classifier) -> Classifier:
+        """See :meth:`Wrapper.wrap`."""
+        return RandomlyDefendedClassifier(
+            classifier, self.transform, identity=repr(self), verified=self.surrogate is not None
+        )

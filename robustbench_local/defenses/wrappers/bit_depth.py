@@ -1,0 +1,43 @@
+"""Bit-depth reduction: colours are rounded to a few levels before the classifier sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from robustbench_local.bpda import straight_through
+from robustbench_local.defenses.wrappers.base import FixedWrapper, Surrogate
+from robustbench_local.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitDepth(FixedWrapper):
+    """Every channel of every pixel is rounded to the nearest of 2**bits evenly spaced levels.
+
+    Gradients go back as if it were not there (BPDA with the identity): its own gradient is zero almost
+    everywhere.
+
+    Args:
+        bits: Bits a channel, 1 to 8.
+
+    Raises:
+        ConfigError: If the number of bits is out of range.
+
+    Source: Xu, Evans & Qi 2018, arXiv:1704.01155, section IV-A; broken by Athalye et al. 2018,
+    arXiv:1802.00420, section 5.3.1.
+    """
+
+    surrogate: ClassVar[Surrogate | None] = "bpda"
+
+    bits: int = 3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise ConfigError(f"bit depth must be from 1 to 8 bits, got {self.bits}")
+
+    def transform(self, images: Tensor) -> Tensor:
+        """The images in fewer colours."""
+        levels = 2**self.bits - 1
+        return straight_through(lambda pixels: (pixels * levels).round() / levels, images)

@@ -1,0 +1,65 @@
+"""JPEG: the image is compressed and read again before the classifier sees it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from robustbench_local.bpda import straight_through
+from robustbench_local.defenses.wrappers.base import FixedWrapper, Surrogate
+from robustbench_local.errors import ConfigError, ModelError
+
+Levels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JPEG(FixedWrapper):
+    """JPEG compression by Pillow's codec, with its default of halved colour resolution.
+
+    Gradients go back as if it were not there (BPDA with the identity): what it takes away is small, and its
+    own gradient is zero almost everywhere.
+
+    Args:
+        quality: 1 to 100; lower takes more away.
+
+    Raises:
+        ConfigError: If the quality is out of range.
+
+    Source: Dziugaite, Ghahramani & Roy 2016, arXiv:1608.00853; broken by Athalye et al. 2018,
+    arXiv:1802.00420.
+    """
+
+    surrogate: ClassVar[Surrogate | None] = "bpda"
+
+    quality: int = 75
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise ConfigError(f"JPEG's quality must be from 1 to 100, got {self.quality}")
+
+    def transform(self, images: Tensor) -> Tensor:
+        """The images as they look after compression, rounded to 8 bits on the way in."""
+        if images.shape[1] not in (1, 3):
+            raise ModelError(f"JPEG holds 1 or 3 channels, these images have {images.shape[1]}")
+        return straight_through(self._compressed, images)
+
+    def _compressed(self, images: Tensor) -> Tensor:
+        levels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+        pictures = levels.permute(0, 2, 3, 1).numpy()
+        read = np.stack([self._through_a_file(each) for each in pictures])
+        return (torch.from_numpy(read).permute(0, 3, 1, 2).float() / 255).to(images.device, images.dtype)
+
+    def _through_a_file(self, picture: Levels) -> Levels:
+        """One picture, (H, W, C) of 8 bits, written as JPEG and read again."""
+        file = io.BytesIO()
+        Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(
+            file, "JPEG", quality=self.quality
+        )
+        return np.asarray(Image.open(file)).reshape(picture.shape)

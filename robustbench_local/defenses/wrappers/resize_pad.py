@@ -1,0 +1,75 @@
+"""Random resizing and padding: the classifier sees the image a little smaller, somewhere in a black frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from robustbench_local.defenses.wrappers.base import RandomWrapper, Surrogate
+from robustbench_local.errors import ConfigError
+from robustbench_local.randomness import Numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizePad(RandomWrapper):
+    """The image shrinks to a size drawn for it and stands at a place drawn for it; the rest is black.
+
+    The paper enlarges an image of 299 px to at most 331 px and pads it to that. Here the size that the
+    classifier takes stays what it is, and the image shrinks instead, by the same share. Sizes and places are
+    whole pixels, interpolation is bilinear, and gradients are exact for each draw.
+
+    Args:
+        smallest: Smallest share of its height that an image shrinks to, above 0 and at most 1.
+
+    Raises:
+        ConfigError: If the share is out of range.
+
+    Source: Xie et al. 2018, arXiv:1711.01991, section 3; broken by Athalye et al. 2018, arXiv:1802.00420,
+    section 5.4.
+    """
+
+    surrogate: ClassVar[Surrogate | None] = "exact"
+
+    smallest: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest <= 1:
+            raise ConfigError(f"the smallest size must be above 0 and at most 1, got {self.smallest}")
+
+    def transform(self, images: Tensor, numbers: Numbers) -> Tensor:
+        """The images in their frames, in one draw."""
+        frame = images.new_tensor(images.shape[-2:])
+        size, corner = self._placed(frame, numbers.uniform((3,)).to(images.dtype))
+        rows, columns = (
+            _source(int(side), size[:, axis], corner[:, axis]) for axis, side in enumerate(frame.tolist())
+        )
+        count, high, wide = len(images), rows.shape[1], columns.shape[1]
+        grid = torch.stack(
+            [columns[:, None, :].expand(count, high, wide), rows[:, :, None].expand(count, high, wide)], dim=3
+        )
+        # within the image, its border is what lies beyond it; only outside of it is the frame
+        drawn = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        inside = (rows.abs() <= 1)[:, :, None] & (columns.abs() <= 1)[:, None, :]
+        return drawn * inside[:, None]
+
+    def _placed(self, frame: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Height and width, and the upper left corner, of each image in whole pixels, both (N, 2)."""
+        least = (self.smallest * frame[0]).ceil()
+        height = least + _below(uniform[:, 0], frame[0] - least + 1)
+        size = torch.stack([height, (height * frame[1] / frame[0]).round().clamp_min(1)], dim=1)
+        return size, _below(uniform[:, 1:], frame - size + 1)
+
+
+def _below(uniform: Tensor, limit: Tensor) -> Tensor:
+    """Whole numbers from 0 to ``limit`` - 1."""
+    return torch.minimum((uniform * limit).floor(), limit - 1)
+
+
+def _source(side: int, size: Tensor, corner: Tensor) -> Tensor:
+    """Where the pixels of a row or column come from, (N, side), -1 and 1 being the image's two edges."""
+    places = torch.arange(side, device=size.device, dtype=size.dtype) + 0.5
+    return (places - corner[:, None]) * 2 / size[:, None] - 1

@@ -1,0 +1,52 @@
+"""Randomized smoothing as a defense: the majority vote under Gaussian noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from robustbench_local.certification.randomized_smoothing.smoothed_classifier import (
+    SmoothedClassifier,
+    check_sigma,
+)
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import DRAWS, VERDICT_DRAWS
+from robustbench_local.defenses.wrappers.base import Surrogate, Wrapper
+from robustbench_local.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothing(Wrapper):
+    """A verdict is the majority of votes on noisy copies of the image.
+
+    Unlike other wrappers it can be certified: see `certification.smoothing`, whose guarantee is about the
+    vote of all possible draws, of which ``votes`` are an estimate.
+
+    Args:
+        sigma: Standard deviation of the noise in pixel units of [0, 1].
+        votes: Draws that a verdict counts.
+        draws: Draws that an attack's look averages over.
+
+    Raises:
+        ConfigError: If a number is out of range.
+
+    Source: Cohen et al. 2019, arXiv:1902.02918.
+    """
+
+    randomness: ClassVar[bool] = True
+    surrogate: ClassVar[Surrogate | None] = "exact"
+
+    sigma: float = 0.25
+    votes: int = VERDICT_DRAWS
+    draws: int = DRAWS
+
+    def __post_init__(self) -> None:
+        check_sigma(self.sigma)
+        if self.votes < 1 or self.draws < 1:
+            raise ConfigError(
+                f"smoothing needs at least 1 vote and 1 draw, got {self.votes} and {self.draws}"
+            )
+
+    def wrap(self, classifier: Classifier) -> Classifier:
+        """See :meth:`Wrapper.wrap`."""
+        return SmoothedClassifier(classifier, sigma=self.sigma, draws=self.draws, votes=self.votes)

@@ -1,0 +1,77 @@
+"""The wrapper defenses by name, and how one is made from a card's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import find_card
+from robustbench_local.config.hyperparameters import build
+from robustbench_local.config.registry import Registry
+from robustbench_local.defenses.wrappers.base import Wrapper
+from robustbench_local.errors import ConfigError
+
+WRAPPERS: Registry[Wrapper] = Registry(
+    "wrapper defense",
+    Wrapper,  # type: ignore[type-abstract]  # compared with, never built
+    {
+        "bit-depth": "robustbench_local.defenses.wrappers.bit_depth:BitDepth",
+        "jpeg": "robustbench_local.defenses.wrappers.jpeg:JPEG",
+        "median": "robustbench_local.defenses.wrappers.median:MedianBlur",
+        "noise": "robustbench_local.defenses.wrappers.gaussian_noise:GaussianNoise",
+        "resize-pad": "robustbench_local.defenses.wrappers.resize_pad:ResizePad",
+        "smoothing": "robustbench_local.defenses.wrappers.smoothing:Smoothing",
+    },
+)
+"""Methods of defense cards that need no training."""
+
+
+def make_wrapper(name: str, given: Mapping[str, Any] | None = None) -> Wrapper:
+    """Build a wrapper from its name and parameters, as a card or a grid file gives them.
+
+    Args:
+        name: A name in ``WRAPPERS``.
+        given: Parameters; the rest keep their defaults.
+
+    Raises:
+        ConfigError: If the name, a parameter or a value is wrong.
+    """
+    return build(WRAPPERS[name], given or {}, where=f"defense {name!r}")
+
+
+def defend(
+    classifier: Classifier,
+    defense: str | Wrapper,
+    *,
+    cards: Sequence[Path | str] = (),
+    **parameters: Any,
+) -> Classifier:
+    """Put a wrapper defense around a classifier.
+
+    Args:
+        classifier: Any classifier; it stays as it is and can be attacked without its defense.
+        defense: A card such as ``"jpeg-75"``, or a wrapper of your own.
+        cards: Folders with cards of your own.
+        parameters: What to change in the card: ``quality=50``.
+
+    Returns:
+        The defended classifier. Attacks go through the defense, by its surrogate where it has no useful
+        gradient; where it draws random numbers, they look at the mean over 20 draws.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: If the card's defense has to be trained, or a parameter is wrong.
+    """
+    if isinstance(defense, Wrapper):
+        if parameters:
+            raise ConfigError("a wrapper has its parameters already", remedy="set them where it is made")
+        return defense.wrap(classifier)
+    card = find_card(defense, kind="defense", extra=[Path(folder) for folder in cards])
+    if card.method not in WRAPPERS:
+        raise ConfigError(
+            f"the defense {card.name!r} is a recipe: it makes a new model by training",
+            remedy=f"train it with rbl train {card.name}, and load the weights",
+        )
+    return make_wrapper(card.method, {**card.parameters, **parameters}).wrap(classifier)

@@ -1,0 +1,1 @@
+"""Running a plan: workers, batch sizes, progress, and what is committed."""

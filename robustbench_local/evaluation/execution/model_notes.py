@@ -1,0 +1,28 @@
+"""What was noticed about a model while it was attacked, kept where the report finds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from robustbench_local.evaluation.planning.plan import Subject
+from robustbench_local.store.run_store import RunStore
+
+
+def keep_model_notes(store: RunStore, subjects: Iterable[Subject]) -> None:
+    """Add the notes of these subjects' classifiers to what the run knows about its models.
+
+    Args:
+        store: The run, open for writing; its description of the models is the one made before any attack.
+        subjects: The models with their defenses; one that the run does not describe is left out.
+    """
+    models = [dict(about) for about in store.meta("models") or ()]
+    changed = False
+    for subject in subjects:
+        for about in models:
+            if (about.get("id"), about.get("defense")) == (subject.id, subject.defense):
+                known = list(about.get("notes") or ())
+                fresh = [note for note in subject.classifier.notes if note not in known]
+                about["notes"] = [*known, *fresh]
+                changed |= bool(fresh)
+    if changed:
+        store.update_meta({"models": models})

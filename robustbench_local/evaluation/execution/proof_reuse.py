@@ -1,0 +1,43 @@
+"""Images that need no attack, because a certificate of the same run has proven what it could not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robustbench_local.evaluation.planning.plan import AttackCell, CertificateCell, PlannedCell
+from robustbench_local.store.run_store import RunStore
+
+
+def certificates_first(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+    """The cells in the order in which attacks can profit from proofs; otherwise as they were."""
+    return sorted(cells, key=lambda cell: not isinstance(cell, CertificateCell))
+
+
+def proven_images(cell: PlannedCell, cells: Sequence[PlannedCell], store: RunStore) -> frozenset[str]:
+    """Images on which an attack's verdict is known before it starts.
+
+    Only proofs count: about the very classifier, in the attack's norm, of a ball at least as large, and
+    without a chance of error. An attack that draws for a whole group of images is not spared any: the others
+    of the group would get other numbers, and other verdicts.
+
+    Args:
+        cell: The attack's cell.
+        cells: All cells of the plan.
+        store: What the certificates' cells have found so far.
+
+    Returns:
+        Ids of the images.
+    """
+    if not isinstance(cell, AttackCell) or not cell.attack.per_image:
+        return frozenset()
+    proofs = [each for each in cells if isinstance(each, CertificateCell) and _covers(each, cell)]
+    return frozenset(
+        row.image for proof in proofs for row in store.outcomes(proof.record.key) if row.certified
+    )
+
+
+def _covers(proof: CertificateCell, attack: AttackCell) -> bool:
+    record = proof.record
+    certain = record.concerns == "model" and record.alpha == 0
+    same = proof.subject is attack.subject and proof.threat.norm == attack.threat.norm
+    return certain and same and proof.threat.eps >= attack.threat.eps

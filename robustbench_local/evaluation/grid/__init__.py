@@ -1,0 +1,1 @@
+"""The grid file: its schema, and how its entries are looked up."""

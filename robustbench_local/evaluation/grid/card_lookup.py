@@ -1,0 +1,99 @@
+"""What a user may call an attack: a card of the catalogue, or a method with its threat model written out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from robustbench_local import certification
+from robustbench_local.attacks import ATTACKS, expand
+from robustbench_local.attacks.adapters.libraries import PREFIX
+from robustbench_local.config.cards import Card, CardThreat, find_card
+from robustbench_local.errors import ConfigError
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+def find_entries(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
+    """The cards that an entry of a grid's ``attacks`` means: attacks, or certificates.
+
+    Args:
+        name: A card of either kind, or an attack's method.
+        overrides: As for :func:`find_attacks`.
+        folders: Folders with the user's own cards.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: If an override is unknown, impossible or missing.
+    """
+    if not _is_method(name):
+        card = find_card(name, extra=folders)
+        if card.kind == "certificate":
+            return certification.expand(card, overrides)
+    return find_attacks(name, overrides, folders)
+
+
+def each_target(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
+    """The cards of a goal with several target classes: for each eps the goal itself, then each class alone.
+
+    Args:
+        name: As for :func:`find_entries`.
+        overrides: As for :func:`find_entries`.
+        folders: As for :func:`find_entries`.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: As in :func:`find_entries`, or if the goal has fewer than two target classes.
+    """
+    whole = find_entries(name, overrides, folders)
+    targets = cast("CardThreat", whole[0].threat).targets  # these cards always have one
+    if len(targets) < 2:
+        remedy = "name targets, or leave each_target out"
+        raise ConfigError(f"each_target: {name!r} has no two target classes", where="attacks", remedy=remedy)
+    alone = [find_entries(name, {**overrides, "targets": [target]}, folders) for target in targets]
+    return [card for variants in zip(whole, *alone, strict=True) for card in variants]
+
+
+def find_attacks(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
+    """The cards that a name and its overrides mean, one for each eps.
+
+    Args:
+        name: A card such as ``pgd50-linf-8``; or a method such as ``pgd`` or ``torchattacks:MIFGSM``, whose
+            overrides must then have ``norm`` and ``eps``.
+        overrides: Keys of the threat model and hyper-parameters; ``eps`` may be a list.
+        folders: Folders with the user's own cards.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: If an override is unknown, impossible or missing.
+    """
+    if not _is_method(name):
+        return expand(find_card(name, kind="attack", extra=folders), overrides)
+    missing = [key for key in ("norm", "eps") if overrides.get(key) in (None, [])]
+    if missing:
+        raise ConfigError(
+            f"the attack {name!r} needs {' and '.join(missing)}", remedy="add them, or name a card"
+        )
+    eps = overrides["eps"]
+    first = eps[0] if isinstance(eps, list | tuple) else eps
+    threat = ThreatModel(
+        norm=overrides["norm"], eps=first, transformation=overrides.get("transformation", "")
+    )
+    full = f"{name}-{threat.name}"
+    card = Card(
+        name=full,
+        base=name,
+        kind="attack",
+        version=1,
+        description=f"The method {name} with parameters from the grid.",
+        source="the method's own paper",
+        method=name,
+        parameters={},
+        threat=CardThreat(norm=threat.norm, eps=threat.eps, transformation=threat.transformation),
+        path=Path(full),
+    )
+    return expand(card, overrides)
+
+
+def _is_method(name: str) -> bool:
+    return name in ATTACKS or name.startswith(PREFIX)

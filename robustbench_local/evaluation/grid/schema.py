@@ -1,0 +1,313 @@
+"""The grid file: which models, data, defenses and attacks, and which gates a result must pass."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from robustbench_local.classifier import Precision
+from robustbench_local.classifier.binary_output import REMEDY
+from robustbench_local.config.strict_yaml import Strict, parse_yaml, read_yaml, validate
+from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.models.http_client import EndpointOptions, without_credentials
+from robustbench_local.number_parser import parse_number
+from robustbench_local.threats.threat_model import FAMILIES
+
+MAX_NAME = 100
+"""Longest id of a model or name of a grid: they become file names."""
+
+NO_DEFENSE = "none"
+"""What stands in a list of defenses for the model as it is."""
+
+Size = int | tuple[int, int]
+Normalization = str | dict[Literal["mean", "std"], list[float]]
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes a repeated value out instead of an alias, which our own reader would refuse."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the signature is PyYAML's
+        return True
+
+
+class DataEntry(Strict):
+    """The images: a source and which of its images to use."""
+
+    source: str
+    split: str = "test"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+    choose: Literal["stratified", "first"] = "stratified"
+    size: Size | None = None
+    resize: Annotated[int, Field(ge=1)] | Literal["stretch"] | None = None
+    gray_to_rgb: bool = False
+    alpha: str | None = None
+    max_bad: Annotated[int, Field(ge=0)] = 0
+    classes: list[int | str] | None = None
+    download: bool = True
+    root: str | None = None
+    images_key: str | None = None
+    labels_key: str | None = None
+    masks_key: str | None = None
+    boxes_key: str | None = None
+    groups_key: str | None = None
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class TrainingEntry(DataEntry):
+    """The images that recipes train on, and those that choose the epoch; see `rbl train`."""
+
+    split: str = "train"
+    val: str | None = None
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    val_limit: Annotated[int, Field(ge=1)] = 1000
+    group_pattern: str | None = None
+
+
+class DefenseEntry(Strict):
+    """A defense's card by name, or ``none``, and what to change in it (quality, sigma, ...)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    card: str
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What is changed in the card."""
+        return dict(self.model_extra or {})
+
+    def written(self) -> str | dict[str, Any]:
+        """As it stands in a grid file."""
+        return {"card": self.card, **self.overrides} if self.overrides else self.card
+
+
+def _names_are_cards(entries: Any) -> Any:
+    """A card without overrides may be written as its bare name."""
+    if not isinstance(entries, list):
+        return entries
+    return [{"card": entry} if isinstance(entry, str) else entry for entry in entries]
+
+
+Defenses = Annotated[list[DefenseEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
+
+
+def _refuse_one_class(value: Any) -> Any:
+    """One output is not one class."""
+    if value in (1, "1"):
+        raise ValueError(f"a classifier has at least 2 classes; {REMEDY}, and leave num_classes out")
+    return value
+
+
+class ModelEntry(Strict):
+    """A classifier: where it comes from, how it takes its images, and its own defenses, if any."""
+
+    id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    source: str
+    weights: str | None = None
+    entry: str | None = None
+    architecture: str | None = None
+    num_classes: Annotated[int, BeforeValidator(_refuse_one_class), Field(ge=2)] | None = None
+    normalize: Normalization | None = None
+    input_size: Size | None = None
+    class_names: list[str] | None = None
+    access: Literal["gradients", "scores", "labels"] | None = None
+    output: str | int | None = None
+    sha256: str | None = None
+    trust_pickle: str | None = None
+    endpoint: EndpointOptions | None = None
+    defenses: Defenses | None = None
+
+
+class AttackEntry(Strict):
+    """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...).
+
+    With ``transfer_from``, a model's id, candidates are crafted on that model and judged on all others. With
+    ``models``, a list of ids, only these models get it. Of stickers and patches, ``test_views`` says over how
+    many views of each sign they are judged. With ``each_target``, a goal of several target classes is pursued
+    as it is and for each of the classes alone.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    card: str
+    limit: Annotated[int, Field(ge=1)] | None = None
+    transfer_from: str | None = None
+    models: Annotated[list[str], Field(min_length=1)] | None = None
+    each_target: bool = False
+    test_views: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What is changed in the card."""
+        return dict(self.model_extra or {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys that are not about the card's content."""
+        return self.model_dump(include=set(AttackEntry.model_fields))
+
+
+def _read_limit(value: Any) -> Any:
+    """A distance may be written as a fraction, as a radius is."""
+    try:
+        return None if value is None else parse_number(value)
+    except ValueError:
+        raise ValueError('cannot read the limit: write a number or a fraction such as "8/255"') from None
+
+
+Limit = Annotated[float, BeforeValidator(_read_limit), Field(ge=0)]
+Cost = Annotated[float, Field(ge=0, le=1)]
+
+
+class GateEntry(Strict):
+    """A limit that a result must keep."""
+
+    metric: Literal[
+        "robust_accuracy",
+        "clean_accuracy",
+        "attack_success",
+        "median_distance",
+        "certified_accuracy",
+        "sticker_success",
+    ] = "robust_accuracy"
+    threat: str | None = None
+    attack: str | None = None
+    model: str | None = None
+    defense: str | None = None
+    min: Limit | None = None
+    max: Limit | None = None
+    on: Literal["lower", "estimate", "upper"] | None = None
+    level: Literal["error", "warn"] = "error"
+
+    @field_validator("min", "max")
+    @classmethod
+    def _shares_end_at_one(cls, limit: float | None, info: ValidationInfo) -> float | None:
+        if limit is not None and limit > 1 and info.data.get("metric") != "median_distance":
+            raise ValueError(f"a limit is a share between 0 and 1, got {limit:g}")
+        return limit
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> GateEntry:
+        if (self.min is None) == (self.max is None):
+            raise ValueError("a gate needs either min or max")
+        if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
+            raise ValueError("a gate needs a threat such as linf-8, or an attack")
+        if self.threat is not None and self.threat.split("-")[0] not in FAMILIES:
+            raise ValueError(f"a threat is written like linf-8, l2-0.5 or fog-3, got {self.threat!r}")
+        return self
+
+
+class Grid(Strict):
+    """A whole grid file."""
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
+    question: str | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: DataEntry
+    training: TrainingEntry | None = None
+    models: Annotated[list[ModelEntry], Field(min_length=1)]
+    defenses: Defenses = Field(default_factory=lambda: [DefenseEntry(card=NO_DEFENSE)])
+    attacks: Annotated[list[AttackEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
+    gates: list[GateEntry] = Field(default_factory=list)
+    severity: Annotated[dict[int | str, Cost], Field(min_length=1)] | None = None
+    gallery: Annotated[int, Field(ge=0)] = 8
+    search_precision: Precision = "fp32"
+    skip_verified: bool = False
+    allow_batch_dependence: bool = False
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Grid:
+        ids = [model.id for model in self.models]
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            raise ValueError(f"the model id {twice[0]!r} is used twice")
+        for entry in self.attacks:
+            if entry.transfer_from is not None:
+                _check_surrogate(entry.transfer_from, ids)
+            for name in entry.models or ():
+                if name not in ids:
+                    raise ValueError(f"{entry.card} names the model {name!r}; {did_you_mean(name, ids)}")
+        for gate in self.gates:
+            if gate.model is not None and gate.model not in ids:
+                raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The grid with every default written out and no credentials of services, as plain data."""
+        content = self.model_dump(mode="json", by_alias=True)
+        for model, entry in zip(content["models"], self.models, strict=True):
+            model["source"] = without_credentials(model["source"])
+            model["defenses"] = None if entry.defenses is None else _written(entry.defenses)
+        content["defenses"] = _written(self.defenses)
+        content["attacks"] = [{**entry.settings, **entry.overrides} for entry in self.attacks]
+        return content
+
+    def as_yaml(self) -> str:
+        """The resolved grid as YAML text."""
+        return yaml.dump(self.resolved(), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+
+
+def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
+    """Read a grid file, a mapping, or the embedded grid.
+
+    Args:
+        source: A file; a mapping with the same content; None for the embedded grid.
+
+    Returns:
+        The grid, named after its file if it has no name, and the folder that its relative paths start from.
+
+    Raises:
+        ConfigError: If the file cannot be read or is wrong; the message names the key and its place.
+    """
+    if isinstance(source, dict):
+        return _named(validate(Grid, source, where="grid", error=ConfigError), "grid"), Path.cwd()
+    if source is None:
+        content = parse_yaml(example("signs"), where="the embedded grid", error=ConfigError)
+        return _named(
+            validate(Grid, content, where="the embedded grid", error=ConfigError), "signs"
+        ), Path.cwd()
+    path = Path(source)
+    content = read_yaml(path, ConfigError)
+    return _named(
+        validate(Grid, content, where=str(path), error=ConfigError), path.stem
+    ), path.resolve().parent
+
+
+def examples() -> list[str]:
+    """Names of the example grids that ship with the package."""
+    folder = resources.files("robustbench_local") / "examples"
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def example(name: str) -> str:
+    """Text of an example grid.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in examples():
+        raise ConfigError(f"there is no example grid {name!r}", remedy=did_you_mean(name, examples()))
+    return (resources.files("robustbench_local") / "examples" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _check_surrogate(surrogate: str, ids: list[str]) -> None:
+    """Refuse a ``transfer_from`` that names no model of the grid, or the only one."""
+    if surrogate not in ids:
+        raise ValueError(f"transfer_from names the model {surrogate!r}; {did_you_mean(surrogate, ids)}")
+    if len(ids) == 1:
+        raise ValueError("transfer_from needs a second model, to judge the candidates on")
+
+
+def _written(defenses: list[DefenseEntry]) -> list[str | dict[str, Any]]:
+    return [entry.written() for entry in defenses]
+
+
+def _named(grid: Grid, name: str) -> Grid:
+    return grid if grid.name else grid.model_copy(update={"name": name[:MAX_NAME]})

@@ -1,0 +1,268 @@
+"""The harness: what an attack hands in is checked here, and only what passes counts.
+
+An attack's own word for success is never used. Every candidate is measured against the original image,
+re-predicted in a fresh forward pass in eval mode and fp32, in other company than it was made in, and once
+more after rounding to 8 bits (trust invariants V1-V7, V11, V13-V15). The classifier that is asked is a copy
+that saw neither the clean images nor the search, where its model can be copied (see ``Classifier.fresh``).
+Where no norm bounds the change, an attack hands in parameters instead: they are checked, and the
+transformation is applied here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.stochastic import deciding
+from robustbench_local.randomness import Stream
+from robustbench_local.threats.eight_bit import round_to_8bit
+from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, norm_of
+from robustbench_local.threats.threat_model import ThreatModel
+from robustbench_local.threats.transformations import parameter_violations, transform
+
+FRAGILE = 1e-4
+"""Margins below this share of the logits' range may turn with floating-point noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a classifier answers on a batch of images; all tensors are (N,) on the CPU."""
+
+    prediction: Tensor
+    """Class of the largest logit; -1 where a logit is not finite."""
+    correct: Tensor
+    """The label's logit is finite and strictly larger than every other one: a tie is not correct."""
+    margin: Tensor
+    """The label's logit minus the largest other one; NaN where a logit is not finite."""
+    fragile: Tensor
+    """Whether |margin| is within floating-point noise of the boundary."""
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether every logit of an image is finite."""
+        return self.prediction >= 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """The harness's verdict on a batch of candidates; all tensors lead with N, on the CPU."""
+
+    candidates: Tensor
+    """(N, C, H, W): the candidate where it obeys the rules, else the original."""
+    reasons: tuple[str | None, ...]
+    """Why a candidate was rejected; None where it was not."""
+    reading: Reading
+    """The classifier's answer on ``candidates``."""
+    broken: Tensor
+    """(N,) boolean: the attacker's goal was reached, or the answer is not finite."""
+    broken_8bit: tuple[bool | None, ...]
+    """Broken after rounding to 8 bits in the ball; None if not broken or the ball has no such image."""
+    linf: Tensor
+    """(N,) largest change of a pixel."""
+    l2: Tensor
+    """(N,) Euclidean norm of the change."""
+    l1: Tensor
+    """(N,) sum of the changes."""
+
+
+def read(
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    rows: Tensor | None = None,
+    stream: Stream | None = None,
+) -> Reading:
+    """Ask the classifier, in a fresh forward pass without gradients.
+
+    Args:
+        classifier: In eval mode (see ``Classifier.attacked``).
+        images: (N, C, H, W) in [0, 1].
+        labels: True classes, (N,).
+        rows: Which image of the open meter and of the stream each row is, (N,).
+        stream: The images' random numbers, which decide the draws of a randomized classifier's verdict.
+
+    Returns:
+        The answers. NaN and infinite logits are never correct, whatever argmax says of them.
+    """
+    with torch.no_grad(), deciding(classifier, stream):
+        logits = classifier(images, rows).float().cpu()
+    labels = labels.cpu()
+    finite = torch.isfinite(logits).all(dim=1)
+    safe = logits.masked_fill(~finite[:, None], 0.0)
+    own = safe.gather(1, labels[:, None]).squeeze(1)
+    others = safe.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    margin = own - others
+    spread = safe.amax(dim=1) - safe.amin(dim=1)
+    return Reading(
+        prediction=torch.where(finite, safe.argmax(dim=1), -1),
+        correct=finite & (margin > 0),
+        margin=margin.masked_fill(~finite, torch.nan),
+        fragile=finite & (margin.abs() < FRAGILE * spread.clamp_min(1e-12)),
+    )
+
+
+def read_in_other_company(
+    classifier: Classifier, images: Tensor, labels: Tensor, stream: Stream | None = None
+) -> Reading:
+    """The same as `read`, with the images turned round by a third and in two batches.
+
+    Args:
+        classifier: In eval mode, a copy that was asked nothing before.
+        images: (N, C, H, W) in [0, 1], as they came out of an attack.
+        labels: True classes, (N,).
+        stream: See `read`.
+
+    Returns:
+        The answers in the order of the images.
+    """
+    count = len(images)
+    if count < 2:
+        return read(classifier, images, labels, stream=stream)
+    first = -(-count // 3)
+    order = torch.arange(count).roll(-first)
+    parts = [
+        read(classifier, images[rows], labels[rows], rows=rows, stream=stream)
+        for rows in torch.split(order.to(images.device), count - first)
+    ]
+    back = order.argsort()
+    names = ("prediction", "correct", "margin", "fragile")
+    joined = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in names}
+    return Reading(**joined)
+
+
+def violations(
+    candidates: Tensor, originals: Tensor, threat: ThreatModel, masks: Tensor | None = None
+) -> list[str | None]:
+    """Which rule each candidate breaks, measured against the original image.
+
+    Args:
+        candidates: What the attack returned.
+        originals: (N, C, H, W) in [0, 1].
+        threat: The budget.
+        masks: (N, 1, H, W) boolean; with ``threat.region == "mask"`` nothing outside may change by a bit.
+
+    Returns:
+        One reason or None for each image.
+    """
+    count = len(originals)
+    if not isinstance(candidates, Tensor) or candidates.shape != originals.shape:
+        shape = tuple(candidates.shape) if isinstance(candidates, Tensor) else type(candidates).__name__
+        return [f"the attack returned {shape}, not {tuple(originals.shape)}"] * count
+    if candidates.dtype != originals.dtype:
+        return [f"the attack returned {candidates.dtype}, not {originals.dtype}"] * count
+    flat = candidates.flatten(1)
+    finite = torch.isfinite(flat).all(dim=1)
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    size = norm_of(candidates.double() - originals.double(), threat.norm)
+    limit = threat.eps + LINF_SLACK if threat.norm == "Linf" else threat.eps * (1 + RELATIVE_SLACK)
+    outside = torch.zeros(count, dtype=torch.bool, device=candidates.device)
+    if threat.region == "mask" and masks is not None:
+        outside = ((candidates != originals) & ~masks.to(candidates.device)).flatten(1).any(dim=1)
+
+    reasons: list[str | None] = []
+    rows = zip(finite.tolist(), low.tolist(), high.tolist(), size.tolist(), outside.tolist(), strict=True)
+    for is_finite, least, most, norm, left_mask in rows:
+        if not is_finite:
+            reasons.append("the candidate has NaN or infinite pixels")
+        elif least < 0 or most > 1:
+            reasons.append(f"the candidate leaves the box [0, 1]: {least:.6g} to {most:.6g}")
+        elif norm > limit:
+            reasons.append(f"the candidate leaves the ball: {threat.norm} {norm:.6g} > {threat.eps:.6g}")
+        elif left_mask:
+            reasons.append("the candidate changes pixels outside the mask")
+        else:
+            reasons.append(None)
+    return reasons
+
+
+def verify(
+    classifier: Classifier,
+    originals: Tensor,
+    labels: Tensor,
+    candidates: Tensor,
+    threat: ThreatModel,
+    *,
+    masks: Tensor | None = None,
+    stream: Stream | None = None,
+) -> Verified:
+    """Judge candidates for images that the classifier reads correctly when untouched.
+
+    Args:
+        classifier: The classifier under test, in eval mode: a fresh copy of what was attacked.
+        originals: (N, C, H, W) in [0, 1], all clean-correct.
+        labels: True classes, (N,).
+        candidates: What the attack returned: images of the same shape, or parameters of a transformation.
+        threat: Budget and goal.
+        masks: (N, 1, H, W) boolean, for ``region="mask"``.
+        stream: The images' random numbers, which corruptions and randomized classifiers need.
+
+    Returns:
+        One verdict an image. A candidate that breaks a rule is replaced by the original and is a failure
+        of the attack, never a success.
+    """
+    kept, reasons = _legal(candidates, originals, threat, masks, stream)
+    legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
+    reading = read_in_other_company(classifier, kept, labels, stream)
+    goal = threat.success(reading.prediction, labels.cpu())
+    if not threat.targets:
+        goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
+    broken = (~reading.finite | goal) & legal
+    change = (kept.double() - originals.double()).cpu()
+    return Verified(
+        candidates=kept.cpu(),
+        reasons=tuple(reasons),
+        reading=reading,
+        broken=broken,
+        broken_8bit=_survives_rounding(classifier, kept, originals, labels, threat, broken, stream),
+        linf=norm_of(change, "Linf"),
+        l2=norm_of(change, "L2"),
+        l1=change.flatten(1).abs().sum(dim=1),
+    )
+
+
+def _legal(
+    candidates: Tensor,
+    originals: Tensor,
+    threat: ThreatModel,
+    masks: Tensor | None,
+    stream: Stream | None,
+) -> tuple[Tensor, list[str | None]]:
+    """Every image's candidate where it obeys the rules, else the original; and the rule that is broken."""
+    if threat.is_ball:
+        reasons = violations(candidates, originals, threat, masks)
+    else:
+        reasons = parameter_violations(candidates, originals, threat)
+    kept = originals.clone()
+    rows = [row for row, reason in enumerate(reasons) if reason is None]
+    if rows:
+        chosen = candidates[rows].detach()
+        own = None if stream is None else stream.select(rows)
+        kept[rows] = chosen if threat.is_ball else transform(originals[rows], chosen, threat, own)
+    return kept, reasons
+
+
+def _survives_rounding(
+    classifier: Classifier,
+    candidates: Tensor,
+    originals: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    broken: Tensor,
+    stream: Stream | None,
+) -> tuple[bool | None, ...]:
+    """Whether each broken candidate is still one as an 8-bit image."""
+    result: list[bool | None] = [None] * len(broken)
+    index = broken.nonzero().flatten()
+    if len(index):
+        at = index.to(originals.device)
+        rounded, exists = round_to_8bit(candidates[at], originals[at], threat)
+        again = read(classifier, rounded, labels[at], rows=index, stream=stream)
+        goal = threat.success(again.prediction, labels[at].cpu()) | ~again.finite
+        if not threat.targets:
+            goal |= ~again.correct
+        for place, holds, possible in zip(index.tolist(), goal.tolist(), exists.tolist(), strict=True):
+            result[place] = bool(holds) if possible else None
+    return tuple(result)

@@ -1,0 +1,203 @@
+"""Calling what a user wrote, where possible in a child process: its exit, crash or hang is an error here."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+from robustbench_local.classifier.pass_counter import count_finished_passes
+from robustbench_local.errors import ModelTimeoutError, ProcessEndedError
+from robustbench_local.evaluation.isolation.child_process import (
+    Channel,
+    ChildProcess,
+    can_fork,
+    wait_for_answers,
+)
+
+T = TypeVar("T")
+
+_HEARTBEAT_SECONDS = 0.5
+"""Between two looks at a child that says nothing."""
+_listeners: list[Callable[[Any], None]] = []
+
+
+@dataclass(frozen=True)
+class _Message:
+    content: Any
+
+
+def call_isolated(
+    function: Callable[[], T],
+    *,
+    timeout: float | None,
+    name: str = "model",
+    threads: int | None = None,
+    listen: Callable[[Any], None] = lambda _message: None,
+) -> T:
+    """Call a function in a copy of this process; on other systems than Linux here, with its exits confined.
+
+    Args:
+        function: What to call; it sees this process as it is now, and changes nothing in it.
+        timeout: Seconds that it may go on without finishing a pass of a model; None or 0 for any time.
+        name: What to call the model in messages.
+        threads: Threads of torch's for it; None: as many as here.
+        listen: Hears here what the function says by `tell_parent`.
+
+    Returns:
+        What the function returns; it has to be picklable.
+
+    Raises:
+        ModelTimeoutError: If no pass, and not the call itself, finishes for so long.
+        ProcessEndedError: If it ends its process or calls ``sys.exit``.
+        Exception: What the function raises; an exception that cannot be pickled as a RuntimeError.
+    """
+    if not can_fork():
+        with confined(name), _telling(listen):
+            return function()
+    finished = multiprocessing.RawArray(ctypes.c_int64, 1)
+    child = ChildProcess(partial(_answer, function, name, finished), threads=threads)
+    try:
+        result, failure = _wait(child, timeout, name, listen, finished)
+    finally:
+        child.end()
+    if failure is not None:
+        raise failure
+    return result  # type: ignore[no-any-return]
+
+
+def tell_parent(message: Any) -> None:
+    """Say something, while the call under way goes on, to who listens where it was made."""
+    for listen in _listeners[-1:]:
+        listen(message)
+
+
+@contextmanager
+def confined(name: str) -> Iterator[None]:
+    """Inside, ``sys.exit`` and its like are errors of the model; only a user's interrupt ends more than it.
+
+    So is ``os._exit``, which would end this process with whatever code the model gives it.
+
+    Args:
+        name: What to call the model in messages.
+    """
+    try:
+        with _leaving_refused():
+            yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as escape:
+        raise as_model_error(escape, name) from escape
+
+
+class _LeftError(BaseException):
+    """A model wanted to end this process with a code."""
+
+
+@contextmanager
+def _leaving_refused() -> Iterator[None]:
+    """Inside, ``os._exit`` raises in this thread of this process; others and copies of it may leave."""
+    leave, owner = os._exit, (os.getpid(), threading.get_ident())
+
+    def refuse(status: int = 0) -> NoReturn:
+        if (os.getpid(), threading.get_ident()) != owner:
+            leave(status)
+        raise _LeftError(status)
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
+def as_model_error(escape: BaseException, name: str) -> ProcessEndedError:
+    """What is meant to end a process, as an error of the model that raised it.
+
+    Args:
+        escape: SystemExit, GeneratorExit, KeyboardInterrupt or another exception of that kind.
+        name: What to call the model.
+    """
+    if isinstance(escape, SystemExit):
+        shown = "" if escape.code is None else repr(escape.code)[:40]
+        what = f"the model called sys.exit({shown})"
+    elif isinstance(escape, _LeftError):
+        what = f"the model called os._exit({escape.args[0]!r:.40})"
+    else:
+        what = f"the model raised {type(escape).__name__}"
+    return ProcessEndedError(what, where=name, remedy="let it raise an ordinary exception, or none")
+
+
+def as_picklable(failure: Exception) -> Exception:
+    """The exception, or one like it where it cannot be taken to another process."""
+    try:
+        pickle.loads(pickle.dumps(failure))  # noqa: S301 - our own bytes
+    except Exception:  # noqa: BLE001 - somebody else's class may do anything
+        return RuntimeError(f"{type(failure).__name__}: {failure}")
+    return failure
+
+
+@contextmanager
+def _telling(listen: Callable[[Any], None]) -> Iterator[None]:
+    _listeners.append(listen)
+    try:
+        yield
+    finally:
+        _listeners.remove(listen)
+
+
+def _answer(
+    function: Callable[[], Any], name: str, finished: ctypes.Array[ctypes.c_int64], channel: Channel
+) -> None:
+    threading.Thread(target=_count, args=(finished,), daemon=True).start()
+    try:
+        with _telling(lambda message: channel.send(_Message(message))):
+            result, failure = function(), None
+    except Exception as problem:  # noqa: BLE001 - raised again in the parent
+        result, failure = None, as_picklable(problem)
+    except BaseException as escape:  # noqa: BLE001 - nobody can interrupt a child but the model itself
+        result, failure = None, as_model_error(escape, name)
+    channel.send((result, failure))
+
+
+def _count(finished: ctypes.Array[ctypes.c_int64]) -> None:
+    """Show the parent, as long as this process lives, that passes come to their end in it."""
+    pause = threading.Event()
+    while not pause.wait(_HEARTBEAT_SECONDS / 4):
+        finished[0] = count_finished_passes()
+
+
+def _wait(
+    child: ChildProcess,
+    timeout: float | None,
+    name: str,
+    listen: Callable[[Any], None],
+    finished: ctypes.Array[ctypes.c_int64],
+) -> tuple[Any, Exception | None]:
+    pause = min(_HEARTBEAT_SECONDS, timeout / 4 if timeout else _HEARTBEAT_SECONDS)
+    idle, progress = 0.0, (finished[0], 0)
+    while not timeout or idle < timeout:
+        began = time.monotonic()
+        if wait_for_answers([child], pause):
+            try:
+                answers = child.receive()
+            except EOFError:
+                remedy = "see what it prints, and run it by itself"
+                raise ProcessEndedError(child.ending(), where=name, remedy=remedy) from None
+            for answer in answers:
+                if not isinstance(answer, _Message):
+                    return answer  # type: ignore[no-any-return]
+                listen(answer.content)
+        # a pause of this very process is not the model's: no round counts for more than two heartbeats
+        passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
+        before, progress = progress, (finished[0], child.received_bytes())
+        idle = idle + passed if progress == before else 0.0
+    raise ModelTimeoutError.after(timeout or 0.0, name)

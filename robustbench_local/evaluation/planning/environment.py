@@ -1,0 +1,92 @@
+"""Where a run happened: versions, machine and a digest of the code that decides verdicts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from robustbench_local.classifier.package_code import code_digest
+
+DECIDING = tuple(
+    f"robustbench_local.{name}"
+    for name in (
+        "attacks",
+        "certification",
+        "defenses.wrappers",
+        "evaluation.planning.attack_columns",
+        "evaluation.execution.executor",
+        "evaluation.harness",
+        "models",
+    )
+)
+"""Where the code that decides verdicts begins: folders and modules; all that they import decides too."""
+REPORTED = (
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyautoattack",
+    "robustbench-local",
+    "safetensors",
+    "timm",
+    "torch",
+    "torchattacks",
+    "torchvision",
+)
+"""Distributions whose versions a reviewer wants to know."""
+
+
+def code_version() -> str:
+    """The package's version and a digest of the code that decides verdicts, e.g. ``0.1.0+3f9c21d07a4e``."""
+    return f"{_version('robustbench-local')}+{code_digest(DECIDING)[:12]}"
+
+
+def library_versions(methods: Iterable[str]) -> dict[str, str]:
+    """Versions of torch and of the libraries whose attacks a grid runs, by the words that a refusal uses.
+
+    Args:
+        methods: Names of attacks, as cards have them.
+    """
+    wanted = {
+        "pyautoattack" if method.startswith("reference:") else "torchattacks"
+        for method in methods
+        if method.startswith(("reference:", "torchattacks:"))
+    }
+    torch_version = {"version of torch": torch.__version__.partition("+")[0]}
+    return torch_version | {f"version of {name}": str(_version(name)) for name in sorted(wanted)}
+
+
+def describe_environment(device: str, workers: int) -> dict[str, Any]:
+    """What the report says about the machine; no environment variable, no user or host name.
+
+    Args:
+        device: Where the classifiers compute.
+        workers: Processes that may share a cell's images.
+    """
+    versions = {name: _version(name) for name in REPORTED}
+    gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+    return {
+        "robustbench_local": versions["robustbench-local"],
+        "code": code_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": versions["torchvision"],
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device if gpu is None else f"{device} ({gpu})",
+        "threads": torch.get_num_threads(),
+        "workers": workers,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version for name, version in versions.items() if version},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    """Version of an installed distribution; None where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,81 @@
+"""One goal for a whole grid: from these source classes to those target classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustbench_local.evaluation.grid.card_lookup import find_entries
+from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
+from robustbench_local.evaluation.planning.plan import PlannedCell
+
+ClassEntry = int | str
+
+
+def confine(
+    grid: Grid, sources: Sequence[ClassEntry], targets: Sequence[ClassEntry], folders: Sequence[Path] = ()
+) -> Grid:
+    """A grid whose every attack pursues one goal, whatever its card says.
+
+    Certificates and corruptions, which have no goal, are confined to the source classes.
+
+    Args:
+        grid: The grid.
+        sources: Only images of these classes, by name or index; empty leaves the cards' own.
+        targets: Classes that the attacker wants to be read; empty leaves the cards' own.
+        folders: Folders with the user's own cards.
+
+    Raises:
+        CardError: If a card is unknown.
+        ConfigError: If an override of the grid is wrong.
+    """
+    if not (sources or targets):
+        return grid
+    entries = [_confined(entry, list(sources), list(targets), folders) for entry in grid.attacks]
+    return grid.model_copy(update={"attacks": entries})
+
+
+def _confined(
+    entry: AttackEntry, sources: list[ClassEntry], targets: list[ClassEntry], folders: Sequence[Path]
+) -> AttackEntry:
+    card = find_entries(entry.card, entry.overrides, folders)[0]
+    aimless = card.kind == "certificate" or (card.threat is not None and card.threat.norm == "corruption")
+    goal: dict[str, Any] = {"sources": sources, "targets": [] if aimless else targets}
+    changes = {key: classes for key, classes in goal.items() if classes}
+    settings = entry.settings | ({"each_target": False} if len(targets) == 1 else {})
+    return AttackEntry.model_validate({**settings, **entry.overrides, **changes})
+
+
+def describe_goals(cells: Sequence[PlannedCell]) -> Iterator[str]:
+    """The goals of a plan in words, each once, with names and numbers of the classes.
+
+    A number that is off by one stands beside the name of a class that nobody meant. What is part of a wider
+    goal of the plan is not said again.
+    """
+    goals = {(cell.subject.id, cell.record.sources, cell.record.targets): cell for cell in cells}
+    wider = {
+        (model, sources, targets)
+        for model, sources, targets in goals
+        if not any(
+            other[:2] == (model, sources) and set(targets) < set(other[2]) for other in goals if targets
+        )
+    }
+    told = (_describe(cell) for goal, cell in goals.items() if goal in wider and any(goal[1:]))
+    yield from dict.fromkeys(told)
+
+
+def named_classes(cell: PlannedCell, classes: Sequence[int]) -> list[str]:
+    """Classes of a cell's model with their numbers: ``14 Stop``; ``class 14`` where they have no names."""
+    names = cell.subject.data.class_names
+    return [
+        f"class {index}" if names[index] == str(index) else f"{index} {names[index]}" for index in classes
+    ]
+
+
+def _describe(cell: PlannedCell) -> str:
+    sources = ", ".join(named_classes(cell, cell.record.sources)) or "every other class"
+    targets = named_classes(cell, cell.record.targets)
+    if not targets:
+        return f"only images of {sources}"
+    return f"{sources} -> {'any of ' if len(targets) > 1 else ''}{', '.join(targets)}"

@@ -1,0 +1,86 @@
+"""A model that cannot be used keeps its place in the grid: its cells are planned, and are errors."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.labels import fit_labels
+from robustbench_local.errors import DataError, ModelError
+from robustbench_local.evaluation.grid.schema import ModelEntry
+from robustbench_local.evaluation.planning.plan import Subject
+from robustbench_local.models.http_client import is_url, without_credentials
+from robustbench_local.store.run_folder import UNKNOWN
+
+
+class UnusableModel(nn.Module):
+    """Stands for a model, and raises why it cannot be used.
+
+    Args:
+        problem: What is raised.
+    """
+
+    def __init__(self, problem: ModelError) -> None:
+        super().__init__()
+        self.problem = problem
+
+    def forward(self, _images: Tensor) -> Tensor:
+        """Raise the problem."""
+        raise self.problem
+
+
+def make_unusable_subject(
+    entry: ModelEntry, data: Dataset, problem: ModelError, device: torch.device
+) -> Subject:
+    """The subject of a grid whose model cannot be used.
+
+    Args:
+        entry: The model in the grid file.
+        data: The images as loaded.
+        problem: Why it cannot be used.
+        device: Where it would have been used.
+    """
+    black_box = is_url(entry.source) or entry.source.startswith("onnx:")
+    classifier = Classifier(
+        UnusableModel(problem),
+        num_classes=entry.num_classes or max(2, data.num_classes),
+        class_names=entry.class_names,
+        access=entry.access or ("scores" if black_box else "gradients"),
+        name=entry.id,
+        device=device,
+    )
+    classifier.notes = [f"cannot be used: {problem}"]
+    with suppress(DataError):  # what was declared about the model may be what is wrong
+        data = fit_labels(data, classifier.num_classes, classifier.class_names)
+    about = {
+        "id": entry.id,
+        "name": entry.id,
+        "defense": "none",
+        "source": without_credentials(entry.source),
+        "digest": "",
+        "num_classes": None,
+        "parameters": None,
+        "access": None,
+        "notes": list(classifier.notes),
+        "provenance": None,
+        "class_names": list(data.class_names),
+        "problem": str(problem),
+    }
+    return Subject(
+        id=entry.id, classifier=classifier, data=data, digest=UNKNOWN, about=about, problem=problem
+    )
+
+
+def with_defense(subject: Subject, defense: str) -> Subject:
+    """An unusable model under a defense: unusable just so.
+
+    Args:
+        subject: The unusable model.
+        defense: The name of the defense.
+    """
+    return replace(subject, defense=defense, about={**subject.about, "defense": defense})

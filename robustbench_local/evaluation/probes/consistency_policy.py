@@ -1,0 +1,132 @@
+"""What follows from a model whose answers are not the image's own: refused, or every number is marked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier, Consistency
+from robustbench_local.classifier.wrapper import innermost
+from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, ProcessEndedError
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated
+from robustbench_local.evaluation.probes.consistency_findings import ConsistencyProbe
+from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
+
+_REMEDIES = {
+    "company": "let its forward treat each image by itself, or give --batch-size N and "
+    "--allow-batch-dependence (allow_batch_dependence=True): every number is marked then",
+    "memory": "let its forward keep nothing, or give --allow-batch-dependence (allow_batch_dependence=True): "
+    "every number is marked then",
+    "gradients": "let its forward answer the same with and without gradients, or declare access: scores and "
+    "use black-box attacks",
+}
+
+
+def check_consistency(
+    classifier: Classifier,
+    images: Tensor,
+    *,
+    allowed: bool = False,
+    batch_size: int | None = None,
+    timeout: float | None = None,
+) -> None:
+    """Probe a classifier and draw the consequences; one that is marked already is not asked again.
+
+    Args:
+        classifier: The classifier, a defended one as a whole.
+        images: (N, C, H, W) in [0, 1], of the data that it will be evaluated on.
+        allowed: See `apply_probe`.
+        batch_size: See `apply_probe`.
+        timeout: Seconds that the questions may take; with it they are asked in a child process where that is
+            possible.
+
+    Raises:
+        RobustbenchError: As `apply_probe` does.
+    """
+    if not classifier.consistency.mark:
+        isolated = timeout is not None and classifier.device.type == "cpu" and classifier.can_be_copied
+        probe = (
+            _probe_aside(classifier, images, timeout) if isolated else probe_consistency(classifier, images)
+        )
+        if probe is not None:
+            apply_probe(classifier, probe, allowed=allowed, batch_size=batch_size)
+
+
+def _probe_aside(classifier: Classifier, images: Tensor, timeout: float | None) -> ConsistencyProbe | None:
+    """Probe in a child process; None, with a note, where the model does not survive the questions.
+
+    At work it costs the images that it ends on, and not the others, one of which is asked about alone here.
+    """
+    for chosen in (images, images[:1]):
+        try:
+            ask = partial(probe_consistency, classifier, chosen)
+            return call_isolated(ask, timeout=timeout, name=classifier.name)
+        except ProcessEndedError:
+            continue
+        except ModelTimeoutError:
+            break
+    classifier.note(
+        "did not survive a few first questions: whether an answer is the image's own is not known"
+    )
+    return None
+
+
+def apply_probe(
+    classifier: Classifier, probe: ConsistencyProbe, *, allowed: bool, batch_size: int | None
+) -> None:
+    """Draw the consequences of what a probe found.
+
+    Args:
+        classifier: What was probed; told how it has to be asked from now on.
+        probe: What was found, here or in another process.
+        allowed: Whether a model whose answers depend on their company or history is evaluated all the same,
+            with a mark at every number.
+        batch_size: Images that such a model is then given at a time, exactly.
+
+    Raises:
+        ModelError: If the model is not consistent and that is not allowed.
+        ConfigError: If it is allowed, but answers depend on a batch whose size nobody declared.
+    """
+    for note in probe.notes:
+        classifier.note(note)
+    classifier.consistency = Consistency(
+        varies=probe.varies,
+        draws=probe.draws,
+        tolerance=probe.tolerance,
+        misleads=probe.misleads or innermost(classifier).consistency.misleads,
+    )
+    within = innermost(classifier)
+    within.forgets = within.forgets or probe.keeps_state
+    if probe.consistent:
+        return
+    if not allowed:
+        raise ModelError(probe.cause, where=classifier.name, remedy=_REMEDIES[probe.kind])
+    how = "each call is answered by a copy that remembers nothing"
+    if probe.kind == "company":
+        if batch_size is None:
+            remedy = "give --batch-size N (batch_size=N): it is asked in batches of exactly that size then"
+            raise ConfigError(probe.cause, where=classifier.name, remedy=remedy)
+        within.fixed_batch_size = batch_size
+        how = f"asked in batches of exactly {batch_size}, the last ones filled up by repeating images"
+    elif probe.kind == "gradients":
+        how = "judged without gradients, attacked with them"
+    classifier.consistency = replace(classifier.consistency, mark=f"{probe.cause}; allowed: {how}")
+    classifier.note(f"not to be relied on: {classifier.consistency.mark}")
+
+
+def describe_consistency(classifier: Classifier) -> dict[str, Any] | None:
+    """What the store keeps about a marked model; None for any other."""
+    if not classifier.consistency.mark:
+        return None
+    return {
+        "mark": classifier.consistency.mark,
+        "batch_size": innermost(classifier).fixed_batch_size,
+    }
+
+
+def describe_gradients(classifier: Classifier) -> dict[str, Any]:
+    """What the store keeps about a model whose gradients mislead; nothing for any other."""
+    return {"misleading_gradients": True} if classifier.consistency.misleads else {}

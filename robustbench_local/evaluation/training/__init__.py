@@ -1,0 +1,1 @@
+"""Training inside a grid and for rbl train: data, weights, cache."""

@@ -1,0 +1,247 @@
+"""From a recipe's card, a model and data to weights on disk: what ``rbl train`` and a grid have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.ensembles.autoattack import AutoAttack
+from robustbench_local.attacks.fgsm import FGSM
+from robustbench_local.attacks.pgd import PGD
+from robustbench_local.classifier import Classifier
+from robustbench_local.config.cards import Card, expand
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.subsample import choose_images
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.recipes.recipe_registry import parameter_names, read_recipe
+from robustbench_local.defenses.training.initial_networks import Start, teacher_loader
+from robustbench_local.defenses.training.learning_curves import write_curves
+from robustbench_local.defenses.training.provenance import summarize, write_weights
+from robustbench_local.defenses.training.training_identity import describe_network
+from robustbench_local.defenses.training.training_loop import train
+from robustbench_local.defenses.training.training_result import Trained
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.evaluate import evaluate
+from robustbench_local.evaluation.training.certified_score import prove, questions
+from robustbench_local.statistics import Estimate, clopper_pearson
+from robustbench_local.threats.threat_model import ThreatModel
+
+_USUAL = ThreatModel(norm="Linf", eps=8 / 255)
+"""What a training without a threat model of its own is measured against."""
+_STEPS = 50
+_CERTIFIED = 500
+"""Most images that a certificate is asked about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images of a training."""
+
+    training: Dataset
+    """What the weights are fitted to."""
+    validation: Dataset
+    """What chooses the epoch."""
+    test: Dataset | None = None
+    """What the figures are measured on; without it, the validation images."""
+
+
+def with_settings(card: Card, settings: Mapping[str, Any]) -> tuple[Card, Recipe]:
+    """A recipe's card with some of its parameters, or its radius, changed.
+
+    Args:
+        card: A defense's card.
+        settings: Hyper-parameters, and keys of the threat model such as ``eps``.
+
+    Raises:
+        CardError: If the card is no training recipe, or a value is impossible.
+        ConfigError: If a key is unknown.
+    """
+    read_recipe(card)
+    cards = expand(card, settings, parameters=parameter_names(card.method)) if settings else [card]
+    if len(cards) > 1:
+        raise ConfigError("a training has one radius", where=f"card {card.name}", remedy="give one eps")
+    return cards[0], read_recipe(cards[0])
+
+
+def fit(
+    start: Start,
+    recipe: Recipe,
+    images: Images,
+    *,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    report: Callable[[str], None],
+    on_step: Callable[[int, int], None] | None = None,
+    base: Path | None = None,
+    allow_code: bool = False,
+) -> Trained:
+    """Train, and leave the best weights in ``start.module``; arguments and errors as in `train`.
+
+    A teacher that a Python file makes is loaded, before anything is trained, only if code is allowed.
+    """
+    trained = train(
+        start.module,
+        recipe,
+        images.training,
+        images.validation,
+        seed=seed,
+        checkpoint=checkpoint,
+        report=report,
+        on_step=on_step,
+        device=device,
+        teacher=teacher_loader(device, base, allow_code=allow_code, num_classes=start.num_classes),
+        belongs={"start": describe_network(start.module)["weights"]},
+    )
+    start.module.load_state_dict(trained.state)
+    return trained
+
+
+def measure(
+    start: Start,
+    recipe: Recipe,
+    images: Images,
+    *,
+    autoattack: int,
+    device: torch.device,
+    report: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """What the trained network is worth, by the rules of the harness.
+
+    Args:
+        start: The network with its trained weights.
+        recipe: Its threat model is what attacks get; Linf 8/255 where it has none.
+        images: The test images, or the validation images where there are none.
+        autoattack: How many of them AutoAttack gets, chosen evenly over the classes; 0 leaves it out.
+        device: Where to compute.
+        report: Receives a line a figure.
+
+    Returns:
+        One entry an attack, and one a certificate that the recipe trains for: its budget, n, how many images
+        stayed right or were proven, the share and its 95 % Clopper-Pearson interval, and on which images.
+    """
+    threat = getattr(recipe, "threat", None) or _USUAL
+    data = images.test or images.validation
+    network = start.module.network
+    classifier = Classifier(
+        network,
+        num_classes=start.num_classes,
+        normalize=start.normalize or "none",
+        input_size=start.input_size,
+        class_names=data.class_names,
+        device=device,
+    )
+    figures: list[dict[str, Any]] = []
+    for attack, count in _attacks(len(data), autoattack):
+        some = _some(data, count)
+        result = evaluate(classifier, some, attack=attack, norm=threat.norm, eps=threat.eps)
+        if not figures:
+            figures.append(_figure({"attack": "none"}, result.tally.clean_correct, result.clean_accuracy))
+            report(_line(figures[-1]))
+        found = {**_said(attack), **_budget(threat)}
+        figures.append(_figure(found, result.tally.robust, result.robust_accuracy))
+        report(_line(figures[-1]))
+    some = _some(data, _CERTIFIED)
+    for name, certificate, ball in questions(recipe):
+        proven = prove(classifier, some, certificate, ball)
+        share = clopper_pearson(proven, len(some))
+        figures.append(_figure({**name, **_budget(ball)}, proven, share))
+        report(_line(figures[-1]))
+    on = "test" if images.test is not None else "validation"
+    return [{**figure, "images": on} for figure in figures]
+
+
+def save(
+    out: Path,
+    start: Start,
+    trained: Trained,
+    *,
+    card: Card,
+    recipe: Recipe,
+    images: Images,
+    sources: Mapping[str, str],
+    measured: list[dict[str, Any]],
+    seed: int,
+    command: str,
+) -> None:
+    """Write weights, their card and the curves.
+
+    Args:
+        out: The weights file.
+        start: The network with its trained weights.
+        trained: What came of the training.
+        card: What was trained.
+        recipe: Its parameters.
+        images: The images.
+        sources: Where each of them comes from: ``training``, ``validation`` and ``test``.
+        measured: From `measure`.
+        seed: The training's seed.
+        command: What makes the same weights again.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    parts = {"training": images.training, "validation": images.validation, "test": images.test}
+    write_weights(
+        out,
+        start,
+        card=card,
+        recipe=recipe,
+        trained=trained,
+        class_names=images.training.class_names,
+        data={name: summarize(sources[name], part) for name, part in parts.items() if part is not None},
+        measured=measured,
+        seed=seed,
+        command=command,
+    )
+    write_curves(out, trained.curves, best=trained.best.epoch, title=f"{card.name} on {images.training.name}")
+
+
+def _some(data: Dataset, count: int) -> Dataset:
+    """At most so many images, of all classes alike; the same for every model, so that figures compare."""
+    return data.select(choose_images(data.ids, data.labels.tolist(), limit=count, seed=0))
+
+
+def _attacks(count: int, autoattack: int) -> list[tuple[Attack, int]]:
+    """Each attack and how many images it gets; a network that hides its gradients falls to the margin."""
+    everything: list[tuple[Attack, int]] = [
+        (FGSM(), count),
+        (PGD(steps=_STEPS), count),
+        (PGD(steps=_STEPS, loss="margin"), count),
+        (AutoAttack(), min(autoattack, count)),
+    ]
+    return [(attack, images) for attack, images in everything if images]
+
+
+def _said(attack: Attack) -> dict[str, Any]:
+    """What a figure says about its attack."""
+    name = {"attack": type(attack).__name__.lower()}
+    if not isinstance(attack, PGD):
+        return name
+    return {**name, "steps": attack.steps} | ({"loss": attack.loss} if attack.loss != "ce" else {})
+
+
+def _budget(threat: ThreatModel) -> dict[str, Any]:
+    return {"norm": threat.norm, "eps": threat.eps}
+
+
+def _figure(attack: dict[str, Any], right: int, share: Estimate) -> dict[str, Any]:
+    interval = {"accuracy": round(share.value, 4), "low": round(share.low, 4), "high": round(share.high, 4)}
+    return {**attack, "n": share.n, "right": right, **interval}
+
+
+def _line(figure: Mapping[str, Any]) -> str:
+    name = figure.get("certificate") or figure["attack"]
+    how = f" on the {figure['loss']}" if "loss" in figure else ""
+    budget = f", {figure['norm']} {figure['eps']:.4g}" if "eps" in figure else ""
+    what = "clean" if name == "none" else f"{name}{how}{budget}"
+    verdict = "proven" if "certificate" in figure else "right"
+    return (
+        f"measured {what}: {figure['accuracy']:.1%} {verdict}, 95 % interval {figure['low']:.1%} to "
+        f"{figure['high']:.1%}, n = {figure['n']}"
+    )

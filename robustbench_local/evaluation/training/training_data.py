@@ -1,0 +1,143 @@
+"""The images of a training: read from their sources, with images held out that no object is shared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustbench_local.data.data_sources import load_dataset
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.split import group_by, hold_out
+from robustbench_local.errors import ConfigError, DataError
+from robustbench_local.evaluation.grid.schema import DataEntry
+from robustbench_local.evaluation.harness.outcome import fingerprint
+from robustbench_local.evaluation.training.train_and_save import Images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which images a training uses.
+
+    Attributes:
+        entry: The training images.
+        validation: Source of the validation images; None: the data's own validation split, else a share of
+            the training images.
+        share: Which share, of each class.
+        most: At most so many validation images.
+        test: Source of the images that figures are measured on; None: the data's own test split, if any.
+        group_pattern: Regular expression that reads from an image's id which object it shows.
+    """
+
+    entry: DataEntry
+    validation: str | None = None
+    share: float = 0.1
+    most: int = 1000
+    test: str | None = None
+    group_pattern: str | None = None
+
+
+def load_images(wanted: Wanted, *, seed: int, base: Path) -> tuple[Images, dict[str, str]]:
+    """Load the images of a training.
+
+    Args:
+        wanted: Which.
+        seed: Of every choice.
+        base: Folder that relative paths start from.
+
+    Returns:
+        The images, and in words where each part comes from.
+
+    Raises:
+        ConfigError: If a source or an option is wrong.
+        DataError: If images cannot be used, the parts have different classes, or images that were named for
+            validation or for the test train the model too.
+    """
+    entry = wanted.entry
+    training = _load(entry, seed, base)
+    if wanted.group_pattern is not None:
+        training = group_by(training, wanted.group_pattern)
+    sources = {"training": f"{entry.source}, {entry.split}"}
+    validation = _other(entry, wanted.validation, "val", wanted.most, seed, base)
+    if validation is None:
+        training, validation = hold_out(training, wanted.share, seed=seed)
+        what = "objects" if training.groups is not None else "images"
+        sources["validation"] = f"{wanted.share:.3g} of the {what} of each class of {sources['training']}"
+    else:
+        sources["validation"] = f"{wanted.validation or entry.source}, val"
+    test = _other(entry, wanted.test, "test", None, seed, base)
+    if test is not None:
+        sources["test"] = f"{wanted.test or entry.source}, test"
+    named = next((one for one in (training, validation, test) if one is not None and one.has_names), training)
+    training, validation = _renamed(training, named), _renamed(validation, named)
+    test = None if test is None else _renamed(test, named)
+    images = Images(training=training, validation=validation, test=test)
+    return images, sources | _repeated(images, wanted, sources)
+
+
+def marks(data: Dataset) -> list[str]:
+    """A fingerprint of each image's pixels, by which the same image is known in another set."""
+    return [fingerprint(image) for image in data.images]
+
+
+def _repeated(images: Images, wanted: Wanted, sources: dict[str, str]) -> dict[str, str]:
+    """Refuse parts that the user named and that share images with another; of others it is only said.
+
+    Published sets have a few images in two of their splits, and nobody who trains on them can help that.
+    """
+    said, before, known = {}, "training", set(marks(images.training))
+    parts = {"validation": (images.validation, wanted.validation), "test": (images.test, wanted.test)}
+    for part, (data, named) in parts.items():
+        found = [] if data is None else marks(data)
+        shared = sum(mark in known for mark in found)
+        what = f"{shared} of its {len(found)} images are {before} images too"
+        if shared and named is not None:
+            remedy = f"name other {part} images, or none"
+            raise DataError(what, where=f"{part} images {sources[part]}", remedy=remedy)
+        if shared:
+            said[part] = f"{sources[part]} ({what})"
+        before, known = f"{before} or {part}", known | set(found)
+    return said
+
+
+def _renamed(data: Dataset, named: Dataset) -> Dataset:
+    """The data with the class names of others; a part of several may have numbers only."""
+    if data.num_classes != named.num_classes or (data.has_names and data.class_names != named.class_names):
+        raise DataError(
+            f"its {data.num_classes} classes are not the {named.num_classes} of {named.name}",
+            where=data.name,
+            remedy="use images of the same classes, in the same order",
+        )
+    return replace(data, class_names=named.class_names)
+
+
+def _other(
+    entry: DataEntry, source: str | None, split: str, limit: int | None, seed: int, base: Path
+) -> Dataset | None:
+    """Validation or test images: from their own source, or from another split; None if there is none."""
+    changed: dict[str, Any] = {"split": split, "limit": limit, "source": source or entry.source}
+    asked = entry.model_copy(update=changed)
+    if source is not None:
+        return _load(asked, seed, base)
+    if split == entry.split or not _has_split(entry, split, seed, base):
+        return None
+    return _load(asked, seed, base)
+
+
+def _has_split(entry: DataEntry, split: str, seed: int, base: Path) -> bool:
+    """Whether the source has this split: other images than those trained on."""
+    few = {"limit": 1, "choose": "first"}
+    try:
+        found = _load(entry.model_copy(update={**few, "split": split}), seed, base)
+    except (ConfigError, DataError):
+        return False
+    trained_on = _load(entry.model_copy(update=few), seed, base)
+    return not torch.equal(found.images, trained_on.images)
+
+
+def _load(entry: DataEntry, seed: int, base: Path) -> Dataset:
+    chosen = seed if entry.seed is None else entry.seed
+    said = {name: getattr(entry, name) for name in DataEntry.model_fields if name != "seed"}
+    return load_dataset(**said, seed=chosen, base=base)

@@ -1,0 +1,240 @@
+"""Training inside a grid: a recipe's weights are made once, kept, and found again by what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.device import resolve_device
+from robustbench_local.config.cards import Card
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.data.labels import fit_labels
+from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.training.initial_networks import Start, load_start, teacher_loader
+from robustbench_local.defenses.training.training_identity import describe_network, loop_version, taught_by
+from robustbench_local.errors import ConfigError, StorageError
+from robustbench_local.evaluation.grid.schema import Grid, ModelEntry
+from robustbench_local.evaluation.isolation.child_process import can_fork
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
+from robustbench_local.evaluation.training.train_and_save import Images, fit, save
+from robustbench_local.evaluation.training.training_data import Wanted, load_images, marks
+from robustbench_local.models.model_sources import load_classifier
+
+
+def default_cache() -> Path:
+    """Where trained weights are kept: ``RBL_CACHE``, else a folder in the user's cache."""
+    folder = os.environ.get("RBL_CACHE") or Path.home() / ".cache" / "robustbench_local" / "trained"
+    return Path(folder).expanduser()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """Makes the trained models of one grid.
+
+    Attributes:
+        grid: The grid.
+        evaluated: Loads the images that the grid evaluates on.
+        base: Folder that relative paths start from.
+        device: Where to train.
+        cache: Where weights and the checkpoints of interrupted trainings lie.
+        allow_code: Whether ``python:`` models may run.
+        only_plan: Whether weights that are not there are replaced by untrained ones, for a dry run.
+        report: Receives lines of progress.
+    """
+
+    grid: Grid
+    evaluated: Callable[[], Dataset]
+    base: Path
+    device: str = "auto"
+    cache: Path = field(default_factory=default_cache)
+    allow_code: bool = False
+    only_plan: bool = False
+    report: Callable[[str], None] = lambda _line: None
+
+    def train(self, model: str, before: Classifier, card: Card, recipe: Recipe) -> Classifier:
+        """A model of the grid as a recipe makes it; trained now unless the cache has it.
+
+        Args:
+            model: Its id in the grid.
+            before: The model as it was loaded: its network and its classes are those of the new one.
+            card: The recipe's card.
+            recipe: Its hyper-parameters.
+
+        Raises:
+            ConfigError: If the grid names no training images.
+            DataError: If their classes are not the model's.
+            RobustbenchError: What a training may raise.
+        """
+        entry = next(one for one in self.grid.models if one.id == model)
+        images = self._fitted(before)
+        start = self._start(entry, before, recipe)
+        key = self._key(start, card, recipe, images)
+        weights = self.cache / f"{card.base}-{key[:16]}.safetensors"
+        what = f"{model} by {card.name}, {recipe.epochs} epochs on {len(images.training):,} images"
+        if not weights.exists():
+            if self.only_plan:
+                return self._told(self._untrained(start, before, f"would first be trained: {what}"))
+            make = partial(self._make, weights, start, card, recipe, images, what)
+            if entry.source.startswith("python:") and can_fork(resolve_device(self.device)):
+                aside = replace(self, report=tell_parent)
+                make = partial(aside._make, weights, start, card, recipe, images, what)
+                call_isolated(make, timeout=None, name=model, listen=self.report)
+            else:
+                make()
+        trained = load_classifier(
+            f"checkpoint:{weights}",
+            name=entry.id,
+            device=self.device,
+            allow_code=self.allow_code,
+            base=self.base,
+        )
+        return self._told(trained)
+
+    def _told(self, classifier: Classifier) -> Classifier:
+        """The classifier, with a note if it has seen what it is asked about."""
+        if self._seen:
+            classifier.note(self._seen)
+        return classifier
+
+    @cached_property
+    def _seen(self) -> str:
+        """What a reader has to know where evaluated images made the weights; empty where none did."""
+        images, _ = self._images
+        evaluated, training = marks(self.evaluated()), set(marks(images.training))
+        validation = set(marks(images.validation)) - training
+        roles = {"trained it": training, "chose its epoch": validation}
+        counts = {role: sum(mark in part for mark in evaluated) for role, part in roles.items()}
+        told = " and ".join(f"{count} {role}" for role, count in counts.items() if count)
+        what = f"of the {len(evaluated)} evaluated images {told}, so its figures are too good"
+        return f"{what}: evaluate on images of their own" if told else ""
+
+    @cached_property
+    def _images(self) -> tuple[Images, dict[str, str]]:
+        entry = self.grid.training
+        if entry is None:
+            raise ConfigError(
+                "a defense has to be trained, and the grid names no images for it",
+                where="defenses",
+                remedy="add training: {source: ..., split: train}",
+            )
+        wanted = Wanted(
+            entry=entry,
+            validation=entry.val,
+            share=entry.val_share,
+            most=entry.val_limit,
+            group_pattern=entry.group_pattern,
+        )
+        seed = self.grid.seed if entry.seed is None else entry.seed
+        found, sources = load_images(wanted, seed=seed, base=self.base)
+        return replace(found, test=None), sources
+
+    def _fitted(self, before: Classifier) -> Images:
+        """The images with the labels that the model's logits have."""
+        found, _ = self._images
+        training, validation = (
+            fit_labels(one, before.num_classes, before.class_names)
+            for one in (found.training, found.validation)
+        )
+        return Images(training=training, validation=validation)
+
+    def _start(self, entry: ModelEntry, before: Classifier, recipe: Recipe) -> Start:
+        """The model's own weights for a fine-tuning; otherwise the same network with initial ones."""
+        normalize = entry.normalize
+        said: dict[str, Any] = {
+            "num_classes": before.num_classes,
+            "declared_classes": entry.num_classes,
+            "seed": self.grid.seed,
+            "normalize": (normalize["mean"], normalize["std"]) if isinstance(normalize, dict) else normalize,
+            "input_size": (entry.input_size,) * 2 if isinstance(entry.input_size, int) else entry.input_size,
+            "allow_code": self.allow_code,
+            "base": self.base,
+        }
+        own = load_start(
+            entry.source,
+            weights=entry.weights,
+            entry=entry.entry,
+            architecture=entry.architecture,
+            sha256=entry.sha256,
+            trust_pickle=entry.trust_pickle,
+            **said,
+        )
+        if recipe.fine_tune:
+            return own
+        said |= {"normalize": own.normalize or "none", "input_size": own.input_size}
+        return load_start(before.provenance.get("architecture") or own.architecture, **said)
+
+    def _key(self, start: Start, card: Card, recipe: Recipe, images: Images) -> str:
+        """SHA-256 over all that the weights depend on."""
+        parts: dict[str, Any] = {
+            "card": card.digest,
+            "recipe": repr(recipe),
+            "architecture": start.architecture,
+            "network": describe_network(start.module),  # its code and its initial weights are in there
+            "training": images.training.digest(),
+            "validation": images.validation.digest(),
+            "seed": self.grid.seed,
+            "loop": loop_version(),
+        }
+        teacher = teacher_loader(
+            torch.device("cpu"), self.base, allow_code=self.allow_code, num_classes=start.num_classes
+        )
+        parts |= taught_by(recipe, teacher)
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _make(
+        self, weights: Path, start: Start, card: Card, recipe: Recipe, images: Images, what: str
+    ) -> None:
+        """Train, and write the weights to the cache; an interrupted training goes on from its checkpoint."""
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot be made: {error.strerror}", where=str(self.cache)) from None
+        self.report(f"training {what}")
+        checkpoint = weights.with_suffix(".checkpoint")
+        trained = fit(
+            start,
+            recipe,
+            images,
+            seed=self.grid.seed,
+            device=resolve_device(self.device),
+            checkpoint=checkpoint,
+            report=self.report,
+            base=self.base,
+            allow_code=self.allow_code,
+        )
+        save(
+            weights,
+            start,
+            trained,
+            card=card,
+            recipe=recipe,
+            images=images,
+            sources=self._images[1],
+            measured=[],
+            seed=self.grid.seed,
+            command=f"rbl run, training of {self.grid.name or 'grid'}",
+        )
+        checkpoint.unlink(missing_ok=True)
+
+    def _untrained(self, start: Start, before: Classifier, note: str) -> Classifier:
+        """A stand-in of the same size, to plan with."""
+        classifier = Classifier(
+            start.module.network.eval(),
+            num_classes=start.num_classes,
+            normalize=start.normalize or "none",
+            input_size=start.input_size,
+            class_names=before.class_names,
+            name=before.name,
+            device=resolve_device(self.device),
+        )
+        classifier.note(note)
+        return classifier

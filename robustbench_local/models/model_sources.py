@@ -1,0 +1,226 @@
+"""One line that says where a classifier comes from, and the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier.binary_output import split_output
+from robustbench_local.config.strict_yaml import validate
+from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.models.http_client import EndpointOptions, is_url, without_credentials
+from robustbench_local.models.http_model import load_endpoint
+from robustbench_local.models.library_networks import load_timm, load_torchvision
+from robustbench_local.models.loaded_model import Loaded, Request, with_weights
+from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
+from robustbench_local.models.onnx_model import load_onnx
+from robustbench_local.models.user_code import load_python
+from robustbench_local.models.weights_card import WeightsCard, card_beside
+from robustbench_local.models.zoo import FOLDER, find_zoo
+
+
+def load_classifier(
+    source: str,
+    *,
+    weights: str | None = None,
+    entry: str | None = None,
+    architecture: str | None = None,
+    num_classes: int | None = None,
+    normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
+    input_size: tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+    access: Access | None = None,
+    output: str | int | None = None,
+    name: str | None = None,
+    device: str = "cpu",
+    sha256: str | None = None,
+    allow_code: bool = False,
+    trust_pickle: str | None = None,
+    default_classes: int | None = None,
+    base: Path | None = None,
+    endpoint: EndpointOptions | Mapping[str, Any] | None = None,
+) -> Classifier:
+    """Load a classifier; nothing in a weights file is run, and its values are checked to be finite.
+
+    Args:
+        source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME``,
+            ``python:FILE.py:NAME``, ``onnx:FILE``, or the URL of a service.
+        weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
+        entry: Which part of a weights file to take, as a dotted path such as ``"state_dict_ema"``, where more
+            than one fits; ``"."`` for the outermost mapping itself.
+        architecture: For a checkpoint: one of our networks, or ``torchvision:NAME``, ``timm:NAME``,
+            ``python:FILE.py:NAME``.
+        num_classes: By default what the weights have, then ``default_classes``.
+        normalize: Overrides what the source knows; ``"none"`` switches it off.
+        input_size: (H, W), overrides what the source knows.
+        class_names: Overrides what the source knows.
+        access: What an attacker may use; see `Classifier`.
+        output: Which entry of the model's output holds the logits, or ``"sigmoid"``, ``"logit"`` for a model
+            with one output for two classes; see `Classifier`.
+        name: What to call it; by default the source.
+        device: Where to compute; ``"auto"`` means CUDA where there is one.
+        sha256: What the SHA-256 of the weights file must be.
+        allow_code: Whether a Python file may be run.
+        trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
+        default_classes: How many classes the data have.
+        base: The folder that relative paths start from; then the working directory.
+        endpoint: How a service is asked: format, key, batch, timeout, retries, rate, token.
+
+    Raises:
+        ConfigError: If the source, or a name in it, is unknown.
+        ModelError: If the file is unusable or does not fit.
+        RefusedError: If loading could run code that was not allowed.
+    """
+    head = _declared_head(output, num_classes)
+    # one output is what the network has, whatever it stands for; a user's own code need not be told
+    outputs = None if source.startswith("python:") else 1
+    request = Request(
+        weights=weights,
+        entry=entry,
+        architecture=architecture,
+        num_classes=outputs if head else num_classes,
+        default_classes=1 if head else default_classes,
+        sha256=sha256,
+        trust_pickle=trust_pickle,
+        allow_code=allow_code,
+        base=base,
+        access=access,
+        output=output,
+        endpoint=_endpoint(source, endpoint),
+    )
+    loaded = load_model(source, request)
+    if entry is not None and "weights" not in loaded.provenance:
+        raise ConfigError(
+            f"there is no weights file to take the entry {entry!r} from", where=name, remedy="leave entry out"
+        )
+    loaded.check_normalization(normalize)
+    classifier = Classifier(
+        loaded.model,
+        num_classes=2 if head else loaded.num_classes,
+        normalize=loaded.normalize if normalize is None else normalize,
+        input_size=input_size or loaded.input_size,
+        channels=loaded.channels,
+        class_names=class_names or loaded.class_names,
+        access=access,
+        output=output,
+        name=name or without_credentials(source),
+        device=device,
+    )
+    for note in loaded.notes:
+        classifier.note(note)
+    if loaded.unnormalized and normalize is None:
+        classifier.note("no normalisation declared: it is given images in [0, 1] as they are")
+    classifier.provenance = {"source": without_credentials(source), **loaded.provenance}
+    classifier.check_finite_weights()
+    return classifier
+
+
+def _declared_head(output: str | int | None, num_classes: int | None) -> str | None:
+    """What kind of single output the user declared, for two classes."""
+    _, head = split_output(output)
+    if head is not None and num_classes not in (None, 2):
+        message = f"output: {head} stands for 2 classes, but num_classes is {num_classes}"
+        raise ConfigError(message, remedy="leave num_classes out, or set it to 2")
+    return head
+
+
+def load_model(source: str, request: Request) -> Loaded:
+    """A model as its source has it: no `Classifier` around it, ready to be trained where it is a module.
+
+    Args:
+        source: As for `load_classifier`.
+        request: What the user said about it.
+
+    Raises:
+        RobustbenchError: As `load_classifier` does.
+    """
+    return _loader(source)(source.partition(":")[2], request)
+
+
+def _loader(source: str) -> Callable[[str, Request], Loaded]:
+    if is_url(source):
+        return lambda _, request: load_endpoint(source, request)
+    kind, colon, rest = source.partition(":")
+    if kind in _LOADERS and rest:
+        return _LOADERS[kind]
+    if kind in _LOADERS:
+        raise ConfigError(f"the model source {source!r} names nothing", remedy=f"write {kind}:NAME")
+    remedy = (
+        did_you_mean(kind, _LOADERS) if colon else f"write where it comes from, such as torchvision:{source}"
+    )
+    raise ConfigError(f"unknown model source {source!r}", remedy=remedy)
+
+
+def _endpoint(source: str, endpoint: EndpointOptions | Mapping[str, Any] | None) -> EndpointOptions | None:
+    """The options of a service, checked."""
+    if endpoint is None or isinstance(endpoint, EndpointOptions):
+        options = endpoint
+    else:
+        options = validate(EndpointOptions, endpoint, where="endpoint", error=ConfigError)
+    if options is not None and not is_url(source):
+        raise ConfigError(f"{source} is no service", where="endpoint", remedy="leave endpoint out")
+    return options
+
+
+def _load_checkpoint(file: str, request: Request) -> Loaded:
+    """A weights file, together with the network that it belongs to."""
+    if request.weights is not None:
+        raise ConfigError(f"checkpoint:{file} is the weights file itself", remedy="leave weights out")
+    if request.architecture is None and (card := card_beside(file, request.base)) is not None:
+        return _load_described(card, file, request)
+    kind, _, rest = (request.architecture or "").partition(":")
+    if kind in ("torchvision", "timm", "python") and rest:
+        inner = _LOADERS[kind](rest, replace(request, weights=file))
+        inner.provenance["architecture"] = request.architecture or ""
+        return inner
+    own = find_architecture(request.architecture) if request.architecture else None
+    weights = request.read(file)
+    if own is None and weights.module is not None:
+        classes = request.num_classes or request.default_classes
+        if classes is None:
+            raise ConfigError(
+                "a pickled network does not say its classes", where=file, remedy="set num_classes"
+            )
+        found = Loaded(model=weights.module.eval(), num_classes=classes)
+        found.came_from(weights)
+        return found
+    if own is None:
+        raise ConfigError(
+            "a checkpoint needs the network that it belongs to",
+            where=file,
+            remedy=f"set architecture: one of {', '.join(ARCHITECTURES)}, or torchvision:NAME, timm:NAME, "
+            "python:FILE.py:NAME",
+        )
+    found = with_weights(own.build, own.num_classes, weights, request)
+    found.normalize, found.channels, found.input_size = own.normalize, own.input[0], own.input[1:]
+    found.provenance["architecture"] = request.architecture or ""
+    return found
+
+
+def _load_zoo(name: str, request: Request) -> Loaded:
+    """A network that ships with the package; its file must have the SHA-256 of its card."""
+    card = find_zoo(name)
+    return _load_described(card, card.weights, replace(request, base=FOLDER, weights=None))
+
+
+def _load_described(card: WeightsCard, file: str, request: Request) -> Loaded:
+    """Weights with the card beside them, whose SHA-256 they must have."""
+    described = replace(request, sha256=card.sha256, architecture=card.architecture)
+    found = _load_checkpoint(file, replace(described, num_classes=card.num_classes))
+    found.normalize, found.input_size, found.unnormalized = card.normalize, card.input_size, False
+    found.class_names = card.class_names
+    found.provenance |= card.provenance
+    return found
+
+
+_LOADERS: dict[str, Callable[[str, Request], Loaded]] = {
+    "checkpoint": _load_checkpoint,
+    "onnx": load_onnx,
+    "python": load_python,
+    "timm": load_timm,
+    "torchvision": load_torchvision,
+    "zoo": _load_zoo,
+}

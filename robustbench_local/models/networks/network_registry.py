@@ -1,0 +1,110 @@
+"""Networks by name, so that a checkpoint can say which network it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+from torch import nn
+
+from robustbench_local.classifier.preprocessing import NORMALIZATIONS, Normalization
+from robustbench_local.errors import ConfigError, did_you_mean
+
+_NETWORKS = "robustbench_local.models.networks.small_networks:"
+_seed: ContextVar[int] = ContextVar("seed of initial weights", default=0)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that can be built for any number of classes.
+
+    Args:
+        factory: ``"module:attribute"``, imported when it is first built; called with the number of classes.
+        num_classes: What it was published with.
+        input: (C, H, W) of the images it takes.
+        normalize: Means and standard deviations its published weights were trained with, if any.
+    """
+
+    factory: str
+    num_classes: int
+    input: tuple[int, int, int]
+    normalize: Normalization | None = None
+
+    def build(self, num_classes: int | None = None) -> nn.Module:
+        """The network in evaluation mode, with the weights that `fixed_start` gives."""
+        module, _, attribute = self.factory.partition(":")
+        with fixed_start():
+            network: nn.Module = getattr(import_module(module), attribute)(num_classes or self.num_classes)
+        return network.eval()
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "cifar10_resnet18": Architecture(_NETWORKS + "CifarResNet18", 10, (3, 32, 32)),
+    "cifar10_resnet2b": Architecture(_NETWORKS + "ResNet2b", 10, (3, 32, 32), NORMALIZATIONS["cifar10"]),
+    "gtsrb_stn": Architecture(_NETWORKS + "SpatialTransformerCNN", 43, (3, 32, 32), NORMALIZATIONS["gtsrb"]),
+    "mnist_fast": Architecture(_NETWORKS + "strided_cnn", 10, (1, 28, 28)),
+    "mnist_smallcnn": Architecture(_NETWORKS + "SmallCNN", 10, (1, 28, 28)),
+    "signs_cnn": Architecture(
+        "robustbench_local.models.networks.signs_cnn:signs_cnn", 43, (3, 32, 32), ((0.4,) * 3, (0.25,) * 3)
+    ),
+    "signs_resnet": Architecture(
+        "robustbench_local.models.networks.signs_resnet:signs_resnet",
+        43,
+        (3, 32, 32),
+        ((0.4,) * 3, (0.25,) * 3),
+    ),
+    "signs_resnet_wide": Architecture(
+        "robustbench_local.models.networks.signs_resnet:signs_resnet_wide",
+        43,
+        (3, 32, 32),
+        NORMALIZATIONS["gtsrb"],
+    ),
+}
+"""Every network of our own that a checkpoint can name as its ``architecture``."""
+
+
+def find_architecture(name: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = ARCHITECTURES.get(name)
+    if found is None:
+        raise ConfigError(f"unknown architecture {name!r}", remedy=did_you_mean(name, ARCHITECTURES))
+    return found
+
+
+def build(name: str, num_classes: int | None = None) -> nn.Module:
+    """Build a network by name, in evaluation mode, with weights that are always the same.
+
+    Args:
+        name: One of `ARCHITECTURES`.
+        num_classes: How many logits; by default what it was published with.
+
+    Raises:
+        ConfigError: If there is no such network.
+    """
+    return find_architecture(name).build(num_classes)
+
+
+@contextmanager
+def fixed_start() -> Iterator[None]:
+    """Initial weights are always the same while open; the global random state is untouched afterwards."""
+    with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which would also reseed every GPU
+        torch.default_generator.manual_seed(_seed.get())
+        yield
+
+
+@contextmanager
+def start_from(seed: int) -> Iterator[None]:
+    """Networks that are built while open get the initial weights of this seed instead of those of seed 0."""
+    token = _seed.set(seed)
+    try:
+        yield
+    finally:
+        _seed.reset(token)

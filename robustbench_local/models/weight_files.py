@@ -1,0 +1,186 @@
+"""Reading weights from files that may be hostile: nothing in a file is ever run.
+
+safetensors files hold tensors only. ``.pt`` and ``.pth`` files are pickles: torch's restricted unpickler
+reads them, and one that needs more than tensors is refused. There is no fallback. The single exception is a
+file whose SHA-256 the user has written down as trusted.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from robustbench_local.classifier.foreign_errors import first_line
+from robustbench_local.config.zip_bombs import refuse_zip_bomb
+from robustbench_local.errors import ModelError, RefusedError
+from robustbench_local.models.model_files import bare_hash, read_file
+from robustbench_local.models.stored_tensors import StoredTensors, collect_tensors
+
+_SAFE_TORCH = (2, 10)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747
+_REFUSALS = ("GLOBAL ", "is blocked", "Can only", "Trying to", "Unsupported", "must be imported")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds.
+
+    Args:
+        path: The file.
+        sha256: Of the bytes that were read, hexadecimal.
+        stored: Its tensors, on the CPU.
+        module: The whole network, if the file is a trusted pickle of one.
+        notes: What a reader of the results should know.
+        entry: The part of the file that the user chose, which is all that ``stored`` has.
+    """
+
+    path: Path
+    sha256: str
+    stored: StoredTensors
+    module: nn.Module | None = None
+    notes: tuple[str, ...] = ()
+    entry: str | None = None
+
+
+def read_weights(
+    path: Path, *, sha256: str | None = None, trust_pickle: str | None = None, entry: str | None = None
+) -> Weights:
+    """Read a safetensors file, or a ``.pt``/``.pth`` file of tensors; the content decides, not the suffix.
+
+    Args:
+        path: The file.
+        sha256: What its SHA-256 must be, with or without ``sha256:`` before it.
+        trust_pickle: ``"sha256:<hash>"`` of a file that may run code while it is loaded.
+        entry: Dotted path of the part with the weights, ``"."`` for the outermost mapping itself; None for
+            whatever fits the network.
+
+    Raises:
+        ModelError: If it cannot be read, is truncated, is not what it claims to be, has another SHA-256, or
+            no such entry.
+        RefusedError: If reading it could run code: pickled objects, TorchScript, or too old a torch.
+    """
+    where = path.name
+    data, digest = read_file(path, sha256=sha256)
+    module: nn.Module | None = None
+    notes: tuple[str, ...] = ()
+    if _is_safetensors(path, data):
+        stored = collect_tensors(_safetensors(data, where), where)
+    else:
+        refuse_zip_bomb(
+            data, where=where, error=ModelError, remedy="get the file again: weights do not compress"
+        )
+        loaded = _torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
+        if isinstance(loaded, nn.Module):
+            module, loaded = loaded, loaded.state_dict()
+            notes = (f"{where} was unpickled as a whole, trusted by its SHA-256",)
+        stored = collect_tensors(loaded, where)
+    if entry is not None and module is not None:
+        raise ModelError("is one whole network, without entries", where=where, remedy="leave entry out")
+    if entry is not None:
+        stored = stored.below(entry, where)
+    return Weights(path, digest, stored, module, notes, entry)
+
+
+def _is_safetensors(path: Path, data: bytes) -> bool:
+    return path.suffix == ".safetensors" or data[8:9] == b"{"
+
+
+def _safetensors(data: bytes, where: str) -> dict[str, Tensor]:
+    try:
+        return load_safetensors(data)
+    except (SafetensorError, KeyError, ValueError, OverflowError, RuntimeError) as error:
+        reason = first_line(error).removeprefix("Error while deserializing header: ")
+        raise ModelError(
+            f"is not a whole safetensors file: {reason}", where=where, remedy="get it again"
+        ) from error
+
+
+def _is_trusted(trust_pickle: str | None, digest: str, where: str) -> bool:
+    if trust_pickle is None:
+        return False
+    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", trust_pickle) or bare_hash(trust_pickle) != digest:
+        raise RefusedError(
+            f"trust_pickle is {trust_pickle!r}, but this file is sha256:{digest}",
+            where=where,
+            remedy="check where the file comes from before trusting it",
+        )
+    return True
+
+
+def _torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
+    """What torch.save put into a file, if it is nothing but tensors and plain containers."""
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _SAFE_TORCH:
+        raise RefusedError(
+            f"torch {torch.__version__} can be made to run code by .pt files",
+            where=where,
+            remedy="update torch to 2.10 or newer, or convert the file to safetensors",
+        )
+    if _is_torchscript(data):
+        raise RefusedError(
+            "this is a TorchScript archive, which is a program",
+            where=where,
+            remedy="save the state_dict of the original module instead",
+        )
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on unusual files torch warns before it raises
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if trusted:
+            return _run_trusted_pickle(data, where)
+        raise _unpickling_error(error, data, where) from error
+    except EOFError as error:
+        raise ModelError("the file is truncated", where=where, remedy="get it again") from error
+    except Exception as error:
+        raise ModelError(
+            f"is not a whole checkpoint: {first_line(error)}", where=where, remedy="get it again"
+        ) from error
+
+
+def _run_trusted_pickle(data: bytes, where: str) -> Any:
+    """Unpickle without restrictions: the one place where a file's code runs, as its SHA-256 was trusted."""
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise ModelError(
+            f"cannot be unpickled: {type(error).__name__}: {first_line(error)}",
+            where=where,
+            remedy="its classes must be importable here; save the state_dict instead",
+        ) from error
+
+
+def _unpickling_error(error: pickle.UnpicklingError, data: bytes, where: str) -> ModelError | RefusedError:
+    """Refused if the file is a pickle of more than tensors; unusable if it is no pickle at all."""
+    text = str(error)
+    if data[:1] != b"\x80" and not zipfile.is_zipfile(io.BytesIO(data)) and "GLOBAL " not in text:
+        return ModelError(
+            "is no checkpoint that can be read",
+            where=where,
+            remedy="use .safetensors, or .pt with a state_dict",
+        )
+    if not any(sign in text for sign in _REFUSALS):
+        return ModelError("the pickle inside is damaged", where=where, remedy="get it again")
+    named = re.search(r"GLOBAL (\S+)", text)
+    what = f"pickled objects ({named.group(1)})" if named else "a pickle that torch cannot read safely"
+    return RefusedError(
+        f"holds {what}, which can run code when loaded",
+        where=where,
+        remedy="save model.state_dict(), or set trust_pickle: sha256:<its hash> if you made it yourself",
+    )
+
+
+def _is_torchscript(data: bytes) -> bool:
+    try:
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+    return any(name.split("/", 1)[-1] == "constants.pkl" or "/code/" in name for name in names)

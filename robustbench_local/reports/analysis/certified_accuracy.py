@@ -1,0 +1,197 @@
+"""Certificates: what is proven, about what, and how surely; over the radius beside what attacks have left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject
+from robustbench_local.reports.analysis.robustness_curves import (
+    Levels,
+    Marks,
+    Outline,
+    Panel,
+    draw_together,
+    levels_of,
+)
+from robustbench_local.reports.formatting.text import family, isolated, listing, percent
+from robustbench_local.statistics import Estimate, clopper_pearson
+
+STEPS = 8
+"""Radii at which a curve is read from one mark to the next, where each image has a radius of its own."""
+_MOST_MARKS = 8
+_ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
+"""What the radius of the first mark begins with."""
+READING_CERTIFIED = (
+    "Certified accuracy is the share of all images for which it is proven that they are read rightly and "
+    "that no change inside the ball, by whatever attack, is read otherwise. Robust accuracy is at least so "
+    "high, and attacks can only confirm it. An image without a proof is not therefore broken."
+)
+"""How the numbers of this section are read."""
+_ABOUT_THE_VOTE = (
+    "these certificates speak about the majority vote of the model under Gaussian noise, which is another "
+    "classifier than the model itself, and the attacks on the model say nothing of it"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certification:
+    """One certificate of one model under one threat."""
+
+    cell: CellResult
+    """The cell."""
+
+    @property
+    def about(self) -> str:
+        """What is proven something about."""
+        if self.cell.record.concerns == "model":
+            return "the model itself" if self.cell.subject.defense == "none" else "the defended model itself"
+        return f"its vote under noise, sigma {self.cell.record.parameters.get('sigma', '?')}"
+
+    @property
+    def surety(self) -> str:
+        """How sure each verdict is."""
+        alpha = self.cell.record.alpha
+        return f"with probability {percent(1 - alpha)} for each image" if alpha else "a proof"
+
+    @property
+    def passes(self) -> float | None:
+        """Passes an image, forward and backward; None if nothing has been certified yet."""
+        counts = self.cell.tally
+        return (counts.forward_passes + counts.backward_passes) / counts.n if counts.n else None
+
+    @property
+    def levels(self) -> Levels:
+        """(radius, image by image whether it is certified there), ascending from 0; empty unless done."""
+        cell = self.cell
+        if not cell.done:
+            return ()
+        radii, asked = cell.proven, cell.record.eps
+        own = any(radius != asked for radius in radii.values())
+        ends = _grid(max(radii.values())) if own else [asked] if asked else []
+        start = (0.0, {image: verdict.clean_correct for image, verdict in cell.verdicts.items()})
+        return (
+            start,
+            *((end, {image: radii.get(image, 0.0) >= end for image in cell.verdicts}) for end in ends),
+        )
+
+    @property
+    def points(self) -> tuple[tuple[float, Estimate], ...]:
+        """(radius, certified accuracy over all its images), ascending; never rises."""
+        return tuple((end, clopper_pearson(sum(marks.values()), len(marks))) for end, marks in self.levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifiedGroup:
+    """All certificates in one norm."""
+
+    norm: str
+    """``Linf``, ``L2`` or ``L1``."""
+    rows: tuple[Certification, ...]
+    """In the order of the grid."""
+    panels: tuple[Panel, ...]
+    """Certified accuracy over the radius, one panel a kind of certificate."""
+
+    @property
+    def subjects(self) -> frozenset[Subject]:
+        """The models and defenses that were certified."""
+        return frozenset(row.cell.subject for row in self.rows)
+
+    @property
+    def compared(self) -> bool:
+        """Whether a drawing shows what attacks have left, too."""
+        return any(curve.dotted for panel in self.panels for curve in panel.curves)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What has to be said about them, a sentence each."""
+        found = []
+        votes = [row.cell.subject for row in self.rows if row.cell.record.concerns != "model"]
+        if votes:
+            names = listing([isolated(str(subject)) for subject in dict.fromkeys(votes)])
+            found.append(f"Of {names}: {_ABOUT_THE_VOTE}.")
+        if any(row.cell.tally.abstained for row in self.rows):
+            found.append(
+                "Where a certificate abstains, it makes no prediction, or stopped before it could be sure of "
+                "one; such an image counts as not certified."
+            )
+        if any(row.cell.record.alpha for row in self.rows):
+            found.append(
+                "A guarantee that holds with a probability holds for each image on its own: among n images, "
+                "alpha times n claims may be expected to be too high. The intervals speak of the sample."
+            )
+        return tuple(found)
+
+
+def make_certified(evidence: Evidence) -> list[CertifiedGroup]:
+    """The certificates of a run, a group for each norm."""
+    rows = [Certification(cell=cell) for cell in evidence.certificates]
+    norms = dict.fromkeys(row.cell.record.norm for row in rows)
+    return [_group(evidence, norm, [row for row in rows if row.cell.record.norm == norm]) for norm in norms]
+
+
+def _group(evidence: Evidence, norm: str, rows: Sequence[Certification]) -> CertifiedGroup:
+    kinds = dict.fromkeys(_kind(row) for row in rows)
+    panels = [_panel(evidence, norm, kind, [row for row in rows if _kind(row) == kind]) for kind in kinds]
+    return CertifiedGroup(
+        norm=norm, rows=tuple(rows), panels=tuple(panel for panel in panels if panel.curves)
+    )
+
+
+def _kind(row: Certification) -> str:
+    """Certificates of one kind differ in the radius that is asked about, and in nothing else."""
+    record = row.cell.record
+    sigma = record.parameters.get("sigma")
+    return family(record.attack) + (f", sigma {sigma}" if sigma is not None else "")
+
+
+def _panel(evidence: Evidence, norm: str, kind: str, rows: Sequence[Certification]) -> Panel:
+    outlines = []
+    for subject in evidence.subjects:
+        own = [row for row in rows if row.cell.subject == subject and row.levels]
+        levels = _joined(own)
+        if len(levels) < 2:
+            continue
+        every = STEPS if len(levels) > STEPS else 1
+        outlines.append(Outline(subject=subject, levels=levels, every=every, told="certified"))
+        attacked = _attacked(evidence, subject, norm)
+        if attacked and all(row.cell.record.concerns == "model" for row in own):
+            outlines.append(Outline(subject=subject, levels=attacked, told="under attack", dotted=True))
+    return Panel(norm=norm, attack=kind, curves=draw_together(outlines), measure="certified accuracy")
+
+
+def _joined(rows: Sequence[Certification]) -> Levels:
+    """The curve of the certificate that reaches furthest, or the answers about several radii in one."""
+    if not rows:
+        return ()
+    longest = max(rows, key=lambda row: (len(row.levels), row.levels[-1][0]))
+    if len(longest.levels) > 2:
+        return longest.levels
+    answers = sorted((level for row in rows for level in row.levels), key=lambda level: _mean(level[1]))
+    return tuple(sorted(dict(answers).items(), key=lambda level: level[0]))  # at 0 what abstained least
+
+
+def _attacked(evidence: Evidence, subject: Subject, norm: str) -> Levels:
+    """What attacks have left of a subject at each radius, from untouched images on."""
+    found = {
+        worst.threat.eps: worst.verdicts
+        for worst in evidence.worst_cases
+        if worst.subject == subject
+        and worst.threat.norm == norm
+        and not worst.threat.sources
+        and worst.verdicts
+    }
+    return levels_of(sorted(found.items(), key=lambda level: level[0])) if found else ()
+
+
+def _mean(marks: Marks) -> float:
+    return sum(marks.values()) / max(1, len(marks))
+
+
+def _grid(largest: float) -> list[float]:
+    """Radii above 0 up to the first mark at ``largest`` or beyond; marks are round numbers."""
+    coarse = largest / _MOST_MARKS
+    size = 10.0 ** math.floor(math.log10(coarse))
+    mark = next(size * head for head in _ROUND if size * head >= coarse)
+    return [mark * step / STEPS for step in range(1, STEPS * math.ceil(largest / mark) + 1)]

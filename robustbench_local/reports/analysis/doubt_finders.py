@@ -1,0 +1,30 @@
+"""All doubts about a run: images whose robustness is not established although no attack broke them.
+
+A finder lives in a module of its own and takes ``Doubt`` from ``analysis/doubt.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from robustbench_local.reports.analysis.disagreements import find_disagreement_doubts
+from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers, select_doubts, threats_of
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
+from robustbench_local.reports.analysis.inconsistent_models import find_inconsistency_doubts
+
+__all__ = ["Doubt", "Finder", "doubt_answers", "find_doubts", "select_doubts", "threats_of"]
+
+Finder = Callable[[Evidence], Iterator[Doubt]]
+
+FINDERS: tuple[Finder, ...] = (
+    find_inconsistency_doubts,
+    find_gradient_doubts,
+    find_disagreement_doubts,
+)
+"""Everything that may raise doubts, in the order in which they are told."""
+
+
+def find_doubts(evidence: Evidence) -> tuple[Doubt, ...]:
+    """All doubts about a run's images; one without images is none."""
+    return tuple(doubt for find in FINDERS for doubt in find(evidence) if doubt.images)

@@ -1,0 +1,142 @@
+"""The worst case in 8 bits: the same images and attacks, judged by what files and cameras can hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat, Verdict
+from robustbench_local.statistics import Estimate, clopper_pearson
+
+EIGHT_BIT_GAP = 0.01
+"""Attack success in floating point and in 8 bits may differ by so much before we warn (V4)."""
+
+READING_EIGHT_BIT = (
+    "A deployed classifier sees images of 8 bits, so an attacker needs one inside the ball. Image by image "
+    "over all attacks, as the worst case; floating point over the same images. Left out: broken images "
+    "of which no attack could try an 8-bit image inside the ball."
+)
+_Marks = Mapping[str, Sequence[bool | None]]
+"""Image id -> whether each candidate that broke it does so in 8 bits; None if its ball has no such image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EightBitCase:
+    """Each image against several attacks, in floating point and in 8 bits, over the same images."""
+
+    subject: Subject
+    """The model and defense under test."""
+    threat: Threat
+    """What the attacker may do."""
+    attacks: tuple[str, ...]
+    """The attacks that count."""
+    targeted: bool
+    """Whether only certain classes count as success."""
+    robust_accuracy: Estimate
+    """Share of all images that no attack breaks with an 8-bit image."""
+    attack_success: Estimate
+    """Share of the clean-correct images that some attack breaks with an 8-bit image."""
+    float_success: Estimate
+    """The same for candidates in floating point, over the same images."""
+    undecided: int
+    """Broken images of which no attack could try an 8-bit image inside the ball, mostly since it holds none:
+    they are in none of these shares."""
+
+    @property
+    def falls(self) -> bool:
+        """Whether rounding takes so much from the attacks that a reader has to know."""
+        if not self.attack_success.known:
+            return False
+        # counts, so that a difference of exactly the gap is not a matter of rounding
+        lost = self.float_success.count - self.attack_success.count
+        return lost > EIGHT_BIT_GAP * self.attack_success.n + 1e-9
+
+
+def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
+    """The worst case in 8 bits for each untargeted threat of a norm, in the order of the worst cases."""
+    found = []
+    for worst in evidence.worst_cases:
+        if worst.threat.norm in {"Linf", "L2", "L1"}:
+            marks = _marks(_inside(evidence.cells, worst.subject, worst.threat))
+            found.append(_judge(worst.subject, worst.threat, worst.attacks, worst.basis, marks))
+    return tuple(found)
+
+
+def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
+    """The same for what is in no worst case: targeted attacks of one goal together, each transfer alone."""
+    groups: dict[tuple[object, ...], list[CellResult]] = defaultdict(list)
+    for cell in evidence.attacks:
+        if not (cell.in_worst_case or cell.viewed or cell.corrupted or cell.to_itself) and cell.done:
+            record = cell.record
+            alone = record.key if cell.borrowed else ""
+            groups[cell.subject, cell.threat, record.targets, alone].append(cell)
+    found = []
+    for cells in groups.values():
+        verdicts = _together(cells)
+        attacks = tuple(cell.record.attack for cell in cells)
+        case = _judge(
+            cells[0].subject, cells[0].threat, attacks, verdicts, _marks(cells), targeted=cells[0].targeted
+        )
+        found.append(case)
+    return tuple(found)
+
+
+def _inside(cells: Iterable[CellResult], subject: Subject, threat: Threat) -> list[CellResult]:
+    """Cells whose 8-bit images lie in the ball of a threat: those of the same norm and at most its radius."""
+    return [
+        cell
+        for cell in cells
+        if cell.subject == subject and cell.record.norm == threat.norm and cell.record.eps <= threat.eps
+    ]
+
+
+def _marks(cells: Iterable[CellResult]) -> _Marks:
+    marks: dict[str, list[bool | None]] = defaultdict(list)
+    for cell in cells:
+        for image, mark in cell.in_8bit.items():
+            marks[image].append(mark)
+    return marks
+
+
+def _together(cells: Sequence[CellResult]) -> dict[str, Verdict]:
+    """Each image against all cells that met it."""
+    images = dict.fromkeys(image for cell in cells for image in cell.verdicts)
+    found = {}
+    for image in images:
+        met = [cell.verdicts[image] for cell in cells if image in cell.verdicts]
+        correct = all(verdict.clean_correct for verdict in met)
+        broken = correct and any(verdict.broken for verdict in met)
+        robust = not broken and all(verdict.robust for verdict in met)
+        found[image] = Verdict(clean_correct=correct, broken=broken, robust=robust)
+    return found
+
+
+def _judge(
+    subject: Subject,
+    threat: Threat,
+    attacks: tuple[str, ...],
+    verdicts: Mapping[str, Verdict],
+    marks: _Marks,
+    *,
+    targeted: bool = False,
+) -> EightBitCase:
+    """Count verdicts with the marks of what was broken."""
+    broken = {image: list(marks.get(image, ())) for image, verdict in verdicts.items() if verdict.broken}
+    undecided = {image for image, seen in broken.items() if True not in seen and False not in seen}
+    decided = {image: verdict for image, verdict in verdicts.items() if image not in undecided}
+    beaten = {image for image, seen in broken.items() if True in seen}
+    correct = sum(verdict.clean_correct for verdict in decided.values())
+    held = sum(
+        verdict.robust or (verdict.broken and image not in beaten) for image, verdict in decided.items()
+    )
+    return EightBitCase(
+        subject=subject,
+        threat=threat,
+        attacks=attacks,
+        targeted=targeted,
+        robust_accuracy=clopper_pearson(held, len(decided)),
+        attack_success=clopper_pearson(len(beaten), correct),
+        float_success=clopper_pearson(sum(verdict.broken for verdict in decided.values()), correct),
+        undecided=len(undecided),
+    )

@@ -1,0 +1,360 @@
+"""What a run found: cells, worst cases and comparisons, counted once for every form of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from robustbench_local.reports.analysis.sticker_views import Sign, turned
+from robustbench_local.reports.formatting.text import budget, family, sight
+from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
+from robustbench_local.store import CellRecord, EventRecord, Tally
+
+if TYPE_CHECKING:
+    from robustbench_local.reports.analysis.worst_case import WorstCase
+
+Standing = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
+
+
+class Verdict(NamedTuple):
+    """What one attack did to one image."""
+
+    clean_correct: bool
+    """Read as its label untouched."""
+    broken: bool
+    """Clean-correct and then broken."""
+    robust: bool
+    """Clean-correct, not broken, without an error."""
+
+    @property
+    def known(self) -> bool:
+        """Whether the attack came to its end; an image on which it raised is neither broken nor robust."""
+        return self.broken or self.robust or not self.clean_correct
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What the attacker may do and to which images: the attacks that share it are taken together."""
+
+    norm: str
+    """``Linf``, ``L2``, ``L1``, ``spatial`` or ``corruption``."""
+    eps: float
+    """Radius in pixel units of [0, 1]; largest angle (spatial) or severity (corruption)."""
+    name: str
+    """Short name, e.g. ``linf-8``, ``spatial-30`` or ``fog-3``."""
+    sources: tuple[int, ...] = ()
+    """Only images of these classes; empty: all."""
+
+    def __str__(self) -> str:
+        kind = f"{self.kind}, " if self.norm == "corruption" else ""
+        return kind + budget(self.norm, self.eps) + (", some classes only" if self.sources else "")
+
+    @property
+    def kind(self) -> str:
+        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``fog``."""
+        return self.name.rpartition("-")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model as it was attacked: with its defense."""
+
+    model: str
+    """Model id from the grid file."""
+    defense: str
+    """Defense name, or ``none``."""
+
+    def __str__(self) -> str:
+        return self.model if self.defense == "none" else f"{self.model} + {self.defense}"
+
+
+class Spending(NamedTuple):
+    """Forward passes an image, over those that were read correctly untouched: only they are attacked."""
+
+    median: float | None
+    """Over all of them; None if there are none."""
+    largest: int | None
+    """Most that any of them took."""
+    median_broken: float | None
+    """Over those that broke; None if none did."""
+    largest_broken: int | None
+    """Most that any of those took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """A cell with its counts. Only a cell whose ``standing`` is ``done`` has shares."""
+
+    record: CellRecord
+    """The cell as stored."""
+    tally: Tally
+    """Counts over the stored outcomes, whatever the standing."""
+    verdicts: Mapping[str, Verdict] = field(repr=False)
+    """Image id -> verdict; empty unless done."""
+    standing: Standing
+    """Where the cell stands, as far as a reader is concerned."""
+    spending: Spending
+    """Forward passes over the stored outcomes."""
+    problem: str | None = None
+    """Why it is not done, in one line."""
+    radii: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
+    unless done and the attack measures distances."""
+    breaks: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
+    """Image id -> norm -> the length of the change that broke it; whatever the standing."""
+    in_8bit: Mapping[str, bool | None] = field(default_factory=dict, repr=False)
+    """Image id -> whether what broke it is a success as an 8-bit image, too; None if its ball has no such
+    image. Only images that broke, whatever the standing."""
+    proven: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Image id -> the distance within which a certificate proved that it is read rightly; whatever the
+    standing. Images without a proof are not in it."""
+    readings: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
+    """Image id -> what it was read as in the end, and its label, over the images that are read correctly
+    untouched; empty unless done."""
+    stages: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Image id -> the stage of an ensemble that broke it; only images whose stage is known."""
+    followed: frozenset[str] = field(default=frozenset(), repr=False)
+    """Ids of the images whose gradients the attack looked at; empty unless done."""
+    gradientless: frozenset[str] = field(default=frozenset(), repr=False)
+    """Those of them on which half or more of the gradients showed nothing to follow."""
+    signs: tuple[Sign, ...] = field(default=(), repr=False)
+    """Every look at each image, where the cell is about views."""
+
+    @property
+    def subject(self) -> Subject:
+        """The model and defense under test."""
+        return Subject(model=self.record.model, defense=self.record.defense)
+
+    @property
+    def threat(self) -> Threat:
+        """What the attacker may do."""
+        cell = self.record
+        return Threat(norm=cell.norm, eps=cell.eps, name=cell.threat, sources=cell.sources)
+
+    @property
+    def targeted(self) -> bool:
+        """Whether only certain classes count as success."""
+        return self.record.goal == "targeted"
+
+    @property
+    def transferred(self) -> bool:
+        """Whether the candidates were crafted on another model: never mixed with attacks on this one."""
+        return self.record.knowledge == "transfer"
+
+    @property
+    def naive(self) -> bool:
+        """Whether the candidates were crafted on the model without its defense."""
+        return self.record.knowledge == "naive"
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the candidates were crafted on anything but what is under test."""
+        return self.transferred or self.naive
+
+    @property
+    def to_itself(self) -> bool:
+        """Whether it would transfer from a model to that same model: an empty place of the grid."""
+        return self.transferred and self.record.surrogate == self.record.model
+
+    @property
+    def corrupted(self) -> bool:
+        """Whether the images were corrupted by chance and not by an adversary."""
+        return self.record.norm == "corruption"
+
+    @property
+    def certificate(self) -> bool:
+        """Whether proofs were sought instead of adversarial images."""
+        return self.record.measure == "certificate"
+
+    @property
+    def viewed(self) -> bool:
+        """Whether each image is a sign that was looked at from many views."""
+        return self.record.measure == "views"
+
+    @property
+    def in_worst_case(self) -> bool:
+        """Whether it is an untargeted attack on this very model, which a worst case is made of."""
+        return not (self.targeted or self.borrowed or self.corrupted or self.certificate or self.viewed)
+
+    @property
+    def sight(self) -> str:
+        """What the attacker saw of the model, in few words."""
+        return sight(self.record.knowledge, self.record.surrogate)
+
+    @property
+    def done(self) -> bool:
+        """Whether every image has a verdict that counts."""
+        return self.standing == "done"
+
+    @property
+    def clean_accuracy(self) -> Estimate:
+        """Share of all the cell's images that are read correctly untouched."""
+        return self._share(self.tally.clean_correct, self.tally.n)
+
+    @property
+    def robust_accuracy(self) -> Estimate:
+        """Share of all the cell's images that are read correctly and stay unbroken (V5)."""
+        return self._share(self.tally.robust, self.tally.n, attacked=True)
+
+    @property
+    def attack_success(self) -> Estimate:
+        """Share of the clean-correct images that were broken (V5)."""
+        return self._share(self.tally.broken, self.tally.clean_correct, attacked=True)
+
+    @property
+    def attack_success_8bit(self) -> Estimate:
+        """The same after the candidates were rounded to 8 bits (V4)."""
+        return self._share(self.tally.broken_8bit, self.tally.clean_correct, attacked=True)
+
+    @property
+    def certified_accuracy(self) -> Estimate:
+        """Share of all the cell's images that are proven to be read correctly everywhere in the ball."""
+        return self._share(self.tally.certified, self.tally.n, attacked=False)
+
+    @property
+    def sticker_success(self) -> Estimate:
+        """Share of the views that end as the attacker wants, where the clean sign is read rightly."""
+        counted = (sign for sign in self.signs if sign.counted and self.done)
+        return turned(counted, "sticker", self.record.targets)
+
+    def _share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
+        """A share of a done cell; unknown where it is a matter of attacks, or of certificates, alone."""
+        meant = attacked is None or attacked != self.certificate
+        return clopper_pearson(k, n) if self.done and meant else clopper_pearson(0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two subjects compared on the same images under the same threat."""
+
+    first: Subject
+    """The one that held more often, or the earlier one."""
+    second: Subject
+    """The other."""
+    threat: Threat
+    """What the attacker may do."""
+    comparison: Comparison
+    """McNemar's exact test on their worst cases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything that the forms of the report are made from."""
+
+    cells: tuple[CellResult, ...]
+    """In the order of the grid."""
+    worst_cases: tuple[WorstCase, ...]
+    """Untargeted threats, in the order of their first cell."""
+    events: tuple[EventRecord, ...] = ()
+    """What happened on the way."""
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """What makes this run this run."""
+    question: str | None = None
+    """The user's own words for what is asked."""
+    seed: int | None = None
+    """The run's seed."""
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved grid."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What is known about the images."""
+    models: Sequence[Mapping[str, Any]] = ()
+    """What is known about the models."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Versions and machine, no environment variables."""
+    gates: Sequence[Mapping[str, Any]] = ()
+    """The grid's gates."""
+    begun: bool = True
+    """Whether the run came as far as writing down its cells or its gates before it was stopped."""
+    severity: Mapping[str, Any] = field(default_factory=dict)
+    """What wrong readings cost, by model; empty if the run does not know. See reports/severity.py."""
+    unchecked: bool = False
+    """Whether some rows are older than their digests: damage from before then would go unnoticed."""
+    damaged_images: Mapping[str, str] = field(default_factory=dict)
+    """Key of a cell -> why its adversarial images are not shown; empty where nobody looked at them."""
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """Models with their defenses, in the order of the grid."""
+        return tuple(dict.fromkeys(cell.subject for cell in self.cells))
+
+    @property
+    def attacks(self) -> tuple[CellResult, ...]:
+        """The cells in which adversarial images were sought."""
+        return tuple(cell for cell in self.cells if not cell.certificate)
+
+    @property
+    def certificates(self) -> tuple[CellResult, ...]:
+        """The cells in which proofs were sought."""
+        return tuple(cell for cell in self.cells if cell.certificate)
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """Untargeted threats, in the order of the grid."""
+        return tuple(dict.fromkeys(worst.threat for worst in self.worst_cases))
+
+    @property
+    def headline(self) -> Threat | None:
+        """The untargeted threat that the answer is about: a norm's if there is one, and with most attacks."""
+        attacks = dict.fromkeys(self.threats, 0)
+        for worst in self.worst_cases:
+            attacks[worst.threat] = max(attacks[worst.threat], len(worst.attacks) + len(worst.missing))
+        return max(attacks, key=lambda threat: (threat.norm != "spatial", attacks[threat]), default=None)
+
+    def worst(self, subject: Subject, threat: Threat) -> WorstCase | None:
+        """A subject's worst case under a threat, if the grid has one."""
+        found = (one for one in self.worst_cases if one.subject == subject and one.threat == threat)
+        return next(found, None)
+
+    def clean_accuracy(self, subject: Subject) -> Estimate:
+        """A subject's accuracy on untouched images, from the done cell that asks about most images.
+
+        Certificates are only asked where there is no attack, and never those of a vote under noise; cells
+        about views never, since signs that are not read rightly from everywhere are void there.
+        """
+        done = [cell for cell in self.cells if cell.subject == subject and cell.done]
+        attacks = [cell for cell in done if not (cell.certificate or cell.viewed)]
+        proofs = [cell for cell in done if cell.certificate and cell.record.concerns == "model"]
+        estimates = [cell.clean_accuracy for cell in attacks or proofs]
+        return max(estimates, key=lambda estimate: estimate.n, default=clopper_pearson(0, 0))
+
+    def pairs(self, threat: Threat) -> list[Pair]:
+        """The subject that holds most often against each of the others, on the same images."""
+        rows = [one for one in self.worst_cases if one.threat == threat and one.robust_accuracy.known]
+        if len(rows) < 2:
+            return []
+        best = max(rows, key=lambda one: one.robust_accuracy.value)
+        return [_compare(best, other) for other in rows if other is not best]
+
+    def class_names(self, model: str) -> Sequence[str]:
+        """Names of a model's classes by index; the data's, unless the model brought its own."""
+        own = next((about.get("class_names") for about in self.models if about.get("id") == model), None)
+        return list(own or self.data.get("class_names") or ())
+
+    def class_name(self, model: str, index: int | None) -> str:
+        """A class in words; ``class 7`` where there are no names."""
+        if index is None:
+            return "no finite answer"
+        names = self.class_names(model)
+        name = names[index] if 0 <= index < len(names) else ""
+        return name if name and name != str(index) else f"class {index}"
+
+
+def attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:
+    """Short labels for attacks that are shown under their threat: the family where that is unambiguous."""
+    names = list(dict.fromkeys(cell.record.attack for cell in cells))
+    short = [family(name) for name in names]
+    return {
+        name: label if short.count(label) == 1 else name for name, label in zip(names, short, strict=True)
+    }
+
+
+def _compare(first: WorstCase, second: WorstCase) -> Pair:
+    images = [image for image in first.verdicts if image in second.verdicts]
+    comparison = mcnemar(
+        [first.verdicts[image].robust for image in images],
+        [second.verdicts[image].robust for image in images],
+    )
+    return Pair(first=first.subject, second=second.subject, threat=first.threat, comparison=comparison)

@@ -1,0 +1,102 @@
+"""Gates: limits that a run must keep, judged with the uncertainty of the numbers in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustbench_local.errors import did_you_mean
+from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
+from robustbench_local.reports.analysis.distances import measures_distance
+from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.gate_types import Gate, GateReport, Verdict
+from robustbench_local.reports.analysis.gate_verdicts import judge_subject
+from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.statistics import clopper_pearson
+from robustbench_local.store import RunStore
+
+__all__ = ["Gate", "GateReport", "Verdict", "check_gates", "judge", "judge_evidence"]
+
+_UNREAD = "the run was stopped before it wrote down its gates: nothing was judged; run the same command again"
+
+
+def check_gates(run_dir: Path, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
+    """Judge a run by its gates.
+
+    Args:
+        run_dir: The run directory, finished or not.
+        gates: Entries as in a grid file; None: the run's own.
+
+    Raises:
+        ConfigError: If there is no run here, or a gate is malformed.
+    """
+    with RunStore.open_readonly(run_dir) as store:
+        return judge(store, gates)
+
+
+def judge(store: RunStore, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
+    """Judge an open run by its gates, or by these; errors as in ``check_gates``."""
+    return judge_evidence(read_evidence(store), gates)
+
+
+def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
+    """Judge what was read from a run by its gates, or by these; errors as in ``check_gates``."""
+    entries = evidence.gates if gates is None else gates
+    read = [Gate.read(entry) for entry in entries]
+    if gates is None and not evidence.begun:
+        return GateReport(verdicts=(), unread=_UNREAD)
+    doubts = find_doubts(evidence)
+    return GateReport(
+        verdicts=tuple(verdict for gate in read for verdict in _verdicts(evidence, gate, doubts)),
+        violations=tuple(one.sentence for one in find_violations(evidence) if one.blocks),
+    )
+
+
+def _verdicts(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[Verdict]:
+    cells = [cell for cell in evidence.cells if _concerns(gate, cell)]
+    if not cells:
+        reason = "the run has no such cell"
+        threats = {cell.record.threat for cell in evidence.cells}
+        if gate.threat is not None and gate.threat not in threats:
+            reason = f"{reason}: {did_you_mean(gate.threat, threats)}"
+        return [
+            Verdict(
+                gate=gate, subject=None, estimate=clopper_pearson(0, 0), ruling="inconclusive", reason=reason
+            )
+        ]
+    subjects = dict.fromkeys(cell.subject for cell in cells)
+    own = {subject: [cell for cell in cells if cell.subject == subject] for subject in subjects}
+    return [
+        verdict
+        for subject in subjects
+        for verdict in judge_subject(gate, subject, own[subject], doubts, evidence.cells)
+    ]
+
+
+def _concerns(gate: Gate, cell: CellResult) -> bool:
+    """Whether a cell has a say.
+
+    Targeted goals and transfers are only judged when their attack is named, and attacks that know nothing of
+    the defense only when they are named in full. Looks at stickers have a metric of their own.
+    """
+    record = cell.record
+    return (
+        not cell.to_itself
+        and cell.certificate == (gate.metric == "certified_accuracy")
+        and cell.viewed == (gate.metric == "sticker_success")
+        and gate.model in {None, record.model}
+        and gate.defense in {None, record.defense}
+        and gate.threat in {None, record.threat}
+        and (_named(gate.attack, cell) if gate.attack else _unnamed(cell))
+        and (gate.metric != "median_distance" or measures_distance(cell))
+    )
+
+
+def _unnamed(cell: CellResult) -> bool:
+    return cell.viewed or not (cell.targeted or cell.borrowed)
+
+
+def _named(attack: str, cell: CellResult) -> bool:
+    return attack == cell.record.attack or (attack == cell.record.card and not cell.naive)

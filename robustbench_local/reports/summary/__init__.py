@@ -1,0 +1,1 @@
+"""The first lines of a report: the question, the answer."""

@@ -1,0 +1,69 @@
+"""The fifteen common corruptions, each at five severities, written anew from the paper's definitions.
+
+Each is a function of one image, its strength and a generator of its own. The published benchmarks are sets of
+8-bit files, so the results lie on the 8-bit grid here too.
+
+Source: Hendrycks & Dietterich 2019, arXiv:1903.12261.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from robustbench_local.errors import DataError
+from robustbench_local.randomness import Stream, seed_from
+from robustbench_local.threats.corruptions import blur, digital, noise, weather
+from robustbench_local.threats.corruptions.severity_levels import Scale, scale_of, strength
+
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
+    "brightness": weather.brightness,
+    "contrast": digital.contrast,
+    "elastic_transform": digital.elastic_transform,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": digital.jpeg_compression,
+}
+"""By name: (C, H, W) in [0, 1], the strengths, ``draws`` -> (C, H, W)."""
+
+
+def corrupt(
+    images: Tensor, name: str, severity: int, stream: Stream, *, scale: Scale | None = None
+) -> Tensor:
+    """Corrupt images, each with its own random numbers.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], C = 1 or 3.
+        name: One of ``threat.CORRUPTIONS``.
+        severity: 1 to 5; 0 changes nothing.
+        stream: Says whose random numbers they are: the run's seed and the images' ids. The same numbers serve
+            every severity and every classifier.
+        scale: Strengths of CIFAR-10-C (``"small"``) or ImageNet-C (``"large"``); None goes by the size.
+
+    Returns:
+        Same shape, device and dtype, on the 8-bit grid. An image's result does not depend on the others.
+
+    Raises:
+        DataError: If the images have neither one nor three channels.
+    """
+    if severity == 0 or not len(images):
+        return images.clone()
+    if images.shape[1] not in (1, 3):
+        raise DataError(f"corruptions are for images of 1 or 3 channels, these have {images.shape[1]}")
+    parameters = strength(name, severity, scale or scale_of(*images.shape[-2:]))
+    result, draws = torch.empty(images.shape), torch.Generator()
+    for row, (identity, image) in enumerate(zip(stream.ids, images.detach().cpu().float(), strict=True)):
+        draws.manual_seed(seed_from(stream.seed, identity, name))
+        result[row] = FUNCTIONS[name](image, *parameters, draws=draws)
+    return ((result.clamp(0, 1) * 255).round() / 255).to(images)

@@ -1,0 +1,131 @@
+"""What several corruptions are made of: smoothing, streaks, zooms and clouds."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Generator, Tensor
+
+from robustbench_local.threats.warp import sample
+
+
+def smooth(planes: Tensor, sigma: float, *, truncate: float = 4.0, mirrored: bool = False) -> Tensor:
+    """Gaussian smoothing.
+
+    Args:
+        planes: (C, H, W).
+        sigma: In pixels; 0 changes nothing.
+        truncate: Where the kernel ends, in sigmas.
+        mirrored: Beyond the edge lies the mirrored image; otherwise the edge's own pixel.
+
+    Returns:
+        Same shape.
+    """
+    if sigma <= 0:
+        return planes
+    height, width = planes.shape[-2:]
+    down = _smoothing(height, sigma, truncate, mirrored)
+    across = _smoothing(width, sigma, truncate, mirrored)
+    return down @ planes @ across.T
+
+
+@lru_cache(maxsize=64)
+def _smoothing(size: int, sigma: float, truncate: float, mirrored: bool) -> Tensor:
+    """The smoothing of a line of pixels as a matrix, so that kernels wider than the image need no padding."""
+    reach = int(truncate * sigma + 0.5)
+    taps = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-0.5 * (taps / sigma).double() ** 2)
+    places = torch.arange(size)[:, None] + taps
+    folded = fold(places, size) if mirrored else places.clamp(0, size - 1)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    matrix.scatter_add_(1, folded, (weights / weights.sum()).expand_as(folded))
+    return matrix.float()
+
+
+def fold(places: Tensor, size: int) -> Tensor:
+    """Places beyond the ends of a line mirrored back into it, as often as needed: ``b a | a b c | c b``."""
+    turned = places % (2 * size)
+    return torch.where(turned >= size, 2 * size - 1 - turned, turned)
+
+
+def streak(planes: Tensor, radius: int, sigma: float, degrees: float) -> Tensor:
+    """Smear along a direction, one-sided, as a camera in motion does.
+
+    Args:
+        planes: (C, H, W).
+        radius: The streak is ``2 * radius + 1`` pixels long.
+        sigma: Its weights fall like half a Gaussian of this width.
+        degrees: Direction; 0 is along the rows, 90 along the columns.
+
+    Returns:
+        Same shape; beyond the edge lies the edge's own pixel.
+    """
+    height, width = planes.shape[-2:]
+    steps = torch.arange(2 * radius + 1)
+    weights = torch.exp(-0.5 * (steps / sigma) ** 2)
+    weights = weights / weights.sum()
+    turn = math.radians(degrees)
+    downs = (steps * math.sin(turn)).round().long()
+    rights = (steps * math.cos(turn)).round().long()
+    rows = torch.arange(-2 * radius, height + 2 * radius).clamp(0, height - 1)
+    columns = torch.arange(-2 * radius, width + 2 * radius).clamp(0, width - 1)
+    padded = planes[:, rows][:, :, columns]
+    smeared = torch.zeros_like(planes)
+    for weight, down, right in zip(weights.tolist(), downs.tolist(), rights.tolist(), strict=True):
+        top, left = 2 * radius + down, 2 * radius + right
+        smeared.add_(padded[:, top : top + height, left : left + width], alpha=weight)
+    return smeared
+
+
+def magnify(planes: Tensor, factors: Tensor) -> Tensor:
+    """The middle of an image, enlarged to its full size, at several factors.
+
+    Args:
+        planes: (C, H, W).
+        factors: (K,), at least 1.
+
+    Returns:
+        (K, C, H, W).
+    """
+    height, width = planes.shape[-2:]
+    row, column = (height - 1) / 2, (width - 1) / 2
+    rows = row + (torch.arange(height) - row) / factors[:, None]
+    columns = column + (torch.arange(width) - column) / factors[:, None]
+    count = len(factors)
+    return sample(
+        planes.expand(count, -1, -1, -1),
+        rows[:, :, None].expand(count, height, width),
+        columns[:, None, :].expand(count, height, width),
+        outside="border",
+    )
+
+
+def cloud(height: int, width: int, decay: float, draws: Generator) -> Tensor:
+    """A fractal landscape by midpoint displacement on a torus.
+
+    Args:
+        height: Rows.
+        width: Columns.
+        decay: The displacement shrinks by its square from one scale to the next finer one.
+        draws: Random numbers.
+
+    Returns:
+        (H, W) from 0 to 1.
+
+    Source: Fournier, Fussell & Carpenter 1982, doi:10.1145/358523.358553 (the diamond-square scheme).
+    """
+    land, displacement = torch.zeros(1, 1), 1.0
+    while len(land) < max(height, width, 2):
+        finer = torch.empty(2 * len(land), 2 * len(land))
+        displaced = (torch.rand(3, *land.shape, generator=draws) * 2 - 1) * displacement
+        below, right = land.roll(-1, 0), land.roll(-1, 1)
+        centres = (land + below + right + right.roll(-1, 0)) / 4 + displaced[0]
+        finer[::2, ::2] = land
+        finer[1::2, 1::2] = centres
+        finer[::2, 1::2] = (land + right + centres + centres.roll(1, 0)) / 4 + displaced[1]
+        finer[1::2, ::2] = (land + below + centres + centres.roll(1, 1)) / 4 + displaced[2]
+        land, displacement = finer, displacement / decay**2
+    land = land - land.min()
+    return (land / land.max())[:height, :width]

@@ -1,0 +1,186 @@
+"""Where a sticker may be: on the surface of a sign, in a shape, and no larger than its share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from robustbench_local.errors import ThreatError
+from robustbench_local.threats.threat_model import ThreatModel
+
+BORDER = 0.1
+"""Of a photograph without an outline: the frame around the sign's box, as a share of its side."""
+LAYOUTS = ((2.5, 0.25), (1.5, 0.25), (1.8, 0.28))
+"""Two equal bars, one above the other: width over height, and where their middles lie, as a share of the
+surface's height from its top and from its bottom. Two that cover 37 % still fit into an octagon."""
+_LONGEST = 5.0
+"""Largest side over the other of rectangles that are placed where they are worth most."""
+_NEARLY = 0.9
+"""Share of what they may cover that they cover at least."""
+_SIZES = 12
+"""Sizes of such rectangles that are tried."""
+
+
+def surface(images: Tensor, masks: Tensor | None) -> Tensor:
+    """The surface of each sign.
+
+    Args:
+        images: (N, C, H, W).
+        masks: The signs' outlines, (N, 1, H, W), boolean; None: each sign fills its frame but for a border of
+            10 %, as benchmarks of traffic signs crop.
+
+    Returns:
+        (N, 1, H, W), boolean.
+    """
+    if masks is not None:
+        return masks.to(images.device)
+    count, _, height, width = images.shape
+    box = torch.zeros(count, 1, height, width, dtype=torch.bool, device=images.device)
+    top, left = round(BORDER * height), round(BORDER * width)
+    box[..., top : height - top, left : width - left] = True
+    return box
+
+
+def allowance(surfaces: Tensor, share: float) -> Tensor:
+    """How many pixels a sticker may cover: the share of the sign's surface, rounded down; int64, (N,)."""
+    return (surfaces.flatten(1).sum(dim=1).double() * share + 1e-6).floor().long()
+
+
+def sticker_mask(
+    surfaces: Tensor, threat: ThreatModel, *, wanted: Tensor | None = None, layout: int = 0
+) -> Tensor:
+    """The pixels of a sticker.
+
+    Args:
+        surfaces: (N, 1, H, W), boolean.
+        threat: Shape and share. Rectangles: two of equal size, which do not overlap, inside the surface where
+            they cover most of what is wanted. Square: likewise. Found: the pixels wanted most. Poster:
+            everything.
+        wanted: How much each pixel is worth, (N, 1, H, W), at least 0. Without it rectangles are laid out
+            as ``layout`` says, and a square lies in the middle.
+        layout: Which of ``LAYOUTS``.
+
+    Returns:
+        (N, 1, H, W), boolean: inside the surface, and no more than the share.
+
+    Raises:
+        ThreatError: If pixels are to be found and nothing says which are wanted.
+    """
+    if threat.transformation == "poster":
+        return surfaces & (threat.eps > 0)
+    pixels = allowance(surfaces, threat.eps).tolist()
+    rows = [plane[0] for plane in surfaces]
+    worth = None if wanted is None else [plane[0] for plane in wanted]
+    if threat.transformation == "rectangles" and worth is None:
+        shaped = [_bars(plane, most, *LAYOUTS[layout]) for plane, most in zip(rows, pixels, strict=True)]
+    elif threat.transformation == "rectangles":
+        shaped = [_pair(*each) for each in zip(rows, worth or (), pixels, strict=True)]
+    elif threat.transformation == "square":
+        worth = [_middle(plane) for plane in rows] if worth is None else worth
+        shaped = [_square(*each) for each in zip(rows, worth, pixels, strict=True)]
+    else:
+        if worth is None:
+            raise ThreatError("a sticker of found pixels needs to be told which pixels are wanted")
+        shaped = [_most_wanted(*each) for each in zip(rows, worth, pixels, strict=True)]
+    return torch.stack(shaped)[:, None] if shaped else surfaces
+
+
+def square_side(most: int) -> int:
+    """Side of the largest square of at most so many pixels."""
+    return math.isqrt(most)
+
+
+def _bars(plane: Tensor, most: int, ratio: float, middle: float) -> Tensor:
+    """Two bars of whole pixels, one above the other."""
+    found = torch.zeros_like(plane)
+    down, across = (plane.any(dim=axis).nonzero().flatten() for axis in (1, 0))
+    if most < 2:
+        return found
+    top, left, height, width = int(down[0]), int(across[0]), len(down), len(across)
+    bar_height, bar_width = _size(most // 2, ratio, width)
+    first = left + (width - bar_width) // 2
+    above = max(0, round(height * middle - bar_height / 2))
+    for begin in (top + above, top + height - above - bar_height):
+        found[max(begin, 0) : begin + bar_height, first : first + bar_width] = True
+    return found & plane
+
+
+def _size(most: int, ratio: float, widest: int) -> tuple[int, int]:
+    """Height and width of a rectangle of at most so many pixels: nearly all of them, at about that ratio."""
+    sizes = [(height, min(most // height, widest)) for height in range(1, most + 1)]
+
+    def worth(size: tuple[int, int]) -> float:
+        height, width = size
+        return height * width - most * abs(math.log(width / height / ratio)) / 6
+
+    return max(sizes, key=worth)
+
+
+def _pair(plane: Tensor, worth: Tensor, most: int) -> Tensor:
+    """The rectangle inside the surface that covers the most worth, and the best one beside it; else bars."""
+    best, found = -math.inf, _bars(plane, most, *LAYOUTS[0])
+    layers = torch.stack([plane.double(), worth.double() * plane])
+    for height, width in _sizes(most // 2):
+        if height > plane.shape[0] or width > plane.shape[1]:
+            continue
+        inside, gain = _sums(layers, height, width)
+        gain = gain.masked_fill(inside < height * width - 0.5, -torch.inf)
+        pair, total = torch.zeros_like(plane), 0.0
+        for _ in range(2):
+            row, column = divmod(int(gain.argmax()), gain.shape[1])
+            total += float(gain[row, column])
+            pair[row : row + height, column : column + width] = True
+            gain[
+                max(row - height + 1, 0) : row + height, max(column - width + 1, 0) : column + width
+            ] = -torch.inf
+        if total > best:
+            best, found = total, pair
+    return found
+
+
+def _sizes(most: int) -> list[tuple[int, int]]:
+    """Heights and widths of rectangles that cover nearly so many pixels, from upright to lying ones."""
+    lowest, highest = math.ceil(math.sqrt(most / _LONGEST)), math.floor(math.sqrt(most * _LONGEST))
+    heights = range(max(lowest, 1), highest + 1)
+    sizes = [(height, most // height) for height in heights if most // height * height >= _NEARLY * most]
+    return sizes[:: max(1, -(-len(sizes) // _SIZES))]
+
+
+def _sums(layers: Tensor, height: int, width: int) -> Tensor:
+    """Sum of each layer, (L, H, W), over every window of that size, (L, H - height + 1, W - width + 1)."""
+    table = pad(layers, (1, 0, 1, 0)).cumsum(dim=1).cumsum(dim=2)
+    lower, upper = table[:, height:], table[:, :-height]
+    return lower[:, :, width:] - lower[:, :, :-width] - upper[:, :, width:] + upper[:, :, :-width]
+
+
+def _square(plane: Tensor, worth: Tensor, most: int) -> Tensor:
+    """The square that lies inside the surface as far as any can, and there covers the most worth."""
+    found, side = torch.zeros_like(plane), square_side(most)
+    if side == 0:
+        return found
+    layers = torch.stack([plane.double(), worth.double() * plane])
+    inside, gain = _sums(layers, side, side)
+    best = torch.where(inside > inside.max() - 0.5, gain, -torch.inf)
+    row, column = divmod(int(best.argmax()), best.shape[1])
+    found[row : row + side, column : column + side] = True
+    return found & plane
+
+
+def _most_wanted(plane: Tensor, worth: Tensor, most: int) -> Tensor:
+    """The surface's pixels of the greatest worth, the first ones where they are equal."""
+    ranked = worth.masked_fill(~plane, -torch.inf).flatten().sort(descending=True, stable=True).indices
+    found = torch.zeros_like(plane).flatten()
+    found[ranked[:most]] = True
+    return found.view_as(plane)
+
+
+def _middle(plane: Tensor) -> Tensor:
+    """Worth that grows towards the middle of the surface."""
+    places = plane.nonzero().double()
+    rows, columns = (torch.arange(size, device=plane.device).double() for size in plane.shape)
+    middle = places.mean(dim=0)
+    squared = (rows[:, None] - middle[0]) ** 2 + (columns[None, :] - middle[1]) ** 2
+    return squared.max() - squared

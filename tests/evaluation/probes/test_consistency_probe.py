@@ -1,0 +1,354 @@
+"""The probe: what depends on its company or history is found with its cause; sound models are left alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import inconsistent_models as models
+import pytest
+import torch
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
+from robustbench_local.evaluation.probes import answer_differences
+from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
+
+
+def probe(model, count=12, **options):
+    classifier = Classifier(model, num_classes=models.CLASSES, name="it", **options)
+    return probe_consistency(classifier, models.some_images(count))
+
+
+@pytest.mark.parametrize("kind", list(models.of_company()))
+@pytest.mark.parametrize("count", [1, 12])
+def test_what_depends_on_its_company_is_found(kind, count):
+    found = probe(models.of_company()[kind], count)
+    assert found.kind == "company"
+    assert "\n" not in found.cause
+    assert "logits differ by" in found.cause
+    assert found.difference > 1e-4 * found.spread
+
+
+KINDS_OF_MEMORY = {
+    "attribute": "seen",
+    "global": "inconsistent_models.SEEN",
+    "closure": "(closure).seen",
+    "file": "after 32 similar ones",
+    "counter": "calls",
+    "global counter": "inconsistent_models.COUNT",
+    "class counter": "Variant.total",
+    "default counter": "defaults of",
+    "weights": "layers.3.weight",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_MEMORY)
+def test_what_depends_on_its_history_is_found(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "SEEN", [])
+    monkeypatch.setattr(models, "COUNT", 0)
+    found = probe(models.of_memory(tmp_path)[kind])
+    assert found.kind == "memory"
+    assert found.keeps_state
+    assert KINDS_OF_MEMORY[kind] in found.cause
+    assert "logits differ by" in found.cause
+
+
+def test_a_cache_of_rounded_images_is_found():
+    assert not probe(models.remembers_rounded_images()).consistent
+
+
+@pytest.mark.parametrize("kind", list(models.sound()))
+@pytest.mark.parametrize("access", ["gradients", "labels"])
+def test_sound_models_are_left_alone(kind, access):
+    found = probe(models.sound()[kind], access=access)
+    assert found.consistent, found.cause
+    assert (found.cause, found.notes, found.keeps_state) == ("", (), False)
+    assert found.rows <= 72
+
+
+@pytest.mark.parametrize("kind", ["mean", "copies"])
+def test_labels_tell_company_too(kind):
+    found = probe(models.of_company()[kind], access="labels")
+    assert found.kind == "company"
+    assert "labels differ" in found.cause
+
+
+def test_a_counter_that_changes_nothing_is_a_note():
+    found = probe(models.counts_only())
+    assert found.consistent
+    assert found.keeps_state
+    (note,) = found.notes
+    assert "keeps state between calls (calls changed)" in note
+
+
+@pytest.mark.parametrize("write", ["replace", "append"])
+def test_a_file_is_a_memory_too(write, tmp_path):
+    file = tmp_path / "calls.txt"
+    file.write_text("", encoding="utf-8")
+
+    def forward(self, images, limit):
+        text = file.read_text(encoding="utf-8") + "."
+        if write == "replace":
+            (tmp_path / "other").write_text(text, encoding="utf-8")
+            (tmp_path / "other").rename(file)
+        else:
+            with file.open("a", encoding="utf-8") as stream:
+                stream.write(".")
+        return self.layers(images) * (-1 if len(text) > limit else 1)
+
+    harmless = probe(models.variant(forward=lambda self, images: forward(self, images, 10_000)))
+    assert harmless.consistent
+    assert "writes to file calls.txt in its forward" in harmless.notes[0]
+    file.write_text("", encoding="utf-8")
+    found = probe(models.variant(forward=lambda self, images: forward(self, images, 80)))
+    assert found.kind == "memory"
+    assert "after 128 calls" in found.cause
+    assert "file calls.txt changed" in found.cause
+
+
+def test_files_that_are_only_read_are_no_memory(tmp_path):
+    file = tmp_path / "scale.txt"
+    file.write_text("2", encoding="utf-8")
+    os.utime(file, (1e9, 1e9))
+    found = probe(models.variant(lambda _, images: images * float(file.read_text(encoding="utf-8"))))
+    assert (found.consistent, found.notes) == (True, ())
+
+
+def test_state_that_cannot_be_copied_is_refused():
+    class Counter:
+        def __init__(self):
+            self.lock, self.calls = threading.Lock(), 0
+
+    def forward(self, images):
+        self.counter.calls += 1
+        return self.layers(images)
+
+    network = models.variant(forward=forward)
+    network.counter = Counter()
+    found = probe(network)
+    assert found.kind == "memory"
+    assert found.cause == "keeps state between calls (counter changed) that cannot be copied"
+
+
+def test_random_numbers_are_no_dependence():
+    own, unseeded = probe(models.draws_from_its_own_generator()), probe(models.draws_without_a_seed())
+    assert own.consistent
+    assert unseeded.consistent
+    assert own.varies
+    assert unseeded.varies
+    assert "generator of its own (source)" in own.notes[0]
+    assert "no seed repeats" in unseeded.notes[0]
+
+
+def test_a_random_model_is_still_judged_for_company():
+    noisy = models.variant(lambda _, x: x + 0.05 * torch.randn_like(x) - x.mean(0, keepdim=True))
+    assert probe(noisy).kind == "company"
+
+
+@pytest.mark.parametrize(("share", "consistent"), [(0.5e-4, True), (2e-4, False)])
+def test_tolerance_for_other_images_at_the_same_place(share, consistent):
+    assert answer_differences.SAME_SHAPE_TOLERANCE == 1e-4
+    bias = torch.tensor([0.0, 0, 0, 0, 1])
+
+    def forward(self, images):  # the answer's range is 10, and the neighbour's brightness moves one logit
+        others = torch.roll(images.flatten(1)[:, 0], 1, 0) > 0.5
+        return 10 * bias + 10 * share * others[:, None] * bias
+
+    images = models.some_images(8)
+    images[:, 0, 0, 0] = torch.tensor([0.0, 0, 1, 1, 1, 1, 1, 1])
+    classifier = Classifier(models.variant(forward=forward), num_classes=5, access="scores")
+    assert probe_consistency(classifier, images).consistent is consistent
+
+
+@pytest.mark.parametrize(("size", "consistent"), [(9.0, True), (11.0, False)])
+def test_tolerance_for_other_sizes_is_ten_times_the_models_own_rounding(size, consistent):
+    assert answer_differences.ROUNDING_FACTOR == 10
+    bias = torch.tensor([0.0, 0, 0, 0, 10])
+
+    def forward(self, images):  # 1e-6 in every pixel moves a logit by 1 part in 1,000, a large batch by more
+        step = (images.flatten(1)[:, :1] % 0.1 > 0.05).float()
+        return bias * (1 + 1e-3 * step + (size * 1e-3 if len(images) > 16 else 0))
+
+    images = models.some_images(8)
+    images[:, 0, 0, 0] = 0.55 - 5e-7
+    classifier = Classifier(models.variant(forward=forward), num_classes=5, access="scores")
+    assert probe_consistency(classifier, images).consistent is consistent
+
+
+def test_rounding_has_a_limit():
+    assert answer_differences.MOST_ROUNDING == 0.1
+
+    def forward(self, images):  # chaos: the last digits of a pixel decide, and the size of the batch, too
+        digits = (images.flatten(1)[:, :1].double() * 1e7) % 1
+        return torch.cat([digits, 1 - digits, digits * 0], dim=1).float() * (2 if len(images) > 16 else 1)
+
+    classifier = Classifier(models.variant(forward=forward), num_classes=3, access="scores")
+    assert probe_consistency(classifier, models.some_images()).kind == "company"
+
+
+def test_a_backward_pass_leaves_nothing_behind():
+    def forward(self, images):
+        if images.requires_grad:
+            images.register_hook(lambda _: setattr(self, "calls", 1))
+        return self.layers(images) + self.calls * torch.arange(5.0)
+
+    found = probe(models.variant(forward=forward))
+    assert found.kind == "memory"
+    assert "after a backward pass" in found.cause
+
+
+class Service:
+    """A callable that counts its images and answers each by itself, or not."""
+
+    def __init__(self, forward):
+        self.forward, self.asked = forward, []
+
+    def __call__(self, images):
+        self.asked.append(len(images))
+        return self.forward(images)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "notes"),
+    [
+        (lambda x: x, "consistent", 0),
+        (lambda x: x + 2e-3 * torch.arange(len(x)).view(-1, 1, 1, 1), "consistent", 0),
+        (lambda x: x - x.mean(0, keepdim=True), "company", 0),
+        (
+            lambda x: x + 0.1 * torch.from_numpy(models.np.random.default_rng().normal(size=x.shape)).to(x),
+            "consistent",
+            1,
+        ),
+    ],
+)
+def test_a_service_is_asked_about_six_images(change, kind, notes):
+    network = models.Network()
+    service = Service(lambda images: network(change(images)).detach())
+    found = probe(service)
+    assert (found.kind, len(found.notes)) == (kind, notes)
+    assert sum(service.asked) <= 6
+
+
+@pytest.mark.parametrize(("method", "parameters"), [("jpeg", {"quality": 75}), ("smoothing", {"sigma": 0.1})])
+def test_a_defended_classifier_is_probed_as_a_whole(method, parameters):
+    wrapper = make_wrapper(method, parameters)
+    defended = wrapper.wrap(Classifier(models.Network(), num_classes=5))
+    assert probe_consistency(defended, models.some_images()).consistent
+    defended = wrapper.wrap(Classifier(models.of_company()["mean"], num_classes=5))
+    assert probe_consistency(defended, models.some_images()).kind == "company"
+
+
+def test_nothing_is_left_behind():
+    network = models.variant(forward=models._remembers_in_attribute)
+    classifier = Classifier(network, num_classes=5)
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    probe_consistency(classifier, models.some_images())
+    assert network.seen == []
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("unbearable", [0, 1, 7])
+@pytest.mark.parametrize("kind", ["plain", "mean"])
+def test_an_image_that_the_model_cannot_bear_is_left_out(unbearable, kind):
+    images = models.some_images(8)
+    network = {**models.sound(), **models.of_company()}[kind]
+    prepared = type(network).prepared
+
+    def refusing(self, batch):
+        if any(torch.equal(image, images[unbearable]) for image in batch):
+            raise ValueError("not this one")
+        return prepared(self, batch)
+
+    type(network).prepared = refusing
+    try:
+        found = probe_consistency(Classifier(network, num_classes=5), images)
+    finally:
+        type(network).prepared = prepared
+    assert found.kind == ("consistent" if kind == "plain" else "company")
+
+
+def test_the_same_image_many_times_is_data_enough():
+    images = models.some_images(1).expand(9, -1, -1, -1)
+    assert probe_consistency(Classifier(models.Network(), num_classes=5), images).consistent
+    mean = Classifier(models.of_company()["mean"], num_classes=5)
+    assert probe_consistency(mean, images).kind == "company"
+
+
+def _answers_otherwise_with_gradients(self, images):
+    answers = self.layers(images)
+    return answers.roll(1, 1) if torch.is_grad_enabled() else answers
+
+
+def _answers_otherwise_to_leaves(self, images):
+    answers = self.layers(images)
+    return answers + 0.1 * answers.roll(1, 1) if images.requires_grad else answers
+
+
+@pytest.mark.parametrize("forward", [_answers_otherwise_with_gradients, _answers_otherwise_to_leaves])
+def test_what_answers_otherwise_while_gradients_are_recorded_is_found(forward):
+    found = probe(models.variant(forward=forward))
+    assert found.kind == "gradients"
+    assert "while gradients are recorded" in found.cause
+    assert "\n" not in found.cause
+    assert probe(models.variant(forward=forward), access="scores").consistent  # nobody records any then
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(0.5, "consistent"), (2.0, "gradients")])
+def test_kernels_that_round_otherwise_while_gradients_are_recorded_are_not_taken_for_it(factor, kind):
+    def forward(self, images):
+        answers = self.layers(images)
+        spread = (answers.amax(1, keepdim=True) - answers.amin(1, keepdim=True)).amax()
+        share = factor * answer_differences.RECORDED_TOLERANCE
+        moved = share * spread if torch.is_grad_enabled() else 0.0
+        # each image by itself, were it not for the spread, which is the same for all that are asked here
+        return answers + moved * torch.eye(models.CLASSES)[:1] if len(images) == 2 else answers
+
+    assert probe(models.variant(forward=forward)).kind == kind
+
+
+def test_extremes_of_the_whole_batch_are_found_where_every_image_has_black_and_white_pixels():
+    images = models.some_images(8)
+    images[:, :, 0, 0], images[:, :, 0, 1] = 0.0, 1.0
+    scaled = models.variant(prepared=lambda _self, x: (x - x.min()) / (x.max() - x.min()))
+    assert probe_consistency(Classifier(scaled, num_classes=models.CLASSES), images).kind == "company"
+    one_by_one = models.variant(
+        prepared=lambda _self, x: (x - x.amin((1, 2, 3), keepdim=True)) / x.amax((1, 2, 3), keepdim=True)
+    )
+    assert probe_consistency(Classifier(one_by_one, num_classes=models.CLASSES), images).consistent
+
+
+def test_noise_that_the_forward_seeds_itself_belongs_to_the_place_in_the_batch():
+    def by_place(_self, images):
+        torch.manual_seed(0)
+        return images + 0.1 * torch.randn(images.shape)
+
+    def the_same(_self, images):
+        torch.manual_seed(0)
+        return images + 0.1 * torch.randn(images.shape[1:])
+
+    assert probe(models.variant(prepared=by_place)).kind == "company"
+    assert probe(models.variant(prepared=the_same)).consistent
+
+
+def test_a_forward_that_fails_where_gradients_are_recorded_is_left_to_black_boxes():
+    def forward(self, images):
+        return self.layers(torch.from_numpy(images.numpy()))
+
+    assert probe(models.variant(forward=forward)).consistent
+
+
+def test_a_model_that_refuses_pale_images_is_not_refused_for_that():
+    def prepared(_self, images):
+        if float(images.std()) < 0.15:
+            raise ValueError("this is no photograph")
+        return images
+
+    images = (models.some_images(8) > 0.5).float()
+    found = probe_consistency(Classifier(models.variant(prepared=prepared), num_classes=5), images)
+    assert found.consistent

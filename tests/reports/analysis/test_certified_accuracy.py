@@ -1,0 +1,272 @@
+"""The section 'Certified': shares, curves beside the attacks', words, gates, and every form of the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sample_run import Plan, Sample, build
+
+from robustbench_local.reports import write_report
+from robustbench_local.reports.analysis.certified_accuracy import make_certified
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gates import check_gates, judge_evidence
+from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell, read_evidence
+from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.summary.headline import answer
+from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
+
+PGD = Plan(
+    attack="pgd50-l2-0.5",
+    card="pgd50-l2-0.5",
+    norm="L2",
+    eps=0.5,
+    threat="l2-0.5",
+    strength=0.5,
+    passes=(2, 1),
+)
+RADII = (0.9, 0.6, 0.6, 0.5, 0.3, 0.3, 0.1, None, 0.0, -0.7)
+"""Of ten images: None abstained, 0 is right and proven nowhere, a negative one is another class's."""
+
+
+def record(attack: str = "certify-smoothing-l2-0.5", **changes) -> CellRecord:
+    values = {
+        "key": f"{attack} {changes.get('model', 'net')} {changes.get('defense', 'none')}",
+        "position": 9,
+        "model": "net",
+        "defense": "none",
+        "attack": attack,
+        "card": attack,
+        "norm": "L2",
+        "eps": 0.5,
+        "threat": "l2-0.5",
+        "goal": "untargeted",
+        "images": len(RADII),
+        "parameters": {"method": "smoothing", "sigma": 0.25},
+        "status": "done",
+        "measure": "certificate",
+        "concerns": "smoothed",
+        "alpha": 0.001,
+    }
+    return CellRecord(**{**values, **changes})
+
+
+def outcomes(cell: CellRecord, radii=RADII, *, graded: bool = True) -> list[OutcomeRecord]:
+    rows = []
+    for place, radius in enumerate(radii):
+        size = abs(radius or 0.0)
+        prediction = None if radius is None else 0 if math.copysign(1.0, radius) > 0 else 1
+        proven = prediction == 0 and size >= cell.eps
+        rows.append(
+            OutcomeRecord(
+                cell=cell.key,
+                position=place,
+                image=f"made/{place}",
+                label=0,
+                clean_prediction=prediction,
+                adversarial_prediction=prediction,
+                clean_correct=prediction == 0,
+                broken=False,
+                moved_elsewhere=False,
+                margin=None,
+                fragile=False,
+                linf=0.0,
+                l2=0.0,
+                l1=0.0,
+                broken_8bit=None,
+                forward_passes=300,
+                backward_passes=0,
+                seconds=0.5,
+                status="ok",
+                certified=proven,
+                radius=size if graded else cell.eps if proven else 0.0,
+                abstained=prediction is None,
+            )
+        )
+    return rows
+
+
+def evidence(*cells: CellRecord, graded: bool = True) -> Evidence:
+    judged = tuple(judge_cell(cell, outcomes(cell, graded=graded)) for cell in cells)
+    return Evidence(cells=judged, worst_cases=tuple(find_worst_cases(judged)))
+
+
+def test_shares_are_over_all_images_and_attacks_have_none():
+    (cell,) = evidence(record()).certificates
+    assert cell.certified_accuracy.count == 4
+    assert cell.certified_accuracy.n == 10
+    assert cell.clean_accuracy.count == 8
+    assert (cell.tally.robust, cell.tally.certified, cell.tally.abstained) == (4, 4, 1)
+    assert not cell.robust_accuracy.known
+    assert not cell.attack_success.known
+    unfinished = judge_cell(record(status="running"), outcomes(record())[:3])
+    assert not unfinished.certified_accuracy.known
+
+
+def test_the_curve_is_the_share_proven_at_each_radius():
+    (group,) = make_certified(evidence(record()))
+    (row,) = group.rows
+    points = dict(row.points)
+    assert points[0.0].count == 8
+    for radius, share in row.points[1:]:
+        assert share.count == sum(one is not None and one >= radius for one in RADII)
+    values = [share.value for _, share in row.points]
+    assert values == sorted(values, reverse=True)
+    (panel,) = group.panels
+    assert panel.measure == "certified accuracy"
+    assert panel.attack == "certify-smoothing, sigma 0.25"
+    assert panel.radii == pytest.approx([0.2 * step for step in range(6)]), "marks are round numbers"
+
+
+def test_answers_about_several_radii_become_one_curve():
+    cells = [record(f"certify-crown-l2-{eps}", eps=eps, concerns="model", alpha=0.0) for eps in (0.3, 0.6)]
+    (group,) = make_certified(evidence(*cells, graded=False))
+    (panel,) = group.panels
+    (curve,) = panel.curves
+    assert [(radius, share.count) for radius, share in curve.points] == [(0.0, 8), (0.3, 6), (0.6, 3)]
+    (note,) = group.notes
+    assert "such an image counts as not certified" in note
+
+
+def test_words_keep_the_vote_and_the_model_apart():
+    own = record(concerns="model", defense="smoothing-0.25")
+    (group,) = make_certified(evidence(record(), own))
+    first, second = group.rows
+    assert first.about == "its vote under noise, sigma 0.25"
+    assert second.about == "the defended model itself"
+    assert first.surety == "with probability 99.9\N{NO-BREAK SPACE}% for each image"
+    assert group.notes[0].startswith("Of net: these certificates speak about the majority vote")
+    assert "each image on its own" in group.notes[2]
+    (proof,) = make_certified(evidence(record(concerns="model", alpha=0.0)))
+    assert (proof.rows[0].about, proof.rows[0].surety) == ("the model itself", "a proof")
+
+
+def test_only_certificates_that_are_about_what_was_attacked_are_compared_with_attacks(tmp_path: Path):
+    for concerns, curves in (("smoothed", 1), ("model", 2)):
+        with RunStore.open_readonly(_run(tmp_path / concerns, concerns=concerns)) as store:
+            read = read_evidence(store)
+        (group,) = make_certified(read)
+        (panel,) = group.panels
+        assert len(panel.curves) == curves
+        assert group.compared == (curves == 2)
+        if group.compared:
+            worst = read.worst(panel.curves[1].subject, read.threats[0])
+            assert panel.curves[1].points[-1] == (0.5, worst.robust_accuracy)
+            assert panel.curves[1].dotted
+
+
+def test_without_any_attack_the_answer_is_what_is_certified():
+    told = answer(evidence(record()))
+    assert told.startswith("net, its vote under noise, certified right at L2")
+    assert "40.0" in told
+    assert "whatever the attack; none was tried" in told
+
+
+def test_untouched_accuracy_is_never_that_of_a_vote():
+    found = evidence(record())
+    assert not found.clean_accuracy(found.subjects[0]).known
+    own = evidence(record(concerns="model", alpha=0.0))
+    assert own.clean_accuracy(own.subjects[0]).count == 8
+
+
+@pytest.mark.parametrize(
+    ("limit", "ruling"),
+    [
+        ({"min": 0.1}, "pass"),
+        ({"min": 0.3}, "inconclusive"),
+        ({"min": 0.8}, "fail"),
+        ({"min": 0.35, "on": "estimate"}, "pass"),
+        ({"max": 0.9}, "pass"),
+    ],
+)
+def test_a_gate_on_certified_accuracy(limit, ruling):
+    gate = {"metric": "certified_accuracy", "threat": "l2-0.5", **limit}
+    (verdict,) = judge_evidence(evidence(record()), [gate]).verdicts
+    assert verdict.ruling == ruling
+    assert verdict.estimate.count == 4
+    assert "of its vote under noise" in verdict.reason
+
+
+def test_several_certificates_prove_together_and_one_that_is_missing_can_only_add():
+    first, second = (
+        record(name, concerns="model") for name in ("certify-ibp-l2-0.5", "certify-crown-l2-0.5")
+    )
+    rows = outcomes(second, radii=tuple(reversed(RADII)))
+    judged = (judge_cell(first, outcomes(first)), judge_cell(second, rows))
+    gate = {"metric": "certified_accuracy", "threat": "l2-0.5", "min": 0.5, "on": "estimate"}
+    (verdict,) = judge_evidence(Evidence(cells=judged, worst_cases=()), [gate]).verdicts
+    assert (verdict.estimate.count, verdict.ruling) == (8, "pass")
+    unfinished = judge_cell(replace(second, status="error", error="it broke"), rows[:2])
+    missing = Evidence(cells=(judged[0], unfinished), worst_cases=())
+    (verdict,) = judge_evidence(missing, [gate]).verdicts
+    assert verdict.ruling == "inconclusive"
+    assert "without certify-crown-l2-0.5, which did not finish" in verdict.reason
+    (verdict,) = judge_evidence(missing, [gate | {"min": 0.4}]).verdicts
+    assert verdict.ruling == "pass", "a further proof can only raise it"
+
+
+def test_attacks_and_certificates_are_never_judged_by_each_others_gates(tmp_path: Path):
+    run = _run(tmp_path)
+    robust = check_gates(run, [{"metric": "robust_accuracy", "threat": "l2-0.5", "min": 0.0}])
+    assert len(robust.verdicts) == 2, "one for each model that was attacked"
+    proven = check_gates(run, [{"metric": "certified_accuracy", "threat": "l2-0.5", "min": 0.0}])
+    assert len(proven.verdicts) == 1
+
+
+def test_a_proof_about_the_wrong_class_voids_its_certificate():
+    rows = outcomes(record())
+    rows[0] = replace(rows[0], status="rejected", certified=False, clean_correct=False)
+    found = find(Evidence(cells=(judge_cell(record(), rows),), worst_cases=()))
+    assert any(one.level == "void" and "does not read" in one.text for one in found)
+
+
+def _run(folder: Path, **changes) -> Path:
+    """A run of two models under an attack, the first of them certified."""
+    run = build(folder / "run", Sample(plans=(PGD,), failing=None, pictures=False))
+    with RunStore.open_readonly(run) as store:
+        known = {"resolved": (run / "run.yaml").read_text("utf-8"), "identity": store.identity()}
+        attacked = store.cells()[0]
+        images = [row.image for row in store.outcomes(attacked.key)]
+    cell = record(model=attacked.model, images=len(images), position=99, key="c" * 64, **changes)
+    radii = [RADII[place % len(RADII)] for place in range(len(images))]
+    rows = [replace(row, image=image) for row, image in zip(outcomes(cell, radii), images, strict=True)]
+    with RunStore.create_or_open(run, **known) as store:
+        store.put_cell(cell)
+        store.add_outcomes(cell.key, rows)
+        store.set_status(cell.key, "done", None)
+    return run
+
+
+def test_every_form_of_the_report_has_it(tmp_path: Path):
+    page = write_report(_run(tmp_path))
+    folder = page.parent
+    text = page.read_text("utf-8")
+    assert '<h2 id="certified">Certified: what no attack can change</h2>' in text
+    assert "its vote under noise, sigma 0.25" in text
+    assert "Certified accuracy in percent." in text
+    assert (folder / "figures" / "certified-l2.png").stat().st_size > 5000
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    (cell,) = (one for one in results["cells"] if one["measure"] == "certificate")
+    proven = cell["certified_accuracy"]
+    assert proven["n"] == cell["n"]
+    assert proven["low"] < proven["value"] < proven["high"]
+    assert proven["value"] == pytest.approx(cell["certified"] / cell["n"])
+    assert (cell["concerns"], cell["alpha"]) == ("smoothed", 0.001)
+    assert cell["abstained"] > 0
+    assert cell["curve"][0]["radius"] == 0
+    markdown = (folder / "report.md").read_text("utf-8")
+    section = markdown.partition("## Certified")[2].partition("\n## ")[0]
+    assert "certify-smoothing-l2-0.5" in section
+    assert "majority vote" in section
+    assert "certify-smoothing" not in markdown.partition("## Cell by cell")[2]
+    rows = list(csv.DictReader((folder / "results.csv").read_text("utf-8").splitlines()))
+    (row,) = (one for one in rows if one["measure"] == "certificate")
+    assert float(row["certified_accuracy"]) == proven["value"]
+    assert row["robust_accuracy"] == ""
+    assert {one["certified_accuracy"] for one in rows if one["measure"] != "certificate"} == {""}
+    found = list(csv.DictReader((folder / "outcomes.csv").read_text("utf-8").splitlines()))
+    assert {one["certified"] for one in found} == {"", "True", "False"}

@@ -1,0 +1,147 @@
+"""Naive and adaptive attackers: two numbers, one that counts, and a sentence on what lies between them."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import replace
+
+import pytest
+from sample_run import LINF_8, Plan, Sample, build
+from test_report_page import Reader
+
+from robustbench_local.cli.result_tables import results_table
+from robustbench_local.reports import write_report
+from robustbench_local.reports.analysis.evidence import Subject
+from robustbench_local.reports.analysis.gates import judge_evidence
+from robustbench_local.reports.analysis.naive_vs_adaptive import make_lessons
+from robustbench_local.reports.analysis.report_data import read_content
+from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.store import RunStore
+
+STRENGTHS = {"jpeg-75": (0.2, 0.9), "noise-0.1": (0.5, 0.5), "hidden": (0.9, 0.2)}
+"""Of the naive and of the adaptive attack on each defense."""
+
+
+def _pgd(attack, strength, defense="none", **changes):
+    ball = {"card": "pgd50-linf-8", "norm": "Linf", "eps": LINF_8, "threat": "linf-8", "passes": (252, 250)}
+    return Plan(attack=attack, strength=strength, defense=defense, **(ball | changes))
+
+
+PLANS = (
+    _pgd("pgd50-linf-8", 0.97),
+    *(
+        _pgd(f"pgd50-linf-8{suffix}", strength, defense, knowledge=knowledge)
+        for defense, (naive, adaptive) in STRENGTHS.items()
+        for suffix, strength, knowledge in (("", adaptive, "white-box"), ("[naive]", naive, "naive"))
+    ),
+    _pgd("stop-to-80[naive]", 0.9, "jpeg-75", knowledge="naive", targets=(5,), card="stop-to-80"),
+)  # fmt: skip
+GATES = (
+    {"metric": "robust_accuracy", "threat": "linf-8", "defense": "jpeg-75", "min": 0.3},
+    {"metric": "robust_accuracy", "attack": "pgd50-linf-8", "defense": "jpeg-75", "min": 0.3},
+    {"metric": "robust_accuracy", "attack": "pgd50-linf-8[naive]", "defense": "jpeg-75", "min": 0.3},
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    made = Sample(models=("signs-plain",), plans=PLANS, failing=None, pictures=False, gates=GATES)
+    return build(tmp_path_factory.mktemp("naive") / "run", made)
+
+
+@pytest.fixture(scope="module")
+def content(run):
+    with RunStore.open_readonly(run) as store:
+        return read_content(store)
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return write_report(run)
+
+
+def test_both_numbers_stand_side_by_side_with_the_model_as_it_is(content):
+    first, second, third, targeted = content.lessons
+    assert [str(one.subject) for one in content.lessons[:3]] == [
+        f"signs-plain + {name}" for name in STRENGTHS
+    ]
+    cells = {(cell.record.defense, cell.record.attack): cell for cell in content.evidence.cells}
+    assert first.undefended.estimate == cells["none", "pgd50-linf-8"].robust_accuracy
+    assert first.naive.estimate == cells["jpeg-75", "pgd50-linf-8[naive]"].robust_accuracy
+    assert first.adaptive.estimate == cells["jpeg-75", "pgd50-linf-8"].robust_accuracy
+    gone = first.naive.estimate.count - first.adaptive.estimate.count
+    assert (first.comparison.n, first.comparison.only_first, first.comparison.only_second) == (96, gone, 0)
+    assert gone > 20
+    assert f"{gone} images held only because nobody looked" in first.sentence
+    assert first.sentence.endswith("hidden, not withstood.")
+    assert second.comparison.p_value == 1
+    assert "The two tie" in second.sentence
+    assert "the weaker one, so it is not yet the right one" in third.sentence
+    assert targeted.adaptive.word == "not run"
+    assert "was not carried through" in targeted.sentence
+
+
+def test_no_worst_case_no_gate_and_no_other_section_counts_the_naive_one(content):
+    evidence = content.evidence
+    worst = {str(one.subject): one for one in evidence.worst_cases}
+    assert worst["signs-plain + jpeg-75"].attacks == ("pgd50-linf-8",)
+    assert worst["signs-plain + jpeg-75"].robust_accuracy == content.lessons[0].adaptive.estimate
+    assert [column.attack for column in content.heatmap.columns] == ["pgd50-linf-8"]
+    assert content.matrices == ()
+    assert not content.seen_less
+    assert not content.transfers
+    verdicts = judge_evidence(evidence).verdicts
+    assert [one.estimate for one in verdicts] == [
+        content.lessons[0].adaptive.estimate,
+        content.lessons[0].adaptive.estimate,
+        content.lessons[0].naive.estimate,
+    ]
+
+
+def test_an_attack_that_is_beaten_by_a_naive_one_is_a_warning(content):
+    told = [one.text for one in content.findings if "beats white box" in one.text]
+    assert len(told) == 1
+    assert "signs-plain + hidden" in told[0]
+    assert "pgd50-linf-8[naive]" in told[0]
+
+
+def test_a_defense_that_no_gradient_goes_through_is_unverified(content):
+    about = {"id": "signs-plain", "defense": "hidden", "wrapper": {"randomness": False, "surrogate": None}}
+    known = {**about, "defense": "jpeg-75", "wrapper": {"randomness": False, "surrogate": "bpda"}}
+    found = [
+        one for one in find(replace(content.evidence, models=(about, known))) if "unverified" in one.text
+    ]
+    assert [one.level for one in found] == ["warning"]
+    assert found[0].text.startswith("What signs-plain + hidden withstands is unverified")
+
+
+def test_every_form_of_the_report_shows_the_lesson(page, content):
+    shown = Reader(page.read_text("utf-8"))
+    ids = {attributes.get("id") for _, attributes in shown.elements}
+    assert "defenses" in ids
+    assert "#defenses" in {attributes.get("href") for attributes in shown.of("a")}
+    lesson = content.lessons[0]
+    markdown = (page.parent / "report.md").read_text("utf-8")
+    for text in (shown.text, html.unescape(markdown.replace("\\", ""))):
+        assert " ".join(lesson.sentence.split()) in " ".join(text.split())
+        assert "What the defenses hide, and what they withstand" in text
+    results = json.loads((page.parent / "results.json").read_text("utf-8"))
+    first = results["defenses"][0]
+    assert (first["model"], first["defense"], first["attack"]) == ("signs-plain", "jpeg-75", "pgd50-linf-8")
+    assert first["naive"] == lesson.naive.estimate.as_json("")
+    assert (first["n"], first["only_naive"]) == (96, lesson.comparison.only_first)
+    assert first["told"] == lesson.sentence
+    assert results["defenses"][3]["p_value"] is None
+    assert "pgd50-linf-8[naive]" in (page.parent / "results.csv").read_text("utf-8")
+    names = [str(cell) for cell in results_table(results).columns[1]._cells]
+    assert names.count("pgd50-linf-8[naive]") == 3
+
+
+def test_without_a_naive_cell_there_is_nothing_to_learn(content):
+    cells = tuple(cell for cell in content.evidence.cells if not cell.naive)
+    assert make_lessons(replace(content.evidence, cells=cells)) == []
+    alone = tuple(cell for cell in content.evidence.cells if cell.naive and not cell.targeted)
+    lessons = make_lessons(replace(content.evidence, cells=alone))
+    assert [one.undefended.word for one in lessons] == ["not run"] * 3
+    assert lessons[0].subject == Subject(model="signs-plain", defense="jpeg-75")

@@ -1,0 +1,168 @@
+"""Each target alone, the set, and the best attack on each image; models against each other; severity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sample_run import LINF_8, SIGNS, SPEED_LIMITS, STOP, Plan, Sample, build
+
+from robustbench_local.reports import write_report
+from robustbench_local.reports.analysis.evidence import Subject
+from robustbench_local.reports.analysis.pairwise import contrast
+from robustbench_local.reports.analysis.per_target import AS_ONE, BEST, make_goal_tables, parts_of_goals
+from robustbench_local.reports.analysis.report_data import read_content
+from robustbench_local.reports.summary.headline import answer
+from robustbench_local.reports.writers.results_json import load_results
+from robustbench_local.store import RunStore
+
+PLAIN, TRAINED = Subject(model="plain", defense="none"), Subject(model="trained", defense="none")
+
+
+def _plan(name, strength, targets):
+    return Plan(
+        attack=name, card="stop", norm="Linf", eps=LINF_8, threat="linf-8", strength=strength,
+        passes=(402, 400), targets=targets, sources=(STOP,),
+    )  # fmt: skip
+
+
+PLANS = (
+    _plan("stop", 0.8, SPEED_LIMITS),
+    *(_plan(f"stop[targets={index}]", 0.5 + index / 20, (index,)) for index in SPEED_LIMITS),
+)
+SEVERITY = {
+    "rule": "of a test",
+    "models": {
+        model: {"costs": {str(index): (index + 1) / 10 for index in SPEED_LIMITS}, "sources": [STOP]}
+        for model in ("signs-plain", "signs-pgd-at")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    sample = Sample(plans=PLANS, images=16 * 30, failing=None, pictures=False)
+    directory = build(tmp_path_factory.mktemp("goals") / "run", sample)
+    with RunStore.create_or_open(directory, resolved="schema: 1\n", identity={"grid": "sample"}) as store:
+        store.set_meta("severity", SEVERITY)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def content(run):
+    with RunStore.open_readonly(run) as store:
+        return read_content(store)
+
+
+def test_there_is_a_row_for_each_target_for_the_set_and_for_the_best_of_them(content):
+    (table,) = content.goals
+    assert [row.goal for row in table.rows] == [*(SIGNS[index] for index in SPEED_LIMITS), AS_ONE, BEST]
+    assert table.sources == "Stop"
+    assert [row.severity for row in table.rows][:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert table.rows[-1].severity is None
+
+
+def test_every_square_is_counted_again_from_the_outcomes(run, content):
+    (table,) = content.goals
+    with RunStore.open_readonly(run) as store:
+        cells = {(cell.model, cell.targets): store.outcomes(cell.key) for cell in store.cells()}
+    goals = [*((index,) for index in SPEED_LIMITS), SPEED_LIMITS]
+    for row, targets in zip(table.rows, goals, strict=False):
+        for subject, square in zip(table.subjects, row.squares, strict=True):
+            right = [one for one in cells[subject.model, targets] if one.clean_correct]
+            assert square.hits == sum(one.broken for one in right)
+            assert square.elsewhere == sum(one.moved_elsewhere for one in right)
+            assert square.hits + square.elsewhere + square.held == len(right) == square.estimate.n
+    for subject, square in zip(table.subjects, table.rows[-1].squares, strict=True):
+        tried = [outcomes for (model, _), outcomes in cells.items() if model == subject.model]
+        images = {one.image for one in tried[0] if one.clean_correct}
+        assert square.hits == len({one.image for rows in tried for one in rows if one.broken} & images)
+        assert square.estimate.n == len(images)
+
+
+def test_the_best_attack_reaches_at_least_what_each_of_the_others_does(content):
+    *rows, best = content.goals[0].rows
+    for row in rows:
+        assert all(mine.hits <= most.hits for mine, most in zip(row.squares, best.squares, strict=True))
+
+
+def test_the_attacker_who_wants_most_harm_does_no_less_than_the_one_who_takes_any_target(content):
+    (table,), (matrix,) = content.goals, content.matrices
+    for harm, row in zip(table.harms, matrix.rows, strict=True):
+        assert harm.expected.value >= row.severity.expected.value
+        assert harm.worst >= row.severity.worst
+        assert harm.expected.n == row.success.n
+
+
+def test_parts_of_a_goal_have_no_matrix_and_no_part_in_the_answer(content):
+    parts = parts_of_goals(content.evidence.cells)
+    assert len(parts) == 2 * len(SPEED_LIMITS)
+    assert [matrix.attack for matrix in content.matrices] == ["stop"]
+    told = answer(content.evidence)
+    assert told.count("signs-plain") == told.count("signs-pgd-at") == 1
+
+
+def test_what_was_not_carried_through_is_a_word_and_the_union_says_what_it_lacks(content):
+    cells = [
+        replace(cell, standing="error", problem="it broke", readings={}, verdicts={})
+        if cell.record.targets == (3,)
+        else cell
+        for cell in content.evidence.cells
+        if cell.record.targets != (4,) or cell.subject.model == "signs-plain"
+    ]
+    (table,) = make_goal_tables(replace(content.evidence, cells=tuple(cells)))
+    assert [square.word for square in table.rows[3].squares] == ["error", "error"]
+    assert table.rows[4].squares[1].reason == "not in the grid"
+    assert table.rows[-1].squares[0].reason == "without stop[targets=3]"
+    assert table.rows[-1].squares[0].estimate.known
+
+
+def test_attacks_with_other_parameters_or_a_goal_of_one_class_are_no_parts(content):
+    cells = content.evidence.cells
+    other = [
+        replace(cell, record=replace(cell.record, parameters={"steps": 1}))
+        if len(cell.record.targets) > 1
+        else cell
+        for cell in cells
+    ]
+    assert not parts_of_goals(other)
+    assert not parts_of_goals([cell for cell in cells if len(cell.record.targets) > 1])
+
+
+def test_every_form_of_the_report_has_the_table(run, tmp_path):
+    page = write_report(run, tmp_path / "report.html")
+    html, markdown = page.read_text("utf-8"), (tmp_path / "report.md").read_text("utf-8")
+    for text in (html, markdown):
+        assert text.count(BEST) == 1
+        assert "of a test" in text
+        assert "wrong otherwise" in text
+    assert (tmp_path / "figures" / "each-target-1.png").stat().st_size > 1000
+    with RunStore.open_readonly(run) as store:
+        results = load_results(store)
+    (table,) = results["goals"]
+    assert table["goals"][-1] == BEST
+    assert table["most_severe"][0]["expected"]["n"] == table["attack_success"][-1][0]["n"]
+    targeted = [cell for cell in results["cells"] if cell["targets"]]
+    assert all(cell["severity"]["expected"]["value"] is not None for cell in targeted)
+    assert results["severity"]["rule"] == "of a test"
+
+
+def test_models_are_compared_on_the_images_that_both_read_rightly():
+    plain = {f"i{index}": index < 9 for index in range(10)}
+    trained = {f"i{index}": index == 0 for index in range(10)} | {"more": True}
+    (told,) = contrast({PLAIN: plain, TRAINED: trained})
+    assert told.startswith("The goal was reached less often on trained than on plain: 10.0")
+    assert "80.0\N{NO-BREAK SPACE}points less; 8 images only on plain, 0 only on trained" in told
+    assert "same 10 images, exact McNemar p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.008" in told
+
+
+def test_without_significance_models_tie_and_a_model_alone_is_compared_with_nothing():
+    one, other = ({str(place): place < hits for place in range(6)} for hits in (1, 0))
+    (told,) = contrast({PLAIN: one, TRAINED: other})
+    assert told.startswith(
+        "trained and plain tie: the goal was reached with 0 images only on trained, 1 only"
+    )
+    (few,) = contrast({PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)})
+    assert few.startswith("5 images cannot tell trained and plain apart: "), "p is at least 0.06"
+    assert contrast({PLAIN: one}) == []
+    assert contrast({PLAIN: one, TRAINED: {}}) == []

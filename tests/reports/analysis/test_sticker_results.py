@@ -1,0 +1,379 @@
+"""Numbers of stickers: held-out views, controls, bins, the drive-by; against counting by hand."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+
+import numpy as np
+import pytest
+from sample_run import SPEED_LIMITS, STOP
+from sample_stickers import FRAMES, REACH, VIEWS, Stickers, build_stickers
+
+from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.analysis.sticker_results import make_stickers, summary
+from robustbench_local.reports.analysis.sticker_viewpoints import SIGN_SHARE, make_map
+from robustbench_local.reports.formatting.text import full
+from robustbench_local.statistics import clopper_pearson
+from robustbench_local.store import RunStore
+from robustbench_local.store.digests import write_all
+from robustbench_local.threats.physical import camera
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return build_stickers(tmp_path_factory.mktemp("stickers") / "run")
+
+
+@pytest.fixture(scope="module")
+def results(run):
+    with RunStore.open_readonly(run) as store:
+        return make_stickers(read_evidence(store))
+
+
+def plain(text: str) -> str:
+    return text.replace("\xa0", " ")
+
+
+def by_hand(run, model: int, condition: str, accept) -> tuple[int, int]:
+    """Hits and views, counted over the rows of the store without any of the report's code."""
+    hits = total = 0
+    with RunStore.open_readonly(run) as store:
+        key = store.cells()[model].key
+        looks = {
+            (one.position, one.condition): one.predictions
+            for one in store.sightings(key)
+            if one.kind == "view"
+        }
+        for row in store.outcomes(key):
+            if row.status != "ok":
+                continue
+            for clean, read in zip(looks[row.position, "clean"], looks[row.position, condition], strict=True):
+                total += clean == STOP
+                hits += clean == STOP and accept(read)
+    return hits, total
+
+
+@pytest.mark.parametrize("model", [0, 1])
+def test_success_is_over_views_in_which_the_clean_sign_is_read_rightly(run, results, model):
+    hits, total = by_hand(run, model, "sticker", lambda read: read in SPEED_LIMITS)
+    success = results[model].success
+    assert (success.count, success.n) == (hits, total)
+    assert total == 3 * VIEWS
+    assert 0 < hits < total
+    kept = by_hand(run, model, "sticker", lambda read: read == STOP)[0]
+    assert results[model].dodged.count == total - kept
+
+
+def test_void_signs_are_listed_and_do_not_count(results):
+    (void,) = results[0].void
+    assert void.standing == "void"
+    assert void.clean.value == pytest.approx(0.8)
+    assert results[0].counted == 3
+    assert [row.sign.counted for row in results[0].rows] == [True, True, True, False]
+
+
+def test_controls_are_kept_or_not(run, results):
+    clean, nothing, chance, flat, whole = results[0].controls
+    assert (nothing.measured.count, nothing.kept, nothing.reason) == (0, True, "")
+    assert nothing.measured.n == 3 * VIEWS
+    assert clean.measured.n == 4 * VIEWS
+    assert (clean.measured.value, clean.kept) == (pytest.approx((3 + 0.8) / 4), True)
+    assert chance.measured.count == by_hand(run, 0, "random-colours", lambda read: read in SPEED_LIMITS)[0]
+    assert (chance.measured.value, chance.kept) == (pytest.approx(0.02), True)
+    assert 0.001 < results[0].comparison.p_value < 0.05
+    assert (flat.kept, results[1].controls[3].kept) == (False, True)
+    assert plain(flat.expected) == "clearly lower (p < 0.001)"
+    assert "exact McNemar p" in flat.reason
+    assert (whole.measured.value, whole.kept) == (1.0, True)
+    assert [one.remarks for one in (clean, nothing, chance, whole)] == [""] * 4, "kept: nothing follows"
+    assert clean.name == "clean sign, no sticker (all signs, void ones too)"
+
+
+def test_what_random_colours_do_is_counted_beyond_the_targets(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",)))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    for sign in evidence.cells[0].signs:
+        sign.looks["view"].predictions["random-colours"][1::10] = 13  # Yield, which nobody wants
+    (result,) = make_stickers(evidence)
+    clean, nothing, chance, *_ = result.controls
+    assert (chance.measured.count, chance.dodged.count) == (3 * VIEWS // 50, 3 * (VIEWS // 50 + VIEWS // 10))
+    assert (nothing.dodged.count, nothing.dodged.n) == (0, 3 * VIEWS)
+    assert not clean.dodged.known
+    assert f"with random colours {full(chance.dodged)}" in summary(result)
+
+
+def test_controls_that_fail_say_so(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), void=2))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+        (cell,) = evidence.cells
+        for sign in cell.signs:  # as if random colours did as well as the sticker, and views did not help
+            looks = sign.looks["view"].predictions
+            looks["random-colours"] = looks["without-views"] = looks["sticker"]
+            looks["whole-sign"] = looks["clean"]
+            looks["no-size"] = np.roll(looks["clean"], 1)  # read otherwise where nothing was put
+        (result,) = make_stickers(evidence)
+    assert [control.kept for control in result.controls] == [False] * 5
+    assert "views are read otherwise than the clean sign" in plain(result.controls[1].reason)
+    assert result.controls[0].measured.value == pytest.approx(0.9)
+    assert result.comparison.p_value == 1.0
+    follows = [control.consequence for control in result.controls]
+    assert len(set(follows)) == 5
+    assert all(one.remarks.startswith(one.consequence) for one in result.controls)
+    assert "believe the number only for the signs that count" in follows[0]
+    assert "weak" in follows[-1]
+    warned = [finding.text for finding in find(evidence) if "control" in finding.text]
+    assert all(any(one in text for text in warned) for one in follows)
+
+
+def bar(run, condition: str, positions: tuple[int, ...]) -> None:
+    """As an evaluation leaves it if the control breaks a rule on these signs."""
+    database = sqlite3.connect(run / "run.db")
+    for place in positions:
+        unseen = "UPDATE sightings SET predictions = '[]', confidences = '[]'"
+        database.execute(f"{unseen} WHERE position = ? AND condition = ?", (place, condition))
+        told = f"control {condition}: pixels leave the box [0, 1]"
+        database.execute("UPDATE outcomes SET error = ? WHERE position = ?", (told, place))
+    write_all(database)
+    database.commit()
+    database.close()
+
+
+@pytest.mark.parametrize("positions", [(1,), (0, 1, 2)])
+def test_a_control_that_breaks_a_rule_is_not_a_kept_one(tmp_path, results, positions):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-pgd-at",)))
+    bar(run, "without-views", positions)
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (result,) = make_stickers(evidence)
+    flat, before = result.controls[3], results[1].controls[2]
+    assert (before.kept, before.barred) == (True, 0)
+    assert (flat.kept, flat.barred, flat.measured.n) == (None, len(positions), (3 - len(positions)) * VIEWS)
+    told = "control without-views: pixels leave the box [0, 1]"
+    assert flat.reason == f"it broke a rule on {len(positions)} of 3 signs ({told})"
+    assert result.success == results[1].success
+    assert [row.without_views.known for row in result.rows[:3]] == [one not in positions for one in range(3)]
+    assert any(flat.name in finding.text and told in finding.text for finding in find(evidence))
+
+
+def test_one_view_is_not_views(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=1, void=0))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    looks = evidence.cells[0].signs[0].looks["view"].predictions
+    looks["sticker"], looks["without-views"] = looks["clean"].copy(), looks["clean"]
+    looks["sticker"][0] = SPEED_LIMITS[0]
+    (result,) = make_stickers(evidence)
+    assert result.controls[3].reason.startswith("1 view fell to the sticker alone, 0 to this alone; exact")
+
+
+def test_a_poster_has_no_whole_sign_beside_it(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), eps=1.0, threat="poster-100"))
+    with RunStore.open_readonly(run) as store:
+        (result,) = make_stickers(read_evidence(store))
+    whole = result.controls[-1]
+    assert (whole.name, whole.kept, whole.measured.known) == ("the whole sign painted", None, False)
+    assert whole.reason.startswith("not run, since the attack may already paint all of the surface; a low")
+
+
+def test_what_is_left_out_is_counted_beside(tmp_path, results):
+    first = results[0]
+    hits = [looks_hit(row.sign) for row in first.rows]
+    assert (first.left_out.count, first.left_out.n) == hits[3]
+    assert hits[3][1] == VIEWS - VIEWS // 5
+    assert (first.together.count, first.together.n) == tuple(map(sum, zip(*hits, strict=True)))
+    assert first.together.n == first.success.n + first.left_out.n
+    assert first.elsewhere.count == first.dodged.count - first.success.count
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",)))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (text,) = (one.text for one in find(evidence) if "is left out because" in one.text)
+    why = "1 of 4 signs is left out because the model misreads it in more than 5 % of the clean views."
+    shares = f"on the one left out {full(first.left_out)} of the views were turned, on all together"
+    assert why in text
+    assert f"for the 3 that it reads best; {shares} {full(first.together)}." in text
+    evidence.cells[0].signs[3].looks["view"].predictions["clean"][:] = 13
+    (text,) = (one.text for one in find(evidence) if "is left out because" in one.text)
+    assert "of the one left out no view is read rightly" in text
+
+
+def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",)))
+    database = sqlite3.connect(run / "run.db")
+    for table in ("sightings", "views"):
+        database.execute(f"DELETE FROM {table} WHERE position = 0")
+    database.execute("UPDATE outcomes SET status = 'clean-wrong', clean_correct = 0 WHERE position = 0")
+    write_all(database)
+    database.commit()
+    database.close()
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    texts = [one.text for one in find(evidence)]
+    assert any("1 of 4 signs is left out because the model misreads it in more" in text for text in texts)
+    assert any(
+        "1 of 4 signs was not attacked because the model misreads it untouched." in text for text in texts
+    )
+    (result,) = make_stickers(evidence)
+    assert (result.of_signs, result.together.n) == ("2 of 4 signs", 2 * VIEWS + VIEWS - VIEWS // 5)
+
+
+def test_where_every_sign_is_void_the_warning_says_what_the_sticker_did(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=2, void=2))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (result,) = make_stickers(evidence)
+    (text,) = (one.text for one in find(evidence) if "says nothing" in one.text)
+    assert text.endswith(f"In the views in which they are, {full(result.left_out)} were turned.")
+    assert result.left_out.count > 0
+
+
+def looks_hit(sign) -> tuple[int, int]:
+    """Views turned into a speed limit, and views in which the clean sign is read rightly."""
+    read = sign.looks["view"].predictions
+    right = read["clean"] == STOP
+    return int((np.isin(read["sticker"], SPEED_LIMITS) & right).sum()), int(right.sum())
+
+
+def test_a_sticker_that_turns_nothing_has_no_worst_bin_and_nothing_to_compare(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=1, void=0))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+        looks = evidence.cells[0].signs[0].looks["view"].predictions
+        looks["sticker"] = looks["without-views"] = looks["clean"]
+        (result,) = make_stickers(evidence)
+    assert result.success.count == 0
+    assert result.map.worst is None
+    assert "at worst" not in summary(result)
+    flat = result.controls[3]
+    assert (flat.kept, flat.reason) == (None, "the sticker itself turned no view")
+
+
+def test_targets_add_up_to_all_views(results):
+    *targets, together, other, own = results[0].targets
+    assert [share.name for share in (together, other, own)] == [
+        "any target",
+        "another wrong class",
+        "what it is",
+    ]
+    assert sum(share.measured.count for share in targets) == together.measured.count
+    assert together.measured.count + other.measured.count + own.measured.count == results[0].success.n
+    assert targets[2].severity == pytest.approx(0.3)
+
+
+def test_an_untargeted_sticker_wants_any_wrong_class(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(targets=(), models=("signs-plain",)))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    (result,) = make_stickers(evidence)
+    assert [share.name for share in result.targets] == ["any wrong class", "what it is"]
+    assert result.success.count == result.dodged.count > 0
+    assert evidence.worst_cases == ()
+    assert evidence.headline is None
+
+
+def test_bins_hold_every_view_once_and_name_the_worst(results):
+    found = results[0].map
+    squares = [square for row in found.rows for square in row]
+    assert sum(square.estimate.n for square in squares) == results[0].success.n
+    assert sum(square.estimate.count for square in squares) == results[0].success.count
+    assert found.distances == ("16 to 23", "23 to 32", "32 to 45", "45 to 64")
+    assert found.angles == ("0 to 15", "15 to 30", "30 and more")
+    assert found.rows[0][0].estimate.count == 0, f"too far: under {REACH['signs-plain']} px"
+    assert found.worst.estimate.value == 1.0
+    assert found.worst.estimate.n >= 10
+
+
+def test_the_interval_of_the_worst_bin_allows_for_its_choice(results):
+    found = results[1].map
+    eligible = [square.estimate for row in found.rows for square in row if square.estimate.n >= 10]
+    worst = max(eligible, key=lambda one: one.value)
+    assert 1 < len(eligible) == found.worst.among
+    assert found.worst.estimate == clopper_pearson(worst.count, worst.n, level=1 - 0.05 / len(eligible))
+    assert found.worst.estimate.low < worst.low < worst.high < found.worst.estimate.high
+    assert str(found.worst).endswith(f", interval corrected for {len(eligible)} bins")
+
+
+def test_small_images_show_no_more_of_a_sign_that_is_nearer(results):
+    assert "from 25.6 pixels on, views have the same resolution" in results[0].map.note
+    views = [results[0].rows[0].sign.looks["view"]]
+    assert SIGN_SHARE == camera.SIGN_SHARE
+    assert make_map(views, SPEED_LIMITS, (3, 64, 224)).note.startswith("The model's images are 64 pixels")
+    for shape in [(3, 224, 224), (3, 80, 80), ()]:
+        assert make_map(views, SPEED_LIMITS, shape).note == ""
+
+
+def test_the_longest_run_of_frames(results):
+    drive = results[0].approach
+    assert drive.frames == FRAMES
+    assert drive.seen == 3 * FRAMES
+    rng = [np.random.default_rng([place, FRAMES]) for place in range(3)]
+    longest, turned = 0, []
+    for one in rng:
+        yaw = one.uniform(-45, 45, FRAMES)
+        marks = (16 * 4 ** np.linspace(0, 1, FRAMES) >= 24) & (np.abs(yaw) < 30)
+        turned.append(int(marks.sum()))
+        text = "".join("x" if mark else "." for mark in marks)
+        longest = max(longest, *map(len, text.split(".")))
+    assert drive.longest == longest > 1
+    assert max(row.approach.longest for row in results[0].rows[:3]) == longest
+    assert drive.share == pytest.approx(sum(turned) / (3 * FRAMES))
+    assert 0 < sum(one >= FRAMES / 2 for one in turned) < 3
+    assert drive.mostly == clopper_pearson(sum(one >= FRAMES / 2 for one in turned), 3)
+
+
+def test_a_drive_on_which_the_clean_sign_is_never_read_rightly_is_none(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=2, void=0))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+        (cell,) = evidence.cells
+        cell.signs[0].looks["approach"].predictions["clean"][:] = 13
+        (one,) = make_stickers(evidence)
+        cell.signs[1].looks["approach"].predictions["clean"][:] = 13
+        (none,) = make_stickers(evidence)
+    assert (one.approach.seen, one.approach.mostly.n) == (FRAMES, 1)
+    assert (none.approach.seen, none.approach.mostly.n, none.approach.longest) == (0, 0, 0)
+    assert math.isnan(none.approach.share)
+
+
+def test_severity_is_of_views_and_not_of_signs(results):
+    severity = results[0].severity
+    expected = sum(share.measured.count * share.severity for share in results[0].targets[:8])
+    assert severity.expected.value == pytest.approx(expected / results[0].success.n)
+    assert (severity.worst, severity.worst_class) == (pytest.approx(0.3), 2)
+    assert results[0].confidence == pytest.approx(0.75)
+
+
+def test_a_sentence_sums_it_up(tmp_path, results):
+    text = summary(results[0]).replace("\xa0", " ")
+    assert text.startswith(f"{100 * results[0].success.value:.1f} %")
+    assert "of the views of 3 of 4 signs are read as a target" in text
+    assert "of 3 signs in more than half of their views; at worst 100.0 %" in text
+    first = results[0]
+    assert f"In a further {full(first.elsewhere)} the sign is read as another wrong class" in summary(first)
+    assert f"not read as Stop: {full(first.dodged)}, with random colours" in summary(first)
+    assert first.harm.startswith("0.30: Speed limit 50, ")
+    assert first.harm.endswith(f" of {first.success.n} views")
+    run = build_stickers(tmp_path / "run", Stickers(void=4))
+    with RunStore.open_readonly(run) as store:
+        (first, _) = make_stickers(read_evidence(store))
+    assert summary(first).startswith("void: 4 signs")
+    assert not first.success.known
+    assert math.isnan(first.confidence)
+    assert first.map.rows == ()
+    assert first.approach is None
+
+
+def test_few_signs_are_told_sign_by_sign(tmp_path):
+    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), signs=4, void=1))
+    with RunStore.open_readonly(run) as store:
+        evidence = read_evidence(store)
+    shares = [sign.looks["view"].hits("sticker", SPEED_LIMITS).mean() for sign in evidence.cells[0].signs[:3]]
+    (told,) = [one.text for one in find(evidence) if one.text.startswith("Few signs")]
+    spread = f"3 signs: {100 * min(shares):.1f} % to {100 * max(shares):.1f} %"
+    assert f"sticker-10 on signs-plain ({spread})" in plain(told)
+    many = build_stickers(tmp_path / "many", Stickers(models=("signs-plain",), signs=20, void=0))
+    with RunStore.open_readonly(many) as store:
+        assert not [one for one in find(read_evidence(store)) if one.text.startswith("Few signs")]
