@@ -23,6 +23,7 @@ html_theme = "furo"
 html_title = "robustbench_local"
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
 
 
 def setup(_app: object) -> None:

@@ -41,7 +41,7 @@ def write_command_page() -> str:
     for name, command in group.commands.items():
         function = import_module(cli.COMMANDS[name]).command
         hints = get_type_hints(function, include_extras=True)
-        usage = " ".join(filter(None, ["rbl", name, *map(_render_usage, command.params)]))
+        usage = " ".join(filter(None, ["rbl", name, *map(_render_usage, command.params), "[OPTIONS]"]))
         parts += [
             f"## rbl {name}\n\n{_join_paragraphs(function.__doc__)}\n\n```text\n{usage}\n```\n",
             _render_parameters(command.params, hints),
@@ -67,24 +67,29 @@ def _render_parameters(parameters: list[Any], hints: dict[str, Any]) -> str:
     rows = [
         (
             ", ".join(map(render_code, parameter.opts)),
-            describe_type(hints[parameter.name]) if parameter.name in hints else "",
-            _describe_default(parameter),
+            _describe_value(parameter, hints.get(parameter.name, bool)),
             render_code(parameter.envvar) if parameter.envvar else "",
             parameter.help or "",
         )
         for parameter in parameters
         if parameter.name != "help"
     ]
-    head = ("option", "type", "default", "variable", "meaning")
+    head = ("option", "value", "variable", "meaning")
     return render_table(head, rows) if rows else "No options.\n"
 
 
-def _describe_default(parameter: Any) -> str:
-    if parameter.required:
-        return "required"
-    if parameter.default in (None, False, ()):
+def _describe_value(parameter: Any, hint: Any) -> str:
+    """The type of an option's value, and its default; nothing for one that takes no value."""
+    words = describe_type(hint)
+    if words == "true or false":
         return ""
-    return render_code(parameter.default)
+    if parameter.required:
+        return f"{words}, required"
+    return (
+        words
+        if parameter.default in (None, False, ())
+        else f"{words}, by default {render_code(parameter.default)}"
+    )
 
 
 def _render_usage(parameter: Any) -> str:
