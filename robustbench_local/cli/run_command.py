@@ -52,7 +52,7 @@ def command(
         typer.Option(
             min=1,
             envvar="RBL_WORKERS",
-            help="Processes that share a cell on a CPU, by default one for each core. No influence on verdicts.",
+            help="Processes that share a cell on a CPU, by default one a core. No influence on verdicts.",
         ),
     ] = None,
     search_precision: Annotated[
@@ -77,7 +77,7 @@ def command(
         list[str] | None,
         typer.Option(
             envvar="RBL_SOURCE_CLASS",
-            help="Attack only images of this class, a name or index; may be repeated (the variable takes indices).",
+            help="Attack only images of this class, a name or index; repeatable (a variable takes indices).",
         ),
     ] = None,
     target_class: Annotated[
