@@ -113,8 +113,20 @@ def _write_method(kind: Kind, name: str, method: type) -> str:
         for field in dataclasses.fields(method)
     ]
     table = render_table(("parameter", "default", "meaning"), rows) if rows else "No parameters.\n"
-    summary = to_markdown(read_summary(method))
+    summary = f"{to_markdown(read_summary(method))} {_describe_capabilities(method)}".strip()
     return f"\n({kind}-method-{_slug(name)})=\n### {name}\n\n{summary}\n\n{table}"
+
+
+def _describe_capabilities(method: type) -> str:
+    """What an attack or certificate supports and needs, or how a wrapper behaves, in one sentence."""
+    parts = []
+    if norms := getattr(method, "norms", ()):
+        parts.append(f"Norms: {', '.join(sorted(norms))}.")
+    if access := getattr(method, "access", ""):
+        parts.append(f"Needs {access}.")
+    if hasattr(method, "surrogate"):
+        parts.append(f"Gradients: {method.surrogate or 'none'}.")
+    return " ".join(parts)
 
 
 def _write_zoo_model(name: str, card: WeightsCard) -> str:
