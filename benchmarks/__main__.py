@@ -15,21 +15,21 @@ import torch
 import typer
 
 from benchmarks import ours
-from benchmarks.job import Run
-from benchmarks.measure import Result, measure
-from benchmarks.page import absent, page, write
+from benchmarks.job import AttackFunction
+from benchmarks.measure import BenchmarkResult, measure_row
+from benchmarks.page import list_missing_libraries, render_page, write_page
 from benchmarks.peers import PEERS
-from benchmarks.rows import QUICK, ROWS, Row
-from benchmarks.subjects import CHEAP, SUBJECTS, Subject, load
+from benchmarks.rows import QUICK_IMAGE_COUNTS, ROWS, BenchmarkRow
+from benchmarks.subjects import IMAGE_FACTOR_BY_MODEL, MODEL_NAMES, BenchmarkModel, load_model
 from robustbench_local.cli.malloc import keep_freed_memory
 
-_QUICK_SUBJECT = "signs-pgd-at"
+_QUICK_MODEL = "signs-pgd-at"
 
 
 def main(
     rows: Annotated[str, typer.Option(help="Comma-separated names; by default all.")] = "",
-    subjects: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(SUBJECTS)}.")] = "",
-    n: Annotated[int, typer.Option(help="Images a row; 0: as the row says.", min=0)] = 0,
+    subjects: Annotated[str, typer.Option(help=f"Comma-separated, of {', '.join(MODEL_NAMES)}.")] = "",
+    image_count: Annotated[int, typer.Option(help="Images a row; 0: as the row says.", min=0)] = 0,
     rounds: Annotated[int, typer.Option(help="Times that every arm runs.", min=1)] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="A few rows on few images.")] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="On the GPU, with absolute times.")] = False,
@@ -40,53 +40,57 @@ def main(
     torch.set_num_threads(1)
     keep_freed_memory()
     device = "cuda" if gpu else "cpu"
-    chosen = [row for row in ROWS if _wanted(row, rows, quick)]
+    chosen = [row for row in ROWS if _is_wanted(row, rows, quick)]
     peers = {peer.name: peer.methods() for peer in PEERS if peer.installed()}
-    skipped = absent()
-    results: list[Result] = []
-    for name in SUBJECTS:
+    skipped = list_missing_libraries()
+    results: list[BenchmarkResult] = []
+    for name in MODEL_NAMES:
         if (subjects and name not in subjects.split(",")) or (
-            quick and not subjects and name != _QUICK_SUBJECT
+            quick and not subjects and name != _QUICK_MODEL
         ):
             continue
-        here = [(row, _images(row, name, n, quick)) for row in chosen if name in row.subjects]
-        subject = load(name, max((count for _, count in here), default=1), shared)
+        here = [(row, _count_images(row, name, image_count, quick)) for row in chosen if name in row.subjects]
+        subject = load_model(name, max((count for _, count in here), default=1), shared)
         if subject is None:
             skipped.append(f"{name} needs a folder of checkpoints: `--shared FOLDER`")
             continue
         for row, count in here:
-            results += _row(row, subject.to(device), count, rounds, peers, device, skipped)
-    text = page(
-        results, command=_command(shared), rounds=rounds, device=device, skipped=list(dict.fromkeys(skipped))
+            results += _measure_row(row, subject.to(device), count, rounds, peers, device, skipped)
+    text = render_page(
+        results,
+        command=_format_command(shared),
+        rounds=rounds,
+        device=device,
+        skipped=list(dict.fromkeys(skipped)),
     )
     print(text)
     if out is not None:
-        write(text, out)
+        write_page(text, out)
 
 
-def _wanted(row: Row, names: str, quick: bool) -> bool:
+def _is_wanted(row: BenchmarkRow, names: str, quick: bool) -> bool:
     if names:
         return row.name.lower() in names.lower().split(",")
-    return not quick or row.name in QUICK
+    return not quick or row.name in QUICK_IMAGE_COUNTS
 
 
-def _images(row: Row, subject: str, n: int, quick: bool) -> int:
+def _count_images(row: BenchmarkRow, subject: str, n: int, quick: bool) -> int:
     if n or quick:
-        return n or QUICK.get(row.name, row.n)
-    return row.n * CHEAP.get(subject, 1)
+        return n or QUICK_IMAGE_COUNTS.get(row.name, row.n)
+    return row.n * IMAGE_FACTOR_BY_MODEL.get(subject, 1)
 
 
-def _row(
-    row: Row,
-    subject: Subject,
+def _measure_row(
+    row: BenchmarkRow,
+    subject: BenchmarkModel,
     n: int,
     rounds: int,
-    peers: dict[str, dict[str, Run]],
+    peers: dict[str, dict[str, AttackFunction]],
     device: str,
     skipped: list[str],
-) -> list[Result]:
+) -> list[BenchmarkResult]:
     """The row at each of its radii; nothing if ours does not exist yet."""
-    missing = [method for method in row.ours if not ours.exists(method)]
+    missing = [method for method in row.ours if not ours.has_method(method)]
     if missing:
         skipped.append(f"{row.name}: this version has no {missing[0]}")
         return []
@@ -95,13 +99,13 @@ def _row(
     for level in row.levels or (None,):
         start = time.process_time()
         eps = None if level is None else subject.radii[level]
-        results.append(measure(row, subject, eps, n, rounds, theirs, device))
+        results.append(measure_row(row, subject, eps, n, rounds, theirs, device))
         where = f"{subject.name} {row.name}" + (f" {level}" if level else "")
         print(f"{where}: {time.process_time() - start:.0f} s of CPU time", file=sys.stderr, flush=True)
     return results
 
 
-def _command(shared: Path | None) -> str:
+def _format_command(shared: Path | None) -> str:
     """What was typed, without the reader's folders."""
     words = ["FOLDER" if shared is not None and Path(word) == shared else word for word in sys.argv[1:]]
     return " ".join(["python -m benchmarks", *words])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BenchmarkJob:
     """One run of one method.
 
     Args:
@@ -24,7 +24,7 @@ class Job:
     """
 
     module: nn.Module
-    reader: nn.Module
+    verdict_network: nn.Module
     images: Tensor
     labels: Tensor
     num_classes: int
@@ -38,5 +38,5 @@ class Job:
         return 2.5 * self.eps / self.steps
 
 
-Run = Callable[[Job], Tensor]
+AttackFunction = Callable[[BenchmarkJob], Tensor]
 """A method of a library: candidates, shaped like the images."""

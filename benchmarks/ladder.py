@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.job import Job, Run
-from robustbench_local.attacks.minimum_norm.curve import SHARES
+from benchmarks.job import AttackFunction, BenchmarkJob
+from robustbench_local.attacks.minimum_norm.curve import RADIUS_SHARES
 
-LADDER = (*SHARES, 1.0)
+RADIUS_SHARES = (*RADIUS_SHARES, 1.0)
 """Shares of the job's radius, ascending: those of our own curve."""
 
 
-def independent(run: Run) -> Run:
+def attack_each_radius(run: AttackFunction) -> AttackFunction:
     """The method at every radius.
 
     Args:
@@ -24,15 +24,15 @@ def independent(run: Run) -> Run:
         A method that gives each image's candidate from the smallest radius where it is a success.
     """
 
-    def climb(job: Job) -> Tensor:
+    def climb(job: BenchmarkJob) -> Tensor:
         found = job.images.clone()
         open_ = torch.ones_like(job.labels, dtype=torch.bool)
-        for share in LADDER:
+        for share in RADIUS_SHARES:
             radius = share * job.eps
             candidates = run(replace(job, eps=radius)).detach()
             inside = (candidates - job.images).abs().flatten(1).amax(dim=1) <= radius + 1e-6
             with torch.no_grad():
-                wrong = job.reader(candidates).argmax(dim=1) != job.labels
+                wrong = job.verdict_network(candidates).argmax(dim=1) != job.labels
             fresh = open_ & wrong & inside
             found[fresh] = candidates[fresh]
             open_ &= ~fresh
@@ -41,6 +41,6 @@ def independent(run: Run) -> Run:
     return climb
 
 
-def survives(distances: Tensor, eps: float) -> Tensor:
+def mark_robust_at_radii(distances: Tensor, eps: float) -> Tensor:
     """Whether each image survives each radius, (8, N) boolean, from the distances of its nearest success."""
-    return torch.stack([distances > share * eps + 1e-6 for share in LADDER])
+    return torch.stack([distances > share * eps + 1e-6 for share in RADIUS_SHARES])

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 _KIB_PER_MIB = 1024
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_FORGET_PEAK = "5"
+_STATUS_FILE, _RESET_FILE = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK_COMMAND = "5"
 """What the kernel reads there as: the peak begins anew."""
 
 
-def peak_increase(run: Callable[[], object], device: str, warm_up: Callable[[], object]) -> float | None:
+def measure_peak_mib(run: Callable[[], object], device: str, warm_up: Callable[[], object]) -> float | None:
     """By how much memory grows at its peak, MiB; None where it cannot be measured here.
 
     Args:
@@ -30,18 +30,18 @@ def peak_increase(run: Callable[[], object], device: str, warm_up: Callable[[], 
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / _KIB_PER_MIB**2
-    if not hasattr(os, "fork") or not _RESET.exists():
+    if not hasattr(os, "fork") or not _RESET_FILE.exists():
         return None
-    return _forked(run, warm_up)
+    return _measure_in_fork(run, warm_up)
 
 
-def _forked(run: Callable[[], object], warm_up: Callable[[], object]) -> float | None:
+def _measure_in_fork(run: Callable[[], object], warm_up: Callable[[], object]) -> float | None:
     receive, send = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            os.write(send, str(_grown(run, warm_up) / _KIB_PER_MIB).encode())
+            os.write(send, str(_measure_growth_kib(run, warm_up) / _KIB_PER_MIB).encode())
             status = 0
         finally:
             os._exit(status)
@@ -52,7 +52,7 @@ def _forked(run: Callable[[], object], warm_up: Callable[[], object]) -> float |
     return float(text) if text else None
 
 
-def _grown(run: Callable[[], object], warm_up: Callable[[], object]) -> int:
+def _measure_growth_kib(run: Callable[[], object], warm_up: Callable[[], object]) -> int:
     """KiB between the least that this process needs before the run and the most during it."""
     warm_up()
     gc.collect()
@@ -60,13 +60,13 @@ def _grown(run: Callable[[], object], warm_up: Callable[[], object]) -> int:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    _RESET.write_text(_FORGET_PEAK)
-    before = _status("VmRSS")
+    _RESET_FILE.write_text(_RESET_PEAK_COMMAND)
+    before = _read_status_kib("VmRSS")
     run()
-    return _status("VmHWM") - before
+    return _read_status_kib("VmHWM") - before
 
 
-def _status(name: str) -> int:
+def _read_status_kib(name: str) -> int:
     """What the kernel says of this process, KiB."""
-    lines = _STATUS.read_text().splitlines()
+    lines = _STATUS_FILE.read_text().splitlines()
     return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])

@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_QUESTIONS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}
+_SYNCHRONIZING_OPERATIONS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}
 """Operations for whose answer the host waits."""
-_INDEXING = {"index", "index_put", "index_put_"}
+_INDEXING_OPERATIONS = {"index", "index_put", "index_put_"}
 """They ask too where an index is boolean."""
 
 
 @dataclass
-class Tally:
+class OperationCounts:
     """What was dispatched outside the network."""
 
     operations: int = 0
     """Views aside, which do no arithmetic."""
-    questions: int = 0
-    forwards: int = 0
+    synchronizations: int = 0
+    forward_calls: int = 0
     """Calls of the network."""
 
 
-class Operations(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """Counts operations on tensors while open, but for those of the network's own passes.
 
     Args:
@@ -39,11 +39,11 @@ class Operations(TorchDispatchMode):
 
     def __init__(self, network: nn.Module | None = None) -> None:
         super().__init__()
-        self.tally = Tally()
+        self.counts = OperationCounts()
         self._inside = False
         self._network, self._hooks = network, []  # type: ignore[var-annotated]
 
-    def __enter__(self) -> Operations:
+    def __enter__(self) -> OperationCounter:
         if self._network is not None:
             self._hooks = [
                 self._network.register_forward_pre_hook(self._enter_forward),
@@ -60,27 +60,29 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self._inside:
             name = func.overloadpacket.__name__
-            asks = name in _QUESTIONS or (name in _INDEXING and any(map(_boolean, args[1])))
-            self.tally.operations += not _is_view(func)
-            self.tally.questions += asks
+            asks = name in _SYNCHRONIZING_OPERATIONS or (
+                name in _INDEXING_OPERATIONS and any(map(_is_boolean_index, args[1]))
+            )
+            self.counts.operations += not _is_view(func)
+            self.counts.synchronizations += asks
         return func(*args, **(kwargs or {}))
 
     def _enter_forward(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002
-        self.tally.forwards += 1
+        self.counts.forward_calls += 1
         self._inside = True
         if inputs[0].requires_grad:
-            inputs[0].register_hook(lambda _: self._set(inside=False))
+            inputs[0].register_hook(lambda _: self._set_inside(inside=False))
 
     def _leave_forward(self, network: nn.Module, inputs: Any, logits: Tensor) -> None:  # noqa: ARG002
         self._inside = False
         if logits.requires_grad:
-            logits.register_hook(lambda _: self._set(inside=True))
+            logits.register_hook(lambda _: self._set_inside(inside=True))
 
-    def _set(self, *, inside: bool) -> None:
+    def _set_inside(self, *, inside: bool) -> None:
         self._inside = inside
 
 
-def _boolean(index: Any) -> bool:
+def _is_boolean_index(index: Any) -> bool:
     return isinstance(index, Tensor) and index.dtype == torch.bool
 
 
@@ -89,8 +91,8 @@ def _is_view(func: Any) -> bool:
     return any(alias is not None and not alias.is_write for alias in aliases)
 
 
-def count(run: Callable[[], object], network: nn.Module | None = None) -> Tally:
+def count_operations(run: Callable[[], object], network: nn.Module | None = None) -> OperationCounts:
     """What ``run`` dispatches outside the network's passes."""
-    with Operations(network) as operations:
+    with OperationCounter(network) as operations:
         run()
-    return operations.tally
+    return operations.counts

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 import robustbench_local
-from benchmarks.measure import Result
+from benchmarks.measure import BenchmarkResult
 from benchmarks.peers import PEERS
-from benchmarks.table import table
+from benchmarks.table import render_tables
 
-_BEGIN, _END = "<!-- measured -->", "<!-- end -->"
+_BEGIN_MARK, _END_MARK = "<!-- measured -->", "<!-- end -->"
 
-_READING = """\
+_EXPLANATION = """\
 How to read it:
 
 - *Forward / backward*: passes per image, counted and not estimated.
@@ -37,7 +37,9 @@ All figures are medians over the rounds, which use the seeds 0, 1, 2, ...; verdi
 Runs shorter than .2 s are repeated until they have taken that long."""
 
 
-def page(results: list[Result], *, command: str, rounds: int, device: str, skipped: list[str]) -> str:
+def render_page(
+    results: list[BenchmarkResult], *, command: str, rounds: int, device: str, skipped: list[str]
+) -> str:
     """The measured part of a page.
 
     Args:
@@ -48,48 +50,52 @@ def page(results: list[Result], *, command: str, rounds: int, device: str, skipp
         skipped: What did not run, one line each.
     """
     cuda = device.startswith("cuda")
-    where = torch.cuda.get_device_name() if cuda else f"one thread of a CPU ({_instructions()})"
+    where = torch.cuda.get_device_name() if cuda else f"one thread of a CPU ({_format_cpu_capability()})"
     times = "times are the GPU's own." if cuda else "times are process time, and only ratios are kept."
     lines = [
         f"Written by `{command}` on {dt.datetime.now(dt.UTC).date()}, {where}, {rounds} rounds.",
         f"The methods take turns (A B A B ...) in one process whose allocator keeps freed memory; {times}",
         "",
-        _READING,
+        _EXPLANATION,
         "",
-        table(results, absolute=cuda),
+        render_tables(results, has_times=cuda),
         "",
         "### Versions",
         "",
-        _versions(),
+        _format_versions(),
     ]
     if skipped:
         lines += ["", "### Not run", "", *(f"- {line}" for line in skipped)]
     return "\n".join(lines) + "\n"
 
 
-def write(text: str, file: Path) -> None:
+def write_page(text: str, file: Path) -> None:
     """Put the measured part into a file, between the two marks if it has them; what is around them stays."""
     before, after = "# Performance beside other libraries\n\n", ""
-    if file.exists() and _BEGIN in (old := file.read_text()):
-        before, _, rest = old.partition(_BEGIN)
-        after = rest.partition(_END)[2]
-    file.write_text(f"{before}{_BEGIN}\n\n{text}\n{_END}{after}")
+    if file.exists() and _BEGIN_MARK in (old := file.read_text()):
+        before, _, rest = old.partition(_BEGIN_MARK)
+        after = rest.partition(_END_MARK)[2]
+    file.write_text(f"{before}{_BEGIN_MARK}\n\n{text}\n{_END_MARK}{after}")
 
 
-def absent() -> list[str]:
+def list_missing_libraries() -> list[str]:
     """The peers that are not installed, and how to get them."""
-    return [f"{peer.name} is absent: `pip install {peer.install}`" for peer in PEERS if not peer.installed()]
+    return [
+        f"{peer.name} is absent: `pip install {peer.pip_arguments}`"
+        for peer in PEERS
+        if not peer.is_installed()
+    ]
 
 
-def _versions() -> str:
+def _format_versions() -> str:
     parts = [
         f"robustbench-local {robustbench_local.__version__}",
         f"Python {platform.python_version()}",
         f"torch {torch.__version__.partition('+')[0]}",
-        *(f"{peer.name} {peer.version()}" for peer in PEERS if peer.installed()),
+        *(f"{peer.name} {peer.get_version()}" for peer in PEERS if peer.is_installed()),
     ]
     return ", ".join(parts) + "."
 
 
-def _instructions() -> str:
+def _format_cpu_capability() -> str:
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

@@ -8,7 +8,7 @@ from robustbench_local.threats.threat_model import Norm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BenchmarkRow:
     """One method, run by everyone who has it.
 
     Args:
@@ -26,71 +26,128 @@ class Row:
     """
 
     name: str
-    method: str
-    ours: tuple[str, ...]
+    peer_method: str
+    our_methods: tuple[str, ...]
     steps: int
-    n: int
+    image_count: int
     levels: tuple[str, ...] = ("middle",)
     norm: Norm = "Linf"
-    subjects: tuple[str, ...] = ("signs-pgd-at", "mnist-fast", "mnist-trades", "cifar10-resnet2b")
-    counted: bool = True
-    memory: bool = False
-    ladder: bool = False
+    models: tuple[str, ...] = ("signs-pgd-at", "mnist-fast", "mnist-trades", "cifar10-resnet2b")
+    counts_operations: bool = True
+    measures_memory: bool = False
+    is_radius_curve: bool = False
 
     @property
-    def nearest(self) -> bool:
+    def is_minimum_norm(self) -> bool:
         """Whether the method looks for the nearest adversarial image, whatever its distance."""
         return not self.levels
 
 
-_EVERYWHERE = ("signs-pgd-at", "signs-plain", "mnist-fast", "mnist-trades", "cifar10-resnet2b")
-_SMALL = ("signs-pgd-at", "mnist-fast", "cifar10-resnet2b")
-_PGD = ("pgd", "pgd, early stop")
-_APGD = ("apgd", "apgd, early stop")
+_ALL_MODELS = ("signs-pgd-at", "signs-plain", "mnist-fast", "mnist-trades", "cifar10-resnet2b")
+_SMALL_MODELS = ("signs-pgd-at", "mnist-fast", "cifar10-resnet2b")
+_PGD_METHODS = ("pgd", "pgd, early stop")
+_APGD_METHODS = ("apgd", "apgd, early stop")
 
 ROWS = (
-    Row(name="FGSM", method="fgsm", ours=("fgsm",), steps=1, n=128),
-    Row(name="PGD-20", method="pgd", ours=_PGD, steps=20, n=128, subjects=_EVERYWHERE),
-    Row(name="PGD-50", method="pgd", ours=_PGD, steps=50, n=32),
-    Row(name="APGD-CE-100", method="apgd", ours=_APGD, steps=100, n=32),
-    Row(name="APGD-T", method="apgd-t", ours=("apgd-t",), steps=100, n=12, subjects=_SMALL),
-    Row(name="FAB-T", method="fab-t", ours=("fab-t",), steps=100, n=12, subjects=_SMALL),
-    Row(name="Square-1000", method="square", ours=("square",), steps=1000, n=24, subjects=_SMALL),
-    Row(
-        name="AutoAttack",
-        method="autoattack",
-        ours=("autoattack",),
+    BenchmarkRow(name="FGSM", peer_method="fgsm", our_methods=("fgsm",), steps=1, image_count=128),
+    BenchmarkRow(
+        name="PGD-20",
+        peer_method="pgd",
+        our_methods=_PGD_METHODS,
+        steps=20,
+        image_count=128,
+        models=_ALL_MODELS,
+    ),
+    BenchmarkRow(name="PGD-50", peer_method="pgd", our_methods=_PGD_METHODS, steps=50, image_count=32),
+    BenchmarkRow(
+        name="APGD-CE-100", peer_method="apgd", our_methods=_APGD_METHODS, steps=100, image_count=32
+    ),
+    BenchmarkRow(
+        name="APGD-T",
+        peer_method="apgd-t",
+        our_methods=("apgd-t",),
         steps=100,
-        n=32,
+        image_count=12,
+        models=_SMALL_MODELS,
+    ),
+    BenchmarkRow(
+        name="FAB-T",
+        peer_method="fab-t",
+        our_methods=("fab-t",),
+        steps=100,
+        image_count=12,
+        models=_SMALL_MODELS,
+    ),
+    BenchmarkRow(
+        name="Square-1000",
+        peer_method="square",
+        our_methods=("square",),
+        steps=1000,
+        image_count=24,
+        models=_SMALL_MODELS,
+    ),
+    BenchmarkRow(
+        name="AutoAttack",
+        peer_method="autoattack",
+        our_methods=("autoattack",),
+        steps=100,
+        image_count=32,
         levels=("weak", "middle", "strong"),
-        counted=False,
-        subjects=("mnist-fast", "cifar10-resnet2b"),
+        counts_operations=False,
+        models=("mnist-fast", "cifar10-resnet2b"),
     ),
-    Row(name="DDN-100", method="ddn", ours=("ddn",), steps=100, n=32, levels=(), norm="L2"),
-    Row(name="FMN-100", method="fmn", ours=("fmn",), steps=100, n=32, levels=()),
-    Row(name="CW", method="cw", ours=("cw",), steps=100, n=8, levels=(), norm="L2", subjects=_SMALL),
-    Row(name="DeepFool", method="deepfool", ours=("deepfool",), steps=50, n=32, levels=(), norm="L2"),
-    Row(
+    BenchmarkRow(
+        name="DDN-100",
+        peer_method="ddn",
+        our_methods=("ddn",),
+        steps=100,
+        image_count=32,
+        levels=(),
+        norm="L2",
+    ),
+    BenchmarkRow(
+        name="FMN-100", peer_method="fmn", our_methods=("fmn",), steps=100, image_count=32, levels=()
+    ),
+    BenchmarkRow(
+        name="CW",
+        peer_method="cw",
+        our_methods=("cw",),
+        steps=100,
+        image_count=8,
+        levels=(),
+        norm="L2",
+        models=_SMALL_MODELS,
+    ),
+    BenchmarkRow(
+        name="DeepFool",
+        peer_method="deepfool",
+        our_methods=("deepfool",),
+        steps=50,
+        image_count=32,
+        levels=(),
+        norm="L2",
+    ),
+    BenchmarkRow(
         name="Curve-8",
-        method="pgd",
-        ours=("curve",),
+        peer_method="pgd",
+        our_methods=("curve",),
         steps=20,
-        n=32,
+        image_count=32,
         levels=("strong",),
-        ladder=True,
-        subjects=_SMALL,
+        is_radius_curve=True,
+        models=_SMALL_MODELS,
     ),
-    Row(
+    BenchmarkRow(
         name="PGD-20-memory",
-        method="pgd",
-        ours=("pgd",),
+        peer_method="pgd",
+        our_methods=("pgd",),
         steps=20,
-        n=16,
-        subjects=("resnet18-random",),
-        memory=True,
+        image_count=16,
+        models=("resnet18-random",),
+        measures_memory=True,
     ),
 )
 """All rows, cheap ones first."""
 
-QUICK = {"FGSM": 32, "PGD-20": 32, "APGD-CE-100": 16}
+QUICK_IMAGE_COUNTS = {"FGSM": 32, "PGD-20": 32, "APGD-CE-100": 16}
 """Rows of a quick run, and their images."""

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
     from robustbench_local.models.model_sources import load_classifier
-    from robustbench_local.run import Run, run_grid
+    from robustbench_local.run import AttackFunction, run_grid
     from robustbench_local.statistics import Estimate
     from robustbench_local.threats.threat_model import ThreatModel
 
 __all__ = [
     "FGSM",
     "PGD",
+    "AttackFunction",
     "AutoAttack",
     "CertificationResult",
     "Classifier",
@@ -30,7 +31,6 @@ __all__ = [
     "Estimate",
     "EvaluationResult",
     "RobustbenchError",
-    "Run",
     "ThreatModel",
     "__version__",
     "certify",
@@ -44,7 +44,7 @@ __all__ = [
 __version__ = version("robustbench-local")
 
 # Looked up when first asked for: reading a report or listing cards should not wait for torch.
-_PLACES = {
+_MODULE_BY_NAME = {
     "FGSM": "attacks.fgsm",
     "PGD": "attacks.pgd",
     "AutoAttack": "attacks.ensembles.autoattack",
@@ -66,9 +66,9 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_BY_NAME[name]}"), name)
 
 
 def __dir__() -> list[str]:

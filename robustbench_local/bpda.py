@@ -21,7 +21,7 @@ class _StraightThrough(torch.autograd.Function):
         return slopes[0], None
 
 
-def straight_through(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def apply_straight_through(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """A function's values, with gradients as if it left the images alone.
 
     Right for a function that is close to the identity and whose own gradient is zero or missing.
@@ -53,8 +53,8 @@ class _BorderClamp(torch.autograd.Function):
         return slopes[0] * inside, None, None
 
 
-def clamp_passing_borders(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """``values.clamp(low, high)``, to the bit, with the gradient 1 at exactly ``low`` and ``high`` too.
+def clamp_with_border_gradient(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """``values.clamp(low, high)``, to the bit, with the gradient 1 at exactly ``lower_bounds`` and ``upper_bounds`` too.
 
     Args:
         values: Any shape, floating.

@@ -29,11 +29,11 @@ import unicodedata
 from collections.abc import Iterable
 from functools import partial
 
-_SHOWN = frozenset("\u200c\u200d")
+_JOINERS = frozenset("\u200c\u200d")
 """Joiners, which some scripts and emoji cannot do without."""
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     r"""Text in which nothing can steer a terminal or turn the order of what is read.
 
     Control characters (C0, C1, DEL), format characters such as overrides of the direction of writing, line
@@ -42,20 +42,20 @@ def printable(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_shown(character) for character in text)
+    return "".join(_escape_character(character) for character in text)
 
 
-def _shown(character: str) -> str:
+def _escape_character(character: str) -> str:
     if character in "\n\t":
         return " "
     hidden = unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-    if not hidden or character in _SHOWN:
+    if not hidden or character in _JOINERS:
         return character
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
-def how_to_install(extra: str) -> str:
+def format_install_command(extra: str) -> str:
     """The command that installs an extra: from the clone, for this package is on no index of packages."""
     return f"pip install '.[{extra}]' in the clone"
 
@@ -78,7 +78,7 @@ class RobustbenchError(Exception):
     def __str__(self) -> str:
         head = f"{self.where}: " if self.where else ""
         tail = f". {self.remedy[0].upper()}{self.remedy[1:]}" if self.remedy else ""
-        return printable(" ".join(f"{head}{self.what}{tail}".split()))
+        return escape_unprintable(" ".join(f"{head}{self.what}{tail}".split()))
 
     def __reduce__(self) -> tuple[object, ...]:
         """What another process makes the same error from."""
@@ -129,7 +129,7 @@ class ModelTimeoutError(UnreachableError):
     """The model, or the service that is it, does not answer within its time limit."""
 
     @classmethod
-    def after(cls, seconds: float, name: str) -> ModelTimeoutError:
+    def from_seconds(cls, seconds: float, name: str) -> ModelTimeoutError:
         """The error of a model that was waited for in vain."""
         return cls(
             f"no pass finished for {seconds:g} s",

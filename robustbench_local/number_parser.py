@@ -9,7 +9,7 @@ from typing import Any
 
 _DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 _NUMBER = re.compile(rf"[ \t]*([+-]?{_DECIMAL})[ \t]*(?:/[ \t]*({_DECIMAL})[ \t]*)?")
-_MOST_CHARACTERS = 64
+_MAX_CHARACTERS = 64
 """A longer text is no number that anybody wrote."""
 
 
@@ -31,7 +31,7 @@ def parse_number(value: Any) -> float:
     if isinstance(value, bool):
         raise ValueError("a truth value is not a number")  # noqa: TRY004 - pydantic reports ValueErrors
     try:
-        number = _read(value) if isinstance(value, str) else float(value)
+        number = _parse_fraction(value) if isinstance(value, str) else float(value)
     except (TypeError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(str(error)) from None
     if not math.isfinite(number):
@@ -39,8 +39,8 @@ def parse_number(value: Any) -> float:
     return number
 
 
-def _read(text: str) -> float:
-    found = _NUMBER.fullmatch(text) if len(text) <= _MOST_CHARACTERS else None
+def _parse_fraction(text: str) -> float:
+    found = _NUMBER.fullmatch(text) if len(text) <= _MAX_CHARACTERS else None
     if found is None:
         raise ValueError("it is not a number or a fraction of two")
     exact = Fraction(found[1]) / Fraction(found[2] or 1)

@@ -16,21 +16,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Draw = str | int
+DrawName = str | int
 """Name of a draw, such as a restart."""
 
 _STRIDE = 0x9E3779B97F4A7C15 - 2**64
 _MIXERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
-_BITS = 24
+_RANDOM_BITS = 24
 """Random bits of a number: as many as float32 has for all numbers of [0, 1)."""
-_IN_CACHE = 1 << 15
+_CACHE_COUNTERS = 1 << 15
 """Counters that a core mixes at a time: few enough to stay in its cache."""
-_STEP = 2.0**-10
+_POINT_STEP = 2.0**-10
 """Steps in which `keys_at` measures: a thousand times what rounding adds up to over 3,072 pixels, and a
 fraction of what one step of an attack does."""
 
 
-def seed_from(*parts: str | int) -> int:
+def derive_seed(*parts: str | int) -> int:
     """A seed that depends on every part and on their order.
 
     Args:
@@ -39,20 +39,20 @@ def seed_from(*parts: str | int) -> int:
     Returns:
         At least 0 and below 2**63. ``1`` and ``"1"`` differ, and so do ``"ab", "c"`` and ``"a", "bc"``.
     """
-    return _seed(b"".join(map(_spelt, parts)))
+    return _hash_seed(b"".join(map(_encode_part, parts)))
 
 
-def _spelt(part: str | int) -> bytes:
+def _encode_part(part: str | int) -> bytes:
     """A part of a seed, so that no two rows of parts are spelt alike."""
     text = f"{type(part).__name__}:{part}".encode()
     return len(text).to_bytes(8, "big") + text
 
 
-def _seed(spelt: bytes) -> int:
+def _hash_seed(spelt: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(spelt, digest_size=8).digest(), "big") >> 1
 
 
-def uniform_at(keys: Tensor, places: Tensor) -> Tensor:
+def sample_uniform_at(keys: Tensor, places: Tensor) -> Tensor:
     """Uniform numbers in [0, 1) at the given places of the streams that the keys open.
 
     Args:
@@ -64,11 +64,11 @@ def uniform_at(keys: Tensor, places: Tensor) -> Tensor:
 
     Source: the mixing function of SplitMix64, Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195, fig. 17.
     """
-    mixed, room = _mixed(keys, places)
-    return _shifted(mixed, 64 - _BITS, room).float().mul_(2.0**-_BITS)
+    mixed, room = _mix_bits(keys, places)
+    return _shift_right(mixed, 64 - _RANDOM_BITS, room).float().mul_(2.0**-_RANDOM_BITS)
 
 
-def normal_at(keys: Tensor, draws: Tensor, size: int) -> Tensor:
+def sample_normal_at(keys: Tensor, draws: Tensor, size: int) -> Tensor:
     """Standard normal numbers of numbered draws: two of them from one counter, for whoever needs millions.
 
     Args:
@@ -84,33 +84,44 @@ def normal_at(keys: Tensor, draws: Tensor, size: int) -> Tensor:
     half = (size + 1) // 2
     found = torch.empty(len(keys), 2 * half, device=keys.device)
     columns = torch.arange(half, dtype=torch.int64, device=keys.device)
-    at_once = max(1, _IN_CACHE // half) if keys.device.type == "cpu" else max(1, len(keys))
+    at_once = max(1, _CACHE_COUNTERS // half) if keys.device.type == "cpu" else max(1, len(keys))
     for start in range(0, len(keys), at_once):
         rows = slice(start, start + at_once)
-        mixed, room = _mixed(keys[rows, None], draws[rows, None] * half + columns)
-        radius = _shifted(mixed, 64 - _BITS, room).float().mul_(-(2.0**-_BITS)).log1p_().mul_(-2.0).sqrt_()
-        angle = _shifted(mixed << _BITS, 64 - _BITS, room).float().mul_(math.tau * 2.0**-_BITS)
+        mixed, room = _mix_bits(keys[rows, None], draws[rows, None] * half + columns)
+        radius = (
+            _shift_right(mixed, 64 - _RANDOM_BITS, room)
+            .float()
+            .mul_(-(2.0**-_RANDOM_BITS))
+            .log1p_()
+            .mul_(-2.0)
+            .sqrt_()
+        )
+        angle = (
+            _shift_right(mixed << _RANDOM_BITS, 64 - _RANDOM_BITS, room)
+            .float()
+            .mul_(math.tau * 2.0**-_RANDOM_BITS)
+        )
         torch.mul(radius, angle.cos(), out=found[rows, :half])
         torch.mul(radius, angle.sin_(), out=found[rows, half:])
     return found[:, :size]
 
 
-def _mixed(keys: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def _mix_bits(keys: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
     """64 random bits for each place of each stream, int64, and room for as many."""
     mixed = keys + (places + 1) * _STRIDE
     room = torch.empty_like(mixed)
     for shift, factor in _MIXERS:
-        mixed.bitwise_xor_(_shifted(mixed, shift, room)).mul_(factor)
-    return mixed.bitwise_xor_(_shifted(mixed, 31, room)), room
+        mixed.bitwise_xor_(_shift_right(mixed, shift, room)).mul_(factor)
+    return mixed.bitwise_xor_(_shift_right(mixed, 31, room)), room
 
 
-def _shifted(numbers: Tensor, places: int, room: Tensor) -> Tensor:
+def _shift_right(numbers: Tensor, places: int, room: Tensor) -> Tensor:
     """A logical shift to the right, written to ``room``: zeros come in, also where the sign bit is set."""
     torch.bitwise_right_shift(numbers, places, out=room)
     return room.bitwise_and_((1 << (64 - places)) - 1)
 
 
-def keys_at(points: Tensor, seed: int) -> Tensor:
+def compute_point_keys(points: Tensor, seed: int) -> Tensor:
     """What opens a stream for each point: another one wherever the point has moved by more than rounding.
 
     For whoever draws at every look, as a randomized classifier does: a new point has new numbers, and yet
@@ -126,13 +137,13 @@ def keys_at(points: Tensor, seed: int) -> Tensor:
     """
     flat = points.detach().flatten(1).double()
     places = torch.arange(flat.shape[1], dtype=torch.int64, device=flat.device)
-    own = torch.tensor(seed_from("points", seed), dtype=torch.int64, device=flat.device)
-    direction = uniform_at(own, places).double() * 2 - 1
-    return ((flat * direction).sum(dim=1) / _STEP).floor().long() * _STRIDE ^ own
+    own = torch.tensor(derive_seed("points", seed), dtype=torch.int64, device=flat.device)
+    direction = sample_uniform_at(own, places).double() * 2 - 1
+    return ((flat * direction).sum(dim=1) / _POINT_STEP).floor().long() * _STRIDE ^ own
 
 
 @dataclass(frozen=True)
-class Numbers:
+class RandomNumbers:
     """Random numbers for some images, each row from the stream that its key opens.
 
     Args:
@@ -141,7 +152,7 @@ class Numbers:
 
     keys: Tensor
 
-    def uniform(self, shape: Sequence[int], *, first: int = 0) -> Tensor:
+    def sample_uniform(self, shape: Sequence[int], *, first: int = 0) -> Tensor:
         """Uniform numbers in [0, 1), (N, *shape), float32.
 
         Args:
@@ -150,20 +161,20 @@ class Numbers:
         """
         size = math.prod(shape)
         places = torch.arange(first, first + size, dtype=torch.int64, device=self.keys.device)
-        return uniform_at(self.keys[:, None], places[None, :]).view(len(self.keys), *shape)
+        return sample_uniform_at(self.keys[:, None], places[None, :]).view(len(self.keys), *shape)
 
-    def normal(self, shape: Sequence[int]) -> Tensor:
+    def sample_normal(self, shape: Sequence[int]) -> Tensor:
         """Standard normal numbers, (N, *shape), float32.
 
         Source: Box & Muller 1958, doi:10.1214/aoms/1177706645.
         """
-        radius = (-2.0 * torch.log1p(-self.uniform(shape))).sqrt()
-        angle = 2.0 * math.pi * self.uniform(shape, first=math.prod(shape))
+        radius = (-2.0 * torch.log1p(-self.sample_uniform(shape))).sqrt()
+        angle = 2.0 * math.pi * self.sample_uniform(shape, first=math.prod(shape))
         return radius * angle.cos()
 
 
 @dataclass(frozen=True)
-class Stream:
+class RandomStream:
     """Random numbers for a batch of images, each row from its own image's stream.
 
     Args:
@@ -176,8 +187,8 @@ class Stream:
     ids: tuple[str, ...]
     attack: str
 
-    def keys(self, draw: Draw | Sequence[Draw], device: torch.device | str) -> Tensor:
-        """What opens each image's stream of a draw, for :func:`uniform_at`; int64, (len(ids),).
+    def compute_keys(self, draw: DrawName | Sequence[DrawName], device: torch.device | str) -> Tensor:
+        """What opens each image's stream of a draw, for :func:`sample_uniform_at`; int64, (len(ids),).
 
         Args:
             draw: Name of the draw, or one name for each image.
@@ -185,16 +196,20 @@ class Stream:
         """
         draws = [draw] * len(self.ids) if isinstance(draw, str | int) else draw
         # seed_from(seed, image, attack, draw) for each, of which most parts are spelt once
-        seed, attack, names = _spelt(self.seed), _spelt(self.attack), {each: _spelt(each) for each in draws}
+        seed, attack, names = (
+            _encode_part(self.seed),
+            _encode_part(self.attack),
+            {each: _encode_part(each) for each in draws},
+        )
         rows = zip(self.ids, draws, strict=True)
-        seeds = [_seed(seed + _spelt(image) + attack + names[each]) for image, each in rows]
+        seeds = [_hash_seed(seed + _encode_part(image) + attack + names[each]) for image, each in rows]
         return torch.tensor(seeds, dtype=torch.int64).to(device)
 
-    def uniform(
+    def sample_uniform(
         self,
         shape: Sequence[int],
         *,
-        draw: Draw | Sequence[Draw],
+        draw: DrawName | Sequence[DrawName],
         device: torch.device | str,
         low: float = 0.0,
         high: float = 1.0,
@@ -212,19 +227,19 @@ class Stream:
         Returns:
             (len(ids), *shape), float32.
         """
-        return Numbers(self.keys(draw, device)).uniform(shape) * (high - low) + low
+        return RandomNumbers(self.compute_keys(draw, device)).sample_uniform(shape) * (high - low) + low
 
-    def normal(
-        self, shape: Sequence[int], *, draw: Draw | Sequence[Draw], device: torch.device | str
+    def sample_normal(
+        self, shape: Sequence[int], *, draw: DrawName | Sequence[DrawName], device: torch.device | str
     ) -> Tensor:
-        """Standard normal numbers; arguments and result as for :meth:`uniform`."""
-        return Numbers(self.keys(draw, device)).normal(shape)
+        """Standard normal numbers; arguments and result as for :meth:`sample_uniform`."""
+        return RandomNumbers(self.compute_keys(draw, device)).sample_normal(shape)
 
-    def select(self, index: Tensor | Sequence[int]) -> Stream:
+    def select_images(self, index: Tensor | Sequence[int]) -> RandomStream:
         """The stream of some of the images, in the given order."""
         places = index.tolist() if isinstance(index, Tensor) else index
-        return Stream(self.seed, tuple(self.ids[place] for place in places), self.attack)
+        return RandomStream(self.seed, tuple(self.ids[place] for place in places), self.attack)
 
-    def group_seed(self) -> int:
+    def compute_batch_seed(self) -> int:
         """One seed for the whole batch, for attacks that cannot draw image by image."""
-        return seed_from(self.seed, *self.ids, self.attack)
+        return derive_seed(self.seed, *self.ids, self.attack)

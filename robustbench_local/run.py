@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from robustbench_local.classifier import Precision
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.execution.executor import execute, now
-from robustbench_local.evaluation.execution.progress_listener import Listener
+from robustbench_local.evaluation.execution.executor import execute_plan, format_utc_now
+from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
-from robustbench_local.evaluation.planning.goal import ClassEntry, confine
-from robustbench_local.evaluation.planning.plan import Plan
-from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS, Options, card_folders, make_plan
+from robustbench_local.evaluation.planning.goal import ClassEntry, override_goal
+from robustbench_local.evaluation.planning.plan import SamplePlan
+from robustbench_local.evaluation.planning.planner import (
+    TIMEOUT_SECONDS,
+    Options,
+    find_card_folders,
+    make_plan,
+)
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis import gates
-from robustbench_local.reports.writers.csv_files import outcomes_frame
+from robustbench_local.reports.writers.csv_files import load_outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store.records import EventRecord
 from robustbench_local.store.run_store import RunStore
@@ -27,21 +32,21 @@ from robustbench_local.store.run_store import RunStore
 if TYPE_CHECKING:
     import pandas as pd
 
-MAY_CHANGE = ("grid", "gates", "question", "name", "severity")
+CHANGEABLE_KEYS = ("grid", "gates", "question", "name", "severity")
 """What a resumed run takes from the grid file of today: its words, gates and severities decide no verdict."""
-_SEPARATORS = '/\\:*?"<>|' if os.name == "nt" else "/\\"
-_UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
-_TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+_PATH_SEPARATORS = '/\\:*?"<>|' if os.name == "nt" else "/\\"
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_BIDI_CHARACTERS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
 """Signs that nobody sees and that turn the text around them."""
-_DEVICES = frozenset(
+_WINDOWS_DEVICES = frozenset(
     {"CON", "PRN", "AUX", "NUL"} | {f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)}
 )
 """Names that Windows keeps for devices, whatever follows behind a dot."""
-MAX_PATH = 255
+MAX_NAME_BYTES = 255
 """Longest name of a folder that every file system takes."""
 
 
-class Run:
+class AttackFunction:
     """What a run directory holds, for reading.
 
     Args:
@@ -68,18 +73,18 @@ class Run:
     def outcomes(self) -> pd.DataFrame:
         """One row a cell and image, as in outcomes.csv."""
         with RunStore.open_readonly(self.directory) as store:
-            return outcomes_frame(store)
+            return load_outcomes_frame(store)
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every cell that can run has been run without an error."""
         with RunStore.open_readonly(self.directory) as store:
-            return all(cell.status in {"done", "skipped"} for cell in store.cells())
+            return all(cell.status in {"done", "skipped"} for cell in store.read_cells())
 
-    def gate(self) -> gates.GateReport:
+    def evaluate_gates(self) -> gates.GateReport:
         """The grid's gates, judged on what the run holds."""
         with RunStore.open_readonly(self.directory) as store:
-            return gates.judge(store)
+            return gates.judge_store(store)
 
     def report(self, out: Path | str | None = None) -> Path:
         """Write the report and everything beside it.
@@ -113,8 +118,8 @@ def run_grid(
     timeout: float | None = TIMEOUT_SECONDS,
     cell_timeout: float | None = None,
     recompute_damaged: bool = False,
-    listener: Listener | None = None,
-) -> Run:
+    listener: ProgressListener | None = None,
+) -> AttackFunction:
     """Run a grid, or go on with one that was interrupted.
 
     Args:
@@ -151,7 +156,7 @@ def run_grid(
     Raises:
         RobustbenchError: If the grid, a model or the data cannot be used at all, or the disk refuses.
     """
-    plan, directory = prepare(
+    plan, directory = prepare_run(
         grid,
         out=out,
         limit=limit,
@@ -170,10 +175,10 @@ def run_grid(
         timeout=timeout,
         cell_timeout=cell_timeout,
     )
-    return perform(plan, directory, listener or Listener(), recompute_damaged=recompute_damaged)
+    return execute_run(plan, directory, listener or ProgressListener(), recompute_damaged=recompute_damaged)
 
 
-def prepare(
+def prepare_run(
     grid: Path | str | dict[str, Any] | Grid | None,
     *,
     out: Path | str | None = None,
@@ -192,83 +197,86 @@ def prepare(
     cache: Path | str | None = None,
     timeout: float | None = TIMEOUT_SECONDS,
     cell_timeout: float | None = None,
-    only_plan: bool = False,
+    is_dry_run: bool = False,
     report: Callable[[str], None] = lambda _line: None,
-) -> tuple[Plan, Path]:
+) -> tuple[SamplePlan, Path]:
     """The plan of a run and its directory, nothing of which is written yet.
 
-    Defenses that are recipes are trained here unless their weights are in the cache; with ``only_plan``
+    Defenses that are recipes are trained here unless their weights are in the cache; with ``is_dry_run``
     untrained networks stand in for them, with a note. ``report`` receives lines of a training's progress.
     All else as in ``run_grid``.
     """
     wanted, base = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
-    wanted = _override(wanted, limit, seed, search_precision)
-    directory = run_directory(wanted, out)
+    wanted = _override_grid(wanted, limit, seed, search_precision)
+    directory = find_run_directory(wanted, out)
     folders = tuple(Path(folder) for folder in cards)
     options = Options(
-        base=base,
+        base_folder=base,
         device=device,
         batch_size=batch_size,
         workers=workers,
         compile_steps=compile_steps,
-        cards=folders,
+        card_folders=folders,
         allow_code=allow_code,
         allow_batch_dependence=allow_batch_dependence,
-        cache=None if cache is None else Path(cache),
-        timeout=_limit("timeout", timeout),
-        cell_timeout=_limit("cell_timeout", cell_timeout),
-        only_plan=only_plan,
+        cache_folder=None if cache is None else Path(cache),
+        timeout=_check_limit("timeout", timeout),
+        cell_timeout=_check_limit("cell_timeout", cell_timeout),
+        is_dry_run=is_dry_run,
         report=report,
     )
-    wanted = confine(wanted, sources, targets, card_folders(options))
+    wanted = override_goal(wanted, sources, targets, find_card_folders(options))
     return make_plan(wanted, options), directory
 
 
-def _limit(name: str, seconds: float | None) -> float | None:
+def _check_limit(name: str, seconds: float | None) -> float | None:
     """A limit in seconds; 0 is none."""
     if seconds is not None and not 0 <= seconds < math.inf:
         raise ConfigError(f"{name} is {seconds!r}", remedy="give seconds, or 0 for any time")
     return seconds or None
 
 
-def perform(
-    plan: Plan,
+def execute_run(
+    plan: SamplePlan,
     directory: Path,
-    listener: Listener,
-    leave: Callable[[], None] | None = None,
+    listener: ProgressListener,
+    exit_process: Callable[[], None] | None = None,
     *,
     recompute_damaged: bool = False,
-) -> Run:
+) -> AttackFunction:
     """Run a plan into its directory, from the start or from where it was interrupted.
 
     Args:
         plan: The plan.
         directory: Where the evidence goes.
         listener: Hears of progress.
-        leave: Ends this process when a model hangs in it and cannot be interrupted; None waits for it.
+        exit_process: Ends this process when a model hangs in it and cannot be interrupted; None waits for it.
         recompute_damaged: As in ``run_grid``.
 
     Raises:
         DamagedError: What the directory holds is damaged, and ``recompute_damaged`` is not set.
     """
-    listener.planned(plan)
+    listener.on_plan_ready(plan)
     with RunStore.create_or_open(
-        directory, resolved=plan.resolved, identity=plan.identity, recompute_damaged=recompute_damaged
+        directory,
+        resolved_yaml=plan.resolved_yaml,
+        identity=plan.identity,
+        recompute_damaged=recompute_damaged,
     ) as store:
-        _describe(plan, store)
-        execute(plan, store, listener, leave)
-    return Run(directory)
+        _write_metadata(plan, store)
+        execute_plan(plan, store, listener, exit_process)
+    return AttackFunction(directory)
 
 
-def run_directory(grid: Grid, out: Path | str | None) -> Path:
+def find_run_directory(grid: Grid, out: Path | str | None) -> Path:
     """The directory of a run.
 
     Raises:
         ConfigError: If the name cannot be a folder's.
     """
     directory = Path("runs") / (grid.name or "grid") if out is None else Path(out)
-    why = "" if out is not None else _unsafe_name(grid.name or "grid")
-    if "\0" in str(directory) or any(len(os.fsencode(part)) > MAX_PATH for part in directory.parts):
+    why = "" if out is not None else _explain_unsafe_name(grid.name or "grid")
+    if "\0" in str(directory) or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in directory.parts):
         why = why or "it has a NUL or a part that is too long"
     if why:
         raise ConfigError(
@@ -283,20 +291,20 @@ def run_directory(grid: Grid, out: Path | str | None) -> Path:
     return directory
 
 
-def _unsafe_name(name: str) -> str:
+def _explain_unsafe_name(name: str) -> str:
     """Why the name of a grid cannot be a folder's everywhere; empty if it can."""
-    if any(sign in _TURNING or unicodedata.category(sign) in _UNSEEN for sign in name):
+    if any(sign in _BIDI_CHARACTERS or unicodedata.category(sign) in _INVISIBLE_CATEGORIES for sign in name):
         return "it has signs that nobody sees"
-    if any(sign in name for sign in _SEPARATORS):
-        return f"it has one of {' '.join(_SEPARATORS)}"
+    if any(sign in name for sign in _PATH_SEPARATORS):
+        return f"it has one of {' '.join(_PATH_SEPARATORS)}"
     if name != name.strip() or name.startswith("-") or name.endswith("."):
         return "it begins with a dash, ends with a dot, or has spaces around it"
-    if name.split(".", 1)[0].strip().upper() in _DEVICES:
+    if name.split(".", 1)[0].strip().upper() in _WINDOWS_DEVICES:
         return "Windows has a device of that name"
     return ""
 
 
-def _override(grid: Grid, limit: int | None, seed: int | None, precision: Precision | None) -> Grid:
+def _override_grid(grid: Grid, limit: int | None, seed: int | None, precision: Precision | None) -> Grid:
     """The grid with the command line's limit, seed and precision."""
     if limit is not None:
         if limit < 1:
@@ -306,29 +314,31 @@ def _override(grid: Grid, limit: int | None, seed: int | None, precision: Precis
     return grid.model_copy(update={key: value for key, value in chosen.items() if value is not None})
 
 
-def _known_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
+def _merge_models(plan: SamplePlan, store: RunStore) -> list[dict[str, Any]]:
     """What is known about the models: what the run knew first, unless one could not be used then."""
-    first = {(about["id"], about["defense"]): about for about in store.meta("models") or ()}
+    first = {(about["id"], about["defense"]): about for about in store.read_meta("models") or ()}
     return [
         about
         if first.get(key := (about["id"], about["defense"]), about).get("problem")
         else first.get(key, about)
-        for about in plan.about["models"]
+        for about in plan.description["models"]
     ]
 
 
-def _describe(plan: Plan, store: RunStore) -> None:
+def _write_metadata(plan: SamplePlan, store: RunStore) -> None:
     """Write down what the report needs; a resumed run keeps its first description."""
-    if not store.resumed or store.meta("environment") is None:
-        store.update_meta(plan.about)
+    if not store.resumed or store.read_meta("environment") is None:
+        store.update_meta(plan.description)
         for line in plan.warnings:
-            store.add_event(EventRecord(time=now(), level="warning", message=line))
+            store.add_event(EventRecord(time=format_utc_now(), level="warning", message=line))
         return
-    store.update_meta({key: plan.about[key] for key in MAY_CHANGE} | {"models": _known_models(plan, store)})
-    before, here = store.meta("environment")["versions"], plan.about["environment"]["versions"]
+    store.update_meta(
+        {key: plan.description[key] for key in CHANGEABLE_KEYS} | {"models": _merge_models(plan, store)}
+    )
+    before, here = store.read_meta("environment")["versions"], plan.description["environment"]["versions"]
     changed = [
         f"{name} {before.get(name)} -> {here.get(name)}" for name in here if before.get(name) != here[name]
     ]
     if changed:
         line = f"resumed with other versions: {', '.join(changed)}; verdicts may differ in the last digits"
-        store.add_event(EventRecord(time=now(), level="warning", message=line))
+        store.add_event(EventRecord(time=format_utc_now(), level="warning", message=line))

@@ -18,13 +18,13 @@ a figure that they would round apart is as rare as one in a million."""
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A share of ``n`` images with its confidence interval.
+    """A share of ``image_count`` images with its confidence interval.
 
     With no images nothing is known: ``value`` is NaN and the interval is all of [0, 1].
     """
 
     value: float
-    """The share, in [0, 1]; NaN when ``n`` is 0."""
+    """The share, in [0, 1]; NaN when ``image_count`` is 0."""
     low: float
     """Lower end of the interval, in [0, 1]."""
     high: float
@@ -35,18 +35,18 @@ class Estimate:
     """Probability with which intervals made like this one hold the true share."""
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether there was any image to count."""
         return self.n > 0
 
     @property
     def count(self) -> int:
         """The numerator."""
-        return round(self.value * self.n) if self.known else 0
+        return round(self.value * self.n) if self.is_known else 0
 
-    def as_json(self, reason: str = "no image to count") -> dict[str, float | int | str | None]:
-        """The estimate for JSON, which has no NaN: ``null`` and a ``reason`` when there is no value."""
-        if not self.known:
+    def to_json(self, reason: str = "no image to count") -> dict[str, float | int | str | None]:
+        """The estimate for JSON, which has no NaN: ``null`` and a ``cause`` when there is no value."""
+        if not self.is_known:
             return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
@@ -64,18 +64,18 @@ class Comparison:
     p_value: float
     """Two-sided: how likely a split at least this uneven is if neither model is better."""
 
-    def significant(self, alpha: float = 0.05) -> bool:
+    def is_significant(self, alpha: float = 0.05) -> bool:
         """Whether the difference may be called one; otherwise the word is "tie"."""
         return self.p_value < alpha
 
-    def could_tell(self, alpha: float = 0.05) -> bool:
+    def has_enough_images(self, alpha: float = 0.05) -> bool:
         """Whether any split of so many images would be significant; if not, a tie says nothing."""
         return 0.5 ** (self.n - 1) < alpha if self.n else False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quartiles:
-    """Where a quarter, half and three quarters of ``n`` distances end, with an interval for the median.
+    """Where a quarter, half and three quarters of ``image_count`` distances end, with an interval for the median.
 
     Infinity stands for a distance that is larger than anyone looked for. With no distances all are NaN.
     """
@@ -94,7 +94,7 @@ class Quartiles:
     """Number of distances."""
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether there was any distance."""
         return self.n > 0
 
@@ -111,29 +111,29 @@ def round_figure(number: float) -> float:
     return float(f"{number:.{FIGURE_DIGITS}g}")
 
 
-def clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
+def compute_clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     """Exact interval for a share: never covers less than ``level``, whatever the true share.
 
     Args:
-        k: Images counted, 0 to ``n``.
+        k: Images counted, 0 to ``image_count``.
         n: All images.
         level: Confidence, in (0, 1).
 
     Raises:
-        ValueError: If ``k``, ``n`` or ``level`` is out of range.
+        ValueError: If ``k``, ``image_count`` or ``level`` is out of range.
 
     Source: Clopper and Pearson 1934, inverted binomial test through the beta distribution.
     """
-    _check(k, n, level)
+    _check_counts(k, n, level)
     if n == 0:
-        return _unknown(level)
+        return _build_unknown(level)
     tail = (1 - level) / 2
     low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
     high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
     return Estimate(value=k / n, low=round_figure(low), high=round_figure(high), n=n, level=level)
 
 
-def share_met_in_part(common: tuple[int, int], every: tuple[int, int], level: float = 0.95) -> Estimate:
+def estimate_partial_share(common: tuple[int, int], every: tuple[int, int], level: float = 0.95) -> Estimate:
     """The share of images that hold against several attacks of which each met only some of the images.
 
     An image that one attack broke is broken, whether or not the others met it. So the images that all attacks
@@ -149,26 +149,28 @@ def share_met_in_part(common: tuple[int, int], every: tuple[int, int], level: fl
         level: Confidence, in (0, 1).
 
     Returns:
-        An estimate whose ``n`` is that of the share it states. Without common images its lower end is 0.
+        An estimate whose ``image_count`` is that of the share it states. Without common images its lower end is 0.
 
     Raises:
         ValueError: If a count or ``level`` is out of range.
     """
-    whole = clopper_pearson(*every, level=level)
+    whole = compute_clopper_pearson(*every, level=level)
     if not common[1]:
-        return replace(whole, low=0.0) if whole.known else whole
-    met = clopper_pearson(*common, level=level)
+        return replace(whole, low=0.0) if whole.is_known else whole
+    met = compute_clopper_pearson(*common, level=level)
     half = (1 + level) / 2
-    high = min(clopper_pearson(*common, level=half).high, clopper_pearson(*every, level=half).high)
+    high = min(
+        compute_clopper_pearson(*common, level=half).high, compute_clopper_pearson(*every, level=half).high
+    )
     stated = min(met, whole, key=lambda one: one.value)
     return replace(stated, low=min(met.low, whole.low), high=high)
 
 
-def least_share(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[np.float64]:
+def compute_lower_bounds(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[np.float64]:
     """Exact one-sided lower bounds for shares: each exceeds its true share with probability at most alpha.
 
     Args:
-        k: Counts, 0 to ``n``, any shape.
+        k: Counts, 0 to ``image_count``, any shape.
         n: Trials behind each count, at least 1.
         alpha: Probability of claiming too much, in (0, 1).
 
@@ -181,22 +183,22 @@ def least_share(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[np.float6
     return np.where(counts > 0, betaincinv(np.maximum(counts, 1), n - counts + 1, alpha), 0.0)
 
 
-def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
+def compute_wilson(k: int, n: int, level: float = 0.95) -> Estimate:
     """Score interval for a share: shorter than Clopper-Pearson, covers ``level`` on average only.
 
     Args:
-        k: Images counted, 0 to ``n``.
+        k: Images counted, 0 to ``image_count``.
         n: All images.
         level: Confidence, in (0, 1).
 
     Raises:
-        ValueError: If ``k``, ``n`` or ``level`` is out of range.
+        ValueError: If ``k``, ``image_count`` or ``level`` is out of range.
 
     Source: Wilson 1927, without continuity correction.
     """
-    _check(k, n, level)
+    _check_counts(k, n, level)
     if n == 0:
-        return _unknown(level)
+        return _build_unknown(level)
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = k / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -206,7 +208,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Estimate:
     return Estimate(value=share, low=round_figure(low), high=round_figure(high), n=n, level=level)
 
 
-def quartiles(distances: Sequence[float], level: float = 0.95) -> Quartiles:
+def compute_quartiles(distances: Sequence[float], level: float = 0.95) -> Quartiles:
     """Quartiles that are distances which occurred, and an exact interval for the median.
 
     Args:
@@ -227,7 +229,7 @@ def quartiles(distances: Sequence[float], level: float = 0.95) -> Quartiles:
     return Quartiles(lower=lower, median=median, upper=upper, low=low, high=high, n=count)
 
 
-def bounded_mean(values: Sequence[float], *, most: float = 1.0, level: float = 0.95) -> Estimate:
+def estimate_bounded_mean(values: Sequence[float], *, most: float = 1.0, level: float = 0.95) -> Estimate:
     """A mean of numbers that lie in [0, ``most``], with an interval that needs no further assumption.
 
     The true distribution function lies within a band around the observed one (Dvoretzky, Kiefer and
@@ -246,7 +248,7 @@ def bounded_mean(values: Sequence[float], *, most: float = 1.0, level: float = 0
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n = len(ordered)
     if n == 0:
-        return _unknown(level)
+        return _build_unknown(level)
     if not (ordered[0] >= 0 and ordered[-1] <= most):
         raise ValueError(f"values must lie between 0 and {most}")
     band = min(1.0, math.sqrt(math.log(2 / (1 - level)) / (2 * n)))
@@ -259,7 +261,7 @@ def bounded_mean(values: Sequence[float], *, most: float = 1.0, level: float = 0
     return Estimate(value=round_figure(float(ordered.mean())), low=low, high=high, n=n, level=level)
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
+def compute_mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     """Exact McNemar test: is one model right more often than the other on the same images?
 
     Args:
@@ -281,7 +283,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
     return Comparison(n=len(pairs), only_first=only_first, only_second=only_second, p_value=p_value)
 
 
-def worst_case(verdicts: Sequence[Sequence[bool]]) -> list[bool]:
+def compute_worst_case(verdicts: Sequence[Sequence[bool]]) -> list[bool]:
     """Which images hold against every attack (trust invariant V6).
 
     Args:
@@ -298,12 +300,12 @@ def worst_case(verdicts: Sequence[Sequence[bool]]) -> list[bool]:
     return [all(row) for row in zip(*verdicts, strict=True)]
 
 
-def _check(k: int, n: int, level: float) -> None:
+def _check_counts(k: int, n: int, level: float) -> None:
     if not 0 <= k <= n:
         raise ValueError(f"the count must lie between 0 and n, got {k} of {n}")
     if not 0 < level < 1:
         raise ValueError(f"the confidence level must lie between 0 and 1, got {level}")
 
 
-def _unknown(level: float) -> Estimate:
+def _build_unknown(level: float) -> Estimate:
     return Estimate(value=math.nan, low=0.0, high=1.0, n=0, level=level)

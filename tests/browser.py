@@ -10,14 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-BROWSER = next(
+BROWSER_PATH = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
 )
-_FLAGS = (
+_BROWSER_FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--allow-file-access-from-files", "--hide-scrollbars",
 )  # fmt: skip
-_LOOKER = """<!doctype html><meta charset="utf-8"><body><pre id="found"></pre><script>
+_MEASURING_PAGE = """<!doctype html><meta charset="utf-8"><body><pre id="found"></pre><script>
 const widths = %s, found = [];
 const scrolls = (one, frame) => {
   for (let up = one.parentElement; up; up = up.parentElement) {
@@ -57,9 +57,14 @@ def measure_page(page: Path, widths: tuple[int, ...] = (390, 768, 1280)) -> list
     with tempfile.TemporaryDirectory() as folder:
         looker = Path(folder, "look.html")
         looker.write_text(
-            _LOOKER % (json.dumps(widths), json.dumps(page.resolve().as_uri())), encoding="utf-8"
+            _MEASURING_PAGE % (json.dumps(widths), json.dumps(page.resolve().as_uri())), encoding="utf-8"
         )
-        command = [str(BROWSER), *_FLAGS, f"--user-data-dir={folder}/profile", "--virtual-time-budget=20000"]
+        command = [
+            str(BROWSER_PATH),
+            *_BROWSER_FLAGS,
+            f"--user-data-dir={folder}/profile",
+            "--virtual-time-budget=20000",
+        ]
         done = subprocess.run(
             [*command, "--dump-dom", looker.as_uri()], capture_output=True, timeout=120, check=True
         )
@@ -70,12 +75,12 @@ def measure_page(page: Path, widths: tuple[int, ...] = (390, 768, 1280)) -> list
     return found
 
 
-def take_picture(page: Path, picture: Path, width: int, height: int = 2400) -> None:
+def save_screenshot(page: Path, picture: Path, width: int, height: int = 2400) -> None:
     """A screenshot, for people."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            str(BROWSER),
-            *_FLAGS,
+            str(BROWSER_PATH),
+            *_BROWSER_FLAGS,
             f"--user-data-dir={folder}/profile",
             f"--window-size={width},{height}",
         ]

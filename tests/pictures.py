@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 
-def pixels(*shape: int, seed: int = 0) -> np.ndarray:
+def build_pixels(*shape: int, seed: int = 0) -> np.ndarray:
     """Random bytes of this shape."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
@@ -20,7 +20,7 @@ def save_picture(
 ) -> Path:
     """Write a random image; ``size`` is (width, height) as Pillow has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = pixels(size[1], size[0], Image.getmodebands(mode), seed=seed).tobytes()
+    content = build_pixels(size[1], size[0], Image.getmodebands(mode), seed=seed).tobytes()
     Image.frombytes(mode, size, content).save(path, **options)
     return path
 

@@ -7,7 +7,7 @@ from typing import Any
 from robustbench_local.store.records import OutcomeRecord
 
 
-def outcome(**changes: Any) -> OutcomeRecord:
+def make_outcome_record(**changes: Any) -> OutcomeRecord:
     """An image that is classified correctly and was not misclassified under attack."""
     fields: dict[str, Any] = {
         "cell": "k" * 64, "position": 0, "image": "test/0", "label": 0, "clean_prediction": 0,

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from robustbench_local.attacks import make_attack
-from robustbench_local.config.cards import expand, find_card
+from robustbench_local.config.cards import expand_card, find_card
 from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.grid.schema import GateEntry
@@ -56,7 +56,7 @@ def test_everything_else_is_refused_everywhere(written):
     card = find_card("pgd50-linf-8", kind="attack")
     if written is not None:
         with pytest.raises(ConfigError):
-            expand(card, {"eps": [written]}, parameters=())
+            expand_card(card, {"eps": [written]}, parameters=())
         with pytest.raises(ConfigError):
             make_attack("pgd", {"step_size": written})
         with pytest.raises(ConfigError):
@@ -67,7 +67,7 @@ def test_everything_else_is_refused_everywhere(written):
 
 def test_every_place_reads_the_same_number():
     card = find_card("pgd50-linf-8", kind="attack")
-    (variant,) = expand(card, {"eps": "0.5/255"}, parameters=())
+    (variant,) = expand_card(card, {"eps": "0.5/255"}, parameters=())
     assert variant.threat.eps == 0.5 / 255
     assert variant.name == "pgd50-linf-0.5"
     assert make_attack("pgd", {"step_size": " 0.5 / 255 "}).step_size == 0.5 / 255

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from robustbench_local.errors import ConfigError, LockedError
-from robustbench_local.evaluation.execution.progress_listener import Listener
-from robustbench_local.run import Run, prepare, run_grid
+from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.run import AttackFunction, prepare_run, run_grid
 from robustbench_local.store.run_store import RunStore
 
 
@@ -17,26 +17,26 @@ def verdicts(run):
     return run.outcomes.drop(columns=["seconds"])
 
 
-class Stops(Listener):
+class Stops(ProgressListener):
     """Interrupts after so many batches."""
 
     def __init__(self, after):
         self.left = after
 
-    def advanced(self, cell, done):
+    def on_batch_end(self, cell, done):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
 
 
-class Counts(Listener):
+class Counts(ProgressListener):
     def __init__(self):
         self.started_cells, self.batches = 0, 0
 
-    def started(self, cell, done):
+    def on_cell_start(self, cell, done):
         self.started_cells += 1
 
-    def advanced(self, cell, done):
+    def on_batch_end(self, cell, done):
         self.batches += 1
 
 
@@ -50,7 +50,7 @@ def test_a_run_holds_every_cell_and_every_image(workplace):
     ]
     assert all(cell["status"] == "done" and cell["n"] == 40 for cell in cells)
     assert len(run.outcomes) == 240
-    assert run.complete
+    assert run.is_complete
     for cell in cells:
         counts = cell["counts"]
         assert counts["robust"] == counts["clean_correct"] - counts["broken"]
@@ -65,7 +65,7 @@ def test_an_interrupted_run_goes_on_to_the_same_outcomes(workplace, after):
     whole = run_grid("grid.yaml", out="whole", device="cpu", batch_size=16)
     with pytest.raises(KeyboardInterrupt):
         run_grid("grid.yaml", out="cut", device="cpu", batch_size=16, listener=Stops(after))
-    assert not Run("cut").complete
+    assert not AttackFunction("cut").is_complete
     resumed = run_grid("grid.yaml", out="cut", device="cpu", batch_size=16)
     assert verdicts(resumed).equals(verdicts(whole))
 
@@ -104,9 +104,9 @@ def test_other_weights_under_the_same_name_are_refused(workplace):
 
 
 def test_two_runs_on_one_directory_are_kept_apart(workplace):
-    plan, directory = prepare("grid.yaml", out="out", device="cpu")
+    plan, directory = prepare_run("grid.yaml", out="out", device="cpu")
     with (
-        RunStore.create_or_open(directory, resolved=plan.resolved, identity=plan.identity),
+        RunStore.create_or_open(directory, resolved_yaml=plan.resolved_yaml, identity=plan.identity),
         pytest.raises(LockedError),
     ):
         run_grid("grid.yaml", out="out", device="cpu")
@@ -123,10 +123,10 @@ def test_one_failing_cell_does_not_stop_the_others(workplace, monkeypatch):
     standing = {(cell["model"], cell["attack"]): cell["standing"] for cell in run.results["cells"]}
     assert standing["first", "fgsm-linf-8"] == standing["second", "fgsm-linf-8"] == "error"
     assert sorted(standing.values()).count("done") == 4
-    assert not run.complete
+    assert not run.is_complete
     assert "no such thing" in run.results["cells"][0]["error"]
     monkeypatch.undo()
-    assert run_grid(workplace / "grid.yaml", out=workplace / "out", device="cpu").complete
+    assert run_grid(workplace / "grid.yaml", out=workplace / "out", device="cpu").is_complete
 
 
 @pytest.mark.slow
@@ -150,8 +150,8 @@ def test_a_name_that_leaves_the_folder_is_refused(workplace, name):
 def test_the_gallery_keeps_the_first_broken_images_of_each_cell(workplace):
     run = run_grid("grid.yaml", out="out", device="cpu", batch_size=16)
     with RunStore.open_readonly(run.directory) as store:
-        cell = store.cells()[2]
-        broken = [row.position for row in store.outcomes(cell.key) if row.broken][:8]
+        cell = store.read_cells()[2]
+        broken = [row.position for row in store.read_outcomes(cell.key) if row.broken][:8]
         arrays = store.load_arrays(cell.key)
     assert arrays["positions"].tolist() == broken
     change = abs(arrays["adversarial"] - arrays["original"]).max()
@@ -159,20 +159,20 @@ def test_the_gallery_keeps_the_first_broken_images_of_each_cell(workplace):
 
 
 def test_the_plan_counts_at_least_the_passes_that_are_spent(workplace):
-    plan, _ = prepare("grid.yaml", out="out", device="cpu")
+    plan, _ = prepare_run("grid.yaml", out="out", device="cpu")
     run = run_grid("grid.yaml", out="out", device="cpu")
     for planned, cell in zip(plan.cells, run.results["cells"], strict=True):
-        assert cell["forward_passes"] <= planned.passes[0]
-        assert cell["backward_passes"] <= planned.passes[1]
+        assert cell["forward_passes"] <= planned.max_passes[0]
+        assert cell["backward_passes"] <= planned.max_passes[1]
 
 
 def test_a_search_in_bf16_is_another_run_and_says_so(workplace):
     run = run_grid("grid.yaml", out="quick", device="cpu", limit=8, search_precision="bf16")
     with RunStore.open_readonly(run.directory) as store:
-        notes = {cell.card: cell.note for cell in store.cells()}
+        notes = {cell.card: cell.note for cell in store.read_cells()}
     assert "searched in bf16" in notes["pgd50-linf-8"]
     assert "searched in bf16" not in notes["fgsm-linf-8"]
     with pytest.raises(ConfigError, match=r"search_precision: bf16 there, fp32 here"):
         run_grid("grid.yaml", out="quick", device="cpu", limit=8)
-    sizes = RunStore.open_readonly(run.directory).meta("batch sizes")
+    sizes = RunStore.open_readonly(run.directory).read_meta("batch sizes")
     assert set(sizes) == {"first", "second"}

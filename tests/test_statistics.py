@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from robustbench_local.statistics import (
     Estimate,
-    bounded_mean,
-    clopper_pearson,
-    least_share,
-    mcnemar,
-    quartiles,
+    compute_clopper_pearson,
+    compute_lower_bounds,
+    compute_mcnemar,
+    compute_quartiles,
+    compute_wilson,
+    compute_worst_case,
+    estimate_bounded_mean,
     round_figure,
-    wilson,
-    worst_case,
 )
 
 
@@ -44,11 +44,11 @@ def test_the_last_digits_of_every_computed_figure_are_rounded():
     figures = [
         end
         for hits in k
-        for one in (clopper_pearson(hits, 500), wilson(hits, 500))
+        for one in (compute_clopper_pearson(hits, 500), compute_wilson(hits, 500))
         for end in (one.low, one.high)
     ]
-    figures += [mcnemar([True] * 40 + [False] * 21, [False] * 40 + [True] * 21).p_value]
-    mean = bounded_mean([0.1, 0.7, 1 / 3] * 100)
+    figures += [compute_mcnemar([True] * 40 + [False] * 21, [False] * 40 + [True] * 21).p_value]
+    mean = estimate_bounded_mean([0.1, 0.7, 1 / 3] * 100)
     for figure in [*figures, mean.value, mean.low, mean.high]:
         beside = [math.nextafter(figure, 0), math.nextafter(figure, 1)]
         assert [round_figure(one) for one in beside] == [figure, figure]
@@ -68,7 +68,7 @@ def test_the_last_digits_of_every_computed_figure_are_rounded():
     ],
 )
 def test_clopper_pearson_gives_the_published_intervals(k, n, low, high):
-    estimate = clopper_pearson(k, n)
+    estimate = compute_clopper_pearson(k, n)
     assert estimate.low == pytest.approx(low, abs=6e-5)
     assert estimate.high == pytest.approx(high, abs=6e-5)
 
@@ -78,7 +78,7 @@ def test_clopper_pearson_gives_the_published_intervals(k, n, low, high):
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_wilson_gives_newcombes_table(k, n, low, high):
-    estimate = wilson(k, n)
+    estimate = compute_wilson(k, n)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=6e-5)
 
 
@@ -89,7 +89,7 @@ def test_wilson_gives_newcombes_table(k, n, low, high):
 )
 def test_the_ends_invert_the_binomial_test(counts, level):
     k, n = counts
-    estimate = clopper_pearson(k, n, level)
+    estimate = compute_clopper_pearson(k, n, level)
     tail = (1 - level) / 2
     if k > 0:
         assert 1 - binomial_cdf(k - 1, n, estimate.low) == pytest.approx(tail, rel=1e-6)
@@ -105,12 +105,12 @@ def test_clopper_pearson_covers_at_least_its_level(share):
     covered = sum(
         comb(n, k) * share**k * (1 - share) ** (n - k)
         for k in range(n + 1)
-        if clopper_pearson(k, n).low <= share <= clopper_pearson(k, n).high
+        if compute_clopper_pearson(k, n).low <= share <= compute_clopper_pearson(k, n).high
     )
     assert covered >= 0.95
 
 
-@pytest.mark.parametrize("interval", [clopper_pearson, wilson])
+@pytest.mark.parametrize("interval", [compute_clopper_pearson, compute_wilson])
 def test_no_images_means_nothing_is_known(interval):
     estimate = interval(0, 0)
     assert math.isnan(estimate.value)
@@ -121,10 +121,10 @@ def test_no_images_means_nothing_is_known(interval):
 
 def test_a_known_estimate_needs_no_reason():
     estimate = Estimate(value=0.5, low=0.4, high=0.6, n=100)
-    assert estimate.as_json() == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
+    assert estimate.to_json() == {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
 
 
-@pytest.mark.parametrize("interval", [clopper_pearson, wilson])
+@pytest.mark.parametrize("interval", [compute_clopper_pearson, compute_wilson])
 @pytest.mark.parametrize(("k", "n", "level"), [(-1, 5, 0.95), (6, 5, 0.95), (1, 5, 0.0), (1, 5, 1.0)])
 def test_impossible_counts_are_refused(interval, k, n, level):
     with pytest.raises(ValueError, match="must lie between"):
@@ -139,7 +139,7 @@ def test_mcnemar_equals_enumerating_every_split(only_first, only_second):
     unevenness = abs(only_first - only_second)
     splits = list(itertools.product([0, 1], repeat=differing))
     as_uneven = sum(abs(differing - 2 * sum(split)) >= unevenness for split in splits)
-    comparison = mcnemar(first, second)
+    comparison = compute_mcnemar(first, second)
     assert comparison.p_value == pytest.approx(as_uneven / len(splits))
     assert (comparison.only_first, comparison.only_second, comparison.n) == (
         only_first,
@@ -149,13 +149,13 @@ def test_mcnemar_equals_enumerating_every_split(only_first, only_second):
 
 
 def test_six_to_nothing_is_the_smallest_significant_split():
-    assert mcnemar([True] * 6, [False] * 6).significant()
-    assert not mcnemar([True] * 5, [False] * 5).significant()
+    assert compute_mcnemar([True] * 6, [False] * 6).is_significant()
+    assert not compute_mcnemar([True] * 5, [False] * 5).is_significant()
 
 
 def test_models_on_different_images_cannot_be_paired():
     with pytest.raises(ValueError, match=r"shorter|longer"):
-        mcnemar([True], [True, False])
+        compute_mcnemar([True], [True, False])
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
@@ -165,14 +165,14 @@ def test_models_on_different_images_cannot_be_paired():
     )
 )
 def test_the_worst_case_is_at_most_the_worst_attack(verdicts):
-    worst = worst_case(verdicts)
+    worst = compute_worst_case(verdicts)
     assert sum(worst) <= min(sum(attack) for attack in verdicts)
     assert all(held == all(attack[i] for attack in verdicts) for i, held in enumerate(worst))
 
 
 def test_the_worst_case_of_nothing_is_refused():
     with pytest.raises(ValueError, match="at least one attack"):
-        worst_case([])
+        compute_worst_case([])
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_worst_case_of_nothing_is_refused():
 )
 def test_the_medians_interval_lies_between_the_tabulated_ranks(count, low, high):
     """Ranks as printed in tables of nonparametric 95 % intervals for the median."""
-    found = quartiles(range(count, 0, -1))
+    found = compute_quartiles(range(count, 0, -1))
     assert (found.low, found.high, found.n) == (low, high, count)
     assert found.median == math.ceil(count / 2)
 
@@ -192,31 +192,31 @@ def test_the_medians_interval_covers_it_and_is_the_shortest_that_does(count):
     def missed(rank: int) -> float:
         return 2 * sum(comb(count, below) for below in range(rank)) / 2**count
 
-    rank = int(quartiles(range(1, count + 1)).low)
+    rank = int(compute_quartiles(range(1, count + 1)).low)
     assert missed(rank) <= 0.05 < missed(rank + 1)
 
 
 def test_quartiles_are_distances_that_occurred_and_infinite_ones_count():
-    found = quartiles([3.0, math.inf, 1.0, math.inf, 2.0, math.inf, 4.0])
+    found = compute_quartiles([3.0, math.inf, 1.0, math.inf, 2.0, math.inf, 4.0])
     assert (found.lower, found.median, found.upper) == (2.0, 4.0, math.inf)
-    assert not quartiles([]).known
-    assert math.isnan(quartiles([]).median)
+    assert not compute_quartiles([]).is_known
+    assert math.isnan(compute_quartiles([]).median)
 
 
 def test_the_least_share_is_where_the_count_becomes_that_unlikely():
     """One-sided: at the bound, so many or more are counted with probability alpha exactly."""
     counts, n, alpha = [0, 1, 50, 99, 100], 100, 0.001
-    bounds = least_share(counts, n, alpha)
+    bounds = compute_lower_bounds(counts, n, alpha)
     assert bounds[0] == 0.0
     for k, bound in zip(counts[1:], bounds[1:], strict=True):
         assert 1 - binomial_cdf(k - 1, n, bound) == pytest.approx(alpha, rel=1e-6)
     assert bounds[-1] == pytest.approx(alpha ** (1 / n))  # Cohen et al. 2019: all votes agree
-    assert least_share(7, 10, 0.025) == pytest.approx(clopper_pearson(7, 10).low)
+    assert compute_lower_bounds(7, 10, 0.025) == pytest.approx(compute_clopper_pearson(7, 10).low)
 
 
 def test_least_shares_exceed_the_truth_no_more_often_than_alpha():
     n, alpha, share = 60, 0.02, 0.8
-    too_high = least_share(list(range(n + 1)), n, alpha) > share
+    too_high = compute_lower_bounds(list(range(n + 1)), n, alpha) > share
     chance = math.fsum(comb(n, k) * share**k * (1 - share) ** (n - k) for k in range(n + 1) if too_high[k])
     assert 0 < chance <= alpha
 
@@ -224,7 +224,7 @@ def test_least_shares_exceed_the_truth_no_more_often_than_alpha():
 @pytest.mark.parametrize("values", [[0.3], [0.0, 0.5, 0.5, 1.0] * 20, [i / 400 for i in range(200)]])
 def test_the_interval_of_a_mean_is_that_of_the_band_around_the_distribution(values):
     most, steps = 1.0, 20_000
-    found = bounded_mean(values, most=most)
+    found = estimate_bounded_mean(values, most=most)
     band = math.sqrt(math.log(2 / 0.05) / (2 * len(values)))
     # the mean is the area above the distribution function; here by the midpoint rule
     below = [sum(value <= (i + 0.5) / steps for value in values) / len(values) for i in range(0, steps, 40)]
@@ -237,15 +237,15 @@ def test_the_interval_of_a_mean_is_that_of_the_band_around_the_distribution(valu
 
 def test_the_interval_of_a_mean_is_never_wider_than_hoeffdings_and_ends_at_the_range():
     values = [0.01] * 95 + [0.4] * 5
-    found = bounded_mean(values, most=0.4)
+    found = estimate_bounded_mean(values, most=0.4)
     hoeffding = 0.4 * math.sqrt(math.log(2 / 0.05) / 200)
     assert found.high <= found.value + hoeffding + 1e-12
     assert found.low >= found.value - hoeffding - 1e-12
-    assert bounded_mean([0.4] * 50, most=0.4).high == pytest.approx(0.4)
+    assert estimate_bounded_mean([0.4] * 50, most=0.4).high == pytest.approx(0.4)
 
 
 def test_a_mean_of_nothing_is_unknown_and_of_values_out_of_range_refused():
-    assert not bounded_mean([]).known
+    assert not estimate_bounded_mean([]).is_known
     for wrong in ([1.5], [-0.1], [math.nan]):
         with pytest.raises(ValueError, match="between"):
-            bounded_mean(wrong)
+            estimate_bounded_mean(wrong)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from robustbench_local.config import strict_yaml as strict
-from robustbench_local.config.strict_yaml import MAX_DEPTH, MAX_OPEN_BRACKETS, parse_yaml, read_yaml
+from robustbench_local.config.strict_yaml import MAX_OPEN_BRACKETS, MAX_YAML_DEPTH, parse_yaml, read_yaml
 from robustbench_local.errors import ConfigError
 
 
@@ -90,14 +90,14 @@ def test_what_cannot_be_read_is_one_line(text: str) -> None:
 )
 def test_what_is_nested_without_end_is_refused_at_once(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scanned = 0
-    fetch = strict._Loader.fetch_more_tokens
+    fetch = strict._StrictLoader.fetch_more_tokens
 
     def count(loader):
         nonlocal scanned
         scanned += 1
         return fetch(loader)
 
-    monkeypatch.setattr(strict._Loader, "fetch_more_tokens", count)
+    monkeypatch.setattr(strict._StrictLoader, "fetch_more_tokens", count)
     with pytest.raises(ConfigError):
         parse(text)
     assert scanned < 1000
@@ -108,9 +108,9 @@ def nested(depth: int) -> str:
 
 
 def test_depth_on_either_side_of_the_limit() -> None:
-    parse(nested(MAX_DEPTH - 2))
+    parse(nested(MAX_YAML_DEPTH - 2))
     with pytest.raises(ConfigError, match="nested too deeply"):
-        parse(nested(MAX_DEPTH))
+        parse(nested(MAX_YAML_DEPTH))
 
 
 def test_open_brackets_in_text_are_few() -> None:
@@ -125,7 +125,7 @@ def test_a_mark_at_the_beginning_is_no_key(tmp_path: Path) -> None:
     assert read_yaml(path, ConfigError) == {"a": 1}
 
 
-class Sample(strict.Strict):
+class Sample(strict.StrictModel):
     count: int | None = None
     share: Annotated[float, Field(gt=0)] | Literal["all"] = 1.0
     flag: bool | int = False

@@ -8,11 +8,11 @@ import importlib.util
 import warnings
 from dataclasses import dataclass
 
-from benchmarks.job import Run
+from benchmarks.job import AttackFunction
 
 
 @dataclass(frozen=True)
-class Peer:
+class PeerLibrary:
     """A library that attacks.
 
     Args:
@@ -27,17 +27,17 @@ class Peer:
     adapter: str
     package: str
     distribution: str
-    install: str
+    pip_arguments: str
 
-    def installed(self) -> bool:
+    def is_installed(self) -> bool:
         """Whether it can be imported."""
         return importlib.util.find_spec(self.package) is not None
 
-    def version(self) -> str:
+    def get_version(self) -> str:
         """Its version."""
         return importlib.metadata.version(self.distribution)
 
-    def methods(self) -> dict[str, Run]:
+    def load_methods(self) -> dict[str, AttackFunction]:
         """Its methods by the names of ``rows``; importing it may take seconds."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -46,24 +46,24 @@ class Peer:
 
 
 PEERS = (
-    Peer(
+    PeerLibrary(
         "torchattacks", "with_torchattacks", "torchattacks", "torchattacks", "--no-deps torchattacks==3.5.1"
     ),
-    Peer("pyautoattack", "with_pyautoattack", "pyautoattack", "pyautoattack", "pyautoattack"),
-    Peer("foolbox", "with_foolbox", "foolbox", "foolbox", "foolbox"),
-    Peer(
+    PeerLibrary("pyautoattack", "with_pyautoattack", "pyautoattack", "pyautoattack", "pyautoattack"),
+    PeerLibrary("foolbox", "with_foolbox", "foolbox", "foolbox", "foolbox"),
+    PeerLibrary(
         "ART",
         "with_art",
         "art",
         "adversarial-robustness-toolbox",
         "--no-deps adversarial-robustness-toolbox six scikit-learn joblib threadpoolctl",
     ),
-    Peer(
+    PeerLibrary(
         "adv-lib",
         "with_adv_lib",
         "adv_lib",
         "adv-lib",
         "adv-lib  # builds visdom: PIP_BUILD_CONSTRAINT with setuptools<80",
     ),
-    Peer("secml-torch", "with_secml", "secmlt", "secml-torch", "--no-deps secml-torch"),
+    PeerLibrary("secml-torch", "with_secml", "secmlt", "secml-torch", "--no-deps secml-torch"),
 )

@@ -10,10 +10,10 @@ from art.attacks import evasion
 from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
-from benchmarks.job import Job, Run
+from benchmarks.job import AttackFunction, BenchmarkJob
 
 
-def _estimator(job: Job) -> PyTorchClassifier:
+def _build_estimator(job: BenchmarkJob) -> PyTorchClassifier:
     return PyTorchClassifier(
         model=job.module,
         loss=nn.CrossEntropyLoss(),
@@ -24,22 +24,22 @@ def _estimator(job: Job) -> PyTorchClassifier:
     )
 
 
-def _run(job: Job, attack: Any) -> Tensor:
+def _run_attack(job: BenchmarkJob, attack: Any) -> Tensor:
     np.random.seed(job.seed)
     torch.manual_seed(job.seed)
     found = attack.generate(x=job.images.cpu().numpy(), y=job.labels.cpu().numpy())
     return torch.from_numpy(found).to(job.images)
 
 
-def _fgsm(job: Job) -> Tensor:
+def _run_fgsm(job: BenchmarkJob) -> Tensor:
     size = len(job.images)
-    attack = evasion.FastGradientMethod(_estimator(job), eps=job.eps, eps_step=job.eps, batch_size=size)
-    return _run(job, attack)
+    attack = evasion.FastGradientMethod(_build_estimator(job), eps=job.eps, eps_step=job.eps, batch_size=size)
+    return _run_attack(job, attack)
 
 
-def _pgd(job: Job) -> Tensor:
+def _run_pgd(job: BenchmarkJob) -> Tensor:
     attack = evasion.ProjectedGradientDescentPyTorch(
-        _estimator(job),
+        _build_estimator(job),
         eps=job.eps,
         eps_step=job.step_size,
         max_iter=job.steps,
@@ -47,12 +47,12 @@ def _pgd(job: Job) -> Tensor:
         batch_size=len(job.images),
         verbose=False,
     )
-    return _run(job, attack)
+    return _run_attack(job, attack)
 
 
-def _apgd(job: Job) -> Tensor:
+def _run_apgd(job: BenchmarkJob) -> Tensor:
     attack = evasion.AutoProjectedGradientDescent(
-        _estimator(job),
+        _build_estimator(job),
         eps=job.eps,
         eps_step=2 * job.eps,
         max_iter=job.steps,
@@ -61,27 +61,27 @@ def _apgd(job: Job) -> Tensor:
         loss_type="cross_entropy",
         verbose=False,
     )
-    return _run(job, attack)
+    return _run_attack(job, attack)
 
 
-def _square(job: Job) -> Tensor:
+def _run_square(job: BenchmarkJob) -> Tensor:
     attack = evasion.SquareAttack(
-        _estimator(job), eps=job.eps, max_iter=job.steps, batch_size=len(job.images), verbose=False
+        _build_estimator(job), eps=job.eps, max_iter=job.steps, batch_size=len(job.images), verbose=False
     )
-    return _run(job, attack)
+    return _run_attack(job, attack)
 
 
-def _deepfool(job: Job) -> Tensor:
+def _run_deepfool(job: BenchmarkJob) -> Tensor:
     attack = evasion.DeepFool(
-        _estimator(job), max_iter=job.steps, epsilon=0.02, batch_size=len(job.images), verbose=False
+        _build_estimator(job), max_iter=job.steps, epsilon=0.02, batch_size=len(job.images), verbose=False
     )
-    return _run(job, attack)
+    return _run_attack(job, attack)
 
 
-METHODS: dict[str, Run] = {
-    "fgsm": _fgsm,
-    "pgd": _pgd,
-    "apgd": _apgd,
-    "square": _square,
-    "deepfool": _deepfool,
+METHODS: dict[str, AttackFunction] = {
+    "fgsm": _run_fgsm,
+    "pgd": _run_pgd,
+    "apgd": _run_apgd,
+    "square": _run_square,
+    "deepfool": _run_deepfool,
 }

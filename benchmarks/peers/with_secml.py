@@ -14,17 +14,17 @@ from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.job import Job, Run
+from benchmarks.job import AttackFunction, BenchmarkJob
 
 
-def _run(job: Job, attack: Any) -> Tensor:
+def _run_attack(job: BenchmarkJob, attack: Any) -> Tensor:
     torch.manual_seed(job.seed)
     images = DataLoader(TensorDataset(job.images, job.labels), batch_size=len(job.images))
     found = attack(BasePyTorchClassifier(job.module), images)
     return torch.cat([batch for batch, _ in found])
 
 
-def _pgd(job: Job) -> Tensor:
+def _run_pgd(job: BenchmarkJob) -> Tensor:
     attack = PGD(
         perturbation_model=LpPerturbationModels.LINF,
         epsilon=job.eps,
@@ -33,21 +33,21 @@ def _pgd(job: Job) -> Tensor:
         random_start=True,
         backend=Backends.NATIVE,
     )
-    return _run(job, attack)
+    return _run_attack(job, attack)
 
 
-def _fmn(job: Job) -> Tensor:
+def _run_fmn(job: BenchmarkJob) -> Tensor:
     attack = FMN(
         perturbation_model=LpPerturbationModels.LINF,
         num_steps=job.steps,
         step_size=1.0,
         backend=Backends.NATIVE,
     )
-    return _run(job, attack)
+    return _run_attack(job, attack)
 
 
-METHODS: dict[str, Run] = {
-    "pgd": _pgd,
-    "ddn": lambda job: _run(job, DDN(num_steps=job.steps, backend=Backends.NATIVE)),
-    "fmn": _fmn,
+METHODS: dict[str, AttackFunction] = {
+    "pgd": _run_pgd,
+    "ddn": lambda job: _run_attack(job, DDN(num_steps=job.steps, backend=Backends.NATIVE)),
+    "fmn": _run_fmn,
 }

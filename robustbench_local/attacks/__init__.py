@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustbench_local.attacks.adapters.libraries import PREFIX, TorchattacksAttack
+from robustbench_local.attacks.adapters.libraries import TORCHATTACKS_PREFIX, TorchattacksAttack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.config import cards as catalogue
 from robustbench_local.config import hyperparameters as parameters
 from robustbench_local.config.cards import Card
-from robustbench_local.config.hyperparameters import build
+from robustbench_local.config.hyperparameters import build_dataclass
 from robustbench_local.config.registry import Registry
 
 ATTACKS: Registry[Attack] = Registry(
@@ -60,33 +60,33 @@ def make_attack(name: str, given: Mapping[str, Any] | None = None) -> Attack:
         ConfigError: If the name, a parameter or a value is wrong.
     """
     given = given or {}
-    if name.startswith(PREFIX):
-        return TorchattacksAttack(name=name.removeprefix(PREFIX), parameters=given)
-    return build(ATTACKS[name], given, where=f"attack {name!r}")
+    if name.startswith(TORCHATTACKS_PREFIX):
+        return TorchattacksAttack(name=name.removeprefix(TORCHATTACKS_PREFIX), parameters=given)
+    return build_dataclass(ATTACKS[name], given, where=f"attack {name!r}")
 
 
-def parameter_names(name: str) -> tuple[str, ...]:
+def list_parameter_names(name: str) -> tuple[str, ...]:
     """The hyper-parameters that an attack takes, by name.
 
     Raises:
         ConfigError: If there is no such attack.
     """
-    if name.startswith(PREFIX):
-        return TorchattacksAttack(name=name.removeprefix(PREFIX)).parameter_names()
-    return parameters.parameter_names(ATTACKS[name])
+    if name.startswith(TORCHATTACKS_PREFIX):
+        return TorchattacksAttack(name=name.removeprefix(TORCHATTACKS_PREFIX)).list_parameter_names()
+    return parameters.list_parameter_names(ATTACKS[name])
 
 
-def expand(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
+def expand_attack_card(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
     """The variants of an attack's card that a grid file asks for: one for each eps.
 
     Args:
         card: An attack's card.
-        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
+        overrides: Keys of its threat model (``compute_eps`` may be a list) and hyper-parameters.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.
     """
-    cards = catalogue.expand(card, overrides, parameters=parameter_names(card.method))
+    cards = catalogue.expand_card(card, overrides, parameters=list_parameter_names(card.method))
     for variant in cards:
         make_attack(variant.method, variant.parameters)
     return cards

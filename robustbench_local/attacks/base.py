@@ -10,11 +10,11 @@ from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
-_ENOUGH: dict[Access, str] = {"labels": "hopskipjump or boundary", "scores": "square or spsa"}
+_ATTACKS_BY_ACCESS: dict[Access, str] = {"labels": "hopskipjump or boundary", "scores": "square or spsa"}
 """Attacks for a model that gives no more."""
 
 Knowledge = Literal["white-box", "scores", "labels", "transfer", "naive"]
@@ -41,10 +41,10 @@ class Attack(ABC):
     """What it needs of the classifier."""
     per_image: ClassVar[bool] = True
     """Whether an image's result is independent of its batch. If not, the harness hands over fixed groups."""
-    refills: ClassVar[bool] = False
+    uses_engine: ClassVar[bool] = False
     """Whether it runs on the engine, which never gives the classifier more than its batch size at a time,
     however many images are handed over."""
-    group: ClassVar[int] = 128
+    group_size: ClassVar[int] = 128
     """Size of those groups for images of 32 px, in the order of the data set; fewer of larger images."""
     measure: ClassVar[Measure] = "ball"
     """``"ball"``: any success inside the ball ends the search. ``"distance"``: it looks for the nearest
@@ -62,7 +62,7 @@ class Attack(ABC):
         return None
 
     @property
-    def looks(self) -> int:
+    def eot_samples(self) -> int:
         """Passes that are averaged for one look, for models that draw random numbers in their forward.
 
         A :class:`~robustbench_local.classifier.stochastic.RandomizedClassifier` averages itself and is looked
@@ -77,13 +77,13 @@ class Attack(ABC):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Propose adversarial images.
 
         Args:
-            classifier: Inside ``classifier.attacked()``. Pass ``rows`` to it whenever the images it is
+            classifier: Inside ``classifier.evaluation_mode()``. Pass ``rows`` to it whenever the images it is
                 given are not the first ones, so that passes are counted for the right image.
             images: (N, C, H, W) in [0, 1], on the classifier's device; left untouched.
             labels: True classes, (N,).
@@ -92,23 +92,23 @@ class Attack(ABC):
             masks: (N, 1, H, W) boolean, where the threat's region is ``"mask"``.
 
         Returns:
-            Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``. Where no
+            Candidates, same shape and dtype: inside [0, 1] and within ``threat.compute_eps`` of ``images``. Where no
             norm bounds the change (``spatial``, ``corruption``): the transformation's parameters, (N, P),
             which the harness applies itself; see ``transformation.py``.
         """
 
     @abstractmethod
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Forward and backward passes an image at most, for the plan.
 
         Args:
-            threat: The threat model; no attack spends anything at ``eps`` 0.
+            threat: The threat model; no attack spends anything at ``compute_eps`` 0.
 
         Returns:
             (forward, backward).
         """
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """Find out before any work whether the attack can run.
 
         Args:
@@ -136,19 +136,19 @@ class Attack(ABC):
         if _ACCESS_ORDER.index(classifier.access) < _ACCESS_ORDER.index(self.access):
             raise ConfigError(
                 f"{name} needs {self.access}, the model {classifier.name!r} gives {classifier.access} only",
-                remedy=f"use an attack that needs {classifier.access} only: {_ENOUGH[classifier.access]}",
+                remedy=f"use an attack that needs {classifier.access} only: {_ATTACKS_BY_ACCESS[classifier.access]}",
             )
 
-    def warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses
+    def list_warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses
         """What is allowed but probably not meant, one line each."""
         return []
 
-    def note(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002 - for subclasses
+    def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002 - for subclasses
         """The one line that a reader of the results has to know, or nothing."""
         return ""
 
 
-def required_masks(threat: ThreatModel, masks: Tensor | None) -> Tensor | None:
+def require_masks(threat: ThreatModel, masks: Tensor | None) -> Tensor | None:
     """The masks if the threat's region is ``"mask"``, otherwise None.
 
     Raises:

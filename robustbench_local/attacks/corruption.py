@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Access, Classifier
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -33,12 +33,12 @@ class Corruption(Attack):
         images: Tensor,
         labels: Tensor,  # noqa: ARG002
         threat: ThreatModel,  # noqa: ARG002
-        stream: Stream,  # noqa: ARG002
+        stream: RandomStream,  # noqa: ARG002
         masks: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
         """Nothing to choose: no parameters, (N, 0)."""
         return images.new_zeros(len(images), 0)
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """No pass but the harness's."""
         return (0, 0)

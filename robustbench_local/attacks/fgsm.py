@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.core.objective import LossName, check_defined, check_loss, objective
+from robustbench_local.attacks.base import Attack, require_masks
+from robustbench_local.attacks.core.objective import LossName, build_objective, check_loss, check_loss_defined
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import steepest, to_ball_and_box
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_steepest_step, project_to_box
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -41,22 +41,22 @@ class FGSM(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,  # noqa: ARG002 - nothing is drawn
+        stream: RandomStream,  # noqa: ARG002 - nothing is drawn
         masks: Tensor | None = None,
     ) -> Tensor:
         """Take the step; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
-        _, _, gradient = classifier.gradient(images, objective(self.loss, threat, labels))
-        direction = steepest(gradient if masks is None else gradient * masks, threat.norm)
-        return to_ball_and_box(images + threat.eps * direction, images, threat, masks)
+        _, _, gradient = classifier.compute_gradient(images, build_objective(self.loss, threat, labels))
+        direction = compute_steepest_step(gradient if masks is None else gradient * masks, threat.norm)
+        return project_to_box(images + threat.eps * direction, images, threat, masks)
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """One pass each way."""
         return (1, 1) if threat.eps else (0, 0)
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
-        super().check(threat, classifier)
-        check_defined(self.loss, threat, classifier.num_classes)
+        super().check_support(threat, classifier)
+        check_loss_defined(self.loss, threat, classifier.num_classes)

@@ -10,15 +10,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, required_masks
+from robustbench_local.attacks.base import Attack, require_masks
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.objective import LossName, check_defined, check_loss, objective
-from robustbench_local.attacks.core.search import Search, Seen
-from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.attacks.core.objective import LossName, build_objective, check_loss, check_loss_defined
+from robustbench_local.attacks.core.search import PointEvaluation, Search
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import bounds, random_start, steepest, to_ball_and_box
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import (
+    compute_bounds,
+    compute_steepest_step,
+    project_to_box,
+    sample_random_start,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -48,7 +53,7 @@ class PGD(Attack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
-    refills: ClassVar[bool] = True
+    uses_engine: ClassVar[bool] = True
 
     steps: int = 50
     step_size: float | None = None
@@ -72,30 +77,30 @@ class PGD(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
         engine = Engine(classifier, images, labels, stream, masks, early_stop=self.early_stop)
         for restart in range(self.restarts):
-            engine.run(PGDSearch(attack=self, threat=threat), engine.items(restart))
+            engine.run(PGDSearch(attack=self, threat=threat), engine.build_items(restart))
         return engine.points
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All steps of all restarts, and the look at each path's last point."""
         return (self.restarts * (self.steps + 1), self.restarts * self.steps) if threat.eps else (0, 0)
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
-        super().check(threat, classifier)
-        check_defined(self.loss, threat, classifier.num_classes)
+        super().check_support(threat, classifier)
+        check_loss_defined(self.loss, threat, classifier.num_classes)
 
-    def warnings(self, threat: ThreatModel) -> list[str]:
+    def list_warnings(self, threat: ThreatModel) -> list[str]:
         """A step size that overshoots the ball, or that cannot cross half of it."""
-        length = self.length(threat)
+        length = self.get_step_size(threat)
         if threat.eps == 0 or (0.5 * threat.eps / self.steps <= length <= 2 * threat.eps):
             return []
         if length > 2 * threat.eps:
@@ -103,20 +108,20 @@ class PGD(Attack):
         reach = f"{self.steps} steps of {length:.4g} do not go half the way to eps {threat.eps:.4g}"
         return [f"PGD's {reach}: raise step_size or steps"]
 
-    def length(self, threat: ThreatModel) -> float:
+    def get_step_size(self, threat: ThreatModel) -> float:
         """Length of a step in pixel units."""
         return 2.5 * threat.eps / self.steps if self.step_size is None else self.step_size
 
 
 @dataclass(kw_only=True)
-class _Bounds(Rows):
+class _PixelBounds(TensorTable):
     """Where pixels may go under Linf; None under the other norms."""
 
-    low: Tensor | None
-    high: Tensor | None
+    lower_bounds: Tensor | None
+    upper_bounds: Tensor | None
 
 
-class PGDSearch(Search[_Bounds]):
+class PGDSearch(Search[_PixelBounds]):
     """PGD's paths on the engine.
 
     Args:
@@ -127,11 +132,11 @@ class PGDSearch(Search[_Bounds]):
     def __init__(self, attack: PGD, threat: ThreatModel) -> None:
         self.attack, self.threat, self.steps = attack, threat, attack.steps
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Bounds:
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _PixelBounds:
         """Random starts, but for a first path that is to begin at the image."""
-        ball = self.ball(front)
+        ball = self.get_ball(front)
         if self.attack.random_start or bool((front.restarts > 0).any()):
-            delta = random_start(
+            delta = sample_random_start(
                 stream,
                 tuple(front.points.shape[1:]),
                 ball,
@@ -139,24 +144,24 @@ class PGDSearch(Search[_Bounds]):
                 device=front.points.device,
                 masks=front.masks,
             )
-            front.points = to_ball_and_box(front.originals + delta, front.originals, ball, front.masks)
+            front.points = project_to_box(front.originals + delta, front.originals, ball, front.masks)
         if self.threat.norm != "Linf":
-            return _Bounds(low=None, high=None)
-        low, high = bounds(front.originals, ball, front.masks)
-        return _Bounds(low=low, high=high)
+            return _PixelBounds(lower_bounds=None, upper_bounds=None)
+        low, high = compute_bounds(front.originals, ball, front.masks)
+        return _PixelBounds(lower_bounds=low, upper_bounds=high)
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """The attack's loss, steered by the goal."""
-        return objective(self.attack.loss, self.threat, front.labels)
+        return build_objective(self.attack.loss, self.threat, front.labels)
 
-    def step(self, front: Front, state: _Bounds, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: _PixelBounds, seen: PointEvaluation) -> Tensor:
         """One step along the gradient, brought back into the ball."""
-        length = self.attack.length(self.threat)
-        if state.low is not None:
+        length = self.attack.get_step_size(self.threat)
+        if state.lower_bounds is not None:
             # from here on in one memory: fresh memory costs more than the sums
             moved = seen.gradient.sign()
             torch.add(front.points, moved, alpha=length, out=moved)
-            return torch.clamp(moved, state.low, state.high, out=moved)
+            return torch.clamp(moved, state.lower_bounds, state.upper_bounds, out=moved)
         gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
-        moved = front.points + length * steepest(gradient, self.threat.norm)
-        return to_ball_and_box(moved, front.originals, self.ball(front), front.masks)
+        moved = front.points + length * compute_steepest_step(gradient, self.threat.norm)
+        return project_to_box(moved, front.originals, self.get_ball(front), front.masks)

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.core.objective import judged
+from robustbench_local.attacks.core.objective import evaluate_goal
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
-from robustbench_local.threats.transformations import limits
-from robustbench_local.threats.warp import rotate_translate
+from robustbench_local.threats.transformations import compute_limits
+from robustbench_local.threats.warp import rotate_and_translate
 
-_GRID = (31, 5, 5)
+_GRID_POINTS = (31, 5, 5)
 """Points of the grid along the angle and the two shifts: 775 in all."""
 
 
@@ -56,21 +56,21 @@ class Spatial(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,  # noqa: ARG002 - the whole image turns
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`. Returns parameters, (N, 3)."""
         best = images.new_zeros(len(images), 3)
         if len(images) == 0 or threat.eps == 0:
             return best
-        points = self._points(threat, stream).to(images)
+        points = self._build_search_points(threat, stream).to(images)
         margins = torch.full((len(images),), -torch.inf, device=images.device)
         rows = torch.arange(len(images), device=images.device)
         for point in range(points.shape[1]):
             tried = points[rows, point]
             with torch.no_grad():
-                logits = classifier(rotate_translate(images[rows], tried[:, 0], tried[:, 1:]), rows)
-            margin, reached = judged(logits, labels[rows], threat)
+                logits = classifier(rotate_and_translate(images[rows], tried[:, 0], tried[:, 1:]), rows)
+            margin, reached = evaluate_goal(logits, labels[rows], threat)
             better = margin > margins[rows]
             best[rows[better]], margins[rows[better]] = tried[better], margin[better]
             rows = rows[~reached]
@@ -78,19 +78,19 @@ class Spatial(Attack):
                 break
         return best
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """One forward pass a point."""
-        points = _GRID[0] * _GRID[1] * _GRID[2] if self.search == "grid" else self.draws
+        points = _GRID_POINTS[0] * _GRID_POINTS[1] * _GRID_POINTS[2] if self.search == "grid" else self.draws
         return (points, 0) if threat.eps else (0, 0)
 
-    def _points(self, threat: ThreatModel, stream: Stream) -> Tensor:
+    def _build_search_points(self, threat: ThreatModel, stream: RandomStream) -> Tensor:
         """The points in the order in which they are tried, (N, points, 3)."""
-        largest = limits(threat)
+        largest = compute_limits(threat)
         if self.search == "random":
-            unit = stream.uniform((self.draws, 3), draw="points", device="cpu", low=-1.0, high=1.0)
+            unit = stream.sample_uniform((self.draws, 3), draw="points", device="cpu", low=-1.0, high=1.0)
             return unit * largest
         # not linspace, whose middle is a hair off zero: the grid contains the image as it is
-        axes = [[2 * step / (count - 1) - 1 for step in range(count)] for count in _GRID]
+        axes = [[2 * step / (count - 1) - 1 for step in range(count)] for count in _GRID_POINTS]
         # far points break more images, so they come first and the rest of the grid is spared
         unit = torch.tensor(sorted(itertools.product(*axes), key=lambda at: -sum(abs(value) for value in at)))
         return (unit * largest).expand(len(stream.ids), -1, -1)

@@ -8,7 +8,7 @@ from typing import Any
 from robustbench_local.certification.base import Certificate
 from robustbench_local.config import cards as catalogue
 from robustbench_local.config.cards import Card
-from robustbench_local.config.hyperparameters import build, parameter_names
+from robustbench_local.config.hyperparameters import build_dataclass, list_parameter_names
 from robustbench_local.config.registry import Registry
 
 CERTIFICATES: Registry[Certificate] = Registry(
@@ -33,20 +33,20 @@ def make_certificate(name: str, given: Mapping[str, Any] | None = None) -> Certi
     Raises:
         ConfigError: If the name, a parameter or a value is wrong.
     """
-    return build(CERTIFICATES[name], given or {}, where=f"certificate {name!r}")
+    return build_dataclass(CERTIFICATES[name], given or {}, where=f"certificate {name!r}")
 
 
-def expand(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
+def expand_certificate_card(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
     """The variants of a certificate's card that a grid file asks for: one for each eps.
 
     Args:
         card: A certificate's card.
-        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
+        overrides: Keys of its threat model (``compute_eps`` may be a list) and hyper-parameters.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.
     """
-    cards = catalogue.expand(card, overrides, parameters=parameter_names(CERTIFICATES[card.method]))
+    cards = catalogue.expand_card(card, overrides, parameters=list_parameter_names(CERTIFICATES[card.method]))
     for variant in cards:
         make_certificate(variant.method, variant.parameters)
     return cards

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ThreatError
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 ABSTAINED = -1
@@ -22,7 +22,7 @@ classifier under noise, which is another classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certified:
+class CertifiedBatch:
     """What was proven about a batch; all tensors are (N,), on the CPU."""
 
     predictions: Tensor
@@ -54,18 +54,23 @@ class Certificate(ABC):
     """Norms in which it can prove something."""
 
     @property
-    def error(self) -> float:
+    def error_probability(self) -> float:
         """Largest probability, for each image, that its verdict claims too much; 0 for a proof."""
         return 0.0
 
     @abstractmethod
     def certify(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel, stream: Stream
-    ) -> Certified:
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: RandomStream,
+    ) -> CertifiedBatch:
         """Prove what can be proven about some images.
 
         Args:
-            classifier: What :meth:`base` gave, inside ``classifier.attacked()``. Pass ``rows`` to it whenever
+            classifier: What :meth:`base` gave, inside ``classifier.evaluation_mode()``. Pass ``rows`` to it whenever
                 the images it is given are not the first ones, so that passes are counted for the right image.
             images: (N, C, H, W) in [0, 1], on the classifier's device; left untouched.
             labels: True classes, (N,).
@@ -77,7 +82,7 @@ class Certificate(ABC):
         """
 
     @abstractmethod
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Forward and backward passes an image at most, for the plan.
 
         Args:
@@ -87,7 +92,7 @@ class Certificate(ABC):
             (forward, backward).
         """
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:  # noqa: ARG002 - for subclasses
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:  # noqa: ARG002 - for subclasses
         """Find out before any work whether the certificate can be had.
 
         Args:
@@ -107,14 +112,14 @@ class Certificate(ABC):
             what = "a target" if threat.targets else "a mask"
             raise ThreatError(f"{name} does not know {what}", remedy="ask about the whole ball, untargeted")
 
-    def base(self, classifier: Classifier) -> Classifier:
+    def get_base_classifier(self, classifier: Classifier) -> Classifier:
         """What is asked in order to certify a classifier, by default itself; its passes are counted."""
         return classifier
 
-    def concerns(self, classifier: Classifier) -> Concern:  # noqa: ARG002 - for subclasses
+    def get_concern(self, classifier: Classifier) -> Concern:  # noqa: ARG002 - for subclasses
         """What the verdicts are about when this classifier is given."""
         return "model"
 
-    def note(self) -> str:
+    def describe_caveats(self) -> str:
         """The one line that a reader of the results has to know, or nothing."""
         return ""

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.binary_output import REMEDY
+from robustbench_local.classifier.binary_output import BINARY_OUTPUT_REMEDY
 from robustbench_local.errors import ConfigError, ModelError
 
 Access = Literal["gradients", "scores", "labels"]
@@ -23,7 +23,7 @@ def check_classes(
         ModelError: If there are fewer than 2 classes, or another number of names.
     """
     if num_classes < 2:
-        remedy = REMEDY if num_classes == 1 else None
+        remedy = BINARY_OUTPUT_REMEDY if num_classes == 1 else None
         raise ModelError(
             f"a classifier needs at least 2 classes, got {num_classes}", where=name, remedy=remedy
         )
@@ -32,7 +32,7 @@ def check_classes(
     return num_classes, None if class_names is None else tuple(str(entry) for entry in class_names)
 
 
-def check_access(access: Access | None, is_module: bool, name: str) -> Access:
+def resolve_access(access: Access | None, is_module: bool, name: str) -> Access:
     """What an attacker may use; where nothing is said, gradients of a module and scores of anything else.
 
     Raises:

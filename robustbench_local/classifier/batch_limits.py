@@ -9,10 +9,10 @@ from torch import Tensor
 
 from robustbench_local.errors import ModelError
 
-Answer = Callable[[Tensor], Tensor]
+LogitsFunction = Callable[[Tensor], Tensor]
 
 
-def answer_in_fixed_batches(answer: Answer, images: Tensor, size: int) -> Tensor:
+def forward_in_fixed_batches(answer: LogitsFunction, images: Tensor, size: int) -> Tensor:
     """Logits, (N, K), where the model is always given ``size`` images, the last ones repeated if need be.
 
     Args:
@@ -27,12 +27,12 @@ def answer_in_fixed_batches(answer: Answer, images: Tensor, size: int) -> Tensor
     return torch.cat(answers)
 
 
-def answer_doubled(answer: Answer, image: Tensor) -> Tensor:
+def forward_doubled(answer: LogitsFunction, image: Tensor) -> Tensor:
     """Logits, (1, K), of a single image, (1, C, H, W), that the model is given twice."""
     return answer(torch.cat([image, image]))[:1]
 
 
-def answer_single(answer: Answer, image: Tensor) -> tuple[Tensor, bool]:
+def forward_single(answer: LogitsFunction, image: Tensor) -> tuple[Tensor, bool]:
     """Logits, (1, K), of a single image, and whether the model takes it only if it is given twice.
 
     Raises:
@@ -42,7 +42,7 @@ def answer_single(answer: Answer, image: Tensor) -> tuple[Tensor, bool]:
         return answer(image), False
     except ModelError:
         try:
-            logits = answer_doubled(answer, image)
+            logits = forward_doubled(answer, image)
         except Exception:  # noqa: BLE001 - then it is not the number of images: the first error says more
             logits = None
         if logits is None:

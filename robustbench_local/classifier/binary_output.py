@@ -10,20 +10,20 @@ from torch import Tensor
 
 from robustbench_local.errors import ModelError
 
-Head = Literal["sigmoid", "logit"]
+OutputKind = Literal["sigmoid", "logit"]
 """What the one output is: ``"sigmoid"``, the probability of class 1; ``"logit"``, the value before the
 sigmoid, positive for class 1."""
-HEADS: tuple[Head, ...] = get_args(Head)
-REMEDY = (
+OUTPUT_KINDS: tuple[OutputKind, ...] = get_args(OutputKind)
+BINARY_OUTPUT_REMEDY = (
     "with one output for two classes, declare output: sigmoid if it is the probability of class 1, "
     "output: logit if it is the value before the sigmoid"
 )
-MIN_SCORES = 8
+MIN_CHECKED_SCORES = 8
 """Scores of a declared logit that are looked at before all of them in [0, 1] means that they are
 probabilities: read as logits, these would make every image class 1."""
 
 
-def split_output(output: str | int | None) -> tuple[str | int | None, Head | None]:
+def parse_output_key(output: str | int | None) -> tuple[str | int | None, OutputKind | None]:
     """The entry of a dict or tuple, and what kind of single output it holds.
 
     ``"sigmoid"`` and ``"logit"`` alone mean the model's whole answer, ``"scores:logit"`` or ``"0:sigmoid"``
@@ -32,21 +32,21 @@ def split_output(output: str | int | None) -> tuple[str | int | None, Head | Non
     if not isinstance(output, str):
         return output, None
     entry, _, kind = output.rpartition(":")
-    for head in HEADS:
+    for head in OUTPUT_KINDS:
         if kind == head:
             return entry or None, head
     return output, None
 
 
-def check_head(
+def check_output_kind(
     output: str | int | None, num_classes: int, class_names: Sequence[str] | None, name: str
-) -> tuple[str, LogitCheck | None]:
+) -> tuple[str, LogitRangeCheck | None]:
     """What a declared single output means, for a reader, and who looks at it if it may be the other kind.
 
     Raises:
         ModelError: If it is declared for another number of classes than two.
     """
-    _, head = split_output(output)
+    _, head = parse_output_key(output)
     if head is None:
         return "", None
     if num_classes != 2:
@@ -54,14 +54,14 @@ def check_head(
         raise ModelError(message, where=name, remedy="leave num_classes out, or set it to 2")
     named = f" ({class_names[1]})" if class_names else ""
     kind = "the probability" if head == "sigmoid" else "the logit"
-    return f"its one output is read as {kind} of class 1{named}", LogitCheck(
+    return f"its one output is read as {kind} of class 1{named}", LogitRangeCheck(
         name
     ) if head == "logit" else None
 
 
-def select_entry(output: Any, key: str | int | None) -> tuple[str | int | None, Head | None]:
+def select_entry(output: Any, key: str | int | None) -> tuple[str | int | None, OutputKind | None]:
     """As `split_output`, but an entry that is called as the head is the one that is meant."""
-    entry, head = split_output(key)
+    entry, head = parse_output_key(key)
     if head is not None and entry is None and isinstance(output, Mapping | tuple | list):
         named = output.get(head) if isinstance(output, Mapping) else None
         shape = tuple(getattr(named, "shape", ()))
@@ -69,7 +69,7 @@ def select_entry(output: Any, key: str | int | None) -> tuple[str | int | None, 
     return entry, head
 
 
-def two_logits(scores: Tensor, count: int, head: Head, name: str) -> Tensor:
+def expand_to_two_logits(scores: Tensor, count: int, head: OutputKind, name: str) -> Tensor:
     """Two logits, (N, 2): 0 for class 0 and the log-odds of class 1, so that softmax gives the model's odds.
 
     A probability of exactly 0 or 1 becomes the largest log-odds of its precision; its gradient is the
@@ -92,11 +92,11 @@ def two_logits(scores: Tensor, count: int, head: Head, name: str) -> Tensor:
         )
     scores = scores.reshape(count)
     scores = scores if scores.dtype == torch.float64 else scores.float()
-    odds = _log_odds(scores, name) if head == "sigmoid" else scores
+    odds = _compute_log_odds(scores, name) if head == "sigmoid" else scores
     return torch.stack([torch.zeros_like(odds), odds], dim=1).float()
 
 
-def _log_odds(probabilities: Tensor, name: str) -> Tensor:
+def _compute_log_odds(probabilities: Tensor, name: str) -> Tensor:
     outside = (probabilities < 0) | (probabilities > 1)
     if bool(outside.any()):
         value = probabilities[outside][0].item()
@@ -111,7 +111,7 @@ def _log_odds(probabilities: Tensor, name: str) -> Tensor:
     return torch.log(inside) - torch.log1p(-inside)
 
 
-class LogitCheck:
+class LogitRangeCheck:
     """Looks at the first scores of a declared logit: probabilities never leave [0, 1], logits do.
 
     Args:
@@ -119,19 +119,19 @@ class LogitCheck:
     """
 
     def __init__(self, name: str) -> None:
-        self._name, self._seen = name, 0
+        self._name, self._checked_scores = name, 0
 
-    def look_at(self, logits: Tensor) -> bool:
+    def check_logits(self, logits: Tensor) -> bool:
         """Whether the scores in (N, 2) logits, with those seen before, need no further look.
 
         Raises:
-            ModelError: If ``MIN_SCORES`` of them, and all, lie in [0, 1].
+            ModelError: If ``MIN_CHECKED_SCORES`` of them, and all, lie in [0, 1].
         """
         scores = logits.detach()[:, 1]
         if not bool(((scores >= 0) & (scores <= 1)).all()):
             return True
-        self._seen += len(scores)
-        if self._seen < MIN_SCORES:
+        self._checked_scores += len(scores)
+        if self._checked_scores < MIN_CHECKED_SCORES:
             return False
         raise ModelError(
             "declared output: logit, but its values all lie in [0, 1], as probabilities do: "

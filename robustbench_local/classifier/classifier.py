@@ -13,20 +13,24 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier.argument_checks import (
     Access,
-    check_access,
     check_classes,
     check_finite_weights,
     check_images,
+    resolve_access,
 )
-from robustbench_local.classifier.batch_limits import answer_doubled, answer_in_fixed_batches, answer_single
-from robustbench_local.classifier.binary_output import check_head
+from robustbench_local.classifier.batch_limits import (
+    forward_doubled,
+    forward_in_fixed_batches,
+    forward_single,
+)
+from robustbench_local.classifier.binary_output import check_output_kind
 from robustbench_local.classifier.consistency import Consistency
-from robustbench_local.classifier.device import find_computing_dtype, place, resolve_device
+from robustbench_local.classifier.device import find_computing_dtype, move_to_device, resolve_device
 from robustbench_local.classifier.evaluation_mode import EvaluationMode, evaluation_mode
 from robustbench_local.classifier.fresh_copy import FreshCopies
-from robustbench_local.classifier.gradient_guard import GradientGuard, Loss
-from robustbench_local.classifier.gradient_repair import confirm_slope
-from robustbench_local.classifier.image_borders import NOTE, BorderProbe
+from robustbench_local.classifier.gradient_guard import GradientGuard, LossFunction
+from robustbench_local.classifier.gradient_repair import confirm_gradient
+from robustbench_local.classifier.image_borders import MASKED_BORDERS_NOTE, BorderProbe
 from robustbench_local.classifier.input_gradient import (
     differentiate_model,
     explain_missing_gradient,
@@ -35,7 +39,7 @@ from robustbench_local.classifier.input_gradient import (
 from robustbench_local.classifier.library_view import CountedModule, count_nearest_faults
 from robustbench_local.classifier.model_call import ModelCall
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
-from robustbench_local.classifier.pass_counter import Meter, pass_finished
+from robustbench_local.classifier.pass_counter import PassCounter, record_finished_pass
 from robustbench_local.classifier.preprocessing import Normalization, Preprocessing, parse_normalization
 from robustbench_local.classifier.state_guard import set_evaluation_mode
 
@@ -107,7 +111,7 @@ class Classifier:
         self.module = model if isinstance(model, nn.Module) else None
         self.device = resolve_device(device)
         self.num_classes, self.class_names = check_classes(num_classes, class_names, name)
-        self.access = check_access(access, self.module is not None, name)
+        self.access = resolve_access(access, self.module is not None, name)
         normalization = parse_normalization(normalize, channels)
         self.input_size = None if input_size is None else (int(input_size[0]), int(input_size[1]))
         self.notes: list[str] = []
@@ -115,27 +119,27 @@ class Classifier:
         self.batch_size: int | None = None
         self.search_precision: Precision = "fp32"
         self.compile_steps = False
-        self.foreign_passes, self.passes_elsewhere = [0, 0], 0
-        self.smallest_batch, self.can_be_copied = 1, True
+        self.external_passes, self.worker_passes = [0, 0], 0
+        self.min_batch_size, self.is_fork_safe = 1, True
         self.fixed_batch_size: int | None = None
-        self.consistency, self.forgets = Consistency(), False
-        self._whole_backward: bool | None = None
-        self._copies = FreshCopies()
-        self._mode: EvaluationMode | None = None
-        self._meters: list[Meter] = []
+        self.consistency, self.uses_fresh_copies = Consistency(), False
+        self._needs_full_backward: bool | None = None
+        self._fresh_copies = FreshCopies()
+        self._evaluation_mode: EvaluationMode | None = None
+        self._pass_counters: list[PassCounter] = []
         dtype = find_computing_dtype(self.module)
         self.gradient_guard, self.border_probe = GradientGuard(), BorderProbe(dtype)
-        self._prepare = Preprocessing(normalization, self.input_size, self.device, dtype)
-        self.channels = self._prepare.channels if channels is None else channels
-        place(self.module, self.device, self.name)
-        meaning, logit_check = check_head(output, self.num_classes, self.class_names, name)
-        self._call = ModelCall(self.num_classes, self.access, output, name, logit_check)
+        self._preprocessing = Preprocessing(normalization, self.input_size, self.device, dtype)
+        self.channels = self._preprocessing.channels if channels is None else channels
+        move_to_device(self.module, self.device, self.name)
+        meaning, logit_check = check_output_kind(output, self.num_classes, self.class_names, name)
+        self._model_call = ModelCall(self.num_classes, self.access, output, name, logit_check)
         if meaning:
-            self.note(meaning)
+            self.add_note(meaning)
         if getattr(self.module, "training", False):
-            self.note("left in training mode by its maker; attacked in evaluation mode")
+            self.add_note("left in training mode by its maker; attacked in evaluation mode")
         if dtype not in (torch.float32, torch.float64):
-            self.note(f"computes in {str(dtype).removeprefix('torch.')}; images and logits are float32")
+            self.add_note(f"computes in {str(dtype).removeprefix('torch.')}; images and logits are float32")
 
     def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits of images; counts one forward pass an image.
@@ -152,19 +156,19 @@ class Classifier:
             ModelError: If the images do not fit the model, it raises, or its output is not (N, K) floats.
             InvariantError: If an image has no query left for it; the model is not asked then.
         """
-        images = self._checked_images(images)
-        if self._meters:
-            self._meters[-1].reserve(rows, len(images))
+        images = self._check_images(images)
+        if self._pass_counters:
+            self._pass_counters[-1].check_queries_left(rows, len(images))
         wanted = self.access == "gradients" and torch.is_grad_enabled() and images.requires_grad
         with torch.set_grad_enabled(wanted):
-            logits = self.border_probe.answer(self._logits, images)
-        if self._meters:
-            for _ in range(self.forwards_each if wanted else 1):
-                self._meters[-1].add_forward(rows, len(images))
+            logits = self.border_probe.compute_logits(self._compute_logits, images)
+        if self._pass_counters:
+            for _ in range(self.forward_passes_per_call if wanted else 1):
+                self._pass_counters[-1].add_forward(rows, len(images))
         return logits
 
-    def gradient(
-        self, images: Tensor, loss: Loss, rows: Tensor | None = None
+    def compute_gradient(
+        self, images: Tensor, loss: LossFunction, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient of a per-image loss with respect to the pixels; a forward and a backward pass an image.
 
@@ -187,54 +191,58 @@ class Classifier:
             leaf = images.detach().to(self.device).requires_grad_()
             logits = self(leaf, rows)
             losses = loss(logits)
-            found = self.differentiate(losses, leaf) if losses.requires_grad else None
-        pass_finished()
+            found = self.differentiate_losses(losses, leaf) if losses.requires_grad else None
+        record_finished_pass()
         if found is None:
             raise explain_missing_gradient(self.access, self.name)
-        if self._meters:
-            self._meters[-1].add_backward(rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
-            self._meters[-1].add_look(rows, len(images))
+        if self._pass_counters:
+            self._pass_counters[-1].add_backward(
+                rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1]
+            )
+            self._pass_counters[-1].add_gradient_step(rows, len(images))
         losses = losses.detach()
-        mended = self.gradient_guard.mend(self, images.to(self.device), loss, rows, losses, found)
+        mended = self.gradient_guard.repair_gradient(self, images.to(self.device), loss, rows, losses, found)
         return logits.detach(), losses, mended
 
-    def confirm_gradient(self, losses_at: Loss, images: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
+    def confirm_gradient(
+        self, losses_at: LossFunction, images: Tensor, losses: Tensor, gradient: Tensor
+    ) -> Tensor:
         """Which repaired gradients the losses themselves confirm, (N,)."""
-        return confirm_slope(losses_at, images, losses, gradient)
+        return confirm_gradient(losses_at, images, losses, gradient)
 
-    def differentiate(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
+    def differentiate_losses(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
         """See `differentiate_model`."""
-        if self._whole_backward is None:
-            self._whole_backward = uses_reentrant_checkpoints(losses)
-        return differentiate_model(losses, leaf, whole=self._whole_backward, name=self.name)
+        if self._needs_full_backward is None:
+            self._needs_full_backward = uses_reentrant_checkpoints(losses)
+        return differentiate_model(losses, leaf, full_backward=self._needs_full_backward, name=self.name)
 
     @contextmanager
-    def attacked(self) -> Iterator[None]:
+    def evaluation_mode(self) -> Iterator[None]:
         """Evaluation mode, frozen parameters, exact arithmetic; afterwards everything is as before (V10).
 
         Put back are training flags, requires_grad, .grad, parameters, buffers, the global random states of
         Python, NumPy and torch, cuDNN and TF32 flags, default dtype, thread count, grad mode and working
         directory. Opening it again inside itself does nothing.
         """
-        if self._mode is not None:
+        if self._evaluation_mode is not None:
             yield
             return
-        place(self.module, self.device, self.name)
-        self._keep_original()
+        move_to_device(self.module, self.device, self.name)
+        self._remember_original()
         try:
-            with evaluation_mode(self.module, self.name, self.note) as self._mode:
+            with evaluation_mode(self.module, self.name, self.add_note) as self._mode:
                 yield
         finally:
-            self._mode = None
-            self._copies.leave(self.model)
+            self._evaluation_mode = None
+            self._fresh_copies.record_state(self.model)
 
-    def name_stage(self, rows: Tensor, stage: str) -> None:
+    def record_stage(self, rows: Tensor, stage: str) -> None:
         """Note which stage of an ensemble found the candidates of these images of the open `metered`."""
-        if self._meters:
-            self._meters[-1].name_stage(rows, stage)
+        if self._pass_counters:
+            self._pass_counters[-1].record_stage(rows, stage)
 
     @contextmanager
-    def fresh(self) -> Iterator[Classifier]:
+    def open_fresh_copy(self) -> Iterator[Classifier]:
         """A classifier over a copy of the model as it was before its first question; inside `attacked` only.
 
         It shares parameters, preprocessing and notes with this one, and counts its own passes. As long as it
@@ -243,44 +251,48 @@ class Classifier:
         Yields:
             The copy; this classifier itself, with a note, where its model cannot be copied.
         """
-        with self._copies.open(self.note) as model:
-            yield self if model is None else self._with_model(model)
+        with self._fresh_copies.open_copy(self.add_note) as model:
+            yield self if model is None else self._copy_with_model(model)
 
     @property
-    def uncopied(self) -> frozenset[str]:
+    def uncopied_attributes(self) -> frozenset[str]:
         """Paths of the model's attributes that fresh copies share with it, because nobody can copy them."""
-        return self._copies.uncopied
+        return self._fresh_copies.uncopied_attributes
 
     @contextmanager
-    def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:
+    def count_passes(self, count: int, limit: int | None = None) -> Iterator[PassCounter]:
         """Count passes by image while open; the innermost open meter counts.
 
         Args:
             count: How many images are measured.
             limit: Most forward passes an image may spend; a call that would exceed it fails instead.
         """
-        meter = Meter(count, self.device, limit)
+        meter = PassCounter(count, self.device, limit)
         with ExitStack() as stack:
-            self._meters.append(meter)
-            stack.callback(self._meters.remove, meter)
+            self._pass_counters.append(meter)
+            stack.callback(self._pass_counters.remove, meter)
             yield meter
 
-    def passes_under_way(self) -> int:
+    def count_current_passes(self) -> int:
         """Passes spent since the open meter was opened or the foreign ones were reset: a sign of life."""
-        return self.passes_elsewhere + sum(self.foreign_passes) + sum(one.total for one in self._meters[-1:])
+        return (
+            self.worker_passes
+            + sum(self.external_passes)
+            + sum(one.total_passes for one in self._pass_counters[-1:])
+        )
 
-    def left(self, rows: Tensor | None = None) -> Tensor | None:
+    def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
         """Queries that images of the open meter may still spend, int64; None where nothing limits them.
 
         Args:
             rows: Which images, (N,), by default all that are measured.
         """
-        return self._meters[-1].left(rows) if self._meters else None
+        return self._pass_counters[-1].queries_left(rows) if self._pass_counters else None
 
     @property
-    def open_meter(self) -> Meter | None:
+    def open_counter(self) -> PassCounter | None:
         """The innermost open meter, if any."""
-        return self._meters[-1] if self._meters else None
+        return self._pass_counters[-1] if self._pass_counters else None
 
     def to(self, device: str | torch.device) -> Classifier:
         """Compute on another device from now on; ``"auto"`` means CUDA where there is one.
@@ -291,21 +303,23 @@ class Classifier:
         """
         self.device = resolve_device(device)
         dtype = find_computing_dtype(self.module)
-        self._prepare = Preprocessing(self._prepare.normalization, self.input_size, self.device, dtype)
-        place(self.module, self.device, self.name)
+        self._preprocessing = Preprocessing(
+            self._preprocessing.normalization, self.input_size, self.device, dtype
+        )
+        move_to_device(self.module, self.device, self.name)
         return self
 
     def as_module(self, originals: Tensor | None = None) -> nn.Module:
-        """This classifier for other libraries: a module from images to logits; adds to ``foreign_passes``.
+        """This classifier for other libraries: a module from images to logits; adds to ``external_passes``.
 
         Args:
             originals: The images of the open meter, (N, C, H, W): what is wrong with a gradient is counted
                 for the one that is nearest to where it was taken. None: it is not counted.
         """
-        record = partial(count_nearest_faults, lambda: self.open_meter, originals)
-        return CountedModule(self._foreign_logits, self.foreign_passes, self.module, record)
+        record = partial(count_nearest_faults, lambda: self.open_counter, originals)
+        return CountedModule(self._compute_external_logits, self.external_passes, self.module, record)
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         """SHA-256, hexadecimal, over what decides the logits; see `describe_parts`."""
         return digest_parts(self.describe_parts())
 
@@ -314,15 +328,21 @@ class Classifier:
 
         Each value is a digest, a version or a few words. See `model_identity` for what is seen and what not.
         """
-        said = (self.num_classes, self._prepare.normalization, self.input_size, self.access, self.output)
+        said = (
+            self.num_classes,
+            self._preprocessing.normalization,
+            self.input_size,
+            self.access,
+            self.output,
+        )
         return {**describe_model(self.model), "preprocessing and access": repr(said)}
 
     @property
     def normalization(self) -> Normalization | None:
         """Means and standard deviations a channel of images in [0, 1]; None if they are left as they are."""
-        return self._prepare.normalization
+        return self._preprocessing.normalization
 
-    def parameter_count(self) -> int | None:
+    def count_parameters(self) -> int | None:
         """How many numbers the model was trained to; None for a callable."""
         return None if self.module is None else sum(p.numel() for p in self.module.parameters())
 
@@ -334,66 +354,68 @@ class Classifier:
         """
         check_finite_weights(self.module, self.name)
 
-    def note(self, text: str) -> None:
-        """Add to ``notes``, once."""
+    def add_note(self, text: str) -> None:
+        """Add to ``build_notes``, once."""
         if text not in self.notes:
             self.notes.append(text)
 
-    def _keep_original(self) -> None:
+    def _remember_original(self) -> None:
         """Remember the model as it is, unless that was done and only evaluations have used it since."""
-        self._copies.keep(self.model)
+        self._fresh_copies.remember_model(self.model)
 
-    def _with_model(self, model: Any) -> Classifier:
+    def _copy_with_model(self, model: Any) -> Classifier:
         """A classifier like this one over a copy of the model."""
         twin = copy.copy(self)
         twin.model, twin.module = model, model if isinstance(model, nn.Module) else None
-        twin._call, twin._meters, twin.forgets = copy.copy(self._call), [], False  # noqa: SLF001
+        twin._model_call, twin._pass_counters, twin.uses_fresh_copies = copy.copy(self._model_call), [], False  # noqa: SLF001
         if twin.module is not None:
             set_evaluation_mode(twin.module)
-            place(twin.module, self.device, self.name)
+            move_to_device(twin.module, self.device, self.name)
         return twin
 
-    def _checked_images(self, images: Tensor) -> Tensor:
+    def _check_images(self, images: Tensor) -> Tensor:
         check_images(images, self.channels, self.name)
         return images.to(self.device)
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _compute_logits(self, images: Tensor) -> Tensor:
         """Logits of checked images, in batches that the model takes."""
         if self.fixed_batch_size is not None and len(images):
-            return answer_in_fixed_batches(self._answer, images, self.fixed_batch_size)
+            return forward_in_fixed_batches(self._query_model, images, self.fixed_batch_size)
         if len(images) != 1:
-            return self._answer(images)
-        if self.smallest_batch > 1:
-            return answer_doubled(self._answer, images)
-        logits, doubled = answer_single(self._answer, images)
+            return self._query_model(images)
+        if self.min_batch_size > 1:
+            return forward_doubled(self._query_model, images)
+        logits, doubled = forward_single(self._query_model, images)
         if doubled:
-            self.smallest_batch = 2
-            self.note(
+            self.min_batch_size = 2
+            self.add_note(
                 "fails on a single image (squeeze() without a dimension?): single images are given twice"
             )
         return logits
 
-    def _answer(self, images: Tensor) -> Tensor:
+    def _query_model(self, images: Tensor) -> Tensor:
         """What the model, or a fresh copy of it, answers to these images together."""
-        if self.forgets:
-            with self.fresh() as twin:
-                return twin._answer(images)  # noqa: SLF001
-        return self._call.ask(self.model, images, self._prepare, self._mode, self.note)
+        if self.uses_fresh_copies:
+            with self.open_fresh_copy() as twin:
+                return twin._query_model(images)  # noqa: SLF001
+        return self._model_call.compute_logits(
+            self.model, images, self._preprocessing, self._evaluation_mode, self.add_note
+        )
 
-    def _foreign_logits(self, images: Tensor) -> Tensor:
-        images = self._checked_images(images)
+    def _compute_external_logits(self, images: Tensor) -> Tensor:
+        images = self._check_images(images)
         wanted = self.access == "gradients" and torch.is_grad_enabled()
         if wanted and images.requires_grad:
             self.find_masked_borders(images)
         with torch.set_grad_enabled(wanted):
-            return self.border_probe.answer(self._logits, images)
+            return self.border_probe.compute_logits(self._compute_logits, images)
 
     @property
-    def forwards_each(self) -> int:
+    def forward_passes_per_call(self) -> int:
         """Forward passes of an answer with gradients."""
         return 2 if self.border_probe.masked else 1
 
     def find_masked_borders(self, images: Tensor) -> None:
         """At the first gradients: find out whether they break off at pixels of exactly 0 or 1."""
-        if self.border_probe.find(self._logits, images):
-            self.note(NOTE)
+        if self.border_probe.detect_masking(self._compute_logits, images):
+            self.add_note(MASKED_BORDERS_NOTE)

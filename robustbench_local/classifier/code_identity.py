@@ -25,26 +25,26 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_file, is_user_module
 
-CODE_RECORD = "_robustbench_local_code"
+CODE_RECORD_ATTRIBUTE = "_robustbench_local_code"
 """Attribute of a model that names the files of its code; see `model_identity`."""
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_COPIED = re.compile(rf"{USER_PREFIX}(\w+?)_[0-9a-f]{{16}}")
-_MANGLED = re.compile(r"___torch_mangle_\d+\.?")
-_SIMPLE = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_NOT_OF_A_CLASS = frozenset(
+_MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_USER_MODULE_HASH = re.compile(rf"{USER_PREFIX}(\w+?)_[0-9a-f]{{16}}")
+_TORCHSCRIPT_MANGLING = re.compile(r"___torch_mangle_\d+\.?")
+_SIMPLE_TYPES = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
+_HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_IGNORED_CLASS_ATTRIBUTES = frozenset(
     """
     __dict__ __weakref__ __module__ __doc__ __annotations__ __firstlineno__ __static_attributes__
     __abstractmethods__ _abc_impl __parameters__ __orig_bases__ __annotate_func__ __annotations_cache__
     __qualname__ __slots__ __match_args__ __dataclass_fields__ __dataclass_params__
     """.split()  # noqa: SIM905
 )
-_HOLDERS = (types.SimpleNamespace, argparse.Namespace, collections.UserDict, collections.UserList)
+_HOLDER_TYPES = (types.SimpleNamespace, argparse.Namespace, collections.UserDict, collections.UserList)
 _MAX_DEPTH = 60
-_MAX_REPR = 20_000
+_MAX_REPR_CHARACTERS = 20_000
 
 
-class Describer:
+class CodeDescriber:
     """Describes objects that belong together; what was described once is only pointed at.
 
     Attributes:
@@ -52,25 +52,25 @@ class Describer:
     """
 
     def __init__(self) -> None:
-        self.modules: set[str] = set()
-        self._seen: dict[int, int] = {}
-        self._alive: list[Any] = []  # ids stay unique only while their objects live
+        self.module_names: set[str] = set()
+        self._described_ids: dict[int, int] = {}
+        self._kept_objects: list[Any] = []  # ids stay unique only while their objects live
         self._depth = 0
-        self._assigned: dict[int, set[str]] = {}
+        self._assigned_globals: dict[int, set[str]] = {}
 
-    def describe(self, value: Any) -> str:
+    def describe_value(self, value: Any) -> str:
         """What a value is and holds, without memory addresses; the same in every process."""
-        if isinstance(value, _SIMPLE):
+        if isinstance(value, _SIMPLE_TYPES):
             return f"{type(value).__name__} {value!r}"
-        if id(value) in self._seen:
-            return f"object {self._seen[id(value)]}"
+        if id(value) in self._described_ids:
+            return f"object {self._described_ids[id(value)]}"
         if self._depth >= _MAX_DEPTH:
             return "deeper"
-        self._seen[id(value)] = len(self._seen)
-        self._alive.append(value)
+        self._described_ids[id(value)] = len(self._described_ids)
+        self._kept_objects.append(value)
         self._depth += 1
         try:
-            return self._described(value)
+            return self._describe_contents(value)
         finally:
             self._depth -= 1
 
@@ -78,157 +78,165 @@ class Describer:
         """What a module holds besides tensors and sub-modules: settings, hooks, methods of its own."""
         if type(module).__module__.startswith("torch._dynamo"):
             return ""  # the compiler's own state; what it compiles is a module within
-        state = {key: value for key, value in vars(module).items() if key not in _of_any_module()}
-        state.pop(CODE_RECORD, None)
-        state |= {key: list(vars(module).get(key, {}).values()) for key in _HOOKS if vars(module).get(key)}
-        return "; ".join(f"{key}={self.describe(value)}" for key, value in sorted(state.items()))
+        state = {key: value for key, value in vars(module).items() if key not in _find_standard_attributes()}
+        state.pop(CODE_RECORD_ATTRIBUTE, None)
+        state |= {
+            key: list(vars(module).get(key, {}).values()) for key in _HOOK_ATTRIBUTES if vars(module).get(key)
+        }
+        return "; ".join(f"{key}={self.describe_value(value)}" for key, value in sorted(state.items()))
 
     def describe_module(self, module: nn.Module) -> str:
         """A module with all that is in it."""
         parts = []
         for name, one in module.named_modules():
             parts.append(
-                f"{name}: {self.describe(type(one))} ({self.describe_attributes(one)}){describe_program(one)}"
+                f"{name}: {self.describe_value(type(one))} ({self.describe_attributes(one)}){describe_program(one)}"
             )
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         parts += [f"{name}: {describe_tensor(value)}" for name, value in sorted(tensors.items())]
         return "\n".join(parts)
 
-    def _described(self, value: Any) -> str:
+    def _describe_contents(self, value: Any) -> str:
         try:
-            for kinds, write in _WRITERS:
+            for kinds, write in _DESCRIBERS_BY_TYPE:
                 if isinstance(value, kinds):
                     return write(self, value)
-            return self._object(value)
+            return self._describe_object(value)
         except Exception as error:  # noqa: BLE001 - any object of the user's may raise anything when looked at
-            return f"{_place(type(value))} raises {type(error).__name__}"
+            return f"{_format_qualified_name(type(value))} raises {type(error).__name__}"
 
-    def _class(self, value: type) -> str:
-        self.modules.add(value.__module__)
-        parts = [_place(value)]
+    def _describe_class(self, value: type) -> str:
+        self.module_names.add(value.__module__)
+        parts = [_format_qualified_name(value)]
         for kind in value.__mro__[:-1]:
-            self.modules.add(kind.__module__)
+            self.module_names.add(kind.__module__)
             own = is_user_module(kind.__module__)
             parts += [
-                f"{name}: {self.describe(part)}"
+                f"{name}: {self.describe_value(part)}"
                 for name, part in sorted(vars(kind).items())
-                if (own and name not in _NOT_OF_A_CLASS) or _is_foreign(part, kind)
+                if (own and name not in _IGNORED_CLASS_ATTRIBUTES) or _is_user_patch(part, kind)
             ]
         return "class " + "\n ".join(parts)
 
-    def _function(self, value: types.FunctionType) -> str:
-        self.modules.add(value.__module__ or "")
+    def _describe_function(self, value: types.FunctionType) -> str:
+        self.module_names.add(value.__module__ or "")
         compiled = getattr(value, "_torchdynamo_orig_callable", None)
         if compiled is not None:
-            return self.describe(compiled)
-        if not _is_users(value):
-            return f"function {_place(value)}"
-        cells = [_content(cell) for cell in value.__closure__ or ()]
+            return self.describe_value(compiled)
+        if not _is_user_function(value):
+            return f"function {_format_qualified_name(value)}"
+        cells = [_read_cell(cell) for cell in value.__closure__ or ()]
         parts = (value.__defaults__, value.__kwdefaults__, cells)
-        told = [describe_code(value.__code__), *(self.describe(part) for part in parts), self._globals(value)]
-        held = {name: part for name, part in vars(value).items() if name != CODE_RECORD}
-        told += [self.describe(held)] if held else []
-        return f"function {_place(value)} " + "\n ".join(told)
+        told = [
+            describe_code(value.__code__),
+            *(self.describe_value(part) for part in parts),
+            self._describe_globals(value),
+        ]
+        held = {name: part for name, part in vars(value).items() if name != CODE_RECORD_ATTRIBUTE}
+        told += [self.describe_value(held)] if held else []
+        return f"function {_format_qualified_name(value)} " + "\n ".join(told)
 
-    def _globals(self, function: types.FunctionType) -> str:
+    def _describe_globals(self, function: types.FunctionType) -> str:
         """The values of global names that a function reads and none writes."""
         known = function.__globals__
-        names = set(_names(function.__code__))
-        constant = sorted(names & known.keys() - self._written(known) - {"__file__"})
+        names = set(_iterate_used_names(function.__code__))
+        constant = sorted(names & known.keys() - self._find_assigned_globals(known) - {"__file__"})
         parts = []
         for name in constant:
-            value = _without_folder(known[name], known.get("__file__"))
+            value = _make_path_relative(known[name], known.get("__file__"))
             if isinstance(value, types.ModuleType):
-                parts.append(self._used_of(value, names))
+                parts.append(self._describe_used_values(value, names))
             else:
-                parts.append(f"{name}={self.describe(value)}")
+                parts.append(f"{name}={self.describe_value(value)}")
         return "; ".join(filter(None, parts))
 
-    def _written(self, known: Mapping[str, Any]) -> set[str]:
+    def _find_assigned_globals(self, known: Mapping[str, Any]) -> set[str]:
         """Global names that functions of a module assign: counters and memories, no constants."""
-        if id(known) not in self._assigned:
-            parts = [part for value in list(known.values()) for part in _functions(value)]
+        if id(known) not in self._assigned_globals:
+            parts = [part for value in list(known.values()) for part in _iterate_functions(value)]
             own = [part.__code__ for part in parts if part.__globals__ is known]
-            self._assigned[id(known)] = set().union(*map(_stored, own))
-        return self._assigned[id(known)]
+            self._assigned_globals[id(known)] = set().union(*map(_find_stored_globals, own))
+        return self._assigned_globals[id(known)]
 
-    def _used_of(self, module: types.ModuleType, names: set[str]) -> str:
+    def _describe_used_values(self, module: types.ModuleType, names: set[str]) -> str:
         """A user's module by the values that are read from it."""
-        self.modules.add(module.__name__)
+        self.module_names.add(module.__name__)
         if not is_user_module(module.__name__):
             return ""
         held = vars(module)
         return "; ".join(
-            f"{module.__name__}.{name}={self.describe(held[name])}"
+            f"{module.__name__}.{name}={self.describe_value(held[name])}"
             for name in sorted(names & held.keys())
-            if isinstance(held[name], (*_SIMPLE, Tensor, types.FunctionType, type, tuple, list, dict))
+            if isinstance(held[name], (*_SIMPLE_TYPES, Tensor, types.FunctionType, type, tuple, list, dict))
         )
 
-    def _method(self, value: types.MethodType) -> str:
-        return f"method {self.describe(value.__func__)} of {self.describe(value.__self__)}"
+    def _describe_method(self, value: types.MethodType) -> str:
+        return f"method {self.describe_value(value.__func__)} of {self.describe_value(value.__self__)}"
 
-    def _partial(self, value: functools.partial[Any]) -> str:
-        return f"partial {self.describe((value.func, value.args, value.keywords))}"
+    def _describe_partial(self, value: functools.partial[Any]) -> str:
+        return f"partial {self.describe_value((value.func, value.args, value.keywords))}"
 
-    def _wrapped(self, value: Any) -> str:
+    def _describe_descriptor(self, value: Any) -> str:
         parts = (getattr(value, name, None) for name in ("fget", "fset", "func", "__func__"))
-        return f"{type(value).__name__} {[self.describe(part) for part in parts if part is not None]}"
+        return f"{type(value).__name__} {[self.describe_value(part) for part in parts if part is not None]}"
 
-    def _sequence(self, value: Iterable[Any]) -> str:
-        return f"{type(value).__name__} [{', '.join(self.describe(part) for part in value)}]"
+    def _describe_sequence(self, value: Iterable[Any]) -> str:
+        return f"{type(value).__name__} [{', '.join(self.describe_value(part) for part in value)}]"
 
-    def _set(self, value: Iterable[Any]) -> str:
-        return f"set {sorted(self.describe(part) for part in value)}"
+    def _describe_set(self, value: Iterable[Any]) -> str:
+        return f"set {sorted(self.describe_value(part) for part in value)}"
 
-    def _mapping(self, value: Mapping[Any, Any]) -> str:
-        pairs = sorted((self.describe(key), self.describe(part)) for key, part in _sorted_items(value))
+    def _describe_mapping(self, value: Mapping[Any, Any]) -> str:
+        pairs = sorted(
+            (self.describe_value(key), self.describe_value(part)) for key, part in _sort_items(value)
+        )
         return f"{type(value).__name__} {pairs}"
 
-    def _array(self, value: np.ndarray[Any, Any]) -> str:
+    def _describe_array(self, value: np.ndarray[Any, Any]) -> str:
         if value.dtype.hasobject:
-            return f"array {value.shape} {self.describe(value.tolist())}"
+            return f"array {value.shape} {self.describe_value(value.tolist())}"
         return f"array {value.shape} {value.dtype} {hashlib.sha256(value.tobytes()).hexdigest()}"
 
-    def _module_type(self, value: types.ModuleType) -> str:
-        self.modules.add(value.__name__)
-        return f"module {without_places(value.__name__)}"
+    def _describe_python_module(self, value: types.ModuleType) -> str:
+        self.module_names.add(value.__name__)
+        return f"module {remove_addresses(value.__name__)}"
 
-    def _object(self, value: Any) -> str:
+    def _describe_object(self, value: Any) -> str:
         """Any other object: one of the user's, or a mere holder, by what it holds."""
         kind = type(value)
         if not is_user_module(kind.__module__):
-            self.modules.add(kind.__module__)
-            if not (isinstance(value, _HOLDERS) or dataclasses.is_dataclass(kind)):
-                return f"{_place(kind)} {_repr(value)}"
+            self.module_names.add(kind.__module__)
+            if not (isinstance(value, _HOLDER_TYPES) or dataclasses.is_dataclass(kind)):
+                return f"{_format_qualified_name(kind)} {_format_repr(value)}"
         slots = kind.__dict__.get("__slots__", ())
         names = [slots] if isinstance(slots, str) else list(slots)
         state = {name: getattr(value, name, None) for name in names} | dict(getattr(value, "__dict__", {}))
-        state.pop(CODE_RECORD, None)
-        return f"{self.describe(kind)} {self.describe({str(name): part for name, part in state.items()})}"
+        state.pop(CODE_RECORD_ATTRIBUTE, None)
+        return f"{self.describe_value(kind)} {self.describe_value({str(name): part for name, part in state.items()})}"
 
 
-_WRITERS: tuple[tuple[Any, Callable[[Describer, Any], str]], ...] = (
+_DESCRIBERS_BY_TYPE: tuple[tuple[Any, Callable[[CodeDescriber, Any], str]], ...] = (
     (Tensor, lambda _, value: describe_tensor(value)),
-    (np.ndarray, Describer._array),  # noqa: SLF001
-    (nn.Module, Describer.describe_module),
-    (type, Describer._class),  # noqa: SLF001
-    (types.FunctionType, Describer._function),  # noqa: SLF001
-    (types.MethodType, Describer._method),  # noqa: SLF001
-    (functools.partial, Describer._partial),  # noqa: SLF001
-    ((property, staticmethod, classmethod, functools.cached_property), Describer._wrapped),  # noqa: SLF001
-    (types.ModuleType, Describer._module_type),  # noqa: SLF001
+    (np.ndarray, CodeDescriber._describe_array),  # noqa: SLF001
+    (nn.Module, CodeDescriber.describe_module),
+    (type, CodeDescriber._describe_class),  # noqa: SLF001
+    (types.FunctionType, CodeDescriber._describe_function),  # noqa: SLF001
+    (types.MethodType, CodeDescriber._describe_method),  # noqa: SLF001
+    (functools.partial, CodeDescriber._describe_partial),  # noqa: SLF001
+    ((property, staticmethod, classmethod, functools.cached_property), CodeDescriber._describe_descriptor),  # noqa: SLF001
+    (types.ModuleType, CodeDescriber._describe_python_module),  # noqa: SLF001
     (types.CodeType, lambda _, value: describe_code(value)),
-    (torch.jit.ScriptFunction, lambda _, value: _MANGLED.sub("", str(value.code))),
+    (torch.jit.ScriptFunction, lambda _, value: _TORCHSCRIPT_MANGLING.sub("", str(value.code))),
     (type(os.environ), lambda _, _value: "environment"),
-    ((set, frozenset), Describer._set),  # noqa: SLF001
-    ((list, tuple), Describer._sequence),  # noqa: SLF001
-    (dict, Describer._mapping),  # noqa: SLF001
+    ((set, frozenset), CodeDescriber._describe_set),  # noqa: SLF001
+    ((list, tuple), CodeDescriber._describe_sequence),  # noqa: SLF001
+    (dict, CodeDescriber._describe_mapping),  # noqa: SLF001
 )
 
 
 def describe_code(code: types.CodeType) -> str:
     """A function's instructions, names and constants; neither its file nor its lines."""
-    constants = [_constant(value) for value in code.co_consts]
+    constants = [_describe_constant(value) for value in code.co_consts]
     counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
     steps = hashlib.sha256(code.co_code).hexdigest()[:32]
@@ -253,51 +261,51 @@ def describe_program(module: nn.Module) -> str:
         if isinstance(module, torch.jit.ScriptModule):
             names = sorted(module._concrete_type.get_attributes())  # noqa: SLF001 - nothing public names them
             settings = {name: getattr(module, name, None) for name in names}
-            code += repr({name: value for name, value in settings.items() if not _is_inside(value)})
+            code += repr({name: value for name, value in settings.items() if not _is_tensor_or_module(value)})
             code += repr(module.code_with_constants[1].const_mapping)
     except (RuntimeError, AttributeError):
         return f" {code}"
-    return " " + _MANGLED.sub("", _ADDRESS.sub("", code))
+    return " " + _TORCHSCRIPT_MANGLING.sub("", _MEMORY_ADDRESS.sub("", code))
 
 
-def _is_inside(value: Any) -> bool:
+def _is_tensor_or_module(value: Any) -> bool:
     """Whether a module's own tensors and parts already say it."""
     return isinstance(value, Tensor | nn.Module)
 
 
-def without_places(text: str) -> str:
+def remove_addresses(text: str) -> str:
     """A text without memory addresses and without the hashes in the names of users' modules."""
-    return _COPIED.sub(r"\1", _ADDRESS.sub("", text))
+    return _USER_MODULE_HASH.sub(r"\1", _MEMORY_ADDRESS.sub("", text))
 
 
 @functools.cache
-def _of_any_module() -> frozenset[str]:
+def _find_standard_attributes() -> frozenset[str]:
     return frozenset(vars(nn.Module())) | {"_compiled_call_impl", "call_super_init"}
 
 
-def _place(value: Any) -> str:
-    return without_places(f"{value.__module__}.{value.__qualname__}")
+def _format_qualified_name(value: Any) -> str:
+    return remove_addresses(f"{value.__module__}.{value.__qualname__}")
 
 
-def _constant(value: Any) -> str:
+def _describe_constant(value: Any) -> str:
     if isinstance(value, types.CodeType):
         return describe_code(value)
     if isinstance(value, frozenset):  # its order is another in every process
-        return f"frozenset {sorted(map(_constant, value))}"
+        return f"frozenset {sorted(map(_describe_constant, value))}"
     if isinstance(value, tuple):
-        return f"({', '.join(map(_constant, value))})"
+        return f"({', '.join(map(_describe_constant, value))})"
     return f"{type(value).__name__} {value!r}"
 
 
-def _names(code: types.CodeType) -> Iterable[str]:
+def _iterate_used_names(code: types.CodeType) -> Iterable[str]:
     """Global names and attributes that a function reads, those of functions within it included."""
     yield from code.co_names
     for value in code.co_consts:
         if isinstance(value, types.CodeType):
-            yield from _names(value)
+            yield from _iterate_used_names(value)
 
 
-def _functions(value: Any) -> Iterable[types.FunctionType]:
+def _iterate_functions(value: Any) -> Iterable[types.FunctionType]:
     """A function, or those of a class."""
     parts = list(vars(value).values()) if isinstance(value, type) else [value]
     parts = [part.__func__ if isinstance(part, staticmethod | classmethod) else part for part in parts]
@@ -305,36 +313,40 @@ def _functions(value: Any) -> Iterable[types.FunctionType]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _stored(code: types.CodeType) -> frozenset[str]:
+def _find_stored_globals(code: types.CodeType) -> frozenset[str]:
     stored = {one.argval for one in dis.get_instructions(code) if one.opname == "STORE_GLOBAL"}
     inner = (value for value in code.co_consts if isinstance(value, types.CodeType))
-    return frozenset(stored).union(*map(_stored, inner))
+    return frozenset(stored).union(*map(_find_stored_globals, inner))
 
 
-def _content(cell: types.CellType) -> Any:
+def _read_cell(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:
         return "empty cell"
 
 
-def _is_users(function: types.FunctionType) -> bool:
+def _is_user_function(function: types.FunctionType) -> bool:
     return is_user_module(function.__module__ or "") or is_user_file(function.__code__.co_filename)
 
 
-def _is_foreign(part: Any, kind: type) -> bool:
+def _is_user_patch(part: Any, kind: type) -> bool:
     """Whether a function of the user's was put into a library's class."""
-    return isinstance(part, types.FunctionType) and not is_user_module(kind.__module__) and _is_users(part)
+    return (
+        isinstance(part, types.FunctionType)
+        and not is_user_module(kind.__module__)
+        and _is_user_function(part)
+    )
 
 
-def _without_folder(value: Any, file: str | None) -> Any:
+def _make_path_relative(value: Any, file: str | None) -> Any:
     """A path below the folder of the code, as seen from there: where the folder lies decides nothing."""
     if file and isinstance(value, str | PurePath):
         return str(value).replace(os.path.dirname(file), ".")  # noqa: PTH120 - of text
     return value
 
 
-def _sorted_items(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
+def _sort_items(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     """The items in an order that numbers what is in them alike in every process."""
     try:
         return sorted(value.items(), key=lambda pair: str(pair[0]))
@@ -342,9 +354,9 @@ def _sorted_items(value: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
         return list(value.items())
 
 
-def _repr(value: Any) -> str:
+def _format_repr(value: Any) -> str:
     """What an object of a library says about itself."""
     try:
-        return without_places(repr(value)[:_MAX_REPR])
+        return remove_addresses(repr(value)[:_MAX_REPR_CHARACTERS])
     except Exception:  # noqa: BLE001 - any library may raise anything
         return ""

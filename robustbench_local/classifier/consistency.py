@@ -9,14 +9,14 @@ from dataclasses import dataclass
 class Consistency:
     """How far a model's answer to an image is the image's own; what `probe_consistency` found, in short."""
 
-    mark: str = ""
+    inconsistency_note: str = ""
     """Why it is not, although the user allowed that, in one line; empty if it is. With a mark, no number of
     the model is relied on."""
-    varies: bool = False
+    is_unrepeatable: bool = False
     """Whether the same image gets another answer each time, by random numbers that no seed repeats."""
-    draws: bool = True
+    is_random: bool = True
     """Whether it may draw random numbers: then answers can only be compared after equal seeds."""
     tolerance: float = 1e-4
     """Share of the logits' range by which answers differ by rounding."""
-    misleads: bool = False
+    has_misleading_gradients: bool = False
     """Whether its gradients do not say how its answers change, so that attacks are led astray."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.errors import ConfigError, ModelError
 
-_MANY = 32
+_MIN_CHANNELS = 32
 """Channels from which on they are better innermost: measured on fourteen networks."""
 
 
@@ -25,12 +25,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"device {str(device)!r} cannot be used: {first_line(error)}", remedy="use cpu or auto"
+            f"device {str(device)!r} cannot be used: {extract_first_line(error)}", remedy="use cpu or auto"
         ) from error
     return wanted
 
 
-def place(module: nn.Module | None, device: torch.device, name: str) -> None:
+def move_to_device(module: nn.Module | None, device: torch.device, name: str) -> None:
     """Move a network to a device.
 
     Args:
@@ -46,9 +46,9 @@ def place(module: nn.Module | None, device: torch.device, name: str) -> None:
     try:
         module.to(device)
     except (RuntimeError, NotImplementedError) as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
-        raise ModelError(f"cannot be moved to {device}: {first_line(error)}", where=name) from error
+        raise ModelError(f"cannot be moved to {device}: {extract_first_line(error)}", where=name) from error
 
 
 def find_computing_dtype(module: nn.Module | None) -> torch.dtype:
@@ -69,25 +69,25 @@ class ChannelsLast:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._lain: list[tuple[nn.Parameter, Tensor]] = []
+        self._original_layouts: list[tuple[nn.Parameter, Tensor]] = []
         layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-        if all(layer.in_channels < _MANY for layer in layers):
+        if all(layer.in_channels < _MIN_CHANNELS for layer in layers):
             return
         held = (dict(layer.named_parameters(recurse=False)).get("weight") for layer in layers)
         for weight in dict.fromkeys(weight for weight in held if weight is not None):
             last = weight.data.clone(memory_format=torch.channels_last)
             if last.stride() != weight.stride():
-                self._lain.append((weight, weight.data))
+                self._original_layouts.append((weight, weight.data))
                 weight.data = last
 
-    def put_back(self) -> bool:
+    def restore_layout(self) -> bool:
         """Let the weights lie as they did, whatever became of their values; False if they already do."""
-        lain, self._lain = self._lain, []
+        lain, self._original_layouts = self._original_layouts, []
         for weight, data in lain:
             data.copy_(weight.data)
             weight.data = data
         return bool(lain)
 
-    def explains(self, error: BaseException) -> bool:
+    def is_cause_of(self, error: BaseException) -> bool:
         """Whether the order is what a network stumbles over: one that views its features as a row does."""
-        return bool(self._lain) and "view size is not compatible" in str(error)
+        return bool(self._original_layouts) and "view size is not compatible" in str(error)

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier.device import ChannelsLast
-from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.classifier.state_guard import (
     ModuleState,
+    ProcessSettings,
     RandomStates,
-    Settings,
+    deterministic_arithmetic,
     set_evaluation_mode,
-    sound_arithmetic,
 )
 from robustbench_local.errors import ModelError
 
@@ -30,48 +30,48 @@ class EvaluationMode:
     def __init__(self, layout: ChannelsLast | None) -> None:
         self._layout = layout
         # read once, with gradients on and off, so that a forward only has to look at them afterwards
-        settings = Settings.current()
-        self._settings = {on: settings._replace(gradients=on) for on in (True, False)}
+        settings = ProcessSettings.from_process()
+        self._settings = {on: settings._replace(grad_enabled=on) for on in (True, False)}
 
-    def expected_settings(self) -> Settings:
+    def select_expected_settings(self) -> ProcessSettings:
         """The process-wide settings that a forward has to leave as they are."""
         return self._settings[torch.is_grad_enabled()]
 
-    def undo_layout_behind(self, error: BaseException) -> bool:
+    def undo_layout_after(self, error: BaseException) -> bool:
         """Let the weights lie as their maker has them if that is what a network stumbled over; else False."""
-        return self._layout is not None and self._layout.explains(error) and self._layout.put_back()
+        return self._layout is not None and self._layout.is_cause_of(error) and self._layout.restore_layout()
 
 
 @contextmanager
 def evaluation_mode(
-    module: nn.Module | None, name: str, note: Callable[[str], None]
+    module: nn.Module | None, name: str, add_note: Callable[[str], None]
 ) -> Iterator[EvaluationMode]:
     """Evaluation mode, frozen parameters, exact arithmetic; afterwards everything is as before (V10).
 
     Args:
         module: The network; None for a callable, which has no mode and no parameters.
         name: What to call it in messages.
-        note: Told what a reader of the results should know.
+        add_note: Told what a reader of the results should know.
 
     Raises:
         ModelError: If the module cannot be remembered or put into evaluation mode.
     """
-    settings, randomness = Settings.current(), RandomStates.current()
+    settings, randomness = ProcessSettings.from_process(), RandomStates.from_process()
     state = None if module is None else _remember_state(module, name)
     layout = None
     try:
         if module is not None:
-            _freeze(module, name, note)
+            _freeze_module(module, name, add_note)
             layout = ChannelsLast(module)
-        with sound_arithmetic():
+        with deterministic_arithmetic():
             yield EvaluationMode(layout)
     finally:
         if layout is not None:
-            layout.put_back()
-        settings.restore()
-        randomness.restore()
+            layout.restore_layout()
+        settings.restore_settings()
+        randomness.restore_states()
         if state is not None:
-            _put_back(state, note)
+            _restore_module(state, add_note)
 
 
 def _remember_state(module: nn.Module, name: str) -> ModuleState:
@@ -79,28 +79,28 @@ def _remember_state(module: nn.Module, name: str) -> ModuleState:
     try:
         return ModuleState(module)
     except Exception as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
-        what = f"its parameters and buffers cannot be copied: {first_line(error)}"
+        what = f"its parameters and buffers cannot be copied: {extract_first_line(error)}"
         remedy = "give every layer its weights first, lazy ones by a first call"
         raise ModelError(what, where=name, remedy=remedy) from error
 
 
-def _freeze(module: nn.Module, name: str, note: Callable[[str], None]) -> None:
+def _freeze_module(module: nn.Module, name: str, note: Callable[[str], None]) -> None:
     try:
         told = set_evaluation_mode(module)
     except Exception as error:
-        what = f"cannot be put into evaluation mode: {type(error).__name__}: {first_line(error)}"
+        what = f"cannot be put into evaluation mode: {type(error).__name__}: {extract_first_line(error)}"
         raise ModelError(what, where=name, remedy="let eval() and requires_grad_() work") from error
     if told is not None:
         note(told)
 
 
-def _put_back(state: ModuleState, note: Callable[[str], None]) -> None:
+def _restore_module(state: ModuleState, note: Callable[[str], None]) -> None:
     try:
-        changed = state.restore()
+        changed = state.restore_module()
     except Exception as error:  # noqa: BLE001 - what was measured is measured
-        note(f"cannot be put back as it was before it was attacked: {first_line(error)}")
+        note(f"cannot be put back as it was before it was attacked: {extract_first_line(error)}")
         return
     if changed:
         note(f"{', '.join(changed[:3])} changed while it was attacked; put back afterwards")

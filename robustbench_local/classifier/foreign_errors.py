@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from robustbench_local.errors import printable
+from robustbench_local.errors import escape_unprintable
 
-_MEMORY_SIGNS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
+_OUT_OF_MEMORY_TEXTS = ("out of memory", "DefaultCPUAllocator", "bad_alloc", "can't allocate memory")
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY_TEXTS)
 
 
-def first_line(error: BaseException, limit: int = 200) -> str:
-    """What somebody else's exception says, as part of one line: at most ``limit`` characters of its first."""
+def extract_first_line(error: BaseException, limit: int = 200) -> str:
+    """What somebody else's exception says, as part of one line: at most ``query_limit`` characters of its first."""
     line = next(iter(str(error).strip().splitlines()), "no message")
-    return printable(line[:limit]).rstrip(". ")
+    return escape_unprintable(line[:limit]).rstrip(". ")

@@ -18,12 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.classifier.hidden_state import ExternalValue, describe_state, find_places, read_place
+from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.hidden_state import (
+    ExternalValue,
+    describe_state,
+    find_external_values,
+    read_external_value,
+)
 
-MOST_BYTES = 64 << 20
+MAX_COPIED_BYTES = 64 << 20
 """Size of a global or closure's value from which on it is not copied: rather data than a memory."""
-_ATOMS = frozenset({int, float, bool, str, type(None)})
+_ATOMIC_TYPES = frozenset({int, float, bool, str, type(None)})
 
 
 class OriginalState:
@@ -40,40 +45,40 @@ class OriginalState:
 
     def __init__(self, model: Any) -> None:
         self.problem: str | None = None
-        self.uncopied: set[str] = set()
-        self.places = find_places(model)
+        self.uncopied_attributes: set[str] = set()
+        self.external_values = find_external_values(model)
         self._shared = {id(one): one for one in model.parameters()} if isinstance(model, nn.Module) else {}
-        self._known = self._described(model)
-        self._kept: list[ExternalValue] = []
+        self._known_description = self._describe_model(model)
+        self._copied_values: list[ExternalValue] = []
         self._template: tuple[Any, list[Any]] = (None, [])
         if is_own_adapter(model):
             self.problem = ""
             return
-        if any(type(part).__name__ == "OptimizedModule" for part in _modules(model)):
+        if any(type(part).__name__ == "OptimizedModule" for part in _iterate_modules(model)):
             self.problem = "it is compiled"
             return
         try:
-            twin = self._duplicate(model)
+            twin = self._copy_object(model)
         except Exception as error:  # noqa: BLE001 - somebody else's class may raise anything
-            self.problem = f"{type(error).__name__}: {first_line(error, 80)}"
+            self.problem = f"{type(error).__name__}: {extract_first_line(error, 80)}"
             return
-        self._kept = [place for place in self.places if self._can_be_kept(place)]
-        if twin is model and not self._kept:
+        self._copied_values = [place for place in self.external_values if self._is_copyable(place)]
+        if twin is model and not self._copied_values:
             self.problem = "it is a function"
             return
         # together, so that what is one object inside and outside stays one
-        self._template = self._duplicate((model, [_content(place) for place in self._kept]))
+        self._template = self._copy_object((model, [_read_value(place) for place in self._copied_values]))
 
-    def describes(self, model: Any) -> bool:
+    def is_unchanged(self, model: Any) -> bool:
         """Whether a model is as it was, or as an evaluation left it: nobody else has changed it since."""
-        return self._known == self._described(model)
+        return self._known_description == self._describe_model(model)
 
-    def leave(self, model: Any) -> None:
+    def record_state(self, model: Any) -> None:
         """Take note of how an evaluation leaves a model."""
-        self._known = self._described(model)
+        self._known_description = self._describe_model(model)
 
     @contextmanager
-    def copied(self) -> Iterator[Any]:
+    def open_copy(self) -> Iterator[Any]:
         """A copy of the model; as long as this is open, names outside of the model have their old values.
 
         Yields:
@@ -82,34 +87,34 @@ class OriginalState:
         if self.problem is not None:
             yield None
             return
-        twin, values = self._duplicate(self._template)
+        twin, values = self._copy_object(self._template)
         with ExitStack() as stack:
-            for place, value in zip(self._kept, values, strict=True):
-                stack.callback(place.write, _content(place))
+            for place, value in zip(self._copied_values, values, strict=True):
+                stack.callback(place.write, _read_value(place))
                 place.write(value)
             yield twin
 
-    def _described(self, model: Any) -> dict[str, str]:
+    def _describe_model(self, model: Any) -> dict[str, str]:
         """Everything but the values of the parameters, which all copies share."""
-        shared = {name: f"parameter {id(one)}" for name, one in _named_parameters(model)}
-        return shared | describe_state(model, self.places, parameters=False)
+        shared = {name: f"parameter {id(one)}" for name, one in _iterate_parameters(model)}
+        return shared | describe_state(model, self.external_values, parameters=False)
 
-    def _duplicate(self, value: Any) -> Any:
+    def _copy_object(self, value: Any) -> Any:
         # TorchScript copies parameters by an operation, of which they would not be leaves
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of classes that are out of fashion: not the reader's matter
             memo: dict[int, Any] = dict(self._shared)
             model = value[0] if isinstance(value, tuple) else value
             if isinstance(model, nn.Module):
-                self.uncopied |= _copy_modules(model, memo)
+                self.uncopied_attributes |= _copy_modules(model, memo)
             return copy.deepcopy(value, memo)
 
-    def _can_be_kept(self, place: ExternalValue) -> bool:
-        value = _content(place)
-        if _size(value) > MOST_BYTES:
+    def _is_copyable(self, place: ExternalValue) -> bool:
+        value = _read_value(place)
+        if _count_bytes(value) > MAX_COPIED_BYTES:
             return False
         try:
-            self._duplicate(value)
+            self._copy_object(value)
         except Exception:  # noqa: BLE001 - somebody else's class may raise anything
             return False
         return True
@@ -122,22 +127,22 @@ class FreshCopies:
         self._original: OriginalState | None = None
 
     @property
-    def uncopied(self) -> frozenset[str]:
+    def uncopied_attributes(self) -> frozenset[str]:
         """Paths of the model's attributes that copies share with it, because nobody can copy them."""
-        return frozenset(self._original.uncopied if self._original is not None else ())
+        return frozenset(self._original.uncopied_attributes if self._original is not None else ())
 
-    def keep(self, model: Any) -> None:
+    def remember_model(self, model: Any) -> None:
         """Remember a model as it is, unless that was done and only evaluations have used it since."""
-        if self._original is None or not self._original.describes(model):
+        if self._original is None or not self._original.is_unchanged(model):
             self._original = OriginalState(model)
 
-    def leave(self, model: Any) -> None:
+    def record_state(self, model: Any) -> None:
         """Take note of how an evaluation leaves the model."""
         if self._original is not None:
-            self._original.leave(model)
+            self._original.record_state(model)
 
     @contextmanager
-    def open(self, note: Callable[[str], None]) -> Iterator[Any]:
+    def open_copy(self, note: Callable[[str], None]) -> Iterator[Any]:
         """A copy of the model, see `OriginalState.copied`.
 
         Args:
@@ -149,7 +154,7 @@ class FreshCopies:
         if self._original is None:
             yield None
             return
-        with self._original.copied() as model:
+        with self._original.open_copy() as model:
             if self._original.problem:
                 problem = f"its model cannot be copied ({self._original.problem})"
                 note(f"{problem}: candidates are judged by the model that was attacked")
@@ -185,7 +190,7 @@ def _copy_value(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if isinstance(value, Tensor) and not value.is_leaf:  # which deepcopy refuses
         memo[id(value)] = value.detach().clone()
-    if kind in _ATOMS or (kind is tuple and all(type(entry) in _ATOMS for entry in value)):
+    if kind in _ATOMIC_TYPES or (kind is tuple and all(type(entry) in _ATOMIC_TYPES for entry in value)):
         return value
     return kind() if kind in (dict, OrderedDict) and not value else copy.deepcopy(value, memo)
 
@@ -195,16 +200,16 @@ def _is_copied_plainly(kind: type) -> bool:
     if issubclass(kind, nn.RNNBase) or hasattr(kind, "__deepcopy__"):
         return False
     ways = (kind.__setstate__, kind.__reduce_ex__, getattr(kind, "__getstate__", None))  # type: ignore[attr-defined]
-    return all(way is None or _is_torch(way) for way in ways)
+    return all(way is None or _is_torch_method(way) for way in ways)
 
 
-def _is_torch(way: Any) -> bool:
+def _is_torch_method(way: Any) -> bool:
     place = getattr(way, "__module__", None)  # None of what every object has
     return place is None or place.startswith(("torch.nn.modules.", "torch._dynamo."))
 
 
-def _content(place: ExternalValue) -> Any:
-    return None if place.is_cache else read_place(place)
+def _read_value(place: ExternalValue) -> Any:
+    return None if place.is_cache else read_external_value(place)
 
 
 def is_own_adapter(model: Any) -> bool:
@@ -212,16 +217,16 @@ def is_own_adapter(model: Any) -> bool:
     return not isinstance(model, nn.Module) and type(model).__module__.startswith("robustbench_local.")
 
 
-def _modules(model: Any) -> Iterator[nn.Module]:
+def _iterate_modules(model: Any) -> Iterator[nn.Module]:
     return model.modules() if isinstance(model, nn.Module) else iter(())
 
 
-def _named_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
+def _iterate_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(model, nn.Module):
         yield from model.named_parameters(remove_duplicate=False)
 
 
-def _size(value: Any, depth: int = 4) -> int:
+def _count_bytes(value: Any, depth: int = 4) -> int:
     """Bytes of the tensors and arrays in a value, parameters aside."""
     if isinstance(value, nn.Module):
         return sum(buffer.nbytes for buffer in value.buffers())
@@ -229,5 +234,5 @@ def _size(value: Any, depth: int = 4) -> int:
         return int(value.nbytes)
     if depth and isinstance(value, dict | list | tuple | set):
         entries = value.values() if isinstance(value, dict) else value
-        return sum(_size(entry, depth - 1) for entry in entries)
+        return sum(_count_bytes(entry, depth - 1) for entry in entries)
     return 0

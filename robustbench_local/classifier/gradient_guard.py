@@ -12,32 +12,34 @@ from torch import Tensor
 from robustbench_local.classifier.gradient_repair import (
     GradientFaults,
     find_faults,
-    is_healthy,
+    is_finite_and_nonzero,
     keep_backward_finite,
     remove_nonfinite,
 )
-from robustbench_local.classifier.pass_counter import Meter
+from robustbench_local.classifier.pass_counter import PassCounter
 
-Loss = Callable[[Tensor], Tensor]
+LossFunction = Callable[[Tensor], Tensor]
 
 
 class GradientSource(Protocol):
     """What the guard needs of a `Classifier`, which lies above it; see there."""
 
     @property
-    def open_meter(self) -> Meter | None:
+    def open_counter(self) -> PassCounter | None:
         """See `Classifier.open_meter`."""
 
-    def metered(self, count: int, limit: int | None = None) -> AbstractContextManager[Meter]:
+    def count_passes(self, count: int, limit: int | None = None) -> AbstractContextManager[PassCounter]:
         """See `Classifier.metered`."""
 
     def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """See `Classifier.__call__`."""
 
-    def differentiate(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
+    def differentiate_losses(self, losses: Tensor, leaf: Tensor) -> Tensor | None:
         """See `Classifier.differentiate`."""
 
-    def confirm_gradient(self, losses_at: Loss, images: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
+    def confirm_gradient(
+        self, losses_at: LossFunction, images: Tensor, losses: Tensor, gradient: Tensor
+    ) -> Tensor:
         """See `Classifier.confirm_gradient`."""
 
 
@@ -50,14 +52,14 @@ class GradientGuard:
     """
 
     def __init__(self) -> None:
-        self._looks_at_each = True
-        self._nonfinite_seen = torch.zeros((), dtype=torch.bool)
+        self._checks_every_gradient = True
+        self._has_seen_nonfinite = torch.zeros((), dtype=torch.bool)
 
-    def mend(
+    def repair_gradient(
         self,
         classifier: GradientSource,
         images: Tensor,
-        loss: Loss,
+        loss: LossFunction,
         rows: Tensor | None,
         losses: Tensor,
         gradient: Tensor,
@@ -72,66 +74,68 @@ class GradientGuard:
             losses: (N,) or (N, T).
             gradient: (N, C, H, W) or (N, T, C, H, W).
         """
-        seen = self._nonfinite_seen = self._nonfinite_seen.to(gradient.device)
-        if self._looks_at_each and is_healthy(gradient):
-            self._looks_at_each = gradient.device.type == "cpu" or bool(seen)
+        seen = self._has_seen_nonfinite = self._has_seen_nonfinite.to(gradient.device)
+        if self._checks_every_gradient and is_finite_and_nonzero(gradient):
+            self._checks_every_gradient = gradient.device.type == "cpu" or bool(seen)
             return gradient
         faults = find_faults(gradient)
         seen |= faults.nonfinite.any()
-        if not self._looks_at_each:
+        if not self._checks_every_gradient:
             gradient = remove_nonfinite(gradient)
-            faults = GradientFaults(faults.entries, find_faults(gradient).zero, faults.unconfirmed)
+            faults = GradientFaults(
+                faults.nonfinite_entries, find_faults(gradient).is_zero, faults.unconfirmed
+            )
         elif bool(faults.nonfinite.any()):
-            gradient, faults = _repair(classifier, images, loss, rows, losses, gradient, faults)
-        if (meter := classifier.open_meter) is not None:
+            gradient, faults = _repair_rows(classifier, images, loss, rows, losses, gradient, faults)
+        if (meter := classifier.open_counter) is not None:
             meter.add_faults(rows, faults)
         return gradient
 
-    def missed_faults(self) -> bool:
+    def detect_missed_faults(self) -> bool:
         """Whether gradients were not finite and nobody looked, so that what they led to is to be done again.
 
         From then on every gradient is looked at.
         """
-        if self._looks_at_each or not bool(self._nonfinite_seen):
+        if self._checks_every_gradient or not bool(self._has_seen_nonfinite):
             return False
-        self._looks_at_each = True
+        self._checks_every_gradient = True
         return True
 
-    def look_at_each(self) -> None:
+    def check_every_gradient(self) -> None:
         """Look at every gradient from now on, on a GPU too."""
-        self._looks_at_each = True
-        self._nonfinite_seen = torch.ones_like(self._nonfinite_seen)
+        self._checks_every_gradient = True
+        self._has_seen_nonfinite = torch.ones_like(self._has_seen_nonfinite)
 
 
-def _repair(
+def _repair_rows(
     classifier: GradientSource,
     images: Tensor,
-    loss: Loss,
+    loss: LossFunction,
     rows: Tensor | None,
     losses: Tensor,
     gradient: Tensor,
     faults: GradientFaults,
 ) -> tuple[Tensor, GradientFaults]:
     """Compute the gradient once more for the rows that are not finite; arguments as `GradientGuard.mend`."""
-    bad, meter = faults.nonfinite, classifier.open_meter
+    bad, meter = faults.nonfinite, classifier.open_counter
 
     def losses_at(points: Tensor) -> Tensor:
         with torch.no_grad():
             return loss(classifier(points))
 
-    with classifier.metered(len(images)) as spent:
+    with classifier.count_passes(len(images)) as spent:
         with torch.enable_grad():
             leaf = images.detach().requires_grad_()
             again = loss(classifier(leaf))
             keep_backward_finite(again)
-            repaired = classifier.differentiate(again, leaf)
+            repaired = classifier.differentiate_losses(again, leaf)
         spent.add_backward(None, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
         if repaired is None:  # a forward whose graph is there only now and then
             repaired = torch.zeros_like(gradient)
         there = bad.view(-1, *[1] * (gradient.ndim - 1))
         mended = torch.where(there, remove_nonfinite(repaired), gradient)
-        zero = find_faults(mended).zero
+        zero = find_faults(mended).is_zero
         confirmed = classifier.confirm_gradient(losses_at, images, losses, mended)
     if meter is not None:
         meter.add_repairs(rows, bad, spent)
-    return mended, GradientFaults(faults.entries, zero, bad & ~zero & ~confirmed)
+    return mended, GradientFaults(faults.nonfinite_entries, zero, bad & ~zero & ~confirmed)

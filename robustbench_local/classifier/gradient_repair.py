@@ -15,13 +15,13 @@ from torch import Tensor
 
 from robustbench_local.classifier.autograd_graph import walk_graph
 
-STEPS = (1e-2, 1e-3)
+DIFFERENCE_STEPS = (1e-2, 1e-3)
 """Largest change of a pixel in the finite differences that a repaired gradient is compared with: the first
 for gradients that hardly change the loss, the second for losses that curve within a few grey levels."""
-FACTOR = 3.0
+MAX_SLOPE_RATIO = 3.0
 """The change of the loss that a repaired gradient foretells and the measured one may differ by this factor:
 losses curve, and those of some attacks hold a scale fixed."""
-NOISE = 6e-6
+ROUNDING_SHARE = 6e-6
 """A change of the loss up to this share of its size, or of 1, may be float32's rounding: it says nothing."""
 
 
@@ -29,9 +29,9 @@ NOISE = 6e-6
 class GradientFaults:
     """What was wrong with the gradients of one look, a row an image."""
 
-    entries: Tensor
+    nonfinite_entries: Tensor
     """(N,) int64: entries that were NaN or infinite, before any repair."""
-    zero: Tensor
+    is_zero: Tensor
     """(N,) boolean: the gradient was exactly zero, after the repair if there was one."""
     unconfirmed: Tensor
     """(N,) boolean: a repaired gradient, not zero, that a finite difference does not confirm."""
@@ -39,10 +39,10 @@ class GradientFaults:
     @property
     def nonfinite(self) -> Tensor:
         """(N,) boolean: some entry was NaN or infinite."""
-        return self.entries > 0
+        return self.nonfinite_entries > 0
 
 
-def is_healthy(gradient: Tensor) -> bool:
+def is_finite_and_nonzero(gradient: Tensor) -> bool:
     """Whether every row is finite and not zero; waits for the device.
 
     Args:
@@ -60,7 +60,7 @@ def find_faults(gradient: Tensor) -> GradientFaults:
     flat = gradient.flatten(1)
     entries = flat.isfinite().logical_not_().sum(dim=1)
     zero = (flat != 0).any(dim=1).logical_not_()
-    return GradientFaults(entries=entries, zero=zero, unconfirmed=torch.zeros_like(zero))
+    return GradientFaults(nonfinite_entries=entries, is_zero=zero, unconfirmed=torch.zeros_like(zero))
 
 
 def remove_nonfinite(gradient: Tensor) -> Tensor:
@@ -76,15 +76,15 @@ def keep_backward_finite(output: Tensor) -> None:
     """
     for node in walk_graph(output):
         if node.next_functions:  # the ends of the graph only gather what others hand them
-            node.register_hook(_finite_inputs)
+            node.register_hook(_clean_backward_hook)
 
 
-def _finite_inputs(slopes: tuple[Tensor | None, ...], _given: Any) -> tuple[Tensor | None, ...]:
+def _clean_backward_hook(slopes: tuple[Tensor | None, ...], _given: Any) -> tuple[Tensor | None, ...]:
     """A hook behind one operation of the backward pass."""
     return tuple(None if slope is None else remove_nonfinite(slope) for slope in slopes)
 
 
-def confirm_slope(
+def confirm_gradient(
     losses_at: Callable[[Tensor], Tensor], images: Tensor, losses: Tensor, gradient: Tensor
 ) -> Tensor:
     """Whether losses rise along gradients as steeply as these say.
@@ -101,21 +101,21 @@ def confirm_slope(
     """
     several = losses.ndim == 2
     slope = (gradient.sum(dim=1) if several else gradient).double()
-    noise = NOISE * (losses.abs().sum(dim=1) if several else losses.abs()).double().clamp_min(1.0)
+    noise = ROUNDING_SHARE * (losses.abs().sum(dim=1) if several else losses.abs()).double().clamp_min(1.0)
     peak = slope.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
     direction = (slope / peak.view(-1, 1, 1, 1)).to(images)
     confirmed = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    for step in STEPS:
+    for step in DIFFERENCE_STEPS:
         ends = [(images + sign * step * direction).clamp(0, 1) for sign in (1, -1)]
         high, low = (losses_at(end).double() for end in ends)
         measured = (high - low).sum(dim=1) if several else high - low
         foretold = (slope * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1)
-        near = (measured > foretold / FACTOR) & (measured < foretold * FACTOR)
+        near = (measured > foretold / MAX_SLOPE_RATIO) & (measured < foretold * MAX_SLOPE_RATIO)
         confirmed |= near & (foretold > noise)
     return confirmed
 
 
-def find_ascent(
+def compute_ascent_gradient(
     loss_at: Callable[[Tensor], Tensor], images: Tensor, *, check: bool = True
 ) -> tuple[Tensor, bool]:
     """The finite gradient of a scalar loss with respect to images, for the adversaries of a training.

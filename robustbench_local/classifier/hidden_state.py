@@ -22,22 +22,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-MOST_NODES = 2_000
+MAX_NODES = 2_000
 """Values that are looked at inside one attribute or global."""
-SMALL_TENSOR = 4_096
+MAX_FULLY_READ_ELEMENTS = 4_096
 """Elements up to which a tensor is read in full; of a larger one, its sum, its ends and its version."""
 MISSING: Any = type("Missing", (), {"__module__": "builtins", "__deepcopy__": lambda self, _: self})()
 """The value of a name that does not exist, or not yet."""
-RANDOM = "random numbers"
+GENERATOR_DIGEST_PREFIX = "random numbers"
 """How the digest of a random number generator begins."""
-_INTERNALS = frozenset(vars(nn.Module())) | {"_is_full_backward_hook", "_compiled_call_impl"}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_LIBRARIES = sys.stdlib_module_names | {"torch", "torchvision", "timm", "numpy", "robustbench_local"}
-_PLAIN = (int, float, complex, str, bytes, bytearray, type(None))
-_QUICK = frozenset({int, float, bool, type(None)})
-_CONTAINERS = (list, tuple, dict, set, frozenset, deque)
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-_CACHE: Any = type(functools.lru_cache(lambda: None))
+_INTERNAL_ATTRIBUTES = frozenset(vars(nn.Module())) | {"_is_full_backward_hook", "_compiled_call_impl"}
+_HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_LIBRARY_NAMES = sys.stdlib_module_names | {"torch", "torchvision", "timm", "numpy", "robustbench_local"}
+_PLAIN_TYPES = (int, float, complex, str, bytes, bytearray, type(None))
+_SCALAR_TYPES = frozenset({int, float, bool, type(None)})
+_CONTAINER_TYPES = (list, tuple, dict, set, frozenset, deque)
+_GENERATOR_TYPES = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_CACHE_TYPE: Any = type(functools.lru_cache(lambda: None))
 
 
 @dataclass(frozen=True)
@@ -54,39 +54,43 @@ class ExternalValue:
     """Whether it is an ``lru_cache``: it cannot be given other content, only emptied, as ``write`` does."""
 
 
-def find_places(model: Any) -> list[ExternalValue]:
+def find_external_values(model: Any) -> list[ExternalValue]:
     """All names outside of a model in which its own code may keep something, each once.
 
     Args:
         model: A module, or any other callable.
     """
-    walk = _Walk()
+    walk = _StateFinder()
     walk.visit_model(model)
-    return list(walk.places.values())
+    return list(walk.external_values.values())
 
 
-def describe_state(model: Any, places: list[ExternalValue], *, parameters: bool = True) -> dict[str, str]:
+def describe_state(
+    model: Any, external_values: list[ExternalValue], *, parameters: bool = True
+) -> dict[str, str]:
     """Every attribute, parameter, buffer and outside name, and a digest of its value.
 
     Args:
         model: The model.
-        places: What `find_places` found.
+        external_values: What `find_places` found.
         parameters: Whether the parameters' values are read, too.
 
     Returns:
         Digest by path. Two descriptions differ where something that a forward could read has changed.
     """
     found: dict[str, str] = {}
-    for prefix, part in _parts(model):
-        held = {key: value for key, value in _attributes(part).items() if key not in _INTERNALS}
+    for prefix, part in _iterate_parts(model):
+        held = {
+            key: value for key, value in _read_attributes(part).items() if key not in _INTERNAL_ATTRIBUTES
+        }
         if isinstance(part, nn.Module):
             held |= dict(part.named_buffers(recurse=False))
             held |= dict(part.named_parameters(recurse=False)) if parameters else {}
         found |= {f"{prefix}{key}": digest_value(value) for key, value in held.items()}
-    return found | {place.path: digest_value(read_place(place)) for place in places}
+    return found | {place.path: digest_value(read_external_value(place)) for place in external_values}
 
 
-def read_place(place: ExternalValue) -> Any:
+def read_external_value(place: ExternalValue) -> Any:
     """The value of a name, `MISSING` if somebody deleted it."""
     try:
         return place.read()
@@ -96,50 +100,52 @@ def read_place(place: ExternalValue) -> Any:
 
 def digest_value(value: Any) -> str:
     """A short text that changes when a value does; of objects of unknown kinds only their type."""
-    if type(value) in _QUICK or (type(value) is tuple and all(type(one) in _QUICK for one in value)):
+    if type(value) in _SCALAR_TYPES or (
+        type(value) is tuple and all(type(one) in _SCALAR_TYPES for one in value)
+    ):
         return f"value {value!r}"
-    nodes = iter(range(MOST_NODES))
+    nodes = iter(range(MAX_NODES))
     digest = hashlib.sha256()
-    for word in _words(value, nodes, set()):
+    for word in _iterate_words(value, nodes, set()):
         digest.update(word.encode(errors="replace"))
-    start = RANDOM if isinstance(value, _GENERATORS) else "value"
+    start = GENERATOR_DIGEST_PREFIX if isinstance(value, _GENERATOR_TYPES) else "value"
     return f"{start} {digest.hexdigest()[:16]}"
 
 
-def _words(value: Any, nodes: Iterator[int], above: set[int]) -> Iterator[str]:
+def _iterate_words(value: Any, nodes: Iterator[int], above: set[int]) -> Iterator[str]:
     """The digest's input: plain values by themselves, containers and objects by what they hold."""
     if next(nodes, None) is None or id(value) in above:
         return
     yield type(value).__name__
-    if isinstance(value, _PLAIN):
+    if isinstance(value, _PLAIN_TYPES):
         yield repr(value)[:10_000]
     elif isinstance(value, Tensor):
-        yield _tensor_words(value)
+        yield _format_tensor(value)
     elif isinstance(value, np.ndarray):
-        step = max(1, value.size // SMALL_TENSOR)
+        step = max(1, value.size // MAX_FULLY_READ_ELEMENTS)
         content = value.reshape(-1)[::step].tobytes()
         yield f"{value.shape} {value.dtype} {hashlib.sha256(content).hexdigest()}"
-    elif isinstance(value, _GENERATORS):
-        yield _generator_words(value)
-    elif isinstance(value, _CACHE):
+    elif isinstance(value, _GENERATOR_TYPES):
+        yield _format_generator(value)
+    elif isinstance(value, _CACHE_TYPE):
         yield str(value.cache_info().currsize)
-    elif isinstance(value, _CONTAINERS):
+    elif isinstance(value, _CONTAINER_TYPES):
         yield str(len(value))
         items: Any = value.items() if isinstance(value, dict) else value
         entries = sorted(items, key=repr) if isinstance(value, set | frozenset) else list(items)
         for entry in [*entries[:32], *entries[32:][-32:]]:
-            yield from _words(entry, nodes, above | {id(value)})
-    elif isinstance(value, nn.Module) or not _is_library(type(value).__module__):
-        for key, entry in _attributes(value).items():
+            yield from _iterate_words(entry, nodes, above | {id(value)})
+    elif isinstance(value, nn.Module) or not _is_library_module(type(value).__module__):
+        for key, entry in _read_attributes(value).items():
             yield key
-            yield from _words(entry, nodes, above | {id(value)})
+            yield from _iterate_words(entry, nodes, above | {id(value)})
 
 
-def _tensor_words(tensor: Tensor) -> str:
+def _format_tensor(tensor: Tensor) -> str:
     head = f"{tuple(tensor.shape)} {tensor.dtype}"
     try:
         plain = tensor.detach().dequantize() if tensor.is_quantized else tensor.detach()
-        if plain.numel() <= SMALL_TENSOR:
+        if plain.numel() <= MAX_FULLY_READ_ELEMENTS:
             return f"{head} {plain.cpu().contiguous().view(-1).tolist()}"
         ends = plain.reshape(-1)[:: plain.numel() - 1].tolist()
         total = plain.abs().sum(dtype=torch.float64) if plain.is_floating_point() else plain.sum()
@@ -148,7 +154,7 @@ def _tensor_words(tensor: Tensor) -> str:
         return head
 
 
-def _generator_words(generator: Any) -> str:
+def _format_generator(generator: Any) -> str:
     if isinstance(generator, torch.Generator):
         return hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
     if isinstance(generator, np.random.Generator):
@@ -158,7 +164,7 @@ def _generator_words(generator: Any) -> str:
     )
 
 
-def _parts(model: Any) -> Iterator[tuple[str, Any]]:
+def _iterate_parts(model: Any) -> Iterator[tuple[str, Any]]:
     """The modules of a network with the beginnings of their attributes' paths; or the callable itself."""
     if not isinstance(model, nn.Module):
         owner = model.__self__ if isinstance(model, MethodType) else model
@@ -168,44 +174,44 @@ def _parts(model: Any) -> Iterator[tuple[str, Any]]:
         yield f"{name}." if name else "", part
 
 
-def _attributes(owner: Any) -> Mapping[str, Any]:
+def _read_attributes(owner: Any) -> Mapping[str, Any]:
     try:
         return dict(vars(owner))
     except TypeError:  # it has slots only, or is written in C
         return {}
 
 
-def _is_library(name: str | None) -> bool:
+def _is_library_module(name: str | None) -> bool:
     """Whether code of this name belongs to Python, an installed library or this package."""
-    if name is None or name.partition(".")[0] in _LIBRARIES:
+    if name is None or name.partition(".")[0] in _LIBRARY_NAMES:
         return True
     file = getattr(sys.modules.get(name), "__file__", None) or ""
     return "site-packages" in file or "dist-packages" in file
 
 
-class _Walk:
+class _StateFinder:
     """Follows the names that code uses, from the model's classes on."""
 
     def __init__(self) -> None:
-        self.places: dict[str, ExternalValue] = {}
-        self._seen: set[int] = set()
+        self.external_values: dict[str, ExternalValue] = {}
+        self._visited_ids: set[int] = set()
 
     def visit_model(self, model: Any) -> None:
         """A module with all its parts, or a callable."""
-        for _, part in _parts(model):
+        for _, part in _iterate_parts(model):
             self._visit_callable(part)
-            for value in _attributes(part).values():
-                if isinstance(value, FunctionType | MethodType | functools.partial | _CACHE):
+            for value in _read_attributes(part).values():
+                if isinstance(value, FunctionType | MethodType | functools.partial | _CACHE_TYPE):
                     self._visit_callable(value)
             if isinstance(part, nn.Module):
-                hooks = [getattr(part, name, {}) for name in _HOOKS]
+                hooks = [getattr(part, name, {}) for name in _HOOK_ATTRIBUTES]
                 for hook in [hook for known in hooks for hook in known.values()]:
                     self._visit_callable(hook)
 
     def _is_new(self, value: Any) -> bool:
         """Whether it was not visited yet; it lives as long as the model does, so that its id is its own."""
-        new = id(value) not in self._seen
-        self._seen.add(id(value))
+        new = id(value) not in self._visited_ids
+        self._visited_ids.add(id(value))
         return new
 
     def _visit_callable(self, value: Any) -> None:
@@ -215,7 +221,7 @@ class _Walk:
         elif isinstance(value, MethodType):
             self._visit_callable(value.__func__)
             self._visit_class(type(value.__self__))
-        elif isinstance(value, _CACHE):
+        elif isinstance(value, _CACHE_TYPE):
             self._visit_cache(value)
         elif isinstance(value, FunctionType):
             self._visit_function(value)
@@ -225,21 +231,21 @@ class _Walk:
     def _visit_cache(self, cache: Any) -> None:
         if self._is_new(cache):
             path = f"cache of {cache.__qualname__}"
-            self.places[path] = ExternalValue(
+            self.external_values[path] = ExternalValue(
                 path, lambda: cache, lambda _: cache.cache_clear(), is_cache=True
             )
             self._visit_callable(cache.__wrapped__)
 
     def _visit_class(self, kind: type) -> None:
         for base in kind.__mro__:
-            if _is_library(base.__module__) or not self._is_new(base):
+            if _is_library_module(base.__module__) or not self._is_new(base):
                 continue
             used: set[str] = set()
             for name, value in list(vars(base).items()):
                 inner = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-                if isinstance(inner, FunctionType | _CACHE):
+                if isinstance(inner, FunctionType | _CACHE_TYPE):
                     self._visit_callable(inner)
-                    used |= _names_in(getattr(inner, "__wrapped__", inner).__code__)
+                    used |= _find_names(getattr(inner, "__wrapped__", inner).__code__)
                 elif not name.startswith("__") and name != "_abc_impl":
                     write = functools.partial(setattr, base, name)
                     self._visit_value(
@@ -253,16 +259,16 @@ class _Walk:
                 )
 
     def _visit_function(self, function: FunctionType) -> None:
-        if _is_library(function.__module__) or not self._is_new(function):
+        if _is_library_module(function.__module__) or not self._is_new(function):
             return
-        names, space = frozenset(_names_in(function.__code__)), function.__globals__
+        names, space = frozenset(_find_names(function.__code__)), function.__globals__
         for name in names:
             if name in space:
                 self._visit_entry(space, name, function.__module__, names)
             elif not hasattr(builtins, name):  # a forward may make it, as it may make a class's attribute
                 write = functools.partial(_set_entry, space, name)
                 self._add_missing(
-                    f"{_short(function.__module__)}.{name}",
+                    f"{_shorten_module_name(function.__module__)}.{name}",
                     functools.partial(space.get, name, MISSING),
                     write,
                 )
@@ -285,42 +291,46 @@ class _Walk:
     def _visit_entry(self, space: dict[str, Any], name: str, owner: str, names: frozenset[str]) -> None:
         """A name in a module or of a function."""
         write = functools.partial(space.__setitem__, name)
-        self._visit_value(f"{_short(owner)}.{name}", functools.partial(space.__getitem__, name), write, names)
+        self._visit_value(
+            f"{_shorten_module_name(owner)}.{name}", functools.partial(space.__getitem__, name), write, names
+        )
 
     def _add_missing(self, path: str, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
         """A name that does not exist yet."""
-        self.places.setdefault(path, ExternalValue(path, read, write))
+        self.external_values.setdefault(path, ExternalValue(path, read, write))
 
     def _visit_value(
         self, path: str, read: Callable[[], Any], write: Callable[[Any], None], names: frozenset[str]
     ) -> None:
         value = read()
         if isinstance(value, ModuleType):
-            if not _is_library(value.__name__) and self._is_new(value):
+            if not _is_library_module(value.__name__) and self._is_new(value):
                 for name in names & vars(value).keys():
                     self._visit_entry(vars(value), name, value.__name__, names)
         elif isinstance(value, type):
             self._visit_class(value)
-        elif isinstance(value, FunctionType | MethodType | _CACHE | functools.partial):
+        elif isinstance(value, FunctionType | MethodType | _CACHE_TYPE | functools.partial):
             self._visit_callable(value)
         elif _is_state(value):
-            self.places[path] = ExternalValue(path, read, write)
-            if not isinstance(value, (*_PLAIN, *_CONTAINERS, Tensor, np.ndarray)) and self._is_new(value):
+            self.external_values[path] = ExternalValue(path, read, write)
+            if not isinstance(value, (*_PLAIN_TYPES, *_CONTAINER_TYPES, Tensor, np.ndarray)) and self._is_new(
+                value
+            ):
                 self.visit_model(value)
 
 
 def _is_state(value: Any) -> bool:
     """Whether a value can be told from another of its kind, and be copied."""
-    kinds = (*_PLAIN, *_CONTAINERS, *_GENERATORS, Tensor, np.ndarray, nn.Module)
-    return isinstance(value, kinds) or not _is_library(type(value).__module__)
+    kinds = (*_PLAIN_TYPES, *_CONTAINER_TYPES, *_GENERATOR_TYPES, Tensor, np.ndarray, nn.Module)
+    return isinstance(value, kinds) or not _is_library_module(type(value).__module__)
 
 
-def _names_in(code: CodeType) -> set[str]:
+def _find_names(code: CodeType) -> set[str]:
     """All global and attribute names that code uses, as texts too, functions inside it included."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            names |= _names_in(constant)
+            names |= _find_names(constant)
         elif isinstance(constant, str) and constant.isidentifier():  # for getattr and setattr
             names.add(constant)
     return names
@@ -351,7 +361,7 @@ def _is_empty(cell: CellType) -> bool:
         return True
 
 
-def _short(module: str) -> str:
+def _shorten_module_name(module: str) -> str:
     """A module's name without what loading a user's file adds to it."""
     head, _, rest = module.partition("robustbench_local_user_")
     return rest.rpartition("_")[0] if not head and rest else module

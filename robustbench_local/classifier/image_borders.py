@@ -11,51 +11,51 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from robustbench_local.bpda import straight_through
-from robustbench_local.classifier.foreign_errors import out_of_memory
+from robustbench_local.bpda import apply_straight_through
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.classifier.gradient_repair import keep_backward_finite, remove_nonfinite
-from robustbench_local.classifier.input_gradient import input_gradient, uses_reentrant_checkpoints
+from robustbench_local.classifier.input_gradient import compute_input_gradient, uses_reentrant_checkpoints
 from robustbench_local.classifier.state_guard import RandomStates
 
-NOTE = (
+MASKED_BORDERS_NOTE = (
     "its gradients vanish or break off at pixels of exactly 0 or 1, as those of a model do that clamps its "
     "input to [0, 1]: they are taken just inside; verdicts are reached on the exact images"
 )
 """What a reader has to know of such a model."""
-_INSETS = {torch.float16: 2e-3, torch.bfloat16: 2**-6}
-INSET = 1e-6
+_INSET_BY_DTYPE = {torch.float16: 2e-3, torch.bfloat16: 2**-6}
+DEFAULT_INSET = 1e-6
 """How far inside the box gradients are taken, in float32: 16 times the spacing of floats below 1."""
-JUMP = 0.25
+MIN_JUMP_SHARE = 0.25
 """Share of its size by which the gradient of a single pixel changes, from the border to just inside, if
 something breaks off there."""
-MOST = 0.5
+MIN_BROKEN_SHARE = 0.5
 """Share of the border's pixels that have to show it."""
-_STEADY = 0.1
+_MAX_OTHER_JUMPS_SHARE = 0.1
 """Share of the other pixels that may show it at most; where more do, it has nothing to do with borders."""
-_SMALL = 1e-3
+_MIN_GRADIENT_SHARE = 1e-3
 """A gradient below this share of the others' mean says nothing."""
-_HALF = 1e-3
+_HALF_TOLERANCE = 1e-3
 """Tolerance for a gradient of one half."""
-_PERIODS = ((4, 1), (6, 3))
+_PROBE_BLOCKS = ((4, 1), (6, 3))
 """Distance and side of the black and white blocks of the probes: single pixels for networks that take the
 image as it is, blocks for those that resize it first."""
 
 
-_PROBINGS = 3
+_MAX_PROBES = 3
 """Times that it is tried, where there is nothing to be seen."""
 
 
-def inset_of(dtype: torch.dtype) -> float:
+def find_inset(dtype: torch.dtype) -> float:
     """How far inside the box a gradient is taken, in pixel units; more where the arithmetic is coarser."""
-    return _INSETS.get(dtype, INSET)
+    return _INSET_BY_DTYPE.get(dtype, DEFAULT_INSET)
 
 
 def move_inside(images: Tensor, inset: float) -> Tensor:
     """Images whose pixels are off the border by ``inset``; gradients go back as if nothing had moved."""
-    return straight_through(lambda pixels: pixels.clamp(inset, 1 - inset), images)
+    return apply_straight_through(lambda pixels: pixels.clamp(inset, 1 - inset), images)
 
 
-def make_probes(shape: torch.Size, device: torch.device) -> Tensor:
+def build_probes(shape: torch.Size, device: torch.device) -> Tensor:
     """Grey noise with black and white pixels, and with black and white blocks: (4, C, H, W), always the same.
 
     Args:
@@ -64,7 +64,7 @@ def make_probes(shape: torch.Size, device: torch.device) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     probes = []
-    for period, largest in _PERIODS:
+    for period, largest in _PROBE_BLOCKS:
         side = 1 if min(shape[-2:]) < 2 * period else largest
         grey = 0.25 + 0.5 * torch.rand(tuple(shape), generator=generator)
         down, across = (torch.arange(length) for length in shape[-2:])
@@ -74,7 +74,7 @@ def make_probes(shape: torch.Size, device: torch.device) -> Tensor:
     return torch.stack(probes).to(device)
 
 
-def masks_borders(
+def has_masked_borders(
     slope_at: Callable[[Tensor], Tensor], points: Tensor, inset: float, *, single: int = 0
 ) -> bool | None:
     """Whether gradients break off at pixels of exactly 0 or 1.
@@ -98,20 +98,20 @@ def masks_borders(
         usual = inside[rows].abs()[free[rows]]
         if len(points[rows]) == 0:
             continue
-        least = _SMALL * (usual.mean() if len(usual) else inside[rows].abs().mean())
+        least = _MIN_GRADIENT_SHARE * (usual.mean() if len(usual) else inside[rows].abs().mean())
         outer, inner = there[rows], inside[rows]
-        jumps = (outer - inner).abs() > JUMP * inner.abs()
-        gone = (outer == 0) | ((outer - inner / 2).abs() <= _HALF * inner.abs())
+        jumps = (outer - inner).abs() > MIN_JUMP_SHARE * inner.abs()
+        gone = (outer == 0) | ((outer - inner / 2).abs() <= _HALF_TOLERANCE * inner.abs())
         clear = inner.abs() > least
         sides = [clear & edge[rows] for edge in edges]
         sides = [side for side in sides if bool(side.any())]
         if not sides:
             continue
         found = False
-        jumping = [_share(jumps, side) > MOST for side in sides]
+        jumping = [_compute_share(jumps, side) > MIN_BROKEN_SHARE for side in sides]
         broken_off = any(jumping) if rows.stop is not None else len(sides) == 2 and all(jumping)
-        steady = _share(jumps, clear & free[rows]) <= _STEADY
-        if (broken_off and steady) or any(_share(gone, side) > MOST for side in sides):
+        steady = _compute_share(jumps, clear & free[rows]) <= _MAX_OTHER_JUMPS_SHARE
+        if (broken_off and steady) or any(_compute_share(gone, side) > MIN_BROKEN_SHARE for side in sides):
             return True
     return found
 
@@ -131,41 +131,41 @@ class BorderProbe:
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        self.masked, self.inset = False, inset_of(dtype)
-        self._left = _PROBINGS
+        self.masked, self.inset = False, find_inset(dtype)
+        self._probes_left = _MAX_PROBES
 
     @property
-    def decided(self) -> bool:
+    def is_decided(self) -> bool:
         """Whether it asks no more."""
-        return self._left == 0
+        return self._probes_left == 0
 
-    def settle(self, *, masked: bool) -> None:
+    def set_result(self, *, masked: bool) -> None:
         """Ask no more: the answer is known from elsewhere."""
-        self.masked, self._left = masked, 0
+        self.masked, self._probes_left = masked, 0
 
-    def find(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> bool:
+    def detect_masking(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> bool:
         """Whether it has just found that they do.
 
         Args:
             logits_of: The model, (N, C, H, W) to (N, K).
             images: What it is being asked about, (N, C, H, W), on its device.
         """
-        if self.decided or len(images) == 0:
+        if self.is_decided or len(images) == 0:
             return False
-        first, self._left = self._left == _PROBINGS, self._left - 1
-        randomness = RandomStates.current()
+        first, self._probes_left = self._probes_left == _MAX_PROBES, self._probes_left - 1
+        randomness = RandomStates.from_process()
         try:
-            self.masked = self._ask(logits_of, images.detach(), first) or False
+            self.masked = self._probe_borders(logits_of, images.detach(), first) or False
         except Exception as error:
-            if out_of_memory(error):
-                self._left += 1
+            if is_out_of_memory(error):
+                self._probes_left += 1
                 raise
-            self._left = 0  # it takes no images but the user's
+            self._probes_left = 0  # it takes no images but the user's
         finally:
-            randomness.restore()
+            randomness.restore_states()
         return self.masked
 
-    def answer(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    def compute_logits(self, logits_of: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """Logits of images; where gradients break off at the borders, with those of just inside.
 
         Args:
@@ -177,23 +177,25 @@ class BorderProbe:
         with torch.no_grad():
             exact = logits_of(images.detach())
         inside = logits_of(move_inside(images, self.inset))
-        return straight_through(lambda _: exact, inside)
+        return apply_straight_through(lambda _: exact, inside)
 
-    def _ask(self, logits_of: Callable[[Tensor], Tensor], images: Tensor, first: bool) -> bool | None:
+    def _probe_borders(
+        self, logits_of: Callable[[Tensor], Tensor], images: Tensor, first: bool
+    ) -> bool | None:
         def slope_at(points: Tensor) -> Tensor:
-            return self._slope(logits_of, points)
+            return self._compute_gradient(logits_of, points)
 
         found = None
-        probes = make_probes(images.shape[1:], images.device).to(images.dtype)
+        probes = build_probes(images.shape[1:], images.device).to(images.dtype)
         if first:
-            found = masks_borders(slope_at, probes, self.inset, single=len(probes) // 2)
+            found = has_masked_borders(slope_at, probes, self.inset, single=len(probes) // 2)
         if found is None:
-            found = masks_borders(slope_at, images[: len(probes)], self.inset)
+            found = has_masked_borders(slope_at, images[: len(probes)], self.inset)
         if found is not None:
-            self._left = 0
+            self._probes_left = 0
         return found
 
-    def _slope(self, logits_of: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    def _compute_gradient(self, logits_of: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
         """The finite gradient of a fixed mixture of the logits."""
         with torch.enable_grad():
             leaf = points.detach().requires_grad_()
@@ -202,10 +204,10 @@ class BorderProbe:
             if not mixture.requires_grad:
                 return torch.zeros_like(points)
             keep_backward_finite(mixture)
-            slope = input_gradient(mixture, leaf, whole=uses_reentrant_checkpoints(mixture))
+            slope = compute_input_gradient(mixture, leaf, full_backward=uses_reentrant_checkpoints(mixture))
         return torch.zeros_like(points) if slope is None else remove_nonfinite(slope)
 
 
-def _share(marks: Tensor, among: Tensor) -> float:
+def _compute_share(marks: Tensor, among: Tensor) -> float:
     chosen = marks[among]
     return float(chosen.float().mean()) if len(chosen) else 0.0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.autograd_graph import walk_graph
-from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.errors import ModelError, RobustbenchError
 
 
@@ -15,13 +15,13 @@ def uses_reentrant_checkpoints(losses: Tensor) -> bool:
     return any(node.name() == "CheckpointFunctionBackward" for node in walk_graph(losses))
 
 
-def input_gradient(losses: Tensor, images: Tensor, *, whole: bool = False) -> Tensor | None:
+def compute_input_gradient(losses: Tensor, images: Tensor, *, full_backward: bool = False) -> Tensor | None:
     """The gradient of every image's loss with respect to its pixels.
 
     Args:
         losses: (N,), or (N, T) for T backward passes through one forward pass; each row from its own image.
         images: (N, C, H, W), the leaf that the losses were computed from.
-        whole: Whether the pass goes to every leaf of the graph, as some checkpoints inside it demand.
+        full_backward: Whether the pass goes to every leaf of the graph, as some checkpoints inside it demand.
 
     Returns:
         (N, C, H, W), or (N, T, C, H, W); None if no path leads from the losses to the pixels.
@@ -30,7 +30,7 @@ def input_gradient(losses: Tensor, images: Tensor, *, whole: bool = False) -> Te
     found = []
     for place, each in enumerate(columns):
         more = place + 1 < len(columns)
-        if whole:
+        if full_backward:
             images.grad = None
             torch.autograd.backward(each.sum(), retain_graph=more)
             slope = images.grad
@@ -42,24 +42,24 @@ def input_gradient(losses: Tensor, images: Tensor, *, whole: bool = False) -> Te
     return found[0] if losses.ndim == 1 else torch.stack(found, dim=1)
 
 
-def differentiate_model(losses: Tensor, images: Tensor, *, whole: bool, name: str) -> Tensor | None:
+def differentiate_model(losses: Tensor, images: Tensor, *, full_backward: bool, name: str) -> Tensor | None:
     """See `input_gradient`; what the model's own backward pass raises is an error of the model.
 
     Args:
         losses: As there.
         images: As there.
-        whole: As there.
+        full_backward: As there.
         name: What to call the model in messages.
 
     Raises:
         ModelError: If its backward pass raises.
     """
     try:
-        return input_gradient(losses, images, whole=whole)
+        return compute_input_gradient(losses, images, full_backward=full_backward)
     except Exception as error:
-        if out_of_memory(error) or isinstance(error, RobustbenchError):
+        if is_out_of_memory(error) or isinstance(error, RobustbenchError):
             raise
-        message = f"its backward pass raised {type(error).__name__}: {first_line(error)}"
+        message = f"its backward pass raised {type(error).__name__}: {extract_first_line(error)}"
         remedy = "mend it, or declare access: scores and use black-box attacks"
         raise ModelError(message, where=name, remedy=remedy) from error
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from robustbench_local.classifier.gradient_repair import (
     GradientFaults,
     find_faults,
-    is_healthy,
+    is_finite_and_nonzero,
     keep_backward_finite,
     remove_nonfinite,
 )
-from robustbench_local.classifier.pass_counter import Meter, pass_finished
+from robustbench_local.classifier.pass_counter import PassCounter, record_finished_pass
 
 
 class CountedModule(nn.Module):
@@ -49,23 +49,25 @@ class CountedModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (N, K), of images, (N, C, H, W); a backward pass through them counts when it happens."""
         slopes: list[Tensor] = []
-        logits = self._images_to_logits(_Boundary.apply(images, partial(self._mended, slopes)))
+        logits = self._images_to_logits(
+            _FiniteGradient.apply(images, partial(self._repair_input_gradient, slopes))
+        )
         self._total[0] += len(images)
         if logits.requires_grad:
-            logits.register_hook(partial(self._remember, slopes))  # type: ignore[no-untyped-call]
+            logits.register_hook(partial(self._record_output_gradient, slopes))  # type: ignore[no-untyped-call]
         return logits
 
-    def _remember(self, slopes: list[Tensor], slope: Tensor) -> Tensor:
+    def _record_output_gradient(self, slopes: list[Tensor], slope: Tensor) -> Tensor:
         """The backward pass comes in: keep what it starts from, without what is not finite."""
-        pass_finished()
+        record_finished_pass()
         self._total[1] += len(slope)
         finite = remove_nonfinite(slope)
         slopes[:] = [finite.detach()]
         return finite
 
-    def _mended(self, slopes: list[Tensor], images: Tensor, gradient: Tensor) -> Tensor:
+    def _repair_input_gradient(self, slopes: list[Tensor], images: Tensor, gradient: Tensor) -> Tensor:
         """The backward pass goes out, with a gradient by the images."""
-        if is_healthy(gradient):
+        if is_finite_and_nonzero(gradient):
             return gradient
         faults, mended = find_faults(gradient), gradient
         if bool(faults.nonfinite.any()):
@@ -78,27 +80,27 @@ class CountedModule(nn.Module):
             self._total[1] += len(images)
             bad = faults.nonfinite.view(-1, 1, 1, 1)
             mended = torch.where(bad, remove_nonfinite(repaired), gradient)
-            faults.zero.copy_(find_faults(mended).zero)
+            faults.is_zero.copy_(find_faults(mended).is_zero)
         self._on_faults(images, faults)
         return mended
 
 
-class _Boundary(torch.autograd.Function):
+class _FiniteGradient(torch.autograd.Function):
     """Nothing forth; back, a finite gradient in torch's own order of memory, as other libraries expect."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, mend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        ctx.mend = mend
+        ctx.repair_gradient = mend
         ctx.save_for_backward(images)
         return images.view_as(images)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Any:
-        return ctx.mend(ctx.saved_tensors[0], slopes[0].contiguous()), None
+        return ctx.repair_gradient(ctx.saved_tensors[0], slopes[0].contiguous()), None
 
 
 def count_nearest_faults(
-    open_meter: Callable[[], Meter | None],
+    open_meter: Callable[[], PassCounter | None],
     originals: Tensor | None,
     images: Tensor,
     faults: GradientFaults,

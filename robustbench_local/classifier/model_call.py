@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.argument_checks import Access
-from robustbench_local.classifier.binary_output import LogitCheck
+from robustbench_local.classifier.binary_output import LogitRangeCheck
 from robustbench_local.classifier.evaluation_mode import EvaluationMode
-from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.classifier.model_output import read_labels, read_logits
-from robustbench_local.classifier.pass_counter import pass_finished
+from robustbench_local.classifier.pass_counter import record_finished_pass
 from robustbench_local.classifier.preprocessing import Preprocessing
-from robustbench_local.classifier.state_guard import RandomStates, Settings
+from robustbench_local.classifier.state_guard import ProcessSettings, RandomStates
 from robustbench_local.errors import ModelError, RobustbenchError
 
 
@@ -42,13 +42,13 @@ class ModelCall:
         access: Access,
         output: str | int | None,
         name: str,
-        logit_check: LogitCheck | None,
+        logit_check: LogitRangeCheck | None,
     ) -> None:
         self.logit_check = logit_check
         self._num_classes, self._access, self._output, self._name = num_classes, access, output, name
-        self._copies_input, self._examined = True, False
+        self._should_copy_input, self._is_checked = True, False
 
-    def ask(
+    def compute_logits(
         self,
         model: Callable[[Tensor], Any],
         images: Tensor,
@@ -60,7 +60,7 @@ class ModelCall:
 
         Args:
             model: What is asked.
-            images: (N, C, H, W) in [0, 1], checked, on the device of ``prepare``.
+            images: (N, C, H, W) in [0, 1], checked, on the device of ``prepare_run``.
             prepare: Makes of them what the model is given.
             mode: What holds while the model is attacked; None outside.
             note: Told what a reader of the results should know.
@@ -69,19 +69,21 @@ class ModelCall:
             ModelError: If the model raises, or its output is not (N, K) floats.
         """
         given = prepare(images)
-        if given is images and self._copies_input:
+        if given is images and self._should_copy_input:
             given = images.clone()
         version = given._version  # noqa: SLF001  the only sign of an in-place change
-        randomness = None if self._examined else RandomStates.current()
+        randomness = None if self._is_checked else RandomStates.from_process()
         try:
-            output = _call(model, given, mode, note)
+            output = _call_model(model, given, mode, note)
         except Exception as error:
-            if out_of_memory(error) or isinstance(error, RobustbenchError):
+            if is_out_of_memory(error) or isinstance(error, RobustbenchError):
                 raise
-            if mode is not None and mode.undo_layout_behind(error):
-                return self.ask(model, images, prepare, mode, note)
+            if mode is not None and mode.undo_layout_after(error):
+                return self.compute_logits(model, images, prepare, mode, note)
             shape = tuple(given.shape)
-            message = f"the model raised {type(error).__name__} on images {shape}: {first_line(error)}"
+            message = (
+                f"the model raised {type(error).__name__} on images {shape}: {extract_first_line(error)}"
+            )
             missing = isinstance(error, ImportError)
             remedy = (
                 "import it at the top of the model's file" if missing else "check input_size and channels"
@@ -93,25 +95,25 @@ class ModelCall:
             raise ModelError(what, where=self._name, remedy="let its forward begin with a clone of the input")
         if touched:
             note("changes its input in place; it is given a copy")
-        logits = self._read(output, len(images)).to(images.device)
+        logits = self._read_logits(output, len(images)).to(images.device)
         if randomness is not None:
-            self._examine(logits, randomness, note)
-            self._copies_input = touched or not torch.equal(given, prepare(images))
-        pass_finished()
+            self._check_first_logits(logits, randomness, note)
+            self._should_copy_input = touched or not torch.equal(given, prepare(images))
+        record_finished_pass()
         return logits
 
-    def _read(self, output: Any, count: int) -> Tensor:
+    def _read_logits(self, output: Any, count: int) -> Tensor:
         read = read_labels if self._access == "labels" else read_logits
         logits = read(output, count, self._num_classes, key=self._output, name=self._name)
         if self.logit_check is not None:
             scores = read_logits(output, count, 2, key=self._output, name=self._name)
-            self.logit_check = None if self.logit_check.look_at(scores) else self.logit_check
+            self.logit_check = None if self.logit_check.check_logits(scores) else self.logit_check
         return logits
 
-    def _examine(self, logits: Tensor, before: RandomStates, note: Callable[[str], None]) -> None:
+    def _check_first_logits(self, logits: Tensor, before: RandomStates, note: Callable[[str], None]) -> None:
         """What the first forward reveals; looking at every one would make each step wait for the device."""
-        self._examined = True
-        if not before.same(RandomStates.current()):
+        self._is_checked = True
+        if not before.is_same_as(RandomStates.from_process()):
             note("draws random numbers in its forward: its predictions may change from call to call")
         values = logits.detach()
         in_range = ((values >= 0) & (values <= 1)).all()
@@ -119,15 +121,15 @@ class ModelCall:
             note("returns probabilities, not logits: remove the softmax, or losses on logits are weakened")
 
 
-def _call(
+def _call_model(
     model: Callable[[Tensor], Any], given: Tensor, mode: EvaluationMode | None, note: Callable[[str], None]
 ) -> Any:
     """What the model returns, with the process put back to what it was."""
-    settings = Settings.current() if mode is None else mode.expected_settings()
+    settings = ProcessSettings.from_process() if mode is None else mode.select_expected_settings()
     try:
         output = model(given)
     finally:
-        changed = settings.restore()
+        changed = settings.restore_settings()
     if changed:
         note(f"its forward changes the process-wide {', '.join(changed)}; put back at once")
     return output

@@ -22,17 +22,17 @@ from typing import Any
 from torch import nn
 
 from robustbench_local.classifier.code_identity import (
-    CODE_RECORD,
-    Describer,
+    CODE_RECORD_ATTRIBUTE,
+    CodeDescriber,
     describe_program,
     describe_tensor,
-    without_places,
+    remove_addresses,
 )
 from robustbench_local.classifier.user_modules import (
+    find_library_version,
+    find_module_files,
     is_user_module,
-    library_version,
-    module_files,
-    used_libraries,
+    select_computing_libraries,
 )
 
 
@@ -41,28 +41,31 @@ def describe_model(model: Any) -> dict[str, str]:
 
     Args:
         model: A module or callable. A callable that stands for something elsewhere, such as a file or a
-            service, says in its attribute ``identity``, a text, what decides its answers.
+            service, says in its attribute ``read_identity``, a text, what decides its answers.
     """
-    describer = Describer()
-    parts = _module_parts(model, describer) if isinstance(model, nn.Module) else {}
+    describer = CodeDescriber()
+    parts = _describe_module(model, describer) if isinstance(model, nn.Module) else {}
     if not parts:
-        parts = {"code": _hashed(_callable(model, describer))}
-    files, libraries = _record(model)
+        parts = {"code": _hash_text(_describe_callable(model, describer))}
+    files, libraries = _read_code_record(model)
     if not files:
-        own = sorted(name for name in describer.modules if is_user_module(name))
-        files, named = module_files(own)
-        libraries = used_libraries([*named, *describer.modules])
-    libraries |= used_libraries(describer.modules) | {"torch", *getattr(model, "libraries", ())}
+        own = sorted(name for name in describer.module_names if is_user_module(name))
+        files, named = find_module_files(own)
+        libraries = select_computing_libraries([*named, *describer.module_names])
+    libraries |= select_computing_libraries(describer.module_names) | {
+        "torch",
+        *getattr(model, "libraries", ()),
+    }
     parts |= {f"code file {name}": digest for name, digest in files.items()}
-    parts |= {f"version of {name}": library_version(name) for name in sorted(libraries)}
-    if any(is_user_module(name) for name in describer.modules):
+    parts |= {f"version of {name}": find_library_version(name) for name in sorted(libraries)}
+    if any(is_user_module(name) for name in describer.module_names):
         parts["version of Python"] = ".".join(platform.python_version_tuple()[:2])  # its instructions differ
     return parts
 
 
 def digest_parts(parts: dict[str, str]) -> str:
     """SHA-256, hexadecimal, over all parts of an identity."""
-    return _hashed("\n".join(f"{name}: {value}" for name, value in sorted(parts.items())))
+    return _hash_text("\n".join(f"{name}: {value}" for name, value in sorted(parts.items())))
 
 
 def record_code(model: Any, names: Iterable[str]) -> frozenset[str]:
@@ -75,33 +78,33 @@ def record_code(model: Any, names: Iterable[str]) -> frozenset[str]:
     Returns:
         Names of all modules that these files import, anywhere in them.
     """
-    files, named = module_files(names)
+    files, named = find_module_files(names)
     owner = getattr(model, "__self__", model)
     state = getattr(getattr(owner, "__func__", owner), "__dict__", None)
     if isinstance(state, dict):
-        state[CODE_RECORD] = (files, sorted(used_libraries([*named, *names])))
+        state[CODE_RECORD_ATTRIBUTE] = (files, sorted(select_computing_libraries([*named, *names])))
     return named
 
 
-def _module_parts(model: nn.Module, describer: Describer) -> dict[str, str]:
+def _describe_module(model: nn.Module, describer: CodeDescriber) -> dict[str, str]:
     modules = dict(model.named_modules())
     kinds = [f"{name} {type(one).__module__}.{type(one).__qualname__}" for name, one in modules.items()]
     classes = list(dict.fromkeys(type(one) for one in modules.values()))
-    code = [describer.describe(kind) for kind in classes]
+    code = [describer.describe_value(kind) for kind in classes]
     code += [f"{name}{program}" for name, one in modules.items() if (program := describe_program(one))]
-    code += [_library_source(kind.__module__) for kind in classes]
+    code += [_describe_library_source(kind.__module__) for kind in classes]
     attributes = [f"{name} {describer.describe_attributes(one)}" for name, one in modules.items()]
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     weights = [f"{name} {describe_tensor(value)}" for name, value in sorted(tensors.items())]
     return {
-        "layers": _hashed(without_places("\n".join([_shown(model), *kinds]))),
-        "code": _hashed("\n".join(code)),
-        "settings": _hashed("\n".join(attributes)),
-        "weights": _hashed("\n".join(weights)),
+        "layers": _hash_text(remove_addresses("\n".join([_format_layers(model), *kinds]))),
+        "code": _hash_text("\n".join(code)),
+        "settings": _hash_text("\n".join(attributes)),
+        "weights": _hash_text("\n".join(weights)),
     }
 
 
-def _shown(model: nn.Module) -> str:
+def _format_layers(model: nn.Module) -> str:
     """What a model says of its layers; their kinds and settings are looked at in any case."""
     try:
         return repr(model)
@@ -109,39 +112,39 @@ def _shown(model: nn.Module) -> str:
         return f"raises {type(error).__name__}"
 
 
-def _callable(model: Any, describer: Describer) -> str:
+def _describe_callable(model: Any, describer: CodeDescriber) -> str:
     identity = getattr(model, "identity", None)
     if isinstance(identity, str) and not is_user_module(type(model).__module__):
         return f"{type(model).__module__}.{type(model).__qualname__} {identity}"
-    return f"{identity if isinstance(identity, str) else ''} {describer.describe(model)}"
+    return f"{identity if isinstance(identity, str) else ''} {describer.describe_value(model)}"
 
 
-def _record(model: Any) -> tuple[dict[str, str], frozenset[str]]:
+def _read_code_record(model: Any) -> tuple[dict[str, str], frozenset[str]]:
     """The files and libraries that were written down on a model or on anything within it."""
     owner = getattr(model, "__self__", model)
     owner = getattr(owner, "__func__", owner)
     files: dict[str, str] = {}
     libraries: frozenset[str] = frozenset()
     for one in owner.modules() if isinstance(owner, nn.Module) else [owner]:
-        found = getattr(one, "__dict__", {}).get(CODE_RECORD)
+        found = getattr(one, "__dict__", {}).get(CODE_RECORD_ATTRIBUTE)
         if found:
             files, libraries = files | found[0], libraries | set(found[1])
     return files, libraries
 
 
-def _library_source(name: str) -> str:
+def _describe_library_source(name: str) -> str:
     """The source of a class of a library that is not torch: it may have been changed where it lies."""
     if is_user_module(name) or name.partition(".")[0] in ("torch", "builtins", "robustbench_local"):
         return ""
     file = getattr(sys.modules.get(name), "__file__", None)
-    return f"{name} {_file_digest(file)}" if file else ""
+    return f"{name} {_digest_file(file)}" if file else ""
 
 
 @lru_cache(maxsize=1024)
-def _file_digest(file: str) -> str:
+def _digest_file(file: str) -> str:
     path = Path(file)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
-def _hashed(text: str) -> str:
+def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()

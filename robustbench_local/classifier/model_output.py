@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_local.classifier.binary_output import HEADS, REMEDY, select_entry, two_logits
+from robustbench_local.classifier.binary_output import (
+    BINARY_OUTPUT_REMEDY,
+    OUTPUT_KINDS,
+    expand_to_two_logits,
+    select_entry,
+)
 from robustbench_local.errors import ModelError
 
 
@@ -29,14 +34,14 @@ def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | N
         ModelError: If there is no such entry, or it is not N rows of K floats.
     """
     entry, head = select_entry(output, key)
-    scores = _tensor(output, entry, name)
+    scores = _select_tensor(output, entry, name)
     if head is not None:
-        return two_logits(scores, count, head, name)
+        return expand_to_two_logits(scores, count, head, name)
     if scores.is_floating_point() and scores.numel() == count and num_classes == 2:
         raise ModelError(
             f"returned one value an image, {tuple(scores.shape)}, but 2 classes are declared",
             where=name,
-            remedy=REMEDY,
+            remedy=BINARY_OUTPUT_REMEDY,
         )
     if scores.ndim != 2 or not scores.is_floating_point() or len(scores) != count:
         raise ModelError(
@@ -48,7 +53,7 @@ def read_logits(output: Any, count: int, num_classes: int, *, key: str | int | N
         raise ModelError(
             f"has {scores.shape[1]} outputs, but {num_classes} classes are declared",
             where=name,
-            remedy=REMEDY
+            remedy=BINARY_OUTPUT_REMEDY
             if scores.shape[1] == 1
             else f"set num_classes: {scores.shape[1]}, or use data with {scores.shape[1]} classes",
         )
@@ -64,7 +69,7 @@ def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | N
         ModelError: If they are not N integers from 0 to K - 1.
     """
     entry, head = select_entry(output, key)
-    found = _tensor(output, entry, name)
+    found = _select_tensor(output, entry, name)
     if found.is_floating_point() and (found.ndim == 2 or head is not None):
         scores = read_logits(found, count, num_classes, key=head, name=name)
         rows = functional.one_hot(scores.argmax(dim=1), num_classes).float()
@@ -78,8 +83,8 @@ def read_labels(output: Any, count: int, num_classes: int, *, key: str | int | N
     return functional.one_hot(found.long(), num_classes).float()
 
 
-def _tensor(output: Any, key: str | int | None, name: str) -> Tensor:
-    found = _selected(output, key, name)
+def _select_tensor(output: Any, key: str | int | None, name: str) -> Tensor:
+    found = _select_output(output, key, name)
     if isinstance(found, np.ndarray):
         found = torch.from_numpy(found)
     if not isinstance(found, Tensor):
@@ -87,7 +92,7 @@ def _tensor(output: Any, key: str | int | None, name: str) -> Tensor:
     return found
 
 
-def _selected(output: Any, key: str | int | None, name: str) -> Any:
+def _select_output(output: Any, key: str | int | None, name: str) -> Any:
     if not isinstance(output, Mapping | tuple | list):
         return output
     entries = output if isinstance(output, Mapping) else dict(enumerate(output))
@@ -100,5 +105,5 @@ def _selected(output: Any, key: str | int | None, name: str) -> Any:
         f"returned a {type(output).__name__} and {problem}; it has {choices}",
         where=name,
         remedy="declare output: the entry that holds the logits"
-        + (f", here ENTRY:{key}" if key in HEADS else ""),
+        + (f", here ENTRY:{key}" if key in OUTPUT_KINDS else ""),
     )

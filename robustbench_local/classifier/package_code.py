@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from robustbench_local.classifier.source_imports import imported_names
+from robustbench_local.classifier.source_imports import iterate_imported_names
 from robustbench_local.errors import InvariantError
 
-PACKAGE = Path(__file__).resolve().parents[1]
-_LAZY = re.compile(rf"[\"']({PACKAGE.name}(?:\.\w+)+)")
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+_LAZY_IMPORT = re.compile(rf"[\"']({PACKAGE_FOLDER.name}(?:\.\w+)+)")
 
 
-def reached_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, bytes]:
+def find_reached_modules(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -> dict[str, bytes]:
     """The modules that roots import, directly or by way of others, and the roots themselves.
 
     Names in strings count as imports: that is how registries name what they import when it is asked for.
@@ -32,7 +32,7 @@ def reached_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, 
     Raises:
         InvariantError: If a root names no module: a digest would be blind to it in silence.
     """
-    files = _files(package)
+    files = _list_module_files(package)
     waiting: list[str] = []
     for root in roots:
         below = [name for name in files if f"{name}.".startswith(f"{root}.")]
@@ -48,33 +48,36 @@ def reached_modules(roots: Iterable[str], package: Path = PACKAGE) -> dict[str, 
         path = package / files[name]
         found[files[name]] = content = path.read_bytes()
         text = content.decode("utf-8", "replace")
-        names = {*imported_names(text, name, is_package=path.name == "__init__.py"), *_LAZY.findall(text)}
-        reached = {one for each in names for one in (each, *_parents(each)) if one in files} - seen
+        names = {
+            *iterate_imported_names(text, name, is_package=path.name == "__init__.py"),
+            *_LAZY_IMPORT.findall(text),
+        }
+        reached = {one for each in names for one in (each, *_list_parents(each)) if one in files} - seen
         seen |= reached
         waiting += reached
     return dict(sorted(found.items()))
 
 
-def code_digest(roots: Iterable[str], package: Path = PACKAGE) -> str:
+def digest_code(roots: Iterable[str], package: Path = PACKAGE_FOLDER) -> str:
     """SHA-256 over the modules that roots reach: their paths and their bytes.
 
     Args:
         roots: As in `reached_modules`.
         package: The package's folder.
     """
-    return _digest(tuple(roots), package)
+    return _digest_modules(tuple(roots), package)
 
 
 @cache
-def _digest(roots: tuple[str, ...], package: Path) -> str:
+def _digest_modules(roots: tuple[str, ...], package: Path) -> str:
     # Once a process: the code that runs is the code that was there when it was imported.
     digest = hashlib.sha256()
-    for path, content in reached_modules(roots, package).items():
+    for path, content in find_reached_modules(roots, package).items():
         digest.update(f"{path}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 
-def _files(package: Path) -> dict[str, str]:
+def _list_module_files(package: Path) -> dict[str, str]:
     """Every module's dotted name to its path inside the package, but for the package's own ``__init__``."""
     found = {}
     for folder, _, names in os.walk(package):
@@ -87,6 +90,6 @@ def _files(package: Path) -> dict[str, str]:
     return found
 
 
-def _parents(name: str) -> list[str]:
+def _list_parents(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]

@@ -11,17 +11,17 @@ from torch import Tensor
 from robustbench_local.classifier.gradient_repair import GradientFaults
 from robustbench_local.errors import InvariantError
 
-_finished = [0]
+_finished_passes = [0]
 
 
-def pass_finished() -> None:
+def record_finished_pass() -> None:
     """Say that a pass, or a step as long as one, has come to its end, whichever classifier it was of."""
-    _finished[0] += 1
+    _finished_passes[0] += 1
 
 
 def count_finished_passes() -> int:
     """How often that was said in this process: while it grows, work goes on."""
-    return _finished[0]
+    return _finished_passes[0]
 
 
 class GradientCounts(NamedTuple):
@@ -39,7 +39,7 @@ class GradientCounts(NamedTuple):
     """Looks at a repaired gradient, not zero, that a finite difference did not confirm."""
 
 
-class Meter:
+class PassCounter:
     """Forward and backward passes spent on each image (trust invariant V12).
 
     Args:
@@ -53,46 +53,53 @@ class Meter:
     """
 
     def __init__(self, count: int, device: torch.device, limit: int | None = None) -> None:
-        self.limit = limit
-        self.total = 0
+        self.query_limit = limit
+        self.total_passes = 0
         self.stages = [""] * count
-        self._forward = torch.zeros(count, dtype=torch.int64, device=device)
-        self._backward, self._looks = torch.zeros_like(self._forward), torch.zeros_like(self._forward)
-        self._faults = torch.zeros(4, count, dtype=torch.int64, device=device)
+        self._forward_counts = torch.zeros(count, dtype=torch.int64, device=device)
+        self._backward_counts, self._gradient_steps = (
+            torch.zeros_like(self._forward_counts),
+            torch.zeros_like(self._forward_counts),
+        )
+        self._fault_counts = torch.zeros(4, count, dtype=torch.int64, device=device)
 
     @property
-    def gradients(self) -> list[GradientCounts]:
+    def gradient_counts(self) -> list[GradientCounts]:
         """What was seen of each image's gradients so far; waits for the device."""
-        counts = torch.cat([self._looks[None], self._faults]).T.tolist()
+        counts = torch.cat([self._gradient_steps[None], self._fault_counts]).T.tolist()
         return [GradientCounts(*row) for row in counts]
 
     @property
-    def forward(self) -> Tensor:
+    def forward_passes(self) -> Tensor:
         """Forward passes of each image so far, int64, (count,), on the CPU."""
-        return self._forward.cpu()
+        return self._forward_counts.cpu()
 
     @property
-    def backward(self) -> Tensor:
+    def backward_passes(self) -> Tensor:
         """Backward passes of each image so far, int64, (count,), on the CPU."""
-        return self._backward.cpu()
+        return self._backward_counts.cpu()
 
-    def left(self, rows: Tensor | None = None) -> Tensor | None:
+    def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
         """Queries that images may still spend, int64, where it counts; None where there is no limit.
 
         Args:
             rows: Which images, by default all.
         """
-        if self.limit is None:
+        if self.query_limit is None:
             return None
-        spent = self._forward if rows is None else self._forward[rows.to(self._forward.device)]
-        return self.limit - spent
+        spent = (
+            self._forward_counts
+            if rows is None
+            else self._forward_counts[rows.to(self._forward_counts.device)]
+        )
+        return self.query_limit - spent
 
-    def name_stage(self, rows: Tensor, stage: str) -> None:
+    def record_stage(self, rows: Tensor, stage: str) -> None:
         """Note which stage of an ensemble found the candidates of some images, (M,) int64."""
         for row in rows.tolist():
             self.stages[row] = stage
 
-    def reserve(self, rows: Tensor | None, size: int) -> None:
+    def check_queries_left(self, rows: Tensor | None, size: int) -> None:
         """Refuse a forward pass that an image has no query left for, before it happens.
 
         Args:
@@ -102,40 +109,40 @@ class Meter:
         Raises:
             InvariantError: If an image would exceed the limit.
         """
-        if self.limit is None:
+        if self.query_limit is None:
             return
-        after = self._forward.clone()
-        _add(after, rows, size)
-        over = (after > self.limit).nonzero().flatten()
+        after = self._forward_counts.clone()
+        _add_counts(after, rows, size)
+        over = (after > self.query_limit).nonzero().flatten()
         if len(over):
             raise InvariantError(
-                f"{len(over)} of {len(after)} images would exceed their limit of {self.limit} queries, "
+                f"{len(over)} of {len(after)} images would exceed their limit of {self.query_limit} queries, "
                 f"the first in row {int(over[0])}",
                 remedy="this is a bug of the attack: it has to ask for what is left",
             )
 
     def add_forward(self, rows: Tensor | None, size: int) -> None:
         """Count one forward pass of ``size`` images; ``rows`` says which, by default the first ones."""
-        self.total += size
-        _add(self._forward, rows, size)
+        self.total_passes += size
+        _add_counts(self._forward_counts, rows, size)
 
     def add_backward(self, rows: Tensor | None, size: int, times: int = 1) -> None:
-        """Count ``times`` backward passes of ``size`` images; ``rows`` says which, else the first ones."""
-        self.total += size * times
-        _add(self._backward, rows, size, times)
+        """Count ``format_ratio`` backward passes of ``size`` images; ``rows`` says which, else the first ones."""
+        self.total_passes += size * times
+        _add_counts(self._backward_counts, rows, size, times)
 
-    def add_look(self, rows: Tensor | None, size: int) -> None:
+    def add_gradient_step(self, rows: Tensor | None, size: int) -> None:
         """Count one look at the gradients of ``size`` images; ``rows`` says which, else the first ones."""
-        _add(self._looks, rows, size)
+        _add_counts(self._gradient_steps, rows, size)
 
     def add_faults(self, rows: Tensor | None, faults: GradientFaults) -> None:
         """Count what was wrong with gradients; ``rows`` says with those of which images, else the first."""
-        counts = [faults.entries, faults.nonfinite, faults.zero, faults.unconfirmed]
-        which = torch.arange(len(faults.entries)) if rows is None else rows
-        found = torch.stack([count.to(self._faults) for count in counts])
-        self._faults.index_add_(1, which.to(self._faults.device), found)
+        counts = [faults.nonfinite_entries, faults.nonfinite, faults.is_zero, faults.unconfirmed]
+        which = torch.arange(len(faults.nonfinite_entries)) if rows is None else rows
+        found = torch.stack([count.to(self._fault_counts) for count in counts])
+        self._fault_counts.index_add_(1, which.to(self._fault_counts.device), found)
 
-    def add_repairs(self, rows: Tensor | None, repaired: Tensor, spent: Meter) -> None:
+    def add_repairs(self, rows: Tensor | None, repaired: Tensor, spent: PassCounter) -> None:
         """Count what the repair of gradients took.
 
         Args:
@@ -144,13 +151,16 @@ class Meter:
             spent: What it took, a row each.
         """
         which = torch.arange(len(repaired)) if rows is None else rows
-        which = which.to(self._forward.device)
-        for counts, more in ((self._forward, spent._forward), (self._backward, spent._backward)):
+        which = which.to(self._forward_counts.device)
+        for counts, more in (
+            (self._forward_counts, spent._forward_counts),
+            (self._backward_counts, spent._backward_counts),
+        ):
             counts.index_add_(0, which, more * repaired.to(more))
-        self.total += spent.total
+        self.total_passes += spent.total_passes
 
 
-def _add(counts: Tensor, rows: Tensor | None, size: int, times: int = 1) -> None:
+def _add_counts(counts: Tensor, rows: Tensor | None, size: int, times: int = 1) -> None:
     if rows is None:
         if size > len(counts):
             raise InvariantError(f"{size} images went through the model while {len(counts)} are measured")
@@ -159,10 +169,10 @@ def _add(counts: Tensor, rows: Tensor | None, size: int, times: int = 1) -> None
     if len(rows) != size:
         raise InvariantError(f"{len(rows)} row numbers for {size} images")
     rows = rows.to(counts.device)
-    counts.index_add_(0, rows, _ones(size, counts.device), alpha=times)
+    counts.index_add_(0, rows, _build_ones(size, counts.device), alpha=times)
 
 
 @lru_cache(maxsize=256)
-def _ones(size: int, device: torch.device) -> Tensor:
+def _build_ones(size: int, device: torch.device) -> Tensor:
     """Not to be changed."""
     return torch.ones(size, dtype=torch.int64, device=device)

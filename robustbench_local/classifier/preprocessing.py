@@ -12,10 +12,10 @@ from robustbench_local.errors import ConfigError, did_you_mean
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
-_IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET_NORMALIZATION: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 NORMALIZATIONS: dict[str, Normalization] = {
-    "imagenet": _IMAGENET,
+    "imagenet": _IMAGENET_NORMALIZATION,
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "gtsrb": ((0.3337, 0.3064, 0.3171), (0.2672, 0.2564, 0.2629)),
@@ -41,7 +41,7 @@ def parse_normalization(
     if normalize is None or normalize == "none":
         return None
     if isinstance(normalize, str):
-        return _named(normalize)
+        return _find_normalization(normalize)
     try:
         mean, std = (tuple(float(value) for value in part) for part in normalize)
     except (TypeError, ValueError):
@@ -59,7 +59,7 @@ def parse_normalization(
     return mean, std
 
 
-def _named(name: str) -> Normalization:
+def _find_normalization(name: str) -> Normalization:
     known = NORMALIZATIONS.get(name.lower())
     if known is None:
         remedy = did_you_mean(name, [*NORMALIZATIONS, "none"])
@@ -86,7 +86,7 @@ class Preprocessing:
     ) -> None:
         self.normalization, self.input_size, self._dtype = normalization, input_size, dtype
         # Kept on the device: building them at every call would wait for a copy from the host.
-        self._scale = [
+        self._mean_and_std = [
             torch.tensor(values, dtype=torch.float32, device=device).view(1, -1, 1, 1)
             for values in normalization or ()
         ]
@@ -101,7 +101,7 @@ class Preprocessing:
         """What the model is given for images (N, C, H, W) in [0, 1]; themselves if there is nothing to do."""
         if self.input_size is not None and images.shape[-2:] != self.input_size:
             images = functional.interpolate(images, self.input_size, mode="bilinear", antialias=True)
-        if self._scale:
-            mean, std = self._scale
+        if self._mean_and_std:
+            mean, std = self._mean_and_std
             images = (images - mean) / std
         return images.to(self._dtype)

@@ -10,11 +10,11 @@ _FROM = re.compile(
     r"^[ \t]*from[ \t]+(?P<module>[.\w]+)[ \t]+import[ \t]*(?P<names>\([^)]*\)|[^\n#;(]+)", re.MULTILINE
 )
 _COMMENT = re.compile(r"#[^\n]*")
-_CONTINUED = re.compile(r"\\\r?\n")
+_LINE_CONTINUATION = re.compile(r"\\\r?\n")
 _NAME = re.compile(r"[^\W\d]\w*(\.\w+)*")
 
 
-def imported_names(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
+def iterate_imported_names(source: str, module: str, *, is_package: bool = False) -> Iterator[str]:
     """Dotted names of modules that a source may import, anywhere in it; some are names in modules.
 
     A search of the text: it is many times faster than a parse, and finds what a parse finds. What looks like
@@ -25,19 +25,19 @@ def imported_names(source: str, module: str, *, is_package: bool = False) -> Ite
         module: The module's own dotted name, from which relative imports start.
         is_package: Whether it is a package's ``__init__``.
     """
-    source = _CONTINUED.sub(" ", source)
+    source = _LINE_CONTINUATION.sub(" ", source)
     for found in _IMPORT.finditer(source):
-        for name in _names(found["names"]):
-            yield from _with_parents(name)
+        for name in _iterate_names(found["names"]):
+            yield from _iterate_parents(name)
     for found in _FROM.finditer(source):
-        origin = _absolute(found["module"], module, is_package=is_package)
+        origin = _resolve_name(found["module"], module, is_package=is_package)
         if origin:
-            yield from _with_parents(origin)
-        for name in _names(found["names"]):
+            yield from _iterate_parents(origin)
+        for name in _iterate_names(found["names"]):
             yield f"{origin}.{name}" if origin else name
 
 
-def _names(text: str) -> Iterator[str]:
+def _iterate_names(text: str) -> Iterator[str]:
     """The names of a list of imports, without what they are called here."""
     for part in _COMMENT.sub("", text).strip("() \t\n").split(","):
         found = _NAME.match(part.strip())
@@ -45,7 +45,7 @@ def _names(text: str) -> Iterator[str]:
             yield found[0]
 
 
-def _absolute(name: str, module: str, *, is_package: bool) -> str:
+def _resolve_name(name: str, module: str, *, is_package: bool) -> str:
     level = len(name) - len(name.lstrip("."))
     if level == 0:
         return name
@@ -54,7 +54,7 @@ def _absolute(name: str, module: str, *, is_package: bool) -> str:
     return ".".join([*kept, *filter(None, [name.lstrip(".")])])
 
 
-def _with_parents(name: str) -> Iterator[str]:
+def _iterate_parents(name: str) -> Iterator[str]:
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
         yield ".".join(parts[:count])

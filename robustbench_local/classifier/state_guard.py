@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 # Where torch keeps the precision of float32 arithmetic; a verdict is computed in "ieee" only.
 _BACKENDS: Any = torch.backends  # untyped: its attributes are made at run time
-_PRECISIONS: tuple[Any, ...] = (
+_PRECISION_BACKENDS: tuple[Any, ...] = (
     _BACKENDS.cuda.matmul,
     _BACKENDS.cudnn.conv,
     _BACKENDS.cudnn.rnn,
@@ -29,45 +29,48 @@ _PRECISIONS: tuple[Any, ...] = (
 )
 
 
-class Settings(NamedTuple):
+class ProcessSettings(NamedTuple):
     """The process-wide settings that a careless ``forward`` can change; cheap to read at every call."""
 
     default_dtype: torch.dtype
     threads: int
-    gradients: bool
+    grad_enabled: bool
     deterministic: tuple[bool, bool]
     cudnn: tuple[bool, bool, bool]
     precision: tuple[str | None, ...]
     directory: str
 
     @classmethod
-    def current(cls) -> Settings:
+    def from_process(cls) -> ProcessSettings:
         """Read the settings of this process."""
         cudnn = _BACKENDS.cudnn
         return cls(
             default_dtype=torch.get_default_dtype(),
             threads=torch.get_num_threads(),
-            gradients=torch.is_grad_enabled(),
+            grad_enabled=torch.is_grad_enabled(),
             deterministic=(
                 torch.are_deterministic_algorithms_enabled(),
                 torch.is_deterministic_algorithms_warn_only_enabled(),
             ),
             cudnn=(cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
-            precision=(_matmul_precision(), *(backend.fp32_precision for backend in _PRECISIONS)),
-            directory=_directory(),
+            precision=(
+                _read_matmul_precision(),
+                *(backend.fp32_precision for backend in _PRECISION_BACKENDS),
+            ),
+            directory=_read_directory(),
         )
 
-    def changed(self, other: Settings) -> list[str]:
-        """Names of the settings in which ``other`` differs."""
+    def list_differences(self, other: ProcessSettings) -> list[str]:
+        """Names of the settings in which ``other_target_count`` differs."""
         return [name for name, ours, theirs in zip(self._fields, self, other, strict=True) if ours != theirs]
 
-    def restore(self) -> list[str]:
+    def restore_settings(self) -> list[str]:
         """Put these settings back; returns the names of those that had changed."""
-        now = Settings.current()
-        changed = [] if now == self else self.changed(now)
+        now = ProcessSettings.from_process()
+        changed = [] if now == self else self.list_differences(now)
         if changed:
             torch.set_default_dtype(self.default_dtype)
-            torch.set_grad_enabled(self.gradients)
+            torch.set_grad_enabled(self.grad_enabled)
             enabled, warn_only = self.deterministic
             torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
             cudnn = _BACKENDS.cudnn
@@ -75,7 +78,7 @@ class Settings(NamedTuple):
             matmul, *others = self.precision
             if matmul is not None:  # first, since it sets some of the others
                 torch.set_float32_matmul_precision(matmul)
-            for backend, precision in zip(_PRECISIONS, others, strict=True):
+            for backend, precision in zip(_PRECISION_BACKENDS, others, strict=True):
                 backend.fp32_precision = precision
         if "threads" in changed:
             torch.set_num_threads(self.threads)
@@ -94,19 +97,19 @@ class RandomStates:
     cuda: tuple[Tensor, ...]
 
     @classmethod
-    def current(cls) -> RandomStates:
+    def from_process(cls) -> RandomStates:
         """Read the random states of this process."""
-        cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else []
+        cuda = torch.cuda.get_rng_state_all() if _is_cuda_in_use() else []
         return cls(random.getstate(), np.random.get_state(legacy=True), torch.get_rng_state(), tuple(cuda))
 
-    def same(self, other: RandomStates) -> bool:
+    def is_same_as(self, other: RandomStates) -> bool:
         """Whether nothing was drawn between the two."""
         numpy_same = all(np.array_equal(a, b) for a, b in zip(self.numpy, other.numpy, strict=True))
         torch_same = torch.equal(self.torch, other.torch)
         cuda_same = all(torch.equal(a, b) for a, b in zip(self.cuda, other.cuda, strict=False))
         return self.python == other.python and numpy_same and torch_same and cuda_same
 
-    def restore(self) -> None:
+    def restore_states(self) -> None:
         """Put these random states back."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
@@ -120,7 +123,7 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)
-    if _cuda_in_use():  # where it is not, torch would note a stack trace for later at each call
+    if _is_cuda_in_use():  # where it is not, torch would note a stack trace for later at each call
         torch.cuda.manual_seed_all(seed)
 
 
@@ -133,7 +136,7 @@ class ModuleState:
 
     def __init__(self, module: nn.Module) -> None:
         self._training = [(part, _is_training(part)) for part in module.modules()]
-        self._places: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        self._tensor_slots: list[tuple[dict[str, Any], dict[str, Any]]] = [
             (place, dict(place))
             for part in module.modules()
             for place in (part._buffers, part._parameters)  # noqa: SLF001  named_buffers() hides the empty ones
@@ -141,21 +144,21 @@ class ModuleState:
         ]
         tensors = dict(module.named_parameters(remove_duplicate=True)) | dict(module.named_buffers())
         self._values = [(name, tensor, tensor.detach().clone()) for name, tensor in tensors.items()]
-        self._gradients = [(p, p.requires_grad, p.grad, _copy(p.grad)) for p in module.parameters()]
+        self._gradients = [(p, p.requires_grad, p.grad, _copy_tensor(p.grad)) for p in module.parameters()]
 
     @torch.no_grad()
-    def restore(self) -> list[str]:
+    def restore_module(self) -> list[str]:
         """Put the module back; returns the names of the parameters and buffers whose values had changed."""
         for part, training in self._training:
             _set_training(part, training=training)
         changed = []
-        for place, before in self._places:
+        for place, before in self._tensor_slots:
             if place.keys() != before.keys() or any(place[name] is not before[name] for name in before):
                 changed += [name for name in place if place[name] is not before.get(name)]
                 place.clear()
                 place.update(before)
         for name, tensor, value in self._values:
-            if not _same(tensor, value):
+            if not _is_equal(tensor, value):
                 with torch.inference_mode(tensor.is_inference()):
                     tensor.copy_(value)
                 changed.append(name)
@@ -195,25 +198,25 @@ def set_evaluation_mode(module: nn.Module) -> str | None:
 
 
 @contextmanager
-def sound_arithmetic() -> Iterator[None]:
+def deterministic_arithmetic() -> Iterator[None]:
     """Full float32 precision, deterministic cuDNN, no autocast, gradients on; `Settings` puts it back."""
     cudnn = _BACKENDS.cudnn
     cudnn.benchmark, cudnn.deterministic = False, True
-    if _matmul_precision() is not None:
+    if _read_matmul_precision() is not None:
         torch.set_float32_matmul_precision("highest")
-    for backend in _PRECISIONS:
+    for backend in _PRECISION_BACKENDS:
         backend.fp32_precision = "ieee"
     modes = (torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False))
     with modes[0], modes[1], modes[2], torch.autocast("cuda", enabled=False):
         yield
 
 
-def _cuda_in_use() -> bool:
+def _is_cuda_in_use() -> bool:
     cuda: Any = torch.cuda
     return bool(cuda.is_initialized())
 
 
-def _matmul_precision() -> str | None:
+def _read_matmul_precision() -> str | None:
     """Torch's older setting; None where the newer one contradicts it, and torch refuses to read it."""
     try:
         return torch.get_float32_matmul_precision()
@@ -221,7 +224,7 @@ def _matmul_precision() -> str | None:
         return None
 
 
-def _directory() -> str:
+def _read_directory() -> str:
     try:
         return os.getcwd()  # noqa: PTH109  read at every forward, where building a Path would show
     except FileNotFoundError:  # someone deleted it: nothing to go back to
@@ -242,7 +245,7 @@ def _set_training(part: nn.Module, *, training: bool | None) -> None:
         vars(part)["training"] = training
 
 
-def _same(first: Tensor, second: Tensor) -> bool:
+def _is_equal(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors of one kind are equal, sparse ones too."""
     try:
         return torch.equal(first, second)
@@ -250,5 +253,5 @@ def _same(first: Tensor, second: Tensor) -> bool:
         return torch.equal(first.to_dense(), second.to_dense())
 
 
-def _copy(tensor: Tensor | None) -> Tensor | None:
+def _copy_tensor(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().clone()

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
-from robustbench_local.classifier.image_borders import NOTE
-from robustbench_local.classifier.pass_counter import Meter
+from robustbench_local.classifier.image_borders import MASKED_BORDERS_NOTE
+from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import InvariantError
-from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
+from robustbench_local.randomness import RandomNumbers, RandomStream, compute_point_keys, derive_seed
 
-DRAWS = 20
+DEFAULT_DRAWS = 20
 """Draws that an attack's look averages over."""
-VERDICT_DRAWS = 100
+DEFAULT_VERDICT_DRAWS = 100
 """Draws that a verdict averages over."""
-CLEAR = 5.0
+MIN_LEAD_STD_ERRORS = 5.0
 """Standard errors that a class has to be ahead by, so that a search takes it for the winner: by chance that
 happens once in 25,000 looks (Student's t for 20 draws), and a search takes hundreds."""
-SMALL = 5e-6
+TIED_LEAD = 5e-6
 """Largest lead of one that is not, as a share of the range of the logits: attacks take it for rounding."""
 
 
@@ -61,20 +61,20 @@ class RandomizedClassifier(WrappedClassifier):
         *,
         name: str | None = None,
         access: Access | None = None,
-        draws: int = DRAWS,
-        verdict_draws: int = VERDICT_DRAWS,
+        draws: int = DEFAULT_DRAWS,
+        verdict_draws: int = DEFAULT_VERDICT_DRAWS,
     ) -> None:
         super().__init__(inner, name=name, access=access)
         self.draws, self.verdict_draws, self.seed = draws, verdict_draws, 0
-        self.note(
+        self.add_note(
             f"draws random numbers: an attack looks at the mean over {draws} draws, and a verdict is reached "
             f"on {verdict_draws} draws of the image's own"
         )
-        self._under_way: Numbers | None = None
-        self._verdicts: Stream | None = None
+        self._current_numbers: RandomNumbers | None = None
+        self._verdict_stream: RandomStream | None = None
 
     @abstractmethod
-    def sample(self, images: Tensor, numbers: Numbers) -> Tensor:
+    def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
         """Logits, (N, K), of one draw.
 
         Args:
@@ -82,29 +82,29 @@ class RandomizedClassifier(WrappedClassifier):
             numbers: Its random numbers, a row an image; the only source of randomness.
         """
 
-    def pooled(self, samples: Tensor) -> Tensor:
+    def pool_samples(self, samples: Tensor) -> Tensor:
         """One answer, (N, K), from the logits of several draws, (D, N, K): their mean."""
         return samples.mean(dim=0)
 
     def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """See :meth:`Classifier.__call__`; the answer that several draws give together."""
-        if self._under_way is not None:
+        if self._current_numbers is not None:
             return super().__call__(images, rows)
-        images = self._checked_images(images)
+        images = self._check_images(images)
         samples = []
-        for points, which, numbers in self._looks(images, rows):
-            with self._drawing(numbers):
-                samples.append(_by_draw(super().__call__(points, which), len(images)))
-        return self._seen(torch.cat(samples))
+        for points, which, numbers in self._iterate_draws(images, rows):
+            with self._use_numbers(numbers):
+                samples.append(_split_draws(super().__call__(points, which), len(images)))
+        return self._combine_samples(torch.cat(samples))
 
-    def gradient(
+    def compute_gradient(
         self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`Classifier.gradient`; of the loss of the answer, through all draws that make it."""
-        found = super().gradient(images, loss, rows)
-        if self._meters:
+        """See :meth:`Classifier.compute_gradient`; of the loss of the answer, through all draws that make it."""
+        found = super().compute_gradient(images, loss, rows)
+        if self._pass_counters:
             each = 1 if found[1].ndim == 1 else found[1].shape[1]
-            self._meters[-1].add_backward(rows, len(images), times=(self.draws - 1) * each)
+            self._pass_counters[-1].add_backward(rows, len(images), times=(self.draws - 1) * each)
         return found
 
     def confirm_gradient(
@@ -121,87 +121,93 @@ class RandomizedClassifier(WrappedClassifier):
         """See `Classifier`; of the classifier within alone, whose answers are not drawn."""
         self.inner.find_masked_borders(images)
         if self.inner.border_probe.masked:
-            self.note(NOTE)
+            self.add_note(MASKED_BORDERS_NOTE)
 
     @contextmanager
-    def metered(self, count: int, limit: int | None = None) -> Iterator[Meter]:
-        """See :meth:`Classifier.metered`; what is limited is looks, and what is counted their draws."""
-        with super().metered(count, None if limit is None else limit * self.draws) as meter:
+    def count_passes(self, count: int, limit: int | None = None) -> Iterator[PassCounter]:
+        """See :meth:`Classifier.count_passes`; what is limited is looks, and what is counted their draws."""
+        with super().count_passes(count, None if limit is None else limit * self.draws) as meter:
             yield meter
 
-    def left(self, rows: Tensor | None = None) -> Tensor | None:
+    def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
         """Looks that images may still spend."""
-        draws = super().left(rows)
+        draws = super().queries_left(rows)
         return None if draws is None else draws // self.draws
 
     @contextmanager
-    def deciding(self, stream: Stream) -> Iterator[None]:
+    def with_verdict_draws(self, stream: RandomStream) -> Iterator[None]:
         """Inside, answers are verdicts.
 
         Args:
             stream: The images' random numbers; ``rows`` then say which of these images each row is.
         """
-        before, self._verdicts = self._verdicts, stream
+        before, self._verdict_stream = self._verdict_stream, stream
         try:
             yield
         finally:
-            self._verdicts = before
+            self._verdict_stream = before
 
-    def _foreign_logits(self, images: Tensor) -> Tensor:
+    def _compute_external_logits(self, images: Tensor) -> Tensor:
         """What another library's attack sees; its passes are counted by whoever hands it out, one a look."""
-        images = self._checked_images(images)
+        images = self._check_images(images)
         samples = []
-        for points, _, numbers in self._looks(images, None):
-            with self._drawing(numbers):
-                samples.append(_by_draw(super()._foreign_logits(points), len(images)))
-        return self.pooled(torch.cat(samples))
+        for points, _, numbers in self._iterate_draws(images, None):
+            with self._use_numbers(numbers):
+                samples.append(_split_draws(super()._compute_external_logits(points), len(images)))
+        return self.pool_samples(torch.cat(samples))
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _compute_logits(self, images: Tensor) -> Tensor:
         """One draw for each row, with the random numbers that are under way."""
-        if self._under_way is None:
+        if self._current_numbers is None:
             raise InvariantError("a randomized classifier was asked for logits outside of a draw")
-        return self.sample(images, self._under_way)
+        return self.sample(images, self._current_numbers)
 
-    def _seen(self, samples: Tensor) -> Tensor:
+    def _combine_samples(self, samples: Tensor) -> Tensor:
         """The answer of several draws, (D, N, K); but for a verdict, a lead that may be luck is no lead."""
-        answer = self.pooled(samples).clone()
-        if self._verdicts is None and len(samples) > 1:
+        answer = self.pool_samples(samples).clone()
+        if self._verdict_stream is None and len(samples) > 1:
             with torch.no_grad():  # the slopes stay those of the answer
                 others = ~torch.eye(len(samples), dtype=torch.bool, device=samples.device)
-                answer.copy_(_doubted(answer, torch.stack([self.pooled(samples[rest]) for rest in others])))
+                answer.copy_(
+                    _shrink_uncertain_leads(
+                        answer, torch.stack([self.pool_samples(samples[rest]) for rest in others])
+                    )
+                )
         return answer
 
     @contextmanager
-    def _drawing(self, numbers: Numbers) -> Iterator[None]:
-        self._under_way = numbers
+    def _use_numbers(self, numbers: RandomNumbers) -> Iterator[None]:
+        self._current_numbers = numbers
         try:
             yield
         finally:
-            self._under_way = None
+            self._current_numbers = None
 
-    def _looks(self, images: Tensor, rows: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Numbers]]:
+    def _iterate_draws(
+        self, images: Tensor, rows: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor, RandomNumbers]]:
         """Images, rows and random numbers of all draws, as many draws at a time as a batch has room for."""
         count = len(images)
         which = torch.arange(count, device=self.device) if rows is None else rows.to(self.device)
-        if self._verdicts is None:
-            keys, draws = keys_at(images, self.seed), self.draws
+        if self._verdict_stream is None:
+            keys, draws = compute_point_keys(images, self.seed), self.draws
         else:
-            verdicts = Stream(self._verdicts.seed, self._verdicts.ids, "verdict")
-            keys, draws = verdicts.keys("", self.device)[which], self.verdict_draws
+            verdicts = RandomStream(self._verdict_stream.seed, self._verdict_stream.ids, "verdict")
+            keys, draws = verdicts.compute_keys("", self.device)[which], self.verdict_draws
         at_once = max(1, (self.batch_size or count) // max(count, 1))
         for first in range(0, draws, at_once):
-            shifts = [seed_from("draw", draw) for draw in range(first, min(first + at_once, draws))]
+            shifts = [derive_seed("draw", draw) for draw in range(first, min(first + at_once, draws))]
             several = len(shifts)
-            numbers = Numbers(torch.cat([keys + shift for shift in shifts]))
+            numbers = RandomNumbers(torch.cat([keys + shift for shift in shifts]))
             yield images.repeat(several, 1, 1, 1), which.repeat(several), numbers
 
 
-def _by_draw(rows: Tensor, count: int) -> Tensor:
+def _split_draws(rows: Tensor, count: int) -> Tensor:
     """(D * N, ...) as (D, N, ...), N = ``count``."""
     return rows.view(len(rows) // max(count, 1), count, *rows.shape[1:])
 
 
-def _doubted(answer: Tensor, without: Tensor) -> Tensor:
+def _shrink_uncertain_leads(answer: Tensor, without: Tensor) -> Tensor:
     """Logits in which a lead of less than `CLEAR` standard errors shrinks below what counts as a success.
 
     Args:
@@ -215,25 +221,25 @@ def _doubted(answer: Tensor, without: Tensor) -> Tensor:
     lead = answer[rows, winner] - answer[rows, second]
     leads = without[:, rows, winner] - without[:, rows, second]
     count = len(without)
-    clear = CLEAR * (leads.var(dim=0, correction=0) * (count - 1)).sqrt()
+    clear = MIN_LEAD_STD_ERRORS * (leads.var(dim=0, correction=0) * (count - 1)).sqrt()
     # it still grows with the lead, so that a search finds its way; where something is not finite, it stays
     room = answer[rows, second] - answer.amin(dim=1)
-    shrunk = answer[rows, second] + SMALL * room * lead / clear
+    shrunk = answer[rows, second] + TIED_LEAD * room * lead / clear
     told = answer.clone()
     doubtful = (lead < clear) & torch.isfinite(shrunk)
     told[rows, winner] = torch.where(doubtful, shrunk, answer[rows, winner])
     return told
 
 
-def deciding(classifier: Classifier, stream: Stream | None) -> AbstractContextManager[None]:
+def with_verdict_draws(classifier: Classifier, stream: RandomStream | None) -> AbstractContextManager[None]:
     """Inside, a randomized classifier gives verdicts; any other one, or without a stream, is as always."""
     if isinstance(classifier, RandomizedClassifier) and stream is not None:
-        return classifier.deciding(stream)
+        return classifier.with_verdict_draws(stream)
     return nullcontext()
 
 
 @contextmanager
-def seeded(classifier: Classifier, seed: int) -> Iterator[None]:
+def with_attack_seed(classifier: Classifier, seed: int) -> Iterator[None]:
     """Inside, the draws that attacks see of a randomized classifier are those of this seed."""
     if not isinstance(classifier, RandomizedClassifier):
         yield
@@ -245,7 +251,7 @@ def seeded(classifier: Classifier, seed: int) -> Iterator[None]:
         classifier.seed = before
 
 
-def draws_of(classifier: Classifier) -> tuple[int, int]:
+def passes_per_query(classifier: Classifier) -> tuple[int, int]:
     """Passes that one look of an attack costs, and one reading of the harness: 1 and 1 for most."""
     if isinstance(classifier, RandomizedClassifier):
         return classifier.draws, classifier.verdict_draws

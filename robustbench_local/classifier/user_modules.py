@@ -13,18 +13,18 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
-from robustbench_local.classifier.source_imports import imported_names
+from robustbench_local.classifier.source_imports import iterate_imported_names
 
 USER_PREFIX = "robustbench_local_user_"
 """Begins the names under which a user's own file is imported."""
-COMPUTING = frozenset(
+COMPUTING_LIBRARIES = frozenset(
     """
     accelerate cv2 einops jax kornia lightning numpy onnx onnxruntime open_clip PIL pytorch_lightning scipy
     skimage sklearn tensorflow timm torch torchaudio torchvision transformers triton xformers
     """.split()  # noqa: SIM905
 )
 """Libraries whose arithmetic may be in a model's answers: known by their versions."""
-_TOOLS = frozenset(
+_TOOL_LIBRARIES = frozenset(
     """
     IPython _pytest attr attrs certifi charset_normalizer click comet_ml dateutil filelock fsspec h5py
     huggingface_hub hydra idna importlib_metadata ipykernel jinja2 joblib matplotlib mlflow networkx omegaconf
@@ -34,7 +34,7 @@ _TOOLS = frozenset(
     """.split()  # noqa: SIM905
 )
 """Libraries that take no part in a model's answers."""
-_OWN = "robustbench_local"
+_PACKAGE_NAME = "robustbench_local"
 
 
 def is_user_module(name: str, file: str | None = None) -> bool:
@@ -47,24 +47,24 @@ def is_user_module(name: str, file: str | None = None) -> bool:
         file: Its file; by default that of the module of this name that is imported, if any.
     """
     top = name.partition(".")[0]
-    if top == _OWN or top in sys.stdlib_module_names or top in sys.builtin_module_names:
+    if top == _PACKAGE_NAME or top in sys.stdlib_module_names or top in sys.builtin_module_names:
         return False
-    if top not in COMPUTING and top not in _TOOLS:
+    if top not in COMPUTING_LIBRARIES and top not in _TOOL_LIBRARIES:
         return True
     file = file or getattr(sys.modules.get(name), "__file__", None)
     return file is not None and not _is_installed(file)
 
 
-def used_libraries(names: Iterable[str]) -> frozenset[str]:
+def select_computing_libraries(names: Iterable[str]) -> frozenset[str]:
     """The computing libraries among modules, by the name that is imported."""
-    return frozenset(name.partition(".")[0] for name in names) & COMPUTING
+    return frozenset(name.partition(".")[0] for name in names) & COMPUTING_LIBRARIES
 
 
-def library_version(name: str) -> str:
+def find_library_version(name: str) -> str:
     """The version of a library, without the mark of its build; ``"none"`` where it is not installed."""
     found = getattr(sys.modules.get(name), "__version__", None)
     if not isinstance(found, str):
-        distributions = _distributions().get(name, [name])
+        distributions = _read_distributions().get(name, [name])
         try:
             found = metadata.version(distributions[0])
         except metadata.PackageNotFoundError:
@@ -72,7 +72,7 @@ def library_version(name: str) -> str:
     return found.partition("+")[0]
 
 
-def module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
+def find_module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
     """The user's modules that some modules import, directly or by way of others, and those modules.
 
     Read from the sources, so that imports inside functions count. What a name leads to is what is imported
@@ -85,7 +85,7 @@ def module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
         ``mynet.py`` or ``package/part.py`` to the SHA-256 of the whole file; and the names of all modules
         that were named in an import.
     """
-    waiting = [(name, _locate(name, None)) for name in names]
+    waiting = [(name, _locate_module(name, None)) for name in names]
     files: dict[str, str] = {}
     named: set[str] = set()
     seen: set[str] = set()
@@ -97,17 +97,19 @@ def module_files(names: Iterable[str]) -> tuple[dict[str, str], frozenset[str]]:
         if file is None or not Path(file).is_file():
             continue
         content = Path(file).read_bytes()
-        files[name_file(name, file)] = hashlib.sha256(content).hexdigest()
+        files[format_module_file(name, file)] = hashlib.sha256(content).hexdigest()
         if file.endswith(".py"):
             package = Path(file).name == "__init__.py"
             own = "" if name.startswith(USER_PREFIX) else name
-            found = set(imported_names(content.decode("utf-8", "replace"), own, is_package=package))
+            found = set(iterate_imported_names(content.decode("utf-8", "replace"), own, is_package=package))
             named |= found
-            waiting += [(each, _locate(each, Path(file).parent)) for each in sorted(found - seen) if each]
+            waiting += [
+                (each, _locate_module(each, Path(file).parent)) for each in sorted(found - seen) if each
+            ]
     return dict(sorted(files.items())), frozenset(named)
 
 
-def name_file(name: str, file: str) -> str:
+def format_module_file(name: str, file: str) -> str:
     """A module's file by what it is imported as, which is the same wherever it lies."""
     path = Path(file)
     if name.startswith(USER_PREFIX) or name == "__main__":
@@ -116,7 +118,7 @@ def name_file(name: str, file: str) -> str:
     return "/".join([*parts, path.name])
 
 
-def _locate(name: str, folder: Path | None) -> str | None:
+def _locate_module(name: str, folder: Path | None) -> str | None:
     """The file of a module; None if it has none, or there is no such module."""
     module = sys.modules.get(name)
     if isinstance(module, ModuleType):
@@ -128,7 +130,7 @@ def _locate(name: str, folder: Path | None) -> str | None:
     if parent:
         above = sys.modules.get(parent)
         places = list(getattr(above, "__path__", []))
-        if above is None and (file := _locate(parent, folder)) and Path(file).name == "__init__.py":
+        if above is None and (file := _locate_module(parent, folder)) and Path(file).name == "__init__.py":
             places = [str(Path(file).parent)]
         spec = PathFinder.find_spec(name, places) if places else None
     else:
@@ -137,7 +139,7 @@ def _locate(name: str, folder: Path | None) -> str | None:
 
 
 @cache
-def is_user_place(path: str) -> bool:
+def is_user_path(path: str) -> bool:
     """Whether a path lies neither in Python, nor in this package, nor where libraries are installed."""
     known = (Path(sysconfig.get_paths()["stdlib"]), Path(__file__).parents[1])
     place = Path(path).resolve()
@@ -147,11 +149,11 @@ def is_user_place(path: str) -> bool:
 @cache
 def is_user_file(file: str) -> bool:
     """Whether there is such a source, and it is the user's."""
-    return Path(file).is_file() and is_user_place(file)
+    return Path(file).is_file() and is_user_path(file)
 
 
 @cache
-def _installed_folders() -> tuple[Path, ...]:
+def _list_installed_folders() -> tuple[Path, ...]:
     paths: Mapping[str, str] = sysconfig.get_paths()
     known = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
     known |= {place for place in sys.path if place.endswith(("site-packages", "dist-packages"))}
@@ -161,9 +163,9 @@ def _installed_folders() -> tuple[Path, ...]:
 @cache
 def _is_installed(file: str) -> bool:
     path = Path(file).resolve()
-    return any(path.is_relative_to(folder) for folder in _installed_folders())
+    return any(path.is_relative_to(folder) for folder in _list_installed_folders())
 
 
 @cache
-def _distributions() -> Mapping[str, list[str]]:
+def _read_distributions() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
-from robustbench_local.classifier.image_borders import NOTE
+from robustbench_local.classifier.image_borders import MASKED_BORDERS_NOTE
 
 
 class WrappedClassifier(Classifier):
     """Asks another classifier, whose weights and preprocessing it shares.
 
-    A subclass writes ``_logits`` and ``identity``. Passes are counted here, an image at a time, and not once
+    A subclass writes ``_compute_logits`` and ``read_identity``. Passes are counted here, an image at a time, and not once
     more in the classifier within.
 
     Args:
@@ -44,7 +44,7 @@ class WrappedClassifier(Classifier):
         self.input_size = inner.input_size
         self.notes = list(inner.notes)
         self.provenance = dict(inner.provenance)
-        self.can_be_copied = inner.can_be_copied
+        self.is_fork_safe = inner.is_fork_safe
         self.consistency = inner.consistency
 
     @property
@@ -53,32 +53,32 @@ class WrappedClassifier(Classifier):
         """Everything besides the classifier within that decides the answers."""
 
     @abstractmethod
-    def _logits(self, images: Tensor) -> Tensor:
+    def _compute_logits(self, images: Tensor) -> Tensor:
         """Logits, (N, K) float32, of checked images, (N, C, H, W) in [0, 1]."""
 
     @contextmanager
-    def attacked(self) -> Iterator[None]:
-        """See :meth:`Classifier.attacked`; the classifier within is prepared too."""
-        with self.inner.attacked(), super().attacked():
+    def evaluation_mode(self) -> Iterator[None]:
+        """See :meth:`Classifier.evaluation_mode`; the classifier within is prepared too."""
+        with self.inner.evaluation_mode(), super().evaluation_mode():
             yield
 
     @contextmanager
-    def fresh(self) -> Iterator[Classifier]:
+    def open_fresh_copy(self) -> Iterator[Classifier]:
         """See :meth:`Classifier.fresh`; around a fresh copy of the classifier within."""
-        with self.inner.fresh() as inner:
-            yield self if inner is self.inner else self._around(inner)
+        with self.inner.open_fresh_copy() as inner:
+            yield self if inner is self.inner else self._wrap_copy(inner)
 
-    def _keep_original(self) -> None:
+    def _remember_original(self) -> None:
         """The classifier within does."""
 
-    def _around(self, inner: Classifier) -> Classifier:
+    def _wrap_copy(self, inner: Classifier) -> Classifier:
         twin = copy.copy(self)
         twin.inner, twin.model, twin.module = inner, inner.model, inner.module
-        twin._meters = []  # noqa: SLF001
+        twin._pass_counters = []  # noqa: SLF001
         return twin
 
     def to(self, device: str | torch.device) -> Classifier:
-        """See :meth:`Classifier.to`; the classifier within moves along, for they share the module."""
+        """See :meth:`Classifier.from_dtype`; the classifier within moves along, for they share the module."""
         self.inner.to(device)
         return super().to(device)
 
@@ -93,15 +93,15 @@ class WrappedClassifier(Classifier):
         self.inner.find_masked_borders(images)
         super().find_masked_borders(images)
         if self.inner.border_probe.masked:
-            self.note(NOTE)
+            self.add_note(MASKED_BORDERS_NOTE)
 
     @property
-    def forwards_each(self) -> int:
+    def forward_passes_per_call(self) -> int:
         """See `Classifier`; the classifier within answers each of them."""
-        return super().forwards_each * self.inner.forwards_each
+        return super().forward_passes_per_call * self.inner.forward_passes_per_call
 
 
-def innermost(classifier: Classifier) -> Classifier:
+def find_innermost(classifier: Classifier) -> Classifier:
     """The classifier of the model itself, within everything that is around it."""
     while isinstance(classifier, WrappedClassifier):
         classifier = classifier.inner

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from robustbench_local.cli.result_tables import say_gates
-from robustbench_local.reports.analysis.gates import check_gates
+from robustbench_local.cli.result_tables import print_gates
+from robustbench_local.reports.analysis.gates import judge_run_dir
 
 
 def command(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> int:
     """Judge a run by its gates: exit code 0 if all pass, 1 if one fails, 4 if one is inconclusive."""
-    verdict = check_gates(run)
-    say_gates(verdict, Console())
+    verdict = judge_run_dir(run)
+    print_gates(verdict, Console())
     return verdict.exit_code

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from robustbench_local.cli.terminal_output import echo
+from robustbench_local.cli.terminal_output import echo_line
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.schema import example
+from robustbench_local.evaluation.grid.schema import read_example
 
 
 def command(
@@ -21,7 +21,7 @@ def command(
     ),
 ) -> None:
     """Write a commented grid file."""
-    text = example(name)
+    text = read_example(name)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -31,4 +31,4 @@ def command(
         ) from None
     except OSError as failure:
         raise ConfigError(f"cannot write the file: {failure.strerror}", where=str(output)) from None
-    echo(f"wrote {output}; edit it, then: rbl run {output}")
+    echo_line(f"wrote {output}; edit it, then: rbl run {output}")

@@ -6,12 +6,12 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-PATIENCE = 10.0
+REPEAT_SECONDS = 10.0
 """Seconds after which an interrupt comes again: Python drops one that is raised where nobody can catch it,
 such as in a destructor, and the run would go on for hours."""
 
 
-def listen() -> None:
+def install_signal_handlers() -> None:
     """From now on Ctrl-C, a polite kill and a closed terminal interrupt this process until `settle`.
 
     A process that was started to outlive its terminal (``nohup``) goes on.
@@ -19,16 +19,16 @@ def listen() -> None:
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM")
     for kind in (getattr(signal, name) for name in names if hasattr(signal, name)):
         if signal.getsignal(kind) != signal.SIG_IGN or kind != getattr(signal, "SIGHUP", None):
-            signal.signal(kind, _interrupt)
+            signal.signal(kind, _raise_interrupt)
 
 
-def settle() -> None:
+def cancel_repeat() -> None:
     """The interrupt has been heard."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _raise_interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
     raise KeyboardInterrupt

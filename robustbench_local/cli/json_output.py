@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
-_undo: list[Callable[[], None]] = []
+_undo_actions: list[Callable[[], None]] = []
 
 
 def claim_stdout() -> TextIO:
@@ -20,24 +20,24 @@ def claim_stdout() -> TextIO:
     stdout = sys.stdout
     stdout.flush()
     own = stdout
-    if _descriptor(stdout) == 1 and _descriptor(sys.stderr) is not None:
+    if _find_descriptor(stdout) == 1 and _find_descriptor(sys.stderr) is not None:
         kept = os.dup(1)
         os.dup2(sys.stderr.fileno(), 1)
         own = os.fdopen(kept, "w", encoding=stdout.encoding, errors=stdout.errors, newline="")
-        _undo.append(lambda: _put_back(kept, own))
+        _undo_actions.append(lambda: _restore_stdout(kept, own))
     sys.stdout = sys.stderr
-    _undo.append(lambda: setattr(sys, "stdout", stdout))
+    _undo_actions.append(lambda: setattr(sys, "stdout", stdout))
     return own
 
 
 def release_stdout() -> None:
     """Give the standard output back to everybody. Does nothing if it was not claimed."""
-    while _undo:
+    while _undo_actions:
         with suppress(OSError, ValueError):
-            _undo.pop()()
+            _undo_actions.pop()()
 
 
-def _put_back(kept: int, own: TextIO) -> None:
+def _restore_stdout(kept: int, own: TextIO) -> None:
     try:
         own.flush()
     finally:
@@ -46,7 +46,7 @@ def _put_back(kept: int, own: TextIO) -> None:
             own.close()
 
 
-def _descriptor(stream: TextIO) -> int | None:
+def _find_descriptor(stream: TextIO) -> int | None:
     """The file descriptor of a stream; None if it has none, as under a test that captures it."""
     try:
         return stream.fileno()

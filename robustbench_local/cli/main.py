@@ -17,17 +17,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from robustbench_local.cli.interrupt import listen, settle
+from robustbench_local.cli.interrupt import cancel_repeat, install_signal_handlers
 from robustbench_local.cli.json_output import release_stdout
 from robustbench_local.cli.malloc import keep_freed_memory
-from robustbench_local.cli.terminal_output import echo, use_any_encoding
+from robustbench_local.cli.terminal_output import echo_line, escape_unencodable
 from robustbench_local.errors import ModelError, RobustbenchError
 
-INTERRUPTED = 130
-INTERNAL = 70
-USER_MODULE = "robustbench_local_user_"
+INTERRUPTED_EXIT_CODE = 130
+INTERNAL_EXIT_CODE = 70
+USER_MODULE_PREFIX = "robustbench_local_user_"
 """How the names of modules begin that ``python:`` models were made from."""
-STOPPED = "interrupted; everything committed is kept, and the same command goes on"
+INTERRUPTED_MESSAGE = "interrupted; everything committed is kept, and the same command goes on"
 
 COMMANDS = {
     "run": "robustbench_local.cli.run_command",
@@ -56,14 +56,14 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    app.callback(invoke_without_command=True)(options)
+    app.callback(invoke_without_command=True)(set_options)
     everything = () if arguments[:1] == ["--version"] else COMMANDS
     for name in [name for name in COMMANDS if name in arguments] or everything:
         app.command(name)(import_module(COMMANDS[name]).command)
     return app
 
 
-def options(
+def set_options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
     debug: Annotated[
         bool, typer.Option("--debug", envvar="RBL_DEBUG", help="Show the traceback of an error.")
@@ -73,21 +73,21 @@ def options(
     if debug:
         os.environ["RBL_DEBUG"] = "1"
     if version:
-        echo(f"robustbench-local {metadata.version('robustbench-local')}")
+        echo_line(f"robustbench-local {metadata.version('robustbench-local')}")
         raise typer.Exit
 
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    listen()
-    use_any_encoding()
+    install_signal_handlers()
+    escape_unencodable()
     keep_freed_memory()
-    _leave(call(sys.argv[1:]))
+    _exit_process(run_command(sys.argv[1:]))
 
 
-def _leave(code: int) -> NoReturn:
+def _exit_process(code: int) -> NoReturn:
     """End this process; where a user's code was let run, nothing that it left behind has a say in how."""
-    if not any(name.startswith(USER_MODULE) for name in sys.modules):
+    if not any(name.startswith(USER_MODULE_PREFIX) for name in sys.modules):
         sys.exit(code)
     with suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -95,7 +95,7 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def call(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:
     """Run one command.
 
     Args:
@@ -107,33 +107,35 @@ def call(arguments: list[str]) -> int:
     try:
         result = build_app(arguments)(arguments or ["--help"], standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        settle()
-        return _complain(STOPPED, INTERRUPTED)
+        cancel_repeat()
+        return _print_error(INTERRUPTED_MESSAGE, INTERRUPTED_EXIT_CODE)
     except RobustbenchError as error:
-        return _complain(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except BaseException as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
-        return _unexpected(error)
+        return _report_unexpected(error)
     finally:
         release_stdout()
-    settle()
-    if result == INTERRUPTED:  # typer turns Ctrl-C into its own exit
-        return _complain(STOPPED, INTERRUPTED)
+    cancel_repeat()
+    if result == INTERRUPTED_EXIT_CODE:  # typer turns Ctrl-C into its own exit
+        return _print_error(INTERRUPTED_MESSAGE, INTERRUPTED_EXIT_CODE)
     return result if isinstance(result, int) else 0
 
 
-def _unexpected(error: BaseException) -> int:
+def _report_unexpected(error: BaseException) -> int:
     """A mistake on the command line, which typer reports by its own exceptions, or a bug; or an escape."""
     if not isinstance(error, Exception):  # no command of ours leaves so
-        return _complain(_describe_escape(error), ModelError.exit_code)
+        return _print_error(_describe_escape(error), ModelError.exit_code)
     message = getattr(error, "format_message", None)
     if callable(message):
         remedy = "" if not getattr(error, "ctx", None) else f" See '{error.ctx.command_path} --help'."  # type: ignore[attr-defined]
-        return _complain(f"{message()}{remedy}", 2)
+        return _print_error(f"{message()}{remedy}", 2)
     line = " ".join(f"{type(error).__name__}: {error}".split())
-    return _complain(f"internal error: {line}. Run again with --debug and report the traceback", INTERNAL)
+    return _print_error(
+        f"internal error: {line}. Run again with --debug and report the traceback", INTERNAL_EXIT_CODE
+    )
 
 
 def _describe_escape(escape: BaseException) -> str:
@@ -142,12 +144,12 @@ def _describe_escape(escape: BaseException) -> str:
     return f"a model or a library {shown}; nothing that it left undone is judged"
 
 
-def _complain(line: str, code: int) -> int:
+def _print_error(line: str, code: int) -> int:
     """One line on the standard error, and the traceback before it if asked for."""
     if os.environ.get("RBL_DEBUG") and sys.exc_info()[0] is not None:
         for shown in traceback.format_exc().splitlines():
-            echo(shown, error=True)
-    kind = "" if code == INTERRUPTED else "error: "
+            echo_line(shown, error=True)
+    kind = "" if code == INTERRUPTED_EXIT_CODE else "error: "
     with suppress(OSError):  # the terminal may be gone
-        echo(" ".join(f"rbl: {kind}{line}".split()), error=True)
+        echo_line(" ".join(f"rbl: {kind}{line}".split()), error=True)
     return code

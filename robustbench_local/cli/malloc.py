@@ -14,7 +14,7 @@ from functools import cache
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _MIB = 1 << 20
-_TOLD = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+_TUNING_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 @cache
@@ -26,7 +26,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library could be told: only glibc, under Linux.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in _TOLD):
+    if sys.platform != "linux" or any(name in os.environ for name in _TUNING_VARIABLES):
         return False
     tell = getattr(ctypes.CDLL(None), "mallopt", None)
     if tell is None:

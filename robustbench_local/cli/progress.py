@@ -22,21 +22,21 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_local.cli.terminal_output import join, plain, say, say_json
-from robustbench_local.errors import printable
-from robustbench_local.evaluation.execution.progress_listener import Listener
-from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
-from robustbench_local.reports.formatting.text import duration
-from robustbench_local.store.records import CellStatus, EventRecord, Tally
+from robustbench_local.cli.terminal_output import escape_text, join_text, print_json, print_line
+from robustbench_local.errors import escape_unprintable
+from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.evaluation.planning.plan import PlannedCell, SamplePlan
+from robustbench_local.reports.formatting.text import format_duration
+from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 
-HEARTBEAT = 15.0
+HEARTBEAT_SECONDS = 15.0
 """Seconds after which a plain log says that a long batch is still at work."""
 
 
-class Display(Listener):
+class ProgressDisplay(ProgressListener):
     """A listener with a lifetime; the base class shows nothing."""
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(
@@ -51,10 +51,10 @@ class PassesColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Ask the classifier, at every refresh."""
         cell = task.fields.get("cell")
-        return Text("" if cell is None else passes_so_far(cell).lstrip(", "), style="dim")
+        return Text("" if cell is None else format_passes(cell).lstrip(", "), style="dim")
 
 
-class RichDisplay(Display):
+class RichDisplay(ProgressDisplay):
     """A bar for the run and one for the cell at work."""
 
     def __init__(self, console: Console) -> None:
@@ -69,8 +69,8 @@ class RichDisplay(Display):
             PassesColumn(),
             console=console,
         )
-        self.total = self.progress.add_task("cells", total=None, note="", visible=False)
-        self.cell = self.progress.add_task("", total=None, note="", visible=False)
+        self.total_task = self.progress.add_task("cells", total=None, note="", visible=False)
+        self.cell_task = self.progress.add_task("", total=None, note="", visible=False)
 
     def __enter__(self) -> RichDisplay:
         self.progress.start()
@@ -82,43 +82,49 @@ class RichDisplay(Display):
         """Take the bars away; what was printed stays."""
         self.progress.stop()
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan_ready(self, plan: SamplePlan) -> None:
         """Show the bar of the run."""
-        self.progress.update(self.total, total=len(plan.cells), visible=True)
+        self.progress.update(self.total_task, total=len(plan.cells), visible=True)
 
-    def started(self, cell: PlannedCell, done: Tally) -> None:
+    def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Show the bar of the cell."""
-        label = printable(title(cell))
-        self.progress.reset(self.cell, total=len(cell.positions), completed=done.n)
-        self.progress.update(self.cell, description=label, visible=True, note="", cell=cell)
+        label = escape_unprintable(format_cell_title(cell))
+        self.progress.reset(self.cell_task, total=len(cell.positions), completed=done.n)
+        self.progress.update(self.cell_task, description=label, visible=True, note="", cell=cell)
 
-    def advanced(self, cell: PlannedCell, done: Tally) -> None:
+    def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Move the bar of the cell."""
-        self.progress.update(self.cell, completed=done.n, note=so_far(cell, done))
+        self.progress.update(self.cell_task, completed=done.n, note=format_progress(cell, done))
 
-    def finished(self, cell: PlannedCell, status: CellStatus, done: Tally, error: str | None) -> None:
+    def on_cell_end(
+        self, cell: PlannedCell, status: CellStatus, done: OutcomeCounts, error: str | None
+    ) -> None:
         """Leave a line about the cell and move the bar of the run."""
-        self.progress.update(self.cell, visible=False)
-        self.progress.advance(self.total)
+        self.progress.update(self.cell_task, visible=False)
+        self.progress.advance(self.total_task)
         style = {"done": "green", "skipped": "yellow"}.get(status, "red")
-        line = join(plain(f"{status:>7}", style), f" {title(cell)}  ", plain(ending(cell, done), "dim"))
-        say(self.console, line, wrap=True)
+        line = join_text(
+            escape_text(f"{status:>7}", style),
+            f" {format_cell_title(cell)}  ",
+            escape_text(format_cell_result(cell, done), "dim"),
+        )
+        print_line(self.console, line, wrap=True)
 
-    def told(self, event: EventRecord) -> None:
+    def on_event(self, event: EventRecord) -> None:
         """Print the line above the bars."""
         style = {"warning": "yellow", "error": "red"}.get(event.level, "dim")
-        say(self.console, event.message, style=style, wrap=True)
+        print_line(self.console, event.message, style=style, wrap=True)
 
 
-class PlainDisplay(Display):
+class PlainDisplay(ProgressDisplay):
     """One line for each thing that happens, and a sign of life in between."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._last = time.monotonic()
-        self._cell: PlannedCell | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._last_print = time.monotonic()
+        self._current_cell: PlannedCell | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._print_heartbeats, daemon=True)
 
     def __enter__(self) -> PlainDisplay:
         self._thread.start()
@@ -128,150 +134,158 @@ class PlainDisplay(Display):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the signs of life."""
-        self._stop.set()
+        self._stopped.set()
         self._thread.join()
 
-    def started(self, cell: PlannedCell, done: Tally) -> None:
+    def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Say which cell starts."""
         rest = f", {done.n} already done" if done.n else ""
-        self._cell = cell
-        self._say(f"started {title(cell)}: {len(cell.positions)} images{rest}")
+        self._current_cell = cell
+        self._print_line(f"started {format_cell_title(cell)}: {len(cell.positions)} images{rest}")
 
-    def advanced(self, cell: PlannedCell, done: Tally) -> None:
+    def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Say how far the cell is, every few seconds at most."""
-        if time.monotonic() - self._last > HEARTBEAT / 3:
-            self._say(
-                f"        {title(cell)}: {done.n} of {len(cell.positions)} images, {so_far(cell, done)}"
+        if time.monotonic() - self._last_print > HEARTBEAT_SECONDS / 3:
+            self._print_line(
+                f"        {format_cell_title(cell)}: {done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
             )
 
-    def finished(self, cell: PlannedCell, status: CellStatus, done: Tally, error: str | None) -> None:
+    def on_cell_end(
+        self, cell: PlannedCell, status: CellStatus, done: OutcomeCounts, error: str | None
+    ) -> None:
         """Say how the cell ended."""
-        self._cell = None
-        self._say(f"{status:>7} {title(cell)}: {ending(cell, done)}")
+        self._current_cell = None
+        self._print_line(f"{status:>7} {format_cell_title(cell)}: {format_cell_result(cell, done)}")
 
-    def told(self, event: EventRecord) -> None:
+    def on_event(self, event: EventRecord) -> None:
         """Say it."""
-        self._say(f"{event.level}: {event.message}")
+        self._print_line(f"{event.level}: {event.message}")
 
-    def _say(self, line: str) -> None:
-        self._last = time.monotonic()
-        say(self.console, line)
+    def _print_line(self, line: str) -> None:
+        self._last_print = time.monotonic()
+        print_line(self.console, line)
 
-    def _beat(self) -> None:
-        while not self._stop.wait(1.0):
-            cell = self._cell
-            if cell is not None and time.monotonic() - self._last > HEARTBEAT:
-                self._say(f"        {title(cell)}: at work{passes_so_far(cell)}")
+    def _print_heartbeats(self) -> None:
+        while not self._stopped.wait(1.0):
+            cell = self._current_cell
+            if cell is not None and time.monotonic() - self._last_print > HEARTBEAT_SECONDS:
+                self._print_line(f"        {format_cell_title(cell)}: at work{format_passes(cell)}")
 
 
-class JsonDisplay(Display):
+class JsonDisplay(ProgressDisplay):
     """One JSON object a line on the standard output."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan_ready(self, plan: SamplePlan) -> None:
         """Emit the size of the plan."""
-        self._emit("planned", name=plan.name, cells=len(plan.cells), images=len(plan.data), seed=plan.seed)
+        self._print_event(
+            "planned", name=plan.name, cells=len(plan.cells), images=len(plan.data), seed=plan.seed
+        )
 
-    def started(self, cell: PlannedCell, done: Tally) -> None:
+    def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Emit which cell starts."""
-        self._emit("started", cell, images=len(cell.positions), done=done.n)
+        self._print_event("started", cell, images=len(cell.positions), done=done.n)
 
-    def advanced(self, cell: PlannedCell, done: Tally) -> None:
+    def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Emit how far the cell is."""
-        self._emit("advanced", cell, images=len(cell.positions), done=done.n, robust=done.robust)
+        self._print_event("advanced", cell, images=len(cell.positions), done=done.n, robust=done.robust)
 
-    def finished(self, cell: PlannedCell, status: CellStatus, done: Tally, error: str | None) -> None:
+    def on_cell_end(
+        self, cell: PlannedCell, status: CellStatus, done: OutcomeCounts, error: str | None
+    ) -> None:
         """Emit how the cell ended."""
-        self._emit("finished", cell, status=status, done=done.n, robust=done.robust, error=error)
+        self._print_event("finished", cell, status=status, done=done.n, robust=done.robust, error=error)
 
-    def told(self, event: EventRecord) -> None:
+    def on_event(self, event: EventRecord) -> None:
         """Emit the line."""
-        self._emit(event.level, message=event.message)
+        self._print_event(event.level, message=event.message)
 
-    def _emit(self, event: str, cell: PlannedCell | None = None, **facts: Any) -> None:
+    def _print_event(self, event: str, cell: PlannedCell | None = None, **facts: Any) -> None:
         about = {} if cell is None else {"model": cell.record.model, "attack": cell.record.attack}
-        say_json(self.console, {"event": event, **about, **facts})
+        print_json(self.console, {"event": event, **about, **facts})
 
 
-def choose_display(console: Console, *, as_json: bool) -> Display:
+def choose_display(console: Console, *, as_json: bool) -> ProgressDisplay:
     """Bars on a terminal, JSON lines if asked for, plain lines otherwise."""
     if as_json:
         return JsonDisplay(console)
     return RichDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
-def passes_so_far(cell: PlannedCell) -> str:
+def format_passes(cell: PlannedCell) -> str:
     """Passes of the attack in the batch at work."""
-    passes = cell.crafted_on.classifier.passes_under_way()
+    passes = cell.queried_subject.classifier.count_current_passes()
     return f", {passes:,} passes into this batch" if passes else ""
 
 
-def title(cell: PlannedCell) -> str:
+def format_cell_title(cell: PlannedCell) -> str:
     """Name of a cell for a person."""
     defense = "" if cell.record.defense == "none" else f" + {cell.record.defense}"
     return f"{cell.record.model}{defense} x {cell.record.attack}"
 
 
-def so_far(cell: PlannedCell, done: Tally) -> str:
+def format_progress(cell: PlannedCell, done: OutcomeCounts) -> str:
     """What has come out of a cell until now."""
     if cell.record.measure == "views":
-        return turned(done)
-    return f"{holding(cell)} so far {share(done.robust, done.n)}"
+        return format_sticker_success(done)
+    return f"{format_robust_word(cell)} so far {format_share(done.robust, done.n)}"
 
 
-def turned(done: Tally) -> str:
+def format_sticker_success(done: OutcomeCounts) -> str:
     """What became of signs that are judged over views; those that are void or misread untouched apart."""
     left_out = done.n - done.clean_correct
     apart = f", {left_out} left out" if left_out else ""
     return f"{done.broken} of {done.clean_correct} signs turned in most of their views{apart}"
 
 
-def holding(cell: PlannedCell) -> str:
+def format_robust_word(cell: PlannedCell) -> str:
     """What an image is that stays right: robust against an attack, or certified."""
     return "certified" if cell.record.measure == "certificate" else "robust"
 
 
-def ending(cell: PlannedCell, done: Tally) -> str:
+def format_cell_result(cell: PlannedCell, done: OutcomeCounts) -> str:
     """What came out of a cell, in a few words."""
-    if cell.skipped or not done.n:
-        return (None if cell.problem else cell.skipped) or "no outcome"
+    if cell.skip_reason or not done.n:
+        return (None if cell.problem else cell.skip_reason) or "no outcome"
     passes = (done.forward_passes + done.backward_passes) / done.n
     hits = f", {done.broken} reached a target" if cell.threat.targets else ""
     silent = f", {done.abstained} abstained" if done.abstained else ""
     cost = f"{passes:,.0f} passes an image, {done.seconds:.1f} s"
     if cell.record.measure == "views":
-        return f"{turned(done)}, {cost}"
-    return f"{share(done.robust, done.n)} {holding(cell)}{hits}{silent}, n = {done.n}, {cost}"
+        return f"{format_sticker_success(done)}, {cost}"
+    return (
+        f"{format_share(done.robust, done.n)} {format_robust_word(cell)}{hits}{silent}, n = {done.n}, {cost}"
+    )
 
 
-def share(part: int, whole: int) -> str:
+def format_share(part: int, whole: int) -> str:
     """A percentage, or a dash where there is nothing to divide by."""
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
+def build_plan_table(plan: SamplePlan, seconds: dict[str, float]) -> Table:
     """The plan as a table: cells, passes and the most time they can take.
 
     Args:
         plan: The plan.
         seconds: Most seconds by key of the cell, where they are known.
     """
-    title = plain(f"{plan.name}: {len(plan.cells)} cells on {plan.data.name}")
+    title = escape_text(f"{plan.name}: {len(plan.cells)} cells on {plan.data.name}")
     table = Table(title=title, title_justify="left")
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")
     for column in ("images", "passes at most", "time at most"):
         table.add_column(column, justify="right")
     for cell in plan.cells:
-        forward, backward = cell.passes
+        forward, backward = cell.max_passes
         most = seconds.get(cell.record.key)
-        cost = (f"{forward + backward:,}", "unknown" if most is None else duration(most))
-        standing = "error" if cell.problem else "skipped" if cell.skipped else None
+        cost = (f"{forward + backward:,}", "unknown" if most is None else format_duration(most))
+        standing = "error" if cell.problem else "skipped" if cell.skip_reason else None
         table.add_row(
-            plain(cell.subject),
-            plain(cell.record.attack),
+            escape_text(cell.subject),
+            escape_text(cell.record.attack),
             str(len(cell.positions)),
             *(cost if standing is None else (standing, "-")),
         )

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from robustbench_local.cli.terminal_output import echo
+from robustbench_local.cli.terminal_output import echo_line
 from robustbench_local.reports import find_damaged_images, write_report
-from robustbench_local.reports.analysis.gates import check_gates
+from robustbench_local.reports.analysis.gates import judge_run_dir
 
 
 def command(
@@ -29,10 +29,10 @@ def command(
     Exit code 70 if an attack contradicts a certificate: then the report gives no answer. Exit code 2 if
     stored images are damaged: the report is written without them.
     """
-    echo(write_report(run, output))
-    verdict = check_gates(run)
+    echo_line(write_report(run, output))
+    verdict = judge_run_dir(run)
     for line in verdict.violations:
-        echo(f"blocked: certificate violated: {line}", error=True)
+        echo_line(f"blocked: certificate violated: {line}", error=True)
     if verdict.violations:
         return verdict.exit_code
     if damage := find_damaged_images(run):

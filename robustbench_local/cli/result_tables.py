@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_local.cli.terminal_output import join, plain, say
+from robustbench_local.cli.terminal_output import escape_text, join_text, print_line
 from robustbench_local.reports.analysis.gates import GateReport
-from robustbench_local.reports.formatting.text import interval, percent
+from robustbench_local.reports.formatting.text import format_interval, format_percent
 from robustbench_local.statistics import Estimate
 
-_COLOUR = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+_RULING_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
-def results_table(results: dict[str, Any]) -> Table:
+def build_results_table(results: dict[str, Any]) -> Table:
     """One row a cell, and below them the per-image worst case where several attacks share a threat.
 
     Args:
@@ -36,19 +36,31 @@ def results_table(results: dict[str, Any]) -> Table:
         if cell["measure"] == "certificate":
             continue  # below, after the attacks
         if cell["standing"] != "done":
-            table.add_row(_subject(cell), _attack(cell), "", plain(cell["standing"], "red"), "", "", "")
+            table.add_row(
+                _format_model(cell),
+                _format_attack(cell),
+                "",
+                escape_text(cell["standing"], "red"),
+                "",
+                "",
+                "",
+            )
         elif cell["measure"] != "views" and cell["norm"] != "corruption":
-            shares = [estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
-            table.add_row(_subject(cell), _attack(cell), *_numbers(*shares))
+            shares = [
+                parse_estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")
+            ]
+            table.add_row(_format_model(cell), _format_attack(cell), *_format_estimates(*shares))
     for found in results["corruptions"]:
         _add_corruptions(table, found)
     table.add_section()
     for worst in results["worst_case"]:
         if len(worst["attacks"]) == 1 and worst["complete"]:
             continue  # the row of that attack says it already
-        shares = [estimate(worst[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")]
-        name = join(f"worst case, {worst['threat']}", _incomplete(worst))
-        table.add_row(_subject(worst), name, *_numbers(*shares), style="bold")
+        shares = [
+            parse_estimate(worst[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")
+        ]
+        name = join_text(f"worst case, {worst['threat']}", _format_incomplete(worst))
+        table.add_row(_format_model(worst), name, *_format_estimates(*shares), style="bold")
     _add_stickers(table, results["stickers"])
     _add_certificates(table, [cell for cell in results["cells"] if cell["measure"] == "certificate"])
     return table
@@ -58,10 +70,10 @@ def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
     """Success over views; how many signs they are of stands beside the attack."""
     table.add_section()
     for one in found:
-        success = estimate(one["sticker_success"])
-        name = plain(f"{one['attack']}: views of {one['signs_counted']} of {one['signs']} signs")
-        turned = f"{percent(success.value)} ({interval(success)})"
-        table.add_row(_subject(one), name, "", "", "", str(success.n), turned)
+        success = parse_estimate(one["sticker_success"])
+        name = escape_text(f"{one['attack']}: views of {one['signs_counted']} of {one['signs']} signs")
+        turned = f"{format_percent(success.value)} ({format_interval(success)})"
+        table.add_row(_format_model(one), name, "", "", "", str(success.n), turned)
 
 
 def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
@@ -69,62 +81,70 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
     table.add_section()
     for cell in cells:
         what = "certified" if cell["concerns"] == "model" else "certified, its vote under noise"
-        name = plain(f"{what}: {cell['attack']}")
+        name = escape_text(f"{what}: {cell['attack']}")
         if cell["standing"] != "done":
-            table.add_row(_subject(cell), name, "", plain(cell["standing"], "red"), "", "", "")
+            table.add_row(_format_model(cell), name, "", escape_text(cell["standing"], "red"), "", "", "")
             continue
-        clean, proven = estimate(cell["clean_accuracy"]), estimate(cell["certified_accuracy"])
-        shares = (percent(clean.value), percent(proven.value), interval(proven), str(proven.n), "")
-        table.add_row(_subject(cell), name, *shares)
+        clean, proven = parse_estimate(cell["clean_accuracy"]), parse_estimate(cell["certified_accuracy"])
+        shares = (
+            format_percent(clean.value),
+            format_percent(proven.value),
+            format_interval(proven),
+            str(proven.n),
+            "",
+        )
+        table.add_row(_format_model(cell), name, *shares)
 
 
 def _add_corruptions(table: Table, found: dict[str, Any]) -> None:
     """Up to 75 cells in one row: the report has each of them."""
-    clean, mean = estimate(found["clean_accuracy"]), estimate(found["mean"])
+    clean, mean = parse_estimate(found["clean_accuracy"]), parse_estimate(found["mean"])
     kinds = len(found["corruptions"])
-    name = join(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _incomplete(found))
+    name = join_text(f"mean over {kinds} corruption{'s' if kinds > 1 else ''}", _format_incomplete(found))
     table.add_row(
-        _subject(found), name, percent(clean.value), percent(mean.value), interval(mean),
+        _format_model(found), name, format_percent(clean.value), format_percent(mean.value), format_interval(mean),
         str(mean.n), "",
     )  # fmt: skip
 
 
-def _incomplete(row: dict[str, Any]) -> Text:
+def _format_incomplete(row: dict[str, Any]) -> Text:
     """Said behind the name where cells are missing."""
-    return plain("" if row["complete"] else " (incomplete)", "red")
+    return escape_text("" if row["complete"] else " (incomplete)", "red")
 
 
-def _attack(cell: dict[str, Any]) -> Text:
+def _format_attack(cell: dict[str, Any]) -> Text:
     """The attack, and what it saw where that was not everything and its name does not say so."""
     if cell["knowledge"] in {"white-box", "naive"} or cell["norm"] == "corruption":
-        return plain(cell["attack"])
-    return plain(f"{cell['attack']} ({cell['knowledge']})")
+        return escape_text(cell["attack"])
+    return escape_text(f"{cell['attack']} ({cell['knowledge']})")
 
 
-def say_gates(verdict: GateReport, console: Console) -> None:
+def print_gates(verdict: GateReport, console: Console) -> None:
     """One line a violated certificate, then one a gate."""
-    styles = [_COLOUR["fail"]] * len(verdict.violations) + [_COLOUR[one.ruling] for one in verdict.verdicts]
-    for style, line in zip(styles or ["dim"], verdict.lines, strict=True):
-        say(console, line, style=style)
+    styles = [_RULING_COLOURS["fail"]] * len(verdict.violations) + [
+        _RULING_COLOURS[one.ruling] for one in verdict.verdicts
+    ]
+    for style, line in zip(styles or ["dim"], verdict.summary_lines, strict=True):
+        print_line(console, line, style=style)
 
 
-def estimate(share: dict[str, Any]) -> Estimate:
+def parse_estimate(share: dict[str, Any]) -> Estimate:
     """An estimate from its form in results.json."""
     if share["value"] is None:
         return Estimate(value=float("nan"), low=0.0, high=1.0, n=0)
     return Estimate(value=share["value"], low=share["low"], high=share["high"], n=share["n"])
 
 
-def _numbers(clean: Estimate, robust: Estimate, success: Estimate) -> tuple[str, ...]:
+def _format_estimates(clean: Estimate, robust: Estimate, success: Estimate) -> tuple[str, ...]:
     return (
-        percent(clean.value),
-        percent(robust.value),
-        interval(robust),
+        format_percent(clean.value),
+        format_percent(robust.value),
+        format_interval(robust),
         str(robust.n),
-        percent(success.value),
+        format_percent(success.value),
     )
 
 
-def _subject(row: dict[str, Any]) -> Text:
+def _format_model(row: dict[str, Any]) -> Text:
     defense = "" if row["defense"] == "none" else f" + {row['defense']}"
-    return plain(f"{row['model']}{defense}")
+    return escape_text(f"{row['model']}{defense}")

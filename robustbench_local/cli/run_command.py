@@ -12,20 +12,20 @@ from rich.console import Console
 
 from robustbench_local.classifier import Precision
 from robustbench_local.cli.json_output import claim_stdout
-from robustbench_local.cli.progress import choose_display, plan_table
-from robustbench_local.cli.result_tables import results_table, say_gates
-from robustbench_local.cli.terminal_output import echo, say, say_json
+from robustbench_local.cli.progress import build_plan_table, choose_display
+from robustbench_local.cli.result_tables import build_results_table, print_gates
+from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.execution.model_speed import try_measuring_speed
-from robustbench_local.evaluation.planning.goal import describe_goals, named_classes
-from robustbench_local.evaluation.planning.plan import Plan
+from robustbench_local.evaluation.execution.model_speed import try_measure_speed
+from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
+from robustbench_local.evaluation.planning.plan import SamplePlan
 from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS
 from robustbench_local.reports import find_damaged_images
-from robustbench_local.reports.formatting.text import duration
-from robustbench_local.run import perform, prepare
+from robustbench_local.reports.formatting.text import format_duration
+from robustbench_local.run import execute_run, prepare_run
 
-INCOMPLETE = 4
-LOG_WIDTH = 120
+INCOMPLETE_EXIT_CODE = 4
+LOG_WIDTH_CHARACTERS = 120
 
 
 def command(
@@ -145,8 +145,8 @@ def command(
     """Run a grid of models and attacks; the same command resumes it, and a complete run does nothing."""
     console = make_console(as_json=as_json)
     if not as_json:
-        say(console, "loading data and models", style="dim")
-    plan, directory = prepare(
+        print_line(console, "loading data and models", style="dim")
+    plan, directory = prepare_run(
         grid,
         out=out,
         limit=limit,
@@ -164,44 +164,48 @@ def command(
         cache=cache,
         timeout=timeout,
         cell_timeout=cell_timeout,
-        only_plan=dry_run,
-        report=lambda line: _say_training(console, line, as_json=as_json),
+        is_dry_run=dry_run,
+        report=lambda line: _print_training(console, line, as_json=as_json),
     )
     _show_plan(plan, console, as_json=as_json, dry_run=dry_run)
     if dry_run:
-        return INCOMPLETE if any(cell.problem for cell in plan.cells) else 0
+        return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
     with choose_display(console, as_json=as_json) as display:
-        run = perform(plan, directory, display, leave=_leave_unfinished, recompute_damaged=recompute_damaged)
+        run = execute_run(
+            plan, directory, display, exit_process=_exit_incomplete, recompute_damaged=recompute_damaged
+        )
     page = run.report()
-    verdict = run.gate()
+    verdict = run.evaluate_gates()
     if as_json:
-        say_json(console, {"event": "results", **run.results})
-        say_json(console, {"event": "gates", "lines": verdict.lines, "exit_code": verdict.exit_code})
+        print_json(console, {"event": "results", **run.results})
+        print_json(
+            console, {"event": "gates", "lines": verdict.summary_lines, "exit_code": verdict.exit_code}
+        )
     else:
-        console.print(results_table(run.results))
-        say_gates(verdict, console)
-        say(console, f"report: {page}")
-    code = verdict.exit_code or (0 if run.complete else INCOMPLETE)
+        console.print(build_results_table(run.results))
+        print_gates(verdict, console)
+        print_line(console, f"report: {page}")
+    code = verdict.exit_code or (0 if run.is_complete else INCOMPLETE_EXIT_CODE)
     if damage := find_damaged_images(directory):
         if not code:
             raise damage
-        echo(f"rbl: {damage}", error=True)
+        echo_line(f"rbl: {damage}", error=True)
     return code
 
 
-def _leave_unfinished() -> None:
+def _exit_incomplete() -> None:
     """End a process in which a model hangs that nothing can interrupt; everything committed is kept."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(INCOMPLETE)
+    os._exit(INCOMPLETE_EXIT_CODE)
 
 
-def _say_training(console: Console, line: str, *, as_json: bool) -> None:
+def _print_training(console: Console, line: str, *, as_json: bool) -> None:
     """A line about a training, which comes before the plan."""
     if as_json:
-        say_json(console, {"event": "training", "message": line})
+        print_json(console, {"event": "training", "message": line})
         return
-    say(console, line, style="dim")
+    print_line(console, line, style="dim")
 
 
 def make_console(*, as_json: bool) -> Console:
@@ -210,9 +214,9 @@ def make_console(*, as_json: bool) -> Console:
     With JSON it is ours alone until the command ends.
     """
     if as_json:
-        return Console(file=claim_stdout(), soft_wrap=True, width=LOG_WIDTH)
+        return Console(file=claim_stdout(), soft_wrap=True, width=LOG_WIDTH_CHARACTERS)
     console = Console()
-    return console if console.is_terminal else Console(width=LOG_WIDTH)
+    return console if console.is_terminal else Console(width=LOG_WIDTH_CHARACTERS)
 
 
 def parse_batch_size(text: str) -> int | None:
@@ -228,51 +232,51 @@ def parse_batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _most_seconds(plan: Plan) -> dict[str, float]:
+def _estimate_max_seconds(plan: SamplePlan) -> dict[str, float]:
     """The most seconds that each cell can take, by its key; nothing of cells that cannot be foreseen."""
     cells = [cell for cell in plan.cells if cell.problem is None]
-    attacked = {str(cell.crafted_on): cell.crafted_on for cell in cells}
-    speeds = {name: try_measuring_speed(one, plan.timeout) for name, one in attacked.items()}
+    attacked = {str(cell.queried_subject): cell.queried_subject for cell in cells}
+    speeds = {name: try_measure_speed(one, plan.timeout) for name, one in attacked.items()}
     known = {name: speed for name, speed in speeds.items() if speed is not None}
     return {
-        cell.record.key: known[str(cell.crafted_on)].seconds(cell.passes)
+        cell.record.key: known[str(cell.queried_subject)].estimate_seconds(cell.max_passes)
         for cell in cells
-        if str(cell.crafted_on) in known
+        if str(cell.queried_subject) in known
     }
 
 
-def _rounded(seconds: float | None) -> float | None:
+def _round_seconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
+def _show_plan(plan: SamplePlan, console: Console, *, as_json: bool, dry_run: bool) -> None:
     """Cells, passes and the most time they can take, before anything runs."""
-    seconds = _most_seconds(plan)
+    seconds = _estimate_max_seconds(plan)
     if as_json:
         cells = [
             {
                 "model": cell.record.model,
                 "defense": cell.record.defense,
                 "attack": cell.record.attack,
-                "sources": named_classes(cell, cell.record.sources),
-                "targets": named_classes(cell, cell.record.targets),
+                "sources": format_classes(cell, cell.record.sources),
+                "targets": format_classes(cell, cell.record.targets),
                 "images": len(cell.positions),
-                "passes_at_most": sum(cell.passes),
-                "seconds_at_most": _rounded(seconds.get(cell.record.key)),
-                "skipped": cell.skipped,
+                "passes_at_most": sum(cell.max_passes),
+                "seconds_at_most": _round_seconds(seconds.get(cell.record.key)),
+                "skipped": cell.skip_reason,
                 "problem": None if cell.problem is None else str(cell.problem),
             }
             for cell in plan.cells
         ]
-        say_json(console, {"event": "plan", "cells": cells, "warnings": plan.warnings})
+        print_json(console, {"event": "plan", "cells": cells, "warnings": plan.warnings})
         return
-    console.print(plan_table(plan, seconds))
+    console.print(build_plan_table(plan, seconds))
     ending = "; nothing was run" if dry_run else ""
     device = plan.subjects[0].classifier.device
     whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
-    most = duration(sum(seconds.values()))
-    say(console, f"{whole}, {most} at most if no image breaks, usually far less{ending}", wrap=True)
+    most = format_duration(sum(seconds.values()))
+    print_line(console, f"{whole}, {most} at most if no image breaks, usually far less{ending}", wrap=True)
     for goal in describe_goals(plan.cells):
-        say(console, f"goal: {goal}", wrap=True)
+        print_line(console, f"goal: {goal}", wrap=True)
     for line in plan.warnings:
-        say(console, f"note: {line}", style="yellow", wrap=True)
+        print_line(console, f"note: {line}", style="yellow", wrap=True)

@@ -10,20 +10,20 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from robustbench_local.errors import printable
+from robustbench_local.errors import escape_unprintable
 
 
-def plain(text: object, style: str | Style = "") -> Text:
+def escape_text(text: object, style: str | Style = "") -> Text:
     """Text for rich that is shown as it is: brackets, ``:smile:`` and escape sequences mean nothing in it."""
-    return Text(printable(str(text)), style=style)
+    return Text(escape_unprintable(str(text)), style=style)
 
 
-def join(*parts: Text | str) -> Text:
+def join_text(*parts: Text | str) -> Text:
     """One line of several parts, each with its own style."""
-    return Text.assemble(*(part if isinstance(part, Text) else plain(part) for part in parts))
+    return Text.assemble(*(part if isinstance(part, Text) else escape_text(part) for part in parts))
 
 
-def say(console: Console, line: object, *, style: str | None = None, wrap: bool = False) -> None:
+def print_line(console: Console, line: object, *, style: str | None = None, wrap: bool = False) -> None:
     """Print one line.
 
     Args:
@@ -32,21 +32,21 @@ def say(console: Console, line: object, *, style: str | None = None, wrap: bool 
         style: Of the whole line.
         wrap: Whether a long line is broken between words; else the terminal breaks it where it likes.
     """
-    shown = line if isinstance(line, Text) else plain(line)
+    shown = line if isinstance(line, Text) else escape_text(line)
     console.print(shown, style=style, highlight=False, soft_wrap=not wrap)
 
 
-def say_json(console: Console, content: Any, *, indent: int | None = None) -> None:
+def print_json(console: Console, content: Any, *, indent: int | None = None) -> None:
     """Print a value as JSON in ASCII, on one line unless indented; control characters are escaped in it."""
     console.out(json.dumps(content, indent=indent), highlight=False)
 
 
-def echo(line: object, *, error: bool = False) -> None:
+def echo_line(line: object, *, error: bool = False) -> None:
     """Print one line without rich, on the standard output or the standard error."""
-    print(printable(str(line)), file=sys.stderr if error else sys.stdout)
+    print(escape_unprintable(str(line)), file=sys.stderr if error else sys.stdout)
 
 
-def use_any_encoding() -> None:
+def escape_unencodable() -> None:
     """Let a terminal that cannot show a character show its escape, instead of ending the command."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)

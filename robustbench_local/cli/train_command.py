@@ -16,20 +16,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from robustbench_local.classifier.device import resolve_device
-from robustbench_local.cli.terminal_output import say
+from robustbench_local.cli.terminal_output import print_line
 from robustbench_local.config.cards import find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
-from robustbench_local.defenses.training.initial_networks import load_start
+from robustbench_local.defenses.training.initial_networks import load_initial_network
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import DataEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
-from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
-from robustbench_local.evaluation.training.train_and_save import fit, measure, save, with_settings
-from robustbench_local.evaluation.training.training_data import Wanted, load_images
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, send_to_parent
+from robustbench_local.evaluation.training.train_and_save import (
+    apply_settings,
+    fit,
+    measure_row,
+    save_training,
+)
+from robustbench_local.evaluation.training.training_data import TrainingDataSpec, load_training_images
 
-_HEARTBEAT = 30.0
+_HEARTBEAT_SECONDS = 30.0
 """Seconds after which a plain log says that a long epoch is still at work."""
-_NO_INFLUENCE = ("checkpoint", "device")
+_OMITTED_OPTIONS = ("checkpoint", "device")
 """Options that a command need not repeat to make the same weights."""
 
 
@@ -130,34 +135,34 @@ def command(
     _check_writable(out)
     if threads is not None:
         torch.set_num_threads(threads)
-    changes = read_settings(settings or (), "--set")
+    changes = parse_settings(settings or (), "--set")
     if batch_size is not None:
         changes["batch_size"] = batch_size
-    chosen, recipe = with_settings(find_card(card, kind="defense", extra=cards or ()), changes)
+    chosen, recipe = apply_settings(find_card(card, kind="defense", extra=cards or ()), changes)
     place, base = resolve_device(device), Path.cwd()
-    say = Speaker(Console(soft_wrap=True))
+    say = TrainingProgress(Console(soft_wrap=True))
     say.report(f"reading {data}")
-    wanted = Wanted(
-        entry=_data_entry(data_option or (), source=data, split=split, limit=limit),
-        validation=val,
-        share=val_share,
-        most=val_limit,
-        test=test,
+    wanted = TrainingDataSpec(
+        entry=_build_data_entry(data_option or (), source=data, split=split, limit=limit),
+        validation_source=val,
+        validation_share=val_share,
+        max_validation_images=val_limit,
+        test_source=test,
         group_pattern=group_pattern,
     )
-    images, sources = load_images(wanted, seed=seed, base=base)
+    images, sources = load_training_images(wanted, seed=seed, base=base)
     for part, source in sources.items():
         say.report(f"{part} images: {source}")
 
     def work(report: Callable[[str], None], on_step: Callable[[int, int], None]) -> None:
-        start = load_start(
+        start = load_initial_network(
             model,
             num_classes=images.training.num_classes,
             seed=seed,
             weights=weights,
             normalize=normalize,
             allow_code=allow_code,
-            base=base,
+            base_folder=base,
         )
         if recipe.fine_tune and not start.origin:
             raise ConfigError(f"{chosen.name} fine-tunes", where="--weights", remedy="say which weights")
@@ -175,8 +180,8 @@ def command(
             allow_code=allow_code,
             **common,
         )
-        figures = measure(start, recipe, images, autoattack=autoattack, **common)
-        save(
+        figures = measure_row(start, recipe, images, autoattack=autoattack, **common)
+        save_training(
             out,
             start,
             trained,
@@ -184,22 +189,24 @@ def command(
             recipe=recipe,
             images=images,
             sources=sources,
-            measured=figures,
+            scores=figures,
             seed=seed,
-            command=repeated(context),
+            command=format_command(context),
         )
 
     with say:
         if model.startswith("python:") and can_fork(place):
-            _work_aside(work, say, model)
+            _train_in_child(work, say, model)
         else:
             work(say.report, say.step)
     say.report(f"wrote {out} with its card and curves; in a grid it is checkpoint:{out}")
     return 0
 
 
-def _work_aside(
-    work: Callable[[Callable[[str], None], Callable[[int, int], None]], None], say: Speaker, model: str
+def _train_in_child(
+    work: Callable[[Callable[[str], None], Callable[[int, int], None]], None],
+    say: TrainingProgress,
+    model: str,
 ) -> None:
     """Train a user's own network in a process of its own, so that its end is not that of the command."""
 
@@ -209,8 +216,8 @@ def _work_aside(
         else:
             say.step(*message)
 
-    aside = partial(work, tell_parent, lambda done, whole: tell_parent((done, whole)))
-    call_isolated(aside, timeout=None, name=model, listen=listen)
+    aside = partial(work, send_to_parent, lambda done, whole: send_to_parent((done, whole)))
+    call_isolated(aside, timeout=None, name=model, on_message=listen)
 
 
 def _check_writable(out: Path) -> None:
@@ -223,13 +230,13 @@ def _check_writable(out: Path) -> None:
         )
 
 
-def _data_entry(words: Sequence[str], **said: Any) -> DataEntry:
+def _build_data_entry(words: Sequence[str], **said: Any) -> DataEntry:
     """The training images as a grid file would say them."""
-    options = read_settings(words, "--data-option")
+    options = parse_settings(words, "--data-option")
     return validate(DataEntry, {**said, **options}, where="--data-option", error=ConfigError)
 
 
-def read_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
+def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
     """``KEY=VALUE`` words as a mapping; values are read as YAML.
 
     Raises:
@@ -244,7 +251,7 @@ def read_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
     return found
 
 
-def repeated(context: typer.Context) -> str:
+def format_command(context: typer.Context) -> str:
     """The command line that makes the same weights again: all that was said, and no path of this machine."""
     words = ["rbl", "train"]
     for parameter in context.command.params:
@@ -253,7 +260,7 @@ def repeated(context: typer.Context) -> str:
         said = origin is not None and not origin.name.startswith("DEFAULT")
         if name == "threads":  # the order in which threads add up numbers decides their last digits
             said, value = True, torch.get_num_threads()
-        if not said or name in _NO_INFLUENCE or value is None:
+        if not said or name in _OMITTED_OPTIONS or value is None:
             continue
         if parameter.param_type_name == "argument":
             words.append(str(value))
@@ -266,38 +273,38 @@ def repeated(context: typer.Context) -> str:
     return shlex.join(words)
 
 
-class Speaker:
+class TrainingProgress:
     """Lines with the time of day, and a bar of the steps while it is open on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._bar: Progress | None = None
-        self._last = time.monotonic()
+        self._progress_bar: Progress | None = None
+        self._last_print = time.monotonic()
 
-    def __enter__(self) -> Speaker:
+    def __enter__(self) -> TrainingProgress:
         if self.console.is_terminal:
             columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self.console, transient=True)
-            self._bar.add_task("steps", total=None)
-            self._bar.start()
+            self._progress_bar = Progress(*columns, console=self.console, transient=True)
+            self._progress_bar.add_task("steps", total=None)
+            self._progress_bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._progress_bar is not None:
+            self._progress_bar.stop()
+            self._progress_bar = None
 
     def report(self, line: str) -> None:
         """Print a line."""
-        self._last = time.monotonic()
-        say(self.console, f"{time.strftime('%H:%M:%S')}  {line}")
+        self._last_print = time.monotonic()
+        print_line(self.console, f"{time.strftime('%H:%M:%S')}  {line}")
 
     def step(self, done: int, whole: int) -> None:
         """Move the bar, or give a sign of life in a log."""
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, total=whole)
-        elif time.monotonic() - self._last > _HEARTBEAT:
+        if self._progress_bar is not None:
+            self._progress_bar.update(self._progress_bar.task_ids[0], completed=done, total=whole)
+        elif time.monotonic() - self._last_print > _HEARTBEAT_SECONDS:
             self.report(f"step {done:,} of {whole:,}")

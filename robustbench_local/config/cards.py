@@ -17,21 +17,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from robustbench_local.config.strict_yaml import Strict, read_yaml, validate
+from robustbench_local.config.strict_yaml import StrictModel, read_yaml, validate
 from robustbench_local.errors import CardError, ConfigError, did_you_mean
 from robustbench_local.threats.threat_model import Norm, Region, ThreatModel, parse_eps, parse_norm
 
-Kind = Literal["attack", "certificate", "defense"]
+CardKind = Literal["attack", "certificate", "defense"]
 ClassEntry = int | str
 """A class by its index or by its name."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MOST_SPELLED_OUT = 40
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_VALUE_CHARACTERS = 40
 """Characters of a changed value that a card's name spells out."""
-_FOLDERS: Mapping[Kind, str] = {"attack": "attacks", "certificate": "attacks", "defense": "defenses"}
+_FOLDER_BY_KIND: Mapping[CardKind, str] = {
+    "attack": "attacks",
+    "certificate": "attacks",
+    "defense": "defenses",
+}
 
 
-class CardThreat(Strict):
+class CardThreat(StrictModel):
     """The threat model of a card; classes may still be names.
 
     Attributes:
@@ -53,7 +57,7 @@ class CardThreat(Strict):
     region: Region = "image"
     transformation: str = ""
 
-    def model(self, targets: Collection[int] = ()) -> ThreatModel:
+    def build_threat_model(self, targets: Collection[int] = ()) -> ThreatModel:
         """The threat model, once the targets' names have been resolved to class indices.
 
         Raises:
@@ -68,13 +72,13 @@ class CardThreat(Strict):
         )
 
 
-class _CardFile(Strict):
+class _CardFile(StrictModel):
     """What a card file may say."""
 
     model_config = ConfigDict(strict=True)
 
     schema_: Literal[1] = Field(alias="schema")
-    kind: Kind
+    kind: CardKind
     name: str
     version: int = Field(ge=1)
     description: str = Field(min_length=1)
@@ -90,10 +94,10 @@ class Card:
 
     name: str
     """Unique among the cards; after an override, tells what was overridden."""
-    base: str
+    base_name: str
     """Name of the card in the catalogue: the same as ``name`` unless something was overridden."""
-    kind: Kind
-    """``attack``, ``certificate`` (what a classifier is put through, both) or ``defense``."""
+    kind: CardKind
+    """``attack_cell``, ``certificate`` (what a classifier is put through, both) or ``defense``."""
     version: int
     """Raised whenever what the card does changes."""
     description: str
@@ -113,7 +117,7 @@ class Card:
     def digest(self) -> str:
         """SHA-256 of what the card does: kind, method, parameters, threat model; not of its wording."""
         threat = self.threat.model_dump() if self.threat else None
-        content = [self.kind, self.base, self.version, self.method, dict(self.parameters), threat]
+        content = [self.kind, self.base_name, self.version, self.method, dict(self.parameters), threat]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -128,7 +132,7 @@ def load_card(path: Path) -> Card:
     """
     where = str(path)
     card = validate(_CardFile, read_yaml(path, CardError), where=where, error=CardError)
-    if card.name != path.stem or not _NAME.fullmatch(card.name):
+    if card.name != path.stem or not _NAME_PATTERN.fullmatch(card.name):
         raise CardError(
             f"the card is called {card.name!r}",
             where=where,
@@ -138,10 +142,10 @@ def load_card(path: Path) -> Card:
         what = f"a card of kind {card.kind} needs a threat model"
         raise CardError(what, where=where, remedy="add threat: {norm: ..., eps: ...}")
     said = {name: getattr(card, name) for name in _CardFile.model_fields if name != "schema_"}
-    return Card(**said, base=card.name, path=path)
+    return Card(**said, base_name=card.name, path=path)
 
 
-def find_card(name: str, *, kind: Kind | None = None, extra: Sequence[Path] = ()) -> Card:
+def find_card(name: str, *, kind: CardKind | None = None, extra: Sequence[Path] = ()) -> Card:
     """The card of that name.
 
     Args:
@@ -152,20 +156,20 @@ def find_card(name: str, *, kind: Kind | None = None, extra: Sequence[Path] = ()
     Raises:
         CardError: If there is none, or more than one.
     """
-    files = _card_files(kind, extra)
+    files = _list_card_files(kind, extra)
     found = [path for path in files if path.stem == name]
     if not found:
         remedy = did_you_mean(name, {path.stem for path in files})
         raise CardError(f"there is no card {name!r}", remedy=remedy)
     if len(found) > 1:
-        raise _twice(name, *found)
+        raise _build_duplicate_error(name, *found)
     card = load_card(found[0])
     if kind is not None and card.kind != kind:
         raise CardError(f"the card {name!r} is of kind {card.kind}, not {kind}", where=str(card.path))
     return card
 
 
-def list_cards(kind: Kind, extra: Sequence[Path] = ()) -> list[Card]:
+def list_cards(kind: CardKind, extra: Sequence[Path] = ()) -> list[Card]:
     """All cards of a kind, by name.
 
     Args:
@@ -176,20 +180,20 @@ def list_cards(kind: Kind, extra: Sequence[Path] = ()) -> list[Card]:
         CardError: If a card is malformed or a name is used twice.
     """
     cards: dict[str, Card] = {}
-    for path in _card_files(kind, extra):
+    for path in _list_card_files(kind, extra):
         card = load_card(path)
         if card.name in cards:
-            raise _twice(card.name, cards[card.name].path, path)
+            raise _build_duplicate_error(card.name, cards[card.name].path, path)
         cards[card.name] = card
     return [card for _, card in sorted(cards.items()) if card.kind == kind]
 
 
-def expand(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[str]) -> list[Card]:
+def expand_card(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[str]) -> list[Card]:
     """The variants of a card that a grid file asks for.
 
     Args:
         card: A card from the catalogue.
-        overrides: Keys of the threat model (``eps`` may be a list: one card each) and of the method.
+        overrides: Keys of the threat model (``compute_eps`` may be a list: one card each) and of the method.
         parameters: Names of the method's hyper-parameters.
 
     Returns:
@@ -206,7 +210,7 @@ def expand(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[s
     changed = {key: value for key, value in overrides.items() if key not in known}
     eps = overrides.get("eps")
     radii = list(eps) if isinstance(eps, list | tuple) else [eps]
-    cards = [_variant(card, {**overrides, "eps": radius}, changed) for radius in radii]
+    cards = [_build_variant(card, {**overrides, "eps": radius}, changed) for radius in radii]
     for first, second in itertools.combinations(cards, 2):
         if first.name == second.name:
             raise ConfigError(
@@ -217,28 +221,34 @@ def expand(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[s
     return cards
 
 
-def _variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any]) -> Card:
+def _build_variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any]) -> Card:
     if card.threat is None:
         parameters = {**card.parameters, **changed}
-        return replace(card, name=card.name + _details(card.parameters, parameters), parameters=parameters)
+        return replace(
+            card, name=card.name + _format_changes(card.parameters, parameters), parameters=parameters
+        )
     fields = {key: value for key, value in overrides.items() if key not in changed and value is not None}
     said = {**card.threat.model_dump(), **fields}
     threat = validate(CardThreat, said, where=f"card {card.name!r}", error=ConfigError)
-    name = _renamed(card.name, card.threat.model().name, threat.model().name)
+    name = _replace_threat_name(
+        card.name, card.threat.build_threat_model().name, threat.build_threat_model().name
+    )
     named = {"norm", "eps", "transformation"}
     before = {**card.threat.model_dump(exclude=named), **card.parameters}
     after = {**threat.model_dump(exclude=named), **card.parameters, **changed}
-    name += _details(before, after)
+    name += _format_changes(before, after)
     return replace(card, name=name, parameters={**card.parameters, **changed}, threat=threat)
 
 
-def _details(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def _format_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """What differs, to be written behind a card's name."""
-    details = [f"{key}={_short(key, value)}" for key, value in after.items() if value != before.get(key)]
+    details = [
+        f"{key}={_shorten_value(key, value)}" for key, value in after.items() if value != before.get(key)
+    ]
     return f"[{','.join(details)}]" if details else ""
 
 
-def _renamed(name: str, old: str, new: str) -> str:
+def _replace_threat_name(name: str, old: str, new: str) -> str:
     """A card's name with the new threat model in the place of the old, or behind it."""
     if old == new:
         return name
@@ -247,7 +257,7 @@ def _renamed(name: str, old: str, new: str) -> str:
     return f"{name}@{new}"
 
 
-def _short(key: str, value: Any) -> str:
+def _shorten_value(key: str, value: Any) -> str:
     """A value as part of a name; a long one by its size, and a mark that tells it from others.
 
     Names stand at the heads of columns: eight classes spelled out would fill a line each. What they stand
@@ -255,18 +265,18 @@ def _short(key: str, value: Any) -> str:
     """
     several = isinstance(value, list | tuple)
     text = "+".join(str(item) for item in value) if several else str(value)
-    if len(text) <= MOST_SPELLED_OUT:
+    if len(text) <= MAX_VALUE_CHARACTERS:
         return text
     mark = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:4]
     what = "classes" if key in ("targets", "sources") else "values"
     if several and len(value) > 1:
         return f"{len(value)} {what} #{mark}"
-    return f"{text[: MOST_SPELLED_OUT // 2].rstrip()}\N{HORIZONTAL ELLIPSIS} #{mark}"
+    return f"{text[: MAX_VALUE_CHARACTERS // 2].rstrip()}\N{HORIZONTAL ELLIPSIS} #{mark}"
 
 
-def _card_files(kind: Kind | None, extra: Sequence[Path]) -> list[Path]:
+def _list_card_files(kind: CardKind | None, extra: Sequence[Path]) -> list[Path]:
     """The shipped card files and those of the user's folders, each file once."""
-    shipped = [_shipped(each) for each in ((kind,) if kind else _FOLDERS)]
+    shipped = [_find_shipped_folder(each) for each in ((kind,) if kind else _FOLDER_BY_KIND)]
     for folder in extra:
         if not Path(folder).is_dir():
             raise CardError("there is no such folder of cards", where=str(folder))
@@ -277,12 +287,12 @@ def _card_files(kind: Kind | None, extra: Sequence[Path]) -> list[Path]:
     return list(once.values())
 
 
-def _shipped(kind: Kind) -> Path:
+def _find_shipped_folder(kind: CardKind) -> Path:
     """The packaged copy of the cards if there is one, else the checkout's."""
     package = Path(__file__).parents[1]
     packaged = package / "_cards"
-    return (packaged if packaged.is_dir() else package.parent) / _FOLDERS[kind]
+    return (packaged if packaged.is_dir() else package.parent) / _FOLDER_BY_KIND[kind]
 
 
-def _twice(name: str, first: Path, second: Path, *_: Path) -> CardError:
+def _build_duplicate_error(name: str, first: Path, second: Path, *_: Path) -> CardError:
     return CardError(f"two cards are called {name!r}: {first} and {second}", remedy="rename one")

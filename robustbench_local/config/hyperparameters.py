@@ -15,12 +15,12 @@ from robustbench_local.number_parser import parse_number
 T = TypeVar("T")
 
 
-def parameter_names(kind: type[Any]) -> tuple[str, ...]:
+def list_parameter_names(kind: type[Any]) -> tuple[str, ...]:
     """The names of a dataclass's fields."""
     return tuple(field.name for field in fields(kind))
 
 
-def checked(where: str, value: Any, hint: Any) -> Any:
+def validate_value(where: str, value: Any, hint: Any) -> Any:
     """A value as the type of the field that takes it.
 
     Args:
@@ -33,12 +33,14 @@ def checked(where: str, value: Any, hint: Any) -> Any:
         ConfigError: If the value is not of that type.
     """
     if is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        return build(hint, value, where=where)
+        return build_dataclass(hint, value, where=where)
     if isinstance(value, str) and float in (hint, *get_args(hint)):
-        value = _number(where, value)
+        value = _parse_number(where, value)
     if isinstance(value, list) and any(get_origin(one) is tuple for one in (hint, *get_args(hint))):
         floats = tuple[float, ...] in (hint, *get_args(hint))
-        value = tuple(_number(where, each) if floats and isinstance(each, str) else each for each in value)
+        value = tuple(
+            _parse_number(where, each) if floats and isinstance(each, str) else each for each in value
+        )
     _check_finite(where, value)
     try:
         return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
@@ -47,7 +49,7 @@ def checked(where: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{where}: {problem[:1].lower()}{problem[1:]}, got {value!r}") from None
 
 
-def build(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
+def build_dataclass(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
     """An instance of a dataclass, every given value checked against its field's type.
 
     Args:
@@ -58,16 +60,16 @@ def build(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
     Raises:
         ConfigError: If a name or a value is wrong.
     """
-    hints, known = get_type_hints(kind) if given else {}, parameter_names(kind)
+    hints, known = get_type_hints(kind) if given else {}, list_parameter_names(kind)
     values = {}
     for key, value in given.items():
         if key not in known:
             raise ConfigError(f"{where} has no parameter {key!r}", remedy=did_you_mean(key, known))
-        values[key] = checked(f"{where}, {key}", value, hints[key])
+        values[key] = validate_value(f"{where}, {key}", value, hints[key])
     return kind(**values)
 
 
-def _number(where: str, text: str) -> float:
+def _parse_number(where: str, text: str) -> float:
     """A number or a fraction, or a ConfigError."""
     try:
         return parse_number(text)

@@ -19,13 +19,13 @@ from robustbench_local.errors import ConfigError, RobustbenchError
 SIZE_VARIABLE = "RBL_MAX_FILE_GIB"
 """Environment variable that changes the largest size of weights and archives, in GiB."""
 GIB, MIB = 1 << 30, 1 << 20
-LARGEST_GIB = 16.0
+MAX_FILE_GIB = 16.0
 """Size of weights and archives, unless the variable says otherwise."""
-SPARSE_FROM_BYTES = 64 * MIB
-SPARSE_SHARE = 0.01
+MIN_SPARSE_BYTES = 64 * MIB
+MAX_SPARSE_SHARE = 0.01
 """A file of at least this size with less than this share of it on the disk is sparse: all but empty."""
 
-_KINDS = (
+_REFUSED_KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe (FIFO)"),
     (stat.S_ISSOCK, "a socket"),
@@ -48,15 +48,15 @@ def read_user_file(
         path: The file; a link is followed to what it leads to, which has to be a regular file.
         where: What messages call it; by default the path.
         error: What to raise.
-        limit: Most bytes that it may have; by default ``largest_size()``.
+        limit: Most bytes that it may have; by default ``read_max_file_bytes()``.
         remedy: What to do about a file that cannot be opened.
 
     Raises:
-        RobustbenchError: As ``error``: it is missing, unreadable, no regular file, too large or sparse.
+        RobustbenchError: As ``error_probability``: it is missing, unreadable, no regular file, too large or sparse.
     """
     name = str(path) if where is None else where
     with open_user_file(path, where=name, error=error, limit=limit, remedy=remedy) as file:
-        most = largest_size(error) if limit is None else limit
+        most = read_max_file_bytes(error) if limit is None else limit
         try:
             content = _read_at_most(file, most)
         except MemoryError:
@@ -64,7 +64,7 @@ def read_user_file(
         except OSError as failure:
             raise error(f"cannot be read: {failure.strerror or failure}", where=name, remedy=remedy) from None
     if len(content) > most:
-        raise _too_large(error, name, f"more than {most:,}", most, fixed=limit is not None)
+        raise _build_size_error(error, name, f"more than {most:,}", most, fixed=limit is not None)
     return content
 
 
@@ -79,15 +79,17 @@ def open_user_file(
     """The same file, open and checked, for readers that take it in parts; the caller closes it."""
     name = str(path) if where is None else where
     try:
-        _check(path.stat(), name, error, limit)  # before it is opened: opening a device may do something
+        _check_file_status(
+            path.stat(), name, error, limit
+        )  # before it is opened: opening a device may do something
         # Without waiting: what was a file a moment ago may be a FIFO now.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as failure:
-        raise error(f"cannot be read: {_reason(failure)}", where=name, remedy=remedy) from None
+        raise error(f"cannot be read: {_format_reason(failure)}", where=name, remedy=remedy) from None
     except ValueError:
         raise error("the path holds a NUL character", where=repr(name)) from None
     try:
-        _check(os.fstat(descriptor), name, error, limit)
+        _check_file_status(os.fstat(descriptor), name, error, limit)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         with suppress(OSError):
@@ -106,15 +108,15 @@ def check_user_file(
     open_user_file(path, where=where, error=error, limit=limit).close()
 
 
-def largest_size(error: type[RobustbenchError] = ConfigError) -> int:
-    """Most bytes of weights and archives: what the environment says, else ``LARGEST_GIB``.
+def read_max_file_bytes(error: type[RobustbenchError] = ConfigError) -> int:
+    """Most bytes of weights and archives: what the environment says, else ``MAX_FILE_GIB``.
 
     Raises:
-        RobustbenchError: As ``error``: the variable is no positive number.
+        RobustbenchError: As ``error_probability``: the variable is no positive number.
     """
     text = os.environ.get(SIZE_VARIABLE, "")
     try:
-        gib = float(text) if text else LARGEST_GIB
+        gib = float(text) if text else MAX_FILE_GIB
     except ValueError:
         gib = 0.0
     if not 0 < gib < 1 << 30:
@@ -131,27 +133,29 @@ def _read_at_most(file: BinaryIO, most: int) -> bytes:
     return content
 
 
-def _check(found: os.stat_result, name: str, error: type[RobustbenchError], limit: int | None) -> None:
-    for is_kind, kind in _KINDS:
+def _check_file_status(
+    found: os.stat_result, name: str, error: type[RobustbenchError], limit: int | None
+) -> None:
+    for is_kind, kind in _REFUSED_KINDS:
         if is_kind(found.st_mode):
             raise error(f"is {kind}, not a file", where=name, remedy="name a regular file")
-    most = largest_size(error) if limit is None else limit
+    most = read_max_file_bytes(error) if limit is None else limit
     if found.st_size > most:
-        raise _too_large(error, name, f"{found.st_size:,}", most, fixed=limit is not None)
+        raise _build_size_error(error, name, f"{found.st_size:,}", most, fixed=limit is not None)
     on_disk = 512 * getattr(found, "st_blocks", found.st_size)
-    if found.st_size >= SPARSE_FROM_BYTES and on_disk < SPARSE_SHARE * found.st_size:
+    if found.st_size >= MIN_SPARSE_BYTES and on_disk < MAX_SPARSE_SHARE * found.st_size:
         what = f"is sparse: of its {found.st_size:,} bytes only {on_disk:,} are on the disk"
         raise error(what, where=name, remedy="get the file again: this one is all but empty")
 
 
-def _too_large(
+def _build_size_error(
     error: type[RobustbenchError], name: str, size: str, most: int, *, fixed: bool
 ) -> RobustbenchError:
     remedy = "name the right file" if fixed else f"name the right file, or set {SIZE_VARIABLE} to more"
     return error(f"the file has {size} bytes, the limit is {most:,}", where=name, remedy=remedy)
 
 
-def _reason(failure: OSError) -> str:
+def _format_reason(failure: OSError) -> str:
     if failure.errno == errno.ENXIO:  # how a socket or a FIFO without a reader answers
         return "not a regular file"
     return failure.strerror or str(failure)

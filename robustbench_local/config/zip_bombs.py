@@ -6,17 +6,17 @@ import io
 import zipfile
 from typing import BinaryIO
 
-from robustbench_local.config.user_files import GIB, SIZE_VARIABLE, largest_size
+from robustbench_local.config.user_files import GIB, SIZE_VARIABLE, read_max_file_bytes
 from robustbench_local.errors import RefusedError, RobustbenchError
 
-RATIO_FROM_BYTES = GIB
+MIN_BOMB_BYTES = GIB
 """Archives that unpack to less are let through whatever their ratio: a black image compresses well."""
-RATIO = 200
+MAX_COMPRESSION_RATIO = 200
 """Unpacked to packed bytes; photographs and weights stay below 10."""
-MOST_ENTRIES = 1_000_000
+MAX_ENTRIES = 1_000_000
 
 
-def refuse_zip_bomb(
+def check_zip_bomb(
     archive: BinaryIO | bytes, *, where: str, error: type[RobustbenchError], remedy: str
 ) -> None:
     """Look at the list of contents of a zip archive; anything else than an archive passes.
@@ -30,7 +30,7 @@ def refuse_zip_bomb(
     Raises:
         RefusedError: It is a bomb: some entry, or all together, unpack to too much for what they hold, or
             entries overlap, so that the same bytes unpack many times.
-        RobustbenchError: As ``error``: it unpacks to more than ``largest_size()``.
+        RobustbenchError: As ``error_probability``: it unpacks to more than ``read_max_file_bytes()``.
     """
     file = io.BytesIO(archive) if isinstance(archive, bytes) else archive
     start = file.tell()
@@ -46,11 +46,12 @@ def refuse_zip_bomb(
     unpacked = sum(entry.file_size for entry in entries)
     packed = min(sum(entry.compress_size for entry in entries), size)
     one = any(
-        entry.file_size > max(RATIO_FROM_BYTES, RATIO * min(entry.compress_size, size)) for entry in entries
+        entry.file_size > max(MIN_BOMB_BYTES, MAX_COMPRESSION_RATIO * min(entry.compress_size, size))
+        for entry in entries
     )
-    if one or unpacked > max(RATIO_FROM_BYTES, RATIO * packed) or len(entries) > MOST_ENTRIES:
+    if one or unpacked > max(MIN_BOMB_BYTES, MAX_COMPRESSION_RATIO * packed) or len(entries) > MAX_ENTRIES:
         what = f"{packed:,} bytes unpack to {unpacked:,}, as a decompression bomb does"
         raise RefusedError(what, where=where, remedy=remedy)
-    if unpacked > (most := largest_size(error)):
+    if unpacked > (most := read_max_file_bytes(error)):
         what = f"it unpacks to {unpacked:,} bytes, the limit is {most:,}"
         raise error(what, where=where, remedy=f"name the right file, or set {SIZE_VARIABLE} to more")

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.decode import BadImageError, Picture, Pixels, is_colour
-from robustbench_local.data.resize import fit_to
+from robustbench_local.data.decode import BadImageError, DecodedImage, Pixels, is_colour
+from robustbench_local.data.resize import resize_and_crop
 from robustbench_local.errors import ConfigError, DataError
 
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ReadOptions:
 
     Args:
         size: Height and width of all images; None keeps them as they are.
-        resize: See :func:`~robustbench_local.data.resize.fit_to`.
+        resize: See :func:`~robustbench_local.data.resize.resize_and_crop`.
         gray_to_rgb: Whether grey images become RGB by repeating their channel.
         alpha: Background colour for transparent images.
         max_bad: How many unusable images are set aside rather than being an error.
@@ -86,17 +86,17 @@ class Listing:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     label_map: dict[str, int]
-    read: Callable[[int], Picture]
+    read_image: Callable[[int], DecodedImage]
     masks: NDArray[np.bool_] | None = None
     surface: str = ""
     notes: tuple[str, ...] = ()
-    usual_size: tuple[int, int] | None = None
+    standard_size: tuple[int, int] | None = None
     groups: Sequence[str] | None = None
-    unread: tuple[tuple[str, int, str], ...] = ()
+    unread_images: tuple[tuple[str, int, str], ...] = ()
 
 
-def collect(
-    listing: Listing, positions: Sequence[int], options: ReadOptions, progress: Progress | None = None
+def collect_dataset(
+    listing: Listing, positions: Sequence[int], options: ReadOptions, progress: ProgressCallback | None = None
 ) -> Dataset:
     """Decode the chosen images, bring them to one shape, and say what was done.
 
@@ -110,61 +110,61 @@ def collect(
         DataError: If more than ``options.max_bad`` images are unusable, none is left (F33), sizes differ
             (F48), or grey images stand among coloured ones (F42).
     """
-    unread = [(one, reason) for one, _, reason in listing.unread]
+    unread = [(one, reason) for one, _, reason in listing.unread_images]
     if options.count_unread:
         _check_quarantine(unread, len(positions), options.max_bad, listing.where)
-    read = _read(listing, positions, options, progress)
-    counted = [*read.bad, *unread] if options.count_unread else read.bad
+    read = _decode_images(listing, positions, options, progress)
+    counted = [*read.bad_images, *unread] if options.count_unread else read.bad_images
     _check_quarantine(counted, len(read.arrays), options.max_bad, listing.where)
-    ids = tuple(listing.ids[position] for position in read.kept)
-    labels = listing.labels[read.kept]
+    ids = tuple(listing.ids[position] for position in read.kept_positions)
+    labels = listing.labels[read.kept_positions]
     _check_sizes(read.arrays, ids, listing.where)
     _check_bytes(read.arrays, listing.where)
-    copies = _note_copies(read.arrays, ids, labels)
-    done = (f"{_images(count)}: {what}" for what, count in read.notes.items())
-    gray = _level_channels(read.arrays, ids, options, listing.where)
+    copies = _note_duplicates(read.arrays, ids, labels)
+    done = (f"{_format_image_count(count)}: {what}" for what, count in read.notes.items())
+    gray = _unify_channels(read.arrays, ids, options, listing.where)
     return Dataset(
-        images=_stack(read.arrays),
+        images=_stack_images(read.arrays),
         labels=torch.from_numpy(labels),
         ids=ids,
         class_names=listing.class_names,
         name=listing.name,
-        masks=None if listing.masks is None else _stack_masks(listing.masks[read.kept], options),
+        masks=None if listing.masks is None else _stack_masks(listing.masks[read.kept_positions], options),
         surface=listing.surface,
         label_map=listing.label_map,
-        quarantined=(*read.bad, *unread),
+        quarantined=(*read.bad_images, *unread),
         notes=(*listing.notes, *done, *gray, *copies),
-        groups=None if listing.groups is None else tuple(listing.groups[row] for row in read.kept),
+        groups=None if listing.groups is None else tuple(listing.groups[row] for row in read.kept_positions),
     )
 
 
 @dataclass
-class _Read:
+class _DecodedImages:
     """What came of decoding: positions and pixels of the sound images, and the others with the reason."""
 
-    kept: list[int] = field(default_factory=list)
+    kept_positions: list[int] = field(default_factory=list)
     arrays: list[Pixels] = field(default_factory=list)
-    bad: list[tuple[str, str]] = field(default_factory=list)
+    bad_images: list[tuple[str, str]] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
 
-def _read(
-    listing: Listing, positions: Sequence[int], options: ReadOptions, progress: Progress | None
-) -> _Read:
-    read = _Read()
+def _decode_images(
+    listing: Listing, positions: Sequence[int], options: ReadOptions, progress: ProgressCallback | None
+) -> _DecodedImages:
+    read = _DecodedImages()
     for done, position in enumerate(positions, start=1):
         try:
-            picture = listing.read(position)
+            picture = listing.read_image(position)
         except BadImageError as error:
-            read.bad.append((listing.ids[position], str(error)))
+            read.bad_images.append((listing.ids[position], str(error)))
         else:
             pixels = picture.pixels
             if options.size is not None:
-                pixels = fit_to(pixels, options.size, options.resize)
+                pixels = resize_and_crop(pixels, options.size, options.resize)
             if not read.arrays:
                 _check_memory(pixels.size, len(positions), listing.where)
             read.notes.update(picture.notes)
-            read.kept.append(position)
+            read.kept_positions.append(position)
             read.arrays.append(pixels)
         if progress is not None:
             progress(done, len(positions))
@@ -189,7 +189,7 @@ def _check_quarantine(bad: Sequence[tuple[str, str]], good: int, max_bad: int, w
         raise DataError("there are no images", where=where, remedy="check the path, the split and the limit")
     first = ", ".join(f"{file} ({reason})" for file, reason in bad[:3]) + (", ..." if len(bad) > 3 else "")
     remedy = "repair or remove them" + (f", or set max_bad: {len(bad)} to go on without them" if good else "")
-    raise DataError(f"{_images(len(bad))} cannot be used: {first}", where=where, remedy=remedy)
+    raise DataError(f"{_format_image_count(len(bad))} cannot be used: {first}", where=where, remedy=remedy)
 
 
 def _check_sizes(arrays: Sequence[Pixels], ids: Sequence[str], where: str) -> None:
@@ -210,7 +210,7 @@ def _check_bytes(arrays: Sequence[Pixels], where: str) -> None:
     raise DataError(what, where=where, remedy="save them with 255 for white")
 
 
-def _level_channels(
+def _unify_channels(
     arrays: list[Pixels], ids: Sequence[str], options: ReadOptions, where: str
 ) -> tuple[str, ...]:
     gray = [row for row, array in enumerate(arrays) if array.shape[2] == 1]
@@ -222,10 +222,12 @@ def _level_channels(
         raise DataError(what, where=where, remedy=remedy)
     for row in gray:
         arrays[row] = np.repeat(arrays[row], 3, axis=2)
-    return (f"{_images(len(gray))}: grey, repeated to RGB",) if gray else ()
+    return (f"{_format_image_count(len(gray))}: grey, repeated to RGB",) if gray else ()
 
 
-def _note_copies(arrays: Sequence[Pixels], ids: Sequence[str], labels: NDArray[np.int64]) -> tuple[str, ...]:
+def _note_duplicates(
+    arrays: Sequence[Pixels], ids: Sequence[str], labels: NDArray[np.int64]
+) -> tuple[str, ...]:
     """Note images that are there twice (F53); with two labels, one of them has to be wrong."""
     first: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []
@@ -240,10 +242,12 @@ def _note_copies(arrays: Sequence[Pixels], ids: Sequence[str], labels: NDArray[n
     contradicting = sum(1 for one, other in copies if labels[one] != labels[other])
     one, other = copies[0]
     tail = f", {contradicting} of them with another label" if contradicting else ""
-    return (f"{_images(len(copies))}: exact copies of others{tail}, the first: {ids[other]} of {ids[one]}",)
+    return (
+        f"{_format_image_count(len(copies))}: exact copies of others{tail}, the first: {ids[other]} of {ids[one]}",
+    )
 
 
-def _stack(arrays: Sequence[Pixels]) -> Tensor:
+def _stack_images(arrays: Sequence[Pixels]) -> Tensor:
     height, width, channels = arrays[0].shape
     images = np.empty((len(arrays), channels, height, width), dtype=np.float32)
     for row, array in enumerate(arrays):
@@ -256,9 +260,11 @@ def _stack(arrays: Sequence[Pixels]) -> Tensor:
 def _stack_masks(masks: NDArray[np.bool_], options: ReadOptions) -> Tensor:
     if options.size is not None:
         shades = masks.astype(np.float32)[..., None]
-        masks = np.stack([fit_to(shade, options.size, options.resize)[..., 0] >= 0.5 for shade in shades])
+        masks = np.stack(
+            [resize_and_crop(shade, options.size, options.resize)[..., 0] >= 0.5 for shade in shades]
+        )
     return torch.from_numpy(np.ascontiguousarray(masks[:, None]))
 
 
-def _images(count: int) -> str:
+def _format_image_count(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"

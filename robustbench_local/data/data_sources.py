@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from robustbench_local.data.collect import Listing, Progress, ReadOptions, collect
+from robustbench_local.data.collect import Listing, ProgressCallback, ReadOptions, collect_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.folder import list_folder
 from robustbench_local.data.gtsrb import CLASS_NAMES
@@ -16,16 +16,16 @@ from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
-from robustbench_local.data.subsample import Choice, choose_images
+from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
 from robustbench_local.number_parser import parse_number
 
-MAX_SIDE = 4096
-_SIGN_ROUNDS = 40  # rendered signs of each class where there is no limit
+MAX_SIDE_PIXELS = 4096
+_SIGNS_PER_CLASS = 40  # rendered signs of each class where there is no limit
 
 #: The kinds of sources and what each is.
-SOURCES: dict[str, str] = {
+DATASET_SOURCES: dict[str, str] = {
     "signs": "rendered traffic signs, embedded, with masks",
     "torchvision:NAME": "a published data set, downloaded where there is a network",
     "folder:DIR": "a folder of PNG, JPEG, PPM or BMP images with a sub-folder a class",
@@ -38,7 +38,7 @@ def load_dataset(
     *,
     split: str = "test",
     limit: int | None = None,
-    choose: Choice = "stratified",
+    choose: SubsampleMethod = "stratified",
     seed: int = 0,
     classes: Sequence[int | str] | None = None,
     size: int | Sequence[int] | None = None,
@@ -49,20 +49,20 @@ def load_dataset(
     count_unread: bool = False,
     download: bool = True,
     root: Path | str | None = None,
-    base: Path | str | None = None,
+    base_folder: Path | str | None = None,
     images_key: str | None = None,
     labels_key: str | None = None,
     masks_key: str | None = None,
     boxes_key: str | None = None,
     groups_key: str | None = None,
     scale: float | str | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Load labelled images, checked, from a source; only the images that are used are decoded.
 
     Args:
-        source: One of ``SOURCES``, such as ``signs``, ``torchvision:CIFAR10``, ``folder:photos``.
-        split: ``train``, ``val`` or ``test``, where the source has splits; of a folder also the name of a
+        source: One of ``DATASET_SOURCES``, such as ``signs``, ``torchvision:CIFAR10``, ``folder:photos``.
+        split: ``train``, ``val`` or ``test_source``, where the source has splits; of a folder also the name of a
             split that is spelled in another way, or ``none`` where its folders are classes.
         limit: Use only this many images.
         choose: ``"stratified"``: as even over the classes as the data allow, the same for the same seed;
@@ -78,7 +78,7 @@ def load_dataset(
             grid with gates sets it. They are listed in either case.
         download: Whether torchvision may download what is not there.
         root: Folder of torchvision's files; default ``RBL_DATA``, else ``~/.cache/robustbench_local``.
-        base: Folder that relative paths start from, before the current one.
+        base_folder: Folder that relative paths start from, before the current one.
         images_key: Array of images in an npz file, instead of the usual names.
         labels_key: Array of labels in an npz file.
         masks_key: Array of masks in an npz file.
@@ -94,7 +94,7 @@ def load_dataset(
     """
     _check_choice(limit, choose, seed)
     options = ReadOptions(
-        size=_size(size),
+        size=_parse_size(size),
         resize=resize,
         gray_to_rgb=gray_to_rgb,
         alpha=alpha,
@@ -102,33 +102,35 @@ def load_dataset(
         count_unread=count_unread,
     )
     if source == "signs":
-        _scale(scale, source)
-        return _signs(split, limit, seed, classes, options)
+        _parse_scale(scale, source)
+        return _load_rendered_signs(split, limit, seed, classes, options)
     keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
-    listing = _listing(
+    listing = _build_listing(
         source,
         split=split,
         options=options,
         keys=keys,
-        root=_root(root),
+        root=_find_root(root),
         download=download,
-        base=base,
-        scale=_scale(scale, source),
+        base=base_folder,
+        scale=_parse_scale(scale, source),
     )
-    if listing.usual_size is not None and options.size is None:
-        height, width = listing.usual_size
-        options = replace(options, size=listing.usual_size, resize="stretch")
+    if listing.standard_size is not None and options.size is None:
+        height, width = listing.standard_size
+        options = replace(options, size=listing.standard_size, resize="stretch")
         note = f"images of many sizes, stretched to {height}x{width} as is usual for this data set"
         listing = replace(listing, notes=(*listing.notes, note))
-    positions = _of_classes(listing.labels.tolist(), listing.class_names, classes, source)
+    positions = _select_class_positions(listing.labels.tolist(), listing.class_names, classes, source)
     if classes is not None:
         wanted = set(resolve_classes(classes, listing.class_names))
-        listing = replace(listing, unread=tuple(one for one in listing.unread if one[1] in wanted))
-    chosen = _choose(positions, listing, limit, seed, choose)
-    return collect(listing, chosen, options, progress)
+        listing = replace(
+            listing, unread_images=tuple(one for one in listing.unread_images if one[1] in wanted)
+        )
+    chosen = _choose_positions(positions, listing, limit, seed, choose)
+    return collect_dataset(listing, chosen, options, progress)
 
 
-def _listing(
+def _build_listing(
     source: str,
     *,
     split: str,
@@ -143,18 +145,18 @@ def _listing(
     if name and kind == "torchvision":
         return list_torchvision(name, root=root, split=split, download=download)
     if name and kind == "folder":
-        return list_folder(_path(name, base), where=source, split=split, alpha=options.alpha)
+        return list_folder(_find_path(name, base), where=source, split=split, alpha=options.alpha)
     if name and kind == "npz":
-        file = _path(name, base)
+        file = _find_path(name, base)
         return list_npz(file, where=source, split=split, keys=keys, alpha=options.alpha, scale=scale)
     if kind in ("torchvision", "folder", "npz"):
-        form = next(one for one in SOURCES if one.startswith(f"{kind}:"))
+        form = next(one for one in DATASET_SOURCES if one.startswith(f"{kind}:"))
         raise ConfigError(f"the source {source!r} names nothing", remedy=f"write it as {form}")
-    kinds = [one.partition(":")[0] for one in SOURCES]
+    kinds = [one.partition(":")[0] for one in DATASET_SOURCES]
     raise ConfigError(f"unknown data source {source!r}", remedy=did_you_mean(kind, kinds))
 
 
-def _signs(
+def _load_rendered_signs(
     split: str, limit: int | None, seed: int, classes: Sequence[int | str] | None, options: ReadOptions
 ) -> Dataset:
     split = "validation" if split in ("val", "valid") else split
@@ -164,11 +166,11 @@ def _signs(
             "signs are square, drawn at their size", remedy="give size one number, and no resize"
         )
     wanted = DRAWN_CLASSES if classes is None else resolve_classes(classes, CLASS_NAMES)
-    rounds = _SIGN_ROUNDS if limit is None else -(-limit // max(len(wanted), 1))
+    rounds = _SIGNS_PER_CLASS if limit is None else -(-limit // max(len(wanted), 1))
     return load_signs(split=split, per_class=rounds, limit=limit, seed=seed, size=height, classes=wanted)
 
 
-def _of_classes(
+def _select_class_positions(
     labels: Sequence[int], class_names: Sequence[str], classes: Sequence[int | str] | None, where: str
 ) -> list[int]:
     """Positions of the images of these classes; of all where none are named."""
@@ -181,8 +183,8 @@ def _of_classes(
     return positions
 
 
-def _choose(
-    positions: Sequence[int], listing: Listing, limit: int | None, seed: int, choose: Choice
+def _choose_positions(
+    positions: Sequence[int], listing: Listing, limit: int | None, seed: int, choose: SubsampleMethod
 ) -> list[int]:
     ids = [listing.ids[position] for position in positions]
     labels = listing.labels[list(positions)].tolist()
@@ -194,21 +196,21 @@ def _check_choice(limit: int | None, choose: str, seed: int) -> None:
         raise ConfigError(f"limit must be 1 or more, got {limit}")
     if seed < 0:
         raise ConfigError(f"seed must be 0 or more, got {seed}")
-    if choose not in get_args(Choice):
-        raise ConfigError(f"choose must be {' or '.join(get_args(Choice))}, got {choose!r}")
+    if choose not in get_args(SubsampleMethod):
+        raise ConfigError(f"choose must be {' or '.join(get_args(SubsampleMethod))}, got {choose!r}")
 
 
-def _size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+def _parse_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides):
+    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side <= MAX_SIDE_PIXELS for side in sides):
         remedy = "write one number, or [height, width], in pixels"
-        raise ConfigError(f"size must be 1 to {MAX_SIDE}, got {size}", remedy=remedy)
+        raise ConfigError(f"size must be 1 to {MAX_SIDE_PIXELS}, got {size}", remedy=remedy)
     return sides[0], sides[1]
 
 
-def _scale(scale: float | str | None, source: str) -> float | None:
+def _parse_scale(scale: float | str | None, source: str) -> float | None:
     """The value of white, checked; image files say their own."""
     if scale is None:
         return None
@@ -223,13 +225,13 @@ def _scale(scale: float | str | None, source: str) -> float | None:
     return white
 
 
-def _root(root: Path | str | None) -> Path:
+def _find_root(root: Path | str | None) -> Path:
     return Path(
         root or os.environ.get("RBL_DATA") or Path.home() / ".cache" / "robustbench_local"
     ).expanduser()
 
 
-def _path(name: str, base: Path | str | None) -> Path:
+def _find_path(name: str, base: Path | str | None) -> Path:
     """The path from the base if it is there, else from the current folder."""
     try:
         if b"\0" in os.fsencode(name):

@@ -57,7 +57,7 @@ class Dataset:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        outside = check_images(self.images, self.name)
+        outside = check_pixel_values(self.images, self.name)
         if outside:
             images = "1 image" if outside == 1 else f"{outside} images"
             note = f"{images}: values up to {MAX_OVERSHOOT:g} outside [0, 1], clamped"
@@ -87,11 +87,11 @@ class Dataset:
         return len(self.class_names)
 
     @property
-    def has_names(self) -> bool:
+    def has_class_names(self) -> bool:
         """Whether the classes have names of their own, not just their numbers."""
-        return self.class_names != numbered(self.num_classes)
+        return self.class_names != build_class_names(self.num_classes)
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         """SHA-256 over ids, labels, images and masks; the same data gives the same digest on any machine."""
         hasher = hashlib.sha256()
         for one in self.ids:
@@ -103,7 +103,7 @@ class Dataset:
                 hasher.update(array.reshape(-1).view(np.uint8).data)
         return hasher.hexdigest()
 
-    def select(self, indices: Sequence[int] | Tensor) -> Dataset:
+    def select_images(self, indices: Sequence[int] | Tensor) -> Dataset:
         """The images at these positions, in this order, with all else kept."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return replace(
@@ -137,7 +137,7 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> 
     except (TypeError, ValueError, RuntimeError):
         raise DataError("data must be a Dataset or a pair (images, labels) of tensors", where=name) from None
     if images.dtype == torch.uint8:
-        _refuse_zeros_and_ones(images, name)
+        _check_zeros_and_ones(images, name)
         images = images.float() / 255
     elif images.dtype == torch.bool or images.is_floating_point():
         images = images.float()
@@ -151,12 +151,12 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> 
         images=images,
         labels=labels,
         ids=tuple(f"{name}/{position}" for position in range(len(images))),
-        class_names=numbered(max(count, 1)),
+        class_names=build_class_names(max(count, 1)),
         name=name,
     )
 
 
-def _refuse_zeros_and_ones(images: Tensor, name: str) -> None:
+def _check_zeros_and_ones(images: Tensor, name: str) -> None:
     """Bytes that are only 0 and 1 are [0, 1] already: divided by 255 they would be black."""
     if images.numel() and int(images.max()) == 1:
         what = "the uint8 images hold only 0 and 1: divided by 255 they would be black"
@@ -165,7 +165,7 @@ def _refuse_zeros_and_ones(images: Tensor, name: str) -> None:
         )
 
 
-def check_images(images: Tensor, name: str) -> int:
+def check_pixel_values(images: Tensor, name: str) -> int:
     """Diagnostic D1: refuse what is not (N, C, H, W), float32, in [0, 1].
 
     Returns:
@@ -181,7 +181,7 @@ def check_images(images: Tensor, name: str) -> int:
     if low >= -MAX_OVERSHOOT and high - 1 <= MAX_OVERSHOOT:
         return int(((images < 0) | (images > 1)).flatten(1).any(dim=1).sum())
     inside = (images >= -MAX_OVERSHOOT) & (images - 1 <= MAX_OVERSHOOT)
-    where = f"{name}, {some_rows(~inside.flatten(1).all(dim=1))}"
+    where = f"{name}, {format_rows(~inside.flatten(1).all(dim=1))}"
     if not torch.isfinite(images).all():
         raise DataError(
             "image values are NaN or infinite", where=where, remedy="repair or remove these images"
@@ -228,12 +228,12 @@ def _explain_range(low: float, high: float) -> tuple[str, str]:
     return "like no image's", "divide the images by the value of white"
 
 
-def numbered(count: int) -> tuple[str, ...]:
+def build_class_names(count: int) -> tuple[str, ...]:
     """Class names where there are none: ``("0", "1", ...)``."""
     return tuple(str(index) for index in range(count))
 
 
-def some_rows(wrong: Tensor, shown: int = 5) -> str:
+def format_rows(wrong: Tensor, shown: int = 5) -> str:
     """The first positions that are True in ``wrong``, (N,), in words: ``rows 3, 8, ... (12 in all)``."""
     rows = wrong.nonzero().flatten().tolist()
     if len(rows) == 1:
@@ -250,7 +250,7 @@ def _check_labels(labels: Tensor, num_classes: int, name: str) -> None:
     if wrong.any():
         first = labels[wrong][0].item()
         what = f"label {first} is not one of the {num_classes} classes 0 to {num_classes - 1}"
-        raise DataError(what, where=f"{name}, {some_rows(wrong)}", remedy="number the classes from 0")
+        raise DataError(what, where=f"{name}, {format_rows(wrong)}", remedy="number the classes from 0")
 
 
 def _check_masks(masks: Tensor, images: Tensor, name: str) -> None:

@@ -20,7 +20,7 @@ from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import DataError, RefusedError
 
 #: Formats that are read, whatever the file is called: others have had bombs and code paths too many.
-FORMATS = ("PNG", "JPEG", "PPM", "BMP")
+IMAGE_FORMATS = ("PNG", "JPEG", "PPM", "BMP")
 #: Larger images are refused as decompression bombs (Pillow's own limit, whatever the process has set).
 MAX_PIXELS = 89_478_485
 #: Largest file of one image.
@@ -28,8 +28,8 @@ MAX_IMAGE_BYTES = 1 << 30
 
 Pixels = NDArray[Any]  # (H, W, C): uint8, or float32 in [0, 1]
 
-_ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values
-_TURNS = {
+_EXIF_ORIENTATION_TAG = 0x0112  # the EXIF tag, and what undoes each of its values
+_ORIENTATION_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,7 +38,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_BROKEN = (
+_DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError,
     struct.error, zlib.error,
 )  # fmt: skip
@@ -49,7 +49,7 @@ class BadImageError(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """One decoded image.
 
     Args:
@@ -61,7 +61,7 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
-def read_picture(path: Path, *, where: str, alpha: str | None = None) -> Picture:
+def read_image(path: Path, *, where: str, alpha: str | None = None) -> DecodedImage:
     """Decode an image file.
 
     Args:
@@ -81,18 +81,20 @@ def read_picture(path: Path, *, where: str, alpha: str | None = None) -> Picture
     content = read_user_file(path, where=where, error=DataError, limit=MAX_IMAGE_BYTES, remedy=remedy)
     if not content:
         raise BadImageError("empty file")
-    with decoding(where):
+    with translate_decoding_errors(where):
         if content.startswith(b"\x89PNG"):
-            _open(content).verify()  # Pillow's decoder accepts a PNG that lost its end (F39); this does not
-        image = _open(content)
-        _refuse_bomb(image, where)
+            _open_image(
+                content
+            ).verify()  # Pillow's decoder accepts a PNG that lost its end (F39); this does not
+        image = _open_image(content)
+        _check_bomb(image, where)
         image.load()
-        upright, notes = _upright(image)
-        return to_picture(upright, where=where, alpha=alpha, notes=(*_losses(content, image), *notes))
+        upright, notes = _rotate_upright(image)
+        return convert_image(upright, where=where, alpha=alpha, notes=(*_list_losses(content, image), *notes))
 
 
 @contextmanager
-def decoding(where: str) -> Iterator[None]:
+def translate_decoding_errors(where: str) -> Iterator[None]:
     """Turn what Pillow raises and warns about into this package's errors.
 
     Raises:
@@ -105,17 +107,19 @@ def decoding(where: str) -> Iterator[None]:
         try:
             yield
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise _bomb(where) from None
+            raise _build_bomb_error(where) from None
         except UnidentifiedImageError:
-            raise BadImageError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
-        except _BROKEN as error:
+            raise BadImageError(
+                f"not a {', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]} image"
+            ) from None
+        except _DECODING_ERRORS as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise BadImageError(f"cannot be decoded: {reason}") from None
 
 
-def to_picture(
+def convert_image(
     image: Image.Image, *, where: str, alpha: str | None = None, notes: tuple[str, ...] = ()
-) -> Picture:
+) -> DecodedImage:
     """Convert an opened image to grey or RGB without loss that nobody asked for.
 
     Args:
@@ -129,19 +133,23 @@ def to_picture(
         DataError: If a pixel is transparent and there is no background for it (F43).
     """
     if image.mode.startswith("I"):
-        return _deep(image, notes)
+        return _convert_16_bit(image, notes)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         if _is_opaque(image):
-            return Picture(_array(_without_alpha(image)), (*notes, "opaque alpha channel, left out"))
-        flat = _flatten(image, alpha, where)
-        return Picture(_array(flat), (*notes, f"transparent, put on a {alpha} background"))
+            return DecodedImage(
+                _convert_to_array(_remove_alpha(image)), (*notes, "opaque alpha channel, left out")
+            )
+        flat = _flatten_alpha(image, alpha, where)
+        return DecodedImage(_convert_to_array(flat), (*notes, f"transparent, put on a {alpha} background"))
     if image.mode in ("L", "RGB"):
-        return Picture(_array(image), notes)
+        return DecodedImage(_convert_to_array(image), notes)
     if image.mode == "1":
-        return Picture(_array(image.convert("L")), (*notes, "black and white, converted to grey"))
+        return DecodedImage(
+            _convert_to_array(image.convert("L")), (*notes, "black and white, converted to grey")
+        )
     if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
         kind = {"P": "palette"}.get(image.mode, image.mode)
-        return Picture(_array(image.convert("RGB")), (*notes, f"{kind}, converted to RGB"))
+        return DecodedImage(_convert_to_array(image.convert("RGB")), (*notes, f"{kind}, converted to RGB"))
     raise BadImageError(f"unsupported pixels (mode {image.mode})")
 
 
@@ -154,21 +162,21 @@ def is_colour(name: str) -> bool:
     return True
 
 
-def _open(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content), formats=FORMATS)
+def _open_image(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
 
 
-def _refuse_bomb(image: Image.Image, where: str) -> None:
+def _check_bomb(image: Image.Image, where: str) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise _bomb(where)
+        raise _build_bomb_error(where)
 
 
-def _bomb(where: str) -> RefusedError:
+def _build_bomb_error(where: str) -> RefusedError:
     what = f"the image unpacks to more than {MAX_PIXELS:,} pixels, as a decompression bomb does"
     return RefusedError(what, where=where, remedy="make it smaller, or remove it")
 
 
-def _losses(content: bytes, image: Image.Image) -> tuple[str, ...]:
+def _list_losses(content: bytes, image: Image.Image) -> tuple[str, ...]:
     """What Pillow leaves out of a file without a word."""
     notes = []
     if image.format == "PNG" and content[24] == 16 and not image.mode.startswith("I"):
@@ -178,20 +186,20 @@ def _losses(content: bytes, image: Image.Image) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+def _rotate_upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     """The image turned as its EXIF orientation says (F46)."""
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _ORIENTATION_TRANSPOSES.get(image.getexif().get(_EXIF_ORIENTATION_TAG, 1))
     if turn is None:
         return image, ()
     return image.transpose(turn), ("turned upright as its EXIF data says",)
 
 
-def _flatten(image: Image.Image, alpha: str | None, where: str) -> Image.Image:
+def _flatten_alpha(image: Image.Image, alpha: str | None, where: str) -> Image.Image:
     if alpha is None:
         what = "has an alpha channel with transparent pixels, and dropping it would change the picture"
         raise DataError(what, where=where, remedy="name the background to put it on, such as alpha: white")
     background = Image.new("RGBA", image.size, alpha)
-    return _without_alpha(Image.alpha_composite(background, image.convert("RGBA")), image.mode)
+    return _remove_alpha(Image.alpha_composite(background, image.convert("RGBA")), image.mode)
 
 
 def _is_opaque(image: Image.Image) -> bool:
@@ -200,20 +208,20 @@ def _is_opaque(image: Image.Image) -> bool:
     return low == 255
 
 
-def _without_alpha(image: Image.Image, mode: str | None = None) -> Image.Image:
+def _remove_alpha(image: Image.Image, mode: str | None = None) -> Image.Image:
     """Grey if the file is, else RGB."""
     grey = (mode or image.mode) in ("1", "L", "LA", "La")
     return image.convert("RGBA").convert("L" if grey else "RGB")
 
 
-def _deep(image: Image.Image, notes: tuple[str, ...]) -> Picture:
+def _convert_16_bit(image: Image.Image, notes: tuple[str, ...]) -> DecodedImage:
     """Scale 16-bit grey; Pillow's conversion would turn all above 255 to white (F44)."""
     if "transparency" in image.info and (np.asarray(image) == image.info["transparency"]).any():
         raise BadImageError("16-bit grey with a transparent colour is not supported")
     pixels = np.asarray(image).astype(np.float32)[..., None] / np.float32(65535)
-    return Picture(np.clip(pixels, 0, 1), (*notes, "16-bit grey, divided by 65535"))
+    return DecodedImage(np.clip(pixels, 0, 1), (*notes, "16-bit grey, divided by 65535"))
 
 
-def _array(image: Image.Image) -> Pixels:
+def _convert_to_array(image: Image.Image) -> Pixels:
     pixels = np.asarray(image, dtype=np.uint8)
     return pixels[..., None] if pixels.ndim == 2 else pixels

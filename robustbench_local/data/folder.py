@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from robustbench_local.data.collect import Listing
-from robustbench_local.data.decode import Picture, read_picture
-from robustbench_local.data.folder_layout import find_classes, subfolders
-from robustbench_local.data.image_files import SUFFIXES, may_hold_data, unread_format
+from robustbench_local.data.decode import DecodedImage, read_image
+from robustbench_local.data.folder_layout import find_classes, list_subfolders
+from robustbench_local.data.image_files import IMAGE_SUFFIXES, find_unread_format, is_possible_data
 from robustbench_local.data.labels import index_labels
 from robustbench_local.errors import DataError
 
 _READ_FORMATS = "PNG, JPEG, PPM and BMP are read"
-_LAYOUT = "put the images of each class into a folder of its own, as in DIR/CLASS/IMAGE.png"
-_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
+_LAYOUT_REMEDY = "put the images of each class into a folder of its own, as in DIR/CLASS/IMAGE.png"
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
 
 
 def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | None = None) -> Listing:
@@ -39,45 +39,47 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         DataError: If the folder is missing, unreadable, or laid out in another way, it is not clear which
             folders are classes, or a class has images in formats that are not read and no others.
     """
-    _folders(folder, where)
+    _list_folders(folder, where)
     try:
         root, layout_notes = find_classes(folder, split, where)
     except OSError as error:
-        raise _unreadable(error, where) from None
-    label_map, class_names = index_labels((path.name for path in _folders(root, where)), where)
+        raise _build_read_error(error, where) from None
+    label_map, class_names = index_labels((path.name for path in _list_folders(root, where)), where)
     if not label_map:
-        raise _layout_error(root, where)
-    beside = _Beside(where)
+        raise _build_layout_error(root, where)
+    beside = _OtherFiles(where)
     beside.count_files(path for path in root.iterdir() if path.is_file())
     files: list[Path] = []
     labels: list[int] = []
     for name, label in label_map.items():
-        found = _images_under(root / name, beside, label)
+        found = _list_images(root / name, beside, label)
         files += found
         labels += [label] * len(found)
-        beside.close_class(name, has_images=bool(found))
+        beside.finish_class(name, has_images=bool(found))
     if not files:
-        raise _layout_error(root, where, beside.kinds)
-    beside.refuse_lost_classes()
+        raise _build_layout_error(root, where, beside.counts_by_kind)
+    beside.check_unread_classes()
 
-    def read(position: int) -> Picture:
+    def read(position: int) -> DecodedImage:
         path = files[position]
-        return read_picture(path, where=f"{where}, {_identify(path, root)}", alpha=alpha)
+        return read_image(path, where=f"{where}, {_format_id(path, root)}", alpha=alpha)
 
     return Listing(
         name=folder.resolve().name,
         where=where,
-        ids=[_identify(path, root) for path in files],
+        ids=[_format_id(path, root) for path in files],
         labels=np.array(labels, dtype=np.int64),
         class_names=class_names,
-        label_map={_printable(name): label for name, label in label_map.items()},
-        read=read,
-        notes=(*layout_notes, *beside.notes()),
-        unread=tuple((_identify(path, root), label, kind) for path, label, kind in beside.unread),
+        label_map={_format_name(name): label for name, label in label_map.items()},
+        read_image=read,
+        notes=(*layout_notes, *beside.build_notes()),
+        unread_images=tuple(
+            (_format_id(path, root), label, kind) for path, label, kind in beside.unread_images
+        ),
     )
 
 
-class _Beside:
+class _OtherFiles:
     """What lies beside the images that are read: other files, images in other formats, empty classes.
 
     Args:
@@ -85,67 +87,71 @@ class _Beside:
     """
 
     def __init__(self, where: str) -> None:
-        self.kinds: Counter[str] = Counter()
-        self.unread: list[tuple[Path, int, str]] = []
+        self.counts_by_kind: Counter[str] = Counter()
+        self.unread_images: list[tuple[Path, int, str]] = []
         self.where = where
-        self._empty: list[str] = []
-        self._lost: list[tuple[str, Counter[str]]] = []
-        self._in_class: Counter[str] = Counter()
+        self._empty_classes: list[str] = []
+        self._unread_classes: list[tuple[str, Counter[str]]] = []
+        self._counts_in_class: Counter[str] = Counter()
 
     def count_files(self, paths: Iterable[Path], label: int | None = None) -> None:
         """Count files that are not read; images in other formats are remembered with their class."""
         for path in paths:
-            self.kinds[_kind(path)] += 1
+            self.counts_by_kind[_find_kind(path)] += 1
             if label is None:
                 continue
-            found = unread_format(path)
+            found = find_unread_format(path)
             if found is not None:
-                self.unread.append((path, label, f"a {found} image, a format that is not read"))
-            if found is not None or may_hold_data(path):
-                self._in_class[_kind(path)] += 1
+                self.unread_images.append((path, label, f"a {found} image, a format that is not read"))
+            if found is not None or is_possible_data(path):
+                self._counts_in_class[_find_kind(path)] += 1
 
-    def set_aside(self, path: Path, label: int, kind: str, reason: str) -> None:
+    def add_unread(self, path: Path, label: int, kind: str, reason: str) -> None:
         """Remember what may hold images of a class and is not looked into."""
-        self.kinds[kind] += 1
-        self._in_class[kind] += 1
-        self.unread.append((path, label, reason))
+        self.counts_by_kind[kind] += 1
+        self._counts_in_class[kind] += 1
+        self.unread_images.append((path, label, reason))
 
-    def close_class(self, name: str, *, has_images: bool) -> None:
+    def finish_class(self, name: str, *, has_images: bool) -> None:
         """The files of a class have been counted."""
-        if not has_images and self._in_class:
-            self._lost.append((name, self._in_class))
+        if not has_images and self._counts_in_class:
+            self._unread_classes.append((name, self._counts_in_class))
         elif not has_images:
-            self._empty.append(name)
-        self._in_class = Counter()
+            self._empty_classes.append(name)
+        self._counts_in_class = Counter()
 
-    def refuse_lost_classes(self) -> None:
+    def check_unread_classes(self) -> None:
         """Stop where a class has files, and none that can be read: its images would be missing in silence.
 
         Raises:
             DataError: Naming the first such class.
         """
-        if not self._lost:
+        if not self._unread_classes:
             return
-        name, kinds = self._lost[0]
-        more = f" (and {len(self._lost) - 1} more such classes)" if len(self._lost) > 1 else ""
-        what = f"the class {_printable(name)} has no image that is read, only {_listed(kinds)}{more}"
+        name, kinds = self._unread_classes[0]
+        more = (
+            f" (and {len(self._unread_classes) - 1} more such classes)"
+            if len(self._unread_classes) > 1
+            else ""
+        )
+        what = f"the class {_format_name(name)} has no image that is read, only {_format_counts(kinds)}{more}"
         remedy = f"{_READ_FORMATS}: convert them, or move the folder away"
         raise DataError(what, where=self.where, remedy=remedy)
 
-    def notes(self) -> tuple[str, ...]:
+    def build_notes(self) -> tuple[str, ...]:
         """What a reader should know."""
-        aside = (f"files left aside: {_listed(self.kinds)}",) if self.kinds else ()
-        names = ", ".join(map(_printable, self._empty))
+        aside = (f"files left aside: {_format_counts(self.counts_by_kind)}",) if self.counts_by_kind else ()
+        names = ", ".join(map(_format_name, self._empty_classes))
         return (*aside, f"class folders without images: {names}") if names else aside
 
 
-def _folders(folder: Path, where: str) -> list[Path]:
+def _list_folders(folder: Path, where: str) -> list[Path]:
     try:
-        return subfolders(folder)
+        return list_subfolders(folder)
     except FileNotFoundError:
         raise DataError("there is no such folder", where=where, remedy="check the path") from None
     except NotADirectoryError:
-        packed = folder.suffix.lower() in _ARCHIVES
+        packed = folder.suffix.lower() in _ARCHIVE_SUFFIXES
         remedy = (
             "unpack the archive and name the folder"
             if packed
@@ -153,57 +159,57 @@ def _folders(folder: Path, where: str) -> list[Path]:
         )
         raise DataError("is a file, not a folder", where=where, remedy=remedy) from None
     except OSError as error:
-        raise _unreadable(error, where) from None
+        raise _build_read_error(error, where) from None
 
 
-def _images_under(folder: Path, beside: _Beside, label: int) -> list[Path]:
-    """Image files of a class, sorted, its sub-folders included; all others are counted as ``beside``."""
+def _list_images(folder: Path, beside: _OtherFiles, label: int) -> list[Path]:
+    """Image files of a class, sorted, its sub-folders included; all others are counted as ``border_position``."""
 
     def fail(error: OSError) -> None:
-        raise _unreadable(error, beside.where)
+        raise _build_read_error(error, beside.where)
 
     images: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for path in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
-            beside.set_aside(path, label, "linked folder", "a link to a folder, which is not followed")
+            beside.add_unread(path, label, "linked folder", "a link to a folder, which is not followed")
         for path in (Path(parent, name) for name in sorted(files)):
-            if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
+            if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
                 beside.count_files([path], label)
             elif path.is_file() or path.is_symlink():
                 images.append(path)
             else:
-                beside.set_aside(path, label, "pipe or device", "no regular file")
+                beside.add_unread(path, label, "pipe or device", "no regular file")
     return images
 
 
-def _unreadable(error: OSError, where: str) -> DataError:
+def _build_read_error(error: OSError, where: str) -> DataError:
     what = f"cannot be read: {error.strerror}"
     return DataError(what, where=where, remedy="check the permissions of the folder and what it holds")
 
 
-def _layout_error(root: Path, where: str, aside: Counter[str] | None = None) -> DataError:
+def _build_layout_error(root: Path, where: str, aside: Counter[str] | None = None) -> DataError:
     if aside is not None:
-        found = f", only {_listed(aside)}" if aside else ""
+        found = f", only {_format_counts(aside)}" if aside else ""
         remedy = f"{_READ_FORMATS}: convert the others"
         return DataError(f"there are no images in the class folders{found}", where=where, remedy=remedy)
-    loose = sum(1 for path in root.iterdir() if path.suffix.lower() in SUFFIXES)
+    loose = sum(1 for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     what = f"has {loose} images but no class folders" if loose else "is empty: there are no class folders"
-    return DataError(what, where=where, remedy=_LAYOUT)
+    return DataError(what, where=where, remedy=_LAYOUT_REMEDY)
 
 
-def _kind(path: Path) -> str:
+def _find_kind(path: Path) -> str:
     return "hidden" if path.name.startswith(".") else path.suffix.lower() or "without a suffix"
 
 
-def _listed(aside: Counter[str]) -> str:
+def _format_counts(aside: Counter[str]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(aside.items()))
 
 
-def _identify(path: Path, root: Path) -> str:
-    return _printable(path.relative_to(root).as_posix())
+def _format_id(path: Path, root: Path) -> str:
+    return _format_name(path.relative_to(root).as_posix())
 
 
-def _printable(name: str) -> str:
+def _format_name(name: str) -> str:
     """The name as valid Unicode, whatever bytes the file system has."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

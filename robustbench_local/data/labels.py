@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from robustbench_local.data.dataset import MAX_CLASSES, Dataset, numbered, some_rows
+from robustbench_local.data.dataset import MAX_CLASSES, Dataset, build_class_names, format_rows
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
 
 
@@ -27,7 +27,7 @@ def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | 
         class_names: The model's class names, if it has any.
 
     Returns:
-        The data with labels in ``range(num_classes)``, ``class_names`` of that length, and a ``label_map``
+        The data with labels in ``range(num_classes)``, ``get_class_names`` of that length, and a ``label_map``
         from the source's labels to the model's indices.
 
     Raises:
@@ -35,29 +35,31 @@ def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | 
             or names that both know stand at different indices while others are unknown.
     """
     names = tuple(class_names or ())
-    if names == numbered(len(names)):
+    if names == build_class_names(len(names)):
         names = ()
-    known = _known_labels(dataset)
-    if names and dataset.has_names:
+    known = _find_known_labels(dataset)
+    if names and dataset.has_class_names:
         by_name = _match_names(dataset, known, names)
         if by_name is not None:
             moved = any(source != target for source, target in by_name.items())
             note = "labels were matched to the model's classes by name" if moved else None
-            return _apply(dataset, by_name, names, note)
+            return _apply_mapping(dataset, by_name, names, note)
     if dataset.num_classes == num_classes:
         note = _check_positions(dataset, known, names)
-        kept = dataset.class_names if dataset.has_names or not names else names
-        return _apply(dataset, {label: label for label in known}, kept, note)
-    if not dataset.has_names and max(known) < num_classes:
-        return _apply(dataset, {label: label for label in known}, names or numbered(num_classes), None)
-    if len(known) == num_classes and (dataset.label_map or not dataset.has_names):
+        kept = dataset.class_names if dataset.has_class_names or not names else names
+        return _apply_mapping(dataset, {label: label for label in known}, kept, note)
+    if not dataset.has_class_names and max(known) < num_classes:
+        return _apply_mapping(
+            dataset, {label: label for label in known}, names or build_class_names(num_classes), None
+        )
+    if len(known) == num_classes and (dataset.label_map or not dataset.has_class_names):
         closed = {label: position for position, label in enumerate(known)}
         kept = tuple(dataset.class_names[label] for label in known)
         note = (
             f"the data's {num_classes} different labels were numbered 0 to {num_classes - 1} in their order"
         )
-        return _apply(dataset, closed, names or kept, note)
-    raise _misfit(dataset, known, num_classes, names)
+        return _apply_mapping(dataset, closed, names or kept, note)
+    raise _build_misfit_error(dataset, known, num_classes, names)
 
 
 def index_labels(names: Iterable[str], where: str) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -80,10 +82,10 @@ def index_labels(names: Iterable[str], where: str) -> tuple[dict[str, int], tupl
     label_map = {name: int(name) for name in sorted(ordered, key=int)}
     if len(set(label_map.values())) < len(label_map):
         raise DataError(f"two labels are the same number: {', '.join(label_map)}", where=where)
-    return label_map, numbered(max(label_map.values(), default=0) + 1)
+    return label_map, build_class_names(max(label_map.values(), default=0) + 1)
 
 
-def class_difference(first: Dataset, second: Dataset) -> str | None:
+def describe_class_difference(first: Dataset, second: Dataset) -> str | None:
     """Why two models, each with the same data fitted to it, do not share class indices.
 
     Args:
@@ -95,9 +97,9 @@ def class_difference(first: Dataset, second: Dataset) -> str | None:
     """
     if first.num_classes != second.num_classes:
         return f"it has {first.num_classes} classes, the other model {second.num_classes}"
-    if first.has_names and second.has_names:
+    if first.has_class_names and second.has_class_names:
         for index, (mine, other) in enumerate(zip(first.class_names, second.class_names, strict=True)):
-            if _key(mine) != _key(other):
+            if _normalize_name(mine) != _normalize_name(other):
                 return f"its class {index} is {mine!r}, the other model's {other!r}"
     if first.label_map != second.label_map or not torch.equal(first.labels, second.labels):
         return "it numbers the data's classes differently"
@@ -112,18 +114,18 @@ def resolve_classes(entries: Sequence[int | str], class_names: Sequence[str]) ->
         class_names: Name of each class index.
 
     Returns:
-        The indices in the order of ``entries``, each once.
+        The indices in the order of ``nonfinite_entries``, each once.
 
     Raises:
         ConfigError: If an index is out of range, or a name is unknown or stands for several classes.
     """
-    return tuple(dict.fromkeys(_resolve(entry, class_names) for entry in entries))
+    return tuple(dict.fromkeys(_resolve_class(entry, class_names) for entry in entries))
 
 
-def _resolve(entry: int | str, class_names: Sequence[str]) -> int:
-    keys = [_key(name) for name in class_names]
+def _resolve_class(entry: int | str, class_names: Sequence[str]) -> int:
+    keys = [_normalize_name(name) for name in class_names]
     if isinstance(entry, str):
-        wanted = _key(entry)
+        wanted = _normalize_name(entry)
         exact = [index for index, key in enumerate(keys) if key == wanted]
         found = exact or [index for index, key in enumerate(keys) if wanted and key.startswith(wanted)]
         if len(found) == 1:
@@ -132,27 +134,27 @@ def _resolve(entry: int | str, class_names: Sequence[str]) -> int:
             choices = ", ".join(f"{index} {class_names[index]}" for index in found[:5])
             raise ConfigError(f"the class {entry!r} is not clear: {choices}", remedy="write its number")
         if not wanted.isdecimal():
-            raise _unknown_class(entry, class_names)
+            raise _build_unknown_class_error(entry, class_names)
     index = int(entry)
     if isinstance(entry, bool) or not 0 <= index < len(class_names):
         raise ConfigError(f"there is no class {entry!r}: the classes are 0 to {len(class_names) - 1}")
     return index
 
 
-def _unknown_class(entry: str, class_names: Sequence[str]) -> ConfigError:
-    if tuple(class_names) == numbered(len(class_names)):
+def _build_unknown_class_error(entry: str, class_names: Sequence[str]) -> ConfigError:
+    if tuple(class_names) == build_class_names(len(class_names)):
         remedy = "write its number: neither the data nor the model has class names"
     else:
         remedy = did_you_mean(entry, class_names, limit=5)
     return ConfigError(f"there is no class {entry!r}", remedy=remedy)
 
 
-def _key(name: str) -> str:
+def _normalize_name(name: str) -> str:
     """What makes two spellings the same name: case, and spaces written as underscores, do not count."""
     return " ".join(str(name).replace("_", " ").casefold().split())
 
 
-def _known_labels(dataset: Dataset) -> list[int]:
+def _find_known_labels(dataset: Dataset) -> list[int]:
     """Classes with images in the source, so that the answer does not depend on which images were chosen."""
     present = torch.bincount(dataset.labels).nonzero().flatten().tolist()
     return sorted({*dataset.label_map.values(), *present})
@@ -162,11 +164,11 @@ def _match_names(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -
     """Map each label to the model's class of that name; None if a name is unknown to the model."""
     indices: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        indices.setdefault(_key(name), []).append(index)
+        indices.setdefault(_normalize_name(name), []).append(index)
     mapping: dict[int, int] = {}
     for label in known:
         name = dataset.class_names[label]
-        found = indices.get(_key(name), [])
+        found = indices.get(_normalize_name(name), [])
         if not found:
             return None
         if len(found) > 1 and label not in found:
@@ -184,22 +186,24 @@ def _match_names(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -
 
 def _check_positions(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -> str | None:
     """Refuse to match by position where a name that both know contradicts it; a note where names differ."""
-    if not names or not dataset.has_names:
+    if not names or not dataset.has_class_names:
         return None
-    keys = [_key(name) for name in names]
+    keys = [_normalize_name(name) for name in names]
     for label in known:
-        key = _key(dataset.class_names[label])
+        key = _normalize_name(dataset.class_names[label])
         if key in keys and keys[label] != key:
             other = keys.index(key)
             name = dataset.class_names[label]
             what = f"the class {name!r} is number {label} in the data and {other} in the model"
-            unknown = next(name for name in dataset.class_names if _key(name) not in keys)
+            unknown = next(name for name in dataset.class_names if _normalize_name(name) not in keys)
             remedy = f"give all classes the model's names; it has no {unknown!r}"
             raise DataError(what, where=dataset.name, remedy=remedy)
     return "the data and the model name some classes differently: classes were matched by their numbers"
 
 
-def _apply(dataset: Dataset, mapping: Mapping[int, int], names: Sequence[str], note: str | None) -> Dataset:
+def _apply_mapping(
+    dataset: Dataset, mapping: Mapping[int, int], names: Sequence[str], note: str | None
+) -> Dataset:
     table = torch.arange(dataset.num_classes)
     table[list(mapping)] = torch.tensor(list(mapping.values()))
     source = dataset.label_map or {dataset.class_names[label]: label for label in mapping}
@@ -212,25 +216,27 @@ def _apply(dataset: Dataset, mapping: Mapping[int, int], names: Sequence[str], n
     )
 
 
-def _misfit(dataset: Dataset, known: Sequence[int], num_classes: int, names: Sequence[str]) -> DataError:
+def _build_misfit_error(
+    dataset: Dataset, known: Sequence[int], num_classes: int, names: Sequence[str]
+) -> DataError:
     """Why the labels have no place among the model's classes; named data count all their names."""
-    classes = range(dataset.num_classes) if dataset.has_names else known
+    classes = range(dataset.num_classes) if dataset.has_class_names else known
     if names:
         remedy = "rename the data's classes to the model's class names"
-    elif dataset.has_names:
+    elif dataset.has_class_names:
         remedy = "give the model class_names, by which labels are matched"
     else:
         remedy = "give data with the model's classes"
     remedy += f", or load a model with num_classes {len(classes)}"
     wrong = dataset.labels >= num_classes
-    where = f"{dataset.name}, {some_rows(wrong)}" if wrong.any() else dataset.name
-    mine = _sample([dataset.class_names[label] for label in classes])
+    where = f"{dataset.name}, {format_rows(wrong)}" if wrong.any() else dataset.name
+    mine = _format_sample([dataset.class_names[label] for label in classes])
     if len(known) < len(classes):
         mine += f"; {len(known)} occur"
-    theirs = f"({_sample(names)})" if names else "(without names)"
+    theirs = f"({_format_sample(names)})" if names else "(without names)"
     what = f"the data has {len(classes)} classes ({mine}) and the model has {num_classes} {theirs}"
     return DataError(what, where=where, remedy=remedy)
 
 
-def _sample(names: Sequence[str]) -> str:
+def _format_sample(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustbench_local.config.user_files import open_user_file
-from robustbench_local.config.zip_bombs import refuse_zip_bomb
+from robustbench_local.config.zip_bombs import check_zip_bomb
 from robustbench_local.data.collect import Listing
-from robustbench_local.data.dataset import MAX_CLASSES, numbered, some_rows
-from robustbench_local.data.decode import Picture, Pixels, to_picture
+from robustbench_local.data.dataset import MAX_CLASSES, build_class_names, format_rows
+from robustbench_local.data.decode import DecodedImage, Pixels, convert_image
 from robustbench_local.data.labels import index_labels
 from robustbench_local.data.pixel_scale import PixelScale, find_scale
-from robustbench_local.data.sign_boxes import box_masks
+from robustbench_local.data.sign_boxes import build_box_masks
 from robustbench_local.errors import ConfigError, DataError, RefusedError
 
-_IDS = ("ids", "filenames", "index")
-_GROUPS = ("track", "group")
+_ID_KEYS = ("ids", "filenames", "index")
+_GROUP_KEYS = ("track", "group")
 # What zipfile and NumPy raise over damaged archives; a damaged array header is parsed as Python's literals.
-_CORRUPT = (
+_CORRUPT_ERRORS = (
     OSError, EOFError, ValueError, LookupError, SyntaxError, MemoryError, NotImplementedError,
     tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -43,9 +43,9 @@ class NpzKeys:
         labels: Default ``y``, ``labels`` or ``y_SPLIT``.
         masks: Default ``mask`` or ``masks``, if there is one.
         boxes: Edges of each image's object, in place of masks; default ``box`` or ``boxes``, if there are no
-            masks; see :func:`~robustbench_local.data.sign_boxes.box_masks`.
+            masks; see :func:`~robustbench_local.data.sign_boxes.build_box_masks`.
         groups: Number or name, within its class, of the object that each image shows; default ``track`` or
-            ``group``, if there is one.
+            ``group_size``, if there is one.
     """
 
     images: str | None = None
@@ -68,7 +68,7 @@ def list_npz(
 
     Args:
         file: The archive. Images are (N, H, W, C), (N, C, H, W) or (N, H, W); uint8, uint16, bool or
-            floating point in [0, 1]. Labels are (N,) whole numbers or strings. ``class_names``, masks
+            floating point in [0, 1]. Labels are (N,) whole numbers or strings. ``get_class_names``, masks
             ((H, W) or (N, H, W)), boxes and ids (``ids``, ``filenames`` or ``index``, if unique) may be
             there too.
         where: What messages call it.
@@ -84,30 +84,34 @@ def list_npz(
         RefusedError: If it holds pickled objects, which could run code, or is a decompression bomb (F52).
     """
     keys = keys or NpzKeys()
-    arrays = _load(file, where)
-    pixels = _pixels(_find(arrays, keys.images, ("x", "images", f"x_{split}"), "images", where), where)
-    raw = _find(arrays, keys.labels, ("y", "labels", f"y_{split}"), "labels", where)
-    labels, class_names, label_map = _labels(raw, arrays.get("class_names"), where)
+    arrays = _load_arrays(file, where)
+    pixels = _convert_pixels(
+        _find_array(arrays, keys.images, ("x", "images", f"x_{split}"), "images", where), where
+    )
+    raw = _find_array(arrays, keys.labels, ("y", "labels", f"y_{split}"), "labels", where)
+    labels, class_names, label_map = _convert_labels(raw, arrays.get("class_names"), where)
     if len(labels) != len(pixels):
         raise DataError(f"{len(pixels)} images but {len(labels)} labels", where=where)
-    found = _scale(pixels, scale, where)
-    groups = _groups(arrays, keys.groups, labels, where)
-    masks, surface = _objects(arrays, keys, pixels, where)
+    found = _find_pixel_scale(pixels, scale, where)
+    groups = _find_groups(arrays, keys.groups, labels, where)
+    masks, surface = _find_objects(arrays, keys, pixels, where)
 
-    def read(position: int) -> Picture:
+    def read(position: int) -> DecodedImage:
         image = pixels[position]
         if image.shape[2] == 4:
-            return to_picture(Image.fromarray(image), where=f"{where}, row {position}", alpha=alpha)
-        return Picture(image if found.white is None else image.astype(np.float32) / np.float32(found.white))
+            return convert_image(Image.fromarray(image), where=f"{where}, row {position}", alpha=alpha)
+        return DecodedImage(
+            image if found.white is None else image.astype(np.float32) / np.float32(found.white)
+        )
 
     return Listing(
         name=file.stem,
         where=where,
-        ids=_ids(arrays, len(pixels), file.stem),
+        ids=_find_ids(arrays, len(pixels), file.stem),
         labels=labels,
         class_names=class_names,
         label_map=label_map,
-        read=read,
+        read_image=read,
         masks=masks,
         surface=surface,
         notes=found.notes,
@@ -115,21 +119,21 @@ def list_npz(
     )
 
 
-def _load(file: Path, where: str) -> dict[str, NDArray[Any]]:
+def _load_arrays(file: Path, where: str) -> dict[str, NDArray[Any]]:
     if not file.is_file():
         raise DataError("there is no such file", where=where, remedy="check the path")
     opened = open_user_file(file, where=where, error=DataError)
     try:
         if not zipfile.is_zipfile(opened):
             raise DataError("is not a NumPy archive", where=where, remedy="write it with numpy.savez")
-        refuse_zip_bomb(
+        check_zip_bomb(
             opened, where=where, error=DataError, remedy="save it with numpy.savez, not compressed"
         )
         opened.seek(0)
         with np.load(opened, allow_pickle=False) as loaded:
             arrays = {name: loaded[name] for name in loaded.files}
             return {name: array for name, array in arrays.items() if isinstance(array, np.ndarray)}
-    except _CORRUPT as error:
+    except _CORRUPT_ERRORS as error:
         if "Object arrays" in str(error):
             remedy = "save plain arrays: numbers or strings, not dtype object"
             raise RefusedError(
@@ -141,7 +145,7 @@ def _load(file: Path, where: str) -> dict[str, NDArray[Any]]:
         opened.close()
 
 
-def _find(
+def _find_array(
     arrays: dict[str, NDArray[Any]], key: str | None, usual: Sequence[str], what: str, where: str
 ) -> NDArray[Any]:
     there_are = [name for name in ([key] if key else usual) if name in arrays]
@@ -156,7 +160,7 @@ def _find(
     raise DataError(f"has no {what}: no array {wanted}", where=where, remedy=remedy)
 
 
-def _pixels(array: NDArray[Any], where: str) -> Pixels:
+def _convert_pixels(array: NDArray[Any], where: str) -> Pixels:
     """The images as (N, H, W, C)."""
     shape = array.shape
     if array.ndim == 3:
@@ -172,14 +176,14 @@ def _pixels(array: NDArray[Any], where: str) -> Pixels:
     return array
 
 
-def _scale(pixels: Pixels, declared: float | None, where: str) -> PixelScale:
+def _find_pixel_scale(pixels: Pixels, declared: float | None, where: str) -> PixelScale:
     found = find_scale(pixels, declared, where)
     if pixels.shape[3] == 4 and found.white is not None:
         raise DataError("images with an alpha channel must be uint8, without scale", where=where)
     return found
 
 
-def _labels(
+def _convert_labels(
     raw: NDArray[Any], named: NDArray[Any] | None, where: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...], dict[str, int]]:
     labels = raw.reshape(-1) if raw.shape[:1] == (raw.size,) else raw
@@ -187,7 +191,7 @@ def _labels(
         what = f"labels must be whole numbers or strings, (N,), got {raw.dtype} {raw.shape}"
         raise DataError(what, where=where, remedy="save one class number an image, as int64")
     if labels.dtype.kind != "U" and (labels.astype(np.int64) < 0).any():
-        rows = some_rows(torch.from_numpy(labels.astype(np.int64) < 0))
+        rows = format_rows(torch.from_numpy(labels.astype(np.int64) < 0))
         raise DataError("labels are negative", where=f"{where}, {rows}", remedy="number the classes from 0")
     distinct, inverse = np.unique(labels, return_inverse=True)
     names = [str(value) for value in distinct.tolist()]
@@ -195,11 +199,13 @@ def _labels(
         label_map, class_names = index_labels(names, where)
     else:
         class_names = tuple(str(name) for name in named.astype(str).reshape(-1))
-        known = class_names if labels.dtype.kind == "U" else numbered(min(len(class_names), MAX_CLASSES))
+        known = (
+            class_names if labels.dtype.kind == "U" else build_class_names(min(len(class_names), MAX_CLASSES))
+        )
         label_map = {name: index for index, name in enumerate(known) if name in names}
         for name in names:
             if name not in label_map:
-                rows = some_rows(torch.from_numpy(labels == distinct[names.index(name)]))
+                rows = format_rows(torch.from_numpy(labels == distinct[names.index(name)]))
                 what = f"label {name} has no class: there are {len(class_names)} class_names"
                 raise DataError(
                     what, where=f"{where}, {rows}", remedy="number the classes from 0 as class_names does"
@@ -208,7 +214,7 @@ def _labels(
     return table[inverse.reshape(-1)], class_names, label_map
 
 
-def _objects(
+def _find_objects(
     arrays: dict[str, NDArray[Any]], keys: NpzKeys, pixels: Pixels, where: str
 ) -> tuple[NDArray[np.bool_] | None, str]:
     """Where the object is in each image, (N, H, W), if the archive says it, and what says it."""
@@ -220,15 +226,15 @@ def _objects(
         for key, usual in ((keys.masks, ("mask", "masks")), (keys.boxes, ("box", "boxes")))
     )
     if masks and not keys.boxes:
-        found = _masks(_find(arrays, None, masks, "masks", where), pixels, where)
+        found = _convert_masks(_find_array(arrays, None, masks, "masks", where), pixels, where)
         return found, f"the mask {masks[0]!r}"
     if boxes:
-        found = box_masks(_find(arrays, None, boxes, "boxes", where), pixels.shape[:3], where)
+        found = build_box_masks(_find_array(arrays, None, boxes, "boxes", where), pixels.shape[:3], where)
         return found, f"the box {boxes[0]!r}"
     return None, ""
 
 
-def _masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[np.bool_]:
+def _convert_masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[np.bool_]:
     size = pixels.shape[:3]
     masks = array.reshape(array.shape[:1] + tuple(side for side in array.shape[1:] if side != 1))
     if masks.ndim == 2:
@@ -238,21 +244,21 @@ def _masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[np.bool_]
     return masks.astype(np.bool_)
 
 
-def _groups(
+def _find_groups(
     arrays: dict[str, NDArray[Any]], key: str | None, labels: NDArray[np.int64], where: str
 ) -> list[str] | None:
     """Class and object of each image; objects of two classes may have the same number."""
-    names = [key] if key else [name for name in _GROUPS if name in arrays]
+    names = [key] if key else [name for name in _GROUP_KEYS if name in arrays]
     if not names:
         return None
-    objects = _find(arrays, None, names, "groups", where).reshape(-1)
+    objects = _find_array(arrays, None, names, "groups", where).reshape(-1)
     if len(objects) != len(labels):
         raise DataError(f"{len(labels)} labels but {len(objects)} groups in {names[0]!r}", where=where)
     return [f"{label}/{one}" for label, one in zip(labels.tolist(), objects.tolist(), strict=True)]
 
 
-def _ids(arrays: dict[str, NDArray[Any]], count: int, name: str) -> list[str]:
-    for key in _IDS:
+def _find_ids(arrays: dict[str, NDArray[Any]], count: int, name: str) -> list[str]:
+    for key in _ID_KEYS:
         values = [str(value) for value in arrays[key].reshape(-1).tolist()] if key in arrays else []
         if len(values) == count == len(set(values)):
             return [f"{name}/{value}" for value in values]

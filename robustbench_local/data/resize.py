@@ -11,7 +11,9 @@ from torch.nn.functional import interpolate
 from robustbench_local.data.decode import Pixels
 
 
-def fit_to(pixels: Pixels, size: tuple[int, int], resize: int | Literal["stretch"] | None = None) -> Pixels:
+def resize_and_crop(
+    pixels: Pixels, size: tuple[int, int], resize: int | Literal["stretch"] | None = None
+) -> Pixels:
     """Resize bilinearly with antialiasing, keep the aspect ratio, and cut out the centre.
 
     Args:
@@ -36,12 +38,12 @@ def fit_to(pixels: Pixels, size: tuple[int, int], resize: int | Literal["stretch
     else:
         target = (height * size[1] // width, size[1])
     if target != (height, width):
-        pixels = _interpolate(pixels, target)
+        pixels = _interpolate_pixels(pixels, target)
     top, left = round((target[0] - size[0]) / 2), round((target[1] - size[1]) / 2)
     return pixels[top : top + size[0], left : left + size[1]]
 
 
-def _interpolate(pixels: Pixels, target: tuple[int, int]) -> Pixels:
+def _interpolate_pixels(pixels: Pixels, target: tuple[int, int]) -> Pixels:
     images = torch.tensor(pixels).permute(2, 0, 1)[None].float()
     resized = interpolate(images, size=target, mode="bilinear", antialias=True, align_corners=False)
     on_grid = resized.round() if pixels.dtype == np.uint8 else resized

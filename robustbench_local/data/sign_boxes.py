@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustbench_local.data.dataset import some_rows
+from robustbench_local.data.dataset import format_rows
 from robustbench_local.errors import DataError
 
-_COLUMNS = (4, 6)
+_COLUMN_COUNTS = (4, 6)
 
 
-def box_masks(boxes: NDArray[Any], size: tuple[int, int, int], where: str) -> NDArray[np.bool_]:
+def build_box_masks(boxes: NDArray[Any], size: tuple[int, int, int], where: str) -> NDArray[np.bool_]:
     """The pixels inside each image's box.
 
     Args:
@@ -32,26 +32,27 @@ def box_masks(boxes: NDArray[Any], size: tuple[int, int, int], where: str) -> ND
         DataError: If the shape is another one, or a box has no area or leaves its picture.
     """
     count, height, width = size
-    if boxes.ndim != 2 or boxes.shape[1] not in _COLUMNS or boxes.dtype.kind not in "iuf":
+    if boxes.ndim != 2 or boxes.shape[1] not in _COLUMN_COUNTS or boxes.dtype.kind not in "iuf":
         what = f"boxes must be numbers (N, 4) or (N, 6), got {boxes.dtype} {boxes.shape}"
         remedy = "save left, top, right, bottom; before them width and height if they are of other pictures"
         raise DataError(what, where=where, remedy=remedy)
     if len(boxes) != count:
         raise DataError(f"{count} images but {len(boxes)} boxes", where=where)
     own = np.broadcast_to(np.array([width, height], dtype=np.float64), (count, 2))
-    measured = boxes[:, :2].astype(np.float64) if boxes.shape[1] == max(_COLUMNS) else own
+    measured = boxes[:, :2].astype(np.float64) if boxes.shape[1] == max(_COLUMN_COUNTS) else own
     edges = boxes[:, -4:].astype(np.float64)
-    _check(edges, measured, where)
+    _check_boxes(edges, measured, where)
     # as shares of the picture, then as pixels of the image
     left, top, right, bottom = (edges / np.tile(measured, 2) * np.tile(own, 2)).T[:, :, None]
     across, down = np.arange(width) + 0.5, np.arange(height) + 0.5
     inside: NDArray[np.bool_] = (
-        _between(top, down, bottom)[:, :, None] & _between(left, across, right)[:, None]
+        _find_pixels_between(top, down, bottom)[:, :, None]
+        & _find_pixels_between(left, across, right)[:, None]
     )
     return inside
 
 
-def _between(low: NDArray[Any], middles: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
+def _find_pixels_between(low: NDArray[Any], middles: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
     """Which pixels' middles lie between two edges, (N, pixels); the nearest one if none does."""
     inside: NDArray[np.bool_] = (middles >= low) & (middles < high)
     nearest = np.abs(middles - (low + high) / 2).argmin(axis=1)
@@ -59,12 +60,12 @@ def _between(low: NDArray[Any], middles: NDArray[Any], high: NDArray[Any]) -> ND
     return inside
 
 
-def _check(edges: NDArray[Any], measured: NDArray[Any], where: str) -> None:
+def _check_boxes(edges: NDArray[Any], measured: NDArray[Any], where: str) -> None:
     left, top, right, bottom = edges.T
     sound = (left < right) & (top < bottom) & (left >= 0) & (top >= 0)  # NaN is never sound
     sound &= (right <= measured[:, 0]) & (bottom <= measured[:, 1])
     if not sound.all():
-        rows = some_rows(torch.from_numpy(~sound))
+        rows = format_rows(torch.from_numpy(~sound))
         first = int((~sound).argmax())
         shown, (width, height) = edges[first].tolist(), measured[first].tolist()
         what = f"a box has no area or leaves its picture: {shown} in {width:g} by {height:g}"

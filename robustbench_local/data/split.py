@@ -36,7 +36,10 @@ def hold_out(data: Dataset, share: float, *, seed: int) -> tuple[Dataset, Datase
             classes[label].append(group)
         rows[group].append(row)
     held = {
-        row for members in classes.values() for group in _some(members, share, seed) for row in rows[group]
+        row
+        for members in classes.values()
+        for group in _choose_groups(members, share, seed)
+        for row in rows[group]
     }
     if not held:
         raise DataError(
@@ -45,10 +48,10 @@ def hold_out(data: Dataset, share: float, *, seed: int) -> tuple[Dataset, Datase
             remedy="name validation images of their own",
         )
     kept = [row for row in range(len(data)) if row not in held]
-    return data.select(kept), data.select(sorted(held))
+    return data.select_images(kept), data.select_images(sorted(held))
 
 
-def group_by(data: Dataset, pattern: str) -> Dataset:
+def group_by_pattern(data: Dataset, pattern: str) -> Dataset:
     """The data set with groups read from its image ids.
 
     Args:
@@ -72,7 +75,7 @@ def group_by(data: Dataset, pattern: str) -> Dataset:
     return replace(data, groups=tuple(found))
 
 
-def _some(groups: Sequence[str], share: float, seed: int) -> list[str]:
+def _choose_groups(groups: Sequence[str], share: float, seed: int) -> list[str]:
     """A share of a class's groups, at least one if another is left."""
     count = max(1, round(share * len(groups))) if len(groups) > 1 else 0
     chosen = choose_images(groups, [0] * len(groups), limit=min(count, len(groups) - 1), seed=seed)

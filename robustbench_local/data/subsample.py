@@ -7,11 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
-Choice = Literal["stratified", "first"]
+SubsampleMethod = Literal["stratified", "first"]
 
 
 def choose_images(
-    ids: Sequence[str], labels: Sequence[int], *, limit: int | None, seed: int, choose: Choice = "stratified"
+    ids: Sequence[str],
+    labels: Sequence[int],
+    *,
+    limit: int | None,
+    seed: int,
+    choose: SubsampleMethod = "stratified",
 ) -> list[int]:
     """Choose images by class, as evenly as the data allow.
 
@@ -24,7 +29,7 @@ def choose_images(
         labels: One class an image.
         limit: How many; None or more than there are: all.
         seed: Another seed makes another choice.
-        choose: ``"first"`` takes the first ``limit`` images in the order of the source instead.
+        choose: ``"first"`` takes the first ``query_limit`` images in the order of the source instead.
 
     Returns:
         Positions of the chosen images, ascending.
@@ -33,7 +38,7 @@ def choose_images(
         return list(range(len(ids)))
     if choose == "first":
         return list(range(limit))
-    keys = [_hash(seed, one) for one in ids]
+    keys = [_hash_id(seed, one) for one in ids]
     by_class: defaultdict[int, list[int]] = defaultdict(list)
     for position in sorted(range(len(ids)), key=keys.__getitem__):
         by_class[labels[position]].append(position)
@@ -41,5 +46,5 @@ def choose_images(
     return sorted(position for _, _, position in sorted(rounds)[:limit])
 
 
-def _hash(seed: int, one: str) -> bytes:
+def _hash_id(seed: int, one: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{one}".encode("utf-8", "backslashreplace"), digest_size=16).digest()

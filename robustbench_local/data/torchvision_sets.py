@@ -20,25 +20,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustbench_local.data.collect import Listing
-from robustbench_local.data.dataset import numbered
-from robustbench_local.data.decode import BadImageError, Picture, decoding, to_picture
+from robustbench_local.data.dataset import build_class_names
+from robustbench_local.data.decode import (
+    BadImageError,
+    DecodedImage,
+    convert_image,
+    translate_decoding_errors,
+)
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
 
-_TRAIN_TEST = {"train": "train", "test": "test"}
-_TRAIN_VAL = {"train": "train", "val": "val"}
-_ALL = {**_TRAIN_VAL, "test": "test"}
-_WHOLE: Mapping[str, str] = {}
+_TRAIN_TEST_SPLITS = {"train": "train", "test": "test"}
+_TRAIN_VAL_SPLITS = {"train": "train", "val": "val"}
+_ALL_SPLITS = {**_TRAIN_VAL_SPLITS, "test": "test"}
+_NO_SPLITS: Mapping[str, str] = {}
 _CONNECT_SECONDS = 30.0
 # What torchvision's classes raise over files that are missing or damaged: asserts and bare lookups too.
-_UNUSABLE = (
+_UNUSABLE_ERRORS = (
     RuntimeError, OSError, ValueError, TypeError, LookupError, AssertionError, EOFError,
     pickle.UnpicklingError, tarfile.TarError, zipfile.BadZipFile,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Source:
+class _TorchvisionSet:
     """How one of torchvision's classes wants to be asked.
 
     Args:
@@ -50,40 +55,40 @@ class _Source:
     """
 
     splits: Mapping[str, str]
-    flag: bool = False
+    has_train_flag: bool = False
     class_names: tuple[str, ...] = ()
-    size: tuple[int, int] | None = None
+    standard_size: tuple[int, int] | None = None
     folder: str = ""
 
 
-_SOURCES: dict[str, _Source] = {
-    "CIFAR10": _Source(_TRAIN_TEST, flag=True),
-    "CIFAR100": _Source(_TRAIN_TEST, flag=True),
-    "Caltech101": _Source(_WHOLE),
-    "Caltech256": _Source(_WHOLE),
-    "Country211": _Source({"train": "train", "val": "valid", "test": "test"}),
-    "DTD": _Source(_ALL),
-    "EuroSAT": _Source(_WHOLE),
-    "FGVCAircraft": _Source(_ALL),
-    "FashionMNIST": _Source(_TRAIN_TEST, flag=True),
-    "Flowers102": _Source(_ALL),
-    "Food101": _Source(_TRAIN_TEST),
-    "GTSRB": _Source(_TRAIN_TEST, class_names=CLASS_NAMES, size=(32, 32)),
-    "ImageNet": _Source(_TRAIN_VAL, folder="imagenet"),
-    "Imagenette": _Source(_TRAIN_VAL),
-    "KMNIST": _Source(_TRAIN_TEST, flag=True),
-    "MNIST": _Source(_TRAIN_TEST, flag=True, class_names=numbered(10)),
-    "OxfordIIITPet": _Source({"train": "trainval", "test": "test"}),
-    "RenderedSST2": _Source(_ALL),
-    "STL10": _Source(_TRAIN_TEST),
-    "SUN397": _Source(_WHOLE),
-    "SVHN": _Source(_TRAIN_TEST, class_names=numbered(10)),
-    "StanfordCars": _Source(_TRAIN_TEST),
-    "USPS": _Source(_TRAIN_TEST, flag=True, class_names=numbered(10)),
+_TORCHVISION_SETS: dict[str, _TorchvisionSet] = {
+    "CIFAR10": _TorchvisionSet(_TRAIN_TEST_SPLITS, has_train_flag=True),
+    "CIFAR100": _TorchvisionSet(_TRAIN_TEST_SPLITS, has_train_flag=True),
+    "Caltech101": _TorchvisionSet(_NO_SPLITS),
+    "Caltech256": _TorchvisionSet(_NO_SPLITS),
+    "Country211": _TorchvisionSet({"train": "train", "val": "valid", "test": "test"}),
+    "DTD": _TorchvisionSet(_ALL_SPLITS),
+    "EuroSAT": _TorchvisionSet(_NO_SPLITS),
+    "FGVCAircraft": _TorchvisionSet(_ALL_SPLITS),
+    "FashionMNIST": _TorchvisionSet(_TRAIN_TEST_SPLITS, has_train_flag=True),
+    "Flowers102": _TorchvisionSet(_ALL_SPLITS),
+    "Food101": _TorchvisionSet(_TRAIN_TEST_SPLITS),
+    "GTSRB": _TorchvisionSet(_TRAIN_TEST_SPLITS, class_names=CLASS_NAMES, standard_size=(32, 32)),
+    "ImageNet": _TorchvisionSet(_TRAIN_VAL_SPLITS, folder="imagenet"),
+    "Imagenette": _TorchvisionSet(_TRAIN_VAL_SPLITS),
+    "KMNIST": _TorchvisionSet(_TRAIN_TEST_SPLITS, has_train_flag=True),
+    "MNIST": _TorchvisionSet(_TRAIN_TEST_SPLITS, has_train_flag=True, class_names=build_class_names(10)),
+    "OxfordIIITPet": _TorchvisionSet({"train": "trainval", "test": "test"}),
+    "RenderedSST2": _TorchvisionSet(_ALL_SPLITS),
+    "STL10": _TorchvisionSet(_TRAIN_TEST_SPLITS),
+    "SUN397": _TorchvisionSet(_NO_SPLITS),
+    "SVHN": _TorchvisionSet(_TRAIN_TEST_SPLITS, class_names=build_class_names(10)),
+    "StanfordCars": _TorchvisionSet(_TRAIN_TEST_SPLITS),
+    "USPS": _TorchvisionSet(_TRAIN_TEST_SPLITS, has_train_flag=True, class_names=build_class_names(10)),
 }
 
 #: Names that ``torchvision:NAME`` knows.
-NAMES: tuple[str, ...] = tuple(_SOURCES)
+TORCHVISION_NAMES: tuple[str, ...] = tuple(_TORCHVISION_SETS)
 
 
 def list_torchvision(name: str, *, root: Path, split: str = "test", download: bool = True) -> Listing:
@@ -92,7 +97,7 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
     Args:
         name: One of ``NAMES``, in any case.
         root: Folder where the files are, or go to.
-        split: ``train``, ``val`` or ``test``; sets without a labelled test split give ``val`` for it.
+        split: ``train``, ``val`` or ``test_source``; sets without a labelled test split give ``val`` for it.
         download: Whether files that are missing may be downloaded.
 
     Returns:
@@ -102,24 +107,24 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
         ConfigError: If there is no such data set or split.
         DataError: If its files are missing and cannot be downloaded, or are damaged.
     """
-    known = {one.casefold(): one for one in NAMES}
+    known = {one.casefold(): one for one in TORCHVISION_NAMES}
     if name.casefold() not in known:
-        remedy = did_you_mean(name, NAMES, limit=len(NAMES))
+        remedy = did_you_mean(name, TORCHVISION_NAMES, limit=len(TORCHVISION_NAMES))
         raise ConfigError(f"unknown data set torchvision:{name}", remedy=remedy)
     name = known[name.casefold()]
-    source, where = _SOURCES[name], f"torchvision:{name}"
-    theirs, notes = _split(source, split, where)
-    dataset = _open(name, source, theirs, root.expanduser(), download)
-    labels = np.array([int(label) for label in _labels(dataset)], dtype=np.int64)
-    class_names = source.class_names or _class_names(dataset, int(labels.max(initial=0)) + 1)
+    source, where = _TORCHVISION_SETS[name], f"torchvision:{name}"
+    theirs, notes = _find_split(source, split, where)
+    dataset = _open_dataset(name, source, theirs, root.expanduser(), download)
+    labels = np.array([int(label) for label in _read_labels(dataset)], dtype=np.int64)
+    class_names = source.class_names or _read_class_names(dataset, int(labels.max(initial=0)) + 1)
 
-    def read(position: int) -> Picture:
+    def read(position: int) -> DecodedImage:
         here = f"{where}, image {position}"
-        with decoding(here):
+        with translate_decoding_errors(here):
             image = dataset[position][0]
             if not isinstance(image, Image.Image):
                 raise BadImageError(f"torchvision gave a {type(image).__name__}, not an image")
-            return to_picture(image, where=here)
+            return convert_image(image, where=here)
 
     return Listing(
         name=name,
@@ -128,13 +133,13 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
         labels=labels,
         class_names=class_names,
         label_map={str(label): label for label in np.unique(labels).tolist()},
-        read=read,
+        read_image=read,
         notes=notes,
-        usual_size=source.size,
+        standard_size=source.standard_size,
     )
 
 
-def _split(source: _Source, split: str, where: str) -> tuple[str | None, tuple[str, ...]]:
+def _find_split(source: _TorchvisionSet, split: str, where: str) -> tuple[str | None, tuple[str, ...]]:
     wanted = {"validation": "val", "valid": "val"}.get(split, split)
     if not source.splits:
         return None, ("the data set has no splits: images may be ones that a model was trained on",)
@@ -147,34 +152,34 @@ def _split(source: _Source, split: str, where: str) -> tuple[str | None, tuple[s
     )
 
 
-def _open(name: str, source: _Source, split: str | None, root: Path, download: bool) -> Any:
+def _open_dataset(name: str, source: _TorchvisionSet, split: str | None, root: Path, download: bool) -> Any:
     """Make torchvision's object, downloading only what is not there."""
     make: Callable[..., Any] = getattr(torchvision.datasets, name)
     arguments: dict[str, Any] = {}
     if split is not None:
-        arguments = {"train": split == "train"} if source.flag else {"split": split}
+        arguments = {"train": split == "train"} if source.has_train_flag else {"split": split}
     if source.folder and (root / source.folder).is_dir():
         root = root / source.folder
     try:
-        with _quietly():
+        with _quiet_download():
             return make(root, **arguments)
-    except _UNUSABLE as error:
-        missing = _line(error)
+    except _UNUSABLE_ERRORS as error:
+        missing = _format_error(error)
     place = f"put the files under {root}"
     if download and "download" in inspect.signature(make).parameters:
         try:
-            with _quietly():
+            with _quiet_download():
                 return make(root, **arguments, download=True)
-        except _UNUSABLE as error:
-            if _line(error) != missing:
-                what = f"cannot download {name}: {_line(error)}"
+        except _UNUSABLE_ERRORS as error:
+            if _format_error(error) != missing:
+                what = f"cannot download {name}: {_format_error(error)}"
                 raise DataError(what, remedy=f"{place}, or run on a machine with a network") from None
     remedy = f"{place} as torchvision.datasets.{name} documents"
     raise DataError(f"cannot be opened: {missing}", where=f"torchvision:{name}", remedy=remedy)
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _quiet_download() -> Iterator[None]:
     """Without warnings about torchvision's own code, and without waiting for ever for a silent server."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_CONNECT_SECONDS)
@@ -186,7 +191,7 @@ def _quietly() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _labels(dataset: Any) -> Sequence[Any] | NDArray[Any]:
+def _read_labels(dataset: Any) -> Sequence[Any] | NDArray[Any]:
     """All labels, without decoding an image."""
     for attribute in ("targets", "labels", "_labels", "y"):
         found = getattr(dataset, attribute, None)
@@ -198,12 +203,14 @@ def _labels(dataset: Any) -> Sequence[Any] | NDArray[Any]:
     return [dataset[position][1] for position in range(len(dataset))]
 
 
-def _class_names(dataset: Any, count: int) -> tuple[str, ...]:
+def _read_class_names(dataset: Any, count: int) -> tuple[str, ...]:
     """The classes' names; of several words for one class, the first."""
-    names = getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or numbered(count)
+    names = (
+        getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or build_class_names(count)
+    )
     return tuple(name if isinstance(name, str) else str(name[0]) for name in names)
 
 
-def _line(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     reason = str(getattr(error, "reason", "") or error) or type(error).__name__
     return " ".join(reason.split()).rstrip(".")

@@ -11,27 +11,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.engine import default_batch_size
-from robustbench_local.certification import expand, make_certificate
+from robustbench_local.attacks.core.engine import compute_default_batch_size
+from robustbench_local.certification import expand_certificate_card, make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import CardThreat, find_card
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.evaluate import frame
-from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.evaluate import build_outcome_table
+from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.harness.certificate_job import Proof
+from robustbench_local.evaluation.harness.certificate_job import CertificateJob
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
-from robustbench_local.statistics import Estimate, clopper_pearson
-from robustbench_local.store.records import OutcomeRecord, Tally, tally
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationResult:
-    """What a certificate proved about a classifier, or about its vote under noise: see ``concerns``."""
+    """What a certificate proved about a classifier, or about its vote under noise: see ``get_concern``."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""
@@ -39,7 +39,7 @@ class CertificationResult:
     """The ball that was asked about."""
     concerns: Concern
     """``"model"``: the classifier itself. ``"smoothed"``: the majority vote of the classifier under noise."""
-    tally: Tally
+    counts: OutcomeCounts
     """The counts behind the rates."""
     outcomes: pd.DataFrame
     """One row an image, with the columns of outcomes.csv."""
@@ -54,14 +54,14 @@ class CertificationResult:
     @property
     def certified_accuracy(self) -> Estimate:
         """Share of all images that are proven to be read rightly everywhere in the ball."""
-        return clopper_pearson(self.tally.certified, self.tally.n)
+        return compute_clopper_pearson(self.counts.certified, self.counts.n)
 
     @property
     def accuracy(self) -> Estimate:
         """Share of all images that what is certified reads rightly untouched; abstentions are not right."""
-        return clopper_pearson(self.tally.clean_correct, self.tally.n)
+        return compute_clopper_pearson(self.counts.clean_correct, self.counts.n)
 
-    def certified_accuracy_at(self, radius: float) -> Estimate:
+    def compute_certified_accuracy(self, radius: float) -> Estimate:
         """Share of all images that are read rightly and proven within a radius.
 
         Args:
@@ -72,7 +72,7 @@ class CertificationResult:
         if radius <= self.threat.eps:
             certified = self.outcomes["certified"].tolist()
             reached = [one or bool(proven) for one, proven in zip(reached, certified, strict=True)]
-        return clopper_pearson(sum(reached), self.tally.n)
+        return compute_clopper_pearson(sum(reached), self.counts.n)
 
     def __repr__(self) -> str:
         what = f"{self.certificate!r}, {self.threat.name}, concerns={self.concerns!r}"
@@ -124,8 +124,10 @@ def certify(
     """
     if device is not None:
         classifier.to(device)
-    method, threat = _resolve(certificate, norm, eps, parameters, [Path(folder) for folder in cards])
-    method.check(threat, classifier)
+    method, threat = _resolve_certificate(
+        certificate, norm, eps, parameters, [Path(folder) for folder in cards]
+    )
+    method.check_support(threat, classifier)
     fitted = fit_labels(as_dataset(data), classifier.num_classes, classifier.class_names)
     check_consistency(
         classifier,
@@ -135,10 +137,12 @@ def certify(
         timeout=timeout,
     )
     key = cell_key({"model": classifier.name, "certificate": repr(method), "threat": repr(threat)})
-    work = Proof(key=key, classifier=classifier, data=fitted, certificate=method, threat=threat, seed=seed)
+    work = CertificateJob(
+        key=key, classifier=classifier, data=fitted, certificate=method, threat=threat, seed=seed
+    )
     heard: list[str] = []
-    isolation = Isolation(isolated=timeout is not None, timeout=timeout)
-    size = batch_size or default_batch_size(fitted.images)
+    isolation = IsolationSettings(isolated=timeout is not None, timeout=timeout)
+    size = batch_size or compute_default_batch_size(fitted.images)
     rows = [
         row
         for batch in run_batches(
@@ -149,23 +153,25 @@ def certify(
         )
         for row in batch.outcomes
     ]
-    return _result(work, rows, (*classifier.notes, *fitted.notes, method.note(), *heard))
+    return _build_result(work, rows, (*classifier.notes, *fitted.notes, method.describe_caveats(), *heard))
 
 
-def _result(work: Proof, rows: Sequence[OutcomeRecord], notes: Sequence[str]) -> CertificationResult:
+def _build_result(
+    work: CertificateJob, rows: Sequence[OutcomeRecord], notes: Sequence[str]
+) -> CertificationResult:
     return CertificationResult(
         certificate=work.certificate,
         threat=work.threat,
-        concerns=work.certificate.concerns(work.classifier),
-        tally=tally(rows),
-        outcomes=frame(rows),
+        concerns=work.certificate.get_concern(work.classifier),
+        counts=count_outcomes(rows),
+        outcomes=build_outcome_table(rows),
         predictions=tuple(row.clean_prediction for row in rows),
         radii=tuple(row.radius for row in rows),
         notes=tuple(note for note in notes if note),
     )
 
 
-def _resolve(
+def _resolve_certificate(
     certificate: str | Certificate,
     norm: str | None,
     eps: float | str | None,
@@ -180,7 +186,9 @@ def _resolve(
         return certificate, ThreatModel(norm=parse_norm(norm), eps=parse_eps(eps))
     asked = {"norm": norm, "eps": eps, **parameters}
     overrides = {key: value for key, value in asked.items() if value is not None}
-    found = expand(find_card(certificate, kind="certificate", extra=folders), overrides)
+    found = expand_certificate_card(find_card(certificate, kind="certificate", extra=folders), overrides)
     if len(found) > 1:
         raise ConfigError("certify takes one eps", remedy="use run_grid for several")
-    return make_certificate(found[0].method, found[0].parameters), cast("CardThreat", found[0].threat).model()
+    return make_certificate(found[0].method, found[0].parameters), cast(
+        "CardThreat", found[0].threat
+    ).build_threat_model()

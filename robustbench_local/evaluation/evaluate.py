@@ -14,23 +14,28 @@ from torch import Tensor
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.core.engine import default_batch_size
-from robustbench_local.attacks.physical.eot import ExpectationAttack
+from robustbench_local.attacks.core.engine import compute_default_batch_size
+from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.evaluation.grid.card_lookup import find_attacks
-from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, transfer_note
-from robustbench_local.evaluation.harness.attack_job import Batch, Task, Work, applicable
-from robustbench_local.evaluation.harness.batches import Isolation, run_batches
+from robustbench_local.evaluation.grid.card_lookup import find_attack_cards
+from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, format_transfer_note
+from robustbench_local.evaluation.harness.attack_job import (
+    AttackJob,
+    Job,
+    OutcomeBatch,
+    find_applicable_positions,
+)
+from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, Viewing
+from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, StickerJob
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
-from robustbench_local.statistics import Estimate, clopper_pearson
-from robustbench_local.store.records import OutcomeRecord, Tally, tally
-from robustbench_local.store.view_rows import LOOK_COLUMNS, look_rows
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
+from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
+from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -42,33 +47,35 @@ class EvaluationResult:
     """The attack and its hyper-parameters."""
     threat: ThreatModel
     """Budget and goal."""
-    tally: Tally
+    counts: OutcomeCounts
     """The counts behind the rates."""
     outcomes: pd.DataFrame
     """One row an image, with the columns of outcomes.csv."""
-    adversarial: Tensor
+    adversarial_examples: Tensor
     """(N, C, H, W): verified candidates, the original where there is none."""
     surrogate: str | None = None
     """Name of the model that the candidates were crafted on; None: the classifier itself."""
     notes: tuple[str, ...] = ()
     """What a reader has to know about the model, the data and the attack."""
-    sightings: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(LOOK_COLUMNS)))
-    """Stickers and patches: one row for each sign (``position`` in ``outcomes``), condition and view."""
+    view_predictions: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=list(STICKER_VIEW_COLUMNS))
+    )
+    """Stickers and patches: one row for each sign (``position`` in ``read_outcomes``), condition and view."""
 
     @property
     def clean_accuracy(self) -> Estimate:
         """Share of all images read as their label, untouched."""
-        return clopper_pearson(self.tally.clean_correct, self.tally.n)
+        return compute_clopper_pearson(self.counts.clean_correct, self.counts.n)
 
     @property
     def robust_accuracy(self) -> Estimate:
         """Share of all images, clean mistakes included, read as their label in spite of the attack."""
-        return clopper_pearson(self.tally.robust, self.tally.n)
+        return compute_clopper_pearson(self.counts.robust, self.counts.n)
 
     @property
     def attack_success(self) -> Estimate:
         """Share of the clean-correct images that the attack broke."""
-        return clopper_pearson(self.tally.broken, self.tally.clean_correct)
+        return compute_clopper_pearson(self.counts.broken, self.counts.clean_correct)
 
     @property
     def sticker_success(self) -> Estimate:
@@ -77,18 +84,18 @@ class EvaluationResult:
         Void signs do not count; unknown for attacks that are not judged over views.
         """
         rows = self.outcomes.loc[self.outcomes["clean_correct"], ["position", "label"]]
-        views = self.sightings[self.sightings["kind"] == "view"].merge(rows, on="position")
+        views = self.view_predictions[self.view_predictions["kind"] == "view"].merge(rows, on="position")
         where = ["position", "number", "label"]
         reads = views.pivot(index=where, columns="condition", values="prediction")
         if not {"clean", "sticker"} <= set(reads.columns):
-            return clopper_pearson(0, 0)
+            return compute_clopper_pearson(0, 0)
         label, read = reads.index.get_level_values("label"), reads["sticker"]
         right = reads["clean"] == label
         hits = read.isin(self.threat.targets) if self.threat.targets else read.notna() & (read != label)
-        return clopper_pearson(int((hits & right).sum()), int(right.sum()))
+        return compute_clopper_pearson(int((hits & right).sum()), int(right.sum()))
 
     def __repr__(self) -> str:
-        if isinstance(self.attack, ExpectationAttack):
+        if isinstance(self.attack, EOTAttack):
             what = f"{self.attack!r}, {self.threat.name}"
             return f"EvaluationResult({what}, sticker_success={self.sticker_success})"
         origin = f", from {self.surrogate}" if self.surrogate else ""
@@ -159,26 +166,28 @@ def evaluate(
     asked = {
         "norm": norm,
         "eps": eps,
-        "targets": _classes(targets),
-        "sources": _classes(sources),
+        "targets": _list_classes(targets),
+        "sources": _list_classes(sources),
         "transformation": transformation,
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
-    method, rules = _resolve(attack, overrides, [Path(folder) for folder in cards])
-    threat = rules.model(resolve_classes(rules.targets, fitted.class_names))
+    method, rules = _resolve_attack(attack, overrides, [Path(folder) for folder in cards])
+    threat = rules.build_threat_model(resolve_classes(rules.targets, fitted.class_names))
     if surrogate is None:
-        method.check(threat, classifier)
+        method.check_support(threat, classifier)
     else:
         _check_transfer(method, threat, classifier, surrogate, known, fitted)
-    chosen = _attacked(fitted, rules, threat)
+    chosen = _select_attacked_images(fitted, rules, threat)
     for model in (classifier, *([] if surrogate is None else [surrogate])):
         check_consistency(
             model, fitted.images, allowed=allow_batch_dependence, batch_size=batch_size, timeout=timeout
         )
-    task = _work(classifier, method, threat, chosen, surrogate=surrogate, test_views=test_views, seed=seed)
+    task = _build_job(
+        classifier, method, threat, chosen, surrogate=surrogate, test_views=test_views, seed=seed
+    )
     heard: list[str] = []
-    isolation = Isolation(isolated=timeout is not None, timeout=timeout)
-    size = batch_size or default_batch_size(chosen.images)
+    isolation = IsolationSettings(isolated=timeout is not None, timeout=timeout)
+    size = batch_size or compute_default_batch_size(chosen.images)
     batches = list(
         run_batches(
             task,
@@ -190,12 +199,12 @@ def evaluate(
     notes = (
         *classifier.notes,
         *fitted.notes,
-        method.note(surrogate or classifier, threat),
-        transfer_note(surrogate.name) if surrogate else "",
-        *method.warnings(threat),
+        method.describe_caveats(surrogate or classifier, threat),
+        format_transfer_note(surrogate.name) if surrogate else "",
+        *method.list_warnings(threat),
         *heard,
     )
-    return _result(method, threat, batches, surrogate, notes)
+    return _build_result(method, threat, batches, surrogate, notes)
 
 
 def _check_number(name: str, value: int, *, least: int) -> None:
@@ -204,22 +213,22 @@ def _check_number(name: str, value: int, *, least: int) -> None:
         raise ConfigError(f"{name} is {value!r}", remedy=f"give a whole number, {least} or more")
 
 
-def _classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:
+def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:
     """Classes as a caller names them; a name is one class, and not its letters."""
     if entries is None:
         return ()
     return (entries,) if isinstance(entries, int | str) else tuple(entries)
 
 
-def _attacked(data: Dataset, rules: CardThreat, threat: ThreatModel) -> Dataset:
+def _select_attacked_images(data: Dataset, rules: CardThreat, threat: ThreatModel) -> Dataset:
     """The images that the attacker has something to gain from."""
-    positions = applicable(data, threat, resolve_classes(rules.sources, data.class_names))
+    positions = find_applicable_positions(data, threat, resolve_classes(rules.sources, data.class_names))
     if not len(positions):
         raise DataError("no image is of a source class and outside the targets", where=data.name)
-    return data.select(positions)
+    return data.select_images(positions)
 
 
-def _work(
+def _build_job(
     classifier: Classifier,
     attack: Attack,
     threat: ThreatModel,
@@ -228,7 +237,7 @@ def _work(
     surrogate: Classifier | None,
     test_views: int,
     seed: int,
-) -> Work:
+) -> Job:
     """The cell that is to be run."""
     named = {"model": classifier.name, "attack": repr(attack), "threat": repr(threat), "seed": str(seed)}
     common: dict[str, Any] = {
@@ -238,15 +247,15 @@ def _work(
         "threat": threat,
         "seed": seed,
     }
-    if isinstance(attack, ExpectationAttack):
-        return Viewing(attack=attack, test_views=test_views, **common)
-    return Task(attack=attack, surrogate=surrogate, **common)
+    if isinstance(attack, EOTAttack):
+        return StickerJob(attack=attack, test_views=test_views, **common)
+    return AttackJob(attack=attack, surrogate=surrogate, **common)
 
 
-def _result(
+def _build_result(
     attack: Attack,
     threat: ThreatModel,
-    batches: Sequence[Batch],
+    batches: Sequence[OutcomeBatch],
     surrogate: Classifier | None,
     notes: Sequence[str],
 ) -> EvaluationResult:
@@ -255,20 +264,20 @@ def _result(
     return EvaluationResult(
         attack=attack,
         threat=threat,
-        tally=tally(rows),
-        outcomes=frame(rows),
-        adversarial=torch.cat([batch.candidates for batch in batches]),
+        counts=count_outcomes(rows),
+        outcomes=build_outcome_table(rows),
+        adversarial_examples=torch.cat([batch.candidates for batch in batches]),
         surrogate=surrogate.name if surrogate else None,
         notes=tuple(note for note in notes if note),
-        sightings=_looks(batches),
+        view_predictions=_build_view_table(batches),
     )
 
 
-def _looks(batches: Sequence[Batch]) -> pd.DataFrame:
+def _build_view_table(batches: Sequence[OutcomeBatch]) -> pd.DataFrame:
     """Every look of some batches, a row each."""
-    sightings = [look for batch in batches for look in batch.sightings]
+    sightings = [look for batch in batches for look in batch.view_predictions]
     views = [view for batch in batches for view in batch.views]
-    return pd.DataFrame(look_rows(sightings, views), columns=list(LOOK_COLUMNS))
+    return pd.DataFrame(iterate_sticker_view_rows(sightings, views), columns=list(STICKER_VIEW_COLUMNS))
 
 
 def _check_transfer(
@@ -276,26 +285,26 @@ def _check_transfer(
     threat: ThreatModel,
     classifier: Classifier,
     surrogate: Classifier,
-    known: Dataset,
-    fitted: Dataset,
+    original_data: Dataset,
+    fitted_data: Dataset,
 ) -> None:
     """Bring the surrogate to the classifier and see that the attack can be carried out on it."""
-    if isinstance(attack, ExpectationAttack):
+    if isinstance(attack, EOTAttack):
         raise ConfigError(
             f"{type(attack).__name__} is judged on its own model only", remedy="leave surrogate out"
         )
     if surrogate is classifier:
         raise ConfigError("the surrogate is the classifier itself", remedy="leave surrogate out")
-    own = fit_labels(known, surrogate.num_classes, surrogate.class_names)
-    check_surrogate(attack, threat, surrogate.to(classifier.device), own, fitted)
+    own = fit_labels(original_data, surrogate.num_classes, surrogate.class_names)
+    check_surrogate(attack, threat, surrogate.to(classifier.device), own, fitted_data)
 
 
-def frame(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:
+def build_outcome_table(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:
     """Outcomes as a table with the store's columns."""
     return pd.DataFrame([asdict(row) for row in rows])
 
 
-def _resolve(
+def _resolve_attack(
     attack: str | Attack, overrides: dict[str, Any], folders: Sequence[Path]
 ) -> tuple[Attack, CardThreat]:
     """The attack and the threat model that a caller means."""
@@ -306,7 +315,7 @@ def _resolve(
         corruption = overrides.get("transformation", "")
         checked = ThreatModel(norm=overrides["norm"], eps=overrides["eps"], transformation=corruption)
         return attack, CardThreat.model_validate({**overrides, "norm": checked.norm, "eps": checked.eps})
-    cards = find_attacks(attack, overrides, folders)
+    cards = find_attack_cards(attack, overrides, folders)
     if len(cards) > 1:
         raise ConfigError("evaluate takes one eps", remedy="use run_grid for several")
     return make_attack(cards[0].method, cards[0].parameters), cast("CardThreat", cards[0].threat)

@@ -14,30 +14,30 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pydantic import Field
 
-from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.classifier.pass_counter import pass_finished
-from robustbench_local.config.strict_yaml import Strict
+from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.pass_counter import record_finished_pass
+from robustbench_local.config.strict_yaml import StrictModel
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, UnreachableError
 from robustbench_local.models.http_deadline import Deadline
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
 """Seconds before the second try, doubled each time up to the longest."""
-_LONGEST_SLEEP = 10.0
+_MAX_SLEEP_SECONDS = 10.0
 """Seconds of a wait until the next sign that it is one."""
-_MOST_BYTES = 64 << 20
-_AGAIN = {408, 425, 429}
+_MAX_ANSWER_BYTES = 64 << 20
+_RETRY_STATUS_CODES = {408, 425, 429}
 """Answers besides 5xx that a later try may turn into another."""
-_ABOUT_THE_IMAGES = {400, 413, 415, 422}
+_IMAGE_ERROR_STATUS_CODES = {400, 413, 415, 422}
 """Answers that blame what was sent, not the service."""
 
 
-class EndpointOptions(Strict):
+class EndpointOptions(StrictModel):
     """How a service takes images and gives answers; the key ``endpoint`` of a model in a grid file."""
 
     format: Literal["json", "png"] = "json"
     """``"json"``: up to ``batch`` images a request, exact; ``"png"``: one image, rounded to 8 bits."""
     key: str | None = None
-    """Where the answer holds scores or labels; dots lead deeper. By default ``scores`` or ``labels``."""
+    """Where the answer holds scores or labels; dots lead deeper. By default ``compute_scores`` or ``labels``."""
     batch: Annotated[int, Field(ge=1)] = 32
     """Most images in a JSON request."""
     timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
@@ -50,7 +50,7 @@ class EndpointOptions(Strict):
     """Name of the environment variable whose value is sent as ``Authorization: Bearer``."""
 
 
-class Client:
+class EndpointClient:
     """Posts to one URL; redirects are not followed.
 
     Args:
@@ -62,11 +62,11 @@ class Client:
     """
 
     def __init__(self, url: str, options: EndpointOptions) -> None:
-        self.shown = without_credentials(url)
-        self.url, user, password = _parts(url)
+        self.display_url = remove_credentials(url)
+        self.url, user, password = _split_url(url)
         self._options = options
         self._headers = {"Accept": "application/json", "User-Agent": "robustbench-local"}
-        self._free_at, self._owner = 0.0, os.getpid()
+        self._next_request_time, self._owner_pid = 0.0, os.getpid()
         if user is not None:
             pair = base64.b64encode(f"{user}:{password}".encode()).decode()
             self._headers["Authorization"] = f"Basic {pair}"
@@ -75,12 +75,12 @@ class Client:
             if not secret:
                 raise ConfigError(
                     f"the environment variable {options.token} is not set",
-                    where=self.shown,
+                    where=self.display_url,
                     remedy="put the service's token there",
                 )
             self._headers["Authorization"] = f"Bearer {secret}"
 
-    def post(self, body: bytes, content_type: str) -> Any:
+    def post_request(self, body: bytes, content_type: str) -> Any:
         """Send a body and read the JSON that comes back.
 
         Raises:
@@ -89,33 +89,33 @@ class Client:
         """
         pause, problem, overdue = 0.0, "", False
         for attempt in range(self._options.retries + 1):
-            self._wait(pause)
+            self._wait_before_try(pause)
             try:
-                return self._parsed(self._once(body, content_type))
+                return self._parse_json(self._send_request(body, content_type))
             except HTTPError as error:
                 error.close()
                 self._raise_if_final(error)
                 overdue = False
                 problem, asked = f"it answers {error.code}", error.headers.get("Retry-After", "")
-                pause = float(asked) if asked.isdigit() else _FIRST_PAUSE * 2**attempt
+                pause = float(asked) if asked.isdigit() else _FIRST_PAUSE_SECONDS * 2**attempt
             except (URLError, OSError, HTTPException) as error:
                 reason = getattr(error, "reason", None)
                 overdue = isinstance(error, TimeoutError) or isinstance(reason, TimeoutError)
-                problem = first_line(reason if isinstance(reason, Exception) else error)
-                pause = _FIRST_PAUSE * 2**attempt
+                problem = extract_first_line(reason if isinstance(reason, Exception) else error)
+                pause = _FIRST_PAUSE_SECONDS * 2**attempt
         kind = ModelTimeoutError if overdue else UnreachableError
         raise kind(
             f"the service does not answer, in {self._options.retries + 1} tries: {problem}",
-            where=self.shown,
+            where=self.display_url,
             remedy="check it, then run the same command again",
         )
 
-    def _once(self, body: bytes, content_type: str) -> bytes:
+    def _send_request(self, body: bytes, content_type: str) -> bytes:
         headers = {**self._headers, "Content-Type": content_type}
         request = Request(self.url, data=body, headers=headers, method="POST")  # noqa: S310 - http(s) only
         with (
             Deadline(self._options.timeout) as deadline,
-            build_opener(_NoRedirects, *deadline.handlers()).open(
+            build_opener(_NoRedirectHandler, *deadline.build_handlers()).open(
                 request, timeout=self._options.timeout
             ) as response,
         ):
@@ -123,32 +123,36 @@ class Client:
             while part := response.read1(1 << 16):
                 parts.append(part)
                 size += len(part)
-                if size > _MOST_BYTES:
-                    raise ModelError(f"the answer is larger than {_MOST_BYTES >> 20} MiB", where=self.shown)
-        pass_finished()
+                if size > _MAX_ANSWER_BYTES:
+                    raise ModelError(
+                        f"the answer is larger than {_MAX_ANSWER_BYTES >> 20} MiB", where=self.display_url
+                    )
+        record_finished_pass()
         return b"".join(parts)
 
-    def _wait(self, pause: float) -> None:
+    def _wait_before_try(self, pause: float) -> None:
         """Sleep out a pause after a failure, and what the rate asks for."""
         now, between = time.monotonic(), 1 / self._options.rate if self._options.rate else 0.0
-        if self._owner != os.getpid():  # a copy of the process that may have asked just now
-            self._free_at, self._owner = now + between, os.getpid()
-        start = max(now + min(pause, _LONGEST_PAUSE), self._free_at)
+        if self._owner_pid != os.getpid():  # a copy of the process that may have asked just now
+            self._next_request_time, self._owner_pid = now + between, os.getpid()
+        start = max(now + min(pause, _MAX_PAUSE_SECONDS), self._next_request_time)
         while (left := start - time.monotonic()) > 0:
-            time.sleep(min(left, _LONGEST_SLEEP))
-            pass_finished()  # it is our own wait, not the service's
-        self._free_at = start + between
+            time.sleep(min(left, _MAX_SLEEP_SECONDS))
+            record_finished_pass()  # it is our own wait, not the service's
+        self._next_request_time = start + between
 
-    def _parsed(self, answer: bytes) -> Any:
+    def _parse_json(self, answer: bytes) -> Any:
         try:
             return json.loads(answer)
         except (ValueError, RecursionError):
             shown = answer[:60].decode("utf-8", "replace")
-            raise ModelError(f"the service answers {shown!r}, which is not JSON", where=self.shown) from None
+            raise ModelError(
+                f"the service answers {shown!r}, which is not JSON", where=self.display_url
+            ) from None
 
     def _raise_if_final(self, error: HTTPError) -> None:
         """Raise what a status means, unless a later try may end better."""
-        if error.code in _AGAIN or error.code >= 500:
+        if error.code in _RETRY_STATUS_CODES or error.code >= 500:
             return
         if 300 <= error.code < 400:
             message, remedy = f"it answers {error.code}, a redirect", "name the place it leads to"
@@ -156,11 +160,11 @@ class Client:
             message, remedy = f"it answers {error.code}, not allowed", "set endpoint: {token: VARIABLE}"
         else:
             message, remedy = f"it answers {error.code} {error.reason}", "check the URL and the format"
-        kind = ModelError if error.code in _ABOUT_THE_IMAGES else UnreachableError
-        raise kind(message, where=self.shown, remedy=remedy) from None
+        kind = ModelError if error.code in _IMAGE_ERROR_STATUS_CODES else UnreachableError
+        raise kind(message, where=self.display_url, remedy=remedy) from None
 
 
-class _NoRedirects(HTTPRedirectHandler):
+class _NoRedirectHandler(HTTPRedirectHandler):
     """The images go to the place that the user named, and to no other."""
 
     def redirect_request(
@@ -175,7 +179,7 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
-def without_credentials(source: str) -> str:
+def remove_credentials(source: str) -> str:
     """A model's source without what may be secret in a URL: user, password and query; others as they are."""
     if not is_url(source):
         return source
@@ -188,7 +192,7 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def _parts(url: str) -> tuple[str, str | None, str]:
+def _split_url(url: str) -> tuple[str, str | None, str]:
     """The URL to ask, and the user and password that were in it."""
     try:
         parts = urlsplit(url)

@@ -22,10 +22,10 @@ class Deadline(AbstractContextManager["Deadline"]):
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.over = seconds, False
+        self.seconds, self.is_over = seconds, False
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
-        self._timer = threading.Timer(seconds, self._end)
+        self._timer = threading.Timer(seconds, self._end_connections)
         self._timer.daemon = True
 
     def __enter__(self) -> Deadline:
@@ -45,14 +45,14 @@ class Deadline(AbstractContextManager["Deadline"]):
             for each in self._sockets:
                 each.close()
             self._sockets = []
-        if self.over and (error is None or isinstance(error, OSError | HTTPException)):
+        if self.is_over and (error is None or isinstance(error, OSError | HTTPException)):
             raise TimeoutError("timed out") from error
 
-    def handlers(self) -> list[BaseHandler]:
+    def build_handlers(self) -> list[BaseHandler]:
         """What makes connections for `urllib.request.build_opener`."""
-        return [_Http(self), _Https(self)]
+        return [_DeadlineHTTPHandler(self), _DeadlineHTTPSHandler(self)]
 
-    def watch(self, connection: HTTPConnection) -> None:
+    def watch_connection(self, connection: HTTPConnection) -> None:
         """Let a connection tell of its socket before it uses it."""
         make = connection._create_connection  # type: ignore[attr-defined]  # noqa: SLF001 - before TLS
 
@@ -60,46 +60,46 @@ class Deadline(AbstractContextManager["Deadline"]):
             made: socket.socket = make(*arguments, **options)
             with self._lock:
                 self._sockets.append(made.dup())  # one that is ours to shut, whoever wraps the other
-            if self.over:
-                self._end()
+            if self.is_over:
+                self._end_connections()
             return made
 
         connection._create_connection = create  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def _end(self) -> None:
+    def _end_connections(self) -> None:
         with self._lock:
-            self.over = True
+            self.is_over = True
             for each in self._sockets:
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
 
-class _Http(HTTPHandler):
+class _DeadlineHTTPHandler(HTTPHandler):
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()
         self._deadline = deadline
 
     def http_open(self, req: Request) -> HTTPResponse:
         """Open with a connection that can be ended."""
-        return _open(self, HTTPConnection, req, self._deadline)
+        return _open_connection(self, HTTPConnection, req, self._deadline)
 
 
-class _Https(HTTPSHandler):
+class _DeadlineHTTPSHandler(HTTPSHandler):
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()
         self._deadline = deadline
 
     def https_open(self, req: Request) -> HTTPResponse:
         """Open with a connection that can be ended."""
-        return _open(self, HTTPSConnection, req, self._deadline)
+        return _open_connection(self, HTTPSConnection, req, self._deadline)
 
 
-def _open(
+def _open_connection(
     handler: AbstractHTTPHandler, kind: type[HTTPConnection], request: Request, deadline: Deadline
 ) -> HTTPResponse:
     def connect(*arguments: Any, **options: Any) -> HTTPConnection:
         connection = kind(*arguments, **options)
-        deadline.watch(connection)
+        deadline.watch_connection(connection)
         return connection
 
     return handler.do_open(connect, request)

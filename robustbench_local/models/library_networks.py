@@ -18,18 +18,18 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.errors import ConfigError, ModelError, did_you_mean, how_to_install
-from robustbench_local.models.loaded_model import Loaded, Request, with_weights
-from robustbench_local.models.networks.network_registry import fixed_start
+from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.errors import ConfigError, ModelError, did_you_mean, format_install_command
+from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
+from robustbench_local.models.networks.network_registry import fixed_initial_weights
 from robustbench_local.models.stored_tensors import StoredTensors
-from robustbench_local.models.weight_files import Weights, read_weights
+from robustbench_local.models.weight_files import WeightsFile, read_weights
 
-_ONE_SIZE = {"inception_v3": (299, 299), "maxvit_t": (224, 224)}  # the others take many sizes
-_PATIENCE = 30.0  # seconds without an answer from a download
+_FIXED_INPUT_SIZES = {"inception_v3": (299, 299), "maxvit_t": (224, 224)}  # the others take many sizes
+_DOWNLOAD_TIMEOUT_SECONDS = 30.0  # seconds without an answer from a download
 
 
-def load_torchvision(name: str, request: Request) -> Loaded:
+def load_torchvision(name: str, request: ModelRequest) -> LoadedModel:
     """A classification network of torchvision.
 
     Published weights, by enum name or as the file that torchvision publishes, bring their normalisation,
@@ -43,16 +43,20 @@ def load_torchvision(name: str, request: Request) -> Loaded:
     if name not in known:
         raise ConfigError(f"torchvision has no network {name!r}", remedy=did_you_mean(name, known))
     enum: Any = torchvision_models.get_model_weights(name)
-    entry = _entry(enum, request)
+    entry = _find_named_weights(enum, request)
     if entry is not None:
-        weights: Weights | None = read_weights(_downloaded(entry), sha256=request.sha256, entry=request.entry)
+        weights: WeightsFile | None = read_weights(
+            _download_weights(entry), sha256=request.sha256, entry=request.entry
+        )
     else:
         weights = None if request.weights is None else request.read(request.weights)
-        entry = _published(enum, weights)
+        entry = _find_published_weights(enum, weights)
     if weights is not None and name.startswith("densenet"):
-        weights = replace(weights, stored=_renamed(weights.stored))
-    found = with_weights(partial(_torchvision_network, name, weights, entry), 1000, weights, request)
-    found.channels, found.input_size = 3, _ONE_SIZE.get(name)
+        weights = replace(weights, stored=_rename_densenet_tensors(weights.stored))
+    found = build_with_weights(
+        partial(_build_torchvision_network, name, weights, entry), 1000, weights, request
+    )
+    found.channels, found.input_size = 3, _FIXED_INPUT_SIZES.get(name)
     if entry is not None:
         preset = entry.transforms()
         found.normalize = (tuple(preset.mean), tuple(preset.std))
@@ -60,13 +64,13 @@ def load_torchvision(name: str, request: Request) -> Loaded:
         found.class_names = entry.meta["categories"]
         found.provenance["published"] = f"{name} {entry.name}"
     elif weights is not None:
-        found.unnormalized = True
+        found.is_unnormalized = True
     if size := getattr(found.model, "image_size", None):
         found.input_size = (size, size)
     return found
 
 
-def _entry(enum: Any, request: Request) -> Any:
+def _find_named_weights(enum: Any, request: ModelRequest) -> Any:
     """The published weights that the user named, if that is what they named."""
     wanted = request.weights
     if wanted is None:
@@ -82,19 +86,21 @@ def _entry(enum: Any, request: Request) -> Any:
     )
 
 
-def _published(enum: Any, weights: Weights | None) -> Any:
+def _find_published_weights(enum: Any, weights: WeightsFile | None) -> Any:
     """The published weights that a local file is a copy of, by its name and the hash in that name."""
     for entry in enum:
         if weights is not None and Path(entry.url).name == weights.path.name:
-            return entry if weights.sha256.startswith(_hash_in_name(weights.path)) else None
+            return entry if weights.sha256.startswith(_parse_hash(weights.path)) else None
     return None
 
 
-def _hash_in_name(path: Path) -> str:
+def _parse_hash(path: Path) -> str:
     return path.stem.rpartition("-")[2]
 
 
-def _torchvision_network(name: str, weights: Weights | None, entry: Any, num_classes: int) -> nn.Module:
+def _build_torchvision_network(
+    name: str, weights: WeightsFile | None, entry: Any, num_classes: int
+) -> nn.Module:
     options: dict[str, Any] = {"num_classes": num_classes}
     if name in ("googlenet", "inception_v3"):
         names = weights.stored.tensors if weights is not None else ["aux1.", "AuxLogits."]
@@ -103,12 +109,12 @@ def _torchvision_network(name: str, weights: Weights | None, entry: Any, num_cla
         options |= {"init_weights": False, "transform_input": entry is not None}
     if name.startswith("vit_") and entry is not None:
         options["image_size"] = entry.transforms().crop_size[0]
-    with fixed_start():
+    with fixed_initial_weights():
         network: nn.Module = torchvision_models.get_model(name, weights=None, **options)
     return network.eval()
 
 
-def _renamed(stored: StoredTensors) -> StoredTensors:
+def _rename_densenet_tensors(stored: StoredTensors) -> StoredTensors:
     """DenseNet's published files have ``norm.1`` where its layers are called ``norm1``."""
     names = {
         key: re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=\d)", r"\1", key) for key in stored.tensors
@@ -120,34 +126,34 @@ def _renamed(stored: StoredTensors) -> StoredTensors:
     )
 
 
-def _downloaded(entry: Any) -> Path:
+def _download_weights(entry: Any) -> Path:
     """The file of published weights in torch's cache, downloaded and checked if it is not there yet."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     if file.is_file():
         return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _limited_patience():
+        with _download_timeout():
             torch.hub.download_url_to_file(
-                entry.url, str(file), hash_prefix=_hash_in_name(file), progress=sys.stderr.isatty()
+                entry.url, str(file), hash_prefix=_parse_hash(file), progress=sys.stderr.isatty()
             )
     except (OSError, RuntimeError) as error:
-        raise _unavailable(f"{entry.name}, {file.name},", error) from error
+        raise _build_download_error(f"{entry.name}, {file.name},", error) from error
     return file
 
 
-def _unavailable(what: str, error: Exception) -> ModelError:
+def _build_download_error(what: str, error: Exception) -> ModelError:
     return ModelError(
-        f"the weights {what} cannot be downloaded: {first_line(error)}",
+        f"the weights {what} cannot be downloaded: {extract_first_line(error)}",
         remedy="give a local file as weights, set weights: null for random ones, or connect to the network",
     )
 
 
 @contextmanager
-def _limited_patience() -> Iterator[None]:
+def _download_timeout() -> Iterator[None]:
     hub = logging.getLogger("huggingface_hub")  # it reports every retry, where one line at the end is enough
     before, level = socket.getdefaulttimeout(), hub.level
-    socket.setdefaulttimeout(_PATIENCE)
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
     hub.setLevel(logging.ERROR)
     try:
         yield
@@ -156,7 +162,7 @@ def _limited_patience() -> Iterator[None]:
         hub.setLevel(level)
 
 
-def load_timm(name: str, request: Request) -> Loaded:
+def load_timm(name: str, request: ModelRequest) -> LoadedModel:
     """A network of timm; ``weights`` is a file, ``DEFAULT``, or the tag of pretrained weights.
 
     Raises:
@@ -166,51 +172,51 @@ def load_timm(name: str, request: Request) -> Loaded:
     try:
         timm: Any = import_module("timm")
     except ImportError as error:
-        raise ConfigError("timm is not installed", remedy=f"run {how_to_install('timm')}") from error
+        raise ConfigError("timm is not installed", remedy=f"run {format_install_command('timm')}") from error
     bare = name.partition(".")[0]
     if bare not in timm.list_models():
         raise ConfigError(f"timm has no network {bare!r}", remedy=did_you_mean(bare, timm.list_models()))
-    tag = _timm_tag(name, request.weights)
+    tag = _find_timm_tag(name, request.weights)
     if tag is not None:
-        return _timm_pretrained(timm, bare, tag, request)
+        return _load_timm_pretrained(timm, bare, tag, request)
     weights = None if request.weights is None else request.read(request.weights)
     default = getattr(timm.get_pretrained_cfg(bare), "num_classes", 1000)
-    found = with_weights(partial(_timm_network, timm, bare), default, weights, request)
+    found = build_with_weights(partial(_build_timm_network, timm, bare), default, weights, request)
     config: dict[str, Any] = getattr(found.model, "pretrained_cfg", {})
     found.channels = config.get("input_size", (None,))[0]
     if config.get("fixed_input_size"):
         found.input_size = tuple(config["input_size"][1:])
     if weights is not None:
-        found.unnormalized = True
+        found.is_unnormalized = True
     return found
 
 
-def _timm_tag(name: str, weights: str | None) -> str | None:
+def _find_timm_tag(name: str, weights: str | None) -> str | None:
     """The tag of pretrained weights, "" for the default ones, None where the weights are a file or random."""
     if weights in ("DEFAULT", "pretrained"):
         return name.partition(".")[2]
     return weights if weights is not None and not Path(weights).suffix and "/" not in weights else None
 
 
-def _timm_network(timm: Any, name: str, num_classes: int) -> nn.Module:
-    with fixed_start():
+def _build_timm_network(timm: Any, name: str, num_classes: int) -> nn.Module:
+    with fixed_initial_weights():
         network: nn.Module = timm.create_model(name, num_classes=num_classes)
     return network.eval()
 
 
-def _timm_pretrained(timm: Any, name: str, tag: str, request: Request) -> Loaded:
+def _load_timm_pretrained(timm: Any, name: str, tag: str, request: ModelRequest) -> LoadedModel:
     full = f"{name}.{tag}" if tag else name
     try:
-        with _limited_patience():
+        with _download_timeout():
             network = timm.create_model(full, pretrained=True).eval()
     except Exception as error:
-        raise _unavailable(full, error) from error
+        raise _build_download_error(full, error) from error
     config = network.pretrained_cfg
     if request.num_classes not in (None, config["num_classes"]):
         raise ModelError(
             f"{full} has {config['num_classes']} classes, not {request.num_classes}", where="timm"
         )
-    return Loaded(
+    return LoadedModel(
         model=network,
         num_classes=config["num_classes"],
         normalize=(tuple(config["mean"]), tuple(config["std"])),

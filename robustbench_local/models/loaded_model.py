@@ -10,20 +10,20 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustbench_local.classifier import Access
-from robustbench_local.classifier.binary_output import REMEDY
+from robustbench_local.classifier.binary_output import BINARY_OUTPUT_REMEDY
 from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
 from robustbench_local.errors import ModelError
 from robustbench_local.models.http_client import EndpointOptions
 from robustbench_local.models.model_files import find_file
-from robustbench_local.models.weight_files import Weights, read_weights
-from robustbench_local.models.weight_loading import fit_weights, load_fit
+from robustbench_local.models.weight_files import WeightsFile, read_weights
+from robustbench_local.models.weight_loading import fit_weights, load_fitted_weights
 
-_SAME = 1e-3
+_NORMALIZATION_TOLERANCE = 1e-3
 """Means and deviations that differ by less are the same, written with other digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ModelRequest:
     """What the user said about a model, besides its source.
 
     Args:
@@ -49,29 +49,29 @@ class Request:
     sha256: str | None = None
     trust_pickle: str | None = None
     allow_code: bool = False
-    base: Path | None = None
+    base_folder: Path | None = None
     access: Access | None = None
     output: str | int | None = None
     endpoint: EndpointOptions | None = None
 
-    def read(self, file: str) -> Weights:
+    def read(self, file: str) -> WeightsFile:
         """Find and read a weights file under these conditions."""
-        path = find_file(file, self.base)
+        path = find_file(file, self.base_folder)
         return read_weights(path, sha256=self.sha256, trust_pickle=self.trust_pickle, entry=self.entry)
 
 
 @dataclass(kw_only=True)
-class Loaded:
+class LoadedModel:
     """A model and what its source knows about it; None where it knows nothing.
 
-    ``unnormalized`` is set where weights were most likely trained with a normalisation that nobody declared;
+    ``is_unnormalized`` is set where weights were most likely trained with a normalisation that nobody declared;
     ``stored_normalization`` is one that lies beside the weights in their file, and is not applied.
     """
 
     model: nn.Module | Callable[[Tensor], Tensor]
     num_classes: int
     normalize: Normalization | None = None
-    unnormalized: bool = False
+    is_unnormalized: bool = False
     stored_normalization: Normalization | None = None
     input_size: tuple[int, int] | None = None
     channels: int | None = None
@@ -79,7 +79,7 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def came_from(self, weights: Weights) -> None:
+    def record_weights(self, weights: WeightsFile) -> None:
         """Record the file of the weights."""
         self.notes += weights.notes
         self.provenance |= {"weights": weights.path.name, "sha256": weights.sha256}
@@ -121,14 +121,15 @@ def _is_close(one: Normalization, other: Normalization | None) -> bool:
         for part, known in zip(one, other, strict=True)
     )
     return all(
-        len(part) == len(known) and all(abs(a - b) < _SAME for a, b in zip(part, known, strict=True))
+        len(part) == len(known)
+        and all(abs(a - b) < _NORMALIZATION_TOLERANCE for a, b in zip(part, known, strict=True))
         for part, known in pairs
     )
 
 
-def with_weights(
-    factory: Callable[[int], nn.Module], default: int, weights: Weights | None, request: Request
-) -> Loaded:
+def build_with_weights(
+    factory: Callable[[int], nn.Module], default: int, weights: WeightsFile | None, request: ModelRequest
+) -> LoadedModel:
     """A network filled from a file, or with its initial weights.
 
     Args:
@@ -144,26 +145,28 @@ def with_weights(
     if weights is None:
         classes = request.num_classes or request.default_classes or default
         note = "random weights: no weights were given"
-        return Loaded(model=factory(classes), num_classes=classes, notes=[note])
+        return LoadedModel(model=factory(classes), num_classes=classes, notes=[note])
     network = factory(default)
-    fit = fit_weights(weights, network, _head(network, default))
-    classes = fit.classes or default
+    fit = fit_weights(weights, network, _find_head(network, default))
+    classes = fit.num_classes or default
     if request.num_classes not in (None, classes):
         layer = f"its last layer has {classes} outputs" if fit.head else f"it fits a network of {classes}"
         raise ModelError(
             f"{layer}, but num_classes is {request.num_classes}{f' ({fit.head})' if fit.head else ''}",
             where=weights.path.name,
-            remedy=REMEDY if classes == 1 else f"set num_classes: {classes}, or leave it out",
+            remedy=BINARY_OUTPUT_REMEDY if classes == 1 else f"set num_classes: {classes}, or leave it out",
         )
     if classes != default:
         network = factory(classes)
-    found = Loaded(model=network, num_classes=classes, notes=load_fit(network, fit, weights.path.name))
+    found = LoadedModel(
+        model=network, num_classes=classes, notes=load_fitted_weights(network, fit, weights.path.name)
+    )
     found.stored_normalization = fit.normalization
-    found.came_from(weights)
+    found.record_weights(weights)
     return found
 
 
-def _head(network: nn.Module, classes: int) -> str | None:
+def _find_head(network: nn.Module, classes: int) -> str | None:
     """The layer whose rows are the classes: the last one with as many."""
     heads = [name for name, value in network.named_parameters() if value.ndim > 1 and len(value) == classes]
     return heads[-1].removesuffix(".weight") if heads and heads[-1].endswith(".weight") else None

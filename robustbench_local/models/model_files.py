@@ -10,12 +10,12 @@ from robustbench_local.config.user_files import check_user_file, read_user_file
 from robustbench_local.errors import ModelError, RefusedError
 
 
-def find_file(name: str, base: Path | None = None) -> Path:
+def find_file(name: str, base_folder: Path | None = None) -> Path:
     """The file of that name.
 
     Args:
         name: A path; a relative one is looked up from ``base``, then from the working directory.
-        base: The folder of the grid file.
+        base_folder: The folder of the grid file.
 
     Returns:
         The path as it was found, not resolved.
@@ -25,16 +25,16 @@ def find_file(name: str, base: Path | None = None) -> Path:
         RefusedError: If a symbolic link leads out of the folder it was looked up from.
     """
     wanted = Path(name).expanduser()
-    roots = [wanted.parent] if wanted.is_absolute() else [*([base] if base else []), Path.cwd()]
+    roots = [wanted.parent] if wanted.is_absolute() else [*([base_folder] if base_folder else []), Path.cwd()]
     for root in roots:
         found = root / (wanted.name if wanted.is_absolute() else wanted)
         if _is_file(found):
             check_user_file(found, where=name, error=ModelError)
-            return _inside(found, root, name)
+            return _check_inside(found, root, name)
     found = roots[0] / (wanted.name if wanted.is_absolute() else wanted)
     if _is_file(found, or_anything=True):
         raise ModelError("this is not a file", where=name, remedy="name the file with the weights")
-    beside = _names_beside(found)
+    beside = _list_neighbours(found)
     near = get_close_matches(found.name, beside, n=1)
     remedy = f"did you mean {near[0]}?" if near else "check the path"
     raise ModelError("there is no such file", where=name, remedy=remedy)
@@ -52,9 +52,9 @@ def read_file(path: Path, *, sha256: str | None = None) -> tuple[bytes, str]:
     """
     content = read_user_file(path, where=path.name, error=ModelError)
     digest = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and bare_hash(sha256) != digest:
+    if sha256 is not None and strip_hash_prefix(sha256) != digest:
         raise ModelError(
-            f"its SHA-256 is {digest}, not the {bare_hash(sha256)} that was recorded",
+            f"its SHA-256 is {digest}, not the {strip_hash_prefix(sha256)} that was recorded",
             where=path.name,
             remedy="get the original file again, or record the new hash if you changed it",
         )
@@ -63,7 +63,7 @@ def read_file(path: Path, *, sha256: str | None = None) -> tuple[bytes, str]:
     return content, digest
 
 
-def bare_hash(sha256: str) -> str:
+def strip_hash_prefix(sha256: str) -> str:
     """A hash as the user wrote it, in the form that hashes have here."""
     return sha256.removeprefix("sha256:").lower()
 
@@ -76,15 +76,15 @@ def _is_file(path: Path, *, or_anything: bool = False) -> bool:
         return False
 
 
-def _names_beside(path: Path) -> list[str]:
+def _list_neighbours(path: Path) -> list[str]:
     try:
         return [entry.name for entry in path.parent.iterdir()]
     except (OSError, ValueError):
         return []
 
 
-def _inside(found: Path, root: Path, name: str) -> Path:
-    """The file, unless a link on the way leads out of ``root``, or of the folder that ``..`` leads to."""
+def _check_inside(found: Path, root: Path, name: str) -> Path:
+    """The file, unless a link on the way leads out of ``compute_root``, or of the folder that ``..`` leads to."""
     folder = found.parent if ".." in Path(name).parts else root
     target = found.resolve()
     if not target.is_relative_to(folder.resolve()):

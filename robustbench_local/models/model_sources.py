@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_local.classifier import Access, Classifier
-from robustbench_local.classifier.binary_output import split_output
+from robustbench_local.classifier.binary_output import parse_output_key
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
-from robustbench_local.models.http_client import EndpointOptions, is_url, without_credentials
+from robustbench_local.models.http_client import EndpointOptions, is_url, remove_credentials
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.library_networks import load_timm, load_torchvision
-from robustbench_local.models.loaded_model import Loaded, Request, with_weights
+from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
 from robustbench_local.models.onnx_model import load_onnx
 from robustbench_local.models.user_code import load_python
-from robustbench_local.models.weights_card import WeightsCard, card_beside
-from robustbench_local.models.zoo import FOLDER, find_zoo
+from robustbench_local.models.weights_card import WeightsCard, find_card
+from robustbench_local.models.zoo import ZOO_FOLDER, find_zoo_card
 
 
 def load_classifier(
@@ -40,7 +40,7 @@ def load_classifier(
     allow_code: bool = False,
     trust_pickle: str | None = None,
     default_classes: int | None = None,
-    base: Path | None = None,
+    base_folder: Path | None = None,
     endpoint: EndpointOptions | Mapping[str, Any] | None = None,
 ) -> Classifier:
     """Load a classifier; nothing in a weights file is run, and its values are checked to be finite.
@@ -66,7 +66,7 @@ def load_classifier(
         allow_code: Whether a Python file may be run.
         trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
         default_classes: How many classes the data have.
-        base: The folder that relative paths start from; then the working directory.
+        base_folder: The folder that relative paths start from; then the working directory.
         endpoint: How a service is asked: format, key, batch, timeout, retries, rate, token.
 
     Raises:
@@ -74,10 +74,10 @@ def load_classifier(
         ModelError: If the file is unusable or does not fit.
         RefusedError: If loading could run code that was not allowed.
     """
-    head = _declared_head(output, num_classes)
+    head = _parse_output_kind(output, num_classes)
     # one output is what the network has, whatever it stands for; a user's own code need not be told
     outputs = None if source.startswith("python:") else 1
-    request = Request(
+    request = ModelRequest(
         weights=weights,
         entry=entry,
         architecture=architecture,
@@ -86,10 +86,10 @@ def load_classifier(
         sha256=sha256,
         trust_pickle=trust_pickle,
         allow_code=allow_code,
-        base=base,
+        base_folder=base_folder,
         access=access,
         output=output,
-        endpoint=_endpoint(source, endpoint),
+        endpoint=_parse_endpoint(source, endpoint),
     )
     loaded = load_model(source, request)
     if entry is not None and "weights" not in loaded.provenance:
@@ -106,28 +106,28 @@ def load_classifier(
         class_names=class_names or loaded.class_names,
         access=access,
         output=output,
-        name=name or without_credentials(source),
+        name=name or remove_credentials(source),
         device=device,
     )
     for note in loaded.notes:
-        classifier.note(note)
-    if loaded.unnormalized and normalize is None:
-        classifier.note("no normalisation declared: it is given images in [0, 1] as they are")
-    classifier.provenance = {"source": without_credentials(source), **loaded.provenance}
+        classifier.add_note(note)
+    if loaded.is_unnormalized and normalize is None:
+        classifier.add_note("no normalisation declared: it is given images in [0, 1] as they are")
+    classifier.provenance = {"source": remove_credentials(source), **loaded.provenance}
     classifier.check_finite_weights()
     return classifier
 
 
-def _declared_head(output: str | int | None, num_classes: int | None) -> str | None:
+def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str | None:
     """What kind of single output the user declared, for two classes."""
-    _, head = split_output(output)
+    _, head = parse_output_key(output)
     if head is not None and num_classes not in (None, 2):
         message = f"output: {head} stands for 2 classes, but num_classes is {num_classes}"
         raise ConfigError(message, remedy="leave num_classes out, or set it to 2")
     return head
 
 
-def load_model(source: str, request: Request) -> Loaded:
+def load_model(source: str, request: ModelRequest) -> LoadedModel:
     """A model as its source has it: no `Classifier` around it, ready to be trained where it is a module.
 
     Args:
@@ -137,10 +137,10 @@ def load_model(source: str, request: Request) -> Loaded:
     Raises:
         RobustbenchError: As `load_classifier` does.
     """
-    return _loader(source)(source.partition(":")[2], request)
+    return _find_loader(source)(source.partition(":")[2], request)
 
 
-def _loader(source: str) -> Callable[[str, Request], Loaded]:
+def _find_loader(source: str) -> Callable[[str, ModelRequest], LoadedModel]:
     if is_url(source):
         return lambda _, request: load_endpoint(source, request)
     kind, colon, rest = source.partition(":")
@@ -154,7 +154,9 @@ def _loader(source: str) -> Callable[[str, Request], Loaded]:
     raise ConfigError(f"unknown model source {source!r}", remedy=remedy)
 
 
-def _endpoint(source: str, endpoint: EndpointOptions | Mapping[str, Any] | None) -> EndpointOptions | None:
+def _parse_endpoint(
+    source: str, endpoint: EndpointOptions | Mapping[str, Any] | None
+) -> EndpointOptions | None:
     """The options of a service, checked."""
     if endpoint is None or isinstance(endpoint, EndpointOptions):
         options = endpoint
@@ -165,12 +167,12 @@ def _endpoint(source: str, endpoint: EndpointOptions | Mapping[str, Any] | None)
     return options
 
 
-def _load_checkpoint(file: str, request: Request) -> Loaded:
+def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
     """A weights file, together with the network that it belongs to."""
     if request.weights is not None:
         raise ConfigError(f"checkpoint:{file} is the weights file itself", remedy="leave weights out")
-    if request.architecture is None and (card := card_beside(file, request.base)) is not None:
-        return _load_described(card, file, request)
+    if request.architecture is None and (card := find_card(file, request.base_folder)) is not None:
+        return _load_with_card(card, file, request)
     kind, _, rest = (request.architecture or "").partition(":")
     if kind in ("torchvision", "timm", "python") and rest:
         inner = _LOADERS[kind](rest, replace(request, weights=file))
@@ -184,8 +186,8 @@ def _load_checkpoint(file: str, request: Request) -> Loaded:
             raise ConfigError(
                 "a pickled network does not say its classes", where=file, remedy="set num_classes"
             )
-        found = Loaded(model=weights.module.eval(), num_classes=classes)
-        found.came_from(weights)
+        found = LoadedModel(model=weights.module.eval(), num_classes=classes)
+        found.record_weights(weights)
         return found
     if own is None:
         raise ConfigError(
@@ -194,29 +196,29 @@ def _load_checkpoint(file: str, request: Request) -> Loaded:
             remedy=f"set architecture: one of {', '.join(ARCHITECTURES)}, or torchvision:NAME, timm:NAME, "
             "python:FILE.py:NAME",
         )
-    found = with_weights(own.build, own.num_classes, weights, request)
-    found.normalize, found.channels, found.input_size = own.normalize, own.input[0], own.input[1:]
+    found = build_with_weights(own.build_network, own.num_classes, weights, request)
+    found.normalize, found.channels, found.input_size = own.normalize, own.input_shape[0], own.input_shape[1:]
     found.provenance["architecture"] = request.architecture or ""
     return found
 
 
-def _load_zoo(name: str, request: Request) -> Loaded:
+def _load_zoo(name: str, request: ModelRequest) -> LoadedModel:
     """A network that ships with the package; its file must have the SHA-256 of its card."""
-    card = find_zoo(name)
-    return _load_described(card, card.weights, replace(request, base=FOLDER, weights=None))
+    card = find_zoo_card(name)
+    return _load_with_card(card, card.weights, replace(request, base_folder=ZOO_FOLDER, weights=None))
 
 
-def _load_described(card: WeightsCard, file: str, request: Request) -> Loaded:
+def _load_with_card(card: WeightsCard, file: str, request: ModelRequest) -> LoadedModel:
     """Weights with the card beside them, whose SHA-256 they must have."""
     described = replace(request, sha256=card.sha256, architecture=card.architecture)
     found = _load_checkpoint(file, replace(described, num_classes=card.num_classes))
-    found.normalize, found.input_size, found.unnormalized = card.normalize, card.input_size, False
+    found.normalize, found.input_size, found.is_unnormalized = card.normalize, card.input_size, False
     found.class_names = card.class_names
     found.provenance |= card.provenance
     return found
 
 
-_LOADERS: dict[str, Callable[[str, Request], Loaded]] = {
+_LOADERS: dict[str, Callable[[str, ModelRequest], LoadedModel]] = {
     "checkpoint": _load_checkpoint,
     "onnx": load_onnx,
     "python": load_python,

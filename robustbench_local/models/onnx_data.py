@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 # Where messages are inside messages: field numbers of the ONNX schema (onnx.proto) that can lead to a tensor.
-_INSIDE: dict[str, dict[int, str]] = {
+_NESTED_FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
@@ -15,11 +15,11 @@ _INSIDE: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-_KEY, _VALUE = 1, 2
+_KEY_FIELD, _VALUE_FIELD = 1, 2
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
-def external_locations(content: bytes) -> set[str]:
+def find_external_locations(content: bytes) -> set[str]:
     """The places of all tensors that are not in the file itself.
 
     Args:
@@ -35,30 +35,30 @@ def external_locations(content: bytes) -> set[str]:
     waiting = [("model", memoryview(content))]
     while waiting:
         kind, message = waiting.pop()
-        inside = _INSIDE[kind]
-        for number, value in _fields(message):
+        inside = _NESTED_FIELDS[kind]
+        for number, value in _iterate_fields(message):
             what = inside.get(number)
             if what == "entry":
-                entry = dict(_fields(value))
-                if bytes(entry.get(_KEY, b"")) == b"location":
-                    found.add(bytes(entry.get(_VALUE, b"")).decode())
+                entry = dict(_iterate_fields(value))
+                if bytes(entry.get(_KEY_FIELD, b"")) == b"location":
+                    found.add(bytes(entry.get(_VALUE_FIELD, b"")).decode())
             elif what is not None:
                 waiting.append((what, value))
     return found
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+def _iterate_fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Number and bytes of each field of a protobuf message that has bytes."""
     place = 0
     while place < len(message):
-        tag, place = _varint(message, place)
+        tag, place = _read_varint(message, place)
         number, kind = tag >> 3, tag & 7
         if kind == _VARINT:
-            _, place = _varint(message, place)
+            _, place = _read_varint(message, place)
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
             place += 8 if kind == _EIGHT_BYTES else 4
         elif kind == _BYTES:
-            size, start = _varint(message, place)
+            size, start = _read_varint(message, place)
             place = start + size
             yield number, message[start:place]
         else:
@@ -67,7 +67,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
         raise ValueError("the file ends in the middle of a field")
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
+def _read_varint(message: memoryview, place: int) -> tuple[int, int]:
     """A number of seven bits a byte, and the place behind it."""
     value = 0
     for shift in range(0, 70, 7):

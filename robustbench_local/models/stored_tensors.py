@@ -11,11 +11,11 @@ from torch import Tensor
 
 from robustbench_local.errors import ModelError
 
-COUNTER = "num_batches_tracked"
+BATCH_COUNTER_NAME = "num_batches_tracked"
 """Batch norm's counter, which some scripts save as a plain number."""
 _MAX_DEPTH = 20
-_MOST = 1_000_000
-_SHOWN, _LONGEST = 5, 90
+_MAX_VALUES = 1_000_000
+_MAX_SHOWN_NAMES, _MAX_NAME_CHARACTERS = 5, 90
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StoredTensors:
     containers: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def below(self, entry: str, where: str) -> StoredTensors:
+    def select_entry(self, entry: str, where: str) -> StoredTensors:
         """The part under a dotted path, which the paths in the result still begin with.
 
         Args:
@@ -49,9 +49,11 @@ class StoredTensors:
             if (outermost and not self.containers[name]) or name.startswith(f"{entry}.")
         }
         if not kept:
-            paths = sorted({path for name in self.tensors for path in _parents(name)}, key=_depth_first)
+            paths = sorted(
+                {path for name in self.tensors for path in _iterate_parents(name)}, key=_sort_by_depth
+            )
             raise ModelError(
-                f"has no entry {entry!r} with tensors; it has {shorten(paths) or 'names without a dot'}",
+                f"has no entry {entry!r} with tensors; it has {shorten_names(paths) or 'names without a dot'}",
                 where=where,
                 remedy="name one of these as entry, or leave entry out",
             )
@@ -74,9 +76,9 @@ def collect_tensors(loaded: Any, where: str) -> StoredTensors:
     tensors: dict[str, Tensor] = {}
     containers: dict[str, str] = {}
     versions: dict[str, Mapping[str, Any]] = {}
-    for count, (container, name, value) in enumerate(_walk(loaded, "", 0)):
-        if count > _MOST:
-            raise ModelError(f"holds more than {_MOST:,} values in one another", where=where)
+    for count, (container, name, value) in enumerate(_iterate_tensors(loaded, "", 0)):
+        if count > _MAX_VALUES:
+            raise ModelError(f"holds more than {_MAX_VALUES:,} values in one another", where=where)
         if value is None:
             continue
         if isinstance(value, Mapping):
@@ -86,18 +88,21 @@ def collect_tensors(loaded: Any, where: str) -> StoredTensors:
         else:
             tensors[name], containers[name] = value, container
     if not tensors:
-        held = shorten([str(key) for key in loaded]) or "nothing"
+        held = shorten_names([str(key) for key in loaded]) or "nothing"
         raise ModelError(f"holds no state_dict; it has {held}", where=where, remedy="save model.state_dict()")
     return StoredTensors(tensors, containers, versions)
 
 
-def shorten(names: Sequence[str]) -> str:
+def shorten_names(names: Sequence[str]) -> str:
     """The first few of many names, for a line."""
-    cut = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:_SHOWN]]
-    return ", ".join(cut) + (", ..." if len(names) > _SHOWN else "")
+    cut = [
+        name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:_MAX_NAME_CHARACTERS]}..."
+        for name in names[:_MAX_SHOWN_NAMES]
+    ]
+    return ", ".join(cut) + (", ..." if len(names) > _MAX_SHOWN_NAMES else "")
 
 
-def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
+def _iterate_tensors(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
     """Each tensor with its container and path, each container with state_dict versions, None for others."""
     items = enumerate(value) if isinstance(value, list | tuple) else value.items()
     if isinstance(value, Mapping) and isinstance(getattr(value, "_metadata", None), Mapping):
@@ -106,18 +111,18 @@ def _walk(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
         name = f"{path}.{key}" if path else str(key)
         if isinstance(part, Tensor):
             yield path, name, part.detach()
-        elif isinstance(part, int | float) and name.endswith(COUNTER):
+        elif isinstance(part, int | float) and name.endswith(BATCH_COUNTER_NAME):
             yield path, name, torch.tensor(int(part))
         elif isinstance(part, Mapping | list | tuple) and depth < _MAX_DEPTH:
-            yield from _walk(part, name, depth + 1)
+            yield from _iterate_tensors(part, name, depth + 1)
         else:
             yield path, name, None
 
 
-def _parents(name: str) -> Iterator[str]:
+def _iterate_parents(name: str) -> Iterator[str]:
     parts = name.split(".")
     return (".".join(parts[:count]) for count in range(1, len(parts)))
 
 
-def _depth_first(path: str) -> tuple[int, str]:
+def _sort_by_depth(path: str) -> tuple[int, str]:
     return path.count("."), path

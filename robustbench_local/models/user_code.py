@@ -10,26 +10,26 @@ from typing import Any
 
 from torch import nn
 
-from robustbench_local.classifier.foreign_errors import first_line
+from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.model_identity import record_code
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, did_you_mean
-from robustbench_local.models.loaded_model import Loaded, Request
+from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_files import find_file
-from robustbench_local.models.networks.network_registry import fixed_start
+from robustbench_local.models.networks.network_registry import fixed_initial_weights
 from robustbench_local.models.user_import import (
-    file_digest,
-    find_late_imports,
+    allow_late_imports,
+    digest_file,
     import_file,
-    neighbours_of,
+    importable_neighbours,
 )
-from robustbench_local.models.weight_files import Weights
-from robustbench_local.models.weight_loading import Fit, fit_weights, load_fit
+from robustbench_local.models.weight_files import WeightsFile
+from robustbench_local.models.weight_loading import FittedWeights, fit_weights, load_fitted_weights
 
 
-def load_python(place: str, request: Request) -> Loaded:
+def load_python(reference: str, request: ModelRequest) -> LoadedModel:
     """What ``FILE.py:NAME`` is or returns: a module, or a function from images to scores or labels.
 
-    A ``NAME`` that can be called without arguments, or with ``num_classes``, makes the model; one that needs
+    A ``ARITHMETIC_NAME`` that can be called without arguments, or with ``num_classes``, makes the model; one that needs
     another argument is the model itself.
 
     Raises:
@@ -37,29 +37,29 @@ def load_python(place: str, request: Request) -> Loaded:
         ConfigError: If the place is not written ``FILE.py:NAME``, or the file has no such name.
         ModelError: If the file or the function raises, or the number of classes cannot be known.
     """
-    path, made = run_user_code(place, request)
+    path, made = run_user_code(reference, request)
     if not callable(made):
-        raise ModelError(f"is a {type(made).__name__}, not a model", where=place)
+        raise ModelError(f"is a {type(made).__name__}, not a model", where=reference)
     classes = request.num_classes or getattr(made, "num_classes", None) or request.default_classes
     if not isinstance(classes, int):
-        raise ModelError("nobody says how many classes it has", where=place, remedy="set num_classes")
-    found = Loaded(model=made, num_classes=classes)
+        raise ModelError("nobody says how many classes it has", where=reference, remedy="set num_classes")
+    found = LoadedModel(model=made, num_classes=classes)
     if request.weights is not None:
         if not isinstance(made, nn.Module):
-            raise ConfigError("a function takes no weights", where=place, remedy="leave weights out")
+            raise ConfigError("a function takes no weights", where=reference, remedy="leave weights out")
         weights = request.read(request.weights)
-        fit = _fit(weights, made, classes)
-        found.notes += load_fit(made, fit, weights.path.name)
+        fit = _fit_or_replace_head(weights, made, classes)
+        found.notes += load_fitted_weights(made, fit, weights.path.name)
         found.stored_normalization = fit.normalization
-        found.came_from(weights)
+        found.record_weights(weights)
     if isinstance(made, nn.Module):
         made.eval()
     found.notes.append(f"made by running {path.name} (code was allowed)")
-    found.provenance |= {"code": path.name, "code_sha256": file_digest(path)}
+    found.provenance |= {"code": path.name, "code_sha256": digest_file(path)}
     return found
 
 
-def _fit(weights: Weights, network: nn.Module, classes: int) -> Fit:
+def _fit_or_replace_head(weights: WeightsFile, network: nn.Module, classes: int) -> FittedWeights:
     """The weights under the network's names; a last layer of so many classes replaces one of another number.
 
     That is what a training on other classes leaves, where the code says a number of its own.
@@ -77,40 +77,44 @@ def _fit(weights: Weights, network: nn.Module, classes: int) -> Fit:
         return fit_weights(weights, network)
 
 
-def run_user_code(place: str, request: Request) -> tuple[Path, Any]:
+def run_user_code(reference: str, request: ModelRequest) -> tuple[Path, Any]:
     """Run ``FILE.py:NAME`` and return the file and the model that it makes; errors as `load_python`."""
-    file, _, name = place.rpartition(":")
+    file, _, name = reference.rpartition(":")
     if not file or not name:
-        raise ConfigError(f"cannot read {place!r}", remedy="write python:FILE.py:NAME")
+        raise ConfigError(f"cannot read {reference!r}", remedy="write python:FILE.py:NAME")
     if not request.allow_code:
         raise RefusedError(
             f"{file} would be run as code",
-            where=place,
+            where=reference,
             remedy="read it, then allow it with --allow-code (allow_code=True)",
         )
-    path = find_file(file, request.base)
-    with neighbours_of(path) as brought:
-        module, made = _run(path, name, place, request)
-    find_late_imports(path, record_code(made, {module.__name__, *brought}))
+    path = find_file(file, request.base_folder)
+    with importable_neighbours(path) as brought:
+        module, made = _run_file(path, name, reference, request)
+    allow_late_imports(path, record_code(made, {module.__name__, *brought}))
     return path, made
 
 
-def _run(path: Path, name: str, place: str, request: Request) -> tuple[ModuleType, Any]:
+def _run_file(path: Path, name: str, place: str, request: ModelRequest) -> tuple[ModuleType, Any]:
     """The file as a module, and what its entry of that name makes."""
-    with fixed_start():  # a network that is made on import has the same weights in every process, too
+    with (
+        fixed_initial_weights()
+    ):  # a network that is made on import has the same weights in every process, too
         module = import_file(path)
     found = getattr(module, name, None)
     if found is None:
         names = [entry for entry, value in vars(module).items() if callable(value)]
         raise ConfigError(f"{path.name} has no {name!r}", where=place, remedy=did_you_mean(name, names))
     try:
-        with fixed_start():
-            return module, _made(found, request)
+        with fixed_initial_weights():
+            return module, _make_model(found, request)
     except (Exception, SystemExit) as error:
-        raise ModelError(f"raised {type(error).__name__}: {first_line(error)}", where=place) from error
+        raise ModelError(
+            f"raised {type(error).__name__}: {extract_first_line(error)}", where=place
+        ) from error
 
 
-def _made(found: Any, request: Request) -> Any:
+def _make_model(found: Any, request: ModelRequest) -> Any:
     """The model itself, or what the factory makes."""
     if isinstance(found, nn.Module) or not callable(found):
         return found
@@ -119,10 +123,10 @@ def _made(found: Any, request: Request) -> Any:
     wanted = parameters.get("num_classes")
     required = wanted is not None and wanted.default is wanted.empty
     options = {"num_classes": classes} if wanted and classes and (required or request.num_classes) else {}
-    return found(**options) if _callable_with(found, options) else found
+    return found(**options) if _is_callable_with(found, options) else found
 
 
-def _callable_with(function: Callable[..., Any], options: dict[str, Any]) -> bool:
+def _is_callable_with(function: Callable[..., Any], options: dict[str, Any]) -> bool:
     try:
         inspect.signature(function).bind(**options)
     except TypeError:

@@ -24,11 +24,11 @@ from importlib.machinery import (
 from pathlib import Path
 from types import CodeType, ModuleType
 
-from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module, is_user_place
+from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module, is_user_path
 from robustbench_local.errors import ModelError
 
-_sources: dict[str, tuple[ModuleType, str, str]] = {}
+_imported_sources: dict[str, tuple[ModuleType, str, str]] = {}
 """Modules that users' files brought in: the module, its file and the file's SHA-256 when it was imported."""
 
 
@@ -42,7 +42,7 @@ def import_file(path: Path) -> ModuleType:
         ModelError: If it is no Python file, or raises.
     """
     # The name goes into tracebacks and pickles: it follows the code, not the place or the process.
-    name = f"{USER_PREFIX}{path.stem}_{file_digest(path)[:16]}"
+    name = f"{USER_PREFIX}{path.stem}_{digest_file(path)[:16]}"
     if path.suffix != ".py":
         raise ModelError("is not a Python file", where=path.name)
     specification = importlib.util.spec_from_file_location(name, path, loader=_FreshLoader(name, str(path)))
@@ -55,13 +55,13 @@ def import_file(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ModelError(
-            f"raised {type(error).__name__} on import: {first_line(error)}", where=path.name
+            f"raised {type(error).__name__} on import: {extract_first_line(error)}", where=path.name
         ) from error
     return module
 
 
 @contextmanager
-def neighbours_of(path: Path) -> Iterator[set[str]]:
+def importable_neighbours(path: Path) -> Iterator[set[str]]:
     """While open, a file's neighbours can be imported, but only after everything that is installed.
 
     What an earlier file brought in from its folder is forgotten first, and so is all that has changed since.
@@ -70,7 +70,7 @@ def neighbours_of(path: Path) -> Iterator[set[str]]:
         When it closes: the names of all modules that were imported meanwhile and are the user's.
     """
     folder = str(path.parent.resolve())
-    kept = _set_aside(folder)
+    kept = _unload_modules(folder)
     before, brought = set(sys.modules), set[str]()
     finder = _NeighbourFinder(folder)
     sys.meta_path.insert(0, finder)
@@ -83,12 +83,12 @@ def neighbours_of(path: Path) -> Iterator[set[str]]:
         with suppress(ValueError):
             sys.path.remove(folder)
         brought |= {name for name in set(sys.modules) - before if is_user_module(name)}
-        _remember(brought)
+        _record_sources(brought)
         for name, module in kept.items():
             sys.modules.setdefault(name, module)
 
 
-def file_digest(path: Path) -> str:
+def digest_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -105,7 +105,7 @@ class _FreshLoader(SourceFileLoader):
     def exec_module(self, module: ModuleType) -> None:
         """Run it, and remember which source that was, also where nobody is waiting for it."""
         super().exec_module(module)
-        _remember({module.__name__})
+        _record_sources({module.__name__})
 
 
 class _NeighbourFinder(MetaPathFinder):
@@ -123,14 +123,14 @@ class _NeighbourFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         """The place of a module; None where it is for others to find."""
         if path is not None:
-            return _freshen(PathFinder.find_spec(fullname, path))
-        found = self._installed(fullname, target)
+            return _refresh_spec(PathFinder.find_spec(fullname, path))
+        found = self._find_installed(fullname, target)
         if found is not None:
-            return _freshen(found) or found
+            return _refresh_spec(found) or found
         loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FreshLoader, [".py"])
         return FileFinder(self._folder, *loaders).find_spec(fullname, target)
 
-    def _installed(self, fullname: str, target: ModuleType | None) -> ModuleSpec | None:
+    def _find_installed(self, fullname: str, target: ModuleType | None) -> ModuleSpec | None:
         """What the other finders would find without the folder at the end of the path."""
         elsewhere = sys.path[:-1] if sys.path[-1] == self._folder else sys.path
         for finder in sys.meta_path:
@@ -154,7 +154,7 @@ class _LateFinder(MetaPathFinder):
     """
 
     def __init__(self) -> None:
-        self.names: dict[str, frozenset[str]] = {}
+        self.names_by_folder: dict[str, frozenset[str]] = {}
         """The folders of users' files, with the names that their sources import."""
 
     def find_spec(
@@ -162,11 +162,11 @@ class _LateFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         """The place of a module; None where it is for others to find."""
         top = fullname.partition(".")[0]
-        folders = [folder for folder, names in self.names.items() if top in names]
+        folders = [folder for folder, names in self.names_by_folder.items() if top in names]
         if not folders or any(isinstance(finder, _NeighbourFinder) for finder in sys.meta_path):
             return None
         if path is not None:
-            return _freshen(PathFinder.find_spec(fullname, path))
+            return _refresh_spec(PathFinder.find_spec(fullname, path))
         found = [
             spec for folder in folders if (spec := _NeighbourFinder(folder).find_spec(fullname, path, target))
         ]
@@ -176,7 +176,7 @@ class _LateFinder(MetaPathFinder):
 _late_finder = _LateFinder()
 
 
-def find_late_imports(path: Path, names: Collection[str]) -> None:
+def allow_late_imports(path: Path, names: Collection[str]) -> None:
     """Let a user's file import its neighbours while its model answers, too, as Python itself would.
 
     Args:
@@ -185,16 +185,16 @@ def find_late_imports(path: Path, names: Collection[str]) -> None:
     """
     folder = str(path.parent.resolve())
     tops = {name.partition(".")[0] for name in names}
-    _late_finder.names[folder] = _late_finder.names.get(folder, frozenset()) | tops
+    _late_finder.names_by_folder[folder] = _late_finder.names_by_folder.get(folder, frozenset()) | tops
     if _late_finder not in sys.meta_path:
         sys.meta_path.insert(0, _late_finder)
 
 
-def _freshen(spec: ModuleSpec | None) -> ModuleSpec | None:
+def _refresh_spec(spec: ModuleSpec | None) -> ModuleSpec | None:
     """The place of a source of the user's, to be compiled as it lies there; None for any other."""
     if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
         return None
-    if not is_user_module(spec.name, spec.origin) or not is_user_place(spec.origin):
+    if not is_user_module(spec.name, spec.origin) or not is_user_path(spec.origin):
         return None
     return importlib.util.spec_from_file_location(
         spec.name,
@@ -205,28 +205,30 @@ def _freshen(spec: ModuleSpec | None) -> ModuleSpec | None:
 
 
 @lru_cache(maxsize=20_000)
-def _is_in(place: str, folder: str) -> bool:
+def _is_in_folder(place: str, folder: str) -> bool:
     """Whether a path lies in a user's folder, and not in a Python or among libraries that lie there, too."""
-    return Path(place).resolve().is_relative_to(folder) and is_user_place(place)
+    return Path(place).resolve().is_relative_to(folder) and is_user_path(place)
 
 
-def _set_aside(folder: str) -> dict[str, ModuleType]:
+def _unload_modules(folder: str) -> dict[str, ModuleType]:
     """Let modules be imported again: those of a folder and of earlier files', others if any has changed.
 
     Returns:
         Those that are still what lies on the disk, for models that import them while they answer.
     """
-    _remember(
+    _record_sources(
         {
             name
             for name, module in list(sys.modules.items())
-            if name != "__main__" and name not in _sources and _is_in(_source_of(module), folder)
+            if name != "__main__"
+            and name not in _imported_sources
+            and _is_in_folder(_find_source(module), folder)
         }
     )
-    changed = {name for name, (_, file, digest) in _sources.items() if _is_changed(file, digest)}
+    changed = {name for name, (_, file, digest) in _imported_sources.items() if _is_changed(file, digest)}
     kept = {}
-    for name, (module, file, _) in list(_sources.items()):
-        fresh = isinstance(getattr(module, "__loader__", None), _FreshLoader) or _is_in(file, folder)
+    for name, (module, file, _) in list(_imported_sources.items()):
+        fresh = isinstance(getattr(module, "__loader__", None), _FreshLoader) or _is_in_folder(file, folder)
         if not changed and not fresh:
             continue
         if sys.modules.get(name) is module:
@@ -234,23 +236,23 @@ def _set_aside(folder: str) -> dict[str, ModuleType]:
             if name not in changed:
                 kept[name] = module
         if name in changed:
-            del _sources[name]
+            del _imported_sources[name]
     return kept
 
 
-def _source_of(module: object) -> str:
+def _find_source(module: object) -> str:
     """A module's Python source; another path than any in a user's folder where it has none."""
     file = getattr(module, "__file__", None)
     return file if isinstance(file, str) and file.endswith(".py") else "/"
 
 
 def _is_changed(file: str, digest: str) -> bool:
-    return not Path(file).is_file() or file_digest(Path(file)) != digest
+    return not Path(file).is_file() or digest_file(Path(file)) != digest
 
 
-def _remember(names: set[str]) -> None:
+def _record_sources(names: set[str]) -> None:
     for name in names:
         module = sys.modules.get(name)
         file = getattr(module, "__file__", None)
         if module is not None and file and Path(file).is_file() and not name.startswith(USER_PREFIX):
-            _sources[name] = (module, file, file_digest(Path(file)))
+            _imported_sources[name] = (module, file, digest_file(Path(file)))

@@ -21,18 +21,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from robustbench_local.classifier.foreign_errors import first_line
-from robustbench_local.config.zip_bombs import refuse_zip_bomb
+from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.config.zip_bombs import check_zip_bomb
 from robustbench_local.errors import ModelError, RefusedError
-from robustbench_local.models.model_files import bare_hash, read_file
+from robustbench_local.models.model_files import read_file, strip_hash_prefix
 from robustbench_local.models.stored_tensors import StoredTensors, collect_tensors
 
-_SAFE_TORCH = (2, 10)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747
-_REFUSALS = ("GLOBAL ", "is blocked", "Can only", "Trying to", "Unsupported", "must be imported")
+_MIN_TORCH_VERSION = (
+    2,
+    10,
+)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747
+_REFUSAL_TEXTS = ("GLOBAL ", "is blocked", "Can only", "Trying to", "Unsupported", "must be imported")
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightsFile:
     """What a file holds.
 
     Args:
@@ -41,7 +44,7 @@ class Weights:
         stored: Its tensors, on the CPU.
         module: The whole network, if the file is a trusted pickle of one.
         notes: What a reader of the results should know.
-        entry: The part of the file that the user chose, which is all that ``stored`` has.
+        entry: The part of the file that the user chose, which is all that ``list_stored_dtypes`` has.
     """
 
     path: Path
@@ -54,7 +57,7 @@ class Weights:
 
 def read_weights(
     path: Path, *, sha256: str | None = None, trust_pickle: str | None = None, entry: str | None = None
-) -> Weights:
+) -> WeightsFile:
     """Read a safetensors file, or a ``.pt``/``.pth`` file of tensors; the content decides, not the suffix.
 
     Args:
@@ -74,12 +77,12 @@ def read_weights(
     module: nn.Module | None = None
     notes: tuple[str, ...] = ()
     if _is_safetensors(path, data):
-        stored = collect_tensors(_safetensors(data, where), where)
+        stored = collect_tensors(_parse_safetensors(data, where), where)
     else:
-        refuse_zip_bomb(
+        check_zip_bomb(
             data, where=where, error=ModelError, remedy="get the file again: weights do not compress"
         )
-        loaded = _torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
+        loaded = _load_torch_file(data, where, trusted=_is_trusted(trust_pickle, digest, where))
         if isinstance(loaded, nn.Module):
             module, loaded = loaded, loaded.state_dict()
             notes = (f"{where} was unpickled as a whole, trusted by its SHA-256",)
@@ -87,19 +90,19 @@ def read_weights(
     if entry is not None and module is not None:
         raise ModelError("is one whole network, without entries", where=where, remedy="leave entry out")
     if entry is not None:
-        stored = stored.below(entry, where)
-    return Weights(path, digest, stored, module, notes, entry)
+        stored = stored.select_entry(entry, where)
+    return WeightsFile(path, digest, stored, module, notes, entry)
 
 
 def _is_safetensors(path: Path, data: bytes) -> bool:
     return path.suffix == ".safetensors" or data[8:9] == b"{"
 
 
-def _safetensors(data: bytes, where: str) -> dict[str, Tensor]:
+def _parse_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
     try:
         return load_safetensors(data)
     except (SafetensorError, KeyError, ValueError, OverflowError, RuntimeError) as error:
-        reason = first_line(error).removeprefix("Error while deserializing header: ")
+        reason = extract_first_line(error).removeprefix("Error while deserializing header: ")
         raise ModelError(
             f"is not a whole safetensors file: {reason}", where=where, remedy="get it again"
         ) from error
@@ -108,7 +111,7 @@ def _safetensors(data: bytes, where: str) -> dict[str, Tensor]:
 def _is_trusted(trust_pickle: str | None, digest: str, where: str) -> bool:
     if trust_pickle is None:
         return False
-    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", trust_pickle) or bare_hash(trust_pickle) != digest:
+    if not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", trust_pickle) or strip_hash_prefix(trust_pickle) != digest:
         raise RefusedError(
             f"trust_pickle is {trust_pickle!r}, but this file is sha256:{digest}",
             where=where,
@@ -117,9 +120,9 @@ def _is_trusted(trust_pickle: str | None, digest: str, where: str) -> bool:
     return True
 
 
-def _torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
+def _load_torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
     """What torch.save put into a file, if it is nothing but tensors and plain containers."""
-    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _SAFE_TORCH:
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _MIN_TORCH_VERSION:
         raise RefusedError(
             f"torch {torch.__version__} can be made to run code by .pt files",
             where=where,
@@ -137,12 +140,12 @@ def _torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
     except pickle.UnpicklingError as error:
         if trusted:
             return _run_trusted_pickle(data, where)
-        raise _unpickling_error(error, data, where) from error
+        raise _build_unpickling_error(error, data, where) from error
     except EOFError as error:
         raise ModelError("the file is truncated", where=where, remedy="get it again") from error
     except Exception as error:
         raise ModelError(
-            f"is not a whole checkpoint: {first_line(error)}", where=where, remedy="get it again"
+            f"is not a whole checkpoint: {extract_first_line(error)}", where=where, remedy="get it again"
         ) from error
 
 
@@ -152,13 +155,15 @@ def _run_trusted_pickle(data: bytes, where: str) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except Exception as error:
         raise ModelError(
-            f"cannot be unpickled: {type(error).__name__}: {first_line(error)}",
+            f"cannot be unpickled: {type(error).__name__}: {extract_first_line(error)}",
             where=where,
             remedy="its classes must be importable here; save the state_dict instead",
         ) from error
 
 
-def _unpickling_error(error: pickle.UnpicklingError, data: bytes, where: str) -> ModelError | RefusedError:
+def _build_unpickling_error(
+    error: pickle.UnpicklingError, data: bytes, where: str
+) -> ModelError | RefusedError:
     """Refused if the file is a pickle of more than tensors; unusable if it is no pickle at all."""
     text = str(error)
     if data[:1] != b"\x80" and not zipfile.is_zipfile(io.BytesIO(data)) and "GLOBAL " not in text:
@@ -167,7 +172,7 @@ def _unpickling_error(error: pickle.UnpicklingError, data: bytes, where: str) ->
             where=where,
             remedy="use .safetensors, or .pt with a state_dict",
         )
-    if not any(sign in text for sign in _REFUSALS):
+    if not any(sign in text for sign in _REFUSAL_TEXTS):
         return ModelError("the pickle inside is damaged", where=where, remedy="get it again")
     named = re.search(r"GLOBAL (\S+)", text)
     what = f"pickled objects ({named.group(1)})" if named else "a pickle that torch cannot read safely"

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from robustbench_local.errors import ModelError
-from robustbench_local.models.stored_tensors import StoredTensors, shorten
+from robustbench_local.models.stored_tensors import StoredTensors, shorten_names
 from robustbench_local.models.unused_tensors import Leftovers
-from robustbench_local.models.weight_matching import Match, NetworkNames, without_wrapper_parts
+from robustbench_local.models.weight_matching import NetworkNames, WeightMatch, remove_wrapper_parts
 
 CODE_REMEDY = "write the network as python:FILE.py:NAME and give this file as its weights"
 
 
 @dataclass(frozen=True)
-class Head:
+class StoredHead:
     """The last layer as the file has it.
 
     Args:
@@ -28,7 +28,7 @@ class Head:
     note: str = ""
 
 
-def find_head(match: Match, stored: StoredTensors, network: NetworkNames, where: str) -> Head:
+def find_head(match: WeightMatch, stored: StoredTensors, network: NetworkNames, where: str) -> StoredHead:
     """The tensors of the network's last layer.
 
     One linear layer among the leftovers whose inputs are the network's features is taken for it: behind a
@@ -48,36 +48,38 @@ def find_head(match: Match, stored: StoredTensors, network: NetworkNames, where:
     found = {name: match.names[name] for name in wanted if name in match.names}
     weight, bias = f"{network.head}.weight", f"{network.head}.bias"
     if weight in found or not wanted:
-        return Head(found)
+        return StoredHead(found)
     own, left = network.tensors[weight], match.leftovers.unexplained
-    weights = [path for path in left if _is_such_a_weight(stored.tensors[path], own)]
+    weights = [path for path in left if _has_same_inputs(stored.tensors[path], own)]
     layer = weights[0].rpartition(".")[0] if weights else ""
-    if len(weights) != 1 or not _is_whole(layer, left, stored, len(stored.tensors[weights[0]])):
-        raise _no_head(left, stored, network, where)
+    if len(weights) != 1 or not _is_complete_head(layer, left, stored, len(stored.tensors[weights[0]])):
+        raise _build_head_error(left, stored, network, where)
     found = {weight: weights[0]}
     if f"{layer}.bias" in left:
         found[bias] = f"{layer}.bias"
     inputs = own.shape[1]
-    return Head(
+    return StoredHead(
         found,
-        f"the last layer of {where} is {_after(layer, match)!r}, here {network.head!r}: what stood before it "
+        f"the last layer of {where} is {_remove_prefix(layer, match)!r}, here {network.head!r}: what stood before it "
         f"has no weights and is taken for a dropout, which changes nothing in evaluation ({inputs} features)",
     )
 
 
-def _is_such_a_weight(tensor: Tensor, own: Tensor) -> bool:
+def _has_same_inputs(tensor: Tensor, own: Tensor) -> bool:
     """Whether it could be the last layer's: it takes as many features."""
     return tensor.ndim == own.ndim and tensor.shape[1:] == own.shape[1:]
 
 
-def _is_whole(layer: str, left: Sequence[str], stored: StoredTensors, classes: int) -> bool:
+def _is_complete_head(layer: str, left: Sequence[str], stored: StoredTensors, classes: int) -> bool:
     """Whether the layer's weight, and its bias if it has one, are all that is left."""
     bias = f"{layer}.bias"
     fits = bias not in left or tuple(stored.tensors[bias].shape) == (classes,)
     return fits and set(left) <= {f"{layer}.weight", bias}
 
 
-def _no_head(left: Sequence[str], stored: StoredTensors, network: NetworkNames, where: str) -> ModelError:
+def _build_head_error(
+    left: Sequence[str], stored: StoredTensors, network: NetworkNames, where: str
+) -> ModelError:
     own = tuple(network.tensors[f"{network.head}.weight"].shape[1:])
     if not left:
         return ModelError(
@@ -85,7 +87,7 @@ def _no_head(left: Sequence[str], stored: StoredTensors, network: NetworkNames, 
             where=where,
             remedy="give the file with the whole classifier",
         )
-    listed = shorten([f"{path} {tuple(stored.tensors[path].shape)}" for path in left])
+    listed = shorten_names([f"{path} {tuple(stored.tensors[path].shape)}" for path in left])
     return ModelError(
         f"has another head than the network's one layer {network.head!r} of {own[0]} features: {listed}; "
         "what stands between these layers is not in the file",
@@ -94,13 +96,13 @@ def _no_head(left: Sequence[str], stored: StoredTensors, network: NetworkNames, 
     )
 
 
-def _after(path: str, match: Match) -> str:
+def _remove_prefix(path: str, match: WeightMatch) -> str:
     """The path without what stands before the network's names."""
-    bare = without_wrapper_parts(path)
+    bare = remove_wrapper_parts(path)
     return bare.removeprefix(f"{match.prefix}.") if match.prefix else bare
 
 
-def without_head(left: Leftovers, head: Head) -> tuple[str, ...]:
+def select_unexplained(left: Leftovers, head: StoredHead) -> tuple[str, ...]:
     """Leftovers that nothing explains once the head has its tensors."""
     taken = set(head.names.values())
     return tuple(path for path in left.unexplained if path not in taken)

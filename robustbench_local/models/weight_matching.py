@@ -17,10 +17,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.models.stored_tensors import COUNTER, StoredTensors
-from robustbench_local.models.unused_tensors import Leftovers, sort_leftovers
+from robustbench_local.models.stored_tensors import BATCH_COUNTER_NAME, StoredTensors
+from robustbench_local.models.unused_tensors import Leftovers, classify_leftovers
 
-_WRAPPERS = frozenset(
+_WRAPPER_PARTS = frozenset(
     {
         "module",  # DataParallel, DistributedDataParallel, AveragedModel
         "_orig_mod",  # torch.compile
@@ -30,7 +30,7 @@ _WRAPPERS = frozenset(
     }
 )
 """Parts of names that say nothing but that something was wrapped, wherever they stand."""
-_AUXILIARY = re.compile(r"(^|\.)aux", re.IGNORECASE)
+_AUXILIARY_PATTERN = re.compile(r"(^|\.)aux", re.IGNORECASE)
 """What layers are called that classify for training alone."""
 
 
@@ -48,32 +48,32 @@ class NetworkNames:
     tensors: Mapping[str, Tensor]
     parameters: frozenset[str]
     head: str | None = None
-    strip: str = ""
+    stripped_prefix: str = ""
 
     @classmethod
-    def of(cls, network: nn.Module, head: str | None = None) -> NetworkNames:
+    def from_network(cls, network: nn.Module, head: str | None = None) -> NetworkNames:
         """The names of a network."""
         tensors = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
         return cls(tensors, frozenset(name for name, _ in network.named_parameters()), head)
 
     @cached_property
-    def short(self) -> dict[str, str]:
+    def names_without_wrappers(self) -> dict[str, str]:
         """Names without wrappers' parts, to the names themselves."""
-        found = _without_wrappers(self.tensors)
-        return {bare.removeprefix(self.strip): name for bare, name in found.items()}
+        found = _remove_wrappers(self.tensors)
+        return {bare.removeprefix(self.stripped_prefix): name for bare, name in found.items()}
 
     @cached_property
-    def children(self) -> frozenset[str]:
+    def first_parts(self) -> frozenset[str]:
         """First parts of the names."""
-        return frozenset(name.partition(".")[0] for name in self.short)
+        return frozenset(name.partition(".")[0] for name in self.names_without_wrappers)
 
     @cached_property
-    def depth(self) -> int:
+    def max_depth(self) -> int:
         """Parts of the longest name."""
-        return max((name.count(".") + 1 for name in self.short), default=1)
+        return max((name.count(".") + 1 for name in self.names_without_wrappers), default=1)
 
     @cached_property
-    def twins(self) -> dict[str, str]:
+    def tied_names(self) -> dict[str, str]:
         """Names of tensors that are one with another, to the first name of it."""
         first: dict[tuple[int, torch.Size], str] = {}
         found = {}
@@ -100,13 +100,13 @@ class NetworkNames:
         rows = self.tensors.get(f"{self.head}.weight")
         return (
             rows is not None
-            and _AUXILIARY.search(name) is not None
+            and _AUXILIARY_PATTERN.search(name) is not None
             and self.tensors[name].shape[:1] == rows.shape[:1]
         )
 
 
 @dataclass(frozen=True)
-class Match:
+class WeightMatch:
     """One place of a file at which the network's names begin.
 
     Args:
@@ -121,17 +121,17 @@ class Match:
     prefix: str
     names: Mapping[str, str]
     missing: tuple[str, ...]
-    misfits: tuple[str, ...]
+    shape_mismatches: tuple[str, ...]
     leftovers: Leftovers = field(default_factory=lambda: Leftovers((), None, ()))
     copies: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
         """Whether the network gets all it needs."""
-        return not self.missing and not self.misfits
+        return not self.missing and not self.shape_mismatches
 
 
-def find_matches(stored: StoredTensors, network: NetworkNames) -> list[Match]:
+def find_matches(stored: StoredTensors, network: NetworkNames) -> list[WeightMatch]:
     """The places where the network's names begin, those first that serve it best.
 
     Args:
@@ -142,44 +142,46 @@ def find_matches(stored: StoredTensors, network: NetworkNames) -> list[Match]:
         The complete matches with their leftovers, those first that serve it best; without one, the most
         promising alone. Empty if no name of the network is in the file.
     """
-    short = _without_wrappers(stored.tensors)
-    found = _matches(short, stored, network)
+    short = _remove_wrappers(stored.tensors)
+    found = _find_spelled_matches(short, stored, network)
     if found and found[0].is_complete:
         return found
-    known = {part for name in network.short for part in name.split(".")}
-    attempts = [(_without_words(short, known), network)]
-    if len(network.children) == 1 and all("." in name for name in network.short):
-        attempts.append((short, replace(network, strip=f"{next(iter(network.children))}.")))
+    known = {part for name in network.names_without_wrappers for part in name.split(".")}
+    attempts = [(_remove_unknown_words(short, known), network)]
+    if len(network.first_parts) == 1 and all("." in name for name in network.names_without_wrappers):
+        attempts.append((short, replace(network, stripped_prefix=f"{next(iter(network.first_parts))}.")))
     for names, asked in attempts:
-        other = _matches(names, stored, asked)
+        other = _find_spelled_matches(names, stored, asked)
         if other and other[0].is_complete:
             return other
     return found
 
 
-def _matches(short: Mapping[str, str], stored: StoredTensors, network: NetworkNames) -> list[Match]:
+def _find_spelled_matches(
+    short: Mapping[str, str], stored: StoredTensors, network: NetworkNames
+) -> list[WeightMatch]:
     """As `find_matches`, for names in one spelling."""
     counts, places = _count_prefixes(short, network)
-    enough = min(max(counts.values(), default=0), len(network.short) / 2)
+    enough = min(max(counts.values(), default=0), len(network.names_without_wrappers) / 2)
     likely = [prefix for prefix in counts if counts[prefix] >= enough]
     order = sorted(likely, key=lambda prefix: (-counts[prefix], prefix.count("."), prefix))
-    matches = [_match_at(prefix, short, places, stored, network) for prefix in order]
+    matches = [_build_match(prefix, short, places, stored, network) for prefix in order]
     complete = [match for match in matches if match.is_complete]
     kept = complete or matches[:1]
     taken = {path for match in kept for path in match.names.values()}
-    return [_with_leftovers(match, taken, stored, network) for match in kept]
+    return [_add_leftovers(match, taken, stored, network) for match in kept]
 
 
-def in_containers_of(paths: Iterable[str], stored: StoredTensors) -> Callable[[str], bool]:
+def build_container_filter(paths: Iterable[str], stored: StoredTensors) -> Callable[[str], bool]:
     """Whether a path lies where these do: in their mapping, or anywhere in their tree of mappings."""
     containers = {stored.containers[path] for path in paths}
     if len(containers) < 2:
         return lambda path: stored.containers[path] in containers
-    root = common_path(containers)
+    root = find_common_path(containers)
     return lambda path: not root or f"{stored.containers[path]}.".startswith(f"{root}.")
 
 
-def common_path(paths: Collection[str]) -> str:
+def find_common_path(paths: Collection[str]) -> str:
     """The parts that all dotted paths begin with."""
     shared: list[str] = []
     for parts in zip(*(path.split(".") for path in paths), strict=False):
@@ -189,7 +191,7 @@ def common_path(paths: Collection[str]) -> str:
     return ".".join(shared)
 
 
-def are_identical(one: Match, other: Match, stored: StoredTensors) -> bool:
+def are_identical(one: WeightMatch, other: WeightMatch, stored: StoredTensors) -> bool:
     """Whether two places give the network the same values."""
     if one.names.keys() != other.names.keys():
         return False
@@ -197,9 +199,9 @@ def are_identical(one: Match, other: Match, stored: StoredTensors) -> bool:
     return all(a is b or (a.dtype == b.dtype and torch.equal(a, b)) for a, b in pairs)
 
 
-def without_wrapper_parts(path: str) -> str:
+def remove_wrapper_parts(path: str) -> str:
     """A dotted path without the parts that only say that something was wrapped."""
-    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+    return ".".join(part for part in path.split(".") if part not in _WRAPPER_PARTS)
 
 
 def has_same_shape(tensor: Tensor, expected: Tensor) -> bool:
@@ -207,18 +209,18 @@ def has_same_shape(tensor: Tensor, expected: Tensor) -> bool:
     return tensor.shape == expected.shape or (expected.ndim == 0 and tensor.shape == (1,))
 
 
-def _without_wrappers(names: Mapping[str, Tensor]) -> dict[str, str]:
+def _remove_wrappers(names: Mapping[str, Tensor]) -> dict[str, str]:
     """Names without wrappers' parts to the names; those that could then be taken for each other stay."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        groups[without_wrapper_parts(name)].append(name)
+        groups[remove_wrapper_parts(name)].append(name)
     found: dict[str, str] = {}
     for bare, several in groups.items():
         found |= {bare: several[0]} if len(several) == 1 else {name: name for name in several}
     return found
 
 
-def _without_words(short: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
+def _remove_unknown_words(short: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
     """Names without words that the network does not use, such as a wrapper's in the middle of a name.
 
     Empty if two names would then be taken for each other.
@@ -241,94 +243,106 @@ def _count_prefixes(
     places: dict[str, list[str]] = defaultdict(list)
     for bare in short:
         parts = bare.split(".")
-        for start in range(max(0, len(parts) - network.depth), len(parts)):
+        for start in range(max(0, len(parts) - network.max_depth), len(parts)):
             ending = ".".join(parts[start:])
-            if ending in network.short:
+            if ending in network.names_without_wrappers:
                 counts[".".join(parts[:start])] += 1
                 places[ending].append(bare)
     return counts, places
 
 
-def _match_at(
+def _build_match(
     prefix: str,
     short: Mapping[str, str],
     places: Mapping[str, list[str]],
     stored: StoredTensors,
     network: NetworkNames,
-) -> Match:
+) -> WeightMatch:
     """The network's names behind one prefix; a part that is not there at all may stand elsewhere, once."""
-    here = {bare: path for bare in network.short if (path := short.get(_join(prefix, bare))) is not None}
+    here = {
+        bare: path
+        for bare in network.names_without_wrappers
+        if (path := short.get(_join_path(prefix, bare))) is not None
+    }
     there = {bare.partition(".")[0] for bare in here}
-    is_inside = in_containers_of(here.values(), stored)
-    names = {network.short[bare]: path for bare, path in here.items()}
-    for bare, name in network.short.items():
+    is_inside = build_container_filter(here.values(), stored)
+    names = {network.names_without_wrappers[bare]: path for bare, path in here.items()}
+    for bare, name in network.names_without_wrappers.items():
         if bare.partition(".")[0] not in there:
-            others = (short[place] for place in _elsewhere(bare, prefix, short, places))
+            others = (short[place] for place in _find_elsewhere(bare, prefix, short, places))
             near = [path for path in others if is_inside(path)]
-            if len(near) == 1 and _fits(name, stored.tensors[near[0]], network):
+            if len(near) == 1 and _has_fitting_shape(name, stored.tensors[near[0]], network):
                 names[name] = near[0]
-    for name, twin in network.twins.items():
+    for name, twin in network.tied_names.items():
         one, other = (name, twin) if twin in names else (twin, name)
         if one not in names and other in names:
             names[one] = names[other]
     missing = tuple(
         name
         for name in network.tensors
-        if name not in names and not name.endswith(COUNTER) and not network.belongs_to_head(name)
+        if name not in names and not name.endswith(BATCH_COUNTER_NAME) and not network.belongs_to_head(name)
     )
-    misfits = tuple(name for name, path in names.items() if not _fits(name, stored.tensors[path], network))
-    return Match(prefix, names, missing, misfits)
+    misfits = tuple(
+        name for name, path in names.items() if not _has_fitting_shape(name, stored.tensors[path], network)
+    )
+    return WeightMatch(prefix, names, missing, misfits)
 
 
-def _elsewhere(
+def _find_elsewhere(
     bare: str, prefix: str, short: Mapping[str, str], places: Mapping[str, list[str]]
 ) -> list[str]:
     """Where else a name stands: beside the part that the prefix leads to, or under a prefix of its own."""
     parts = prefix.split(".") if prefix else []
     for count in range(len(parts) - 1, -1, -1):
-        place = _join(".".join(parts[:count]), bare)
+        place = _join_path(".".join(parts[:count]), bare)
         if place in short:
             return [place]
     return places.get(bare, [])
 
 
-def _join(prefix: str, name: str) -> str:
+def _join_path(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _fits(name: str, tensor: Tensor, network: NetworkNames) -> bool:
+def _has_fitting_shape(name: str, tensor: Tensor, network: NetworkNames) -> bool:
     expected = network.tensors[name]
     if expected.ndim and network.has_class_rows(name):
         return tensor.ndim == expected.ndim and tensor.shape[1:] == expected.shape[1:]
     return has_same_shape(tensor, expected)
 
 
-def _with_leftovers(match: Match, taken: set[str], stored: StoredTensors, network: NetworkNames) -> Match:
+def _add_leftovers(
+    match: WeightMatch, taken: set[str], stored: StoredTensors, network: NetworkNames
+) -> WeightMatch:
     """The match with what else lies in its mapping, copies of the network sorted out."""
-    is_inside = in_containers_of(match.names.values(), stored)
+    is_inside = build_container_filter(match.names.values(), stored)
     others = [path for path in stored.tensors if path not in taken and is_inside(path)]
-    copies = set(_copies(others, stored, network))
+    copies = set(_find_parameter_copies(others, stored, network))
     head = f"{match.prefix}." if match.prefix else ""
 
     def is_own(path: str) -> bool:
-        bare = without_wrapper_parts(path)
-        return bare.startswith(head) and bare.removeprefix(head).partition(".")[0] in network.children
+        bare = remove_wrapper_parts(path)
+        return bare.startswith(head) and bare.removeprefix(head).partition(".")[0] in network.first_parts
 
-    left = sort_leftovers((path for path in others if path not in copies), stored.tensors, is_own)
-    return Match(match.prefix, match.names, match.missing, match.misfits, left, tuple(sorted(copies)))
+    left = classify_leftovers((path for path in others if path not in copies), stored.tensors, is_own)
+    return WeightMatch(
+        match.prefix, match.names, match.missing, match.shape_mismatches, left, tuple(sorted(copies))
+    )
 
 
-def _copies(paths: list[str], stored: StoredTensors, network: NetworkNames) -> Iterator[str]:
+def _find_parameter_copies(paths: list[str], stored: StoredTensors, network: NetworkNames) -> Iterator[str]:
     """Paths of moving averages: every parameter of the network once more, with or without its buffers."""
     for squeeze in (False, True):  # some averages write the names without their dots
-        wanted = {name.replace(".", "") if squeeze else name: name for name in network.short}
+        wanted = {name.replace(".", "") if squeeze else name: name for name in network.names_without_wrappers}
         groups: dict[str, dict[str, str]] = defaultdict(dict)
         for path in paths:
-            parts = without_wrapper_parts(path).split(".")
-            for start in range(max(1, len(parts) - network.depth), len(parts)):
+            parts = remove_wrapper_parts(path).split(".")
+            for start in range(max(1, len(parts) - network.max_depth), len(parts)):
                 ending = ".".join(parts[start:])
-                if ending in wanted and _fits(network.short[wanted[ending]], stored.tensors[path], network):
+                if ending in wanted and _has_fitting_shape(
+                    network.names_without_wrappers[wanted[ending]], stored.tensors[path], network
+                ):
                     groups[".".join(parts[:start])][wanted[ending]] = path
         for found in groups.values():
-            if {network.short[name] for name in found} >= network.parameters:
+            if {network.names_without_wrappers[name] for name in found} >= network.parameters:
                 yield from found.values()

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from robustbench_local.config.strict_yaml import Strict, read_yaml, validate
+from robustbench_local.config.strict_yaml import StrictModel, read_yaml, validate
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.model_files import find_file
 
 
-class WeightsCard(Strict):
+class WeightsCard(StrictModel):
     """What a weights file needs to become a classifier, and where it comes from.
 
     Args:
@@ -59,17 +59,17 @@ def read_weights_card(path: Path, *, remedy: str) -> WeightsCard:
     return card
 
 
-def card_beside(weights: str, base: Path | None = None) -> WeightsCard | None:
+def find_card(weights: str, base_folder: Path | None = None) -> WeightsCard | None:
     """The card that `rbl train` wrote beside a weights file, if there is one.
 
     Args:
         weights: The weights file.
-        base: The folder that a relative path starts from.
+        base_folder: The folder that a relative path starts from.
 
     Raises:
         ModelError: If there is no such weights file, or its card is damaged.
     """
-    path = find_file(weights, base).with_suffix(".yaml")
+    path = find_file(weights, base_folder).with_suffix(".yaml")
     if not path.is_file():
         return None
     card = read_weights_card(path, remedy="remove it and set architecture, or train again")

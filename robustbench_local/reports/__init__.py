@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustbench_local.errors import DamagedError
-from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.formatting.text import counted
+from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.formatting.text import format_count
 from robustbench_local.reports.page import render
-from robustbench_local.reports.writers.csv_files import outcomes_csv, results_csv, sightings_csv
+from robustbench_local.reports.writers.csv_files import (
+    format_outcomes_csv,
+    format_results_csv,
+    format_sticker_views_csv,
+)
 from robustbench_local.reports.writers.figures import draw_figures
-from robustbench_local.reports.writers.report_markdown import write_markdown
-from robustbench_local.reports.writers.results_json import as_json, to_text
+from robustbench_local.reports.writers.report_markdown import render_markdown
+from robustbench_local.reports.writers.results_json import encode_results, format_json
 from robustbench_local.store import RunStore
 from robustbench_local.store.atomic_files import (
     make_directory,
@@ -22,9 +26,9 @@ from robustbench_local.store.atomic_files import (
 
 __all__ = ["find_damaged_images", "write_report"]
 
-PAGE = "report.html"
-FIGURES = "figures"
-_NAMED = 3
+PAGE_FILE_NAME = "report.html"
+FIGURES_FOLDER = "figures"
+_MAX_NAMED_CELLS = 3
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -46,22 +50,22 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         RefusedError: If a symbolic link is in the place of a file or of the folder of figures.
         StorageError: If the disk refuses; files that were there stay whole.
     """
-    page = _page(Path(run_dir) if out is None else Path(out))
+    page = _resolve_page_path(Path(run_dir) if out is None else Path(out))
     with RunStore.open_readonly(Path(run_dir)) as store:
-        content = read_content(store)
-        outcomes = outcomes_csv(store, content.evidence)
-        sightings = sightings_csv(store, content.evidence) if content.stickers else None
-    figures = {f"{FIGURES}/{name}": png for name, png in draw_figures(content).items()}
+        content = read_report_data(store)
+        outcomes = format_outcomes_csv(store, content.evidence)
+        sightings = format_sticker_views_csv(store, content.evidence) if content.sticker_results else None
+    figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
     files: dict[str, str | bytes] = {
-        "results.json": to_text(as_json(content.evidence, content.gates)),
-        "results.csv": results_csv(content.evidence),
+        "results.json": format_json(encode_results(content.evidence, content.gate_report)),
+        "results.csv": format_results_csv(content.evidence),
         "outcomes.csv": outcomes,
         **({} if sightings is None else {"sightings.csv": sightings}),
-        "report.md": write_markdown(content, list(figures)),
+        "report.md": render_markdown(content, list(figures)),
         **figures,
     }
     make_directory(page.parent)
-    make_directory_in(page.parent, FIGURES)
+    make_directory_in(page.parent, FIGURES_FOLDER)
     for name in (*files, page.name):
         refuse_link(page.parent / name)  # all of them before the first is written
     for name, text in files.items():
@@ -74,17 +78,21 @@ def find_damaged_images(run_dir: Path) -> DamagedError | None:
     """What to say if adversarial images of a run are not those that were found; None if all of them are."""
     with RunStore.open_readonly(run_dir) as store:
         damaged = store.find_damaged_arrays()
-        names = [f"{cell.model} x {cell.attack}" for cell in store.cells() if cell.key in damaged]
+        names = [f"{cell.model} x {cell.attack}" for cell in store.read_cells() if cell.key in damaged]
     if not damaged:
         return None
-    more = f" and {counted(len(names) - _NAMED, 'more cell')}" if len(names) > _NAMED else ""
-    which, why = ", ".join(names[:_NAMED]), next(iter(damaged.values()))
+    more = (
+        f" and {format_count(len(names) - _MAX_NAMED_CELLS, 'more cell')}"
+        if len(names) > _MAX_NAMED_CELLS
+        else ""
+    )
+    which, why = ", ".join(names[:_MAX_NAMED_CELLS]), next(iter(damaged.values()))
     what = f"images are damaged and not shown: of {which}{more} ({why})"
     remedy = "restore them from a copy, or compute these cells again with rbl run ... --recompute-damaged"
     return DamagedError(what, where=str(run_dir), remedy=remedy)
 
 
-def _page(out: Path) -> Path:
+def _resolve_page_path(out: Path) -> Path:
     """The HTML file: the place itself if its name says so, else one inside that folder."""
     is_file = out.suffix.lower() in {".html", ".htm"} and not out.is_dir()
-    return out if is_file else out / PAGE
+    return out if is_file else out / PAGE_FILE_NAME

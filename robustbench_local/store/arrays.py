@@ -17,8 +17,8 @@ from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import DamagedError, InvariantError
 from robustbench_local.store.atomic_files import make_directory_in, write_atomically
 
-FOLDER = "adversarial"
-RECOMPUTE = "restore it from a copy, or compute the cell again with rbl run ... --recompute-damaged"
+ARRAY_FOLDER = "adversarial"
+RECOMPUTE_REMEDY = "restore it from a copy, or compute the cell again with rbl run ... --recompute-damaged"
 _KEY_LENGTH = 16
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -26,7 +26,7 @@ Hashes = Mapping[int, tuple[str, str]]
 """Position -> the hashes of the original and the adversarial image that the outcome has."""
 
 
-class WaitingChunks:
+class UncommittedChunks:
     """Files that are written and whose digests are not committed yet."""
 
     def __init__(self) -> None:
@@ -36,32 +36,32 @@ class WaitingChunks:
         """A file that was written."""
         self._digests[cell_key, chunk] = digest
 
-    def of(self, cell_key: str) -> list[tuple[str, int, str]]:
+    def list_chunks(self, cell_key: str) -> list[tuple[str, int, str]]:
         """Cell, chunk and digest of the files of a cell."""
         return [(key, chunk, digest) for (key, chunk), digest in self._digests.items() if key == cell_key]
 
-    def cells(self) -> list[str]:
+    def list_cell_keys(self) -> list[str]:
         """Keys of the cells that have such files."""
         return list(dict.fromkeys(key for key, _ in self._digests))
 
-    def forget(self, cell_key: str) -> None:
+    def remove_cell(self, cell_key: str) -> None:
         """The files of a cell wait no longer."""
         self._digests = {place: digest for place, digest in self._digests.items() if place[0] != cell_key}
 
 
-def save(directory: Path, cell_key: str, chunk: int, arrays: Arrays) -> str:
+def save_chunk(directory: Path, cell_key: str, chunk: int, arrays: Arrays) -> str:
     """Write one chunk, in one step that survives a crash; gives the digest of the file.
 
     See ``RunStore.save_arrays``.
     """
-    folder = _folder(directory, cell_key)
-    make_directory_in(make_directory_in(directory, FOLDER), folder.name)
+    folder = _get_cell_folder(directory, cell_key)
+    make_directory_in(make_directory_in(directory, ARRAY_FOLDER), folder.name)
     content = safetensors.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    write_atomically(_file(folder, chunk), content)
+    write_atomically(_get_chunk_path(folder, chunk), content)
     return hashlib.sha256(content).hexdigest()
 
 
-def load(
+def load_model(
     directory: Path, cell_key: str, digests: Mapping[int, str] | None, hashes: Hashes
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Read the chunks of a cell and join them along their first axis. See ``RunStore.load_arrays``.
@@ -76,12 +76,12 @@ def load(
         DamagedError: A file is missing or not the one that was written, or an image is not its outcome's.
         InvariantError: The chunks do not fit together.
     """
-    folder = _folder(directory, cell_key)
-    numbers = _chunks_in(folder) if digests is None else sorted(digests)
+    folder = _get_cell_folder(directory, cell_key)
+    numbers = _list_chunks(folder) if digests is None else sorted(digests)
     chunks = []
     for number in numbers:
-        file = _file(folder, number)
-        chunk = _read(file, None if digests is None else digests[number])
+        file = _get_chunk_path(folder, number)
+        chunk = _read_chunk(file, None if digests is None else digests[number])
         _check_images(chunk, hashes, file)
         chunks.append(chunk)
     if not chunks:
@@ -92,13 +92,13 @@ def load(
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def load_cell(
+def load_cell_arrays(
     directory: Path,
     connection: sqlite3.Connection,
     cell_key: str,
     *,
-    checked: bool,
-    waiting: Mapping[int, str] | None = None,
+    has_all_digests: bool,
+    uncommitted: Mapping[int, str] | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
     """A cell's arrays as far as the database knows them; errors as in `load`.
 
@@ -106,41 +106,43 @@ def load_cell(
         directory: The run directory.
         connection: Its database.
         cell_key: The cell.
-        checked: Whether the run kept digests from its start; if not, files unknown to it count too.
-        waiting: Chunk -> digest of files that are written and not committed.
+        has_all_digests: Whether the run kept digests from its start; if not, files unknown to it count too.
+        uncommitted: Chunk -> digest of files that are written and not committed.
     """
     digests: dict[int, str] | None = {
         **dict(connection.execute("SELECT chunk, digest FROM arrays WHERE cell = ?", (cell_key,))),
-        **(waiting or {}),
+        **(uncommitted or {}),
     }
-    if not digests and not checked:
+    if not digests and not has_all_digests:
         digests = None
     query = "SELECT position, original_hash, adversarial_hash FROM outcomes WHERE cell = ?"
     hashes = {position: (before, after) for position, before, after in connection.execute(query, (cell_key,))}
-    return load(directory, cell_key, digests, hashes)
+    return load_model(directory, cell_key, digests, hashes)
 
 
-def remove(directory: Path, cell_key: str) -> None:
+def remove_chunks(directory: Path, cell_key: str) -> None:
     """Delete the chunks of a cell that is computed again."""
-    folder = _folder(directory, cell_key)
-    for number in _chunks_in(folder):
-        _file(folder, number).unlink(missing_ok=True)
+    folder = _get_cell_folder(directory, cell_key)
+    for number in _list_chunks(folder):
+        _get_chunk_path(folder, number).unlink(missing_ok=True)
 
 
-def image_hash(image: npt.NDArray[np.generic]) -> str:
+def hash_image_array(image: npt.NDArray[np.generic]) -> str:
     """First 16 hex digits of the SHA-256 of an image's fp32 bytes, as outcomes have it."""
     return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()[:16]
 
 
-def _read(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.generic]]:
-    content = read_user_file(file, error=DamagedError, remedy=RECOMPUTE)
+def _read_chunk(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.generic]]:
+    content = read_user_file(file, error=DamagedError, remedy=RECOMPUTE_REMEDY)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise DamagedError("the file is not the one that was written", where=str(file), remedy=RECOMPUTE)
+        raise DamagedError(
+            "the file is not the one that was written", where=str(file), remedy=RECOMPUTE_REMEDY
+        )
     try:
         arrays: dict[str, npt.NDArray[np.generic]] = safetensors.load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         what = f"the file is damaged ({error})"
-        raise DamagedError(what, where=str(file), remedy=RECOMPUTE) from error
+        raise DamagedError(what, where=str(file), remedy=RECOMPUTE_REMEDY) from error
     return arrays
 
 
@@ -150,24 +152,24 @@ def _check_images(chunk: Arrays, hashes: Hashes, file: Path) -> None:
     if positions.ndim != 1 or (
         "positions" in chunk and any(len(array) != len(positions) for array in chunk.values())
     ):
-        raise DamagedError("its arrays have different lengths", where=str(file), remedy=RECOMPUTE)
+        raise DamagedError("its arrays have different lengths", where=str(file), remedy=RECOMPUTE_REMEDY)
     for row, position in enumerate(positions.tolist()):
         for name, wanted in zip(("original", "adversarial"), hashes.get(position, ()), strict=False):
-            if wanted and name in chunk and image_hash(chunk[name][row]) != wanted:
+            if wanted and name in chunk and hash_image_array(chunk[name][row]) != wanted:
                 what = f"the {name} image at position {position} is not the one of its outcome"
-                raise DamagedError(what, where=str(file), remedy=RECOMPUTE)
+                raise DamagedError(what, where=str(file), remedy=RECOMPUTE_REMEDY)
 
 
-def _chunks_in(folder: Path) -> list[int]:
+def _list_chunks(folder: Path) -> list[int]:
     return sorted(int(file.stem) for file in folder.glob("*.safetensors") if file.stem.isdecimal())
 
 
-def _file(folder: Path, chunk: int) -> Path:
+def _get_chunk_path(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:05d}.safetensors"
 
 
-def _folder(directory: Path, cell_key: str) -> Path:
+def _get_cell_folder(directory: Path, cell_key: str) -> Path:
     # Keys are hex digests; anything else could lead out of the run directory.
     if not re.fullmatch(r"[\w-]+", cell_key, re.ASCII):
         raise InvariantError(f"not a cell key: {cell_key!r}")
-    return directory / FOLDER / cell_key[:_KEY_LENGTH]
+    return directory / ARRAY_FOLDER / cell_key[:_KEY_LENGTH]

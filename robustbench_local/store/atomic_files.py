@@ -10,9 +10,9 @@ from pathlib import Path
 
 from robustbench_local.errors import ConfigError, RefusedError, RobustbenchError, StorageError
 
-_DISK_REFUSED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+_DISK_ERROR_CODES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """The place is right but the disk will not take it now: free some space and run again."""
-_TEMPORARY = ".writing"
+_TEMPORARY_SUFFIX = ".writing"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -32,8 +32,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     refuse_link(path)
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    with storage_errors(path):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
+    with convert_storage_errors(path):
         try:
             temporary.unlink(missing_ok=True)
             with temporary.open("xb") as file:  # never through a link that somebody put there
@@ -65,7 +65,7 @@ def make_directory(directory: Path) -> None:
         ConfigError: Some part of the path is a file, cannot be written to or is not a valid name.
         StorageError: The disk is full.
     """
-    with storage_errors(directory):
+    with convert_storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
 
 
@@ -88,7 +88,7 @@ def refuse_link(path: Path) -> None:
     Raises:
         RefusedError: It is a symbolic link.
     """
-    with storage_errors(path):
+    with convert_storage_errors(path):
         if not path.is_symlink():
             return
         leads = path.readlink()
@@ -99,15 +99,15 @@ def refuse_link(path: Path) -> None:
     )
 
 
-def remove_unfinished(directory: Path) -> None:
+def remove_temporary_files(directory: Path) -> None:
     """Delete the temporary files that a killed process left in a folder and below."""
-    with storage_errors(directory):
-        for leftover in directory.rglob(f".*{_TEMPORARY}"):
+    with convert_storage_errors(directory):
+        for leftover in directory.rglob(f".*{_TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def convert_storage_errors(path: Path) -> Iterator[None]:
     """Turn what the operating system says about a path into one line with the right exit code.
 
     Args:
@@ -120,7 +120,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _spoken(error, path) from error
+        raise _convert_os_error(error, path) from error
     except ValueError as error:
         # How Python refuses a NUL inside a path.
         if "null" not in str(error):
@@ -128,11 +128,11 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise ConfigError("the path holds a NUL character", where=repr(str(path))) from error
 
 
-def _spoken(error: OSError, path: Path) -> RobustbenchError:
+def _convert_os_error(error: OSError, path: Path) -> RobustbenchError:
     """Say an operating system error to the user."""
     reason = (error.strerror or str(error)).lower()
     where = str(path)
-    if error.errno in _DISK_REFUSED:
+    if error.errno in _DISK_ERROR_CODES:
         remedy = "free some space and run the same command again; what was committed is kept"
         return StorageError(f"the disk refused a write ({reason})", where=where, remedy=remedy)
     return ConfigError(f"cannot be used ({reason})", where=where, remedy="choose another folder")

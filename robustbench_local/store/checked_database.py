@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from robustbench_local.store.database import database_errors, refuse_damaged
+from robustbench_local.store.database import convert_database_errors, refuse_damaged
 
 
 class CheckedDatabase:
@@ -28,17 +28,17 @@ class CheckedDatabase:
         self._connection, self._path = connection, path
         self._checked_version: int | None = None
 
-    def trust(self) -> None:
+    def mark_checked(self) -> None:
         """Take what it holds now for checked: its writer has just opened it."""
-        self._checked_version = self._version()
+        self._checked_version = self._read_data_version()
 
-    def check(self) -> None:
+    def check_all(self) -> None:
         """Look at all of it.
 
         Raises:
             DamagedError: It is damaged anywhere.
         """
-        with self.mutex, self._snapshot():
+        with self.mutex, self._open_snapshot():
             self._check_snapshot()
 
     def read(self, query: str, *values: Any) -> list[Any]:
@@ -47,16 +47,16 @@ class CheckedDatabase:
         Raises:
             DamagedError: Another process has written since the last look, and it is damaged now.
         """
-        with self.mutex, self._snapshot():
+        with self.mutex, self._open_snapshot():
             rows = self._connection.execute(query, values).fetchall()
-            if self._version() != self._checked_version:
+            if self._read_data_version() != self._checked_version:
                 self._check_snapshot()
             return rows
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def open_transaction(self) -> Iterator[None]:
         """All or nothing, on the disk when it ends."""
-        with self.mutex, database_errors(self._path):
+        with self.mutex, convert_database_errors(self._path):
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield
@@ -69,16 +69,16 @@ class CheckedDatabase:
 
     def _check_snapshot(self) -> None:
         refuse_damaged(self._connection, self._path)
-        self._checked_version = self._version()
+        self._checked_version = self._read_data_version()
 
-    def _version(self) -> int:
+    def _read_data_version(self) -> int:
         """A number that changes when another process has written."""
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
     @contextmanager
-    def _snapshot(self) -> Iterator[None]:
+    def _open_snapshot(self) -> Iterator[None]:
         """Inside, everything is read as of one moment, whatever a writer commits."""
-        with database_errors(self._path):
+        with convert_database_errors(self._path):
             self._connection.execute("BEGIN")
             try:
                 yield

@@ -17,7 +17,7 @@ from robustbench_local.store.records import CellStatus, Condition, OutcomeStatus
 
 EPS_SLACK_SHARE = 1e-4
 """Distances may exceed eps by so much of it; the harness itself allows 1e-5."""
-EPS_SLACK = 2e-6
+EPS_SLACK_PIXEL_UNITS = 2e-6
 """And by so much, in pixel units; the harness itself allows 1e-6 in Linf."""
 RADIUS_SLACK_SHARE = 1e-6
 """A certificate's radius may stay below eps by so much of it: rounding."""
@@ -28,72 +28,83 @@ class Contradiction(NamedTuple):
 
     cell: str
     """Key of its cell."""
-    what: str
+    description: str
     """Which row, and what is wrong with it."""
 
 
-def _words(kind: Any) -> str:
+def _format_literals(kind: Any) -> str:
     return ", ".join(f"'{word}'" for word in get_args(kind))
 
 
-def _is(column: str, kind: str) -> str:
+def _build_type_rule(column: str, kind: str) -> str:
     return f"typeof({column}) = '{kind}'"
 
 
-def _flags(*columns: str) -> str:
-    return " AND ".join(f"{_is(column, 'integer')} AND {column} IN (0, 1)" for column in columns)
+def _build_flag_rule(*columns: str) -> str:
+    return " AND ".join(f"{_build_type_rule(column, 'integer')} AND {column} IN (0, 1)" for column in columns)
 
 
-def _counts(*columns: str) -> str:
-    return " AND ".join(f"{_is(column, 'integer')} AND {column} >= 0" for column in columns)
+def _build_count_rule(*columns: str) -> str:
+    return " AND ".join(f"{_build_type_rule(column, 'integer')} AND {column} >= 0" for column in columns)
 
 
-def _number(column: str) -> str:
-    return f"({_is(column, 'real')} AND abs({column}) < 9e999)"
+def _build_number_rule(column: str) -> str:
+    return f"({_build_type_rule(column, 'real')} AND abs({column}) < 9e999)"
 
 
 NORMS = ("Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch")
 """Norms and families that a cell can have; figures are named after them."""
-_JUDGED = "c.measure IN ('ball', 'distance') AND o.status = 'ok'"
+_ATTACKED_CONDITION = "c.measure IN ('ball', 'distance') AND o.status = 'ok'"
 """An attacked image, or one that is proven and needs no attack, whose last reading is in the row."""
-_SIZE = "CASE c.norm WHEN 'Linf' THEN o.linf WHEN 'L2' THEN o.l2 WHEN 'L1' THEN o.l1 ELSE 0.0 END"
+_DISTANCE_EXPRESSION = (
+    "CASE c.norm WHEN 'Linf' THEN o.linf WHEN 'L2' THEN o.l2 WHEN 'L1' THEN o.l1 ELSE 0.0 END"
+)
 
 _OUTCOME_RULES: Sequence[tuple[str, str]] = (
-    (_counts("o.position", "o.label", "o.forward_passes", "o.backward_passes"), "a count is no whole number"),
+    (
+        _build_count_rule("o.position", "o.label", "o.forward_passes", "o.backward_passes"),
+        "a count is no whole number",
+    ),
     (
         " AND ".join(
-            f"({column} IS NULL OR ({_counts(column)}))"
+            f"({column} IS NULL OR ({_build_count_rule(column)}))"
             for column in ("o.clean_prediction", "o.adversarial_prediction")
         ),
         "a prediction is no class index",
     ),
     (
-        _flags("o.clean_correct", "o.broken", "o.moved_elsewhere", "o.fragile", "o.abstained"),
+        _build_flag_rule("o.clean_correct", "o.broken", "o.moved_elsewhere", "o.fragile", "o.abstained"),
         "a yes or no is neither",
     ),
     (
         (
-            f"(o.broken_8bit IS NULL OR ({_flags('o.broken_8bit')})) AND "
-            f"(o.certified IS NULL OR ({_flags('o.certified')}))"
+            f"(o.broken_8bit IS NULL OR ({_build_flag_rule('o.broken_8bit')})) AND "
+            f"(o.certified IS NULL OR ({_build_flag_rule('o.certified')}))"
         ),
         "a yes or no is neither",
     ),
-    (f"o.margin IS NULL OR {_number('o.margin')}", "its margin is no finite number"),
-    (f"o.radius IS NULL OR ({_is('o.radius', 'real')} AND o.radius >= 0)", "its radius is no distance"),
+    (f"o.margin IS NULL OR {_build_number_rule('o.margin')}", "its margin is no finite number"),
+    (
+        f"o.radius IS NULL OR ({_build_type_rule('o.radius', 'real')} AND o.radius >= 0)",
+        "its radius is no distance",
+    ),
     (
         " AND ".join(
-            f"({column} IS NULL OR ({_number(column)} AND {column} >= 0))"
+            f"({column} IS NULL OR ({_build_number_rule(column)} AND {column} >= 0))"
             for column in ("o.linf", "o.l2", "o.l1")
         ),
         "a distance is none",
     ),
-    (f"{_number('o.seconds')}", "its time is no number"),
-    (f"o.status IN ({_words(OutcomeStatus)})", "its status is unknown"),
+    (f"{_build_number_rule('o.seconds')}", "its time is no number"),
+    (f"o.status IN ({_format_literals(OutcomeStatus)})", "its status is unknown"),
     (
-        " AND ".join(_is(column, "text") for column in ("o.image", "o.original_hash", "o.adversarial_hash")),
+        " AND ".join(
+            _build_type_rule(column, "text")
+            for column in ("o.image", "o.original_hash", "o.adversarial_hash")
+        ),
         "a text is none",
     ),
-    (f"o.error IS NULL OR {_is('o.error', 'text')}", "a text is none"),
+    (f"o.error IS NULL OR {_build_type_rule('o.error', 'text')}", "a text is none"),
     ("o.position < c.images", "its position is beyond the images of the cell"),
     ("o.broken <= o.clean_correct", "it is broken and was never correct"),
     (
@@ -109,32 +120,32 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
     ("o.moved_elsewhere = 0 OR o.broken = 0", "it is broken and moved elsewhere"),
     ("coalesce(o.broken_8bit, 0) <= o.broken", "it is broken in 8 bits alone"),
     (
-        f"NOT ({_JUDGED} AND o.broken = 0 AND c.goal = 'untargeted') OR o.adversarial_prediction IS o.label",
+        f"NOT ({_ATTACKED_CONDITION} AND o.broken = 0 AND c.goal = 'untargeted') OR o.adversarial_prediction IS o.label",
         "it is not broken, and its last prediction is wrong",
     ),
     (
         (
-            f"NOT ({_JUDGED} AND o.broken = 1 AND c.goal = 'untargeted') "
+            f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1 AND c.goal = 'untargeted') "
             "OR o.adversarial_prediction IS NOT o.label OR coalesce(o.margin, 0) <= 0"
         ),
         "it is broken, and its last prediction is right",
     ),
     (
         (
-            f"NOT ({_JUDGED} AND o.broken = 1 AND c.goal = 'targeted') "
+            f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1 AND c.goal = 'targeted') "
             "OR o.adversarial_prediction IN (SELECT value FROM json_each(c.targets))"
         ),
         "it is broken, and its last prediction is no target",
     ),
     (
         (
-            f"NOT ({_JUDGED} AND o.broken = 0 AND c.goal = 'targeted') "
+            f"NOT ({_ATTACKED_CONDITION} AND o.broken = 0 AND c.goal = 'targeted') "
             "OR o.adversarial_prediction NOT IN (SELECT value FROM json_each(c.targets))"
         ),
         "it is not broken, and its last prediction is a target",
     ),
     (
-        f"NOT ({_JUDGED} AND o.broken = 1) OR {_SIZE} <= c.eps * {1 + EPS_SLACK_SHARE!r} + {EPS_SLACK!r}",
+        f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1) OR {_DISTANCE_EXPRESSION} <= c.eps * {1 + EPS_SLACK_SHARE!r} + {EPS_SLACK_PIXEL_UNITS!r}",
         "it is broken from outside the ball",
     ),
     (
@@ -156,21 +167,21 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
 )
 
 _CELL_RULES: Sequence[tuple[str, str]] = (
-    (_counts("c.position", "c.images", "c.excluded"), "a count is no whole number"),
+    (_build_count_rule("c.position", "c.images", "c.excluded"), "a count is no whole number"),
     (
         " AND ".join(
-            _is(f"c.{column}", "text")
+            _build_type_rule(f"c.{column}", "text")
             for column in ("key", "model", "defense", "attack", "card", "norm", "threat", "note", "knowledge")
         ),
         "a text is none",
     ),
-    (f"{_number('c.eps')} AND c.eps >= 0", "its eps is no radius"),
-    (f"{_number('c.alpha')} AND c.alpha BETWEEN 0 AND 1", "its alpha is no probability"),
+    (f"{_build_number_rule('c.eps')} AND c.eps >= 0", "its eps is no radius"),
+    (f"{_build_number_rule('c.alpha')} AND c.alpha BETWEEN 0 AND 1", "its alpha is no probability"),
     (f"c.norm IN ({', '.join(map(repr, NORMS))})", "its norm is unknown"),
     ("c.goal IN ('untargeted', 'targeted')", "its goal is unknown"),
     ("c.measure IN ('ball', 'distance', 'certificate', 'views')", "its measure is unknown"),
     ("c.concerns IN ('model', 'smoothed')", "what its proofs are about is unknown"),
-    (f"c.status IN ({_words(CellStatus)})", "its status is unknown"),
+    (f"c.status IN ({_format_literals(CellStatus)})", "its status is unknown"),
     (
         (
             "json_valid(c.targets) AND json_valid(c.sources) AND json_valid(c.parameters) "
@@ -189,9 +200,9 @@ _CELL_RULES: Sequence[tuple[str, str]] = (
 )
 
 _SIGHTING_RULES: Sequence[tuple[str, str]] = (
-    (_counts("o.position"), "a count is no whole number"),
-    (f"o.condition IN ({_words(Condition)})", "its condition is unknown"),
-    (f"o.kind IN ({_words(ViewKind)})", "its kind is unknown"),
+    (_build_count_rule("o.position"), "a count is no whole number"),
+    (f"o.condition IN ({_format_literals(Condition)})", "its condition is unknown"),
+    (f"o.kind IN ({_format_literals(ViewKind)})", "its kind is unknown"),
     (
         (
             "json_valid(o.predictions) AND json_valid(o.confidences) "
@@ -202,8 +213,8 @@ _SIGHTING_RULES: Sequence[tuple[str, str]] = (
 )
 
 _VIEW_RULES: Sequence[tuple[str, str]] = (
-    (_counts("o.position"), "a count is no whole number"),
-    (f"o.kind IN ({_words(ViewKind)})", "its kind is unknown"),
+    (_build_count_rule("o.position"), "a count is no whole number"),
+    (f"o.kind IN ({_format_literals(ViewKind)})", "its kind is unknown"),
     (
         " AND ".join(f"json_valid(o.{name})" for name in ("distance", "yaw", "pitch", "roll")),
         "a list is none",
@@ -217,35 +228,35 @@ def find_contradictions(connection: sqlite3.Connection) -> Iterator[Contradictio
     Args:
         connection: Open, of today's schema.
     """
-    problem = _first_broken(_CELL_RULES)
+    problem = _build_first_broken_rule(_CELL_RULES)
     inner = f"SELECT c.key, {problem} AS problem FROM cells c"
     query = f"SELECT key, NULL, problem FROM ({inner}) WHERE problem NOT NULL"
-    yield from _said(connection, query, "")
+    yield from _build_contradictions(connection, query, "")
     tables = (("outcomes", _OUTCOME_RULES), ("sightings", _SIGHTING_RULES), ("views", _VIEW_RULES))
     for table, rules in tables:
-        problem = _first_broken(rules)
+        problem = _build_first_broken_rule(rules)
         inner = (
             f"SELECT o.cell AS cell, o.position AS position, {problem} AS problem "
             f"FROM {table} o JOIN cells c ON c.key = o.cell"
         )
         query = f"SELECT cell, min(position), problem FROM ({inner}) WHERE problem NOT NULL GROUP BY cell"
-        yield from _said(connection, query, f" in {table}")
-    yield from _beyond_classes(connection)
+        yield from _build_contradictions(connection, query, f" in {table}")
+    yield from _find_unknown_classes(connection)
 
 
-def _said(connection: sqlite3.Connection, query: str, where: str) -> Iterator[Contradiction]:
+def _build_contradictions(connection: sqlite3.Connection, query: str, where: str) -> Iterator[Contradiction]:
     for cell, position, problem in connection.execute(query).fetchall():
         row = "" if position is None else f"image {position}{where}: "
         yield Contradiction(str(cell), f"{row}{problem}")
 
 
-def _first_broken(rules: Sequence[tuple[str, str]]) -> str:
+def _build_first_broken_rule(rules: Sequence[tuple[str, str]]) -> str:
     """An expression in SQL: what the first rule that a row breaks says, else NULL."""
     cases = " ".join(f"WHEN NOT coalesce(({rule}), 0) THEN '{words}'" for rule, words in rules)
     return f"CASE {cases} END"
 
 
-def _beyond_classes(connection: sqlite3.Connection) -> Iterator[Contradiction]:
+def _find_unknown_classes(connection: sqlite3.Connection) -> Iterator[Contradiction]:
     """Classes that the model does not have, where the run knows how many it has."""
     models = connection.execute(
         "SELECT json_extract(m.value, '$.id'), max(json_extract(m.value, '$.num_classes')) "

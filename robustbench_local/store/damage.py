@@ -9,12 +9,19 @@ from pathlib import Path
 
 from robustbench_local.errors import DamagedError
 from robustbench_local.store.cross_checks import find_contradictions
-from robustbench_local.store.digests import ALL, any_text, cell_key, cell_part, damaged_parts, says_nothing
+from robustbench_local.store.digests import (
+    ALL_DIGESTS_PART,
+    find_damaged_parts,
+    format_cell_part,
+    is_transient_error,
+    parse_cell_key,
+    tolerate_invalid_text,
+)
 
 DATABASE_PART = "database"
 """The part that is the file itself: its pages do not hang together."""
-RECOMPUTE = "rbl run ... --recompute-damaged"
-_NAMED = 3
+RECOMPUTE_COMMAND = "rbl run ... --recompute-damaged"
+_MAX_NAMED_DAMAGES = 3
 
 
 @dataclass(frozen=True)
@@ -23,13 +30,13 @@ class Damage:
 
     part: str
     """``cell:KEY``, a table about the run, ``digests`` or ``database``."""
-    what: str
+    description: str
     """Which part, and what is wrong with it, in words."""
 
     @property
-    def cell(self) -> str | None:
+    def cell_key(self) -> str | None:
         """Key of the cell, if it is one."""
-        return cell_key(self.part)
+        return parse_cell_key(self.part)
 
 
 def find_damage(connection: sqlite3.Connection) -> list[Damage]:
@@ -43,47 +50,47 @@ def find_damage(connection: sqlite3.Connection) -> list[Damage]:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             found[DATABASE_PART] = Damage(DATABASE_PART, " ".join(str(verdict).replace("***", "").split()))
-        parts = damaged_parts(connection)
-        with any_text(connection):
-            names = _names(connection)
-            found |= {part: Damage(part, _mismatch(part, names)) for part in parts}
+        parts = find_damaged_parts(connection)
+        with tolerate_invalid_text(connection):
+            names = _read_cell_names(connection)
+            found |= {part: Damage(part, _describe_mismatch(part, names)) for part in parts}
             for cell, what in find_contradictions(connection):
-                part = cell_part(cell)
-                found.setdefault(part, Damage(part, f"{_name(cell, names)}: {what}"))
+                part = format_cell_part(cell)
+                found.setdefault(part, Damage(part, f"{_format_cell(cell, names)}: {what}"))
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        if says_nothing(error):
+        if is_transient_error(error):
             raise
         found.setdefault(DATABASE_PART, Damage(DATABASE_PART, str(error)))
     return list(found.values())
 
 
-def damage_error(damages: Sequence[Damage], path: Path) -> DamagedError:
+def build_damage_error(damages: Sequence[Damage], path: Path) -> DamagedError:
     """What to raise about damage.
 
     Args:
         damages: At least one.
         path: ``run.db``.
     """
-    named = "; ".join(damage.what for damage in damages[:_NAMED])
-    more = f"; and {len(damages) - _NAMED} more" if len(damages) > _NAMED else ""
-    remedy = f"restore it from a copy, or compute what is damaged again with {RECOMPUTE}"
+    named = "; ".join(damage.description for damage in damages[:_MAX_NAMED_DAMAGES])
+    more = f"; and {len(damages) - _MAX_NAMED_DAMAGES} more" if len(damages) > _MAX_NAMED_DAMAGES else ""
+    remedy = f"restore it from a copy, or compute what is damaged again with {RECOMPUTE_COMMAND}"
     return DamagedError(f"the run is damaged ({named}{more})", where=str(path), remedy=remedy)
 
 
-def _mismatch(part: str, names: dict[str, str]) -> str:
-    cell = cell_key(part)
+def _describe_mismatch(part: str, names: dict[str, str]) -> str:
+    cell = parse_cell_key(part)
     if cell is not None:
-        return f"{_name(cell, names)}: its rows are not those that were written"
-    if part == ALL:
+        return f"{_format_cell(cell, names)}: its rows are not those that were written"
+    if part == ALL_DIGESTS_PART:
         return "the list of digests is not the one that was written"
     return f"what {part!r} holds is not what was written"
 
 
-def _name(key: str, names: dict[str, str]) -> str:
+def _format_cell(key: str, names: dict[str, str]) -> str:
     return f"cell {names.get(key, 'without a record')} ({key[:12]})"
 
 
-def _names(connection: sqlite3.Connection) -> dict[str, str]:
+def _read_cell_names(connection: sqlite3.Connection) -> dict[str, str]:
     """Key -> model, defense and attack of a cell, as far as they can still be read."""
     rows = connection.execute("SELECT key, model, defense, attack FROM cells NOT INDEXED").fetchall()
     return {

@@ -13,12 +13,12 @@ from pathlib import Path
 from robustbench_local.config.user_files import check_user_file
 from robustbench_local.errors import ConfigError, DamagedError, InvariantError, RobustbenchError, StorageError
 from robustbench_local.store.atomic_files import refuse_link
-from robustbench_local.store.damage import damage_error, find_damage
-from robustbench_local.store.migrations import check_schema, migrate, schema_version
+from robustbench_local.store.damage import build_damage_error, find_damage
+from robustbench_local.store.migrations import is_current_schema, migrate_database, read_schema_version
 
-_WAIT_FOR_READERS = 30.0
-_DAMAGED = "restore it from a copy, or choose a new folder and run again"
-_NOT_OURS = frozenset(
+_BUSY_TIMEOUT_SECONDS = 30.0
+_DAMAGE_REMEDY = "restore it from a copy, or choose a new folder and run again"
+_DAMAGE_CODES = frozenset(
     {
         sqlite3.SQLITE_NOTADB,
         sqlite3.SQLITE_CORRUPT,
@@ -28,7 +28,7 @@ _NOT_OURS = frozenset(
         sqlite3.SQLITE_TOOBIG,
     }
 )
-_OF_THE_SCHEMA = (
+_SCHEMA_DAMAGE_MESSAGES = (
     "no such",
     "malformed",
     "already exists",
@@ -37,7 +37,7 @@ _OF_THE_SCHEMA = (
     "decode to UTF-8",
 )
 """What SQLite says, under its code for any mistake in SQL, when a table is not what it was made as."""
-_WRONG_PLACE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
+_LOCATION_CODES = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
@@ -55,20 +55,20 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         refuse_link(path.with_name(name))
     if path.exists():
         check_user_file(path)
-    with database_errors(path):
+    with convert_database_errors(path):
         connection = sqlite3.connect(
-            path, timeout=_WAIT_FOR_READERS, isolation_level=None, check_same_thread=False
+            path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            if check_schema(connection, path):
+            if is_current_schema(connection, path):
                 refuse_damaged(connection, path)  # before anything in the file changes
             else:
                 _refuse_lost_pages(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
-            if not check_schema(connection, path):
-                migrate(connection)
+            if not is_current_schema(connection, path):
+                migrate_database(connection)
                 refuse_damaged(connection, path)
         except BaseException:
             connection.close()
@@ -76,9 +76,9 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _refuse_empty(connection: sqlite3.Connection, path: Path) -> None:
+def _refuse_empty_run(connection: sqlite3.Connection, path: Path) -> None:
     """A run of no cells would read as one in which nothing failed."""
-    if not schema_version(connection):
+    if not read_schema_version(connection):
         what = "run.db is empty: nothing was committed, or its log run.db-wal was not copied with it"
         raise ConfigError(what, where=str(path.parent), remedy="copy the log too, or run the grid again")
 
@@ -90,14 +90,14 @@ def refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
         DamagedError: With the parts that are, and what to do.
     """
     if damages := find_damage(connection):
-        raise damage_error(damages, path)
+        raise build_damage_error(damages, path)
 
 
 def _refuse_lost_pages(connection: sqlite3.Connection, path: Path) -> None:
     """Nothing is migrated whose pages do not hang together."""
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
-        raise DamagedError(f"the database is damaged ({verdict})", where=str(path), remedy=_DAMAGED)
+        raise DamagedError(f"the database is damaged ({verdict})", where=str(path), remedy=_DAMAGE_REMEDY)
 
 
 def close_for_writing(connection: sqlite3.Connection) -> None:
@@ -121,23 +121,23 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise ConfigError("there is no run here (no run.db)", where=str(path.parent))
     check_user_file(path)
-    with database_errors(path):
+    with convert_database_errors(path):
         connection = _connect_readonly(path)
         try:
-            if check_schema(connection, path):
+            if is_current_schema(connection, path):
                 return connection
-            _refuse_empty(connection, path)
-            today = _in_memory(connection)
+            _refuse_empty_run(connection, path)
+            today = _copy_to_memory(connection)
         except BaseException:
             connection.close()
             raise
         connection.close()
-        migrate(today)
+        migrate_database(today)
         return today
 
 
 @contextlib.contextmanager
-def database_errors(path: Path) -> Iterator[None]:
+def convert_database_errors(path: Path) -> Iterator[None]:
     """Turn what SQLite says into one line with the right exit code.
 
     Raises:
@@ -149,21 +149,21 @@ def database_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _spoken(error, path) from error
+        raise _convert_sqlite_error(error, path) from error
     except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
         what = "not a readable database (its schema is damaged)"
-        raise DamagedError(what, where=str(path), remedy=_DAMAGED) from error
+        raise DamagedError(what, where=str(path), remedy=_DAMAGE_REMEDY) from error
 
 
-def _spoken(error: sqlite3.Error, path: Path) -> RobustbenchError:
+def _convert_sqlite_error(error: sqlite3.Error, path: Path) -> RobustbenchError:
     # The low byte is the kind; the rest says more closely what happened.
     kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     where = str(path)
-    if kind in _NOT_OURS or (
-        kind == sqlite3.SQLITE_ERROR and any(sign in str(error) for sign in _OF_THE_SCHEMA)
+    if kind in _DAMAGE_CODES or (
+        kind == sqlite3.SQLITE_ERROR and any(sign in str(error) for sign in _SCHEMA_DAMAGE_MESSAGES)
     ):
-        return DamagedError(f"not a readable database ({error})", where=where, remedy=_DAMAGED)
-    if kind in _WRONG_PLACE:
+        return DamagedError(f"not a readable database ({error})", where=where, remedy=_DAMAGE_REMEDY)
+    if kind in _LOCATION_CODES:
         return ConfigError(f"cannot be used here ({error})", where=where, remedy="choose another folder")
     if isinstance(error, sqlite3.OperationalError):
         remedy = "free some space or close the other program and run the same command again"
@@ -186,7 +186,7 @@ def _connect_uri(path: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?{mode}",
         uri=True,
-        timeout=_WAIT_FOR_READERS,
+        timeout=_BUSY_TIMEOUT_SECONDS,
         isolation_level=None,
         check_same_thread=False,
     )
@@ -206,12 +206,12 @@ def _copy_with_log(path: Path, log: Path) -> sqlite3.Connection:
         shutil.copyfile(log, copy.with_name(log.name))
         connection = sqlite3.connect(os.fspath(copy), isolation_level=None)
         try:
-            return _in_memory(connection)
+            return _copy_to_memory(connection)
         finally:
             connection.close()
 
 
-def _in_memory(connection: sqlite3.Connection) -> sqlite3.Connection:
+def _copy_to_memory(connection: sqlite3.Connection) -> sqlite3.Connection:
     memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     connection.backup(memory)
     return memory

@@ -15,19 +15,19 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-ABOUT_RUN = ("identity", "meta", "events")
+RUN_TABLES = ("identity", "meta", "events")
 """Tables about the run as a whole: each is a part of its own."""
-OF_CELL = ("outcomes", "sightings", "views", "arrays")
+CELL_TABLES = ("outcomes", "sightings", "views", "arrays")
 """Tables whose rows belong to a cell, as the row of ``cells`` itself does."""
-SINCE_SCHEMA = 7
+FIRST_DIGEST_SCHEMA = 7
 """The first schema with digests: a table of them that is missing from a later one was lost."""
-ALL = "digests"
+ALL_DIGESTS_PART = "digests"
 """The part whose digest is about the digests of all others."""
 
-_CELL = "cell:"
+_CELL_PREFIX = "cell:"
 _MODULUS = 1 << 256
 _NO_ROWS = (0, 0)
-_OF_THE_MOMENT = frozenset(
+_TRANSIENT_CODES = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
@@ -48,84 +48,86 @@ class RowSelection(NamedTuple):
     """What its question marks stand for."""
 
 
-def cell_part(key: str) -> str:
+def format_cell_part(key: str) -> str:
     """The name of the part that is a cell with all of its rows."""
-    return f"{_CELL}{key}"
+    return f"{_CELL_PREFIX}{key}"
 
 
-def cell_key(part: str) -> str | None:
+def parse_cell_key(part: str) -> str | None:
     """The key of the cell that a part is; None if it is about the run as a whole."""
-    return part.removeprefix(_CELL) if part.startswith(_CELL) else None
+    return part.removeprefix(_CELL_PREFIX) if part.startswith(_CELL_PREFIX) else None
 
 
-def rows_of(part: str) -> list[RowSelection]:
+def select_rows(part: str) -> list[RowSelection]:
     """All rows of a part."""
-    key = cell_key(part)
+    key = parse_cell_key(part)
     if key is None:
         return [RowSelection(part)]
     return [
         RowSelection("cells", "key = ?", (key,)),
-        *(RowSelection(table, "cell = ?", (key,)) for table in OF_CELL),
+        *(RowSelection(table, "cell = ?", (key,)) for table in CELL_TABLES),
     ]
 
 
 @contextmanager
-def keeping(connection: sqlite3.Connection, part: str, touched: Sequence[RowSelection]) -> Iterator[None]:
+def maintain_digest(
+    connection: sqlite3.Connection, part: str, selections: Sequence[RowSelection]
+) -> Iterator[None]:
     """Inside, rows of a part may change; after it, the part's digest is about what they are then.
 
     Args:
         connection: With a transaction under way.
         part: The part.
-        touched: Every row that may change, before and after; the fewer the faster.
+        selections: Every row that may change, before and after; the fewer the faster.
     """
-    count, total = _sum(connection, touched)
+    count, total = _hash_selections(connection, selections)
     yield
-    new_count, new_total = _sum(connection, touched)
-    _add(connection, part, new_count - count, new_total - total)
+    new_count, new_total = _hash_selections(connection, selections)
+    _add_to_digest(connection, part, new_count - count, new_total - total)
 
 
-def damaged_parts(connection: sqlite3.Connection) -> list[str]:
+def find_damaged_parts(connection: sqlite3.Connection) -> list[str]:
     """The parts whose rows are not those that were written; none in a database older than digests."""
     if not _has_digests(connection):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        return [ALL] if version >= SINCE_SCHEMA else []
-    with any_text(connection):
+        return [ALL_DIGESTS_PART] if version >= FIRST_DIGEST_SCHEMA else []
+    with tolerate_invalid_text(connection):
         known = _read_digests(connection)
-        damaged = [part for part in all_parts(connection) if not _is_whole(connection, part, known)]
-    return damaged if known.get(ALL) == _sum_of_digests(known) else [*damaged, ALL]
+        damaged = [part for part in list_parts(connection) if not _is_intact(connection, part, known)]
+    return damaged if known.get(ALL_DIGESTS_PART) == _hash_digests(known) else [*damaged, ALL_DIGESTS_PART]
 
 
-def all_parts(connection: sqlite3.Connection) -> list[str]:
+def list_parts(connection: sqlite3.Connection) -> list[str]:
     """Every part that has a digest or rows, in an order of no meaning."""
-    found = [*ABOUT_RUN, *_read_digests(connection), *map(cell_part, _cell_keys(connection))]
-    return [part for part in dict.fromkeys(found) if part != ALL]
+    found = [*RUN_TABLES, *_read_digests(connection), *map(format_cell_part, _list_cell_keys(connection))]
+    return [part for part in dict.fromkeys(found) if part != ALL_DIGESTS_PART]
 
 
-def recorded_parts(connection: sqlite3.Connection) -> list[str]:
+def list_recorded_parts(connection: sqlite3.Connection) -> list[str]:
     """The parts that have a digest."""
     return list(_read_digests(connection))
 
 
-def write_all(connection: sqlite3.Connection, *, but: Collection[str] = ()) -> None:
+def write_digests(connection: sqlite3.Connection, *, excluded_parts: Collection[str] = ()) -> None:
     """Write the digests of what the database holds now.
 
     Args:
         connection: With a transaction under way.
-        but: Parts whose digests stay as they are, because they are known to be damaged.
+        excluded_parts: Parts whose digests stay as they are, because they are known to be damaged.
     """
     if not _has_digests(connection):
         return
     known = _read_digests(connection)
-    for part in dict.fromkeys([*ABOUT_RUN, *map(cell_part, _cell_keys(connection))]):
-        if part not in but:
-            known[part] = _sum(connection, rows_of(part))
-            _write(connection, part, known[part])
-    if ALL not in but:
-        _write(connection, ALL, _sum_of_digests(known))
+    for part in dict.fromkeys([*RUN_TABLES, *map(format_cell_part, _list_cell_keys(connection))]):
+        if part not in excluded_parts:
+            known[part] = _hash_selections(connection, select_rows(part))
+            _write_digest(connection, part, known[part])
+    if ALL_DIGESTS_PART not in excluded_parts:
+        _write_digest(connection, ALL_DIGESTS_PART, _hash_digests(known))
 
 
 @contextmanager
-def any_text(connection: sqlite3.Connection) -> Iterator[None]:
+def tolerate_invalid_text(connection: sqlite3.Connection) -> Iterator[None]:
     """Inside, text that is not UTF-8 any more is read, so that it can be seen to differ."""
     usual = connection.text_factory
     connection.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
@@ -135,9 +137,9 @@ def any_text(connection: sqlite3.Connection) -> Iterator[None]:
         connection.text_factory = usual
 
 
-def says_nothing(error: Exception) -> bool:
+def is_transient_error(error: Exception) -> bool:
     """Whether an error is about the moment (busy, a failing disk, no memory) and not about what is stored."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _OF_THE_MOMENT
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _TRANSIENT_CODES
 
 
 def hash_rows(table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> tuple[int, int]:
@@ -156,11 +158,11 @@ def hash_rows(table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -
     return count, total % _MODULUS
 
 
-def _sum(connection: sqlite3.Connection, several: Iterable[RowSelection]) -> tuple[int, int]:
+def _hash_selections(connection: sqlite3.Connection, several: Iterable[RowSelection]) -> tuple[int, int]:
     count = total = 0
     for rows in several:
         # Without an index, since a damaged one could hide a row from whoever looks it up.
-        hint = "NOT INDEXED" if rows.table in {"cells", *ABOUT_RUN} else ""
+        hint = "NOT INDEXED" if rows.table in {"cells", *RUN_TABLES} else ""
         cursor = connection.execute(f"SELECT * FROM {rows.table} {hint} WHERE {rows.where}", rows.values)  # noqa: S608
         names = [column[0] for column in cursor.description]
         more, their_total = hash_rows(rows.table, names, cursor)
@@ -168,41 +170,43 @@ def _sum(connection: sqlite3.Connection, several: Iterable[RowSelection]) -> tup
     return count, total % _MODULUS
 
 
-def _is_whole(connection: sqlite3.Connection, part: str, known: dict[str, tuple[int, int]]) -> bool:
-    if part not in known or (cell_key(part) is None and part not in ABOUT_RUN):
+def _is_intact(connection: sqlite3.Connection, part: str, known: dict[str, tuple[int, int]]) -> bool:
+    if part not in known or (parse_cell_key(part) is None and part not in RUN_TABLES):
         return False
     try:
-        return known[part] == _sum(connection, rows_of(part))
+        return known[part] == _hash_selections(connection, select_rows(part))
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        if says_nothing(error):
+        if is_transient_error(error):
             raise
         return False
 
 
-def _add(connection: sqlite3.Connection, part: str, count: int, total: int) -> None:
+def _add_to_digest(connection: sqlite3.Connection, part: str, count: int, total: int) -> None:
     if not count and not total:
         return
     old = _read_digest(connection, part)
-    before, all_before = old or _NO_ROWS, _read_digest(connection, ALL) or _NO_ROWS
+    before, all_before = old or _NO_ROWS, _read_digest(connection, ALL_DIGESTS_PART) or _NO_ROWS
     new = before[0] + count, (before[1] + total) % _MODULUS
-    _write(connection, part, new)
-    change = _hash_of_digest(part, new) - (_hash_of_digest(part, old) if old else 0)
-    _write(connection, ALL, (all_before[0] + (old is None), (all_before[1] + change) % _MODULUS))
+    _write_digest(connection, part, new)
+    change = _hash_digest(part, new) - (_hash_digest(part, old) if old else 0)
+    _write_digest(
+        connection, ALL_DIGESTS_PART, (all_before[0] + (old is None), (all_before[1] + change) % _MODULUS)
+    )
 
 
 def _read_digests(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
     if not _has_digests(connection):
         return {}
     rows = connection.execute("SELECT part, rows, digest FROM digests")
-    return {str(part): _parsed(count, digest) for part, count, digest in rows}
+    return {str(part): _parse_digest(count, digest) for part, count, digest in rows}
 
 
 def _read_digest(connection: sqlite3.Connection, part: str) -> tuple[int, int] | None:
     row = connection.execute("SELECT rows, digest FROM digests WHERE part = ?", (part,)).fetchone()
-    return None if row is None else _parsed(*row)
+    return None if row is None else _parse_digest(*row)
 
 
-def _parsed(count: Any, digest: Any) -> tuple[int, int]:
+def _parse_digest(count: Any, digest: Any) -> tuple[int, int]:
     """A digest as stored; one that no digest can look like is that of nothing."""
     try:
         value = int(digest, 16) if len(digest) == 64 else -1
@@ -211,7 +215,7 @@ def _parsed(count: Any, digest: Any) -> tuple[int, int]:
     return (count, value) if isinstance(count, int) else (-1, value)
 
 
-def _write(connection: sqlite3.Connection, part: str, value: tuple[int, int]) -> None:
+def _write_digest(connection: sqlite3.Connection, part: str, value: tuple[int, int]) -> None:
     connection.execute(
         "INSERT INTO digests VALUES (?, ?, ?) ON CONFLICT (part) DO UPDATE SET rows = excluded.rows, "
         "digest = excluded.digest",
@@ -219,24 +223,24 @@ def _write(connection: sqlite3.Connection, part: str, value: tuple[int, int]) ->
     )
 
 
-def _sum_of_digests(known: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    others = [_hash_of_digest(part, value) for part, value in known.items() if part != ALL]
+def _hash_digests(known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    others = [_hash_digest(part, value) for part, value in known.items() if part != ALL_DIGESTS_PART]
     return len(others), sum(others) % _MODULUS
 
 
-def _hash_of_digest(part: str, value: tuple[int, int]) -> int:
-    return hash_rows(ALL, ("part", "rows", "digest"), [(part, *value)])[1]
+def _hash_digest(part: str, value: tuple[int, int]) -> int:
+    return hash_rows(ALL_DIGESTS_PART, ("part", "rows", "digest"), [(part, *value)])[1]
 
 
-def _cell_keys(connection: sqlite3.Connection) -> list[str]:
+def _list_cell_keys(connection: sqlite3.Connection) -> list[str]:
     """Keys of cells that have a row, or of which some row says to be theirs; as far as they can be read."""
     found: dict[str, None] = {}
-    for column, table in (("key", "cells NOT INDEXED"), *(("cell", name) for name in OF_CELL)):
+    for column, table in (("key", "cells NOT INDEXED"), *(("cell", name) for name in CELL_TABLES)):
         try:
             rows = connection.execute(f"SELECT DISTINCT {column} FROM {table}")  # noqa: S608
             found |= dict.fromkeys(str(row[0]) for row in rows)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if says_nothing(error):
+            if is_transient_error(error):
                 raise
     return list(found)
 

@@ -14,20 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from robustbench_local.errors import LockedError
-from robustbench_local.store.atomic_files import refuse_link, storage_errors
+from robustbench_local.store.atomic_files import convert_storage_errors, refuse_link
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
 
-_UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
+_UNSUPPORTED_CODES = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-_held: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+_held_locks: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
-class Owner:
+class LockOwner:
     """A process, told apart from a later one that was given the same number."""
 
     pid: int
@@ -37,15 +37,15 @@ class Owner:
     """When the process started, in the system's own words; empty if unknown."""
 
     @classmethod
-    def of(cls, pid: int) -> Owner | None:
+    def from_pid(cls, pid: int) -> LockOwner | None:
         """Describe a running process; None if there is none with this number."""
         if sys.platform == "linux":
-            return _linux_owner(pid)
-        return _portable_owner(pid)
+            return _find_linux_owner(pid)
+        return _find_portable_owner(pid)
 
 
 class DirectoryLock:
-    """The right to write to a run directory, held until ``release`` or the end of the process.
+    """The right to write to a run directory, held until ``release_lock`` or the end of the process.
 
     Args:
         path: The lock file; its folder must exist.
@@ -62,19 +62,19 @@ class DirectoryLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         refuse_link(path)
-        with storage_errors(path.parent):
+        with convert_storage_errors(path.parent):
             self._descriptor = self._open_and_lock()
             try:
-                self.taken_over = self._judge_previous()
+                self.takeover_message = self._check_previous_owner()
                 self._write_owner()
             except BaseException:
                 os.close(self._descriptor)
                 raise
-        _held.add(self)
+        _held_locks.add(self)
 
-    def release(self) -> None:
+    def release_lock(self) -> None:
         """Give the directory free and remove the lock file."""
-        _held.discard(self)
+        _held_locks.discard(self)
         if sys.platform == "win32":
             os.close(self._descriptor)
             with contextlib.suppress(OSError):
@@ -86,7 +86,7 @@ class DirectoryLock:
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
-    def forget(self) -> None:
+    def close_in_child(self) -> None:
         """Close a forked child's copy, which would keep the lock alive after its parent."""
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
@@ -94,50 +94,50 @@ class DirectoryLock:
     def _open_and_lock(self) -> int:
         while True:
             descriptor = os.open(self._path, _OPEN_FLAGS, 0o644)
-            locked = _system_lock(descriptor)
-            if locked and _same_file(descriptor, self._path):
+            locked = _try_lock(descriptor)
+            if locked and _is_same_file(descriptor, self._path):
                 return descriptor
             os.close(descriptor)
             if not locked:
-                raise self._locked()
+                raise self._build_locked_error()
 
-    def _judge_previous(self) -> str | None:
+    def _check_previous_owner(self) -> str | None:
         """Look at what the last owner left: nothing after a proper end, its record after a crash."""
         content = os.pread(self._descriptor, 4096, 0) if hasattr(os, "pread") else self._path.read_bytes()
         if not content:
             return None
-        previous = _parse(content)
-        if previous is not None and Owner.of(previous.pid) == previous:
-            raise self._locked()
+        previous = _parse_owner(content)
+        if previous is not None and LockOwner.from_pid(previous.pid) == previous:
+            raise self._build_locked_error()
         pid = "an unknown process" if previous is None else f"process {previous.pid}"
         return f"took over the lock of {pid}, which ended without closing the run"
 
     def _write_owner(self) -> None:
         pid = os.getpid()
-        content = json.dumps(asdict(Owner.of(pid) or Owner(pid, "", ""))).encode()
+        content = json.dumps(asdict(LockOwner.from_pid(pid) or LockOwner(pid, "", ""))).encode()
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, content)
         os.fsync(self._descriptor)
 
-    def _locked(self) -> LockedError:
+    def _build_locked_error(self) -> LockedError:
         owner = self._read_owner()
         who = f"process {owner.pid}" if owner else "another process"
         what = f"{who} is writing to this run"
         return LockedError(what, where=str(self._path.parent), remedy="wait for it or use another --out")
 
-    def _read_owner(self) -> Owner | None:
+    def _read_owner(self) -> LockOwner | None:
         """The owner's record, which follows the lock within milliseconds."""
         for _ in range(10):
             with contextlib.suppress(OSError):
-                owner = _parse(self._path.read_bytes())
+                owner = _parse_owner(self._path.read_bytes())
                 if owner is not None:
                     return owner
             time.sleep(0.02)
         return None
 
 
-def _system_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     """Take the operating system's lock without waiting; it ends with the process, however that ends.
 
     True as well on file systems without locks: there the owner's record alone decides.
@@ -150,7 +150,7 @@ def _system_lock(descriptor: int) -> bool:
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in _UNSUPPORTED:
+        if error.errno in _UNSUPPORTED_CODES:
             return True
         if error.errno in {errno.EAGAIN, errno.EACCES, errno.EDEADLK}:
             return False
@@ -158,7 +158,7 @@ def _system_lock(descriptor: int) -> bool:
     return True
 
 
-def _same_file(descriptor: int, path: Path) -> bool:
+def _is_same_file(descriptor: int, path: Path) -> bool:
     """Whether the name still stands for the file that was locked."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
@@ -166,15 +166,15 @@ def _same_file(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _parse(content: bytes) -> Owner | None:
+def _parse_owner(content: bytes) -> LockOwner | None:
     try:
         fields = json.loads(content)
-        return Owner(int(fields["pid"]), str(fields["boot"]), str(fields["started"]))
+        return LockOwner(int(fields["pid"]), str(fields["boot"]), str(fields["started"]))
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _linux_owner(pid: int) -> Owner | None:
+def _find_linux_owner(pid: int) -> LockOwner | None:
     try:
         # The command's name stands in brackets and may hold anything; the fields start after it.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -182,24 +182,24 @@ def _linux_owner(pid: int) -> Owner | None:
     except OSError:
         return None
     state, started = fields[0], fields[19]
-    return None if state in "ZX" else Owner(pid, boot, started)
+    return None if state in "ZX" else LockOwner(pid, boot, started)
 
 
-def _portable_owner(pid: int) -> Owner | None:
+def _find_portable_owner(pid: int) -> LockOwner | None:
     """Ask ``ps``, as macOS and the BSDs have it; elsewhere the operating system's lock has already spoken."""
     try:
         command = ["ps", "-o", "lstart=", "-p", str(pid)]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    return Owner(pid, "", " ".join(answer.stdout.split()))
+    return LockOwner(pid, "", " ".join(answer.stdout.split()))
 
 
-def _forget_in_child() -> None:
-    for lock in list(_held):
-        lock.forget()
-    _held.clear()
+def _close_locks_in_child() -> None:
+    for lock in list(_held_locks):
+        lock.close_in_child()
+    _held_locks.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=_close_locks_in_child)

@@ -9,7 +9,7 @@ from pathlib import Path
 from robustbench_local.errors import ConfigError
 from robustbench_local.store import digests
 
-UNCHECKED = "written before rows were checked"
+UNCHECKED_KEY = "written before rows were checked"
 """Remembered of runs whose first rows are older than digests: damage from before then goes unnoticed."""
 APPLICATION_ID = 0x52424C31
 """``RBL1``: marks the file as ours, so that another program's run.db is never written to."""
@@ -175,7 +175,7 @@ def m007_digests(connection: sqlite3.Connection) -> None:
         """
     )
     if connection.execute("SELECT count(*) FROM cells").fetchone()[0]:
-        connection.execute("INSERT INTO meta VALUES (?, 'true')", (UNCHECKED,))
+        connection.execute("INSERT INTO meta VALUES (?, 'true')", (UNCHECKED_KEY,))
 
 
 def m008_gradients(connection: sqlite3.Connection) -> None:
@@ -203,12 +203,12 @@ MIGRATIONS: tuple[Migration, ...] = (
 )
 
 
-def schema_version(connection: sqlite3.Connection) -> int:
+def read_schema_version(connection: sqlite3.Connection) -> int:
     """How many steps the database has taken; 0 for an empty one."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def check_schema(
+def is_current_schema(
     connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS
 ) -> bool:
     """Whether the database is of today's schema; False if it has steps to take.
@@ -221,7 +221,7 @@ def check_schema(
     Raises:
         ConfigError: It is of a newer schema, or not a database of this program.
     """
-    version = schema_version(connection)
+    version = read_schema_version(connection)
     application = int(connection.execute("PRAGMA application_id").fetchone()[0])
     tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if application != APPLICATION_ID and (application or version or tables):
@@ -238,21 +238,21 @@ def check_schema(
     return version == len(migrations)
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+def migrate_database(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Bring the database to today's schema, a transaction a step; a kill in between loses nothing.
 
     A step may add columns: digests are written anew, but never of what was damaged before.
 
     Args:
-        connection: Open for writing, with no transaction under way; ``check_schema`` has let it pass.
+        connection: Open for writing, with no transaction under way; ``is_current_schema`` has let it pass.
         migrations: The steps, oldest first.
     """
-    for step in range(schema_version(connection), len(migrations)):
+    for step in range(read_schema_version(connection), len(migrations)):
         connection.execute("BEGIN IMMEDIATE")
         try:
-            damaged = digests.damaged_parts(connection)
+            damaged = digests.find_damaged_parts(connection)
             migrations[step](connection)
-            digests.write_all(connection, but=damaged)
+            digests.write_digests(connection, excluded_parts=damaged)
             connection.execute(f"PRAGMA user_version = {step + 1}")
         except BaseException:
             connection.execute("ROLLBACK")

@@ -13,21 +13,23 @@ SELECT_VIEWS = f"SELECT {', '.join(rows.VIEW_COLUMNS)} FROM views WHERE cell = ?
 SELECT_EVENTS = f"SELECT {', '.join(rows.EVENT_COLUMNS)} FROM events ORDER BY number"  # noqa: S608
 
 
-def _insert(table: str, columns: Sequence[str], on_conflict: str) -> str:
+def _build_insert(table: str, columns: Sequence[str], on_conflict: str) -> str:
     names, places = ", ".join(columns), ", ".join("?" * len(columns))
     return f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT {on_conflict}"  # noqa: S608
 
 
-_DESCRIPTION = [name for name in rows.CELL_COLUMNS if name not in {"key", "status", "error"}]
-INSERT_CELL = _insert(
+_DESCRIPTIVE_COLUMNS = [name for name in rows.CELL_COLUMNS if name not in {"key", "status", "error"}]
+INSERT_CELL = _build_insert(
     "cells",
     rows.CELL_COLUMNS,
-    "(key) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _DESCRIPTION),
+    "(key) DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _DESCRIPTIVE_COLUMNS),
 )
-INSERT_OUTCOME = _insert("outcomes", rows.OUTCOME_COLUMNS, "(cell, position) DO NOTHING")
-INSERT_SIGHTING = _insert("sightings", rows.SIGHTING_COLUMNS, "(cell, position, condition, kind) DO NOTHING")
-INSERT_ARRAYS = _insert(
+INSERT_OUTCOME = _build_insert("outcomes", rows.OUTCOME_COLUMNS, "(cell, position) DO NOTHING")
+INSERT_SIGHTING = _build_insert(
+    "sightings", rows.SIGHTING_COLUMNS, "(cell, position, condition, kind) DO NOTHING"
+)
+INSERT_ARRAYS = _build_insert(
     "arrays", ("cell", "chunk", "digest"), "(cell, chunk) DO UPDATE SET digest = excluded.digest"
 )
-AT = "cell = ? AND position IN (SELECT value FROM json_each(?))"
-INSERT_VIEW = _insert("views", rows.VIEW_COLUMNS, "(cell, position, kind) DO NOTHING")
+AT_POSITIONS = "cell = ? AND position IN (SELECT value FROM json_each(?))"
+INSERT_VIEW = _build_insert("views", rows.VIEW_COLUMNS, "(cell, position, kind) DO NOTHING")

@@ -16,8 +16,8 @@ from robustbench_local.store.records import (
     CellRecord,
     EventRecord,
     OutcomeRecord,
-    SightingRecord,
     SurfaceRecord,
+    ViewPredictionsRecord,
     ViewRecord,
 )
 
@@ -26,7 +26,7 @@ Row = tuple[Any, ...]
 CELL_COLUMNS = tuple(field.name for field in fields(CellRecord))
 OUTCOME_COLUMNS = tuple(field.name for field in fields(OutcomeRecord))
 EVENT_COLUMNS = tuple(field.name for field in fields(EventRecord))
-SIGHTING_COLUMNS = tuple(field.name for field in fields(SightingRecord))
+SIGHTING_COLUMNS = tuple(field.name for field in fields(ViewPredictionsRecord))
 VIEW_COLUMNS = tuple(field.name for field in fields(ViewRecord))
 
 _FLAGS = ("clean_correct", "broken", "moved_elsewhere", "fragile", "abstained")
@@ -49,7 +49,7 @@ def to_json(value: Any) -> str:
     Raises:
         InvariantError: Something in it has no form in JSON.
     """
-    return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    return json.dumps(_convert_to_plain(value), ensure_ascii=False, allow_nan=False)
 
 
 def from_json(text: str) -> Any:
@@ -60,22 +60,22 @@ def from_json(text: str) -> Any:
 def cell_to_row(cell: CellRecord) -> Row:
     """Values in the order of ``CELL_COLUMNS``."""
     return (
-        *_texts(cell.key),
+        *_escape_texts(cell.key),
         int(cell.position),
-        *_texts(cell.model, cell.defense, cell.attack, cell.card, cell.norm),
+        *_escape_texts(cell.model, cell.defense, cell.attack, cell.card, cell.norm),
         float(cell.eps),
-        *_texts(cell.threat, cell.goal),
+        *_escape_texts(cell.threat, cell.goal),
         to_json(cell.targets),
         to_json(cell.sources),
         int(cell.images),
         int(cell.excluded),
         to_json(cell.parameters),
         to_json(cell.identity),
-        *_texts(cell.note, cell.status),
-        _text_or_none(cell.error),
-        *_texts(cell.knowledge),
-        _text_or_none(cell.surrogate),
-        *_texts(cell.measure, cell.concerns),
+        *_escape_texts(cell.note, cell.status),
+        _convert_optional_text(cell.error),
+        *_escape_texts(cell.knowledge),
+        _convert_optional_text(cell.surrogate),
+        *_escape_texts(cell.measure, cell.concerns),
         float(cell.alpha),
         None if cell.surface is None else to_json(asdict(cell.surface)),
     )
@@ -96,31 +96,31 @@ def row_to_cell(row: Row) -> CellRecord:
 def outcome_to_row(outcome: OutcomeRecord) -> Row:
     """Values in the order of ``OUTCOME_COLUMNS``; margins and radii that are no finite number become NULL."""
     return (
-        *_texts(outcome.cell),
+        *_escape_texts(outcome.cell),
         int(outcome.position),
-        *_texts(outcome.image),
+        *_escape_texts(outcome.image),
         int(outcome.label),
-        _int_or_none(outcome.clean_prediction),
-        _int_or_none(outcome.adversarial_prediction),
+        _convert_optional_int(outcome.clean_prediction),
+        _convert_optional_int(outcome.adversarial_prediction),
         bool(outcome.clean_correct),
         bool(outcome.broken),
         bool(outcome.moved_elsewhere),
-        _finite_or_none(outcome.margin),
+        _convert_finite(outcome.margin),
         bool(outcome.fragile),
         float(outcome.linf),
         float(outcome.l2),
         float(outcome.l1),
-        _flag_or_none(outcome.broken_8bit),
+        _convert_optional_flag(outcome.broken_8bit),
         int(outcome.forward_passes),
         int(outcome.backward_passes),
         float(outcome.seconds),
-        *_texts(outcome.status),
-        _text_or_none(outcome.error),
-        *_texts(outcome.original_hash, outcome.adversarial_hash),
-        _flag_or_none(outcome.certified),
-        _finite_or_none(outcome.radius),
+        *_escape_texts(outcome.status),
+        _convert_optional_text(outcome.error),
+        *_escape_texts(outcome.original_hash, outcome.adversarial_hash),
+        _convert_optional_flag(outcome.certified),
+        _convert_finite(outcome.radius),
         bool(outcome.abstained),
-        *_texts(outcome.stage),
+        *_escape_texts(outcome.stage),
         *(int(getattr(outcome, name)) for name in _GRADIENT_COUNTS),
     )
 
@@ -131,7 +131,7 @@ def row_to_outcome(row: Row) -> OutcomeRecord:
     for name in _FLAGS:
         values[name] = bool(values[name])
     for name in _FLAGS_OR_NONE:
-        values[name] = _flag_or_none(values[name])
+        values[name] = _convert_optional_flag(values[name])
     for name in _DISTANCES:
         if values[name] is None:
             values[name] = math.nan
@@ -141,28 +141,28 @@ def row_to_outcome(row: Row) -> OutcomeRecord:
     return outcome
 
 
-def series_to_row(record: SightingRecord | ViewRecord) -> Row:
-    """Values in the order of ``SIGHTING_COLUMNS`` or ``VIEW_COLUMNS``; lists as JSON."""
+def series_to_row(record: ViewPredictionsRecord | ViewRecord) -> Row:
+    """Values in the order of ``VIEW_CSV_COLUMNS`` or ``VIEW_COLUMNS``; lists as JSON."""
     values = ((field.name, getattr(record, field.name)) for field in fields(record))
     return tuple(to_json(value) if name in _SERIES else value for name, value in values)
 
 
-def row_to_sighting(row: Row) -> SightingRecord:
-    """The record of a row in the order of ``SIGHTING_COLUMNS``."""
-    return SightingRecord(**_with_series(SIGHTING_COLUMNS, row))
+def row_to_sighting(row: Row) -> ViewPredictionsRecord:
+    """The record of a row in the order of ``VIEW_CSV_COLUMNS``."""
+    return ViewPredictionsRecord(**_parse_series(SIGHTING_COLUMNS, row))
 
 
 def row_to_view(row: Row) -> ViewRecord:
     """The record of a row in the order of ``VIEW_COLUMNS``."""
-    return ViewRecord(**_with_series(VIEW_COLUMNS, row))
+    return ViewRecord(**_parse_series(VIEW_COLUMNS, row))
 
 
-def _with_series(columns: tuple[str, ...], row: Row) -> dict[str, Any]:
+def _parse_series(columns: tuple[str, ...], row: Row) -> dict[str, Any]:
     pairs = zip(columns, row, strict=True)
     return {name: tuple(from_json(value)) if name in _SERIES else value for name, value in pairs}
 
 
-def _plain(value: Any) -> Any:
+def _convert_to_plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int):
@@ -170,34 +170,34 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str | PurePath):
-        return storable(str(value))
+        return escape_surrogates(str(value))
     if isinstance(value, Mapping):
-        return {storable(str(key)): _plain(item) for key, item in value.items()}
+        return {escape_surrogates(str(key)): _convert_to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_convert_to_plain(item) for item in value]
     raise InvariantError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
 
 
-def storable(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     r"""Text that UTF-8 can hold: the bytes of an undecodable file name are written as ``\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _texts(*texts: str) -> tuple[str, ...]:
-    return tuple(text if text.isascii() else storable(text) for text in texts)
+def _escape_texts(*texts: str) -> tuple[str, ...]:
+    return tuple(text if text.isascii() else escape_surrogates(text) for text in texts)
 
 
-def _text_or_none(text: str | None) -> str | None:
-    return None if text is None else storable(text)
+def _convert_optional_text(text: str | None) -> str | None:
+    return None if text is None else escape_surrogates(text)
 
 
-def _flag_or_none(value: int | None) -> bool | None:
+def _convert_optional_flag(value: int | None) -> bool | None:
     return None if value is None else bool(value)
 
 
-def _int_or_none(value: int | None) -> int | None:
+def _convert_optional_int(value: int | None) -> int | None:
     return None if value is None else int(value)
 
 
-def _finite_or_none(value: float | None) -> float | None:
+def _convert_finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None

@@ -13,13 +13,13 @@ Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-vi
 """What a sign has on it when it is looked at: nothing, what the attack made (a sticker, or a patch beside
 it), or one of the controls."""
 ViewKind = Literal["view", "approach"]
-"""``view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
+"""``make_view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
 BLACK_BOX_STAGES = frozenset({"square"})
 """Stages of ensembles that see only scores, although the ensemble as a whole needs gradients."""
-MISSING_SHARE = 0.5
+MISSING_GRADIENT_SHARE = 0.5
 """Share of the looks at gradients that may be zero or unconfirmed before an attack that follows them counts
 as one that had nothing to follow."""
-LEAST_CLEAN = 0.95
+MIN_CLEAN_SHARE = 0.95
 """Share of its clean views in which a sign has to be read rightly; below it the sign is void."""
 
 
@@ -105,10 +105,10 @@ class OutcomeRecord:
     """Number of repaired gradients, not zero, that a finite difference of the loss does not confirm."""
 
     @property
-    def gradients_missing(self) -> bool:
+    def has_missing_gradients(self) -> bool:
         """Whether half or more of the looks at gradients showed nothing that an attack could follow."""
         missing = self.zero_gradient_steps + self.unconfirmed_gradient_steps
-        return missing > 0 and missing >= MISSING_SHARE * self.gradient_steps
+        return missing > 0 and missing >= MISSING_GRADIENT_SHARE * self.gradient_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class SurfaceRecord:
     """Pixels of an image."""
 
     @property
-    def share(self) -> float:
+    def coverable_share(self) -> float:
         """What a sticker may cover, as a share of the image."""
         return self.covered / self.image_pixels
 
@@ -171,18 +171,18 @@ class CellRecord:
     status: CellStatus = "pending"
     """Where the cell stands."""
     error: str | None = None
-    """Why, in one line, when the status is ``error``, ``timeout``, ``partial`` or ``skipped``."""
+    """Why, in one line, when the status is ``error_probability``, ``timeout``, ``partial`` or ``skip_reason``."""
     knowledge: str = "white-box"
-    """What the attacker saw of the attacked model: ``white-box``, ``scores``, ``labels``, ``transfer``
-    (another model) or ``naive`` (the model without its defense)."""
+    """What the attacker saw of the attacked model: ``white-box``, ``compute_scores``, ``labels``, ``transfer``
+    (another model) or ``is_naive`` (the model without its defense)."""
     surrogate: str | None = None
     """Id of the model that the candidates were crafted on, when the knowledge is ``transfer``."""
     measure: str = "ball"
-    """``ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
+    """``get_ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
     that the distance of each image is its own radius; ``certificate``: no attack, a proof is sought;
     ``views``: one candidate for all views of a sign, and every look at it is kept."""
     concerns: str = "model"
-    """A certificate's cell: ``model``, or ``smoothed``: what is proven holds for the majority vote of the
+    """A certificate's cell: ``build_threat_model``, or ``smoothed``: what is proven holds for the majority vote of the
     model under noise, not for the model itself."""
     alpha: float = 0.0
     """A certificate's cell: largest probability, for each image, that its verdict claims too much."""
@@ -191,7 +191,7 @@ class CellRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SightingRecord:
+class ViewPredictionsRecord:
     """What the classifier read of one sign, under one condition, in each view of one kind."""
 
     cell: str
@@ -245,7 +245,7 @@ class EventRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class OutcomeCounts:
     """Counts over the outcomes of a cell, with the denominators of trust invariant V5."""
 
     n: int
@@ -280,23 +280,23 @@ class Tally:
     """Images for which a certificate makes no prediction."""
     nonfinite_gradients: int = 0
     """Images on which some gradient had entries that were NaN or infinite."""
-    gradients_missing: int = 0
+    missing_gradients: int = 0
     """Images on which half or more of the gradients were zero or, once repaired, unconfirmed."""
 
-    def __add__(self, other: Tally) -> Tally:
+    def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
         """Counts over both sets of images, which must not overlap."""
-        names = [entry.name for entry in fields(Tally)]
-        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        names = [entry.name for entry in fields(OutcomeCounts)]
+        return OutcomeCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
-def tally(outcomes: Iterable[OutcomeRecord]) -> Tally:
+def count_outcomes(outcomes: Iterable[OutcomeRecord]) -> OutcomeCounts:
     """Count outcomes; an empty cell gives zeros everywhere."""
     rows = list(outcomes)
-    return Tally(
+    return OutcomeCounts(
         n=len(rows),
         clean_correct=sum(row.clean_correct for row in rows),
         broken=sum(row.broken for row in rows),
-        robust=sum(_held(row) for row in rows),
+        robust=sum(_is_robust(row) for row in rows),
         broken_8bit=sum(bool(row.broken_8bit) for row in rows),
         moved_elsewhere=sum(row.moved_elsewhere for row in rows),
         fragile=sum(row.fragile for row in rows),
@@ -309,11 +309,11 @@ def tally(outcomes: Iterable[OutcomeRecord]) -> Tally:
         certified=sum(bool(row.certified) for row in rows),
         abstained=sum(row.abstained for row in rows),
         nonfinite_gradients=sum(row.nonfinite_gradient_steps > 0 for row in rows),
-        gradients_missing=sum(row.gradients_missing for row in rows),
+        missing_gradients=sum(row.has_missing_gradients for row in rows),
     )
 
 
-def _held(row: OutcomeRecord) -> bool:
+def _is_robust(row: OutcomeRecord) -> bool:
     """Right to the end; a proof that was sought and not found is no robustness."""
     right = row.clean_correct and not row.broken and row.status != "error"
     return right and row.certified is not False

@@ -19,37 +19,43 @@ from robustbench_local.store import arrays as _arrays
 from robustbench_local.store import queries as _queries
 from robustbench_local.store import record_rows as _rows
 from robustbench_local.store.atomic_files import (
+    convert_storage_errors,
     make_directory,
-    remove_unfinished,
-    storage_errors,
+    remove_temporary_files,
     write_atomically,
 )
 from robustbench_local.store.checked_database import CheckedDatabase
-from robustbench_local.store.damage import Damage, damage_error
+from robustbench_local.store.damage import Damage, build_damage_error
 from robustbench_local.store.database import (
     close_for_writing,
-    database_errors,
+    convert_database_errors,
     open_for_reading,
     open_for_writing,
 )
-from robustbench_local.store.digests import OF_CELL, RowSelection, cell_part, keeping, rows_of
+from robustbench_local.store.digests import (
+    CELL_TABLES,
+    RowSelection,
+    format_cell_part,
+    maintain_digest,
+    select_rows,
+)
 from robustbench_local.store.lock import DirectoryLock
-from robustbench_local.store.migrations import UNCHECKED
-from robustbench_local.store.rebuild import leave_out_damaged
+from robustbench_local.store.migrations import UNCHECKED_KEY
+from robustbench_local.store.rebuild import rebuild_without_damage
 from robustbench_local.store.records import (
     CellRecord,
     CellStatus,
     EventRecord,
     OutcomeRecord,
-    SightingRecord,
+    ViewPredictionsRecord,
     ViewRecord,
 )
 from robustbench_local.store.run_folder import (
-    DATABASE,
-    LOCK,
-    RESOLVED,
-    UNKNOWN,
-    refuse_foreign,
+    DATABASE_NAME,
+    LOCK_NAME,
+    RESOLVED_GRID_NAME,
+    UNKNOWN_IDENTITY,
+    refuse_foreign_folder,
     refuse_other_run,
 )
 
@@ -73,16 +79,16 @@ class RunStore:
         self.resumed = False
         self._connection = connection
         self._lock = lock
-        self._database = CheckedDatabase(connection, directory / DATABASE)
+        self._database = CheckedDatabase(connection, directory / DATABASE_NAME)
         self._mutex = self._database.mutex
-        self._waiting = _arrays.WaitingChunks()
+        self._uncommitted_chunks = _arrays.UncommittedChunks()
 
     @classmethod
     def create_or_open(
         cls,
         directory: Path | str,
         *,
-        resolved: str,
+        resolved_yaml: str,
         identity: Mapping[str, str],
         recompute_damaged: bool = False,
     ) -> RunStore:
@@ -90,7 +96,7 @@ class RunStore:
 
         Args:
             directory: Made if need be; must be empty, or hold this very run.
-            resolved: The resolved grid as YAML, written to ``run.yaml``.
+            resolved_yaml: The resolved grid as YAML, written to ``run.yaml``.
             identity: What makes two runs the same, e.g. ``{"data.seed": "0"}``.
             recompute_damaged: Leave cells out whose rows or images are damaged, so that they are computed
                 again; all others are kept, and the damaged database beside them.
@@ -104,19 +110,19 @@ class RunStore:
         """
         directory = Path(directory)
         make_directory(directory)
-        refuse_foreign(directory)
-        lock = DirectoryLock(directory / LOCK)
+        refuse_foreign_folder(directory)
+        lock = DirectoryLock(directory / LOCK_NAME)
         try:
-            dropped = leave_out_damaged(directory) if recompute_damaged else []
-            store = cls(directory, open_for_writing(directory / DATABASE), lock)
+            dropped = rebuild_without_damage(directory) if recompute_damaged else []
+            store = cls(directory, open_for_writing(directory / DATABASE_NAME), lock)
         except BaseException:
-            lock.release()
+            lock.release_lock()
             raise
         try:
-            store._database.trust()
-            store._settle(resolved, identity)
+            store._database.mark_checked()
+            store._check_or_write_identity(resolved_yaml, identity)
             for line in dropped:
-                store.add_event(EventRecord(time=_now(), level="warning", message=line))
+                store.add_event(EventRecord(time=_format_utc_now(), level="warning", message=line))
         except BaseException:
             store.close()
             raise
@@ -132,7 +138,7 @@ class RunStore:
         """
         store = cls._open_unchecked(Path(directory))
         try:
-            store._database.check()  # noqa: SLF001
+            store._database.check_all()  # noqa: SLF001
         except BaseException:
             store.close()
             raise
@@ -140,8 +146,8 @@ class RunStore:
 
     @classmethod
     def _open_unchecked(cls, directory: Path) -> RunStore:
-        with storage_errors(directory):
-            return cls(directory, open_for_reading(directory / DATABASE), None)
+        with convert_storage_errors(directory):
+            return cls(directory, open_for_reading(directory / DATABASE_NAME), None)
 
     def __enter__(self) -> Self:
         return self
@@ -150,7 +156,7 @@ class RunStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:  # images whose outcomes were never committed belong to nothing
-            self._waiting = _arrays.WaitingChunks()
+            self._uncommitted_chunks = _arrays.UncommittedChunks()
         self.close()
 
     def close(self) -> None:
@@ -160,25 +166,28 @@ class RunStore:
                 self._connection.close()
                 return
             with contextlib.suppress(StorageError, DamagedError):
-                for key in self._waiting.cells():
-                    self._record_arrays(key)
+                for key in self._uncommitted_chunks.list_cell_keys():
+                    self._commit_array_digests(key)
             close_for_writing(self._connection)
             lock, self._lock = self._lock, None
-            lock.release()
+            lock.release_lock()
 
-    def identity(self) -> dict[str, str]:
+    def read_identity(self) -> dict[str, str]:
         """What makes two runs the same."""
         return dict(self._read("SELECT key, value FROM identity NOT INDEXED ORDER BY key"))
 
     @property
-    def checked_from_the_start(self) -> bool:
+    def is_fully_checked(self) -> bool:
         """Whether every row got its digest when it was written; else damage from before goes unnoticed."""
-        return not self.meta(UNCHECKED, False)
+        return not self.read_meta(UNCHECKED_KEY, False)
 
     def put_cell(self, cell: CellRecord) -> None:
         """Add a cell, or describe a known one anew; a known one keeps its status, error and outcomes."""
         row = _rows.cell_to_row(cell)
-        with self._transaction(), self._keeping_cell(cell.key, RowSelection("cells", "key = ?", row[:1])):
+        with (
+            self._open_transaction(),
+            self._maintain_cell_digest(cell.key, RowSelection("cells", "key = ?", row[:1])),
+        ):
             self._connection.execute(_queries.INSERT_CELL, row)
 
     def set_status(self, key: str, status: CellStatus, error: str | None = None) -> None:
@@ -187,11 +196,14 @@ class RunStore:
         Raises:
             InvariantError: There is no such cell.
         """
-        line = None if error is None else _rows.storable(error)
+        line = None if error is None else _rows.escape_surrogates(error)
         values = (status, line, key)
         if status == "done":
-            self._record_arrays(key)
-        with self._transaction(), self._keeping_cell(key, RowSelection("cells", "key = ?", (key,))):
+            self._commit_array_digests(key)
+        with (
+            self._open_transaction(),
+            self._maintain_cell_digest(key, RowSelection("cells", "key = ?", (key,))),
+        ):
             cursor = self._connection.execute("UPDATE cells SET status = ?, error = ? WHERE key = ?", values)
             if cursor.rowcount != 1:
                 raise InvariantError(f"no cell {key!r}")
@@ -202,27 +214,27 @@ class RunStore:
         Raises:
             InvariantError: It has outcomes.
         """
-        with self._transaction(), self._keeping_cell(key, *rows_of(cell_part(key))):
+        with self._open_transaction(), self._maintain_cell_digest(key, *select_rows(format_cell_part(key))):
             if self._connection.execute("SELECT 1 FROM outcomes WHERE cell = ?", (key,)).fetchone():
                 raise InvariantError(f"the cell {key!r} has outcomes")
-            for table in OF_CELL:
+            for table in CELL_TABLES:
                 self._connection.execute(f"DELETE FROM {table} WHERE cell = ?", (key,))  # noqa: S608
             self._connection.execute("DELETE FROM cells WHERE key = ?", (key,))
 
-    def cells(self) -> list[CellRecord]:
+    def read_cells(self) -> list[CellRecord]:
         """All cells, in the order of the grid."""
         rows = self._read(_queries.SELECT_CELLS)
         try:
             return [_rows.row_to_cell(row) for row in rows]
         except (ValueError, TypeError, KeyError) as error:
             damage = Damage("cells", f"a cell cannot be read: {error}")
-            raise damage_error([damage], self.directory / DATABASE) from error
+            raise build_damage_error([damage], self.directory / DATABASE_NAME) from error
 
     def add_outcomes(
         self,
         key: str,
         outcomes: Sequence[OutcomeRecord],
-        sightings: Sequence[SightingRecord] = (),
+        view_predictions: Sequence[ViewPredictionsRecord] = (),
         views: Sequence[ViewRecord] = (),
     ) -> int:
         """Commit a chunk of outcomes with the looks behind them: all of it or, after a crash, nothing.
@@ -230,7 +242,7 @@ class RunStore:
         Args:
             key: The cell.
             outcomes: One an image.
-            sightings: What was read in the views of these images, where the cell has views.
+            view_predictions: What was read in the views of these images, where the cell has views.
             views: Those views.
 
         Returns:
@@ -240,49 +252,58 @@ class RunStore:
             StorageError: The disk refused; everything committed before is kept.
             InvariantError: An outcome of another cell, or no such cell.
         """
-        cells = {row.cell for rows in (outcomes, sightings, views) for row in rows}
+        cells = {row.cell for rows in (outcomes, view_predictions, views) for row in rows}
         if strangers := cells - {key}:
             raise InvariantError(f"outcomes of {sorted(strangers)} given to cell {key!r}")
-        positions = json.dumps([int(row.position) for rows in (outcomes, sightings, views) for row in rows])
+        positions = json.dumps(
+            [int(row.position) for rows in (outcomes, view_predictions, views) for row in rows]
+        )
         touched = [
-            RowSelection(table, _queries.AT, (key, positions)) for table in ("outcomes", "sightings", "views")
+            RowSelection(table, _queries.AT_POSITIONS, (key, positions))
+            for table in ("outcomes", "sightings", "views")
         ]
-        files = self._waiting.of(key)
-        with self._transaction(), self._keeping_cell(key, *touched, *_array_rows(key, files)):
+        files = self._uncommitted_chunks.list_chunks(key)
+        with (
+            self._open_transaction(),
+            self._maintain_cell_digest(key, *touched, *_select_array_rows(key, files)),
+        ):
             self._connection.executemany(_queries.INSERT_ARRAYS, files)
-            for statement, looks in ((_queries.INSERT_SIGHTING, sightings), (_queries.INSERT_VIEW, views)):
+            for statement, looks in (
+                (_queries.INSERT_SIGHTING, view_predictions),
+                (_queries.INSERT_VIEW, views),
+            ):
                 self._connection.executemany(statement, [_rows.series_to_row(look) for look in looks])
             values = [_rows.outcome_to_row(row) for row in outcomes]
             added = self._connection.executemany(_queries.INSERT_OUTCOME, values).rowcount
-        self._waiting.forget(key)
+        self._uncommitted_chunks.remove_cell(key)
         return added
 
-    def outcomes(self, key: str) -> list[OutcomeRecord]:
+    def read_outcomes(self, key: str) -> list[OutcomeRecord]:
         """The committed outcomes of a cell by position; empty if there are none yet."""
         return [_rows.row_to_outcome(row) for row in self._read(_queries.SELECT_OUTCOMES, key)]
 
-    def sightings(self, key: str) -> list[SightingRecord]:
+    def read_view_predictions(self, key: str) -> list[ViewPredictionsRecord]:
         """What was read in the views of a cell's images, by position; empty if the cell has no views."""
         return [_rows.row_to_sighting(row) for row in self._read(_queries.SELECT_SIGHTINGS, key)]
 
-    def views(self, key: str) -> list[ViewRecord]:
+    def read_views(self, key: str) -> list[ViewRecord]:
         """The views of a cell's images, by position; empty if the cell has none."""
         return [_rows.row_to_view(row) for row in self._read(_queries.SELECT_VIEWS, key)]
 
-    def positions_done(self, key: str) -> set[int]:
+    def read_done_positions(self, key: str) -> set[int]:
         """Positions of a cell whose outcome is committed."""
         return {row[0] for row in self._read("SELECT position FROM outcomes WHERE cell = ?", key)}
 
     def add_event(self, event: EventRecord) -> None:
         """Commit an event."""
-        new = RowSelection("events", "number > (SELECT ?)", (self._last_event(),))
-        with self._transaction(), keeping(self._connection, "events", [new]):
+        new = RowSelection("events", "number > (SELECT ?)", (self._read_last_event_number(),))
+        with self._open_transaction(), maintain_digest(self._connection, "events", [new]):
             self._connection.execute(
                 "INSERT INTO events (time, level, message, cell) VALUES (?, ?, ?, ?)",
-                (event.time, event.level, _rows.storable(event.message), event.cell),
+                (event.time, event.level, _rows.escape_surrogates(event.message), event.cell),
             )
 
-    def events(self) -> list[EventRecord]:
+    def read_events(self) -> list[EventRecord]:
         """All events, oldest first."""
         rows = self._read(_queries.SELECT_EVENTS)
         return [EventRecord(**dict(zip(_rows.EVENT_COLUMNS, row, strict=True))) for row in rows]
@@ -295,13 +316,13 @@ class RunStore:
         """Remember several things in one step: after a crash all are known, or none."""
         keys = json.dumps([*values])
         touched = RowSelection("meta", "key IN (SELECT value FROM json_each(?))", (keys,))
-        with self._transaction(), keeping(self._connection, "meta", [touched]):
+        with self._open_transaction(), maintain_digest(self._connection, "meta", [touched]):
             self._connection.executemany(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 [(key, _rows.to_json(value)) for key, value in values.items()],
             )
 
-    def meta(self, key: str, default: Any = None) -> Any:
+    def read_meta(self, key: str, default: Any = None) -> Any:
         """What was last remembered under the key, or the default."""
         found = self._read("SELECT value FROM meta NOT INDEXED WHERE key = ?", key)
         return _rows.from_json(found[0][0]) if found else default
@@ -318,9 +339,9 @@ class RunStore:
             StorageError: The disk refused; the chunk's old content, if any, is kept.
         """
         self._check_writable()
-        digest = _arrays.save(self.directory, cell_key, chunk, arrays)
+        digest = _arrays.save_chunk(self.directory, cell_key, chunk, arrays)
         # Committed with the outcomes that come next: a kill in between leaves a file that nobody misses.
-        self._waiting.add(cell_key, chunk, digest)
+        self._uncommitted_chunks.add(cell_key, chunk, digest)
 
     def load_arrays(self, cell_key: str) -> dict[str, npt.NDArray[np.generic]]:
         """A cell's arrays, (sum of M, ...), chunks in the order of their numbers; empty if there are none.
@@ -329,17 +350,17 @@ class RunStore:
             DamagedError: A file is missing or not the one that was written, or an image is not the one that
                 the cell's outcome is about.
         """
-        waiting = {chunk: digest for _, chunk, digest in self._waiting.of(cell_key)}
-        checked = self.checked_from_the_start
-        with self._mutex, database_errors(self.directory / DATABASE):
-            return _arrays.load_cell(
-                self.directory, self._connection, cell_key, checked=checked, waiting=waiting
+        waiting = {chunk: digest for _, chunk, digest in self._uncommitted_chunks.list_chunks(cell_key)}
+        checked = self.is_fully_checked
+        with self._mutex, convert_database_errors(self.directory / DATABASE_NAME):
+            return _arrays.load_cell_arrays(
+                self.directory, self._connection, cell_key, has_all_digests=checked, uncommitted=waiting
             )
 
     def find_damaged_arrays(self) -> dict[str, str]:
         """Key of each cell whose arrays are damaged, and what is wrong with them in one line."""
         found = {}
-        for cell in self.cells():
+        for cell in self.read_cells():
             try:
                 self.load_arrays(cell.key)
             except (DamagedError, InvariantError) as error:
@@ -348,23 +369,28 @@ class RunStore:
                 )
         return found
 
-    def _settle(self, resolved: str, identity: Mapping[str, str]) -> None:
+    def _check_or_write_identity(self, resolved: str, identity: Mapping[str, str]) -> None:
         """Make sure that this is the same run, and say what happened to it."""
-        known = self.identity()
+        known = self.read_identity()
         if known:
             refuse_other_run(self.directory, known, identity)
-            unknown = [key for key in identity if known.get(key, UNKNOWN) == UNKNOWN]
-            self._identify({key: identity[key] for key in unknown})
+            unknown = [key for key in identity if known.get(key, UNKNOWN_IDENTITY) == UNKNOWN_IDENTITY]
+            self._write_identity({key: identity[key] for key in unknown})
             self.resumed = True
         else:
-            self._identify(identity)
-        remove_unfinished(self.directory)
-        write_atomically(self.directory / RESOLVED, resolved)
-        if self._lock is not None and self._lock.taken_over:
-            self.add_event(EventRecord(time=_now(), level="warning", message=self._lock.taken_over))
+            self._write_identity(identity)
+        remove_temporary_files(self.directory)
+        write_atomically(self.directory / RESOLVED_GRID_NAME, resolved)
+        if self._lock is not None and self._lock.takeover_message:
+            self.add_event(
+                EventRecord(time=_format_utc_now(), level="warning", message=self._lock.takeover_message)
+            )
 
-    def _identify(self, identity: Mapping[str, str]) -> None:
-        with self._transaction(), keeping(self._connection, "identity", [RowSelection("identity")]):
+    def _write_identity(self, identity: Mapping[str, str]) -> None:
+        with (
+            self._open_transaction(),
+            maintain_digest(self._connection, "identity", [RowSelection("identity")]),
+        ):
             self._connection.executemany(
                 "INSERT INTO identity VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 list(identity.items()),
@@ -373,32 +399,34 @@ class RunStore:
     def _read(self, query: str, *values: Any) -> list[Any]:
         return self._database.read(query, *values)
 
-    def _keeping_cell(self, key: str, *touched: RowSelection) -> contextlib.AbstractContextManager[None]:
-        return keeping(self._connection, cell_part(key), touched)
+    def _maintain_cell_digest(
+        self, key: str, *touched: RowSelection
+    ) -> contextlib.AbstractContextManager[None]:
+        return maintain_digest(self._connection, format_cell_part(key), touched)
 
-    def _last_event(self) -> int:
+    def _read_last_event_number(self) -> int:
         return int(self._read("SELECT coalesce(max(number), 0) FROM events")[0][0])
 
-    def _record_arrays(self, key: str) -> None:
+    def _commit_array_digests(self, key: str) -> None:
         """Commit the digests of a cell's files that came without outcomes."""
-        files = self._waiting.of(key)
+        files = self._uncommitted_chunks.list_chunks(key)
         if files and self._read("SELECT 1 FROM cells NOT INDEXED WHERE key = ?", key):
-            with self._transaction(), self._keeping_cell(key, *_array_rows(key, files)):
+            with self._open_transaction(), self._maintain_cell_digest(key, *_select_array_rows(key, files)):
                 self._connection.executemany(_queries.INSERT_ARRAYS, files)
-        self._waiting.forget(key)
+        self._uncommitted_chunks.remove_cell(key)
 
-    def _transaction(self) -> contextlib.AbstractContextManager[None]:
+    def _open_transaction(self) -> contextlib.AbstractContextManager[None]:
         self._check_writable()
-        return self._database.transaction()
+        return self._database.open_transaction()
 
     def _check_writable(self) -> None:
         if self._lock is None:
             raise InvariantError("the run is open for reading only", where=str(self.directory))
 
 
-def _array_rows(key: str, files: Sequence[tuple[str, int, str]]) -> list[RowSelection]:
+def _select_array_rows(key: str, files: Sequence[tuple[str, int, str]]) -> list[RowSelection]:
     return [RowSelection("arrays", "cell = ? AND chunk = ?", (key, chunk)) for _, chunk, _ in files]
 
 
-def _now() -> str:
+def _format_utc_now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

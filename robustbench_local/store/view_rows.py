@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from robustbench_local.store.records import SightingRecord, ViewRecord
+from robustbench_local.store.records import ViewPredictionsRecord, ViewRecord
 
-LOOK_COLUMNS = (
+STICKER_VIEW_COLUMNS = (
     "position",
     "condition",
     "kind",
@@ -21,17 +21,19 @@ LOOK_COLUMNS = (
 )
 
 
-def look_rows(sightings: Iterable[SightingRecord], views: Iterable[ViewRecord]) -> Iterator[dict[str, Any]]:
-    """One row a look, with ``LOOK_COLUMNS``; none of a control that broke a rule.
+def iterate_sticker_view_rows(
+    predictions: Iterable[ViewPredictionsRecord], views: Iterable[ViewRecord]
+) -> Iterator[dict[str, Any]]:
+    """One row a look, with ``STICKER_VIEW_COLUMNS``; none of a control that broke a rule.
 
     Args:
-        sightings: What was read.
+        predictions: What was read.
         views: The views in which it was read.
     """
     places = {(view.position, view.kind): view for view in views}
-    for seen in (one for one in sightings if one.predictions):
+    for seen in (one for one in predictions if one.predictions):
         view = places[seen.position, seen.kind]
         series = (seen.predictions, seen.confidences, view.distance, view.yaw, view.pitch, view.roll)
         head = (seen.position, seen.condition, seen.kind)
         for number, values in enumerate(zip(*series, strict=True)):
-            yield dict(zip(LOOK_COLUMNS, (*head, number, *values), strict=True))
+            yield dict(zip(STICKER_VIEW_COLUMNS, (*head, number, *values), strict=True))

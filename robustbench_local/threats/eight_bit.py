@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, column, norm_of
+from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, compute_norms, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-_HALVINGS = 12
+_MAX_HALVINGS = 12
 """Steps of the search for the longest change whose nearest levels stay in the ball: to a four-thousandth."""
 
 
@@ -36,12 +36,12 @@ def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) ->
     if not threat.is_ball:
         levels, exists = target.round(), torch.ones(len(originals), dtype=torch.bool, device=originals.device)
     elif threat.norm == "Linf":
-        low, high = _levels_inside(origin, threat)
+        low, high = _compute_level_range(origin, threat)
         levels = torch.minimum(torch.maximum(target.round(), low), high)
         exists = ((low <= high) | fixed).flatten(1).all(dim=1)
     else:
         levels = _fit_levels(target, origin, threat, fixed)
-        exists = _inside(origin.round(), origin, threat, fixed)
+        exists = _is_inside(origin.round(), origin, threat, fixed)
     rounded = (levels / 255).to(originals.dtype)
     return torch.where(fixed, originals, rounded), exists
 
@@ -62,18 +62,18 @@ def has_8bit_choice(originals: Tensor, threat: ThreatModel, masks: Tensor | None
     origin = originals.double() * 255
     free = torch.ones_like(originals, dtype=torch.bool) if masks is None else masks.expand_as(originals)
     if threat.norm == "Linf":
-        low, high = _levels_inside(origin, threat)
+        low, high = _compute_level_range(origin, threat)
         return ((low <= high) | ~free).flatten(1).all(dim=1) & ((high > low) & free).flatten(1).any(dim=1)
     gap = torch.where(free, (origin.round() - origin).abs(), 0.0)
     power = 2 if threat.norm == "L2" else 1
     # the pixel whose second nearest level costs least beyond its nearest one
     more = torch.where(free, (1 - gap) ** power - gap**power, torch.inf).flatten(1).amin(dim=1)
-    return (gap**power).flatten(1).sum(dim=1) + more <= (255 * _limit(threat)) ** power
+    return (gap**power).flatten(1).sum(dim=1) + more <= (255 * _compute_limit(threat)) ** power
 
 
-def _levels_inside(origin: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+def _compute_level_range(origin: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
     """The lowest and highest levels of each pixel inside an Linf ball and the box."""
-    reach = 255 * _limit(threat)
+    reach = 255 * _compute_limit(threat)
     return (origin - reach).ceil().clamp_min(0), (origin + reach).floor().clamp_max(255)
 
 
@@ -84,27 +84,29 @@ def _fit_levels(target: Tensor, origin: Tensor, threat: ThreatModel, fixed: Tens
     halving.
     """
     levels = target.round()
-    rows = (~_inside(levels, origin, threat, fixed)).nonzero().flatten()
+    rows = (~_is_inside(levels, origin, threat, fixed)).nonzero().flatten()
     if len(rows) == 0:
         return levels
     start, change, kept = origin[rows], (target - origin)[rows], fixed[rows]
     best = start.round()
     low, high = change.new_zeros(len(rows)), change.new_ones(len(rows))
-    for _ in range(_HALVINGS):
+    for _ in range(_MAX_HALVINGS):
         middle = (low + high) / 2
-        trial = (start + column(middle, change) * change).round()
-        fits = _inside(trial, start, threat, kept)
-        best = torch.where(column(fits, trial), trial, best)
+        trial = (start + reshape_for_broadcast(middle, change) * change).round()
+        fits = _is_inside(trial, start, threat, kept)
+        best = torch.where(reshape_for_broadcast(fits, trial), trial, best)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     levels[rows] = best
     return levels
 
 
-def _inside(levels: Tensor, origin: Tensor, threat: ThreatModel, fixed: Tensor) -> Tensor:
+def _is_inside(levels: Tensor, origin: Tensor, threat: ThreatModel, fixed: Tensor) -> Tensor:
     """Whether images on the grid lie in the ball, (N,), fixed pixels aside."""
-    return norm_of(torch.where(fixed, 0.0, levels - origin) / 255, threat.norm) <= _limit(threat)
+    return compute_norms(torch.where(fixed, 0.0, levels - origin) / 255, threat.norm) <= _compute_limit(
+        threat
+    )
 
 
-def _limit(threat: ThreatModel) -> float:
+def _compute_limit(threat: ThreatModel) -> float:
     """The radius with the slack that the harness grants for rounding."""
     return threat.eps + LINF_SLACK if threat.norm == "Linf" else threat.eps * (1 + RELATIVE_SLACK)

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from robustbench_local.errors import ThreatError
-from robustbench_local.randomness import Draw, Stream
+from robustbench_local.randomness import DrawName, RandomStream
 
 LINF_SLACK = 1e-6
 """fp32 rounding of x + eps alone exceeds eps by up to 6e-8; a strict comparison rejects honest attacks."""
 RELATIVE_SLACK = 1e-5
 """The same for norms that are sums over pixels."""
-_SPARSE = 0.01
+_L1_STEP_SHARE = 0.01
 """Share of the pixel values that a step under L1 moves."""
-_HALVINGS = 40
+_MAX_PROJECTION_STEPS = 40
 """Steps of the search for the threshold of an L1 projection: more than halving takes in float32."""
-_MET = 5e-7
+_PROJECTION_TOLERANCE_SHARE = 5e-7
 """Share of the radius to which an L1 projection meets it."""
 
 
-class Ball(Protocol):
+class LpBall(Protocol):
     """What these functions need of a threat model: a norm and a radius."""
 
     @property
@@ -37,7 +37,7 @@ class Ball(Protocol):
 
 
 @dataclass(frozen=True)
-class Balls:
+class PerImageBalls:
     """A norm and a radius for each image.
 
     Args:
@@ -49,7 +49,7 @@ class Balls:
     eps: Tensor
 
 
-def norm_of(delta: Tensor, norm: str) -> Tensor:
+def compute_norms(delta: Tensor, norm: str) -> Tensor:
     """The size of each perturbation.
 
     Args:
@@ -66,12 +66,12 @@ def norm_of(delta: Tensor, norm: str) -> Tensor:
     if norm == "Linf":
         return flat.abs().amax(dim=1)
     if norm not in {"L2", "L1"}:
-        raise _unknown(norm)
+        raise _build_norm_error(norm)
     size: Tensor = torch.linalg.vector_norm(flat, ord=2 if norm == "L2" else 1, dim=1)
     return size
 
 
-def project(delta: Tensor, ball: Ball) -> Tensor:
+def project(delta: Tensor, ball: LpBall) -> Tensor:
     """The nearest perturbation inside the ball, in the Euclidean sense.
 
     Args:
@@ -79,26 +79,26 @@ def project(delta: Tensor, ball: Ball) -> Tensor:
         ball: Norm and radius.
 
     Returns:
-        Same shape and dtype; the norm is at most ``ball.eps`` up to rounding (a factor of 1 + 1e-6).
+        Same shape and dtype; the norm is at most ``ball.compute_eps`` up to rounding (a factor of 1 + 1e-6).
 
     Raises:
         ThreatError: If the norm has no projection here.
 
     Source: Duchi et al. 2008, doi:10.1145/1390156.1390191, eq. 3 (L1 only).
     """
-    eps = radius(ball, delta)
+    eps = broadcast_radius(ball, delta)
     if ball.norm == "Linf":
         return torch.clamp(delta, -eps, eps)  # type: ignore[arg-type]  # both are numbers, or both tensors
     if ball.norm == "L2":
-        size = column(norm_of(delta, "L2"), delta)
+        size = reshape_for_broadcast(compute_norms(delta, "L2"), delta)
         # the clamp of the divisor leaves rows inside the ball untouched to the bit: a factor of exactly 1
         return delta * torch.where(size > eps, eps / size.clamp_min(torch.finfo(delta.dtype).tiny), 1.0)
     if ball.norm == "L1":
-        return _shrink_to_l1(delta, torch.full_like(delta, torch.inf), eps)
-    raise _unknown(ball.norm)
+        return _project_to_l1(delta, torch.full_like(delta, torch.inf), eps)
+    raise _build_norm_error(ball.norm)
 
 
-def to_ball_and_box(candidate: Tensor, originals: Tensor, ball: Ball, masks: Tensor | None = None) -> Tensor:
+def project_to_box(candidate: Tensor, originals: Tensor, ball: LpBall, masks: Tensor | None = None) -> Tensor:
     """The candidate brought back into the ball around the *original* images and into [0, 1].
 
     Args:
@@ -115,24 +115,24 @@ def to_ball_and_box(candidate: Tensor, originals: Tensor, ball: Ball, masks: Ten
     Source: Croce & Hein 2021, arXiv:2103.01208, proposition 2.1 (L1 only).
     """
     if ball.norm == "Linf":
-        eps = radius(ball, candidate)
+        eps = broadcast_radius(ball, candidate)
         inside = torch.clamp(candidate, originals - eps, originals + eps)
     else:
         delta = candidate - originals if masks is None else (candidate - originals) * masks
         if ball.norm == "L1":
             signs = delta.sign()
             room = signs.clamp_min(0).addcmul_(signs, originals, value=-1)
-            inside = originals + _shrink_to_l1(delta, room, radius(ball, delta))
+            inside = originals + _project_to_l1(delta, room, broadcast_radius(ball, delta))
         else:
             inside = originals + project(delta, ball)
         # rounding this sum can leave a small ball; the next float towards the original is inside again
-        outside = norm_of(inside - originals, ball.norm) > ball.eps * (1 + 5e-6)
-        inside = choose(outside, torch.nextafter(inside, originals), inside)
+        outside = compute_norms(inside - originals, ball.norm) > ball.eps * (1 + 5e-6)
+        inside = merge_rows(outside, torch.nextafter(inside, originals), inside)
     boxed = inside.clamp(0.0, 1.0)
     return boxed if masks is None else torch.where(masks, boxed, originals)
 
 
-def bounds(originals: Tensor, ball: Ball, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def compute_bounds(originals: Tensor, ball: LpBall, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The lowest and highest values that pixels may take in an Linf ball and the box.
 
     Args:
@@ -143,19 +143,19 @@ def bounds(originals: Tensor, ball: Ball, masks: Tensor | None = None) -> tuple[
     Returns:
         Two tensors shaped like ``originals``: clamping to them projects onto the intersection.
     """
-    eps = radius(ball, originals)
+    eps = broadcast_radius(ball, originals)
     low, high = (originals - eps).clamp_min(0.0), (originals + eps).clamp_max(1.0)
     if masks is None:
         return low, high
     return torch.where(masks, low, originals), torch.where(masks, high, originals)
 
 
-def random_start(
-    stream: Stream,
+def sample_random_start(
+    stream: RandomStream,
     shape: tuple[int, ...],
-    ball: Ball,
+    ball: LpBall,
     *,
-    draw: Draw | Sequence[Draw],
+    draw: DrawName | Sequence[DrawName],
     device: torch.device | str,
     masks: Tensor | None = None,
 ) -> Tensor:
@@ -177,27 +177,31 @@ def random_start(
 
     Source: Barthe et al. 2005, doi:10.1214/009117904000000874, theorem 1 (L2 and L1).
     """
-    uniform = stream.uniform(shape, draw=draw, device=device, low=-1.0)
+    uniform = stream.sample_uniform(shape, draw=draw, device=device, low=-1.0)
     if ball.norm == "Linf":
-        delta = uniform * radius(ball, uniform)
+        delta = uniform * broadcast_radius(ball, uniform)
         return delta if masks is None else delta * masks
     if ball.norm == "L2":
-        direction = stream.normal(shape, draw=draw, device=device)
+        direction = stream.sample_normal(shape, draw=draw, device=device)
     elif ball.norm == "L1":  # a Laplace variable, whose density falls with the L1 norm
         direction = -uniform.sign() * torch.log1p(-uniform.abs().clamp_max(1 - 2.0**-24))
     else:
-        raise _unknown(ball.norm)
+        raise _build_norm_error(ball.norm)
     if masks is not None:
         direction = direction * masks
     ones = torch.ones_like(direction) if masks is None else masks.expand_as(direction)
     dimension = ones.flatten(1).sum(dim=1).clamp_min(1.0)
     # the share of the ball within radius r is r**dimension, so this is the radius of a uniform point
-    share = stream.uniform((), draw=_radii(draw), device=device) ** (1.0 / dimension)
-    size = norm_of(direction, ball.norm)
-    return direction * column(share / size.clamp_min(1e-30), direction) * radius(ball, direction)
+    share = stream.sample_uniform((), draw=_name_radius_draws(draw), device=device) ** (1.0 / dimension)
+    size = compute_norms(direction, ball.norm)
+    return (
+        direction
+        * reshape_for_broadcast(share / size.clamp_min(1e-30), direction)
+        * broadcast_radius(ball, direction)
+    )
 
 
-def steepest(gradient: Tensor, norm: str) -> Tensor:
+def compute_steepest_step(gradient: Tensor, norm: str) -> Tensor:
     """The step of unit norm along which a loss rises fastest; under L1, nearly so.
 
     Args:
@@ -219,28 +223,28 @@ def steepest(gradient: Tensor, norm: str) -> Tensor:
         return gradient.sign()
     safe = torch.where(torch.isfinite(gradient), gradient, 0.0)
     if norm == "L1":
-        count = max(1, round(_SPARSE * safe[0].numel())) if len(safe) else 1
+        count = max(1, round(_L1_STEP_SHARE * safe[0].numel())) if len(safe) else 1
         largest = safe.flatten(1).abs().topk(count, dim=1).values[:, -1]
-        chosen = safe.sign() * (safe.abs() >= column(largest, safe))
-        return chosen / column(norm_of(chosen, "L1"), chosen).clamp_min(1.0)
+        chosen = safe.sign() * (safe.abs() >= reshape_for_broadcast(largest, safe))
+        return chosen / reshape_for_broadcast(compute_norms(chosen, "L1"), chosen).clamp_min(1.0)
     if norm != "L2":
-        raise _unknown(norm)
+        raise _build_norm_error(norm)
     # dividing by the largest entry first keeps the squares of tiny gradients from underflowing to zero
-    peak = column(norm_of(safe, "Linf"), safe)
+    peak = reshape_for_broadcast(compute_norms(safe, "Linf"), safe)
     scaled = safe / torch.where(peak > 0, peak, 1.0)
-    return scaled / column(norm_of(scaled, "L2"), scaled).clamp_min(1.0)
+    return scaled / reshape_for_broadcast(compute_norms(scaled, "L2"), scaled).clamp_min(1.0)
 
 
-def column(values: Tensor, like: Tensor) -> Tensor:
+def reshape_for_broadcast(values: Tensor, like: Tensor) -> Tensor:
     """(N,) values shaped to broadcast over the rows of ``like``."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
-def choose(rows: Tensor, ours: Tensor, theirs: Tensor, out: Tensor | None = None) -> Tensor:
+def merge_rows(rows: Tensor, ours: Tensor, theirs: Tensor, out: Tensor | None = None) -> Tensor:
     """Some rows of one batch and the others of another: ``torch.where`` at a quarter of its time on a CPU.
 
     Args:
-        rows: (N,) boolean: the rows that are taken from ``ours``.
+        rows: (N,) boolean: the rows that are taken from ``our_methods``.
         ours: (N, ...), finite.
         theirs: Same shape, finite.
         out: Where to write; it may be one of the two.
@@ -248,18 +252,18 @@ def choose(rows: Tensor, ours: Tensor, theirs: Tensor, out: Tensor | None = None
     Returns:
         Same shape; every row to the bit as it was, since a weight of 0 or 1 loses nothing.
     """
-    return torch.lerp(theirs, ours, column(rows.to(ours.dtype), ours), out=out)
+    return torch.lerp(theirs, ours, reshape_for_broadcast(rows.to(ours.dtype), ours), out=out)
 
 
-def radius(ball: Ball, like: Tensor) -> float | Tensor:
+def broadcast_radius(ball: LpBall, like: Tensor) -> float | Tensor:
     """The ball's radius as it is, or each image's, shaped to broadcast over the rows of ``like``."""
-    return column(ball.eps.to(like.dtype), like) if isinstance(ball.eps, Tensor) else ball.eps
+    return reshape_for_broadcast(ball.eps.to(like.dtype), like) if isinstance(ball.eps, Tensor) else ball.eps
 
 
-def _shrink_to_l1(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
+def _project_to_l1(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     """Each entry of ``delta`` brought nearer to zero by one amount a row and capped at its ``room``.
 
-    The amount is the smallest that brings the row's L1 norm to ``eps``. The norm falls with it, piecewise
+    The amount is the smallest that brings the row's L1 norm to ``compute_eps``. The norm falls with it, piecewise
     linearly, so that Newton's method meets it in a few steps; where a step would leave the interval that is
     known to hold it, the interval is halved. Nothing is sorted.
     """
@@ -269,11 +273,11 @@ def _shrink_to_l1(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     amount = low
     # two tables for everything: new ones in each step would take longer than the arithmetic
     rest, shrunk = torch.empty_like(size), torch.empty_like(size)
-    for _ in range(_HALVINGS):
+    for _ in range(_MAX_PROJECTION_STEPS):
         torch.sub(size, amount, out=rest)
         torch.minimum(torch.clamp_min(rest, 0, out=shrunk), caps, out=shrunk)
         excess = shrunk.sum(dim=1, keepdim=True) - goal
-        met = excess.abs() <= _MET * goal
+        met = excess.abs() <= _PROJECTION_TOLERANCE_SHARE * goal
         low = torch.where(met | (excess > 0), amount, low)
         high = torch.where(met | (excess <= 0), amount, high)
         if delta.device.type == "cpu" and bool((low >= high).all()):
@@ -286,10 +290,10 @@ def _shrink_to_l1(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     return shrunk.view_as(delta).mul_(delta.sign())
 
 
-def _radii(draw: Draw | Sequence[Draw]) -> Draw | list[Draw]:
+def _name_radius_draws(draw: DrawName | Sequence[DrawName]) -> DrawName | list[DrawName]:
     """The name of the draw that decides how far out a random start lies."""
     return f"{draw}/radius" if isinstance(draw, str | int) else [f"{each}/radius" for each in draw]
 
 
-def _unknown(norm: str) -> ThreatError:
+def _build_norm_error(norm: str) -> ThreatError:
     return ThreatError(f"no geometry for norm {norm!r}", remedy="use Linf, L2 or L1")

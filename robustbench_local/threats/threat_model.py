@@ -18,7 +18,7 @@ Goal = Literal["untargeted", "targeted"]
 Region = Literal["image", "mask"]
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
-BALLS: frozenset[Norm] = frozenset({"Linf", "L2", "L1"})
+BALL_NORMS: frozenset[Norm] = frozenset({"Linf", "L2", "L1"})
 """The norms that are norms: candidates lie in a ball around the original."""
 CORRUPTIONS = (
     "gaussian_noise",
@@ -38,29 +38,29 @@ CORRUPTIONS = (
     "jpeg_compression",
 )
 """The fifteen common corruptions. Source: Hendrycks & Dietterich 2019, arXiv:1903.12261."""
-SEVERITIES = 5
-MOST_DEGREES = 180.0
-MOST_SHOWN = 60
+MAX_SEVERITY = 5
+MAX_ROTATION_DEGREES = 180.0
+MAX_SHOWN_CHARACTERS = 60
 """Characters of a value that a message repeats."""
-STICKERS = ("rectangles", "square", "found", "poster")
+STICKER_SHAPES = ("rectangles", "square", "found", "poster")
 """Shapes of a sticker: two bars above and below the middle, a square where the attacker wants it, any pixels
 that the attacker finds, the whole surface. Source: Eykholt et al. 2018, arXiv:1707.08945 (not the square)."""
-PHYSICAL: frozenset[Norm] = frozenset({"sticker", "patch"})
+PHYSICAL_NORMS: frozenset[Norm] = frozenset({"sticker", "patch"})
 """Objects that stand before the camera: judged by what it sees from many places, not by one image."""
-FAMILIES = (
+FAMILY_NAMES = (
     *(norm.lower() for norm in NORMS if norm != "corruption"),
-    *(shape for shape in STICKERS if shape != "rectangles"),
+    *(shape for shape in STICKER_SHAPES if shape != "rectangles"),
     *CORRUPTIONS,
 )
-"""What a threat model's name starts with: ``linf``, ``spatial``, ``fog``, ``sticker``, ``poster``."""
+"""What a threat model's name starts with: ``linf``, ``spatial``, ``apply_fog``, ``sticker``, ``poster``."""
 
-_KINDS: dict[Norm, tuple[str, tuple[str, ...]]] = {
+_TRANSFORMATIONS_BY_NORM: dict[Norm, tuple[str, tuple[str, ...]]] = {
     "corruption": ("corruption", CORRUPTIONS),
-    "sticker": ("shape of a sticker", STICKERS),
+    "sticker": ("shape of a sticker", STICKER_SHAPES),
 }
 """What ``transformation`` names, and what it may name."""
-_SPELLINGS = {norm.lower(): norm for norm in NORMS}
-_SPELLINGS |= {"l_inf": "Linf", "inf": "Linf", "l_2": "L2", "2": "L2", "l_1": "L1", "1": "L1"}
+_NORM_SPELLINGS = {norm.lower(): norm for norm in NORMS}
+_NORM_SPELLINGS |= {"l_inf": "Linf", "inf": "Linf", "l_2": "L2", "2": "L2", "l_1": "L1", "1": "L1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class ThreatModel:
             every family 0 leaves the image as it is.
         targets: Class indices the attacker wants to be read; empty means untargeted: any wrong class.
         region: ``"image"``, or ``"mask"`` to confine the perturbation to each image's mask.
-        transformation: Which corruption, such as ``"fog"``, or the sticker's shape, one of ``STICKERS``;
+        transformation: Which corruption, such as ``"fog"``, or the sticker's shape, one of ``STICKER_SHAPES``;
             empty for every other norm.
 
     Raises:
@@ -111,12 +111,12 @@ class ThreatModel:
     @property
     def is_ball(self) -> bool:
         """Whether a norm bounds the change, so that a candidate image can be judged by its distance."""
-        return self.norm in BALLS
+        return self.norm in BALL_NORMS
 
     @property
     def is_physical(self) -> bool:
         """Whether it is an object before the camera, judged over many views."""
-        return self.norm in PHYSICAL
+        return self.norm in PHYSICAL_NORMS
 
     @property
     def name(self) -> str:
@@ -133,7 +133,7 @@ class ThreatModel:
         family = "" if self.transformation == "rectangles" else self.transformation
         return f"{family or self.norm.lower()}-{size}"
 
-    def success(self, predictions: Tensor, labels: Tensor) -> Tensor:
+    def is_success(self, predictions: Tensor, labels: Tensor) -> Tensor:
         """Which predictions give the attacker what was wanted.
 
         Args:
@@ -152,26 +152,28 @@ class ThreatModel:
 
 def _check_family(threat: ThreatModel) -> None:
     """Refuse what a family that is no ball does not have."""
-    if threat.norm not in _KINDS and threat.transformation:
+    if threat.norm not in _TRANSFORMATIONS_BY_NORM and threat.transformation:
         raise ThreatError(f"the norm {threat.norm} has no transformation, got {threat.transformation!r}")
     if not threat.is_ball and threat.region != "image":
         takes = "finds its own place" if threat.is_physical else "transforms the whole image"
         raise ThreatError(f"the norm {threat.norm!r} {takes}", remedy="use region: image")
-    if threat.norm == "spatial" and threat.eps > MOST_DEGREES:
-        raise ThreatError(f"eps is the largest angle, at most {MOST_DEGREES:g} degrees, got {threat.eps:g}")
-    if threat.norm in _KINDS:
-        _check_kind(threat)
+    if threat.norm == "spatial" and threat.eps > MAX_ROTATION_DEGREES:
+        raise ThreatError(
+            f"eps is the largest angle, at most {MAX_ROTATION_DEGREES:g} degrees, got {threat.eps:g}"
+        )
+    if threat.norm in _TRANSFORMATIONS_BY_NORM:
+        _check_transformation(threat)
     if threat.is_physical and threat.eps > 1:
         raise ThreatError(f"eps is a share of an area, at most 1, got {threat.eps:g}", remedy="10 % is 0.1")
     if threat.transformation == "poster" and threat.eps not in (0, 1):
         raise ThreatError(f"a poster covers the whole surface: eps is 1, got {threat.eps:g}")
-    if threat.norm == "corruption" and threat.eps not in range(SEVERITIES + 1):
-        raise ThreatError(f"eps is the severity, a whole number from 1 to {SEVERITIES}, got {threat.eps:g}")
+    if threat.norm == "corruption" and threat.eps not in range(MAX_SEVERITY + 1):
+        raise ThreatError(f"eps is the severity, a whole number from 1 to {MAX_SEVERITY}, got {threat.eps:g}")
 
 
-def _check_kind(threat: ThreatModel) -> None:
+def _check_transformation(threat: ThreatModel) -> None:
     """Refuse a corruption or a sticker's shape that does not exist."""
-    what, known = _KINDS[threat.norm]
+    what, known = _TRANSFORMATIONS_BY_NORM[threat.norm]
     if threat.transformation in known:
         return
     problem = f"unknown {what} {threat.transformation!r}" if threat.transformation else f"no {what} named"
@@ -190,7 +192,7 @@ def parse_norm(norm: str) -> Norm:
     Raises:
         ThreatError: If there is no such norm here.
     """
-    known = _SPELLINGS.get(str(norm).lower())
+    known = _NORM_SPELLINGS.get(str(norm).lower())
     if known is None:
         raise ThreatError(f"unknown norm {norm!r}", remedy=f"use one of {', '.join(NORMS)}")
     return known
@@ -209,12 +211,12 @@ def parse_eps(eps: float | str) -> float:
         if isinstance(eps, float):
             raise ThreatError(f"eps must be finite and at least 0, got {eps!r}") from None
         remedy = 'write a number or a fraction such as "8/255"'
-        raise ThreatError(f"cannot read eps {_shortened(eps)}", remedy=remedy) from None
+        raise ThreatError(f"cannot read eps {_shorten_value(eps)}", remedy=remedy) from None
     if value < 0:
         raise ThreatError(f"eps must be finite and at least 0, got {eps!r}")
     return value
 
 
-def _shortened(value: object) -> str:
+def _shorten_value(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."

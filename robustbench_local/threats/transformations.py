@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from robustbench_local.errors import ThreatError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.corruptions import corrupt
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.corruptions import corrupt_images
 from robustbench_local.threats.threat_model import ThreatModel
-from robustbench_local.threats.warp import rotate_translate
+from robustbench_local.threats.warp import rotate_and_translate
 
 DEGREES_PER_SIDE = 300.0
 """A range of this many degrees would allow shifts by a whole side: 30 degrees go with a tenth."""
-_SLACK = 1 + 1e-6
+_RELATIVE_SLACK = 1 + 1e-6
 
 
-def limits(threat: ThreatModel) -> Tensor:
+def compute_limits(threat: ThreatModel) -> Tensor:
     """Largest magnitude of each parameter, (P,).
 
     Raises:
@@ -39,7 +39,7 @@ def limits(threat: ThreatModel) -> Tensor:
     raise ThreatError(f"the norm {threat.norm} bounds images, not parameters")
 
 
-def parameter_violations(parameters: Tensor, images: Tensor, threat: ThreatModel) -> list[str | None]:
+def find_parameter_violations(parameters: Tensor, images: Tensor, threat: ThreatModel) -> list[str | None]:
     """Which rule each image's parameters break.
 
     Args:
@@ -50,20 +50,22 @@ def parameter_violations(parameters: Tensor, images: Tensor, threat: ThreatModel
     Returns:
         One reason or None for each image.
     """
-    largest = limits(threat)
+    largest = compute_limits(threat)
     shape = (len(images), len(largest))
     if not isinstance(parameters, Tensor) or tuple(parameters.shape) != shape:
         got = tuple(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
         wanted = f"the parameters of the transformation, {shape}"
         return [f"the attack returned {got}; under {threat.norm} it returns {wanted}"] * len(images)
     values = parameters.detach().cpu()
-    inside = (values.abs() <= largest * _SLACK).all(dim=1)  # false for NaN
+    inside = (values.abs() <= largest * _RELATIVE_SLACK).all(dim=1)  # false for NaN
     bounds = f"at most {threat.eps:g} degrees and {100 * threat.eps / DEGREES_PER_SIDE:g} % of the side"
     reason = f"the parameters leave the family: {bounds}"
     return [None if fits else reason for fits in inside.tolist()]
 
 
-def transform(images: Tensor, parameters: Tensor, threat: ThreatModel, stream: Stream | None) -> Tensor:
+def apply_transformation(
+    images: Tensor, parameters: Tensor, threat: ThreatModel, stream: RandomStream | None
+) -> Tensor:
     """Apply a transformation of the family.
 
     Args:
@@ -73,13 +75,13 @@ def transform(images: Tensor, parameters: Tensor, threat: ThreatModel, stream: S
         stream: The images' own random numbers, for corruptions; only its seed and ids matter.
 
     Returns:
-        Same shape, inside [0, 1]; at ``eps`` 0 the original's bits.
+        Same shape, inside [0, 1]; at ``compute_eps`` 0 the original's bits.
 
     Raises:
         ThreatError: If a corruption gets no random numbers.
     """
     if threat.norm == "spatial":
-        return rotate_translate(images, parameters[:, 0].to(images), parameters[:, 1:].to(images))
+        return rotate_and_translate(images, parameters[:, 0].to(images), parameters[:, 1:].to(images))
     if stream is None:
         raise ThreatError(f"{threat.name} needs the images' random numbers")
-    return corrupt(images, threat.transformation, int(threat.eps), stream)
+    return corrupt_images(images, threat.transformation, int(threat.eps), stream)

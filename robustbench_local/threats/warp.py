@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from robustbench_local.bpda import clamp_passing_borders
+from robustbench_local.bpda import clamp_with_border_gradient
 
 
-def sample(
+def sample_bilinear(
     images: Tensor,
     rows: Tensor,
     columns: Tensor,
@@ -37,7 +37,7 @@ def sample(
     return grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=True)
 
 
-def rotate_translate(images: Tensor, angles: Tensor, shifts: Tensor) -> Tensor:
+def rotate_and_translate(images: Tensor, angles: Tensor, shifts: Tensor) -> Tensor:
     """Rotate about the centre, then move; what comes in from outside is black.
 
     Args:
@@ -58,6 +58,6 @@ def rotate_translate(images: Tensor, angles: Tensor, shifts: Tensor) -> Tensor:
     down = row[None, :, None] - shifts[:, 1].view(-1, 1, 1) * height
     rows = right * turn.sin() + down * turn.cos() + (height - 1) / 2
     columns = right * turn.cos() - down * turn.sin() + (width - 1) / 2
-    moved = sample(images, rows, columns)
+    moved = sample_bilinear(images, rows, columns)
     still = (angles == 0) & (shifts == 0).all(dim=1)
-    return torch.where(still.view(-1, 1, 1, 1), images, clamp_passing_borders(moved))
+    return torch.where(still.view(-1, 1, 1, 1), images, clamp_with_border_gradient(moved))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -22,23 +22,23 @@ class Sample:
     images: Tensor
     labels: Tensor
 
-    def stream(self, attack: Attack, seed: int = 0) -> Stream:
-        return Stream(seed, tuple(f"image-{row}" for row in range(len(self.images))), repr(attack))
+    def build_stream(self, attack: Attack, seed: int = 0) -> RandomStream:
+        return RandomStream(seed, tuple(f"image-{row}" for row in range(len(self.images))), repr(attack))
 
     def attack(self, attack: Attack, threat: ThreatModel, masks: Tensor | None = None) -> Tensor:
-        with self.classifier.attacked():
-            stream = self.stream(attack)
+        with self.classifier.evaluation_mode():
+            stream = self.build_stream(attack)
             return attack.perturb(self.classifier, self.images, self.labels, threat, stream, masks)
 
-    def broken(self, candidates: Tensor, threat: ThreatModel) -> Tensor:
+    def find_adversarial(self, candidates: Tensor, threat: ThreatModel) -> Tensor:
         with torch.no_grad():
-            return threat.success(self.classifier(candidates).argmax(dim=1), self.labels)
+            return threat.is_success(self.classifier(candidates).argmax(dim=1), self.labels)
 
-    def select(self, index: Tensor) -> Sample:
+    def select_images(self, index: Tensor) -> Sample:
         return Sample(self.classifier, self.images[index], self.labels[index])
 
 
-def trained_sample(classes: int = 5, count: int = 96, seed: int = 0) -> Sample:
+def train_sample(classes: int = 5, count: int = 96, seed: int = 0) -> Sample:
     """A small convolutional network on noisy 8x8 colour patterns, trained in about a second."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
@@ -71,7 +71,9 @@ def trained_sample(classes: int = 5, count: int = 96, seed: int = 0) -> Sample:
     return Sample(classifier, images[right], labels[right])
 
 
-def linear_sample(weights: Tensor, bias: Tensor, images: Tensor, labels: Tensor | None = None) -> Sample:
+def build_linear_sample(
+    weights: Tensor, bias: Tensor, images: Tensor, labels: Tensor | None = None
+) -> Sample:
     """A linear classifier, weights (K, d), on the images that it reads as ``labels``, or all as predicted."""
     layer = nn.Linear(weights.shape[1], len(weights))
     with torch.no_grad():
@@ -83,7 +85,7 @@ def linear_sample(weights: Tensor, bias: Tensor, images: Tensor, labels: Tensor 
     return Sample(classifier, images, predictions if labels is None else labels)
 
 
-def wrapped(forward: Callable[[Tensor], Tensor], classes: int) -> Classifier:
+def build_classifier(forward: Callable[[Tensor], Tensor], classes: int) -> Classifier:
     """A classifier from a differentiable function of images."""
 
     class Model(nn.Module):

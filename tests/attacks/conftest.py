@@ -6,13 +6,13 @@ import warnings
 from types import ModuleType
 
 import pytest
-from attack_samples import Sample, trained_sample
+from attack_samples import Sample, train_sample
 
 
 @pytest.fixture(scope="session")
-def small() -> Sample:
+def small_sample() -> Sample:
     """96 images that a small trained network reads correctly."""
-    return trained_sample()
+    return train_sample()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,9 +6,9 @@ import re
 
 import pytest
 import torch
-from attack_samples import wrapped
+from attack_samples import build_classifier
 
-from robustbench_local.attacks import make_attack, parameter_names
+from robustbench_local.attacks import list_parameter_names, make_attack
 from robustbench_local.config.cards import Card, find_card, list_cards
 
 CARDS = list_cards("attack")
@@ -18,12 +18,14 @@ SPEED_LIMITS = [f"Speed limit ({speed}km/h)" for speed in (20, 30, 50, 60, 70, 8
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_card_builds_an_attack_that_can_run(card: Card):
     attack = make_attack(card.method, card.parameters)
-    threat = card.threat.model(targets=range(1, 1 + len(card.threat.targets)))
-    classifier = wrapped(lambda images: torch.zeros(len(images), 43), 43)
-    attack.check(threat, classifier)
-    assert attack.warnings(threat) == []
-    assert bool(attack.note(classifier, threat)) == (card.method == "apgd-ce+t")  # is not AutoAttack
-    assert set(card.parameters) <= set(parameter_names(card.method))
+    threat = card.threat.build_threat_model(targets=range(1, 1 + len(card.threat.targets)))
+    classifier = build_classifier(lambda images: torch.zeros(len(images), 43), 43)
+    attack.check_support(threat, classifier)
+    assert attack.list_warnings(threat) == []
+    assert bool(attack.describe_caveats(classifier, threat)) == (
+        card.method == "apgd-ce+t"
+    )  # is not AutoAttack
+    assert set(card.parameters) <= set(list_parameter_names(card.method))
     assert re.search(r"arXiv:\d{4}\.\d{4,5}", card.source)
     assert card.description.endswith(".")
     assert card.path.stem == card.name
@@ -36,7 +38,7 @@ def test_a_card_is_named_after_its_threat_model(card: Card):
     else:
         # one card has kept its first name too, which grids of users may hold
         name = "stop-to-speed-limit-linf-8" if card.name == "stop-to-speed-limit" else card.name
-        assert f"-{name}".endswith(f"-{card.threat.model().name}")
+        assert f"-{name}".endswith(f"-{card.threat.build_threat_model().name}")
 
 
 def test_the_first_name_of_the_stop_sign_card_means_the_same():
@@ -57,7 +59,7 @@ def test_the_fields_radii_are_there_for_fgsm_pgd_and_autoattack():
 def test_a_curve_asks_about_eight_radii_the_last_of_which_is_its_threat_models(name: str):
     card = find_card(name)
     attack = make_attack(card.method, card.parameters)
-    ladder = attack.ladder(card.threat.model())
+    ladder = attack.ladder(card.threat.build_threat_model())
     assert len(ladder) == 8
     assert ladder == (*attack.radii, card.threat.eps)
     assert attack.measure == "distance"
@@ -70,5 +72,5 @@ def test_stop_to_speed_limit_names_the_classes_as_gtsrb_does_at_every_radius(nor
         assert list(card.threat.targets) == SPEED_LIMITS
         assert card.threat.sources == ("Stop",)
         attack = make_attack(card.method, card.parameters)
-        assert attack.length(card.threat.model()) == pytest.approx(card.threat.eps / 4)
+        assert attack.length(card.threat.build_threat_model()) == pytest.approx(card.threat.eps / 4)
         assert (attack.steps, attack.restarts, attack.loss) == (50, 5, "margin")

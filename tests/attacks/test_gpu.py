@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_samples import Sample, trained_sample
+from attack_samples import Sample, train_sample
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.core.search import Search
@@ -20,7 +20,7 @@ THREATS = [ThreatModel(norm="Linf", eps="12/255"), ThreatModel(norm="L2", eps=0.
 
 @pytest.fixture(scope="module")
 def on_gpu() -> Sample:
-    sample = trained_sample()
+    sample = train_sample()
     classifier = sample.classifier.to("cuda")
     return Sample(classifier, sample.images.cuda(), sample.labels.cuda())
 
@@ -29,8 +29,8 @@ def on_gpu() -> Sample:
 @pytest.mark.parametrize("name", [*NAMES, "autoattack"])
 def test_verdicts_are_those_of_the_cpu(small: Sample, on_gpu: Sample, name: str, threat: ThreatModel):
     attack = make_attack(name)
-    here = small.broken(small.attack(attack, threat), threat)
-    there = on_gpu.broken(on_gpu.attack(attack, threat), threat).cpu()
+    here = small.find_adversarial(small.attack(attack, threat), threat)
+    there = on_gpu.find_adversarial(on_gpu.attack(attack, threat), threat).cpu()
     assert int((here ^ there).sum()) <= 1
 
 
@@ -55,9 +55,9 @@ def test_no_step_waits_for_the_device(on_gpu: Sample, name: str, threat: ThreatM
 
 def test_a_search_in_bf16_confirms_in_float32(on_gpu: Sample):
     attack = make_attack("apgd")
-    exact = on_gpu.broken(on_gpu.attack(attack, THREATS[0]), THREATS[0])
+    exact = on_gpu.find_adversarial(on_gpu.attack(attack, THREATS[0]), THREATS[0])
     on_gpu.classifier.search_precision = "bf16"
-    quick = on_gpu.broken(on_gpu.attack(attack, THREATS[0]), THREATS[0])
+    quick = on_gpu.find_adversarial(on_gpu.attack(attack, THREATS[0]), THREATS[0])
     on_gpu.classifier.search_precision = "fp32"
     assert int((quick & ~exact).sum()) <= 2
     assert int(quick.sum()) >= int(exact.sum()) - 8

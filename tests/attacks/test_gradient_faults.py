@@ -98,14 +98,14 @@ class Faulty(nn.Module):
 
 
 def sample_of(small: Sample, forward: nn.Module, count: int = 6) -> Sample:
-    chosen = small.select((small.labels > 1).nonzero().flatten()[:count])
+    chosen = small.select_images((small.labels > 1).nonzero().flatten()[:count])
     return replace(chosen, classifier=Classifier(forward.eval(), num_classes=5, name="faulty"))
 
 
 def run(sample: Sample, attack: Attack, threat: ThreatModel) -> tuple[Tensor, list[Any]]:
-    with sample.classifier.metered(len(sample.images)) as meter:
+    with sample.classifier.count_passes(len(sample.images)) as meter:
         found = sample.attack(attack, threat)
-    return found, meter.gradients
+    return found, meter.gradient_counts
 
 
 @pytest.fixture(scope="module")
@@ -217,9 +217,9 @@ def test_a_clamp_at_the_border_hides_nothing(small: Sample, clamp: Callable[[Ten
         attack = make_attack(method, given)
         plain = contrasted(small, small.classifier.model)
         clamped = contrasted(small, Clamped(small.classifier.model, clamp))
-        broken = plain.broken(plain.attack(attack, threat), threat)
+        broken = plain.find_adversarial(plain.attack(attack, threat), threat)
         assert 0.1 < float(broken.float().mean()) < 0.95
-        found = clamped.broken(clamped.attack(attack, threat), threat)
+        found = clamped.find_adversarial(clamped.attack(attack, threat), threat)
         assert torch.equal(found, broken)
         assert [note for note in clamped.classifier.notes if "just inside" in note]
 
@@ -244,9 +244,11 @@ def test_a_nan_draw_does_not_poison_the_mean_over_draws(small: Sample):
     for network in (small.classifier.model, Odd(small.classifier.model, "nan")):
         sample = sample_of(small, network)
         attack = make_attack("pgd", {"steps": 4})
-        with sample.classifier.attacked():
-            engine = Engine(sample.classifier, sample.images, sample.labels, sample.stream(attack), draws=3)
-            engine.run(PGDSearch(attack=attack, threat=LINF), engine.items())
+        with sample.classifier.evaluation_mode():
+            engine = Engine(
+                sample.classifier, sample.images, sample.labels, sample.build_stream(attack), eot_samples=3
+            )
+            engine.run(PGDSearch(attack=attack, threat=LINF), engine.build_items())
         points.append(engine.points)
     assert torch.equal(*points)
 
@@ -284,14 +286,14 @@ class Opaque(nn.Module):
 def test_our_autoattack_ends_with_square_where_no_gradient_tells_anything(small: Sample):
     threat = ThreatModel(norm="Linf", eps="24/255")
     sample, attack = sample_of(small, Opaque(small.classifier.model), 4), make_attack("autoattack")
-    with sample.classifier.metered(4) as meter:
+    with sample.classifier.count_passes(4) as meter:
         found = sample.attack(attack, threat)
     square = make_attack("square", {"queries": 5000})
-    alone = sample.broken(sample.attack(square, threat), threat)
-    broken = sample.broken(found, threat)
+    alone = sample.find_adversarial(sample.attack(square, threat), threat)
+    broken = sample.find_adversarial(found, threat)
     assert bool(alone.any())
     assert torch.equal(broken, alone)
     assert {stage for stage, one in zip(meter.stages, broken.tolist(), strict=True) if one} == {"square"}
-    for count in meter.gradients:
+    for count in meter.gradient_counts:
         assert count.nonfinite_steps == count.steps > 0
         assert count.zero_steps + count.unconfirmed_steps == count.steps

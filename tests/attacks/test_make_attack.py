@@ -9,7 +9,7 @@ import pytest
 import torch
 from attack_samples import Sample
 
-from robustbench_local.attacks import ATTACKS, make_attack, parameter_names
+from robustbench_local.attacks import ATTACKS, list_parameter_names, make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
@@ -24,11 +24,11 @@ LINF = ThreatModel(norm="Linf", eps=0.1)
 def test_every_registered_attack_is_built_by_name_and_shows_its_whole_configuration(name: str):
     attack = make_attack(name)
     assert isinstance(attack, ATTACKS[name])
-    assert parameter_names(name) == tuple(field.name for field in fields(attack))
-    assert all(f"{key}=" in repr(attack) for key in parameter_names(name))
+    assert list_parameter_names(name) == tuple(field.name for field in fields(attack))
+    assert all(f"{key}=" in repr(attack) for key in list_parameter_names(name))
     assert type(attack).__doc__
     assert "Source:" in type(attack).__doc__
-    forward, backward = attack.cost(LINF)
+    forward, backward = attack.estimate_cost(LINF)
     assert forward or not backward  # one forward pass may serve several backward ones
     assert (backward >= 1) == (attack.access == "gradients")
 
@@ -75,36 +75,36 @@ class OnlyLinf(Attack):
     def perturb(self, classifier, images, labels, threat, stream, masks=None):
         return images
 
-    def cost(self, threat):
+    def estimate_cost(self, threat):
         return (0, 0)
 
 
 def test_what_an_attack_cannot_do_is_found_before_any_work(small: Sample):
     black_box = Classifier(lambda images: torch.zeros(len(images), 5), num_classes=5, name="remote")
-    OnlyLinf().check(LINF, small.classifier)
+    OnlyLinf().check_support(LINF, small.classifier)
     for threat, what in (
         (ThreatModel(norm="L2", eps=1), "the norm 'L2'"),
         (ThreatModel(norm="Linf", eps=0.1, targets=(1,)), "the goal 'targeted'"),
         (ThreatModel(norm="Linf", eps=0.1, region="mask"), "the region 'mask'"),
     ):
         with pytest.raises(ThreatError, match=f"OnlyLinf does not support {what}"):
-            OnlyLinf().check(threat, small.classifier)
+            OnlyLinf().check_support(threat, small.classifier)
     with pytest.raises(ConfigError, match="needs gradients, the model 'remote' gives scores only"):
-        FGSM().check(LINF, black_box)
+        FGSM().check_support(LINF, black_box)
     labels = Classifier(lambda images: torch.zeros(len(images)), num_classes=5, name="bb", access="labels")
     with pytest.raises(ConfigError, match=r"needs scores.* labels only: hopskipjump or boundary"):
-        make_attack("square", {}).check(LINF, labels)
+        make_attack("square", {}).check_support(LINF, labels)
     with pytest.raises(ConfigError, match=r"needs gradients.* scores only: square or spsa"):
-        FGSM().check(LINF, black_box)
+        FGSM().check_support(LINF, black_box)
     with pytest.raises(ThreatError, match="target class 5 does not exist: the model has 5 classes"):
-        FGSM().check(ThreatModel(norm="Linf", eps=0.1, targets=(5,)), small.classifier)
+        FGSM().check_support(ThreatModel(norm="Linf", eps=0.1, targets=(5,)), small.classifier)
     with pytest.raises(ThreatError, match="the DLR loss takes one target"):
-        PGD(loss="dlr").check(ThreatModel(norm="Linf", eps=0.1, targets=(0, 1)), small.classifier)
+        PGD(loss="dlr").check_support(ThreatModel(norm="Linf", eps=0.1, targets=(0, 1)), small.classifier)
     with pytest.raises(ThreatError, match="the DLR loss takes one target"):
-        FGSM(loss="dlr").check(ThreatModel(norm="Linf", eps=0.1, targets=(0, 1)), small.classifier)
+        FGSM(loss="dlr").check_support(ThreatModel(norm="Linf", eps=0.1, targets=(0, 1)), small.classifier)
 
 
 def test_by_default_there_is_nothing_to_warn_of(small: Sample):
-    assert FGSM().warnings(LINF) == []
-    assert FGSM().note(small.classifier, LINF) == ""
+    assert FGSM().list_warnings(LINF) == []
+    assert FGSM().describe_caveats(small.classifier, LINF) == ""
     assert FGSM().per_image

@@ -9,25 +9,25 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from attack_samples import Sample, linear_sample, wrapped
+from attack_samples import Sample, build_classifier, build_linear_sample
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
-from robustbench_local.attacks.core.losses import margin
-from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.core.losses import compute_margin
+from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
 from robustbench_local.attacks.minimum_norm.cw import CW
 from robustbench_local.attacks.minimum_norm.ddn import DDN
 from robustbench_local.attacks.minimum_norm.deepfool import DeepFool
 from robustbench_local.attacks.minimum_norm.ead import EAD
 from robustbench_local.attacks.minimum_norm.fmn import FMN
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 FAR = {"Linf": 1.0, "L2": 20.0, "L1": 190.0}
 DUAL = {"Linf": 1, "L2": 2, "L1": float("inf")}
-CASES: list[tuple[NearestAttack, str]] = [
+CASES: list[tuple[MinimumNormAttack, str]] = [
     (DDN(steps=12), "L2"),
     (FMN(steps=12), "Linf"),
     (FMN(steps=12), "L2"),
@@ -43,14 +43,14 @@ each_case = pytest.mark.parametrize(
 
 
 def distances(
-    sample: Sample, attack: NearestAttack, threat: ThreatModel, masks: Tensor | None = None
+    sample: Sample, attack: MinimumNormAttack, threat: ThreatModel, masks: Tensor | None = None
 ) -> Tensor:
     """Distance of each candidate, infinite where the original came back; successes are checked."""
     candidates = sample.attack(attack, threat, masks)
     assert ((candidates >= 0) & (candidates <= 1)).all()
     moved = (candidates != sample.images).flatten(1).any(dim=1)
-    assert sample.broken(candidates, threat)[moved].all()
-    size = norm_of(candidates.double() - sample.images.double(), threat.norm)
+    assert sample.find_adversarial(candidates, threat)[moved].all()
+    size = compute_norms(candidates.double() - sample.images.double(), threat.norm)
     assert (size <= (threat.eps + 1e-6 if threat.norm == "Linf" else threat.eps * (1 + 1e-5))).all()
     return torch.where(moved, size, torch.inf)
 
@@ -61,10 +61,10 @@ def linear(classes: int, count: int, shift: float = 0.0, scale: float = 1.0) -> 
     weights = torch.randn(classes, 48, generator=generator)
     images = 0.5 + 0.3 * (torch.rand(400, 3, 4, 4, generator=generator) - 0.5)
     bias = -(weights @ images.flatten(1).mean(dim=0))
-    sample = linear_sample(scale * weights, scale * (bias + shift), images)
+    sample = build_linear_sample(scale * weights, scale * (bias + shift), images)
     with torch.no_grad():
-        gaps = -margin(sample.classifier(images), sample.labels) / scale
-    return sample.select(((gaps > 0.15) & (gaps < 1.0)).nonzero().flatten()[:count])
+        gaps = -compute_margin(sample.classifier(images), sample.labels) / scale
+    return sample.select_images(((gaps > 0.15) & (gaps < 1.0)).nonzero().flatten()[:count])
 
 
 def closed_form(sample: Sample, norm: str) -> Tensor:
@@ -77,7 +77,7 @@ def closed_form(sample: Sample, norm: str) -> Tensor:
 
 
 @each_case
-def test_a_linear_classifier_is_answered_exactly(attack: NearestAttack, norm: str):
+def test_a_linear_classifier_is_answered_exactly(attack: MinimumNormAttack, norm: str):
     sample = linear(10, 16)
     found = distances(sample, attack, ThreatModel(norm=norm, eps=FAR[norm]))
     expected = closed_form(sample, norm)
@@ -87,7 +87,7 @@ def test_a_linear_classifier_is_answered_exactly(attack: NearestAttack, norm: st
 
 
 @each_case
-def test_neither_shift_nor_scale_of_the_logits_matters(attack: NearestAttack, norm: str):
+def test_neither_shift_nor_scale_of_the_logits_matters(attack: MinimumNormAttack, norm: str):
     threat = ThreatModel(norm=norm, eps=FAR[norm])
     for classes, shift, scale in ((2, -100.0, 1.0), (3, 0.0, 1000.0)):
         sample = linear(classes, 8, shift, scale)
@@ -98,18 +98,18 @@ def test_neither_shift_nor_scale_of_the_logits_matters(attack: NearestAttack, no
 
 @each_case
 @pytest.mark.parametrize("classes", [3, 1000])
-def test_none_within_eps_is_missed_on_a_linear_classifier(attack: NearestAttack, norm: str, classes: int):
+def test_none_within_eps_is_missed_on_a_linear_classifier(attack: MinimumNormAttack, norm: str, classes: int):
     sample = crowded(classes)
     expected = closed_form(sample, norm)
     eps = float(expected.median()) * 1.0001
     threat = ThreatModel(norm=norm, eps=eps)
-    with sample.classifier.metered(40) as meter:
+    with sample.classifier.count_passes(40) as meter:
         candidates = sample.attack(attack, threat)
-    forward, backward = attack.cost(threat)
-    assert int(meter.forward.max()) <= forward
-    assert int(meter.backward.max()) <= backward
-    size = norm_of(candidates.double() - sample.images.double(), norm)
-    found = torch.where(sample.broken(candidates, threat), size, torch.inf)
+    forward, backward = attack.estimate_cost(threat)
+    assert int(meter.forward_passes.max()) <= forward
+    assert int(meter.backward_passes.max()) <= backward
+    size = compute_norms(candidates.double() - sample.images.double(), norm)
+    found = torch.where(sample.find_adversarial(candidates, threat), size, torch.inf)
     assert float(size.max()) <= eps * (1 + 1e-5)
     near = expected < 0.99 * eps
     assert 12 <= int(near.sum()) <= 20
@@ -123,7 +123,7 @@ def crowded(classes: int) -> Sample:
     generator = torch.Generator().manual_seed(classes)
     weights = torch.randn(classes, 768, generator=generator)
     images = 0.4 + 0.2 * torch.rand(40, 3, 16, 16, generator=generator)
-    return linear_sample(
+    return build_linear_sample(
         weights, 0.01 * torch.randn(classes, generator=generator) - weights.sum(1) / 2, images
     )
 
@@ -139,13 +139,13 @@ def untrained(shift: float) -> Sample:
     images = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         labels = layers(images).argmax(dim=1)
-    return Sample(wrapped(lambda pictures: layers(pictures) + shift, 10), images, labels)
+    return Sample(build_classifier(lambda pictures: layers(pictures) + shift, 10), images, labels)
 
 
 @pytest.mark.parametrize("shift", [-10.0, -30.0, -100.0, -300.0, 300.0])
 @pytest.mark.parametrize(("attack", "norm"), [(DeepFool(), "L2"), (DeepFool(), "Linf"), (DDN(), "L2")])
 def test_no_success_is_lost_where_two_logits_are_the_same_float(
-    attack: NearestAttack, norm: str, shift: float
+    attack: MinimumNormAttack, norm: str, shift: float
 ):
     threat = ThreatModel(norm=norm, eps=FAR[norm])
     plain, shifted = (distances(untrained(each), attack, threat) for each in (0.0, shift))
@@ -160,9 +160,9 @@ def test_where_the_box_binds_a_linear_programme_agrees(case: int):
     generator = torch.Generator().manual_seed(5)
     weights = torch.randn(2, 12, generator=generator)
     images = torch.rand(40, 3, 2, 2, generator=generator).mul(1.6).sub(0.3).clamp(0, 1)
-    sample = linear_sample(weights, -(weights @ images.flatten(1).mean(dim=0)), images)
-    sample = sample.select(
-        (margin(sample.classifier(images).detach(), sample.labels) < -1).nonzero().flatten()[:12]
+    sample = build_linear_sample(weights, -(weights @ images.flatten(1).mean(dim=0)), images)
+    sample = sample.select_images(
+        (compute_margin(sample.classifier(images).detach(), sample.labels) < -1).nonzero().flatten()[:12]
     )
     found = distances(sample, attack, ThreatModel(norm=norm, eps=12.0 if norm == "L1" else 1.0))
     expected = torch.tensor([programme(sample, row, norm) for row in range(len(sample.images))])
@@ -200,53 +200,55 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def found(small: Sample) -> Callable[[NearestAttack, str], Found]:
+def found(small: Sample) -> Callable[[MinimumNormAttack, str], Found]:
     """Searches, each done once."""
-    sample = small.select(torch.arange(14))
+    sample = small.select_images(torch.arange(14))
 
     @cache
-    def search(attack: NearestAttack, norm: str) -> Found:
-        with sample.classifier.metered(14) as meter:
+    def search(attack: MinimumNormAttack, norm: str) -> Found:
+        with sample.classifier.count_passes(14) as meter:
             candidates = sample.attack(attack, ThreatModel(norm=norm, eps=FAR[norm]))
-        return Found(candidates, meter.forward, meter.backward)
+        return Found(candidates, meter.forward_passes, meter.backward_passes)
 
     return search
 
 
 @each_case
-def test_what_is_found_lies_at_the_border(small: Sample, found, attack: NearestAttack, norm: str):
-    sample, candidates = small.select(torch.arange(14)), found(attack, norm).candidates
-    assert sample.broken(candidates, ThreatModel(norm=norm, eps=1)).all()
+def test_what_is_found_lies_at_the_border(small: Sample, found, attack: MinimumNormAttack, norm: str):
+    sample, candidates = small.select_images(torch.arange(14)), found(attack, norm).candidates
+    assert sample.find_adversarial(candidates, ThreatModel(norm=norm, eps=1)).all()
     with torch.no_grad():
         halfway = sample.classifier((candidates + sample.images) / 2)
         logits = sample.classifier(candidates)
-    assert (margin(halfway, sample.labels) < 0).all()
-    assert float((margin(logits, sample.labels) / logits.abs().amax(dim=1)).median()) < 0.01
+    assert (compute_margin(halfway, sample.labels) < 0).all()
+    assert float((compute_margin(logits, sample.labels) / logits.abs().amax(dim=1)).median()) < 0.01
 
 
 @each_case
-def test_distances_do_not_depend_on_the_batch(small: Sample, found, attack: NearestAttack, norm: str):
-    expected, rows = norm_of(found(attack, norm).candidates - small.images[:14], norm), [9, 2, 13]
-    sample, threat = small.select(torch.tensor(rows)), ThreatModel(norm=norm, eps=FAR[norm])
-    with sample.classifier.attacked():
-        stream = Stream(0, tuple(f"image-{row}" for row in rows), repr(attack))
+def test_distances_do_not_depend_on_the_batch(small: Sample, found, attack: MinimumNormAttack, norm: str):
+    expected, rows = compute_norms(found(attack, norm).candidates - small.images[:14], norm), [9, 2, 13]
+    sample, threat = small.select_images(torch.tensor(rows)), ThreatModel(norm=norm, eps=FAR[norm])
+    with sample.classifier.evaluation_mode():
+        stream = RandomStream(0, tuple(f"image-{row}" for row in rows), repr(attack))
         parts = attack.perturb(sample.classifier, sample.images, sample.labels, threat, stream)
-    again = norm_of(parts - sample.images, norm)
+    again = compute_norms(parts - sample.images, norm)
     assert float((again / expected[rows] - 1).abs().median()) < 1e-3
 
 
 @each_case
-def test_a_nearest_success_beyond_eps_is_none(small: Sample, found, attack: NearestAttack, norm: str):
-    sample = small.select(torch.arange(14))
-    far = norm_of(found(attack, norm).candidates - sample.images, norm)
+def test_a_nearest_success_beyond_eps_is_none(small: Sample, found, attack: MinimumNormAttack, norm: str):
+    sample = small.select_images(torch.arange(14))
+    far = compute_norms(found(attack, norm).candidates - sample.images, norm)
     near = distances(sample, attack, ThreatModel(norm=norm, eps=float(far.median())))
     assert 3 <= int(near.isfinite().sum()) <= 11
     assert attack.measure == "distance"
 
 
 @each_case
-def test_passes_are_within_the_cost_and_eps_0_is_free(small: Sample, found, attack: NearestAttack, norm: str):
-    forward, backward = attack.cost(ThreatModel(norm=norm, eps=FAR[norm]))
+def test_passes_are_within_the_cost_and_eps_0_is_free(
+    small: Sample, found, attack: MinimumNormAttack, norm: str
+):
+    forward, backward = attack.estimate_cost(ThreatModel(norm=norm, eps=FAR[norm]))
     spent = found(attack, norm)
     assert int(spent.forward.max()) <= forward
     assert int(spent.backward.max()) <= backward
@@ -254,14 +256,14 @@ def test_passes_are_within_the_cost_and_eps_0_is_free(small: Sample, found, atta
         assert int(spent.forward.min()) >= forward - 2
     nothing = ThreatModel(norm=norm, eps=0)
     assert torch.equal(small.attack(attack, nothing), small.images)
-    assert attack.cost(nothing) == (0, 0)
-    none = small.select(torch.arange(0))
+    assert attack.estimate_cost(nothing) == (0, 0)
+    none = small.select_images(torch.arange(0))
     assert none.attack(attack, ThreatModel(norm=norm, eps=1)).shape == (0, 3, 8, 8)
 
 
 @each_case
-def test_only_wanted_classes_and_only_inside_the_mask(small: Sample, attack: NearestAttack, norm: str):
-    sample = small.select((small.labels > 1).nonzero().flatten()[:8])
+def test_only_wanted_classes_and_only_inside_the_mask(small: Sample, attack: MinimumNormAttack, norm: str):
+    sample = small.select_images((small.labels > 1).nonzero().flatten()[:8])
     masks = torch.ones(8, 1, 8, 8, dtype=torch.bool)
     masks[..., :2] = False
     threat = ThreatModel(norm=norm, eps=FAR[norm], targets=(0, 1), region="mask")
@@ -270,11 +272,11 @@ def test_only_wanted_classes_and_only_inside_the_mask(small: Sample, attack: Nea
     assert torch.equal(candidates[outside], sample.images[outside])
     moved = (candidates != sample.images).flatten(1).any(dim=1)
     assert int(moved.sum()) >= 6
-    assert sample.broken(candidates, threat)[moved].all()
+    assert sample.find_adversarial(candidates, threat)[moved].all()
 
 
 @each_case
-def test_broken_models_spoil_nothing(small: Sample, attack: NearestAttack, norm: str):
+def test_broken_models_spoil_nothing(small: Sample, attack: MinimumNormAttack, norm: str):
     threat, images = ThreatModel(norm=norm, eps=FAR[norm]), small.images[:9].clone()
     images[0:3, 0, 0, 0], images[3:6, 0, 0, 0] = (
         0.1,
@@ -289,7 +291,7 @@ def test_broken_models_spoil_nothing(small: Sample, attack: NearestAttack, norm:
 
     labels = small.labels[:9].clone()
     labels[3:6] = 0
-    sample = Sample(wrapped(partly_broken, 5), images, labels)
+    sample = Sample(build_classifier(partly_broken, 5), images, labels)
     candidates = sample.attack(attack, threat)
     moved = (candidates != images).flatten(1).any(dim=1)
     assert candidates.isfinite().all()
@@ -305,11 +307,11 @@ def test_a_thousand_classes(small: Sample):
 
 
 def test_ddn_is_no_farther_than_the_published_library(small: Sample, foolbox):
-    sample = small.select(torch.arange(48))
+    sample = small.select_images(torch.arange(48))
     ours = distances(sample, DDN(steps=50), ThreatModel(norm="L2", eps=20))
     model = foolbox.PyTorchModel(sample.classifier.model, bounds=(0, 1), device="cpu")
     theirs = foolbox.attacks.DDNAttack(steps=50)(model, sample.images, sample.labels, epsilons=None)[1]
-    assert float(ours.median()) <= 1.02 * float(norm_of(theirs - sample.images, "L2").median())
+    assert float(ours.median()) <= 1.02 * float(compute_norms(theirs - sample.images, "L2").median())
 
 
 @pytest.mark.parametrize(
@@ -324,11 +326,11 @@ def test_ddn_is_no_farther_than_the_published_library(small: Sample, foolbox):
         (EAD, {"beta": 0.0}, "beta"),
     ],
 )
-def test_impossible_numbers_are_refused(kind: type[NearestAttack], wrong: dict[str, float], message: str):
+def test_impossible_numbers_are_refused(kind: type[MinimumNormAttack], wrong: dict[str, float], message: str):
     with pytest.raises(ConfigError, match=message):
         kind(**wrong)
 
 
 def test_norms_that_an_attack_does_not_know_are_refused(small: Sample):
     with pytest.raises(ThreatError, match="does not support the norm"):
-        DDN().check(ThreatModel(norm="Linf", eps=0.1), small.classifier)
+        DDN().check_support(ThreatModel(norm="Linf", eps=0.1), small.classifier)

@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 import torch
-from attack_samples import Sample, linear_sample, wrapped
+from attack_samples import Sample, build_classifier, build_linear_sample
 from torch import Tensor, nn
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.core.losses import margin, margin_to_targets
+from robustbench_local.attacks.core.losses import compute_margin, compute_margin_to_target_set
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.threats.threat_model import ThreatModel
@@ -24,12 +24,12 @@ def two_class_sample() -> Sample:
     weights = torch.randn(2, 48, generator=generator)
     images = 0.5 + 0.2 * (torch.rand(60, 3, 4, 4, generator=generator) - 0.5)
     centred = -(weights @ images.flatten(1).mean(dim=0))
-    return linear_sample(weights, centred, images)
+    return build_linear_sample(weights, centred, images)
 
 
 def signed_margins(sample: Sample, candidates: Tensor) -> Tensor:
     with torch.no_grad():
-        return -margin(sample.classifier(candidates), sample.labels)
+        return -compute_margin(sample.classifier(candidates), sample.labels)
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])
@@ -46,7 +46,7 @@ def test_linear_margins_fall_by_exactly_eps_times_the_dual_norm(norm: str, eps: 
     assert 5 < int((expected < 0).sum()) < 55
     for attack in attacks:
         candidates = sample.attack(attack, threat)
-        assert torch.equal(sample.broken(candidates, threat), expected < 0), repr(attack)
+        assert torch.equal(sample.find_adversarial(candidates, threat), expected < 0), repr(attack)
         # PGD stops at the first point across the border, so its margin is exact where it never gets there
         compared = expected > 0 if isinstance(attack, PGD) else torch.ones(60, dtype=torch.bool)
         found = signed_margins(sample, candidates)
@@ -66,20 +66,23 @@ def test_linear_margins_inside_a_mask_fall_by_the_dual_norm_of_the_visible_weigh
     threat = ThreatModel(norm=norm, eps=eps, region="mask")
     for attack in (FGSM(), PGD(steps=30, step_size=eps / 2)):
         candidates = sample.attack(attack, threat, mask.expand(60, -1, -1, -1))
-        assert torch.equal(sample.broken(candidates, threat), expected < 0)
+        assert torch.equal(sample.find_adversarial(candidates, threat), expected < 0)
         standing = expected > 0
         assert torch.allclose(signed_margins(sample, candidates)[standing], expected[standing], atol=1e-4)
 
 
 def test_where_the_box_binds_the_best_point_is_its_corner():
     weights = torch.tensor([[3.0, -1.0], [0.0, 0.0]])
-    sample = linear_sample(weights, torch.tensor([0.0, 0.0]), torch.tensor([[[[0.3, 0.9]]], [[[0.6, 0.5]]]]))
+    sample = build_linear_sample(
+        weights, torch.tensor([0.0, 0.0]), torch.tensor([[[[0.3, 0.9]]], [[[0.6, 0.5]]]])
+    )
     threat = ThreatModel(norm="Linf", eps=0.5)
     for attack in (FGSM(), PGD(steps=20, random_start=False)):
         candidates = sample.attack(attack, threat)
         corner = torch.tensor([0.1, 1.0])
         assert (
-            torch.allclose(candidates[1].flatten(), corner, atol=1e-6) or sample.broken(candidates, threat)[1]
+            torch.allclose(candidates[1].flatten(), corner, atol=1e-6)
+            or sample.find_adversarial(candidates, threat)[1]
         )
     assert torch.allclose(sample.attack(FGSM(), threat).flatten(1), torch.tensor([[0.0, 1.0], [0.1, 1.0]]))
 
@@ -92,10 +95,10 @@ def two_pixel_sample() -> Sample:
         model[1].weight.data *= 6
         model[3].weight.data *= 4
         images = torch.rand(60, 1, 1, 2)
-    classifier = wrapped(model, 3)
+    classifier = build_classifier(model, 3)
     with torch.no_grad():
         logits = classifier(images)
-        centred = wrapped(lambda x: model(x) - logits.mean(dim=0), 3)
+        centred = build_classifier(lambda x: model(x) - logits.mean(dim=0), 3)
         return Sample(centred, images, centred(images).argmax(dim=1))
 
 
@@ -112,9 +115,9 @@ def best_on_grid(sample: Sample, threat: ThreatModel, points: int = 81) -> Tenso
         with torch.no_grad():
             logits = sample.classifier(candidates)
         if threat.targets:
-            values = margin_to_targets(logits, labels, torch.tensor(threat.targets))
+            values = compute_margin_to_target_set(logits, labels, torch.tensor(threat.targets))
         else:
-            values = margin(logits, labels)
+            values = compute_margin(logits, labels)
         best.append(values.max())
     return torch.stack(best)
 
@@ -131,11 +134,11 @@ def best_on_grid(sample: Sample, threat: ThreatModel, points: int = 81) -> Tenso
 )
 def test_two_pixels_exhaustive_search_agrees(threat: ThreatModel):
     sample = two_pixel_sample()
-    sample = sample.select(
+    sample = sample.select_images(
         (~torch.isin(sample.labels, torch.tensor(threat.targets, dtype=torch.int64))).nonzero().flatten()
     )
     exhaustive = best_on_grid(sample, threat)
-    broken = sample.broken(sample.attack(PGD(steps=40, restarts=6, loss="margin"), threat), threat)
+    broken = sample.find_adversarial(sample.attack(PGD(steps=40, restarts=6, loss="margin"), threat), threat)
     breakable = exhaustive > 0
     assert 0.15 < float(breakable.float().mean()) < 0.9
     # nothing is broken that a search of the whole ball calls safe, up to the width of its grid
@@ -146,12 +149,12 @@ def test_two_pixels_exhaustive_search_agrees(threat: ThreatModel):
 
 def test_a_set_of_targets_is_reached_where_any_of_them_is():
     sample = two_pixel_sample()
-    sample = sample.select((sample.labels == 0).nonzero().flatten())
+    sample = sample.select_images((sample.labels == 0).nonzero().flatten())
     attack = PGD(steps=40, restarts=6, loss="margin")
 
     def broken(*targets: int) -> Tensor:
         threat = ThreatModel(norm="Linf", eps=0.2, targets=targets)
-        return sample.broken(sample.attack(attack, threat), threat)
+        return sample.find_adversarial(sample.attack(attack, threat), threat)
 
     union = broken(1) | broken(2)
     assert torch.equal(broken(1, 2), union)

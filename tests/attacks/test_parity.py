@@ -11,7 +11,7 @@ import torch
 from attack_samples import Sample
 from torch import Tensor
 
-from robustbench_local.attacks.core.objective import objective
+from robustbench_local.attacks.core.objective import build_objective
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
@@ -24,7 +24,9 @@ STEPS = 6
 
 def visible(sample: Sample) -> Tensor:
     """Pixels whose gradient is large enough for its sign to be the same in every implementation."""
-    _, _, gradient = sample.classifier.gradient(sample.images, objective("ce", LINF, sample.labels))
+    _, _, gradient = sample.classifier.compute_gradient(
+        sample.images, build_objective("ce", LINF, sample.labels)
+    )
     return gradient.abs() > 1e-7
 
 
@@ -72,17 +74,19 @@ def test_fgsm_gives_torchattacks_images(small: Sample, torchattacks: ModuleType)
     where = visible(small)
     assert where.float().mean() > 0.95
     assert torch.equal(ours[where], theirs[where])
-    assert torch.equal(small.broken(ours, LINF), small.broken(theirs, LINF))
+    assert torch.equal(small.find_adversarial(ours, LINF), small.find_adversarial(theirs, LINF))
 
 
 def test_targeted_fgsm_gives_torchattacks_images(small: Sample, torchattacks: ModuleType):
-    sample = small.select((small.labels != 2).nonzero().flatten())
+    sample = small.select_images((small.labels != 2).nonzero().flatten())
     threat = ThreatModel(norm="Linf", eps=LINF.eps, targets=(2,))
     attack = torchattacks.FGSM(sample.classifier.model.eval(), eps=LINF.eps)
     attack.set_mode_targeted_by_label(quiet=True)
     theirs = attack(sample.images, torch.full_like(sample.labels, 2))
     ours = sample.attack(FGSM(), threat)
-    _, _, gradient = sample.classifier.gradient(sample.images, objective("ce", threat, sample.labels))
+    _, _, gradient = sample.classifier.compute_gradient(
+        sample.images, build_objective("ce", threat, sample.labels)
+    )
     where = gradient.abs() > 1e-7
     assert torch.equal(ours[where], theirs[where])
 
@@ -98,7 +102,7 @@ def test_fgsm_gives_foolbox_images(small: Sample, foolbox: ModuleType, threat: T
     ours = small.attack(FGSM(), threat)
     where = visible(small)
     assert torch.allclose(ours[where], theirs[where], atol=1e-6)
-    assert torch.equal(small.broken(ours, threat), small.broken(theirs, threat))
+    assert torch.equal(small.find_adversarial(ours, threat), small.find_adversarial(theirs, threat))
 
 
 @pytest.mark.parametrize("threat", [LINF, L2], ids=str)
@@ -114,8 +118,8 @@ def test_pgd_walks_torchattacks_path(small: Sample, torchattacks: ModuleType, th
     assert Path(small).compare(attack, threat, peer) > 96
     theirs, ours = peer(STEPS), small.attack(attack, threat)
     # the peer returns its last point, ours the best of the path: nothing may be broken there only
-    assert not (small.broken(theirs, threat) & ~small.broken(ours, threat)).any()
-    assert int((small.broken(ours, threat) ^ small.broken(theirs, threat)).sum()) <= 1
+    assert not (small.find_adversarial(theirs, threat) & ~small.find_adversarial(ours, threat)).any()
+    assert int((small.find_adversarial(ours, threat) ^ small.find_adversarial(theirs, threat)).sum()) <= 1
 
 
 @pytest.mark.parametrize("threat", [LINF, L2], ids=str)
@@ -130,11 +134,11 @@ def test_pgd_walks_foolbox_path(small: Sample, foolbox: ModuleType, threat: Thre
     attack = PGD(steps=STEPS, step_size=step_size, random_start=False)
     assert Path(small).compare(attack, threat, peer) > 96
     theirs, ours = peer(STEPS), small.attack(attack, threat)
-    assert not (small.broken(theirs, threat) & ~small.broken(ours, threat)).any()
+    assert not (small.find_adversarial(theirs, threat) & ~small.find_adversarial(ours, threat)).any()
 
 
 def test_targeted_pgd_walks_torchattacks_path(small: Sample, torchattacks: ModuleType):
-    sample = small.select((small.labels != 2).nonzero().flatten())
+    sample = small.select_images((small.labels != 2).nonzero().flatten())
     threat = ThreatModel(norm="Linf", eps=LINF.eps, targets=(2,))
 
     def peer(steps: int) -> Tensor:

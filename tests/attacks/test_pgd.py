@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_samples import Sample, wrapped
+from attack_samples import Sample, build_classifier
 from torch import Tensor
 
 from robustbench_local.attacks.apgd.apgd import APGD
@@ -13,8 +13,8 @@ from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 ATTACKS: list[Attack] = [
@@ -38,7 +38,7 @@ LINF = THREATS[0]
 def test_candidates_obey_ball_and_box_and_leave_the_input_alone(
     small: Sample, attack: Attack, threat: ThreatModel
 ):
-    applicable = small.select((small.labels != 1).nonzero().flatten())
+    applicable = small.select_images((small.labels != 1).nonzero().flatten())
     before = applicable.images.clone()
     candidates = applicable.attack(attack, threat)
     assert torch.equal(applicable.images, before)
@@ -47,7 +47,7 @@ def test_candidates_obey_ball_and_box_and_leave_the_input_alone(
     assert not candidates.requires_grad
     assert (candidates >= 0).all()
     assert (candidates <= 1).all()
-    size = norm_of(candidates.double() - before.double(), threat.norm)
+    size = compute_norms(candidates.double() - before.double(), threat.norm)
     assert (size <= (threat.eps + 1e-6 if threat.norm == "Linf" else threat.eps * (1 + 1e-5))).all()
     assert (size > 0.5 * threat.eps).float().mean() > 0.9
 
@@ -58,15 +58,15 @@ def test_without_a_budget_the_original_bits_come_back_and_nothing_is_spent(
     small: Sample, attack: Attack, norm: str
 ):
     threat = ThreatModel(norm=norm, eps=0)
-    with small.classifier.metered(len(small.images)) as meter:
+    with small.classifier.count_passes(len(small.images)) as meter:
         assert torch.equal(small.attack(attack, threat), small.images)
-    assert not meter.forward.any()
-    assert attack.cost(threat) == (0, 0)
+    assert not meter.forward_passes.any()
+    assert attack.estimate_cost(threat) == (0, 0)
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_no_images_give_no_candidates(small: Sample, attack: Attack):
-    none = small.select(torch.arange(0))
+    none = small.select_images(torch.arange(0))
     assert none.attack(attack, LINF).shape == (0, 3, 8, 8)
 
 
@@ -81,7 +81,7 @@ def test_outside_the_mask_no_bit_changes(small: Sample, attack: Attack, norm: st
     candidates = small.attack(attack, threat, masks)
     outside = ~masks.expand_as(candidates)
     assert torch.equal(candidates[outside], small.images[outside])
-    assert (norm_of((candidates - small.images)[1:], norm) > 0.2).float().mean() > 0.5
+    assert (compute_norms((candidates - small.images)[1:], norm) > 0.2).float().mean() > 0.5
     assert torch.equal(candidates[0], small.images[0])
 
 
@@ -98,14 +98,14 @@ def test_masks_are_ignored_when_the_region_is_the_image(small: Sample):
 
 def test_passes_are_those_promised_and_fooled_images_stop_early(small: Sample):
     attack = PGD(steps=9, restarts=3)
-    with small.classifier.metered(len(small.images)) as meter:
-        broken = small.broken(small.attack(attack, LINF), LINF)
-    forward, backward = attack.cost(LINF)
+    with small.classifier.count_passes(len(small.images)) as meter:
+        broken = small.find_adversarial(small.attack(attack, LINF), LINF)
+    forward, backward = attack.estimate_cost(LINF)
     # the verdict above is one more look at every image
-    assert (meter.forward[~broken] - 1 == forward).all()
-    assert (meter.backward[~broken] == backward).all()
-    assert (meter.forward[broken] - 1 <= forward).all()
-    assert (meter.forward[broken] - 1 < forward).float().mean() > 0.9
+    assert (meter.forward_passes[~broken] - 1 == forward).all()
+    assert (meter.backward_passes[~broken] == backward).all()
+    assert (meter.forward_passes[broken] - 1 <= forward).all()
+    assert (meter.forward_passes[broken] - 1 < forward).float().mean() > 0.9
     assert 0.2 < float(broken.float().mean()) < 0.8
 
 
@@ -115,10 +115,10 @@ def test_the_batch_shrinks_to_the_images_still_standing(small: Sample):
     class Watched(Classifier):
         def gradient(self, images: Tensor, loss, rows=None):
             sizes.append(len(images))
-            return super().gradient(images, loss, rows)
+            return super().compute_gradient(images, loss, rows)
 
     watched = Sample(Watched(small.classifier.model, num_classes=5), small.images, small.labels)
-    broken = watched.broken(watched.attack(PGD(steps=10), LINF), LINF)
+    broken = watched.find_adversarial(watched.attack(PGD(steps=10), LINF), LINF)
     assert sizes[0] == 96
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] <= 96 - int(broken.sum()) + 8
@@ -127,7 +127,7 @@ def test_the_batch_shrinks_to_the_images_still_standing(small: Sample):
 def test_a_better_budget_never_breaks_fewer_images(small: Sample):
     def count(attack: Attack, eps: float) -> int:
         threat = ThreatModel(norm="Linf", eps=eps / 255)
-        return int(small.broken(small.attack(attack, threat), threat).sum())
+        return int(small.find_adversarial(small.attack(attack, threat), threat).sum())
 
     by_radius = [count(PGD(steps=10), eps) for eps in (4, 8, 12, 16, 24)]
     assert by_radius == sorted(by_radius)
@@ -138,11 +138,11 @@ def test_a_better_budget_never_breaks_fewer_images(small: Sample):
 
 
 def test_what_one_restart_breaks_three_break_too(small: Sample):
-    with small.classifier.attacked():
+    with small.classifier.evaluation_mode():
         once, thrice = (
-            small.broken(
+            small.find_adversarial(
                 PGD(steps=5, restarts=count).perturb(
-                    small.classifier, small.images, small.labels, LINF, small.stream(PGD())
+                    small.classifier, small.images, small.labels, LINF, small.build_stream(PGD())
                 ),
                 LINF,
             )
@@ -159,12 +159,12 @@ def test_an_adversarial_point_on_the_path_is_never_lost():
         bump = torch.exp(-(((pixel - 0.6) / 0.02) ** 2))
         return torch.stack([1 + 0 * pixel, pixel + 0.8 * bump], dim=1)
 
-    sample = Sample(wrapped(forward, 2), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]))
+    sample = Sample(build_classifier(forward, 2), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]))
     attack = PGD(steps=4, step_size=0.1, random_start=False)
     threat = ThreatModel(norm="Linf", eps=0.5)
     candidate = sample.attack(attack, threat)
     assert float(candidate) == pytest.approx(0.6)
-    assert sample.broken(candidate, threat).all()
+    assert sample.find_adversarial(candidate, threat).all()
 
 
 def test_without_success_the_most_damaging_point_comes_back():
@@ -173,7 +173,7 @@ def test_without_success_the_most_damaging_point_comes_back():
         pixel = images.flatten(1)[:, 0]
         return torch.stack([1 + 0 * pixel, -((pixel - 0.6) ** 2)], dim=1)
 
-    sample = Sample(wrapped(forward, 2), torch.full((1, 1, 1, 1), 0.45), torch.tensor([0]))
+    sample = Sample(build_classifier(forward, 2), torch.full((1, 1, 1, 1), 0.45), torch.tensor([0]))
     attack = PGD(steps=5, step_size=0.2, random_start=False)
     candidate = sample.attack(attack, ThreatModel(norm="Linf", eps=0.5))
     assert float(candidate) == pytest.approx(0.65)
@@ -184,10 +184,10 @@ def test_the_last_point_of_a_path_is_looked_at_too():
         pixel = images.flatten(1)[:, 0]
         return torch.stack([0 * pixel + 0.75, pixel], dim=1)
 
-    sample = Sample(wrapped(forward, 2), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]))
+    sample = Sample(build_classifier(forward, 2), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]))
     threat = ThreatModel(norm="Linf", eps=0.4)
     candidate = sample.attack(PGD(steps=1, step_size=0.3, random_start=False), threat)
-    assert sample.broken(candidate, threat).all()
+    assert sample.find_adversarial(candidate, threat).all()
 
 
 def spoiled(images: Tensor, logits: Tensor, value: float) -> Tensor:
@@ -202,9 +202,9 @@ def test_an_answer_that_is_not_finite_spoils_no_other_image(small: Sample, attac
     images[:, 0, 0, 0] = images[:, 0, 0, 0].clamp_min(0.2)
     images[3, 0, 0, 0] = 0.0
     threat = ThreatModel(norm="L2", eps=1e-3) if attack == FGSM() else LINF
-    wild = wrapped(lambda batch: spoiled(batch, small.classifier.model(batch), value), 5)
+    wild = build_classifier(lambda batch: spoiled(batch, small.classifier.model(batch), value), 5)
     spoiled_sample = Sample(wild, images, small.labels)
-    tame = wrapped(small.classifier.model.forward, 5)  # asked in the very same way
+    tame = build_classifier(small.classifier.model.forward, 5)  # asked in the very same way
     clean_sample = Sample(tame, images, small.labels)
     ours, theirs = spoiled_sample.attack(attack, threat), clean_sample.attack(attack, threat)
     others = torch.arange(len(images)) != 3
@@ -218,7 +218,7 @@ def test_a_point_where_the_answer_is_not_finite_is_what_the_harness_is_shown():
         answer = torch.stack([1 + 0 * pixel, pixel], dim=1)
         return torch.where((pixel > 0.55)[:, None], torch.nan, answer)
 
-    sample = Sample(wrapped(forward, 2), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]))
+    sample = Sample(build_classifier(forward, 2), torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]))
     candidate = sample.attack(PGD(steps=5, random_start=False), ThreatModel(norm="Linf", eps=0.2))
     assert float(candidate) > 0.55
     assert not torch.isfinite(sample.classifier(candidate)).any()
@@ -239,7 +239,7 @@ def test_an_image_without_a_usable_gradient_stands_still(slope: float):
         pixel = Flat.apply(images.flatten(1)[:, 0])
         return torch.stack([1 + 0 * pixel, 0.5 * pixel], dim=1)
 
-    sample = Sample(wrapped(forward, 2), torch.full((2, 1, 1, 1), 0.5), torch.tensor([0, 0]))
+    sample = Sample(build_classifier(forward, 2), torch.full((2, 1, 1, 1), 0.5), torch.tensor([0, 0]))
     for norm in ("Linf", "L2", "L1"):
         attack = PGD(steps=10, random_start=False)
         assert torch.equal(sample.attack(attack, ThreatModel(norm=norm, eps=0.1)), sample.images)
@@ -247,7 +247,7 @@ def test_an_image_without_a_usable_gradient_stands_still(slope: float):
 
 def test_constant_logits_are_no_success():
     sample = Sample(
-        wrapped(lambda images: images.flatten(1)[:, :2] * 0 + 3, 2),
+        build_classifier(lambda images: images.flatten(1)[:, :2] * 0 + 3, 2),
         torch.rand(2, 1, 2, 1),
         torch.tensor([0, 1]),
     )
@@ -257,30 +257,35 @@ def test_constant_logits_are_no_success():
 
 @pytest.mark.parametrize("shift", [-100.0, 100.0])
 def test_shifted_logits_change_no_verdict(small: Sample, shift: float):
-    shifted = Sample(wrapped(lambda x: small.classifier.model(x) + shift, 5), small.images, small.labels)
+    shifted = Sample(
+        build_classifier(lambda x: small.classifier.model(x) + shift, 5), small.images, small.labels
+    )
     attack = PGD(steps=10)
     assert torch.equal(
-        shifted.broken(shifted.attack(attack, LINF), LINF), small.broken(small.attack(attack, LINF), LINF)
+        shifted.find_adversarial(shifted.attack(attack, LINF), LINF),
+        small.find_adversarial(small.attack(attack, LINF), LINF),
     )
 
 
 def test_the_margin_loss_sees_through_a_saturated_softmax(small: Sample):
     # trust.md D6c: with logits x1000 the cross-entropy underflows and its gradient is exactly zero
-    steep = Sample(wrapped(lambda x: small.classifier.model(x) * 1000, 5), small.images, small.labels)
-    by_margin = steep.broken(steep.attack(PGD(steps=10, loss="margin"), LINF), LINF)
-    by_ce = steep.broken(steep.attack(PGD(steps=10), LINF), LINF)
-    plain = small.broken(small.attack(PGD(steps=10, loss="margin"), LINF), LINF)
+    steep = Sample(
+        build_classifier(lambda x: small.classifier.model(x) * 1000, 5), small.images, small.labels
+    )
+    by_margin = steep.find_adversarial(steep.attack(PGD(steps=10, loss="margin"), LINF), LINF)
+    by_ce = steep.find_adversarial(steep.attack(PGD(steps=10), LINF), LINF)
+    plain = small.find_adversarial(small.attack(PGD(steps=10, loss="margin"), LINF), LINF)
     assert torch.equal(by_margin, plain)
     assert int(by_ce.sum()) < int(by_margin.sum())
 
 
 def test_the_default_step_size_and_its_warnings():
-    assert PGD().warnings(LINF) == []
-    assert PGD().warnings(ThreatModel(norm="Linf", eps=0)) == []
-    assert "more than twice eps" in PGD(step_size=0.2).warnings(LINF)[0]
-    assert "do not go half the way" in PGD(steps=10, step_size=0.001).warnings(LINF)[0]
-    assert PGD(steps=10, step_size=LINF.eps / 20 * 1.01).warnings(LINF) == []
-    assert PGD(steps=1, step_size=2 * LINF.eps).warnings(LINF) == []
+    assert PGD().list_warnings(LINF) == []
+    assert PGD().list_warnings(ThreatModel(norm="Linf", eps=0)) == []
+    assert "more than twice eps" in PGD(step_size=0.2).list_warnings(LINF)[0]
+    assert "do not go half the way" in PGD(steps=10, step_size=0.001).list_warnings(LINF)[0]
+    assert PGD(steps=10, step_size=LINF.eps / 20 * 1.01).list_warnings(LINF) == []
+    assert PGD(steps=1, step_size=2 * LINF.eps).list_warnings(LINF) == []
 
 
 @pytest.mark.parametrize(
@@ -301,8 +306,8 @@ def test_steps_write_over_no_gradient_that_shares_its_memory(attack: Attack, thr
 
     model = Classifier(brightness, num_classes=2, access="gradients")
     images, labels = torch.full((2, 3, 4, 4), 0.4), torch.tensor([0, 0])
-    with model.attacked():
-        found = attack.perturb(model, images, labels, threat, Stream(0, ("a", "b"), repr(attack)))
+    with model.evaluation_mode():
+        found = attack.perturb(model, images, labels, threat, RandomStream(0, ("a", "b"), repr(attack)))
     assert bool((found.sum(dim=(1, 2, 3)) < images.sum(dim=(1, 2, 3))).all())
 
 

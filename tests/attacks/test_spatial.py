@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from attack_samples import Sample, wrapped
+from attack_samples import Sample, build_classifier
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
@@ -17,11 +17,11 @@ from robustbench_local.data.dataset import as_dataset
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.harness.verify import verify
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.corruptions import corrupt
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.corruptions import corrupt_images
 from robustbench_local.threats.eight_bit import round_to_8bit
 from robustbench_local.threats.threat_model import ThreatModel
-from robustbench_local.threats.warp import rotate_translate
+from robustbench_local.threats.warp import rotate_and_translate
 
 THIRTY = ThreatModel(norm="spatial", eps=30)
 TWELVE = ThreatModel(norm="spatial", eps=12)
@@ -33,7 +33,7 @@ GLASS = ThreatModel(norm="corruption", eps=5, transformation="glass_blur")
 def margins_of(sample: Sample, parameters: torch.Tensor) -> torch.Tensor:
     """The label's logit minus the best other one under these parameters, (N,)."""
     with torch.no_grad():
-        logits = sample.classifier(rotate_translate(sample.images, parameters[:, 0], parameters[:, 1:]))
+        logits = sample.classifier(rotate_and_translate(sample.images, parameters[:, 0], parameters[:, 1:]))
     own = logits.gather(1, sample.labels[:, None]).squeeze(1)
     return own - logits.scatter(1, sample.labels[:, None], -torch.inf).amax(dim=1)
 
@@ -48,28 +48,30 @@ def grid_of(angles: int, shifts: int, threat: ThreatModel) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def brute(small: Sample) -> torch.Tensor:
     """The smallest margin of 24 images over a grid of 99 points."""
-    some, points = small.select(torch.arange(24)), grid_of(11, 3, TWELVE)
+    some, points = small.select_images(torch.arange(24)), grid_of(11, 3, TWELVE)
     return torch.stack([margins_of(some, point.expand(24, 3)) for point in points]).amin(dim=0)
 
 
 def test_the_grid_search_is_exactly_brute_force(small: Sample, brute: torch.Tensor, monkeypatch):
-    monkeypatch.setattr("robustbench_local.attacks.spatial._GRID", (11, 3, 3))
-    some = small.select(torch.arange(24))
-    with small.classifier.attacked(), small.classifier.metered(24) as meter:
-        found = Spatial().perturb(some.classifier, some.images, some.labels, TWELVE, some.stream(Spatial()))
+    monkeypatch.setattr("robustbench_local.attacks.spatial._GRID_POINTS", (11, 3, 3))
+    some = small.select_images(torch.arange(24))
+    with small.classifier.evaluation_mode(), small.classifier.count_passes(24) as meter:
+        found = Spatial().perturb(
+            some.classifier, some.images, some.labels, TWELVE, some.build_stream(Spatial())
+        )
     margins = margins_of(some, found)
     assert ((margins < 0) == (brute < 0)).all()
     assert 0 < int((brute < 0).sum()) < 24
     standing = brute > 0
     assert torch.allclose(margins[standing], brute[standing], atol=1e-5)  # the worst point by margin
-    assert (meter.forward[standing] == 99).all()
-    assert (meter.forward[~standing] < 99).all()
-    assert (meter.backward == 0).all()
+    assert (meter.forward_passes[standing] == 99).all()
+    assert (meter.forward_passes[~standing] < 99).all()
+    assert (meter.backward_passes == 0).all()
 
 
 def test_the_grid_is_that_of_the_paper():
-    points = Spatial()._points(THIRTY, Stream(0, ("x",), ""))[0]
-    assert Spatial().cost(THIRTY) == (775, 0)
+    points = Spatial()._build_search_points(THIRTY, RandomStream(0, ("x",), ""))[0]
+    assert Spatial().estimate_cost(THIRTY) == (775, 0)
     expected = grid_of(31, 5, THIRTY)
     apart = (points[:, None] - expected[None]).abs().amax(dim=2)
     assert float(apart.amin(dim=0).max()) < 1e-5
@@ -78,10 +80,10 @@ def test_the_grid_is_that_of_the_paper():
 
 
 def test_the_random_search_takes_the_worst_of_its_draws(small: Sample, brute: torch.Tensor):
-    some, attack = small.select(torch.arange(24)), Spatial(search="random", draws=10)
+    some, attack = small.select_images(torch.arange(24)), Spatial(search="random", draws=10)
     found = some.attack(attack, TWELVE)
     assert (found.abs() <= LIMITS).all()
-    points = some.stream(attack).uniform((10, 3), draw="points", device="cpu", low=-1, high=1)
+    points = some.build_stream(attack).sample_uniform((10, 3), draw="points", device="cpu", low=-1, high=1)
     points = points * LIMITS
     all_margins = torch.stack([margins_of(some, points[:, draw]) for draw in range(10)])
     standing = all_margins.amin(dim=0) > 0
@@ -99,15 +101,15 @@ def test_outcomes_do_not_depend_on_batch_size(small: Sample, attack: Attack):
         evaluate(small.classifier, data, attack=attack, batch_size=size, **asked) for size in (30, 7)
     )
     assert whole.outcomes["broken"].tolist() == parts.outcomes["broken"].tolist()
-    assert torch.equal(whole.adversarial, parts.adversarial)
-    assert 0 < whole.tally.broken < 30
+    assert torch.equal(whole.adversarial_examples, parts.adversarial_examples)
+    assert 0 < whole.counts.broken < 30
 
 
 def test_the_harness_corrupts_what_the_card_says(small: Sample):
     data = as_dataset((small.images[:10], small.labels[:10]))
     result = evaluate(small.classifier, data, attack="fog-3", seed=4)
-    expected = corrupt(data.images, "fog", 3, Stream(4, data.ids, ""))
-    assert torch.equal(result.adversarial, expected)
+    expected = corrupt_images(data.images, "fog", 3, RandomStream(4, data.ids, ""))
+    assert torch.equal(result.adversarial_examples, expected)
     assert result.outcomes["forward_passes"].max() <= 3
     survives = result.outcomes.query("broken")["broken_8bit"]
     assert survives.all()  # a corrupted image lies on the 8-bit grid
@@ -118,13 +120,13 @@ def test_the_harness_corrupts_what_the_card_says(small: Sample):
 def test_nothing_allowed_means_nothing_changed(small: Sample, threat: ThreatModel):
     attack = make_attack(threat.norm)
     found = small.attack(attack, threat)
-    with small.classifier.attacked():
+    with small.classifier.evaluation_mode():
         verdict = verify(
-            small.classifier, small.images, small.labels, found, threat, stream=small.stream(attack)
+            small.classifier, small.images, small.labels, found, threat, stream=small.build_stream(attack)
         )
     assert torch.equal(verdict.candidates, small.images)
     assert not verdict.broken.any()
-    assert attack.cost(threat) == (0, 0)
+    assert attack.estimate_cost(threat) == (0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,7 @@ class Smuggler(Attack):
         }
         return wrong[self.what]
 
-    def cost(self, threat):
+    def estimate_cost(self, threat):
         return (0, 0)
 
 
@@ -156,17 +158,17 @@ class Smuggler(Attack):
 def test_nothing_outside_the_family_gets_in(small: Sample, what: str, reason: str):
     data = as_dataset((small.images[:6], small.labels[:6]))
     result = evaluate(small.classifier, data, attack=Smuggler(what=what), norm="spatial", eps=30)
-    assert result.tally.broken == 0
+    assert result.counts.broken == 0
     assert (result.outcomes["status"] == "rejected").all()
     assert result.outcomes["error"].str.contains(reason).all()
-    assert torch.equal(result.adversarial, small.images[:6])
+    assert torch.equal(result.adversarial_examples, small.images[:6])
 
 
 def test_a_corruption_takes_no_parameters_and_needs_random_numbers(small: Sample):
-    with small.classifier.attacked():
+    with small.classifier.evaluation_mode():
         given = torch.zeros(len(small.images), 3)
         verdict = verify(small.classifier, small.images, small.labels, given, FOG)
-        assert all("under corruption it returns" in reason for reason in verdict.reasons)
+        assert all("under corruption it returns" in reason for reason in verdict.rejection_reasons)
         with pytest.raises(ThreatError, match="random numbers"):
             verify(small.classifier, small.images, small.labels, given[:, :0], FOG)
 
@@ -175,13 +177,13 @@ def test_ball_attacks_refuse_families_and_families_refuse_balls(small: Sample):
     for method in ("fgsm", "pgd", "autoattack"):
         for threat in (THIRTY, FOG):
             with pytest.raises(ThreatError, match="does not support the norm"):
-                make_attack(method).check(threat, small.classifier)
+                make_attack(method).check_support(threat, small.classifier)
     for method in ("spatial", "corruption"):
         with pytest.raises(ThreatError, match="does not support the norm 'Linf'"):
-            make_attack(method).check(ThreatModel(norm="Linf", eps=0.1), small.classifier)
+            make_attack(method).check_support(ThreatModel(norm="Linf", eps=0.1), small.classifier)
     targeted = ThreatModel(norm="corruption", eps=5, transformation="fog", targets=(1,))
     with pytest.raises(ThreatError, match="does not support the goal"):
-        Corruption().check(targeted, small.classifier)
+        Corruption().check_support(targeted, small.classifier)
     with pytest.raises(ConfigError, match="at least 1 draw"):
         Spatial(search="random", draws=0)
 
@@ -193,15 +195,15 @@ def light_by_side(images: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_targeted_turn_reaches_its_target():
-    classifier = wrapped(light_by_side, 3)
+    classifier = build_classifier(light_by_side, 3)
     image = torch.zeros(1, 1, 8, 8)
     image[..., :4] = 1
     threat = ThreatModel(norm="spatial", eps=180, targets=(1,))
-    with classifier.attacked():
-        found = Spatial().perturb(classifier, image, torch.tensor([0]), threat, Stream(0, ("x",), ""))
+    with classifier.evaluation_mode():
+        found = Spatial().perturb(classifier, image, torch.tensor([0]), threat, RandomStream(0, ("x",), ""))
         verdict = verify(classifier, image, torch.tensor([0]), found, threat)
     assert verdict.broken.tolist() == [True]
-    assert verdict.reading.prediction.tolist() == [1]
+    assert verdict.predictions.prediction.tolist() == [1]
 
 
 def test_without_a_ball_rounding_goes_to_the_nearest_level(small: Sample):

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_samples import Sample, linear_sample, wrapped
+from attack_samples import Sample, build_classifier, build_linear_sample
 from test_oracle import signed_margins, two_class_sample
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.core.losses import ce, ce_to_targets, log_odds, margin_to_targets
-from robustbench_local.attacks.transfer.di_fgsm import DIFGSM, resizing
-from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, Case, unit_l1
-from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM, smooth
+from robustbench_local.attacks.core.losses import (
+    compute_cross_entropy,
+    compute_cross_entropy_to_target_set,
+    compute_log_odds,
+    compute_margin_to_target_set,
+)
+from robustbench_local.attacks.transfer.di_fgsm import DIFGSM, build_resize_matrices
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, PerturbInputs, normalize_l1
+from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM, smooth_gradient
 from robustbench_local.attacks.transfer.vmi_fgsm import VMIFGSM
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.threats.lp_ball import norm_of, random_start
+from robustbench_local.threats.lp_ball import compute_norms, sample_random_start
 from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps="16/255")
@@ -36,31 +41,31 @@ ATTACKS: list[Attack] = [
 def test_every_image_walks_the_whole_path_inside_ball_and_box(
     small: Sample, attack: Attack, threat: ThreatModel
 ):
-    sample = small.select((small.labels % 2 == 0).nonzero().flatten())
+    sample = small.select_images((small.labels % 2 == 0).nonzero().flatten())
     before = sample.images.clone()
-    with sample.classifier.metered(len(before)) as meter:
+    with sample.classifier.count_passes(len(before)) as meter:
         candidates = sample.attack(attack, threat)
-    forward, backward = attack.cost(threat)
-    assert set(meter.forward.tolist()) == {forward}
-    assert set(meter.backward.tolist()) == {backward}
+    forward, backward = attack.estimate_cost(threat)
+    assert set(meter.forward_passes.tolist()) == {forward}
+    assert set(meter.backward_passes.tolist()) == {backward}
     assert torch.equal(sample.images, before)
     assert candidates.dtype == torch.float32
     assert candidates.min() >= 0
     assert candidates.max() <= 1
-    size = norm_of(candidates.double() - before.double(), threat.norm)
+    size = compute_norms(candidates.double() - before.double(), threat.norm)
     assert (size <= (threat.eps + 1e-6 if threat.norm == "Linf" else threat.eps * (1 + 1e-5))).all()
     # the path ends near the border of the ball, whether or not an image was fooled on the way
     assert (size > 0.6 * threat.eps).all()
-    assert sample.broken(candidates, threat).float().mean() > 0.5
+    assert sample.find_adversarial(candidates, threat).float().mean() > 0.5
 
 
 def test_a_target_set_is_approached(small: Sample):
-    sample = small.select((small.labels % 2 == 0).nonzero().flatten())
+    sample = small.select_images((small.labels % 2 == 0).nonzero().flatten())
     wanted = torch.tensor(TARGETED.targets)
 
     def standing(points: Tensor) -> Tensor:
         with torch.no_grad():
-            return margin_to_targets(sample.classifier(points), sample.labels, wanted)
+            return compute_margin_to_target_set(sample.classifier(points), sample.labels, wanted)
 
     assert (standing(sample.attack(MIFGSM(), TARGETED)) > standing(sample.images)).all()
 
@@ -88,7 +93,9 @@ def test_without_their_ideas_the_others_are_mi_fgsm_to_the_bit(small: Sample):
 def test_resizing_is_bilinear_interpolation_and_padding():
     images = torch.rand(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     sizes, starts = [9, 8, 7, 5], [0, 1, 0, 3]
-    matrices = resizing(torch.tensor(sizes, dtype=torch.float32), torch.tensor(starts).float(), 9)[:, None]
+    matrices = build_resize_matrices(
+        torch.tensor(sizes, dtype=torch.float32), torch.tensor(starts).float(), 9
+    )[:, None]
     assert torch.equal(matrices[0, 0], torch.eye(9))
     found = matrices @ images @ matrices.mT
     for row, (size, start) in enumerate(zip(sizes, starts, strict=True)):
@@ -100,9 +107,11 @@ def test_resizing_is_bilinear_interpolation_and_padding():
 
 def test_sizes_and_places_are_those_of_the_paper_each_equally_likely():
     images = torch.zeros(2000, 1, 32, 20)
-    sample = Sample(wrapped(lambda x: x.flatten(1)[:, :2], 2), images, torch.zeros(2000, dtype=torch.int64))
+    sample = Sample(
+        build_classifier(lambda x: x.flatten(1)[:, :2], 2), images, torch.zeros(2000, dtype=torch.int64)
+    )
     attack = DIFGSM()
-    down, across = attack._resizing(case(sample, attack, LINF), "0")
+    down, across = attack._draw_resize_matrices(case(sample, attack, LINF), "0")
     for matrices, side, least in ((down, 32, 28), (across, 20, 18)):
         rows = matrices[:, 0].sum(dim=2) > 0.5
         pixels, start = rows.sum(dim=1), rows.float().argmax(dim=1)
@@ -115,17 +124,19 @@ def test_sizes_and_places_are_those_of_the_paper_each_equally_likely():
         assert 0.4 < float(gaps.float().mean()) < 0.6
 
 
-def case(sample: Sample, attack: Attack, threat: ThreatModel) -> Case:
-    return Case(sample.classifier, sample.images, sample.labels, threat, sample.stream(attack), None)
+def case(sample: Sample, attack: Attack, threat: ThreatModel) -> PerturbInputs:
+    return PerturbInputs(
+        sample.classifier, sample.images, sample.labels, threat, sample.build_stream(attack), None
+    )
 
 
 def test_the_gradient_through_the_resizing_is_that_of_autograd(small: Sample):
     attack = DIFGSM(probability=0.7)
     given = case(small, attack, LINF)
-    found, values = attack._slope(given, small.images, "0")
-    down, across = attack._resizing(given, "0")
+    found, values = attack._compute_gradient(given, small.images, "0")
+    down, across = attack._draw_resize_matrices(given, "0")
     leaf = small.images.clone().requires_grad_()
-    odds = log_odds(small.classifier.model(down @ leaf @ across.mT), small.labels, torch.tensor([]))
+    odds = compute_log_odds(small.classifier.model(down @ leaf @ across.mT), small.labels, torch.tensor([]))
     (expected,) = torch.autograd.grad(odds.sum(), leaf)
     assert torch.allclose(values, odds.detach(), atol=1e-4)
     assert torch.allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
@@ -136,24 +147,28 @@ def test_smoothing_is_the_convolution_with_a_gaussian_of_a_third_of_its_radius()
     place = torch.arange(-3, 4).float()
     bell = torch.exp(-(place[:, None] ** 2 + place[None] ** 2) / 2)
     kernel = (bell / bell.sum()).expand(3, 1, 7, 7)
-    assert torch.allclose(smooth(gradient, 7), F.conv2d(gradient, kernel, padding=3, groups=3), atol=1e-6)
-    assert torch.equal(smooth(gradient, 1), gradient)
-    assert smooth(gradient, 15).shape == gradient.shape
+    assert torch.allclose(
+        smooth_gradient(gradient, 7), F.conv2d(gradient, kernel, padding=3, groups=3), atol=1e-6
+    )
+    assert torch.equal(smooth_gradient(gradient, 1), gradient)
+    assert smooth_gradient(gradient, 15).shape == gradient.shape
 
 
 @pytest.mark.parametrize("threat", [LINF, L2, TARGETED], ids=str)
 def test_vmi_is_algorithm_1_on_the_plain_cross_entropy(small: Sample, threat: ThreatModel):
-    sample = small.select((small.labels % 2 == 0).nonzero().flatten())
+    sample = small.select_images((small.labels % 2 == 0).nonzero().flatten())
     attack = VMIFGSM(steps=3, neighbours=4)
-    targets, stream = torch.tensor(threat.targets), sample.stream(attack)
+    targets, stream = torch.tensor(threat.targets), sample.build_stream(attack)
 
     def gradient(points: Tensor) -> Tensor:
         def loss(logits: Tensor) -> Tensor:
             return (
-                ce_to_targets(logits, sample.labels, targets) if threat.targets else ce(logits, sample.labels)
+                compute_cross_entropy_to_target_set(logits, sample.labels, targets)
+                if threat.targets
+                else compute_cross_entropy(logits, sample.labels)
             )
 
-        return sample.classifier.gradient(points, loss)[2]
+        return sample.classifier.compute_gradient(points, loss)[2]
 
     points = sample.images
     variance = momentum = torch.zeros_like(points)
@@ -164,9 +179,10 @@ def test_vmi_is_algorithm_1_on_the_plain_cross_entropy(small: Sample, threat: Th
         momentum = momentum + slope / slope.abs().sum(dim=(1, 2, 3), keepdim=True)
         around = [
             gradient(
-                (points + random_start(stream, (3, 8, 8), wide, draw=f"{step}/{number}", device="cpu")).clamp(
-                    0, 1
-                )
+                (
+                    points
+                    + sample_random_start(stream, (3, 8, 8), wide, draw=f"{step}/{number}", device="cpu")
+                ).clamp(0, 1)
             )
             for number in range(4)
         ]
@@ -186,10 +202,10 @@ def test_log_odds_point_where_the_cross_entropy_points_and_never_saturate():
     logits = (3 * torch.randn(6, 4, generator=generator)).requires_grad_()
     labels, targets = torch.tensor([0, 1, 3, 0, 1, 3]), torch.tensor([2, 1])
     for chosen, loss in (
-        (torch.tensor([]), ce(logits, labels)),
-        (targets, ce_to_targets(logits, labels, targets)),
+        (torch.tensor([]), compute_cross_entropy(logits, labels)),
+        (targets, compute_cross_entropy_to_target_set(logits, labels, targets)),
     ):
-        odds = log_odds(logits, labels, chosen)
+        odds = compute_log_odds(logits, labels, chosen)
         likely = (-loss).exp() if not len(chosen) else loss.exp()
         sign = -1 if not len(chosen) else 1
         assert torch.allclose(odds, sign * (likely / (1 - likely)).log(), atol=1e-5)
@@ -198,18 +214,20 @@ def test_log_odds_point_where_the_cross_entropy_points_and_never_saturate():
         )
         assert torch.allclose(F.normalize(mine), F.normalize(theirs), atol=1e-5)
     sure = torch.tensor([[500.0, 0.0, 1.0]], requires_grad=True)
-    (slope,) = torch.autograd.grad(log_odds(sure, torch.tensor([0]), torch.tensor([])).sum(), sure)
+    (slope,) = torch.autograd.grad(compute_log_odds(sure, torch.tensor([0]), torch.tensor([])).sum(), sure)
     assert torch.allclose(slope, torch.tensor([[-1.0, 0.2689, 0.7311]]), atol=1e-4)
 
 
 def test_a_saturated_softmax_does_not_stop_the_attacks(small: Sample):
-    sure = Sample(wrapped(lambda x: 1000 * small.classifier.model(x), 5), small.images, small.labels)
-    _, _, flat = sure.classifier.gradient(sure.images, lambda logits: ce(logits, sure.labels))
+    sure = Sample(build_classifier(lambda x: 1000 * small.classifier.model(x), 5), small.images, small.labels)
+    _, _, flat = sure.classifier.compute_gradient(
+        sure.images, lambda logits: compute_cross_entropy(logits, sure.labels)
+    )
     frozen = ~flat.flatten(1).any(dim=1)
     assert frozen.float().mean() > 0.8
     for attack in ATTACKS:
-        usual = small.broken(small.attack(attack, LINF), LINF)
-        found = sure.broken(sure.attack(attack, LINF), LINF)
+        usual = small.find_adversarial(small.attack(attack, LINF), LINF)
+        found = sure.find_adversarial(sure.attack(attack, LINF), LINF)
         assert int(found.sum()) >= int(usual.sum()) - 5, repr(attack)
         assert found[frozen].float().mean() > 0.5
 
@@ -226,7 +244,7 @@ def test_nan_stays_with_its_image(small: Sample, attack: Attack):
     images = small.images.clone()
     images[:, 2, 0, 0] = torch.where(bad, 1.0, 0.4)
     usual = Sample(small.classifier, images, small.labels).attack(attack, LINF)
-    found = Sample(wrapped(sometimes_nan, 5), images, small.labels).attack(attack, LINF)
+    found = Sample(build_classifier(sometimes_nan, 5), images, small.labels).attack(attack, LINF)
     assert torch.isfinite(found).all()
     assert ((found - usual)[~bad].abs() < 1e-6).float().mean() > 0.99
 
@@ -234,9 +252,9 @@ def test_nan_stays_with_its_image(small: Sample, attack: Attack):
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_without_any_gradient_an_image_goes_its_own_random_way(small: Sample, norm: str):
     threat = ThreatModel(norm=norm, eps=0.1)
-    flat = Sample(wrapped(lambda x: 0 * x.flatten(1)[:, :5], 5), small.images, small.labels)
+    flat = Sample(build_classifier(lambda x: 0 * x.flatten(1)[:, :5], 5), small.images, small.labels)
     found = flat.attack(MIFGSM(), threat)
-    size = norm_of(found - small.images, norm)
+    size = compute_norms(found - small.images, norm)
     assert (size > 0.05).all()
     half = Sample(flat.classifier, small.images[:1], small.labels[:1])
     assert torch.equal(half.attack(MIFGSM(), threat), found[:1])
@@ -252,21 +270,29 @@ def test_a_lost_image_finds_its_gradient_again(small: Sample):
         logits = small.classifier.model(images)
         return torch.where(moved[:, None], logits, logits.detach() + 0 * logits)
 
-    found = Sample(wrapped(plateau, 5), small.images, small.labels).attack(MIFGSM(steps=20), LINF)
-    assert small.broken(found, LINF).float().mean() > 0.2
+    found = Sample(build_classifier(plateau, 5), small.images, small.labels).attack(MIFGSM(steps=20), LINF)
+    assert small.find_adversarial(found, LINF).float().mean() > 0.2
 
 
 @pytest.mark.parametrize("attack", [DIFGSM(), VMIFGSM(steps=3, neighbours=2)], ids=repr)
 def test_neither_batches_nor_order_decide(small: Sample, attack: Attack):
     whole = small.attack(attack, LINF)
     order = torch.randperm(96, generator=torch.Generator().manual_seed(0))
-    stream = small.stream(attack)
+    stream = small.build_stream(attack)
     for rows in order.split(7):
         part = attack.perturb(
-            small.classifier, small.images[rows], small.labels[rows], LINF, stream.select(rows)
+            small.classifier, small.images[rows], small.labels[rows], LINF, stream.select_images(rows)
         )
         assert ((part - whole[rows]).abs() < 1e-6).float().mean() > 0.99
-        assert int((small.select(rows).broken(part, LINF) ^ small.broken(whole, LINF)[rows]).sum()) == 0
+        assert (
+            int(
+                (
+                    small.select_images(rows).find_adversarial(part, LINF)
+                    ^ small.find_adversarial(whole, LINF)[rows]
+                ).sum()
+            )
+            == 0
+        )
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
@@ -276,22 +302,22 @@ def test_outside_the_mask_no_bit_changes(small: Sample, attack: Attack):
     found = small.attack(attack, threat, masks)
     outside = ~masks.expand_as(found)
     assert torch.equal(found[outside], small.images[outside])
-    assert small.broken(found, threat).float().mean() > 0.5
+    assert small.find_adversarial(found, threat).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)
 def test_nothing_to_do_costs_nothing(small: Sample, attack: Attack):
     none = ThreatModel(norm="Linf", eps=0)
-    with small.classifier.metered(96) as meter:
+    with small.classifier.count_passes(96) as meter:
         assert torch.equal(small.attack(attack, none), small.images)
-        assert small.select(torch.arange(0)).attack(attack, LINF).shape == (0, 3, 8, 8)
-    assert not meter.forward.any()
-    assert attack.cost(none) == (0, 0)
+        assert small.select_images(torch.arange(0)).attack(attack, LINF).shape == (0, 3, 8, 8)
+    assert not meter.forward_passes.any()
+    assert attack.estimate_cost(none) == (0, 0)
 
 
 def test_unit_l1_survives_gradients_at_the_ends_of_the_float_range():
     rows = torch.tensor([[1e-42, -1e-42], [3e38, 1e38], [0, 0], [torch.nan, 1], [torch.inf, 1]])
-    found = unit_l1(rows[:, :, None, None]).flatten(1)
+    found = normalize_l1(rows[:, :, None, None]).flatten(1)
     expected = torch.tensor([[0.5, -0.5], [0.75, 0.25], [0, 0], [0, 1], [0, 1]])
     assert torch.allclose(found, expected, atol=1e-3)
 
@@ -317,19 +343,19 @@ def test_impossible_numbers_are_refused(message: str):
 
 def test_a_loss_that_is_not_defined_is_refused(small: Sample):
     with pytest.raises(ThreatError, match="DLR"):
-        MIFGSM(loss="dlr").check(TARGETED, small.classifier)
+        MIFGSM(loss="dlr").check_support(TARGETED, small.classifier)
 
 
 def test_the_resizing_s_clamp_hides_no_pixel_at_the_border():
     generator = torch.Generator().manual_seed(0)
     images = (torch.rand(4, 3, 8, 8, generator=generator) > 0.5).float()  # nothing but black and white
     weights = 0.05 * torch.randn(3, 192, generator=generator)
-    sample, attack = linear_sample(weights, torch.zeros(3), images), DIFGSM(probability=1.0, resize=0.9)
-    case = Case(sample.classifier, images, sample.labels, LINF, sample.stream(attack), None)
-    slope, _ = attack._slope(case, images, "0")
-    down, across = attack._resizing(case, "0")
+    sample, attack = build_linear_sample(weights, torch.zeros(3), images), DIFGSM(probability=1.0, resize=0.9)
+    case = PerturbInputs(sample.classifier, images, sample.labels, LINF, sample.build_stream(attack), None)
+    slope, _ = attack._compute_gradient(case, images, "0")
+    down, across = attack._draw_resize_matrices(case, "0")
     leaf = images.clone().requires_grad_()
     logits = (down @ leaf @ across.mT).flatten(1) @ weights.T
-    (expected,) = torch.autograd.grad(attack._climbed(case)(logits).sum(), leaf)
+    (expected,) = torch.autograd.grad(attack._build_objective(case)(logits).sum(), leaf)
     assert torch.allclose(slope, expected, atol=1e-6)
     assert (slope != 0).float().mean() > 0.7

@@ -10,8 +10,8 @@ from attack_samples import Sample
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from robustbench_local.attacks.transfer.di_fgsm import DIFGSM, resizing
-from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, Case
+from robustbench_local.attacks.transfer.di_fgsm import DIFGSM, build_resize_matrices
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, PerturbInputs
 from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM
 from robustbench_local.attacks.transfer.vmi_fgsm import VMIFGSM
 from robustbench_local.threats.threat_model import ThreatModel
@@ -37,19 +37,19 @@ def peer(
 def assert_same_images(sample: Sample, ours: Tensor, theirs: Tensor, threat: ThreatModel) -> None:
     """Pixels whose momentum is all but zero may take another sign; they decide nothing."""
     assert ((ours - theirs).abs() < 1e-5).float().mean() > 0.995
-    assert int((sample.broken(ours, threat) ^ sample.broken(theirs, threat)).sum()) <= 1
+    assert int((sample.find_adversarial(ours, threat) ^ sample.find_adversarial(theirs, threat)).sum()) <= 1
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
 def test_mi_fgsm_gives_torchattacks_images(small: Sample, torchattacks: ModuleType, decay: float):
     theirs = peer(torchattacks, "MIFGSM", small, decay=decay)
     ours = small.attack(MIFGSM(decay=decay), THREAT)
-    assert 5 < int(small.broken(theirs, THREAT).sum()) < 90
+    assert 5 < int(small.find_adversarial(theirs, THREAT).sum()) < 90
     assert_same_images(small, ours, theirs, THREAT)
 
 
 def test_targeted_mi_fgsm_gives_torchattacks_images(small: Sample, torchattacks: ModuleType):
-    sample = small.select((small.labels != 2).nonzero().flatten())
+    sample = small.select_images((small.labels != 2).nonzero().flatten())
     threat = ThreatModel(norm="Linf", eps=THREAT.eps, targets=(2,))
     theirs = peer(torchattacks, "MIFGSM", sample, target=2)
     assert_same_images(sample, sample.attack(MIFGSM(), threat), theirs, threat)
@@ -64,9 +64,9 @@ def test_ti_fgsm_gives_torchattacks_images(small: Sample, torchattacks: ModuleTy
 class AlwaysSeven(DIFGSM):
     """Of 8 pixels the peer always makes 7, at the top left."""
 
-    def _resizing(self, case: Case, draw: str) -> tuple[Tensor, Tensor]:
+    def _draw_resize_matrices(self, case: PerturbInputs, draw: str) -> tuple[Tensor, Tensor]:
         count = len(case.images)
-        matrices = resizing(torch.full((count,), 7.0), torch.zeros(count), 8)[:, None]
+        matrices = build_resize_matrices(torch.full((count,), 7.0), torch.zeros(count), 8)[:, None]
         return matrices, matrices
 
 
@@ -77,7 +77,7 @@ def test_di_fgsm_gives_torchattacks_images_where_it_draws_the_same(small: Sample
 
 def test_vmi_fgsm_has_torchattacks_strength_and_direction(small: Sample, torchattacks: ModuleType):
     theirs, ours = peer(torchattacks, "VMIFGSM", small, N=20), small.attack(VMIFGSM(), THREAT)
-    assert int((small.broken(theirs, THREAT) ^ small.broken(ours, THREAT)).sum()) <= 3
+    assert int((small.find_adversarial(theirs, THREAT) ^ small.find_adversarial(ours, THREAT)).sum()) <= 3
     moves = [(each - small.images).flatten(1) for each in (theirs, ours)]
     # two runs of the peer with other seeds agree to .997 on average
     assert F.cosine_similarity(*moves).mean() > 0.99

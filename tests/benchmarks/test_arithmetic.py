@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from benchmarks import arithmetic
-from benchmarks.job import Job
-from benchmarks.passes import Passes
+from benchmarks.job import BenchmarkJob
+from benchmarks.passes import PassCounts
 
 EPS = 0.03
 DRAWS = torch.Generator().manual_seed(0)
@@ -33,25 +33,25 @@ HEIGHTS = IMAGES.flatten(1) @ SLOPE - NETWORK.level
 LABELS = (HEIGHTS > 0).long()
 
 
-def job(steps: int) -> Job:
-    return Job(
-        module=NETWORK, reader=NETWORK, images=IMAGES, labels=LABELS,
+def job(steps: int) -> BenchmarkJob:
+    return BenchmarkJob(
+        module=NETWORK, verdict_network=NETWORK, images=IMAGES, labels=LABELS,
         num_classes=2, eps=EPS, steps=steps, seed=0,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "steps"), [("pgd", 20), ("apgd", 30)])
 def test_gradient_methods_walk_to_the_corner_of_the_ball(method: str, steps: int):
-    passes = Passes()
-    with passes.of(NETWORK):
+    passes = PassCounts()
+    with passes.count_passes(NETWORK):
         found = arithmetic.METHODS[method](job(steps))
     downhill = torch.where(LABELS[:, None] == 1, -1.0, 1.0) * SLOPE.sign()
     assert torch.allclose(found, IMAGES + EPS * downhill.view_as(IMAGES), atol=1e-6)
-    assert passes.an_image(len(IMAGES)) == (steps + 1, steps)
+    assert passes.compute_per_image(len(IMAGES)) == (steps + 1, steps)
 
 
 def test_square_breaks_what_can_be_broken_and_nothing_else():
-    found = arithmetic.square(job(1500))
+    found = arithmetic.run_square(job(1500))
     assert (found - IMAGES).abs().max() <= EPS + 1e-6
     broken = NETWORK(found).argmax(dim=1) != LABELS
     reach = EPS * SLOPE.abs().sum()

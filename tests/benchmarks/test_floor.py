@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.memory import peak_increase
-from benchmarks.passes import Bare, Passes
+from benchmarks.memory import measure_peak_mib
+from benchmarks.passes import BarePassTimer, PassCounts
 
 IMAGES = torch.rand((6, 1, 2, 2), generator=torch.Generator().manual_seed(0))
 
@@ -31,8 +31,8 @@ class Watched(nn.Module):
 
 
 def test_passes_are_counted_by_the_size_of_their_batch_also_several_back_through_one_look():
-    network, passes = Watched(), Passes()
-    with passes.of(network):
+    network, passes = Watched(), PassCounts()
+    with passes.count_passes(network):
         network(IMAGES)
         network(IMAGES[:2])
         leaf = IMAGES[:3].clone().requires_grad_()
@@ -42,7 +42,7 @@ def test_passes_are_counted_by_the_size_of_their_batch_also_several_back_through
     network(IMAGES)
     assert passes.forward == Counter({6: 1, 2: 1, 3: 1})
     assert passes.backward == Counter({3: 2})
-    assert passes.an_image(6) == ((6 + 2 + 3) / 6, 2 * 3 / 6)
+    assert passes.compute_per_image(6) == ((6 + 2 + 3) / 6, 2 * 3 / 6)
 
 
 def test_the_same_passes_cost_what_their_sizes_cost():
@@ -54,15 +54,15 @@ def test_the_same_passes_cost_what_their_sizes_cost():
         run()
         return sum((0.01 + 0.01 * size) * (3 if back else 1) for size, back in network.asked)
 
-    bare = Bare(network, IMAGES, clock)
+    bare = BarePassTimer(network, IMAGES, clock)
     # 1, 6 and 8 are timed, 5 and 7 lie between
-    forward = Passes(forward=Counter({1: 10, 5: 2, 6: 1, 7: 1}))
-    assert bare.seconds(forward) == pytest.approx(10 * 0.02 + 2 * 0.06 + 0.07 + 0.08)
-    both = Passes(forward=Counter({6: 3}), backward=Counter({6: 2}))
-    assert bare.seconds(both) == pytest.approx(0.07 + 2 * 0.21)
-    several = Passes(forward=Counter({6: 1}), backward=Counter({6: 3}))
-    assert bare.seconds(several) == pytest.approx(0.21 + 2 * 0.14)
-    assert bare.seconds(Passes()) == 0
+    forward = PassCounts(forward=Counter({1: 10, 5: 2, 6: 1, 7: 1}))
+    assert bare.estimate_seconds(forward) == pytest.approx(10 * 0.02 + 2 * 0.06 + 0.07 + 0.08)
+    both = PassCounts(forward=Counter({6: 3}), backward=Counter({6: 2}))
+    assert bare.estimate_seconds(both) == pytest.approx(0.07 + 2 * 0.21)
+    several = PassCounts(forward=Counter({6: 1}), backward=Counter({6: 3}))
+    assert bare.estimate_seconds(several) == pytest.approx(0.21 + 2 * 0.14)
+    assert bare.estimate_seconds(PassCounts()) == 0
 
 
 @pytest.mark.skipif(
@@ -74,5 +74,5 @@ def test_memory_is_what_a_run_takes_beyond_its_warm_up_whatever_was_freed_before
 
     before = [torch.ones(2**10) for _ in range(20_000)]  # 80 MiB that the allocator keeps when they are freed
     del before
-    assert peak_increase(taking(48), "cpu", taking(1)) == pytest.approx(48, abs=8)
-    assert peak_increase(taking(4), "cpu", taking(64)) == pytest.approx(4, abs=4)
+    assert measure_peak_mib(taking(48), "cpu", taking(1)) == pytest.approx(48, abs=8)
+    assert measure_peak_mib(taking(4), "cpu", taking(64)) == pytest.approx(4, abs=4)

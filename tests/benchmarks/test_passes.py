@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.operations import count
+from benchmarks.operations import count_operations
 from robustbench_local import Classifier
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps=0.03)
@@ -34,9 +34,9 @@ SURE, UNSURE = classifier(lead=50.0), classifier(lead=-50.0)
 
 
 def passes(attack: Attack, model: Classifier, threat: ThreatModel = THREAT) -> tuple[list[int], list[int]]:
-    with model.attacked(), model.metered(len(IMAGES)) as meter:
-        attack.perturb(model, IMAGES, LABELS, threat, Stream(0, ("a", "b", "c"), repr(attack)))
-    return meter.forward.tolist(), meter.backward.tolist()
+    with model.evaluation_mode(), model.count_passes(len(IMAGES)) as meter:
+        attack.perturb(model, IMAGES, LABELS, threat, RandomStream(0, ("a", "b", "c"), repr(attack)))
+    return meter.forward_passes.tolist(), meter.backward_passes.tolist()
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def passes(attack: Attack, model: Classifier, threat: ThreatModel = THREAT) -> t
 def test_a_survivor_costs_exactly(name: str, parameters: dict[str, object], forward: int, backward: int):
     attack = make_attack(name, parameters)
     assert passes(attack, SURE) == ([forward] * 3, [backward] * 3)
-    assert attack.cost(THREAT) == (forward, backward)
+    assert attack.estimate_cost(THREAT) == (forward, backward)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_survivor_of_autoattack_costs_the_sum_of_its_parts():
     parts = (apgd_ce, ranking, apgd_t, fab_t, square)
     least, spare = sum(part[0] for part in parts), 5000 // 4
     assert all(least <= spent <= least + spare for spent in forward)
-    assert attack.cost(THREAT)[0] == least + spare
+    assert attack.estimate_cost(THREAT)[0] == least + spare
     assert backward == [sum(part[1] for part in parts)] * 3
 
 
@@ -95,13 +95,13 @@ def test_operations_beside_the_network_stay_few(name: str, parameters: dict[str,
     attack = make_attack(name, parameters)
 
     def run() -> Tensor:
-        return attack.perturb(SURE, IMAGES, LABELS, THREAT, Stream(0, ("a", "b", "c"), repr(attack)))
+        return attack.perturb(SURE, IMAGES, LABELS, THREAT, RandomStream(0, ("a", "b", "c"), repr(attack)))
 
-    with SURE.attacked():
+    with SURE.evaluation_mode():
         run()  # the very first look also examines the model
-        tally = count(run, SURE.module)
-    assert tally.forwards == attack.cost(THREAT)[0]
-    assert tally.operations / tally.forwards < most
+        tally = count_operations(run, SURE.module)
+    assert tally.forward_calls == attack.estimate_cost(THREAT)[0]
+    assert tally.operations / tally.forward_calls < most
 
 
 def test_operations_of_the_network_are_left_out_and_views_are_free():
@@ -112,7 +112,7 @@ def test_operations_of_the_network_are_left_out_and_views_are_free():
         (gradient,) = torch.autograd.grad(model(images).sum(), images)
         gradient.view(-1).max().item()
 
-    tally = count(run, model)
+    tally = count_operations(run, model)
     # clone, sum, ones_like for the backward pass, max, item
-    assert (tally.operations, tally.questions, tally.forwards) == (5, 1, 1)
-    assert count(run).operations > 5
+    assert (tally.operations, tally.synchronizations, tally.forward_calls) == (5, 1, 1)
+    assert count_operations(run).operations > 5

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SHAPE = (1, 4, 4)
+IMAGE_SHAPE = (1, 4, 4)
 
 
-class Residual(nn.Module):
+class ResidualNetwork(nn.Module):
     """Batch norm, a sum, a strided shortcut, functional and method forms, an average pool."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Residual(nn.Module):
         return self.head(self.drop(pooled.view(pooled.size(0), -1)))
 
 
-def plain() -> nn.Module:
+def build_plain_network() -> nn.Module:
     """A sequential convolutional network."""
     return nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1),
@@ -43,7 +43,7 @@ def plain() -> nn.Module:
     )
 
 
-def settled(make: type[nn.Module] | object, seed: int = 0) -> nn.Module:
+def build_seeded_network(make: type[nn.Module] | object, seed: int = 0) -> nn.Module:
     """A network with weights, and batch statistics, that are always the same."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -57,12 +57,12 @@ def settled(make: type[nn.Module] | object, seed: int = 0) -> nn.Module:
         return network.eval()
 
 
-def images(count: int, shape: tuple[int, ...] = SHAPE, seed: int = 1) -> Tensor:
+def draw_images(count: int, shape: tuple[int, ...] = IMAGE_SHAPE, seed: int = 1) -> Tensor:
     """Images in [0, 1] that are always the same."""
     return torch.rand((count, *shape), generator=torch.Generator().manual_seed(seed))
 
 
-def ball_points(centre: Tensor, eps: float, norm: str, count: int, seed: int = 2) -> Tensor:
+def draw_ball_points(centre: Tensor, eps: float, norm: str, count: int, seed: int = 2) -> Tensor:
     """Points of a ball inside [0, 1], half of them on its border or at its corners; (count, C, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn((count, *centre.shape), generator=generator, dtype=centre.dtype)

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 import robustbench_local as rbl
-from robustbench_local.certification import CERTIFICATES, expand, make_certificate
+from robustbench_local.certification import CERTIFICATES, expand_certificate_card, make_certificate
 from robustbench_local.certification.randomized_smoothing.smoothed_classifier import SmoothedClassifier
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import Card, find_card, list_cards
-from robustbench_local.config.hyperparameters import parameter_names
+from robustbench_local.config.hyperparameters import list_parameter_names
 from robustbench_local.errors import CardError, ConfigError
 
 CARDS = list_cards("certificate")
@@ -31,16 +31,16 @@ def network() -> Classifier:
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_card_builds_a_certificate_that_can_be_had(card: Card, network: Classifier):
     certificate = make_certificate(card.method, card.parameters)
-    certificate.check(card.threat.model(), network)
-    assert set(card.parameters) <= set(parameter_names(CERTIFICATES[card.method]))
-    assert card.name.endswith(f"-{card.threat.model().name}")
+    certificate.check_support(card.threat.build_threat_model(), network)
+    assert set(card.parameters) <= set(list_parameter_names(CERTIFICATES[card.method]))
+    assert card.name.endswith(f"-{card.threat.build_threat_model().name}")
     assert card.name.startswith("certify-")
     assert re.search(r"arXiv:\d{4}\.\d{4,5}", card.source)
     assert card.description.endswith(".")
-    forward, backward = certificate.cost(card.threat.model())
+    forward, backward = certificate.estimate_cost(card.threat.build_threat_model())
     assert forward >= 1
     assert backward >= 0
-    assert 0 <= certificate.error < 0.01
+    assert 0 <= certificate.error_probability < 0.01
 
 
 def test_sequential_cards_ask_the_same_question_as_their_namesakes():
@@ -52,12 +52,12 @@ def test_sequential_cards_ask_the_same_question_as_their_namesakes():
 
 def test_a_list_of_radii_is_a_card_each_and_mistakes_are_named():
     card = find_card("certify-smoothing-l2-0.5", kind="certificate")
-    assert [one.name for one in expand(card, {"eps": [0.25, "1/2"], "n": 500})] == [
+    assert [one.name for one in expand_certificate_card(card, {"eps": [0.25, "1/2"], "n": 500})] == [
         "certify-smoothing-l2-0.25[n=500]",
         "certify-smoothing-l2-0.5[n=500]",
     ]
     with pytest.raises(ConfigError, match=r"nothing called 'sigmas'\. Did you mean sigma"):
-        expand(card, {"sigmas": 1.0})
+        expand_certificate_card(card, {"sigmas": 1.0})
     with pytest.raises(CardError, match="is of kind certificate, not attack"):
         find_card("certify-smoothing-l2-0.5", kind="attack")
 
@@ -81,11 +81,11 @@ def test_the_smoothed_classifier_is_attacked_through_the_noise(network: Classifi
     pgd = {"attack": rbl.PGD(steps=6), "norm": "L2", "seed": 1}
     found = rbl.evaluate(smoothed, (images, labels), eps=0.8, **pgd)
     again = rbl.evaluate(smoothed, (images, labels), eps=0.8, batch_size=5, **pgd)
-    assert found.tally.broken > 3
+    assert found.counts.broken > 3
     assert found.outcomes["broken"].tolist() == again.outcomes["broken"].tolist()
     vote = Smoothing(sigma=0.05, n=300)
     proven = rbl.certify(smoothed, (images, labels), certificate=vote, norm="L2", eps=0.09)
     assert proven.concerns == "model"
-    assert proven.tally.certified > 3
+    assert proven.counts.certified > 3
     broken = rbl.evaluate(smoothed, (images, labels), eps=0.09, **pgd).outcomes["broken"]
     assert not (broken & proven.outcomes["certified"]).any()

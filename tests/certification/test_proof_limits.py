@@ -18,8 +18,8 @@ def test_the_ball_of_a_proof_is_at_least_that_of_the_harness():
 
 
 def test_it_is_hardly_wider():
-    box = proof.ball_of(IMAGE, ThreatModel(norm="Linf", eps=0.1))
+    box = proof.build_input_region(IMAGE, ThreatModel(norm="Linf", eps=0.1))
     assert float(box.box.centre) == pytest.approx(0.5, abs=1e-9)
     assert float(box.box.radius) == pytest.approx(0.1 + 1e-6, abs=1e-9)
-    euclidean = proof.ball_of(IMAGE, ThreatModel(norm="L2", eps=0.1))
+    euclidean = proof.build_input_region(IMAGE, ThreatModel(norm="L2", eps=0.1))
     assert float(euclidean.eps) == pytest.approx(0.1 * (1 + 1e-5), rel=1e-8)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.classifier.batch_limits import answer_doubled, answer_in_fixed_batches, answer_single
+from robustbench_local.classifier.batch_limits import (
+    forward_doubled,
+    forward_in_fixed_batches,
+    forward_single,
+)
 from robustbench_local.errors import ModelError
 
 IMAGES = torch.arange(5.0).view(5, 1, 1, 1)
@@ -26,22 +30,22 @@ class Answer:
 
 def test_batches_of_one_size_are_filled_up_with_their_own_images():
     answer = Answer(3)
-    assert answer_in_fixed_batches(answer, IMAGES, 3).flatten().tolist() == [0, 1, 2, 3, 4]
+    assert forward_in_fixed_batches(answer, IMAGES, 3).flatten().tolist() == [0, 1, 2, 3, 4]
     assert answer.asked == [[0, 1, 2], [3, 4, 3]]
 
 
 def test_an_image_that_is_given_twice_is_answered_once():
     answer = Answer(2)
-    assert answer_doubled(answer, IMAGES[3:4]).tolist() == [[3.0]]
+    assert forward_doubled(answer, IMAGES[3:4]).tolist() == [[3.0]]
     assert answer.asked == [[3, 3]]
 
 
 @pytest.mark.parametrize(("size", "doubled"), [(1, False), (2, True)])
 def test_a_single_image_is_given_twice_only_where_it_has_to_be(size, doubled):
-    logits, twice = answer_single(Answer(size), IMAGES[4:])
+    logits, twice = forward_single(Answer(size), IMAGES[4:])
     assert (logits.tolist(), twice) == ([[4.0]], doubled)
 
 
 def test_what_fails_on_two_images_as_well_says_what_it_said_of_one():
     with pytest.raises(ModelError, match="no batches of 1"):
-        answer_single(Answer(3), IMAGES[:1])
+        forward_single(Answer(3), IMAGES[:1])

@@ -8,7 +8,11 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.binary_output import MIN_SCORES, split_output, two_logits
+from robustbench_local.classifier.binary_output import (
+    MIN_CHECKED_SCORES,
+    expand_to_two_logits,
+    parse_output_key,
+)
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.run import run_grid
@@ -49,7 +53,7 @@ def two_columns() -> nn.Module:
     ],
 )
 def test_what_output_says(output, wanted):
-    assert split_output(output) == wanted
+    assert parse_output_key(output) == wanted
 
 
 @pytest.mark.parametrize("shape", [(12,), (12, 1), (12, 1, 1)])
@@ -64,14 +68,16 @@ def test_logits_and_gradients_are_those_of_two_outputs(head, shape):
     def loss(logits):
         return nn.functional.cross_entropy(logits, labels, reduction="none")
 
-    for mine, other in zip(wrapped.gradient(IMAGES, loss), plain.gradient(IMAGES, loss), strict=True):
+    for mine, other in zip(
+        wrapped.compute_gradient(IMAGES, loss), plain.compute_gradient(IMAGES, loss), strict=True
+    ):
         assert torch.allclose(mine, other, rtol=2e-3, atol=1e-5)
     assert wrapped.notes[0].startswith("its one output is read as the ")
 
 
 def test_extreme_probabilities_stay_finite_in_order_and_nan_stays_nan():
     values = torch.tensor([0.0, 1e-30, 0.5, 1 - 2**-24, 1.0, torch.nan])
-    logits = two_logits(values, 6, "sigmoid", "net")
+    logits = expand_to_two_logits(values, 6, "sigmoid", "net")
     assert logits[:5].isfinite().all()
     assert (logits[:5, 1].diff() >= 0).all()
     assert logits[2].tolist() == [0.0, 0.0]
@@ -80,7 +86,7 @@ def test_extreme_probabilities_stay_finite_in_order_and_nan_stays_nan():
 
 def test_gradients_reach_saturated_negatives():
     pixel = torch.full((1, 1), -60.0, requires_grad=True)
-    two_logits(torch.sigmoid(pixel), 1, "sigmoid", "net")[0, 1].backward()
+    expand_to_two_logits(torch.sigmoid(pixel), 1, "sigmoid", "net")[0, 1].backward()
     assert pixel.grad.item() == pytest.approx(1.0, rel=1e-4)
 
 
@@ -88,14 +94,14 @@ def test_gradients_reach_saturated_negatives():
 def test_a_probability_outside_its_range_is_refused(value):
     scores = torch.tensor([0.3, value])
     with pytest.raises(ModelError, match=r"no probability.*output: logit"):
-        two_logits(scores, 2, "sigmoid", "net")
+        expand_to_two_logits(scores, 2, "sigmoid", "net")
 
 
-@pytest.mark.parametrize("count", [MIN_SCORES - 1, MIN_SCORES])
+@pytest.mark.parametrize("count", [MIN_CHECKED_SCORES - 1, MIN_CHECKED_SCORES])
 def test_probabilities_declared_as_logits_are_refused_from_eight_on(count):
     model = nn.Sequential(linear(), nn.Sigmoid())
     classifier = Classifier(model, num_classes=2, output="logit")
-    if count < MIN_SCORES:
+    if count < MIN_CHECKED_SCORES:
         classifier(IMAGES[:count])
         with pytest.raises(ModelError, match="as probabilities do"):
             classifier(IMAGES[count : count + 1])
@@ -109,8 +115,8 @@ def test_one_score_outside_ends_the_look():
     classifier(torch.full((1, 1, 2, 2), 1.0) * torch.tensor(1.0))
     outside = Classifier(lambda x: x.flatten(1)[:, :1] - 2, num_classes=2, output="logit")
     outside(torch.rand(1, 1, 2, 2))
-    assert outside._call.logit_check is None
-    assert classifier._call.logit_check is not None
+    assert outside._model_call.logit_check is None
+    assert classifier._model_call.logit_check is not None
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
-from robustbench_local.classifier.foreign_errors import out_of_memory
-from robustbench_local.classifier.state_guard import RandomStates, Settings
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
+from robustbench_local.classifier.state_guard import ProcessSettings, RandomStates
 from robustbench_local.defenses.wrappers.wrapper_registry import defend
 from robustbench_local.errors import ConfigError, InvariantError, ModelError
 
@@ -51,7 +51,7 @@ def test_logits_are_those_of_the_normalised_model() -> None:
 def test_images_of_another_size_are_resized_inside_and_stay_differentiable() -> None:
     classifier = Classifier(linear(), num_classes=3, input_size=(4, 4))
     x = images(2, size=10)
-    _, _, gradient = classifier.gradient(x, lambda logits: logits.sum(1))
+    _, _, gradient = classifier.compute_gradient(x, lambda logits: logits.sum(1))
     assert classifier(x).shape == (2, 3)
     assert gradient.shape == x.shape
     assert (gradient != 0).any()
@@ -62,7 +62,7 @@ def test_images_of_another_size_are_resized_inside_and_stay_differentiable() -> 
 def test_gradient_of_a_linear_model_is_its_weight_row() -> None:
     model = linear()
     classifier = Classifier(model, num_classes=3, normalize="half")
-    logits, losses, gradient = classifier.gradient(images(), lambda z: z[:, 2])
+    logits, losses, gradient = classifier.compute_gradient(images(), lambda z: z[:, 2])
     row = model[1].weight[2].detach().view(3, 4, 4) / 0.5
     torch.testing.assert_close(gradient, row.expand_as(gradient))
     torch.testing.assert_close(losses, logits[:, 2])
@@ -72,18 +72,18 @@ def test_gradient_of_a_linear_model_is_its_weight_row() -> None:
 def test_several_losses_have_a_gradient_each_and_cost_one_forward_pass() -> None:
     model, x = linear(), images()
     classifier = Classifier(model, num_classes=3)
-    with classifier.metered(5) as meter:
-        logits, losses, gradient = classifier.gradient(x, lambda logits: logits[:, 1:])
+    with classifier.count_passes(5) as meter:
+        logits, losses, gradient = classifier.compute_gradient(x, lambda logits: logits[:, 1:])
     torch.testing.assert_close(losses, logits[:, 1:], rtol=0, atol=0)
     torch.testing.assert_close(gradient, model[1].weight[1:].view(1, 2, 3, 4, 4).expand(5, -1, -1, -1, -1))
-    assert meter.forward.tolist() == [1] * 5
-    assert meter.backward.tolist() == [2] * 5
-    assert meter.total == 15
+    assert meter.forward_passes.tolist() == [1] * 5
+    assert meter.backward_passes.tolist() == [2] * 5
+    assert meter.total_passes == 15
 
 
 def test_gradient_leaves_parameters_images_and_their_gradients_alone() -> None:
     model, x = linear(), images().requires_grad_()
-    Classifier(model, num_classes=3).gradient(x, lambda z: z.sum(1))
+    Classifier(model, num_classes=3).compute_gradient(x, lambda z: z.sum(1))
     assert x.grad is None
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -101,15 +101,15 @@ def test_black_boxes_give_no_gradients(access: str) -> None:
     classifier = Classifier(linear(), num_classes=3, access=access)
     assert not classifier(images().requires_grad_()).requires_grad
     with pytest.raises(ModelError, match="no gradients"):
-        classifier.gradient(images(), lambda z: z.sum(1))
+        classifier.compute_gradient(images(), lambda z: z.sum(1))
 
 
 def test_a_callable_is_a_black_box_with_scores() -> None:
     classifier = Classifier(lambda x: x.mean(dim=(2, 3)), num_classes=3)
     assert classifier.access == "scores"
-    assert classifier.parameter_count() is None
+    assert classifier.count_parameters() is None
     torch.testing.assert_close(classifier(images()), images().mean(dim=(2, 3)))
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         classifier(images())
 
 
@@ -135,28 +135,28 @@ class TestMeter:
     def test_counts_by_row(self) -> None:
         classifier = Classifier(linear(), num_classes=3)
         x = images(4)
-        with classifier.metered(6) as meter:
+        with classifier.count_passes(6) as meter:
             classifier(x)
-            classifier.gradient(x[:2], lambda z: z.sum(1), rows=torch.tensor([5, 5]))
+            classifier.compute_gradient(x[:2], lambda z: z.sum(1), rows=torch.tensor([5, 5]))
             classifier(x[:3], rows=torch.tensor([0, 5, 0]))
         classifier(x)
-        assert meter.forward.tolist() == [3, 1, 1, 1, 0, 3]
-        assert meter.backward.tolist() == [0, 0, 0, 0, 0, 2]
-        assert meter.forward.dtype == torch.int64
+        assert meter.forward_passes.tolist() == [3, 1, 1, 1, 0, 3]
+        assert meter.backward_passes.tolist() == [0, 0, 0, 0, 0, 2]
+        assert meter.forward_passes.dtype == torch.int64
 
     def test_the_innermost_counts(self) -> None:
         classifier = Classifier(linear(), num_classes=3)
-        with classifier.metered(1) as outer:
-            with classifier.metered(1) as inner:
+        with classifier.count_passes(1) as outer:
+            with classifier.count_passes(1) as inner:
                 classifier(images(1))
             classifier(images(1))
-        assert (int(inner.forward), int(outer.forward)) == (1, 1)
+        assert (int(inner.forward_passes), int(outer.forward_passes)) == (1, 1)
 
     def test_rows_that_do_not_fit_are_a_bug_of_ours(self) -> None:
         classifier = Classifier(linear(), num_classes=3)
-        with classifier.metered(2), pytest.raises(InvariantError, match="5 images"):
+        with classifier.count_passes(2), pytest.raises(InvariantError, match="5 images"):
             classifier(images(5))
-        with classifier.metered(2), pytest.raises(InvariantError, match="1 row numbers"):
+        with classifier.count_passes(2), pytest.raises(InvariantError, match="1 row numbers"):
             classifier(images(5), rows=torch.tensor([0]))
 
     def test_a_limit_fails_the_call_that_would_exceed_it_before_the_model_is_asked(self) -> None:
@@ -168,32 +168,32 @@ class TestMeter:
 
         classifier = Classifier(scores, num_classes=3)
         x = images(4)
-        assert classifier.left() is None
-        with classifier.metered(4, limit=3) as meter:
+        assert classifier.queries_left() is None
+        with classifier.count_passes(4, limit=3) as meter:
             classifier(x)
             classifier(x[:2], rows=torch.tensor([1, 1]))
-            assert classifier.left().tolist() == [2, 0, 2, 2]
-            assert classifier.left(torch.tensor([3, 1])).tolist() == [2, 0]
+            assert classifier.queries_left().tolist() == [2, 0, 2, 2]
+            assert classifier.queries_left(torch.tensor([3, 1])).tolist() == [2, 0]
             with pytest.raises(InvariantError, match="1 of 4 images would exceed their limit of 3 queries"):
                 classifier(x)
             with pytest.raises(InvariantError, match="in row 2"):  # an image may be there several times
                 classifier(x[:3], rows=torch.tensor([2, 2, 2]))
             classifier(x[:2], rows=torch.tensor([2, 2]))
-        assert meter.forward.tolist() == [1, 3, 3, 1]
+        assert meter.forward_passes.tolist() == [1, 3, 3, 1]
         assert sum(asked) == 8
 
     def test_without_a_limit_nothing_is_left_to_ask_for(self) -> None:
         classifier = Classifier(linear(), num_classes=3)
-        with classifier.metered(2):
+        with classifier.count_passes(2):
             classifier(images(2))
-            assert classifier.left() is None
+            assert classifier.queries_left() is None
 
     def test_a_gradient_is_a_query_too(self) -> None:
         classifier = Classifier(linear(), num_classes=3)
-        with classifier.metered(2, limit=1):
-            classifier.gradient(images(2), lambda z: z.sum(1))
+        with classifier.count_passes(2, limit=1):
+            classifier.compute_gradient(images(2), lambda z: z.sum(1))
             with pytest.raises(InvariantError, match="limit of 1 queries"):
-                classifier.gradient(images(2), lambda z: z.sum(1))
+                classifier.compute_gradient(images(2), lambda z: z.sum(1))
 
 
 class TestAsModule:
@@ -205,10 +205,10 @@ class TestAsModule:
             torch.autograd.grad(logits[:, column].sum(), x, retain_graph=True)
         with torch.no_grad():
             module(x[:2])
-        assert classifier.foreign_passes == [6, 12]
-        with classifier.metered(3):
-            classifier.gradient(images(3), lambda z: z.sum(1))
-            assert classifier.passes_under_way() == 18 + 6
+        assert classifier.external_passes == [6, 12]
+        with classifier.count_passes(3):
+            classifier.compute_gradient(images(3), lambda z: z.sum(1))
+            assert classifier.count_current_passes() == 18 + 6
         torch.testing.assert_close(logits, classifier(x))
 
     def test_shows_the_parameters_and_mode_of_the_model(self) -> None:
@@ -285,14 +285,14 @@ class TestEverythingIsPutBack:
         model.head.bias.grad = torch.ones(3)
         x, bias_grad = images(), model.head.bias.grad
         before_x, state = x.clone(), {name: value.clone() for name, value in model.state_dict().items()}
-        settings, randomness = Settings.current(), RandomStates.current()
+        settings, randomness = ProcessSettings.from_process(), RandomStates.from_process()
         classifier = Classifier(model, num_classes=3)
-        with classifier.attacked():
+        with classifier.evaluation_mode():
             classifier(x)
             assert torch.get_default_dtype() == torch.float32  # already between two calls
             model.zero_grad()
-        assert settings.changed(Settings.current()) == []
-        assert randomness.same(RandomStates.current())
+        assert settings.list_differences(ProcessSettings.from_process()) == []
+        assert randomness.is_same_as(RandomStates.from_process())
         assert torch.equal(x, before_x)
         assert [part.training for part in (model, model.norm, model.drop, model.head)] == [
             True,
@@ -309,7 +309,7 @@ class TestEverythingIsPutBack:
 
     def test_and_said(self, tmp_path: Path) -> None:
         classifier = Classifier(Nasty(tmp_path), num_classes=3)
-        with classifier.attacked():
+        with classifier.evaluation_mode():
             classifier(images())
         told = " | ".join(classifier.notes)
         for word in (
@@ -329,7 +329,7 @@ class TestEverythingIsPutBack:
     def test_an_input_that_is_changed_in_place_is_a_copy_at_every_call(self) -> None:
         classifier = Classifier(_spoiling(lambda _calls: True), num_classes=3)
         given = images()
-        with classifier.attacked():
+        with classifier.evaluation_mode():
             first = classifier(given)
             for _ in range(3):
                 assert torch.equal(classifier(given), first)
@@ -339,14 +339,14 @@ class TestEverythingIsPutBack:
     def test_an_input_that_is_changed_behind_torchs_back_is_a_copy_too(self) -> None:
         classifier = Classifier(_spoiling(lambda _calls: True, through_numpy=True), num_classes=3)
         given = images()
-        with classifier.attacked():
+        with classifier.evaluation_mode():
             classifier(given)
             classifier(given)
         assert torch.equal(given, images())
 
     def test_an_input_that_is_changed_in_place_now_and_then_is_an_error(self) -> None:
         classifier = Classifier(_spoiling(lambda calls: calls > 1), num_classes=3)
-        with classifier.attacked():
+        with classifier.evaluation_mode():
             classifier(images())
             with pytest.raises(ModelError, match="not at its first call"):
                 classifier(images())
@@ -354,16 +354,16 @@ class TestEverythingIsPutBack:
     def test_even_when_it_raises(self) -> None:
         model = linear().train()
         classifier = Classifier(model, num_classes=3)
-        settings = Settings.current()
-        with pytest.raises(ZeroDivisionError), classifier.attacked():
+        settings = ProcessSettings.from_process()
+        with pytest.raises(ZeroDivisionError), classifier.evaluation_mode():
             raise ZeroDivisionError
         assert model.training
         assert all(p.requires_grad for p in model.parameters())
-        assert settings.changed(Settings.current()) == []
+        assert settings.list_differences(ProcessSettings.from_process()) == []
 
     def test_a_well_behaved_model_earns_no_note(self) -> None:
         classifier = Classifier(linear(), num_classes=3)
-        with classifier.attacked():
+        with classifier.evaluation_mode():
             classifier(images())
         assert classifier.notes == []
 
@@ -372,7 +372,7 @@ class TestEverythingIsPutBack:
         classifier = Classifier(model, num_classes=3)
         torch.backends.cudnn.benchmark = True
         try:
-            with torch.no_grad(), classifier.attacked(), classifier.attacked():
+            with torch.no_grad(), classifier.evaluation_mode(), classifier.evaluation_mode():
                 assert not any(part.training for part in model.modules())
                 assert not any(p.requires_grad for p in model.parameters())
                 assert torch.is_grad_enabled()
@@ -387,7 +387,7 @@ class TestEverythingIsPutBack:
 
     def test_tf32_set_the_old_way_can_still_be_read_the_old_way(self) -> None:
         before = torch.backends.cudnn.allow_tf32
-        with Classifier(linear(), num_classes=3).attacked():
+        with Classifier(linear(), num_classes=3).evaluation_mode():
             pass
         assert torch.backends.cudnn.allow_tf32 is before
 
@@ -395,11 +395,11 @@ class TestEverythingIsPutBack:
         torch.set_float32_matmul_precision("high")
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
-            before = Settings.current()
-            with Classifier(linear(), num_classes=3).attacked():
+            before = ProcessSettings.from_process()
+            with Classifier(linear(), num_classes=3).evaluation_mode():
                 torch.use_deterministic_algorithms(False)
                 assert torch.get_float32_matmul_precision() == "highest"
-            assert before.changed(Settings.current()) == []
+            assert before.list_differences(ProcessSettings.from_process()) == []
             assert torch.get_float32_matmul_precision() == "high"
             assert torch.is_deterministic_algorithms_warn_only_enabled()
         finally:
@@ -409,7 +409,7 @@ class TestEverythingIsPutBack:
     def test_autocast_around_it_is_off_inside(self) -> None:
         classifier = Classifier(linear(), num_classes=3)
         exact = classifier(images())
-        with torch.autocast("cpu", dtype=torch.bfloat16), classifier.attacked():
+        with torch.autocast("cpu", dtype=torch.bfloat16), classifier.evaluation_mode():
             assert torch.equal(classifier(images()), exact)
 
     def test_a_deleted_working_directory_does_not_matter(
@@ -420,13 +420,16 @@ class TestEverythingIsPutBack:
         monkeypatch.chdir(lost)
         lost.rmdir()
         classifier = Classifier(linear(), num_classes=3)
-        with classifier.attacked():
+        with classifier.evaluation_mode():
             assert classifier(images()).shape == (5, 3)
 
 
 class TestDigest:
     def test_is_the_same_for_the_same_model(self) -> None:
-        assert Classifier(linear(), num_classes=3).digest() == Classifier(linear(), num_classes=3).digest()
+        assert (
+            Classifier(linear(), num_classes=3).compute_digest()
+            == Classifier(linear(), num_classes=3).compute_digest()
+        )
 
     def test_feels_every_difference(self) -> None:
         tall = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), nn.Identity())
@@ -434,13 +437,13 @@ class TestDigest:
         nudged = linear()
         nudged[1].bias.data[0] += 1e-6
         digests = {
-            Classifier(linear(), num_classes=3).digest(),
-            Classifier(nudged, num_classes=3).digest(),
-            Classifier(tall, num_classes=3).digest(),
-            Classifier(linear(), num_classes=3, normalize="half").digest(),
-            Classifier(linear(), num_classes=3, input_size=(4, 4)).digest(),
-            Classifier(linear(), num_classes=3, access="scores").digest(),
-            Classifier(linear().half(), num_classes=3).digest(),
+            Classifier(linear(), num_classes=3).compute_digest(),
+            Classifier(nudged, num_classes=3).compute_digest(),
+            Classifier(tall, num_classes=3).compute_digest(),
+            Classifier(linear(), num_classes=3, normalize="half").compute_digest(),
+            Classifier(linear(), num_classes=3, input_size=(4, 4)).compute_digest(),
+            Classifier(linear(), num_classes=3, access="scores").compute_digest(),
+            Classifier(linear().half(), num_classes=3).compute_digest(),
         }
         assert len(digests) == 7
 
@@ -451,7 +454,7 @@ class TestDigest:
         def two(x: Tensor) -> Tensor:
             return x.amax(dim=(2, 3))
 
-        digests = [Classifier(f, num_classes=3).digest() for f in (one, one, two, math.sqrt)]
+        digests = [Classifier(f, num_classes=3).compute_digest() for f in (one, one, two, math.sqrt)]
         assert digests[0] == digests[1]
         assert len(set(digests)) == 3
 
@@ -469,7 +472,7 @@ class TestDigest:
 
         kept = [Activated(), Activated()]
         assert repr(kept[0]) != repr(kept[1])
-        assert len({Classifier(model, num_classes=3).digest() for model in kept}) == 1
+        assert len({Classifier(model, num_classes=3).compute_digest() for model in kept}) == 1
 
 
 class TestWhatCannotWork:
@@ -521,7 +524,7 @@ def test_auto_is_a_device_that_works() -> None:
     ],
 )
 def test_out_of_memory_is_recognised(error: Exception, expected: bool) -> None:
-    assert out_of_memory(error) is expected
+    assert is_out_of_memory(error) is expected
 
 
 def test_out_of_memory_passes_through_a_call_unchanged() -> None:
@@ -561,7 +564,7 @@ def test_weights_lie_channels_last_while_attacked_and_as_before_afterwards():
     module = Pooled()
     before, held = strides(module), [weight.data_ptr() for weight in module.parameters()]
     classifier = Classifier(module, num_classes=3)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         assert module.convolution.weight.is_contiguous(memory_format=torch.channels_last)
         inside = classifier(torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
     assert strides(module) == before
@@ -573,7 +576,7 @@ def test_weights_lie_channels_last_while_attacked_and_as_before_afterwards():
 def test_a_network_of_few_channels_stays_as_it_is():
     module = nn.Sequential(nn.Conv2d(3, 31, 3), nn.Conv2d(31, 64, 3), nn.Flatten(), nn.Linear(64, 3))
     before = strides(module)
-    with Classifier(module, num_classes=3).attacked():
+    with Classifier(module, num_classes=3).evaluation_mode():
         assert strides(module) == before
 
 
@@ -583,7 +586,7 @@ def test_a_weight_that_is_computed_anew_stays_as_it_is():
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     classifier = Classifier(module, num_classes=3)
     expected = classifier(images)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         torch.testing.assert_close(classifier(images), expected)
 
 
@@ -594,7 +597,7 @@ def test_who_else_holds_the_weights_sees_the_same_values_while_they_lie_otherwis
     values = held.clone()
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = twin(images)
-    with Classifier(module, num_classes=3).attacked():
+    with Classifier(module, num_classes=3).evaluation_mode():
         assert torch.equal(held, values)
         assert torch.equal(twin(images), expected)
 
@@ -606,9 +609,9 @@ def test_a_network_that_views_its_features_gets_its_own_order_back(wrapped):
     if wrapped:
         classifier = defend(classifier, "bit-depth-3")
     images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         found = classifier(images)
-        _, _, gradient = classifier.gradient(images, lambda logits: logits[:, 0])
+        _, _, gradient = classifier.compute_gradient(images, lambda logits: logits[:, 0])
     assert gradient.abs().sum() > 0
     assert not classifier.notes or "raised" not in classifier.notes[-1]
     if not wrapped:
@@ -618,8 +621,8 @@ def test_a_network_that_views_its_features_gets_its_own_order_back(wrapped):
 def test_gradients_lie_as_the_images_do():
     classifier = Classifier(Pooled(), num_classes=3)
     images = torch.rand(2, 3, 4, 4)
-    with classifier.attacked():
-        _, _, gradient = classifier.gradient(images, lambda logits: logits[:, 0])
+    with classifier.evaluation_mode():
+        _, _, gradient = classifier.compute_gradient(images, lambda logits: logits[:, 0])
         foreign = images.clone().requires_grad_()
         (theirs,) = torch.autograd.grad(classifier.as_module()(foreign)[:, 0].sum(), foreign)
     assert gradient.is_contiguous()
@@ -637,7 +640,7 @@ def test_what_a_network_does_to_its_weights_is_seen_in_either_order():
     module = Drifting()
     before = module.convolution.weight.clone()
     classifier = Classifier(module, num_classes=3)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         classifier(torch.rand(2, 3, 4, 4))
     torch.testing.assert_close(module.convolution.weight, before)
     assert any("convolution.weight changed while it was attacked" in note for note in classifier.notes)

@@ -11,8 +11,8 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.fresh_copy import OriginalState
-from robustbench_local.classifier.hidden_state import describe_state, find_places
-from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
+from robustbench_local.classifier.hidden_state import describe_state, find_external_values
+from robustbench_local.defenses.wrappers.wrapper_registry import build_wrapper
 
 IMAGES = torch.full((2, 3, 4, 4), 0.5)
 LOG: list[int] = []
@@ -135,10 +135,10 @@ def _emptied(monkeypatch):
 @pytest.mark.parametrize("make", KEEPERS)
 def test_a_fresh_copy_remembers_nothing_and_leaves_the_model_alone(make):
     classifier = Classifier(make(), num_classes=3)
-    with classifier.attacked(), torch.no_grad():
+    with classifier.evaluation_mode(), torch.no_grad():
         first, second = classifier(IMAGES), classifier(IMAGES)
         for _ in range(2):
-            with classifier.fresh() as fresh:
+            with classifier.open_fresh_copy() as fresh:
                 assert fresh is not classifier
                 assert torch.equal(fresh(IMAGES), first)
                 assert torch.equal(fresh(IMAGES), second)
@@ -149,7 +149,7 @@ def test_a_fresh_copy_remembers_nothing_and_leaves_the_model_alone(make):
 def test_copies_share_parameters_and_nothing_else():
     network = InBuffer()
     classifier = Classifier(network, num_classes=3)
-    with classifier.attacked(), classifier.fresh() as fresh:
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
         assert fresh.module.scale is network.scale
         assert fresh.module.steps is not network.steps
         assert not fresh.module.training
@@ -164,18 +164,18 @@ def test_what_its_owner_changes_between_two_evaluations_counts():
 
     network = Tempered()
     classifier = Classifier(network, num_classes=3)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         classifier(IMAGES)
     network.temperature = 2.0
-    with classifier.attacked(), classifier.fresh() as fresh:
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
         assert torch.equal(fresh(IMAGES), classifier(IMAGES))
 
 
 def test_what_an_evaluation_leaves_behind_does_not():
     classifier = Classifier(InAttribute(), num_classes=3)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         first = classifier(IMAGES)
-    with classifier.attacked(), classifier.fresh() as fresh:
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
         assert not torch.equal(classifier(IMAGES), first)
         assert torch.equal(fresh(IMAGES), first)
 
@@ -186,7 +186,7 @@ def test_a_model_that_cannot_be_copied_judges_itself_with_a_note():
             raise TypeError("there is only one of me")
 
     classifier = Classifier(nn.Sequential(nn.Flatten(), Stubborn(48, 3)), num_classes=3)
-    with classifier.attacked(), classifier.fresh() as fresh:
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
         assert fresh is classifier
     assert "cannot be copied (TypeError: there is only one of me)" in classifier.notes[-1]
 
@@ -195,29 +195,29 @@ def test_copies_share_what_nobody_can_copy():
     network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
     network[1].lock = threading.Lock()
     classifier = Classifier(network, num_classes=3)
-    with classifier.attacked(), classifier.fresh() as fresh:
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
         assert fresh.module[1] is not network[1]
         assert fresh.module[1].lock is network[1].lock
-        assert classifier.uncopied == {"1.lock"}
+        assert classifier.uncopied_attributes == {"1.lock"}
 
 
 def test_a_wrapper_is_copied_around_its_model():
-    defended = make_wrapper("bit-depth", {"bits": 3}).wrap(Classifier(InAttribute(), num_classes=3))
-    with defended.attacked(), torch.no_grad():
+    defended = build_wrapper("bit-depth", {"bits": 3}).wrap(Classifier(InAttribute(), num_classes=3))
+    with defended.evaluation_mode(), torch.no_grad():
         first = defended(IMAGES)
         defended(IMAGES)
-        with defended.fresh() as fresh, fresh.metered(2) as meter:
+        with defended.open_fresh_copy() as fresh, fresh.count_passes(2) as meter:
             assert torch.equal(fresh(IMAGES), first)
-            assert meter.forward.tolist() == [1, 1]
+            assert meter.forward_passes.tolist() == [1, 1]
             assert fresh.notes is defended.notes
 
 
 def test_a_classifier_that_forgets_answers_each_call_afresh():
     classifier = Classifier(InAttribute(), num_classes=3)
-    classifier.forgets = True
-    with classifier.attacked():
+    classifier.uses_fresh_copies = True
+    with classifier.evaluation_mode():
         assert torch.equal(classifier(IMAGES), classifier(IMAGES))
-        _, _, slope = classifier.gradient(IMAGES, lambda logits: logits.sum(dim=1))
+        _, _, slope = classifier.compute_gradient(IMAGES, lambda logits: logits.sum(dim=1))
         assert float(slope.abs().min()) > 0
 
 
@@ -242,7 +242,7 @@ def test_batches_of_a_fixed_size_are_filled_up():
 @pytest.mark.parametrize("make", [InBuffer, InAttribute, InGlobalList, InGlobalNumber, InClass, InDefault])
 def test_descriptions_of_state_differ_after_a_call(make):
     network = make()
-    places = find_places(network)
+    places = find_external_values(network)
     before = describe_state(network, places)
     assert describe_state(network, places) == before
     network(IMAGES)
@@ -255,7 +255,7 @@ def test_layers_of_torch_are_copied_as_deepcopy_does():
         nn.Flatten(2), nn.LSTM(4, 3, batch_first=True),
     ).eval()  # fmt: skip
     images = torch.rand(2, 3, 6, 6)
-    with OriginalState(layers).copied() as twin:
+    with OriginalState(layers).open_copy() as twin:
         assert torch.equal(twin(images)[0], layers(images)[0])
         assert not {id(part) for part in twin.modules()} & {id(part) for part in layers.modules()}
 
@@ -265,7 +265,7 @@ def test_torchscript_with_weights_that_can_be_trained_is_copied():
     network = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(48, 3)))
     assert all(weight.requires_grad for weight in network.parameters())
     classifier = Classifier(network, num_classes=3)
-    with classifier.attacked(), classifier.fresh() as twin:
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as twin:
         assert twin is not classifier
         assert torch.equal(twin(IMAGES), classifier(IMAGES))
         assert not any(weight.requires_grad for weight in twin.module.parameters())

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.bpda import clamp_passing_borders
+from robustbench_local.bpda import clamp_with_border_gradient
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.image_borders import (
-    INSET,
-    MOST,
-    NOTE,
-    inset_of,
-    make_probes,
-    masks_borders,
+    DEFAULT_INSET,
+    MASKED_BORDERS_NOTE,
+    MIN_BROKEN_SHARE,
+    build_probes,
+    find_inset,
+    has_masked_borders,
     move_inside,
 )
-from robustbench_local.defenses.recipes.training_pgd import linf_examples
+from robustbench_local.defenses.recipes.training_pgd import build_linf_examples
 from robustbench_local.defenses.wrappers.bit_depth import BitDepth
 from robustbench_local.defenses.wrappers.gaussian_noise import GaussianNoise
 
@@ -51,7 +51,7 @@ def drawing(count: int = 3, side: int = 12) -> Tensor:
 
 
 def slope(classifier: Classifier, images: Tensor) -> Tensor:
-    return classifier.gradient(images, lambda logits: logits[:, 0])[2]
+    return classifier.compute_gradient(images, lambda logits: logits[:, 0])[2]
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 12, 32])
@@ -62,7 +62,7 @@ def test_a_clamp_is_found_and_passed_through(side: int, size: int | None):
         Classifier(Net(before, size=size).eval(), num_classes=4) for before in (lambda x: x, clamp)
     ]
     plain, clamped = (slope(one, images) for one in side_by_side)
-    assert [NOTE in one.notes for one in side_by_side] == [False, True]
+    assert [MASKED_BORDERS_NOTE in one.notes for one in side_by_side] == [False, True]
     assert torch.allclose(plain, clamped, atol=1e-4 * float(plain.abs().max()))
 
 
@@ -84,7 +84,7 @@ def test_networks_that_do_not_clamp_are_left_as_they_are(before, bias: bool):
     images = torch.rand(3, 1, 12, 12)
     slope(classifier, images)
     assert not classifier.border_probe.masked
-    assert NOTE not in classifier.notes
+    assert MASKED_BORDERS_NOTE not in classifier.notes
 
 
 def test_finding_out_leaves_no_trace_in_random_states():
@@ -97,10 +97,10 @@ def test_finding_out_leaves_no_trace_in_random_states():
 def test_answers_stay_those_of_the_exact_image():
     step = Classifier(Net(lambda x: x.clamp(0, 1) + 100 * (x == 0)).eval(), num_classes=4)
     images = drawing()
-    with step.metered(3) as meter:
-        logits, _, found = step.gradient(images, lambda logits: logits[:, 0])
+    with step.count_passes(3) as meter:
+        logits, _, found = step.compute_gradient(images, lambda logits: logits[:, 0])
     assert torch.equal(logits, step(images))
-    assert meter.forward.tolist() == [2] * 3  # one for the answer, one for the gradient
+    assert meter.forward_passes.tolist() == [2] * 3  # one for the answer, one for the gradient
     assert found.any()
 
 
@@ -112,7 +112,7 @@ def test_a_model_that_takes_other_images_only_is_asked_about_none():
 
     classifier = Classifier(Net(picky).eval(), num_classes=4)
     assert slope(classifier, drawing()).isfinite().all()
-    assert classifier.border_probe.decided
+    assert classifier.border_probe.is_decided
 
 
 def test_a_skip_around_the_clamp_does_not_hide_it():
@@ -130,10 +130,10 @@ def test_a_skip_around_the_clamp_does_not_hide_it():
 @pytest.mark.parametrize("wrapper", [BitDepth(bits=5), GaussianNoise(sigma=1e-9)])
 def test_a_clamp_within_a_wrapper_is_found(wrapper):
     pair = [wrapper.wrap(Classifier(Net(before).eval(), num_classes=4)) for before in (lambda x: x, clamp)]
-    with pair[0].attacked(), pair[1].attacked():
+    with pair[0].evaluation_mode(), pair[1].evaluation_mode():
         plain, clamped = (slope(one, drawing()) for one in pair)
     assert torch.allclose(plain, clamped, atol=1e-4 * float(plain.abs().max()))
-    assert [NOTE in one.notes for one in pair] == [False, True]
+    assert [MASKED_BORDERS_NOTE in one.notes for one in pair] == [False, True]
 
 
 def test_other_libraries_get_the_gradient_of_just_inside():
@@ -147,7 +147,7 @@ def test_other_libraries_get_the_gradient_of_just_inside():
 def test_a_training_s_adversary_is_not_stopped_by_a_clamp():
     images, labels = drawing(8), torch.arange(8) % 4
     plain, clamped = (
-        linf_examples(Net(before), images, labels, eps=0.1, steps=1, step_size=0.1)
+        build_linf_examples(Net(before), images, labels, eps=0.1, steps=1, step_size=0.1)
         for before in (lambda x: x, clamp)
     )
     assert float((plain != clamped).float().mean()) < 0.01
@@ -157,21 +157,21 @@ def test_a_training_s_adversary_is_not_stopped_by_a_clamp():
 def test_the_share_of_pixels_that_decides_has_two_sides():
     points = torch.zeros(1, 1, 1, 200)
     points[..., 100:] = 0.5
-    for gone, expected in ((round(100 * MOST), False), (round(100 * MOST) + 1, True)):
+    for gone, expected in ((round(100 * MIN_BROKEN_SHARE), False), (round(100 * MIN_BROKEN_SHARE) + 1, True)):
 
         def slope_at(images: Tensor, gone: int = gone) -> Tensor:
             found = torch.ones_like(images)
             found[..., :gone] = (images[..., :gone] != 0).float()
             return found
 
-        assert masks_borders(slope_at, points, INSET) is expected
-    assert masks_borders(torch.zeros_like, points, INSET) is None
-    assert masks_borders(torch.ones_like, points[..., 100:], INSET) is None
+        assert has_masked_borders(slope_at, points, DEFAULT_INSET) is expected
+    assert has_masked_borders(torch.zeros_like, points, DEFAULT_INSET) is None
+    assert has_masked_borders(torch.ones_like, points[..., 100:], DEFAULT_INSET) is None
 
 
 def test_probes_are_always_the_same_and_hold_every_colour_at_every_place():
-    probes = make_probes(torch.Size((3, 12, 12)), torch.device("cpu"))
-    assert torch.equal(probes, make_probes(torch.Size((3, 12, 12)), torch.device("cpu")))
+    probes = build_probes(torch.Size((3, 12, 12)), torch.device("cpu"))
+    assert torch.equal(probes, build_probes(torch.Size((3, 12, 12)), torch.device("cpu")))
     for probe in probes:
         assert 0 < float((probe == 0).float().mean()) < 0.3
         assert 0 < float((probe == 1).float().mean()) < 0.3
@@ -180,12 +180,12 @@ def test_probes_are_always_the_same_and_hold_every_colour_at_every_place():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_inset_survives_the_arithmetic(dtype: torch.dtype):
-    moved = move_inside(torch.tensor([0.0, 0.5, 1.0]), inset_of(dtype)).to(dtype)
+    moved = move_inside(torch.tensor([0.0, 0.5, 1.0]), find_inset(dtype)).to(dtype)
     assert 0 < float(moved[0]) < float(moved[1]) == 0.5 < float(moved[2]) < 1
 
 
 def test_our_clamp_is_torch_s_but_for_its_slope_at_the_borders():
     values = torch.tensor([-0.1, 0.0, 0.3, 1.0, 1.1], requires_grad=True)
-    clamped = clamp_passing_borders(values)
+    clamped = clamp_with_border_gradient(values)
     assert torch.equal(clamped, values.clamp(0, 1))
     assert torch.autograd.grad(clamped.sum(), values)[0].tolist() == [0, 1, 1, 1, 0]

@@ -8,9 +8,9 @@ from torch.utils.checkpoint import checkpoint
 
 from robustbench_local.classifier.autograd_graph import walk_graph
 from robustbench_local.classifier.input_gradient import (
+    compute_input_gradient,
     differentiate_model,
     explain_missing_gradient,
-    input_gradient,
     uses_reentrant_checkpoints,
 )
 from robustbench_local.errors import InvariantError, ModelError
@@ -38,7 +38,7 @@ def test_reentrant_checkpoints_are_seen(reentrant):
 def test_each_column_of_losses_has_a_gradient_of_its_own(whole):
     images = leaf()
     sums = images.flatten(1).sum(dim=1)
-    found = input_gradient(torch.stack([sums, 3 * sums], dim=1), images, whole=whole)
+    found = compute_input_gradient(torch.stack([sums, 3 * sums], dim=1), images, full_backward=whole)
     assert found.shape == (2, 2, 1, 2, 2)
     assert (found[:, 0] == 1).all()
     assert (found[:, 1] == 3).all()
@@ -56,13 +56,13 @@ def raising(error):
 
 def test_what_a_backward_pass_raises_is_an_error_of_the_model():
     with pytest.raises(ModelError, match="its backward pass raised KeyError"):
-        differentiate_model(*raising(KeyError("lost")), whole=False, name="net")
+        differentiate_model(*raising(KeyError("lost")), full_backward=False, name="net")
 
 
 @pytest.mark.parametrize("error", [InvariantError("ours"), MemoryError()])
 def test_our_own_errors_and_lack_of_memory_are_not(error):
     with pytest.raises(type(error)):
-        differentiate_model(*raising(error), whole=False, name="net")
+        differentiate_model(*raising(error), full_backward=False, name="net")
 
 
 @pytest.mark.parametrize(

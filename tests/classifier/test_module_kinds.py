@@ -134,11 +134,11 @@ def test_it_answers_as_it_does_by_itself_and_stays_as_it_was(name):
     frozen = [parameter.requires_grad for parameter in module.parameters()]
     classifier = Classifier(module, num_classes=3)
     expected = network()
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         assert not any(getattr(part, "training", False) for part in module.modules())
         for count in (6, 1):
             torch.testing.assert_close(classifier(IMAGES[:count]), expected(IMAGES[:count]).detach())
-        _, _, found = classifier.gradient(IMAGES, lambda logits: logits[:, 0])
+        _, _, found = classifier.compute_gradient(IMAGES, lambda logits: logits[:, 0])
     leaf = IMAGES.clone().requires_grad_()
     expected(leaf)[:, 0].sum().backward()
     torch.testing.assert_close(found, leaf.grad)
@@ -150,19 +150,19 @@ def test_it_answers_as_it_does_by_itself_and_stays_as_it_was(name):
 @pytest.mark.parametrize("kind", [EvalRaises, TrainRaises, Frozen])
 def test_an_eval_that_fails_is_noted(kind):
     classifier = Classifier(kind(), num_classes=3)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         pass
     assert any("its eval() raises" in note for note in classifier.notes)
 
 
 def test_a_single_image_that_is_squeezed_away_is_given_twice():
     classifier = Classifier(Squeezed(), num_classes=3)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         classifier(IMAGES)
-        assert classifier.smallest_batch == 1
-        _, _, found = classifier.gradient(IMAGES[:1], lambda logits: logits[:, 0])
-        _, _, both = classifier.gradient(IMAGES[:2], lambda logits: logits[:, 0])
-    assert classifier.smallest_batch == 2
+        assert classifier.min_batch_size == 1
+        _, _, found = classifier.compute_gradient(IMAGES[:1], lambda logits: logits[:, 0])
+        _, _, both = classifier.compute_gradient(IMAGES[:2], lambda logits: logits[:, 0])
+    assert classifier.min_batch_size == 2
     torch.testing.assert_close(found, both[:1])
     assert any("fails on a single image (squeeze()" in note for note in classifier.notes)
 
@@ -177,7 +177,7 @@ def test_an_image_that_fails_twice_as_well_is_its_own_fault():
     classifier = Classifier(Picky(), num_classes=3)
     with pytest.raises(ModelError, match=r"\(1, 3, 8, 8\): too bright"):
         classifier(torch.ones(1, 3, 8, 8))
-    assert classifier.smallest_batch == 1
+    assert classifier.min_batch_size == 1
 
 
 class Broken(torch.autograd.Function):
@@ -211,6 +211,6 @@ class Lazy(Around):
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
 def test_what_cannot_be_used_is_explained_in_one_line(kind, words):
     classifier = Classifier(kind(), num_classes=3)
-    with pytest.raises(ModelError, match=words) as caught, classifier.attacked():
-        classifier.gradient(IMAGES, lambda logits: logits[:, 0])
+    with pytest.raises(ModelError, match=words) as caught, classifier.evaluation_mode():
+        classifier.compute_gradient(IMAGES, lambda logits: logits[:, 0])
     assert "\n" not in str(caught.value)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_local.classifier.package_code import PACKAGE, code_digest, reached_modules
-from robustbench_local.classifier.source_imports import imported_names
+from robustbench_local.classifier.package_code import PACKAGE_FOLDER, digest_code, find_reached_modules
+from robustbench_local.classifier.source_imports import iterate_imported_names
 from robustbench_local.errors import InvariantError
-from robustbench_local.evaluation.planning.environment import DECIDING, code_version
+from robustbench_local.evaluation.planning.environment import VERDICT_MODULES, compute_code_version
 
 FILES = {
     "__init__.py": "from house import window\n",
@@ -37,36 +37,36 @@ def house(tmp_path: Path) -> Path:
 
 
 def test_imports_are_followed_wherever_they_stand(house: Path) -> None:
-    found = set(reached_modules(["house.root"], house))
+    found = set(find_reached_modules(["house.root"], house))
     assert found == {"root.py", "middle.py", "leaf.py", "room/__init__.py", "room/near.py", "outer.py"}
 
 
 def test_a_module_that_is_imported_from_now_on_decides_from_now_on(house: Path) -> None:
-    before = set(reached_modules(["house.leaf"], house))
+    before = set(find_reached_modules(["house.leaf"], house))
     assert before == {"leaf.py"}
     (house / "new.py").write_text("")
-    assert set(reached_modules(["house.leaf"], house)) == before
+    assert set(find_reached_modules(["house.leaf"], house)) == before
     (house / "leaf.py").write_text("import house.new\n")
-    assert set(reached_modules(["house.leaf"], house)) == {"leaf.py", "new.py"}
+    assert set(find_reached_modules(["house.leaf"], house)) == {"leaf.py", "new.py"}
 
 
 def test_a_folder_stands_for_all_that_lies_in_it(house: Path) -> None:
-    assert "room/lazy.py" in reached_modules(["house.room"], house)
+    assert "room/lazy.py" in find_reached_modules(["house.room"], house)
     with pytest.raises(InvariantError, match="no_such_room"):
-        reached_modules(["house.no_such_room"], house)
+        find_reached_modules(["house.no_such_room"], house)
 
 
 def test_the_digest_follows_bytes_and_paths(house: Path, tmp_path: Path) -> None:
-    before = code_digest(["house.leaf"], house)
+    before = digest_code(["house.leaf"], house)
     other = tmp_path / "copy" / "house"
     other.mkdir(parents=True)
     (other / "leaf.py").write_text("a = b = 2\n")
-    assert code_digest(["house.leaf"], other) != before
-    assert code_digest(["house.leaf"], house) == before
+    assert digest_code(["house.leaf"], other) != before
+    assert digest_code(["house.leaf"], house) == before
 
 
 def test_what_decides_verdicts_is_all_there() -> None:
-    found = reached_modules(DECIDING)
+    found = find_reached_modules(VERDICT_MODULES)
     expected = {
         "statistics.py", "store/records.py", "models/networks/small_networks.py", "models/user_code.py",
         "threats/lp_ball.py", "attacks/pgd.py", "attacks/base.py", "certification/bound_propagation/crown.py",
@@ -76,7 +76,7 @@ def test_what_decides_verdicts_is_all_there() -> None:
     }  # fmt: skip
     assert expected <= found.keys()
     assert not any(path.startswith(("cli/", "reports/")) for path in found)
-    assert code_version().partition("+")[2] == code_digest(DECIDING)[:12]
+    assert compute_code_version().partition("+")[2] == digest_code(VERDICT_MODULES)[:12]
 
 
 def _parsed(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
@@ -92,12 +92,14 @@ def _parsed(tree: ast.AST, module: str, *, is_package: bool) -> Iterator[str]:
 
 
 def test_the_search_of_the_text_finds_what_a_parse_finds() -> None:
-    for path in PACKAGE.rglob("*.py"):
+    for path in PACKAGE_FOLDER.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        module = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        module = ".".join(path.relative_to(PACKAGE_FOLDER.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        )
         package = path.name == "__init__.py"
         missed = set(_parsed(ast.parse(text), module, is_package=package)) - set(
-            imported_names(text, module, is_package=package)
+            iterate_imported_names(text, module, is_package=package)
         )
         assert not missed, path
 
@@ -118,4 +120,4 @@ def test_the_search_of_the_text_finds_what_a_parse_finds() -> None:
     ],
 )
 def test_every_way_to_write_an_import(source: str, expected: set[str]) -> None:
-    assert set(imported_names(source, "pkg.own")) == expected
+    assert set(iterate_imported_names(source, "pkg.own")) == expected

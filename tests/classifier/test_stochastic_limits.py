@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.attacks.core.objective import CONFIRMED
+from robustbench_local.attacks.core.objective import CONFIRMED_MARGIN_SHARE
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import RandomizedClassifier, _doubted
-from robustbench_local.evaluation.harness.verify import read
-from robustbench_local.randomness import Stream
+from robustbench_local.classifier.stochastic import RandomizedClassifier, _shrink_uncertain_leads
+from robustbench_local.evaluation.harness.verify import predict
+from robustbench_local.randomness import RandomStream
 
 
 class Noisy(RandomizedClassifier):
@@ -31,14 +31,14 @@ def doubted(lead: float) -> tuple[float, float]:
     without[:, 0, 0] = lead + spread
     without[:, 0, 2] = -100.0
     answer = torch.tensor([[lead, 0.0, -100.0]])
-    told = _doubted(answer, without)
+    told = _shrink_uncertain_leads(answer, without)
     return lead, float(told[0, 0] - told[0, 1])
 
 
 def test_a_lead_below_five_standard_errors_is_none():
     for lead in (0.5, 4.0, 4.9):
         before, after = doubted(lead)
-        assert 0 < after < CONFIRMED * 100 < before
+        assert 0 < after < CONFIRMED_MARGIN_SHARE * 100 < before
     for lead in (5.1, 6.0, 50.0):
         before, after = doubted(lead)
         assert after == pytest.approx(before)
@@ -46,7 +46,7 @@ def test_a_lead_below_five_standard_errors_is_none():
 
 def test_a_doubtful_lead_stays_below_what_counts_as_success_and_above_rounding():
     _, after = doubted(4.99)
-    assert 0.3 * CONFIRMED < after / 100 < CONFIRMED
+    assert 0.3 * CONFIRMED_MARGIN_SHARE < after / 100 < CONFIRMED_MARGIN_SHARE
 
 
 def test_a_verdict_takes_a_hundred_draws_and_a_look_twenty():
@@ -56,10 +56,10 @@ def test_a_verdict_takes_a_hundred_draws_and_a_look_twenty():
         torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0)),
         torch.zeros(2, dtype=torch.int64),
     )
-    with noisy.attacked():
-        with noisy.metered(2) as meter:
-            read(noisy, images, labels, stream=Stream(0, ("a", "b"), "x"))
-        assert meter.forward.tolist() == [100, 100]
-        with noisy.metered(2) as meter:
+    with noisy.evaluation_mode():
+        with noisy.count_passes(2) as meter:
+            predict(noisy, images, labels, stream=RandomStream(0, ("a", "b"), "x"))
+        assert meter.forward_passes.tolist() == [100, 100]
+        with noisy.count_passes(2) as meter:
             noisy(images)
-        assert meter.forward.tolist() == [20, 20]
+        assert meter.forward_passes.tolist() == [20, 20]

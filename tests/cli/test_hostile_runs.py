@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_local.cli.main import call
+from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.run import run_directory
+from robustbench_local.run import find_run_directory
 
 RUN = ("run", "grid.yaml", "--out", "out", "--device", "cpu", "--workers", "1")
 
@@ -29,7 +29,7 @@ def rbl(capsys, monkeypatch):
     monkeypatch.setenv("RBL_BATCH_SIZE", "32")
 
     def run(*arguments):
-        code = call([str(argument) for argument in arguments])
+        code = run_command([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -55,7 +55,7 @@ gates:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        assert call(list(RUN)) == 0
+        assert run_command(list(RUN)) == 0
     finally:
         os.chdir(before)
     return folder
@@ -208,7 +208,7 @@ NAMES = (
 
 def directory_of(name, out=None):
     wanted, _ = load_grid("grid.yaml")
-    return run_directory(wanted.model_copy(update={"name": name}), out)
+    return find_run_directory(wanted.model_copy(update={"name": name}), out)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -276,4 +276,4 @@ def test_a_closed_terminal_is_an_interrupt(place):
     _, message = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "same command" in message
-    assert call(["report", "hung"]) == 0
+    assert run_command(["report", "hung"]) == 0

@@ -13,9 +13,9 @@ import yaml
 from rich.console import Console
 
 from robustbench_local.cli import terminal_output as output
-from robustbench_local.cli.main import call
+from robustbench_local.cli.main import run_command
 from robustbench_local.cli.progress import RichDisplay
-from robustbench_local.errors import ConfigError, printable
+from robustbench_local.errors import ConfigError, escape_unprintable
 from robustbench_local.store.records import EventRecord
 
 HOSTILE = (
@@ -60,7 +60,7 @@ def rbl(capfd, monkeypatch):
     monkeypatch.setenv("RBL_BATCH_SIZE", "16")
 
     def run(*arguments):
-        code = call([str(argument) for argument in arguments])
+        code = run_command([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         for shown in (out, err):
             assert FORBIDDEN.search(shown) is None, ascii(shown)
@@ -307,22 +307,24 @@ def test_only_one_module_prints():
     ids=ascii,
 )
 def test_what_is_hidden_is_shown(character):
-    assert FORBIDDEN.search(printable(f"a{character}b")) is None
-    assert printable(f"a{character}b").isprintable()
+    assert FORBIDDEN.search(escape_unprintable(f"a{character}b")) is None
+    assert escape_unprintable(f"a{character}b").isprintable()
     assert str(ConfigError(f"a{character}b")).isprintable()
 
 
 @pytest.mark.parametrize("text", ["", "plain", "größe", "数字", "עברית", "👩\u200d🚒", "a\\x1b"])
 def test_what_can_be_read_stays(text):
-    assert printable(text) == text
+    assert escape_unprintable(text) == text
 
 
 def test_bars_show_events_and_titles_as_they_are():
     console = Console(force_terminal=True, width=200, color_system=None, record=True, file=io.StringIO())
     display = RichDisplay(console)
     with display:
-        display.told(EventRecord(time="now", level="warning", message=HOSTILE))
-        display.progress.update(display.cell, description=printable(HOSTILE), visible=True, note="")
+        display.on_event(EventRecord(time="now", level="warning", message=HOSTILE))
+        display.progress.update(
+            display.cell_task, description=escape_unprintable(HOSTILE), visible=True, note=""
+        )
     shown = console.export_text()
     assert "[bold red]b[/]" in shown
     assert ":boom:" in shown

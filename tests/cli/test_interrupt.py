@@ -15,10 +15,10 @@ from robustbench_local.cli import interrupt
 def listening(monkeypatch):
     kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
     before = {kind: signal.getsignal(kind) for kind in kinds}
-    monkeypatch.setattr(interrupt, "PATIENCE", 0.1)
-    interrupt.listen()
+    monkeypatch.setattr(interrupt, "REPEAT_SECONDS", 0.1)
+    interrupt.install_signal_handlers()
     yield
-    interrupt.settle()
+    interrupt.cancel_repeat()
     for kind, handler in before.items():
         signal.signal(kind, handler)
 
@@ -30,5 +30,5 @@ def test_an_interrupt_comes_again_until_it_is_heard(listening, kind):
     for _ in range(2):  # as if nobody had heard
         with pytest.raises(KeyboardInterrupt):
             time.sleep(5)
-    interrupt.settle()
+    interrupt.cancel_repeat()
     time.sleep(0.3)

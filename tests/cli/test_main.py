@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from robustbench_local.cli.main import call
+from robustbench_local.cli.main import run_command
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def rbl(capsys, monkeypatch):
     monkeypatch.setenv("RBL_BATCH_SIZE", "32")  # measuring it takes a second a model
 
     def run(*arguments):
-        code = call([str(argument) for argument in arguments])
+        code = run_command([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -168,7 +168,7 @@ def test_a_bug_of_ours_is_one_line_and_exit_code_70(workplace, rbl, monkeypatch)
         raise ZeroDivisionError("oops")
 
     monkeypatch.delenv("RBL_DEBUG", raising=False)
-    monkeypatch.setattr(run, "prepare", fail)
+    monkeypatch.setattr(run, "prepare_run", fail)
     code, _, err = rbl("run", "grid.yaml")
     assert code == 70
     assert "--debug" in err
@@ -181,7 +181,7 @@ def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(workplace, rbl, mon
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "perform", interrupt)
+    monkeypatch.setattr(run, "execute_run", interrupt)
     code, _, err = rbl("run", "grid.yaml", "--out", "out")
     assert code == 130
     assert "same command" in err

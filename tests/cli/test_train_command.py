@@ -18,8 +18,8 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from robustbench_local.cli import train_command
-from robustbench_local.cli.main import call
-from robustbench_local.cli.train_command import Speaker
+from robustbench_local.cli.main import run_command
+from robustbench_local.cli.train_command import TrainingProgress
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.training import train_and_save as training
 from robustbench_local.models.model_sources import load_classifier
@@ -44,13 +44,13 @@ def place(tmp_path, monkeypatch):
 
 
 def _train(*words, out="net.safetensors"):
-    return call(["train", *words, *USUAL, "--out", out])
+    return run_command(["train", *words, *USUAL, "--out", out])
 
 
 def test_weights_come_with_all_that_a_grid_needs(place):
     assert _train("standard", "--set", "epochs=3") == 0
     card = yaml.safe_load((place / "net.yaml").read_text())
-    classifier = load_classifier("checkpoint:net.safetensors", base=place)
+    classifier = load_classifier("checkpoint:net.safetensors", base_folder=place)
     assert classifier.class_names == ("red", "green", "blue")
     made = card["provenance"]
     assert made["defense"]["card"] == "standard"
@@ -86,7 +86,7 @@ def test_the_command_in_the_card_makes_the_same_weights(place):
     assert card["provenance"]["measured"][-1].items() >= {"attack": "autoattack", "n": 3, "right": 0}.items()
     before = (place / "net.safetensors").read_bytes()
     (place / "net.safetensors").unlink()
-    assert call(shlex.split(card["provenance"]["made"]["command"])[1:]) == 0
+    assert run_command(shlex.split(card["provenance"]["made"]["command"])[1:]) == 0
     assert (place / "net.safetensors").read_bytes() == before
 
 
@@ -112,8 +112,8 @@ def test_figures_on_some_images_are_on_all_classes_and_on_the_same_for_every_mod
         return evaluate(classifier, data, **how)
 
     monkeypatch.setattr(training, "evaluate", evaluated)
-    monkeypatch.setattr(training, "prove", lambda _classifier, data, *_: seen.append(data) or 0)
-    monkeypatch.setattr(training, "_CERTIFIED", 12)
+    monkeypatch.setattr(training, "count_certified", lambda _classifier, data, *_: seen.append(data) or 0)
+    monkeypatch.setattr(training, "_MAX_CERTIFIED_IMAGES", 12)
     words = ["--test", "npz:photos.npz", "--autoattack", "6", "--set", "epochs=1"]
     assert _train("gaussian-0.25", *words) == 0
     assert _train("gaussian-0.25", *words, "--seed", "1") == 0
@@ -127,7 +127,9 @@ def test_weights_that_changed_after_their_card_are_refused(place, capsys):
     with (place / "net.safetensors").open("ab") as file:
         file.write(b" ")
     assert (
-        call(["train", "standard", *USUAL, "--model", "checkpoint:net.safetensors", "--out", "b.safetensors"])
+        run_command(
+            ["train", "standard", *USUAL, "--model", "checkpoint:net.safetensors", "--out", "b.safetensors"]
+        )
         == 3
     )
     assert "not the" in capsys.readouterr().err
@@ -197,15 +199,15 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(place):
 
 def test_a_terminal_shows_a_bar_and_a_log_a_sign_of_life(monkeypatch):
     shown = io.StringIO()
-    with Speaker(Console(file=shown, force_terminal=True, width=80)) as speaker:
+    with TrainingProgress(Console(file=shown, force_terminal=True, width=80)) as speaker:
         speaker.step(3, 12)
         speaker.report("epoch 1/4")
-        speaker._bar.refresh()
+        speaker._progress_bar.refresh()
     assert "3/12" in shown.getvalue()
     assert "epoch 1/4" in shown.getvalue()
     logged = io.StringIO()
-    monkeypatch.setattr(train_command, "_HEARTBEAT", -1.0)
-    with Speaker(Console(file=logged, width=80)) as speaker:
+    monkeypatch.setattr(train_command, "_HEARTBEAT_SECONDS", -1.0)
+    with TrainingProgress(Console(file=logged, width=80)) as speaker:
         speaker.step(3, 12)
     assert "step 3 of 12" in logged.getvalue()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_local.attacks import expand
+from robustbench_local.attacks import expand_attack_card
 from robustbench_local.config import cards as catalogue
 from robustbench_local.config.cards import Card, CardThreat, find_card, list_cards, load_card
 from robustbench_local.errors import CardError, ConfigError
@@ -37,7 +37,7 @@ def write(tmp_path: Path):
 
 def test_a_card_says_what_is_done(write):
     card = load_card(write())
-    assert (card.name, card.base, card.kind, card.version, card.method) == (
+    assert (card.name, card.base_name, card.kind, card.version, card.method) == (
         "mine",
         "mine",
         "attack",
@@ -47,7 +47,7 @@ def test_a_card_says_what_is_done(write):
     assert card.parameters == {"steps": 7}
     assert card.threat == CardThreat(norm="Linf", eps=8 / 255, targets=("Yield", 3))
     assert card.threat.eps == 8 / 255
-    model = card.threat.model(targets=(5, 3))
+    model = card.threat.build_threat_model(targets=(5, 3))
     assert (model.norm, model.eps, model.targets, model.region) == ("Linf", 8 / 255, (3, 5), "image")
 
 
@@ -159,16 +159,16 @@ class TestExpand:
     card = find_card("pgd50-linf-8")
 
     def names(self, card: Card, **overrides: object) -> list[str]:
-        return [variant.name for variant in expand(card, overrides)]
+        return [variant.name for variant in expand_attack_card(card, overrides)]
 
     def test_nothing_overridden_changes_nothing(self):
-        assert expand(self.card, {}) == [self.card]
+        assert expand_attack_card(self.card, {}) == [self.card]
 
     def test_a_list_of_radii_gives_a_card_each_named_after_it(self):
-        cards = expand(self.card, {"eps": ["2/255", 4 / 255, "8/255"]})
+        cards = expand_attack_card(self.card, {"eps": ["2/255", 4 / 255, "8/255"]})
         assert [card.name for card in cards] == ["pgd50-linf-2", "pgd50-linf-4", "pgd50-linf-8"]
         assert [card.threat.eps for card in cards] == [2 / 255, 4 / 255, 8 / 255]
-        assert {card.base for card in cards} == {"pgd50-linf-8"}
+        assert {card.base_name for card in cards} == {"pgd50-linf-8"}
         assert len({card.digest for card in cards}) == 3
 
     def test_other_overrides_are_told_in_the_name(self):
@@ -184,7 +184,7 @@ class TestExpand:
         assert self.names(mine, eps=["2/255", "8/255"]) == ["mine@linf-2", "mine"]
 
     def test_parameters_are_merged(self):
-        (card,) = expand(self.card, {"steps": 20, "step_size": "1/255"})
+        (card,) = expand_attack_card(self.card, {"steps": 20, "step_size": "1/255"})
         assert card.parameters == {"steps": 20, "restarts": 5, "step_size": "1/255"}
 
     @pytest.mark.parametrize(
@@ -203,12 +203,12 @@ class TestExpand:
     )
     def test_mistakes_are_answered_in_one_line(self, overrides: dict[str, object], message: str):
         with pytest.raises(ConfigError, match=message) as caught:
-            expand(self.card, overrides)
+            expand_attack_card(self.card, overrides)
         assert "\n" not in str(caught.value)
 
     def test_a_card_without_a_threat_model_takes_parameters_only(self, write):
         text = GOOD.replace("kind: attack", "kind: defense").split("threat:")[0]
         card = load_card(write(text))
-        (variant,) = catalogue.expand(card, {"steps": 3}, parameters=["steps"])
+        (variant,) = catalogue.expand_card(card, {"steps": 3}, parameters=["steps"])
         assert variant.parameters == {"steps": 3}
         assert variant.threat is None

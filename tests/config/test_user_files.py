@@ -14,7 +14,7 @@ import torch
 
 from robustbench_local.config import user_files, zip_bombs
 from robustbench_local.config.user_files import read_user_file
-from robustbench_local.data.decode import read_picture
+from robustbench_local.data.decode import read_image
 from robustbench_local.data.npz import list_npz
 from robustbench_local.defenses.training.checkpoint import load_checkpoint
 from robustbench_local.errors import ConfigError, DataError, ModelError, RefusedError, RobustbenchError
@@ -56,7 +56,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object], tuple[int, ...]]] = {
     "weights, read at once": ("net.pt", read_weights, (3,)),
     "tensors": ("net.safetensors", lambda path: read_weights(find_file(str(path))), (3,)),
     "archive": ("images.npz", lambda path: list_npz(path, where="npz"), (3,)),
-    "image": ("one.png", lambda path: read_picture(path, where="one.png"), (3,)),
+    "image": ("one.png", lambda path: read_image(path, where="one.png"), (3,)),
     "checkpoint": ("train.ckpt", lambda path: load_checkpoint(path, {}), (2,)),
 }
 
@@ -105,7 +105,7 @@ def test_the_limit_of_weights_and_archives_can_be_moved(
 def test_a_file_with_less_than_a_hundredth_on_the_disk_is_sparse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: float, refused: bool
 ) -> None:
-    monkeypatch.setattr(user_files, "SPARSE_FROM_BYTES", 4 << 20)
+    monkeypatch.setattr(user_files, "MIN_SPARSE_BYTES", 4 << 20)
     path = tmp_path / "file"
     with path.open("wb") as file:
         file.write(os.urandom(int(holds * (4 << 20))))
@@ -137,7 +137,7 @@ def bomb(path: Path, inner: str, zeros: int) -> Path:
 def test_an_archive_is_looked_at_before_it_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
 ) -> None:
-    monkeypatch.setattr(zip_bombs, "RATIO_FROM_BYTES", 8 << 20)
+    monkeypatch.setattr(zip_bombs, "MIN_BOMB_BYTES", 8 << 20)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("it was unpacked"))
     path = bomb(tmp_path / "bomb", entry, 16 << 20)
@@ -152,13 +152,13 @@ def test_an_archive_is_looked_at_before_it_is_unpacked(
 def test_small_archives_may_compress_as_they_like(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zeros: int, refused: bool
 ) -> None:
-    monkeypatch.setattr(zip_bombs, "RATIO_FROM_BYTES", 8 << 20)
+    monkeypatch.setattr(zip_bombs, "MIN_BOMB_BYTES", 8 << 20)
     content = bomb(tmp_path / "zip", "zeros", zeros).read_bytes()
     if refused:
         with pytest.raises(RefusedError):
-            zip_bombs.refuse_zip_bomb(content, where="zip", error=DataError, remedy="")
+            zip_bombs.check_zip_bomb(content, where="zip", error=DataError, remedy="")
     else:
-        zip_bombs.refuse_zip_bomb(content, where="zip", error=DataError, remedy="")
+        zip_bombs.check_zip_bomb(content, where="zip", error=DataError, remedy="")
 
 
 def test_an_archive_that_unpacks_beyond_the_limit_is_too_large(
@@ -167,7 +167,7 @@ def test_an_archive_that_unpacks_beyond_the_limit_is_too_large(
     path = tmp_path / "net.pt"
     torch.save({"weight": torch.zeros(5000)}, path)
     read_weights(path)
-    monkeypatch.setattr(zip_bombs, "largest_size", lambda _error: 10_000)
+    monkeypatch.setattr(zip_bombs, "read_max_file_bytes", lambda _error: 10_000)
     with pytest.raises(ModelError, match=r"it unpacks to .* bytes, the limit is 10,000"):
         read_weights(path)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from pictures import pixels
+from pictures import build_pixels
 
-from robustbench_local.data import collect as module
-from robustbench_local.data.collect import Listing, ReadOptions, collect
-from robustbench_local.data.decode import BadImageError, Picture
+from robustbench_local.data import collect_dataset as module
+from robustbench_local.data.collect import Listing, ReadOptions, collect_dataset
+from robustbench_local.data.decode import BadImageError, DecodedImage
 from robustbench_local.errors import ConfigError, DataError
 
 
@@ -18,7 +18,7 @@ def make(pictures, **changes) -> Listing:
         picture = pictures[position]
         if isinstance(picture, str):
             raise BadImageError(picture)
-        return picture if isinstance(picture, Picture) else Picture(picture)
+        return picture if isinstance(picture, DecodedImage) else DecodedImage(picture)
 
     fields = {
         "name": "made",
@@ -33,12 +33,12 @@ def make(pictures, **changes) -> Listing:
 
 
 def colours(count, *shape):
-    return [pixels(*(shape or (6, 5, 3)), seed=seed) for seed in range(count)]
+    return [build_pixels(*(shape or (6, 5, 3)), seed=seed) for seed in range(count)]
 
 
 def test_pictures_become_images_exactly_and_in_order():
     pictures = colours(4)
-    data = collect(make(pictures), [3, 1], ReadOptions())
+    data = collect_dataset(make(pictures), [3, 1], ReadOptions())
     assert data.images.shape == (2, 3, 6, 5)
     assert torch.equal((data.images[0] * 255).round().byte().permute(1, 2, 0), torch.from_numpy(pictures[3]))
     assert data.ids == ("3.png", "1.png")
@@ -47,36 +47,38 @@ def test_pictures_become_images_exactly_and_in_order():
 
 
 def test_only_the_chosen_pictures_are_read():
-    data = collect(make(["broken", *colours(3)]), [1, 2], ReadOptions())
+    data = collect_dataset(make(["broken", *colours(3)]), [1, 2], ReadOptions())
     assert data.quarantined == ()
     assert len(data) == 2
 
 
 def test_bad_pictures_are_set_aside_up_to_the_limit():
     listing = make(["truncated", *colours(3), "empty file"])
-    data = collect(listing, range(5), ReadOptions(max_bad=2))
+    data = collect_dataset(listing, range(5), ReadOptions(max_bad=2))
     assert data.quarantined == (("0.png", "truncated"), ("4.png", "empty file"))
     assert data.ids == ("1.png", "2.png", "3.png")
     with pytest.raises(
         DataError, match=r"made up: 2 images cannot be used: 0\.png \(truncated\), 4\.png \(empty.*max_bad: 2"
     ):
-        collect(listing, range(5), ReadOptions(max_bad=1))
+        collect_dataset(listing, range(5), ReadOptions(max_bad=1))
 
 
 def test_when_all_are_bad_no_limit_helps():
     with pytest.raises(DataError, match=r"4 images cannot be used: .*, \.\.\.\. Repair or remove them$"):
-        collect(make(["x"] * 4), range(4), ReadOptions(max_bad=9))
+        collect_dataset(make(["x"] * 4), range(4), ReadOptions(max_bad=9))
 
 
 def test_nothing_is_an_error():
     with pytest.raises(DataError, match="made up: there are no images"):
-        collect(make([]), [], ReadOptions())
+        collect_dataset(make([]), [], ReadOptions())
 
 
 def test_notes_are_counted():
     one, other = colours(2)
-    listing = make([Picture(one, ("turned",)), Picture(other, ("turned", "scaled"))], notes=("from afar",))
-    assert collect(listing, [0, 1], ReadOptions()).notes == (
+    listing = make(
+        [DecodedImage(one, ("turned",)), DecodedImage(other, ("turned", "scaled"))], notes=("from afar",)
+    )
+    assert collect_dataset(listing, [0, 1], ReadOptions()).notes == (
         "from afar",
         "2 images: turned",
         "1 image: scaled",
@@ -85,27 +87,32 @@ def test_notes_are_counted():
 
 def test_grey_alone_stays_grey_unless_it_is_wanted_in_colour():
     greys = colours(3, 6, 5, 1)
-    assert collect(make(greys), range(3), ReadOptions()).images.shape == (3, 1, 6, 5)
-    data = collect(make(greys), range(3), ReadOptions(gray_to_rgb=True))
+    assert collect_dataset(make(greys), range(3), ReadOptions()).images.shape == (3, 1, 6, 5)
+    data = collect_dataset(make(greys), range(3), ReadOptions(gray_to_rgb=True))
     assert data.images.shape == (3, 3, 6, 5)
     assert torch.equal(data.images[:, 0], data.images[:, 2])
     assert data.notes == ("3 images: grey, repeated to RGB",)
 
 
 def test_grey_among_colours_has_to_be_declared():
-    mixed = [*colours(2), pixels(6, 5, 1, seed=9)]
+    mixed = [*colours(2), build_pixels(6, 5, 1, seed=9)]
     with pytest.raises(DataError, match=r"1 of 3 images are grey .* the first: 2\.png.*gray_to_rgb: true"):
-        collect(make(mixed), range(3), ReadOptions())
-    assert collect(make(mixed), range(3), ReadOptions(gray_to_rgb=True)).images.shape == (3, 3, 6, 5)
-    assert collect(make(colours(2)), range(2), ReadOptions(gray_to_rgb=True)).notes == ()
+        collect_dataset(make(mixed), range(3), ReadOptions())
+    assert collect_dataset(make(mixed), range(3), ReadOptions(gray_to_rgb=True)).images.shape == (3, 3, 6, 5)
+    assert collect_dataset(make(colours(2)), range(2), ReadOptions(gray_to_rgb=True)).notes == ()
 
 
 def test_sizes_have_to_agree_or_be_declared():
-    mixed = [*colours(1), pixels(8, 9, 3)]
+    mixed = [*colours(1), build_pixels(8, 9, 3)]
     with pytest.raises(DataError, match=r"sizes differ: 0\.png is 5x6 and 1\.png is 9x8.*size: 224"):
-        collect(make(mixed), range(2), ReadOptions())
-    assert collect(make(mixed), range(2), ReadOptions(size=(4, 7))).images.shape == (2, 3, 4, 7)
-    assert collect(make(mixed), range(2), ReadOptions(size=(4, 4), resize=5)).images.shape == (2, 3, 4, 4)
+        collect_dataset(make(mixed), range(2), ReadOptions())
+    assert collect_dataset(make(mixed), range(2), ReadOptions(size=(4, 7))).images.shape == (2, 3, 4, 7)
+    assert collect_dataset(make(mixed), range(2), ReadOptions(size=(4, 4), resize=5)).images.shape == (
+        2,
+        3,
+        4,
+        4,
+    )
 
 
 def test_masks_follow_their_images():
@@ -113,9 +120,10 @@ def test_masks_follow_their_images():
     masks[1, :, 3:] = True
     listing = make(colours(2, 6, 6, 3), masks=masks)
     assert (
-        collect(listing, [1], ReadOptions()).masks.tolist() == torch.from_numpy(masks[[1]][:, None]).tolist()
+        collect_dataset(listing, [1], ReadOptions()).masks.tolist()
+        == torch.from_numpy(masks[[1]][:, None]).tolist()
     )
-    small = collect(listing, [0, 1], ReadOptions(size=(4, 4))).masks
+    small = collect_dataset(listing, [0, 1], ReadOptions(size=(4, 4))).masks
     assert small.shape == (2, 1, 4, 4)
     assert not small[0].any()
     assert small[1, 0].tolist() == [[False, False, True, True]] * 4
@@ -123,16 +131,16 @@ def test_masks_follow_their_images():
 
 def test_copies_are_noted_and_contradictions_counted():
     one, other = colours(2)
-    data = collect(make([one, other, one, one.copy()]), range(4), ReadOptions())
+    data = collect_dataset(make([one, other, one, one.copy()]), range(4), ReadOptions())
     assert data.notes == (
         "2 images: exact copies of others, 1 of them with another label, the first: 2.png of 0.png",
     )
-    assert collect(make([one, other]), range(2), ReadOptions()).notes == ()
+    assert collect_dataset(make([one, other]), range(2), ReadOptions()).notes == ()
 
 
 def test_bytes_and_floats_stand_together():
     listing = make([np.full((2, 2, 1), 255, np.uint8), np.full((2, 2, 1), 0.25, np.float32)])
-    assert collect(listing, [0, 1], ReadOptions()).images.amax(dim=(1, 2, 3)).tolist() == [1, 0.25]
+    assert collect_dataset(listing, [0, 1], ReadOptions()).images.amax(dim=(1, 2, 3)).tolist() == [1, 0.25]
 
 
 def test_what_cannot_fit_into_memory_is_said_at_once(monkeypatch):
@@ -141,13 +149,13 @@ def test_what_cannot_fit_into_memory_is_said_at_once(monkeypatch):
     reads = []
     listing = make(colours(20, 16, 16, 3))
     with pytest.raises(DataError, match=r"20 images need .* GB.*Set a limit"):
-        collect(listing, range(20), ReadOptions(), lambda done, total: reads.append(done))
+        collect_dataset(listing, range(20), ReadOptions(), lambda done, total: reads.append(done))
     assert reads == []
 
 
 def test_progress_is_told():
     told = []
-    collect(
+    collect_dataset(
         make(["bad", *colours(2)]),
         range(3),
         ReadOptions(max_bad=1),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from robustbench_local.data.data_sources import SOURCES, load_dataset
+from robustbench_local.data.data_sources import DATASET_SOURCES, load_dataset
 from robustbench_local.data.npz import list_npz
-from robustbench_local.data.torchvision_sets import NAMES
+from robustbench_local.data.torchvision_sets import TORCHVISION_NAMES
 from robustbench_local.evaluation.grid.schema import DataEntry
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "bring-data.md").read_text(encoding="utf-8")
@@ -26,12 +26,12 @@ EXAMPLES = [
 def test_examples_use_options_that_exist(example):
     (entry,) = yaml.safe_load(example).values()
     assert set(entry) <= set(inspect.signature(load_dataset).parameters)
-    kinds = {source.split(":")[0] for source in SOURCES}
+    kinds = {source.split(":")[0] for source in DATASET_SOURCES}
     assert entry["source"].split(":")[0] in kinds
 
 
 def test_every_source_and_data_set_is_there():
-    for name in (*SOURCES, *NAMES):
+    for name in (*DATASET_SOURCES, *TORCHVISION_NAMES):
         assert name in GUIDE
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pictures import pixels, save_folder, save_picture
+from pictures import build_pixels, save_folder, save_picture
 
-from robustbench_local.data.data_sources import SOURCES, load_dataset
+from robustbench_local.data.data_sources import DATASET_SOURCES, load_dataset
 from robustbench_local.errors import ConfigError, DataError
 
 
@@ -29,7 +29,7 @@ def test_a_limit_is_even_over_the_classes_and_keeps_order_and_labels(pets):
     assert np.bincount(data.labels).tolist() == [4, 4, 2]
     assert list(data.ids) == [one for one in everything.ids if one in set(data.ids)]
     where = [everything.ids.index(one) for one in data.ids]
-    assert data.digest() == everything.select(where).digest()
+    assert data.compute_digest() == everything.select_images(where).compute_digest()
     assert set(load_dataset(f"folder:{pets}", limit=5).ids) < set(data.ids)
     assert load_dataset(f"folder:{pets}", limit=10, seed=1).ids != data.ids
     assert len(load_dataset(f"folder:{pets}", limit=1000)) == 24
@@ -37,9 +37,9 @@ def test_a_limit_is_even_over_the_classes_and_keeps_order_and_labels(pets):
 
 def test_the_digest_of_a_source_is_stable_and_notices_a_changed_file(pets):
     before = load_dataset(f"folder:{pets}", limit=6)
-    assert load_dataset(f"folder:{pets}", limit=6).digest() == before.digest()
+    assert load_dataset(f"folder:{pets}", limit=6).compute_digest() == before.compute_digest()
     save_picture(pets / before.ids[3], seed=99)
-    assert load_dataset(f"folder:{pets}", limit=6).digest() != before.digest()
+    assert load_dataset(f"folder:{pets}", limit=6).compute_digest() != before.compute_digest()
 
 
 def test_the_first_images(pets):
@@ -64,19 +64,19 @@ def test_an_unchosen_bad_file_does_no_harm(pets):
 
 
 def test_paths_start_from_the_base_then_from_here(pets, monkeypatch):
-    assert len(load_dataset("folder:pets", base=pets.parent)) == 24
+    assert len(load_dataset("folder:pets", base_folder=pets.parent)) == 24
     monkeypatch.chdir(pets.parent)
     assert len(load_dataset("folder:pets")) == 24
-    assert len(load_dataset("folder:pets", base="/nowhere")) == 24
+    assert len(load_dataset("folder:pets", base_folder="/nowhere")) == 24
     monkeypatch.setenv("HOME", str(pets.parent))
     assert len(load_dataset("folder:~/pets")) == 24
 
 
 def test_an_npz_file_with_named_arrays(tmp_path):
-    arrays = {"x32": pixels(9, 8, 8, 3), "kind": np.arange(9) % 3, "outline": np.eye(8, dtype=bool)}
+    arrays = {"x32": build_pixels(9, 8, 8, 3), "kind": np.arange(9) % 3, "outline": np.eye(8, dtype=bool)}
     np.savez(tmp_path / "photos.npz", **arrays)
     keys = {"images_key": "x32", "labels_key": "kind", "masks_key": "outline"}
-    data = load_dataset("npz:photos.npz", base=tmp_path, limit=6, **keys)
+    data = load_dataset("npz:photos.npz", base_folder=tmp_path, limit=6, **keys)
     assert np.bincount(data.labels).tolist() == [2, 2, 2]
     assert data.masks.shape == (6, 1, 8, 8)
     rows = [int(one.split("/")[1]) for one in data.ids]
@@ -147,7 +147,7 @@ def test_progress_is_told(pets):
 
 
 def test_the_table_of_sources_is_what_is_understood(tmp_path):
-    assert list(SOURCES) == ["signs", "torchvision:NAME", "folder:DIR", "npz:FILE"]
+    assert list(DATASET_SOURCES) == ["signs", "torchvision:NAME", "folder:DIR", "npz:FILE"]
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800b", "x" * 5000, "~nobody-is-called-so/x"])

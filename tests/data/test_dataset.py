@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.data.dataset import Dataset, as_dataset, numbered, some_rows
+from robustbench_local.data.dataset import Dataset, as_dataset, build_class_names, format_rows
 from robustbench_local.errors import DataError
 
 
@@ -23,14 +23,14 @@ def make(count: int = 4, **changes) -> Dataset:
 
 def test_a_sound_data_set_knows_its_size_and_classes():
     data = make()
-    assert (len(data), data.num_classes, data.has_names) == (4, 3, True)
-    assert not make(class_names=numbered(3)).has_names
+    assert (len(data), data.num_classes, data.has_class_names) == (4, 3, True)
+    assert not make(class_names=build_class_names(3)).has_class_names
 
 
 def test_select_keeps_images_labels_ids_and_masks_together():
     masks = torch.rand(4, 1, 5, 6, generator=torch.Generator().manual_seed(1)) > 0.5
     data = make(masks=masks, notes=("kept",))
-    part = data.select([2, 0])
+    part = data.select_images([2, 0])
     assert part.ids == ("made/2", "made/0")
     assert torch.equal(part.images, data.images[[2, 0]])
     assert part.labels.tolist() == [2, 0]
@@ -39,7 +39,9 @@ def test_select_keeps_images_labels_ids_and_masks_together():
 
 
 def test_digest_is_stable_and_sees_every_part():
-    assert make().digest() == make().digest() == make().select(range(4)).digest()
+    assert (
+        make().compute_digest() == make().compute_digest() == make().select_images(range(4)).compute_digest()
+    )
     base = make()
     brighter = base.images.clone()
     brighter[3, 2, 4, 5] = 1 - brighter[3, 2, 4, 5]
@@ -48,16 +50,16 @@ def test_digest_is_stable_and_sees_every_part():
         make(labels=torch.tensor([0, 1, 2, 1])),
         make(ids=("a", "b", "c", "d")),
         make(masks=torch.ones(4, 1, 5, 6, dtype=torch.bool)),
-        base.select([1, 0, 2, 3]),
+        base.select_images([1, 0, 2, 3]),
     ]
-    digests = {other.digest() for other in others} | {base.digest()}
+    digests = {other.compute_digest() for other in others} | {base.compute_digest()}
     assert len(digests) == 6
 
 
 def test_digest_does_not_depend_on_memory_layout():
     data = make()
     strided = make(images=data.images.to(memory_format=torch.channels_last))
-    assert data.digest() == strided.digest()
+    assert data.compute_digest() == strided.compute_digest()
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,8 @@ def test_as_dataset_takes_a_data_set_as_it_is():
 def test_as_dataset_names_the_images_of_a_pair():
     data = as_dataset((torch.rand(3, 1, 4, 4), torch.tensor([0, 5, 2])), name="mine")
     assert data.ids == ("mine/0", "mine/1", "mine/2")
-    assert data.class_names == numbered(6)
-    assert not data.has_names
+    assert data.class_names == build_class_names(6)
+    assert not data.has_class_names
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.bfloat16])
@@ -135,6 +137,6 @@ def test_as_dataset_refuses_identifiers_as_labels():
 
 
 def test_rows_in_words():
-    assert some_rows(torch.tensor([False, True])) == "row 1"
-    assert some_rows(torch.tensor([True, True])) == "rows 0, 1"
-    assert some_rows(torch.ones(9, dtype=torch.bool)) == "rows 0, 1, 2, 3, 4, ... (9 in all)"
+    assert format_rows(torch.tensor([False, True])) == "row 1"
+    assert format_rows(torch.tensor([True, True])) == "rows 0, 1"
+    assert format_rows(torch.ones(9, dtype=torch.bool)) == "rows 0, 1, 2, 3, 4, ... (9 in all)"

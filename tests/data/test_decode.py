@@ -8,25 +8,31 @@ import zlib
 
 import numpy as np
 import pytest
-from pictures import pixels, save_picture
+from pictures import build_pixels, save_picture
 from PIL import Image
 
-from robustbench_local.data.decode import BadImageError, decoding, is_colour, read_picture, to_picture
+from robustbench_local.data.decode import (
+    BadImageError,
+    convert_image,
+    is_colour,
+    read_image,
+    translate_decoding_errors,
+)
 from robustbench_local.errors import DataError, RefusedError
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "ppm"])
 def test_lossless_formats_come_back_exactly(tmp_path, suffix):
     path = save_picture(tmp_path / f"a.{suffix}")
-    picture = read_picture(path, where="a")
-    assert np.array_equal(picture.pixels, pixels(10, 12, 3))
+    picture = read_image(path, where="a")
+    assert np.array_equal(picture.pixels, build_pixels(10, 12, 3))
     assert picture.notes == ()
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "pgm", "jpg"])
 def test_grey_has_one_channel(tmp_path, suffix):
     path = save_picture(tmp_path / f"a.{suffix}", mode="L")
-    assert read_picture(path, where="a").pixels.shape == (10, 12, 1)
+    assert read_image(path, where="a").pixels.shape == (10, 12, 1)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def test_truncated_files_are_bad(tmp_path, suffix, cut):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * cut) if 0 < cut < 1 else cut])
     with pytest.raises(BadImageError):
-        read_picture(path, where="a")
+        read_image(path, where="a")
 
 
 def test_one_flipped_bit_in_a_png_is_found(tmp_path):
@@ -47,7 +53,7 @@ def test_one_flipped_bit_in_a_png_is_found(tmp_path):
     content[content.index(b"IDAT") + 40] ^= 1
     path.write_bytes(content)
     with pytest.raises(BadImageError, match="cannot be decoded"):
-        read_picture(path, where="a")
+        read_image(path, where="a")
 
 
 @pytest.mark.parametrize(
@@ -57,23 +63,23 @@ def test_other_files_are_bad(tmp_path, content):
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(BadImageError):
-        read_picture(path, where="a")
+        read_image(path, where="a")
 
 
 def test_real_images_of_other_formats_are_bad(tmp_path):
     buffer = io.BytesIO()
-    Image.fromarray(pixels(4, 4, 3)).save(buffer, format="TIFF")
+    Image.fromarray(build_pixels(4, 4, 3)).save(buffer, format="TIFF")
     path = tmp_path / "a.png"
     path.write_bytes(buffer.getvalue())
     with pytest.raises(BadImageError, match="not a PNG, JPEG, PPM or BMP image"):
-        read_picture(path, where="a")
+        read_image(path, where="a")
 
 
 def test_empty_files_are_bad(tmp_path):
     path = tmp_path / "a.png"
     path.touch()
     with pytest.raises(BadImageError, match="empty file"):
-        read_picture(path, where="a")
+        read_image(path, where="a")
 
 
 def test_random_damage_never_escapes_as_another_error(tmp_path):
@@ -91,7 +97,7 @@ def test_random_damage_never_escapes_as_another_error(tmp_path):
             content[position] = rng.integers(0, 256)
         path.write_bytes(content)
         try:
-            read_picture(path, where="a", alpha="white")
+            read_image(path, where="a", alpha="white")
         except (BadImageError, RefusedError):
             bad += 1
     assert bad > 20
@@ -103,25 +109,25 @@ def test_transparency_is_put_on_the_declared_background(tmp_path):
     image[0, 1] = (255, 0, 0, 0)
     image[1, 0] = (0, 0, 0, 128)
     Image.fromarray(image).save(tmp_path / "a.png")
-    picture = read_picture(tmp_path / "a.png", where="a", alpha="white")
+    picture = read_image(tmp_path / "a.png", where="a", alpha="white")
     assert picture.pixels[0, 0].tolist() == [255, 0, 0]
     assert picture.pixels[0, 1].tolist() == [255, 255, 255]
     assert picture.pixels[1, 0].tolist() == [127, 127, 127]
     assert picture.notes == ("transparent, put on a white background",)
-    green = read_picture(tmp_path / "a.png", where="a", alpha="#00ff00")
+    green = read_image(tmp_path / "a.png", where="a", alpha="#00ff00")
     assert green.pixels[0, 1].tolist() == [0, 255, 0]
 
 
 def _with_alpha(kind):
     if kind == "palette":
-        image = Image.fromarray(pixels(4, 4, 3)).quantize(8)
+        image = Image.fromarray(build_pixels(4, 4, 3)).quantize(8)
         image.info["transparency"] = 0
         return image
     if kind == "colour key":
-        image = Image.fromarray(pixels(4, 4, 3))
+        image = Image.fromarray(build_pixels(4, 4, 3))
         image.info["transparency"] = image.getpixel((1, 2))
         return image
-    return Image.fromarray(pixels(4, 4, {"LA": 2, "RGBA": 4}[kind]))
+    return Image.fromarray(build_pixels(4, 4, {"LA": 2, "RGBA": 4}[kind]))
 
 
 @pytest.mark.parametrize(("kind", "channels"), [("palette", 3), ("colour key", 3), ("LA", 1), ("RGBA", 3)])
@@ -129,18 +135,18 @@ def test_every_kind_of_transparency_needs_a_background(tmp_path, kind, channels)
     image = _with_alpha(kind)
     image.save(tmp_path / "a.png", transparency=image.info.get("transparency"))
     with pytest.raises(DataError, match=r"^here: has an alpha channel.*alpha: white"):
-        read_picture(tmp_path / "a.png", where="here")
-    assert read_picture(tmp_path / "a.png", where="here", alpha="black").pixels.shape[2] == channels
+        read_image(tmp_path / "a.png", where="here")
+    assert read_image(tmp_path / "a.png", where="here", alpha="black").pixels.shape[2] == channels
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "colour key", "PA"])
 def test_an_opaque_alpha_channel_is_left_out_with_a_note(tmp_path, kind):
     if kind in ("RGBA", "LA"):
-        content = pixels(4, 4, {"LA": 2, "RGBA": 4}[kind])
+        content = build_pixels(4, 4, {"LA": 2, "RGBA": 4}[kind])
         content[..., -1] = 255
         image, expected = Image.fromarray(content), content[..., :-1]
     else:
-        colours = pixels(4, 4, 3)
+        colours = build_pixels(4, 4, 3)
         colours[colours == 9] = 8
         image = Image.fromarray(colours)
         image = image.quantize(8) if kind in ("palette", "PA") else image
@@ -148,21 +154,21 @@ def test_an_opaque_alpha_channel_is_left_out_with_a_note(tmp_path, kind):
         image = image.convert("PA") if kind == "PA" else image
     unused = {"palette": bytes([255] * 8), "colour key": (9, 9, 9)}.get(kind)
     if kind == "PA":
-        picture = to_picture(image, where="here")
+        picture = convert_image(image, where="here")
     else:
         image.save(tmp_path / "a.png", **({"transparency": unused} if unused else {}))
-        picture = read_picture(tmp_path / "a.png", where="here")
+        picture = read_image(tmp_path / "a.png", where="here")
     assert np.array_equal(picture.pixels, expected.reshape(picture.pixels.shape))
     assert picture.notes == ("opaque alpha channel, left out",)
 
 
 def test_one_pixel_that_is_not_quite_opaque_is_still_refused(tmp_path):
-    content = pixels(4, 4, 4)
+    content = build_pixels(4, 4, 4)
     content[..., -1] = 255
     content[3, 3, 3] = 254
     Image.fromarray(content).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"transparent pixels.*alpha: white"):
-        read_picture(tmp_path / "a.png", where="here")
+        read_image(tmp_path / "a.png", where="here")
 
 
 def test_sixteen_bits_are_scaled_not_saturated(tmp_path):
@@ -170,7 +176,7 @@ def test_sixteen_bits_are_scaled_not_saturated(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "a.png")
     (tmp_path / "a.pgm").write_bytes(b"P5 8 8 65535\n" + ramp.astype(">u2").tobytes())
     for name in ("a.png", "a.pgm"):
-        picture = read_picture(tmp_path / name, where="a")
+        picture = read_image(tmp_path / name, where="a")
         assert picture.pixels.dtype == np.float32
         assert np.allclose(picture.pixels[..., 0], ramp / 65535, atol=1e-7)
         assert picture.notes == ("16-bit grey, divided by 65535",)
@@ -178,7 +184,7 @@ def test_sixteen_bits_are_scaled_not_saturated(tmp_path):
 
 def test_a_maximum_below_65535_is_respected(tmp_path):
     (tmp_path / "a.pgm").write_bytes(b"P5 2 1 4095\n" + np.array([0, 4095], ">u2").tobytes())
-    assert read_picture(tmp_path / "a.pgm", where="a").pixels.flatten().tolist() == [0, 1]
+    assert read_image(tmp_path / "a.pgm", where="a").pixels.flatten().tolist() == [0, 1]
 
 
 def _png(width, height, depth, colour, rows):
@@ -197,7 +203,7 @@ def _png(width, height, depth, colour, rows):
 def test_sixteen_bit_colour_is_read_at_eight_bits_with_a_note(tmp_path):
     deep = np.array([[65535, 32768, 256]], ">u2")
     (tmp_path / "a.png").write_bytes(_png(1, 1, 16, 2, b"\0" + deep.tobytes()))
-    picture = read_picture(tmp_path / "a.png", where="a")
+    picture = read_image(tmp_path / "a.png", where="a")
     assert picture.pixels.tolist() == [[[255, 128, 1]]]
     assert picture.notes == ("16-bit colour, read at 8 bits",)
 
@@ -205,23 +211,23 @@ def test_sixteen_bit_colour_is_read_at_eight_bits_with_a_note(tmp_path):
 def test_sixteen_bit_grey_with_a_transparent_value_is_bad():
     image = Image.fromarray(np.full((2, 2), 5, np.uint16))
     image.info["transparency"] = 4
-    assert to_picture(image, where="a").pixels.max() == np.float32(5 / 65535)
+    assert convert_image(image, where="a").pixels.max() == np.float32(5 / 65535)
     image.info["transparency"] = 5
     with pytest.raises(BadImageError, match="transparent colour"):
-        to_picture(image, where="a")
+        convert_image(image, where="a")
 
 
 def test_floating_point_pixels_are_bad():
     with pytest.raises(BadImageError, match="mode F"):
-        to_picture(Image.fromarray(np.zeros((2, 2), np.float32)), where="a")
+        convert_image(Image.fromarray(np.zeros((2, 2), np.float32)), where="a")
 
 
 def test_palette_black_and_white_and_cmyk_are_converted_with_a_note(tmp_path):
-    Image.fromarray(pixels(6, 6, 3)).quantize(16).save(tmp_path / "palette.png")
-    Image.fromarray(pixels(6, 6) > 99).save(tmp_path / "binary.png")
+    Image.fromarray(build_pixels(6, 6, 3)).quantize(16).save(tmp_path / "palette.png")
+    Image.fromarray(build_pixels(6, 6) > 99).save(tmp_path / "binary.png")
     save_picture(tmp_path / "cmyk.jpg", mode="CMYK")
     read = {
-        name: read_picture(tmp_path / name, where="a") for name in ("palette.png", "binary.png", "cmyk.jpg")
+        name: read_image(tmp_path / name, where="a") for name in ("palette.png", "binary.png", "cmyk.jpg")
     }
     assert read["palette.png"].notes == ("palette, converted to RGB",)
     assert read["binary.png"].notes == ("black and white, converted to grey",)
@@ -232,7 +238,7 @@ def test_palette_black_and_white_and_cmyk_are_converted_with_a_note(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright(tmp_path, orientation):
-    upright = pixels(6, 9, 3)
+    upright = build_pixels(6, 9, 3)
     turned = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
         5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2),
@@ -241,7 +247,7 @@ def test_pictures_are_turned_upright(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "a.png", exif=exif)
-    picture = read_picture(tmp_path / "a.png", where="a")
+    picture = read_image(tmp_path / "a.png", where="a")
     assert np.array_equal(picture.pixels, upright)
     assert picture.notes == (() if orientation == 1 else ("turned upright as its EXIF data says",))
 
@@ -249,7 +255,7 @@ def test_pictures_are_turned_upright(tmp_path, orientation):
 @pytest.mark.parametrize("damage", [b"II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0", b"no TIFF at all", b""])
 def test_damaged_exif_data_does_not_cost_the_image(tmp_path, damage):
     save_picture(tmp_path / "a.jpg", exif=b"Exif\0\0" + damage)
-    assert read_picture(tmp_path / "a.jpg", where="a").pixels.shape == (10, 12, 3)
+    assert read_image(tmp_path / "a.jpg", where="a").pixels.shape == (10, 12, 3)
 
 
 def test_a_picture_is_turned_even_if_the_rest_of_its_exif_data_is_damaged(tmp_path):
@@ -257,14 +263,14 @@ def test_a_picture_is_turned_even_if_the_rest_of_its_exif_data_is_damaged(tmp_pa
     body = b"".join(struct.pack("<HHII", *entry) for entry in entries)
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body
     save_picture(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(tmp_path / "a.jpg", where="a").pixels.shape == (12, 10, 3)
+    assert read_image(tmp_path / "a.jpg", where="a").pixels.shape == (12, 10, 3)
 
 
 def test_of_several_pictures_in_a_file_the_first_is_used(tmp_path):
-    frames = [Image.fromarray(pixels(4, 4, 3, seed=seed)) for seed in (0, 1)]
+    frames = [Image.fromarray(build_pixels(4, 4, 3, seed=seed)) for seed in (0, 1)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    picture = read_picture(tmp_path / "a.png", where="a")
-    assert np.array_equal(picture.pixels, pixels(4, 4, 3))
+    picture = read_image(tmp_path / "a.png", where="a")
+    assert np.array_equal(picture.pixels, build_pixels(4, 4, 3))
     assert picture.notes == ("several pictures in one file, the first used",)
 
 
@@ -275,11 +281,11 @@ def test_decompression_bombs_are_refused_before_they_unpack(tmp_path, monkeypatc
     path = tmp_path / "a.png"
     path.write_bytes(_png(side, side, 8, 0, b""))
     with pytest.raises(RefusedError, match=r"here: .*decompression bomb"):
-        read_picture(path, where="here")
+        read_image(path, where="here")
 
 
 def test_the_guard_lets_our_own_errors_through():
-    with pytest.raises(DataError, match="ours"), decoding("here"):
+    with pytest.raises(DataError, match="ours"), translate_decoding_errors("here"):
         raise DataError("ours")
 
 

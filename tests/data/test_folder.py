@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import pixels, save_folder, save_picture
+from pictures import build_pixels, save_folder, save_picture
 
 from robustbench_local.data.folder import list_folder
 from robustbench_local.errors import DataError
@@ -29,7 +29,7 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path):
     (tmp_path / "cat" / "broken.png").write_text("no image")
     listing = list_folder(tmp_path, where="here")
     assert list(listing.ids) == ["cat/0.png", "cat/broken.png"]
-    assert listing.read(0).pixels.shape == (10, 12, 3)
+    assert listing.read_image(0).pixels.shape == (10, 12, 3)
 
 
 def test_numbers_sort_as_numbers_and_are_class_indices(tmp_path):
@@ -155,7 +155,7 @@ def test_names_in_any_language_and_any_bytes(tmp_path):
     listing = list_folder(tmp_path, where="here")
     assert listing.class_names == ("猫", "🐕 dog")
     assert list(listing.ids) == ["猫/\\xff.png", "🐕 dog/0.png"]
-    assert listing.read(0).pixels.shape == (10, 12, 3)
+    assert listing.read_image(0).pixels.shape == (10, 12, 3)
 
 
 def test_links_are_followed_and_broken_ones_reported(tmp_path):
@@ -164,9 +164,9 @@ def test_links_are_followed_and_broken_ones_reported(tmp_path):
     (tmp_path / "data" / "cat" / "0.png").symlink_to(tmp_path / "elsewhere" / "x.png")
     (tmp_path / "data" / "cat" / "1.png").symlink_to(tmp_path / "elsewhere" / "gone.png")
     listing = list_folder(tmp_path / "data", where="here")
-    assert np.array_equal(listing.read(0).pixels, pixels(10, 12, 3))
+    assert np.array_equal(listing.read_image(0).pixels, build_pixels(10, 12, 3))
     with pytest.raises(DataError, match=r"here, cat/1\.png: cannot be read: No such file"):
-        listing.read(1)
+        listing.read_image(1)
 
 
 def test_a_pipe_is_left_aside(tmp_path):

@@ -9,7 +9,7 @@ from pictures import save_folder, save_picture
 
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.folder import list_folder
-from robustbench_local.data.folder_layout import _split_named
+from robustbench_local.data.folder_layout import _parse_split
 from robustbench_local.errors import DataError
 
 PETS = {"cat": 1, "dog": 1}
@@ -172,7 +172,7 @@ def test_what_are_classes_stays_classes(tmp_path, folders, classes):
     ],
 )  # fmt: skip
 def test_names_of_splits(name, split):
-    assert _split_named(name) == split
+    assert _parse_split(name) == split
 
 
 def test_split_names_cannot_leave_the_folder(tmp_path):
@@ -185,8 +185,8 @@ def test_split_names_cannot_leave_the_folder(tmp_path):
 def test_a_grid_asks_by_exit_code_3(tmp_path):
     make(tmp_path / "pets", ("Train", "Test"))
     with pytest.raises(DataError):
-        load_dataset("folder:pets", base=tmp_path)
-    assert len(load_dataset("folder:pets", base=tmp_path, split="Test")) == 2
+        load_dataset("folder:pets", base_folder=tmp_path)
+    assert len(load_dataset("folder:pets", base_folder=tmp_path, split="Test")) == 2
 
 
 @pytest.mark.parametrize("between", ["images", "2019", "a/b"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.data.dataset import Dataset, as_dataset, numbered
+from robustbench_local.data.dataset import Dataset, as_dataset, build_class_names
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
 
@@ -92,7 +92,7 @@ def test_numbers_below_the_models_classes_are_its_indices():
     fitted = fit_labels(data, 43, signs())
     assert fitted.labels.tolist() == [0, 7, 3]
     assert fitted.class_names == signs()
-    assert fit_labels(data, 43).class_names == numbered(43)
+    assert fit_labels(data, 43).class_names == build_class_names(43)
 
 
 def test_as_many_numbers_as_classes_close_their_gaps_with_a_note():
@@ -106,7 +106,7 @@ def test_as_many_numbers_as_classes_close_their_gaps_with_a_note():
 
 def test_the_gaps_are_those_of_the_source_not_of_the_choice():
     everything = {str(label): label for label in range(100)}
-    chosen = make([5, 50, 99], numbered(100), label_map=everything)
+    chosen = make([5, 50, 99], build_class_names(100), label_map=everything)
     with pytest.raises(DataError, match="100 classes"):
         fit_labels(chosen, 3)
 
@@ -201,4 +201,4 @@ def test_unknown_classes_are_refused(entry, message):
 
 def test_a_name_where_there_are_only_numbers():
     with pytest.raises(ConfigError, match=r"(?i)write its number"):
-        resolve_classes(["Stop"], numbered(43))
+        resolve_classes(["Stop"], build_class_names(43))

@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from pictures import pixels
+from pictures import build_pixels
 
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.npz import NpzKeys, list_npz
@@ -23,7 +23,7 @@ def listed(tmp_path, *, keys=None, alpha=None, split="test", **arrays):
     return list_npz(save(tmp_path, **arrays), where="npz:made.npz", keys=keys, alpha=alpha, split=split)
 
 
-X = pixels(4, 6, 5, 3)
+X = build_pixels(4, 6, 5, 3)
 Y = np.array([2, 0, 1, 2])
 
 
@@ -89,7 +89,7 @@ def test_named_arrays(tmp_path):
 
 
 def test_masks_an_image(tmp_path):
-    masks = pixels(4, 6, 5) > 128
+    masks = build_pixels(4, 6, 5) > 128
     for stored in (masks, masks[:, None], masks[..., None], masks.astype(np.uint8) * 255):
         assert np.array_equal(listed(tmp_path, x=X, y=Y, mask=stored).masks, masks)
     assert listed(tmp_path, x=X, y=Y, mask=masks).surface == "the mask 'mask'"
@@ -157,8 +157,8 @@ def test_large_numbers_are_names(tmp_path):
         ),
         ({"x": X[:0], "y": Y[:0]}, "there are no images"),
         ({"x": X[0], "y": Y}, r"6 images but 4 labels"),
-        ({"x": pixels(4, 6, 5, 2), "y": Y}, "with C 1, 3 or 4"),
-        ({"x": pixels(4), "y": Y}, "with C 1, 3 or 4"),
+        ({"x": build_pixels(4, 6, 5, 2), "y": Y}, "with C 1, 3 or 4"),
+        ({"x": build_pixels(4), "y": Y}, "with C 1, 3 or 4"),
         ({"x": X.astype(np.int64), "y": Y}, r"got int64\. Save them as uint8"),
         ({"x": X.astype(np.float32), "y": Y}, "look like 0..255"),
         ({"x": X / 255 - 0.5, "y": Y}, "normalised already"),
@@ -226,7 +226,7 @@ def test_damaged_or_lying_headers(tmp_path, shape):
 
 
 def test_archive_bombs_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("robustbench_local.config.zip_bombs.RATIO_FROM_BYTES", 2**20)
+    monkeypatch.setattr("robustbench_local.config.zip_bombs.MIN_BOMB_BYTES", 2**20)
     path = tmp_path / "made.npz"
     np.savez_compressed(path, x=np.zeros((2048, 1024), np.uint8))
     with pytest.raises(

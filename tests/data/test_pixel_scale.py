@@ -170,7 +170,7 @@ def test_rounding_is_clamped_with_a_note(tmp_path, value):
     for data in (as_dataset((images, torch.arange(2))), load(tmp_path, images[:, 0].numpy())):
         assert 0 <= data.images.min() <= data.images.max() <= 1
         assert f"1 image: values up to {MAX_OVERSHOOT:g} outside [0, 1], clamped" in data.notes
-        assert len(data.select([0]).notes) == len(data.notes)
+        assert len(data.select_images([0]).notes) == len(data.notes)
     assert torch.equal(images, given)
 
 

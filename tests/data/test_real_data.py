@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_published_images(shared_data, file, shape, classes):
-    data = load_dataset(f"npz:{file}.npz", base=shared_data, limit=200)
+    data = load_dataset(f"npz:{file}.npz", base_folder=shared_data, limit=200)
     assert data.images.shape == (200, *shape)
     assert data.num_classes == classes
     raw = np.load(shared_data / f"{file}.npz")
@@ -38,13 +38,13 @@ def test_published_images(shared_data, file, shape, classes):
 
 
 def test_the_first_200_digits(shared_data):
-    data = load_dataset("npz:mnist_test_first1000.npz", base=shared_data, limit=200, choose="first")
+    data = load_dataset("npz:mnist_test_first1000.npz", base_folder=shared_data, limit=200, choose="first")
     assert [one.split("/")[1] for one in data.ids] == [str(row) for row in range(200)]
     assert data.labels[:4].tolist() == [7, 2, 1, 0]
 
 
 def test_stop_photographs_by_name(shared_data):
-    data = load_dataset("npz:gtsrb_test_strat1000.npz", base=shared_data, classes=["Stop"])
+    data = load_dataset("npz:gtsrb_test_strat1000.npz", base_folder=shared_data, classes=["Stop"])
     assert len(data) == 160
     assert set(data.labels.tolist()) == {14}
     fitted = fit_labels(data, 43)
@@ -57,7 +57,7 @@ def test_stop_photographs_by_name(shared_data):
 
 def test_photographs_without_labels_name_their_arrays(shared_data):
     with pytest.raises(DataError, match=r"no labels.*labels_key.*x32 uint8.*mask_octagon"):
-        load_dataset("npz:rp2_stop_signs.npz", base=shared_data, images_key="x32")
+        load_dataset("npz:rp2_stop_signs.npz", base_folder=shared_data, images_key="x32")
 
 
 def test_masks_of_the_sticker_photographs(shared_data, tmp_path):

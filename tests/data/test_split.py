@@ -8,7 +8,7 @@ import torch
 
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.split import group_by, hold_out
+from robustbench_local.data.split import group_by_pattern, hold_out
 from robustbench_local.errors import ConfigError, DataError
 
 
@@ -26,7 +26,7 @@ def _data(groups=None):
 
 
 def test_no_object_is_on_both_sides():
-    data = group_by(_data(), "([0-9]+)_[0-9]+")
+    data = group_by_pattern(_data(), "([0-9]+)_[0-9]+")
     assert len(set(data.groups)) == 8
     kept, held = hold_out(data, 0.25, seed=0)
     assert set(kept.groups).isdisjoint(held.groups)
@@ -35,8 +35,8 @@ def test_no_object_is_on_both_sides():
 
 
 def test_the_seed_and_not_the_order_decides():
-    data = group_by(_data(), "([0-9]+)_[0-9]+")
-    mixed = data.select(torch.randperm(24, generator=torch.Generator().manual_seed(1)))
+    data = group_by_pattern(_data(), "([0-9]+)_[0-9]+")
+    mixed = data.select_images(torch.randperm(24, generator=torch.Generator().manual_seed(1)))
     held = set(hold_out(data, 0.25, seed=3)[1].ids)
     assert set(hold_out(mixed, 0.25, seed=3)[1].ids) == held
     assert {frozenset(hold_out(data, 0.25, seed=seed)[1].ids) for seed in range(8)} > {frozenset(held)}
@@ -64,7 +64,7 @@ def test_nothing_to_hold_out_is_said():
 @pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("x+", "does not match")])
 def test_a_pattern_that_does_not_read_the_ids_is_refused(pattern, message):
     with pytest.raises(ConfigError, match=message):
-        group_by(_data(), pattern)
+        group_by_pattern(_data(), pattern)
 
 
 def test_an_archive_names_its_objects_within_their_class(tmp_path):

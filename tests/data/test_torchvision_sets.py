@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from pictures import pixels, save_picture
+from pictures import build_pixels, save_picture
 
 from robustbench_local.data.data_sources import load_dataset
-from robustbench_local.data.torchvision_sets import NAMES, list_torchvision
+from robustbench_local.data.torchvision_sets import TORCHVISION_NAMES, list_torchvision
 from robustbench_local.errors import ConfigError, DataError, RefusedError
 
 
@@ -86,7 +86,7 @@ def test_damaged_photographs_are_set_aside_and_bombs_refused(tmp_path):
 def save_mnist(root, name="MNIST", total=30):
     raw = root / name / "raw"
     raw.mkdir(parents=True)
-    images, labels = pixels(total, 28, 28), np.arange(total, dtype=np.uint8) % 10
+    images, labels = build_pixels(total, 28, 28), np.arange(total, dtype=np.uint8) % 10
     for part in ("train", "t10k"):
         (raw / f"{part}-images-idx3-ubyte").write_bytes(
             struct.pack(">IIII", 0x803, total, 28, 28) + images.tobytes()
@@ -104,14 +104,14 @@ def test_mnist_and_its_relatives(tmp_path, name, split):
     assert np.bincount(data.labels).tolist() == [2] * 10
     row = int(data.ids[7].split("/")[1])
     assert np.array_equal((data.images[7, 0] * 255).round().byte(), images[row])
-    assert data.has_names == (name != "MNIST")
+    assert data.has_class_names == (name != "MNIST")
     assert len(data.class_names) == 10
 
 
 def save_cifar(root, monkeypatch):
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    images = pixels(20, 3072)
+    images = build_pixels(20, 3072)
     batch = {"data": images, "labels": [row % 10 for row in range(20)]}
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     (folder / "test_batch").write_bytes(pickle.dumps(batch))
@@ -235,8 +235,8 @@ def test_the_root_comes_from_the_environment(tmp_path, monkeypatch):
 
 
 def test_every_name_is_a_class_of_torchvision():
-    assert all(hasattr(torchvision.datasets, name) for name in NAMES)
-    assert list(NAMES) == sorted(NAMES)
+    assert all(hasattr(torchvision.datasets, name) for name in TORCHVISION_NAMES)
+    assert list(TORCHVISION_NAMES) == sorted(TORCHVISION_NAMES)
 
 
 class _Plain:

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses.recipes.training_objective import Batch, Context
+from robustbench_local.defenses.recipes.training_objective import TrainingBatch, TrainingContext
 
-COMMON = {
+COMMON_PARAMETERS = {
     "epochs": 6,
     "batch_size": 16,
     "learning_rate": 0.05,
@@ -21,7 +21,7 @@ COMMON = {
 }
 
 
-def stripes(count, seed, name):
+def build_stripes(count, seed, name):
     """8x8 images of a vertical or a horizontal bar in noise."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
@@ -37,10 +37,10 @@ def stripes(count, seed, name):
     )
 
 
-TRAINING, VALIDATION = stripes(96, 0, "training"), stripes(40, 1, "validation")
+TRAINING, VALIDATION = build_stripes(96, 0, "training"), build_stripes(40, 1, "validation")
 
 
-def network(seed=0, *, norm=True):
+def build_network(seed=0, *, norm=True):
     """One convolution and one linear layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -48,23 +48,23 @@ def network(seed=0, *, norm=True):
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 2))
 
 
-def context(module, *, teacher=None, training=TRAINING):
-    """A training of that module; ``teacher`` is what every name leads to."""
-    return Context(
+def build_context(module, *, teacher=None, training=TRAINING):
+    """A training of that module; ``load_teacher`` is what every name leads to."""
+    return TrainingContext(
         module=module,
         training=training,
         validation=VALIDATION,
-        steps=len(training) // COMMON["batch_size"],
+        steps_per_epoch=len(training) // COMMON_PARAMETERS["batch_size"],
         device=torch.device("cpu"),
         seed=0,
-        teacher=lambda _name: teacher,
+        load_teacher=lambda _name: teacher,
         report=lambda _line: None,
     )
 
 
-def batch(data=TRAINING, *, progress=0.0, seed=0, count=16):
+def build_batch(data=TRAINING, *, progress=0.0, seed=0, count=16):
     """The first images, as a step gets them."""
-    return Batch(
+    return TrainingBatch(
         images=data.images[:count],
         labels=data.labels[:count],
         progress=progress,
@@ -72,7 +72,7 @@ def batch(data=TRAINING, *, progress=0.0, seed=0, count=16):
     )
 
 
-def accuracy(module, images, labels):
+def compute_accuracy(module, images, labels):
     """Share of images that are right in evaluation mode."""
     with torch.no_grad():
         return int((module.eval()(images).argmax(dim=1) == labels).sum()) / len(labels)

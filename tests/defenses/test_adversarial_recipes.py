@@ -7,27 +7,35 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_training import COMMON, TRAINING, VALIDATION, accuracy, batch, context, network
+from small_training import (
+    COMMON_PARAMETERS,
+    TRAINING,
+    VALIDATION,
+    build_batch,
+    build_context,
+    build_network,
+    compute_accuracy,
+)
 from torch import nn
 
 from robustbench_local.config.cards import list_cards
 from robustbench_local.defenses.recipes import fast_at
-from robustbench_local.defenses.recipes.awp import worst_weights
+from robustbench_local.defenses.recipes.awp import perturb_weights
 from robustbench_local.defenses.recipes.fast_at import FastTraining
 from robustbench_local.defenses.recipes.free_at import FreeTraining
-from robustbench_local.defenses.recipes.mart import MART, mart_loss
+from robustbench_local.defenses.recipes.mart import MART, compute_mart_loss
 from robustbench_local.defenses.recipes.pgd_at import PGDTraining
 from robustbench_local.defenses.recipes.recipe_registry import RECIPES, read_recipe
 from robustbench_local.defenses.recipes.standard import Standard
 from robustbench_local.defenses.recipes.trades import Trades
-from robustbench_local.defenses.recipes.training_pgd import divergence, linf_examples
+from robustbench_local.defenses.recipes.training_pgd import build_linf_examples, compute_kl_divergence
 from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError, ModelError
 from robustbench_local.threats.threat_model import ThreatModel
 
 EPS = 0.1
 ADVERSARIAL = {
-    **COMMON,
+    **COMMON_PARAMETERS,
     "threat": ThreatModel(norm="Linf", eps=EPS),
     "steps": 3,
     "step_size": 0.5,
@@ -50,18 +58,18 @@ def _name(recipe):
 
 def _left(recipe):
     """Share of images still right a little beyond the radius, where ordinary training loses half."""
-    module = network()
+    module = build_network()
     trained = train(module, recipe, TRAINING, VALIDATION)
     module.load_state_dict(trained.state)
     budget = {"eps": 1.3 * EPS, "steps": 20, "step_size": EPS / 3}
-    examples = linf_examples(module, VALIDATION.images, VALIDATION.labels, **budget)
-    return accuracy(module, examples, VALIDATION.labels), trained.best.robust
+    examples = build_linf_examples(module, VALIDATION.images, VALIDATION.labels, **budget)
+    return compute_accuracy(module, examples, VALIDATION.labels), trained.best.robust
 
 
 @pytest.fixture(scope="module")
 def ordinary():
     """What an ordinary training leaves."""
-    return _left(Standard(**COMMON))[0]
+    return _left(Standard(**COMMON_PARAMETERS))[0]
 
 
 @pytest.mark.slow
@@ -74,7 +82,7 @@ def test_every_recipe_withstands_what_it_trains_against(recipe, ordinary):
 
 @pytest.mark.parametrize("recipe", RECIPES_HERE[:2], ids=_name)
 def test_recipes_with_a_memory_go_on_where_they_were(recipe, tmp_path):
-    whole = train(network(), recipe, TRAINING, VALIDATION, seed=3).state
+    whole = train(build_network(), recipe, TRAINING, VALIDATION, seed=3).state
     checkpoint = tmp_path / "training.pt"
 
     def interrupt(line):
@@ -82,18 +90,22 @@ def test_recipes_with_a_memory_go_on_where_they_were(recipe, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(network(), recipe, TRAINING, VALIDATION, seed=3, checkpoint=checkpoint, report=interrupt)
-    resumed = train(network(9), recipe, TRAINING, VALIDATION, seed=3, checkpoint=checkpoint).state
+        train(build_network(), recipe, TRAINING, VALIDATION, seed=3, checkpoint=checkpoint, report=interrupt)
+    resumed = train(build_network(9), recipe, TRAINING, VALIDATION, seed=3, checkpoint=checkpoint).state
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
 def test_trades_adds_up_as_in_the_paper():
     recipe = Trades(**ADVERSARIAL, beta=6.0)
-    module = network(norm=False)
-    loss = recipe.objective(context(module)).loss(batch())
-    natural = nn.functional.cross_entropy(module(batch().images), batch().labels)
+    module = build_network(norm=False)
+    loss = recipe.build_objective(build_context(module)).compute_loss(build_batch())
+    natural = nn.functional.cross_entropy(module(build_batch().images), build_batch().labels)
     light, heavy = (
-        Trades(**ADVERSARIAL, beta=beta).objective(context(module)).loss(batch()).item() for beta in (1, 12)
+        Trades(**ADVERSARIAL, beta=beta)
+        .build_objective(build_context(module))
+        .compute_loss(build_batch())
+        .item()
+        for beta in (1, 12)
     )
     moved = (heavy - light) / 11
     assert moved > 0.001
@@ -104,7 +116,7 @@ def test_the_divergence_is_that_of_the_definition():
     clean, adversarial = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[0.0, 0.5, 2.0]])
     p, q = clean.softmax(dim=1)[0].tolist(), adversarial.softmax(dim=1)[0].tolist()
     expected = sum(one * math.log(one / other) for one, other in zip(p, q, strict=True))
-    assert float(divergence(clean, adversarial)) == pytest.approx(expected, rel=1e-5)
+    assert float(compute_kl_divergence(clean, adversarial)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_mart_adds_up_as_in_the_paper():
@@ -113,13 +125,13 @@ def test_mart_adds_up_as_in_the_paper():
     boosted = -math.log(q[0]) - math.log(1 - q[1])
     moved = sum(one * math.log(one / other) for one, other in zip(p, q, strict=True))
     expected = boosted + 5 * moved * (1 - p[0])
-    found = mart_loss(clean, adversarial, torch.tensor([0]), 5.0)
+    found = compute_mart_loss(clean, adversarial, torch.tensor([0]), 5.0)
     assert float(found) == pytest.approx(expected, rel=1e-3)
 
 
 def test_mart_stays_finite_where_another_class_is_certain():
     logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
-    loss = mart_loss(logits, logits, torch.tensor([0]), 5.0)
+    loss = compute_mart_loss(logits, logits, torch.tensor([0]), 5.0)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -130,7 +142,7 @@ def test_the_worst_weights_of_a_linear_network_have_a_closed_form():
     module = nn.Linear(3, 1)
     image = torch.tensor([[1.0, 2.0, 2.0]])
     before = module.weight.detach().clone()
-    forward = worst_weights(module, 0.1, lambda call: call(image).sum())
+    forward = perturb_weights(module, 0.1, lambda call: call(image).sum())
     moved = before + 0.1 * before.norm() * image / 3
     result = forward(image)
     assert torch.allclose(result, image @ moved.T + module.bias, atol=1e-6)
@@ -140,41 +152,41 @@ def test_the_worst_weights_of_a_linear_network_have_a_closed_form():
 
 
 def test_the_search_for_the_worst_weights_does_not_touch_batch_norm():
-    module = network().train()
+    module = build_network().train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    forward = worst_weights(module, 0.05, lambda call: call(batch().images).square().sum())
+    forward = perturb_weights(module, 0.05, lambda call: call(build_batch().images).square().sum())
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    assert forward(batch().images).square().sum() > module(batch().images).square().sum()
+    assert forward(build_batch().images).square().sum() > module(build_batch().images).square().sum()
     assert module.state_dict()["1.num_batches_tracked"] == 2
 
 
 def test_free_training_carries_the_perturbation_on():
     """Two linear logits: after a step the perturbation is eps along the sign of the weights' difference."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    objective = FreeTraining(**ONE_STEP, replays=3).objective(context(module))
-    first = batch(count=2)
+    objective = FreeTraining(**ONE_STEP, replays=3).build_objective(build_context(module))
+    first = build_batch(count=2)
     first.images[:] = 0.5
-    objective.loss(first).backward()
+    objective.compute_loss(first).backward()
     away = (module[1].weight[1] - module[1].weight[0]).detach().sign().view(1, 8, 8)
-    added = objective.state()["added"]
+    added = objective.state_dict()["added"]
     assert objective.replays == 3
     assert torch.allclose(added[0], EPS * away)
     assert torch.allclose(added[1], -EPS * away)
-    other = FreeTraining(**ONE_STEP, replays=3).objective(context(module))
-    other.restore(objective.state())
-    assert other.loss(first).item() == pytest.approx(objective.loss(first).item())
+    other = FreeTraining(**ONE_STEP, replays=3).build_objective(build_context(module))
+    other.load_state_dict(objective.state_dict())
+    assert other.compute_loss(first).item() == pytest.approx(objective.compute_loss(first).item())
 
 
 def _stopped_after(monkeypatch, figures, warmup=0):
     """The epoch after which Fast-AT stops if FGSM and PGD accuracy are these, and why; None if it goes on."""
     shares = iter([share for pair in figures for share in pair])
-    monkeypatch.setattr(fast_at, "_accuracy", lambda *_: next(shares))
+    monkeypatch.setattr(fast_at, "_compute_accuracy", lambda *_: next(shares))
     recipe = FastTraining(**{**ONE_STEP, "eps_warmup_epochs": warmup})
-    objective = recipe.objective(context(network()))
+    objective = recipe.build_objective(build_context(build_network()))
     for epoch in range(len(figures)):
-        objective.loss(batch(progress=epoch + 5 / 6))
+        objective.compute_loss(build_batch(progress=epoch + 5 / 6))
         try:
-            objective.watch(VALIDATION.images, VALIDATION.labels)
+            objective.check_collapse(VALIDATION.images, VALIDATION.labels)
         except ModelError as error:
             return epoch + 1, str(error)
     return None
@@ -244,8 +256,8 @@ def test_every_shipped_training_card_can_be_read():
 
 def test_free_training_s_clamp_hides_no_pixel_at_the_border():
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    objective = FreeTraining(**ONE_STEP, replays=3).objective(context(module))
-    some = batch(count=4)
+    objective = FreeTraining(**ONE_STEP, replays=3).build_objective(build_context(module))
+    some = build_batch(count=4)
     first = replace(some, images=(some.images > 0.5).float())  # nothing but black and white
-    objective.loss(first).backward()
-    assert torch.allclose(objective.state()["added"].abs(), torch.tensor(EPS))
+    objective.compute_loss(first).backward()
+    assert torch.allclose(objective.state_dict()["added"].abs(), torch.tensor(EPS))

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_training import COMMON, TRAINING, VALIDATION, batch, context, network
+from small_training import COMMON_PARAMETERS, TRAINING, VALIDATION, build_batch, build_context, build_network
 
 from robustbench_local.defenses.recipes.augmentation import Augmentation
 from robustbench_local.defenses.recipes.standard import Standard
 from robustbench_local.defenses.training.learner import Learner
-from robustbench_local.defenses.training.schedule import learning_rate
-from robustbench_local.defenses.training.training_loop import no_teacher, train
+from robustbench_local.defenses.training.schedule import compute_learning_rate
+from robustbench_local.defenses.training.training_loop import refuse_teacher, train
 from robustbench_local.errors import CardError, ConfigError
 
-PLAIN = Standard(**COMMON)
+PLAIN = Standard(**COMMON_PARAMETERS)
 
 
 def _seen(augmentation, image, count=400, labels=None):
@@ -37,14 +37,14 @@ def test_only_the_classes_that_may_be_are_mirrored():
     ("flip", "classes"), [((), []), (("horizontal",), [1]), ((0,), [0]), (("*",), [0, 1])]
 )
 def test_classes_are_named_by_name_or_index(flip, classes):
-    chosen = replace(PLAIN, flip=flip).augmentation(("vertical", "horizontal"))
+    chosen = replace(PLAIN, flip=flip).build_augmentation(("vertical", "horizontal"))
     assert sorted(chosen.flip) == classes
 
 
 def test_a_class_that_the_data_do_not_have_is_refused():
     for wrong in ("diagonal", 7):
         with pytest.raises(CardError, match=f"flip names {wrong!r}"):
-            replace(PLAIN, flip=(wrong,)).augmentation(("vertical", "horizontal"))
+            replace(PLAIN, flip=(wrong,)).build_augmentation(("vertical", "horizontal"))
 
 
 def test_contrast_and_saturation_keep_what_they_pivot_on():
@@ -82,23 +82,26 @@ def test_zoom_changes_the_size_only():
 
 def test_the_piecewise_schedule_falls_tenfold_at_each_milestone():
     recipe = replace(PLAIN, epochs=8, warmup_epochs=1, schedule="piecewise", milestones=(0.5, 0.75))
-    rates = {progress: learning_rate(recipe, progress) for progress in (1, 3.9, 4, 5.9, 6, 7.9)}
+    rates = {progress: compute_learning_rate(recipe, progress) for progress in (1, 3.9, 4, 5.9, 6, 7.9)}
     assert list(rates.values()) == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
-    assert learning_rate(recipe, 0) < 0.01
+    assert compute_learning_rate(recipe, 0) < 0.01
 
 
 def test_adamw_learns_too():
     recipe = replace(PLAIN, optimizer="adamw", learning_rate=0.01)
-    assert train(network(), recipe, TRAINING, VALIDATION).best.clean >= 0.95
+    assert train(build_network(), recipe, TRAINING, VALIDATION).best.clean >= 0.95
 
 
 def test_gradients_are_clipped_together():
     free, clipped = (
-        Learner(module, recipe, recipe.objective(context(module)), mixed_precision=False)
-        for module, recipe in ((network(), PLAIN), (network(), replace(PLAIN, gradient_clip=1e-3)))
+        Learner(module, recipe, recipe.build_objective(build_context(module)), mixed_precision=False)
+        for module, recipe in (
+            (build_network(), PLAIN),
+            (build_network(), replace(PLAIN, gradient_clip=1e-3)),
+        )
     )
     for learner in (free, clipped):
-        learner.step(batch())
+        learner.step(build_batch())
     norms = [
         torch.stack([one.grad.norm() for one in learner.module.parameters()]).norm()
         for learner in (free, clipped)
@@ -108,15 +111,15 @@ def test_gradients_are_clipped_together():
 
 
 def test_bfloat16_computes_the_loss_and_keeps_float32_weights():
-    module = network()
-    learner = Learner(module, PLAIN, PLAIN.objective(context(module)), mixed_precision=True)
-    exact = PLAIN.objective(context(network().train())).loss(batch()).item()
-    assert learner.step(batch()).item() == pytest.approx(exact, rel=0.02)
+    module = build_network()
+    learner = Learner(module, PLAIN, PLAIN.build_objective(build_context(module)), mixed_precision=True)
+    exact = PLAIN.build_objective(build_context(build_network().train())).compute_loss(build_batch()).item()
+    assert learner.step(build_batch()).item() == pytest.approx(exact, rel=0.02)
     assert {one.dtype for one in module.parameters()} == {torch.float32}
 
 
 def test_the_curves_have_a_point_for_each_epoch():
-    trained = train(network(), PLAIN, TRAINING, VALIDATION)
+    trained = train(build_network(), PLAIN, TRAINING, VALIDATION)
     assert [one.validation.epoch for one in trained.curves] == list(range(1, PLAIN.epochs + 1))
     assert trained.curves[-1].loss < trained.curves[0].loss
     assert trained.curves[-1].training.clean >= 0.95
@@ -125,15 +128,17 @@ def test_the_curves_have_a_point_for_each_epoch():
 
 def test_a_checkpoint_of_another_start_is_refused(tmp_path):
     recipe, checkpoint = replace(PLAIN, epochs=2), tmp_path / "training.pt"
-    train(network(), recipe, TRAINING, VALIDATION, checkpoint=checkpoint, belongs={"weights": "a"})
+    train(
+        build_network(), recipe, TRAINING, VALIDATION, checkpoint=checkpoint, extra_identity={"weights": "a"}
+    )
     for start in ({"weights": "b"}, {}):
         with pytest.raises(ConfigError, match="another weights"):
-            train(network(), recipe, TRAINING, VALIDATION, checkpoint=checkpoint, belongs=start)
+            train(build_network(), recipe, TRAINING, VALIDATION, checkpoint=checkpoint, extra_identity=start)
 
 
 def test_a_teacher_needs_a_way_to_load_it():
     with pytest.raises(ConfigError, match="no way to load the teacher 'signs-pgd-at'"):
-        no_teacher("signs-pgd-at")
+        refuse_teacher("signs-pgd-at")
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ import json
 import pytest
 import torch
 
-from robustbench_local.attacks.core.losses import margin
+from robustbench_local.attacks.core.losses import compute_margin
 from robustbench_local.certification.bound_propagation.ibp import IBP
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.config.cards import find_card
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.defenses.recipes.recipe_registry import read_recipe
-from robustbench_local.defenses.recipes.training_pgd import linf_examples
-from robustbench_local.evaluation.training.certified_score import prove
+from robustbench_local.defenses.recipes.training_pgd import build_linf_examples
+from robustbench_local.evaluation.training.certified_score import count_certified
 from robustbench_local.models.model_sources import load_classifier
-from robustbench_local.models.zoo import FOLDER, find_zoo, list_zoo
+from robustbench_local.models.zoo import ZOO_FOLDER, find_zoo_card, list_zoo
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps
 
 EPS = 8 / 255
@@ -39,34 +39,34 @@ def _accuracy(module, images, labels):
 
 
 def _measured(name, attack, loss=None):
-    figures = find_zoo(name).provenance["measured"]
+    figures = find_zoo_card(name).provenance["measured"]
     return next(one for one in figures if one.get("attack") == attack and one.get("loss") == loss)
 
 
 def _proven(name):
     """Shares by certificate and radius."""
-    figures = find_zoo(name).provenance["measured"]
+    figures = find_zoo_card(name).provenance["measured"]
     return {(one["certificate"], one["eps"]): one["accuracy"] for one in figures if "certificate" in one}
 
 
 def _on_the_margin(logits, labels):
-    return margin(logits, labels).sum()
+    return compute_margin(logits, labels).sum()
 
 
 def _under_pgd(module, data, eps, loss=None):
     budget = {"eps": eps, "steps": 10, "step_size": eps / 4}
-    examples = linf_examples(module, data.images, data.labels, **budget, loss=loss)
+    examples = build_linf_examples(module, data.images, data.labels, **budget, loss=loss)
     return _accuracy(module, examples, data.labels)
 
 
 def test_all_are_small():
-    sizes = [(FOLDER / find_zoo(one).weights).stat().st_size for one in list_zoo()]
+    sizes = [(ZOO_FOLDER / find_zoo_card(one).weights).stat().st_size for one in list_zoo()]
     assert max(sizes) < 1_000_000
     assert sum(sizes) < 8_000_000
 
 
 def test_the_recipe_is_the_one_that_still_ships(name):
-    said = find_zoo(name).provenance["defense"]
+    said = find_zoo_card(name).provenance["defense"]
     card = find_card(said["card"], kind="defense")
     assert said["version"] == card.version
     known = json.loads(json.dumps(read_recipe(card).parameters))
@@ -74,7 +74,7 @@ def test_the_recipe_is_the_one_that_still_ships(name):
 
 
 def test_the_command_names_no_path_of_the_machine_it_ran_on(name):
-    command = find_zoo(name).provenance["made"]["command"]
+    command = find_zoo_card(name).provenance["made"]["command"]
     assert command.startswith("rbl train ")
     assert f" --out {name}.safetensors" in command
     assert " /" not in command
@@ -125,7 +125,7 @@ def test_trades_meets_its_promise(data):
 def test_the_noisy_model_can_be_certified_and_the_plain_one_hardly(data):
     few, vote, ball = data.select(range(20)), Smoothing(sigma=0.25, n=150), ThreatModel(norm="L2", eps=0.25)
     noisy, plain = (
-        prove(load_classifier(f"zoo:{name}"), few, vote, ball)
+        count_certified(load_classifier(f"zoo:{name}"), few, vote, ball)
         for name in ("signs-gaussian-0.25", "signs-plain")
     )
     assert noisy >= 10
@@ -140,7 +140,7 @@ def test_what_is_proven_of_the_ibp_model_and_what_attacks_leave_are_close(data):
     proven, left = _proven(name), _measured(name, "autoattack")["accuracy"]
     assert 0.75 <= proven["ibp", eps] <= proven["crown-ibp", eps] <= left <= proven["crown-ibp", eps] + 0.1
     classifier = load_classifier(f"zoo:{name}")
-    found = prove(classifier, data, IBP(), ThreatModel(norm="Linf", eps=eps)) / len(data)
+    found = count_certified(classifier, data, IBP(), ThreatModel(norm="Linf", eps=eps)) / len(data)
     assert abs(found - proven["ibp", eps]) < 0.2
     assert found <= _under_pgd(classifier.as_module(), data, eps)
 

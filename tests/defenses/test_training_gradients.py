@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.recipes.smoothadv import l2_examples
-from robustbench_local.defenses.recipes.training_pgd import linf_examples
+from robustbench_local.defenses.recipes.smoothadv import build_l2_examples
+from robustbench_local.defenses.recipes.training_pgd import build_linf_examples
 
 
 class Net(nn.Module):
@@ -30,7 +30,7 @@ LABELS = torch.arange(8) % 4
 @pytest.mark.parametrize("steps", [1, 3])
 def test_pgd_in_training(steps: int):
     plain, faulty = (
-        linf_examples(Net(faulty=fault), IMAGES, LABELS, eps=0.1, steps=steps, step_size=0.05)
+        build_linf_examples(Net(faulty=fault), IMAGES, LABELS, eps=0.1, steps=steps, step_size=0.05)
         for fault in (False, True)
     )
     assert torch.equal(plain, faulty)
@@ -42,7 +42,7 @@ def test_smoothadv_s_adversary():
         return lambda images: nn.functional.cross_entropy(net(images), LABELS, reduction="none")
 
     plain, faulty = (
-        l2_examples(IMAGES, loss_of(Net(faulty=fault)), eps=0.5, steps=3) for fault in (False, True)
+        build_l2_examples(IMAGES, loss_of(Net(faulty=fault)), eps=0.5, steps=3) for fault in (False, True)
     )
     assert torch.equal(plain, faulty)
     assert not torch.equal(plain, IMAGES)

@@ -12,7 +12,7 @@ from robustbench_local.data.dataset import Dataset
 SHAPE = (3, 4, 4)
 
 
-class Linear(nn.Module):
+class LinearNetwork(nn.Module):
     """Logits are a matrix times the pixels: margins and distances have closed forms."""
 
     def __init__(self, classes: int = 4) -> None:
@@ -27,7 +27,7 @@ class Linear(nn.Module):
 
 @pytest.fixture
 def linear() -> Classifier:
-    return Classifier(Linear(), num_classes=4, name="linear")
+    return Classifier(LinearNetwork(), num_classes=4, name="linear")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def data() -> Dataset:
     """Sixty 8-bit images, each labelled as the linear model reads it, except every tenth."""
     generator = torch.Generator().manual_seed(3)
     images = torch.randint(60, 196, (60, *SHAPE), generator=generator).float() / 255
-    labels = Linear()(images).argmax(dim=1).detach()
+    labels = LinearNetwork()(images).argmax(dim=1).detach()
     labels[::10] = (labels[::10] + 1) % 4
     names = ("stop", "20", "30", "50")
     return Dataset(

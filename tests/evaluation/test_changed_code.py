@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from robustbench_local.cli.main import call
+from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ConfigError, RefusedError
 from robustbench_local.evaluation.planning import environment
-from robustbench_local.run import prepare, run_grid
+from robustbench_local.run import prepare_run, run_grid
 
 NET = """
 from torch import nn
@@ -59,7 +59,7 @@ def test_a_changed_neighbour_refuses_the_old_figures_by_name(files: Path) -> Non
     ):
         run()
     (files / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    assert call(["run", "grid.yaml", "--out", "out", "--allow-code"]) == 2
+    assert run_command(["run", "grid.yaml", "--out", "out", "--allow-code"]) == 2
 
 
 def test_another_version_of_what_computes_refuses_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,8 +81,8 @@ def test_a_changed_surrogate_refuses_them(files: Path) -> None:
 
 
 def test_only_libraries_whose_attacks_run_are_named() -> None:
-    assert environment.library_versions(["pgd", "square"]).keys() == {"version of torch"}
-    found = environment.library_versions(["torchattacks:FGSM", "reference:autoattack"])
+    assert environment.find_library_versions(["pgd", "square"]).keys() == {"version of torch"}
+    found = environment.find_library_versions(["torchattacks:FGSM", "reference:autoattack"])
     assert found.keys() == {"version of torch", "version of torchattacks", "version of pyautoattack"}
 
 
@@ -100,13 +100,13 @@ def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
 
 def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path) -> None:
     lines: list[str] = []
-    first = prepare(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
+    first = prepare_run(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
     assert lines[0].startswith("training mine by standard")
     count = len(lines)
-    again = prepare(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
+    again = prepare_run(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
     assert (len(lines), again.digest) == (count, first.digest)
     change(files / "mynet.py", "nn.Linear(784, 10)", "nn.Linear(784, 10, bias=False)")
-    other = prepare(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
+    other = prepare_run(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
     assert len(lines) == 2 * count
     assert other.digest != first.digest
     assert len(list((files / "cache").glob("*.safetensors"))) == 2
@@ -115,15 +115,15 @@ def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path
 def test_a_recipe_trains_the_network_with_the_classes_that_the_grid_says(files: Path) -> None:
     change(files / "mynet.py", "def __init__(self):", "def __init__(self, num_classes=4):")
     change(files / "mynet.py", "nn.Linear(784, 10)", "nn.Linear(784, num_classes)")
-    trained = prepare(TRAINED, allow_code=True)[0].subjects[0].classifier
-    with trained.attacked():
+    trained = prepare_run(TRAINED, allow_code=True)[0].subjects[0].classifier
+    with trained.evaluation_mode():
         assert trained(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
 def test_code_that_is_not_allowed_is_refused_before_anything_is_trained(files: Path) -> None:
     lines: list[str] = []
     with pytest.raises(RefusedError, match="would be run as code"):
-        prepare(TRAINED, report=lines.append)
+        prepare_run(TRAINED, report=lines.append)
     assert lines == []
     assert not (files / "cache").exists()
 
@@ -135,12 +135,12 @@ def test_a_teacher_of_code_needs_to_be_allowed_as_well(files: Path) -> None:
     grid = {**TRAINED, "models": [plain], "defenses": [taught]}
     lines: list[str] = []
     with pytest.raises(RefusedError, match=r"teacher.py would be run as code"):
-        prepare(grid, report=lines.append)
+        prepare_run(grid, report=lines.append)
     assert lines == []
-    first = prepare(grid, allow_code=True, report=lines.append)[0].subjects[0]
+    first = prepare_run(grid, allow_code=True, report=lines.append)[0].subjects[0]
     count = len(lines)
     change(files / "teacher.py", "* self.gain", "* self.gain * 3")
-    other = prepare(grid, allow_code=True, report=lines.append)[0].subjects[0]
+    other = prepare_run(grid, allow_code=True, report=lines.append)[0].subjects[0]
     assert len(lines) == 2 * count
     assert first.digest != other.digest
 
@@ -153,8 +153,8 @@ def test_an_interrupted_training_is_not_resumed_by_other_code(files: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(longer, allow_code=True, report=interrupt)
+        prepare_run(longer, allow_code=True, report=interrupt)
     change(files / "mynet.py")
     lines: list[str] = []
-    prepare(longer, allow_code=True, report=lines.append)
+    prepare_run(longer, allow_code=True, report=lines.append)
     assert not any(line.startswith("resumed") for line in lines)

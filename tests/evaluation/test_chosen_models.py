@@ -23,9 +23,9 @@ def test_only_the_models_that_are_named_get_an_attack_or_a_certificate(workplace
     run = rbl.run_grid(
         parse_yaml(text, **read) | parse_yaml(ATTACKS, **read), out="runs/chosen", batch_size=16
     )
-    assert run.complete
+    assert run.is_complete
     with RunStore.open_readonly(run.directory) as store:
-        cells = [(cell.model, cell.card, cell.images) for cell in store.cells()]
+        cells = [(cell.model, cell.card, cell.images) for cell in store.read_cells()]
     assert cells == [
         ("first", "fgsm-linf-8", 40),
         ("first", "certify-ibp-linf-1", 10),

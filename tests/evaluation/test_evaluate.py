@@ -28,7 +28,7 @@ def closed_form(linear, data, eps):
 def test_pgd_reaches_the_closed_form_of_a_linear_model(linear, data, eps):
     result = rbl.evaluate(linear, data, attack="pgd50-margin-linf-8", eps=eps)
     expected = closed_form(linear, data, result.threat.eps)
-    assert result.tally.robust == expected
+    assert result.counts.robust == expected
     assert 0 < expected < len(data)
     assert result.robust_accuracy.n == len(data) == len(result.outcomes)
     assert result.robust_accuracy.low < result.robust_accuracy.value < result.robust_accuracy.high
@@ -49,9 +49,9 @@ def test_autoattack_is_at_least_as_strong_as_pgd(linear, data):
     small = data.select(range(5))
     pgd = rbl.evaluate(linear, small, attack="pgd50-linf-8", eps="4/255")
     auto = rbl.evaluate(linear, small, attack="autoattack", norm="Linf", eps=4 / 255, seed=0)
-    assert auto.tally.robust <= pgd.tally.robust
-    assert auto.tally.forward_passes > 5
-    assert auto.tally.backward_passes > 5
+    assert auto.counts.robust <= pgd.counts.robust
+    assert auto.counts.forward_passes > 5
+    assert auto.counts.backward_passes > 5
 
 
 def test_targets_and_sources_by_name(linear, data):
@@ -65,7 +65,7 @@ def test_targets_and_sources_by_name(linear, data):
     by_index = rbl.evaluate(
         linear, data, attack="pgd50-margin-linf-8", eps="16/255", sources=[0], targets=[1, 2]
     )
-    assert by_index.tally.broken == result.tally.broken
+    assert by_index.counts.broken == result.counts.broken
 
 
 @pytest.mark.parametrize(("one", "several"), [("stop", ["stop"]), ("30", [2]), (2, [2]), (None, ())])
@@ -74,7 +74,7 @@ def test_one_class_is_as_good_as_a_list_of_it(linear, data, one, several):
     for goal in ("targets", "sources"):
         alone = rbl.evaluate(linear, data, **options, **{goal: one})
         listed = rbl.evaluate(linear, data, **options, **{goal: several})
-        assert (alone.threat, alone.tally.n) == (listed.threat, listed.tally.n)
+        assert (alone.threat, alone.counts.n) == (listed.threat, listed.counts.n)
         assert alone.outcomes.broken.tolist() == listed.outcomes.broken.tolist()
 
 
@@ -83,11 +83,11 @@ def test_a_masked_attack_leaves_the_rest_alone(linear, data):
     masks[:, :, :2] = True
     threat_data = replace(data, masks=masks)
     attack = rbl.PGD(steps=5)
-    from robustbench_local.evaluation.harness.attack_job import Task
+    from robustbench_local.evaluation.harness.attack_job import AttackJob
     from robustbench_local.evaluation.harness.batches import run_batches
 
     threat = rbl.ThreatModel(norm="Linf", eps=0.1, region="mask")
-    task = Task(key="k", classifier=linear, data=threat_data, attack=attack, threat=threat, seed=0)
+    task = AttackJob(key="k", classifier=linear, data=threat_data, attack=attack, threat=threat, seed=0)
     (batch,) = run_batches(task, batch_size=64)
     assert torch.equal(batch.candidates[:, :, 2:], data.images[:, :, 2:])
     assert not torch.equal(batch.candidates[:, :, :2], data.images[:, :, :2])
@@ -159,4 +159,4 @@ def test_with_a_time_limit_a_model_that_ends_its_process_ends_no_other(linear, d
     options = {"attack": "square", "norm": "Linf", "eps": 0.01, "timeout": 60}
     found = rbl.evaluate(classifier, data.select(range(8)), **options)
     assert found.outcomes.loc[found.outcomes["status"] == "error", "position"].tolist() == [5]
-    assert found.tally.errors == 1
+    assert found.counts.errors == 1

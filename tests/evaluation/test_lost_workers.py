@@ -10,14 +10,14 @@ import pytest
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ModelError, ModelTimeoutError
 from robustbench_local.evaluation.harness import batches
-from robustbench_local.evaluation.harness.attack_job import Batch, Task
+from robustbench_local.evaluation.harness.attack_job import AttackJob, OutcomeBatch
 from robustbench_local.evaluation.harness.batches import (
-    HANGS_THAT_CONVICT,
-    MOST_DEATHS,
-    MOST_HANGS,
+    MAX_HANGS,
+    MAX_HANGS_BEFORE_SUCCESS,
+    MAX_PROCESS_ENDS,
     run_batches,
 )
-from robustbench_local.evaluation.harness.outcome import failed
+from robustbench_local.evaluation.harness.outcome import build_error_outcome
 from robustbench_local.evaluation.harness.worker_pool import WorkerLostError
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -39,9 +39,9 @@ class FakeCrew(AbstractContextManager):
             raise loss
         rows = []
         for position in positions:
-            row = failed("cell", position, self.work.data.select([position]), "")
+            row = build_error_outcome("cell", position, self.work.data.select([position]), "")
             rows.append(SimpleNamespace(**{**vars(row), "status": "ok", "clean_correct": self.correct}))
-        return Batch(outcomes=tuple(rows), candidates=self.work.data.images[positions])
+        return OutcomeBatch(outcomes=tuple(rows), candidates=self.work.data.images[positions])
 
 
 @pytest.fixture
@@ -51,12 +51,12 @@ def lossy(monkeypatch, linear, data):
     def go(lose, *, correct=True, size=30, done=(), attack=None):
         attack = attack or PGD(steps=1)
         threat = ThreatModel(norm="Linf", eps=0.02)
-        job = Task(key="cell", classifier=linear, data=data, attack=attack, threat=threat, seed=1)
+        job = AttackJob(key="cell", classifier=linear, data=data, attack=attack, threat=threat, seed=1)
         crew = FakeCrew(job, lose, correct)
-        monkeypatch.setattr(batches, "Crew", lambda *_more, **_options: crew)
+        monkeypatch.setattr(batches, "WorkerPool", lambda *_more, **_options: crew)
         rows, problem = [], None
         try:
-            for batch in run_batches(job, batch_size=size, done=done):
+            for batch in run_batches(job, batch_size=size, done_positions=done):
                 rows += batch.outcomes
         except ModelError as error:
             problem = error
@@ -90,14 +90,14 @@ def test_a_cell_in_which_nothing_succeeded_is_given_up_at_its_third_hang(lossy):
     crew, _, problem = lossy(hang_on(*range(60)))
     assert isinstance(problem, ModelTimeoutError)
     assert "it hangs, 3 times in this cell" in str(problem)
-    assert len(crew.asked) == HANGS_THAT_CONVICT
+    assert len(crew.asked) == MAX_HANGS_BEFORE_SUCCESS
 
 
-@pytest.mark.parametrize(("cursed", "hangs"), [((3, 20), 4), ((3, 20, 40), MOST_HANGS)])
+@pytest.mark.parametrize(("cursed", "hangs"), [((3, 20), 4), ((3, 20, 40), MAX_HANGS)])
 def test_a_cell_is_given_up_at_its_sixth_hang(lossy, cursed, hangs):
     crew, rows, problem = lossy(hang_on(*cursed), size=2, done=[0])
     assert sum(bool(set(cursed) & set(positions)) for positions, _ in crew.asked) == hangs
-    if hangs < MOST_HANGS:
+    if hangs < MAX_HANGS:
         assert problem is None
         assert errors(rows) == list(cursed)
     else:
@@ -124,10 +124,10 @@ def test_a_cell_is_given_up_after_so_many_deaths(lossy, monkeypatch):
     assert problem is None
     assert errors(rows) == list(range(1, 60))
     deaths = len(crew.asked)
-    assert deaths < MOST_DEATHS
-    monkeypatch.setattr(batches, "MOST_DEATHS", deaths + 1)
+    assert deaths < MAX_PROCESS_ENDS
+    monkeypatch.setattr(batches, "MAX_PROCESS_ENDS", deaths + 1)
     assert lossy(die_on(*range(60)), done=[0])[2] is None
-    monkeypatch.setattr(batches, "MOST_DEATHS", deaths)
+    monkeypatch.setattr(batches, "MAX_PROCESS_ENDS", deaths)
     assert f"it died, {deaths} times in this cell" in str(lossy(die_on(*range(60)), done=[0])[2])
 
 

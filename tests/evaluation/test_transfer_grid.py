@@ -28,11 +28,11 @@ def grid(workplace, changes=ATTACKS):
 
 def test_candidates_cross_from_each_surrogate_to_the_other_models(workplace):
     run = rbl.run_grid(grid(workplace), out="runs/transfer", batch_size=16)
-    assert run.complete
+    assert run.is_complete
     with RunStore.open_readonly(run.directory) as store:
-        cells = {(cell.model, cell.attack): cell for cell in store.cells()}
-        counts = {key: len(store.outcomes(cell.key)) for key, cell in cells.items()}
-        events = list(store.events())
+        cells = {(cell.model, cell.attack): cell for cell in store.read_cells()}
+        counts = {key: len(store.read_outcomes(cell.key)) for key, cell in cells.items()}
+        events = list(store.read_events())
     first, second = (
         [one.status for one in cells.values() if one.model == name] for name in ("first", "second")
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.harness.verify import read, violations
+from robustbench_local.evaluation.harness.verify import find_ball_violations, predict
 from robustbench_local.threats.threat_model import ThreatModel
 
 IMAGE = torch.full((1, 3, 4, 4), 0.5)
@@ -16,7 +16,7 @@ IMAGE = torch.full((1, 3, 4, 4), 0.5)
 def test_linf_may_exceed_eps_by_what_float32_rounds(beyond, legal):
     threat = ThreatModel(norm="Linf", eps=0.03)
     candidate = IMAGE.double().add(0.03 + beyond).float()
-    assert (violations(candidate, IMAGE, threat) == [None]) == legal
+    assert (find_ball_violations(candidate, IMAGE, threat) == [None]) == legal
 
 
 @pytest.mark.parametrize("norm", ["L2", "L1"])
@@ -25,7 +25,7 @@ def test_sums_over_pixels_may_exceed_eps_by_a_share(norm, share, legal):
     change = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
     change[0, 0, 0, 0] = 0.25 * (1 + share)  # one pixel: both norms are its change
     threat = ThreatModel(norm=norm, eps=0.25)
-    assert (violations((IMAGE.double() + change).float(), IMAGE, threat) == [None]) == legal
+    assert (find_ball_violations((IMAGE.double() + change).float(), IMAGE, threat) == [None]) == legal
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_sums_over_pixels_may_exceed_eps_by_a_share(norm, share, legal):
 def test_a_margin_is_fragile_below_a_share_of_the_range_of_the_logits(share, fragile, label):
     logits = torch.tensor([[0.5, 0.5 - 10 * share, -9.5]])  # a range of ten
     classifier = Classifier(lambda _: logits, num_classes=3)
-    with classifier.attacked():
-        reading = read(classifier, IMAGE, torch.tensor([label]))
+    with classifier.evaluation_mode():
+        reading = predict(classifier, IMAGE, torch.tensor([label]))
     assert reading.fragile.tolist() == [fragile]
     assert reading.correct.tolist() == [label == 0]

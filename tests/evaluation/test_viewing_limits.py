@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from store_records import outcome
+from store_records import make_outcome_record
 
-from robustbench_local.evaluation.harness.sticker_job import _Judge
-from robustbench_local.evaluation.harness.verify import Reading
+from robustbench_local.evaluation.harness.sticker_job import _StickerEvidence
+from robustbench_local.evaluation.harness.verify import Predictions
 from robustbench_local.threats.threat_model import ThreatModel
 
 LABEL, TARGET, OTHER = 0, 1, 2
@@ -24,23 +24,23 @@ def judge(right: int, hits: int, elsewhere: int = 0):
     worn[0, :hits] = TARGET
     worn[0, hits : hits + elsewhere] = OTHER
     image = torch.full((1, 3, 4, 4), 0.5)
-    found = _Judge(
-        signs=SimpleNamespace(labels=torch.tensor([LABEL]), images=image),
-        crafted=SimpleNamespace(
+    found = _StickerEvidence(
+        scene=SimpleNamespace(labels=torch.tensor([LABEL]), images=image),
+        stickers=SimpleNamespace(
             threat=ThreatModel(norm="sticker", eps=0.4, targets=(TARGET,), transformation="rectangles"),
             reasons=[None],
         ),
-        looks={
+        predictions={
             ("clean", "view"): SimpleNamespace(right=lambda labels: clean == labels[:, None], reasons=[None]),
             ("sticker", "view"): SimpleNamespace(prediction=worn, reasons=[None]),
         },
-        flat=image,
-        reading=Reading(
+        flat_images=image,
+        flat_predictions=Predictions(
             prediction=torch.tensor([LABEL]), correct=torch.tensor([True]), margin=torch.tensor([1.0]),
             fragile=torch.tensor([False]),
         ),
     )  # fmt: skip
-    return found.outcome(outcome(label=LABEL, clean_prediction=LABEL), 0, (1, 1))
+    return found.build_outcome(make_outcome_record(label=LABEL, clean_prediction=LABEL), 0, (1, 1))
 
 
 @pytest.mark.parametrize(("hits", "broken"), [(0, False), (50, False), (51, True), (100, True)])

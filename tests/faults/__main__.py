@@ -29,7 +29,7 @@ import mutated_grids  # noqa: F401
 import random_kills  # noqa: F401
 import wrong_numbers  # noqa: F401
 from fault import FAULTS, Fault
-from workplace import DeviationError, fresh
+from workplace import DeviationError, make_fresh_workspace
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tried: Counter[str] = Counter()
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        for fault, seed in schedule(faults, chosen.seed, chosen.minutes * 60, shard=chosen.shard):
+        for fault, seed in schedule_faults(faults, chosen.seed, chosen.minutes * 60, shard=chosen.shard):
             tried[fault.family] += 1
             failure = try_once(fault, seed, Path(folder) / "workplace")
             if failure:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"deviation: {failures[-1]}", flush=True)
             elif chosen.verbose:
                 print(f"as specified: {fault.family}: {fault.name}", flush=True)
-    show(tried, failures)
+    print_table(tried, failures)
     return 1 if failures else 0
 
 
@@ -87,7 +87,7 @@ def import_everything() -> None:
         __import__(module)
 
 
-def schedule(
+def schedule_faults(
     faults: Sequence[Fault], seed: int, seconds: float, *, shard: tuple[int, int] = (1, 1)
 ) -> Iterator[tuple[Fault, int]]:
     """Every kind of this shard once, then those with variants in turn until the time is up.
@@ -112,7 +112,7 @@ def try_once(fault: Fault, seed: int, folder: Path) -> str | None:
     """What the tool did otherwise than specified; None if nothing."""
     draw = random.Random(f"{seed} {fault.name}")
     try:
-        fault.trial(fresh(folder), draw)
+        fault.trial(make_fresh_workspace(folder), draw)
     except DeviationError as deviation:
         return "\n    ".join([str(deviation), *getattr(deviation, "__notes__", ())])
     except Exception as error:  # noqa: BLE001 - what a trial does not find where it should be is one, too
@@ -120,7 +120,7 @@ def try_once(fault: Fault, seed: int, folder: Path) -> str | None:
     return None
 
 
-def show(tried: Counter[str], failures: Sequence[str]) -> None:
+def print_table(tried: Counter[str], failures: Sequence[str]) -> None:
     """The table, and what did not go as specified."""
     wrong = Counter(failure.partition(":")[0] for failure in failures)
     print(f"{'family':20} {'tried':>6} {'as specified':>13}")

@@ -9,45 +9,45 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
-from fault import fault
-from workplace import DeviationError, Result, Workplace
+from register_fault import register_fault
+from workplace import CommandResult, DeviationError, FaultWorkspace
 
 FAMILY = "damaged stores"
-WITHOUT_TIMES = ("seconds", "started")
+TIME_KEYS = ("seconds", "started")
 
 
-def finish_run(place: Workplace) -> dict[str, Any]:
+def finish_run(place: FaultWorkspace) -> dict[str, Any]:
     """A finished run in ``out``, and what its report says."""
     place.run().expect_code(0, 1)
-    return without_times(place.results())
+    return drop_times(place.read_results())
 
 
-def without_times(content: Any) -> Any:
+def drop_times(content: Any) -> Any:
     """The same content without what the clock says."""
     if isinstance(content, dict):
-        return {key: without_times(value) for key, value in content.items() if key not in WITHOUT_TIMES}
-    return [without_times(entry) for entry in content] if isinstance(content, list) else content
+        return {key: drop_times(value) for key, value in content.items() if key not in TIME_KEYS}
+    return [drop_times(entry) for entry in content] if isinstance(content, list) else content
 
 
-def expect_noticed_or_harmless(place: Workplace, before: dict[str, Any], damage: str) -> None:
+def expect_noticed_or_harmless(place: FaultWorkspace, before: dict[str, Any], damage: str) -> None:
     """Every reader either stops with one line and exit code 2, or tells the same as before."""
-    report = place.call("report", "out")
-    _check(report, damage, "rbl report")
-    if report.code == 0 and without_times(place.results()) != before:
+    report = place.run_command("report", "out")
+    _check_exit_code(report, damage, "rbl report")
+    if report.code == 0 and drop_times(place.read_results()) != before:
         raise DeviationError(f"{damage}: rbl report tells other figures in silence")
-    gate = place.call("gate", "out")
+    gate = place.run_command("gate", "out")
     if gate.code not in {0, 1} or report.code != 0:
-        _check(gate, damage, "rbl gate")
-    if report.code == 2 and gate.code in {0, 1} and "digest" in report.said:
+        _check_exit_code(gate, damage, "rbl gate")
+    if report.code == 2 and gate.code in {0, 1} and "digest" in report.output:
         raise DeviationError(f"{damage}: rbl gate rules on what rbl report refuses")
 
 
-def _check(result: Result, damage: str, command: str) -> None:
+def _check_exit_code(result: CommandResult, damage: str, command: str) -> None:
     if result.code not in {0, 1, 2, 4}:
-        raise DeviationError(f"{damage}: {command} ends with {result.code}: {result.tail()}")
+        raise DeviationError(f"{damage}: {command} ends with {result.code}: {result.format_tail()}")
 
 
-FLAGS_OF_A_ROW = (
+FLAG_COLUMNS = (
     "clean_correct",
     "broken",
     "moved_elsewhere",
@@ -58,7 +58,7 @@ FLAGS_OF_A_ROW = (
 )
 
 
-def _row_of(
+def _choose_row(
     connection: sqlite3.Connection, table: str, draw: random.Random
 ) -> tuple[dict[str, Any], str, list[Any]]:
     """A row of a table, the condition that finds it again by its primary key, and that condition's values."""
@@ -69,14 +69,14 @@ def _row_of(
     return row, " AND ".join(f"{key} = ?" for key in keys), [row[key] for key in keys]
 
 
-def _change_field(place: Workplace, table: str, draw: random.Random) -> str | None:
+def _change_field(place: FaultWorkspace, table: str, draw: random.Random) -> str | None:
     """Change a field of a row; what was changed, or None if SQLite itself refuses it."""
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
-        row, where, values = _row_of(connection, table, draw)
+        row, where, values = _choose_row(connection, table, draw)
         column = draw.choice([name for name in row if name != "seconds"])
         old = row[column]
         choices = [0, 1, None, -1, 7, 0.5, "x", b"\x00", "", 1e308]
-        if isinstance(old, int) and column in FLAGS_OF_A_ROW:
+        if isinstance(old, int) and column in FLAG_COLUMNS:
             choices = [1 - old]
         query = f"UPDATE {table} SET {column} = ? WHERE {where}"
         try:
@@ -87,26 +87,26 @@ def _change_field(place: Workplace, table: str, draw: random.Random) -> str | No
     return f"{column} of a row of {table}, which was {old!r},"
 
 
-@fault(FAMILY, repeats=True)
-def a_field_of_a_row(place: Workplace, draw: random.Random) -> None:
+@register_fault(FAMILY, repeats=True)
+def a_field_of_a_row(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     damage = _change_field(place, "outcomes", draw)
     if damage is None:
         return
-    report = place.call("report", "out")
+    report = place.run_command("report", "out")
     if report.code != 2:
         raise DeviationError(f"{damage} is changed without notice: exit code {report.code}")
     expect_noticed_or_harmless(place, before, damage)
 
 
-@fault(FAMILY, repeats=True)
-def a_field_of_another_table(place: Workplace, draw: random.Random) -> None:
+@register_fault(FAMILY, repeats=True)
+def a_field_of_another_table(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     damage = _change_field(place, draw.choice(["cells", "meta", "identity", "digests", "events"]), draw)
     if damage is None:
         return
     for arguments in (["report", "out"], ["gate", "out"]):
-        result = place.call(*arguments)
+        result = place.run_command(*arguments)
         if result.code != 2:
             raise DeviationError(
                 f"{damage} is changed without notice: {arguments[0]} ends with {result.code}"
@@ -114,8 +114,8 @@ def a_field_of_another_table(place: Workplace, draw: random.Random) -> None:
     expect_noticed_or_harmless(place, before, damage)
 
 
-@fault(FAMILY, repeats=True)
-def a_byte_of_the_database(place: Workplace, draw: random.Random) -> None:
+@register_fault(FAMILY, repeats=True)
+def a_byte_of_the_database(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     path = place.folder / "out" / "run.db"
     content = bytearray(path.read_bytes())
@@ -126,8 +126,8 @@ def a_byte_of_the_database(place: Workplace, draw: random.Random) -> None:
     expect_noticed_or_harmless(place, before, f"bits {bits[:3]} of run.db")
 
 
-@fault(FAMILY, repeats=True)
-def a_database_that_was_cut(place: Workplace, draw: random.Random) -> None:
+@register_fault(FAMILY, repeats=True)
+def a_database_that_was_cut(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     path = place.folder / "out" / "run.db"
     content = path.read_bytes()
@@ -135,23 +135,23 @@ def a_database_that_was_cut(place: Workplace, draw: random.Random) -> None:
     expect_noticed_or_harmless(place, before, "run.db cut short")
 
 
-@fault(FAMILY, repeats=True)
-def rows_that_are_gone(place: Workplace, draw: random.Random) -> None:
+@register_fault(FAMILY, repeats=True)
+def rows_that_are_gone(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
         table = draw.choice(["outcomes", "outcomes", "cells", "meta"])
-        _, where, values = _row_of(connection, table, draw)
+        _, where, values = _choose_row(connection, table, draw)
         connection.execute(f"DELETE FROM {table} WHERE {where}", values)
         connection.commit()
-    report = place.call("report", "out")
-    if report.code == 0 and without_times(place.results()) != before:
+    report = place.run_command("report", "out")
+    if report.code == 0 and drop_times(place.read_results()) != before:
         raise DeviationError(f"a row of {table} that is gone is not noticed")
     expect_noticed_or_harmless(place, before, f"a row of {table} gone")
 
 
-@fault(FAMILY, repeats=True)
-def images_that_are_others(place: Workplace, draw: random.Random) -> None:
-    place.edit(
+@register_fault(FAMILY, repeats=True)
+def images_that_are_others(place: FaultWorkspace, draw: random.Random) -> None:
+    place.edit_grid(
         "gates:\n",
         '  - {card: pgd50-linf-8, eps: ["32/255", "64/255"], steps: 6}\ngates:\n',
     )
@@ -171,8 +171,8 @@ def images_that_are_others(place: Workplace, draw: random.Random) -> None:
         one.unlink()
     else:
         _change_pixels(one, kind)
-    result = place.call("report", "out")
-    if result.code == 0 and "image" not in result.said and not _told_in_report(place):
+    result = place.run_command("report", "out")
+    if result.code == 0 and "image" not in result.output and not _is_reported(place):
         raise DeviationError(f"evidence images that were {kind} are not noticed")
 
 
@@ -188,41 +188,41 @@ def _change_pixels(path, kind: str) -> None:
     save_file({**arrays, "adversarial": pixels}, path)
 
 
-def _told_in_report(place: Workplace) -> bool:
+def _is_reported(place: FaultWorkspace) -> bool:
     text = (place.folder / "out" / "report.md").read_text("utf-8").lower()
     return "damaged" in text or "do not match" in text or "digest" in text
 
 
-@fault(FAMILY)
-def a_schema_that_is_damaged(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def a_schema_that_is_damaged(place: FaultWorkspace, _draw: random.Random) -> None:
     finish_run(place)
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
         connection.execute("DROP TABLE outcomes")
         connection.commit()
-    result = place.call("report", "out").expect_code(2)
-    if "free some space" in result.said:
+    result = place.run_command("report", "out").expect_code(2)
+    if "free some space" in result.output:
         raise DeviationError("a damaged schema is taken for a full disk")
     result = place.run()
-    if result.code == 70 or "free some space" in result.said:
-        raise DeviationError(f"a damaged schema: {result.tail()}")
+    if result.code == 70 or "free some space" in result.output:
+        raise DeviationError(f"a damaged schema: {result.format_tail()}")
 
 
-@fault(FAMILY)
-def a_database_that_is_something_else(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def a_database_that_is_something_else(place: FaultWorkspace, _draw: random.Random) -> None:
     finish_run(place)
     (place.folder / "out" / "run.db").write_text(json.dumps({"a": 1}))
-    place.call("report", "out").expect_code(2)
+    place.run_command("report", "out").expect_code(2)
     place.run().expect_code(2, 4)
 
 
-@fault(FAMILY)
-def digests_that_are_gone(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def digests_that_are_gone(place: FaultWorkspace, _draw: random.Random) -> None:
     finish_run(place)
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
         connection.execute("DROP TABLE digests")
         connection.execute("UPDATE outcomes SET broken = 0")
         connection.commit()
     for arguments in (("report", "out"), ("gate", "out")):
-        place.call(*arguments).expect_code(2).expect_words("damaged")
+        place.run_command(*arguments).expect_code(2).expect_words("damaged")
     place.run().expect_code(2)
     place.run("--recompute-damaged").expect_code(2)

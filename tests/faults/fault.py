@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from workplace import Workplace
+from workplace import FaultWorkspace
 
-Trial = Callable[[Workplace, random.Random], None]
+FaultTrial = Callable[[FaultWorkspace, random.Random], None]
 """Makes the fault in a workplace and raises DeviationError where the tool does not do as specified."""
 
 
@@ -25,30 +25,30 @@ class Fault:
 
     family: str
     name: str
-    trial: Trial
-    repeats: bool
+    trial: FaultTrial
+    has_variants: bool
 
 
 FAULTS: list[Fault] = []
 """All kinds, in the order of their files."""
 
 
-def fault(family: str, *, repeats: bool = False) -> Callable[[Trial], Trial]:
+def register_fault(family: str, *, has_variants: bool = False) -> Callable[[FaultTrial], FaultTrial]:
     """Register a trial; its name, with spaces, is the fault's.
 
     Args:
         family: Its family.
-        repeats: See `Fault`.
+        has_variants: See `Fault`.
     """
 
-    def register(trial: Trial) -> Trial:
-        FAULTS.append(Fault(family, trial.__name__.replace("_", " "), trial, repeats))
+    def register(trial: FaultTrial) -> FaultTrial:
+        FAULTS.append(Fault(family, trial.__name__.replace("_", " "), trial, has_variants))
         return trial
 
     return register
 
 
-def add_variants(family: str, prefix: str, variants: dict[str, Trial]) -> None:
+def add_variants(family: str, prefix: str, variants: dict[str, FaultTrial]) -> None:
     """Register trials that differ in one thing, which their names say."""
     for name, trial in variants.items():
-        FAULTS.append(Fault(family, f"{prefix} {name}", trial, repeats=False))
+        FAULTS.append(Fault(family, f"{prefix} {name}", trial, has_variants=False))

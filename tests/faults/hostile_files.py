@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fault import Trial, add_variants, fault
-from workplace import FLAGS, DeviationError, Workplace
+from register_fault import FaultTrial, add_variants, register_fault
+from workplace import RUN_FLAGS, DeviationError, FaultWorkspace
 
 FAMILY = "hostile files"
 
 
-def _make_odd(path, kind: str) -> None:
+def _make_odd_file(path, kind: str) -> None:
     """Something at a path that is no regular file of a sane size."""
     path.unlink(missing_ok=True)
     if kind == "a FIFO":
@@ -43,7 +43,7 @@ def _make_odd(path, kind: str) -> None:
         raise ValueError(kind)
 
 
-ODD = (
+ODD_KINDS = (
     "a FIFO",
     "a link to a FIFO",
     "a link to an endless device",
@@ -55,30 +55,34 @@ ODD = (
 )
 
 
-def _odd_file(name: str, kind: str, codes: tuple[int, ...], edit: tuple[str, str] | None) -> Trial:
-    def trial(place: Workplace, _draw: random.Random) -> None:
+def _make_odd_file_trial(
+    name: str, kind: str, codes: tuple[int, ...], edit: tuple[str, str] | None
+) -> FaultTrial:
+    def trial(place: FaultWorkspace, _draw: random.Random) -> None:
         if edit:
-            place.edit(*edit)
+            place.edit_grid(*edit)
         before = Path.cwd()
-        _make_odd(place.folder / name, kind)
+        _make_odd_file(place.folder / name, kind)
         os.chdir(before)
         place.run().expect_code(*codes)
 
     return trial
 
 
-FAST = ('"python:net.py:make"', '"checkpoint:net.pt", architecture: mnist_fast')
-ONNX = ('"python:net.py:make"', '"onnx:net.onnx"')
+CHECKPOINT_EDIT = ('"python:net.py:make"', '"checkpoint:net.pt", architecture: mnist_fast')
+ONNX_EDIT = ('"python:net.py:make"', '"onnx:net.onnx"')
 for file, codes, edit in (
     ("grid.yaml", (2,), None),
     ("images.npz", (3, 5), None),
-    ("net.pt", (3, 5), FAST),
-    ("net.onnx", (3, 5), ONNX),
+    ("net.pt", (3, 5), CHECKPOINT_EDIT),
+    ("net.onnx", (3, 5), ONNX_EDIT),
     ("net.py", (2, 3, 5), None),
 ):
-    add_variants(FAMILY, f"{file} that is", {kind: _odd_file(file, kind, codes, edit) for kind in ODD})
+    add_variants(
+        FAMILY, f"{file} that is", {kind: _make_odd_file_trial(file, kind, codes, edit) for kind in ODD_KINDS}
+    )
 
-GRIDS: dict[str, str | bytes] = {
+HOSTILE_GRIDS: dict[str, str | bytes] = {
     "20,000 brackets": "[" * 20_000,
     "20,000 nested maps": "{a: " * 20_000,
     "deep indentation": "\n".join(" " * depth + f"a{depth}:" for depth in range(3_000)),
@@ -110,11 +114,11 @@ GRIDS: dict[str, str | bytes] = {
 }
 
 
-def _grid(text: str | bytes, *, alone: bool) -> Trial:
-    def trial(place: Workplace, _draw: random.Random) -> None:
+def _make_grid_trial(text: str | bytes, *, alone: bool) -> FaultTrial:
+    def trial(place: FaultWorkspace, _draw: random.Random) -> None:
         whole = (place.folder / "grid.yaml").read_bytes()
         text_bytes = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        place.write("grid.yaml", text_bytes if alone else whole + text_bytes)
+        place.write_file("grid.yaml", text_bytes if alone else whole + text_bytes)
         place.run(limit=30).expect_code(2)
         if (place.folder / "owned").exists():
             raise DeviationError("the grid file ran a command")
@@ -122,36 +126,40 @@ def _grid(text: str | bytes, *, alone: bool) -> Trial:
     return trial
 
 
-add_variants(FAMILY, "a grid file that is", {name: _grid(text, alone=True) for name, text in GRIDS.items()})
+add_variants(
+    FAMILY,
+    "a grid file that is",
+    {name: _make_grid_trial(text, alone=True) for name, text in HOSTILE_GRIDS.items()},
+)
 
-NAMES = (
+HOSTILE_NAMES = (
     "..", ".", "../up", "/abs", "a/b", "rc[/1]", "[/a]", "[bold]x", "\x1b[31mred", "a\x07b", "\u202egnp",
     "x" * 300,
     "-rf", " ", "", "CON", "a\nb", "\u00e9\u0301", "=cmd()", "<script>alert(1)</script>",
 )  # fmt: skip
 
 
-def _name(name: str) -> Trial:
-    def trial(place: Workplace, _draw: random.Random) -> None:
+def _make_name_trial(name: str) -> FaultTrial:
+    def trial(place: FaultWorkspace, _draw: random.Random) -> None:
         import yaml
 
-        place.edit("name: small\n", yaml.safe_dump({"name": name}, allow_unicode=True))
-        result = place.call("run", "grid.yaml", *FLAGS).expect_code(0, 1, 2)
+        place.edit_grid("name: small\n", yaml.safe_dump({"name": name}, allow_unicode=True))
+        result = place.run_command("run", "grid.yaml", *RUN_FLAGS).expect_code(0, 1, 2)
         outside = [
             p.name for p in place.folder.parent.iterdir() if p.is_dir() and p.name in {"up", "report.html"}
         ]
         if outside or (place.folder.parent / "run.db").exists() or (place.folder / "run.db").exists():
-            raise DeviationError(f"written outside of runs/: {result.tail()}")
+            raise DeviationError(f"written outside of runs/: {result.format_tail()}")
 
     return trial
 
 
-add_variants(FAMILY, "a grid named", {repr(name[:20]): _name(name) for name in NAMES})
+add_variants(FAMILY, "a grid named", {repr(name[:20]): _make_name_trial(name) for name in HOSTILE_NAMES})
 
 
-@fault(FAMILY)
-def a_zip_bomb_as_weights(place: Workplace, _draw: random.Random) -> None:
-    place.edit(*FAST)
+@register_fault(FAMILY)
+def a_zip_bomb_as_weights(place: FaultWorkspace, _draw: random.Random) -> None:
+    place.edit_grid(*CHECKPOINT_EDIT)
     torch.save({"w": torch.zeros(4)}, place.folder / "small.pt")
     bomb = zipfile.ZipFile(place.folder / "net.pt", "w", zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(place.folder / "small.pt") as old, bomb as new:
@@ -163,16 +171,16 @@ def a_zip_bomb_as_weights(place: Workplace, _draw: random.Random) -> None:
     place.run(limit=30).expect_code(3, 5)
 
 
-@fault(FAMILY)
-def a_zip_bomb_as_images(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def a_zip_bomb_as_images(place: FaultWorkspace, _draw: random.Random) -> None:
     np.savez_compressed(
         place.folder / "images.npz", x=np.zeros((400_000, 32, 32, 3), np.uint8), y=np.zeros(4, int)
     )
     place.run(limit=60).expect_code(3, 5)
 
 
-@fault(FAMILY)
-def a_folder_of_figures_that_is_a_link(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def a_folder_of_figures_that_is_a_link(place: FaultWorkspace, _draw: random.Random) -> None:
     outside = place.folder / "elsewhere"
     outside.mkdir()
     place.run().expect_code(0, 1)
@@ -180,32 +188,32 @@ def a_folder_of_figures_that_is_a_link(place: Workplace, _draw: random.Random) -
 
     shutil.rmtree(place.folder / "out" / "figures", ignore_errors=True)
     (place.folder / "out" / "figures").symlink_to(outside)
-    place.call("report", "out").expect_code(0, 2, 5)
+    place.run_command("report", "out").expect_code(0, 2, 5)
     if list(outside.iterdir()):
         raise DeviationError("the report writes through a link to another folder")
 
 
-@fault(FAMILY)
-def a_report_that_is_a_link(place: Workplace, _draw: random.Random) -> None:
-    victim = place.write("victim", "precious")
+@register_fault(FAMILY)
+def a_report_that_is_a_link(place: FaultWorkspace, _draw: random.Random) -> None:
+    victim = place.write_file("victim", "precious")
     place.run().expect_code(0, 1)
     for name in ("report.html", "report.md", "results.json", "outcomes.csv"):
         (place.folder / "out" / name).unlink(missing_ok=True)
         (place.folder / "out" / name).symlink_to(victim)
-    place.call("report", "out").expect_code(0, 2, 5)
+    place.run_command("report", "out").expect_code(0, 2, 5)
     if victim.read_text() != "precious":
         raise DeviationError("the report writes through a link to another file")
 
 
-@fault(FAMILY)
-def a_run_on_media_that_cannot_be_written(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def a_run_on_media_that_cannot_be_written(place: FaultWorkspace, _draw: random.Random) -> None:
     place.run().expect_code(0, 1)
     media = place.folder / "out"
     for path in [*media.rglob("*"), media]:
         path.chmod(0o500 if path.is_dir() else 0o400)
     try:
-        place.call("report", "out", "--out", "page/report.html").expect_code(0)
-        place.call("gate", "out").expect_code(0, 1)
+        place.run_command("report", "out", "--out", "page/report.html").expect_code(0)
+        place.run_command("gate", "out").expect_code(0, 1)
     finally:
         for path in [media, *media.rglob("*")]:
             path.chmod(0o700)
@@ -213,15 +221,15 @@ def a_run_on_media_that_cannot_be_written(place: Workplace, _draw: random.Random
         raise DeviationError("no report was written to the other folder")
 
 
-@fault(FAMILY)
-def a_model_that_prints_beside_json(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def a_model_that_prints_beside_json(place: FaultWorkspace, _draw: random.Random) -> None:
     import json
 
     net = (place.folder / "net.py").read_text()
     noisy = net.replace(
         "return self.body(x)", "print('hello'); import os; os.write(1, b'raw'); return self.body(x)"
     )
-    place.write("net.py", noisy + "\nprint('loaded')\n")
+    place.write_file("net.py", noisy + "\nprint('loaded')\n")
     result = place.run("--json").expect_code(0, 1)
     for line in result.stdout.splitlines():
         try:
@@ -230,21 +238,21 @@ def a_model_that_prints_beside_json(place: Workplace, _draw: random.Random) -> N
             raise DeviationError(f"a line of --json is no JSON: {line[:80]!r}") from error
 
 
-@fault(FAMILY)
-def hostile_words_in_a_card(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def hostile_words_in_a_card(place: FaultWorkspace, _draw: random.Random) -> None:
     card = (Path(__file__).parents[2] / "attacks" / "pgd50-linf-8.yaml").read_text()
     lines = [
         'description: "[/a] \\e[31m <b>bold</b> | `x` \\u202e"' if line.startswith("description:") else line
         for line in card.splitlines()
     ]
-    place.write("cards/odd.yaml", "\n".join(lines))
-    place.call("list", "attacks", "--cards", "cards").expect_code(0, 2)
-    place.edit("{card: pgd50-linf-8, steps: 6}", "{card: odd, steps: 6}")
+    place.write_file("cards/odd.yaml", "\n".join(lines))
+    place.run_command("list", "attacks", "--cards", "cards").expect_code(0, 2)
+    place.edit_grid("{card: pgd50-linf-8, steps: 6}", "{card: odd, steps: 6}")
     place.run().expect_code(0, 1, 2)
 
 
-@fault(FAMILY)
-def images_a_hair_outside_the_range(place: Workplace, _draw: random.Random) -> None:
+@register_fault(FAMILY)
+def images_a_hair_outside_the_range(place: FaultWorkspace, _draw: random.Random) -> None:
     with np.load(place.folder / "images.npz") as data:
         pixels = data["x"].astype(np.float32) / 255
         pixels[0, 0, 0, 0], pixels[1, 0, 0, 0] = -3e-8, 1.0000001
@@ -257,7 +265,7 @@ def images_a_hair_outside_the_range(place: Workplace, _draw: random.Random) -> N
     place.run(out="other").expect_code(3)
 
 
-RADII = {
+HOSTILE_RADII = {
     "0.5/255": (0, 1), "8 / 255": (0, 1, 2), "8/25 5": (2,), "8/0": (2,), "8//255": (2,), "8/255/1": (2,),
     "nan": (2,),
     "inf": (2,), "-8/255": (2,), "1e-2": (0, 1), "0x8/255": (2,), "8/-255": (2,), "": (2,), "eight": (2,),
@@ -265,23 +273,29 @@ RADII = {
 }  # fmt: skip
 
 
-def _radius(text: str, codes: tuple[int, ...]) -> Trial:
-    def trial(place: Workplace, _draw: random.Random) -> None:
+def _make_radius_trial(text: str, codes: tuple[int, ...]) -> FaultTrial:
+    def trial(place: FaultWorkspace, _draw: random.Random) -> None:
         import json
 
-        place.edit("steps: 6}", f"steps: 6, eps: {json.dumps(text)}}}")
-        place.edit("gates:\n  - {metric: robust_accuracy, threat: linf-8, min: 0.01, on: estimate}\n", "")
+        place.edit_grid("steps: 6}", f"steps: 6, eps: {json.dumps(text)}}}")
+        place.edit_grid(
+            "gates:\n  - {metric: robust_accuracy, threat: linf-8, min: 0.01, on: estimate}\n", ""
+        )
         place.run().expect_code(*codes)
 
     return trial
 
 
-add_variants(FAMILY, "an eps of", {repr(text): _radius(text, codes) for text, codes in RADII.items()})
+add_variants(
+    FAMILY,
+    "an eps of",
+    {repr(text): _make_radius_trial(text, codes) for text, codes in HOSTILE_RADII.items()},
+)
 
 
-def _truth_value(old: str, new: str) -> Trial:
-    def trial(place: Workplace, _draw: random.Random) -> None:
-        place.edit(old, new)
+def _make_truth_value_trial(old: str, new: str) -> FaultTrial:
+    def trial(place: FaultWorkspace, _draw: random.Random) -> None:
+        place.edit_grid(old, new)
         place.run().expect_code(2).expect_words("truth value")
 
     return trial
@@ -291,8 +305,8 @@ add_variants(
     FAMILY,
     "a truth value as",
     {
-        "the number of images": _truth_value('npz:images.npz"', 'npz:images.npz", limit: true'),
-        "the number of classes": _truth_value("num_classes: 4", "num_classes: true"),
-        "the seed": _truth_value("seed: 3", "seed: false"),
+        "the number of images": _make_truth_value_trial('npz:images.npz"', 'npz:images.npz", limit: true'),
+        "the number of classes": _make_truth_value_trial("num_classes: 4", "num_classes: true"),
+        "the seed": _make_truth_value_trial("seed: 3", "seed: false"),
     },
 )

@@ -9,14 +9,14 @@ import socket
 import time
 from collections.abc import Callable
 
-from fault import Trial, add_variants
-from workplace import DeviationError, Workplace
+from fault import FaultTrial, add_variants
+from workplace import DeviationError, FaultWorkspace
 
 FAMILY = "hostile services"
-Behaviour = Callable[[socket.socket], None]
+ServiceBehaviour = Callable[[socket.socket], None]
 
 
-def _hang(connection: socket.socket) -> None:
+def _hang_for_ever(connection: socket.socket) -> None:
     connection.recv(65536)
     time.sleep(600)
 
@@ -44,7 +44,7 @@ def _continue_for_ever(connection: socket.socket) -> None:
         time.sleep(0.02)
 
 
-def _answer(content: bytes, status: str = "200 OK", headers: str = "") -> Behaviour:
+def _make_answer(content: bytes, status: str = "200 OK", headers: str = "") -> ServiceBehaviour:
     def behave(connection: socket.socket) -> None:
         _read_request(connection)
         head = f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n{headers}\r\n"
@@ -63,30 +63,30 @@ def _read_request(connection: socket.socket) -> None:
         body += connection.recv(65536)
 
 
-def _close(connection: socket.socket) -> None:
+def _close_connection(connection: socket.socket) -> None:
     connection.recv(100)
 
 
-BEHAVIOURS: dict[str, Behaviour] = {
-    "hangs": _hang,
+BEHAVIOURS: dict[str, ServiceBehaviour] = {
+    "hangs": _hang_for_ever,
     "drips its headers": _drip_headers,
     "drips its body": _drip_body,
     "says 100 Continue for ever": _continue_for_ever,
-    "closes the connection": _close,
-    "answers nothing": _answer(b""),
-    "answers HTML": _answer(b"<html>\x1b[31m</html>"),
-    "answers too few rows": _answer(b'{"scores": [[1, 2, 3, 4]]}'),
-    "answers NaN": _answer(b'{"scores": [[NaN, NaN, NaN, NaN]]}'),
-    "answers deep nonsense": _answer(b"[" * 100_000),
-    "answers huge numbers": _answer(b'{"scores": [[' + b"9" * 10_000 + b", 1, 2, 3]]}"),
-    "redirects": _answer(b"", "302 Found", "Location: file:///etc/passwd\r\n"),
-    "is out of order": _answer(b"\x1b]0;x\x07", "500 Internal\x1b[31m Error"),
-    "asks to wait a year": _answer(b"", "429 Too Many", "Retry-After: 31536000\r\n"),
-    "lies of its length": _answer(b"{}", "200 OK", "Content-Length: 99999999999\r\n"),
+    "closes the connection": _close_connection,
+    "answers nothing": _make_answer(b""),
+    "answers HTML": _make_answer(b"<html>\x1b[31m</html>"),
+    "answers too few rows": _make_answer(b'{"scores": [[1, 2, 3, 4]]}'),
+    "answers NaN": _make_answer(b'{"scores": [[NaN, NaN, NaN, NaN]]}'),
+    "answers deep nonsense": _make_answer(b"[" * 100_000),
+    "answers huge numbers": _make_answer(b'{"scores": [[' + b"9" * 10_000 + b", 1, 2, 3]]}"),
+    "redirects": _make_answer(b"", "302 Found", "Location: file:///etc/passwd\r\n"),
+    "is out of order": _make_answer(b"\x1b]0;x\x07", "500 Internal\x1b[31m Error"),
+    "asks to wait a year": _make_answer(b"", "429 Too Many", "Retry-After: 31536000\r\n"),
+    "lies of its length": _make_answer(b"{}", "200 OK", "Content-Length: 99999999999\r\n"),
 }
 
 
-def _serve(behave: Behaviour, listener: socket.socket) -> None:
+def _serve_connections(behave: ServiceBehaviour, listener: socket.socket) -> None:
     """A bounded life: at most two minutes and two hundred connections."""
     signal.alarm(120)
     for _ in range(200):
@@ -100,8 +100,8 @@ def _serve(behave: Behaviour, listener: socket.socket) -> None:
         connection.close()
 
 
-def _trial(behave: Behaviour) -> Trial:
-    def trial(place: Workplace, _draw: random.Random) -> None:
+def _make_trial(behave: ServiceBehaviour) -> FaultTrial:
+    def trial(place: FaultWorkspace, _draw: random.Random) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(64)
@@ -110,11 +110,11 @@ def _trial(behave: Behaviour) -> Trial:
             if server == 0:
                 os.setsid()
                 try:
-                    _serve(behave, listener)
+                    _serve_connections(behave, listener)
                 finally:
                     os._exit(0)
         try:
-            _expect_an_error_of_the_service(place, port)
+            _expect_service_error(place, port)
         finally:
             os.killpg(server, signal.SIGKILL)
             os.waitpid(server, 0)
@@ -122,18 +122,18 @@ def _trial(behave: Behaviour) -> Trial:
     return trial
 
 
-def _expect_an_error_of_the_service(place: Workplace, port: int) -> None:
+def _expect_service_error(place: FaultWorkspace, port: int) -> None:
     line = (
         f'  - {{id: odd, source: "http://127.0.0.1:{port}/x", num_classes: 4, access: scores, '
         "endpoint: {timeout: 2, retries: 1}}\n"
     )
-    place.edit("attacks:\n", f"{line}attacks:\n  - {{card: square-linf-8, queries: 20}}\n")
+    place.edit_grid("attacks:\n", f"{line}attacks:\n  - {{card: square-linf-8, queries: 20}}\n")
     place.run("--timeout", "5", limit=60).expect_code(4)
-    status = {(cell["model"], cell["attack"]): cell["status"] for cell in place.results()["cells"]}
+    status = {(cell["model"], cell["attack"]): cell["status"] for cell in place.read_results()["cells"]}
     if any(state != "done" for (model, _), state in status.items() if model == "plain"):
         raise DeviationError("the sound model's cell is not done")
     if any(state == "done" for (model, _), state in status.items() if model == "odd"):
         raise DeviationError("a service that does not answer has a cell that is done")
 
 
-add_variants(FAMILY, "a service that", {name: _trial(behave) for name, behave in BEHAVIOURS.items()})
+add_variants(FAMILY, "a service that", {name: _make_trial(behave) for name, behave in BEHAVIOURS.items()})

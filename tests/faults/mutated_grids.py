@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from fault import fault
-from workplace import Workplace
+from register_fault import register_fault
+from workplace import FaultWorkspace
 
 FAMILY = "mutated grids"
-RICH = """\
+RICH_GRID = """\
 schema: 1
 name: rich
 seed: 3
@@ -25,14 +25,14 @@ gates:
   - {metric: robust_accuracy, threat: linf-8, min: 0.01, on: lower, level: error}
   - {metric: clean_accuracy, min: 0.5}
 """
-NONSENSE = (
+NONSENSE_VALUES = (
     "null", "true", "-1", "0", "1e309", ".nan", ".inf", "''", "[]", "{}", "'x'", "8/255", "\"\\0\"", "[[[]]]",
     "~", "0x10", "99999999999999999999", "2001-01-01", "!!set {a}", "*missing", "&a", "\u202e", "[/red]",
     "'../../x'", "- - -", "? :", "%TAG",
 )  # fmt: skip
 
 
-def mutate(text: str, draw: random.Random) -> str:
+def mutate_text(text: str, draw: random.Random) -> str:
     """One to three slips of the pen, or values that mean nothing."""
     for _ in range(draw.randint(1, 3)):
         lines = text.splitlines(keepends=True)
@@ -56,12 +56,12 @@ def mutate(text: str, draw: random.Random) -> str:
             lines.insert(place, lines[draw.randrange(len(lines))])
         elif kind == 4 and ":" in lines[place]:  # a value of another type
             head, _, _ = lines[place].partition(":")
-            lines[place] = f"{head}: {draw.choice(NONSENSE)}\n"
+            lines[place] = f"{head}: {draw.choice(NONSENSE_VALUES)}\n"
         elif kind == 5:
             words = [at for at, letter in enumerate(lines[place]) if letter in ",{"]
             if words:
                 at = draw.choice(words)
-                key, value = draw.choice(["eps", "seed", "id", "limit", "odd"]), draw.choice(NONSENSE)
+                key, value = draw.choice(["eps", "seed", "id", "limit", "odd"]), draw.choice(NONSENSE_VALUES)
                 lines[place] = f"{lines[place][: at + 1]} {key}: {value},{lines[place][at + 1 :]}"
         else:
             lines[place] = " " * draw.randint(1, 4) + lines[place]
@@ -69,10 +69,10 @@ def mutate(text: str, draw: random.Random) -> str:
     return text
 
 
-@fault(FAMILY, repeats=True)
-def a_grid_with_slips(place: Workplace, draw: random.Random) -> None:
-    text = mutate(RICH, draw)
-    place.write("grid.yaml", text)
+@register_fault(FAMILY, repeats=True)
+def a_grid_with_slips(place: FaultWorkspace, draw: random.Random) -> None:
+    text = mutate_text(RICH_GRID, draw)
+    place.write_file("grid.yaml", text)
     try:
         place.run("--dry-run", limit=45).expect_code(0, 2, 3, 5)
     except Exception as error:

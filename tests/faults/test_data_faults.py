@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import pixels, save_folder, save_picture
+from pictures import build_pixels, save_folder, save_picture
 from PIL import Image
 
 from robustbench_local.data.data_sources import load_dataset
@@ -54,16 +54,16 @@ def test_f34_one_image_is_enough(tmp_path):
 
 
 def test_f35_labels_with_gaps_and_strings_have_a_map(tmp_path):
-    np.savez(tmp_path / "gaps.npz", x=pixels(3, 4, 4, 3), y=np.array([3, 30, 300]))
+    np.savez(tmp_path / "gaps.npz", x=build_pixels(3, 4, 4, 3), y=np.array([3, 30, 300]))
     gaps = fit_labels(load_dataset(f"npz:{tmp_path / 'gaps.npz'}"), 3)
     assert gaps.labels.tolist() == [0, 1, 2]
     assert gaps.label_map == {"3": 0, "30": 1, "300": 2}
-    np.savez(tmp_path / "words.npz", x=pixels(3, 4, 4, 3), y=np.array(["go", "stop", "go"]))
+    np.savez(tmp_path / "words.npz", x=build_pixels(3, 4, 4, 3), y=np.array(["go", "stop", "go"]))
     assert load_dataset(f"npz:{tmp_path / 'words.npz'}").label_map == {"go": 0, "stop": 1}
 
 
 def test_f36_labels_out_of_range(tmp_path):
-    np.savez(tmp_path / "a.npz", x=pixels(4, 4, 4, 3), y=np.array([0, -1, 1, -7]))
+    np.savez(tmp_path / "a.npz", x=build_pixels(4, 4, 4, 3), y=np.array([0, -1, 1, -7]))
     complaint(
         DataError, 3, "rows 1, 3", "negative", "number the classes from 0", source=f"npz:{tmp_path / 'a.npz'}"
     )
@@ -142,7 +142,7 @@ def test_f44_sixteen_bits_are_scaled(tmp_path):
 
 def test_f45_cmyk_and_palette(folder):
     save_picture(folder / "cat" / "c.jpg", mode="CMYK")
-    Image.fromarray(pixels(10, 12, 3, seed=4)).quantize(16).save(folder / "cat" / "p.png")
+    Image.fromarray(build_pixels(10, 12, 3, seed=4)).quantize(16).save(folder / "cat" / "p.png")
     notes = load_dataset(f"folder:{folder}").notes
     assert {"1 image: CMYK, converted to RGB", "1 image: palette, converted to RGB"} <= set(notes)
 
@@ -154,7 +154,7 @@ def test_f46_exif_rotation(folder):
     data = load_dataset(f"folder:{folder}")
     assert torch.equal(
         (data.images[0] * 255).round().byte().permute(1, 2, 0),
-        torch.from_numpy(np.rot90(pixels(12, 10, 3), -1).copy()),
+        torch.from_numpy(np.rot90(build_pixels(12, 10, 3), -1).copy()),
     )
     assert "1 image: turned upright as its EXIF data says" in data.notes
 
@@ -167,7 +167,7 @@ def test_f48_mixed_sizes(folder):
 
 
 def test_f49_values_up_to_255(tmp_path):
-    np.savez(tmp_path / "a.npz", x=pixels(3, 4, 4, 3).astype(np.float32), y=np.arange(3))
+    np.savez(tmp_path / "a.npz", x=build_pixels(3, 4, 4, 3).astype(np.float32), y=np.arange(3))
     complaint(DataError, 3, r"0\.\.255", "divide the images by 255", source=f"npz:{tmp_path / 'a.npz'}")
     with pytest.raises(DataError, match=r"0\.\.255"):
         as_dataset((torch.rand(2, 3, 4, 4) * 255, torch.tensor([0, 1])))
@@ -197,7 +197,7 @@ def test_f51_a_decompression_bomb(folder):
 
 
 def test_f51_other_formats_are_not_opened(folder):
-    image = Image.fromarray(pixels(10, 12, 3))
+    image = Image.fromarray(build_pixels(10, 12, 3))
     for kind in ("TIFF", "GIF", "WEBP"):
         image.save(folder / "cat" / "0.png", format=kind)
         complaint(
@@ -208,7 +208,7 @@ def test_f51_other_formats_are_not_opened(folder):
 def test_f52_archives_are_not_unpacked_and_bombs_refused(tmp_path, monkeypatch):
     (tmp_path / "photos.zip").write_bytes(b"PK\x05\x06" + bytes(18))
     complaint(DataError, 3, "is a file, not a folder", "unpack", source=f"folder:{tmp_path / 'photos.zip'}")
-    monkeypatch.setattr("robustbench_local.config.zip_bombs.RATIO_FROM_BYTES", 2**16)
+    monkeypatch.setattr("robustbench_local.config.zip_bombs.MIN_BOMB_BYTES", 2**16)
     np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((2000, 16, 16, 3), np.uint8), y=np.zeros(2000, int))
     complaint(RefusedError, 5, "decompression bomb", source=f"npz:{tmp_path / 'bomb.npz'}")
 
@@ -222,7 +222,9 @@ class _Payload:
 
 
 def test_pickles_in_an_npz_file_are_not_run(tmp_path):
-    np.savez(tmp_path / "a.npz", x=pixels(1, 4, 4, 3), y=np.array([_Payload(tmp_path / "ran")], dtype=object))
+    np.savez(
+        tmp_path / "a.npz", x=build_pixels(1, 4, 4, 3), y=np.array([_Payload(tmp_path / "ran")], dtype=object)
+    )
     complaint(RefusedError, 5, "could run code", source=f"npz:{tmp_path / 'a.npz'}")
     assert not (tmp_path / "ran").exists()
     pickle.loads(pickle.dumps(_Payload(tmp_path / "ran")))
@@ -252,9 +254,9 @@ def test_f54_a_file_that_may_not_be_read(folder, monkeypatch):
 
 
 def test_f55_a_changed_file_changes_the_digest(folder):
-    before = load_dataset(f"folder:{folder}").digest()
+    before = load_dataset(f"folder:{folder}").compute_digest()
     save_picture(folder / "cat" / "0.png", seed=77)
-    assert load_dataset(f"folder:{folder}").digest() != before
+    assert load_dataset(f"folder:{folder}").compute_digest() != before
 
 
 def test_f70_class_names_in_any_script(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fault import FAULTS, Fault
-from workplace import DeviationError, Result, Workplace, check_manners
+from workplace import CommandResult, DeviationError, FaultWorkspace, check_output
 
 LEAST = {
     "damaged stores": 9,
@@ -37,7 +37,7 @@ def test_no_kind_of_fault_is_lost(suite):
 
 
 def test_every_kind_is_tried_once_and_shards_share_them(suite):
-    kinds = [Fault("f", str(number), lambda _place, _draw: None, repeats=False) for number in range(7)]
+    kinds = [Fault("f", str(number), lambda _place, _draw: None, has_variants=False) for number in range(7)]
     shards = [list(suite["schedule"](kinds, 3, 0.0, shard=(part, 2))) for part in (1, 2)]
     assert sorted(fault.name for shard in shards for fault, _ in shard) == [
         str(number) for number in range(7)
@@ -46,10 +46,10 @@ def test_every_kind_is_tried_once_and_shards_share_them(suite):
 
 
 def test_a_deviation_is_told_with_what_repeats_it(suite, tmp_path):
-    def trial(place: Workplace, draw: random.Random) -> None:
+    def trial(place: FaultWorkspace, draw: random.Random) -> None:
         raise DeviationError(f"drew {draw.randrange(10**6)}")
 
-    kind = Fault("f", "a kind", trial, repeats=True)
+    kind = Fault("f", "a kind", trial, has_variants=True)
     told = suite["try_once"](kind, 5, tmp_path / "place")
     assert told.startswith("drew ")
     assert told == suite["try_once"](kind, 5, tmp_path / "place")
@@ -68,9 +68,9 @@ def test_a_deviation_is_told_with_what_repeats_it(suite, tmp_path):
 )
 def test_bad_manners_are_noticed(code, stdout, stderr, complaint):
     with pytest.raises(DeviationError, match=complaint):
-        check_manners(Result(code, stdout, stderr, 0.0))
+        check_output(CommandResult(code, stdout, stderr, 0.0))
 
 
 def test_good_manners_pass():
-    check_manners(Result(3, "", "rbl: error: net.pt: is empty. Download it again\n", 0.0))
-    check_manners(Result(0, "fine\n", "", 0.0))
+    check_output(CommandResult(3, "", "rbl: error: net.pt: is empty. Download it again\n", 0.0))
+    check_output(CommandResult(0, "fine\n", "", 0.0))

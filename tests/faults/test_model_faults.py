@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, RobustbenchError
 from robustbench_local.models.model_sources import load_classifier
-from robustbench_local.models.networks.network_registry import build
+from robustbench_local.models.networks.network_registry import build_network
 
 
 class Payload:
@@ -38,7 +38,7 @@ def witness(tmp_path: Path) -> Path:
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     path = tmp_path / "good.safetensors"
-    save_file(build("mnist_fast").state_dict(), path)
+    save_file(build_network("mnist_fast").state_dict(), path)
     return path
 
 
@@ -67,7 +67,7 @@ def asked(
     model: nn.Module | Callable[[Tensor], Tensor], x: Tensor, classes: int = 3, **options: object
 ) -> Tensor:
     classifier = Classifier(model, num_classes=classes, **options)  # type: ignore[arg-type]
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         return classifier(x)
 
 
@@ -148,7 +148,7 @@ def test_f3_another_hash_is_no_trust(tmp_path: Path, witness: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
 def test_f4_torchscript_is_refused_even_when_trusted(tmp_path: Path) -> None:
     path = tmp_path / "script.pt"
-    torch.jit.save(torch.jit.trace(build("mnist_fast"), images()), path)
+    torch.jit.save(torch.jit.trace(build_network("mnist_fast"), images()), path)
     for options in ({}, {"trust_pickle": sha256(path)}):
         with pytest.raises(RefusedError) as caught:
             load(path, **options)
@@ -159,7 +159,7 @@ def test_f5_an_old_torch_reads_no_pickles_but_safetensors(
     tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "plain.pt"
-    torch.save(build("mnist_fast").state_dict(), path)
+    torch.save(build_network("mnist_fast").state_dict(), path)
     load(path)
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(RefusedError) as caught:
@@ -183,7 +183,9 @@ def test_f7_a_truncated_file(tmp_path: Path, good: Path, kind: str, keep: float)
     if kind == "safetensors":
         path.write_bytes(good.read_bytes())
     else:
-        torch.save(build("mnist_fast").state_dict(), path, _use_new_zipfile_serialization=kind == "zip")
+        torch.save(
+            build_network("mnist_fast").state_dict(), path, _use_new_zipfile_serialization=kind == "zip"
+        )
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(ModelError) as caught:
         load(path)
@@ -223,7 +225,7 @@ def test_f9_one_flipped_bit_is_caught_by_the_recorded_hash(good: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_f10_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
-    state = build("mnist_fast").state_dict()
+    state = build_network("mnist_fast").state_dict()
     state["5.weight"][3, 4] = value
     save_file(state, tmp_path / "bad.safetensors")
     with pytest.raises(ModelError) as caught:
@@ -232,7 +234,7 @@ def test_f10_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
 
 
 def test_f11_keys_that_do_not_fit_are_listed(tmp_path: Path) -> None:
-    state = build("mnist_fast").state_dict()
+    state = build_network("mnist_fast").state_dict()
     state["head.weight"] = state.pop("7.weight")
     state["0.weight"] = torch.zeros(16, 3, 4, 4)
     save_file(state, tmp_path / "other.safetensors")
@@ -253,10 +255,10 @@ def test_f12_a_python_file_runs_only_when_allowed(tmp_path: Path, witness: Path)
     code = f"open({str(witness)!r}, 'w').close()\ndef net(x):\n    return x.mean(dim=(2, 3))\n"
     (tmp_path / "mine.py").write_text(code)
     with pytest.raises(RefusedError) as caught:
-        load_classifier("python:mine.py:net", base=tmp_path, num_classes=3)
+        load_classifier("python:mine.py:net", base_folder=tmp_path, num_classes=3)
     refused(caught, 5, "mine.py", "--allow-code")
     assert not witness.exists()
-    allowed = load_classifier("python:mine.py:net", base=tmp_path, num_classes=3, allow_code=True)
+    allowed = load_classifier("python:mine.py:net", base_folder=tmp_path, num_classes=3, allow_code=True)
     assert witness.exists()
     assert any("mine.py" in note and "allowed" in note for note in allowed.notes)
 
@@ -268,12 +270,12 @@ def test_f14_a_link_out_of_the_folder_is_refused(tmp_path: Path, good: Path) -> 
     (project / "folder").symlink_to(tmp_path)
     for name in ("link.safetensors", "folder/good.safetensors", str(project / "link.safetensors")):
         with pytest.raises(RefusedError) as caught:
-            load_classifier(f"checkpoint:{name}", architecture="mnist_fast", base=project)
+            load_classifier(f"checkpoint:{name}", architecture="mnist_fast", base_folder=project)
         refused(caught, 5, "symbolic link", str(good))
     (project / "real.safetensors").write_bytes(good.read_bytes())
     (project / "inner.safetensors").symlink_to("real.safetensors")
-    load_classifier("checkpoint:inner.safetensors", architecture="mnist_fast", base=project)
-    load_classifier("checkpoint:../good.safetensors", architecture="mnist_fast", base=project)
+    load_classifier("checkpoint:inner.safetensors", architecture="mnist_fast", base_folder=project)
+    load_classifier("checkpoint:../good.safetensors", architecture="mnist_fast", base_folder=project)
 
 
 # Behaviour
@@ -327,7 +329,7 @@ def test_f19_a_model_left_in_training_mode() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.9), nn.Flatten(), nn.Linear(48, 3)).train()
     x, before = images(channels=3, size=4), {k: v.clone() for k, v in model.state_dict().items()}
     classifier = Classifier(model, num_classes=3)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         found = classifier(x)
     assert all(part.training for part in model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -339,7 +341,7 @@ def test_f20_batch_norm_sees_no_difference_between_one_and_many() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 3)).train()
     model(images(64, 3, 8))  # running statistics that are not those of any batch
     classifier, x = Classifier(model, num_classes=3), images(64, 3, 8)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         torch.testing.assert_close(torch.cat([classifier(one) for one in x.split(1)]), classifier(x))
 
 
@@ -379,7 +381,7 @@ def test_f25_a_forward_that_changes_its_input() -> None:
     assert torch.equal(x, before)
     assert torch.equal(found, means(before - 0.5))
     assert any("in place" in note for note in classifier.notes)
-    _, _, gradient = classifier.gradient(x, lambda z: z.sum(1))
+    _, _, gradient = classifier.compute_gradient(x, lambda z: z.sum(1))
     torch.testing.assert_close(gradient, torch.full_like(x, 1 / 784))
 
 
@@ -391,7 +393,7 @@ def test_f26_process_settings_are_put_back_at_once_and_noted() -> None:
 
     state = torch.get_rng_state()
     classifier = Classifier(Answers(careless), num_classes=3)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         classifier(images(channels=3))
         assert torch.get_default_dtype() == torch.float32
     assert torch.equal(torch.get_rng_state(), state)
@@ -408,7 +410,7 @@ def test_f29_half_precision_models_get_their_own_dtype(dtype: torch.dtype) -> No
         return means(x)
 
     classifier = Classifier(Answers(watch, dtype), num_classes=3)
-    logits, _, gradient = classifier.gradient(images(channels=3), lambda z: z.sum(1))
+    logits, _, gradient = classifier.compute_gradient(images(channels=3), lambda z: z.sum(1))
     assert set(seen) == {dtype}
     assert logits.dtype == gradient.dtype == torch.float32
     assert any(str(dtype).removeprefix("torch.") in note for note in classifier.notes)
@@ -444,7 +446,7 @@ def test_f31_no_gradient_path(cut: Callable[[Tensor], Tensor]) -> None:
 
     classifier = Classifier(Cut(), num_classes=3)
     with pytest.raises(ModelError) as caught:
-        classifier.gradient(images(channels=3), lambda z: z.sum(1))
+        classifier.compute_gradient(images(channels=3), lambda z: z.sum(1))
     refused(caught, 3, "no gradient path", "access: scores")
 
 
@@ -459,7 +461,7 @@ def test_f31_a_graph_that_ends_in_the_parameters_is_no_path_either() -> None:
 
     classifier = Classifier(Constant(), num_classes=3)
     with pytest.raises(ModelError, match="no gradient path"):
-        classifier.gradient(images(channels=3), lambda z: z.sum(1))
+        classifier.compute_gradient(images(channels=3), lambda z: z.sum(1))
 
 
 def test_every_torch_load_is_restricted_but_one() -> None:

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from robustbench_local.cli.main import call
+from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.execution import model_speed
-from robustbench_local.evaluation.execution.progress_listener import Listener
+from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.harness import worker_pool as crew
 from robustbench_local.evaluation.isolation import isolated_call
 from robustbench_local.evaluation.probes import model_probe
-from robustbench_local.run import Run, run_grid
+from robustbench_local.run import AttackFunction, run_grid
 from robustbench_local.store.run_store import RunStore
 
 pytestmark = [
@@ -162,14 +162,14 @@ def run(place: Path, *names: str, attacks=("fgsm-linf-8",), **options) -> dict[s
     """Run the grid with a good model beside; the cells by the model's name."""
     options = {"timeout": 60, "out": place / "run", "allow_code": True, "batch_size": 12, **options}
     found = run_grid(grid("good", *names, attacks=attacks), **options)
-    assert not found.complete
+    assert not found.is_complete
     cells = {cell["model"]: cell for cell in found.results["cells"]}
     assert cells["good"]["status"] == "done"
     return cells
 
 
 def told(place: Path, name: str) -> list[dict]:
-    rows = Run(place / "run").outcomes
+    rows = AttackFunction(place / "run").outcomes
     return rows[rows["model"] == name].sort_values("position").to_dict("records")
 
 
@@ -251,13 +251,13 @@ def run_while_working(place: Path, *names: str, **options) -> dict[str, dict]:
     return run(place, *names, listener=Wake(place), **options)
 
 
-class Wake(Listener):
+class Wake(ProgressListener):
     """Ends the calm once the plan stands."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
 
-    def planned(self, plan):
+    def on_plan_ready(self, plan):
         (self.place / "planned").touch()
         (self.place / "calm").unlink(missing_ok=True)
 
@@ -285,7 +285,7 @@ def test_a_model_that_crashes_always_is_given_up_and_resumed(place):
     assert "SIGSEGV" in cells["crashes_always"]["error"]
     (place / "calm").touch()  # whatever made it crash is over
     found = run_grid(grid("good", "crashes_always"), out=place / "run", allow_code=True, batch_size=12)
-    assert found.complete
+    assert found.is_complete
 
 
 def test_a_cell_that_takes_too_long_goes_on_in_the_next_run(place):
@@ -298,7 +298,7 @@ def test_a_cell_that_takes_too_long_goes_on_in_the_next_run(place):
     assert "of 12 images done: slow: the cell's time is over" in cells["slow"]["error"]
     (place / "calm").touch()
     before = len(told(place, "slow"))
-    assert run_grid(grid("good", "slow", attacks=["pgd50-linf-8"]), **options).complete
+    assert run_grid(grid("good", "slow", attacks=["pgd50-linf-8"]), **options).is_complete
     assert len(told(place, "slow")) == 12 > before
 
 
@@ -307,7 +307,7 @@ def test_a_repaired_model_takes_the_place_of_its_errors(place):
     assert cells["leaves"]["status"] == "error"
     (place / "calm").touch()
     found = run_grid(grid("good", "leaves"), out=place / "run", allow_code=True, batch_size=12)
-    assert found.complete
+    assert found.is_complete
     assert [cell["model"] for cell in found.results["cells"]] == ["good", "leaves"]
     models = {model["id"]: model for model in found.results["models"]}
     assert models["leaves"]["digest"]
@@ -317,23 +317,23 @@ def test_a_repaired_model_takes_the_place_of_its_errors(place):
 def test_a_model_that_fails_later_keeps_what_was_measured(place):
     (place / "calm").touch()
     options = {"out": place / "run", "allow_code": True, "batch_size": 12}
-    assert run_grid(grid("good", "leaves"), **options).complete
+    assert run_grid(grid("good", "leaves"), **options).is_complete
     (place / "calm").unlink()
     again = run_grid(grid("good", "leaves"), **options)
-    assert again.complete
+    assert again.is_complete
     assert len(told(place, "leaves")) == 12
 
 
 def test_the_command_says_so_and_ends_with_4(place, capsys):
     (place / "grid.json").write_text(json.dumps(grid("good", "leaves")))
-    code = call(["run", "grid.json", "--allow-code", "--out", "run", "--timeout", "60"])
+    code = run_command(["run", "grid.json", "--allow-code", "--out", "run", "--timeout", "60"])
     assert code == 4
     assert "ended its process with code 0" in capsys.readouterr().out
-    assert call(["run", "grid.json", "--allow-code", "--out", "other", "--dry-run"]) == 4
+    assert run_command(["run", "grid.json", "--allow-code", "--out", "other", "--dry-run"]) == 4
     assert "error" in capsys.readouterr().out
     assert not (place / "other").exists()
     (place / "grid.json").write_text(json.dumps(grid("leaves")))
-    assert call(["run", "grid.json", "--allow-code", "--out", "none"]) == 3
+    assert run_command(["run", "grid.json", "--allow-code", "--out", "none"]) == 3
     assert "ended its process with code 0" in capsys.readouterr().err
 
 
@@ -414,7 +414,7 @@ def test_a_sound_model_with_odd_manners_is_measured(place, name):
     content = grid("good")
     content["models"].append({"id": "odd", "source": "python:odd.py:net", "num_classes": 3})
     found = run_grid(content, timeout=10, out=place / "run", allow_code=True, batch_size=12)
-    assert found.complete, [cell["error"] for cell in found.results["cells"]]
+    assert found.is_complete, [cell["error"] for cell in found.results["cells"]]
     if name != "scripted":
         first, second = (cell["robust_accuracy"]["value"] for cell in found.results["cells"])
         assert first == second
@@ -491,12 +491,12 @@ def test_a_killed_worker_changes_nothing(place):
     )
     (place / "models.py").write_text(code)
     options = {"out": place / "run", "allow_code": True, "batch_size": 12, "listener": Wake(place)}
-    assert run_grid(grid("good", "killed_once"), **options).complete
+    assert run_grid(grid("good", "killed_once"), **options).is_complete
     good, other = told(place, "good"), told(place, "killed_once")
     assert (place / "killed").exists()
     assert [row["broken"] for row in good] == [row["broken"] for row in other]
     with RunStore.open_readonly(place / "run") as store:
-        assert any("SIGKILL" in event.message for event in store.events())
+        assert any("SIGKILL" in event.message for event in store.read_events())
 
 
 @pytest.fixture
@@ -544,7 +544,7 @@ def test_a_hang_that_keeps_the_interpreter_to_itself_is_ended(place):
 
 
 def test_a_callable_with_threads_of_its_own_is_used_where_it_was_made(place, monkeypatch):
-    monkeypatch.setattr(model_probe, "COPY_SECONDS", 2.0)
+    monkeypatch.setattr(model_probe, "MAX_COPY_SECONDS", 2.0)
     pooled = """
 from concurrent.futures import ThreadPoolExecutor
 POOL = ThreadPoolExecutor(1)
@@ -558,7 +558,7 @@ def pooled(images):
     content["models"].append({"id": "pooled", "source": "python:models.py:pooled", "access": "scores"})
     content["attacks"][0]["queries"] = 20
     found = run_grid(content, out=place / "run", allow_code=True, timeout=60)
-    assert found.complete
+    assert found.is_complete
     assert [row["broken"] for row in told(place, "pooled")] == [row["broken"] for row in told(place, "good")]
     notes = {model["id"]: model["notes"] for model in found.results["models"]}
     assert any("hangs in a copy of the process" in note for note in notes["pooled"])

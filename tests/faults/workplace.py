@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 CLASSES = 4
-COUNT = 24
+IMAGE_COUNT = 24
 """Images in the small data set."""
-CONTROLS = {chr(code) for code in (*range(32), *range(127, 160))} - set("\n\t\r")
+CONTROL_CHARACTERS = {chr(code) for code in (*range(32), *range(127, 160))} - set("\n\t\r")
 """Characters that a terminal obeys."""
 LIMIT_SECONDS = 90.0
 """A command that takes longer has hung, whatever the load of the machine."""
@@ -60,7 +60,7 @@ def make():
     net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
     return net
 """
-FLAGS = ("--device", "cpu", "--workers", "1", "--batch-size", "8", "--allow-code")
+RUN_FLAGS = ("--device", "cpu", "--workers", "1", "--batch-size", "8", "--allow-code")
 
 
 class DeviationError(Exception):
@@ -68,7 +68,7 @@ class DeviationError(Exception):
 
 
 @dataclass(frozen=True)
-class Result:
+class CommandResult:
     """What a command left behind."""
 
     code: int
@@ -78,30 +78,32 @@ class Result:
     seconds: float
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """All that a user saw."""
         return self.stdout + self.stderr
 
-    def expect_code(self, *codes: int) -> Result:
+    def expect_code(self, *codes: int) -> CommandResult:
         """Complain unless the exit code is one of these."""
         if self.code not in codes:
-            raise DeviationError(f"exit code {self.code}, not {' or '.join(map(str, codes))}: {self.tail()}")
+            raise DeviationError(
+                f"exit code {self.code}, not {' or '.join(map(str, codes))}: {self.format_tail()}"
+            )
         return self
 
-    def expect_words(self, *words: str) -> Result:
+    def expect_words(self, *words: str) -> CommandResult:
         """Complain unless each of these stands somewhere in what was said."""
-        flat = " ".join(self.said.split()).lower()
+        flat = " ".join(self.output.split()).lower()
         for word in words:
             if word.lower() not in flat:
-                raise DeviationError(f"nothing is said of {word!r}: {self.tail()}")
+                raise DeviationError(f"nothing is said of {word!r}: {self.format_tail()}")
         return self
 
-    def tail(self) -> str:
+    def format_tail(self) -> str:
         """The end of what was said, as one line."""
         return " ".join((self.stderr or self.stdout).split())[-300:]
 
 
-class Workplace:
+class FaultWorkspace:
     """A folder with a network, images and a grid.
 
     Args:
@@ -111,12 +113,12 @@ class Workplace:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.write("net.py", NET)
-        self.write("grid.yaml", GRID)
-        save_file(network().state_dict(), folder / "net.safetensors")
-        np.savez(folder / "images.npz", **images())
+        self.write_file("net.py", NET)
+        self.write_file("grid.yaml", GRID)
+        save_file(make_network().state_dict(), folder / "net.safetensors")
+        np.savez(folder / "images.npz", **make_images())
 
-    def write(self, name: str, text: str | bytes) -> Path:
+    def write_file(self, name: str, text: str | bytes) -> Path:
         """A file in the folder."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,60 +127,62 @@ class Workplace:
 
     def write_model(self, body: str, *, name: str = "odd", extra: str = "") -> None:
         """A second model in the grid whose file begins with the plain network's and goes on with ``body``."""
-        self.write(f"{name}.py", NET + "\n" + body)
+        self.write_file(f"{name}.py", NET + "\n" + body)
         line = f'  - {{id: {name}, source: "python:{name}.py:make_odd", num_classes: 4{extra}}}\n'
-        self.edit("attacks:\n", f"{line}attacks:\n")
+        self.edit_grid("attacks:\n", f"{line}attacks:\n")
 
-    def edit(self, old: str, new: str) -> None:
+    def edit_grid(self, old: str, new: str) -> None:
         """Replace text of the grid file, which has to be there."""
         text = (self.folder / "grid.yaml").read_text(encoding="utf-8")
         if old not in text:
             raise ValueError(f"the grid has no {old!r}")
-        self.write("grid.yaml", text.replace(old, new, 1))
+        self.write_file("grid.yaml", text.replace(old, new, 1))
 
-    def run(self, *arguments: str, out: str = "out", limit: float = LIMIT_SECONDS) -> Result:
+    def run(self, *arguments: str, out: str = "out", limit: float = LIMIT_SECONDS) -> CommandResult:
         """``rbl run grid.yaml`` with the usual flags."""
-        return self.call("run", "grid.yaml", *FLAGS, "--out", out, *arguments, limit=limit)
+        return self.run_command("run", "grid.yaml", *RUN_FLAGS, "--out", out, *arguments, limit=limit)
 
-    def call(self, *arguments: str, limit: float = LIMIT_SECONDS) -> Result:
+    def run_command(self, *arguments: str, limit: float = LIMIT_SECONDS) -> CommandResult:
         """Any command, with what holds for all of them: an end, no traceback, one line that says why not."""
         result = self.start(*arguments).wait(limit)
-        check_manners(result)
+        check_output(result)
         return result
 
-    def start(self, *arguments: str) -> Process:
+    def start(self, *arguments: str) -> CommandProcess:
         """A command that goes on by itself."""
-        return Process(self.folder, arguments)
+        return CommandProcess(self.folder, arguments)
 
-    def results(self, out: str = "out") -> dict[str, Any]:
+    def read_results(self, out: str = "out") -> dict[str, Any]:
         """What the run's report says, by machine."""
         found: dict[str, Any] = json.loads((self.folder / out / "results.json").read_text("utf-8"))
         return found
 
-    def cell(self, model: str, attack: str = "pgd50-linf-8", out: str = "out") -> dict[str, Any]:
+    def find_cell(self, model: str, attack: str = "pgd50-linf-8", out: str = "out") -> dict[str, Any]:
         """One cell of the results."""
         cells = [
-            c for c in self.results(out)["cells"] if c["model"] == model and c["attack"].startswith(attack)
+            c
+            for c in self.read_results(out)["cells"]
+            if c["model"] == model and c["attack"].startswith(attack)
         ]
         if len(cells) != 1:
             raise DeviationError(f"{len(cells)} cells of {model} and {attack} in results.json")
         found: dict[str, Any] = cells[0]
         return found
 
-    def robust(self, model: str, attack: str = "pgd50-linf-8", out: str = "out") -> float:
+    def read_robust_accuracy(self, model: str, attack: str = "pgd50-linf-8", out: str = "out") -> float:
         """Robust accuracy of a cell."""
-        value = self.cell(model, attack, out)["robust_accuracy"]["value"]
+        value = self.find_cell(model, attack, out)["robust_accuracy"]["value"]
         if value is None:
             raise DeviationError(f"no robust accuracy of {model} and {attack}")
         return float(value)
 
-    def rows(self, model: str, out: str = "out") -> list[dict[str, str]]:
+    def read_rows(self, model: str, out: str = "out") -> list[dict[str, str]]:
         """The rows of outcomes.csv about one model."""
         with (self.folder / out / "outcomes.csv").open(encoding="utf-8", newline="") as file:
             return [row for row in csv.DictReader(file) if row["model"] == model]
 
 
-class Process:
+class CommandProcess:
     """The command line in a process of its own, forked from this one, which has imported everything.
 
     Args:
@@ -191,24 +195,24 @@ class Process:
         self._began = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            _become(folder, arguments, self._logs)
+            _run_command_in_child(folder, arguments, self._logs)
 
-    def kill(self, kind: signal.Signals) -> None:
+    def send_signal(self, kind: signal.Signals) -> None:
         """Send a signal to the command alone."""
         os.kill(self.pid, kind)
 
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether it has ended, which is left to `wait` to read."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def wait(self, limit: float = LIMIT_SECONDS) -> Result:
+    def wait(self, limit: float = LIMIT_SECONDS) -> CommandResult:
         """Its result; whatever is left of its process group ends with it.
 
         Raises:
             DeviationError: If it has not ended by the limit, in seconds.
         """
         hung = False
-        while not self.ended():
+        while not self.has_ended():
             if time.monotonic() - self._began > limit:
                 hung = True
                 break
@@ -218,13 +222,13 @@ class Process:
         _, status = os.waitpid(self.pid, 0)
         stdout, stderr = (path.read_bytes().decode("utf-8", "backslashreplace") for path in self._logs)
         code = os.waitstatus_to_exitcode(status)
-        result = Result(code, stdout, stderr, time.monotonic() - self._began)
+        result = CommandResult(code, stdout, stderr, time.monotonic() - self._began)
         if hung:
-            raise DeviationError(f"hangs for more than {limit:.0f} s: {result.tail()}")
+            raise DeviationError(f"hangs for more than {limit:.0f} s: {result.format_tail()}")
         return result
 
 
-def _become(folder: Path, arguments: Sequence[str], logs: tuple[Path, Path]) -> NoReturn:
+def _run_command_in_child(folder: Path, arguments: Sequence[str], logs: tuple[Path, Path]) -> NoReturn:
     """The forked child: the command line, and nothing of this process's end."""
     code = 99
     try:
@@ -252,26 +256,28 @@ def _become(folder: Path, arguments: Sequence[str], logs: tuple[Path, Path]) -> 
         os._exit(code)
 
 
-def check_manners(result: Result) -> None:
+def check_output(result: CommandResult) -> None:
     """What holds for every command, whatever was wrong.
 
     Raises:
         DeviationError: If it shows a traceback, calls itself broken, passes control characters on, or fails
             without a line.
     """
-    if "Traceback (most recent call last)" in result.said:
-        raise DeviationError(f"a traceback is shown: {result.tail()}")
+    if "Traceback (most recent call last)" in result.output:
+        raise DeviationError(f"a traceback is shown: {result.format_tail()}")
     if result.code not in {0, 1, 2, 3, 4, 5, 130}:
-        raise DeviationError(f"exit code {result.code}: {result.tail()}")
-    if CONTROLS.intersection(result.said):
-        raise DeviationError(f"control characters reach the terminal: {result.tail()!r}")
+        raise DeviationError(f"exit code {result.code}: {result.format_tail()}")
+    if CONTROL_CHARACTERS.intersection(result.output):
+        raise DeviationError(f"control characters reach the terminal: {result.format_tail()!r}")
     if result.code in {2, 3, 5} and not [
         line for line in result.stderr.splitlines() if line.startswith("rbl: ")
     ]:
-        raise DeviationError(f"exit code {result.code} without a line on the standard error: {result.tail()}")
+        raise DeviationError(
+            f"exit code {result.code} without a line on the standard error: {result.format_tail()}"
+        )
 
 
-def network() -> nn.Module:
+def make_network() -> nn.Module:
     """The small network whose weights lie in every workplace."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -279,18 +285,18 @@ def network() -> nn.Module:
     return nn.ModuleDict({"body": body})
 
 
-def images() -> dict[str, np.ndarray]:
+def make_images() -> dict[str, np.ndarray]:
     """Noisy images of 16 px with the network's own answers as labels, but for every eighth."""
     generator = torch.Generator().manual_seed(5)
-    pixels = torch.randint(0, 256, (COUNT, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (IMAGE_COUNT, 3, 16, 16), generator=generator, dtype=torch.uint8)
     pixels[:, :, :3] = 0  # a letterbox, as photographs have them
     with torch.no_grad():
-        labels = network()["body"](pixels.float() / 255).argmax(dim=1)  # type: ignore[index]
+        labels = make_network()["body"](pixels.float() / 255).argmax(dim=1)  # type: ignore[index]
     labels[::8] = (labels[::8] + 1) % CLASSES
     return {"x": pixels.permute(0, 2, 3, 1).numpy(), "y": labels.numpy()}
 
 
-def fresh(folder: Path) -> Workplace:
+def make_fresh_workspace(folder: Path) -> FaultWorkspace:
     """An empty folder made into a workplace."""
     shutil.rmtree(folder, ignore_errors=True)
-    return Workplace(folder)
+    return FaultWorkspace(folder)

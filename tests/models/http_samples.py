@@ -15,11 +15,11 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.models.model_sources import load_classifier
 
 
-class Service:
+class SampleService:
     """Answers with each image's mean by channel, after what a test has planned."""
 
     def __init__(self) -> None:
-        self.planned: list[tuple[int, bytes, dict[str, str]]] = []
+        self.planned_answers: list[tuple[int, bytes, dict[str, str]]] = []
         self.requests: list[dict[str, str]] = []
         self.sizes: list[int] = []
         self.answer: Callable[[np.ndarray], object] = lambda scores: {"scores": scores.tolist()}
@@ -32,10 +32,10 @@ class Service:
                 service.requests.append({**self.headers, "path": self.path})
                 time.sleep(service.delay)
                 status, content, extra = 200, b"", {}
-                if service.planned:
-                    status, content, extra = service.planned.pop(0)
+                if service.planned_answers:
+                    status, content, extra = service.planned_answers.pop(0)
                 else:
-                    content = json.dumps(service.answer(service.scores(body))).encode()
+                    content = json.dumps(service.answer(service.compute_scores(body))).encode()
                 self.send_response(status)
                 for name, value in {**extra, "Content-Length": str(len(content))}.items():
                     self.send_header(name, value)
@@ -48,7 +48,7 @@ class Service:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/predict"
 
-    def scores(self, body: bytes) -> np.ndarray:
+    def compute_scores(self, body: bytes) -> np.ndarray:
         if self.requests[-1]["Content-Type"] == "image/png":
             pixels = np.asarray(Image.open(io.BytesIO(body)), dtype=np.float32) / 255
             self.sizes.append(1)

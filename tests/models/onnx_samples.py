@@ -11,11 +11,11 @@ onnx = pytest.importorskip("onnx", reason="needs onnx, a test dependency, to bui
 pytest.importorskip("onnxruntime", reason="needs the extra .[onnx]")
 
 
-def matrix(classes: int = 4, size: int = 48) -> np.ndarray:
+def build_matrix(classes: int = 4, size: int = 48) -> np.ndarray:
     return np.random.default_rng(7).normal(size=(size, classes)).astype(np.float32)
 
 
-def linear_file(
+def write_linear_model(
     path: Path,
     *,
     shape: tuple[int | str, ...] = ("N", 3, 4, 4),
@@ -24,7 +24,7 @@ def linear_file(
     external: str | None = None,
     weights: np.ndarray | None = None,
 ) -> Path:
-    """A graph from images to ``scores`` = (flattened images) @ weights, and ``label`` if asked for.
+    """A graph from images to ``compute_scores`` = (flattened images) @ weights, and ``label`` if asked for.
 
     Args:
         path: Where to write it.
@@ -35,7 +35,7 @@ def linear_file(
         weights: (pixel values, classes).
     """
     helper, kind = onnx.helper, dtype or onnx.TensorProto.FLOAT
-    values = matrix() if weights is None else weights
+    values = build_matrix() if weights is None else weights
     tensor = onnx.numpy_helper.from_array(values.astype(helper.tensor_dtype_to_np_dtype(kind)), "weights")
     if external is not None:
         onnx.external_data_helper.set_external_data(tensor, location=external)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from http_samples import Service
-from onnx_samples import linear_file, matrix
+from http_samples import SampleService
+from onnx_samples import build_matrix, write_linear_model
 
 from robustbench_local.errors import UnreachableError
 from robustbench_local.run import run_grid
@@ -30,8 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twelve images with the labels of the linear network, and of the service's channel means."""
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(60, 190, size=(12, 3, 4, 4)).astype(np.uint8)
-    linear_file(tmp_path / "net.onnx", weights=matrix() - matrix().mean(axis=0))
-    scores = (images / 255).reshape(12, -1) @ (matrix() - matrix().mean(axis=0))
+    write_linear_model(tmp_path / "net.onnx", weights=build_matrix() - build_matrix().mean(axis=0))
+    scores = (images / 255).reshape(12, -1) @ (build_matrix() - build_matrix().mean(axis=0))
     last = images.transpose(0, 2, 3, 1)
     np.savez("images.npz", x=last, y=scores.argmax(axis=1))
     np.savez("means.npz", x=last, y=images.mean(axis=(2, 3)).argmax(axis=1))
@@ -56,10 +56,12 @@ def test_an_onnx_model_runs_black_box_cards_and_skips_white_box_ones(folder: Pat
         # the attack's queries, and the harness's: one untouched, one candidate, perhaps one in 8 bits
         assert queries - 25 < cell["forward_passes"] / 4 <= queries + 3
         assert cell["counts"]["clean_correct"] == 4
-    assert run.complete
+    assert run.is_complete
 
 
-def test_a_service_that_goes_away_ends_the_cell_and_the_same_command_goes_on(folder: Path, service: Service):
+def test_a_service_that_goes_away_ends_the_cell_and_the_same_command_goes_on(
+    folder: Path, service: SampleService
+):
     options = "endpoint: {retries: 1, rate: 5000}"
     source = f'source: "{service.url.replace("http://", "http://me:hush@")}", {options}'
     text = GRID.replace("SOURCE", source).replace("images.npz", "means.npz")
@@ -70,23 +72,23 @@ def test_a_service_that_goes_away_ends_the_cell_and_the_same_command_goes_on(fol
         nonlocal asked
         asked += 1
         if asked == 20:
-            service.planned = [(503, b"", {})] * 100
+            service.planned_answers = [(503, b"", {})] * 100
         return {"scores": scores.tolist()}
 
     service.answer = answer
     run = run_grid("grid.yaml", out="out", device="cpu")
     statuses = [cell["status"] for cell in run.results["cells"]]
     assert statuses == ["skipped", "error", "error"]
-    assert not run.complete
+    assert not run.is_complete
     problem = run.results["cells"][1]["error"]
     assert problem.startswith(f"{service.url}: the service does not answer, in 2 tries: it answers 503")
     assert len(run.outcomes) == 0  # an outage says nothing about any image
     with pytest.raises(UnreachableError):
         run_grid("grid.yaml", out="out", device="cpu")
-    service.planned = []
+    service.planned_answers = []
     (folder / "grid.yaml").write_text(text.replace("retries: 1", "retries: 2"))  # patience decides no verdict
     again = run_grid("grid.yaml", out="out", device="cpu")
-    assert again.complete
+    assert again.is_complete
     assert len(again.outcomes) == 8
     written = b"".join(path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file())
     assert b"hush" not in written

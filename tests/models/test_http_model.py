@@ -7,18 +7,18 @@ import time
 
 import pytest
 import torch
-from http_samples import Service
+from http_samples import SampleService
 
 from robustbench_local.errors import ConfigError, ModelError, UnreachableError
 from robustbench_local.models import http_client
-from robustbench_local.models.http_client import without_credentials
+from robustbench_local.models.http_client import remove_credentials
 from robustbench_local.models.model_sources import load_classifier
 
 IMAGES = torch.rand(5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 MEANS = IMAGES.mean(dim=(2, 3))
 
 
-def test_scores_come_back_for_exactly_these_images_in_batches(service: Service):
+def test_scores_come_back_for_exactly_these_images_in_batches(service: SampleService):
     classifier = service.load(endpoint={"batch": 2})
     torch.testing.assert_close(classifier(IMAGES), MEANS)
     assert service.sizes == [2, 2, 1]
@@ -29,7 +29,7 @@ def test_scores_come_back_for_exactly_these_images_in_batches(service: Service):
     torch.testing.assert_close(service.load(endpoint={"key": "result.p"})(IMAGES[:1]), MEANS[:1])
 
 
-def test_pngs_go_out_one_by_one_rounded_to_8_bits(service: Service):
+def test_pngs_go_out_one_by_one_rounded_to_8_bits(service: SampleService):
     service.answer = lambda scores: {"scores": scores.tolist()}
     classifier = service.load(endpoint={"format": "png"})
     rounded = ((IMAGES * 255).round() / 255).mean(dim=(2, 3))
@@ -40,19 +40,19 @@ def test_pngs_go_out_one_by_one_rounded_to_8_bits(service: Service):
         classifier(IMAGES[:, :2])
 
 
-def test_labels_are_enough(service: Service):
+def test_labels_are_enough(service: SampleService):
     service.answer = lambda scores: {"labels": scores.argmax(axis=-1).tolist()}
     for form in ("json", "png"):
         classifier = service.load(access="labels", endpoint={"format": form})
         assert torch.equal(classifier(IMAGES).argmax(dim=1), MEANS.argmax(dim=1))
 
 
-def test_a_busy_service_is_asked_again_and_not_for_ever(service: Service):
+def test_a_busy_service_is_asked_again_and_not_for_ever(service: SampleService):
     classifier = service.load(endpoint={"retries": 2})
-    service.planned = [(503, b"", {}), (429, b"", {"Retry-After": "0"})]
+    service.planned_answers = [(503, b"", {}), (429, b"", {"Retry-After": "0"})]
     torch.testing.assert_close(classifier(IMAGES), MEANS)
     assert len(service.requests) == 3
-    service.planned = [(500, b"", {})] * 9
+    service.planned_answers = [(500, b"", {})] * 9
     with pytest.raises(
         UnreachableError, match=r"/predict: the service does not answer, in 3 tries: it answers 500"
     ):
@@ -60,7 +60,7 @@ def test_a_busy_service_is_asked_again_and_not_for_ever(service: Service):
     assert len(service.requests) == 6
 
 
-def test_a_slow_or_absent_service_is_given_up(service: Service):
+def test_a_slow_or_absent_service_is_given_up(service: SampleService):
     service.delay = 0.5
     with pytest.raises(UnreachableError, match="in 1 tries: timed out"):
         service.load(endpoint={"timeout": 0.1, "retries": 0})(IMAGES)
@@ -87,9 +87,9 @@ def test_a_slow_or_absent_service_is_given_up(service: Service):
     ],
 )
 def test_an_answer_that_is_none_is_one_clear_line(
-    service: Service, planned: tuple, error: type[ModelError], message: str
+    service: SampleService, planned: tuple, error: type[ModelError], message: str
 ):
-    service.planned = [planned]
+    service.planned_answers = [planned]
     with pytest.raises(error, match=message) as caught:
         service.load()(IMAGES)
     assert type(caught.value) is error
@@ -97,32 +97,32 @@ def test_an_answer_that_is_none_is_one_clear_line(
     assert len(service.requests) == 1
 
 
-def test_an_endless_answer_is_cut_off(service: Service, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_client, "_MOST_BYTES", 10)
+def test_an_endless_answer_is_cut_off(service: SampleService, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http_client, "_MAX_ANSWER_BYTES", 10)
     with pytest.raises(ModelError, match="the answer is larger than"):
         service.load()(IMAGES)
 
 
-def test_requests_keep_to_the_rate(service: Service):
+def test_requests_keep_to_the_rate(service: SampleService):
     classifier = service.load(endpoint={"rate": 20, "batch": 1})
     started = time.monotonic()
     classifier(IMAGES)
     assert 0.2 <= time.monotonic() - started < 2
 
 
-def test_credentials_are_sent_and_never_shown(service: Service, monkeypatch: pytest.MonkeyPatch):
+def test_credentials_are_sent_and_never_shown(service: SampleService, monkeypatch: pytest.MonkeyPatch):
     secret = service.url.replace("http://", "http://me:hush%21@") + "?key=hidden"
     classifier = service.load(secret)
     classifier(IMAGES)
     assert service.requests[-1]["Authorization"] == f"Basic {base64.b64encode(b'me:hush!').decode()}"
     assert service.requests[-1]["path"] == "/predict?key=hidden"
-    service.planned = [(404, b"", {})]
+    service.planned_answers = [(404, b"", {})]
     with pytest.raises(ModelError) as caught:
         classifier(IMAGES)
     shown = f"{caught.value} {classifier.name} {classifier.provenance} {classifier.notes}"
     assert service.url in shown
     assert not any(word in shown for word in ("hush", "hidden", "me:"))
-    assert without_credentials("torchvision:resnet18") == "torchvision:resnet18"
+    assert remove_credentials("torchvision:resnet18") == "torchvision:resnet18"
     monkeypatch.setenv("SERVICE_TOKEN", "abc ")
     service.load(endpoint={"token": "SERVICE_TOKEN"})(IMAGES)
     assert service.requests[-1]["Authorization"] == "Bearer abc"
@@ -130,11 +130,11 @@ def test_credentials_are_sent_and_never_shown(service: Service, monkeypatch: pyt
         service.load(endpoint={"token": "NO_SUCH"})
 
 
-def test_the_digest_follows_the_url_and_the_first_answers(service: Service):
+def test_the_digest_follows_the_url_and_the_first_answers(service: SampleService):
     def digest(url: str | None = None, **options: object) -> str:
         classifier = service.load(url, **options)
         classifier(IMAGES)
-        return classifier.digest()
+        return classifier.compute_digest()
 
     first = digest()
     assert digest(endpoint={"rate": 500, "timeout": 3}) == first
@@ -144,7 +144,7 @@ def test_the_digest_follows_the_url_and_the_first_answers(service: Service):
     assert len(others | {first}) == 4
 
 
-def test_what_makes_no_sense_for_a_service_is_refused(service: Service):
+def test_what_makes_no_sense_for_a_service_is_refused(service: SampleService):
     for url, options, message in (
         (service.url, {"weights": "w.pt"}, "a service takes no weights"),
         (service.url, {"access": "gradients"}, "a service gives no gradients"),

@@ -76,7 +76,7 @@ def test_without_a_network_there_is_one_line(published: Path) -> None:
 def test_random_weights_are_always_the_same_and_said_to_be_random() -> None:
     one, two = (load_classifier("torchvision:squeezenet1_1", default_classes=5) for _ in range(2))
     assert one.num_classes == 5
-    assert one.digest() == two.digest()
+    assert one.compute_digest() == two.compute_digest()
     assert any("random weights" in note for note in one.notes)
     assert load_classifier("torchvision:squeezenet1_1").num_classes == 1000
     assert load_classifier("torchvision:squeezenet1_1", num_classes=3, default_classes=5).num_classes == 3
@@ -100,10 +100,10 @@ def test_a_files_last_layer_says_how_many_classes(tmp_path: Path) -> None:
 def test_googlenet_files_with_and_without_their_helpers(tmp_path: Path, head: bool) -> None:
     network = models.googlenet(num_classes=4, aux_logits=head, init_weights=False)
     save_file(network.state_dict(), tmp_path / "inception.safetensors")
-    found = load_classifier("torchvision:googlenet", weights="inception.safetensors", base=tmp_path)
+    found = load_classifier("torchvision:googlenet", weights="inception.safetensors", base_folder=tmp_path)
     assert found.num_classes == 4
     assert not found.module.transform_input  # type: ignore[union-attr]  # only torchvision's own files want that
-    with found.attacked():
+    with found.evaluation_mode():
         assert found(torch.rand(2, 3, 64, 64)).shape == (2, 4)
 
 
@@ -113,7 +113,10 @@ def test_densenets_old_names_are_understood(tmp_path: Path) -> None:
     old = {name.replace("norm1", "norm.1").replace("conv2", "conv.2"): value for name, value in state.items()}
     assert old.keys() != state.keys()
     torch.save(old, tmp_path / "densenet.pth")
-    assert load_classifier("torchvision:densenet121", weights="densenet.pth", base=tmp_path).num_classes == 2
+    assert (
+        load_classifier("torchvision:densenet121", weights="densenet.pth", base_folder=tmp_path).num_classes
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,7 +158,7 @@ class TestTimm:
 
     def test_random_weights(self) -> None:
         one, two = (load_classifier("timm:test_resnet", default_classes=5) for _ in range(2))
-        assert one.digest() == two.digest()
+        assert one.compute_digest() == two.compute_digest()
         assert one(torch.rand(2, 3, 64, 64)).shape == (2, 5)
 
     def test_a_network_of_one_size_gets_its_size(self) -> None:
@@ -167,7 +170,7 @@ class TestTimm:
         import timm
 
         save_file(timm.create_model("test_resnet", num_classes=6).state_dict(), tmp_path / "six.safetensors")
-        found = load_classifier("timm:test_resnet", weights="six.safetensors", base=tmp_path)
+        found = load_classifier("timm:test_resnet", weights="six.safetensors", base_folder=tmp_path)
         assert found.num_classes == 6
         assert any("no normalisation declared" in note for note in found.notes)
 
@@ -222,6 +225,6 @@ def test_every_family_of_torchvision_loads_a_fine_tuned_file(name: str, tmp_path
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     network = models.get_model(name, num_classes=17, **options)
     save_file(network.state_dict(), tmp_path / "mine.safetensors")
-    found = load_classifier(f"torchvision:{name}", weights="mine.safetensors", base=tmp_path)
-    with found.attacked(), torch.no_grad():
+    found = load_classifier(f"torchvision:{name}", weights="mine.safetensors", base_folder=tmp_path)
+    with found.evaluation_mode(), torch.no_grad():
         assert found(torch.rand(2, 3, 64, 64)).shape == (2, 17)

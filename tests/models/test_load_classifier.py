@@ -10,7 +10,7 @@ from torchvision import models
 
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.model_sources import load_classifier
-from robustbench_local.models.networks.network_registry import build
+from robustbench_local.models.networks.network_registry import build_network
 
 
 @pytest.mark.parametrize(
@@ -32,14 +32,14 @@ def test_a_source_that_does_not_exist(source: str, message: str) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    save_file(build("cifar10_resnet2b", 6).state_dict(), tmp_path / "six.safetensors")
+    save_file(build_network("cifar10_resnet2b", 6).state_dict(), tmp_path / "six.safetensors")
     return tmp_path / "six.safetensors"
 
 
 def test_a_checkpoint_brings_what_its_architecture_knows(file: Path) -> None:
     found = load_classifier(f"checkpoint:{file}", architecture="cifar10_resnet2b")
     assert (found.num_classes, found.channels, found.input_size) == (6, 3, (32, 32))
-    expected = build("cifar10_resnet2b", 6)
+    expected = build_network("cifar10_resnet2b", 6)
     images = torch.rand(2, 3, 32, 32)
     mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2471, 0.2435, 0.2616])
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_a_checkpoint_needs_a_network(file: Path) -> None:
 def test_a_checkpoint_can_belong_to_a_library(tmp_path: Path) -> None:
     save_file(models.squeezenet1_1(num_classes=7).state_dict(), tmp_path / "seven.safetensors")
     found = load_classifier(
-        "checkpoint:seven.safetensors", architecture="torchvision:squeezenet1_1", base=tmp_path
+        "checkpoint:seven.safetensors", architecture="torchvision:squeezenet1_1", base_folder=tmp_path
     )
     assert found.num_classes == 7
 
@@ -107,13 +107,15 @@ def test_published_checkpoints_are_as_accurate_as_published(
 ) -> None:
     """Published on the full test sets: 98.50, 98.2, 99.48, 69.25, 99.71 %; here on 1,000 images of each."""
     classifier = load_classifier(
-        f"checkpoint:{checkpoint}.safetensors", architecture=architecture, base=shared_data / "checkpoints"
+        f"checkpoint:{checkpoint}.safetensors",
+        architecture=architecture,
+        base_folder=shared_data / "checkpoints",
     )
     with np.load(shared_data / f"{images}.npz", allow_pickle=False) as file:
         pixels, labels = torch.from_numpy(file["x"]).float() / 255, torch.from_numpy(file["y"]).long()
     pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
-    with classifier.attacked(), classifier.metered(len(labels)) as meter:
+    with classifier.evaluation_mode(), classifier.count_passes(len(labels)) as meter:
         predictions = classifier(pixels).argmax(1)
     assert (predictions == labels).float().mean().item() == pytest.approx(accuracy, abs=1.5e-3)
-    assert meter.forward.sum() == len(labels)
+    assert meter.forward_passes.sum() == len(labels)
     assert classifier.notes == []

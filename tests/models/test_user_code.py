@@ -67,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(folder: Path, name: str, **options: object) -> Classifier:
-    return load_classifier(f"python:mine.py:{name}", base=folder, allow_code=True, **options)  # type: ignore[arg-type]
+    return load_classifier(f"python:mine.py:{name}", base_folder=folder, allow_code=True, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path, code: str) -> None:
 
 def test_a_place_needs_a_name(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"Write python:FILE.py:NAME"):
-        load_classifier("python:mine.py", base=folder, allow_code=True)
+        load_classifier("python:mine.py", base_folder=folder, allow_code=True)
 
 
 def test_a_network_of_ones_own_takes_weights_both_ways(folder: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_network_of_ones_own_takes_weights_both_ways(folder: Path) -> None:
     )
     place = "python:mine.py:Net"
     one = load(folder, "Net", weights="w.safetensors")
-    two = load_classifier("checkpoint:w.safetensors", architecture=place, base=folder, allow_code=True)
+    two = load_classifier("checkpoint:w.safetensors", architecture=place, base_folder=folder, allow_code=True)
     for found in (one, two):
         assert torch.equal(found.module.head.weight, head.weight)  # type: ignore[union-attr]
         assert found.provenance["weights"] == "w.safetensors"
@@ -149,10 +149,10 @@ def test_the_digest_follows_the_code_and_not_the_place(
     other = tmp_path_factory.mktemp("elsewhere")
     for name in ("mine.py", "helper.py"):
         (other / name).write_text((folder / name).read_text())
-    here, there = load(folder, "Net").digest(), load(other, "Net").digest()
+    here, there = load(folder, "Net").compute_digest(), load(other, "Net").compute_digest()
     assert here == there
     (other / "mine.py").write_text(CODE.replace("images.flatten(1)", "images.flatten(1) * 2"))
-    assert load(other, "Net").digest() != here
+    assert load(other, "Net").compute_digest() != here
 
 
 NEIGHBOUR = """
@@ -198,7 +198,7 @@ def test_a_changed_neighbour_is_another_model_and_its_new_code_runs(
     place.write_text(NEIGHBOUR)
     images = torch.rand(2, 3, 2, 2)
     first = load(tmp_path, "Net", num_classes=4)
-    assert load(tmp_path, "Net", num_classes=4).digest() == first.digest()
+    assert load(tmp_path, "Net", num_classes=4).compute_digest() == first.compute_digest()
     change(place, "SCALE = 1.0", "SCALE = 3.0")  # as long, and in the same second: no cache may know it
     second = load(tmp_path, "Net", num_classes=4)
     one, other = first.describe_parts(), second.describe_parts()
@@ -208,9 +208,9 @@ def test_a_changed_neighbour_is_another_model_and_its_new_code_runs(
 
 
 def test_a_comment_in_a_whole_file_counts(folder: Path) -> None:
-    first = load(folder, "Net").digest()
+    first = load(folder, "Net").compute_digest()
     change(folder / "helper.py", "CLASSES = 4", "CLASSES = 4  # of them")
-    assert load(folder, "Net").digest() != first
+    assert load(folder, "Net").compute_digest() != first
 
 
 def test_neighbours_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def test_neighbours_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
     one, other = (load(tmp_path / name, "Net", num_classes=4) for name in ("a", "b"))
     images = torch.rand(2, 3, 2, 2)
     torch.testing.assert_close(other(images), one(images) * 3)
-    digests = one.digest(), other.digest()
+    digests = one.compute_digest(), other.compute_digest()
     assert digests[0] != digests[1]
-    assert load(tmp_path / "a", "Net", num_classes=4).digest() == digests[0] == one.digest()
+    assert load(tmp_path / "a", "Net", num_classes=4).compute_digest() == digests[0] == one.compute_digest()
 
 
 def test_a_package_elsewhere_on_the_path_is_the_users_too(
@@ -244,7 +244,7 @@ def test_a_package_elsewhere_on_the_path_is_the_users_too(
     before = first(images)
     change(elsewhere / "lab_of_mine" / "nets.py", "* SCALE", "* SCALE * 2")
     second = load(tmp_path, "Net", num_classes=4)
-    assert second.digest() != first.digest()
+    assert second.compute_digest() != first.compute_digest()
     torch.testing.assert_close(second(images), before * 2)
 
 
@@ -253,7 +253,7 @@ def test_a_librarys_network_made_by_a_file_is_that_files(tmp_path: Path) -> None
     first = load(tmp_path, "net", num_classes=4)
     assert "code file mine.py" in first.describe_parts()
     change(tmp_path / "mine.py", "nn.Flatten()", "nn.Flatten(1)")
-    assert load(tmp_path, "net", num_classes=4).digest() != first.digest()
+    assert load(tmp_path, "net", num_classes=4).compute_digest() != first.compute_digest()
 
 
 def test_the_libraries_that_a_file_imports_are_there_by_version(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_the_libraries_that_a_file_imports_are_there_by_version(tmp_path: Path) 
 def test_a_network_made_on_import_has_the_same_weights_every_time(folder: Path) -> None:
     one = load(folder, "ready")
     torch.rand(3)
-    assert load(folder, "ready").digest() == one.digest()
+    assert load(folder, "ready").compute_digest() == one.compute_digest()
 
 
 def test_two_entries_never_share_a_network(folder: Path) -> None:
@@ -302,7 +302,7 @@ class Net(nn.Linear):
 
 
 def answer(found: Classifier) -> float:
-    with found.attacked():
+    with found.evaluation_mode():
         return float(found(torch.ones(1, 1, 1, 2))[0, 0])
 
 
@@ -315,7 +315,7 @@ def test_a_neighbour_that_only_the_forward_imports_is_found_and_in_the_identity(
     change(tmp_path / "late_one" / "part.py", "2.0", "3.0")
     other = load(tmp_path, "Net", num_classes=2)
     assert answer(other) == 3.0
-    assert found.digest() != other.digest()
+    assert found.compute_digest() != other.compute_digest()
 
 
 def test_what_only_a_made_up_name_leads_to_is_not_run_unseen(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_libraries_that_lie_in_the_users_folder_stay_as_they_are(tmp_path: Path)
         "import torch\nfrom torch import nn\ndef net():\n    return nn.Flatten()\n"
     )
     root = Path(torch.__file__).parents[1]
-    assert not user_import._is_in(torch.__file__, str(root))
+    assert not user_import._is_in_folder(torch.__file__, str(root))
     before = sys.modules["torch.nn"]
     load(tmp_path, "net", num_classes=4)
     assert sys.modules["torch.nn"] is before

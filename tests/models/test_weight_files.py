@@ -10,9 +10,9 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 from robustbench_local.errors import ModelError, RefusedError
-from robustbench_local.models.networks.network_registry import build
+from robustbench_local.models.networks.network_registry import build_network
 from robustbench_local.models.weight_files import read_weights
-from robustbench_local.models.weight_loading import load_into
+from robustbench_local.models.weight_loading import load_weights
 
 
 def network() -> nn.Module:
@@ -28,7 +28,7 @@ def test_every_kind_of_file_gives_the_same_tensors(tmp_path: Path, kind: str) ->
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
     other = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 2, 3), norm=nn.BatchNorm2d(2)))
-    assert load_into(other, read_weights(path)) == []
+    assert load_weights(other, read_weights(path)) == []
     assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
 
 
@@ -37,7 +37,7 @@ def test_a_training_scripts_wrapper_is_opened_with_a_note(tmp_path: Path, key: s
     path = tmp_path / "full.pt"
     torch.save({key: network().state_dict(), "epoch": 9, "optimizer": {"lr": 0.1}}, path)
     other = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 2, 3), norm=nn.BatchNorm2d(2)))
-    notes = load_into(other, read_weights(path))
+    notes = load_weights(other, read_weights(path))
     assert all(torch.equal(value, network().state_dict()[name]) for name, value in other.state_dict().items())
     assert any(repr(key) in note for note in notes)
 
@@ -62,31 +62,33 @@ def test_what_is_no_state_dict_says_what_it_is(tmp_path: Path, content: object, 
 def test_a_wrappers_prefix_is_taken_off_with_a_note(tmp_path: Path, prefix: str) -> None:
     state = {prefix + name: value for name, value in network().state_dict().items()}
     torch.save(state, tmp_path / "parallel.pt")
-    notes = load_into(network(), read_weights(tmp_path / "parallel.pt"))
+    notes = load_weights(network(), read_weights(tmp_path / "parallel.pt"))
     assert any("prefix" in note for note in notes)
 
 
 def test_a_prefix_that_belongs_to_the_network_stays(tmp_path: Path) -> None:
     wrapped = nn.ModuleDict({"model": network()})
     torch.save(wrapped.state_dict(), tmp_path / "own.pt")
-    assert load_into(wrapped, read_weights(tmp_path / "own.pt")) == []
+    assert load_weights(wrapped, read_weights(tmp_path / "own.pt")) == []
 
 
 def test_batch_norms_counter_may_be_missing_or_have_one_entry(tmp_path: Path) -> None:
     state = {name: value for name, value in network().state_dict().items() if "tracked" not in name}
     save_file(state, tmp_path / "old.safetensors")
-    load_into(network(), read_weights(tmp_path / "old.safetensors"))
+    load_weights(network(), read_weights(tmp_path / "old.safetensors"))
     state["norm.num_batches_tracked"] = torch.tensor([5])
     save_file(state, tmp_path / "one.safetensors")
     other = network()
-    load_into(other, read_weights(tmp_path / "one.safetensors"))
+    load_weights(other, read_weights(tmp_path / "one.safetensors"))
     assert int(other.norm.num_batches_tracked) == 5  # type: ignore[union-attr,arg-type]
 
 
 def test_half_precision_files_are_noted(tmp_path: Path) -> None:
     save_file(network().half().state_dict(), tmp_path / "half.safetensors")
     other = network()
-    assert load_into(other, read_weights(tmp_path / "half.safetensors")) == ["weights are stored as float16"]
+    assert load_weights(other, read_weights(tmp_path / "half.safetensors")) == [
+        "weights are stored as float16"
+    ]
     assert other.conv.weight.dtype == torch.float32  # type: ignore[union-attr]
 
 
@@ -112,7 +114,7 @@ def read_hash(path: Path) -> str:
 @pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy"])
 def test_damage_never_escapes_as_another_error(tmp_path: Path, kind: str) -> None:
     """Whatever bytes are broken, the answer is weights or one of our two errors."""
-    state, path = build("mnist_fast").state_dict(), tmp_path / "broken"
+    state, path = build_network("mnist_fast").state_dict(), tmp_path / "broken"
     if kind == "safetensors":
         path.write_bytes(save(state))
     else:
@@ -124,6 +126,6 @@ def test_damage_never_escapes_as_another_error(tmp_path: Path, kind: str) -> Non
             data[chance.randrange(min(len(data), 4096))] = chance.randrange(256)
         path.write_bytes(data[: chance.choice([len(data), chance.randrange(len(data))])])
         try:
-            load_into(build("mnist_fast"), read_weights(path))
+            load_weights(build_network("mnist_fast"), read_weights(path))
         except (ModelError, RefusedError) as error:
             assert "\n" not in str(error)  # noqa: PT017  either outcome is right, this is the form of one

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models.loaded_model import Loaded, Request, with_weights
+from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.weight_files import read_weights
-from robustbench_local.models.weight_loading import load_into
+from robustbench_local.models.weight_loading import load_weights
 
 
 def network(classes: int = 5) -> nn.Module:
@@ -44,14 +44,14 @@ def under(prefix: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {prefix + name: value for name, value in tensors.items()}
 
 
-def load(folder: Path, content: Any, **said: Any) -> Loaded:
+def load(folder: Path, content: Any, **said: Any) -> LoadedModel:
     path = folder / "file.pt"
     torch.save(content, path)
-    request = Request(**said)
-    return with_weights(network, 5, request.read(str(path)), request)
+    request = ModelRequest(**said)
+    return build_with_weights(network, 5, request.read(str(path)), request)
 
 
-def is_raw(found: Loaded) -> bool:
+def is_raw(found: LoadedModel) -> bool:
     assert isinstance(found.model, nn.Module)
     own = found.model.state_dict()
     return own.keys() == RAW.keys() and all(torch.equal(own[name], RAW[name]) for name in RAW)
@@ -144,7 +144,7 @@ def test_what_does_not_fit_as_well_is_told_and_not_taken(tmp_path: Path, content
 def test_a_network_that_wraps_what_the_file_holds_gets_it_too(tmp_path: Path) -> None:
     wrapped = nn.ModuleDict({"net": network(3)})
     torch.save({"state_dict": RAW}, tmp_path / "bare.pt")
-    load_into(wrapped, read_weights(tmp_path / "bare.pt"))
+    load_weights(wrapped, read_weights(tmp_path / "bare.pt"))
     assert torch.equal(wrapped["net"].conv.weight, RAW["conv.weight"])  # type: ignore[arg-type,union-attr]
 
 
@@ -323,10 +323,10 @@ def test_tied_weights_may_be_stored_once_but_not_twice_with_two_values(tmp_path:
     whole = {name: value.clone() for name, value in tied.state_dict().items()}
     once = {name: value for name, value in whole.items() if name != "second.weight"}
     save_file(once, tmp_path / "once.safetensors", {"second.weight": "first.weight", "format": "pt"})
-    assert load_into(tied, read_weights(tmp_path / "once.safetensors")) == []
+    assert load_weights(tied, read_weights(tmp_path / "once.safetensors")) == []
     save_file({**whole, "second.weight": torch.rand(2, 2)}, tmp_path / "two.safetensors")
     with pytest.raises(ModelError, match=r"first.weight and second.weight are one tensor in the network"):
-        load_into(tied, read_weights(tmp_path / "two.safetensors"))
+        load_weights(tied, read_weights(tmp_path / "two.safetensors"))
 
 
 def test_an_entry_that_is_not_there(tmp_path: Path) -> None:
@@ -342,11 +342,11 @@ def test_a_path_that_two_mappings_share_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_grid_says_which_entry(tmp_path: Path) -> None:
-    from robustbench_local.models.networks.network_registry import build
+    from robustbench_local.models.networks.network_registry import build_network
 
-    one, other = build("mnist_fast").state_dict(), build("mnist_fast").state_dict()
+    one, other = build_network("mnist_fast").state_dict(), build_network("mnist_fast").state_dict()
     torch.save({"raw": {k: v + 1 for k, v in one.items()}, "ema": other}, tmp_path / "two.pt")
-    found = load_classifier("checkpoint:two.pt", architecture="mnist_fast", entry="ema", base=tmp_path)
+    found = load_classifier("checkpoint:two.pt", architecture="mnist_fast", entry="ema", base_folder=tmp_path)
     assert torch.equal(next(iter(found.module.state_dict().values())), next(iter(other.values())))  # type: ignore[union-attr]
     assert found.provenance["entry"] == "ema"
 

@@ -11,15 +11,15 @@ from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models import model_sources as sources
 from robustbench_local.models import zoo
 from robustbench_local.models.model_sources import load_classifier
-from robustbench_local.models.networks.network_registry import build
+from robustbench_local.models.networks.network_registry import build_network
 from robustbench_local.models.weight_files import read_weights
-from robustbench_local.models.zoo import find_zoo, list_zoo
+from robustbench_local.models.zoo import find_zoo_card, list_zoo
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A zoo with one network."""
-    save_file(build("mnist_fast", 3).state_dict(), tmp_path / "tiny.safetensors")
+    save_file(build_network("mnist_fast", 3).state_dict(), tmp_path / "tiny.safetensors")
     card = {
         "schema": 1,
         "name": "tiny",
@@ -32,8 +32,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "provenance": {"defense": {"card": "none"}, "seed": 7},
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(card))
-    monkeypatch.setattr(sources, "FOLDER", tmp_path)
-    monkeypatch.setattr(sources, "find_zoo", lambda name: find_zoo(name, tmp_path))
+    monkeypatch.setattr(sources, "ZOO_FOLDER", tmp_path)
+    monkeypatch.setattr(sources, "find_zoo_card", lambda name: find_zoo_card(name, tmp_path))
     return tmp_path
 
 
@@ -86,8 +86,8 @@ def test_an_unknown_name(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", list_zoo())
 def test_everything_that_ships_loads(name: str) -> None:
-    card, found = find_zoo(name), load_classifier(f"zoo:{name}")
+    card, found = find_zoo_card(name), load_classifier(f"zoo:{name}")
     assert found.num_classes == card.num_classes
     assert found.provenance["sha256"] == card.sha256
     assert found.class_names is not None
-    assert (zoo.FOLDER / card.weights).stat().st_size < 1_000_000
+    assert (zoo.ZOO_FOLDER / card.weights).stat().st_size < 1_000_000

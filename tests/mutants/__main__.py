@@ -21,7 +21,7 @@ PACKAGE = "robustbench_local"
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from constants import CONSTANTS, Constant
+from constants import CONSTANTS, VerdictConstant
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mutants = [(c, v) for c in CONSTANTS for v in c.others if chosen.only in f"{c.file} {c.name}"][
         number - 1 :: of
     ]
-    noticed = [notices(constant, value) for constant, value in mutants]
+    noticed = [is_noticed(constant, value) for constant, value in mutants]
     survivors = [
         f"{c.file}: {c.name} = {v}" for (c, v), seen in zip(mutants, noticed, strict=True) if not seen
     ]
@@ -51,18 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if survivors else 0
 
 
-def notices(constant: Constant, value: str) -> bool:
+def is_noticed(constant: VerdictConstant, value: str) -> bool:
     """Whether a test of the constant fails once it is changed."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         copy = Path(folder) / PACKAGE
         shutil.copytree(ROOT / PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True)
         for name in ("attacks", "defenses", "reports"):  # the cards and the evidence lie beside the package
             (Path(folder) / name).symlink_to(ROOT / name)
-        change(copy / constant.file, constant, value)
+        change_constant(copy / constant.file, constant, value)
         return run_tests(Path(folder), constant.tests) == 1  # pytest: tests were run, and some failed
 
 
-def change(file: Path, constant: Constant, value: str) -> None:
+def change_constant(file: Path, constant: VerdictConstant, value: str) -> None:
     """Write another value into a source file.
 
     Raises:

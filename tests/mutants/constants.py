@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Constant:
+class VerdictConstant:
     """A constant of the package.
 
     Args:
@@ -18,68 +18,76 @@ class Constant:
 
     file: str
     name: str
-    others: tuple[str, ...]
+    mutated_values: tuple[str, ...]
     tests: tuple[str, ...]
 
 
-def _constant(file: str, name: str, others: tuple[str, ...], *tests: str) -> Constant:
-    return Constant(file, name, others, tuple(f"tests/{test}" for test in tests))
+def _make_constant(file: str, name: str, others: tuple[str, ...], *tests: str) -> VerdictConstant:
+    return VerdictConstant(file, name, others, tuple(f"tests/{test}" for test in tests))
 
 
 CONSTANTS = (
-    _constant("threats/lp_ball.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
-    _constant("threats/lp_ball.py", "RELATIVE_SLACK", ("1e-6", "1e-4"), "evaluation/test_verify_limits.py"),
-    _constant(
+    _make_constant("threats/lp_ball.py", "LINF_SLACK", ("5e-7", "2e-6"), "evaluation/test_verify_limits.py"),
+    _make_constant(
+        "threats/lp_ball.py", "RELATIVE_SLACK", ("1e-6", "1e-4"), "evaluation/test_verify_limits.py"
+    ),
+    _make_constant(
         "evaluation/harness/verify.py", "FRAGILE", ("5e-5", "2e-4"), "evaluation/test_verify_limits.py"
     ),
-    _constant(
+    _make_constant(
         "evaluation/harness/sticker_job.py",
         "MOST_TURNED",
         ("0.49", "0.51"),
         "evaluation/test_viewing_limits.py",
     ),
-    _constant("store/records.py", "LEAST_CLEAN", ("0.94", "0.96"), "evaluation/test_viewing_limits.py"),
-    _constant(
+    _make_constant("store/records.py", "LEAST_CLEAN", ("0.94", "0.96"), "evaluation/test_viewing_limits.py"),
+    _make_constant(
         "classifier/stochastic.py", "VERDICT_DRAWS", ("99", "101"), "classifier/test_stochastic_limits.py"
     ),
-    _constant("classifier/stochastic.py", "DRAWS", ("19", "21"), "classifier/test_stochastic_limits.py"),
-    _constant("classifier/stochastic.py", "CLEAR", ("4.8", "5.2"), "classifier/test_stochastic_limits.py"),
-    _constant("classifier/stochastic.py", "SMALL", ("1e-6", "2e-5"), "classifier/test_stochastic_limits.py"),
-    _constant("attacks/core/objective.py", "CONFIRMED", ("4e-6", "3e-5"), "attacks/test_objective_limits.py"),
-    _constant(
+    _make_constant("classifier/stochastic.py", "DRAWS", ("19", "21"), "classifier/test_stochastic_limits.py"),
+    _make_constant(
+        "classifier/stochastic.py", "CLEAR", ("4.8", "5.2"), "classifier/test_stochastic_limits.py"
+    ),
+    _make_constant(
+        "classifier/stochastic.py", "SMALL", ("1e-6", "2e-5"), "classifier/test_stochastic_limits.py"
+    ),
+    _make_constant(
+        "attacks/core/objective.py", "CONFIRMED", ("4e-6", "3e-5"), "attacks/test_objective_limits.py"
+    ),
+    _make_constant(
         "certification/bound_propagation/certificate.py",
         "LINF_SLACK",
         ("5e-7", "2e-6"),
         "certification/test_proof_limits.py",
     ),
-    _constant(
+    _make_constant(
         "certification/bound_propagation/certificate.py",
         "RELATIVE_SLACK",
         ("5e-6", "2e-5"),
         "certification/test_proof_limits.py",
     ),
-    _constant(
+    _make_constant(
         "reports/analysis/sticker_controls.py",
         "MOST_BY_CHANCE",
         ("0.049", "0.051"),
         "reports/test_control_limits.py",
     ),
-    _constant(
+    _make_constant(
         "reports/analysis/sticker_controls.py",
         "CLEARLY",
         ("0.0009", "0.002"),
         "reports/test_control_limits.py",
     ),
-    _constant(
+    _make_constant(
         "reports/analysis/sticker_controls.py",
         "NEARLY_ALL",
         ("0.899", "0.901"),
         "reports/test_control_limits.py",
     ),
-    _constant(
+    _make_constant(
         "reports/analysis/sticker_viewpoints.py", "ENOUGH", ("9", "11"), "reports/test_control_limits.py"
     ),
-    _constant(
+    _make_constant(
         "reports/analysis/sticker_viewpoints.py", "ALPHA", ("0.04", "0.06"), "reports/test_control_limits.py"
     ),
 )

@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from constants import CONSTANTS, Constant
+from constants import CONSTANTS, VerdictConstant
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,13 +17,13 @@ def suite():
 
 
 @pytest.mark.parametrize("constant", CONSTANTS, ids=lambda constant: f"{constant.file} {constant.name}")
-def test_every_constant_stands_where_the_table_says(constant: Constant, suite, tmp_path):
+def test_every_constant_stands_where_the_table_says(constant: VerdictConstant, suite, tmp_path):
     copy = tmp_path / "module.py"
     copy.write_text((ROOT / "robustbench_local" / constant.file).read_text("utf-8"), "utf-8")
     suite["change"](copy, constant, "'another'")
     assert "= 'another'" in copy.read_text("utf-8")
     assert all((ROOT / test).is_file() for test in constant.tests)
-    assert len(constant.others) == 2
+    assert len(constant.mutated_values) == 2
 
 
 def test_a_constant_that_is_gone_is_noticed(suite, tmp_path):

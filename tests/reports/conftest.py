@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sample_beyond import BEYOND
-from sample_run import HOSTILE_CLASSES, Sample, build
+from sample_beyond import TRANSFER_SAMPLE
+from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
 
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.reports.analysis.report_data import Content, read_content
+from robustbench_local.reports.analysis.report_data import ReportData, read_report_data
 from robustbench_local.store import RunStore
 
 HOSTILE_MODELS = ("<script>alert(1)</script>", "=cmd()|`$a$`", "نموذج\u202e", "模型🚦")
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """A run with its report."""
 
     run: Path
@@ -34,53 +34,55 @@ class Written:
 
 
 @pytest.fixture(scope="session")
-def reported():
+def report_run():
     """A function: a run with its report, written beside it."""
-    return lambda run: Written(run=run, page=write_report(run))
+    return lambda run: WrittenReport(run=run, page=write_report(run))
 
 
 @pytest.fixture(scope="session")
-def sample(tmp_path_factory) -> Written:
+def sample(tmp_path_factory) -> WrittenReport:
     gates = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.2},)
-    run = build(tmp_path_factory.mktemp("sample") / "run", Sample(gates=gates))
-    return Written(run=run, page=write_report(run))
+    run = build_run(tmp_path_factory.mktemp("sample") / "run", SampleRun(gates=gates))
+    return WrittenReport(run=run, page=write_report(run))
 
 
 @pytest.fixture(scope="session")
-def hostile(tmp_path_factory) -> Written:
-    made = Sample(
-        models=HOSTILE_MODELS, class_names=HOSTILE_CLASSES, images=32, question="<b>really?</b> | `x`"
+def hostile(tmp_path_factory) -> WrittenReport:
+    made = SampleRun(
+        models=HOSTILE_MODELS, class_names=HOSTILE_CLASS_NAMES, images=32, question="<b>really?</b> | `x`"
     )
     folder = tmp_path_factory.mktemp("hostile")
-    run = build(folder / "run", made)
-    return Written(run=run, page=write_report(run, folder / "out" / "hostile report.html"))
+    run = build_run(folder / "run", made)
+    return WrittenReport(run=run, page=write_report(run, folder / "out" / "hostile report.html"))
 
 
 @pytest.fixture(scope="session")
-def content(sample) -> Content:
+def content(sample) -> ReportData:
     with RunStore.open_readonly(sample.run) as store:
-        return read_content(store)
+        return read_report_data(store)
 
 
 @pytest.fixture(scope="session")
-def beyond(tmp_path_factory) -> Written:
+def transfer_sample(tmp_path_factory) -> WrittenReport:
     """A run with distances, black boxes, transfers, corruptions and a spatial attack."""
-    run = build(tmp_path_factory.mktemp("beyond") / "run", BEYOND)
-    return Written(run=run, page=write_report(run))
+    run = build_run(tmp_path_factory.mktemp("beyond") / "run", TRANSFER_SAMPLE)
+    return WrittenReport(run=run, page=write_report(run))
 
 
 @pytest.fixture(scope="session")
-def beyond_content(beyond) -> Content:
+def transfer_sample_content(beyond) -> ReportData:
     with RunStore.open_readonly(beyond.run) as store:
-        return read_content(store)
+        return read_report_data(store)
 
 
 @pytest.fixture
-def evidence_of(tmp_path):
+def build_evidence(tmp_path):
     """A function: the evidence of a sample run, built anew."""
 
     def read(**changes) -> Evidence:
-        with RunStore.open_readonly(build(tmp_path / "run", Sample(pictures=False, **changes))) as store:
+        with RunStore.open_readonly(
+            build_run(tmp_path / "run", SampleRun(pictures=False, **changes))
+        ) as store:
             return read_evidence(store)
 
     return read

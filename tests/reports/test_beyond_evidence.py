@@ -6,23 +6,23 @@ import math
 from dataclasses import replace
 
 import pytest
-from sample_beyond import BEYOND, KINDS, MODELS, SEVERITIES
-from sample_run import LINF_8, build
+from sample_beyond import CORRUPTION_NAMES, MODELS, SEVERITIES, TRANSFER_SAMPLE
+from sample_run import EPS_8_OF_255, build_run
 
-from robustbench_local.reports.analysis.corruption_results import make_corruptions
-from robustbench_local.reports.analysis.distances import STEPS, make_groups
-from robustbench_local.reports.analysis.evidence import Evidence, Subject
-from robustbench_local.reports.analysis.gradient_masking import find_surprises
-from robustbench_local.reports.analysis.heatmap import make_heatmap
-from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell, read_evidence
-from robustbench_local.reports.analysis.robustness_curves import make_panels
-from robustbench_local.reports.analysis.run_warnings import find
-from robustbench_local.reports.analysis.transfer_results import make_transfers
+from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
+from robustbench_local.reports.analysis.distances import CURVE_STEPS, build_distance_groups
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
+from robustbench_local.reports.analysis.heatmap import build_heatmap
+from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases, read_evidence
+from robustbench_local.reports.analysis.robustness_curves import build_curve_panels
+from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.reports.analysis.transfer_results import build_transfer_matrices
 from robustbench_local.reports.summary import headline as answer
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
 
-PLAIN, HARDENED = (Subject(model=model, defense="none") for model in MODELS)
+PLAIN, HARDENED = (EvaluatedModel(model=model, defense="none") for model in MODELS)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def only(evidence: Evidence, keep) -> Evidence:
     return replace(evidence, cells=cells, worst_cases=tuple(find_worst_cases(cells)))
 
 
-def cell_of(evidence: Evidence, subject: Subject, attack: str):
+def cell_of(evidence: Evidence, subject: EvaluatedModel, attack: str):
     return next(cell for cell in evidence.cells if (cell.subject, cell.record.attack) == (subject, attack))
 
 
@@ -47,28 +47,28 @@ def test_black_boxes_count_in_the_worst_case_and_transfers_and_corruptions_do_no
         "l1-12": ("ead-l1-12",),
         "spatial-30": ("spatial-30",),
     }
-    shown = {column.attack for column in make_heatmap(evidence).columns}
+    shown = {column.attack for column in build_heatmap(evidence).columns}
     assert not [name for name in shown if name and ("fgsm" in name or "fog" in name)]
-    assert all(panel.attack != "mi-fgsm" for panel in make_panels(evidence))
+    assert all(panel.attack != "mi-fgsm" for panel in build_curve_panels(evidence))
 
 
 def test_the_headline_is_a_norm_even_where_more_attacks_turn_and_shift(evidence):
-    assert evidence.headline.name == "linf-8"
+    assert evidence.headline_threat.name == "linf-8"
     spatial = only(evidence, lambda cell: cell.record.norm in {"spatial", "L1"})
     twice = replace(spatial.cells[1], record=replace(spatial.cells[1].record, attack="spatial-grid-30"))
     more = replace(spatial, worst_cases=tuple(find_worst_cases([*spatial.cells, twice])))
-    assert more.headline.norm == "L1"
+    assert more.headline_threat.norm == "L1"
     alone = only(evidence, lambda cell: cell.record.norm == "spatial")
-    assert "may turn the image by up to 30° and shift it by up to 10" in answer.question(alone)
+    assert "may turn the image by up to 30° and shift it by up to 10" in answer.describe_question(alone)
 
 
 @pytest.mark.parametrize("knowledge", ["corruption", "transfer"])
 def test_a_run_without_an_attack_on_the_models_themselves_claims_none(evidence, knowledge):
     shown = only(evidence, lambda cell: knowledge in {cell.record.norm, cell.record.knowledge})
-    assert shown.headline is None
-    told = answer.answer(shown)
+    assert shown.headline_threat is None
+    told = answer.describe_answer(shown)
     if knowledge == "corruption":
-        assert "spoiled" in answer.question(shown)
+        assert "spoiled" in answer.describe_question(shown)
         assert "on average over 3 corruptions" in told
         assert told.endswith("an adversary can do worse.")
     else:
@@ -76,7 +76,7 @@ def test_a_run_without_an_attack_on_the_models_themselves_claims_none(evidence, 
 
 
 def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
-    black, transfer = find_surprises(evidence)
+    black, transfer = find_gradient_masking(evidence)
     white = [cell_of(evidence, HARDENED, name) for name in ("pgd50-linf-8", "curve-linf-8")]
     square = cell_of(evidence, HARDENED, "square-linf-8")
     missed = [
@@ -85,9 +85,9 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
         if verdict.broken and not any(cell.verdicts[image].broken for cell in white)
     ]
     assert (black.subject, black.attacks, black.transferred) == (HARDENED, ("square-linf-8",), False)
-    assert black.share == clopper_pearson(len(missed), 96)
+    assert black.missed_share == compute_clopper_pearson(len(missed), 96)
     assert (transfer.subject, transfer.transferred) == (HARDENED, True)
-    told = [finding.text for finding in find(evidence) if "beats white box" in finding.text]
+    told = [finding.text for finding in list_findings(evidence) if "beats white box" in finding.text]
     assert told[0].startswith("Black box beats white box on signs-pgd-at under L∞")
     assert "15 of 96 images" in told[1]
     worst = evidence.worst(HARDENED, transfer.threat)
@@ -97,7 +97,9 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
 def test_candidates_near_the_border_are_a_warning_unless_nearest_is_what_was_asked_for(evidence):
     cells = [cell_of(evidence, HARDENED, name) for name in ("pgd50-linf-8", "curve-linf-8")]
     close = tuple(replace(cell, tally=replace(cell.tally, fragile=cell.tally.n // 2)) for cell in cells)
-    told = {one.level: one.text for one in find(replace(evidence, cells=close)) if "noise" in one.text}
+    told = {
+        one.level: one.text for one in list_findings(replace(evidence, cells=close)) if "noise" in one.text
+    }
     assert told["warning"].startswith("Verdicts within floating-point noise")
     assert "pgd50-linf-8" in told["warning"]
     assert "curve-linf-8" not in told["warning"]
@@ -120,7 +122,7 @@ def test_few_images_are_no_surprise(evidence, more, size, found):
         ),
     )
     shown = replace(evidence, cells=cells, worst_cases=tuple(find_worst_cases(cells)))
-    assert len(list(find_surprises(shown))) == found
+    assert len(list(find_gradient_masking(shown))) == found
 
 
 @pytest.mark.parametrize("who", ["white", "nobody"])
@@ -137,19 +139,19 @@ def test_an_attack_that_raised_on_an_image_says_nothing_about_it(evidence, who):
         replace(white, record=record, verdicts=seen | dict.fromkeys(names[:3], broken)),
     )
     shown = replace(evidence, cells=cells, worst_cases=tuple(find_worst_cases(cells)))
-    assert [one.share.count for one in find_surprises(shown)] == ([] if who == "white" else [3])
+    assert [one.missed_share.count for one in find_gradient_masking(shown)] == ([] if who == "white" else [3])
 
 
 def test_robust_accuracy_is_read_at_every_radius_from_one_search(beyond, evidence):
     cell = cell_of(evidence, HARDENED, "curve-linf-8")
     with RunStore.open_readonly(beyond.run) as store:
-        rows = store.outcomes(cell.record.key)
-    group = next(one for one in make_groups(evidence) if one.threat.name == "linf-8")
-    reach = next(one for one in group.reaches if one.subject == HARDENED)
-    assert len(reach.points) == STEPS + 1
+        rows = store.read_outcomes(cell.record.key)
+    group = next(one for one in build_distance_groups(evidence) if one.threat.name == "linf-8")
+    reach = next(one for one in group.attack_distances if one.subject == HARDENED)
+    assert len(reach.points) == CURVE_STEPS + 1
     for radius, share in reach.points:
         robust = sum(row.clean_correct and not (row.broken and row.linf <= radius) for row in rows)
-        assert share == clopper_pearson(robust, len(rows))
+        assert share == compute_clopper_pearson(robust, len(rows))
     values = [share.value for _, share in reach.points]
     assert values == sorted(values, reverse=True)
     assert reach.points[0][1] == cell.clean_accuracy
@@ -157,74 +159,87 @@ def test_robust_accuracy_is_read_at_every_radius_from_one_search(beyond, evidenc
 
 
 def test_an_image_that_held_is_farther_and_is_not_dropped(beyond, evidence):
-    group = next(one for one in make_groups(evidence) if one.threat.name == "linf-8")
-    reach = next(one for one in group.reaches if one.subject == HARDENED)
+    group = next(one for one in build_distance_groups(evidence) if one.threat.name == "linf-8")
+    reach = next(one for one in group.attack_distances if one.subject == HARDENED)
     tally = cell_of(evidence, HARDENED, "curve-linf-8").tally
-    assert reach.distances.n == tally.clean_correct
-    assert reach.unbroken == tally.clean_correct - tally.broken > tally.broken
-    assert math.isinf(reach.distances.median)
-    assert reach.distances.lower < LINF_8
+    assert reach.quartiles.n == tally.clean_correct
+    assert reach.unbroken_count == tally.clean_correct - tally.broken > tally.broken
+    assert math.isinf(reach.quartiles.median)
+    assert reach.quartiles.lower < EPS_8_OF_255
 
 
 def test_the_nearest_of_all_is_the_least_of_each_image(evidence):
-    group = next(one for one in make_groups(evidence) if one.threat.name == "l2-0.8")
-    assert [one.label for one in group.reaches] == ["ddn", "fmn", "nearest of all"] * 2
+    group = next(one for one in build_distance_groups(evidence) if one.threat.name == "l2-0.8")
+    assert [one.label for one in group.attack_distances] == ["ddn", "fmn", "nearest of all"] * 2
     ddn, fmn = (cell_of(evidence, PLAIN, name).radii for name in ("ddn-l2-0.8", "fmn-l2-0.8"))
     nearest = sorted(min(ddn[image], fmn[image]) for image in ddn if ddn[image] > 0)
-    assert group.reaches[2].distances.median == nearest[math.ceil(len(nearest) / 2) - 1]
-    assert group.reaches[0].excess == pytest.approx(1)
-    assert group.reaches[1].excess == pytest.approx(0.97 / 0.93)
+    assert group.attack_distances[2].quartiles.median == nearest[math.ceil(len(nearest) / 2) - 1]
+    assert group.attack_distances[0].distance_ratio == pytest.approx(1)
+    assert group.attack_distances[1].distance_ratio == pytest.approx(0.97 / 0.93)
     assert [panel.attack for panel in group.panels] == ["nearest of all", "ddn", "fmn"]
 
 
 def test_a_distance_attack_that_failed_is_named_and_the_others_are_read(tmp_path):
-    made = replace(BEYOND, statuses={**BEYOND.statuses, ("signs-plain", "ddn-l2-0.8"): "error"}, images=32)
-    with RunStore.open_readonly(build(tmp_path / "run", made)) as store:
-        group = next(one for one in make_groups(read_evidence(store)) if one.threat.name == "l2-0.8")
+    made = replace(
+        TRANSFER_SAMPLE,
+        statuses={**TRANSFER_SAMPLE.statuses, ("signs-plain", "ddn-l2-0.8"): "error"},
+        images=32,
+    )
+    with RunStore.open_readonly(build_run(tmp_path / "run", made)) as store:
+        group = next(
+            one for one in build_distance_groups(read_evidence(store)) if one.threat.name == "l2-0.8"
+        )
     assert group.problems == ("ddn on signs-plain: stopped by the user",)
-    assert [one.label for one in group.reaches] == ["fmn", "ddn", "fmn", "nearest of all"]
+    assert [one.label for one in group.attack_distances] == ["fmn", "ddn", "fmn", "nearest of all"]
 
 
 def test_passes_are_counted_over_the_attacked_images(beyond, evidence):
     cell = cell_of(evidence, HARDENED, "hopskipjump-linf-8")
-    assert cell.spending == (10_000, 10_000, 9, 9)
+    assert cell.query_stats == (10_000, 10_000, 9, 9)
     with RunStore.open_readonly(beyond.run) as store:
-        wrong = [row for row in store.outcomes(cell.record.key) if not row.clean_correct]
-    assert judge_cell(replace(cell.record, images=len(wrong)), wrong).spending == (None, None, None, None)
+        wrong = [row for row in store.read_outcomes(cell.record.key) if not row.clean_correct]
+    assert build_cell_result(replace(cell.record, images=len(wrong)), wrong).query_stats == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_transfers_have_a_matrix_of_their_own(evidence):
-    (matrix,) = make_transfers(evidence)
+    (matrix,) = build_transfer_matrices(evidence)
     assert (matrix.attack, matrix.threat.name) == ("mi-fgsm-linf-8", "linf-8")
     assert [row.surrogate for row in matrix.rows] == list(MODELS)
-    assert [square.word for square in (matrix.rows[0].squares[0], matrix.rows[1].squares[1])] == [
+    assert [square.status_text for square in (matrix.rows[0].entries[0], matrix.rows[1].entries[1])] == [
         "itself"
     ] * 2
     cell = cell_of(evidence, HARDENED, "mi-fgsm-linf-8[from=signs-plain]")
-    assert matrix.rows[0].squares[1].estimate == cell.attack_success
+    assert matrix.rows[0].entries[1].estimate == cell.attack_success
     assert cell.sight == "transfer from signs-plain"
-    assert not [finding for finding in find(evidence) if finding.level == "incomplete"], "nothing is missing"
+    assert not [finding for finding in list_findings(evidence) if finding.level == "incomplete"], (
+        "nothing is missing"
+    )
 
 
 def test_corruptions_are_averaged_alike(evidence):
-    for found in make_corruptions(evidence):
+    for found in build_corruption_maps(evidence):
         assert found.severities == SEVERITIES
-        assert [row.label for row in found.rows] == [kind.replace("_", " ") for kind in KINDS]
-        shares = [[square.estimate.value for square in row.squares] for row in found.rows]
+        assert [row.label for row in found.rows] == [kind.replace("_", " ") for kind in CORRUPTION_NAMES]
+        shares = [[square.estimate.value for square in row.entries] for row in found.rows]
         everything = [share for row in shares for share in row]
-        overall = found.mean.overall.estimate
+        overall = found.mean_row.mean_entry.estimate
         assert overall.value == pytest.approx(sum(everything) / 9)
         assert overall.low < overall.value < overall.high
         assert overall.n == 96
-        assert found.mean.squares[2].estimate.value == pytest.approx(sum(row[2] for row in shares) / 3)
-        assert found.rows[1].overall.estimate.value == pytest.approx(sum(shares[1]) / 3)
-        assert found.sizes == "96"
+        assert found.mean_row.entries[2].estimate.value == pytest.approx(sum(row[2] for row in shares) / 3)
+        assert found.rows[1].mean_entry.estimate.value == pytest.approx(sum(shares[1]) / 3)
+        assert found.image_counts == "96"
 
 
 def test_a_mean_says_what_is_missing_from_it(evidence):
     shown = only(evidence, lambda cell: cell.record.attack != "fog-3")
-    found = make_corruptions(shown)[0]
-    assert found.rows[1].squares[1].word == "not run"
-    assert found.mean.overall.reason == "mean of 8 of 9"
-    assert found.mean.squares[1].reason == "mean of 2 of 3"
-    assert not found.mean.squares[0].reason
+    found = build_corruption_maps(shown)[0]
+    assert found.rows[1].entries[1].status_text == "not run"
+    assert found.mean_row.mean_entry.reason == "mean of 8 of 9"
+    assert found.mean_row.entries[1].reason == "mean of 2 of 3"
+    assert not found.mean_row.entries[0].reason

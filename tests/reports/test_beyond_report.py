@@ -8,9 +8,9 @@ import re
 
 import pytest
 from rich.console import Console
-from test_report_page import Reader
+from test_report_page import HtmlReader
 
-from robustbench_local.cli.result_tables import results_table
+from robustbench_local.cli.result_tables import build_results_table
 from robustbench_local.errors import ConfigError
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.formatting import text as words
@@ -19,25 +19,25 @@ SECTIONS = ("far", "sight", "transfers", "corruptions")
 
 
 def test_sections_appear_only_where_there_is_something_to_say(beyond, sample):
-    shown, ordinary = Reader(beyond.html), Reader(sample.html)
+    shown, ordinary = HtmlReader(beyond.html), HtmlReader(sample.html)
     ids = {attributes.get("id") for _, attributes in shown.elements}
-    links = {attributes.get("href") for attributes in shown.of("a")}
+    links = {attributes.get("href") for attributes in shown.list_attributes("a")}
     assert set(SECTIONS) <= ids
     assert {f"#{name}" for name in SECTIONS} <= links
     assert not {attributes.get("id") for _, attributes in ordinary.elements} & set(SECTIONS)
 
 
 def test_the_page_is_well_formed_and_runs_nothing(beyond):
-    page = Reader(beyond.html)
+    page = HtmlReader(beyond.html)
     assert page.open == []
     assert "<script" not in beyond.html
-    assert len(page.of("table")) == len(page.of("thead"))
-    assert all("scope" in cell for cell in page.of("th"))
+    assert len(page.list_attributes("table")) == len(page.list_attributes("thead"))
+    assert all("scope" in cell for cell in page.list_attributes("th"))
     assert all(not attributes.get("style") for _, attributes in page.elements)
 
 
 def test_the_page_says_what_each_attacker_saw_and_spent(beyond):
-    text = Reader(beyond.html).text
+    text = HtmlReader(beyond.html).page_text
     assert "hopskipjump-linf-8 L∞\xa0≤\xa08/255 labels".replace("\xa0", " ") in text.replace("\xa0", " ")
     assert "10,000, 10,000" in text
     assert "The average case, not an adversary" in text
@@ -70,7 +70,7 @@ def test_results_json_has_the_keys_for_programs(beyond, beyond_content):
     assert (transferred["knowledge"], transferred["surrogate"]) == ("transfer", "signs-pgd-at")
     assert results["transfers"][0]["surrogates"] == ["signs-plain", "signs-pgd-at"]
     assert results["corruptions"][0]["mean"]["value"] == pytest.approx(
-        beyond_content.corruptions[0].mean.overall.estimate.value
+        beyond_content.corruption_maps[0].mean.mean_entry.estimate.value
     )
     assert "fog-3" not in {worst["threat"] for worst in results["worst_case"]}
 
@@ -109,7 +109,7 @@ def test_figures_are_drawn_for_each_section(beyond):
 def test_the_terminal_says_what_was_seen_and_sums_corruptions_up(beyond):
     console = Console(width=140, record=True, file=None, quiet=False)
     with console.capture() as captured:
-        console.print(results_table(json.loads(beyond.text("results.json"))))
+        console.print(build_results_table(json.loads(beyond.text("results.json"))))
     shown = captured.get()
     assert "square-linf-8 (scores)" in shown
     assert "mi-fgsm-linf-8[from=signs-plain] (transfer)" in shown
@@ -138,7 +138,7 @@ HARDENED = {"model": "signs-pgd-at"}
 )
 def test_gates_on_the_median_distance(beyond_content, gate, ruling):
     report = judge_evidence(beyond_content.evidence, [{"metric": "median_distance", **HARDENED, **gate}])
-    assert [one.ruling for one in report.verdicts] == [ruling], report.lines
+    assert [one.ruling for one in report.verdicts] == [ruling], report.summary_lines
 
 
 def test_a_distance_may_exceed_one_but_must_be_a_distance(beyond_content):
@@ -152,7 +152,7 @@ def test_a_distance_may_exceed_one_but_must_be_a_distance(beyond_content):
 
 def test_gates_on_other_families_and_on_names_that_are_not_there(beyond_content):
     def lines(**gate):
-        return judge_evidence(beyond_content.evidence, [{"metric": "robust_accuracy", **gate}]).lines
+        return judge_evidence(beyond_content.evidence, [{"metric": "robust_accuracy", **gate}]).summary_lines
 
     assert [line[:6] for line in lines(threat="fog-3", min=0.5)] == ["fail: ", "pass: "]
     assert lines(threat="spatial-30", min=0.5, **HARDENED)[0].startswith("pass")
@@ -173,7 +173,7 @@ def test_gates_on_other_families_and_on_names_that_are_not_there(beyond_content)
      ("L2", math.inf, "> 3"), ("L2", math.nan, "—")],
 )  # fmt: skip
 def test_distances_in_words(norm, size, text):
-    assert words.distance(norm, size, beyond=3.0).replace("\xa0", " ") == text
+    assert words.format_distance(norm, size, max_radius=3.0).replace("\xa0", " ") == text
 
 
 @pytest.mark.parametrize(
@@ -182,10 +182,10 @@ def test_distances_in_words(norm, size, text):
      ("spatial", 10.0, "rotation ≤ 10°, shift ≤ 3.33 %"), ("corruption", 3.0, "severity 3")],
 )  # fmt: skip
 def test_budgets_of_every_family(norm, eps, text):
-    assert words.budget(norm, eps).replace("\xa0", " ") == text
+    assert words.format_budget(norm, eps).replace("\xa0", " ") == text
 
 
 def test_families_lose_their_threat():
     names = ("ead-l1-12", "rotate-spatial-30", "pgd50-linf-8[steps=9]", "fog-3")
-    assert [words.family(name) for name in names] == ["ead", "rotate", "pgd50[steps=9]", "fog-3"]
-    assert words.times(math.inf) == "∞"
+    assert [words.get_attack_family(name) for name in names] == ["ead", "rotate", "pgd50[steps=9]", "fog-3"]
+    assert words.format_ratio(math.inf) == "∞"

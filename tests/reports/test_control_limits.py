@@ -7,49 +7,51 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from robustbench_local.reports.analysis.sticker_controls import make_controls
-from robustbench_local.reports.analysis.sticker_viewpoints import make_map
-from robustbench_local.reports.analysis.sticker_views import Looks, Sign
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.reports.analysis.sticker_controls import build_sticker_controls
+from robustbench_local.reports.analysis.sticker_viewpoints import build_view_map
+from robustbench_local.reports.analysis.sticker_views import SignResult, SignViews
+from robustbench_local.statistics import compute_clopper_pearson
 
 VIEWS, LABEL, TARGET = 1000, 0, 1
 
 
-def looks(clean: int = VIEWS, count: int = VIEWS, distance: np.ndarray | None = None, **hits: int) -> Looks:
+def looks(
+    clean: int = VIEWS, count: int = VIEWS, distance: np.ndarray | None = None, **hits: int
+) -> SignViews:
     """A sign's views: how often the clean sign is classified correctly, and how often a condition hits."""
     read = {"clean": np.where(np.arange(count) < clean, LABEL, 2)}
     read |= {
         name.replace("_", "-"): np.where(np.arange(count) < number, TARGET, LABEL)
         for name, number in hits.items()
     }
-    return Looks(
+    return SignViews(
         label=LABEL,
         predictions=read,
-        barred=frozenset(),
+        invalid_controls=frozenset(),
         confidences={},
-        distance=np.full(count, 20.0) if distance is None else distance,
+        size_pixels=np.full(count, 20.0) if distance is None else distance,
         yaw=np.zeros(count),
         pitch=np.zeros(count),
     )
 
 
 def controls(**numbers: int):
-    sign = Sign(
+    sign = SignResult(
         image="a",
         position=0,
         label=LABEL,
-        standing="counted",
+        status="counted",
         problem=None,
         broken=True,
-        looks={"view": looks(**numbers)},
+        views={"view": looks(**numbers)},
     )
     cell = SimpleNamespace(
         signs=(sign,),
         targeted=True,
         record=SimpleNamespace(targets=(TARGET,), norm="sticker", eps=0.1),
-        sticker_success=clopper_pearson(numbers.get("sticker", 0), VIEWS),
+        sticker_success=compute_clopper_pearson(numbers.get("sticker", 0), VIEWS),
     )
-    return {control.name: control.kept for control in make_controls(cell)}
+    return {control.name: control.is_met for control in build_sticker_controls(cell)}
 
 
 @pytest.mark.parametrize(("hits", "kept"), [(49, True), (50, True), (51, False)])
@@ -79,14 +81,14 @@ def test_a_sticker_made_without_views_has_to_be_worse_at_one_in_a_thousand(alone
 def test_the_worst_bin_of_a_map_has_ten_views(count, named):
     distance = np.concatenate([np.full(count, 16.0), np.full(200, 64.0)])
     seen = looks(clean=len(distance), count=len(distance), distance=distance, sticker=count)
-    worst = make_map([seen], (TARGET,)).worst
+    worst = build_view_map([seen], (TARGET,)).worst_bin
     assert (worst is not None and worst.estimate.n == count) is named
 
 
 def test_the_interval_of_the_worst_bin_holds_for_all_of_them_together():
     distance = np.concatenate([np.full(40, 16.0), np.full(200, 64.0)])
     seen = looks(clean=len(distance), count=len(distance), distance=distance, sticker=20)
-    worst = make_map([seen], (TARGET,)).worst
+    worst = build_view_map([seen], (TARGET,)).worst_bin
     assert worst is not None
-    assert worst.among == 2
-    assert worst.estimate == clopper_pearson(20, 40, level=1 - 0.05 / 2)
+    assert worst.bin_count == 2
+    assert worst.estimate == compute_clopper_pearson(20, 40, level=1 - 0.05 / 2)

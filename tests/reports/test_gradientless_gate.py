@@ -76,7 +76,7 @@ def ruled(folder, more=""):
         for cell in results["cells"]
         if cell["attack"].startswith("fgsm")
     }
-    return run.gate(), robust, (folder / f"out{len(more)}" / "report.md").read_text("utf-8")
+    return run.evaluate_gates(), robust, (folder / f"out{len(more)}" / "report.md").read_text("utf-8")
 
 
 def test_without_a_black_box_nothing_is_decided_and_the_report_says_why(folder):

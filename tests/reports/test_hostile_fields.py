@@ -10,14 +10,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sample_beyond import BEYOND
-from sample_run import build
-from sample_stickers import build_stickers
+from sample_beyond import TRANSFER_SAMPLE
+from sample_run import build_run
+from sample_stickers import build_sticker_run
 
-from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.writers.report_markdown import write_markdown
+from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.writers.report_markdown import render_markdown
 from robustbench_local.store import RunStore
-from robustbench_local.store.digests import write_all
+from robustbench_local.store.digests import write_digests
 
 HOSTILE = "<img src=x onerror=alert(1)>[a](javascript:b)|`c`"
 """Put before and behind every word of the run: HTML, a link, and what ends a cell of a table."""
@@ -69,12 +69,14 @@ def make_hostile(run: Path) -> None:
         for key, content in raw.execute("SELECT key, value FROM meta").fetchall():
             text = json.dumps(spoil(json.loads(content), key))
             raw.execute("UPDATE meta SET value = ? WHERE key = ?", (text, key))
-        write_all(raw)
+        write_digests(raw)
         raw.commit()
 
 
 @pytest.mark.parametrize(
-    "sample", [build, lambda folder: build(folder, BEYOND), build_stickers], ids=["run", "beyond", "stickers"]
+    "sample",
+    [build_run, lambda folder: build_run(folder, TRANSFER_SAMPLE), build_sticker_run],
+    ids=["run", "beyond", "stickers"],
 )
 @pytest.mark.parametrize("words", ["those that are free", "the norm's too"])
 def test_no_field_reaches_markdown_raw(
@@ -83,11 +85,11 @@ def test_no_field_reaches_markdown_raw(
     run = sample(tmp_path / "run")
     make_hostile(run)
     with RunStore.open_readonly(run) as store:
-        content = read_content(store)
-    text = write_markdown(content, [f"figures/{HOSTILE}.png"])
+        content = read_report_data(store)
+    text = render_markdown(content, [f"figures/{HOSTILE}.png"])
     if words != "those that are free":  # which no run has, but whoever writes a sentence should not know that
-        monkeypatch.setattr("robustbench_local.reports.analysis.evidence.budget", lambda *_: HOSTILE)
-        text = write_markdown(content, ["figures/robust-accuracy.png"])
+        monkeypatch.setattr("robustbench_local.reports.analysis.evidence.format_budget", lambda *_: HOSTILE)
+        text = render_markdown(content, ["figures/robust-accuracy.png"])
     assert text.count("&lt;img src=x onerror=alert(1)&gt;") > 50
     for line in text.splitlines():
         assert "<img" not in line

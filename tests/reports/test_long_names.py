@@ -7,25 +7,30 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
-from sample_run import PLANS, SIGNS, Sample, build
+from sample_run import SAMPLE_PLANS, SIGN_CLASS_NAMES, SampleRun, build_run
 
-from robustbench_local.config.cards import MOST_SPELLED_OUT, expand, find_card
+from robustbench_local.config.cards import MAX_VALUE_CHARACTERS, expand_card, find_card
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.reports import write_report
-from robustbench_local.reports.formatting.fonts import MOST_DRAWN, drawable, shorten
-from robustbench_local.reports.writers.figures import CAPTION, CAPTION_INCHES, _fitted, _widest
+from robustbench_local.reports.formatting.fonts import MAX_NAME_CHARACTERS, select_drawable_text, shorten_text
+from robustbench_local.reports.writers.figures import (
+    CAPTION_POINTS,
+    CAPTION_WIDTH_INCHES,
+    _fit_text,
+    _measure_width_inches,
+)
 
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 LONG_CLASSES = (
     "x" * 200, "\N{GRINNING FACE}" * 60, "تحديدالسرعة" * 15, HASH, "a-" * 100, "word " * 40, "W" * 60,
-    *SIGNS[7:],
+    *SIGN_CLASS_NAMES[7:],
 )  # fmt: skip
 LONG_LABEL = f"pgd50-linf-8[targets={'+'.join(f'Speed limit ({n}0km/h)' for n in range(8))},sources=Stop]"
-LONG = Sample(
+LONG_NAMES_RUN = SampleRun(
     models=("plain", "m" * 100, f"{'abc ' * 20}{HASH[:20]}"),
     class_names=LONG_CLASSES,
     images=32,
-    plans=(*PLANS[:2], PLANS[-1], replace(PLANS[-1], attack=LONG_LABEL)),
+    plans=(*SAMPLE_PLANS[:2], SAMPLE_PLANS[-1], replace(SAMPLE_PLANS[-1], attack=LONG_LABEL)),
     question="Q" * 300,
     gates=({"metric": "attack_success", "attack": LONG_LABEL, "max": 0.5},),
 )
@@ -34,12 +39,14 @@ EIGHT = ["Speed limit (20km/h)", *(f"Speed limit ({n}0km/h)" for n in (3, 5, 6, 
 
 @pytest.fixture(scope="session")
 def long_names(tmp_path_factory):
-    run = build(tmp_path_factory.mktemp("long") / "run", LONG)
+    run = build_run(tmp_path_factory.mktemp("long") / "run", LONG_NAMES_RUN)
     return write_report(run)
 
 
 def names(**overrides):
-    return [card.name for card in expand(find_card("pgd50-linf-8", kind="attack"), overrides, parameters=())]
+    return [
+        card.name for card in expand_card(find_card("pgd50-linf-8", kind="attack"), overrides, parameters=())
+    ]
 
 
 def test_eight_targets_make_a_short_name_that_tells_them_from_others():
@@ -51,7 +58,9 @@ def test_eight_targets_make_a_short_name_that_tells_them_from_others():
     assert len(stretched) < 60
 
 
-@pytest.mark.parametrize(("length", "whole"), [(MOST_SPELLED_OUT, True), (MOST_SPELLED_OUT + 1, False)])
+@pytest.mark.parametrize(
+    ("length", "whole"), [(MAX_VALUE_CHARACTERS, True), (MAX_VALUE_CHARACTERS + 1, False)]
+)
 def test_both_sides_of_what_is_spelled_out(length, whole):
     text = "a" * 19 + "+" + "b" * (length - 20)
     (name,) = names(targets=text.split("+"))
@@ -69,11 +78,11 @@ def test_a_gate_finds_an_attack_by_its_short_name():
     assert load_grid(grid)[0].gates[0].attack == name
 
 
-@pytest.mark.parametrize("most", [4, 10, MOST_DRAWN])
+@pytest.mark.parametrize("most", [4, 10, MAX_NAME_CHARACTERS])
 @pytest.mark.parametrize("extra", [0, 1, 100])
 def test_shortened_names_keep_both_ends(most, extra):
     text = "".join(chr(ord("a") + index % 26) for index in range(most + extra))
-    short = shorten(text, most)
+    short = shorten_text(text, most)
     assert len(short) <= most
     assert (short == text) == (extra == 0)
     assert short[0] == text[0]
@@ -81,10 +90,13 @@ def test_shortened_names_keep_both_ends(most, extra):
 
 
 def test_what_is_drawn_fits():
-    assert len(drawable("x" * 200, "class")) == MOST_DRAWN
+    assert len(select_drawable_text("x" * 200, "class")) == MAX_NAME_CHARACTERS
     for text in ("W" * 200, "\N{GRINNING FACE}" * 60, "i" * 5, HASH):
-        assert _widest([_fitted(text, CAPTION_INCHES, CAPTION)], CAPTION) <= CAPTION_INCHES
-    assert _fitted("Stop", CAPTION_INCHES, CAPTION) == "Stop"
+        assert (
+            _measure_width_inches([_fit_text(text, CAPTION_WIDTH_INCHES, CAPTION_POINTS)], CAPTION_POINTS)
+            <= CAPTION_WIDTH_INCHES
+        )
+    assert _fit_text("Stop", CAPTION_WIDTH_INCHES, CAPTION_POINTS) == "Stop"
 
 
 def test_figures_of_long_names_have_a_size_that_can_be_looked_at(long_names):

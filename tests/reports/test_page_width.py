@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import pytest
-from browser import BROWSER, measure_page
-from sample_beyond import BEYOND
-from sample_run import Sample, build
-from sample_stickers import build_stickers
-from test_long_names import LONG
+from browser import BROWSER_PATH, measure_page
+from sample_beyond import TRANSFER_SAMPLE
+from sample_run import SampleRun, build_run
+from sample_stickers import build_sticker_run
+from test_long_names import LONG_NAMES_RUN
 
 from robustbench_local.reports import write_report
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="needs chromium or Chrome, and none is installed here"),
+    pytest.mark.skipif(BROWSER_PATH is None, reason="needs chromium or Chrome, and none is installed here"),
 ]
 MAX_HEIGHT_PIXELS = 45_000
 """Of a page whose every name is long, on a telephone; 200 characters a line each would be far more."""
@@ -21,8 +21,12 @@ MAX_HEIGHT_PIXELS = 45_000
 
 @pytest.mark.parametrize("kind", ["plain", "long", "beyond", "stickers"])
 def test_nothing_sticks_out_and_nothing_is_squeezed(tmp_path, kind):
-    samples = {"plain": Sample(), "long": LONG, "beyond": BEYOND}
-    run = build_stickers(tmp_path / "run") if kind == "stickers" else build(tmp_path / "run", samples[kind])
+    samples = {"plain": SampleRun(), "long": LONG_NAMES_RUN, "beyond": TRANSFER_SAMPLE}
+    run = (
+        build_sticker_run(tmp_path / "run")
+        if kind == "stickers"
+        else build_run(tmp_path / "run", samples[kind])
+    )
     for found in measure_page(write_report(run)):
         assert found["page"] <= found["width"], found
         assert found["out"] == [], found

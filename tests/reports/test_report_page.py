@@ -8,17 +8,17 @@ from html.parser import HTMLParser
 
 import jinja2
 import pytest
-from sample_run import HOSTILE_CLASSES, Sample, build
+from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
 
 from robustbench_local.reports import write_report
-from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.page import content_hash, environment, render
+from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.page import create_environment, hash_style, render
 from robustbench_local.store import RunStore
 
 VOID_ELEMENTS = {"meta", "link", "img", "br", "line", "circle", "rect", "path", "polygon", "polyline"}
 
 
-class Reader(HTMLParser):
+class HtmlReader(HTMLParser):
     """What a browser would see: elements with attributes, text, and whether every element was closed."""
 
     def __init__(self, text: str) -> None:
@@ -45,16 +45,16 @@ class Reader(HTMLParser):
         self.words.append(data)
 
     @property
-    def text(self) -> str:
+    def page_text(self) -> str:
         return " ".join(" ".join(self.words).split())
 
-    def of(self, tag: str) -> list[dict[str, str | None]]:
+    def list_attributes(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.fixture(scope="module", params=["sample", "hostile"])
-def page(request) -> Reader:
-    return Reader(request.getfixturevalue(request.param).html)
+def page(request) -> HtmlReader:
+    return HtmlReader(request.getfixturevalue(request.param).html)
 
 
 def test_every_element_is_closed(page):
@@ -81,24 +81,24 @@ def test_no_address_hides_in_the_style_sheet(sample):
 
 def test_the_security_policy_allows_just_this_style_sheet(sample):
     style = re.search(r"<style>(.*?)</style>", sample.html, re.DOTALL)
-    policy = next(meta for meta in Reader(sample.html).of("meta") if "http-equiv" in meta)
+    policy = next(meta for meta in HtmlReader(sample.html).list_attributes("meta") if "http-equiv" in meta)
     assert style is not None
     assert policy["http-equiv"] == "Content-Security-Policy"
     rules = dict(rule.strip().split(" ", 1) for rule in str(policy["content"]).split(";"))
     assert rules["default-src"] == "'none'"
-    assert rules["style-src"] == f"'{content_hash(style[1])}'"
+    assert rules["style-src"] == f"'{hash_style(style[1])}'"
     assert "script-src" not in rules
     assert rules["img-src"] == "data:"
 
 
 def test_hostile_names_are_text(hostile):
-    page = Reader(hostile.html)
+    page = HtmlReader(hostile.html)
     assert "<script>" not in hostile.html
     assert "<img src=x" not in hostile.html
-    for name in HOSTILE_CLASSES:
-        assert " ".join(name.split()) in page.text
-    assert "<script>alert(1)</script>" in page.text
-    assert "<b>really?</b>" in page.text
+    for name in HOSTILE_CLASS_NAMES:
+        assert " ".join(name.split()) in page.page_text
+    assert "<script>alert(1)</script>" in page.page_text
+    assert "<b>really?</b>" in page.page_text
 
 
 def test_right_to_left_names_are_isolated(hostile):
@@ -108,7 +108,7 @@ def test_right_to_left_names_are_isolated(hostile):
 
 
 def test_escaping_does_not_depend_on_the_templates_name():
-    made = environment()
+    made = create_environment()
     assert made.autoescape is True
     assert made.from_string("{{ name }}").render(name="<b>") == "&lt;b&gt;"
     with pytest.raises(jinja2.UndefinedError):
@@ -135,25 +135,25 @@ def test_a_failed_cell_says_error_and_every_square_says_something(sample, conten
     ],
 )
 def test_a_square_says_why_there_is_no_number(tmp_path, status, word):
-    made = Sample(statuses={("signs-pgd-at", "fgsm-linf-8"): status}, failing=None, pictures=False)
-    with RunStore.open_readonly(build(tmp_path / "run", made)) as store:
-        html = render(read_content(store))
+    made = SampleRun(statuses={("signs-pgd-at", "fgsm-linf-8"): status}, failing_cell=None, has_images=False)
+    with RunStore.open_readonly(build_run(tmp_path / "run", made)) as store:
+        html = render(read_report_data(store))
     assert f'<span class="value">{word}</span>' in html
     assert "Incomplete" in html
     assert "incomplete</span>" in html  # the worst case that lacks this attack
 
 
 def test_the_answer_comes_first_with_interval_and_number(sample):
-    text = Reader(sample.html).text
+    text = HtmlReader(sample.html).page_text
     assert "How often is each model right when an attacker may change every pixel by at most 8/255?" in text
     assert "signs-pgd-at: 42.7\xa0% (32.7\u2060\u2013\u206053.2\xa0%, n\xa0=\xa096)" in sample.html
     assert "each image against the worst of 3 attacks; stronger ones can only lower this." in text
 
 
 def test_a_model_that_guesses_gets_no_headline(tmp_path, content):
-    made = Sample(images=48, failing=None, pictures=False, class_names=tuple("ab"))
-    with RunStore.open_readonly(build(tmp_path / "run", made)) as store:
-        read = read_content(store)
+    made = SampleRun(images=48, failing_cell=None, has_images=False, class_names=tuple("ab"))
+    with RunStore.open_readonly(build_run(tmp_path / "run", made)) as store:
+        read = read_report_data(store)
     guessing = [
         replace(cell, tally=replace(cell.tally, clean_correct=cell.tally.n // 2, broken=0, broken_8bit=0))
         for cell in read.evidence.cells
@@ -165,8 +165,8 @@ def test_a_model_that_guesses_gets_no_headline(tmp_path, content):
 
 
 def test_pictures_are_inside_the_page_and_told(sample, content):
-    pictures = Reader(sample.html).of("img")
-    assert len(pictures) == 3 * sum(len(exhibit.examples) for exhibit in content.exhibits) > 0
+    pictures = HtmlReader(sample.html).list_attributes("img")
+    assert len(pictures) == 3 * sum(len(exhibit.examples) for exhibit in content.cell_examples) > 0
     assert all(str(picture["src"]).startswith("data:image/png;base64,") for picture in pictures)
     assert all(picture["alt"] for picture in pictures)
     assert len(sample.html) < 10_000_000
@@ -192,13 +192,13 @@ def test_only_targeted_goals_make_a_page_too(tmp_path, content):
     targeted = tuple(cell for cell in content.evidence.cells if cell.targeted)
     evidence = replace(content.evidence, cells=targeted, worst_cases=())
     html = render(replace(content, evidence=evidence, heatmap=replace(content.heatmap, columns=(), rows=())))
-    text = Reader(html).text
+    text = HtmlReader(html).page_text
     assert "How often can each model be made to read Stop as one of 8 target classes" in text
     assert "stronger attacks can only raise this" in text
 
 
 def test_an_empty_run_makes_a_page(tmp_path):
-    with RunStore.create_or_open(tmp_path / "run", resolved="{}", identity={}):
+    with RunStore.create_or_open(tmp_path / "run", resolved_yaml="{}", identity={}):
         pass
     page = write_report(tmp_path / "run")
     assert "Not known yet" in page.read_text(encoding="utf-8")

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sample_run import SPEED_LIMITS, Sample
+from sample_run import SPEED_LIMIT_CLASSES, SampleRun
 
-from robustbench_local.reports.analysis.confusion_by_target import make_matrices
-from robustbench_local.reports.analysis.example_images import MOST_IN_ALL, MOST_IN_CELL, png
-from robustbench_local.reports.analysis.robustness_curves import make_panels
-from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.analysis.confusion_by_target import build_target_matrices
+from robustbench_local.reports.analysis.example_images import MAX_EXAMPLES, MAX_EXAMPLES_PER_CELL, encode_png
+from robustbench_local.reports.analysis.robustness_curves import build_curve_panels
+from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.formatting import text as words
-from robustbench_local.reports.formatting.fonts import drawable
+from robustbench_local.reports.formatting.fonts import select_drawable_text
 from robustbench_local.reports.summary import headline as answer
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
 
 
@@ -35,7 +35,7 @@ from robustbench_local.store import RunStore
     ],
 )
 def test_a_share_is_never_rounded_to_certainty(share, text):
-    assert words.percent(share).replace("\xa0", " ") == text
+    assert words.format_percent(share).replace("\xa0", " ") == text
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_share_is_never_rounded_to_certainty(share, text):
      (0.3, "0.3"), (0.5, "0.5"), (0.0, "0"), (1.0, "1"), (0.0314, "0.0314"), (math.nan, "—")],
 )  # fmt: skip
 def test_radii_are_written_as_people_write_them(eps, text):
-    assert words.radius(eps) == text
+    assert words.format_radius(eps) == text
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_radii_are_written_as_people_write_them(eps, text):
     [(0.04, "0.0 s"), (42, "42 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
 )
 def test_durations(seconds, text):
-    assert words.duration(seconds).replace("\xa0", " ") == text
+    assert words.format_duration(seconds).replace("\xa0", " ") == text
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_durations(seconds, text):
     ],
 )
 def test_private_things_are_taken_out(raw, kept):
-    assert words.private({"a": [raw, (raw,)], "n": 3}) == {"a": [kept, [kept]], "n": 3}
+    assert words.redact_private_data({"a": [raw, (raw,)], "n": 3}) == {"a": [kept, [kept]], "n": 3}
 
 
 @pytest.mark.parametrize("home", ["/srv/people/ann", "/"])
 def test_the_home_folder_is_shortened_unless_it_is_everything(monkeypatch, home):
     monkeypatch.setattr(Path, "home", lambda: Path(home))
     expected = "~/run, /srv/people/anna" if home != "/" else "/srv/people/ann/run, /srv/people/anna"
-    assert words.private("/srv/people/ann/run, /srv/people/anna") == expected
+    assert words.redact_private_data("/srv/people/ann/run, /srv/people/anna") == expected
 
 
 def texts(evidence, level: str) -> list[str]:
-    return [finding.text for finding in find(evidence) if finding.level == level]
+    return [finding.text for finding in list_findings(evidence) if finding.level == level]
 
 
 def test_findings_name_what_is_missing_and_what_is_odd(content):
@@ -102,12 +102,12 @@ def test_findings_name_what_is_missing_and_what_is_odd(content):
 
 def test_the_gravest_findings_come_first(content):
     order = ["void", "incomplete", "warning", "note"]
-    levels = [order.index(finding.level) for finding in find(content.evidence)]
+    levels = [order.index(finding.level) for finding in list_findings(content.evidence)]
     assert levels == sorted(levels)
 
 
 def test_cells_that_never_ran_share_one_sentence(evidence_of):
-    waiting = {(model, f"pgd50-linf-{eps}"): "pending" for model in Sample().models for eps in (2, 4, 8)}
+    waiting = {(model, f"pgd50-linf-{eps}"): "pending" for model in SampleRun().models for eps in (2, 4, 8)}
     (sentence,) = texts(evidence_of(statuses=waiting, failing=None), "incomplete")
     assert sentence.startswith("6 cells of 14 were not run: pgd50-linf-2 on signs-plain, ")
 
@@ -126,51 +126,58 @@ def test_a_model_that_guesses_is_void(content, correct, level):
     cells = [replace(first, tally=replace(first.tally, clean_correct=correct, broken=0, broken_8bit=0))]
     data = {**content.evidence.data, "class_names": ["a", "b", "c"]}
     evidence = replace(content.evidence, cells=tuple(cells), data=data)
-    found = [finding.level for finding in find(evidence) if "untouched images" in finding.text]
+    found = [finding.level for finding in list_findings(evidence) if "untouched images" in finding.text]
     assert found == ([level] if level else [])
 
 
 def test_the_users_own_question_is_asked(evidence_of):
-    assert answer.question(evidence_of(question="Is it safe?")) == "Is it safe?"
+    assert answer.describe_question(evidence_of(question="Is it safe?")) == "Is it safe?"
 
 
 def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, evidence_of):
     one = evidence_of(models=("solo",), failing=None, images=32)
-    assert answer.question(one).startswith("How often is solo right when an attacker may change every pixel")
-    assert answer.answer(one).startswith(f"{words.full(one.worst_cases[0].robust_accuracy)}, each image")
+    assert answer.describe_question(one).startswith(
+        "How often is solo right when an attacker may change every pixel"
+    )
+    assert answer.describe_answer(one).startswith(
+        f"{words.format_estimate(one.worst_cases[0].robust_accuracy)}, each image"
+    )
 
 
 def test_many_models_are_cut_to_the_first_and_the_last(evidence_of):
     many = evidence_of(models=tuple(f"m{number}" for number in range(6)), failing=None, images=32)
-    assert "(the highest and the lowest of 6)" in answer.answer(many)
-    assert len(answer.comparisons(many)) == 5
+    assert "(the highest and the lowest of 6)" in answer.describe_answer(many)
+    assert len(answer.describe_comparisons(many)) == 5
 
 
 def test_equal_models_tie(content):
-    worst = [one for one in content.evidence.worst_cases if one.threat == content.evidence.headline]
+    worst = [one for one in content.evidence.worst_cases if one.threat == content.evidence.headline_threat]
     same = replace(worst[0], subject=worst[1].subject)
-    (sentence,) = answer.comparisons(replace(content.evidence, worst_cases=(worst[0], same)))
+    (sentence,) = answer.describe_comparisons(replace(content.evidence, worst_cases=(worst[0], same)))
     assert sentence.startswith("signs-plain and signs-pgd-at tie")
 
 
 def test_an_unfinished_attack_is_confessed_in_the_answer(evidence_of):
     evidence = evidence_of(statuses={("signs-plain", "fgsm-linf-8"): "error"}, failing=None)
-    assert answer.answer(evidence).endswith("; the attacks that did not finish can only lower this.")
+    assert answer.describe_answer(evidence).endswith("; the attacks that did not finish can only lower this.")
 
 
 def test_the_matrix_accounts_for_every_clean_correct_image(content):
-    (matrix,) = content.matrices
-    assert matrix.targets == tuple(Sample().class_names[index] for index in SPEED_LIMITS)
+    (matrix,) = content.target_matrices
+    assert matrix.targets == tuple(SampleRun().class_names[index] for index in SPEED_LIMIT_CLASSES)
     assert matrix.excluded == 90
     for row, cell in zip(
         matrix.rows, (cell for cell in content.evidence.cells if cell.targeted), strict=True
     ):
-        assert sum(row.hits) + row.other + row.unreadable == row.success.count == cell.tally.broken
         assert (
-            sum(row.hits) + row.other + row.unreadable + row.elsewhere + row.held == cell.tally.clean_correct
+            sum(row.hits) + row.other_target_count + row.unreadable == row.success.count == cell.tally.broken
+        )
+        assert (
+            sum(row.hits) + row.other_target_count + row.unreadable + row.elsewhere + row.held
+            == cell.tally.clean_correct
         )
         assert row.elsewhere == cell.tally.moved_elsewhere
-        assert row.success == clopper_pearson(cell.tally.broken, cell.tally.clean_correct)
+        assert row.success == compute_clopper_pearson(cell.tally.broken, cell.tally.clean_correct)
 
 
 class Failing:
@@ -186,16 +193,16 @@ class Failing:
 
 def test_an_image_whose_attack_raised_is_not_held(sample, content):
     with RunStore.open_readonly(sample.run) as store:
-        (matrix,) = make_matrices(Failing(store), content.evidence)
-    for row, before in zip(matrix.rows, content.matrices[0].rows, strict=True):
-        assert row.held == 0
-        assert row.elsewhere == before.elsewhere + before.held
-        assert row.success == before.success
-    assert any(row.held for row in content.matrices[0].rows)
+        (matrix,) = build_target_matrices(Failing(store), content.evidence)
+    for row, before in zip(matrix.rows, content.target_matrices[0].rows, strict=True):
+        assert row.robust_count == 0
+        assert row.other_class_count == before.elsewhere + before.held
+        assert row.attack_success == before.success
+    assert any(row.held for row in content.target_matrices[0].rows)
 
 
 def test_curves_start_at_the_clean_accuracy_and_fall(content):
-    panels = make_panels(content.evidence)
+    panels = build_curve_panels(content.evidence)
     assert [(panel.norm, panel.attack) for panel in panels] == [
         ("Linf", "worst case of all attacks"),
         ("Linf", "pgd50"),
@@ -211,35 +218,35 @@ def test_curves_start_at_the_clean_accuracy_and_fall(content):
 def test_one_radius_makes_no_curve(content):
     cells = tuple(cell for cell in content.evidence.cells if cell.record.threat == "linf-8")
     worst = tuple(one for one in content.evidence.worst_cases if one.threat.name == "linf-8")
-    assert make_panels(replace(content.evidence, cells=cells, worst_cases=worst)) == []
+    assert build_curve_panels(replace(content.evidence, cells=cells, worst_cases=worst)) == []
 
 
 def test_the_gallery_shows_the_first_broken_images(content):
-    assert sum(len(exhibit.examples) for exhibit in content.exhibits) <= MOST_IN_ALL
-    for exhibit in content.exhibits:
+    assert sum(len(exhibit.examples) for exhibit in content.cell_examples) <= MAX_EXAMPLES
+    for exhibit in content.cell_examples:
         broken = [image for image, verdict in exhibit.cell.verdicts.items() if verdict.broken]
         shown = [example.image for example in exhibit.examples]
-        assert 1 <= len(shown) <= MOST_IN_CELL
+        assert 1 <= len(shown) <= MAX_EXAMPLES_PER_CELL
         if exhibit.cell.tally.non_finite == 0:
             assert shown == broken[: len(shown)]
 
 
 def test_the_difference_is_the_change_times_the_stated_factor(content):
-    exhibit = content.exhibits[0]
+    exhibit = content.cell_examples[0]
     example = exhibit.examples[0]
     change = example.adversarial - example.clean
-    assert exhibit.factor == 16
+    assert exhibit.amplification == 16
     assert np.allclose(example.difference, np.clip(0.5 + 16 * change, 0, 1))
 
 
 def test_large_pictures_are_scaled_down_and_small_ones_kept():
     for side, expected in ((32, 32), (400, 160)):
-        with Image.open(io.BytesIO(png(np.full((side, side, 3), 0.5, dtype=np.float32)))) as picture:
+        with Image.open(io.BytesIO(encode_png(np.full((side, side, 3), 0.5, dtype=np.float32)))) as picture:
             assert picture.size == (expected, expected)
             assert picture.getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_names_that_no_font_can_draw_get_a_number():
-    assert drawable("Stop", "class 3") == "Stop"
-    assert drawable("\U000f0000", "class 3") == "class 3"
-    assert drawable(" ", "class 3") == "class 3"
+    assert select_drawable_text("Stop", "class 3") == "Stop"
+    assert select_drawable_text("\U000f0000", "class 3") == "class 3"
+    assert select_drawable_text(" ", "class 3") == "class 3"

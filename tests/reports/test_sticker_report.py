@@ -11,31 +11,31 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from sample_run import HOSTILE_CLASSES, Sample, build
-from sample_stickers import FRAMES, VIEWS, Stickers, build_stickers
-from test_report_page import Reader
+from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
+from sample_stickers import FRAMES_PER_DRIVE, VIEWS_PER_SIGN, SampleStickers, build_sticker_run
+from test_report_page import HtmlReader
 
-from robustbench_local.cli.result_tables import results_table
+from robustbench_local.cli.result_tables import build_results_table
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.analysis.sticker_results import LIMITS_OF_SIMULATION
-from robustbench_local.reports.formatting.text import full, interval, percent
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.analysis.sticker_results import SIMULATION_LIMITS
+from robustbench_local.reports.formatting.text import format_estimate, format_interval, format_percent
+from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore, SurfaceRecord
-from robustbench_local.store.digests import write_all
+from robustbench_local.store.digests import write_digests
 
 
 @pytest.fixture(scope="module")
 def stickers(tmp_path_factory, reported):
-    return reported(build_stickers(tmp_path_factory.mktemp("stickers") / "run"))
+    return reported(build_sticker_run(tmp_path_factory.mktemp("stickers") / "run"))
 
 
 @pytest.fixture(scope="module")
 def content(stickers):
     with RunStore.open_readonly(stickers.run) as store:
-        return read_content(store)
+        return read_report_data(store)
 
 
 def plain(text: str) -> str:
@@ -43,25 +43,25 @@ def plain(text: str) -> str:
 
 
 def test_the_page_is_well_formed_and_runs_nothing(stickers):
-    page = Reader(stickers.html)
+    page = HtmlReader(stickers.html)
     assert page.open == []
     assert "<script" not in stickers.html
-    assert len(page.of("table")) == len(page.of("thead"))
-    assert all("scope" in cell for cell in page.of("th"))
+    assert len(page.list_attributes("table")) == len(page.list_attributes("thead"))
+    assert all("scope" in cell for cell in page.list_attributes("th"))
     assert all(not attributes.get("style") for _, attributes in page.elements)
-    assert all(image.get("alt") for image in page.of("img"))
-    assert all(image["src"].startswith("data:image/png") for image in page.of("img"))
+    assert all(image.get("alt") for image in page.list_attributes("img"))
+    assert all(image["src"].startswith("data:image/png") for image in page.list_attributes("img"))
 
 
 def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(stickers, content):
-    text = plain(Reader(stickers.html).text)
-    first = content.stickers[0]
-    assert plain(LIMITS_OF_SIMULATION) in text
+    text = plain(HtmlReader(stickers.html).page_text)
+    first = content.sticker_results[0]
+    assert plain(SIMULATION_LIMITS) in text
     assert "if an attacker may put a sticker on 10 % of the sign?" in text
     assert f"signs-plain, on 3 of 4 signs: {100 * first.success.value:.1f} %" in text
-    assert f"{plain(full(first.dodged))} not read as Stop" in text
+    assert f"{plain(format_estimate(first.dodged))} not read as Stop" in text
     assert "of the simulated views in which the clean sign is read rightly" in text
-    assert f"{first.approach.longest} of {FRAMES}" in text
+    assert f"{first.approach.longest_run} of {FRAMES_PER_DRIVE}" in text
     assert "1 of 4 signs is left out because the model misreads it in more than 5 % of the clean" in text
     assert "mean confidence when read as a target" in text.lower()
     assert text.index("Each frame is around one simulated view") < text.index("In some of its test views")
@@ -69,11 +69,11 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert "photograph" not in text.partition("How it was run")[0]
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
-    assert f"signs-pgd-at under sticker-10: {100 * content.stickers[1].success.value:.1f} %" in text
+    assert f"signs-pgd-at under sticker-10: {100 * content.sticker_results[1].success.value:.1f} %" in text
 
 
 def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
-    pages = content.albums[content.stickers[0].cell.record.key]
+    pages = content.sticker_images[content.sticker_results[0].cell.record.key]
     assert [page.sign.image for page in pages] == ["signs/test/14/00000", "signs/test/14/00001"]
     first = pages[0]
     assert (len(first.views), len(first.frames)) == (8, 12)
@@ -82,34 +82,43 @@ def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
     assert [one.distance for one in first.frames] == sorted(one.distance for one in first.frames)
     assert first.frames[-1].distance == looks.distance[-1]
     assert first.read == "Speed limit 50"
-    assert first.stickered.shape == first.clean.shape == (32, 32, 3)
-    shown = [image for image in Reader(stickers.html).of("img") if "px large" in (image.get("alt") or "")]
+    assert first.stickered_image.shape == first.clean.shape == (32, 32, 3)
+    shown = [
+        image
+        for image in HtmlReader(stickers.html).list_attributes("img")
+        if "px large" in (image.get("alt") or "")
+    ]
     assert len(shown) == 2 * 2 * (8 + 12)
 
 
 def test_other_reports_have_no_such_section(sample):
-    assert "stickers" not in {attributes.get("id") for _, attributes in Reader(sample.html).elements}
+    assert "stickers" not in {attributes.get("id") for _, attributes in HtmlReader(sample.html).elements}
     assert not (sample.page.parent / "sightings.csv").exists()
     assert json.loads(sample.text("results.json"))["stickers"] == []
 
 
 def test_the_drive_by_has_an_interval_over_signs_and_none_over_frames(stickers, content):
-    drive = content.stickers[0].approach
-    over_frames = clopper_pearson(round(drive.share * drive.seen), drive.seen)
-    assert plain(f"{drive.mostly.count} of 3 {interval(drive.mostly)}") in plain(Reader(stickers.html).text)
-    assert f"{drive.mostly.count} of 3 ({interval(drive.mostly)})" in stickers.text("report.md")
+    drive = content.sticker_results[0].approach
+    over_frames = compute_clopper_pearson(round(drive.share * drive.seen), drive.seen)
+    assert plain(f"{drive.successful_drives.count} of 3 {format_interval(drive.successful_drives)}") in plain(
+        HtmlReader(stickers.html).page_text
+    )
+    assert (
+        f"{drive.successful_drives.count} of 3 ({format_interval(drive.successful_drives)})"
+        in stickers.text("report.md")
+    )
     for name in ("report.html", "report.md"):
-        assert percent(drive.share) in stickers.text(name)
-        assert interval(over_frames) not in stickers.text(name)
+        assert format_percent(drive.share) in stickers.text(name)
+        assert format_interval(over_frames) not in stickers.text(name)
 
 
 def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
-    run = build_stickers(tmp_path / "run")
+    run = build_sticker_run(tmp_path / "run")
     database = sqlite3.connect(run / "run.db")
     database.execute(
         "UPDATE outcomes SET status = 'void', clean_correct = 0, broken = 0 WHERE cell LIKE '00%'"
     )
-    write_all(database)
+    write_digests(database)
     database.commit()
     database.close()
     page = reported(run)
@@ -122,7 +131,7 @@ def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
         for table in tables
     ]
     assert widths == [[6, 6, 6], [6, 6]], "the views, and the drives of those that have any"
-    text = plain(Reader(page.html).text)
+    text = plain(HtmlReader(page.html).page_text)
     assert "Severity, from 0 to 1: made up." in text
     assert "Speed limit 50 0.30" in text
     lines = page.text("report.md").splitlines()
@@ -133,7 +142,7 @@ def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
 def test_results_json_has_every_number(stickers, content):
     results = json.loads(stickers.text("results.json"))
     first = results["stickers"][0]
-    counted = content.stickers[0]
+    counted = content.sticker_results[0]
     assert first["sticker_success"]["value"] == counted.success.value
     assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken)
     assert [control["kept"] for control in first["controls"]] == [True, True, True, False, True]
@@ -144,11 +153,14 @@ def test_results_json_has_every_number(stickers, content):
     assert first["surface"] is None
     assert [control["barred"] for control in first["controls"]] == [0] * 5
     assert first["without_views"]["p_value"] == counted.comparison.p_value
-    assert sum(sum(square["n"] for square in row) for row in first["map"]["success"]) == 3 * VIEWS
-    assert first["drive_by"]["longest_run"] == counted.approach.longest
-    assert (first["drive_by"]["value"], first["drive_by"]["n"]) == (counted.approach.share, 3 * FRAMES)
+    assert sum(sum(square["n"] for square in row) for row in first["map"]["success"]) == 3 * VIEWS_PER_SIGN
+    assert first["drive_by"]["longest_run"] == counted.approach.longest_run
+    assert (first["drive_by"]["value"], first["drive_by"]["n"]) == (
+        counted.approach.share,
+        3 * FRAMES_PER_DRIVE,
+    )
     assert (first["drive_by"]["low"], first["drive_by"]["high"]) == (None, None)
-    assert first["drive_by"]["drives_turned"]["value"] == counted.approach.mostly.value
+    assert first["drive_by"]["drives_turned"]["value"] == counted.approach.successful_drives.value
     worst = first["map"]["worst"]
     assert (worst["bins"], worst["level"], worst["low"]) == (
         12,
@@ -163,7 +175,7 @@ def test_results_json_has_every_number(stickers, content):
 
 def test_every_look_is_a_row_of_a_spreadsheet(stickers, content):
     rows = list(csv.DictReader(io.StringIO(stickers.text("sightings.csv"))))
-    assert len(rows) == 2 * 4 * (6 * VIEWS + 2 * FRAMES)
+    assert len(rows) == 2 * 4 * (6 * VIEWS_PER_SIGN + 2 * FRAMES_PER_DRIVE)
     chosen = [
         row for row in rows if (row["model"], row["kind"], row["counted"]) == ("signs-plain", "view", "True")
     ]
@@ -179,16 +191,19 @@ def test_every_look_is_a_row_of_a_spreadsheet(stickers, content):
         and row["prediction_name"].startswith("Speed limit")
         and (row["position"], row["number"]) in right
     ]
-    assert (len(hits), len(right)) == (content.stickers[0].success.count, content.stickers[0].success.n)
+    assert (len(hits), len(right)) == (
+        content.sticker_results[0].success.count,
+        content.sticker_results[0].success.n,
+    )
     head, *lines = csv.reader(io.StringIO(stickers.text("results.csv")))
     shares = [line[head.index("sticker_success")] for line in lines]
-    assert [float(share) for share in shares] == [one.success.value for one in content.stickers]
+    assert [float(share) for share in shares] == [one.success.value for one in content.sticker_results]
 
 
 def test_markdown_has_the_same_tables(stickers):
     text = stickers.text("report.md")
     assert "## Stickers" in text
-    assert LIMITS_OF_SIMULATION in text
+    assert SIMULATION_LIMITS in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     rules = [place for place, line in enumerate(tables) if line.startswith("| ---")]
     widths = [line.count("|") for line in tables]
@@ -196,7 +211,7 @@ def test_markdown_has_the_same_tables(stickers):
 
 
 def test_the_table_of_cells_has_no_second_answer(stickers):
-    html, lines = plain(Reader(stickers.html).text), stickers.text("report.md").splitlines()
+    html, lines = plain(HtmlReader(stickers.html).page_text), stickers.text("report.md").splitlines()
     (row,) = (line for line in lines if line.startswith("| signs-pgd-at | sticker-10 | done"))
     cells = row.strip("| ").split(" | ")
     told = ["signs that count 3 of 4", "—", "turned in most views 0 of 3 (0.0\N{EN DASH}70.8 %)", "—"]
@@ -206,18 +221,21 @@ def test_the_table_of_cells_has_no_second_answer(stickers):
 
 def test_a_surface_that_is_not_the_sign_is_named(tmp_path, reported):
     surface = SurfaceRecord(what="the mask '<b>'", pixels=30.4, covered=30.4, image_pixels=1024)
-    sample = Stickers(models=("signs-plain",), eps=1.0, threat="poster-100", surface=surface)
-    page = reported(build_stickers(tmp_path / "run", sample))
+    sample = SampleStickers(models=("signs-plain",), eps=1.0, threat="poster-100", surface=surface)
+    page = reported(build_sticker_run(tmp_path / "run", sample))
     title = "if an attacker may put a sticker anywhere on the mask '<b>' (3.0 % of the image, on average)?"
     covers = "A sticker may cover all of the surface: on average 30 of 1,024 pixels, 3.0 % of the image."
-    for text in (plain(Reader(page.html).text), plain(page.text("report.md").replace("&lt;b&gt;", "<b>"))):
+    for text in (
+        plain(HtmlReader(page.html).page_text),
+        plain(page.text("report.md").replace("&lt;b&gt;", "<b>")),
+    ):
         assert title in text
         assert re.search("poster-100:? sticker anywhere on the mask '<b>'", text)
         assert f"{covers} The surface is the mask '<b>'." in text
         assert "of the sign?" not in text
     assert json.loads(page.text("results.json"))["stickers"][0]["surface"]["share"] == 30.4 / 1024
     part = replace(sample, eps=0.1, threat="sticker-10", surface=replace(surface, covered=3.0))
-    text = plain(reported(build_stickers(tmp_path / "part", part)).text("report.md"))
+    text = plain(reported(build_sticker_run(tmp_path / "part", part)).text("report.md"))
     assert "put a sticker on 10 % of the mask" in text
     assert "A sticker may cover 10 % of the surface: on average 3 of 1,024 pixels, 0.3 % of" in text
 
@@ -230,38 +248,42 @@ def test_each_map_is_a_figure(stickers):
 def test_the_terminal_says_it_in_a_line(stickers, content):
     console = Console(width=160, record=True)
     with console.capture() as captured:
-        console.print(results_table(json.loads(stickers.text("results.json"))))
+        console.print(build_results_table(json.loads(stickers.text("results.json"))))
     shown = plain(captured.get())
     assert "sticker-10: views of 3 of 4 signs" in shown
-    assert f"{100 * content.stickers[1].success.value:.1f} %" in shown
+    assert f"{100 * content.sticker_results[1].success.value:.1f} %" in shown
 
 
 def test_findings_name_the_controls_that_fail(tmp_path, content):
     (text,) = (finding.text for finding in content.findings if "control" in finding.text)
     assert "signs-plain, control “made on the sign as it is, without views”" in text
-    run = build_stickers(tmp_path / "run", Stickers(models=("signs-pgd-at",), signs=1, void=0))
+    run = build_sticker_run(
+        tmp_path / "run", SampleStickers(models=("signs-pgd-at",), sign_count=1, void_count=0)
+    )
     with RunStore.open_readonly(run) as store:
-        found = [finding.text for finding in read_content(store).findings]
+        found = [finding.text for finding in read_report_data(store).findings]
     (text,) = (text for text in found if "control" in text)
     shares = "without views”: 0.0 % (0.0\N{EN DASH}1.8 %, n = 200) of the views, clearly lower (p < 0.001)"
     follows = "making it for many views made no clear difference; 5 views fell to"
     assert f"{shares} expected; {follows}" in plain(text)
-    run = build_stickers(tmp_path / "other", Stickers(models=("signs-plain",), signs=2, void=2))
-    page = plain(Reader(write_report(run).read_text(encoding="utf-8")).text)
+    run = build_sticker_run(
+        tmp_path / "other", SampleStickers(models=("signs-plain",), sign_count=2, void_count=2)
+    )
+    page = plain(HtmlReader(write_report(run).read_text(encoding="utf-8")).page_text)
     assert "says nothing: no sign is read rightly in 95 % of its clean views" in page
     assert "No answer can be given: no sign is read rightly in enough of its clean views." in page
 
 
 def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, reported):
-    sample = Stickers(
-        models=("<script>alert(1)</script>",), norm="patch", threat="patch-10", controls=False,
-        class_names=HOSTILE_CLASSES,
+    sample = SampleStickers(
+        models=("<script>alert(1)</script>",), norm="patch", threat="patch-10", has_controls=False,
+        class_names=HOSTILE_CLASS_NAMES,
     )  # fmt: skip
-    page = reported(build_stickers(tmp_path / "run", sample))
+    page = reported(build_sticker_run(tmp_path / "run", sample))
     assert "<script" not in page.html
     assert "<img src=x" not in page.html
-    assert Reader(page.html).open == []
-    assert "put a patch beside the sign, 10 % of the image large" in plain(Reader(page.html).text)
+    assert HtmlReader(page.html).open == []
+    assert "put a patch beside the sign, 10 % of the image large" in plain(HtmlReader(page.html).page_text)
     fields = list(csv.reader(io.StringIO(page.text("sightings.csv"))))
     assert not any(field.startswith(("=", "+", "@")) for row in fields for field in row)
 
@@ -279,24 +301,29 @@ def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, reported):
 )
 def test_gates_on_the_share_of_views(content, gate, rulings):
     report = judge_evidence(content.evidence, [{"metric": "sticker_success", **gate}])
-    assert [one.ruling for one in report.verdicts] == rulings, report.lines
+    assert [one.ruling for one in report.verdicts] == rulings, report.summary_lines
 
 
 @pytest.mark.parametrize(
     ("sample", "condition", "ruling", "reason"),
     [
         (
-            Stickers(signs=20, void=19),
+            SampleStickers(sign_count=20, void_count=19),
             None,
             "inconclusive",
             "more than half of the signs are void (19 of 20)",
         ),
-        (Stickers(signs=4, void=2), None, "pass", ""),
-        (Stickers(), "clean", "inconclusive", "the whole sign painted turned 0.0 %"),
-        (Stickers(), "barred", "inconclusive", "of the whole sign painted nothing is known: it broke a rule"),
-        (Stickers(controls=False), None, "pass", ""),
+        (SampleStickers(sign_count=4, void_count=2), None, "pass", ""),
+        (SampleStickers(), "clean", "inconclusive", "the whole sign painted turned 0.0 %"),
         (
-            Stickers(eps=1.0),
+            SampleStickers(),
+            "barred",
+            "inconclusive",
+            "of the whole sign painted nothing is known: it broke a rule",
+        ),
+        (SampleStickers(has_controls=False), None, "pass", ""),
+        (
+            SampleStickers(eps=1.0),
             None,
             "inconclusive",
             "of the whole sign painted nothing is known: not run, since the attack may already paint all",
@@ -304,11 +331,11 @@ def test_gates_on_the_share_of_views(content, gate, rulings):
     ],
 )
 def test_a_gate_passes_only_with_its_controls(tmp_path, sample, condition, ruling, reason):
-    run = build_stickers(tmp_path / "run", replace(sample, models=("signs-plain",)))
+    run = build_sticker_run(tmp_path / "run", replace(sample, models=("signs-plain",)))
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     for sign in evidence.cells[0].signs:
-        looks = sign.looks["view"]
+        looks = sign.views["view"]
         if condition == "clean":
             looks.predictions["whole-sign"] = looks.predictions["clean"]
         elif condition == "barred":
@@ -319,13 +346,13 @@ def test_a_gate_passes_only_with_its_controls(tmp_path, sample, condition, rulin
     (verdict,) = report.verdicts
     assert (verdict.ruling, report.exit_code) == (ruling, 4 if reason else 0)
     assert plain(reason) in plain(verdict.reason)
-    assert plain(full(evidence.cells[0].sticker_success)) in plain(verdict.reason)
+    assert plain(format_estimate(evidence.cells[0].sticker_success)) in plain(verdict.reason)
     failing = judge_evidence(evidence, [{**gate, "max": 0.01}])
     assert failing.exit_code == 1, "what is broken stays broken, whatever the controls say"
 
 
 def test_a_poster_that_turns_nearly_all_views_is_not_weak_and_one_that_turns_enough_need_not_be(tmp_path):
-    run = build_stickers(tmp_path / "run", Stickers(models=("signs-plain",), eps=1.0))
+    run = build_sticker_run(tmp_path / "run", SampleStickers(models=("signs-plain",), eps=1.0))
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     success = evidence.cells[0].sticker_success
@@ -334,7 +361,7 @@ def test_a_poster_that_turns_nearly_all_views_is_not_weak_and_one_that_turns_eno
     verdicts = judge_evidence(evidence, [{**gate, "min": 0.1}, {**gate, "max": 0.6}]).verdicts
     assert [one.ruling for one in verdicts] == ["pass", "inconclusive"]
     for sign in evidence.cells[0].signs:
-        sign.looks["view"].predictions["sticker"][:-10] = 0
+        sign.views["view"].predictions["sticker"][:-10] = 0
     assert 0.9 < evidence.cells[0].sticker_success.value < 1
     (verdict,) = judge_evidence(evidence, [{**gate, "max": 0.999}]).verdicts
     assert (verdict.ruling, plain(verdict.reason).endswith("views of 3 of 4 signs")) == ("pass", True)
@@ -343,15 +370,16 @@ def test_a_poster_that_turns_nearly_all_views_is_not_weak_and_one_that_turns_eno
 def test_gates_keep_looks_and_images_apart(content, tmp_path):
     others = [{"metric": "attack_success", "attack": "sticker-10", "max": 0.5}]
     assert judge_evidence(content.evidence, others).verdicts[0].reason.startswith("the run has no such cell")
-    with RunStore.open_readonly(build(tmp_path / "run", Sample(pictures=False))) as store:
+    with RunStore.open_readonly(build_run(tmp_path / "run", SampleRun(has_images=False))) as store:
         digital = judge_evidence(
-            read_content(store).evidence,
+            read_report_data(store).evidence,
             [{"metric": "sticker_success", "attack": "stop-to-speed-limit", "max": 1}],
         )
     assert digital.exit_code == 4
-    run = build_stickers(tmp_path / "void", Stickers(signs=1, void=1))
+    run = build_sticker_run(tmp_path / "void", SampleStickers(sign_count=1, void_count=1))
     with RunStore.open_readonly(run) as store:
         void = judge_evidence(
-            read_content(store).evidence, [{"metric": "sticker_success", "threat": "sticker-10", "max": 1}]
+            read_report_data(store).evidence,
+            [{"metric": "sticker_success", "threat": "sticker-10", "max": 1}],
         )
     assert [one.reason for one in void.verdicts] == ["no view counts: every sign is void"] * 2

@@ -12,13 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
-from sample_run import HOSTILE_CLASSES
+from sample_run import HOSTILE_CLASS_NAMES
 
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.reports import write_report
-from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, outcomes_frame
-from robustbench_local.reports.writers.report_markdown import escape
-from robustbench_local.reports.writers.results_json import to_text
+from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, load_outcomes_frame
+from robustbench_local.reports.writers.report_markdown import escape_markdown
+from robustbench_local.reports.writers.results_json import format_json
 from robustbench_local.store import OutcomeRecord, RunStore
 
 FILES = ("report.html", "results.json", "results.csv", "outcomes.csv", "report.md")
@@ -96,7 +96,7 @@ def test_what_is_unknown_is_null_with_a_reason(sample):
 
 def test_a_nan_cannot_get_into_the_json():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        to_text({"value": math.nan})
+        format_json({"value": math.nan})
 
 
 def test_results_csv_has_a_row_a_cell(sample, content):
@@ -121,7 +121,7 @@ def test_outcomes_csv_has_a_row_an_image_with_the_stores_columns(sample, content
 
 def test_the_frame_holds_what_the_csv_holds(sample):
     with RunStore.open_readonly(sample.run) as store:
-        frame = outcomes_frame(store)
+        frame = load_outcomes_frame(store)
     read = pd.read_csv(sample.page.parent / "outcomes.csv")
     assert list(frame.columns) == list(read.columns)
     assert len(frame) == len(read)
@@ -174,11 +174,11 @@ def test_markdown_shows_names_as_they_are(hostile):
     ],
 )
 def test_markdown_escapes(text, escaped):
-    assert escape(text) == escaped
+    assert escape_markdown(text) == escaped
 
 
 def test_names_in_every_script_reach_the_files(hostile):
-    for name in HOSTILE_CLASSES[:3]:
+    for name in HOSTILE_CLASS_NAMES[:3]:
         assert name in hostile.html
         assert name in hostile.text("outcomes.csv")
         assert name in strict(hostile.text("results.json"))["data"]["class_names"]

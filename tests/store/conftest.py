@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from forker import Forker
-from store_samples import IDENTITY, OTHER_KEY, RESOLVED, cell
+from forker import CommandForker
+from store_samples import IDENTITY, OTHER_KEY, RESOLVED, make_cell
 
 from robustbench_local.store import RunStore
 
@@ -24,18 +24,18 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(directory: Path) -> Iterator[RunStore]:
     with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as opened:
-        opened.put_cell(cell())
-        opened.put_cell(cell(OTHER_KEY, position=1))
+        opened.put_cell(make_cell())
+        opened.put_cell(make_cell(OTHER_KEY, position=1))
         yield opened
 
 
 @pytest.fixture(scope="session")
-def forker() -> Iterator[Forker]:
+def forker() -> Iterator[CommandForker]:
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
     command = [sys.executable, str(Path(__file__).with_name("forker.py"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Forker(process)
+        yield CommandForker(process)
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def unprivileged(tmp_path: Path) -> Callable[[], AbstractContextManager[None]]:
     """Root may write anywhere: inside this context, be somebody who may not."""
     if os.name == "nt":
         pytest.skip("permissions of POSIX")
-    return lambda: _somebody(tmp_path)
+    return lambda: _become_nobody(tmp_path)
 
 
 @contextmanager
-def _somebody(folder: Path) -> Iterator[None]:
+def _become_nobody(folder: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, SightingRecord, ViewRecord
-from robustbench_local.store.arrays import image_hash
+from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, ViewPredictionsRecord, ViewRecord
+from robustbench_local.store.arrays import hash_image_array
 
 KEY = "0a1b" * 16
 OTHER_KEY = "9f8e" * 16
 IDENTITY = {"data.seed": "0", "model": "c0ffee" * 10 + "0000", "code": "1.0"}
-CHUNK = 5
+CHUNK_IMAGES = 5
 RESOLVED = "schema: 1\ndata: {seed: 0}\n"
 
 
-def outcome(position: int, cell: str = KEY, **changes: Any) -> OutcomeRecord:
+def make_outcome(position: int, cell: str = KEY, **changes: Any) -> OutcomeRecord:
     label, broken = 3 + position % 40, position % 3 == 0
     moved = position % 5 == 1 and not broken
-    original = picture(position)
+    original = make_picture(position)
     values: dict[str, Any] = {
         "cell": cell,
         "position": position,
@@ -42,23 +42,23 @@ def outcome(position: int, cell: str = KEY, **changes: Any) -> OutcomeRecord:
         "backward_passes": 50,
         "seconds": 0.125,
         "status": "ok",
-        "original_hash": image_hash(original),
-        "adversarial_hash": image_hash(1 - original),
+        "original_hash": hash_image_array(original),
+        "adversarial_hash": hash_image_array(1 - original),
     }
     return OutcomeRecord(**{**values, **changes})
 
 
-def sighting(position: int, cell: str = KEY, **changes: Any) -> SightingRecord:
+def make_view_predictions(position: int, cell: str = KEY, **changes: Any) -> ViewPredictionsRecord:
     values: dict[str, Any] = {
         "condition": "sticker",
         "kind": "view",
         "predictions": (14, None, position % 8),
         "confidences": (0.9871, None, 0.5),
     }
-    return SightingRecord(cell=cell, position=position, **{**values, **changes})
+    return ViewPredictionsRecord(cell=cell, position=position, **{**values, **changes})
 
 
-def view(position: int, cell: str = KEY, **changes: Any) -> ViewRecord:
+def make_view(position: int, cell: str = KEY, **changes: Any) -> ViewRecord:
     values: dict[str, Any] = {
         "kind": "view",
         "distance": (16.0, 40.5, 64.0),
@@ -69,7 +69,7 @@ def view(position: int, cell: str = KEY, **changes: Any) -> ViewRecord:
     return ViewRecord(cell=cell, position=position, **{**values, **changes})
 
 
-def cell(key: str = KEY, **changes: Any) -> CellRecord:
+def make_cell(key: str = KEY, **changes: Any) -> CellRecord:
     values: dict[str, Any] = {
         "key": key,
         "position": 0,
@@ -92,29 +92,31 @@ def cell(key: str = KEY, **changes: Any) -> CellRecord:
     return CellRecord(**{**values, **changes})
 
 
-def arrays(first: int, count: int) -> dict[str, np.ndarray]:
+def make_arrays(first: int, count: int) -> dict[str, np.ndarray]:
     positions = np.arange(first, first + count, dtype=np.int64)
-    images = [picture(position) for position in positions]
+    images = [make_picture(position) for position in positions]
     images = np.stack(images) if images else np.zeros((0, 3, 4, 4), dtype=np.float32)
     return {"positions": positions, "original": images, "adversarial": 1 - images}
 
 
-def picture(position: int) -> np.ndarray:
+def make_picture(position: int) -> np.ndarray:
     """The image at a position, (3, 4, 4)."""
     return np.random.default_rng(abs(int(position))).random((3, 4, 4), dtype=np.float32)
 
 
-def write_run(directory: Path, chunks: int, tell: Callable[[str], None] = lambda line: None) -> None:
+def write_run(directory: Path, chunks: int, report: Callable[[str], None] = lambda line: None) -> None:
     """Write two cells of so many chunks, or what is missing of them, as an evaluation does."""
-    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
+    with RunStore.create_or_open(directory, resolved_yaml=RESOLVED, identity=IDENTITY) as store:
         store.set_meta("seed", 0)
         for place, key in enumerate((KEY, OTHER_KEY)):
-            store.put_cell(cell(key, position=place))
+            store.put_cell(make_cell(key, position=place))
             store.set_status(key, "running")
-            done = store.positions_done(key)
-            for first in range(0, chunks * CHUNK, CHUNK):
+            done = store.read_done_positions(key)
+            for first in range(0, chunks * CHUNK_IMAGES, CHUNK_IMAGES):
                 if first not in done:
-                    store.save_arrays(key, first, arrays(first, CHUNK))
-                    store.add_outcomes(key, [outcome(first + offset, key) for offset in range(CHUNK)])
-                    tell(f"{key} {first}")
+                    store.save_arrays(key, first, make_arrays(first, CHUNK_IMAGES))
+                    store.add_outcomes(
+                        key, [make_outcome(first + offset, key) for offset in range(CHUNK_IMAGES)]
+                    )
+                    report(f"{key} {first}")
             store.set_status(key, "done")

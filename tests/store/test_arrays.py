@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_samples import KEY, OTHER_KEY, arrays, outcome
+from store_samples import KEY, OTHER_KEY, make_arrays, make_outcome
 
 from robustbench_local.errors import DamagedError, InvariantError
 from robustbench_local.store import RunStore
@@ -14,10 +14,10 @@ from robustbench_local.store import RunStore
 
 def test_chunks_are_joined_in_the_order_of_their_numbers(store: RunStore, directory: Path) -> None:
     for first in (100_005, 20_000, 0):
-        store.save_arrays(KEY, first, arrays(first, 5))
+        store.save_arrays(KEY, first, make_arrays(first, 5))
     joined = store.load_arrays(KEY)
     assert joined["positions"].tolist() == [*range(5), *range(20_000, 20_005), *range(100_005, 100_010)]
-    expected = np.concatenate([arrays(first, 5)["original"] for first in (0, 20_000, 100_005)])
+    expected = np.concatenate([make_arrays(first, 5)["original"] for first in (0, 20_000, 100_005)])
     np.testing.assert_array_equal(joined["original"], expected)
     np.testing.assert_array_equal(joined["adversarial"], 1 - expected)
     assert joined["original"].dtype == np.float32
@@ -30,17 +30,17 @@ def test_chunks_are_joined_in_the_order_of_their_numbers(store: RunStore, direct
 
 
 def test_a_chunk_written_again_takes_the_place_of_the_first(store: RunStore, directory: Path) -> None:
-    store.save_arrays(KEY, 0, arrays(0, 5))
+    store.save_arrays(KEY, 0, make_arrays(0, 5))
     (file,) = (directory / "adversarial" / KEY[:16]).iterdir()
     first = file.read_bytes()
-    store.save_arrays(KEY, 0, arrays(0, 5))
+    store.save_arrays(KEY, 0, make_arrays(0, 5))
     assert file.read_bytes() == first
-    store.save_arrays(KEY, 0, arrays(0, 2))
+    store.save_arrays(KEY, 0, make_arrays(0, 2))
     assert store.load_arrays(KEY)["positions"].tolist() == [0, 1]
 
 
 def test_cells_do_not_mix(store: RunStore) -> None:
-    store.save_arrays(KEY, 0, arrays(0, 5))
+    store.save_arrays(KEY, 0, make_arrays(0, 5))
     assert store.load_arrays(OTHER_KEY) == {}
 
 
@@ -54,22 +54,22 @@ def test_views_keep_their_values(store: RunStore) -> None:
 
 
 def test_an_empty_chunk_adds_nothing(store: RunStore) -> None:
-    store.save_arrays(KEY, 0, arrays(0, 0))
-    store.save_arrays(KEY, 1, arrays(1, 2))
+    store.save_arrays(KEY, 0, make_arrays(0, 0))
+    store.save_arrays(KEY, 1, make_arrays(1, 2))
     assert store.load_arrays(KEY)["original"].shape == (2, 3, 4, 4)
 
 
 def test_readers_load_them_once_their_outcomes_are_committed(store: RunStore, directory: Path) -> None:
-    store.save_arrays(KEY, 0, arrays(0, 5))
+    store.save_arrays(KEY, 0, make_arrays(0, 5))
     with RunStore.open_readonly(directory) as reader:
         assert reader.load_arrays(KEY) == {}
-    store.add_outcomes(KEY, [outcome(position) for position in range(5)])
+    store.add_outcomes(KEY, [make_outcome(position) for position in range(5)])
     with RunStore.open_readonly(directory) as reader:
         assert reader.load_arrays(KEY)["positions"].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_damaged_file_is_named(store: RunStore, directory: Path) -> None:
-    store.save_arrays(KEY, 0, arrays(0, 5))
+    store.save_arrays(KEY, 0, make_arrays(0, 5))
     (file,) = (directory / "adversarial" / KEY[:16]).iterdir()
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.raises(DamagedError, match=r"00000\.safetensors: the file is not the one that was written"):
@@ -89,4 +89,4 @@ def test_chunks_that_do_not_fit_together(store: RunStore, second: dict[str, np.n
 @pytest.mark.parametrize("key", ["../../etc", "", "a/b", "a\\b", "é", "a.b"])
 def test_a_key_cannot_lead_out_of_the_run(store: RunStore, key: str) -> None:
     with pytest.raises(InvariantError, match="not a cell key"):
-        store.save_arrays(key, 0, arrays(0, 1))
+        store.save_arrays(key, 0, make_arrays(0, 1))

@@ -12,9 +12,9 @@ import pytest
 
 from robustbench_local.errors import ConfigError, RobustbenchError, StorageError
 from robustbench_local.store.atomic_files import (
+    convert_storage_errors,
     make_directory,
-    remove_unfinished,
-    storage_errors,
+    remove_temporary_files,
     write_atomically,
 )
 
@@ -92,14 +92,14 @@ def test_content_and_folder_are_flushed_in_order(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_errors_of_the_system_have_an_exit_code(number: int, kind: type[RobustbenchError]) -> None:
-    with pytest.raises(kind, match=r"^runs/today: ") as caught, storage_errors(Path("runs/today")):
+    with pytest.raises(kind, match=r"^runs/today: ") as caught, convert_storage_errors(Path("runs/today")):
         raise OSError(number, os.strerror(number))
     assert type(caught.value) is kind
     assert os.strerror(number).lower() in str(caught.value)
 
 
 def test_other_mistakes_pass(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="ours"), storage_errors(tmp_path):
+    with pytest.raises(ValueError, match="ours"), convert_storage_errors(tmp_path):
         raise ValueError("ours")
 
 
@@ -137,5 +137,5 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, monkeypatch: pyte
                 write_atomically(file, "new")
         file.write_text("old")
     assert len([file for file in tmp_path.rglob("*") if file.is_file()]) == 4
-    remove_unfinished(tmp_path)
+    remove_temporary_files(tmp_path)
     assert sorted(file for file in tmp_path.rglob("*") if file.is_file()) == sorted(kept)

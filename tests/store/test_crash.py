@@ -10,8 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forker import Forker
-from store_samples import CHUNK, IDENTITY, KEY, OTHER_KEY, RESOLVED, arrays, cell, outcome, write_run
+from forker import CommandForker
+from store_samples import (
+    CHUNK_IMAGES,
+    IDENTITY,
+    KEY,
+    OTHER_KEY,
+    RESOLVED,
+    make_arrays,
+    make_cell,
+    make_outcome,
+    write_run,
+)
 
 from robustbench_local.store import RunStore
 
@@ -22,10 +32,10 @@ def check_whole_chunks(directory: Path) -> int:
         return 0
     total = 0
     with RunStore.open_readonly(directory) as reader:
-        for known in reader.cells():
-            positions = [row.position for row in reader.outcomes(known.key)]
+        for known in reader.read_cells():
+            positions = [row.position for row in reader.read_outcomes(known.key)]
             assert positions == list(range(len(positions)))
-            assert len(positions) % CHUNK == 0
+            assert len(positions) % CHUNK_IMAGES == 0
             assert (
                 reader.load_arrays(known.key).get("positions", np.empty(0)).tolist()[: len(positions)]
                 == positions
@@ -37,20 +47,20 @@ def check_whole_chunks(directory: Path) -> int:
 def contents(directory: Path) -> dict[str, object]:
     with RunStore.open_readonly(directory) as reader:
         return {
-            "cells": reader.cells(),
-            "outcomes": [reader.outcomes(key) for key in (KEY, OTHER_KEY)],
+            "cells": reader.read_cells(),
+            "outcomes": [reader.read_outcomes(key) for key in (KEY, OTHER_KEY)],
             "arrays": [
                 {name: array.tolist() for name, array in reader.load_arrays(key).items()}
                 for key in (KEY, OTHER_KEY)
             ],
-            "meta": reader.meta("seed"),
-            "identity": reader.identity(),
+            "meta": reader.read_meta("seed"),
+            "identity": reader.read_identity(),
             "files": sorted(str(file.relative_to(directory)) for file in directory.rglob("*")),
         }
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_killed_again_and_again(tmp_path: Path, forker: Forker, kills: int) -> None:
+def test_killed_again_and_again(tmp_path: Path, forker: CommandForker, kills: int) -> None:
     chunks = 8 * kills
     whole, directory = tmp_path / "whole", tmp_path / "killed"
     write_run(whole, chunks)
@@ -59,16 +69,16 @@ def test_killed_again_and_again(tmp_path: Path, forker: Forker, kills: int) -> N
         # A chunk takes some 3 ms, opening some 10: the moment falls anywhere in either.
         process = forker.start("write", str(directory), chunks)
         for _ in range(rng.randrange(4)):
-            forker.line()
+            forker.read_line()
         time.sleep(rng.uniform(0, 0.02))
-        forker.kill(process)
+        forker.kill_command(process)
         seen.append(check_whole_chunks(directory))
         assert seen[-1] >= seen[-2]
     assert seen[-1] > 0
     write_run(directory, chunks)
     assert contents(directory) == contents(whole)
     with RunStore.open_readonly(directory) as reader:
-        assert all("took over the lock" in event.message for event in reader.events())
+        assert all("took over the lock" in event.message for event in reader.read_events())
 
 
 def test_killed_while_it_starts(tmp_path: Path) -> None:
@@ -91,18 +101,18 @@ def test_a_kill_between_schema_and_identity(directory: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(RunStore, "_settle", killed)
         with pytest.raises(KeyboardInterrupt):
-            RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY)
+            RunStore.create_or_open(directory, resolved_yaml=RESOLVED, identity=IDENTITY)
     assert (directory / "run.db").stat().st_size > 0
-    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
-        assert store.identity() == IDENTITY
+    with RunStore.create_or_open(directory, resolved_yaml=RESOLVED, identity=IDENTITY) as store:
+        assert store.read_identity() == IDENTITY
         assert not store.resumed
 
 
 def test_a_torn_log_loses_its_last_chunk_only(store: RunStore, directory: Path, tmp_path: Path) -> None:
     """A power cut leaves any part of the last write: whatever it is, whole chunks remain (F57)."""
-    for first in range(0, 8 * CHUNK, CHUNK):
-        store.save_arrays(KEY, first, arrays(first, CHUNK))
-        store.add_outcomes(KEY, [outcome(first + offset) for offset in range(CHUNK)])
+    for first in range(0, 8 * CHUNK_IMAGES, CHUNK_IMAGES):
+        store.save_arrays(KEY, first, make_arrays(first, CHUNK_IMAGES))
+        store.add_outcomes(KEY, [make_outcome(first + offset) for offset in range(CHUNK_IMAGES)])
     log = (directory / "run.db-wal").read_bytes()
     rng, left = random.Random(7), set()
     for attempt in range(24):
@@ -112,11 +122,13 @@ def test_a_torn_log_loses_its_last_chunk_only(store: RunStore, directory: Path, 
         rubbish = rng.randbytes(512) if attempt % 2 else b""
         (torn / "run.db-wal").write_bytes(log[:cut] + rubbish)
         left.add(check_whole_chunks(torn))
-        with RunStore.create_or_open(torn, resolved=RESOLVED, identity=IDENTITY) as resumed:
+        with RunStore.create_or_open(torn, resolved_yaml=RESOLVED, identity=IDENTITY) as resumed:
             for key in (KEY, OTHER_KEY):
-                resumed.put_cell(cell(key))
-            resumed.add_outcomes(KEY, [outcome(position) for position in range(8 * CHUNK)])
-            assert resumed.outcomes(KEY) == [outcome(position) for position in range(8 * CHUNK)]
+                resumed.put_cell(make_cell(key))
+            resumed.add_outcomes(KEY, [make_outcome(position) for position in range(8 * CHUNK_IMAGES)])
+            assert resumed.read_outcomes(KEY) == [
+                make_outcome(position) for position in range(8 * CHUNK_IMAGES)
+            ]
     assert len(left) > 4, "the cuts all fell in one place"
 
 

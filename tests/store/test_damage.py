@@ -13,25 +13,25 @@ from typing import get_args
 
 import pytest
 from store_samples import (
-    CHUNK,
+    CHUNK_IMAGES,
     IDENTITY,
     KEY,
     OTHER_KEY,
     RESOLVED,
-    arrays,
-    cell,
-    outcome,
-    sighting,
-    view,
+    make_arrays,
+    make_cell,
+    make_outcome,
+    make_view,
+    make_view_predictions,
     write_run,
 )
 
 from robustbench_local.errors import DamagedError, RobustbenchError
 from robustbench_local.store import EventRecord, RunStore
 from robustbench_local.store.cross_checks import NORMS, find_contradictions
-from robustbench_local.store.damage import RECOMPUTE, find_damage
-from robustbench_local.store.digests import write_all
-from robustbench_local.store.rebuild import KEPT_AS
+from robustbench_local.store.damage import RECOMPUTE_COMMAND, find_damage
+from robustbench_local.store.digests import write_digests
+from robustbench_local.store.rebuild import DAMAGED_COPY_NAME
 from robustbench_local.threats.threat_model import Norm
 
 TABLES = ("identity", "meta", "cells", "outcomes", "events", "sightings", "views", "arrays", "digests")
@@ -41,7 +41,7 @@ TABLES = ("identity", "meta", "cells", "outcomes", "events", "sightings", "views
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("damage") / "run"
     write_run(directory, 4)
-    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
+    with RunStore.create_or_open(directory, resolved_yaml=RESOLVED, identity=IDENTITY) as store:
         store.update_meta(
             {"environment": {"device": "cpu"}, "gates": [{"metric": "robust_accuracy", "min": 0.5}]}
         )
@@ -49,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
             EventRecord(time="2026-11-22T10:00:00+00:00", level="info", message="begun", cell=KEY)
         )
         for key in (KEY, OTHER_KEY):
-            store.add_outcomes(key, [], [sighting(0, key)], [view(0, key)])
+            store.add_outcomes(key, [], [make_view_predictions(0, key)], [make_view(0, key)])
     return directory
 
 
@@ -60,14 +60,17 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 def contents(directory: Path) -> dict[str, object]:
     with RunStore.open_readonly(directory) as reader:
-        cells = reader.cells()
+        cells = reader.read_cells()
         return {
             "cells": cells,
-            "rows": [(reader.outcomes(c.key), reader.sightings(c.key), reader.views(c.key)) for c in cells],
+            "rows": [
+                (reader.read_outcomes(c.key), reader.read_view_predictions(c.key), reader.read_views(c.key))
+                for c in cells
+            ],
             "arrays": [{k: v.tolist() for k, v in reader.load_arrays(c.key).items()} for c in cells],
-            "events": reader.events(),
-            "meta": [reader.meta(name) for name in ("seed", "environment", "gates", "absent")],
-            "identity": reader.identity(),
+            "events": reader.read_events(),
+            "meta": [reader.read_meta(name) for name in ("seed", "environment", "gates", "absent")],
+            "identity": reader.read_identity(),
         }
 
 
@@ -173,7 +176,7 @@ def test_edited_rows(whole: Path, run: Path) -> None:
         try:
             RunStore.open_readonly(run).close()
         except DamagedError as error:
-            unnoticed += [] if RECOMPUTE in str(error) else [statement]
+            unnoticed += [] if RECOMPUTE_COMMAND in str(error) else [statement]
         else:
             unnoticed.append(statement)
     assert unnoticed == []
@@ -222,7 +225,7 @@ def test_digests_that_are_lost_are_damage_and_not_an_older_run(run: Path) -> Non
         with pytest.raises(DamagedError, match="digests"):
             opened(run)
     with pytest.raises(DamagedError, match="Nothing of it can be kept"):
-        RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True)
+        RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True)
 
 
 @pytest.mark.parametrize("old", [b"CREATE TABLE outcomes", b"CREATE TABLE meta", b"broken"])
@@ -238,7 +241,7 @@ def test_a_schema_that_is_no_text_any_more(run: Path, old: bytes) -> None:
 
 
 def resume(run: Path) -> None:
-    RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY).close()
+    RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY).close()
 
 
 def edit(run: Path, *statements: str) -> None:
@@ -249,10 +252,10 @@ def edit(run: Path, *statements: str) -> None:
 
 def test_a_reader_that_is_open_notices_too(run: Path) -> None:
     with RunStore.open_readonly(run) as reader:
-        assert len(reader.outcomes(KEY)) == 20
+        assert len(reader.read_outcomes(KEY)) == 20
         edit(run, "UPDATE outcomes SET broken = 1 - broken WHERE position = 4")
         with pytest.raises(DamagedError, match=r"cell signs-plain x pgd50-linf-8 \(0a1b0a1b0a1b\)"):
-            reader.outcomes(KEY)
+            reader.read_outcomes(KEY)
 
 
 def test_a_damaged_run_is_not_resumed_unless_it_is_computed_again(run: Path) -> None:
@@ -264,24 +267,27 @@ def test_a_damaged_run_is_not_resumed_unless_it_is_computed_again(run: Path) -> 
     options = {"resolved": RESOLVED, "identity": IDENTITY, "recompute_damaged": True}
     with RunStore.create_or_open(run, **options) as store:
         assert store.resumed
-        assert [known.key for known in store.cells()] == [OTHER_KEY]
-        assert (store.outcomes(KEY), store.load_arrays(KEY)) == ([], {})
-        assert len(store.outcomes(OTHER_KEY)) == 20
+        assert [known.key for known in store.read_cells()] == [OTHER_KEY]
+        assert (store.read_outcomes(KEY), store.load_arrays(KEY)) == ([], {})
+        assert len(store.read_outcomes(OTHER_KEY)) == 20
         assert len(store.load_arrays(OTHER_KEY)["positions"]) == 20
-        assert store.meta("gates") == [{"metric": "robust_accuracy", "min": 0.5}]
-        assert "left out, to be computed again: cell signs-plain x pgd50-linf-8" in store.events()[-1].message
-    assert (run / KEPT_AS).read_bytes() == before, "the damaged database is kept"
+        assert store.read_meta("gates") == [{"metric": "robust_accuracy", "min": 0.5}]
+        assert (
+            "left out, to be computed again: cell signs-plain x pgd50-linf-8"
+            in store.read_events()[-1].message
+        )
+    assert (run / DAMAGED_COPY_NAME).read_bytes() == before, "the damaged database is kept"
     write_run(run, 4)
     with RunStore.open_readonly(run) as reader:
-        rows = reader.outcomes(KEY)
-        assert rows == [outcome(position) for position in range(4 * CHUNK)]
+        rows = reader.read_outcomes(KEY)
+        assert rows == [make_outcome(position) for position in range(4 * CHUNK_IMAGES)]
 
 
 def test_a_whole_run_is_left_as_it_is_when_damage_is_to_be_computed_again(run: Path) -> None:
     expected = contents(run)
-    RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True).close()
+    RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True).close()
     assert contents(run) == expected
-    assert not (run / KEPT_AS).exists()
+    assert not (run / DAMAGED_COPY_NAME).exists()
 
 
 @pytest.mark.parametrize("table", ["meta", "events", "digests"])
@@ -292,15 +298,17 @@ def test_what_a_run_knows_of_itself_is_dropped_and_its_cells_are_kept(run: Path,
         if table != "digests"
         else "UPDATE digests SET rows = 7 WHERE part = 'digests'",
     )
-    with RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True) as store:
-        assert [len(store.outcomes(known.key)) for known in store.cells()] == [20, 20]
+    with RunStore.create_or_open(
+        run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True
+    ) as store:
+        assert [len(store.read_outcomes(known.key)) for known in store.read_cells()] == [20, 20]
     contents(run)
 
 
 def test_a_run_that_does_not_know_whose_it_is_is_not_rebuilt(run: Path) -> None:
     edit(run, "UPDATE identity SET value = '1' WHERE key = 'data.seed'")
     with pytest.raises(DamagedError, match="Nothing of it can be kept"):
-        RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True)
+        RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True)
 
 
 def test_pages_that_are_lost_cost_the_cells_on_them_alone(run: Path) -> None:
@@ -313,8 +321,10 @@ def test_pages_that_are_lost_cost_the_cells_on_them_alone(run: Path) -> None:
     database.write_bytes(content)
     with pytest.raises(DamagedError):
         RunStore.open_readonly(run)
-    with RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True) as store:
-        assert store.identity() == IDENTITY
+    with RunStore.create_or_open(
+        run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True
+    ) as store:
+        assert store.read_identity() == IDENTITY
     contents(run)
 
 
@@ -323,7 +333,7 @@ def test_a_file_that_is_no_database_says_so(run: Path) -> None:
     with pytest.raises(DamagedError, match="not a readable database"):
         RunStore.open_readonly(run)
     with pytest.raises(DamagedError, match="not a readable database"):
-        RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True)
+        RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True)
 
 
 def test_a_commit_does_not_cost_more_in_a_large_cell(store: RunStore) -> None:
@@ -338,12 +348,12 @@ def test_a_commit_does_not_cost_more_in_a_large_cell(store: RunStore) -> None:
             return 0
 
         store._connection.set_progress_handler(tick, 100)
-        store.add_outcomes(KEY, [outcome(position) for position in range(first, first + CHUNK)])
+        store.add_outcomes(KEY, [make_outcome(position) for position in range(first, first + CHUNK_IMAGES)])
         store._connection.set_progress_handler(None, 0)
         return count
 
     small = steps(0)
-    store.add_outcomes(KEY, [outcome(position) for position in range(10, 190)])
+    store.add_outcomes(KEY, [make_outcome(position) for position in range(10, 190)])
     assert steps(190) <= small + 10
 
 
@@ -352,9 +362,9 @@ def forged(run: Path, statement: str) -> list[str]:
     with closing(sqlite3.connect(run / "run.db", isolation_level=None)) as raw:
         raw.execute(statement)
         raw.execute("BEGIN")
-        write_all(raw)
+        write_digests(raw)
         raw.execute("COMMIT")
-        return [damage.what for damage in find_damage(raw)]
+        return [damage.description for damage in find_damage(raw)]
 
 
 @pytest.mark.parametrize(
@@ -418,25 +428,27 @@ def test_the_norms_are_those_of_threat_models() -> None:
 def test_a_distance_on_either_side_of_the_slack(store: RunStore, beyond: bool) -> None:
     """The harness allows a millionth in Linf; what is stored may exceed eps by little more."""
     eps = 8 / 255
-    store.add_outcomes(KEY, [outcome(3, linf=eps * (1 + 1e-4) + (3e-6 if beyond else 1e-6))])
+    store.add_outcomes(KEY, [make_outcome(3, linf=eps * (1 + 1e-4) + (3e-6 if beyond else 1e-6))])
     assert bool(list(find_contradictions(store._connection))) == beyond
 
 
 @pytest.mark.parametrize("beyond", [False, True])
 def test_a_radius_on_either_side_of_its_eps(store: RunStore, beyond: bool) -> None:
-    store.put_cell(replace(cell(), measure="certificate", norm="L2", eps=0.5, goal="untargeted", targets=()))
+    store.put_cell(
+        replace(make_cell(), measure="certificate", norm="L2", eps=0.5, goal="untargeted", targets=())
+    )
     radius = 0.5 * (1 - (2e-6 if beyond else 5e-7))
-    store.add_outcomes(KEY, [outcome(1, moved_elsewhere=False, certified=True, radius=radius)])
+    store.add_outcomes(KEY, [make_outcome(1, moved_elsewhere=False, certified=True, radius=radius)])
     assert bool(list(find_contradictions(store._connection))) == beyond
 
 
 def test_classes_that_the_model_does_not_have(run: Path) -> None:
-    with RunStore.create_or_open(run, resolved=RESOLVED, identity=IDENTITY) as store:
+    with RunStore.create_or_open(run, resolved_yaml=RESOLVED, identity=IDENTITY) as store:
         store.set_meta("models", [{"id": "signs-plain", "num_classes": 43}])
         assert find_damage(store._connection) == []
         store.set_meta("models", [{"id": "signs-plain", "num_classes": 22}])
         one = find_damage(store._connection)[0]
-    assert "a class is not among the 22 of the model" in one.what
+    assert "a class is not among the 22 of the model" in one.description
 
 
 def spoil(run: Path, how: str) -> None:
@@ -465,12 +477,12 @@ def test_images_that_are_not_those_that_were_found(run: Path, how: str) -> None:
         with pytest.raises(DamagedError, match=r"00000\.safetensors: .*(compute the cell again|is a folder)"):
             reader.load_arrays(KEY)
         assert set(reader.find_damaged_arrays()) == {KEY}
-        assert len(reader.outcomes(KEY)) == 20, "numbers do not rest on them"
+        assert len(reader.read_outcomes(KEY)) == 20, "numbers do not rest on them"
     if how != "folder":  # which nobody deletes unasked
         with RunStore.create_or_open(
-            run, resolved=RESOLVED, identity=IDENTITY, recompute_damaged=True
+            run, resolved_yaml=RESOLVED, identity=IDENTITY, recompute_damaged=True
         ) as store:
-            assert [known.key for known in store.cells()] == [OTHER_KEY]
+            assert [known.key for known in store.read_cells()] == [OTHER_KEY]
         write_run(run, 4)
         with RunStore.open_readonly(run) as reader:
             assert reader.find_damaged_arrays() == {}
@@ -479,10 +491,10 @@ def test_images_that_are_not_those_that_were_found(run: Path, how: str) -> None:
 
 def test_images_of_two_runs_exchanged(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    with RunStore.create_or_open(other, resolved=RESOLVED, identity=IDENTITY) as store:
-        store.put_cell(cell())
-        store.save_arrays(KEY, 0, arrays(5, CHUNK))
-        store.add_outcomes(KEY, [outcome(position) for position in range(5, 5 + CHUNK)])
+    with RunStore.create_or_open(other, resolved_yaml=RESOLVED, identity=IDENTITY) as store:
+        store.put_cell(make_cell())
+        store.save_arrays(KEY, 0, make_arrays(5, CHUNK_IMAGES))
+        store.add_outcomes(KEY, [make_outcome(position) for position in range(5, 5 + CHUNK_IMAGES)])
     file = Path("adversarial", KEY[:16], "00000.safetensors")
     shutil.copyfile(other / file, run / file)
     with (
@@ -497,7 +509,7 @@ def test_images_of_a_run_without_digests_are_held_against_their_outcomes(run: Pa
     edit(run, "DELETE FROM arrays", "INSERT INTO meta VALUES ('written before rows were checked', 'true')")
     forged(run, "SELECT 1")
     with RunStore.open_readonly(run) as reader:
-        assert not reader.checked_from_the_start
+        assert not reader.is_fully_checked
         assert len(reader.load_arrays(KEY)["positions"]) == 20
     spoil(run, "black")
     with (
@@ -509,16 +521,16 @@ def test_images_of_a_run_without_digests_are_held_against_their_outcomes(run: Pa
 
 def test_a_kill_between_images_and_their_outcomes_is_no_damage(directory: Path, tmp_path: Path) -> None:
     """The file is there and its digest is not, or an older file of another batch is: neither is shown."""
-    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
-        store.put_cell(cell())
-        store.save_arrays(KEY, 0, arrays(0, 3))
+    with RunStore.create_or_open(directory, resolved_yaml=RESOLVED, identity=IDENTITY) as store:
+        store.put_cell(make_cell())
+        store.save_arrays(KEY, 0, make_arrays(0, 3))
         killed = shutil.copytree(directory, tmp_path / "killed")
-        store.add_outcomes(KEY, [outcome(position) for position in range(3)])
+        store.add_outcomes(KEY, [make_outcome(position) for position in range(3)])
     with RunStore.open_readonly(killed) as reader:
         assert reader.find_damaged_arrays() == {}
         assert reader.load_arrays(KEY) == {}
     (killed / "run.lock").unlink()
-    with RunStore.create_or_open(killed, resolved=RESOLVED, identity=IDENTITY) as store:
-        store.save_arrays(KEY, 0, arrays(0, CHUNK))
-        store.add_outcomes(KEY, [outcome(position) for position in range(CHUNK)])
-        assert len(store.load_arrays(KEY)["positions"]) == CHUNK
+    with RunStore.create_or_open(killed, resolved_yaml=RESOLVED, identity=IDENTITY) as store:
+        store.save_arrays(KEY, 0, make_arrays(0, CHUNK_IMAGES))
+        store.add_outcomes(KEY, [make_outcome(position) for position in range(CHUNK_IMAGES)])
+        assert len(store.load_arrays(KEY)["positions"]) == CHUNK_IMAGES

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from store_samples import IDENTITY, KEY, RESOLVED, cell, outcome
+from store_samples import IDENTITY, KEY, RESOLVED, make_cell, make_outcome
 
 from robustbench_local.errors import ConfigError
 from robustbench_local.store import RunStore
 
-CHUNKS = [[outcome(position) for position in range(first, first + 20)] for first in (0, 20)]
+CHUNKS = [[make_outcome(position) for position in range(first, first + 20)] for first in (0, 20)]
 
 
 Freeze = Callable[[Path], Path]
@@ -22,8 +22,8 @@ Unprivileged = Callable[[], AbstractContextManager[None]]
 
 @pytest.fixture
 def finished(directory: Path) -> Path:
-    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as store:
-        store.put_cell(cell())
+    with RunStore.create_or_open(directory, resolved_yaml=RESOLVED, identity=IDENTITY) as store:
+        store.put_cell(make_cell())
         for chunk in CHUNKS:
             store.add_outcomes(KEY, chunk)
     return directory
@@ -39,7 +39,7 @@ def killed(store: RunStore, tmp_path: Path) -> Path:
 
 def outcomes(directory: Path) -> list[object]:
     with RunStore.open_readonly(str(directory)) as reader:
-        return [*reader.outcomes(KEY)]
+        return [*reader.read_outcomes(KEY)]
 
 
 def test_a_finished_run_in_a_read_only_folder(
@@ -75,7 +75,7 @@ def test_a_copy_of_a_run_whose_log_is_empty(
     """As a run is left whose last reader went after its writer."""
     store.add_outcomes(KEY, CHUNKS[0])
     with RunStore.open_readonly(directory) as reader:
-        reader.cells()
+        reader.read_cells()
         store.close()
         copy = Path(shutil.copytree(directory, tmp_path / "copy"))
     assert (copy / "run.db-wal").stat().st_size == 0
@@ -90,7 +90,7 @@ def test_a_read_only_folder_is_refused_before_any_work(
     (tmp_path / "empty").mkdir()
     for folder in (frozen(finished), frozen(tmp_path / "empty"), tmp_path / "empty" / "new"):
         with unprivileged(), pytest.raises(ConfigError, match=f"{folder}.*permission denied") as caught:
-            RunStore.create_or_open(folder, resolved=RESOLVED, identity=IDENTITY)
+            RunStore.create_or_open(folder, resolved_yaml=RESOLVED, identity=IDENTITY)
         assert caught.value.exit_code == 2
 
 
@@ -98,7 +98,7 @@ def test_a_database_that_may_not_be_written_to_is_refused(finished: Path, unpriv
     finished.chmod(0o777)
     (finished / "run.db").chmod(0o444)
     with unprivileged(), pytest.raises(ConfigError, match=r"run\.db: cannot be used here"):
-        RunStore.create_or_open(finished, resolved=RESOLVED, identity=IDENTITY)
+        RunStore.create_or_open(finished, resolved_yaml=RESOLVED, identity=IDENTITY)
     assert outcomes(finished) == CHUNKS[0] + CHUNKS[1]
 
 
@@ -126,16 +126,16 @@ def test_a_reader_follows_a_writer(store: RunStore, directory: Path) -> None:
     with RunStore.open_readonly(directory) as reader:
         for known, chunk in enumerate(CHUNKS, start=1):
             store.add_outcomes(KEY, chunk)
-            assert len(reader.outcomes(KEY)) == 20 * known
+            assert len(reader.read_outcomes(KEY)) == 20 * known
         store.close()
-        assert reader.outcomes(KEY) == CHUNKS[0] + CHUNKS[1]
+        assert reader.read_outcomes(KEY) == CHUNKS[0] + CHUNKS[1]
     assert outcomes(directory) == CHUNKS[0] + CHUNKS[1]
 
 
 def test_a_reader_at_work_does_not_spoil_the_end(store: RunStore, directory: Path, tmp_path: Path) -> None:
     store.add_outcomes(KEY, CHUNKS[0])
     with RunStore.open_readonly(directory) as reader:
-        reader.cells()
+        reader.read_cells()
         store.close()
         alone = tmp_path / "alone"
         alone.mkdir()

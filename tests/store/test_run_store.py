@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_samples import IDENTITY, KEY, OTHER_KEY, RESOLVED, cell, outcome
+from store_samples import IDENTITY, KEY, OTHER_KEY, RESOLVED, make_cell, make_outcome
 
 from robustbench_local.errors import ConfigError, InvariantError, LockedError
 from robustbench_local.store import EventRecord, RunStore
@@ -25,19 +25,19 @@ def reopen(directory: Path, **changes: Any) -> RunStore:
 
 def test_outcomes_come_back_equal(store: RunStore) -> None:
     rows = [
-        outcome(2, status="rejected", error="outside the ball by 0.2"),
-        outcome(0, clean_prediction=None, adversarial_prediction=None, margin=None, broken_8bit=False),
-        outcome(1, certified=True, radius=0.25, broken=False),
-        outcome(3, certified=False, radius=None, clean_prediction=None, abstained=True),
+        make_outcome(2, status="rejected", error="outside the ball by 0.2"),
+        make_outcome(0, clean_prediction=None, adversarial_prediction=None, margin=None, broken_8bit=False),
+        make_outcome(1, certified=True, radius=0.25, broken=False),
+        make_outcome(3, certified=False, radius=None, clean_prediction=None, abstained=True),
     ]
     assert store.add_outcomes(KEY, rows) == 4
-    assert store.outcomes(KEY) == sorted(rows, key=lambda row: row.position)
-    assert store.outcomes(OTHER_KEY) == []
-    assert store.positions_done(KEY) == {0, 1, 2, 3}
+    assert store.read_outcomes(KEY) == sorted(rows, key=lambda row: row.position)
+    assert store.read_outcomes(OTHER_KEY) == []
+    assert store.read_done_positions(KEY) == {0, 1, 2, 3}
 
 
 def test_read_outcomes_have_python_types(store: RunStore) -> None:
-    written = outcome(
+    written = make_outcome(
         0,
         label=np.int64(3),
         margin=np.float32(0.5),
@@ -47,7 +47,7 @@ def test_read_outcomes_have_python_types(store: RunStore) -> None:
         radius=np.float64(0.5),
     )
     store.add_outcomes(KEY, [written])
-    (read,) = store.outcomes(KEY)
+    (read,) = store.read_outcomes(KEY)
     types = {name: type(value) for name, value in vars(read).items()}
     assert types["label"] is int
     assert types["margin"] is float
@@ -59,8 +59,10 @@ def test_read_outcomes_have_python_types(store: RunStore) -> None:
 
 @pytest.mark.parametrize("margin", [math.nan, math.inf, -math.inf])
 def test_a_margin_that_is_no_number_is_null(store: RunStore, directory: Path, margin: float) -> None:
-    store.add_outcomes(KEY, [outcome(0, margin=margin, l2=math.nan, status="non-finite", error="NaN logits")])
-    (read,) = store.outcomes(KEY)
+    store.add_outcomes(
+        KEY, [make_outcome(0, margin=margin, l2=math.nan, status="non-finite", error="NaN logits")]
+    )
+    (read,) = store.read_outcomes(KEY)
     assert read.margin is None
     assert math.isnan(read.l2)
     with sqlite3.connect(directory / "run.db") as raw:
@@ -69,45 +71,47 @@ def test_a_margin_that_is_no_number_is_null(store: RunStore, directory: Path, ma
 
 
 def test_the_first_outcome_of_an_image_stays(store: RunStore) -> None:
-    first = outcome(4, broken=False)
+    first = make_outcome(4, broken=False)
     store.add_outcomes(KEY, [first])
-    assert store.add_outcomes(KEY, [outcome(4, broken=True), outcome(5)]) == 1
-    assert store.outcomes(KEY) == [first, outcome(5)]
+    assert store.add_outcomes(KEY, [make_outcome(4, broken=True), make_outcome(5)]) == 1
+    assert store.read_outcomes(KEY) == [first, make_outcome(5)]
 
 
 def test_a_bad_outcome_takes_its_chunk_with_it(store: RunStore) -> None:
     with pytest.raises(InvariantError, match="CHECK"):
-        store.add_outcomes(KEY, [outcome(0), outcome(-1)])
+        store.add_outcomes(KEY, [make_outcome(0), make_outcome(-1)])
     with pytest.raises(InvariantError, match="given to cell"):
-        store.add_outcomes(KEY, [outcome(0), outcome(1, OTHER_KEY)])
-    assert store.outcomes(KEY) == []
+        store.add_outcomes(KEY, [make_outcome(0), make_outcome(1, OTHER_KEY)])
+    assert store.read_outcomes(KEY) == []
 
 
 def test_outcomes_need_their_cell(store: RunStore) -> None:
     with pytest.raises(InvariantError, match="FOREIGN KEY"):
-        store.add_outcomes("beef", [outcome(0, "beef")])
+        store.add_outcomes("beef", [make_outcome(0, "beef")])
 
 
 def test_cells_come_back_equal_in_the_order_of_the_grid(store: RunStore) -> None:
     transferred = {"knowledge": "transfer", "surrogate": "signs-pgd-at", "measure": "distance"}
-    store.put_cell(cell("11", position=-1, targets=(), note="<script>", error=None))
-    store.put_cell(cell("12", position=2, **transferred))
-    assert store.cells() == [
-        cell("11", position=-1, targets=(), note="<script>"),
-        cell(),
-        cell(OTHER_KEY, position=1),
-        cell("12", position=2, **transferred),
+    store.put_cell(make_cell("11", position=-1, targets=(), note="<script>", error=None))
+    store.put_cell(make_cell("12", position=2, **transferred))
+    assert store.read_cells() == [
+        make_cell("11", position=-1, targets=(), note="<script>"),
+        make_cell(),
+        make_cell(OTHER_KEY, position=1),
+        make_cell("12", position=2, **transferred),
     ]
 
 
 def test_put_cell_again_keeps_status_and_outcomes(store: RunStore) -> None:
     store.set_status(KEY, "error", "out of memory with one image")
-    store.add_outcomes(KEY, [outcome(0)])
-    store.put_cell(cell(note="said anew", status="pending"))
-    assert store.cells()[0] == cell(note="said anew", status="error", error="out of memory with one image")
-    assert store.outcomes(KEY) == [outcome(0)]
+    store.add_outcomes(KEY, [make_outcome(0)])
+    store.put_cell(make_cell(note="said anew", status="pending"))
+    assert store.read_cells()[0] == make_cell(
+        note="said anew", status="error", error="out of memory with one image"
+    )
+    assert store.read_outcomes(KEY) == [make_outcome(0)]
     store.set_status(KEY, "done")
-    assert (store.cells()[0].status, store.cells()[0].error) == ("done", None)
+    assert (store.read_cells()[0].status, store.read_cells()[0].error) == ("done", None)
 
 
 def test_a_status_needs_its_cell(store: RunStore) -> None:
@@ -120,7 +124,7 @@ def test_events_keep_their_order(store: RunStore) -> None:
     store.add_event(event)
     later = EventRecord(time="2031-01-02T03:04:04+00:00", level="info", message="batch halved to 32")
     store.add_event(later)
-    first, second = store.events()
+    first, second = store.read_events()
     assert first.message == "bad \\udcff"
     assert (first.time, first.level, first.cell) == (event.time, event.level, event.cell)
     assert second == later
@@ -141,7 +145,7 @@ def test_meta_is_strict_json(store: RunStore, directory: Path) -> None:
     }
     store.set_meta("environment", "old")
     store.set_meta("environment", value)
-    assert store.meta("environment") == {
+    assert store.read_meta("environment") == {
         "accuracy": None,
         "worst": [None, 1.5],
         "shape": [3, 32, 32],
@@ -164,12 +168,12 @@ def test_meta_is_updated_in_one_step(store: RunStore) -> None:
     with pytest.raises(InvariantError):
         store.update_meta({"seed": 1, "models": [object()]})
     store.update_meta({"question": "how safe?", "gates": []})
-    assert [store.meta(key) for key in ("seed", "question", "gates")] == [0, "how safe?", []]
+    assert [store.read_meta(key) for key in ("seed", "question", "gates")] == [0, "how safe?", []]
 
 
 def test_meta_that_is_absent(store: RunStore) -> None:
-    assert store.meta("gates") is None
-    assert store.meta("gates", []) == []
+    assert store.read_meta("gates") is None
+    assert store.read_meta("gates", []) == []
 
 
 def test_meta_that_json_cannot_say(store: RunStore) -> None:
@@ -180,16 +184,16 @@ def test_meta_that_json_cannot_say(store: RunStore) -> None:
 def test_resume_finds_everything(directory: Path) -> None:
     with reopen(directory) as store:
         assert not store.resumed
-        store.put_cell(cell())
-        store.add_outcomes(KEY, [outcome(0)])
+        store.put_cell(make_cell())
+        store.add_outcomes(KEY, [make_outcome(0)])
         store.set_meta("seed", 5)
     with reopen(directory) as store:
         assert store.resumed
-        assert store.outcomes(KEY) == [outcome(0)]
-        assert store.cells() == [cell()]
-        assert store.meta("seed") == 5
-        assert store.identity() == IDENTITY
-        assert store.events() == []
+        assert store.read_outcomes(KEY) == [make_outcome(0)]
+        assert store.read_cells() == [make_cell()]
+        assert store.read_meta("seed") == 5
+        assert store.read_identity() == IDENTITY
+        assert store.read_events() == []
 
 
 def test_resolved_grid_is_written_as_given(directory: Path) -> None:
@@ -200,7 +204,7 @@ def test_resolved_grid_is_written_as_given(directory: Path) -> None:
 
 
 def test_a_closed_run_is_one_database_file(store: RunStore, directory: Path) -> None:
-    store.add_outcomes(KEY, [outcome(0)])
+    store.add_outcomes(KEY, [make_outcome(0)])
     assert {file.name for file in directory.iterdir()} >= {"run.db", "run.db-wal", "run.lock", "run.yaml"}
     store.close()
     store.close()
@@ -209,16 +213,16 @@ def test_a_closed_run_is_one_database_file(store: RunStore, directory: Path) -> 
 
 def test_another_grid_is_refused_by_the_key_that_differs(directory: Path) -> None:
     with reopen(directory) as store:
-        store.put_cell(cell())
-        store.add_outcomes(KEY, [outcome(0)])
+        store.put_cell(make_cell())
+        store.add_outcomes(KEY, [make_outcome(0)])
     with pytest.raises(ConfigError, match=r"data\.seed: 0 there, 1 here") as caught:
         reopen(directory, identity={**IDENTITY, "data.seed": "1"}, resolved="another\n")
     assert str(directory) in str(caught.value)
     assert caught.value.exit_code == 2
     assert (directory / "run.yaml").read_text() == RESOLVED
     with reopen(directory) as store:
-        assert store.outcomes(KEY) == [outcome(0)]
-        assert store.identity() == IDENTITY
+        assert store.read_outcomes(KEY) == [make_outcome(0)]
+        assert store.read_identity() == IDENTITY
 
 
 def test_long_hashes_and_long_lists_of_differences_are_shortened(directory: Path) -> None:
@@ -269,7 +273,7 @@ def test_another_programs_database_is_left_alone(directory: Path) -> None:
 
 
 def test_a_damaged_database_is_told_at_once(store: RunStore, directory: Path) -> None:
-    store.add_outcomes(KEY, [outcome(position) for position in range(500)])
+    store.add_outcomes(KEY, [make_outcome(position) for position in range(500)])
     store.close()
     content = bytearray((directory / "run.db").read_bytes())
     for page in range(3 * 4096, len(content), 4096):
@@ -285,7 +289,7 @@ def test_half_started_run_is_started_again(directory: Path) -> None:
     (directory / "run.lock").touch()
     with reopen(directory) as store:
         assert not store.resumed
-        assert store.identity() == IDENTITY
+        assert store.read_identity() == IDENTITY
 
 
 def test_two_writers_in_one_process(store: RunStore, directory: Path) -> None:
@@ -296,36 +300,36 @@ def test_two_writers_in_one_process(store: RunStore, directory: Path) -> None:
 def test_reading_only_means_it(store: RunStore, directory: Path) -> None:
     with RunStore.open_readonly(directory) as reader:
         for write in (
-            lambda: reader.put_cell(cell()),
+            lambda: reader.put_cell(make_cell()),
             lambda: reader.set_meta("seed", 1),
             lambda: reader.save_arrays(KEY, 0, {"positions": np.arange(2)}),
         ):
             with pytest.raises(InvariantError, match="open for reading only"):
                 write()
-        assert reader.cells() == store.cells()
+        assert reader.read_cells() == store.read_cells()
 
 
 def test_threads_share_a_store(store: RunStore) -> None:
     def add(key: str) -> None:
         for position in range(40):
-            store.add_outcomes(key, [outcome(position, key)])
-            store.outcomes(key)
+            store.add_outcomes(key, [make_outcome(position, key)])
+            store.read_outcomes(key)
 
     threads = [threading.Thread(target=add, args=(key,)) for key in (KEY, OTHER_KEY)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [len(store.outcomes(key)) for key in (KEY, OTHER_KEY)] == [40, 40]
+    assert [len(store.read_outcomes(key)) for key in (KEY, OTHER_KEY)] == [40, 40]
 
 
 def test_a_thousand_outcomes_are_soon_added_and_read(store: RunStore) -> None:
     """Real figures are some 25 ms and 12 ms; the limits leave room for a busy machine."""
-    rows = [outcome(position) for position in range(1000)]
+    rows = [make_outcome(position) for position in range(1000)]
     start = time.perf_counter()
     store.add_outcomes(KEY, rows)
     added = time.perf_counter()
-    assert len(store.outcomes(KEY)) == 1000
+    assert len(store.read_outcomes(KEY)) == 1000
     assert added - start < 0.5
     assert time.perf_counter() - added < 0.5
 

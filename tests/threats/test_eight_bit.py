@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_local.evaluation.harness.verify import violations
+from robustbench_local.evaluation.harness.verify import find_ball_violations
 from robustbench_local.threats.eight_bit import has_8bit_choice, round_to_8bit
-from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 L2 = ThreatModel(norm="L2", eps=0.5)
@@ -27,7 +27,7 @@ def test_eight_bit_rounding_stays_in_the_linf_ball(eps, levels):
     assert exists.all()
     assert (rounded * 255 - (rounded * 255).round()).abs().max() < 1e-4
     assert (rounded * 255 - images * 255).abs().max().round().item() == levels
-    assert not any(violations(rounded, images, threat))
+    assert not any(find_ball_violations(rounded, images, threat))
 
 
 def test_eight_bit_rounding_stays_in_the_l2_ball():
@@ -38,7 +38,7 @@ def test_eight_bit_rounding_stays_in_the_l2_ball():
     candidates = (images + delta).clamp(0, 1)
     rounded, exists = round_to_8bit(candidates, images, L2)
     assert exists.all()
-    assert not any(violations(rounded, images, L2))
+    assert not any(find_ball_violations(rounded, images, L2))
     assert not torch.equal(rounded, images)
 
 
@@ -53,7 +53,7 @@ def grid_in_ball(original: Tensor, threat: ThreatModel) -> Tensor:
     near = [range(max(0, int(v) - 5), min(255, int(v) + 6) + 1) for v in (original * 255).flatten().tolist()]
     images = torch.tensor(list(itertools.product(*near)), dtype=torch.float64).view(-1, *original.shape) / 255
     reach = threat.eps + 1e-6 if threat.norm == "Linf" else threat.eps * (1 + 1e-5)
-    return images[norm_of(images - original.double(), threat.norm) <= reach]
+    return images[compute_norms(images - original.double(), threat.norm) <= reach]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_no_8bit_image_that_is_as_near_to_the_original_is_nearer_to_the_candidat
     if off_grid:
         originals = (originals + 0.4 / 255 * torch.rand(originals.shape, generator=generator)).clamp(0, 1)
     change = torch.randn(originals.shape, generator=generator)
-    change *= threat.eps / norm_of(change, threat.norm).view(-1, 1, 1, 1)
+    change *= threat.eps / compute_norms(change, threat.norm).view(-1, 1, 1, 1)
     candidates = (originals + change).clamp(0, 1)
     rounded, exists = round_to_8bit(candidates, originals, threat)
     assert torch.equal(round_to_8bit(rounded, originals, threat)[0], rounded)
@@ -79,13 +79,13 @@ def test_no_8bit_image_that_is_as_near_to_the_original_is_nearer_to_the_candidat
             continue
         assert (there - rounded[row]).flatten(1).abs().amax(dim=1).min() < 1e-6  # it is one of them
         if threat.norm == "Linf":
-            nearest = norm_of(there - candidates[row], "L2").min().item()
+            nearest = compute_norms(there - candidates[row], "L2").min().item()
             assert (rounded[row] - candidates[row]).norm().item() == pytest.approx(nearest, abs=1e-6)
         elif not off_grid and threat.norm == "L2":
-            reach = norm_of(rounded[row : row + 1].double() - original, "L2") + 1e-9
-            as_near = there[norm_of(there - original, "L2") <= reach]
-            best = norm_of(as_near - candidates[row], "L2").min()
-            assert norm_of(rounded[row : row + 1] - candidates[row : row + 1], "L2") <= best + 1e-6
+            reach = compute_norms(rounded[row : row + 1].double() - original, "L2") + 1e-9
+            as_near = there[compute_norms(there - original, "L2") <= reach]
+            best = compute_norms(as_near - candidates[row], "L2").min()
+            assert compute_norms(rounded[row : row + 1] - candidates[row : row + 1], "L2") <= best + 1e-6
 
 
 def test_a_change_of_less_than_a_level_a_pixel_is_not_lost_as_a_whole():
@@ -94,8 +94,8 @@ def test_a_change_of_less_than_a_level_a_pixel_is_not_lost_as_a_whole():
     threat = ThreatModel(norm="L2", eps=float(change.flatten().norm()))
     rounded, exists = round_to_8bit(originals + change, originals, threat)
     assert exists.item()
-    assert not any(violations(rounded, originals, threat))
-    assert norm_of(rounded - originals, "L2") > 0.95 * threat.eps
+    assert not any(find_ball_violations(rounded, originals, threat))
+    assert compute_norms(rounded - originals, "L2") > 0.95 * threat.eps
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from robustbench_local.config.cards import CardThreat, expand, find_card
+from robustbench_local.config.cards import CardThreat, expand_card, find_card
 from robustbench_local.errors import RobustbenchError, ThreatError
 from robustbench_local.evaluation.grid.schema import GateEntry
-from robustbench_local.threats.threat_model import CORRUPTIONS, FAMILIES, ThreatModel
+from robustbench_local.threats.threat_model import CORRUPTIONS, FAMILY_NAMES, ThreatModel
 
 
 def test_families_are_named_as_in_cards_and_gates():
     assert ThreatModel(norm="spatial", eps=30).name == "spatial-30"
     assert ThreatModel(norm="corruption", eps=3, transformation="fog").name == "fog-3"
     assert len(CORRUPTIONS) == len(set(CORRUPTIONS)) == 15
-    assert {"linf", "l2", "l1", "spatial", "fog"} <= set(FAMILIES)
-    assert "corruption" not in FAMILIES
+    assert {"linf", "l2", "l1", "spatial", "fog"} <= set(FAMILY_NAMES)
+    assert "corruption" not in FAMILY_NAMES
     assert [ThreatModel(norm=norm, eps=0).is_ball for norm in ("linf", "l1", "spatial")] == [
         True,
         True,
@@ -42,12 +42,12 @@ def test_what_a_family_does_not_have_is_refused(wrong: dict[str, object], messag
 
 
 def test_a_corruption_card_expands_to_one_card_a_severity():
-    variants = expand(find_card("fog-3"), {"eps": [1, 2, 3, 4, 5]}, parameters=())
+    variants = expand_card(find_card("fog-3"), {"eps": [1, 2, 3, 4, 5]}, parameters=())
     assert [card.name for card in variants] == [f"fog-{severity}" for severity in range(1, 6)]
     assert [card.threat.eps for card in variants] == [1, 2, 3, 4, 5]
-    assert expand(find_card("fog-3"), {"transformation": "snow"}, parameters=())[0].name == "snow-3"
-    assert expand(find_card("spatial-30"), {"eps": 10}, parameters=())[0].name == "spatial-10"
-    random = expand(find_card("random10-spatial-30"), {"eps": 10}, parameters=())
+    assert expand_card(find_card("fog-3"), {"transformation": "snow"}, parameters=())[0].name == "snow-3"
+    assert expand_card(find_card("spatial-30"), {"eps": 10}, parameters=())[0].name == "spatial-10"
+    random = expand_card(find_card("random10-spatial-30"), {"eps": 10}, parameters=())
     assert random[0].name == "random10-spatial-10"
 
 
@@ -60,9 +60,9 @@ def test_gates_take_the_names_of_families():
 
 def test_a_cards_threat_keeps_its_transformation():
     rules = CardThreat(norm="corruption", eps=3, transformation="snow")
-    assert rules.model().name == "snow-3"
+    assert rules.build_threat_model().name == "snow-3"
     with pytest.raises(RobustbenchError):
-        CardThreat(norm="corruption", eps=3).model()
+        CardThreat(norm="corruption", eps=3).build_threat_model()
 
 
 def test_stickers_and_patches_are_named_by_whole_percent_of_their_surface():
@@ -77,8 +77,8 @@ def test_stickers_and_patches_are_named_by_whole_percent_of_their_surface():
     ]  # fmt: skip
     assert named(0.005, "found") == "found-0.5"
     assert ThreatModel(norm="patch", eps=0.1).name == "patch-10"
-    assert {"sticker", "square", "found", "poster", "patch"} <= set(FAMILIES)
-    assert "rectangles" not in FAMILIES
+    assert {"sticker", "square", "found", "poster", "patch"} <= set(FAMILY_NAMES)
+    assert "rectangles" not in FAMILY_NAMES
     assert [ThreatModel(norm=norm, eps=0).is_physical for norm in ("patch", "linf", "spatial")] == [
         True, False, False,
     ]  # fmt: skip

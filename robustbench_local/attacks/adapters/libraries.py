@@ -19,16 +19,20 @@ import pyautoattack
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.attacks.adapters.sandbox import FiniteLogits, quiet_autoattack, seeded
+from robustbench_local.attacks.adapters.sandbox import (
+    FiniteLogits,
+    seed_global_generators,
+    silence_autoattack,
+)
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
-from robustbench_local.errors import ConfigError, DataError, ThreatError, did_you_mean, how_to_install
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import to_ball_and_box
+from robustbench_local.errors import ConfigError, DataError, ThreatError, did_you_mean, format_install_command
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import project_to_box
 from robustbench_local.threats.threat_model import ThreatModel
 
-PREFIX = "torchattacks:"
-_INSTALL = how_to_install("torchattacks")
+TORCHATTACKS_PREFIX = "torchattacks:"
+_INSTALL_COMMAND = format_install_command("torchattacks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,7 @@ class ReferenceAutoAttack(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,  # noqa: ARG002 - the region is always the image
     ) -> Tensor:
         """Run the four attacks on one group; see :meth:`Attack.perturb`."""
@@ -67,32 +71,32 @@ class ReferenceAutoAttack(Attack):
         if threat.norm == "L2" and min(height, width) < 5:
             need = "AutoAttack's Square needs images of at least 5 x 5 pixels under L2"
             raise DataError(f"{need}, these are {height} x {width}", remedy="use pgd")
-        seed = stream.group_seed() & 0x7FFFFFFF
-        guard = _guarded(classifier, images, threat)
-        with seeded(seed), quiet_autoattack():
+        seed = stream.compute_batch_seed() & 0x7FFFFFFF
+        guard = _wrap_classifier(classifier, images, threat)
+        with seed_global_generators(seed), silence_autoattack():
             attack = pyautoattack.AutoAttack(
                 guard, norm=threat.norm, eps=threat.eps, seed=seed, version=self.version, device=images.device
             )
-            attack.attacks_to_run = list(_stages(classifier.num_classes))
+            attack.attacks_to_run = list(_list_stages(classifier.num_classes))
             others = classifier.num_classes - 1
             attack.fab.n_target_classes = min(9, others)
-            attack.apgd_targeted.n_target_classes = min(_targets(threat), others)
+            attack.apgd_targeted.n_target_classes = min(_count_apgd_targets(threat), others)
             candidates, _ = attack.run_standard_evaluation(images, labels, batch_size=len(images))
-        return guard.settle(candidates)
+        return guard.replace_nonfinite_candidates(candidates)
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """What an image that survives everything costs, with ten or more classes; most of it is Square."""
         if threat.eps == 0:
             return (0, 0)
         apgd, fab, square = 101, 200, 5001
-        paths = _targets(threat) + (5 if threat.norm == "L1" else 1)
+        paths = _count_apgd_targets(threat) + (5 if threat.norm == "L1" else 1)
         return (apgd * paths + fab * 9 + square + 50, apgd * paths + fab // 2 * 9)
 
-    def note(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
+    def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
         """Below four classes AutoAttack is not quite the standard one."""
         if classifier.num_classes >= 4:
             return ""
-        stages = ", ".join(_stages(classifier.num_classes))
+        stages = ", ".join(_list_stages(classifier.num_classes))
         return f"the targeted DLR loss needs 4 classes: with {classifier.num_classes}, AutoAttack is {stages}"
 
 
@@ -117,18 +121,23 @@ class TorchattacksAttack(Attack):
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        allowed = {key: _signature(self.name)[key] for key in self.parameter_names()}
+        allowed = {key: _read_signature(self.name)[key] for key in self.list_parameter_names()}
         for key, value in self.parameters.items():
-            if key in _DECIDED_ELSEWHERE:
+            if key in _RESERVED_PARAMETERS:
                 remedy = "remove it: the threat model, the classifier and the run decide it"
-                raise ConfigError(f"{PREFIX}{self.name} does not take {key!r} from a card", remedy=remedy)
+                raise ConfigError(
+                    f"{TORCHATTACKS_PREFIX}{self.name} does not take {key!r} from a card", remedy=remedy
+                )
             if key not in allowed:
                 raise ConfigError(
-                    f"{PREFIX}{self.name} has no parameter {key!r}", remedy=did_you_mean(key, allowed)
+                    f"{TORCHATTACKS_PREFIX}{self.name} has no parameter {key!r}",
+                    remedy=did_you_mean(key, allowed),
                 )
-            if not _same_type(value, allowed[key].default):
+            if not _is_same_type(value, allowed[key].default):
                 wanted = type(allowed[key].default).__name__
-                raise ConfigError(f"{PREFIX}{self.name}: {key} must be of type {wanted}, got {value!r}")
+                raise ConfigError(
+                    f"{TORCHATTACKS_PREFIX}{self.name}: {key} must be of type {wanted}, got {value!r}"
+                )
         object.__setattr__(self, "parameters", dict(sorted(self.parameters.items())))
 
     def perturb(
@@ -137,7 +146,7 @@ class TorchattacksAttack(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,  # noqa: ARG002 - the region is always the image
     ) -> Tensor:
         """Run the attack on one group; see :meth:`Attack.perturb`."""
@@ -147,18 +156,18 @@ class TorchattacksAttack(Attack):
             raise DataError(
                 "torchattacks would silently clip images outside [0, 1]", remedy="rescale the images"
             )
-        seed = stream.group_seed() & 0x7FFFFFFF
-        guard = _guarded(classifier, images, threat)
-        attack = self._build(guard, classifier, threat, seed)
+        seed = stream.compute_batch_seed() & 0x7FFFFFFF
+        guard = _wrap_classifier(classifier, images, threat)
+        attack = self._build_attack(guard, classifier, threat, seed)
         wanted = torch.full_like(labels, threat.targets[0]) if threat.targets else labels
-        with seeded(seed), warnings.catch_warnings():
+        with seed_global_generators(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            candidates = guard.settle(attack(images, wanted).detach())
-        return candidates if self._takes_eps else to_ball_and_box(candidates, images, threat)
+            candidates = guard.replace_nonfinite_candidates(attack(images, wanted).detach())
+        return candidates if self._takes_eps else project_to_box(candidates, images, threat)
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """A guess from the number of steps or queries: torchattacks does not say what an attack costs."""
-        values = {key: parameter.default for key, parameter in _signature(self.name).items()} | dict(
+        values = {key: parameter.default for key, parameter in _read_signature(self.name).items()} | dict(
             self.parameters
         )
         steps = next(
@@ -166,47 +175,51 @@ class TorchattacksAttack(Attack):
         )
         return (steps, 0 if "n_queries" in values else steps) if threat.eps else (0, 0)
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Attack.check`; also what this attack of torchattacks cannot do."""
-        super().check(threat, classifier)
-        norms = _norms(self.name)
+        super().check_support(threat, classifier)
+        norms = _list_norms(self.name)
         if threat.norm not in norms:
             reach = (
                 f"its norm is {' or '.join(norms)}" if norms else "it bounds neither the Linf nor the L2 norm"
             )
-            raise ThreatError(f"{PREFIX}{self.name} cannot run under {threat.norm}: {reach}")
+            raise ThreatError(f"{TORCHATTACKS_PREFIX}{self.name} cannot run under {threat.norm}: {reach}")
         if len(threat.targets) > 1:
             remedy = "use one target, or pgd, which takes a set"
             raise ThreatError(
-                f"{PREFIX}{self.name} takes one target class, not {len(threat.targets)}", remedy=remedy
+                f"{TORCHATTACKS_PREFIX}{self.name} takes one target class, not {len(threat.targets)}",
+                remedy=remedy,
             )
         if self.name in {"APGDT", "AutoAttack"} and classifier.num_classes < 4:
-            raise ThreatError(f"{PREFIX}{self.name} needs 4 classes, the model has {classifier.num_classes}")
+            raise ThreatError(
+                f"{TORCHATTACKS_PREFIX}{self.name} needs 4 classes, the model has {classifier.num_classes}"
+            )
         if (
             threat.targets
             and "targeted"
-            not in self._build(classifier.as_module(), classifier, threat, seed=0).supported_mode
+            not in self._build_attack(classifier.as_module(), classifier, threat, seed=0).supported_mode
         ):
             raise ThreatError(
-                f"{PREFIX}{self.name} has no targeted mode", remedy="use another attack, such as pgd"
+                f"{TORCHATTACKS_PREFIX}{self.name} has no targeted mode",
+                remedy="use another attack, such as pgd",
             )
 
-    def note(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
+    def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
         """Known faults of the attack, and what is done when it has no radius."""
         notes = [_KNOWN_FAULTS[self.name]] if self.name in _KNOWN_FAULTS else []
         if not self._takes_eps:
             notes.append("it has no radius of its own, so what it found was projected onto the ball")
         return f"torchattacks: {'; '.join(notes)}" if notes else ""
 
-    def parameter_names(self) -> tuple[str, ...]:
+    def list_parameter_names(self) -> tuple[str, ...]:
         """The keyword parameters that a card may set."""
-        return tuple(key for key in _signature(self.name) if key not in _DECIDED_ELSEWHERE)
+        return tuple(key for key in _read_signature(self.name) if key not in _RESERVED_PARAMETERS)
 
     @property
     def _takes_eps(self) -> bool:
-        return bool({"eps", "max_epsilon"} & set(_signature(self.name)))
+        return bool({"eps", "max_epsilon"} & set(_read_signature(self.name)))
 
-    def _build(self, model: nn.Module, classifier: Classifier, threat: ThreatModel, seed: int) -> Any:
+    def _build_attack(self, model: nn.Module, classifier: Classifier, threat: ThreatModel, seed: int) -> Any:
         """The torchattacks object for this model, threat model and seed."""
         decided = {
             "eps": threat.eps,
@@ -215,18 +228,18 @@ class TorchattacksAttack(Attack):
             "seed": seed,
             "n_classes": min(classifier.num_classes, 10),
         }
-        taken = {key: value for key, value in decided.items() if key in _signature(self.name)}
+        taken = {key: value for key, value in decided.items() if key in _read_signature(self.name)}
         with redirect_stdout(io.StringIO()):
-            attack = getattr(_torchattacks(), self.name)(model.eval(), **taken, **self.parameters)
+            attack = getattr(_import_torchattacks(), self.name)(model.eval(), **taken, **self.parameters)
             attack.set_device(classifier.device)
             if threat.targets and "targeted" in attack.supported_mode:
                 attack.set_mode_targeted_by_label(quiet=True)
         return attack
 
 
-_DECIDED_ELSEWHERE = frozenset({"eps", "max_epsilon", "norm", "seed", "n_classes", "verbose"})
+_RESERVED_PARAMETERS = frozenset({"eps", "max_epsilon", "norm", "seed", "n_classes", "verbose"})
 _L2_ATTACKS = frozenset({"CW", "PGDL2", "PGDRSL2", "DeepFool", "EADEN"})
-_NEITHER_NORM = frozenset({"JSMA", "SparseFool", "OnePixel", "Pixle", "EADL1"})
+_UNSUPPORTED_NORM_ATTACKS = frozenset({"JSMA", "SparseFool", "OnePixel", "Pixle", "EADL1"})
 _KNOWN_FAULTS: Mapping[str, str] = {
     "CW": "its C&W does nothing where all logits are negative (issue 184) and stops for whole batches",
     "AutoAttack": "it takes 10 steps where the published AutoAttack takes 100 (issue 188): use autoattack",
@@ -234,44 +247,44 @@ _KNOWN_FAULTS: Mapping[str, str] = {
 }
 
 
-def _targets(threat: ThreatModel) -> int:
+def _count_apgd_targets(threat: ThreatModel) -> int:
     """Target classes of the targeted APGD in the standard version."""
     return 5 if threat.norm == "L1" else 9
 
 
-def _stages(num_classes: int) -> tuple[str, ...]:
+def _list_stages(num_classes: int) -> tuple[str, ...]:
     """The attacks of the standard version that are defined for this many classes."""
     if num_classes >= 4:
         return ("apgd-ce", "apgd-t", "fab-t", "square")
     return ("apgd-ce", "apgd-dlr", "fab-t", "square") if num_classes == 3 else ("apgd-ce", "fab-t", "square")
 
 
-def _guarded(classifier: Classifier, images: Tensor, threat: ThreatModel) -> FiniteLogits:
+def _wrap_classifier(classifier: Classifier, images: Tensor, threat: ThreatModel) -> FiniteLogits:
     """The classifier as other libraries get it.
 
     Raises:
         ModelError: If it gives no gradients, which those libraries would say in torch's words.
     """
-    classifier.gradient(images[:1], lambda logits: logits.sum(dim=1))
+    classifier.compute_gradient(images[:1], lambda logits: logits.sum(dim=1))
     return FiniteLogits(classifier.as_module(images), images, threat, classifier.num_classes)
 
 
-def _torchattacks() -> Any:
+def _import_torchattacks() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module("torchattacks")
     except ImportError:
-        raise ConfigError("torchattacks is not installed", remedy=f"run {_INSTALL}") from None
+        raise ConfigError("torchattacks is not installed", remedy=f"run {_INSTALL_COMMAND}") from None
 
 
-def _signature(name: str) -> Mapping[str, inspect.Parameter]:
+def _read_signature(name: str) -> Mapping[str, inspect.Parameter]:
     """The keyword parameters of an attack of torchattacks.
 
     Raises:
         ConfigError: If it is not installed or has no such attack.
     """
-    library = _torchattacks()
+    library = _import_torchattacks()
     names = set(library.__all__) - set(library.__wrapper__)
     if name not in names:
         raise ConfigError(f"torchattacks has no attack {name!r}", remedy=did_you_mean(name, names))
@@ -279,16 +292,16 @@ def _signature(name: str) -> Mapping[str, inspect.Parameter]:
     return {key: parameter for key, parameter in parameters.items() if key != "model"}
 
 
-def _norms(name: str) -> tuple[str, ...]:
+def _list_norms(name: str) -> tuple[str, ...]:
     """The norms that an attack of torchattacks can respect, of those we have."""
-    if name in _NEITHER_NORM:
+    if name in _UNSUPPORTED_NORM_ATTACKS:
         return ()
-    if "norm" in _signature(name) or name in {"VANILA", "GN"}:
+    if "norm" in _read_signature(name) or name in {"VANILA", "GN"}:
         return ("Linf", "L2")
     return ("L2",) if name in _L2_ATTACKS else ("Linf",)
 
 
-def _same_type(value: Any, default: Any) -> bool:
+def _is_same_type(value: Any, default: Any) -> bool:
     """Whether a value may stand where the default stands."""
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)

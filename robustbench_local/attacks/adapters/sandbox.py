@@ -13,7 +13,7 @@ from pyautoattack import checks
 from torch import Tensor, nn
 
 from robustbench_local.classifier.state_guard import RandomStates
-from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -35,7 +35,7 @@ class FiniteLogits(nn.Module):
         super().__init__()
         self.model = model
         self._originals, self._threat, self._num_classes = originals, threat, num_classes
-        self._crashes: dict[int, Tensor] = {}
+        self._nonfinite_points: dict[int, Tensor] = {}
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -47,39 +47,39 @@ class FiniteLogits(nn.Module):
         if bool(finite.all()):
             return logits
         for point in images.detach()[~finite]:
-            distance = norm_of(point - self._originals, self._threat.norm)
+            distance = compute_norms(point - self._originals, self._threat.norm)
             for row in (distance <= self._threat.eps).nonzero().flatten().tolist():
-                self._crashes.setdefault(row, point.clone())
+                self._nonfinite_points.setdefault(row, point.clone())
         return torch.where(finite[:, None], logits, 0.0)
 
-    def settle(self, candidates: Tensor) -> Tensor:
+    def replace_nonfinite_candidates(self, candidates: Tensor) -> Tensor:
         """The candidates, with the remembered points in place of what the attack made of such images."""
         finite = torch.isfinite(candidates).flatten(1).all(dim=1).view(-1, 1, 1, 1)
         settled = torch.where(finite, candidates, self._originals).to(self._originals.dtype)
-        for row, point in self._crashes.items():
+        for row, point in self._nonfinite_points.items():
             settled[row] = point
         return settled
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seed_global_generators(seed: int) -> Iterator[None]:
     """Every global generator seeded while open, and put back afterwards.
 
     Args:
         seed: At least 0 and below 2**32, NumPy's limit.
     """
-    before = RandomStates.current()
+    before = RandomStates.from_process()
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     try:
         yield
     finally:
-        before.restore()
+        before.restore_states()
 
 
 @contextmanager
-def quiet_autoattack() -> Iterator[None]:
+def silence_autoattack() -> Iterator[None]:
     """Pyautoattack without its log and without the two checks that the harness does better.
 
     ``check_dynamic`` switches off whatever debugger or coverage measurement is running and, since it counts

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_local.attacks.apgd.search_by_norm import apgd_search
-from robustbench_local.attacks.base import Attack, required_masks
+from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
+from robustbench_local.attacks.base import Attack, require_masks
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.objective import LossName, check_counts, check_defined, check_loss
+from robustbench_local.attacks.core.objective import LossName, check_counts, check_loss, check_loss_defined
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -35,7 +35,7 @@ class APGD(Attack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
-    refills: ClassVar[bool] = True
+    uses_engine: ClassVar[bool] = True
 
     steps: int = 100
     restarts: int = 1
@@ -53,25 +53,28 @@ class APGD(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
         early_stop, draws = self.early_stop, self.draws
-        engine = Engine(classifier, images, labels, stream, masks, early_stop=early_stop, draws=draws)
+        engine = Engine(classifier, images, labels, stream, masks, early_stop=early_stop, eot_samples=draws)
         for restart in range(self.restarts):
-            engine.run(apgd_search(threat=threat, steps=self.steps, loss=self.loss), engine.items(restart))
+            engine.run(
+                build_apgd_search(threat=threat, steps=self.steps, loss=self.loss),
+                engine.build_items(restart),
+            )
         return engine.points
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All steps of all restarts, and the look at each path's last point."""
         paths = self.restarts * self.draws
         return (paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
-        super().check(threat, classifier)
-        check_defined(self.loss, threat, classifier.num_classes)
+        super().check_support(threat, classifier)
+        check_loss_defined(self.loss, threat, classifier.num_classes)

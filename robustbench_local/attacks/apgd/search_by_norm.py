@@ -11,7 +11,7 @@ from robustbench_local.attacks.core.search import Search
 from robustbench_local.threats.threat_model import ThreatModel
 
 
-def apgd_search(*, threat: ThreatModel, steps: int, loss: LossName, name: str = "apgd") -> Search[Any]:
+def build_apgd_search(*, threat: ThreatModel, steps: int, loss: LossName, name: str = "apgd") -> Search[Any]:
     """APGD's search for the threat model's norm.
 
     Args:

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_local.attacks.apgd.search_by_norm import apgd_search
-from robustbench_local.attacks.base import Attack, required_masks
+from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
+from robustbench_local.attacks.base import Attack, require_masks
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import LossName, check_counts
-from robustbench_local.attacks.core.target_ranking import ranked_targets
+from robustbench_local.attacks.core.target_ranking import rank_targets
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -38,7 +38,7 @@ class APGDT(Attack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
-    refills: ClassVar[bool] = True
+    uses_engine: ClassVar[bool] = True
 
     steps: int = 100
     restarts: int = 1
@@ -53,27 +53,27 @@ class APGDT(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
         engine = Engine(classifier, images, labels, stream, masks)
-        targets = ranked_targets(engine, threat, self.targets)
-        loss = targeted_loss(classifier.num_classes)
+        targets = rank_targets(engine, threat, self.targets)
+        loss = select_targeted_loss(classifier.num_classes)
         for restart in range(self.restarts):
-            search = apgd_search(threat=threat, steps=self.steps, loss=loss)
-            engine.run(search, engine.items(restart, targets=targets))
+            search = build_apgd_search(threat=threat, steps=self.steps, loss=loss)
+            engine.run(search, engine.build_items(restart, targets=targets))
         return engine.points
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """A look to rank the classes, then all steps of all paths and a look at each path's last point."""
         paths = self.restarts * min(self.targets, len(threat.targets) or self.targets)
         return (1 + paths * (self.steps + 1), paths * self.steps) if threat.eps else (0, 0)
 
 
-def targeted_loss(num_classes: int) -> LossName:
+def select_targeted_loss(num_classes: int) -> LossName:
     """The targeted DLR loss where it is defined, otherwise the margin."""
     return "dlr" if num_classes >= 4 else "margin"

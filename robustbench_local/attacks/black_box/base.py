@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_local.attacks.core.objective import success_margin
+from robustbench_local.attacks.core.objective import compute_success_margin
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-FEWEST_QUERIES = 100
+MIN_QUERIES = 100
 """Below this a label-only attack finds a first success and little else."""
-_CALL = 64
+_POINTS_PER_CALL = 64
 """Points that a call may hold where the batch has fewer images and the classifier has no batch size."""
-_TRIES = 8
+_START_IMAGES_PER_TRY = 8
 """Random images that are tried at once for a first success."""
-_SIDES = (None, 1, 2, 4, 8)
+_START_NOISE_SIDES = (None, 1, 2, 4, 8)
 """Coarseness of those images in turn, None for independent pixels: a class that noise does not show may be
 shown by a plain colour or a few patches."""
-_PUSH = 1e-4
+_OVERSHOOT_SHARE = 1e-4
 """Share of its distance that a result is moved beyond the border. There, another batch shape does not turn
 the verdict."""
 
@@ -36,11 +36,11 @@ def check_queries(name: str, queries: int) -> None:
     Raises:
         ConfigError: If it is too small.
     """
-    if queries < FEWEST_QUERIES:
-        raise ConfigError(f"{name} needs at least {FEWEST_QUERIES} queries, got {queries}")
+    if queries < MIN_QUERIES:
+        raise ConfigError(f"{name} needs at least {MIN_QUERIES} queries, got {queries}")
 
 
-class Decisions:
+class DecisionOracle:
     """The nearest success of each image so far, and what is left of its queries.
 
     Args:
@@ -60,20 +60,20 @@ class Decisions:
         self, classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel, queries: int
     ) -> None:
         self._classifier, self._labels, self._threat = classifier, labels, threat
-        self._call = classifier.batch_size or max(len(images), _CALL)
+        self._points_per_call = classifier.batch_size or max(len(images), _POINTS_PER_CALL)
         self.images = images
         self.points = images.clone()
         self.distances = images.new_full((len(images),), torch.inf)
-        self.left = torch.full_like(labels, queries - 1)
-        allowed = classifier.left(torch.arange(len(images), device=images.device))
+        self.queries_left = torch.full_like(labels, queries - 1)
+        allowed = classifier.queries_left(torch.arange(len(images), device=images.device))
         if allowed is not None:
-            self.left = torch.minimum(self.left, allowed.to(labels.device) - 1)
+            self.queries_left = torch.minimum(self.queries_left, allowed.to(labels.device) - 1)
         # fp32 cannot tell apart points that are nearer to each other than a millionth of their distance
         tolerance = min(max(images[0].numel() ** -1.5, 1e-6), 1e-3)
-        self.halvings = math.ceil(-math.log2(tolerance))
+        self.bisection_steps = math.ceil(-math.log2(tolerance))
         """Queries that `to_border` spends on an image."""
 
-    def reached(self, rows: Tensor, points: Tensor) -> Tensor:
+    def query_success(self, rows: Tensor, points: Tensor) -> Tensor:
         """Whether points reach the goal; one query each, which the caller knows the image has left.
 
         Args:
@@ -84,25 +84,25 @@ class Decisions:
             Boolean, (M,).
         """
         answers = []
-        for first in range(0, len(rows), self._call):
-            asked = rows[first : first + self._call]
-            logits = self._classifier(points[first : first + self._call], asked)
-            answers.append(success_margin(logits, self._labels[asked], self._threat) > 0)
-        self.left.index_add_(0, rows, -torch.ones_like(rows))
+        for first in range(0, len(rows), self._points_per_call):
+            asked = rows[first : first + self._points_per_call]
+            logits = self._classifier(points[first : first + self._points_per_call], asked)
+            answers.append(compute_success_margin(logits, self._labels[asked], self._threat) > 0)
+        self.queries_left.index_add_(0, rows, -torch.ones_like(rows))
         return torch.cat([rows.new_zeros(0, dtype=torch.bool), *answers])
 
-    def offer(self, rows: Tensor, points: Tensor) -> None:
+    def update_nearest(self, rows: Tensor, points: Tensor) -> None:
         """Keep successes that are nearer than what is known; no image may be there twice."""
-        distances = self.distance(rows, points)
+        distances = self.compute_distances(rows, points)
         nearer = distances < self.distances[rows]
         self.points[rows[nearer]] = points[nearer]
         self.distances[rows[nearer]] = distances[nearer]
 
-    def distance(self, rows: Tensor, points: Tensor) -> Tensor:
+    def compute_distances(self, rows: Tensor, points: Tensor) -> Tensor:
         """Distance of points from their originals, (M,), in the threat model's norm."""
-        return norm_of(points - self.images[rows], self._threat.norm)
+        return compute_norms(points - self.images[rows], self._threat.norm)
 
-    def start(self, stream: Stream) -> Tensor:
+    def find_starting_points(self, stream: RandomStream) -> Tensor:
         """Find a first success for each image: itself, else random images, blended with it up to the border.
 
         Args:
@@ -111,24 +111,28 @@ class Decisions:
         Returns:
             Rows of the images that have one which can be brought nearer, (M,).
         """
-        waiting = (self.left > 0).nonzero().flatten()
-        already = self.reached(waiting, self.images[waiting])
-        self.offer(waiting[already], self.images[waiting[already]])
+        waiting = (self.queries_left > 0).nonzero().flatten()
+        already = self.query_success(waiting, self.images[waiting])
+        self.update_nearest(waiting[already], self.images[waiting[already]])
         rows, waiting = waiting[:0], waiting[~already]
-        kept = self.left // 2  # a start that costs more than half of the queries leaves too few to use it
+        kept = (
+            self.queries_left // 2
+        )  # a start that costs more than half of the queries leaves too few to use it
         for attempt in itertools.count():
-            waiting = waiting[self.left[waiting] - _TRIES >= kept[waiting]]
+            waiting = waiting[self.queries_left[waiting] - _START_IMAGES_PER_TRY >= kept[waiting]]
             if len(waiting) == 0:
                 break
-            tries = self._random_images(stream.select(waiting), attempt)
-            hits = self.reached(waiting.repeat_interleave(_TRIES), tries.flatten(0, 1)).view(-1, _TRIES)
+            tries = self._draw_random_images(stream.select_images(waiting), attempt)
+            hits = self.query_success(
+                waiting.repeat_interleave(_START_IMAGES_PER_TRY), tries.flatten(0, 1)
+            ).view(-1, _START_IMAGES_PER_TRY)
             hit = hits.any(dim=1)
             found, first = waiting[hit], hits.long().argmax(dim=1)[hit]
-            self.to_border(found, tries[hit, first])
+            self.bisect_to_boundary(found, tries[hit, first])
             rows, waiting = torch.cat([rows, found]), waiting[~hit]
         return rows.sort().values
 
-    def to_border(self, rows: Tensor, points: Tensor) -> Tensor:
+    def bisect_to_boundary(self, rows: Tensor, points: Tensor) -> Tensor:
         """Halve the way between the originals and successes until they are almost at the border.
 
         Args:
@@ -140,44 +144,50 @@ class Decisions:
         """
         originals = self.images[rows]
         low, high = points.new_zeros(len(rows)), points.new_ones(len(rows))
-        for _ in range(self.halvings):
-            able = (self.left[rows] > 0).nonzero().flatten()
+        for _ in range(self.bisection_steps):
+            able = (self.queries_left[rows] > 0).nonzero().flatten()
             if len(able) == 0:
                 break
             middle = (low[able] + high[able]) / 2
-            reached = self.reached(rows[able], self._blend(originals[able], points[able], middle))
+            reached = self.query_success(
+                rows[able], self._interpolate_points(originals[able], points[able], middle)
+            )
             high[able] = torch.where(reached, middle, high[able])
             low[able] = torch.where(reached, low[able], middle)
-        nearest = self._blend(originals, points, high)
-        self.offer(rows, nearest)
+        nearest = self._interpolate_points(originals, points, high)
+        self.update_nearest(rows, nearest)
         return nearest
 
-    def result(self) -> Tensor:
+    def build_candidates(self) -> Tensor:
         """The nearest successes, a hair beyond the border where that holds; originals where none counts."""
         counts = self.distances <= self._threat.eps
-        rows = (counts & (self.distances > 0) & (self.left >= 0)).nonzero().flatten()
+        rows = (counts & (self.distances > 0) & (self.queries_left >= 0)).nonzero().flatten()
         if len(rows):
             originals = self.images[rows]
-            pushed = (originals + (1 + _PUSH) * (self.points[rows] - originals)).clamp(0.0, 1.0)
-            holds = self.reached(rows, pushed) & (self.distance(rows, pushed) <= self._threat.eps)
+            pushed = (originals + (1 + _OVERSHOOT_SHARE) * (self.points[rows] - originals)).clamp(0.0, 1.0)
+            holds = self.query_success(rows, pushed) & (
+                self.compute_distances(rows, pushed) <= self._threat.eps
+            )
             self.points[rows[holds]] = pushed[holds]
-        return torch.where(column(counts, self.images), self.points, self.images)
+        return torch.where(reshape_for_broadcast(counts, self.images), self.points, self.images)
 
-    def _random_images(self, stream: Stream, attempt: int) -> Tensor:
+    def _draw_random_images(self, stream: RandomStream, attempt: int) -> Tensor:
         """Random images of one coarseness, (M, _TRIES, C, H, W)."""
         channels, height, width = self.images.shape[1:]
-        side = _SIDES[attempt % len(_SIDES)]
+        side = _START_NOISE_SIDES[attempt % len(_START_NOISE_SIDES)]
         size = (height, width) if side is None else (min(side, height), min(side, width))
-        shape = (_TRIES * channels, *size)
-        noise = stream.uniform(shape, draw=f"start/{attempt}", device=self.images.device)
-        return functional.interpolate(noise, (height, width)).view(-1, _TRIES, channels, height, width)
+        shape = (_START_IMAGES_PER_TRY * channels, *size)
+        noise = stream.sample_uniform(shape, draw=f"start/{attempt}", device=self.images.device)
+        return functional.interpolate(noise, (height, width)).view(
+            -1, _START_IMAGES_PER_TRY, channels, height, width
+        )
 
-    def _blend(self, originals: Tensor, points: Tensor, share: Tensor) -> Tensor:
+    def _interpolate_points(self, originals: Tensor, points: Tensor, share: Tensor) -> Tensor:
         """Points at a share, (M,), of the distance: on the line, or for Linf in the cube of that radius."""
         if self._threat.norm == "Linf":
-            reach = column(share * norm_of(points - originals, "Linf"), points)
+            reach = reshape_for_broadcast(share * compute_norms(points - originals, "Linf"), points)
             blended = torch.clamp(points, originals - reach, originals + reach)
         else:
-            blended = originals + column(share, points) * (points - originals)
+            blended = originals + reshape_for_broadcast(share, points) * (points - originals)
         # a share of 1 is the point that was asked about, to the bit
-        return torch.where(column(share, points) == 1, points, blended.clamp(0.0, 1.0))
+        return torch.where(reshape_for_broadcast(share, points) == 1, points, blended.clamp(0.0, 1.0))

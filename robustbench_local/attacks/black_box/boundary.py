@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, Measure
-from robustbench_local.attacks.black_box.base import Decisions, check_queries
+from robustbench_local.attacks.black_box.base import DecisionOracle, check_queries
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of, steepest
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_step, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-_BLOCK = 32
+_STEPS_PER_BLOCK = 32
 """Steps whose random numbers are drawn at once."""
-_HELD = 1 << 18
+_MAX_HELD_NUMBERS = 1 << 18
 """Random numbers of an image that are held in memory at once."""
-_EVERY = 10
+_STEPS_PER_SIDEWAYS_QUERY = 10
 """Every so many steps the sideways move is asked about by itself, to adapt its length."""
 _SIDEWAYS_RATE, _FORWARD_RATE = 0.5, 0.25
 """Shares of successes at which the two lengths stay as they are."""
 _SIDEWAYS_GAIN, _FORWARD_GAIN = 0.4, 0.1
 """How much one answer changes the logarithm of a length."""
-_SMALLEST, _LARGEST = 1e-6, 0.5
+_MIN_STEP_SHARE, _MAX_STEP_SHARE = 1e-6, 0.5
 """Lengths stay between these."""
 
 
@@ -73,31 +73,31 @@ class Boundary(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
-        found = Decisions(classifier, images, labels, threat, self.queries)
-        walk = _Walk(found, found.start(stream), self.sideways, self.forward)
-        block = max(1, min(_BLOCK, _HELD // images[0].numel()))
+        found = DecisionOracle(classifier, images, labels, threat, self.queries)
+        walk = _BoundaryWalk(found, found.find_starting_points(stream), self.sideways, self.forward)
+        block = max(1, min(_STEPS_PER_BLOCK, _MAX_HELD_NUMBERS // images[0].numel()))
         for step in itertools.count():
-            walk.keep(found.left[walk.rows] > 1)  # a step may ask twice
+            walk.select_rows(found.queries_left[walk.rows] > 1)  # a step may ask twice
             if len(walk.rows) == 0:
                 break
             if step % block == 0:
                 shape = (block, *images.shape[1:])
-                noise = stream.normal(shape, draw=f"steps {step}", device=images.device)
-            walk.step(noise[walk.rows, step % block], ask_sideways=step % _EVERY == 0)
-        return found.result()
+                noise = stream.sample_normal(shape, draw=f"steps {step}", device=images.device)
+            walk.step(noise[walk.rows, step % block], query_sideways=step % _STEPS_PER_SIDEWAYS_QUERY == 0)
+        return found.build_candidates()
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Its queries, and no backward pass."""
         return (self.queries if threat.eps else 0), 0
 
 
-class _Walk:
+class _BoundaryWalk:
     """Where each image's walk is, and how long its steps are.
 
     Args:
@@ -107,47 +107,47 @@ class _Walk:
         forward: First length of the move to the original.
     """
 
-    def __init__(self, found: Decisions, rows: Tensor, sideways: float, forward: float) -> None:
-        self._found, self.rows = found, rows
-        self._points = found.points[rows]
+    def __init__(self, oracle: DecisionOracle, rows: Tensor, sideways: float, forward: float) -> None:
+        self._oracle, self.rows = oracle, rows
+        self._points = oracle.points[rows]
         self._sideways = self._points.new_full((len(rows),), sideways)
         self._forward = self._points.new_full((len(rows),), forward)
 
-    def keep(self, some: Tensor) -> None:
+    def select_rows(self, some: Tensor) -> None:
         """Go on with some of the images, boolean, (M,)."""
         if not bool(some.all()):
             self.rows, self._points = self.rows[some], self._points[some]
             self._sideways, self._forward = self._sideways[some], self._forward[some]
 
-    def step(self, noise: Tensor, *, ask_sideways: bool) -> None:
+    def step(self, noise: Tensor, *, query_sideways: bool) -> None:
         """Propose a step for each image and take it where it succeeds.
 
         Args:
             noise: Standard normal numbers, (M, C, H, W).
-            ask_sideways: Whether the sideways move is asked about by itself, for one query more.
+            query_sideways: Whether the sideways move is asked about by itself, for one query more.
         """
-        originals = self._found.images[self.rows]
-        beside = self._beside(originals, noise)
-        if ask_sideways:
-            holds = self._found.reached(self.rows, beside)
-            self._sideways = _adapted(self._sideways, holds, _SIDEWAYS_RATE, _SIDEWAYS_GAIN)
-        nearer = originals + column(1 - self._forward, beside) * (beside - originals)
-        reached = self._found.reached(self.rows, nearer)
-        self._forward = _adapted(self._forward, reached, _FORWARD_RATE, _FORWARD_GAIN)
+        originals = self._oracle.images[self.rows]
+        beside = self._move_sideways(originals, noise)
+        if query_sideways:
+            holds = self._oracle.query_success(self.rows, beside)
+            self._sideways = _adapt_lengths(self._sideways, holds, _SIDEWAYS_RATE, _SIDEWAYS_GAIN)
+        nearer = originals + reshape_for_broadcast(1 - self._forward, beside) * (beside - originals)
+        reached = self._oracle.query_success(self.rows, nearer)
+        self._forward = _adapt_lengths(self._forward, reached, _FORWARD_RATE, _FORWARD_GAIN)
         self._points[reached] = nearer[reached]
-        self._found.offer(self.rows[reached], nearer[reached])
+        self._oracle.update_nearest(self.rows[reached], nearer[reached])
 
-    def _beside(self, originals: Tensor, noise: Tensor) -> Tensor:
+    def _move_sideways(self, originals: Tensor, noise: Tensor) -> Tensor:
         """Points as far from the originals as the current ones, a little to the side, in the box."""
         away = self._points - originals
-        distance = norm_of(away, "L2")
-        outward = steepest(away, "L2")
+        distance = compute_norms(away, "L2")
+        outward = compute_steepest_step(away, "L2")
         along = (noise * outward).flatten(1).sum(dim=1)
-        tangent = steepest(noise - column(along, noise) * outward, "L2")
-        turned = steepest(outward + column(self._sideways, noise) * tangent, "L2")
-        return (originals + column(distance, noise) * turned).clamp(0.0, 1.0)
+        tangent = compute_steepest_step(noise - reshape_for_broadcast(along, noise) * outward, "L2")
+        turned = compute_steepest_step(outward + reshape_for_broadcast(self._sideways, noise) * tangent, "L2")
+        return (originals + reshape_for_broadcast(distance, noise) * turned).clamp(0.0, 1.0)
 
 
-def _adapted(length: Tensor, success: Tensor, rate: float, gain: float) -> Tensor:
+def _adapt_lengths(length: Tensor, success: Tensor, rate: float, gain: float) -> Tensor:
     """Lengths after one more answer: longer after a success, shorter after a failure, steady at the rate."""
-    return (length * torch.exp(gain * (success.float() - rate))).clamp(_SMALLEST, _LARGEST)
+    return (length * torch.exp(gain * (success.float() - rate))).clamp(_MIN_STEP_SHARE, _MAX_STEP_SHARE)

@@ -11,23 +11,23 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, Measure
-from robustbench_local.attacks.black_box.base import Decisions, check_queries
+from robustbench_local.attacks.black_box.base import DecisionOracle, check_queries
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of, steepest
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_step, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-_FEWEST_PROBES = 10
+_MIN_PROBES = 10
 """An estimate from fewer is not worth the step."""
-_STEP_HALVINGS = 10
+_MAX_STEP_HALVINGS = 10
 """Most halvings of a step that overshoots."""
-_RADIUS = 0.01
+_PROBE_RADIUS_SHARE = 0.01
 """Distance of the random points from the current one, as a share of its own distance from the original. The
 paper's 1 / (number of pixel values) drowns in the rounding of float32, and of services that take 8 bits."""
-_BLOCK = 100
+_PROBES_PER_BLOCK = 100
 """Most random points that are drawn at once for an image; it names the draws, so it decides the numbers."""
-_HELD = 1 << 22
+_MAX_HELD_NUMBERS = 1 << 22
 """Random numbers that are held in memory at once."""
 
 
@@ -58,8 +58,8 @@ class HopSkipJump(Attack):
 
     def __post_init__(self) -> None:
         check_queries("HopSkipJump", self.queries)
-        if self.probes < _FEWEST_PROBES:
-            raise ConfigError(f"HopSkipJump needs at least {_FEWEST_PROBES} probes, got {self.probes}")
+        if self.probes < _MIN_PROBES:
+            raise ConfigError(f"HopSkipJump needs at least {_MIN_PROBES} probes, got {self.probes}")
 
     def perturb(
         self,
@@ -67,40 +67,42 @@ class HopSkipJump(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
-        found = Decisions(classifier, images, labels, threat, self.queries)
-        rows = found.start(stream)
+        found = DecisionOracle(classifier, images, labels, threat, self.queries)
+        rows = found.find_starting_points(stream)
         points = found.points[rows]
         for round_ in itertools.count(1):
             # what comes after the estimate is set aside, so that no round is cut off in the middle
-            affordable = found.left[rows] - found.halvings - _STEP_HALVINGS
-            able = affordable >= _FEWEST_PROBES
+            affordable = found.queries_left[rows] - found.bisection_steps - _MAX_STEP_HALVINGS
+            able = affordable >= _MIN_PROBES
             rows, points = rows[able], points[able]
             if len(rows) == 0:
                 break
             probes = affordable[able].clamp(max=int(self.probes * math.sqrt(round_)))
-            normals = _normals(found, rows, points, probes, stream.select(rows), round_)
-            stepped = _step(found, rows, points, steepest(normals, threat.norm), round_)
-            points = found.to_border(rows, stepped)
-        return found.result()
+            normals = _estimate_normals(found, rows, points, probes, stream.select_images(rows), round_)
+            stepped = _step_along_normals(
+                found, rows, points, compute_steepest_step(normals, threat.norm), round_
+            )
+            points = found.bisect_to_boundary(rows, stepped)
+        return found.build_candidates()
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Its queries, and no backward pass."""
         return (self.queries if threat.eps else 0), 0
 
 
-def _normals(
-    found: Decisions, rows: Tensor, points: Tensor, probes: Tensor, stream: Stream, round_: int
+def _estimate_normals(
+    oracle: DecisionOracle, rows: Tensor, points: Tensor, probes: Tensor, stream: RandomStream, round_: int
 ) -> Tensor:
     """Directions of the border's normals at points, towards the goal, (M, C, H, W), of any length.
 
     Args:
-        found: Answers whether a point reaches the goal.
+        oracle: Answers whether a point reaches the goal.
         rows: Which images, (M,).
         points: Points at the border, (M, C, H, W).
         probes: How many random points each image gets, (M,).
@@ -108,58 +110,68 @@ def _normals(
         round_: Name of the draw.
     """
     size = points[0].numel()
-    block = max(1, min(_BLOCK, _HELD // size))
-    together = max(1, _HELD // (block * size))
+    block = max(1, min(_PROBES_PER_BLOCK, _MAX_HELD_NUMBERS // size))
+    together = max(1, _MAX_HELD_NUMBERS // (block * size))
     parts = []
     for first in range(0, len(rows), together):
         some = torch.arange(first, min(first + together, len(rows)), device=rows.device)
-        given = rows[some], points[some], probes[some], stream.select(some)
-        parts.append(_estimate(found, *given, round_, block))
+        given = rows[some], points[some], probes[some], stream.select_images(some)
+        parts.append(_estimate_normals_in_memory(oracle, *given, round_, block))
     return torch.cat(parts)
 
 
-def _estimate(
-    found: Decisions, rows: Tensor, points: Tensor, probes: Tensor, stream: Stream, round_: int, block: int
+def _estimate_normals_in_memory(
+    found: DecisionOracle,
+    rows: Tensor,
+    points: Tensor,
+    probes: Tensor,
+    stream: RandomStream,
+    round_: int,
+    block: int,
 ) -> Tensor:
     """`_normals` for as many images as fit into memory, ``block`` probes of each at a time."""
     here = points[:, None]
-    distance = norm_of(points - found.images[rows], "L2")
-    radius = _wide((distance * max(_RADIUS, 1 / points[0].numel())).clamp_min(1e-9)[:, None])
+    distance = compute_norms(points - found.images[rows], "L2")
+    radius = _expand_over_pixels(
+        (distance * max(_PROBE_RADIUS_SHARE, 1 / points[0].numel())).clamp_min(1e-9)[:, None]
+    )
     signed, plain = torch.zeros_like(points), torch.zeros_like(points)
     balance = points.new_zeros(len(rows))
     for first in range(0, int(probes.max()), block):
         asked = first + torch.arange(block, device=rows.device) < probes[:, None]
         shape = (block, *points.shape[1:])
-        noise = stream.normal(shape, draw=f"round {round_}/{first}", device=points.device)
-        noise = noise / _wide(torch.linalg.vector_norm(noise.flatten(2), dim=2))
+        noise = stream.sample_normal(shape, draw=f"round {round_}/{first}", device=points.device)
+        noise = noise / _expand_over_pixels(torch.linalg.vector_norm(noise.flatten(2), dim=2))
         around = (here + radius * noise).clamp(0.0, 1.0)
-        moved = (around - here) / radius * _wide(asked)  # the box may have cut it
+        moved = (around - here) / radius * _expand_over_pixels(asked)  # the box may have cut it
         answers = points.new_zeros(asked.shape)
-        answers[asked] = 2.0 * found.reached(rows[:, None].expand_as(asked)[asked], around[asked]) - 1.0
-        signed += (_wide(answers) * moved).sum(dim=1)
+        answers[asked] = 2.0 * found.query_success(rows[:, None].expand_as(asked)[asked], around[asked]) - 1.0
+        signed += (_expand_over_pixels(answers) * moved).sum(dim=1)
         plain += moved.sum(dim=1)
         balance += answers.sum(dim=1)
     mean = balance / probes
     # the mean answer is the baseline that lowers the variance; where all answers agree it would leave nothing
-    return signed - column(torch.where(mean.abs() < 1, mean, 0.0), points) * plain
+    return signed - reshape_for_broadcast(torch.where(mean.abs() < 1, mean, 0.0), points) * plain
 
 
-def _wide(values: Tensor) -> Tensor:
+def _expand_over_pixels(values: Tensor) -> Tensor:
     """(M, B) values shaped to broadcast over the pixels of (M, B, C, H, W)."""
     return values[..., None, None, None]
 
 
-def _step(found: Decisions, rows: Tensor, points: Tensor, directions: Tensor, round_: int) -> Tensor:
+def _step_along_normals(
+    found: DecisionOracle, rows: Tensor, points: Tensor, directions: Tensor, round_: int
+) -> Tensor:
     """Points moved along the directions by distance / sqrt(round), halved until they reach the goal."""
-    length = found.distance(rows, points) / math.sqrt(round_)
+    length = found.compute_distances(rows, points) / math.sqrt(round_)
     result = points.clone()
     waiting = torch.arange(len(rows), device=rows.device)
-    for _ in range(_STEP_HALVINGS):
+    for _ in range(_MAX_STEP_HALVINGS):
         if len(waiting) == 0:
             break
-        step = column(length[waiting], points) * directions[waiting]
+        step = reshape_for_broadcast(length[waiting], points) * directions[waiting]
         tried = (points[waiting] + step).clamp(0.0, 1.0)
-        reached = found.reached(rows[waiting], tried)
+        reached = found.query_success(rows[waiting], tried)
         result[waiting[reached]] = tried[reached]
         waiting = waiting[~reached]
         length = length / 2

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.objective import objective
-from robustbench_local.attacks.core.search import Search, Seen
-from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.attacks.core.objective import build_objective
+from robustbench_local.attacks.core.search import PointEvaluation, Search
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream, uniform_at
-from robustbench_local.threats.lp_ball import column, to_ball_and_box
+from robustbench_local.randomness import RandomStream, sample_uniform_at
+from robustbench_local.threats.lp_ball import project_to_box, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-_MEAN, _SQUARE = 0.9, 0.999
+_ADAM_BETA_1, _ADAM_BETA_2 = 0.9, 0.999
 """How much of the running means of the gradient and of its square a step keeps (Adam's betas)."""
-_TINY = 1e-8
-_BITS = 24
+_ADAM_EPSILON = 1e-8
+_SIGNS_PER_NUMBER = 24
 """Random signs that one random number holds."""
 
 
@@ -79,22 +79,22 @@ class SPSA(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
         engine = Engine(classifier, images, labels, stream)
-        search = SPSASearch(attack=self, threat=threat, classifier=classifier, size=engine.size)
-        engine.run(search, engine.items())
+        search = SPSASearch(attack=self, threat=threat, classifier=classifier, batch_size=engine.batch_size)
+        engine.run(search, engine.build_items())
         return engine.points
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Its queries, and no backward pass."""
         return (self.queries, 0) if threat.eps else (0, 0)
 
-    def warnings(self, threat: ThreatModel) -> list[str]:
+    def list_warnings(self, threat: ThreatModel) -> list[str]:
         """Steps that together do not cross half the ball."""
         reach = self.steps * self.step_size
         if threat.norm != "Linf" or 2 * reach >= threat.eps:
@@ -105,18 +105,18 @@ class SPSA(Attack):
 
 
 @dataclass(kw_only=True)
-class Moments(Rows):
+class SPSAState(TensorTable):
     """Adam's memory."""
 
-    keys: Tensor
+    stream_keys: Tensor
     """(W,): what opens each item's stream of directions."""
-    mean: Tensor
+    gradient_mean: Tensor
     """(W, C, H, W): running mean of the gradient."""
-    square: Tensor
+    squared_gradient_mean: Tensor
     """(W, C, H, W): running mean of its square."""
 
 
-class SPSASearch(Search[Moments]):
+class SPSASearch(Search[SPSAState]):
     """SPSA's paths on the engine.
 
     Args:
@@ -126,37 +126,39 @@ class SPSASearch(Search[Moments]):
         size: How many of them at a time.
     """
 
-    def __init__(self, *, attack: SPSA, threat: ThreatModel, classifier: Classifier, size: int) -> None:
+    def __init__(self, *, attack: SPSA, threat: ThreatModel, classifier: Classifier, batch_size: int) -> None:
         self.attack, self.threat, self.steps, self.name = attack, threat, attack.steps, "spsa"
-        self._classifier, self._size = classifier, size
+        self._classifier, self._batch_size = classifier, batch_size
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> Moments:
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> SPSAState:
         """At the images themselves."""
         nothing = torch.zeros_like(front.points)
-        keys = stream.keys([f"{draw}/signs" for draw in draws], front.points.device)
-        return Moments(keys=keys, mean=nothing, square=nothing)
+        keys = stream.compute_keys([f"{draw}/signs" for draw in draws], front.points.device)
+        return SPSAState(stream_keys=keys, gradient_mean=nothing, squared_gradient_mean=nothing)
 
-    def step(self, front: Front, state: Moments, seen: Seen) -> Tensor:  # noqa: ARG002 - only forward passes
+    def step(self, front: ActiveSet, state: SPSAState, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - only forward passes
         """A step of Adam along the estimate, brought back into the ball."""
-        gradient = self._estimate(front, state)
-        state.mean = torch.lerp(gradient, state.mean, _MEAN)
-        state.square = torch.lerp(gradient * gradient, state.square, _SQUARE)
-        taken = column(front.age.to(gradient.device) + 1, gradient)
-        mean = state.mean / (1 - _MEAN**taken)
-        spread = (state.square / (1 - _SQUARE**taken)).sqrt_().add_(_TINY)
+        gradient = self._estimate_gradient(front, state)
+        state.gradient_mean = torch.lerp(gradient, state.gradient_mean, _ADAM_BETA_1)
+        state.squared_gradient_mean = torch.lerp(
+            gradient * gradient, state.squared_gradient_mean, _ADAM_BETA_2
+        )
+        taken = reshape_for_broadcast(front.age.to(gradient.device) + 1, gradient)
+        mean = state.gradient_mean / (1 - _ADAM_BETA_1**taken)
+        spread = (state.squared_gradient_mean / (1 - _ADAM_BETA_2**taken)).sqrt_().add_(_ADAM_EPSILON)
         moved = front.points + self.attack.step_size * mean / spread
-        return to_ball_and_box(moved, front.originals, self.ball(front))
+        return project_to_box(moved, front.originals, self.get_ball(front))
 
-    def _estimate(self, front: Front, state: Moments) -> Tensor:
+    def _estimate_gradient(self, front: ActiveSet, state: SPSAState) -> Tensor:
         """The gradient of the margin, (W, C, H, W), from samples on both sides of each point."""
         total = torch.zeros_like(front.points)
         directions = self.attack.samples // 2
-        at_once = max(1, self._size // (2 * len(front)))
+        at_once = max(1, self._batch_size // (2 * len(front)))
         for first in range(0, directions, at_once):
             count = min(at_once, directions - first)
-            signs = self._signs(front, state, first, count)
+            signs = self._draw_signs(front, state, first, count)
             sides = [
-                self._margins(front, (front.points[:, None] + shift * signs).clamp_(0.0, 1.0))
+                self._compute_margins(front, (front.points[:, None] + shift * signs).clamp_(0.0, 1.0))
                 for shift in (self.attack.delta, -self.attack.delta)
             ]
             # a sample whose answer is not finite says nothing about the slope
@@ -164,22 +166,22 @@ class SPSASearch(Search[Moments]):
             total += torch.einsum("wd,wdchi->wchi", rise, signs)
         return total / (2 * self.attack.delta * directions)
 
-    def _margins(self, front: Front, samples: Tensor) -> Tensor:
+    def _compute_margins(self, front: ActiveSet, samples: Tensor) -> Tensor:
         """The margin of every sample, (W, D), of (W, D, C, H, W)."""
         count = samples.shape[1]
         rows, labels = (each.repeat_interleave(count) for each in (front.rows, front.labels))
-        pieces = (torch.split(each, self._size) for each in (samples.flatten(0, 1), rows))
+        pieces = (torch.split(each, self._batch_size) for each in (samples.flatten(0, 1), rows))
         logits = torch.cat([self._classifier(some, of) for some, of in zip(*pieces, strict=True)])
-        return objective("margin", self.threat, labels)(logits).view(-1, count)
+        return build_objective("margin", self.threat, labels)(logits).view(-1, count)
 
-    def _signs(self, front: Front, state: Moments, first: int, count: int) -> Tensor:
+    def _draw_signs(self, front: ActiveSet, state: SPSAState, first: int, count: int) -> Tensor:
         """Directions of each item's present step, -1 or 1, (W, D, C, H, W): ``count`` from ``first`` on."""
-        shape, device = front.points.shape[1:], state.keys.device
-        words = math.ceil(shape.numel() / _BITS)
+        shape, device = front.points.shape[1:], state.stream_keys.device
+        words = math.ceil(shape.numel() / _SIGNS_PER_NUMBER)
         start = (front.age * (self.attack.samples // 2) + first).to(device) * words
         places = start[:, None] + torch.arange(count * words, device=device)
-        bits = (uniform_at(state.keys[:, None], places) * 2**_BITS).int()
-        signs = (bits[:, :, None] >> torch.arange(_BITS, dtype=torch.int32, device=device)) & 1
-        flat = signs.view(len(places), count, words * _BITS)[..., : shape.numel()]
+        bits = (sample_uniform_at(state.stream_keys[:, None], places) * 2**_SIGNS_PER_NUMBER).int()
+        signs = (bits[:, :, None] >> torch.arange(_SIGNS_PER_NUMBER, dtype=torch.int32, device=device)) & 1
+        flat = signs.view(len(places), count, words * _SIGNS_PER_NUMBER)[..., : shape.numel()]
         directions: Tensor = (flat * 2 - 1).to(front.points.dtype).view(len(places), count, *shape)
         return directions

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel, is_target
 
-DUAL = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
+DUAL_NORMS = {"Linf": "L1", "L2": "L2", "L1": "Linf"}
 """The norm that a gradient is measured in where steps are measured in another one."""
 
 
-def leads(logits: Tensor, labels: Tensor, threat: ThreatModel, count: int) -> Tensor:
+def compute_class_leads(logits: Tensor, labels: Tensor, threat: ThreatModel, count: int) -> Tensor:
     """How far classes that the attacker wants are ahead of those that are not wanted, (N, T).
 
     Args:
@@ -32,18 +32,18 @@ def leads(logits: Tensor, labels: Tensor, threat: ThreatModel, count: int) -> Te
     return ahead - logits.masked_fill(wanted, -torch.inf).amax(dim=1, keepdim=True)
 
 
-def nearest_border(gaps: Tensor, normals: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+def find_nearest_boundary(leads: Tensor, normals: Tensor, norm: str) -> tuple[Tensor, Tensor]:
     """Which border is nearest if the classifier is linear and there is no box.
 
     Args:
-        gaps: The lead of T classes, (N, T).
+        leads: The lead of T classes, (N, T).
         normals: Its gradients, finite, (N, T, C, H, W).
         norm: What distances are measured in.
 
     Returns:
         Which of the T classes it is, (N,), and the distance to its border, (N,), infinite where none is seen.
     """
-    slopes = norm_of(normals.flatten(0, 1), DUAL[norm]).view_as(gaps)
-    distances = torch.where((slopes > 0) & gaps.isfinite(), gaps.abs() / slopes, torch.inf)
+    slopes = compute_norms(normals.flatten(0, 1), DUAL_NORMS[norm]).view_as(leads)
+    distances = torch.where((slopes > 0) & leads.isfinite(), leads.abs() / slopes, torch.inf)
     nearest, chosen = distances.min(dim=1)
     return chosen, nearest

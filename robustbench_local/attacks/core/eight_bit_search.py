@@ -13,25 +13,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.engine import default_batch_size
-from robustbench_local.attacks.core.objective import judged, objective
+from robustbench_local.attacks.core.engine import compute_default_batch_size
+from robustbench_local.attacks.core.objective import build_objective, evaluate_goal
 from robustbench_local.classifier import Access, Classifier
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.eight_bit import round_to_8bit
-from robustbench_local.threats.lp_ball import column, norm_of, steepest, to_ball_and_box
+from robustbench_local.threats.lp_ball import (
+    compute_norms,
+    compute_steepest_step,
+    project_to_box,
+    reshape_for_broadcast,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
-STEPS = 10
+GRADIENT_STEPS = 10
 """Steps along the gradient; the last point is looked at too."""
-TRIES = 8
+TRIES_WITHOUT_GRADIENTS = 8
 """Points that are looked at without gradients, the extrapolation included, where there are no gradients."""
-TRIES_BESIDE_STEPS = 4
+TRIES_WITH_GRADIENTS = 4
 """The same where there are."""
-_FIRST_STEP = 0.5
+_FIRST_STEP_SHARE = 0.5
 """Length of the first step as a share of the radius."""
-_DECAY = 0.8
+_STEP_DECAY_FACTOR = 0.8
 """Each step is so much shorter than the one before."""
-_LONGER = 4.0
+_EXTRAPOLATION_FACTOR = 4.0
 """An extrapolated Linf change is so many times as long before it is cut off at the radius: a pixel that
 changed by a quarter of what the most changed one did gets there."""
 
@@ -41,7 +46,7 @@ class FinishingSearch:
     """What a search needs to know, whatever the images.
 
     Args:
-        classifier: What the attack worked on, inside ``classifier.attacked()``.
+        classifier: What the attack worked on, inside ``classifier.evaluation_mode()``.
         threat: A ball, and the goal.
         access: What the attack uses of the classifier.
         clear: Share of the logits' range that the margin of a success has to exceed; with access ``"labels"``
@@ -54,20 +59,20 @@ class FinishingSearch:
     classifier: Classifier
     threat: ThreatModel
     access: Access
-    clear: float
-    draws: int = 1
-    blind: bool = False
+    clear_margin_share: float
+    eot_samples: int = 1
+    is_blind: bool = False
 
-    def finish(
+    def finish_candidates(
         self,
         originals: Tensor,
         labels: Tensor,
         candidates: Tensor,
-        stream: Stream,
+        stream: RandomStream,
         *,
         rows: Tensor,
         in_8bit: Tensor,
-        left: Tensor | None = None,
+        queries_left: Tensor | None = None,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Look for successes that last.
@@ -79,39 +84,39 @@ class FinishingSearch:
             stream: The images' random numbers.
             rows: (N,) int64: which image of the open meter each is.
             in_8bit: (N,) boolean: the images that are to be 8-bit images; the others only need the margin.
-            left: (N,) int64: looks that each image may still spend; None: as many as the search takes.
+            queries_left: (N,) int64: looks that each image may still spend; None: as many as the search takes.
             masks: (N, 1, H, W) boolean, or None.
 
         Returns:
             Same shape, inside the ball, the box and the mask: a success with a clear margin; where there was
             none, the success of the largest margin, and the candidate where no point succeeded.
         """
-        size = self.classifier.batch_size or default_batch_size(originals)
+        size = self.classifier.batch_size or compute_default_batch_size(originals)
         found = candidates.clone()
         for first in range(0, len(originals), size):
             index = torch.arange(first, min(first + size, len(originals)), device=originals.device)
-            front = _Front(
+            front = _ActiveImages(
                 search=self,
                 originals=originals[index],
                 labels=labels[index],
                 candidates=candidates[index],
-                stream=stream.select(index),
+                stream=stream.select_images(index),
                 rows=rows[index],
                 in_8bit=in_8bit[index],
-                left=None if left is None else left[index].clone(),
+                left=None if queries_left is None else queries_left[index].clone(),
                 masks=None if masks is None else masks[index],
             )
             found[index] = front.run()
         return found
 
 
-def finishing_cost(access: Access) -> tuple[int, int]:
+def estimate_finishing_cost(access: Access) -> tuple[int, int]:
     """Looks and gradients that an image costs at most, (forward, backward)."""
-    climb = STEPS if access == "gradients" else 0
-    return _tries(access) + climb + (1 if climb else 0), climb
+    climb = GRADIENT_STEPS if access == "gradients" else 0
+    return _count_tries(access) + climb + (1 if climb else 0), climb
 
 
-class _Front:
+class _ActiveImages:
     """The images under way: what is known of each, and the best point so far."""
 
     def __init__(
@@ -121,7 +126,7 @@ class _Front:
         originals: Tensor,
         labels: Tensor,
         candidates: Tensor,
-        stream: Stream,
+        stream: RandomStream,
         rows: Tensor,
         in_8bit: Tensor,
         left: Tensor | None,
@@ -130,115 +135,120 @@ class _Front:
         self._search, self._classifier, self._threat = search, search.classifier, search.threat
         self._originals, self._labels, self._masks = originals, labels, masks
         self._candidates, self._rows, self._in_8bit = candidates, rows, in_8bit
-        self._stream, self._left = stream, left
-        self._first = self._on_grid(candidates, torch.arange(len(rows), device=rows.device))
+        self._stream, self._queries_left = stream, left
+        self._rounded_candidates = self._round_points(candidates, torch.arange(len(rows), device=rows.device))
         self._best = candidates.clone()
         # without a look at the judge, the most promising point is handed in, else only what succeeds
-        self._margins = originals.new_full((len(rows),), -torch.inf if search.blind else 0.0)
+        self._margins = originals.new_full((len(rows),), -torch.inf if search.is_blind else 0.0)
         self._done = torch.zeros_like(rows, dtype=torch.bool)
 
     def run(self) -> Tensor:
         """The extrapolation, the climb where gradients may be used, and tries at random."""
-        self._try(0)
+        self._evaluate_try(0)
         if self._search.access == "gradients":
-            self._climb()
-        for number in range(1, _tries(self._search.access)):
-            self._try(number)
+            self._ascend_margin()
+        for number in range(1, _count_tries(self._search.access)):
+            self._evaluate_try(number)
         return self._best
 
-    def _open(self) -> Tensor:
+    def _find_unfinished_rows(self) -> Tensor:
         """The images that still search and have a query left, int64."""
-        able = ~self._done if self._left is None else ~self._done & (self._left > 0)
+        able = ~self._done if self._queries_left is None else ~self._done & (self._queries_left > 0)
         return able.nonzero().flatten()
 
-    def _climb(self) -> None:
+    def _ascend_margin(self) -> None:
         """Steps along the gradient of the margin, each taken where the rounded point is."""
-        index = self._open()
+        index = self._find_unfinished_rows()
         points = self._candidates[index]
-        for step in range(STEPS):
+        for step in range(GRADIENT_STEPS):
             if len(index) == 0:
                 return
-            looks = self._on_grid(points, index)
-            logits, gradient = self._slopes(looks, index)
-            self._offer(index, looks, logits)
-            length = self._threat.eps * _FIRST_STEP * _DECAY**step
-            moved = points + length * steepest(gradient, self._threat.norm)
-            moved = self._confine(moved, index)
+            looks = self._round_points(points, index)
+            logits, gradient = self._compute_gradient(looks, index)
+            self._update_best_points(index, looks, logits)
+            length = self._threat.eps * _FIRST_STEP_SHARE * _STEP_DECAY_FACTOR**step
+            moved = points + length * compute_steepest_step(gradient, self._threat.norm)
+            moved = self._project_points(moved, index)
             # what the gradient does not move would be looked at again and again
             going = ~self._done[index] & (moved != points).flatten(1).any(dim=1)
             index, points = index[going], moved[going]
-        looks = self._on_grid(points, index)
-        self._ask(index, looks)
+        looks = self._round_points(points, index)
+        self._evaluate_points(index, looks)
 
-    def _try(self, number: int) -> None:
+    def _evaluate_try(self, number: int) -> None:
         """Look at a point between the candidate and the ball's border, or at one beside it."""
-        index = self._open()
+        index = self._find_unfinished_rows()
         if len(index) == 0:
             return
         originals, candidates = self._originals[index], self._candidates[index]
-        beyond = self._confine(originals + _extrapolated(candidates - originals, self._threat), index)
+        beyond = self._project_points(
+            originals + _extrapolate_change(candidates - originals, self._threat), index
+        )
         points = beyond
         if number > 0:
             shape, device = tuple(originals.shape[1:]), originals.device
-            stream = self._stream.select(index)
-            share = stream.uniform(shape, draw=f"finish/{number}/share", device=device)
-            tremble = stream.uniform(shape, draw=f"finish/{number}/level", device=device, low=-0.5, high=0.5)
+            stream = self._stream.select_images(index)
+            share = stream.sample_uniform(shape, draw=f"finish/{number}/share", device=device)
+            tremble = stream.sample_uniform(
+                shape, draw=f"finish/{number}/level", device=device, low=-0.5, high=0.5
+            )
             # a pixel is rounded up as often as it is near to the level above
-            tremble = tremble / 255 * column(self._in_8bit[index], originals)
+            tremble = tremble / 255 * reshape_for_broadcast(self._in_8bit[index], originals)
             points = torch.lerp(candidates, beyond, share) + tremble
             points = torch.where(candidates == originals, originals, points)
-            points = self._confine(points, index)
-        looks = self._on_grid(points, index)
-        fresh = (looks != self._first[index]).flatten(1).any(dim=1)
-        self._ask(index[fresh], looks[fresh])
+            points = self._project_points(points, index)
+        looks = self._round_points(points, index)
+        fresh = (looks != self._rounded_candidates[index]).flatten(1).any(dim=1)
+        self._evaluate_points(index[fresh], looks[fresh])
 
-    def _confine(self, points: Tensor, index: Tensor) -> Tensor:
+    def _project_points(self, points: Tensor, index: Tensor) -> Tensor:
         masks = None if self._masks is None else self._masks[index]
-        return to_ball_and_box(points, self._originals[index], self._threat, masks)
+        return project_to_box(points, self._originals[index], self._threat, masks)
 
-    def _on_grid(self, points: Tensor, index: Tensor) -> Tensor:
+    def _round_points(self, points: Tensor, index: Tensor) -> Tensor:
         """The points as they are looked at: as 8-bit images inside the ball, where that is wanted."""
         rounded, _ = round_to_8bit(points, self._originals[index], self._threat)
-        return torch.where(column(self._in_8bit[index], points), rounded, points)
+        return torch.where(reshape_for_broadcast(self._in_8bit[index], points), rounded, points)
 
-    def _ask(self, index: Tensor, looks: Tensor) -> None:
+    def _evaluate_points(self, index: Tensor, looks: Tensor) -> None:
         """Look at points without their gradients."""
         if len(index):
-            draws = [self._classifier(looks, self._rows[index]) for _ in range(self._search.draws)]
-            if self._left is not None:
-                self._left[index] -= 1
-            self._offer(index, looks, torch.stack(draws).mean(dim=0))
+            draws = [self._classifier(looks, self._rows[index]) for _ in range(self._search.eot_samples)]
+            if self._queries_left is not None:
+                self._queries_left[index] -= 1
+            self._update_best_points(index, looks, torch.stack(draws).mean(dim=0))
 
-    def _slopes(self, looks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _compute_gradient(self, looks: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and the gradient of the margin, inside the mask."""
-        climbed = objective("margin", self._threat, self._labels[index])
+        climbed = build_objective("margin", self._threat, self._labels[index])
         seen = [
-            self._classifier.gradient(looks, climbed, self._rows[index]) for _ in range(self._search.draws)
+            self._classifier.compute_gradient(looks, climbed, self._rows[index])
+            for _ in range(self._search.eot_samples)
         ]
         logits, gradient = (torch.stack([look[part] for look in seen]).mean(dim=0) for part in (0, 2))
         gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
         return logits, gradient if self._masks is None else gradient * self._masks[index]
 
-    def _offer(self, index: Tensor, looks: Tensor, logits: Tensor) -> None:
+    def _update_best_points(self, index: Tensor, looks: Tensor, logits: Tensor) -> None:
         """Keep points that are better than what is known, and see whose search is over."""
-        margins, _ = judged(logits, self._labels[index], self._threat)
+        margins, _ = evaluate_goal(logits, self._labels[index], self._threat)
         low, high = logits.aminmax(dim=1)
-        share = 0.0 if self._search.access == "labels" else self._search.clear
+        share = 0.0 if self._search.access == "labels" else self._search.clear_margin_share
         better = margins > self._margins[index]
         self._best[index[better]] = looks[better]
         self._margins[index[better]] = margins[better]
-        if not self._search.blind:
+        if not self._search.is_blind:
             self._done[index] |= (margins > share * (high - low)) | margins.isposinf()
 
 
-def _tries(access: Access) -> int:
-    return TRIES_BESIDE_STEPS if access == "gradients" else TRIES
+def _count_tries(access: Access) -> int:
+    return TRIES_WITH_GRADIENTS if access == "gradients" else TRIES_WITHOUT_GRADIENTS
 
 
-def _extrapolated(change: Tensor, threat: ThreatModel) -> Tensor:
+def _extrapolate_change(change: Tensor, threat: ThreatModel) -> Tensor:
     """The change made as long as the ball allows: to its corner under Linf, else to its border."""
-    size = column(norm_of(change, threat.norm), change)
+    size = reshape_for_broadcast(compute_norms(change, threat.norm), change)
     factor = threat.eps / size.clamp_min(torch.finfo(change.dtype).tiny)
     if threat.norm == "Linf":
-        return (_LONGER * factor * change).clamp(-threat.eps, threat.eps)
+        return (_EXTRAPOLATION_FACTOR * factor * change).clamp(-threat.eps, threat.eps)
     return factor * change

@@ -14,21 +14,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.search import Search, Seen, State
-from robustbench_local.attacks.core.work_items import Front, Items, Rows
+from robustbench_local.attacks.core.search import PointEvaluation, Search, State
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable, WorkItems
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 
-PIXELS_AT_A_TIME = 128 * 3 * 32 * 32
+PIXEL_VALUES_PER_BATCH = 128 * 3 * 32 * 32
 """Pixel values in a batch when nobody says otherwise: 128 images of 32 px."""
-_REFILL_AT = 0.75
+_REFILL_SHARE = 0.75
 """A batch is filled up when it has shrunk to this share: each time costs a copy of what is under way."""
-_SHARE_AHEAD = 0.5
+_LOOKAHEAD_BATCH_SHARE = 0.5
 """Points that are looked at ahead of their time fill a batch to this share of its size."""
-_FEWEST_AHEAD = 8
+_MIN_LOOKAHEAD_POINTS = 8
 """So many of each item have to fit in there: a batch that is not small costs by its images, those that are
 looked at in vain included."""
-_STEPS_BETWEEN_QUESTIONS = 8
+_STEPS_BETWEEN_SYNCS = 8
 """On a GPU the host asks only so often which items are done: asking waits for the queue to run dry."""
 
 
@@ -36,7 +36,7 @@ class Engine:
     """Runs searches on a batch of images and keeps the best point of each.
 
     Args:
-        classifier: Inside ``classifier.attacked()``.
+        classifier: Inside ``classifier.evaluation_mode()``.
         images: (N, C, H, W) in [0, 1], left untouched.
         labels: True classes, (N,).
         stream: The images' random numbers.
@@ -57,29 +57,31 @@ class Engine:
         classifier: Classifier,
         images: Tensor,
         labels: Tensor,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
         *,
         early_stop: bool = True,
-        draws: int = 1,
-        exact: bool = False,
+        eot_samples: int = 1,
+        force_float32: bool = False,
     ) -> None:
         self.classifier, self.images, self.labels, self.masks = classifier, images, labels, masks
         self.points = images.clone()
         self.scores = torch.full((len(images),), -torch.inf, device=images.device)
-        self.found = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.size = classifier.batch_size or default_batch_size(images)
-        self._stream, self._early_stop, self._draws = stream, early_stop, draws
-        self._between = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_QUESTIONS
-        self._half = classifier.search_precision == "bf16" and not exact
-        self._news = False
-        self._none = images.new_empty(0)
+        self.finished = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        self.batch_size = classifier.batch_size or compute_default_batch_size(images)
+        self._stream, self._early_stop, self._eot_samples = stream, early_stop, eot_samples
+        self._steps_between_syncs = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
+        self._uses_bf16 = classifier.search_precision == "bf16" and not force_float32
+        self._has_new_results = False
+        self._empty = images.new_empty(0)
 
-    def open(self) -> Tensor:
+    def find_unfinished_rows(self) -> Tensor:
         """Rows of the images that still need work, ascending, int64."""
-        return (~self.found).nonzero().flatten()
+        return (~self.finished).nonzero().flatten()
 
-    def items(self, restart: int = 0, targets: Tensor | None = None, eps: Tensor | None = None) -> Items:
+    def build_items(
+        self, restart: int = 0, targets: Tensor | None = None, eps: Tensor | None = None
+    ) -> WorkItems:
         """Work items for the open images.
 
         Args:
@@ -89,16 +91,16 @@ class Engine:
                 then spared.
             eps: (N,) radii; None: the threat model's.
         """
-        rows = self.open()
+        rows = self.find_unfinished_rows()
         wanted = None
         if targets is not None:
             wanted = targets[rows].t().flatten()
             rows = rows.repeat(targets.shape[1])
         radii = None if eps is None else eps[rows]
-        return Items(rows=rows, restarts=torch.full_like(rows, restart), targets=wanted, eps=radii)
+        return WorkItems(rows=rows, restarts=torch.full_like(rows, restart), targets=wanted, eps=radii)
 
-    def run(self, search: Search[State], items: Items) -> None:
-        """Search until every item has left; ``points``, ``scores`` and ``found`` say what came of it.
+    def run(self, search: Search[State], items: WorkItems) -> None:
+        """Search until every item has left; ``points``, ``compute_scores`` and ``found`` say what came of it.
 
         Args:
             search: How to search.
@@ -107,34 +109,36 @@ class Engine:
         if self.classifier.compile_steps:
             # every search of a kind shares the compiled code; sizes vary as items come and go
             search.step = torch.compile(search.step, dynamic=True)  # type: ignore[method-assign]
-        front: Front | None = None
+        front: ActiveSet | None = None
         clock = 0
         while True:
-            front, items = self._refill(search, front, items)
+            front, items = self._refill_batch(search, front, items)
             if front is None:
                 return
-            front = self._look(search, front, clock % self._between == 0)
+            front = self._evaluate_and_step(search, front, clock % self._steps_between_syncs == 0)
             if front is not None:
-                front = self._retire(search, front)
+                front = self._retire_exhausted(search, front)
             clock += 1
 
-    def _refill(self, search: Search[State], front: Front | None, items: Items) -> tuple[Front | None, Items]:
+    def _refill_batch(
+        self, search: Search[State], front: ActiveSet | None, items: WorkItems
+    ) -> tuple[ActiveSet | None, WorkItems]:
         """Let waiting items in if there is room; those of images that are done never start."""
         under_way = 0 if front is None else len(front)
-        if len(items) == 0 or under_way > _REFILL_AT * self.size:
+        if len(items) == 0 or under_way > _REFILL_SHARE * self.batch_size:
             return front, items
-        items = items.pick((~self.found[items.rows]).nonzero().flatten())
-        room = torch.arange(min(len(items), self.size - under_way), device=items.rows.device)
+        items = items.select_rows((~self.finished[items.rows]).nonzero().flatten())
+        room = torch.arange(min(len(items), self.batch_size - under_way), device=items.rows.device)
         rest = torch.arange(len(room), len(items), device=items.rows.device)
         if len(room) == 0:
             return front, items
-        fresh = self._admit(search, items.pick(room))
-        return fresh if front is None else front.join(fresh), items.pick(rest)
+        fresh = self._start_items(search, items.select_rows(room))
+        return fresh if front is None else front.append_rows(fresh), items.select_rows(rest)
 
-    def _admit(self, search: Search[State], items: Items) -> Front:
+    def _start_items(self, search: Search[State], items: WorkItems) -> ActiveSet:
         rows = items.rows
         originals = self.images[rows]
-        front = Front(
+        front = ActiveSet(
             **{name: getattr(items, name) for name in ("rows", "restarts", "targets", "eps")},
             originals=originals,
             labels=self.labels[rows],
@@ -144,58 +148,64 @@ class Engine:
             best_points=originals.clone(),
             best_scores=originals.new_full((len(rows),), -torch.inf),
             done=torch.zeros_like(rows, dtype=torch.bool),
-            state=Rows(),
+            state=TensorTable(),
         )
-        front.state = search.begin(front, self._stream.select(rows), _draw_names(search, items))
+        front.state = search.start_items(
+            front, self._stream.select_images(rows), _build_draw_names(search, items)
+        )
         return front
 
-    def _look(self, search: Search[State], front: Front, ask: bool) -> Front | None:
+    def _evaluate_and_step(self, search: Search[State], front: ActiveSet, ask: bool) -> ActiveSet | None:
         """One look at every point, and one step of the items that go on."""
-        with self._precision():
-            seen = self._leap(search, front)
-        self._offer(search, front, seen.logits)
+        with self._select_precision():
+            seen = self._evaluate_ahead(search, front)
+        self._update_best_points(search, front, seen.logits)
         if ask and self._early_stop:
-            self._confirm(search, front)
-            if self._news or bool(front.done.any()):
-                parted = self._part(front, seen)
+            self._confirm_in_float32(search, front)
+            if self._has_new_results or bool(front.done.any()):
+                parted = self._remove_finished(front, seen)
                 if parted is None:
                     return None
                 front, seen = parted
         front.points = search.step(front, front.state, seen)  # type: ignore[arg-type]  # begin made it
-        front.grow()
+        front.increment_ages()
         return front
 
-    def _leap(self, search: Search[State], front: Front) -> Seen:
+    def _evaluate_ahead(self, search: Search[State], front: ActiveSet) -> PointEvaluation:
         """See the present points; or several of each item at once, and go on to the first that helps.
 
         Which that is has to be known: a wait for the device, once for several steps.
         """
-        room = int(_SHARE_AHEAD * self.size) // len(front)
-        counts = search.ahead(front, room) if room >= _FEWEST_AHEAD else None
+        room = int(_LOOKAHEAD_BATCH_SHARE * self.batch_size) // len(front)
+        counts = search.count_lookahead(front, room) if room >= _MIN_LOOKAHEAD_POINTS else None
         if counts is None:
-            return self._see(search, front)
+            return self._evaluate_points(search, front)
         of = torch.repeat_interleave(counts)
         begins = counts.cumsum(0) - counts
         offsets = torch.arange(len(of)) - begins[of]
-        there, item = search.foresee(front, of, offsets), of.to(front.rows.device)
+        there, item = search.build_lookahead(front, of, offsets), of.to(front.rows.device)
         many = replace(front, rows=front.rows[item], labels=front.labels[item], points=there.points)
-        logits = self._logits(many)
-        scores = search.judge(many, logits)[0]
-        helps = search.helps(scores, front.best_scores[item]).to(of.device)
+        logits = self._compute_logits(many)
+        scores = search.score_points(many, logits)[0]
+        helps = search.is_improvement(scores, front.best_scores[item]).to(of.device)
         stops = torch.where(helps, offsets, counts[of] - 1)
         steps = (counts - 1).scatter_reduce(0, of, stops, "amin")
         chosen = begins + steps
-        reached = there.pick(chosen)
+        reached = there.select_rows(chosen)
         front.points = reached.points
-        front.leap(steps)
-        search.leap(front, reached, counts - 1 - steps)
-        return Seen(logits=logits[chosen.to(logits.device)], losses=self._none, gradient=self._none)
+        front.advance_ages(steps)
+        search.advance_items(front, reached, counts - 1 - steps)
+        return PointEvaluation(
+            logits=logits[chosen.to(logits.device)], losses=self._empty, gradient=self._empty
+        )
 
-    def _part(self, front: Front, seen: Seen) -> tuple[Front, Seen] | None:
+    def _remove_finished(
+        self, front: ActiveSet, seen: PointEvaluation
+    ) -> tuple[ActiveSet, PointEvaluation] | None:
         """Take in what the leaving items found, and go on with the others, if any, and all siblings' luck."""
-        self._harvest(front, (front.done | self.found[front.rows]).nonzero().flatten())
-        staying = ~self.found[front.rows]
-        self._news = False
+        self._collect_results(front, (front.done | self.finished[front.rows]).nonzero().flatten())
+        staying = ~self.finished[front.rows]
+        self._has_new_results = False
         index = staying.nonzero().flatten()
         if len(index) == 0:
             return None
@@ -203,27 +213,27 @@ class Engine:
             return front, seen
         parts = (seen.logits, seen.losses, seen.gradient)
         logits, losses, gradient = (part if part.numel() == 0 else part[index] for part in parts)
-        return front.pick(index), Seen(logits=logits, losses=losses, gradient=gradient)
+        return front.select_rows(index), PointEvaluation(logits=logits, losses=losses, gradient=gradient)
 
-    def _retire(self, search: Search[State], front: Front) -> Front | None:
+    def _retire_exhausted(self, search: Search[State], front: ActiveSet) -> ActiveSet | None:
         """Look at the last points of the items whose steps are used up, and let them go."""
-        youngest, oldest = front.span()
+        youngest, oldest = front.get_age_range()
         if oldest < search.steps:
             return front
         over = front.age >= search.steps
-        leaving = front if youngest >= search.steps else front.pick(over.nonzero().flatten())
-        self._confirm(search, leaving)
-        self._offer(search, leaving, self._logits(leaving))
-        self._harvest(leaving, torch.arange(len(leaving), device=leaving.rows.device))
-        return None if leaving is front else front.pick((~over).nonzero().flatten())
+        leaving = front if youngest >= search.steps else front.select_rows(over.nonzero().flatten())
+        self._confirm_in_float32(search, leaving)
+        self._update_best_points(search, leaving, self._compute_logits(leaving))
+        self._collect_results(leaving, torch.arange(len(leaving), device=leaving.rows.device))
+        return None if leaving is front else front.select_rows((~over).nonzero().flatten())
 
-    def _offer(self, search: Search[State], front: Front, logits: Tensor) -> None:
+    def _update_best_points(self, search: Search[State], front: ActiveSet, logits: Tensor) -> None:
         """Keep each point that is better than what its item knows."""
-        scores, done = search.judge(front, logits)
-        search.keep(front, scores)
+        scores, done = search.score_points(front, logits)
+        search.update_best_points(front, scores)
         front.done = front.done | done
 
-    def _harvest(self, front: Front, leaving: Tensor) -> None:
+    def _collect_results(self, front: ActiveSet, leaving: Tensor) -> None:
         """Bring the best points of leaving items, (L,) int64, home: the best of each image's items."""
         rows, scores = front.rows[leaving], front.best_scores[leaving]
         best = self.scores.scatter_reduce(0, rows, scores, "amax")
@@ -231,48 +241,56 @@ class Engine:
         self.points[rows[winners]] = front.best_points[leaving[winners]]
         self.scores = best
         if self._early_stop:
-            self.found[rows[front.done[leaving]]] = True
-            self._news = True  # for their siblings
+            self.finished[rows[front.done[leaving]]] = True
+            self._has_new_results = True  # for their siblings
 
-    def _precision(self) -> AbstractContextManager[object]:
+    def _select_precision(self) -> AbstractContextManager[object]:
         """The arithmetic of a look: float32, or bf16 where the user accepts to miss breaks for speed."""
-        return torch.autocast(self.images.device.type, dtype=torch.bfloat16) if self._half else nullcontext()
+        return (
+            torch.autocast(self.images.device.type, dtype=torch.bfloat16)
+            if self._uses_bf16
+            else nullcontext()
+        )
 
-    def _confirm(self, search: Search[State], front: Front) -> None:
+    def _confirm_in_float32(self, search: Search[State], front: ActiveSet) -> None:
         """Before anything is dropped: what bf16 takes for a success has to be one in float32."""
-        if not self._half or not bool(front.done.any()):
+        if not self._uses_bf16 or not bool(front.done.any()):
             return
         index = front.done.nonzero().flatten()
-        claimed = front.pick(index)
+        claimed = front.select_rows(index)
         claimed.points = claimed.best_points
-        scores, really = search.judge(claimed, self._logits(claimed))
+        scores, really = search.score_points(claimed, self._compute_logits(claimed))
         front.done[index] = really
         # a point that failed must not outshine the next one: bf16 and float32 scores do not compare
         front.best_scores[index] = torch.where(really, scores, -torch.inf)
 
-    def _see(self, search: Search[State], front: Front) -> Seen:
-        loss = search.loss(front)
+    def _evaluate_points(self, search: Search[State], front: ActiveSet) -> PointEvaluation:
+        loss = search.build_loss(front)
         if loss is None:
-            return Seen(logits=self._logits(front), losses=self._none, gradient=self._none)
-        looks = [self.classifier.gradient(front.points, loss, front.rows) for _ in range(self._draws)]
-        if self._draws == 1:
+            return PointEvaluation(
+                logits=self._compute_logits(front), losses=self._empty, gradient=self._empty
+            )
+        looks = [
+            self.classifier.compute_gradient(front.points, loss, front.rows) for _ in range(self._eot_samples)
+        ]
+        if self._eot_samples == 1:
             logits, losses, gradient = looks[0]
         else:
             logits, losses, gradient = (torch.stack(part).mean(dim=0) for part in zip(*looks, strict=True))
-        return Seen(logits=logits, losses=losses, gradient=gradient)
+        return PointEvaluation(logits=logits, losses=losses, gradient=gradient)
 
-    def _logits(self, front: Front) -> Tensor:
-        looks = [self.classifier(front.points, front.rows) for _ in range(self._draws)]
-        return looks[0] if self._draws == 1 else torch.stack(looks).mean(dim=0)
+    def _compute_logits(self, front: ActiveSet) -> Tensor:
+        looks = [self.classifier(front.points, front.rows) for _ in range(self._eot_samples)]
+        return looks[0] if self._eot_samples == 1 else torch.stack(looks).mean(dim=0)
 
 
-def default_batch_size(images: Tensor) -> int:
+def compute_default_batch_size(images: Tensor) -> int:
     """A batch size that keeps the working set about the same for every image size, (N, C, H, W)."""
     pixels = max(1, images[0].numel() if len(images) else 1)
-    return max(2, min(256, PIXELS_AT_A_TIME // pixels))
+    return max(2, min(256, PIXEL_VALUES_PER_BATCH // pixels))
 
 
-def _draw_names(search: Search[State], items: Items) -> list[str]:
+def _build_draw_names(search: Search[State], items: WorkItems) -> list[str]:
     restarts = items.restarts.tolist()
     targets = restarts if items.targets is None else items.targets.tolist()
     if items.targets is None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.top_mass import select_largest
+from robustbench_local.attacks.core.top_mass import select_top_mass
 
-_ROUNDS = 32
+_MAX_NEWTON_STEPS = 32
 """Most steps of Newton's method; four or so solve a row of a thousand entries."""
 
 
-def towards_hyperplane(points: Tensor, normals: Tensor, gaps: Tensor, norm: str) -> Tensor:
+def compute_hyperplane_step(points: Tensor, normals: Tensor, gaps: Tensor, norm: str) -> Tensor:
     """The smallest change d with gap + <normal, d> = 0 and point + d inside [0, 1].
 
     Args:
@@ -36,18 +36,18 @@ def towards_hyperplane(points: Tensor, normals: Tensor, gaps: Tensor, norm: str)
     weights = normals.abs().mul_(room.sign())
     need = gaps.abs()[:, None]
     if norm == "Linf":
-        return directions.mul_(torch.minimum(_water_level(weights, None, room, need), room))
+        return directions.mul_(torch.minimum(_solve_water_level(weights, None, room, need), room))
     # the largest weight is made 1, so that the squares of tiny gradients do not vanish
     scale = weights.amax(dim=1, keepdim=True)
     scale = torch.where(scale > 0, scale, 1.0)
     weights, need = weights.div_(scale), need / scale
     if norm == "L1":
-        return directions.mul_(_fill_heaviest(weights, room, need))
-    level = _water_level(weights, weights, room, need)
+        return directions.mul_(_fill_largest_weights(weights, room, need))
+    level = _solve_water_level(weights, weights, room, need)
     return directions.mul_(torch.minimum(weights.mul_(level), room))
 
 
-def _water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need: Tensor) -> Tensor:
+def _solve_water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need: Tensor) -> Tensor:
     """The level t, (N, 1), at which sum(weights * min(t * rates, room)) is ``need``, if there is one.
 
     ``rates`` None: all 1.
@@ -61,7 +61,7 @@ def _water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need: Tens
     level, full = torch.zeros_like(need), torch.zeros_like(need)
     # two tables for everything: new ones in each step would take longer than the arithmetic
     closed, part = torch.empty_like(room), torch.empty_like(room)
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_NEWTON_STEPS):
         higher = torch.where(slope > 0, (need - full) / slope, level).maximum(level)
         if need.device.type == "cpu" and bool((higher == level).all()):
             break
@@ -73,9 +73,9 @@ def _water_level(weights: Tensor, rates: Tensor | None, room: Tensor, need: Tens
     return level
 
 
-def _fill_heaviest(weights: Tensor, room: Tensor, need: Tensor) -> Tensor:
+def _fill_largest_weights(weights: Tensor, room: Tensor, need: Tensor) -> Tensor:
     """How far each pixel goes, (N, D), if the heaviest go first and as far as they can."""
-    cut = select_largest(weights, weights * room, need)
+    cut = select_top_mass(weights, weights * room, need)
     step = cut.mass_low - cut.mass_high
     share = torch.where(step > 0, (need - cut.mass_high) / step, 0.0).clamp(0, 1)
     first = (weights - cut.high).sign_().clamp_min_(0)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.objective import judged
-from robustbench_local.attacks.core.work_items import Front
-from robustbench_local.threats.lp_ball import Ball, norm_of
+from robustbench_local.attacks.core.objective import evaluate_goal
+from robustbench_local.attacks.core.work_items import ActiveSet
+from robustbench_local.threats.lp_ball import LpBall, compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
-SLACK = {"Linf": 1e-6, "L2": 8e-6, "L1": 8e-6}
+RADIUS_SLACK_SHARES = {"Linf": 1e-6, "L2": 8e-6, "L1": 8e-6}
 """Share of the radius that rounding may add: more than projections do, less than the harness allows."""
 
 
-def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) -> tuple[Tensor, Tensor]:
+def score_points_in_ball(
+    front: ActiveSet, logits: Tensor, threat: ThreatModel, ball: LpBall
+) -> tuple[Tensor, Tensor]:
     """The margin of success of points inside the ball, and whether they are confirmed adversarial.
 
     Args:
@@ -26,6 +28,8 @@ def judge_inside(front: Front, logits: Tensor, threat: ThreatModel, ball: Ball) 
     Returns:
         As ``Search.judge``; points outside score -inf.
     """
-    inside = norm_of(front.points - front.originals, ball.norm) <= ball.eps * (1 + SLACK[ball.norm])
-    margins, reached = judged(logits, front.labels, threat)
+    inside = compute_norms(front.points - front.originals, ball.norm) <= ball.eps * (
+        1 + RADIUS_SLACK_SHARES[ball.norm]
+    )
+    margins, reached = evaluate_goal(logits, front.labels, threat)
     return torch.where(inside, margins, -torch.inf), inside & reached

@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-_TINY = 1e-12
+_MIN_GAP = 1e-12
 
 
-def ce(logits: Tensor, labels: Tensor) -> Tensor:
+def compute_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the label, (N,), at least 0; its gradient vanishes where the softmax saturates."""
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
+def compute_margin(logits: Tensor, labels: Tensor) -> Tensor:
     """The largest other logit minus the label's, (N,); above 0 when another class is read."""
     own = logits.gather(1, labels[:, None]).squeeze(1)
     return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - own
 
 
-def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+def compute_dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio, (N,): the margin over the gap between first and third logit; K >= 3."""
     ordered = logits.topk(3, dim=1).values
-    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + _TINY)
+    return compute_margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + _MIN_GAP)
 
 
-def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+def compute_targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """DLR towards one target class an image, (N,); needs K >= 4.
 
     Args:
@@ -45,20 +45,20 @@ def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     gap = ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2
     own = logits.gather(1, labels[:, None]).squeeze(1)
     wanted = logits.gather(1, targets[:, None]).squeeze(1)
-    return (wanted - own) / (gap + _TINY)
+    return (wanted - own) / (gap + _MIN_GAP)
 
 
-def ce_to(logits: Tensor, targets: Tensor) -> Tensor:
+def compute_cross_entropy_to_target(logits: Tensor, targets: Tensor) -> Tensor:
     """Log of the probability of one target class an image, (N,), at most 0; targets (N,)."""
     return -F.cross_entropy(logits, targets, reduction="none")
 
 
-def margin_to(logits: Tensor, targets: Tensor) -> Tensor:
+def compute_margin_to_target(logits: Tensor, targets: Tensor) -> Tensor:
     """The logit of one target class an image minus the largest other one, (N,); targets (N,)."""
-    return -margin(logits, targets)
+    return -compute_margin(logits, targets)
 
 
-def margin_to_targets(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+def compute_margin_to_target_set(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """The largest logit in the target set minus the largest outside it, (N,); above 0 on success.
 
     Args:
@@ -69,21 +69,21 @@ def margin_to_targets(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor
     Returns:
         Above 0 exactly where the class read is a target and not the label (trust invariant V7).
     """
-    wanted = _wanted(logits, labels, targets)
+    wanted = _mask_target_set(logits, labels, targets)
     inside = logits.masked_fill(~wanted, -torch.inf).amax(dim=1)
     return inside - logits.masked_fill(wanted, -torch.inf).amax(dim=1)
 
 
-def ce_to_targets(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+def compute_cross_entropy_to_target_set(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Log of the probability of the whole target set, (N,), at most 0; arguments as above."""
-    wanted = _wanted(logits, labels, targets)
+    wanted = _mask_target_set(logits, labels, targets)
     return logits.masked_fill(~wanted, -torch.inf).logsumexp(dim=1) - logits.logsumexp(dim=1)
 
 
-def log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+def compute_log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """Log of the odds of reaching the attacker's goal, (N,): cross-entropy without its saturation.
 
-    ``ce`` and ``ce_to_targets`` are monotone functions of it, so its gradient points where theirs does, but
+    ``compute_cross_entropy`` and ``compute_cross_entropy_to_target_set`` are monotone functions of it, so its gradient points where theirs does, but
     does not vanish where the softmax is sure. For attacks that take the gradient's direction only.
 
     Args:
@@ -94,14 +94,14 @@ def log_odds(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     Returns:
         Above 0 where the wanted classes together have more than half of the probability.
     """
-    wanted = _wanted(
+    wanted = _mask_target_set(
         logits, labels, targets if len(targets) else torch.arange(logits.shape[1], device=logits.device)
     )
     inside = logits.masked_fill(~wanted, -torch.inf).logsumexp(dim=1)
     return inside - logits.masked_fill(wanted, -torch.inf).logsumexp(dim=1)
 
 
-def _wanted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+def _mask_target_set(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """(N, K) boolean: the target set, each row without the row's label."""
     wanted = torch.zeros_like(logits, dtype=torch.bool)
     wanted[:, targets] = True

@@ -15,7 +15,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 LossName = Literal["ce", "margin", "dlr"]
 """Cross-entropy, margin of the raw logits, difference of logits ratio."""
 
-CONFIRMED = 1e-5
+CONFIRMED_MARGIN_SHARE = 1e-5
 """An image leaves the search when its margin exceeds this share of the logits' range: below it, another batch
 shape may turn the verdict."""
 
@@ -41,7 +41,7 @@ def check_counts(name: str, **counts: int) -> None:
             raise ConfigError(f"{name}'s {key} must be at least 1, got {value}")
 
 
-def check_defined(name: LossName, threat: ThreatModel, num_classes: int) -> None:
+def check_loss_defined(name: LossName, threat: ThreatModel, num_classes: int) -> None:
     """Refuse a loss that is not defined for the goal or the number of classes.
 
     Raises:
@@ -59,8 +59,8 @@ def check_defined(name: LossName, threat: ThreatModel, num_classes: int) -> None
         )
 
 
-def objective(
-    name: LossName, threat: ThreatModel, labels: Tensor, steer: Tensor | None = None
+def build_objective(
+    name: LossName, threat: ThreatModel, labels: Tensor, image_targets: Tensor | None = None
 ) -> Callable[[Tensor], Tensor]:
     """The loss to climb: logits (N, K) to (N,), larger is better for the attacker.
 
@@ -68,27 +68,34 @@ def objective(
         name: Which loss.
         threat: Its goal decides between leaving the label and reaching a target.
         labels: True classes, (N,).
-        steer: One class an image to steer for, (N,), whatever the goal is; None: the goal decides.
+        image_targets: One class an image to steer for, (N,), whatever the goal is; None: the goal decides.
 
     Returns:
         A function of the logits alone.
     """
-    if steer is not None:
-        towards = {"ce": losses.ce_to, "margin": losses.margin_to}
+    if image_targets is not None:
+        towards = {"ce": losses.compute_cross_entropy_to_target, "margin": losses.compute_margin_to_target}
         if name == "dlr":
-            return lambda logits: losses.targeted_dlr(logits, labels, steer)
-        return lambda logits: towards[name](logits, steer)
+            return lambda logits: losses.compute_targeted_dlr(logits, labels, image_targets)
+        return lambda logits: towards[name](logits, image_targets)
     if not threat.targets:
-        untargeted = {"ce": losses.ce, "margin": losses.margin, "dlr": losses.dlr}[name]
+        untargeted = {
+            "ce": losses.compute_cross_entropy,
+            "margin": losses.compute_margin,
+            "dlr": losses.compute_dlr,
+        }[name]
         return lambda logits: untargeted(logits, labels)
     targets = labels.new_tensor(threat.targets)
     if name == "dlr":
-        return lambda logits: losses.targeted_dlr(logits, labels, targets.expand_as(labels))
-    targeted = {"ce": losses.ce_to_targets, "margin": losses.margin_to_targets}[name]
+        return lambda logits: losses.compute_targeted_dlr(logits, labels, targets.expand_as(labels))
+    targeted = {
+        "ce": losses.compute_cross_entropy_to_target_set,
+        "margin": losses.compute_margin_to_target_set,
+    }[name]
     return lambda logits: targeted(logits, labels, targets)
 
 
-def judged(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
+def evaluate_goal(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
     """How far images are beyond the attacker's goal, and which of them can leave the search.
 
     Args:
@@ -104,11 +111,11 @@ def judged(logits: Tensor, labels: Tensor, threat: ThreatModel) -> tuple[Tensor,
     low, high = logits.aminmax(dim=1)
     # few operations, since every step pays for them: no multiple of what is not finite is 0, which turns its
     # margin into NaN, and NaN is not below the bound
-    margins = objective("margin", threat, labels)(logits).add_(low, alpha=0).add_(high, alpha=0)
-    done = (margins <= (high - low).mul_(CONFIRMED)).logical_not_()
+    margins = build_objective("margin", threat, labels)(logits).add_(low, alpha=0).add_(high, alpha=0)
+    done = (margins <= (high - low).mul_(CONFIRMED_MARGIN_SHARE)).logical_not_()
     return margins.nan_to_num_(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf), done
 
 
-def success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
+def compute_success_margin(logits: Tensor, labels: Tensor, threat: ThreatModel) -> Tensor:
     """The margins of :func:`judged`, (N,)."""
-    return judged(logits, labels, threat)[0]
+    return evaluate_goal(logits, labels, threat)[0]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustbench_local.attacks.core.work_items import Front
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import Ball, column, norm_of, radius, random_start, to_ball_and_box
+from robustbench_local.attacks.core.work_items import ActiveSet
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import (
+    LpBall,
+    broadcast_radius,
+    compute_norms,
+    project_to_box,
+    reshape_for_broadcast,
+    sample_random_start,
+)
 
 
-def border_start(front: Front, stream: Stream, draws: list[str], ball: Ball) -> Tensor:
+def draw_sphere_starts(front: ActiveSet, stream: RandomStream, draws: list[str], ball: LpBall) -> Tensor:
     """Random points whose distance from the original, box aside, is the ball's radius.
 
     Args:
@@ -22,8 +29,8 @@ def border_start(front: Front, stream: Stream, draws: list[str], ball: Ball) -> 
         (W, C, H, W), in ball and box, changed inside the masks only.
     """
     shape, device = tuple(front.points.shape[1:]), front.points.device
-    delta = random_start(stream, shape, ball, draw=draws, device=device, masks=front.masks)
-    size = column(norm_of(delta, ball.norm), delta).clamp_min(1e-30)
-    return to_ball_and_box(
-        front.originals + delta / size * radius(ball, delta), front.originals, ball, front.masks
+    delta = sample_random_start(stream, shape, ball, draw=draws, device=device, masks=front.masks)
+    size = reshape_for_broadcast(compute_norms(delta, ball.norm), delta).clamp_min(1e-30)
+    return project_to_box(
+        front.originals + delta / size * broadcast_radius(ball, delta), front.originals, ball, front.masks
     )

@@ -9,7 +9,7 @@ from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.threats.threat_model import ThreatModel
 
 
-def ranked_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
+def rank_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
     """Target classes of each image, the most likely on the clean image first.
 
     Spends a forward pass on each image that is still open.
@@ -20,13 +20,13 @@ def ranked_targets(engine: Engine, threat: ThreatModel, count: int) -> Tensor:
         count: Most targets an image.
 
     Returns:
-        (N, T) int64 for ``Engine.items``; T is ``count``,
+        (N, T) int64 for ``Engine.build_items``; T is ``count``,
         or less where there are fewer candidates.
     """
-    ranked = torch.zeros_like(engine.labels)[:, None].repeat(1, _most(threat, engine, count))
-    open_rows = engine.open()
-    for start in range(0, len(open_rows), engine.size):
-        rows = open_rows[start : start + engine.size]
+    ranked = torch.zeros_like(engine.labels)[:, None].repeat(1, _count_targets(threat, engine, count))
+    open_rows = engine.find_unfinished_rows()
+    for start in range(0, len(open_rows), engine.batch_size):
+        rows = open_rows[start : start + engine.batch_size]
         logits = engine.classifier(engine.images[rows], rows)
         ranked[rows] = rank_classes(logits, engine.labels[rows], threat, ranked.shape[1])
     return ranked
@@ -51,5 +51,5 @@ def rank_classes(logits: Tensor, labels: Tensor, threat: ThreatModel, count: int
     return torch.where(best.values.isneginf(), best.indices[:, :1], best.indices)
 
 
-def _most(threat: ThreatModel, engine: Engine, count: int) -> int:
+def _count_targets(threat: ThreatModel, engine: Engine, count: int) -> int:
     return min(count, len(threat.targets) or engine.classifier.num_classes - 1)

@@ -7,27 +7,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ROUNDS = 32
+_MAX_ROUNDS = 32
 """Most rounds of a selection; eight or so settle a row of a thousand entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class TopMassCut:
     """Where a row is cut, a value or mass a row, (N, 1).
 
-    Entries above ``high`` are in. Those above ``low`` and up to ``high``, equal in value, are the ones that
+    Entries above ``upper_bounds`` are in. Those above ``lower_bounds`` and up to ``upper_bounds``, equal in value, are the ones that
     the cut goes through: all of them would be too much.
     """
 
     low: Tensor
     high: Tensor
     mass_low: Tensor
-    """Mass of all entries above ``low``."""
+    """Mass of all entries above ``lower_bounds``."""
     mass_high: Tensor
-    """Mass of all entries above ``high``."""
+    """Mass of all entries above ``upper_bounds``."""
 
 
-def select_largest(values: Tensor, masses: Tensor, wanted: Tensor) -> Selection:
+def select_top_mass(values: Tensor, masses: Tensor, target_mass: Tensor) -> TopMassCut:
     """Cut each row where its largest entries together have the mass that is wanted.
 
     The cut is looked for between two values, at the mean of the entries that are still between them, weighted
@@ -36,31 +36,31 @@ def select_largest(values: Tensor, masses: Tensor, wanted: Tensor) -> Selection:
     Args:
         values: (N, D), at least 0; entries of value 0 are never selected.
         masses: (N, D), at least 0.
-        wanted: (N, 1). A row that has no more than that keeps ``low`` at 0 and ``high`` at infinity.
+        target_mass: (N, 1). A row that has no more than that keeps ``lower_bounds`` at 0 and ``upper_bounds`` at infinity.
 
     Returns:
         The cuts; on a GPU, where nobody asks whether all rows have settled, after a fixed number of rounds.
     """
     products = values * masses
-    low, high = torch.zeros_like(wanted), torch.full_like(wanted, torch.inf)
+    low, high = torch.zeros_like(target_mass), torch.full_like(target_mass, torch.inf)
     # two tables for everything: new ones in each round would take longer than the arithmetic
     above, part = values.sign(), torch.empty_like(values)
-    mass_low, sum_low = _dot(masses, above, part), _dot(products, above, part)
-    mass_high, sum_high = torch.zeros_like(wanted), torch.zeros_like(wanted)
-    for _ in range(_ROUNDS):
+    mass_low, sum_low = _dot_rows(masses, above, part), _dot_rows(products, above, part)
+    mass_high, sum_high = torch.zeros_like(target_mass), torch.zeros_like(target_mass)
+    for _ in range(_MAX_ROUNDS):
         pivot = (sum_low - sum_high) / (mass_low - mass_high)
         torch.sub(values, pivot, out=above).sign_().clamp_min_(0)
-        mass, total = _dot(masses, above, part), _dot(products, above, part)
-        settled = (mass == mass_low) | (mass == mass_high) | (mass_low <= wanted)
-        if wanted.device.type == "cpu" and bool(settled.all()):
+        mass, total = _dot_rows(masses, above, part), _dot_rows(products, above, part)
+        settled = (mass == mass_low) | (mass == mass_high) | (mass_low <= target_mass)
+        if target_mass.device.type == "cpu" and bool(settled.all()):
             break
-        up, down = (mass <= wanted) & ~settled, (mass > wanted) & ~settled
+        up, down = (mass <= target_mass) & ~settled, (mass > target_mass) & ~settled
         high, low = torch.where(up, pivot, high), torch.where(down, pivot, low)
         mass_high, mass_low = torch.where(up, mass, mass_high), torch.where(down, mass, mass_low)
         sum_high, sum_low = torch.where(up, total, sum_high), torch.where(down, total, sum_low)
-    return Selection(low=low, high=high, mass_low=mass_low, mass_high=mass_high)
+    return TopMassCut(low=low, high=high, mass_low=mass_low, mass_high=mass_high)
 
 
-def _dot(left: Tensor, right: Tensor, scratch: Tensor) -> Tensor:
+def _dot_rows(left: Tensor, right: Tensor, scratch: Tensor) -> Tensor:
     """Inner products of the rows, (N, 1); ``scratch``, (N, D), is written over."""
     return torch.mul(left, right, out=scratch).sum(dim=1, keepdim=True)

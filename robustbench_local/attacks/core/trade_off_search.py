@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 
-_RAISE = 10.0
+_RAISE_FACTOR = 10.0
 
 
 @dataclass(kw_only=True)
-class Weight(Rows):
+class TradeOffWeight(TensorTable):
     """A weight and what is known about it: raised tenfold until it suffices, then halved into."""
 
     value: Tensor
@@ -22,25 +22,27 @@ class Weight(Rows):
     """(W,): the largest that did not suffice."""
     high: Tensor
     """(W,): the smallest that did; infinite before."""
-    reached: Tensor
+    has_sufficed: Tensor
     """(W,) boolean: whether the present one has sufficed."""
 
-    def advance(self, over: Tensor) -> None:
-        """Go on to the next weight where ``over``, (W,), boolean."""
-        self.low = torch.where(over & ~self.reached, self.value, self.low)
-        self.high = torch.where(over & self.reached, self.value, self.high)
-        middle = torch.where(self.high.isinf(), _RAISE * self.value, (self.low + self.high) / 2)
-        self.value = torch.where(over, middle, self.value)
-        self.reached = self.reached & ~over
+    def advance_weight(self, is_over: Tensor) -> None:
+        """Go on to the next weight where ``is_over``, (W,), boolean."""
+        self.low = torch.where(is_over & ~self.has_sufficed, self.value, self.low)
+        self.high = torch.where(is_over & self.has_sufficed, self.value, self.high)
+        middle = torch.where(self.high.isinf(), _RAISE_FACTOR * self.value, (self.low + self.high) / 2)
+        self.value = torch.where(is_over, middle, self.value)
+        self.has_sufficed = self.has_sufficed & ~is_over
 
 
-def no_weight(front: Front) -> Weight:
+def build_unit_weight(front: ActiveSet) -> TradeOffWeight:
     """A weight of 1 for each item, before anything is known."""
     nothing = front.points.new_zeros(len(front))
-    return Weight(value=nothing + 1.0, low=nothing, high=nothing + torch.inf, reached=nothing > 0)
+    return TradeOffWeight(
+        value=nothing + 1.0, low=nothing, high=nothing + torch.inf, has_sufficed=nothing > 0
+    )
 
 
-def first_weight(weight: Weight, front: Front, factor: float, unit: Tensor) -> None:
+def set_first_weight(weight: TradeOffWeight, front: ActiveSet, factor: float, unit: Tensor) -> None:
     """Give new items their first weight.
 
     Args:
@@ -49,5 +51,5 @@ def first_weight(weight: Weight, front: Front, factor: float, unit: Tensor) -> N
         factor: The first weight in units.
         unit: (W,): the unit of each item.
     """
-    if front.span()[0] == 0:
+    if front.get_age_range()[0] == 0:
         weight.value = torch.where((front.age == 0).to(unit.device), factor * unit, weight.value)

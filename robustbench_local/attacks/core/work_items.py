@@ -10,23 +10,23 @@ from torch import Tensor
 
 
 @dataclass(kw_only=True)
-class Rows:
+class TensorTable:
     """A table: every field is a tensor with one row an item, another table, or None."""
 
-    def pick(self, index: Tensor) -> Self:
+    def select_rows(self, index: Tensor) -> Self:
         """The items at ``index``, int64, in its order."""
         return replace(
-            self, **{name: _pick(getattr(self, name), index) for name in self.__dataclass_fields__}
+            self, **{name: _select_rows(getattr(self, name), index) for name in self.__dataclass_fields__}
         )
 
-    def join(self, other: Self) -> Self:
-        """These items, and behind them those of ``other``."""
+    def append_rows(self, other: Self) -> Self:
+        """These items, and behind them those of ``other_target_count``."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__}
-        return replace(self, **{name: _join(*pair) for name, pair in pairs.items()})
+        return replace(self, **{name: _append_rows(*pair) for name, pair in pairs.items()})
 
 
 @dataclass(kw_only=True)
-class Items(Rows):
+class WorkItems(TensorTable):
     """What is to be searched: an image, the number of the path, perhaps a class or a radius of its own."""
 
     rows: Tensor
@@ -43,7 +43,7 @@ class Items(Rows):
 
 
 @dataclass(kw_only=True)
-class Front(Items):
+class ActiveSet(WorkItems):
     """The items under way."""
 
     originals: Tensor
@@ -63,53 +63,53 @@ class Front(Items):
     """(W,): how good it is; -inf before the first look."""
     done: Tensor
     """(W,) boolean: has reached what it was looking for."""
-    state: Rows
+    state: TensorTable
     """What the search keeps for each item."""
 
     def __post_init__(self) -> None:
-        self._span: tuple[int, int] | None = None
+        self._age_range: tuple[int, int] | None = None
 
-    def span(self) -> tuple[int, int]:
+    def get_age_range(self) -> tuple[int, int]:
         """The lowest and the highest age."""
-        if self._span is None:
-            self._span = span(self.age)
-        return self._span
+        if self._age_range is None:
+            self._age_range = compute_age_range(self.age)
+        return self._age_range
 
-    def grow(self) -> None:
+    def increment_ages(self) -> None:
         """Every item is a step older."""
-        youngest, oldest = self.span()
+        youngest, oldest = self.get_age_range()
         self.age += 1
-        self._span = youngest + 1, oldest + 1
+        self._age_range = youngest + 1, oldest + 1
 
-    def leap(self, steps: Tensor) -> None:
+    def advance_ages(self, steps: Tensor) -> None:
         """Each item is so many steps older, (W,) int64 on the CPU."""
         self.age = self.age + steps
-        self._span = None
+        self._age_range = None
 
 
 @dataclass(kw_only=True)
-class Foreseen(Rows):
+class Lookahead(TensorTable):
     """Where items will be some steps ahead."""
 
     points: Tensor
     """(M, C, H, W)."""
 
 
-def span(ages: Tensor) -> tuple[int, int]:
+def compute_age_range(ages: Tensor) -> tuple[int, int]:
     """The lowest and the highest age, (W,) int64 on the CPU."""
     youngest, oldest = ages.aminmax()
     return int(youngest), int(oldest)
 
 
-def _pick(value: Any, index: Tensor) -> Any:
+def _select_rows(value: Any, index: Tensor) -> Any:
     if value is None:
         return None
-    if isinstance(value, Rows):
-        return value.pick(index)
+    if isinstance(value, TensorTable):
+        return value.select_rows(index)
     return value.index_select(0, index.to(value.device))
 
 
-def _join(first: Any, second: Any) -> Any:
+def _append_rows(first: Any, second: Any) -> Any:
     if first is None:
         return None
-    return first.join(second) if isinstance(first, Rows) else torch.cat([first, second])
+    return first.append_rows(second) if isinstance(first, TensorTable) else torch.cat([first, second])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustbench_local.attacks.apgd.targeted import targeted_loss
-from robustbench_local.attacks.ensembles.autoattack import apgd
+from robustbench_local.attacks.apgd.targeted import select_targeted_loss
+from robustbench_local.attacks.ensembles.autoattack import build_apgd_stage
 from robustbench_local.attacks.ensembles.ensemble import Ensemble, Stage
 from robustbench_local.classifier import Classifier
 from robustbench_local.threats.threat_model import ThreatModel
@@ -24,14 +24,14 @@ class APGDCET(Ensemble):
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
 
-    def stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
+    def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
         """See :meth:`Ensemble.stages`."""
         sparse = threat.norm == "L1"
         return (
-            apgd("apgd-ce", "ce", restarts=5 if sparse else 1),
-            apgd("apgd-t", targeted_loss(num_classes), targets=5 if sparse else 9),
+            build_apgd_stage("apgd-ce", "ce", restarts=5 if sparse else 1),
+            build_apgd_stage("apgd-t", select_targeted_loss(num_classes), targets=5 if sparse else 9),
         )
 
-    def note(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
+    def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002
         """What it leaves out."""
         return "apgd-ce+t is not AutoAttack: FAB-T and Square are left out, so masked gradients go unnoticed"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from robustbench_local.attacks.apgd.search_by_norm import apgd_search
-from robustbench_local.attacks.apgd.targeted import targeted_loss
+from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
+from robustbench_local.attacks.apgd.targeted import select_targeted_loss
 from robustbench_local.attacks.core.objective import LossName
 from robustbench_local.attacks.ensembles.ensemble import Ensemble, Stage
 from robustbench_local.attacks.minimum_norm.fab import FABSearch
@@ -14,11 +14,11 @@ from robustbench_local.attacks.square.square import SquareSearch
 from robustbench_local.classifier import Classifier
 from robustbench_local.threats.threat_model import ThreatModel
 
-STEPS = 100
+GRADIENT_STEPS = 100
 """Steps of APGD and FAB."""
-QUERIES = 5000
+SQUARE_STEPS = 5000
 """Steps of Square."""
-DRAWS = 20
+RAND_EOT_SAMPLES = 20
 """Gradients that version ``rand`` averages."""
 
 Version = Literal["standard", "plus", "rand"]
@@ -49,27 +49,35 @@ class AutoAttack(Ensemble):
     version: Version = "standard"
 
     @property
-    def looks(self) -> int:
+    def eot_samples(self) -> int:
         """Version ``rand`` averages over 20 draws, the others look once; see :attr:`Attack.looks`."""
-        return DRAWS if self.version == "rand" else 1
+        return RAND_EOT_SAMPLES if self.version == "rand" else 1
 
-    def stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
+    def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
         """See :meth:`Ensemble.stages`."""
-        dlr = untargeted_dlr(threat, num_classes)
+        dlr = select_untargeted_loss(threat, num_classes)
         if self.version == "rand":
-            return (apgd("apgd-ce", "ce"), apgd("apgd-dlr", dlr))
+            return (build_apgd_stage("apgd-ce", "ce"), build_apgd_stage("apgd-dlr", dlr))
         sparse, plus = threat.norm == "L1", self.version == "plus"
         restarts = 5 if sparse or plus else 1
         # L1 has fewer classes to steer for in the standard version only
-        steered = apgd("apgd-t", targeted_loss(num_classes), targets=5 if sparse and not plus else 9)
-        plain = apgd("apgd-ce", "ce", restarts=restarts)
-        square = Stage(name="square", search=_square, backward=False)
+        steered = build_apgd_stage(
+            "apgd-t", select_targeted_loss(num_classes), targets=5 if sparse and not plus else 9
+        )
+        plain = build_apgd_stage("apgd-ce", "ce", restarts=restarts)
+        square = Stage(name="square", build_search=_build_square_search, uses_gradients=False)
         if not plus:
-            return (plain, steered, fab("fab-t", targets=9), square)
-        both = (plain, apgd("apgd-dlr", dlr, restarts=5))
-        return (*both, fab("fab", restarts=5), square, steered, fab("fab-t", targets=9))
+            return (plain, steered, build_fab_stage("fab-t", targets=9), square)
+        both = (plain, build_apgd_stage("apgd-dlr", dlr, restarts=5))
+        return (
+            *both,
+            build_fab_stage("fab", restarts=5),
+            square,
+            steered,
+            build_fab_stage("fab-t", targets=9),
+        )
 
-    def note(self, classifier: Classifier, threat: ThreatModel) -> str:
+    def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:
         """Below four classes AutoAttack is not quite the standard one; for a targeted goal nor is it."""
         notes = []
         if classifier.num_classes < 4:
@@ -79,30 +87,32 @@ class AutoAttack(Ensemble):
         return f"AutoAttack: {'; '.join(notes)}" if notes else ""
 
 
-def apgd(name: str, loss: LossName, *, restarts: int = 1, targets: int = 0) -> Stage:
+def build_apgd_stage(name: str, loss: LossName, *, restarts: int = 1, targets: int = 0) -> Stage:
     """A stage of APGD on a loss."""
     return Stage(
         name=name,
-        search=lambda threat: apgd_search(threat=threat, steps=STEPS, loss=loss, name=name),
+        build_search=lambda threat: build_apgd_search(
+            threat=threat, steps=GRADIENT_STEPS, loss=loss, name=name
+        ),
         restarts=restarts,
         targets=targets,
     )
 
 
-def fab(name: str, *, restarts: int = 1, targets: int = 0) -> Stage:
+def build_fab_stage(name: str, *, restarts: int = 1, targets: int = 0) -> Stage:
     """A stage of FAB."""
     return Stage(
         name=name,
-        search=lambda threat: FABSearch(threat=threat, steps=STEPS, name=name),
+        build_search=lambda threat: FABSearch(threat=threat, steps=GRADIENT_STEPS, name=name),
         restarts=restarts,
         targets=targets,
     )
 
 
-def untargeted_dlr(threat: ThreatModel, num_classes: int) -> LossName:
+def select_untargeted_loss(threat: ThreatModel, num_classes: int) -> LossName:
     """The DLR loss where it is defined, otherwise the margin."""
     return "dlr" if num_classes >= 3 and not threat.targets else "margin"
 
 
-def _square(threat: ThreatModel) -> SquareSearch:
-    return SquareSearch(threat=threat, steps=QUERIES, ahead=True, name="square")
+def _build_square_search(threat: ThreatModel) -> SquareSearch:
+    return SquareSearch(threat=threat, steps=SQUARE_STEPS, use_lookahead=True, name="square")

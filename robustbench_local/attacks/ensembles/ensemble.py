@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, required_masks
+from robustbench_local.attacks.base import Attack, require_masks
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.search import Search
-from robustbench_local.attacks.core.target_ranking import ranked_targets
+from robustbench_local.attacks.core.target_ranking import rank_targets
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import draws_of
-from robustbench_local.randomness import Stream
+from robustbench_local.classifier.stochastic import passes_per_query
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -25,23 +25,23 @@ class Stage:
 
     name: str
     """What it is called in results."""
-    search: Callable[[ThreatModel], Search[Any]]
+    build_search: Callable[[ThreatModel], Search[Any]]
     """Makes its search."""
     restarts: int = 1
     """Paths, each on what the one before left standing."""
     targets: int = 0
     """Most classes that each image is steered for, all at once; 0: it is steered for none."""
-    backward: bool = True
+    uses_gradients: bool = True
     """Whether it needs gradients."""
 
 
 class Ensemble(Attack):
     """Stages on one engine: an image that falls is spared all that follows."""
 
-    refills: ClassVar[bool] = True
+    uses_engine: ClassVar[bool] = True
 
     @abstractmethod
-    def stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
+    def build_stages(self, threat: ThreatModel, num_classes: int) -> tuple[Stage, ...]:
         """The stages in their order, cheap and strong ones first.
 
         Args:
@@ -55,40 +55,42 @@ class Ensemble(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Run the stages; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
-        draws = self.looks if draws_of(classifier)[0] == 1 else 1  # its own mean would come back every time
-        engine = Engine(classifier, images, labels, stream, masks, draws=draws)
-        stages = self.stages(threat, classifier.num_classes)
+        draws = (
+            self.eot_samples if passes_per_query(classifier)[0] == 1 else 1
+        )  # its own mean would come back every time
+        engine = Engine(classifier, images, labels, stream, masks, eot_samples=draws)
+        stages = self.build_stages(threat, classifier.num_classes)
         most = max(stage.targets for stage in stages)
         ranked: Tensor | None = None
         for stage in stages:
-            if bool(engine.found.all()):
+            if bool(engine.finished.all()):
                 break
             if stage.targets and ranked is None:
-                ranked = ranked_targets(engine, threat, most)
-            before = engine.found.clone()
+                ranked = rank_targets(engine, threat, most)
+            before = engine.finished.clone()
             targets = None if ranked is None or not stage.targets else ranked[:, : stage.targets]
             for restart in range(stage.restarts):
-                engine.run(stage.search(threat), engine.items(restart, targets=targets))
-            classifier.name_stage((engine.found & ~before).nonzero().flatten(), stage.name)
+                engine.run(stage.build_search(threat), engine.build_items(restart, targets=targets))
+            classifier.record_stage((engine.finished & ~before).nonzero().flatten(), stage.name)
         return engine.points
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """The most that an image costs which survives everything, with ten or more classes."""
         if threat.eps == 0:
             return (0, 0)
         forward = backward = 0
-        stages = self.stages(threat, num_classes=10)
+        stages = self.build_stages(threat, num_classes=10)
         for stage in stages:
-            search = stage.search(threat)
-            steps, looks = search.steps, search.steps + 1 + search.spare
+            search = stage.build_search(threat)
+            steps, looks = search.steps, search.steps + 1 + search.lookahead_budget
             paths = stage.restarts * max(1, min(stage.targets, len(threat.targets) or stage.targets))
-            forward += paths * looks * self.looks
-            backward += paths * steps * self.looks * stage.backward
+            forward += paths * looks * self.eot_samples
+            backward += paths * steps * self.eot_samples * stage.uses_gradients
         return forward + any(stage.targets for stage in stages), backward

@@ -9,29 +9,29 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, Measure, required_masks
+from robustbench_local.attacks.base import Attack, Measure, require_masks
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.objective import success_margin
-from robustbench_local.attacks.minimum_norm.nearest_search import beyond_doubt
-from robustbench_local.attacks.minimum_norm.refine import refine, refinement_cost
+from robustbench_local.attacks.core.objective import compute_success_margin
+from robustbench_local.attacks.minimum_norm.nearest_search import is_clearly_adversarial
+from robustbench_local.attacks.minimum_norm.refine import estimate_refinement_cost, refine_successes
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-_SLACK = 1e-6
+_RADIUS_SLACK_SHARE = 1e-6
 """Share by which rounding may lengthen a perturbation that was brought back to the radius."""
-_LOOKS = 2
+_CONFIRMATION_PASSES = 2
 """Looks at the candidates as the harness will see them: all images at once."""
-_LONGER = 1e-3
+_EXTENSION_SHARE = 1e-3
 """Share by which a candidate is lengthened whose success turns with the shape of the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearestAttack(Attack):
+class MinimumNormAttack(Attack):
     """An attack whose candidate is the nearest success it can find, and the original if that is too far.
 
-    A subclass writes ``search`` and says what it costs in ``passes``; what it finds is refined.
+    A subclass writes ``build_search`` and says what it costs in ``passes``; what it finds is refined.
     """
 
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
@@ -43,45 +43,45 @@ class NearestAttack(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Search and refine; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
-        engine = Engine(classifier, images, labels, stream, masks, exact=True)
+        engine = Engine(classifier, images, labels, stream, masks, force_float32=True)
         self.search(engine, threat)
-        refine(engine, threat)
-        return _settle(engine, threat)
+        refine_successes(engine, threat)
+        return _confirm_candidates(engine, threat)
 
     @abstractmethod
     def search(self, engine: Engine, threat: ThreatModel) -> None:
-        """Run searches on the engine, all of them a ``NearestSearch``."""
+        """Run searches on the engine, all of them a ``MinimumNormSearch``."""
 
     @abstractmethod
-    def passes(self, threat: ThreatModel) -> tuple[int, int]:
-        """Forward and backward passes of ``search`` an image at most."""
+    def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
+        """Forward and backward passes of ``build_search`` an image at most."""
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """The search's passes, the refinement's, and the last looks."""
         if threat.eps == 0:
             return 0, 0
-        search, refinement = self.passes(threat), refinement_cost(threat)
-        return search[0] + refinement[0] + _LOOKS, search[1] + refinement[1]
+        search, refinement = self.estimate_search_cost(threat), estimate_refinement_cost(threat)
+        return search[0] + refinement[0] + _CONFIRMATION_PASSES, search[1] + refinement[1]
 
 
-def _settle(engine: Engine, threat: ThreatModel) -> Tensor:
+def _confirm_candidates(engine: Engine, threat: ThreatModel) -> Tensor:
     """The nearest success of each image that holds; the original where there is none inside the ball."""
     candidates, success = engine.points, engine.scores > 0
-    for _ in range(_LOOKS):
+    for _ in range(_CONFIRMATION_PASSES):
         logits = engine.classifier(candidates)
-        holds = beyond_doubt(success_margin(logits, engine.labels, threat), logits, 0.0)
+        holds = is_clearly_adversarial(compute_success_margin(logits, engine.labels, threat), logits, 0.0)
         turned = success & ~holds
         if not bool(turned.any()):
             break
-        longer = engine.images + (1 + _LONGER) * (candidates - engine.images)
-        candidates = torch.where(column(turned, longer), longer.clamp(0, 1), candidates)
-    distance = norm_of(candidates - engine.images, threat.norm)
-    near = success & (distance <= threat.eps * (1 + _SLACK))
-    return torch.where(column(near, candidates), candidates, engine.images)
+        longer = engine.images + (1 + _EXTENSION_SHARE) * (candidates - engine.images)
+        candidates = torch.where(reshape_for_broadcast(turned, longer), longer.clamp(0, 1), candidates)
+    distance = compute_norms(candidates - engine.images, threat.norm)
+    near = success & (distance <= threat.eps * (1 + _RADIUS_SLACK_SHARE))
+    return torch.where(reshape_for_broadcast(near, candidates), candidates, engine.images)

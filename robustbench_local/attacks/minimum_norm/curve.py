@@ -10,29 +10,36 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, Measure, required_masks
+from robustbench_local.attacks.base import Attack, Measure, require_masks
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import (
     LossName,
+    build_objective,
     check_counts,
-    check_defined,
     check_loss,
-    judged,
-    objective,
+    check_loss_defined,
+    evaluate_goal,
 )
-from robustbench_local.attacks.core.search import Search, Seen
-from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.attacks.core.search import PointEvaluation, Search
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of, radius, random_start, steepest, to_ball_and_box
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import (
+    broadcast_radius,
+    compute_norms,
+    compute_steepest_step,
+    project_to_box,
+    reshape_for_broadcast,
+    sample_random_start,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
-SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
+RADIUS_SHARES = (1 / 32, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
 """Radii below the threat model's, as shares of it, if none are given."""
-_CROSSING = 2.5
+_PATH_LENGTH_RADII = 2.5
 """All steps together are so many radii long."""
-_INSIDE = 1e-6
+_RADIUS_MARGIN_SHARE = 1e-6
 """Balls are smaller by this share, and by a tenth of it in pixel units: rounding leads to no point beyond."""
 
 
@@ -81,67 +88,69 @@ class Curve(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
         engine = Engine(classifier, images, labels, stream, masks)
-        self._divide(engine, threat)
+        self._bisect_radii(engine, threat)
         success = engine.scores > 0
-        return torch.where(column(success, images), engine.points, images)
+        return torch.where(reshape_for_broadcast(success, images), engine.points, images)
 
-    def ladder(self, threat: ThreatModel) -> tuple[float, ...]:
+    def list_radii(self, threat: ThreatModel) -> tuple[float, ...]:
         """The radii that are asked about, ascending, the threat model's last."""
-        given = (share * threat.eps for share in SHARES) if self.radii is None else self.radii
+        given = (share * threat.eps for share in RADIUS_SHARES) if self.radii is None else self.radii
         return (*sorted({radius for radius in given if radius < threat.eps}), threat.eps)
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All paths at as many radii as dividing the list can take."""
         if threat.eps == 0:
             return 0, 0
-        gap, paths = len(self.ladder(threat)), 0
+        gap, paths = len(self.list_radii(threat)), 0
         while gap:
-            gap, paths = max(_upward(gap), gap - _upward(gap) - 1), paths + self.restarts
+            gap, paths = max(_split_gap(gap), gap - _split_gap(gap) - 1), paths + self.restarts
         return paths * (self.steps + 1), paths * self.steps
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
-        super().check(threat, classifier)
-        check_defined(self.loss, threat, classifier.num_classes)
+        super().check_support(threat, classifier)
+        check_loss_defined(self.loss, threat, classifier.num_classes)
 
-    def _divide(self, engine: Engine, threat: ThreatModel) -> None:
+    def _bisect_radii(self, engine: Engine, threat: ThreatModel) -> None:
         """Go on until no radius is left between those that hold and those that do not."""
-        ladder = torch.tensor(self.ladder(threat), device=engine.images.device)
+        ladder = torch.tensor(self.list_radii(threat), device=engine.images.device)
         held = torch.zeros(len(engine.images), dtype=torch.int64, device=engine.images.device)
         broken = torch.full_like(
             held, len(ladder)
         )  # the first radius that breaks; the first `held` ones hold
         while bool((held < broken).any()):
-            middle = held + _upward(broken - held)
-            eps = (ladder * (1 - _INSIDE) - _INSIDE / 10).clamp_min(0)[middle.clamp_max(len(ladder) - 1)]
+            middle = held + _split_gap(broken - held)
+            eps = (ladder * (1 - _RADIUS_MARGIN_SHARE) - _RADIUS_MARGIN_SHARE / 10).clamp_min(0)[
+                middle.clamp_max(len(ladder) - 1)
+            ]
             for restart in range(self.restarts):
-                engine.found = broken <= middle
-                engine.run(_CurveSearch(self, threat, engine), engine.items(restart, eps=eps))
-                broken = torch.minimum(broken, _first_reached(engine, ladder, threat.norm))
+                engine.finished = broken <= middle
+                engine.run(_CurveSearch(self, threat, engine), engine.build_items(restart, eps=eps))
+                broken = torch.minimum(broken, _find_smallest_radius(engine, ladder, threat.norm))
             held = torch.where(broken > middle, middle + 1, held)
 
 
-def _first_reached(engine: Engine, ladder: Tensor, norm: str) -> Tensor:
+def _find_smallest_radius(engine: Engine, ladder: Tensor, norm: str) -> Tensor:
     """Place of the smallest radius that the nearest success of each image is within, (N,)."""
-    distance = norm_of(engine.points - engine.images, norm)
+    distance = compute_norms(engine.points - engine.images, norm)
     place = torch.searchsorted(ladder, distance)
     return torch.where(engine.scores > 0, place, len(ladder))
 
 
-def _upward(gap: Count) -> Count:
+def _split_gap(gap: Count) -> Count:
     """Three quarters of the way: a success takes a few steps, a failure all of them."""
     return 3 * gap // 4
 
 
-class _CurveSearch(Search[Rows]):
+class _CurveSearch(Search[TensorTable]):
     """PGD's paths, each in a ball of its own."""
 
     name = "curve"
@@ -149,29 +158,33 @@ class _CurveSearch(Search[Rows]):
     def __init__(self, attack: Curve, threat: ThreatModel, engine: Engine) -> None:
         self.attack, self.threat, self.engine, self.steps = attack, threat, engine, attack.steps
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> Rows:
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> TensorTable:
         """First paths where another radius led to, if any has been tried; all others at random."""
-        shape, ball = tuple(front.points.shape[1:]), self.ball(front)
-        delta = random_start(stream, shape, ball, draw=draws, device=front.points.device, masks=front.masks)
+        shape, ball = tuple(front.points.shape[1:]), self.get_ball(front)
+        delta = sample_random_start(
+            stream, shape, ball, draw=draws, device=front.points.device, masks=front.masks
+        )
         known = (front.restarts == 0) & (self.engine.scores[front.rows] > -torch.inf)
-        start = torch.where(column(known, delta), self.engine.points[front.rows], front.originals + delta)
-        front.points = to_ball_and_box(start, front.originals, ball, front.masks)
-        return Rows()
+        start = torch.where(
+            reshape_for_broadcast(known, delta), self.engine.points[front.rows], front.originals + delta
+        )
+        front.points = project_to_box(start, front.originals, ball, front.masks)
+        return TensorTable()
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """The attack's loss, steered by the goal."""
-        return objective(self.attack.loss, self.threat, front.labels)
+        return build_objective(self.attack.loss, self.threat, front.labels)
 
-    def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Successes score the inverse of their distance and end the path, others their margin."""
-        margins, reached = judged(logits, front.labels, self.threat)
-        distance = norm_of(front.points - front.originals, self.threat.norm)
+        margins, reached = evaluate_goal(logits, front.labels, self.threat)
+        distance = compute_norms(front.points - front.originals, self.threat.norm)
         return torch.where(reached, 1 / distance, margins.clamp_max(0)), reached
 
-    def step(self, front: Front, state: Rows, seen: Seen) -> Tensor:  # noqa: ARG002
+    def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
         """One step in proportion to the item's radius, brought back into its ball."""
-        ball = self.ball(front)
+        ball = self.get_ball(front)
         gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
-        length = radius(ball, gradient) * (_CROSSING / self.steps)
-        moved = front.points + length * steepest(gradient, self.threat.norm)
-        return to_ball_and_box(moved, front.originals, ball, front.masks)
+        length = broadcast_radius(ball, gradient) * (_PATH_LENGTH_RADII / self.steps)
+        moved = front.points + length * compute_steepest_step(gradient, self.threat.norm)
+        return project_to_box(moved, front.originals, ball, front.masks)

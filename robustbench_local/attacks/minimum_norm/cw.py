@@ -10,25 +10,29 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.objective import check_counts, objective
-from robustbench_local.attacks.core.search import Seen
-from robustbench_local.attacks.core.trade_off_search import Weight, first_weight, no_weight
-from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.minimum_norm.base import NearestAttack
-from robustbench_local.attacks.minimum_norm.nearest_search import NearestSearch, usable
+from robustbench_local.attacks.core.objective import build_objective, check_counts
+from robustbench_local.attacks.core.search import PointEvaluation
+from robustbench_local.attacks.core.trade_off_search import (
+    TradeOffWeight,
+    build_unit_weight,
+    set_first_weight,
+)
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
+from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
+from robustbench_local.attacks.minimum_norm.nearest_search import MinimumNormSearch, select_finite_gradient
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-_EDGE = 0.01
+_TANH_MARGIN_SHARE = 0.01
 """Black and white start so far inside the box, in the range of tanh: at its very ends nothing can move."""
-_MOMENTA = (0.9, 0.999)
-_TINY = 1e-8
+_ADAM_BETAS = (0.9, 0.999)
+_ADAM_EPSILON = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class CW(NearestAttack):
+class CW(MinimumNormAttack):
     """Carlini and Wagner's attack for L2: squared distance plus c times the missing margin of the raw logits.
 
     Pixels are ``(tanh(w) + 1) / 2``, which keeps them in the box, and w is found with Adam. Each image has a
@@ -61,81 +65,91 @@ class CW(NearestAttack):
 
     def search(self, engine: Engine, threat: ThreatModel) -> None:
         """All searches for c, one after another."""
-        engine.run(_CWSearch(self, threat), engine.items())
+        engine.run(_CWSearch(self, threat), engine.build_items())
 
-    def passes(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+    def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """All steps of all searches, and the look at the last point."""
         steps = self.steps * self.searches
         return steps + 1, steps
 
 
 @dataclass(kw_only=True)
-class _Adam(Rows):
+class _CWState(TensorTable):
     """Where each item is in the space without a box, and Adam's memory."""
 
-    variables: Tensor
+    tanh_variables: Tensor
     """(W, C, H, W)."""
-    mean: Tensor
+    gradient_mean: Tensor
     """(W, C, H, W), of the gradient."""
-    square: Tensor
+    squared_gradient_mean: Tensor
     """(W, C, H, W), of the squared gradient."""
-    weight: Weight
+    weight: TradeOffWeight
     """The search for c."""
 
 
-class _CWSearch(NearestSearch[_Adam]):
+class _CWSearch(MinimumNormSearch[_CWState]):
     def __init__(self, attack: CW, threat: ThreatModel) -> None:
         self.attack, self.threat = attack, threat
         self.steps = attack.steps * attack.searches
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Adam:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _CWState:  # noqa: ARG002
         """At the image; what is seen there sets the unit of c."""
-        return _Adam(
-            variables=_unboxed(front.originals),
-            mean=torch.zeros_like(front.points),
-            square=torch.zeros_like(front.points),
-            weight=no_weight(front),
+        return _CWState(
+            tanh_variables=_map_to_tanh_space(front.originals),
+            gradient_mean=torch.zeros_like(front.points),
+            squared_gradient_mean=torch.zeros_like(front.points),
+            weight=build_unit_weight(front),
         )
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """The margin of the raw logits."""
-        return objective("margin", self.threat, front.labels)
+        return build_objective("margin", self.threat, front.labels)
 
-    def step(self, front: Front, state: _Adam, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: _CWState, seen: PointEvaluation) -> Tensor:
         """One step of Adam; after the last one for a c, the next c from the start again."""
-        gradient, success = usable(seen.gradient, front), self.succeeded(front, seen.logits)
-        first_weight(state.weight, front, self.attack.c, _linear_weight(seen, gradient))
-        state.weight.reached = state.weight.reached | success
+        gradient, success = (
+            select_finite_gradient(seen.gradient, front),
+            self.has_succeeded(front, seen.logits),
+        )
+        set_first_weight(state.weight, front, self.attack.c, _compute_linear_weight(seen, gradient))
+        state.weight.has_sufficed = state.weight.has_sufficed | success
         pull = 2 * (front.points - front.originals)
-        push = column(torch.where(success, 0.0, state.weight.value), gradient) * gradient
+        push = reshape_for_broadcast(torch.where(success, 0.0, state.weight.value), gradient) * gradient
         slope = 2 * front.points * (1 - front.points)  # of a pixel in its variable
-        self._descend(front, state, (pull - push) * slope)
+        self._apply_adam_step(front, state, (pull - push) * slope)
         over = (front.age + 1) % self.attack.steps == 0
         if bool(over.any()):
             again = over.to(gradient.device)
-            state.weight.advance(again)
-            where = column(again, gradient)
-            state.variables = torch.where(where, _unboxed(front.originals), state.variables)
-            state.mean, state.square = state.mean.masked_fill(where, 0), state.square.masked_fill(where, 0)
-        points = (torch.tanh(state.variables) + 1) / 2
+            state.weight.advance_weight(again)
+            where = reshape_for_broadcast(again, gradient)
+            state.tanh_variables = torch.where(
+                where, _map_to_tanh_space(front.originals), state.tanh_variables
+            )
+            state.gradient_mean, state.squared_gradient_mean = (
+                state.gradient_mean.masked_fill(where, 0),
+                state.squared_gradient_mean.masked_fill(where, 0),
+            )
+        points = (torch.tanh(state.tanh_variables) + 1) / 2
         return points if front.masks is None else torch.where(front.masks, points, front.originals)
 
-    def _descend(self, front: Front, state: _Adam, gradient: Tensor) -> None:
+    def _apply_adam_step(self, front: ActiveSet, state: _CWState, gradient: Tensor) -> None:
         count = (front.age % self.attack.steps + 1).to(gradient)
-        first, second = _MOMENTA
-        state.mean = torch.lerp(gradient, state.mean, first)
-        state.square = torch.lerp(gradient**2, state.square, second)
-        mean = state.mean / column(1 - first**count, gradient)
-        square = state.square / column(1 - second**count, gradient)
-        state.variables = state.variables - self.attack.learning_rate * mean / (square.sqrt() + _TINY)
+        first, second = _ADAM_BETAS
+        state.gradient_mean = torch.lerp(gradient, state.gradient_mean, first)
+        state.squared_gradient_mean = torch.lerp(gradient**2, state.squared_gradient_mean, second)
+        mean = state.gradient_mean / reshape_for_broadcast(1 - first**count, gradient)
+        square = state.squared_gradient_mean / reshape_for_broadcast(1 - second**count, gradient)
+        state.tanh_variables = state.tanh_variables - self.attack.learning_rate * mean / (
+            square.sqrt() + _ADAM_EPSILON
+        )
 
 
-def _unboxed(images: Tensor) -> Tensor:
+def _map_to_tanh_space(images: Tensor) -> Tensor:
     """The variables of images, a hair inside the box."""
-    return torch.atanh((2 * images - 1) * (1 - _EDGE))
+    return torch.atanh((2 * images - 1) * (1 - _TANH_MARGIN_SHARE))
 
 
-def _linear_weight(seen: Seen, gradient: Tensor) -> Tensor:
+def _compute_linear_weight(seen: PointEvaluation, gradient: Tensor) -> Tensor:
     """The c beyond which a linear classifier is beaten, (W,): 2 * margin / slope**2."""
     slope = gradient.flatten(1).double().square().sum(dim=1)
     unit = 2 * seen.losses.double().abs() / slope

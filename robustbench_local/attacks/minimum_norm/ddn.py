@@ -11,30 +11,30 @@ from torch import Tensor
 
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import check_counts
-from robustbench_local.attacks.core.search import Seen
-from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.core.search import PointEvaluation
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
+from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
 from robustbench_local.attacks.minimum_norm.nearest_search import (
-    NearestSearch,
-    annealed,
-    even_odds,
-    movable,
-    room,
-    usable,
+    MinimumNormSearch,
+    anneal_cosine,
+    build_log_odds_loss,
+    compute_search_radius,
+    drop_saturated_pixels,
+    select_finite_gradient,
 )
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of, steepest
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_step, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-_STEP = (1.0, 0.01)
+_STEP_SHARES = (1.0, 0.01)
 """Length of the first and of the last step as a share of the radius (alpha in the paper)."""
 _LAST_GAMMA = 0.005
 _FIRST_RADIUS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDN(NearestAttack):
+class DDN(MinimumNormAttack):
     """Decoupled direction and norm: the gradient says where to, success or failure how far.
 
     Two things differ from the paper, where gamma is .05 throughout and steps are in pixel units: the radius
@@ -64,43 +64,45 @@ class DDN(NearestAttack):
 
     def search(self, engine: Engine, threat: ThreatModel) -> None:
         """One path."""
-        engine.run(_DDNSearch(self, threat), engine.items())
+        engine.run(_DDNSearch(self, threat), engine.build_items())
 
-    def passes(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+    def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """All steps, and the look at the last point."""
         return self.steps + 1, self.steps
 
 
 @dataclass(kw_only=True)
-class _Sphere(Rows):
+class _DDNState(TensorTable):
     """Where each item goes next."""
 
     radius: Tensor
     """(W,)."""
-    room: Tensor
+    max_radius: Tensor
     """(W,): the largest radius."""
 
 
-class _DDNSearch(NearestSearch[_Sphere]):
+class _DDNSearch(MinimumNormSearch[_DDNState]):
     def __init__(self, attack: DDN, threat: ThreatModel) -> None:
         self.attack, self.threat, self.steps = attack, threat, attack.steps
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Sphere:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DDNState:  # noqa: ARG002
         """At the image."""
         first = front.points.new_full((len(front),), _FIRST_RADIUS)
-        return _Sphere(radius=first, room=room(front, self.threat))
+        return _DDNState(radius=first, max_radius=compute_search_radius(front, self.threat))
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """Cross-entropy, but for a monotone function of it."""
-        return even_odds(self.threat, front.labels)
+        return build_log_odds_loss(self.threat, front.labels)
 
-    def step(self, front: Front, state: _Sphere, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: _DDNState, seen: PointEvaluation) -> Tensor:
         """A step along the gradient, and from there to the sphere."""
-        gamma = annealed(front, self.steps, self.attack.gamma, _LAST_GAMMA)
-        change = torch.where(self.succeeded(front, seen.logits), 1 - gamma, 1 + gamma)
-        state.radius = (state.radius * change).minimum(state.room)
-        length = column(state.radius * annealed(front, self.steps, *_STEP), front.points)
-        gradient = movable(usable(seen.gradient, front), front.points)
-        delta = front.points - front.originals + length * steepest(gradient, "L2")
-        shrink = state.radius / norm_of(delta, "L2").clamp_min(1e-12)
-        return (front.originals + delta * column(shrink, delta)).clamp(0, 1)
+        gamma = anneal_cosine(front, self.steps, self.attack.gamma, _LAST_GAMMA)
+        change = torch.where(self.has_succeeded(front, seen.logits), 1 - gamma, 1 + gamma)
+        state.radius = (state.radius * change).minimum(state.max_radius)
+        length = reshape_for_broadcast(
+            state.radius * anneal_cosine(front, self.steps, *_STEP_SHARES), front.points
+        )
+        gradient = drop_saturated_pixels(select_finite_gradient(seen.gradient, front), front.points)
+        delta = front.points - front.originals + length * compute_steepest_step(gradient, "L2")
+        shrink = state.radius / compute_norms(delta, "L2").clamp_min(1e-12)
+        return (front.originals + delta * reshape_for_broadcast(shrink, delta)).clamp(0, 1)

@@ -8,21 +8,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.decision_boundary import leads, nearest_border
+from robustbench_local.attacks.core.decision_boundary import compute_class_leads, find_nearest_boundary
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import check_counts
-from robustbench_local.attacks.core.search import Seen
-from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.minimum_norm.base import NearestAttack
-from robustbench_local.attacks.minimum_norm.nearest_search import NearestSearch, enough, movable, usable
+from robustbench_local.attacks.core.search import PointEvaluation
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
+from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
+from robustbench_local.attacks.minimum_norm.nearest_search import (
+    MinimumNormSearch,
+    compute_target_margin,
+    drop_saturated_pixels,
+    select_finite_gradient,
+)
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, steepest
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_steepest_step, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepFool(NearestAttack):
+class DeepFool(MinimumNormAttack):
     """Steps to the nearest of the borders to other classes, until one is crossed.
 
     The steps are those of a world without black and white; each point is then brought back into the box.
@@ -53,23 +58,23 @@ class DeepFool(NearestAttack):
         search = DeepFoolSearch(
             threat=threat, steps=self.steps, classes=self.classes, overshoot=self.overshoot
         )
-        engine.run(search, engine.items())
+        engine.run(search, engine.build_items())
 
-    def passes(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All steps towards all classes, and the look at the last point."""
         count = min(self.classes, len(threat.targets)) if threat.targets else self.classes
         return self.steps + 1, self.steps * count
 
 
 @dataclass(kw_only=True)
-class _Sum(Rows):
+class _DeepFoolState(TensorTable):
     """What the steps add up to, overshoot aside."""
 
     delta: Tensor
     """(W, C, H, W)."""
 
 
-class DeepFoolSearch(NearestSearch[_Sum]):
+class DeepFoolSearch(MinimumNormSearch[_DeepFoolState]):
     """DeepFool's paths on the engine; an item ends with its first success.
 
     Args:
@@ -82,29 +87,33 @@ class DeepFoolSearch(NearestSearch[_Sum]):
     def __init__(self, *, threat: ThreatModel, steps: int, classes: int, overshoot: float) -> None:
         self.threat, self.steps, self._classes, self._overshoot = threat, steps, classes, overshoot
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Sum:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _DeepFoolState:  # noqa: ARG002
         """At the image."""
-        return _Sum(delta=torch.zeros_like(front.points))
+        return _DeepFoolState(delta=torch.zeros_like(front.points))
 
-    def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
         """As every search for the nearest; any success ends it."""
-        scores, _ = super().judge(front, logits)
-        return scores, self.succeeded(front, logits)
+        scores, _ = super().score_points(front, logits)
+        return scores, self.has_succeeded(front, logits)
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """How far each of the most likely classes is ahead, (W, T)."""
-        return lambda logits: leads(logits, front.labels, self.threat, self._classes)
+        return lambda logits: compute_class_leads(logits, front.labels, self.threat, self._classes)
 
-    def step(self, front: Front, state: _Sum, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: _DeepFoolState, seen: PointEvaluation) -> Tensor:
         """To the nearest of the borders, in the linear model of each."""
         normals = torch.stack(
-            [movable(usable(each, front), front.points) for each in seen.gradient.unbind(dim=1)], dim=1
+            [
+                drop_saturated_pixels(select_finite_gradient(each, front), front.points)
+                for each in seen.gradient.unbind(dim=1)
+            ],
+            dim=1,
         )
         # beyond the border by what counts: on it, where two logits are the same float, no step would follow
-        gaps = seen.losses - enough(seen.logits)[:, None]
-        chosen, distance = nearest_border(gaps, normals, self.threat.norm)
+        gaps = seen.losses - compute_target_margin(seen.logits)[:, None]
+        chosen, distance = find_nearest_boundary(gaps, normals, self.threat.norm)
         normal = normals[torch.arange(len(chosen), device=chosen.device), chosen]
         length = torch.where(distance.isfinite(), distance, 0.0)
-        move = column(length, normal) * steepest(normal, self.threat.norm)
+        move = reshape_for_broadcast(length, normal) * compute_steepest_step(normal, self.threat.norm)
         state.delta = (front.originals + state.delta + move).clamp(0, 1) - front.originals
         return (front.originals + (1 + self._overshoot) * state.delta).clamp(0, 1)

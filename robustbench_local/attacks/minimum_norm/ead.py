@@ -10,20 +10,28 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.objective import check_counts, objective
-from robustbench_local.attacks.core.search import Seen
-from robustbench_local.attacks.core.trade_off_search import Weight, first_weight, no_weight
-from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.minimum_norm.base import NearestAttack
-from robustbench_local.attacks.minimum_norm.nearest_search import NearestSearch, movable, usable
+from robustbench_local.attacks.core.objective import build_objective, check_counts
+from robustbench_local.attacks.core.search import PointEvaluation
+from robustbench_local.attacks.core.trade_off_search import (
+    TradeOffWeight,
+    build_unit_weight,
+    set_first_weight,
+)
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
+from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
+from robustbench_local.attacks.minimum_norm.nearest_search import (
+    MinimumNormSearch,
+    drop_saturated_pixels,
+    select_finite_gradient,
+)
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class EAD(NearestAttack):
+class EAD(MinimumNormAttack):
     """The elastic-net attack, by iterated shrinkage and thresholding; keeps the success nearest in L1.
 
     Args:
@@ -56,51 +64,54 @@ class EAD(NearestAttack):
 
     def search(self, engine: Engine, threat: ThreatModel) -> None:
         """All searches for c, one after another."""
-        engine.run(_EADSearch(self, threat), engine.items())
+        engine.run(_EADSearch(self, threat), engine.build_items())
 
-    def passes(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+    def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """All steps of all searches, and the look at the last point."""
         steps = self.steps * self.searches
         return steps + 1, steps
 
 
 @dataclass(kw_only=True)
-class _Elastic(Rows):
+class _EADState(TensorTable):
     """What each item is about to try."""
 
-    weight: Weight
+    weight: TradeOffWeight
     """The search for c."""
 
 
-class _EADSearch(NearestSearch[_Elastic]):
+class _EADSearch(MinimumNormSearch[_EADState]):
     def __init__(self, attack: EAD, threat: ThreatModel) -> None:
         self.attack, self.threat = attack, threat
         self.steps = attack.steps * attack.searches
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Elastic:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _EADState:  # noqa: ARG002
         """At the image; what is seen there sets the unit of c."""
-        return _Elastic(weight=no_weight(front))
+        return _EADState(weight=build_unit_weight(front))
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """The margin of the raw logits."""
-        return objective("margin", self.threat, front.labels)
+        return build_objective("margin", self.threat, front.labels)
 
-    def step(self, front: Front, state: _Elastic, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: _EADState, seen: PointEvaluation) -> Tensor:
         """Down the smooth terms, and every change nearer to 0; after the last step for a c, the next c."""
-        gradient, success = usable(seen.gradient, front), self.succeeded(front, seen.logits)
-        first_weight(state.weight, front, self.attack.c, self._moving_weight(front, gradient))
-        state.weight.reached = state.weight.reached | success
+        gradient, success = (
+            select_finite_gradient(seen.gradient, front),
+            self.has_succeeded(front, seen.logits),
+        )
+        set_first_weight(state.weight, front, self.attack.c, self._compute_moving_weight(front, gradient))
+        state.weight.has_sufficed = state.weight.has_sufficed | success
         change = front.points - front.originals
-        push = column(torch.where(success, 0.0, state.weight.value), gradient) * gradient
+        push = reshape_for_broadcast(torch.where(success, 0.0, state.weight.value), gradient) * gradient
         done = (front.age % self.attack.steps).to(gradient) / self.attack.steps
-        length = column(self.attack.learning_rate * (1 - done).sqrt(), gradient)
+        length = reshape_for_broadcast(self.attack.learning_rate * (1 - done).sqrt(), gradient)
         moved = change + length * (push - 2 * change)
         shrunk = moved.sign() * (moved.abs() - self.attack.beta).clamp_min(0)
         over = ((front.age + 1) % self.attack.steps == 0).to(gradient.device)
-        state.weight.advance(over)
-        return (front.originals + shrunk.masked_fill(column(over, shrunk), 0)).clamp(0, 1)
+        state.weight.advance_weight(over)
+        return (front.originals + shrunk.masked_fill(reshape_for_broadcast(over, shrunk), 0)).clamp(0, 1)
 
-    def _moving_weight(self, front: Front, gradient: Tensor) -> Tensor:
+    def _compute_moving_weight(self, front: ActiveSet, gradient: Tensor) -> Tensor:
         """The c at which the first pixel outgrows the shrinkage, (W,)."""
-        largest = norm_of(movable(gradient, front.points), "Linf")
+        largest = compute_norms(drop_saturated_pixels(gradient, front.points), "Linf")
         return torch.where(largest > 0, self.attack.beta / self.attack.learning_rate / largest, 1.0)

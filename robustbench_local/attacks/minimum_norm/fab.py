@@ -10,31 +10,31 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, required_masks
+from robustbench_local.attacks.base import Attack, require_masks
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.hyperplane_projection import towards_hyperplane
-from robustbench_local.attacks.core.in_ball_filter import judge_inside
-from robustbench_local.attacks.core.losses import margin
-from robustbench_local.attacks.core.objective import check_counts, success_margin
-from robustbench_local.attacks.core.random_starts import border_start
-from robustbench_local.attacks.core.search import Search, Seen
-from robustbench_local.attacks.core.target_ranking import ranked_targets
-from robustbench_local.attacks.core.work_items import Front, Rows
+from robustbench_local.attacks.core.hyperplane_projection import compute_hyperplane_step
+from robustbench_local.attacks.core.in_ball_filter import score_points_in_ball
+from robustbench_local.attacks.core.losses import compute_margin
+from robustbench_local.attacks.core.objective import check_counts, compute_success_margin
+from robustbench_local.attacks.core.random_starts import draw_sphere_starts
+from robustbench_local.attacks.core.search import PointEvaluation, Search
+from robustbench_local.attacks.core.target_ranking import rank_targets
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import Balls, norm_of
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import PerImageBalls, compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
-PULL = 0.1
+ALPHA_MAX = 0.1
 """Most weight of the step that starts at the original (alpha_max in the paper)."""
 OVERSHOOT = 1.05
 """A step goes this far beyond the linear boundary (eta in the paper)."""
-KEPT = 0.9
+KEPT_DISTANCE_SHARE = 0.9
 """Share of its distance from the original that a success keeps (beta in the paper)."""
-MORE = {"Linf": 1.0, "L2": 1.0, "L1": 1.5}
+STEP_FACTORS = {"Linf": 1.0, "L2": 1.0, "L1": 1.5}
 """Looks for a step of the paper's. The steps that only draw a success back are made up for under L1, where a
 step moves few pixels and the walk is the longest; under the others they cost nothing that can be measured."""
-_TINY = 1e-8
+_MIN_STEP = 1e-8
 """Shortest step that counts, in pixel units."""
 
 
@@ -59,7 +59,7 @@ class FAB(Attack):
 
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2", "L1"})
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
-    refills: ClassVar[bool] = True
+    uses_engine: ClassVar[bool] = True
 
     steps: int = 100
     restarts: int = 1
@@ -74,27 +74,29 @@ class FAB(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
         engine = Engine(classifier, images, labels, stream, masks)
-        targets = ranked_targets(engine, threat, self.targets)
+        targets = rank_targets(engine, threat, self.targets)
         for restart in range(self.restarts):
-            engine.run(FABSearch(threat=threat, steps=self.steps), engine.items(restart, targets=targets))
+            engine.run(
+                FABSearch(threat=threat, steps=self.steps), engine.build_items(restart, targets=targets)
+            )
         return engine.points
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """A look to rank the classes, then all steps of all paths and a look at each path's last point."""
         paths = self.restarts * min(self.targets, len(threat.targets) or self.targets)
         looks = FABSearch(threat=threat, steps=self.steps).steps
         return (1 + paths * (looks + 1), paths * looks) if threat.eps else (0, 0)
 
 
-class FABSearch(Search[Rows]):
+class FABSearch(Search[TensorTable]):
     """FAB's paths on the engine, towards the item's target; without one, towards the runner-up.
 
     One look a step serves the linear model of the boundary and the check for success. The paper checks each
@@ -109,48 +111,53 @@ class FABSearch(Search[Rows]):
 
     def __init__(self, *, threat: ThreatModel, steps: int, name: str = "fab-t") -> None:
         self.threat, self.name = threat, name
-        self.steps = math.ceil(MORE[threat.norm] * steps)
+        self.steps = math.ceil(STEP_FACTORS[threat.norm] * steps)
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> Rows:
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> TensorTable:
         """First paths start at the image, later ones half a radius away."""
         again = front.restarts > 0
         if bool(again.any()):
-            ball = self.ball(front)
-            start = border_start(front, stream, draws, Balls(ball.norm, again * ball.eps / 2))
+            ball = self.get_ball(front)
+            start = draw_sphere_starts(front, stream, draws, PerImageBalls(ball.norm, again * ball.eps / 2))
             front.points = start
-        return Rows()
+        return TensorTable()
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """How far the logit of the class steered for is above the label's."""
         labels, targets = front.labels, front.targets
         if targets is None:
-            return lambda logits: margin(logits, labels)
+            return lambda logits: compute_margin(logits, labels)
         pair = torch.stack([targets, labels], dim=1)
         return lambda logits: logits.gather(1, pair).mul(logits.new_tensor([1.0, -1.0])).sum(dim=1)
 
-    def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Only points inside the ball count."""
-        return judge_inside(front, logits, self.threat, self.ball(front))
+        return score_points_in_ball(front, logits, self.threat, self.get_ball(front))
 
-    def step(self, front: Front, state: Rows, seen: Seen) -> Tensor:  # noqa: ARG002 - it remembers nothing
+    def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - it remembers nothing
         """A success is drawn back; from anywhere else, a step over the linear model of the boundary."""
         norm = self.threat.norm
         originals = front.originals.flatten(1)
         away = front.points.flatten(1) - originals
-        gradient, gaps = _linear_model(front, seen)
-        from_here = towards_hyperplane(originals + away, gradient, gaps, norm)
-        from_original = towards_hyperplane(originals, gradient, gaps - (gradient * away).sum(dim=1), norm)
-        near, far = norm_of(from_here, norm).clamp_min(_TINY), norm_of(from_original, norm).clamp_min(_TINY)
-        pull = (near / (near + far)).clamp_max(PULL)
-        reached = success_margin(seen.logits, front.labels, self.threat) > 0
+        gradient, gaps = _compute_linear_model(front, seen)
+        from_here = compute_hyperplane_step(originals + away, gradient, gaps, norm)
+        from_original = compute_hyperplane_step(
+            originals, gradient, gaps - (gradient * away).sum(dim=1), norm
+        )
+        near, far = (
+            compute_norms(from_here, norm).clamp_min(_MIN_STEP),
+            compute_norms(from_original, norm).clamp_min(_MIN_STEP),
+        )
+        pull = (near / (near + far)).clamp_max(ALPHA_MAX)
+        reached = compute_success_margin(seen.logits, front.labels, self.threat) > 0
         # original + kept * away + ahead * from_here + aside * from_original
-        kept = torch.where(reached, KEPT, 1 - pull)[:, None]
+        kept = torch.where(reached, KEPT_DISTANCE_SHARE, 1 - pull)[:, None]
         ahead, aside = ((OVERSHOOT * share).masked_fill(reached, 0)[:, None] for share in (1 - pull, pull))
         moved = torch.addcmul(originals, away, kept).addcmul_(from_here, ahead)
         return moved.addcmul_(from_original, aside).clamp_(0, 1).view_as(front.points)
 
 
-def _linear_model(front: Front, seen: Seen) -> tuple[Tensor, Tensor]:
+def _compute_linear_model(front: ActiveSet, seen: PointEvaluation) -> tuple[Tensor, Tensor]:
     """Gradient, (W, D), and value, (W,), of the loss; both 0, which stands still, where one is not finite."""
     gradient = seen.gradient if front.masks is None else seen.gradient * front.masks
     gradient = gradient.flatten(1)

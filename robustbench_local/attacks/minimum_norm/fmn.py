@@ -9,31 +9,37 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.decision_boundary import DUAL
+from robustbench_local.attacks.core.decision_boundary import DUAL_NORMS
 from robustbench_local.attacks.core.engine import Engine
 from robustbench_local.attacks.core.objective import check_counts
-from robustbench_local.attacks.core.search import Seen
-from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.minimum_norm.base import NearestAttack
+from robustbench_local.attacks.core.search import PointEvaluation
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
+from robustbench_local.attacks.minimum_norm.base import MinimumNormAttack
 from robustbench_local.attacks.minimum_norm.nearest_search import (
-    NearestSearch,
-    annealed,
-    even_odds,
-    movable,
-    room,
-    usable,
+    MinimumNormSearch,
+    anneal_cosine,
+    build_log_odds_loss,
+    compute_search_radius,
+    drop_saturated_pixels,
+    select_finite_gradient,
 )
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import Balls, column, norm_of, steepest, to_ball_and_box
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import (
+    PerImageBalls,
+    compute_norms,
+    compute_steepest_step,
+    project_to_box,
+    reshape_for_broadcast,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
 _LAST_GAMMA = 0.001
-_LAST_STEP = 0.01
+_LAST_STEP_SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class FMN(NearestAttack):
+class FMN(MinimumNormAttack):
     """Fast minimum-norm: PGD's step in a ball that shrinks after a success and grows after a failure.
 
     A step is a share of the present radius, along the gradient's sign (Linf) or direction (L2, L1), so that
@@ -69,57 +75,70 @@ class FMN(NearestAttack):
 
     def search(self, engine: Engine, threat: ThreatModel) -> None:
         """One path."""
-        engine.run(_FMNSearch(self, threat), engine.items())
+        engine.run(_FMNSearch(self, threat), engine.build_items())
 
-    def passes(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
+    def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002
         """All steps, and the look at the last point."""
         return self.steps + 1, self.steps
 
 
 @dataclass(kw_only=True)
-class _Ball(Rows):
+class _FMNState(TensorTable):
     """How far each item may go."""
 
     radius: Tensor
     """(W,)."""
-    nearest: Tensor
+    nearest_distance: Tensor
     """(W,): distance of the nearest success; infinite before the first."""
-    room: Tensor
+    max_radius: Tensor
     """(W,): the largest radius."""
 
 
-class _FMNSearch(NearestSearch[_Ball]):
+class _FMNSearch(MinimumNormSearch[_FMNState]):
     def __init__(self, attack: FMN, threat: ThreatModel) -> None:
         self.attack, self.threat, self.steps = attack, threat, attack.steps
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Ball:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _FMNState:  # noqa: ARG002
         """At the image."""
         nothing = front.points.new_zeros(len(front))
-        return _Ball(radius=nothing, nearest=nothing + torch.inf, room=room(front, self.threat))
+        return _FMNState(
+            radius=nothing,
+            nearest_distance=nothing + torch.inf,
+            max_radius=compute_search_radius(front, self.threat),
+        )
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """The log odds of success: 0 near the border, as the paper's difference of logits is."""
-        return even_odds(self.threat, front.labels)
+        return build_log_odds_loss(self.threat, front.labels)
 
-    def step(self, front: Front, state: _Ball, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: _FMNState, seen: PointEvaluation) -> Tensor:
         """Steer the radius, and step inside the ball."""
-        gradient, norm = movable(usable(seen.gradient, front), front.points), self.threat.norm
-        self._steer(front, state, seen, gradient)
-        share = annealed(front, self.steps, self.attack.step_size, _LAST_STEP * self.attack.step_size)
-        length = column(share * state.radius, gradient)
+        gradient, norm = (
+            drop_saturated_pixels(select_finite_gradient(seen.gradient, front), front.points),
+            self.threat.norm,
+        )
+        self._adapt_radius(front, state, seen, gradient)
+        share = anneal_cosine(
+            front, self.steps, self.attack.step_size, _LAST_STEP_SHARE * self.attack.step_size
+        )
+        length = reshape_for_broadcast(share * state.radius, gradient)
         # under L1 the projection makes the change sparse: a sparse step would choose its pixels too early
-        moved = front.points + length * steepest(gradient, "Linf" if norm == "Linf" else "L2")
-        return to_ball_and_box(moved, front.originals, Balls(norm, state.radius), front.masks)
+        moved = front.points + length * compute_steepest_step(gradient, "Linf" if norm == "Linf" else "L2")
+        return project_to_box(moved, front.originals, PerImageBalls(norm, state.radius), front.masks)
 
-    def _steer(self, front: Front, state: _Ball, seen: Seen, gradient: Tensor) -> None:
+    def _adapt_radius(
+        self, front: ActiveSet, state: _FMNState, seen: PointEvaluation, gradient: Tensor
+    ) -> None:
         """Smaller after a success, larger after a failure; before any success, as far as the border seems."""
-        success = self.succeeded(front, seen.logits)
-        distance = norm_of(front.points - front.originals, self.threat.norm)
-        state.nearest = torch.where(success, torch.minimum(distance, state.nearest), state.nearest)
-        gamma = annealed(front, self.steps, self.attack.gamma, _LAST_GAMMA)
-        slope = norm_of(gradient, DUAL[self.threat.norm])
+        success = self.has_succeeded(front, seen.logits)
+        distance = compute_norms(front.points - front.originals, self.threat.norm)
+        state.nearest_distance = torch.where(
+            success, torch.minimum(distance, state.nearest_distance), state.nearest_distance
+        )
+        gamma = anneal_cosine(front, self.steps, self.attack.gamma, _LAST_GAMMA)
+        slope = compute_norms(gradient, DUAL_NORMS[self.threat.norm])
         missing = torch.where(slope > 0, torch.nan_to_num(seen.losses).abs() / slope, torch.inf)
         # a little further than the border seems, or a straight border would be approached for ever
-        grown = torch.where(state.nearest.isinf(), distance + missing, state.radius) * (1 + gamma)
-        shrunk = torch.minimum(state.radius * (1 - gamma), state.nearest)
-        state.radius = torch.where(success, shrunk, grown).minimum(state.room)
+        grown = torch.where(state.nearest_distance.isinf(), distance + missing, state.radius) * (1 + gamma)
+        shrunk = torch.minimum(state.radius * (1 - gamma), state.nearest_distance)
+        state.radius = torch.where(success, shrunk, grown).minimum(state.max_radius)

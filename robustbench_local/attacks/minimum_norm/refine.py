@@ -8,81 +8,89 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.decision_boundary import leads, nearest_border
+from robustbench_local.attacks.core.decision_boundary import compute_class_leads, find_nearest_boundary
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.hyperplane_projection import towards_hyperplane
-from robustbench_local.attacks.core.objective import objective
-from robustbench_local.attacks.core.search import Seen
-from robustbench_local.attacks.core.work_items import Front, Rows
-from robustbench_local.attacks.minimum_norm.nearest_search import NearestSearch, broken_items, enough, usable
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of
+from robustbench_local.attacks.core.hyperplane_projection import compute_hyperplane_step
+from robustbench_local.attacks.core.objective import build_objective
+from robustbench_local.attacks.core.search import PointEvaluation
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
+from robustbench_local.attacks.minimum_norm.nearest_search import (
+    MinimumNormSearch,
+    build_refinement_items,
+    compute_target_margin,
+    select_finite_gradient,
+)
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
-STEPS = 8
+BOUNDARY_STEPS = 8
 """Steps along a border, each a forward and a backward pass; the last point is looked at too."""
-HALVINGS = 6
+BISECTION_STEPS = 6
 """Looks of a bisection, each a forward pass."""
-SWITCHES = 2
+SWITCH_STEPS = 2
 """Looks at the borders of several classes."""
-CLASSES = 9
+MAX_SWITCH_CLASSES = 9
 """How many classes those are at most, each a backward pass."""
-_ROUNDING = 1e-7
+_ROUNDING_SHARE = 1e-7
 """Rounding of the sums behind a logit, as a share of the norms of what is multiplied."""
 
 
-def refine(engine: Engine, threat: ThreatModel) -> None:
+def refine_successes(engine: Engine, threat: ThreatModel) -> None:
     """Bring the successes that the engine holds nearer: along a line, to a nearer border, and along it.
 
     Args:
-        engine: After searches that were all a ``NearestSearch``.
+        engine: After searches that were all a ``MinimumNormSearch``.
         threat: Norm and goal.
     """
-    engine.run(_Bisection(engine, threat), broken_items(engine))
-    engine.run(_Switch(engine, threat), broken_items(engine))
-    engine.run(_Refinement(engine, threat, STEPS), broken_items(engine))
+    engine.run(_BisectionSearch(engine, threat), build_refinement_items(engine))
+    engine.run(_BoundarySwitchSearch(engine, threat), build_refinement_items(engine))
+    engine.run(_RefinementSearch(engine, threat, BOUNDARY_STEPS), build_refinement_items(engine))
 
 
-def refinement_cost(threat: ThreatModel) -> tuple[int, int]:
-    """Forward and backward passes of ``refine`` an image at most."""
-    classes = min(CLASSES, len(threat.targets)) if threat.targets else CLASSES
-    return HALVINGS + SWITCHES + 1 + STEPS + 1, SWITCHES * classes + STEPS
+def estimate_refinement_cost(threat: ThreatModel) -> tuple[int, int]:
+    """Forward and backward passes of ``refine_successes`` an image at most."""
+    classes = min(MAX_SWITCH_CLASSES, len(threat.targets)) if threat.targets else MAX_SWITCH_CLASSES
+    return BISECTION_STEPS + SWITCH_STEPS + 1 + BOUNDARY_STEPS + 1, SWITCH_STEPS * classes + BOUNDARY_STEPS
 
 
-class _Switch(NearestSearch[Rows]):
+class _BoundarySwitchSearch(MinimumNormSearch[TensorTable]):
     """To the border that is nearest to the original, whichever class is behind it, seen from the success."""
 
     name = "switch"
-    steps = SWITCHES
+    steps = SWITCH_STEPS
 
     def __init__(self, engine: Engine, threat: ThreatModel) -> None:
         self.engine, self.threat = engine, threat
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> Rows:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> TensorTable:  # noqa: ARG002
         """At the best point of each image."""
         front.points = self.engine.points[front.rows]
-        return Rows()
+        return TensorTable()
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """How far each of the most likely classes is ahead, (W, T)."""
-        return lambda logits: leads(logits, front.labels, self.threat, CLASSES)
+        return lambda logits: compute_class_leads(logits, front.labels, self.threat, MAX_SWITCH_CLASSES)
 
-    def step(self, front: Front, state: Rows, seen: Seen) -> Tensor:  # noqa: ARG002
+    def step(self, front: ActiveSet, state: TensorTable, seen: PointEvaluation) -> Tensor:  # noqa: ARG002
         """To the nearest of the borders from the original."""
         original, here, norm = front.originals.flatten(1), front.points.flatten(1), self.threat.norm
-        normals = [usable(each, front).flatten(1) for each in seen.gradient.unbind(dim=1)]
+        normals = [select_finite_gradient(each, front).flatten(1) for each in seen.gradient.unbind(dim=1)]
         way = original - here
         pairs = zip(seen.losses.unbind(dim=1), normals, strict=True)
-        gaps = [lead + (way * each).sum(dim=1) - _aim(seen, each, here, 1.0) for lead, each in pairs]
-        chosen, distance = nearest_border(torch.stack(gaps, dim=1), torch.stack(normals, dim=1), norm)
+        gaps = [
+            lead + (way * each).sum(dim=1) - _compute_safe_margin(seen, each, here, 1.0)
+            for lead, each in pairs
+        ]
+        chosen, distance = find_nearest_boundary(torch.stack(gaps, dim=1), torch.stack(normals, dim=1), norm)
         rows = torch.arange(len(chosen), device=chosen.device)
         normal, gap = torch.stack(normals, dim=1)[rows, chosen], torch.stack(gaps, dim=1)[rows, chosen]
-        move = towards_hyperplane(original, normal, torch.where(distance.isfinite(), gap, 0.0), norm)
+        move = compute_hyperplane_step(original, normal, torch.where(distance.isfinite(), gap, 0.0), norm)
         return (original + move).clamp(0, 1).view_as(front.points)
 
 
 @dataclass(kw_only=True)
-class _Segment(Rows):
+class _BisectionState(TensorTable):
     """Where on the line from the original to a success the border lies."""
 
     change: Tensor
@@ -93,34 +101,36 @@ class _Segment(Rows):
     """(W,): share that ends beyond it."""
 
 
-class _Bisection(NearestSearch[_Segment]):
+class _BisectionSearch(MinimumNormSearch[_BisectionState]):
     """Halving of the line between the original and a success."""
 
     name = "bisection"
-    steps = HALVINGS - 1
+    steps = BISECTION_STEPS - 1
 
     def __init__(self, engine: Engine, threat: ThreatModel) -> None:
         self.engine, self.threat = engine, threat
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Segment:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _BisectionState:  # noqa: ARG002
         """In the middle."""
         change = self.engine.points[front.rows] - front.originals
         front.points = front.originals + change / 2
         nothing = change.new_zeros(len(front))
-        return _Segment(change=change, low=nothing, high=nothing + 1.0)
+        return _BisectionState(change=change, low=nothing, high=nothing + 1.0)
 
-    def step(self, front: Front, state: _Segment, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: _BisectionState, seen: PointEvaluation) -> Tensor:
         """In the middle of the half that the border is in."""
-        beyond, middle = self.succeeded(front, seen.logits), (state.low + state.high) / 2
+        beyond, middle = self.has_succeeded(front, seen.logits), (state.low + state.high) / 2
         state.low, state.high = (
             torch.where(beyond, state.low, middle),
             torch.where(beyond, middle, state.high),
         )
-        return front.originals + column((state.low + state.high) / 2, state.change) * state.change
+        return (
+            front.originals + reshape_for_broadcast((state.low + state.high) / 2, state.change) * state.change
+        )
 
 
 @dataclass(kw_only=True)
-class _Base(Rows):
+class _RefinementState(TensorTable):
     """The nearest success so far, and how the classifier looks there."""
 
     points: Tensor
@@ -131,11 +141,11 @@ class _Base(Rows):
     """(W,)."""
     distance: Tensor
     """(W,); infinite before the first look."""
-    boldness: Tensor
+    step_share: Tensor
     """(W,) in (0, 1]: how much of the way to the linear model's answer a trial goes."""
 
 
-class _Refinement(NearestSearch[_Base]):
+class _RefinementSearch(MinimumNormSearch[_RefinementState]):
     """Trials between two points of the border as the gradient draws it.
 
     One is the border's point nearest to the success in hand, where the linear model is to be trusted most;
@@ -150,54 +160,56 @@ class _Refinement(NearestSearch[_Base]):
     def __init__(self, engine: Engine, threat: ThreatModel, steps: int) -> None:
         self.engine, self.threat, self.steps = engine, threat, steps
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> _Base:  # noqa: ARG002
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> _RefinementState:  # noqa: ARG002
         """At the best point of each image."""
         front.points = self.engine.points[front.rows]
         nothing = front.points.new_zeros(len(front))
-        return _Base(
+        return _RefinementState(
             points=front.points,
             gradient=torch.zeros_like(front.points),
             margin=nothing,
             distance=nothing + torch.inf,
-            boldness=nothing + 1.0,
+            step_share=nothing + 1.0,
         )
 
-    def loss(self, front: Front) -> Callable[[Tensor], Tensor]:
+    def build_loss(self, front: ActiveSet) -> Callable[[Tensor], Tensor]:
         """The margin, which is 0 on the border."""
-        return objective("margin", self.threat, front.labels)
+        return build_objective("margin", self.threat, front.labels)
 
-    def step(self, front: Front, state: _Base, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: _RefinementState, seen: PointEvaluation) -> Tensor:
         """Take the trial or not, and try again."""
-        self._remember(front, state, seen)
+        self._accept_trials(front, state, seen)
         original, base, normal = (part.flatten(1) for part in (front.originals, state.points, state.gradient))
         # a failure may be due to rounding alone: the next trial also goes further beyond the border
-        aim = _aim(seen, normal, base, 1 / state.boldness - 1)
+        aim = _compute_safe_margin(seen, normal, base, 1 / state.step_share - 1)
         from_original = state.margin - aim + ((original - base) * normal).sum(dim=1)
         norm = self.threat.norm
-        bold = original + towards_hyperplane(original, normal, torch.nan_to_num(from_original), norm)
-        timid = base + towards_hyperplane(base, normal, torch.nan_to_num(state.margin - aim), norm)
-        trial = torch.lerp(timid, bold, state.boldness[:, None])
+        bold = original + compute_hyperplane_step(original, normal, torch.nan_to_num(from_original), norm)
+        timid = base + compute_hyperplane_step(base, normal, torch.nan_to_num(state.margin - aim), norm)
+        trial = torch.lerp(timid, bold, state.step_share[:, None])
         return trial.clamp(0, 1).view_as(front.points)
 
-    def _remember(self, front: Front, state: _Base, seen: Seen) -> None:
-        distance = norm_of(front.points - front.originals, self.threat.norm)
-        nearer = self.succeeded(front, seen.logits) & (distance < state.distance)
-        where = column(nearer, front.points)
+    def _accept_trials(self, front: ActiveSet, state: _RefinementState, seen: PointEvaluation) -> None:
+        distance = compute_norms(front.points - front.originals, self.threat.norm)
+        nearer = self.has_succeeded(front, seen.logits) & (distance < state.distance)
+        where = reshape_for_broadcast(nearer, front.points)
         state.points = torch.where(where, front.points, state.points)
-        state.gradient = torch.where(where, usable(seen.gradient, front), state.gradient)
+        state.gradient = torch.where(where, select_finite_gradient(seen.gradient, front), state.gradient)
         state.margin = torch.where(nearer, seen.losses, state.margin)
         state.distance = torch.where(nearer, distance, state.distance)
-        state.boldness = torch.where(nearer, (2 * state.boldness).clamp_max(1.0), state.boldness / 2)
+        state.step_share = torch.where(nearer, (2 * state.step_share).clamp_max(1.0), state.step_share / 2)
 
 
-def _aim(seen: Seen, normals: Tensor, points: Tensor, care: float | Tensor) -> Tensor:
+def _compute_safe_margin(
+    seen: PointEvaluation, normals: Tensor, points: Tensor, rounding_factor: float | Tensor
+) -> Tensor:
     """The margin to aim at, (W,): as little as will still be one in another batch.
 
     Args:
         seen: The logits say how much counts as a success.
         normals: Gradients of the margin, (W, D).
         points: Where they were taken, (W, D).
-        care: Room for the rounding of the sums behind a logit, in units of what is usual, or (W,).
+        rounding_factor: Room for the rounding of the sums behind a logit, in units of what is usual, or (W,).
     """
     rounding: Tensor = torch.linalg.vector_norm(normals, dim=1) * torch.linalg.vector_norm(points, dim=1)
-    return enough(seen.logits) + care * _ROUNDING * rounding
+    return compute_target_margin(seen.logits) + rounding_factor * _ROUNDING_SHARE * rounding

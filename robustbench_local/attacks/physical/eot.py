@@ -17,37 +17,37 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.base import Attack, Measure
-from robustbench_local.attacks.core.engine import PIXELS_AT_A_TIME
+from robustbench_local.attacks.core.engine import PIXEL_VALUES_PER_BATCH
 from robustbench_local.attacks.core.objective import (
     LossName,
+    build_objective,
     check_counts,
-    check_defined,
     check_loss,
-    objective,
-    success_margin,
+    check_loss_defined,
+    compute_success_margin,
 )
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.physical.camera import photograph
-from robustbench_local.threats.physical.scene import compose
-from robustbench_local.threats.physical.views import ViewRange, Views, draw_views, plain_views
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.physical.camera import photograph_scenes
+from robustbench_local.threats.physical.scene import compose_scenes
+from robustbench_local.threats.physical.views import ViewRange, Views, build_plain_views, sample_views
 from robustbench_local.threats.threat_model import ThreatModel
 
-CHECKS = 12
+EVALUATION_COUNT = 12
 """Looks at the views that decide which point is kept, evenly over the steps, the last one included."""
-CHECK_VIEWS = 2
+EVALUATION_VIEWS_FACTOR = 2
 """Views of such a look, in views of a step."""
-_MOMENTS = (0.9, 0.999)
-_FLAT = 1e-12
+_ADAM_BETAS = (0.9, 0.999)
+_ADAM_EPSILON = 1e-12
 """Keeps pixels without any slope where they are."""
-LAST = 0.1
+LAST_LEARNING_RATE_SHARE = 0.1
 """Adam's last step size over its first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpectationAttack(Attack):
+class EOTAttack(Attack):
     """Adam on the mean loss over views drawn anew in every step.
 
     Args:
@@ -88,19 +88,19 @@ class ExpectationAttack(Attack):
                 f"{name}'s learning_rate must be above 0 and at most 1, got {self.learning_rate}"
             )
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
-        super().check(threat, classifier)
-        check_defined(self.loss, threat, classifier.num_classes)
+        super().check_support(threat, classifier)
+        check_loss_defined(self.loss, threat, classifier.num_classes)
 
-    def passes(self, steps: int) -> tuple[int, int]:
+    def estimate_search_cost(self, steps: int) -> tuple[int, int]:
         """Forward and backward passes an image of one search of so many steps."""
-        each, look = (self.views, CHECK_VIEWS * self.views) if self.views else (1, 1)
-        return steps * each + len(_looks(steps)) * look, steps * each
+        each, look = (self.views, EVALUATION_VIEWS_FACTOR * self.views) if self.views else (1, 1)
+        return steps * each + len(_list_evaluation_steps(steps)) * look, steps * each
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class EOTInputs:
     """The signs that an object is optimised for, and who reads them."""
 
     classifier: Classifier
@@ -111,72 +111,78 @@ class Setting:
     surfaces: Tensor
     """(N, 1, H, W), boolean."""
     threat: ThreatModel
-    stream: Stream
+    stream: RandomStream
     rows: Tensor
     """Which image of the open meter each sign is, (N,)."""
 
-    def groups(self, views: int) -> list[Setting]:
+    def split_by_batch(self, views: int) -> list[EOTInputs]:
         """The signs in groups whose views fit into a batch, each at least one sign."""
-        size = max(1, self._batch() // max(views, 1))
-        return [self._select(slice(start, start + size)) for start in range(0, len(self.images), size)]
+        size = max(1, self._get_batch_size() // max(views, 1))
+        return [self._select_signs(slice(start, start + size)) for start in range(0, len(self.images), size)]
 
-    def photographs(self, found: Tensor, views: Views | None) -> Tensor:
+    def render_photographs(self, objects: Tensor, views: Views | None) -> Tensor:
         """What the classifier is shown of the signs with an object, (N, V, C, H, W).
 
         Args:
-            found: As for :func:`compose <robustbench_local.threats.physical.scene.compose>`.
+            objects: As for :func:`compose <robustbench_local.threats.physical.scene.compose>`.
             views: None: no camera; V is 1.
         """
-        there = plain_views(len(found), device=found.device) if views is None else views
-        scenes = compose(self.images, found, self.surfaces, self.threat, there)
-        return scenes.view(len(scenes), 1, *scenes.shape[-3:]) if views is None else photograph(scenes, views)
+        there = build_plain_views(len(objects), device=objects.device) if views is None else views
+        scenes = compose_scenes(self.images, objects, self.surfaces, self.threat, there)
+        return (
+            scenes.view(len(scenes), 1, *scenes.shape[-3:])
+            if views is None
+            else photograph_scenes(scenes, views)
+        )
 
-    def read(self, shots: Tensor, ask: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    def evaluate_photographs(
+        self, photographs: Tensor, evaluate: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
         """What ``ask`` makes of photographs, labels and rows, batch by batch.
 
         Args:
-            shots: (N, V, C, H, W).
-            ask: Takes (B, C, H, W), (B,) and (B,); leads its result with B.
+            photographs: (N, V, C, H, W).
+            evaluate: Takes (B, C, H, W), (B,) and (B,); leads its result with B.
         """
-        labels, rows = (each.repeat_interleave(shots.shape[1]) for each in (self.labels, self.rows))
-        flat, size = shots.flatten(0, 1), self._batch()
+        labels, rows = (each.repeat_interleave(photographs.shape[1]) for each in (self.labels, self.rows))
+        flat, size = photographs.flatten(0, 1), self._get_batch_size()
         answers = [
-            ask(flat[start : start + size], labels[start : start + size], rows[start : start + size])
+            evaluate(flat[start : start + size], labels[start : start + size], rows[start : start + size])
             for start in range(0, len(flat), size)
         ]
         answered = torch.cat(answers)
-        return answered.view(*shots.shape[:2], *answered.shape[1:])
+        return answered.view(*photographs.shape[:2], *answered.shape[1:])
 
-    def _batch(self) -> int:
+    def _get_batch_size(self) -> int:
         """How many images the classifier is given at once."""
-        return self.classifier.batch_size or max(1, PIXELS_AT_A_TIME // self.images[0].numel())
+        return self.classifier.batch_size or max(1, PIXEL_VALUES_PER_BATCH // self.images[0].numel())
 
-    def _select(self, signs: slice) -> Setting:
+    def _select_signs(self, signs: slice) -> EOTInputs:
         """Some of the signs."""
         tensors = {name: getattr(self, name)[signs] for name in ("images", "labels", "surfaces", "rows")}
         places = range(len(self.images))[signs]
-        return replace(self, **tensors, stream=self.stream.select(list(places)))
+        return replace(self, **tensors, stream=self.stream.select_images(list(places)))
 
 
-def climb(
-    attack: ExpectationAttack,
-    setting: Setting,
+def optimize_colours(
+    attack: EOTAttack,
+    inputs: EOTInputs,
     start: Tensor,
-    finish: Callable[[Tensor], Tensor],
+    build_objects: Callable[[Tensor], Tensor],
     penalty: Callable[[Tensor], Tensor],
     *,
-    draw: str,
+    draw_name: str,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
     """Optimise colours.
 
     Args:
         attack: The hyper-parameters.
-        setting: The signs.
+        inputs: The signs.
         start: First colours in [0, 1], (G, C, h, w): one object a sign, G = N, or one for all, G = 1.
-        finish: From colours to the objects as the attack returns them, (N, ...).
+        build_objects: From colours to the objects as the attack returns them, (N, ...).
         penalty: From colours to what they cost beside the loss, (G,).
-        draw: Name of the random draws.
+        draw_name: Name of the random draws.
         steps: How many.
 
     Returns:
@@ -185,17 +191,20 @@ def climb(
     """
     device, groups = start.device, len(start)
     drawn, kept = (
-        draw_views(setting.stream, count, attack.ranges, draw=name, device=device)
-        for count, name in ((steps * attack.views, f"{draw} steps"), (CHECK_VIEWS * attack.views, "kept"))
+        sample_views(inputs.stream, count, attack.ranges, draw=name, device=device)
+        for count, name in (
+            (steps * attack.views, f"{draw_name} steps"),
+            (EVALUATION_VIEWS_FACTOR * attack.views, "kept"),
+        )
     )
     colours, moments = start, start.new_zeros(2, *start.shape)
     best, scores = start, start.new_full((groups,), -torch.inf)
     for step in range(steps):
-        views = drawn.part(step * attack.views, (step + 1) * attack.views) if attack.views else None
-        slope = _slope(attack, setting, colours, finish, penalty, views)
-        colours = _adam(colours, slope, moments, attack.learning_rate, step, steps)
-        if step + 1 in _looks(steps):
-            score = _score(setting, finish(colours), kept if attack.views else None)
+        views = drawn.slice_views(step * attack.views, (step + 1) * attack.views) if attack.views else None
+        slope = _compute_gradient(attack, inputs, colours, build_objects, penalty, views)
+        colours = _apply_adam_step(colours, slope, moments, attack.learning_rate, step, steps)
+        if step + 1 in _list_evaluation_steps(steps):
+            score = _score_objects(inputs, build_objects(colours), kept if attack.views else None)
             score = score if groups > 1 else score.mean(dim=0, keepdim=True)
             better = score > scores
             best = torch.where(better.view(-1, 1, 1, 1), colours, best)
@@ -203,14 +212,14 @@ def climb(
     return best, scores
 
 
-def _looks(steps: int) -> set[int]:
+def _list_evaluation_steps(steps: int) -> set[int]:
     """After which steps it is looked whether the point is the best so far."""
-    return {round(steps * (look + 1) / CHECKS) for look in range(CHECKS)} - {0}
+    return {round(steps * (look + 1) / EVALUATION_COUNT) for look in range(EVALUATION_COUNT)} - {0}
 
 
-def _slope(
-    attack: ExpectationAttack,
-    setting: Setting,
+def _compute_gradient(
+    attack: EOTAttack,
+    setting: EOTInputs,
     colours: Tensor,
     finish: Callable[[Tensor], Tensor],
     penalty: Callable[[Tensor], Tensor],
@@ -219,41 +228,45 @@ def _slope(
     """Gradient by the colours of what is to fall: the penalty less the mean loss over the views."""
 
     def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        loss = objective(attack.loss, setting.threat, labels)
-        return setting.classifier.gradient(shots, loss, rows)[2]
+        loss = build_objective(attack.loss, setting.threat, labels)
+        return setting.classifier.compute_gradient(shots, loss, rows)[2]
 
     with torch.enable_grad():
         leaf = colours.detach().requires_grad_()
-        shots = setting.photographs(finish(leaf), views)
-        towards = setting.read(shots.detach(), ask)
+        shots = setting.render_photographs(finish(leaf), views)
+        towards = setting.evaluate_photographs(shots.detach(), ask)
         looks = shots.shape[1] * len(shots) / len(leaf)  # at each object
         total = penalty(leaf).sum() - (towards * shots).sum() / looks
         return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
 
 
-def _score(setting: Setting, found: Tensor, views: Views | None) -> Tensor:
+def _score_objects(setting: EOTInputs, found: Tensor, views: Views | None) -> Tensor:
     """Share of the views that end as the attacker wants, and a hair for the mean margin, (N,)."""
 
     def ask(shots: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        return success_margin(setting.classifier(shots, rows), labels, setting.threat)
+        return compute_success_margin(setting.classifier(shots, rows), labels, setting.threat)
 
     with torch.no_grad():
-        margins = setting.read(setting.photographs(found, views), ask)
+        margins = setting.evaluate_photographs(setting.render_photographs(found, views), ask)
     # an answer that is not finite is no reading, so that no judge counts it
     margins = margins.masked_fill(margins == torch.inf, -torch.inf)
     return (margins > 0).float().mean(dim=1) + 1e-3 * margins.atan().mean(dim=1)
 
 
-def _adam(colours: Tensor, slope: Tensor, moments: Tensor, rate: float, step: int, steps: int) -> Tensor:
+def _apply_adam_step(
+    colours: Tensor, slope: Tensor, moments: Tensor, rate: float, step: int, steps: int
+) -> Tensor:
     """One step of Adam down the slope, inside [0, 1]; the moments are brought up to date in place.
 
     Source: Kingma & Ba 2015, arXiv:1412.6980, algorithm 1; the rate falls as in Loshchilov & Hutter 2017,
     arXiv:1608.03983.
     """
-    first, second = _MOMENTS
+    first, second = _ADAM_BETAS
     moments[0].mul_(first).add_(slope, alpha=1 - first)
     moments[1].mul_(second).addcmul_(slope, slope, value=1 - second)
     mean = moments[0] / (1 - first ** (step + 1))
     size = (moments[1] / (1 - second ** (step + 1))).sqrt()
-    falling = rate * (LAST + (1 - LAST) * (1 + math.cos(math.pi * step / steps)) / 2)
-    return (colours - falling * mean / (size + _FLAT)).clamp(0.0, 1.0)
+    falling = rate * (
+        LAST_LEARNING_RATE_SHARE + (1 - LAST_LEARNING_RATE_SHARE) * (1 + math.cos(math.pi * step / steps)) / 2
+    )
+    return (colours - falling * mean / (size + _ADAM_EPSILON)).clamp(0.0, 1.0)

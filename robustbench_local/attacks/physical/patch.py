@@ -8,17 +8,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.physical.eot import ExpectationAttack, Setting, climb
+from robustbench_local.attacks.physical.eot import EOTAttack, EOTInputs, optimize_colours
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.physical.printability import non_printability, total_variation
-from robustbench_local.threats.physical.scene import patch_side
-from robustbench_local.threats.physical.sticker_mask import surface
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.physical.printability import compute_non_printability, compute_total_variation
+from robustbench_local.threats.physical.scene import compute_patch_side
+from robustbench_local.threats.physical.sticker_mask import build_surface_masks
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patch(ExpectationAttack):
+class Patch(EOTAttack):
     """A universal patch: the same colours for all images of a group, at a place that every view draws anew.
 
     It stands at the border of the frame and behind the sign, of which it hides nothing.
@@ -37,19 +37,19 @@ class Patch(ExpectationAttack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`. Returns the patch, (N, C, s, s), the same in every row."""
-        side, count, device = patch_side(images, threat), len(images), images.device
+        side, count, device = compute_patch_side(images, threat), len(images), images.device
         shape = (images.shape[1], side, side)
         if count == 0 or side == 0:
             return images.new_zeros(count, *shape)
-        setting = Setting(
+        setting = EOTInputs(
             classifier=classifier,
             images=images,
             labels=labels,
-            surfaces=surface(images, masks),
+            surfaces=build_surface_masks(images, masks),
             threat=threat,
             stream=stream,
             rows=torch.arange(count, device=device),
@@ -57,28 +57,31 @@ class Patch(ExpectationAttack):
         everything = torch.ones(1, 1, side, side, dtype=torch.bool, device=device)
 
         def print_cost(colours: Tensor) -> Tensor:
-            rough, dear = total_variation(colours, everything), non_printability(colours, everything)
+            rough, dear = (
+                compute_total_variation(colours, everything),
+                compute_non_printability(colours, everything),
+            )
             return self.tv * rough + self.nps * dear
 
-        own = Stream(stream.group_seed(), ("patch",), stream.attack)
+        own = RandomStream(stream.compute_batch_seed(), ("patch",), stream.attack)
         paths = []
         for restart in range(self.restarts):
-            start = own.uniform(shape, draw=f"colours {restart}", device=device)
+            start = own.sample_uniform(shape, draw=f"colours {restart}", device=device)
             paths.append(
-                climb(
+                optimize_colours(
                     self,
                     setting,
                     start,
                     lambda colours: colours.expand(count, -1, -1, -1),
                     print_cost,
-                    draw=f"restart {restart}",
+                    draw_name=f"restart {restart}",
                     steps=self.steps,
                 )
             )
         best, _ = max(paths, key=lambda path: float(path[1]))
         return ((best * 255).round() / 255).expand(count, -1, -1, -1).clone()
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All views of all steps, and the looks that decide what is kept."""
-        forward, backward = self.passes(self.steps)
+        forward, backward = self.estimate_search_cost(self.steps)
         return (self.restarts * forward, self.restarts * backward) if threat.eps else (0, 0)

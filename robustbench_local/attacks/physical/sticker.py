@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.core.objective import check_counts
-from robustbench_local.attacks.physical.eot import ExpectationAttack, Setting, climb
+from robustbench_local.attacks.physical.eot import EOTAttack, EOTInputs, optimize_colours
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.physical.printability import non_printability, total_variation
-from robustbench_local.threats.physical.relighting import lit, unlit
-from robustbench_local.threats.physical.sticker_mask import LAYOUTS, sticker_mask, surface
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.physical.printability import compute_non_printability, compute_total_variation
+from robustbench_local.threats.physical.relighting import relight_colours, remove_lighting
+from robustbench_local.threats.physical.sticker_mask import (
+    BAR_LAYOUTS,
+    build_sticker_mask,
+    build_surface_masks,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sticker(ExpectationAttack):
+class Sticker(EOTAttack):
     """Robust physical perturbation: colours that turn the reading from wherever the sign is seen.
 
     Unless it is a poster, a first pass changes the whole surface under an L1 weight, and the sticker goes
@@ -56,7 +60,7 @@ class Sticker(ExpectationAttack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`. Returns the signs with their stickers, without a camera.
@@ -65,18 +69,18 @@ class Sticker(ExpectationAttack):
         """
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
-        setting = Setting(
+        setting = EOTInputs(
             classifier=classifier,
             images=images,
             labels=labels,
-            surfaces=surface(images, masks),
+            surfaces=build_surface_masks(images, masks),
             threat=threat,
             stream=stream,
             rows=torch.arange(len(images), device=images.device),
         )
-        return torch.cat([self._stuck(group) for group in setting.groups(self.views)])
+        return torch.cat([self._optimize_stickers(group) for group in setting.split_by_batch(self.views)])
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All views of all steps, the looks that decide what is kept, and the pass that finds the place."""
         if not threat.eps:
             return (0, 0)
@@ -84,73 +88,81 @@ class Sticker(ExpectationAttack):
         if threat.transformation != "poster":
             searches.append(self.place_steps)
         if threat.transformation == "rectangles":
-            searches += [self.layout_steps] * (1 + len(LAYOUTS))
-        passes = [self.passes(steps) for steps in searches]
+            searches += [self.layout_steps] * (1 + len(BAR_LAYOUTS))
+        passes = [self.estimate_search_cost(steps) for steps in searches]
         return sum(forward for forward, _ in passes), sum(backward for _, backward in passes)
 
-    def _stuck(self, setting: Setting) -> Tensor:
+    def _optimize_stickers(self, setting: EOTInputs) -> Tensor:
         """The best of the restarts for a group of signs."""
         images = setting.images
-        mask, start = self._placed(setting)
+        mask, start = self._choose_masks(setting)
         best, scores = images, images.new_full((len(images),), -torch.inf)
         for restart in range(self.restarts):
-            colours = self._colours(setting, restart) if restart else start
-            found, reached = self._climb(setting, mask, colours, f"restart {restart}", self.steps)
+            colours = self._draw_colours(setting, restart) if restart else start
+            found, reached = self._optimize_colours(setting, mask, colours, f"restart {restart}", self.steps)
             best = torch.where((reached > scores).view(-1, 1, 1, 1), found, best)
             scores = torch.maximum(scores, reached)
-        stuck = lit(best, images, setting.surfaces)
+        stuck = relight_colours(best, images, setting.surfaces)
         return torch.where(mask, (stuck * 255).round() / 255, images)
 
-    def _placed(self, setting: Setting) -> tuple[Tensor, Tensor]:
+    def _choose_masks(self, setting: EOTInputs) -> tuple[Tensor, Tensor]:
         """Where each sign's sticker goes, (N, 1, H, W), and the colours to begin with, (N or 1, C, H, W)."""
-        surfaces, threat, start = setting.surfaces, setting.threat, self._colours(setting, 0)
-        first = sticker_mask(surfaces, threat, wanted=self._wanted(setting))
+        surfaces, threat, start = setting.surfaces, setting.threat, self._draw_colours(setting, 0)
+        first = build_sticker_mask(surfaces, threat, pixel_worth=self._compute_pixel_importance(setting))
         if threat.transformation != "rectangles":
             return first, start
-        plain = [sticker_mask(surfaces, threat, layout=layout) for layout in range(len(LAYOUTS))]
+        plain = [build_sticker_mask(surfaces, threat, layout=layout) for layout in range(len(BAR_LAYOUTS))]
         masks = torch.stack([first, *plain])
         tried = [
-            self._climb(setting, mask, start, f"place {place}", self.layout_steps)
+            self._optimize_colours(setting, mask, start, f"place {place}", self.layout_steps)
             for place, mask in enumerate(masks)
         ]
         colours, scores = (torch.stack(part) for part in zip(*tried, strict=True))
         best, signs = scores.argmax(dim=0), torch.arange(len(surfaces), device=surfaces.device)
         return masks[best, signs], colours[best, signs]
 
-    def _colours(self, setting: Setting, restart: int) -> Tensor:
+    def _draw_colours(self, setting: EOTInputs, restart: int) -> Tensor:
         """Random colours to begin with."""
         images = setting.images
-        return setting.stream.uniform(images.shape[1:], draw=f"colours {restart}", device=images.device)
+        return setting.stream.sample_uniform(
+            images.shape[1:], draw=f"colours {restart}", device=images.device
+        )
 
-    def _climb(
-        self, setting: Setting, mask: Tensor, start: Tensor, draw: str, steps: int
+    def _optimize_colours(
+        self, setting: EOTInputs, mask: Tensor, start: Tensor, draw: str, steps: int
     ) -> tuple[Tensor, Tensor]:
         """Optimise the colours inside a mask; the best ones and their scores."""
         images = setting.images
 
         def stuck(colours: Tensor) -> Tensor:
-            return torch.where(mask, lit(colours, images, setting.surfaces), images)
+            return torch.where(mask, relight_colours(colours, images, setting.surfaces), images)
 
         def print_cost(colours: Tensor) -> Tensor:
-            return self.tv * total_variation(colours, mask) + self.nps * non_printability(colours, mask)
+            return self.tv * compute_total_variation(colours, mask) + self.nps * compute_non_printability(
+                colours, mask
+            )
 
-        return climb(self, setting, start, stuck, print_cost, draw=draw, steps=steps)
+        return optimize_colours(self, setting, start, stuck, print_cost, draw_name=draw, steps=steps)
 
-    def _wanted(self, setting: Setting) -> Tensor | None:
+    def _compute_pixel_importance(self, setting: EOTInputs) -> Tensor | None:
         """How much each pixel changes when that is dear, (N, 1, H, W); None for a poster."""
         if setting.threat.transformation == "poster":
             return None
         images, surfaces = setting.images, setting.surfaces
-        own = unlit(images, images, surfaces)
+        own = remove_lighting(images, images, surfaces)
 
         def changed(colours: Tensor) -> Tensor:  # at its own colours the sign is as it is, glare and all
             return torch.where(
-                surfaces, images + lit(colours, images, surfaces) - lit(own, images, surfaces), images
+                surfaces,
+                images + relight_colours(colours, images, surfaces) - relight_colours(own, images, surfaces),
+                images,
             )
 
         def size(colours: Tensor) -> Tensor:
             moved = ((colours - own).abs() * surfaces).flatten(1).sum(dim=1)
             return self.l1 * moved / (surfaces.flatten(1).sum(dim=1) * images.shape[1])
 
-        found, _ = climb(self, setting, own, changed, size, draw="place", steps=self.place_steps)
+        found, _ = optimize_colours(
+            self, setting, own, changed, size, draw_name="place", steps=self.place_steps
+        )
         return (found - own).abs().sum(dim=1, keepdim=True)

@@ -8,86 +8,93 @@ import torch
 from torch import Tensor
 
 from robustbench_local.attacks.square.windows import Windows
-from robustbench_local.threats.lp_ball import Balls, to_ball_and_box
+from robustbench_local.threats.lp_ball import PerImageBalls, project_to_box
 from robustbench_local.threats.threat_model import ThreatModel
 
-_TINY = 1e-30
+_MIN_NORM = 1e-30
 
 
 @dataclass(kw_only=True)
-class Canvas:
+class SquareProposals:
     """What proposals are painted into, a row each."""
 
     points: Tensor
     """(M, C, H, W): best points, and the proposals in them afterwards."""
     originals: Tensor
     """(M, C, H, W)."""
-    ball: Balls | ThreatModel
+    ball: PerImageBalls | ThreatModel
     """Around each."""
-    at: Tensor
+    windows: Tensor
     """The windows, as in `Squares`."""
     colours: Tensor
     """(M, C)."""
-    reach: Tensor
+    budget: Tensor
     """(M,): as in `Squares`."""
-    spent: Tensor
+    used_budget: Tensor
     """(M,): that of the best points, and of the proposals afterwards; stays as it is under Linf."""
 
 
-def paint_plain(canvas: Canvas, where: Tensor) -> None:
+def perturb_linf_windows(proposals: SquareProposals, where: Tensor) -> None:
     """Linf: one colour a channel, at the border of the ball; ``where`` as in `paint_bumps`."""
-    pixels = canvas.originals.flatten(1).gather(1, where)
-    pixels.view(len(pixels), canvas.colours.shape[1], -1).add_(canvas.colours[:, :, None])
-    canvas.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
+    pixels = proposals.originals.flatten(1).gather(1, where)
+    pixels.view(len(pixels), proposals.colours.shape[1], -1).add_(proposals.colours[:, :, None])
+    proposals.points.flatten(1).scatter_(1, where, pixels.clamp_(0.0, 1.0))
 
 
-def paint_bumps(canvas: Canvas, windows: Windows, where: Tensor, *, power: int, wide: bool) -> None:
+def perturb_lp_windows(
+    canvas: SquareProposals,
+    windows: Windows,
+    pixel_positions: Tensor,
+    *,
+    power: int,
+    project_whole_image: bool,
+) -> None:
     """L2 and L1: wipe the second window; its change, and what was not spent, goes into the first.
 
     Args:
         canvas: What is painted into.
         windows: Two for each row.
-        where: Their places, (M, positions).
+        pixel_positions: Their places, (M, positions).
         power: 2 for L2, 1 for L1.
-        wide: Whether more is painted than the ball allows, which then takes it from the whole image.
+        project_whole_image: Whether more is painted than the ball allows, which then takes it from the whole image.
     """
-    colours, half = canvas.colours, where.shape[1] // 2
+    colours, half = canvas.colours, pixel_positions.shape[1] // 2
     channels, points = colours.shape[1], canvas.points.flatten(1)
-    pixels = canvas.originals.flatten(1).gather(1, where)
-    delta = points.gather(1, where) - pixels
-    sums = windows.sums(raised(delta, power))
-    here, there = torch.split(where, half, dim=1)
+    pixels = canvas.originals.flatten(1).gather(1, pixel_positions)
+    delta = points.gather(1, pixel_positions) - pixels
+    sums = windows.sum_channels(raise_to_power(delta, power))
+    here, there = torch.split(pixel_positions, half, dim=1)
     points.scatter_(1, there, pixels[:, half:])
     pixels, old = pixels[:, :half], delta[:, :half]
-    taken = sums[:, channels:] + windows.sums(raised(points.gather(1, here) - pixels, power))
-    budget = (taken + (canvas.reach - canvas.spent)[:, None] / channels).clamp_min(0)
-    if wide:
+    taken = sums[:, channels:] + windows.sum_channels(raise_to_power(points.gather(1, here) - pixels, power))
+    budget = (taken + (canvas.budget - canvas.used_budget)[:, None] / channels).clamp_min(0)
+    if project_whole_image:
         budget *= channels
-    pattern = colours[:, :, None] * windows.bumps(canvas.at[:, 2], power)[:, None]
-    size = root(sums[:, :channels], power)[:, :, None]
+    pattern = colours[:, :, None] * windows.select_patterns(canvas.windows[:, 2], power)[:, None]
+    size = compute_root(sums[:, :channels], power)[:, :, None]
     new = pattern + old.view(len(old), channels, -1) / size
-    size = root(windows.sums(raised(new.flatten(1), power)), power)
-    new *= (root(budget, power) / size)[:, :, None]
+    size = compute_root(windows.sum_channels(raise_to_power(new.flatten(1), power)), power)
+    new *= (compute_root(budget, power) / size)[:, :, None]
     painted = (pixels + new.flatten(1)).clamp_(0.0, 1.0)
     points.scatter_(1, here, painted)
-    if wide:
-        canvas.points = to_ball_and_box(canvas.points, canvas.originals, canvas.ball)
-        canvas.spent = spent_on(canvas.points - canvas.originals, power)
+    if project_whole_image:
+        canvas.points = project_to_box(canvas.points, canvas.originals, canvas.ball)
+        canvas.used_budget = compute_used_budget(canvas.points - canvas.originals, power)
         return
-    change = windows.sums(raised(painted - pixels, power)) - taken
-    canvas.spent = canvas.spent + change.sum(dim=1)
+    change = windows.sum_channels(raise_to_power(painted - pixels, power)) - taken
+    canvas.used_budget = canvas.used_budget + change.sum(dim=1)
 
 
-def raised(delta: Tensor, power: int) -> Tensor:
+def raise_to_power(delta: Tensor, power: int) -> Tensor:
     """Absolute values, squared if ``power`` is 2."""
     return delta * delta if power == 2 else delta.abs()
 
 
-def root(sums: Tensor, power: int) -> Tensor:
+def compute_root(sums: Tensor, power: int) -> Tensor:
     """The norm that belongs to a sum of raised values, never 0."""
-    return (sums.sqrt() if power == 2 else sums).clamp_min(_TINY)
+    return (sums.sqrt() if power == 2 else sums).clamp_min(_MIN_NORM)
 
 
-def spent_on(delta: Tensor, power: int) -> Tensor:
+def compute_used_budget(delta: Tensor, power: int) -> Tensor:
     """Sum of the raised values of whole images, (N,)."""
-    return raised(delta.flatten(1), power).sum(dim=1)
+    return raise_to_power(delta.flatten(1), power).sum(dim=1)

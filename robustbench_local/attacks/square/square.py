@@ -10,35 +10,46 @@ from torch import Tensor
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.search import Search, Seen
-from robustbench_local.attacks.core.work_items import Foreseen, Front, Rows, span
+from robustbench_local.attacks.core.search import PointEvaluation, Search
+from robustbench_local.attacks.core.work_items import ActiveSet, Lookahead, TensorTable, compute_age_range
 from robustbench_local.attacks.square.perturbations import (
-    Canvas,
-    paint_bumps,
-    paint_plain,
-    raised,
-    root,
-    spent_on,
+    SquareProposals,
+    compute_root,
+    compute_used_budget,
+    perturb_linf_windows,
+    perturb_lp_windows,
+    raise_to_power,
 )
-from robustbench_local.attacks.square.windows import Windows, tiled, tiles, window_sides
+from robustbench_local.attacks.square.windows import (
+    Windows,
+    build_tiled_patterns,
+    compute_tile_grid,
+    compute_window_sides,
+)
 from robustbench_local.classifier import Access, Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream, uniform_at
-from robustbench_local.threats.lp_ball import Balls, column, norm_of, radius, to_ball_and_box
+from robustbench_local.randomness import RandomStream, sample_uniform_at
+from robustbench_local.threats.lp_ball import (
+    PerImageBalls,
+    broadcast_radius,
+    compute_norms,
+    project_to_box,
+    reshape_for_broadcast,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
-_BLOCK = 64
+_STEPS_PER_BLOCK = 64
 """Steps whose random numbers are drawn at once."""
 _HALF_ULP = 2.0**-25
 """How far rounding moves a pixel at most."""
-_NOISE = 1e-5
+_SCORE_NOISE_SHARE = 1e-5
 """A negative score has to rise by this share: many windows change nothing but the rounding of the logits, and
 that is another one in another batch."""
-_AHEAD = 0.5
+_LOOKAHEAD_SHARE = 0.5
 """Proposals are looked at together for this share of an item's mean way from one that helped to the next: on
 two signs a sixth of the passes, and every sixth look in vain (5,000 steps)."""
-_MOST_AHEAD = 16
-_SPARE = 0.25
+_MAX_LOOKAHEAD_POINTS = 16
+_LOOKAHEAD_BUDGET_SHARE = 0.25
 """An item stops looking ahead when so large a share of its steps was in vain."""
 
 
@@ -83,7 +94,7 @@ class Square(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
     ) -> Tensor:
         """Search; see :meth:`Attack.perturb`."""
@@ -94,62 +105,62 @@ class Square(Attack):
         steps = self.queries // self.restarts - 1
         for restart in range(self.restarts):
             search = SquareSearch(threat=threat, steps=steps, p=self.p, rescale=self.rescale)
-            engine.run(search, engine.items(restart))
+            engine.run(search, engine.build_items(restart))
         return engine.points
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Its queries, and no backward pass."""
         return (self.queries // self.restarts * self.restarts, 0) if threat.eps else (0, 0)
 
 
 @dataclass(kw_only=True)
-class Squares(Rows):
+class SquareState(TensorTable):
     """What Square remembers of each item."""
 
-    keys: Tensor
+    stream_keys: Tensor
     """(W,): what opens its stream of random numbers."""
-    ahead: Tensor
+    block_windows: Tensor
     """(W, block, windows) int64: where the windows of a block of steps lie, counted within a channel. Under
     L2 and L1 there are two, and behind them the number of the pattern."""
-    colours: Tensor
+    block_colours: Tensor
     """(W, block, C): what a window gets, with its sign: the radius under Linf, else 1."""
-    at: Tensor
+    windows: Tensor
     """(W, windows): the entry of ``ahead`` that ``front.points`` show."""
-    reach: Tensor
-    """(W,): the radius; under L2 and L1, what ``spent`` may grow to."""
-    spent: Tensor
+    budget: Tensor
+    """(W,): the radius; under L2 and L1, what ``used_budget`` may grow to."""
+    used_budget: Tensor
     """(W,): sum of the absolute changes, squared under L2, of ``front.best_points``; unused under Linf."""
-    proposed: Tensor
+    proposed_budget: Tensor
     """(W,): that of ``front.points``."""
-    helped: Tensor
+    accepted_count: Tensor
     """(W,) int64: proposals that were accepted; counted where several are looked at together."""
-    vain: Tensor
+    wasted_count: Tensor
     """(W,) int64, on the CPU: proposals that were looked at in vain, since one before them helped."""
 
 
 @dataclass(kw_only=True)
-class Ahead(Foreseen):
+class SquareLookahead(Lookahead):
     """A proposal that was foreseen."""
 
-    at: Tensor
+    windows: Tensor
     """As in `Squares`."""
-    where: Tensor
+    pixel_positions: Tensor
     """(M, positions) int64: where it is, in an image's memory."""
-    spent: Tensor
-    """(M,): as ``proposed`` in `Squares`."""
+    used_budget: Tensor
+    """(M,): as ``proposed_budget`` in `Squares`."""
 
 
-class SquareSearch(Search[Squares]):
+class SquareSearch(Search[SquareState]):
     """Square's search on the engine. A proposal is painted into the present points, and wiped if rejected.
 
     Args:
         threat: Budget, goal and region.
         steps: Proposals for an item.
         p: Share of the image's pixels in the first windows.
-        rescale: Whether the windows' schedule is stretched or shrunk to ``steps``.
+        rescale: Whether the windows' schedule is stretched or shrunk to ``steps_per_epoch``.
         ahead: Whether to look at several proposals of an item in one pass. They are the same and are accepted
             in the same order as without: what was looked at beyond one that helped counts for nothing. It
-            costs looks, at most ``spare``, so it is not for a classifier whose queries are counted.
+            costs looks, at most ``lookahead_budget``, so it is not for a classifier whose queries are counted.
         name: Name of the stage.
     """
 
@@ -160,226 +171,245 @@ class SquareSearch(Search[Squares]):
         steps: int,
         p: float = 0.8,
         rescale: bool = False,
-        ahead: bool = False,
+        use_lookahead: bool = False,
         name: str = "square",
     ) -> None:
         self.threat, self.steps, self.name = threat, steps, name
-        self.spare = int(_SPARE * steps) if ahead else 0
-        self._p, self._rescale = p, rescale
+        self.lookahead_budget = int(_LOOKAHEAD_BUDGET_SHARE * steps) if use_lookahead else 0
+        self._first_share, self._rescale = p, rescale
         self._power = {"Linf": 0, "L2": 2, "L1": 1}[threat.norm]
-        self._count = 2 if self._power else 1
-        self._wide = False
-        self._sides: list[int] = []
-        self._side_table = torch.empty(0, dtype=torch.int64)
-        self._painted: tuple[Tensor, Tensor] | None = None
+        self._window_count = 2 if self._power else 1
+        self._projects_whole_image = False
+        self._window_sides: list[int] = []
+        self._window_side_table = torch.empty(0, dtype=torch.int64)
+        self._cached_positions: tuple[Tensor, Tensor] | None = None
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> Squares:
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> SquareState:
         """Stripes of random colours under Linf, tiles under L2 and L1."""
         channels, height, width = front.points.shape[1:]
-        self._wide = self.threat.norm == "L1" and channels > 1
+        self._projects_whole_image = self.threat.norm == "L1" and channels > 1
         smallest, odd = (3, True) if self._power else (1, False)
-        self._sides = window_sides(
-            self.steps, self._p, height, width, smallest=smallest, odd=odd, rescale=self._rescale
+        self._window_sides = compute_window_sides(
+            self.steps, self._first_share, height, width, min_side=smallest, odd=odd, rescale=self._rescale
         )
-        self._side_table = torch.tensor(self._sides)
+        self._window_side_table = torch.tensor(self._window_sides)
         front.originals = front.originals.contiguous()
-        start = self._tiles if self._power else self._stripes
+        start = self._start_from_tiles if self._power else self._start_from_stripes
         front.points = start(front, stream, draws).contiguous()
         front.best_points = front.points.clone()
-        spent = spent_on(front.points - front.originals, self._power)
+        spent = compute_used_budget(front.points - front.originals, self._power)
         entry = 3 if self._power else 1
-        ahead = torch.zeros(len(front), _BLOCK, entry, dtype=torch.int64, device=spent.device)
-        return Squares(
-            keys=stream.keys([f"{draw}/windows" for draw in draws], spent.device),
-            ahead=ahead,
-            colours=spent.new_zeros(len(front), _BLOCK, channels),
-            at=ahead[:, 0],
-            reach=self._reach(front).expand(len(front)),
-            spent=spent,
-            proposed=spent,
-            helped=torch.zeros_like(front.rows),
-            vain=torch.zeros_like(front.age),
+        ahead = torch.zeros(len(front), _STEPS_PER_BLOCK, entry, dtype=torch.int64, device=spent.device)
+        return SquareState(
+            stream_keys=stream.compute_keys([f"{draw}/windows" for draw in draws], spent.device),
+            block_windows=ahead,
+            block_colours=spent.new_zeros(len(front), _STEPS_PER_BLOCK, channels),
+            windows=ahead[:, 0],
+            budget=self._compute_budget(front).expand(len(front)),
+            used_budget=spent,
+            proposed_budget=spent,
+            accepted_count=torch.zeros_like(front.rows),
+            wasted_count=torch.zeros_like(front.age),
         )
 
-    def ahead(self, front: Front, most: int) -> Tensor | None:
+    def count_lookahead(self, front: ActiveSet, most: int) -> Tensor | None:
         """The more, the rarer a proposal of the item has helped so far; never beyond its block of numbers."""
-        state: Squares = front.state  # type: ignore[assignment]  # begin made it
-        if not self.spare or not front.span()[0]:
+        state: SquareState = front.state  # type: ignore[assignment]  # begin made it
+        if not self.lookahead_budget or not front.get_age_range()[0]:
             return None
-        counts = 1 + (_AHEAD * front.age / (state.helped.cpu() + 1)).long()
-        room = torch.minimum(_BLOCK - (front.age - 1) % _BLOCK, self.steps - front.age)
-        most = min(most, _MOST_AHEAD)
+        counts = 1 + (_LOOKAHEAD_SHARE * front.age / (state.accepted_count.cpu() + 1)).long()
+        room = torch.minimum(_STEPS_PER_BLOCK - (front.age - 1) % _STEPS_PER_BLOCK, self.steps - front.age)
+        most = min(most, _MAX_LOOKAHEAD_POINTS)
         counts = torch.minimum(counts, room.clamp_max(most))
-        counts[state.vain > self.spare - most] = 1
+        counts[state.wasted_count > self.lookahead_budget - most] = 1
         return counts if bool((counts > 1).any()) else None
 
-    def foresee(self, front: Front, of: Tensor, offsets: Tensor) -> Ahead:
+    def build_lookahead(self, front: ActiveSet, of: Tensor, offsets: Tensor) -> SquareLookahead:
         """Paint proposals into the best points, each as if all before it had been wiped."""
-        state: Squares = front.state  # type: ignore[assignment]  # begin made it
+        state: SquareState = front.state  # type: ignore[assignment]  # begin made it
         ages = front.age[of] - 1 + offsets
-        windows = self._windows(front, ages, *span(ages))
-        row, slot = (_there(index, state.keys) for index in (of, ages % _BLOCK))
-        canvas = Canvas(
+        windows = self._build_windows(front, ages, *compute_age_range(ages))
+        row, slot = (_move_index(index, state.stream_keys) for index in (of, ages % _STEPS_PER_BLOCK))
+        canvas = SquareProposals(
             points=front.best_points[row],
             originals=front.originals[row],
-            ball=self.threat if front.eps is None else Balls(self.threat.norm, front.eps[row]),
-            at=state.ahead[row, slot],
-            colours=state.colours[row, slot],
-            reach=state.reach[row],
-            spent=state.spent[row],
+            ball=self.threat if front.eps is None else PerImageBalls(self.threat.norm, front.eps[row]),
+            windows=state.block_windows[row, slot],
+            colours=state.block_colours[row, slot],
+            budget=state.budget[row],
+            used_budget=state.used_budget[row],
         )
-        where = self._paint(canvas, windows)
-        return Ahead(points=canvas.points, at=canvas.at, where=where, spent=canvas.spent)
+        where = self._apply_proposals(canvas, windows)
+        return SquareLookahead(
+            points=canvas.points,
+            windows=canvas.windows,
+            pixel_positions=where,
+            used_budget=canvas.used_budget,
+        )
 
-    def leap(self, front: Front, there: Foreseen, vain: Tensor) -> None:
+    def advance_items(self, front: ActiveSet, there: Lookahead, vain: Tensor) -> None:
         """Take over the proposals that are shown now."""
-        state: Squares = front.state  # type: ignore[assignment]  # begin made it
-        state.vain = state.vain + vain
-        state.at, state.proposed = there.at, there.spent  # type: ignore[attr-defined]  # foresee made it
-        self._painted = state.at, there.where  # type: ignore[attr-defined]
+        state: SquareState = front.state  # type: ignore[assignment]  # begin made it
+        state.wasted_count = state.wasted_count + vain
+        state.windows, state.proposed_budget = there.at, there.spent  # type: ignore[attr-defined]  # foresee made it
+        self._cached_positions = state.windows, there.where  # type: ignore[attr-defined]
 
-    def helps(self, scores: Tensor, best_scores: Tensor) -> Tensor:
+    def is_improvement(self, scores: Tensor, best_scores: Tensor) -> Tensor:
         """Whether the score rises by more than rounding."""
-        return scores * (1 + _NOISE) > best_scores
+        return scores * (1 + _SCORE_NOISE_SHARE) > best_scores
 
-    def keep(self, front: Front, scores: Tensor) -> None:
+    def update_best_points(self, front: ActiveSet, scores: Tensor) -> None:
         """Accept the proposals that raise the score and wipe the others, in their windows if that will do."""
-        state: Squares = front.state  # type: ignore[assignment]  # begin made it
-        better = self.helps(scores, front.best_scores)
-        if self.spare:
-            state.helped = state.helped + better
+        state: SquareState = front.state  # type: ignore[assignment]  # begin made it
+        better = self.is_improvement(scores, front.best_scores)
+        if self.lookahead_budget:
+            state.accepted_count = state.accepted_count + better
         if self._power:
-            state.spent = torch.where(better, state.proposed, state.spent)
-        if self._wide:
-            super().keep(front, scores)
+            state.used_budget = torch.where(better, state.proposed_budget, state.used_budget)
+        if self._projects_whole_image:
+            super().update_best_points(front, scores)
             front.points = front.best_points.clone()
             return
         front.best_scores = torch.where(better, scores, front.best_scores)
         points, best = front.points.flatten(1), front.best_points.flatten(1)
-        where = self._present(front, state)
+        where = self._locate_proposals(front, state)
         kept = torch.where(better[:, None], points.gather(1, where), best.gather(1, where))
         points.scatter_(1, where, kept)
         best.scatter_(1, where, kept)
 
-    def step(self, front: Front, state: Squares, seen: Seen) -> Tensor:  # noqa: ARG002 - keep has judged
+    def step(self, front: ActiveSet, state: SquareState, seen: PointEvaluation) -> Tensor:  # noqa: ARG002 - keep has judged
         """The next proposals, painted into the points."""
-        youngest, oldest = front.span()
-        colours = self._next(front, state, youngest, oldest)
-        canvas = Canvas(
+        youngest, oldest = front.get_age_range()
+        colours = self._advance_block(front, state, youngest, oldest)
+        canvas = SquareProposals(
             points=front.points,
             originals=front.originals,
-            ball=self.ball(front),
-            at=state.at,
+            ball=self.get_ball(front),
+            windows=state.windows,
             colours=colours,
-            reach=state.reach,
-            spent=state.spent,
+            budget=state.budget,
+            used_budget=state.used_budget,
         )
-        where = self._paint(canvas, self._windows(front, front.age, youngest, oldest))
-        state.proposed, self._painted = canvas.spent, (state.at, where)
+        where = self._apply_proposals(canvas, self._build_windows(front, front.age, youngest, oldest))
+        state.proposed_budget, self._cached_positions = canvas.used_budget, (state.windows, where)
         return canvas.points
 
-    def _paint(self, canvas: Canvas, windows: Windows) -> Tensor:
+    def _apply_proposals(self, canvas: SquareProposals, windows: Windows) -> Tensor:
         """Paint each item's proposal; returns where it is, as positions in an image's memory."""
-        where = windows.places(canvas.at[:, : self._count])
+        where = windows.locate_pixels(canvas.windows[:, : self._window_count])
         if self._power:
-            paint_bumps(canvas, windows, where, power=self._power, wide=self._wide)
+            perturb_lp_windows(
+                canvas, windows, where, power=self._power, project_whole_image=self._projects_whole_image
+            )
         else:
-            paint_plain(canvas, where)
+            perturb_linf_windows(canvas, where)
         return where
 
-    def _present(self, front: Front, state: Squares) -> Tensor:
+    def _locate_proposals(self, front: ActiveSet, state: SquareState) -> Tensor:
         """Where the proposals are: `step` knew, unless items have come or gone since."""
-        if self._painted is not None and self._painted[0] is state.at:
-            return self._painted[1]
+        if self._cached_positions is not None and self._cached_positions[0] is state.windows:
+            return self._cached_positions[1]
         before = (front.age - 1).clamp_min(0)
-        youngest, oldest = (max(age - 1, 0) for age in front.span())
-        return self._windows(front, before, youngest, oldest).places(state.at[:, : self._count])
+        youngest, oldest = (max(age - 1, 0) for age in front.get_age_range())
+        return self._build_windows(front, before, youngest, oldest).locate_pixels(
+            state.windows[:, : self._window_count]
+        )
 
-    def _windows(self, front: Front, ages: Tensor, youngest: int, oldest: int) -> Windows:
+    def _build_windows(self, front: ActiveSet, ages: Tensor, youngest: int, oldest: int) -> Windows:
         """The windows of the steps at these ages."""
         shape, device = tuple(front.points.shape[1:]), front.points.device
-        smallest, largest = self._sides[oldest], self._sides[youngest]
+        smallest, largest = self._window_sides[oldest], self._window_sides[youngest]
         if smallest == largest:  # sides only fall
             return Windows((largest,), shape, device)
-        sides = [self._sides[age] for age in ages.tolist()]
+        sides = [self._window_sides[age] for age in ages.tolist()]
         known = sorted(set(sides))
         which = torch.tensor([known.index(side) for side in sides])
-        return Windows(tuple(known), shape, device, _there(which, front.points))
+        return Windows(tuple(known), shape, device, _move_index(which, front.points))
 
-    def _stripes(self, front: Front, stream: Stream, draws: list[str]) -> Tensor:
+    def _start_from_stripes(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> Tensor:
         """Vertical stripes, one pixel wide."""
         channels, _, width = front.points.shape[1:]
-        colours = stream.uniform((channels, 1, width), draw=draws, device=front.points.device) - 0.5
-        reach = radius(self.ball(front), front.points)
-        return (front.originals + _sign(colours) * reach).clamp_(0.0, 1.0)
+        colours = stream.sample_uniform((channels, 1, width), draw=draws, device=front.points.device) - 0.5
+        reach = broadcast_radius(self.get_ball(front), front.points)
+        return (front.originals + _compute_signs(colours) * reach).clamp_(0.0, 1.0)
 
-    def _tiles(self, front: Front, stream: Stream, draws: list[str]) -> Tensor:
+    def _start_from_tiles(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> Tensor:
         """Bumps all over, as high as the ball allows."""
         channels, height, width = front.points.shape[1:]
-        _, down, across = tiles(height, width)
-        numbers = stream.uniform((channels + 1, down, across), draw=draws, device=front.points.device) - 0.5
+        _, down, across = compute_tile_grid(height, width)
+        numbers = (
+            stream.sample_uniform((channels + 1, down, across), draw=draws, device=front.points.device) - 0.5
+        )
         turned = (numbers[:, -1] > 0).long()
-        delta = tiled(_sign(numbers[:, :-1]), turned, height, width, self._power)
-        reach = root(self._reach(front), self._power).expand(len(front))
+        delta = build_tiled_patterns(_compute_signs(numbers[:, :-1]), turned, height, width, self._power)
+        reach = compute_root(self._compute_budget(front), self._power).expand(len(front))
         if self._power == 2:
-            delta = delta * column(reach / norm_of(delta, "L2"), delta)
-        return to_ball_and_box(front.originals + delta, front.originals, Balls(self.threat.norm, reach))
+            delta = delta * reshape_for_broadcast(reach / compute_norms(delta, "L2"), delta)
+        return project_to_box(
+            front.originals + delta, front.originals, PerImageBalls(self.threat.norm, reach)
+        )
 
-    def _reach(self, front: Front) -> Tensor:
-        """What ``spent`` may grow to, with room for the rounding of every pixel under L2 and L1."""
-        reach = torch.as_tensor(self.ball(front).eps, dtype=torch.float32, device=front.points.device)
+    def _compute_budget(self, front: ActiveSet) -> Tensor:
+        """What ``used_budget`` may grow to, with room for the rounding of every pixel under L2 and L1."""
+        reach = torch.as_tensor(self.get_ball(front).eps, dtype=torch.float32, device=front.points.device)
         if not self._power:
             return reach
         room = _HALF_ULP * front.points[0].numel() ** (1 / self._power)
-        return raised((reach - room).clamp_min(0), self._power)
+        return raise_to_power((reach - room).clamp_min(0), self._power)
 
-    def _next(self, front: Front, state: Squares, youngest: int, oldest: int) -> Tensor:
+    def _advance_block(self, front: ActiveSet, state: SquareState, youngest: int, oldest: int) -> Tensor:
         """Go on to the next entry of each item's block, drawing blocks as needed; its colours, (W, C)."""
         if youngest == oldest:
-            slot = youngest % _BLOCK
+            slot = youngest % _STEPS_PER_BLOCK
             if slot == 0:
-                self._draw(front, state, torch.arange(len(front)))
-            state.at = state.ahead[:, slot]
-            return state.colours[:, slot]
-        slots = front.age % _BLOCK
+                self._draw_block(front, state, torch.arange(len(front)))
+            state.windows = state.block_windows[:, slot]
+            return state.block_colours[:, slot]
+        slots = front.age % _STEPS_PER_BLOCK
         due = (slots == 0).nonzero().flatten()
         if len(due):
-            self._draw(front, state, due)
-        rows = torch.arange(len(slots), device=state.keys.device)
-        slots = _there(slots, rows)
-        state.at = state.ahead[rows, slots]
-        return state.colours[rows, slots]
+            self._draw_block(front, state, due)
+        rows = torch.arange(len(slots), device=state.stream_keys.device)
+        slots = _move_index(slots, rows)
+        state.windows = state.block_windows[rows, slots]
+        return state.block_colours[rows, slots]
 
-    def _draw(self, front: Front, state: Squares, rows: Tensor) -> None:
+    def _draw_block(self, front: ActiveSet, state: SquareState, rows: Tensor) -> None:
         """Draw a block for some rows, (M,) int64 on the CPU, and sum up exactly what they spent."""
         channels, height, width = front.points.shape[1:]
-        numbers = 2 * self._count + channels + (1 if self._power else 0)
-        ages, device = front.age[rows], state.keys.device
-        first, rows = (_there(index, state.keys) for index in ((ages * numbers)[:, None], rows))
-        sides = self._side_table[(ages[:, None] + torch.arange(_BLOCK)).clamp_max(self.steps - 1)]
-        room = _there(torch.tensor([height + 1, width + 1]) - sides[..., None], state.keys)
-        places = first + torch.arange(_BLOCK * numbers, device=device)
-        uniform = uniform_at(state.keys[rows][:, None], places).view(len(rows), _BLOCK, numbers)
-        shares = uniform[..., : 2 * self._count].view(len(rows), _BLOCK, self._count, 2)
+        numbers = 2 * self._window_count + channels + (1 if self._power else 0)
+        ages, device = front.age[rows], state.stream_keys.device
+        first, rows = (_move_index(index, state.stream_keys) for index in ((ages * numbers)[:, None], rows))
+        sides = self._window_side_table[
+            (ages[:, None] + torch.arange(_STEPS_PER_BLOCK)).clamp_max(self.steps - 1)
+        ]
+        room = _move_index(torch.tensor([height + 1, width + 1]) - sides[..., None], state.stream_keys)
+        places = first + torch.arange(_STEPS_PER_BLOCK * numbers, device=device)
+        uniform = sample_uniform_at(state.stream_keys[rows][:, None], places).view(
+            len(rows), _STEPS_PER_BLOCK, numbers
+        )
+        shares = uniform[..., : 2 * self._window_count].view(
+            len(rows), _STEPS_PER_BLOCK, self._window_count, 2
+        )
         corners = (shares * room[:, :, None]).long()
         entry = corners[..., 0] * width + corners[..., 1]
-        colours = _sign(uniform[..., -channels:] - 0.5)
+        colours = _compute_signs(uniform[..., -channels:] - 0.5)
         if self._power:
-            turned = (uniform[..., 2 * self._count] > 0.5).long()
+            turned = (uniform[..., 2 * self._window_count] > 0.5).long()
             entry = torch.cat([entry, turned[..., None]], dim=2)
-            spent = spent_on(front.points[rows] - front.originals[rows], self._power)
-            state.spent = state.spent.index_copy(0, rows, spent)
+            spent = compute_used_budget(front.points[rows] - front.originals[rows], self._power)
+            state.used_budget = state.used_budget.index_copy(0, rows, spent)
         else:
-            colours *= state.reach[rows, None, None]
-        state.ahead = state.ahead.index_copy(0, rows, entry)
-        state.colours = state.colours.index_copy(0, rows, colours)
+            colours *= state.budget[rows, None, None]
+        state.block_windows = state.block_windows.index_copy(0, rows, entry)
+        state.block_colours = state.block_colours.index_copy(0, rows, colours)
 
 
-def _there(index: Tensor, like: Tensor) -> Tensor:
+def _move_index(index: Tensor, like: Tensor) -> Tensor:
     """An index of the CPU's where ``like`` is, without waiting for the device."""
     return index.to(like.device, non_blocking=True)
 
 
-def _sign(numbers: Tensor) -> Tensor:
+def _compute_signs(numbers: Tensor) -> Tensor:
     """-1 or 1, also where a number is 0."""
     return torch.where(numbers < 0, -1.0, 1.0)

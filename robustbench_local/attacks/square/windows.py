@@ -8,21 +8,21 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_STEPS = 10_000
+_SCHEDULE_STEPS = 10_000
 """Steps of the schedule as the paper gives it."""
-_HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_HALVING_STEPS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After these steps the share of the image that is changed at once halves."""
-_TILES = 5
+_TILES_PER_SIDE = 5
 """Tiles along the shorter side of an image where a search under L2 or L1 begins."""
 
 
-def window_sides(
+def compute_window_sides(
     steps: int,
     share: float,
     height: int,
     width: int,
     *,
-    smallest: int = 1,
+    min_side: int = 1,
     odd: bool = False,
     rescale: bool = False,
 ) -> list[int]:
@@ -33,21 +33,21 @@ def window_sides(
         share: Share of the image's pixels in the first windows, above 0 and at most 1.
         height: Of the image, in pixels.
         width: Likewise.
-        smallest: Smallest side, where the image has room for it.
+        min_side: Smallest side, where the image has room for it.
         odd: Whether sides are odd numbers, where the image has room for it.
-        rescale: Whether the schedule, made for 10,000 steps, is stretched or shrunk to ``steps``.
+        rescale: Whether the schedule, made for 10,000 steps, is stretched or shrunk to ``steps_per_epoch``.
 
     Returns:
-        ``steps`` numbers, each at most the shorter side of the image.
+        ``steps_per_epoch`` numbers, each at most the shorter side of the image.
 
     Source: Andriushchenko et al. 2020, arXiv:1912.00049, section 5; Croce & Hein 2020, arXiv:2003.01690.
     """
     elapsed = torch.arange(steps)
     if rescale:
-        elapsed = elapsed * _STEPS // steps
-    halvings = torch.bucketize(elapsed, torch.tensor(_HALVINGS))
+        elapsed = elapsed * _SCHEDULE_STEPS // steps
+    halvings = torch.bucketize(elapsed, torch.tensor(_HALVING_STEPS))
     area = share * height * width * 0.5 ** halvings.double()
-    sides = area.sqrt().round().long().clamp_min(smallest)
+    sides = area.sqrt().round().long().clamp_min(min_side)
     if odd:
         sides += 1 - sides % 2
     found: list[int] = sides.clamp_max(min(height, width)).tolist()
@@ -55,7 +55,7 @@ def window_sides(
 
 
 @lru_cache(maxsize=64)
-def bumps(side: int, power: int) -> Tensor:
+def build_bump_patterns(side: int, power: int) -> Tensor:
     """What is painted under L2 and L1: a bump beside a dent, each highest in the middle of its half.
 
     Args:
@@ -68,12 +68,14 @@ def bumps(side: int, power: int) -> Tensor:
     Source: Andriushchenko et al. 2020, arXiv:1912.00049, eq. 2; Croce & Hein 2021, arXiv:2103.01208 (L1).
     """
     upper = side // 2
-    pattern = torch.cat([_pyramid(upper, side, power), -_pyramid(side - upper, side, power)])
+    pattern = torch.cat(
+        [_build_nested_rectangles(upper, side, power), -_build_nested_rectangles(side - upper, side, power)]
+    )
     pattern /= pattern.abs().pow(power).sum().pow(1 / power)
     return torch.stack([pattern, pattern.t()])
 
 
-def _pyramid(height: int, width: int, power: int) -> Tensor:
+def _build_nested_rectangles(height: int, width: int, power: int) -> Tensor:
     """Nested rectangles, piled up, (height, width), of unit norm: the smaller, the higher."""
     down, right = torch.arange(height) - height // 2, torch.arange(width) - width // 2
     ring = torch.maximum(down.abs()[:, None], right.abs())
@@ -101,14 +103,14 @@ class Windows:
         sides: tuple[int, ...],
         shape: tuple[int, ...],
         device: torch.device,
-        which: Tensor | None = None,
+        side_indices: Tensor | None = None,
     ) -> None:
-        self._sides, self._device, self._which = sides, device, which
-        self._offsets = _offsets(sides, shape, device)
-        if which is not None:
-            self._offsets = self._offsets[which]
+        self._sides, self._device, self._side_indices = sides, device, side_indices
+        self._offsets = _compute_pixel_offsets(sides, shape, device)
+        if side_indices is not None:
+            self._offsets = self._offsets[side_indices]
 
-    def places(self, corners: Tensor) -> Tensor:
+    def locate_pixels(self, corners: Tensor) -> Tensor:
         """Where their pixels are in the images, each (C, H, W) flattened.
 
         Args:
@@ -117,63 +119,68 @@ class Windows:
         Returns:
             (W, V * C * side * side) int64.
         """
-        offsets = self._offsets if self._which is None else self._offsets[:, None]
+        offsets = self._offsets if self._side_indices is None else self._offsets[:, None]
         return (corners[:, :, None] + offsets).flatten(1)
 
-    def sums(self, values: Tensor) -> Tensor:
+    def sum_channels(self, values: Tensor) -> Tensor:
         """Sum of each channel of each window, (W, V * C), of values (W, V * C * side * side)."""
         by_channel = values.view(len(values), -1, self._sides[-1] ** 2)
-        if self._which is not None:
-            by_channel = by_channel * _once(self._sides, self._device)[self._which][:, None]
+        if self._side_indices is not None:
+            by_channel = (
+                by_channel * _build_pixel_mask(self._sides, self._device)[self._side_indices][:, None]
+            )
         return by_channel.sum(dim=2)
 
-    def bumps(self, turned: Tensor, power: int) -> Tensor:
+    def select_patterns(self, turned: Tensor, power: int) -> Tensor:
         """The pattern of each image, (W, side * side); ``turned`` says which of the two of :func:`bumps`."""
-        patterns = _patterns(self._sides, power, self._device)
-        return patterns[0, turned] if self._which is None else patterns[self._which, turned]
+        patterns = _build_stored_patterns(self._sides, power, self._device)
+        return patterns[0, turned] if self._side_indices is None else patterns[self._side_indices, turned]
 
 
 @lru_cache(maxsize=64)
-def _offsets(sides: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
+def _compute_pixel_offsets(sides: tuple[int, ...], shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Distance of the pixels from the upper left one in memory, (len(sides), C * largest * largest)."""
     channels, height, width = shape
     planes = torch.arange(channels)[:, None, None] * (height * width)
-    tables = [(planes + line[:, None] * width + line).flatten() for line in map(_line(sides[-1]), sides)]
+    tables = [
+        (planes + line[:, None] * width + line).flatten()
+        for line in map(_build_stored_positions(sides[-1]), sides)
+    ]
     return torch.stack(tables).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=64)
-def _once(sides: tuple[int, ...], device: torch.device) -> Tensor:
+def _build_pixel_mask(sides: tuple[int, ...], device: torch.device) -> Tensor:
     """1 for the pixels and 0 for the copies, (len(sides), largest * largest)."""
     lines = [(torch.arange(sides[-1]) < side).float() for side in sides]
     return torch.stack([(line[:, None] * line).flatten() for line in lines]).to(device, non_blocking=True)
 
 
 @lru_cache(maxsize=64)
-def _patterns(sides: tuple[int, ...], power: int, device: torch.device) -> Tensor:
+def _build_stored_patterns(sides: tuple[int, ...], power: int, device: torch.device) -> Tensor:
     """Both :func:`bumps` of each side, (len(sides), 2, largest * largest)."""
-    lines = [(side, _line(sides[-1])(side)) for side in sides]
-    patterns = [bumps(side, power)[:, line][:, :, line].flatten(1) for side, line in lines]
+    lines = [(side, _build_stored_positions(sides[-1])(side)) for side in sides]
+    patterns = [build_bump_patterns(side, power)[:, line][:, :, line].flatten(1) for side, line in lines]
     return torch.stack(patterns).to(device, non_blocking=True)
 
 
-def _line(largest: int) -> Callable[[int], Tensor]:
-    """Positions along a window that is stored with ``largest`` of them: the last is repeated."""
+def _build_stored_positions(largest: int) -> Callable[[int], Tensor]:
+    """Positions along a window that is stored with ``max_value`` of them: the last is repeated."""
     return lambda side: torch.arange(largest).clamp_max(side - 1)
 
 
-def tiles(height: int, width: int) -> tuple[int, int, int]:
+def compute_tile_grid(height: int, width: int) -> tuple[int, int, int]:
     """The tiles that an image is covered with to begin with: their side, and how many down and across."""
-    side = max(min(height, width) // _TILES, 1)
+    side = max(min(height, width) // _TILES_PER_SIDE, 1)
     return side, height // side, width // side
 
 
-def tiled(signs: Tensor, turned: Tensor, height: int, width: int, power: int) -> Tensor:
+def build_tiled_patterns(signs: Tensor, orientations: Tensor, height: int, width: int, power: int) -> Tensor:
     """Images covered with bumps, one a tile; a margin that is too small for a tile stays empty.
 
     Args:
         signs: -1 or 1 for each tile, (N, C, down, across).
-        turned: Which of the two :func:`bumps` a tile has, 0 or 1, (N, down, across) int64.
+        orientations: Which of the two :func:`bumps` a tile has, 0 or 1, (N, down, across) int64.
         height: Of the images.
         width: Likewise.
         power: As in :func:`bumps`.
@@ -181,8 +188,8 @@ def tiled(signs: Tensor, turned: Tensor, height: int, width: int, power: int) ->
     Returns:
         (N, C, height, width).
     """
-    side, down, across = tiles(height, width)
-    patterns = bumps(side, power).to(signs.device)[turned]
+    side, down, across = compute_tile_grid(height, width)
+    patterns = build_bump_patterns(side, power).to(signs.device)[orientations]
     painted = patterns[:, None] * signs[..., None, None]
     painted = painted.permute(0, 1, 2, 4, 3, 5).reshape(*signs.shape[:2], down * side, across * side)
     images = painted.new_zeros(*signs.shape[:2], height, width)

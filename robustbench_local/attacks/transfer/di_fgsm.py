@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, Case
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, PerturbInputs
 from robustbench_local.errors import ConfigError
 
 
@@ -38,32 +38,36 @@ class DIFGSM(MIFGSM):
         if not 0 < self.resize <= 1:
             raise ConfigError(f"{name}'s resize must be above 0 and at most 1, got {self.resize}")
 
-    def _slope(self, case: Case, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
+    def _compute_gradient(self, case: PerturbInputs, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
         """The gradient through the resizing, a linear map: forth by its matrices, back by the transposed.
 
         The clamp only takes off rounding: the way back is as if it were not there.
         """
         if self.probability == 0:
-            return super()._slope(case, points, draw)
-        down, across = self._resizing(case, draw)
+            return super()._compute_gradient(case, points, draw)
+        down, across = self._draw_resize_matrices(case, draw)
         seen = (down @ points @ across.mT).clamp(0, 1)
-        gradient, values = super()._slope(case, seen, draw)
+        gradient, values = super()._compute_gradient(case, seen, draw)
         return down.mT @ gradient @ across, values
 
-    def _resizing(self, case: Case, draw: str) -> tuple[Tensor, Tensor]:
+    def _draw_resize_matrices(self, case: PerturbInputs, draw: str) -> tuple[Tensor, Tensor]:
         """Matrices for the columns and the rows of each image, (N, 1, H, H) and (N, 1, W, W)."""
         device = case.images.device
-        coin, size, top, left = case.stream.uniform((4,), draw=f"{draw}/resize", device=device).unbind(dim=1)
+        coin, size, top, left = case.stream.sample_uniform((4,), draw=f"{draw}/resize", device=device).unbind(
+            dim=1
+        )
         matrices = []
         for place, side in ((top, case.images.shape[2]), (left, case.images.shape[3])):
             least = max(1, int(self.resize * side))
-            smaller = least + _pick(size, torch.full_like(size, max(1, side - least)))
+            smaller = least + _scale_to_integer(size, torch.full_like(size, max(1, side - least)))
             pixels = torch.where(coin < self.probability, smaller, float(side))
-            matrices.append(resizing(pixels, _pick(place, side - pixels + 1), side)[:, None])
+            matrices.append(
+                build_resize_matrices(pixels, _scale_to_integer(place, side - pixels + 1), side)[:, None]
+            )
         return matrices[0], matrices[1]
 
 
-def resizing(pixels: Tensor, start: Tensor, side: int) -> Tensor:
+def build_resize_matrices(pixels: Tensor, start: Tensor, side: int) -> Tensor:
     """Matrices that resize a row of ``side`` pixels bilinearly and put it, padded with zeros, somewhere.
 
     Args:
@@ -72,7 +76,7 @@ def resizing(pixels: Tensor, start: Tensor, side: int) -> Tensor:
         side: Length of the row, before and after.
 
     Returns:
-        (N, side, side); the identity where ``pixels`` is ``side``.
+        (N, side, side); the identity where ``build_pixels`` is ``side``.
     """
     place = torch.arange(side, device=pixels.device, dtype=torch.float32)
     inner = place - start[:, None]
@@ -82,6 +86,6 @@ def resizing(pixels: Tensor, start: Tensor, side: int) -> Tensor:
     return weights * inside[:, :, None]
 
 
-def _pick(share: Tensor, count: Tensor) -> Tensor:
+def _scale_to_integer(share: Tensor, count: Tensor) -> Tensor:
     """A whole number from 0 to ``count - 1``, from a uniform one in [0, 1)."""
     return torch.minimum((share * count).floor(), count - 1)

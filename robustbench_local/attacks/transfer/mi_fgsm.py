@@ -10,26 +10,31 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, required_masks
-from robustbench_local.attacks.core.losses import log_odds
-from robustbench_local.attacks.core.objective import LossName, check_defined, check_loss, objective
+from robustbench_local.attacks.base import Attack, require_masks
+from robustbench_local.attacks.core.losses import compute_log_odds
+from robustbench_local.attacks.core.objective import LossName, build_objective, check_loss, check_loss_defined
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import column, norm_of, steepest, to_ball_and_box
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import (
+    compute_norms,
+    compute_steepest_step,
+    project_to_box,
+    reshape_for_broadcast,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True)
-class Case:
+class PerturbInputs:
     """What ``perturb`` was given."""
 
     classifier: Classifier
     images: Tensor
     labels: Tensor
     threat: ThreatModel
-    stream: Stream
+    stream: RandomStream
     masks: Tensor | None
 
 
@@ -78,52 +83,56 @@ class MIFGSM(Attack):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,
+        stream: RandomStream,
         masks: Tensor | None = None,
     ) -> Tensor:
         """Walk; see :meth:`Attack.perturb`."""
-        masks = required_masks(threat, masks)
+        masks = require_masks(threat, masks)
         if len(images) == 0 or threat.eps == 0:
             return images.clone()
         visible = torch.ones_like(images[:, :1]) if masks is None else masks.to(images.dtype)
-        stray = stream.normal(tuple(images.shape[1:]), draw="stray", device=images.device) * visible
-        slope = self._slopes(Case(classifier, images, labels, threat, stream, masks))
+        stray = stream.sample_normal(tuple(images.shape[1:]), draw="stray", device=images.device) * visible
+        slope = self._build_gradient_function(
+            PerturbInputs(classifier, images, labels, threat, stream, masks)
+        )
         length = threat.eps / self.steps if self.step_size is None else self.step_size
         points, momentum = images, torch.zeros_like(images)
         for step in range(self.steps):
-            momentum = self.decay * momentum + unit_l1(slope(points, step) * visible)
-            lost = column(~momentum.flatten(1).any(dim=1), momentum)
-            direction = steepest(torch.where(lost, stray, momentum), threat.norm)
-            points = to_ball_and_box(points + length * direction, images, threat, masks)
+            momentum = self.decay * momentum + normalize_l1(slope(points, step) * visible)
+            lost = reshape_for_broadcast(~momentum.flatten(1).any(dim=1), momentum)
+            direction = compute_steepest_step(torch.where(lost, stray, momentum), threat.norm)
+            points = project_to_box(points + length * direction, images, threat, masks)
         return points
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """One pass each way for a step; the last point is never looked at."""
         return (self.steps, self.steps) if threat.eps else (0, 0)
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
-        super().check(threat, classifier)
-        check_defined(self.loss, threat, classifier.num_classes)
+        super().check_support(threat, classifier)
+        check_loss_defined(self.loss, threat, classifier.num_classes)
 
-    def _slopes(self, case: Case) -> Callable[[Tensor, int], Tensor]:
+    def _build_gradient_function(self, case: PerturbInputs) -> Callable[[Tensor, int], Tensor]:
         """What the momentum gathers, as a function of the points, (N, C, H, W), and of the step."""
-        return lambda points, step: self._slope(case, points, str(step))[0]
+        return lambda points, step: self._compute_gradient(case, points, str(step))[0]
 
-    def _slope(self, case: Case, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - for heirs
-        """Gradient of what is climbed at the points, and its value, (N,); ``draw`` names random numbers."""
-        _, values, gradient = case.classifier.gradient(points, self._climbed(case))
+    def _compute_gradient(
+        self, inputs: PerturbInputs, points: Tensor, draw_name: str
+    ) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - for heirs
+        """Gradient of what is climbed at the points, and its value, (N,); ``build_curve`` names random numbers."""
+        _, values, gradient = inputs.classifier.compute_gradient(points, self._build_objective(inputs))
         return gradient, values
 
-    def _climbed(self, case: Case) -> Callable[[Tensor], Tensor]:
+    def _build_objective(self, case: PerturbInputs) -> Callable[[Tensor], Tensor]:
         """What is climbed, as a function of the logits."""
         if self.loss != "ce":
-            return objective(self.loss, case.threat, case.labels)
+            return build_objective(self.loss, case.threat, case.labels)
         targets = case.labels.new_tensor(case.threat.targets)
-        return lambda logits: log_odds(logits, case.labels, targets)
+        return lambda logits: compute_log_odds(logits, case.labels, targets)
 
 
-def unit_l1(gradient: Tensor) -> Tensor:
+def normalize_l1(gradient: Tensor) -> Tensor:
     """Each row divided by its L1 norm; entries that are NaN or infinite count as zero.
 
     Args:
@@ -134,6 +143,6 @@ def unit_l1(gradient: Tensor) -> Tensor:
     """
     safe = remove_nonfinite(gradient)
     # dividing by the largest entry first keeps the sum of tiny or huge gradients from leaving the float range
-    peak = column(norm_of(safe, "Linf"), safe)
+    peak = reshape_for_broadcast(compute_norms(safe, "Linf"), safe)
     scaled = safe / torch.where(peak > 0, peak, 1.0)
-    return scaled / column(norm_of(scaled, "L1"), scaled).clamp_min(1.0)
+    return scaled / reshape_for_broadcast(compute_norms(scaled, "L1"), scaled).clamp_min(1.0)

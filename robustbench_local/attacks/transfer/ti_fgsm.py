@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
 from robustbench_local.attacks.transfer.di_fgsm import DIFGSM
-from robustbench_local.attacks.transfer.mi_fgsm import Case
+from robustbench_local.attacks.transfer.mi_fgsm import PerturbInputs
 from robustbench_local.errors import ConfigError
 
 
@@ -33,13 +33,13 @@ class TIFGSM(DIFGSM):
             name = type(self).__name__
             raise ConfigError(f"{name}'s kernel_size must be odd and at least 1, got {self.kernel_size}")
 
-    def _slope(self, case: Case, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
+    def _compute_gradient(self, case: PerturbInputs, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
         """The gradient, smoothed."""
-        gradient, values = super()._slope(case, points, draw)
-        return smooth(gradient, self.kernel_size), values
+        gradient, values = super()._compute_gradient(case, points, draw)
+        return smooth_gradient(gradient, self.kernel_size), values
 
 
-def smooth(gradient: Tensor, kernel_size: int) -> Tensor:
+def smooth_gradient(gradient: Tensor, kernel_size: int) -> Tensor:
     """Convolve each channel with a Gaussian kernel of standard deviation radius / 3.
 
     Args:

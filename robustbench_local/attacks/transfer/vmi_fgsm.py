@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from robustbench_local.attacks.transfer.mi_fgsm import Case
+from robustbench_local.attacks.transfer.mi_fgsm import PerturbInputs
 from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
-from robustbench_local.threats.lp_ball import column, random_start
+from robustbench_local.threats.lp_ball import reshape_for_broadcast, sample_random_start
 from robustbench_local.threats.threat_model import ThreatModel
 
-_LARGEST = 40.0
+_MAX_LOG_RATIO = 40.0
 """Natural logarithm of the largest ratio of two gradients' weights: it keeps their sum in the float range."""
 
 
@@ -46,46 +46,50 @@ class VMIFGSM(TIFGSM):
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise ConfigError(f"VMIFGSM's beta must be above 0 and finite, got {self.beta}")
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """The path, and the neighbours of all its points but the last."""
         passes = self.steps + (self.steps - 1) * self.neighbours
         return (passes, passes) if threat.eps else (0, 0)
 
-    def _slopes(self, case: Case) -> Callable[[Tensor, int], Tensor]:
+    def _build_gradient_function(self, case: PerturbInputs) -> Callable[[Tensor, int], Tensor]:
         """The gradient plus the variance at the previous point, relative to the weight at this one."""
         variance = torch.zeros_like(case.images)
         before = torch.zeros(len(case.images), device=case.images.device)
 
         def tuned(points: Tensor, step: int) -> Tensor:
             nonlocal variance, before
-            here, values = self._slope(case, points, str(step))
-            weight = self._log_weight(case, values)
-            slope = here + remove_nonfinite(_scaled(variance, before - weight))
+            here, values = self._compute_gradient(case, points, str(step))
+            weight = self._compute_log_weight(case, values)
+            slope = here + remove_nonfinite(_scale_rows(variance, before - weight))
             if self.neighbours and step + 1 < self.steps:
-                variance, before = self._variance(case, points, step, here, weight), weight
+                variance, before = self._estimate_variance(case, points, step, here, weight), weight
             return slope
 
         return tuned
 
-    def _variance(self, case: Case, points: Tensor, step: int, here: Tensor, weight: Tensor) -> Tensor:
+    def _estimate_variance(
+        self, case: PerturbInputs, points: Tensor, step: int, here: Tensor, weight: Tensor
+    ) -> Tensor:
         """Mean difference of the gradients at random neighbours from the one here; NaN counts as none."""
         ball = replace(case.threat, eps=self.beta * case.threat.eps)
         shape, device = tuple(points.shape[1:]), points.device
         total = torch.zeros_like(points)
         for number in range(self.neighbours):
             draw = f"{step}/{number}"
-            delta = random_start(case.stream, shape, ball, draw=draw, device=device, masks=case.masks)
-            there, values = self._slope(case, (points + delta).clamp(0, 1), draw)
-            total += remove_nonfinite(_scaled(there, self._log_weight(case, values) - weight) - here)
+            delta = sample_random_start(case.stream, shape, ball, draw=draw, device=device, masks=case.masks)
+            there, values = self._compute_gradient(case, (points + delta).clamp(0, 1), draw)
+            total += remove_nonfinite(
+                _scale_rows(there, self._compute_log_weight(case, values) - weight) - here
+            )
         return total / self.neighbours
 
-    def _log_weight(self, case: Case, values: Tensor) -> Tensor:
+    def _compute_log_weight(self, case: PerturbInputs, values: Tensor) -> Tensor:
         """Natural logarithm of the slope of the loss along what is climbed."""
         if self.loss != "ce":
             return torch.zeros_like(values)
         return F.logsigmoid(-values if case.threat.targets else values)
 
 
-def _scaled(gradient: Tensor, log_factor: Tensor) -> Tensor:
+def _scale_rows(gradient: Tensor, log_factor: Tensor) -> Tensor:
     """Each row times its factor, (N,), given by its natural logarithm."""
-    return gradient * column(log_factor.clamp(-_LARGEST, _LARGEST).exp(), gradient)
+    return gradient * reshape_for_broadcast(log_factor.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp(), gradient)

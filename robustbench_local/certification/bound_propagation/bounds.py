@@ -10,15 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.certification.bound_propagation.graph import Graph, trace
-from robustbench_local.certification.bound_propagation.input_set import Ball, Box
+from robustbench_local.certification.bound_propagation.graph import Graph, trace_network
+from robustbench_local.certification.bound_propagation.input_set import BoxRegion, InputRegion
 from robustbench_local.certification.bound_propagation.interval import Bounds, Interval, propagate
-from robustbench_local.certification.bound_propagation.linear import least
+from robustbench_local.certification.bound_propagation.linear import compute_linear_bounds
 
 Network = nn.Module | Graph
 
 
-def ibp_bounds(network: Network, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def compute_ibp_bounds(network: Network, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Interval bounds of the logits.
 
     Args:
@@ -34,11 +34,11 @@ def ibp_bounds(network: Network, lower: Tensor, upper: Tensor) -> tuple[Tensor, 
     Raises:
         ModelError: If a layer is not supported.
     """
-    interval = _propagated(network, lower, upper).intervals[-1]
+    interval = _propagate_bounds(network, lower, upper).intervals[-1]
     return interval.lower, interval.upper
 
 
-def ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+def compute_ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
     """Lower bounds of the label's logit minus each other one, the last linear layers merged into it.
 
     Args:
@@ -52,41 +52,45 @@ def ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) 
 
     Source: Gowal et al. 2018, arXiv:1810.12715, Sec. 3 ("elision of the last layer").
     """
-    bounds = _propagated(network, lower, upper)
-    return _margins(bounds, labels, Box(bounds.intervals[0]), through_activations=False)
+    bounds = _propagate_bounds(network, lower, upper)
+    return _compute_margins(bounds, labels, BoxRegion(bounds.intervals[0]), through_activations=False)
 
 
-def crown_ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
+def compute_crown_ibp_margins(network: Network, lower: Tensor, upper: Tensor, labels: Tensor) -> Tensor:
     """As `ibp_margins`, by one backward pass of linear bounds over interval bounds.
 
     Source: Zhang et al. 2020, "Towards stable and efficient training of verifiably robust neural networks"
     (CROWN-IBP), arXiv:1906.06316, Sec. 3.
     """
-    bounds = _propagated(network, lower, upper)
-    return _margins(bounds, labels, Box(bounds.intervals[0]), through_activations=True)
+    bounds = _propagate_bounds(network, lower, upper)
+    return _compute_margins(bounds, labels, BoxRegion(bounds.intervals[0]), through_activations=True)
 
 
-def _propagated(network: Network, lower: Tensor, upper: Tensor) -> Bounds:
-    graph = network if isinstance(network, Graph) else trace(network, tuple(lower.shape[1:]))
-    return propagate(graph, Interval.between(lower, upper))
+def _propagate_bounds(network: Network, lower: Tensor, upper: Tensor) -> Bounds:
+    graph = network if isinstance(network, Graph) else trace_network(network, tuple(lower.shape[1:]))
+    return propagate(graph, Interval.from_bounds(lower, upper))
 
 
-def _margins(bounds: Bounds, labels: Tensor, ball: Ball, *, through_activations: bool) -> Tensor:
+def _compute_margins(
+    bounds: Bounds, labels: Tensor, ball: InputRegion, *, through_activations: bool
+) -> Tensor:
     classes = bounds.graph.nodes[-1].shape[0]
-    rows = margin_rows(labels, classes).to(bounds.intervals[0].lower)
-    found = least(bounds, len(bounds.graph.nodes) - 1, rows, ball, through_activations=through_activations)
+    rows = build_margin_rows(labels, classes).to(bounds.intervals[0].lower)
+    found = compute_linear_bounds(
+        bounds, len(bounds.graph.nodes) - 1, rows, ball, through_activations=through_activations
+    )
     return torch.zeros(len(labels), classes, dtype=found.dtype, device=found.device).scatter(
-        1, other_classes(labels, classes), found
+        1, list_other_classes(labels, classes), found
     )
 
 
-def other_classes(labels: Tensor, classes: int) -> Tensor:
+def list_other_classes(labels: Tensor, classes: int) -> Tensor:
     """Every class but the label, ascending, (N, K - 1)."""
     every = torch.arange(classes - 1, device=labels.device)[None, :]
     return every + (every >= labels[:, None]).long()
 
 
-def margin_rows(labels: Tensor, classes: int) -> Tensor:
+def build_margin_rows(labels: Tensor, classes: int) -> Tensor:
     """Coefficients of the margins in the logits, (N, K - 1, K): 1 at the label, -1 at another class."""
     unit = torch.eye(classes, device=labels.device)
-    return unit[labels][:, None] - unit[other_classes(labels, classes)]
+    return unit[labels][:, None] - unit[list_other_classes(labels, classes)]

@@ -9,27 +9,30 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.certification.base import Certificate, Certified
-from robustbench_local.certification.bound_propagation.bounds import margin_rows
-from robustbench_local.certification.bound_propagation.graph import Graph, check_layers, trace
-from robustbench_local.certification.bound_propagation.input_set import Ball, Box, Euclidean
+from robustbench_local.certification.base import Certificate, CertifiedBatch
+from robustbench_local.certification.bound_propagation.bounds import build_margin_rows
+from robustbench_local.certification.bound_propagation.graph import Graph, check_layers, trace_network
+from robustbench_local.certification.bound_propagation.input_set import BoxRegion, InputRegion, L2Region
 from robustbench_local.certification.bound_propagation.interval import Interval
-from robustbench_local.certification.bound_propagation.operations import Affine, Diagonal, channelwise
-from robustbench_local.certification.bound_propagation.precision import check_covered, stored
+from robustbench_local.certification.bound_propagation.operations import Affine, Diagonal, broadcast_channels
+from robustbench_local.certification.bound_propagation.precision import (
+    check_dtypes_covered,
+    list_stored_dtypes,
+)
 from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.preprocessing import Normalization
 from robustbench_local.errors import ModelError
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 LINF_SLACK = 1e-6
 RELATIVE_SLACK = 1e-5
 """What the ball is widened by: at least as much as the harness lets an attack leave it."""
 
-_AGREEMENT = 1e-4
+_LOGIT_TOLERANCE_SHARE = 1e-4
 """Share of the largest logit by which the classifier and its graph may differ on the same images."""
-_ROWS_BYTES = 64 * 2**20
+_MAX_ROWS_BYTES = 64 * 2**20
 """Memory for the margins' coefficients at the widest place of the network."""
 
 
@@ -47,7 +50,7 @@ class BoundCertificate(Certificate):
     norms: ClassVar[frozenset[str]] = frozenset({"Linf", "L2"})
 
     @abstractmethod
-    def margins(self, graph: Graph, ball: Ball, rows: Tensor, rounding: Rounding) -> Tensor:
+    def compute_margins(self, graph: Graph, ball: InputRegion, rows: Tensor, rounding: Rounding) -> Tensor:
         """Lower bounds of functions of the logits.
 
         Args:
@@ -66,40 +69,42 @@ class BoundCertificate(Certificate):
         images: Tensor,
         labels: Tensor,
         threat: ThreatModel,
-        stream: Stream,  # noqa: ARG002  nothing is drawn
-    ) -> Certified:
+        stream: RandomStream,  # noqa: ARG002  nothing is drawn
+    ) -> CertifiedBatch:
         """See :meth:`Certificate.certify`; images that are misread as they are need no bounds."""
         with torch.no_grad():
             logits = classifier(images)
             predictions = logits.argmax(dim=1)
-            graph, rounding = network_of(classifier, images), Rounding.to(torch.float32)
-            _compare(graph, images, logits, classifier.name)
+            graph, rounding = build_network_graph(classifier, images), Rounding.from_dtype(torch.float32)
+            _check_agreement(graph, images, logits, classifier.name)
             margins = torch.full((len(images),), torch.nan, dtype=torch.float64, device=logits.device)
             read_correctly = (predictions == labels).nonzero().flatten()
-            for chosen in torch.split(read_correctly, _images_at_once(graph)):
-                rows = margin_rows(labels[chosen], logits.shape[1]).double()
-                found = self.margins(graph, ball_of(images[chosen], threat), rows, rounding)
+            for chosen in torch.split(read_correctly, _count_images_per_chunk(graph)):
+                rows = build_margin_rows(labels[chosen], logits.shape[1]).double()
+                found = self.compute_margins(
+                    graph, build_input_region(images[chosen], threat), rows, rounding
+                )
                 margins[chosen] = found.amin(dim=1)
-        return Certified(
+        return CertifiedBatch(
             predictions=predictions.cpu(),
             verified=(margins > 0).cpu(),
             radius=torch.full((len(images),), torch.nan, dtype=torch.float64),
             margins=margins.cpu(),
         )
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Certificate.check`; names a layer that has no bounds."""
-        super().check(threat, classifier)
-        check_layers(_module(classifier), classifier.name)
+        super().check_support(threat, classifier)
+        check_layers(_get_plain_module(classifier), classifier.name)
 
 
-def network_of(classifier: Classifier, images: Tensor) -> Graph:
+def build_network_graph(classifier: Classifier, images: Tensor) -> Graph:
     """A classifier as a graph from images in [0, 1] to the logits that it gives, which are float32.
 
     Raises:
         ModelError: If it is no plain module, resizes its images, or has a layer or precision without bounds.
     """
-    module = _module(classifier)
+    module = _get_plain_module(classifier)
     size = tuple(images.shape[-2:])
     if classifier.input_size not in (None, size):
         raise ModelError(
@@ -107,23 +112,23 @@ def network_of(classifier: Classifier, images: Tensor) -> Graph:
             where=classifier.name,
             remedy="load the data in that size",
         )
-    graph = trace(module, tuple(images.shape[1:]), name=classifier.name)
+    graph = trace_network(module, tuple(images.shape[1:]), name=classifier.name)
     normalization = classifier.normalization  # what the classifier does before its module
     if normalization is not None:
-        graph = graph.before(_normalize(normalization))
+        graph = graph.prepend_affine(_build_normalization(normalization))
     return graph
 
 
-def ball_of(images: Tensor, threat: ThreatModel) -> Ball:
+def build_input_region(images: Tensor, threat: ThreatModel) -> InputRegion:
     """What an attack may make of images, as the harness measures it, in float64."""
     images = images.double()
     if threat.norm == "Linf":
         eps = threat.eps + LINF_SLACK
-        return Box(Interval.between((images - eps).clamp_min(0), (images + eps).clamp_max(1)))
-    return Euclidean(images, threat.eps * (1 + RELATIVE_SLACK) + LINF_SLACK**2)
+        return BoxRegion(Interval.from_bounds((images - eps).clamp_min(0), (images + eps).clamp_max(1)))
+    return L2Region(images, threat.eps * (1 + RELATIVE_SLACK) + LINF_SLACK**2)
 
 
-def _module(classifier: Classifier) -> torch.nn.Module:
+def _get_plain_module(classifier: Classifier) -> torch.nn.Module:
     """The network, where there is nothing around it that bounds do not know."""
     module = classifier.module
     if type(classifier) is not Classifier or module is None or classifier.output is not None:
@@ -132,23 +137,27 @@ def _module(classifier: Classifier) -> torch.nn.Module:
             where=classifier.name,
             remedy="use a smoothing certificate",
         )
-    check_covered(stored(module), classifier.name)
+    check_dtypes_covered(list_stored_dtypes(module), classifier.name)
     return module
 
 
-def _normalize(normalization: Normalization) -> Affine:
+def _build_normalization(normalization: Normalization) -> Affine:
     def read(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # the numbers that the classifier computes with are these, rounded to float32
-        mean, std = (channelwise(torch.tensor(part, dtype=torch.float32), like) for part in normalization)
+        mean, std = (
+            broadcast_channels(torch.tensor(part, dtype=torch.float32), like) for part in normalization
+        )
         return 1 / std, -mean / std, (mean / std).abs()
 
-    return Diagonal(read, operations=3)
+    return Diagonal(read, operation_count=3)
 
 
-def _compare(graph: Graph, images: Tensor, logits: Tensor, name: str) -> None:
+def _check_agreement(graph: Graph, images: Tensor, logits: Tensor, name: str) -> None:
     """Refuse a graph that does not compute what the classifier does."""
     scale = float(logits.abs().amax()) + 1.0
-    if not torch.allclose(graph(images.double()), logits.double(), rtol=0.0, atol=_AGREEMENT * scale):
+    if not torch.allclose(
+        graph(images.double()), logits.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale
+    ):
         raise ModelError(
             "computes something else than its layers say",
             where=name,
@@ -156,6 +165,6 @@ def _compare(graph: Graph, images: Tensor, logits: Tensor, name: str) -> None:
         )
 
 
-def _images_at_once(graph: Graph) -> int:
+def _count_images_per_chunk(graph: Graph) -> int:
     widest = max(torch.Size(node.shape).numel() for node in graph.nodes)
-    return max(1, _ROWS_BYTES // (8 * widest * graph.nodes[-1].shape[0]))
+    return max(1, _MAX_ROWS_BYTES // (8 * widest * graph.nodes[-1].shape[0]))

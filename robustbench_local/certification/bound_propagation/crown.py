@@ -14,17 +14,20 @@ from torch import Tensor
 
 from robustbench_local.certification.bound_propagation.certificate import BoundCertificate
 from robustbench_local.certification.bound_propagation.graph import Graph
-from robustbench_local.certification.bound_propagation.input_set import Ball, Box
+from robustbench_local.certification.bound_propagation.input_set import BoxRegion, InputRegion
 from robustbench_local.certification.bound_propagation.interval import Bounds, Interval, propagate
-from robustbench_local.certification.bound_propagation.linear import default_slopes, least
+from robustbench_local.certification.bound_propagation.linear import (
+    choose_default_slopes,
+    compute_linear_bounds,
+)
 from robustbench_local.certification.bound_propagation.operations import Activation, Affine
 from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
-_ROWS_BYTES = 64 * 2**20
+_MAX_ROWS_BYTES = 64 * 2**20
 """Memory for the coefficients of the functions that are bounded together."""
-_STRIDE = 0.25
+_FIRST_SLOPE_STEP = 0.25
 """First change of a slope, which lies in [0, 1]; later ones shrink along a straight line."""
 
 
@@ -47,39 +50,41 @@ class CROWN(BoundCertificate):
         if self.steps < 0:
             raise ConfigError(f"steps must be at least 0, got {self.steps}")
 
-    def margins(self, graph: Graph, ball: Ball, rows: Tensor, rounding: Rounding) -> Tensor:
-        """See :meth:`BoundCertificate.margins`."""
+    def compute_margins(self, graph: Graph, ball: InputRegion, rows: Tensor, rounding: Rounding) -> Tensor:
+        """See :meth:`BoundCertificate.compute_margins`."""
         place = len(graph.nodes) - 1
         bounds = propagate(graph, ball.box, rounding=rounding)
-        found = least(bounds, place, rows, ball, through_activations=False)
-        found = torch.maximum(found, least(bounds, place, rows, ball))
-        left = _unproven(found)
+        found = compute_linear_bounds(bounds, place, rows, ball, through_activations=False)
+        found = torch.maximum(found, compute_linear_bounds(bounds, place, rows, ball))
+        left = _find_unproven_rows(found)
         if self.intermediate == "crown" and len(left):
             bounds, ball, rows = (
-                crown_bounds(graph, ball.select(left), rounding),
-                ball.select(left),
+                compute_crown_bounds(graph, ball.select_images(left), rounding),
+                ball.select_images(left),
                 rows[left],
             )
-            found[left] = torch.maximum(found[left], least(bounds, place, rows, ball))
+            found[left] = torch.maximum(found[left], compute_linear_bounds(bounds, place, rows, ball))
         else:
-            bounds, ball, rows = bounds.select(left), ball.select(left), rows[left]
-        still = _unproven(found[left])
+            bounds, ball, rows = bounds.select_images(left), ball.select_images(left), rows[left]
+        still = _find_unproven_rows(found[left])
         if self.steps and len(still):
-            better = optimised(bounds.select(still), rows[still], ball.select(still), self.steps)
+            better = optimize_slopes(
+                bounds.select_images(still), rows[still], ball.select_images(still), self.steps
+            )
             found[left[still]] = torch.maximum(found[left[still]], better)
         return found
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
         """One forward pass, and bounds that take as long as about so many on small networks."""
         return (5000 if self.intermediate == "crown" else 300) + 200 * self.steps, 0
 
 
-def _unproven(margins: Tensor) -> Tensor:
+def _find_unproven_rows(margins: Tensor) -> Tensor:
     """Images of which a margin is not above 0, by their place in the batch."""
     return (margins.amin(dim=1) <= 0).nonzero().flatten()
 
 
-def crown_bounds(graph: Graph, ball: Ball, rounding: Rounding | None) -> Bounds:
+def compute_crown_bounds(graph: Graph, ball: InputRegion, rounding: Rounding | None) -> Bounds:
     """Bounds of every node, those that activations read improved by linear bounds.
 
     Args:
@@ -87,27 +92,27 @@ def crown_bounds(graph: Graph, ball: Ball, rounding: Rounding | None) -> Bounds:
         ball: Where the images are.
         rounding: Of the network's arithmetic.
     """
-    exact = _exact(graph) if isinstance(ball, Box) else frozenset[int]()
+    exact = _find_exact_nodes(graph) if isinstance(ball, BoxRegion) else frozenset[int]()
 
     def tighten(bounds: Bounds, place: int, found: Interval) -> Interval:
-        return found if place in exact else _improved(bounds, place, found, ball)
+        return found if place in exact else _improve_interval(bounds, place, found, ball)
 
     return propagate(graph, ball.box, rounding=rounding, tighten=tighten)
 
 
-def _exact(graph: Graph) -> frozenset[int]:
+def _find_exact_nodes(graph: Graph) -> frozenset[int]:
     """Nodes whose interval is exact for a box of images: affine maps, one of which mixes at most."""
     mixed: list[int] = []
     for node in graph.nodes:
         if isinstance(node.operation, Activation) or len(node.inputs) > 1:
             mixed.append(2)
             continue
-        own = isinstance(node.operation, Affine) and node.operation.mixes
+        own = isinstance(node.operation, Affine) and node.operation.mixes_values
         mixed.append(sum(mixed[place] for place in node.inputs) + own)
     return frozenset(place for place, count in enumerate(mixed) if count < 2)
 
 
-def _improved(bounds: Bounds, place: int, found: Interval, ball: Ball) -> Interval:
+def _improve_interval(bounds: Bounds, place: int, found: Interval, ball: InputRegion) -> Interval:
     """The interval where its values may have either sign, by linear bounds; the rest needs no better one."""
     lower, upper = found.lower.flatten(1), found.upper.flatten(1)
     crossing = (lower < 0) & (upper > 0)
@@ -116,26 +121,26 @@ def _improved(bounds: Bounds, place: int, found: Interval, ball: Ball) -> Interv
     order = crossing.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
     better_lower, better_upper = lower.clone(), upper.clone()
     known = Bounds(bounds.graph, bounds.rounding, [*bounds.intervals, found], bounds.noise)
-    for chosen in torch.split(order, _functions_at_once(bounds.graph, len(order), lower), dim=1):
+    for chosen in torch.split(order, _count_functions_per_chunk(bounds.graph, len(order), lower), dim=1):
         rows = torch.zeros(*chosen.shape, lower.shape[1], dtype=lower.dtype, device=lower.device)
         rows.scatter_(2, chosen[:, :, None], 1.0)
         rows = rows.reshape(*chosen.shape, *bounds.graph.nodes[place].shape)
-        ends = least(known, place, torch.cat([rows, -rows], dim=1), ball)
+        ends = compute_linear_bounds(known, place, torch.cat([rows, -rows], dim=1), ball)
         low, high = ends[:, : chosen.shape[1]], -ends[:, chosen.shape[1] :]
         better_lower.scatter_(1, chosen, torch.maximum(low, lower.gather(1, chosen)))
         better_upper.scatter_(1, chosen, torch.minimum(high, upper.gather(1, chosen)))
     shape = found.lower.shape
     lower = torch.where(crossing, better_lower, lower).reshape(shape)
     upper = torch.where(crossing, better_upper, upper).reshape(shape)
-    return Interval.between(lower, upper)
+    return Interval.from_bounds(lower, upper)
 
 
-def _functions_at_once(graph: Graph, images: int, like: Tensor) -> int:
+def _count_functions_per_chunk(graph: Graph, images: int, like: Tensor) -> int:
     widest = max(torch.Size(node.shape).numel() for node in graph.nodes)
-    return max(1, _ROWS_BYTES // (2 * images * widest * like.element_size()))
+    return max(1, _MAX_ROWS_BYTES // (2 * images * widest * like.element_size()))
 
 
-def optimised(bounds: Bounds, rows: Tensor, ball: Ball, steps: int) -> Tensor:
+def optimize_slopes(bounds: Bounds, rows: Tensor, ball: InputRegion, steps: int) -> Tensor:
     """Lower bounds of linear functions of the logits, the slopes of lower lines chosen by gradient steps.
 
     Any slope in its range gives a bound that holds, so that the best of all steps is one.
@@ -150,25 +155,25 @@ def optimised(bounds: Bounds, rows: Tensor, ball: Ball, steps: int) -> Tensor:
         (N, M), detached.
     """
     place = len(bounds.graph.nodes) - 1
-    best = least(bounds, place, rows, ball)
-    slopes, ranges = _starting_slopes(bounds, rows.shape[1])
+    best = compute_linear_bounds(bounds, place, rows, ball)
+    slopes, ranges = _build_starting_slopes(bounds, rows.shape[1])
     for step in range(steps if slopes else 0):
         with torch.enable_grad():
-            found = least(bounds, place, rows, ball, slopes=slopes)
+            found = compute_linear_bounds(bounds, place, rows, ball, slopes=slopes)
             gradients = torch.autograd.grad(found.sum(), list(slopes.values()))
         best = torch.maximum(best, found.detach())
-        stride = _STRIDE * (1 - step / steps)
+        stride = _FIRST_SLOPE_STEP * (1 - step / steps)
         for (here, slope), gradient in zip(slopes.items(), gradients, strict=True):
             slope.data.add_(gradient.sign(), alpha=stride).clamp_(ranges[here], 1.0)
     return best
 
 
-def _starting_slopes(bounds: Bounds, functions: int) -> tuple[dict[int, Tensor], dict[int, float]]:
+def _build_starting_slopes(bounds: Bounds, functions: int) -> tuple[dict[int, Tensor], dict[int, float]]:
     """Slopes for each image, function and value, to be changed; and their least value."""
     slopes, ranges = {}, {}
     for here, node in enumerate(bounds.graph.nodes):
         if isinstance(node.operation, Activation):
-            start = default_slopes(node.operation, bounds.intervals[node.inputs[0]])[:, None]
+            start = choose_default_slopes(node.operation, bounds.intervals[node.inputs[0]])[:, None]
             slopes[here] = start.repeat(1, functions, *[1] * len(node.shape)).requires_grad_()
             ranges[here] = node.operation.slope
     return slopes, ranges

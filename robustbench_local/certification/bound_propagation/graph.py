@@ -8,29 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from robustbench_local.certification.bound_propagation.layers import operation, supported
+from robustbench_local.certification.bound_propagation.layers import build_operation, is_supported
 from robustbench_local.certification.bound_propagation.node_context import (
-    Place,
-    Unsupported,
-    compute,
-    reads_shape,
+    NodeContext,
+    UnsupportedNodeError,
+    compute_node,
+    is_shape_read,
 )
 from robustbench_local.certification.bound_propagation.operations import (
     Activation,
     Affine,
     Convolution,
-    Entry,
+    InputNode,
     Operation,
     Reshape,
     Shape,
     Sum,
-    rounded,
+    build_rounding,
 )
-from robustbench_local.certification.bound_propagation.precision import COVERED, Watch, check_covered
-from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.certification.bound_propagation.precision import (
+    COVERED_DTYPES,
+    DtypeRecorder,
+    check_dtypes_covered,
+)
+from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.errors import ModelError
 
-_AGREEMENT = 1e-4
+_LOGIT_TOLERANCE_SHARE = 1e-4
 """Share of the largest logit by which the graph and the module may differ on the same images."""
 
 
@@ -74,10 +78,10 @@ class Graph:
         values: list[Tensor] = []
         for node in self.nodes:
             given = [values[place] for place in node.inputs]
-            values.append(images if isinstance(node.operation, Entry) else _apply(node, given))
+            values.append(images if isinstance(node.operation, InputNode) else _apply_node(node, given))
         return values[-1]
 
-    def before(self, operation: Affine) -> Graph:
+    def prepend_affine(self, operation: Affine) -> Graph:
         """This network with an affine map in front, such as a normalisation."""
         shifted = [
             Node(node.name, node.operation, tuple(place + 1 for place in node.inputs), node.shape)
@@ -86,7 +90,7 @@ class Graph:
         return Graph([self.nodes[0], Node("normalize", operation, (0,), self.shape), *shifted])
 
 
-def trace(module: nn.Module, shape: Shape, *, name: str = "model") -> Graph:
+def trace_network(module: nn.Module, shape: Shape, *, name: str = "model") -> Graph:
     """Read a module's operations.
 
     Args:
@@ -105,8 +109,8 @@ def trace(module: nn.Module, shape: Shape, *, name: str = "model") -> Graph:
     module.eval()
     try:
         with torch.no_grad():
-            graph = _read(module, shape, name)
-            _compare(graph, module, name)
+            graph = _read_graph(module, shape, name)
+            _check_agreement(graph, module, name)
     finally:
         for each, mode in modes:
             each.training = mode
@@ -120,155 +124,167 @@ def check_layers(module: nn.Module, name: str) -> None:
         ModelError: Naming the first layer, function or method, or why the ``forward`` cannot be traced.
     """
     images: set[fx.Node] = set()
-    for node in _traced(module, name).nodes:
+    for node in _trace_module(module, name).nodes:
         given = any(each in images for each in node.all_input_nodes)
         if node.op == "placeholder":
             images.add(node)
-        elif given and node.op != "output" and not reads_shape(node):
-            if not supported(node, module):
-                raise _refusal(node, Unsupported.at(node, module), name)
+        elif given and node.op != "output" and not is_shape_read(node):
+            if not is_supported(node, module):
+                raise _build_error(node, UnsupportedNodeError.from_node(node, module), name)
             images.add(node)
 
 
-def _traced(module: nn.Module, name: str) -> fx.Graph:
+def _trace_module(module: nn.Module, name: str) -> fx.Graph:
     try:
         return fx.Tracer().trace(module)
     except Exception as error:
         raise ModelError(
-            f"its forward cannot be traced for bounds: {first_line(error, 120)}",
+            f"its forward cannot be traced for bounds: {extract_first_line(error, 120)}",
             where=name,
             remedy="write it without decisions on values, or use a smoothing certificate",
         ) from error
 
 
-def _read(module: nn.Module, shape: Shape, name: str) -> Graph:
-    traced = _traced(module, name)
-    sample = _sample(module, shape)
-    reader = _Reader(module, sample)
+def _read_graph(module: nn.Module, shape: Shape, name: str) -> Graph:
+    traced = _trace_module(module, name)
+    sample = _build_sample(module, shape)
+    reader = _GraphReader(module, sample)
     for node in traced.nodes:
         try:
-            reader.visit(node)
-        except Unsupported as error:
-            raise _refusal(node, error, name) from None
+            reader.visit_node(node)
+        except UnsupportedNodeError as error:
+            raise _build_error(node, error, name) from None
     return Graph(reader.nodes)
 
 
-def _refusal(node: fx.Node, error: Unsupported, name: str) -> ModelError:
-    what = f"{_where(node)} {error.what}, for which there are no bounds"
+def _build_error(node: fx.Node, error: UnsupportedNodeError, name: str) -> ModelError:
+    what = f"{_describe_location(node)} {error.reason}, for which there are no bounds"
     return ModelError(what, where=name, remedy=error.remedy)
 
 
-class _Reader:
+class _GraphReader:
     """Walks through a trace, computing a sample beside it: shapes and constants are then known."""
 
     def __init__(self, module: nn.Module, sample: Tensor) -> None:
         self.module, self.sample = module, sample
         self.nodes: list[Node] = []
         self._values: dict[fx.Node, Any] = {}
-        self._places: dict[fx.Node, int] = {}
-        self._reads: dict[fx.Node, tuple[Any, Any]] = {}
+        self._node_indices: dict[fx.Node, int] = {}
+        self._shape_reads: dict[fx.Node, tuple[Any, Any]] = {}
 
-    def visit(self, node: fx.Node) -> None:
+    def visit_node(self, node: fx.Node) -> None:
         """Compute a node's sample value and, if it depends on the images, append its operation."""
         if node.op == "output":
-            self._finish(node)
+            self._finish_graph(node)
             return
-        value = self._value(node)
+        value = self._compute_value(node)
         self._values[node] = value
         if node.op == "placeholder":
-            self._places[node] = self._append(Node("images", Entry(), (), tuple(self.sample.shape[1:])))
+            self._node_indices[node] = self._append_node(
+                Node("images", InputNode(), (), tuple(self.sample.shape[1:]))
+            )
             return
-        sources = [each for each in node.all_input_nodes if each in self._places]
+        sources = [each for each in node.all_input_nodes if each in self._node_indices]
         if not sources:
             return
-        if reads_shape(node):
-            self._reads[node] = value, compute(node, self.module, self._more)
+        if is_shape_read(node):
+            self._shape_reads[node] = value, compute_node(node, self.module, self._expand_value)
             return
         if not isinstance(value, Tensor):
-            raise Unsupported.at(node, self.module)
+            raise UnsupportedNodeError.from_node(node, self.module)
         if value.ndim < 2 or len(value) != len(self.sample):
-            raise Unsupported("mixes the images of a batch", "keep the first axis for the images")
-        found = self._operation(node, value, sources)
+            raise UnsupportedNodeError("mixes the images of a batch", "keep the first axis for the images")
+        found = self._build_operation(node, value, sources)
         if found is None:
-            self._places[node] = self._places[sources[0]]
+            self._node_indices[node] = self._node_indices[sources[0]]
             return
         shape = tuple(value.shape[1:])
         name = str(node.target) if node.op == "call_module" else node.name
-        inputs = tuple(self._places[each] for each in _images(node, self._places))
-        if isinstance(found, Convolution) and found.target != shape:  # a mean that drops height and width
-            inputs = (self._append(Node(name, found, inputs, found.target)),)
-            found = Reshape(found.target, shape)
-        self._places[node] = self._append(Node(name, found, inputs, shape))
+        inputs = tuple(self._node_indices[each] for each in _list_image_arguments(node, self._node_indices))
+        if (
+            isinstance(found, Convolution) and found.output_shape != shape
+        ):  # a mean that drops height and width
+            inputs = (self._append_node(Node(name, found, inputs, found.output_shape)),)
+            found = Reshape(found.output_shape, shape)
+        self._node_indices[node] = self._append_node(Node(name, found, inputs, shape))
 
-    def _operation(self, node: fx.Node, value: Tensor, sources: list[fx.Node]) -> Operation | None:
+    def _build_operation(self, node: fx.Node, value: Tensor, sources: list[fx.Node]) -> Operation | None:
         """What a node does to the images; None if it leaves values and shape alone."""
-        named = any(each in self._places for each in node.kwargs.values() if isinstance(each, fx.Node))
-        if named or set(_images(node, self._places)) != set(sources):
-            raise Unsupported("takes images as a keyword or in a list", "pass them by position")
-        found = operation(node, Place(self.module, self._values, self._places, self._reads))
-        if value.dtype not in COVERED:
-            raise Unsupported(f"gives {value.dtype}", "compute in float32")
+        named = any(each in self._node_indices for each in node.kwargs.values() if isinstance(each, fx.Node))
+        if named or set(_list_image_arguments(node, self._node_indices)) != set(sources):
+            raise UnsupportedNodeError("takes images as a keyword or in a list", "pass them by position")
+        found = build_operation(
+            node, NodeContext(self.module, self._values, self._node_indices, self._shape_reads)
+        )
+        if value.dtype not in COVERED_DTYPES:
+            raise UnsupportedNodeError(f"gives {value.dtype}", "compute in float32")
         if value.dtype == torch.float32 and any(self._values[each].dtype != value.dtype for each in sources):
             if found is not None:
-                raise Unsupported("rounds to float32 in passing", "write .float() before it")
-            return rounded()
+                raise UnsupportedNodeError("rounds to float32 in passing", "write .float() before it")
+            return build_rounding()
         return found
 
-    def _append(self, node: Node) -> int:
+    def _append_node(self, node: Node) -> int:
         self.nodes.append(node)
         return len(self.nodes) - 1
 
-    def _value(self, node: fx.Node) -> Any:
+    def _compute_value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             if self.nodes:
-                raise Unsupported("is a second input of the forward", "give the module one input: the images")
+                raise UnsupportedNodeError(
+                    "is a second input of the forward", "give the module one input: the images"
+                )
             return self.sample
         try:
-            return compute(node, self.module, self._values.__getitem__)
+            return compute_node(node, self.module, self._values.__getitem__)
         except Exception as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
-            raise Unsupported(f"raises {type(error).__name__} ({first_line(error, 120)})") from error
+            raise UnsupportedNodeError(
+                f"raises {type(error).__name__} ({extract_first_line(error, 120)})"
+            ) from error
 
-    def _more(self, node: fx.Node) -> Any:
+    def _expand_value(self, node: fx.Node) -> Any:
         """The value of a node for a sample of more images, as far as its shape goes."""
         value = self._values[node]
-        return value[:1].expand(len(self.sample) + 1, *value.shape[1:]) if node in self._places else value
+        return (
+            value[:1].expand(len(self.sample) + 1, *value.shape[1:]) if node in self._node_indices else value
+        )
 
-    def _finish(self, node: fx.Node) -> None:
+    def _finish_graph(self, node: fx.Node) -> None:
         result = node.args[0]
-        if not isinstance(result, fx.Node) or result not in self._places:
-            raise Unsupported("returns no single tensor of logits", "return the logits alone")
-        place = self._places[result]
+        if not isinstance(result, fx.Node) or result not in self._node_indices:
+            raise UnsupportedNodeError("returns no single tensor of logits", "return the logits alone")
+        place = self._node_indices[result]
         if place != len(self.nodes) - 1:
             self.nodes = self.nodes[: place + 1]
         if len(self.nodes[-1].shape) != 1:
-            raise Unsupported(f"returns {self.nodes[-1].shape} an image", "return logits (N, K)")
+            raise UnsupportedNodeError(f"returns {self.nodes[-1].shape} an image", "return logits (N, K)")
         if self._values[result].dtype != torch.float32:  # a classifier's logits are float32
-            self._append(Node("logits", rounded(), (place,), self.nodes[-1].shape))
+            self._append_node(Node("logits", build_rounding(), (place,), self.nodes[-1].shape))
 
 
-def _images(node: fx.Node, places: dict[fx.Node, int]) -> list[fx.Node]:
+def _list_image_arguments(node: fx.Node, places: dict[fx.Node, int]) -> list[fx.Node]:
     """The arguments that depend on the images, in order; twice if the same is added to itself."""
     return [each for each in node.args if isinstance(each, fx.Node) and each in places]
 
 
-def _sample(module: nn.Module, shape: Shape) -> Tensor:
+def _build_sample(module: nn.Module, shape: Shape) -> Tensor:
     """Two images of noise that is always the same, where the module computes."""
     noise = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
     parameter = next((each for each in module.parameters() if each.is_floating_point()), noise)
     return noise.to(parameter)
 
 
-def _compare(graph: Graph, module: nn.Module, name: str) -> None:
+def _check_agreement(graph: Graph, module: nn.Module, name: str) -> None:
     """Refuse a trace that misses something, such as a value changed in place, a hook or autocast."""
-    images = _sample(module, graph.shape)
-    with Watch() as watch:
+    images = _build_sample(module, graph.shape)
+    with DtypeRecorder() as watch:
         expected = module(images)
-    check_covered(watch.seen, name)
+    check_dtypes_covered(watch.seen, name)
     computed = graph(images.double())
     scale = float(expected.abs().amax()) + 1.0
-    if not torch.allclose(computed, expected.double(), rtol=0.0, atol=_AGREEMENT * scale):
+    if not torch.allclose(computed, expected.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale):
         raise ModelError(
             "its forward computes something else than its layers say (values changed in place, hooks?)",
             where=name,
@@ -276,7 +292,7 @@ def _compare(graph: Graph, module: nn.Module, name: str) -> None:
         )
 
 
-def _where(node: fx.Node) -> str:
+def _describe_location(node: fx.Node) -> str:
     """The module, or the function and the module that it stands in."""
     if node.op == "call_module":
         return str(node.target)
@@ -285,11 +301,11 @@ def _where(node: fx.Node) -> str:
     return f"{node.name} in {inside}" if inside else node.name
 
 
-def _apply(node: Node, given: list[Tensor]) -> Tensor:
+def _apply_node(node: Node, given: list[Tensor]) -> Tensor:
     operation = node.operation
     if isinstance(operation, Affine):
-        offset = operation.offset(given[0])
-        values = operation.linear(given[0])
+        offset = operation.compute_offset(given[0])
+        values = operation.apply_linear(given[0])
         return values if offset is None else values + offset
     if isinstance(operation, Reshape):
         return given[0].reshape(len(given[0]), *node.shape)

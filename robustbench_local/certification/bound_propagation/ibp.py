@@ -12,9 +12,9 @@ from torch import Tensor
 
 from robustbench_local.certification.bound_propagation.certificate import BoundCertificate
 from robustbench_local.certification.bound_propagation.graph import Graph
-from robustbench_local.certification.bound_propagation.input_set import Ball
+from robustbench_local.certification.bound_propagation.input_set import InputRegion
 from robustbench_local.certification.bound_propagation.interval import propagate
-from robustbench_local.certification.bound_propagation.linear import least
+from robustbench_local.certification.bound_propagation.linear import compute_linear_bounds
 from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -27,11 +27,11 @@ class IBP(BoundCertificate):
     is replaced by the box around it.
     """
 
-    def margins(self, graph: Graph, ball: Ball, rows: Tensor, rounding: Rounding) -> Tensor:
-        """See :meth:`BoundCertificate.margins`."""
+    def compute_margins(self, graph: Graph, ball: InputRegion, rows: Tensor, rounding: Rounding) -> Tensor:
+        """See :meth:`BoundCertificate.compute_margins`."""
         bounds = propagate(graph, ball.box, rounding=rounding)
-        return least(bounds, len(graph.nodes) - 1, rows, ball, through_activations=False)
+        return compute_linear_bounds(bounds, len(graph.nodes) - 1, rows, ball, through_activations=False)
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002  the same for every ball
         """One forward pass, and bounds that take as long as about so many."""
         return 16, 0

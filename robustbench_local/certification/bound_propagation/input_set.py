@@ -11,17 +11,17 @@ from torch import Tensor
 from robustbench_local.certification.bound_propagation.interval import Interval
 
 
-class Ball(Protocol):
+class InputRegion(Protocol):
     """A set of images around each of N images."""
 
     @property
     def box(self) -> Interval:
         """The smallest box around it, (N, C, H, W)."""
 
-    def select(self, index: Tensor) -> Ball:
+    def select_images(self, index: Tensor) -> InputRegion:
         """The sets around some of the images."""
 
-    def least(self, rows: Tensor) -> Tensor:
+    def compute_lower_bounds(self, rows: Tensor) -> Tensor:
         """Lower bounds of linear functions.
 
         Args:
@@ -33,16 +33,16 @@ class Ball(Protocol):
 
 
 @dataclass(frozen=True)
-class Box:
+class BoxRegion:
     """Images between two images; what remains of a Linf ball inside [0, 1] is one."""
 
     box: Interval
 
-    def select(self, index: Tensor) -> Box:
+    def select_images(self, index: Tensor) -> BoxRegion:
         """The boxes of some of the images."""
-        return Box(self.box.select(index))
+        return BoxRegion(self.box.select_images(index))
 
-    def least(self, rows: Tensor) -> Tensor:
+    def compute_lower_bounds(self, rows: Tensor) -> Tensor:
         """The exact minimum: each pixel goes to the end that its coefficient points away from."""
         centre, radius = self.box.centre.flatten(1), self.box.radius.flatten(1)
         flat = rows.flatten(2)
@@ -50,7 +50,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Euclidean:
+class L2Region:
     """An L2 ball, as far as it lies in [0, 1].
 
     Args:
@@ -65,13 +65,13 @@ class Euclidean:
     def box(self) -> Interval:
         """Every pixel may move by the whole radius, inside [0, 1]."""
         lower, upper = (self.images - self.eps).clamp_min(0), (self.images + self.eps).clamp_max(1)
-        return Interval.between(lower, upper)
+        return Interval.from_bounds(lower, upper)
 
-    def select(self, index: Tensor) -> Euclidean:
+    def select_images(self, index: Tensor) -> L2Region:
         """The balls around some of the images."""
-        return Euclidean(self.images[index], self.eps)
+        return L2Region(self.images[index], self.eps)
 
-    def least(self, rows: Tensor) -> Tensor:
+    def compute_lower_bounds(self, rows: Tensor) -> Tensor:
         """A lower bound that is never below that of the whole ball.
 
         With a price p on the squared length, min a d over the ball and the box is at least

@@ -15,7 +15,7 @@ from robustbench_local.certification.bound_propagation.graph import Graph, Node
 from robustbench_local.certification.bound_propagation.operations import (
     Activation,
     Affine,
-    Entry,
+    InputNode,
     Reshape,
     Sum,
 )
@@ -35,7 +35,7 @@ class Interval:
     radius: Tensor
 
     @classmethod
-    def between(cls, lower: Tensor, upper: Tensor) -> Interval:
+    def from_bounds(cls, lower: Tensor, upper: Tensor) -> Interval:
         """From least and largest values."""
         return cls((lower + upper) / 2, (upper - lower) / 2)
 
@@ -50,11 +50,11 @@ class Interval:
         return self.centre + self.radius
 
     @property
-    def size(self) -> Tensor:
+    def magnitude(self) -> Tensor:
         """Largest absolute value."""
         return self.centre.abs() + self.radius
 
-    def select(self, index: Tensor) -> Interval:
+    def select_images(self, index: Tensor) -> Interval:
         """The boxes of some of the images."""
         return Interval(self.centre[index], self.radius[index])
 
@@ -75,24 +75,30 @@ class Bounds:
     intervals: list[Interval] = field(default_factory=list)
     noise: list[Tensor | None] = field(default_factory=list)
 
-    def select(self, index: Tensor) -> Bounds:
+    def select_images(self, index: Tensor) -> Bounds:
         """The bounds for some of the images."""
         noise = [None if each is None else each[index] for each in self.noise]
-        return Bounds(self.graph, self.rounding, [each.select(index) for each in self.intervals], noise)
+        return Bounds(
+            self.graph, self.rounding, [each.select_images(index) for each in self.intervals], noise
+        )
 
 
-Tighten = Callable[[Bounds, int, Interval], Interval]
+TightenInterval = Callable[[Bounds, int, Interval], Interval]
 """Improves the interval of a node that an activation reads, given the bounds before it."""
 
 
 def propagate(
-    graph: Graph, entry: Interval, *, rounding: Rounding | None = None, tighten: Tighten | None = None
+    graph: Graph,
+    input_interval: Interval,
+    *,
+    rounding: Rounding | None = None,
+    tighten: TightenInterval | None = None,
 ) -> Bounds:
     """Bound every node of a network.
 
     Args:
         graph: The network.
-        entry: The images' box, (N, C, H, W), in the dtype to compute in; differentiable.
+        input_interval: The images' box, (N, C, H, W), in the dtype to compute in; differentiable.
         rounding: How the network's arithmetic rounds, to be covered; None to leave it out (training).
         tighten: What else to do for nodes that activations read.
 
@@ -103,8 +109,8 @@ def propagate(
     read = {node.inputs[0] for node in graph.nodes if isinstance(node.operation, Activation)}
     for place, node in enumerate(graph.nodes):
         given = [bounds.intervals[each] for each in node.inputs]
-        noise = None if rounding is None else rounding.of(node, [each.size for each in given])
-        found = entry if isinstance(node.operation, Entry) else _step(node, given)
+        noise = None if rounding is None else rounding.compute_noise(node, [each.magnitude for each in given])
+        found = input_interval if isinstance(node.operation, InputNode) else _propagate_node(node, given)
         if noise is not None:
             found = Interval(found.centre, found.radius + noise)
         bounds.noise.append(noise)
@@ -114,16 +120,16 @@ def propagate(
     return bounds
 
 
-def _step(node: Node, given: list[Interval]) -> Interval:
+def _propagate_node(node: Node, given: list[Interval]) -> Interval:
     """The interval of a node's values in exact arithmetic."""
     operation, first = node.operation, given[0]
     if isinstance(operation, Affine):
-        centre = operation.linear(first.centre)
-        offset = operation.offset(centre)
+        centre = operation.apply_linear(first.centre)
+        offset = operation.compute_offset(centre)
         centre = centre if offset is None else centre + offset
-        return Interval(centre, operation.linear(first.radius, absolute=True))
+        return Interval(centre, operation.apply_linear(first.radius, absolute=True))
     if isinstance(operation, Activation):
-        return Interval.between(operation(first.lower), operation(first.upper))
+        return Interval.from_bounds(operation(first.lower), operation(first.upper))
     if isinstance(operation, Sum):
         centre = first.centre + operation.sign * given[1].centre
         return Interval(centre, first.radius + given[1].radius)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from robustbench_local.certification.bound_propagation.node_context import Place, Unsupported
+from robustbench_local.certification.bound_propagation.node_context import NodeContext, UnsupportedNodeError
 from robustbench_local.certification.bound_propagation.operations import (
     Activation,
     Affine,
@@ -23,73 +23,75 @@ from robustbench_local.certification.bound_propagation.operations import (
     Sum,
 )
 
-_FromNode = Callable[[fx.Node, Place], Operation | None]
+_NodeReader = Callable[[fx.Node, NodeContext], Operation | None]
 
 
-def supported(node: fx.Node, module: nn.Module) -> bool:
+def is_supported(node: fx.Node, module: nn.Module) -> bool:
     """Whether a node's layer, function or method has bounds; a few settings of some are refused later."""
     if node.op == "call_module":
         return type(module.get_submodule(str(node.target))) in _LAYERS
     return node.target in (_METHODS if node.op == "call_method" else _FUNCTIONS)
 
 
-def operation(node: fx.Node, place: Place) -> Operation | None:
+def build_operation(node: fx.Node, place: NodeContext) -> Operation | None:
     """The operation of a node that depends on the images; None if it leaves values and shape alone.
 
     Raises:
         Unsupported: If there are no bounds for it.
     """
-    if not supported(node, place.module):
-        raise Unsupported.at(node, place.module)
+    if not is_supported(node, place.module):
+        raise UnsupportedNodeError.from_node(node, place.module)
     if node.op == "call_module":
         layer = place.module.get_submodule(str(node.target))
-        return _LAYERS[type(layer)](layer, *_sourced(node, place))
+        return _LAYERS[type(layer)](layer, *_read_shapes(node, place))
     read = _METHODS[str(node.target)] if node.op == "call_method" else _FUNCTIONS[node.target]
     return read(node, place)
 
 
-def _result(node: fx.Node, place: Place) -> Tensor:
+def _get_result(node: fx.Node, place: NodeContext) -> Tensor:
     value: Tensor = place.values[node]
     return value
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _expand_pair(value: Any) -> tuple[int, int]:
     return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 # Layers
 
 
-def _convolution(layer: nn.Conv2d, source: Shape, target: Shape) -> Operation:
+def _build_convolution(layer: nn.Conv2d, source: Shape, target: Shape) -> Operation:
     padding = layer.padding
     if padding == "valid":
         padding = (0, 0)
     if isinstance(padding, str):
         reach = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
         if any(each % 2 for each in reach):
-            raise Unsupported("is a Conv2d padded on one side", "give it an odd kernel")
+            raise UnsupportedNodeError("is a Conv2d padded on one side", "give it an odd kernel")
         padding = (reach[0] // 2, reach[1] // 2)
     if layer.padding_mode != "zeros" and any(padding):
-        raise Unsupported(f"is a Conv2d with padding_mode {layer.padding_mode}", "pad with zeros")
+        raise UnsupportedNodeError(f"is a Conv2d with padding_mode {layer.padding_mode}", "pad with zeros")
     return Convolution(
         lambda: layer.weight,
         lambda: layer.bias,
-        _pair(layer.stride),
-        _pair(padding),
-        _pair(layer.dilation),
+        _expand_pair(layer.stride),
+        _expand_pair(padding),
+        _expand_pair(layer.dilation),
         layer.groups,
         source,
         target,
     )
 
 
-def _dense(layer: nn.Linear, source: Shape, target: Shape) -> Operation:  # noqa: ARG001  one signature for all
+def _build_dense(layer: nn.Linear, source: Shape, target: Shape) -> Operation:  # noqa: ARG001  one signature for all
     return Dense(lambda: layer.weight, lambda: layer.bias)
 
 
-def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, source: Shape, target: Shape) -> Operation:  # noqa: ARG001
+def _build_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, source: Shape, target: Shape) -> Operation:  # noqa: ARG001
     if layer.running_mean is None or layer.running_var is None:
-        raise Unsupported("is a batch norm without running statistics", "train it with track_running_stats")
+        raise UnsupportedNodeError(
+            "is a batch norm without running statistics", "train it with track_running_stats"
+        )
 
     def read(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         def spread(values: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, source: Shape, target: S
     return Diagonal(read)
 
 
-def _average(
+def _build_averaging(
     source: Shape, target: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
 ) -> Operation:
     """An average pool is a convolution of each channel with equal weights."""
@@ -113,11 +115,11 @@ def _average(
     return Convolution(lambda: weight, lambda: None, stride, padding, (1, 1), source[0], source, target)
 
 
-def _pool(source: Shape, target: Shape, options: Mapping[str, Any]) -> Operation:
-    kernel, padding = _pair(options["kernel_size"]), _pair(options.get("padding") or 0)
-    stride = _pair(options.get("stride") or kernel)
+def _build_pool(source: Shape, target: Shape, options: Mapping[str, Any]) -> Operation:
+    kernel, padding = _expand_pair(options["kernel_size"]), _expand_pair(options.get("padding") or 0)
+    stride = _expand_pair(options.get("stride") or kernel)
     if len(source) != 3:
-        raise Unsupported("is an average pool without channels")
+        raise UnsupportedNodeError("is an average pool without channels")
     whole = all(
         (size + 2 * pad - window) // step + 1 == made
         for size, pad, window, step, made in zip(source[1:], padding, kernel, stride, target[1:], strict=True)
@@ -125,138 +127,142 @@ def _pool(source: Shape, target: Shape, options: Mapping[str, Any]) -> Operation
     includes = options.get("count_include_pad", True) or not any(padding)
     if not whole or not includes or options.get("divisor_override"):
         what = "is an average pool with ceil_mode, count_include_pad=False or divisor_override"
-        raise Unsupported(what, "use a plain average pool")
-    return _average(source, target, kernel, stride, padding)
+        raise UnsupportedNodeError(what, "use a plain average pool")
+    return _build_averaging(source, target, kernel, stride, padding)
 
 
-def _average_pool(layer: nn.AvgPool2d, source: Shape, target: Shape) -> Operation:
+def _build_average_pool(layer: nn.AvgPool2d, source: Shape, target: Shape) -> Operation:
     names = ("kernel_size", "stride", "padding", "count_include_pad", "divisor_override")
-    return _pool(source, target, {name: getattr(layer, name) for name in names})
+    return _build_pool(source, target, {name: getattr(layer, name) for name in names})
 
 
-def _adaptive_pool(layer: nn.Module | None, source: Shape, target: Shape) -> Operation:  # noqa: ARG001
+def _build_adaptive_pool(layer: nn.Module | None, source: Shape, target: Shape) -> Operation:  # noqa: ARG001
     if len(source) != 3 or any(size % made for size, made in zip(source[1:], target[1:], strict=True)):
-        raise Unsupported(
+        raise UnsupportedNodeError(
             f"pools {source[1:]} to {target[1:]} in windows of unequal size", "let the size divide"
         )
     kernel = (source[1] // target[1], source[2] // target[2])
-    return _average(source, target, kernel, kernel, (0, 0))
+    return _build_averaging(source, target, kernel, kernel, (0, 0))
 
 
-def _reshape(layer: nn.Module | None, source: Shape, target: Shape) -> Operation | None:  # noqa: ARG001
+def _build_reshape(layer: nn.Module | None, source: Shape, target: Shape) -> Operation | None:  # noqa: ARG001
     return None if source == target else Reshape(source, target)
 
 
-def _nothing(layer: nn.Module | None, source: Shape, target: Shape) -> None:  # noqa: ARG001
+def _build_nothing(layer: nn.Module | None, source: Shape, target: Shape) -> None:  # noqa: ARG001
     return None
 
 
-def _leaky(slope: Any) -> Operation:
+def _build_activation(slope: Any) -> Operation:
     if not isinstance(slope, int | float):
-        raise Unsupported("is a leaky ReLU whose slope is a tensor", "use a number between 0 and 1")
+        raise UnsupportedNodeError("is a leaky ReLU whose slope is a tensor", "use a number between 0 and 1")
     if not 0 <= slope <= 1:
-        raise Unsupported(f"is a leaky ReLU with slope {slope:g}", "use a slope between 0 and 1")
+        raise UnsupportedNodeError(f"is a leaky ReLU with slope {slope:g}", "use a slope between 0 and 1")
     return Activation(float(slope))
 
 
 _LAYERS: Mapping[type[nn.Module], Callable[[Any, Shape, Shape], Operation | None]] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: _dense,
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.AvgPool2d: _average_pool,
-    nn.AdaptiveAvgPool2d: _adaptive_pool,
-    nn.Flatten: _reshape,
-    nn.Unflatten: _reshape,
-    nn.Identity: _nothing,
-    nn.Dropout: _nothing,
-    nn.Dropout2d: _nothing,
+    nn.Conv2d: _build_convolution,
+    nn.Linear: _build_dense,
+    nn.BatchNorm1d: _build_batch_norm,
+    nn.BatchNorm2d: _build_batch_norm,
+    nn.AvgPool2d: _build_average_pool,
+    nn.AdaptiveAvgPool2d: _build_adaptive_pool,
+    nn.Flatten: _build_reshape,
+    nn.Unflatten: _build_reshape,
+    nn.Identity: _build_nothing,
+    nn.Dropout: _build_nothing,
+    nn.Dropout2d: _build_nothing,
     nn.ReLU: lambda layer, source, target: Activation(),  # noqa: ARG005
-    nn.LeakyReLU: lambda layer, source, target: _leaky(layer.negative_slope),  # noqa: ARG005
+    nn.LeakyReLU: lambda layer, source, target: _build_activation(layer.negative_slope),  # noqa: ARG005
 }
 
 
 # Functions and methods
 
 
-def _sourced(node: fx.Node, place: Place) -> tuple[Shape, Shape]:
+def _read_shapes(node: fx.Node, place: NodeContext) -> tuple[Shape, Shape]:
     source = node.args[0]
-    if not isinstance(source, fx.Node) or source not in place.images:
-        raise Unsupported("takes the images as something else than its first argument")
-    return place.shape(source), tuple(_result(node, place).shape[1:])
+    if not isinstance(source, fx.Node) or source not in place.image_nodes:
+        raise UnsupportedNodeError("takes the images as something else than its first argument")
+    return place.get_shape(source), tuple(_get_result(node, place).shape[1:])
 
 
-def _shaped(
+def _wrap_shape_builder(
     make: Callable[[Any, Shape, Shape], Operation | None],
-) -> Callable[[fx.Node, Place], Operation | None]:
+) -> Callable[[fx.Node, NodeContext], Operation | None]:
     """A function that needs the shapes only."""
-    return lambda node, place: make(None, *_sourced(node, place))
+    return lambda node, place: make(None, *_read_shapes(node, place))
 
 
-def _relu(node: fx.Node, place: Place) -> Operation:  # noqa: ARG001
+def _read_relu(node: fx.Node, place: NodeContext) -> Operation:  # noqa: ARG001
     return Activation()
 
 
-def _leaky_relu(node: fx.Node, place: Place) -> Operation:
-    return _leaky(_option(node, place, "negative_slope", 0.01))
+def _read_leaky_relu(node: fx.Node, place: NodeContext) -> Operation:
+    return _build_activation(_read_option(node, place, "negative_slope", 0.01))
 
 
-def _pooled(node: fx.Node, place: Place) -> Operation:
+def _read_average_pool(node: fx.Node, place: NodeContext) -> Operation:
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-    return _pool(*_sourced(node, place), place.constants(given))
+    return _build_pool(*_read_shapes(node, place), place.read_constants(given))
 
 
-def _mean(node: fx.Node, place: Place) -> Operation | None:
-    source, target = _sourced(node, place)
-    axes = _option(node, place, "dim", None)
-    if len(source) != 3 or sorted(axis % 4 for axis in _axes(axes)) != [2, 3]:
-        raise Unsupported("is a mean over other axes than height and width", "use AdaptiveAvgPool2d(1)")
-    return _adaptive_pool(None, source, (*target[:1], 1, 1))
+def _read_mean(node: fx.Node, place: NodeContext) -> Operation | None:
+    source, target = _read_shapes(node, place)
+    axes = _read_option(node, place, "dim", None)
+    if len(source) != 3 or sorted(axis % 4 for axis in _list_axes(axes)) != [2, 3]:
+        raise UnsupportedNodeError(
+            "is a mean over other axes than height and width", "use AdaptiveAvgPool2d(1)"
+        )
+    return _build_adaptive_pool(None, source, (*target[:1], 1, 1))
 
 
-def _option(node: fx.Node, place: Place, name: str, default: Any) -> Any:
+def _read_option(node: fx.Node, place: NodeContext, name: str, default: Any) -> Any:
     """The second argument of a function, or the one of that name."""
-    return place.constants(node.kwargs.get(name, node.args[1] if len(node.args) > 1 else default))
+    return place.read_constants(node.kwargs.get(name, node.args[1] if len(node.args) > 1 else default))
 
 
-def _axes(given: Any) -> tuple[int, ...]:
+def _list_axes(given: Any) -> tuple[int, ...]:
     return tuple(given) if isinstance(given, list | tuple) else () if given is None else (given,)
 
 
-def _arithmetic(kind: str) -> _FromNode:
-    return lambda node, place: _combined(kind, node, place)
+def _build_arithmetic_reader(kind: str) -> _NodeReader:
+    return lambda node, place: _read_arithmetic(kind, node, place)
 
 
-def _combined(kind: str, node: fx.Node, place: Place) -> Operation:
+def _read_arithmetic(kind: str, node: fx.Node, place: NodeContext) -> Operation:
     """A sum or difference of two places, or anything of a place and a constant."""
     if node.kwargs or len(node.args) != 2:
-        raise Unsupported(f"is {kind} with other arguments than two", "write it out")
+        raise UnsupportedNodeError(f"is {kind} with other arguments than two", "write it out")
     first, second = node.args
-    here = [isinstance(each, fx.Node) and each in place.images for each in (first, second)]
+    here = [isinstance(each, fx.Node) and each in place.image_nodes for each in (first, second)]
     sign = -1.0 if kind == "sub" else 1.0
     if all(here):
-        shapes = {place.shape(each) for each in (first, second) if isinstance(each, fx.Node)}
+        shapes = {place.get_shape(each) for each in (first, second) if isinstance(each, fx.Node)}
         if kind not in {"add", "sub"} or len(shapes) > 1:
-            raise Unsupported(f"is the {kind} of two places of the network", "add places of equal shape")
+            raise UnsupportedNodeError(
+                f"is the {kind} of two places of the network", "add places of equal shape"
+            )
         return Sum(sign)
     if kind == "div" and here[1]:
-        raise Unsupported("divides by the images")
-    read = place.constant(second if here[0] else first)
-    _check_fits(kind, torch.as_tensor(read()).shape, node, place)
-    return _with_constant(kind, read, images_first=here[0])
+        raise UnsupportedNodeError("divides by the images")
+    read = place.build_constant_reader(second if here[0] else first)
+    _check_constant_shape(kind, torch.as_tensor(read()).shape, node, place)
+    return _build_constant_map(kind, read, images_first=here[0])
 
 
-def _check_fits(kind: str, constant: Shape, node: fx.Node, place: Place) -> None:
+def _check_constant_shape(kind: str, constant: Shape, node: fx.Node, place: NodeContext) -> None:
     """Refuse a constant that gives values another shape, or each image of a batch a number of its own."""
-    source = next(place.shape(each) for each in node.all_input_nodes if each in place.images)
-    same = tuple(_result(node, place).shape[1:]) == source
+    source = next(place.get_shape(each) for each in node.all_input_nodes if each in place.image_nodes)
+    same = tuple(_get_result(node, place).shape[1:]) == source
     if not same or (len(constant) > len(source) and constant[0] != 1):
         what = f"is the {kind} of values {source} and a constant {tuple(constant)}"
-        raise Unsupported(what, f"use a constant that broadcasts to {source}")
+        raise UnsupportedNodeError(what, f"use a constant that broadcasts to {source}")
 
 
-def _with_constant(kind: str, read: Callable[[], Any], *, images_first: bool) -> Affine:
+def _build_constant_map(kind: str, read: Callable[[], Any], *, images_first: bool) -> Affine:
     def parts(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         constant = torch.as_tensor(read()).to(like)
         if constant.ndim > 1 and len(constant) == 1:
@@ -270,55 +276,57 @@ def _with_constant(kind: str, read: Callable[[], Any], *, images_first: bool) ->
             return one, constant, constant.abs()
         return (one, -constant, constant.abs()) if images_first else (-one, constant, constant.abs())
 
-    return Diagonal(parts, operations=3)  # the constant is rounded, its reciprocal, and the result
+    return Diagonal(parts, operation_count=3)  # the constant is rounded, its reciprocal, and the result
 
 
-_reshaped, _same = _shaped(_reshape), _shaped(_nothing)
-_adapted = _shaped(_adaptive_pool)
-_add, _sub, _mul, _div = (_arithmetic(kind) for kind in ("add", "sub", "mul", "div"))
+_read_reshape, _read_unchanged = _wrap_shape_builder(_build_reshape), _wrap_shape_builder(_build_nothing)
+_read_adaptive_pool = _wrap_shape_builder(_build_adaptive_pool)
+_read_add, _read_sub, _read_mul, _read_div = (
+    _build_arithmetic_reader(kind) for kind in ("add", "sub", "mul", "div")
+)
 
-_FUNCTIONS: Mapping[Any, _FromNode] = {
-    torch.relu: _relu,
-    functional.relu: _relu,
-    functional.leaky_relu: _leaky_relu,
-    functional.avg_pool2d: _pooled,
-    functional.adaptive_avg_pool2d: _adapted,
-    functional.dropout: _same,
-    torch.flatten: _reshaped,
-    torch.reshape: _reshaped,
-    torch.squeeze: _reshaped,
-    torch.unsqueeze: _reshaped,
-    torch.mean: _mean,
-    torch.add: _add,
-    operator.add: _add,
-    operator.iadd: _add,
-    torch.sub: _sub,
-    operator.sub: _sub,
-    operator.isub: _sub,
-    torch.mul: _mul,
-    operator.mul: _mul,
-    operator.imul: _mul,
-    torch.div: _div,
-    operator.truediv: _div,
-    operator.itruediv: _div,
+_FUNCTIONS: Mapping[Any, _NodeReader] = {
+    torch.relu: _read_relu,
+    functional.relu: _read_relu,
+    functional.leaky_relu: _read_leaky_relu,
+    functional.avg_pool2d: _read_average_pool,
+    functional.adaptive_avg_pool2d: _read_adaptive_pool,
+    functional.dropout: _read_unchanged,
+    torch.flatten: _read_reshape,
+    torch.reshape: _read_reshape,
+    torch.squeeze: _read_reshape,
+    torch.unsqueeze: _read_reshape,
+    torch.mean: _read_mean,
+    torch.add: _read_add,
+    operator.add: _read_add,
+    operator.iadd: _read_add,
+    torch.sub: _read_sub,
+    operator.sub: _read_sub,
+    operator.isub: _read_sub,
+    torch.mul: _read_mul,
+    operator.mul: _read_mul,
+    operator.imul: _read_mul,
+    torch.div: _read_div,
+    operator.truediv: _read_div,
+    operator.itruediv: _read_div,
 }
-_METHODS: Mapping[str, _FromNode] = {
-    "relu": _relu,
-    "relu_": _relu,
-    "contiguous": _same,
-    "clone": _same,
-    "float": _same,
-    "double": _same,
-    "to": _same,
-    "flatten": _reshaped,
-    "view": _reshaped,
-    "reshape": _reshaped,
-    "squeeze": _reshaped,
-    "unsqueeze": _reshaped,
-    "mean": _mean,
-    "add": _add,
-    "add_": _add,
-    "sub": _sub,
-    "mul": _mul,
-    "div": _div,
+_METHODS: Mapping[str, _NodeReader] = {
+    "relu": _read_relu,
+    "relu_": _read_relu,
+    "contiguous": _read_unchanged,
+    "clone": _read_unchanged,
+    "float": _read_unchanged,
+    "double": _read_unchanged,
+    "to": _read_unchanged,
+    "flatten": _read_reshape,
+    "view": _read_reshape,
+    "reshape": _read_reshape,
+    "squeeze": _read_reshape,
+    "unsqueeze": _read_reshape,
+    "mean": _read_mean,
+    "add": _read_add,
+    "add_": _read_add,
+    "sub": _read_sub,
+    "mul": _read_mul,
+    "div": _read_div,
 }

@@ -14,29 +14,29 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from robustbench_local.certification.bound_propagation.input_set import Ball, Box
+from robustbench_local.certification.bound_propagation.input_set import BoxRegion, InputRegion
 from robustbench_local.certification.bound_propagation.interval import Bounds, Interval
 from robustbench_local.certification.bound_propagation.operations import (
     Activation,
     Affine,
-    Entry,
+    InputNode,
     Reshape,
     Sum,
 )
-from robustbench_local.classifier.pass_counter import pass_finished
+from robustbench_local.classifier.pass_counter import record_finished_pass
 
-_PIXEL_NOISE = 2.0**-40
+_PIXEL_ROUNDING_SHARE = 2.0**-40
 """Noise of a pixel, for rounding in the last product with the pixels: a sum of up to thousands in float64."""
 
 Slopes = Mapping[int, Tensor]
 """Slopes of the lower lines of activations, by node: (N, 1 or M, ...), in [slope of the activation, 1]."""
 
 
-def least(
+def compute_linear_bounds(
     bounds: Bounds,
-    place: int,
+    node_index: int,
     rows: Tensor,
-    ball: Ball,
+    ball: InputRegion,
     *,
     slopes: Slopes | None = None,
     through_activations: bool = True,
@@ -45,7 +45,7 @@ def least(
 
     Args:
         bounds: Of all nodes before it.
-        place: The node.
+        node_index: The node.
         rows: Coefficients of M functions for each image, (N, M, ...), shaped like the node's values.
         ball: Where the images are.
         slopes: Lower lines of activations; by default the better of 0 and 1 (Sec. 3.3 of the paper).
@@ -57,9 +57,9 @@ def least(
     """
     count, functions = rows.shape[:2]
     total = rows.new_zeros(count, functions)
-    waiting = {place: rows}
-    for here in range(place, -1, -1):
-        pass_finished()
+    waiting = {node_index: rows}
+    for here in range(node_index, -1, -1):
+        record_finished_pass()
         if here not in waiting:
             continue
         rows = waiting.pop(here)
@@ -67,41 +67,43 @@ def least(
         operation = node.operation
         noise = bounds.noise[here]
         if noise is not None:
-            total = total - _dot(rows.abs(), noise)
-        if isinstance(operation, Entry):
-            total = total + ball.least(rows)
+            total = total - _dot_rows(rows.abs(), noise)
+        if isinstance(operation, InputNode):
+            total = total + ball.compute_lower_bounds(rows)
             if bounds.rounding is not None:
-                total = total - _PIXEL_NOISE * rows.abs().flatten(2).sum(dim=2)
+                total = total - _PIXEL_ROUNDING_SHARE * rows.abs().flatten(2).sum(dim=2)
         elif isinstance(operation, Activation):
             if not through_activations:
-                total = total + Box(bounds.intervals[here]).least(rows)
+                total = total + BoxRegion(bounds.intervals[here]).compute_lower_bounds(rows)
                 continue
             given = None if slopes is None else slopes[here]
-            rows, extra = _relaxed(operation, bounds.intervals[node.inputs[0]], rows, given)
+            rows, extra = _relax_activation(operation, bounds.intervals[node.inputs[0]], rows, given)
             total = total + extra
-            _send(waiting, node.inputs[0], rows)
+            _add_rows(waiting, node.inputs[0], rows)
         elif isinstance(operation, Affine):
             folded, shape = rows.flatten(0, 1), bounds.graph.nodes[node.inputs[0]].shape
-            offset = operation.offset(rows)
+            offset = operation.compute_offset(rows)
             if offset is not None:
-                total = total + _dot(rows, offset.expand(count, *node.shape))
-            _send(waiting, node.inputs[0], operation.transposed(folded).reshape(count, functions, *shape))
+                total = total + _dot_rows(rows, offset.expand(count, *node.shape))
+            _add_rows(
+                waiting, node.inputs[0], operation.apply_transposed(folded).reshape(count, functions, *shape)
+            )
         elif isinstance(operation, Reshape):
-            _send(waiting, node.inputs[0], rows.reshape(count, functions, *operation.source))
+            _add_rows(waiting, node.inputs[0], rows.reshape(count, functions, *operation.input_shape))
         else:
             assert isinstance(operation, Sum)  # noqa: S101  the only kind that is left
-            _send(waiting, node.inputs[0], rows)
-            _send(waiting, node.inputs[1], operation.sign * rows)
+            _add_rows(waiting, node.inputs[0], rows)
+            _add_rows(waiting, node.inputs[1], operation.sign * rows)
     return total
 
 
-def default_slopes(operation: Activation, interval: Interval) -> Tensor:
+def choose_default_slopes(operation: Activation, interval: Interval) -> Tensor:
     """Slopes of the lower lines that leave the smaller area: 1 where more of the interval is positive."""
     steep = interval.upper > -interval.lower
     return torch.where(steep, 1.0, operation.slope).to(interval.lower)
 
 
-def _relaxed(
+def _relax_activation(
     operation: Activation, interval: Interval, rows: Tensor, slopes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Rows before an activation, and the constants that come with them.
@@ -115,16 +117,16 @@ def _relaxed(
     width = torch.where(crossing, upper - lower, 1.0)
     line = torch.where(crossing, (upper - operation.slope * lower) / width, outside)
     height = torch.where(crossing, upper * (1 - line), 0.0)
-    chosen = default_slopes(operation, interval)[:, None] if slopes is None else slopes
+    chosen = choose_default_slopes(operation, interval)[:, None] if slopes is None else slopes
     chosen = torch.where(crossing, chosen, outside)
-    extra = _dot(rows.clamp_max(0), height)
+    extra = _dot_rows(rows.clamp_max(0), height)
     return rows * torch.where(rows > 0, chosen, line), extra
 
 
-def _dot(rows: Tensor, values: Tensor) -> Tensor:
+def _dot_rows(rows: Tensor, values: Tensor) -> Tensor:
     """Products of rows, (N, M, ...), with values, (N, ...): (N, M)."""
     return (rows.flatten(2) @ values.flatten(1)[:, :, None]).squeeze(2)
 
 
-def _send(waiting: dict[int, Tensor], place: int, rows: Tensor) -> None:
+def _add_rows(waiting: dict[int, Tensor], place: int, rows: Tensor) -> None:
     waiting[place] = waiting[place] + rows if place in waiting else rows

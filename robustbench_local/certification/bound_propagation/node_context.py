@@ -11,20 +11,20 @@ from torch import Tensor, fx, nn
 
 from robustbench_local.certification.bound_propagation.operations import Shape
 
-_ADVICE = "use a layer that has (see docs/how-to/certify.md), or a smoothing certificate"
+_DEFAULT_REMEDY = "use a layer that has (see docs/how-to/certify.md), or a smoothing certificate"
 _SHAPE_METHODS = frozenset({"size", "dim", "ndimension"})
 _SHAPE_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device"})
 
 
-class Unsupported(Exception):  # noqa: N818  a message on its way to a ModelError, which names the place
+class UnsupportedNodeError(Exception):  # noqa: N818  a message on its way to a ModelError, which names the place
     """There are no bounds for this."""
 
-    def __init__(self, what: str, remedy: str = _ADVICE) -> None:
-        self.what, self.remedy = what, remedy
+    def __init__(self, what: str, remedy: str = _DEFAULT_REMEDY) -> None:
+        self.reason, self.remedy = what, remedy
         super().__init__(what)
 
     @classmethod
-    def at(cls, node: fx.Node, module: nn.Module) -> Unsupported:
+    def from_node(cls, node: fx.Node, module: nn.Module) -> UnsupportedNodeError:
         """There are none for the layer, function or method of this node."""
         if node.op == "call_module":
             return cls(f"is a {type(module.get_submodule(str(node.target))).__name__}")
@@ -33,7 +33,7 @@ class Unsupported(Exception):  # noqa: N818  a message on its way to a ModelErro
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeContext:
     """What is known where a node stands.
 
     Args:
@@ -45,14 +45,14 @@ class Place:
 
     module: nn.Module
     values: Mapping[fx.Node, Any]
-    images: Mapping[fx.Node, int]
-    reads: Mapping[fx.Node, tuple[Any, Any]]
+    image_nodes: Mapping[fx.Node, int]
+    shape_reads: Mapping[fx.Node, tuple[Any, Any]]
 
-    def shape(self, node: fx.Node) -> Shape:
+    def get_shape(self, node: fx.Node) -> Shape:
         """Of one image's values at that node."""
         return tuple(self.values[node].shape[1:])
 
-    def constant(self, argument: Any) -> Callable[[], Any]:
+    def build_constant_reader(self, argument: Any) -> Callable[[], Any]:
         """Reads a number or tensor that depends on no pixel, as it is at the time of reading.
 
         Raises:
@@ -61,24 +61,26 @@ class Place:
         if not isinstance(argument, fx.Node):
             return lambda: argument
         module = self.module
-        few, more = ({node: read[which] for node, read in self.reads.items()} for which in (0, 1))
-        if not _same(argument, module, few, more):
-            raise Unsupported("depends on the number of images", "let a constant be the same for any batch")
-        return lambda: _again(argument, module, few)
+        few, more = ({node: read[which] for node, read in self.shape_reads.items()} for which in (0, 1))
+        if not _is_batch_independent(argument, module, few, more):
+            raise UnsupportedNodeError(
+                "depends on the number of images", "let a constant be the same for any batch"
+            )
+        return lambda: _recompute_node(argument, module, few)
 
-    def constants(self, arguments: Any) -> Any:
+    def read_constants(self, arguments: Any) -> Any:
         """The values of arguments, nested ones too, that depend on no pixel."""
-        return fx.node.map_arg(arguments, lambda each: self.constant(each)())
+        return fx.node.map_arg(arguments, lambda each: self.build_constant_reader(each)())
 
 
-def reads_shape(node: fx.Node) -> bool:
+def is_shape_read(node: fx.Node) -> bool:
     """Whether a node that takes images gives their shape or format only, whatever their pixels are."""
     if node.op == "call_method":
         return node.target in _SHAPE_METHODS
     return node.op == "call_function" and node.target is getattr and node.args[1] in _SHAPE_ATTRIBUTES
 
 
-def compute(node: fx.Node, module: nn.Module, value_of: Callable[[fx.Node], Any]) -> Any:
+def compute_node(node: fx.Node, module: nn.Module, value_of: Callable[[fx.Node], Any]) -> Any:
     """The value of a node that is neither the images nor the output.
 
     Args:
@@ -100,18 +102,20 @@ def compute(node: fx.Node, module: nn.Module, value_of: Callable[[fx.Node], Any]
     return node.target(*arguments, **options)  # type: ignore[operator]  # a function, by fx's contract
 
 
-def _again(node: fx.Node, module: nn.Module, reads: Mapping[fx.Node, Any]) -> Any:
+def _recompute_node(node: fx.Node, module: nn.Module, reads: Mapping[fx.Node, Any]) -> Any:
     """The value of a node that depends on no pixel, computed again; what it reads off shapes is given."""
     if node in reads:
         return reads[node]
-    return compute(node, module, lambda each: _again(each, module, reads))
+    return compute_node(node, module, lambda each: _recompute_node(each, module, reads))
 
 
-def _same(node: fx.Node, module: nn.Module, few: Mapping[fx.Node, Any], more: Mapping[fx.Node, Any]) -> bool:
+def _is_batch_independent(
+    node: fx.Node, module: nn.Module, few: Mapping[fx.Node, Any], more: Mapping[fx.Node, Any]
+) -> bool:
     """Whether a constant is the same for few images and for more."""
-    first = _again(node, module, few)
+    first = _recompute_node(node, module, few)
     try:
-        second = _again(node, module, more)
+        second = _recompute_node(node, module, more)
     except Exception:  # noqa: BLE001  any code of the module's: it cannot take another number of images
         return False
     return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)

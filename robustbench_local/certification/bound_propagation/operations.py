@@ -24,29 +24,29 @@ Shape = tuple[int, ...]
 class Affine(ABC):
     """A map ``x -> W x + b`` of one image's values."""
 
-    mixes: ClassVar[bool] = True
+    mixes_values: ClassVar[bool] = True
     """Whether a value depends on more than one value before it."""
 
     @property
     @abstractmethod
-    def terms(self) -> int:
+    def term_count(self) -> int:
         """Most numbers that are added up for one value, forwards or backwards; rounding grows with it."""
 
     @abstractmethod
-    def linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
+    def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
         """``W x``, or ``|W| x``; values lead with the batch."""
 
     @abstractmethod
-    def transposed(self, rows: Tensor) -> Tensor:
+    def apply_transposed(self, rows: Tensor) -> Tensor:
         """``W^T a`` for rows shaped like the output, led by any number of them."""
 
     @abstractmethod
-    def offset(self, like: Tensor) -> Tensor | None:
+    def compute_offset(self, like: Tensor) -> Tensor | None:
         """``b`` in the dtype and on the device of ``like``, broadcast against an output; None: none."""
 
-    def offset_size(self, like: Tensor) -> Tensor | None:
+    def bound_offset(self, like: Tensor) -> Tensor | None:
         """Bound of the numbers that ``b`` is computed from, where they are not ``b`` itself."""
-        offset = self.offset(like)
+        offset = self.compute_offset(like)
         return None if offset is None else offset.abs()
 
 
@@ -65,42 +65,42 @@ class Convolution(Affine):
         target: Shape of the output.
     """
 
-    weight: Callable[[], Tensor]
-    bias: Callable[[], Tensor | None]
+    read_weight: Callable[[], Tensor]
+    read_bias: Callable[[], Tensor | None]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
-    source: Shape
-    target: Shape
+    input_shape: Shape
+    output_shape: Shape
 
     @property
-    def terms(self) -> int:
+    def term_count(self) -> int:
         """Window size forwards, windows that a pixel lies in backwards."""
-        outputs, inputs, height, width = self.weight().shape
+        outputs, inputs, height, width = self.read_weight().shape
         covering = math.ceil(height / self.stride[0]) * math.ceil(width / self.stride[1])
         return int(max(inputs * height * width, outputs // self.groups * covering)) + 1
 
-    def linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
+    def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
         """``W x``, or ``|W| x``."""
-        weight = self.weight().to(values)
+        weight = self.read_weight().to(values)
         weight = weight.abs() if absolute else weight
         return functional.conv2d(values, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
-    def transposed(self, rows: Tensor) -> Tensor:
+    def apply_transposed(self, rows: Tensor) -> Tensor:
         """``W^T a``: the transposed convolution, padded to the input's size."""
-        kernel = self.weight().shape[2:]
+        kernel = self.read_weight().shape[2:]
         covered = (
-            (self.target[1 + axis] - 1) * self.stride[axis]
+            (self.output_shape[1 + axis] - 1) * self.stride[axis]
             - 2 * self.padding[axis]
             + self.dilation[axis] * (kernel[axis] - 1)
             + 1
             for axis in (0, 1)
         )
-        missing = [size - reached for size, reached in zip(self.source[1:], covered, strict=True)]
+        missing = [size - reached for size, reached in zip(self.input_shape[1:], covered, strict=True)]
         return functional.conv_transpose2d(
             rows,
-            self.weight().to(rows),
+            self.read_weight().to(rows),
             None,
             self.stride,
             self.padding,
@@ -109,9 +109,9 @@ class Convolution(Affine):
             self.dilation,
         )
 
-    def offset(self, like: Tensor) -> Tensor | None:
+    def compute_offset(self, like: Tensor) -> Tensor | None:
         """The bias, one a channel."""
-        bias = self.bias()
+        bias = self.read_bias()
         return None if bias is None else bias.to(like).view(-1, 1, 1)
 
 
@@ -124,26 +124,26 @@ class Dense(Affine):
         bias: Reads the bias, (out,) or None.
     """
 
-    weight: Callable[[], Tensor]
-    bias: Callable[[], Tensor | None]
+    read_weight: Callable[[], Tensor]
+    read_bias: Callable[[], Tensor | None]
 
     @property
-    def terms(self) -> int:
+    def term_count(self) -> int:
         """Inputs forwards, outputs backwards."""
-        return max(self.weight().shape) + 1
+        return max(self.read_weight().shape) + 1
 
-    def linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
+    def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
         """``W x``, or ``|W| x``."""
-        weight = self.weight().to(values)
+        weight = self.read_weight().to(values)
         return functional.linear(values, weight.abs() if absolute else weight)
 
-    def transposed(self, rows: Tensor) -> Tensor:
+    def apply_transposed(self, rows: Tensor) -> Tensor:
         """``W^T a``."""
-        return rows @ self.weight().to(rows)
+        return rows @ self.read_weight().to(rows)
 
-    def offset(self, like: Tensor) -> Tensor | None:
+    def compute_offset(self, like: Tensor) -> Tensor | None:
         """The bias."""
-        bias = self.bias()
+        bias = self.read_bias()
         return None if bias is None else bias.to(like)
 
 
@@ -157,31 +157,31 @@ class Diagonal(Affine):
         operations: Rounded operations on a value.
     """
 
-    read: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-    operations: int = 8
-    mixes: ClassVar[bool] = False
+    read_terms: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    operation_count: int = 8
+    mixes_values: ClassVar[bool] = False
 
     @property
-    def terms(self) -> int:
+    def term_count(self) -> int:
         """The rounded operations."""
-        return self.operations
+        return self.operation_count
 
-    def linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
+    def apply_linear(self, values: Tensor, *, absolute: bool = False) -> Tensor:
         """``W x``, or ``|W| x``."""
-        scale = self.read(values)[0]
+        scale = self.read_terms(values)[0]
         return values * (scale.abs() if absolute else scale)
 
-    def transposed(self, rows: Tensor) -> Tensor:
+    def apply_transposed(self, rows: Tensor) -> Tensor:
         """``W^T a``."""
-        return rows * self.read(rows)[0]
+        return rows * self.read_terms(rows)[0]
 
-    def offset(self, like: Tensor) -> Tensor | None:
+    def compute_offset(self, like: Tensor) -> Tensor | None:
         """What is added."""
-        return self.read(like)[1]
+        return self.read_terms(like)[1]
 
-    def offset_size(self, like: Tensor) -> Tensor | None:
+    def bound_offset(self, like: Tensor) -> Tensor | None:
         """At least ``|b|``: a batch norm's offset is a difference of two numbers that may be large."""
-        return self.read(like)[2]
+        return self.read_terms(like)[2]
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class Reshape:
         target: Shape after.
     """
 
-    source: Shape
-    target: Shape
+    input_shape: Shape
+    output_shape: Shape
 
 
 @dataclass(frozen=True)
@@ -224,22 +224,22 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Entry:
+class InputNode:
     """The images themselves."""
 
 
-Operation = Affine | Reshape | Activation | Sum | Entry
+Operation = Affine | Reshape | Activation | Sum | InputNode
 
 
-def rounded() -> Affine:
+def build_rounding() -> Affine:
     """The same values in a coarser format: nothing happens but one rounding."""
 
     def read(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return like.new_ones(()), like.new_zeros(()), like.new_zeros(())
 
-    return Diagonal(read, operations=1)
+    return Diagonal(read, operation_count=1)
 
 
-def channelwise(values: Tensor, like: Tensor) -> Tensor:
+def broadcast_channels(values: Tensor, like: Tensor) -> Tensor:
     """One number a channel, (C,), broadcast against (C, H, W), in the dtype and on the device of ``like``."""
     return torch.as_tensor(values).to(like).view(-1, 1, 1)

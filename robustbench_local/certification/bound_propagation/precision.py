@@ -12,23 +12,23 @@ from torch.utils._pytree import tree_leaves
 
 from robustbench_local.errors import ModelError
 
-COVERED = frozenset({torch.float32, torch.float64})
+COVERED_DTYPES = frozenset({torch.float32, torch.float64})
 """Formats whose rounding is covered: float32's, which is the coarser one's."""
 
 
-def stored(module: nn.Module) -> set[torch.dtype]:
+def list_stored_dtypes(module: nn.Module) -> set[torch.dtype]:
     """The floating-point formats of a module's parameters and buffers."""
     tensors = (*module.parameters(), *module.buffers())
     return {each.dtype for each in tensors if each.is_floating_point()}
 
 
-def check_covered(formats: Iterable[torch.dtype], name: str) -> None:
+def check_dtypes_covered(formats: Iterable[torch.dtype], name: str) -> None:
     """Refuse formats whose rounding no bounds cover.
 
     Raises:
         ModelError: Naming one of them.
     """
-    for each in set(formats) - COVERED:
+    for each in set(formats) - COVERED_DTYPES:
         raise ModelError(
             f"computes in {str(each).removeprefix('torch.')}, for which there are no bounds",
             where=name,
@@ -36,7 +36,7 @@ def check_covered(formats: Iterable[torch.dtype], name: str) -> None:
         )
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class DtypeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While open, notes the floating-point formats of all that is computed: autocast and hooks too.
 
     Attributes:
@@ -45,14 +45,14 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: set[torch.dtype] = set()
+        self.dtypes: set[torch.dtype] = set()
 
     def __torch_dispatch__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Do what was asked, and look at what comes out."""
         result = function(*args, **(kwargs or {}))
-        self.seen |= {
+        self.dtypes |= {
             each.dtype
             for each in tree_leaves(result)
             if isinstance(each, Tensor) and each.is_floating_point()

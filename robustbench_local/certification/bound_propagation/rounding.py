@@ -22,9 +22,9 @@ from torch import Tensor
 from robustbench_local.certification.bound_propagation.graph import Node
 from robustbench_local.certification.bound_propagation.operations import Activation, Affine, Sum
 
-_OWN = 2.0**-40
+_OWN_ERROR_SHARE = 2.0**-40
 """Relative error that is added for the arithmetic of the bounds, each operation of which is off by 2^-53."""
-_TINY = 1e-30
+_ABSOLUTE_NOISE = 1e-30
 """Absolute noise of a value: numbers below 1e-38 are lost on the way to zero."""
 
 
@@ -40,16 +40,16 @@ class Rounding:
     any order, is off by at most n u / (1 - n u) times the sum of their absolute values.
     """
 
-    unit: float
-    largest: float
+    unit_roundoff: float
+    max_value: float
 
     @classmethod
-    def to(cls, dtype: torch.dtype) -> Rounding:
+    def from_dtype(cls, dtype: torch.dtype) -> Rounding:
         """Rounding to a dtype, and of the bounds themselves."""
         limits = torch.finfo(dtype)
-        return cls(limits.eps / 2 + _OWN, limits.max / 2)  # the other half: what rounding adds
+        return cls(limits.eps / 2 + _OWN_ERROR_SHARE, limits.max / 2)  # the other half: what rounding adds
 
-    def of(self, node: Node, sizes: list[Tensor]) -> Tensor | None:
+    def compute_noise(self, node: Node, sizes: list[Tensor]) -> Tensor | None:
         """Noise of a node's values.
 
         Args:
@@ -61,16 +61,16 @@ class Rounding:
         """
         operation = node.operation
         if isinstance(operation, Affine):
-            added = operation.linear(sizes[0], absolute=True)
-            offset = operation.offset_size(added)
-            return self._error(operation.terms, added if offset is None else added + offset)
+            added = operation.apply_linear(sizes[0], absolute=True)
+            offset = operation.bound_offset(added)
+            return self._bound_error(operation.term_count, added if offset is None else added + offset)
         if isinstance(operation, Sum):
-            return self._error(1, sizes[0] + sizes[1])
+            return self._bound_error(1, sizes[0] + sizes[1])
         if isinstance(operation, Activation) and operation.slope:
-            return self._error(2, sizes[0])  # the slope is rounded, and the product
+            return self._bound_error(2, sizes[0])  # the slope is rounded, and the product
         return None
 
-    def _error(self, terms: int, size: Tensor) -> Tensor:
-        relative = terms * self.unit / (1 - terms * self.unit)
-        noise = size * relative + terms * _TINY
-        return noise.masked_fill(size > self.largest, torch.inf)
+    def _bound_error(self, terms: int, size: Tensor) -> Tensor:
+        relative = terms * self.unit_roundoff / (1 - terms * self.unit_roundoff)
+        noise = size * relative + terms * _ABSOLUTE_NOISE
+        return noise.masked_fill(size > self.max_value, torch.inf)

@@ -17,19 +17,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincc, betaln
 
-from robustbench_local.statistics import least_share
+from robustbench_local.statistics import compute_lower_bounds
 
 Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-FIRST_LOOK = 16
-GROWTH = 1.15
+FIRST_LOOK_VOTES = 16
+LOOK_GROWTH_FACTOR = 1.15
 """A look has so many times the votes of the one before it; what is asked too much stays below 15 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class ShareClaim:
     """A share of at least ``share``, to be proven with at most ``most`` votes.
 
     Half of ``alpha`` is spent on the looks on the way, half on the last one.
@@ -37,24 +37,24 @@ class Claim:
 
     share: float
     """In (0, 1)."""
-    most: int
+    max_votes: int
     """Votes at the last look."""
     alpha: float
     """Probability, at most, that the claim is made although the share is smaller."""
 
-    def made(self, hits: Counts, votes: int) -> Flags:
+    def is_proven(self, hits: Counts, votes: int) -> Flags:
         """Whether the votes so far prove it; a claim once made stands, whatever comes later.
 
         Args:
             hits: How many votes were for the class, (N,).
             votes: How many there were, the same for all.
         """
-        made = log_evidence(hits, votes, self.share) >= -math.log(self.alpha / 2)
-        if votes < self.most:
+        made = compute_log_evidence(hits, votes, self.share) >= -math.log(self.alpha / 2)
+        if votes < self.max_votes:
             return made
-        return made | (least_share(hits, votes, self.alpha / 2) >= self.share)
+        return made | (compute_lower_bounds(hits, votes, self.alpha / 2) >= self.share)
 
-    def hopeless(self, hits: Counts, votes: int) -> Flags:
+    def is_hopeless(self, hits: Counts, votes: int) -> Flags:
         """Whether more votes are wasted: they cannot prove it any more, or almost certainly would not.
 
         Giving up claims nothing and so costs none of ``alpha``. An image whose share would be enough at the
@@ -64,26 +64,26 @@ class Claim:
             hits: How many votes were for the class, (N,).
             votes: How many there were, the same for all.
         """
-        out_of_reach = hits + (self.most - votes) < self.needed
-        if self.needed >= self.most:  # a single miss is too many, or nothing is enough
+        out_of_reach = hits + (self.max_votes - votes) < self.min_hits
+        if self.min_hits >= self.max_votes:  # a single miss is too many, or nothing is enough
             return out_of_reach
-        against = _log_mixture(votes - hits, votes, 1 - self.needed / self.most)
+        against = _compute_log_mixture(votes - hits, votes, 1 - self.min_hits / self.max_votes)
         return out_of_reach | (against >= -math.log(self.alpha))
 
     @cached_property
-    def needed(self) -> int:
+    def min_hits(self) -> int:
         """Fewest hits that prove it at the last look; more than ``most`` if nothing can."""
-        low, high = 0, self.most + 1
+        low, high = 0, self.max_votes + 1
         while low < high:
             middle = (low + high) // 2
-            if least_share(middle, self.most, self.alpha / 2) >= self.share:
+            if compute_lower_bounds(middle, self.max_votes, self.alpha / 2) >= self.share:
                 high = middle
             else:
                 low = middle + 1
         return low
 
 
-class Poll:
+class SequentialVoteTest:
     """Votes on many images at once: is the majority's share above one half, and is it at least ``share``?
 
     An image leaves when the second question is answered, or will not be. Both answers together claim too
@@ -102,36 +102,41 @@ class Poll:
         reached: (count,): it is proven that the share is at least ``share``.
     """
 
-    def __init__(self, count: int, *, share: float, most: int, alpha: float) -> None:
-        self._half = Claim(share=0.5, most=most, alpha=alpha)
-        self._wanted = Claim(share=share, most=most, alpha=alpha)
+    def __init__(self, count: int, *, share: float, max_votes: int, alpha: float) -> None:
+        self._majority_claim = ShareClaim(share=0.5, max_votes=max_votes, alpha=alpha)
+        self._share_claim = ShareClaim(share=share, max_votes=max_votes, alpha=alpha)
         self._hits = np.zeros(count, dtype=np.int64)
-        self.open = np.arange(count)
-        self.votes = 0
-        self.majority, self.reached = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+        self.open_rows = np.arange(count)
+        self.vote_count = 0
+        self.has_majority, self.has_share = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
 
     @property
-    def wanted(self) -> int:
+    def next_vote_count(self) -> int:
         """Votes until the next look, for each open image."""
-        most = self._wanted.most
-        return min(max(FIRST_LOOK, math.ceil(self.votes * GROWTH)), most) - self.votes
+        most = self._share_claim.max_votes
+        return (
+            min(max(FIRST_LOOK_VOTES, math.ceil(self.vote_count * LOOK_GROWTH_FACTOR)), most)
+            - self.vote_count
+        )
 
-    def look(self, fresh: Counts) -> None:
+    def add_votes(self, fresh: Counts) -> None:
         """Take the votes in and let go the images that are decided.
 
         Args:
-            fresh: Of the ``wanted`` votes on each open image, how many were for its class, (M,).
+            fresh: Of the ``next_vote_count`` votes on each open image, how many were for its class, (M,).
         """
-        self.votes += self.wanted
-        self._hits[self.open] += fresh
-        hits = self._hits[self.open]
-        self.majority[self.open] |= self._half.made(hits, self.votes)
-        self.reached[self.open] |= self.majority[self.open] & self._wanted.made(hits, self.votes)
-        over = self.reached[self.open] | self._wanted.hopeless(hits, self.votes)
-        self.open = self.open[~over if self.votes < self._wanted.most else []]
+        self.vote_count += self.next_vote_count
+        self._hits[self.open_rows] += fresh
+        hits = self._hits[self.open_rows]
+        self.has_majority[self.open_rows] |= self._majority_claim.is_proven(hits, self.vote_count)
+        self.has_share[self.open_rows] |= self.has_majority[self.open_rows] & self._share_claim.is_proven(
+            hits, self.vote_count
+        )
+        over = self.has_share[self.open_rows] | self._share_claim.is_hopeless(hits, self.vote_count)
+        self.open_rows = self.open_rows[~over if self.vote_count < self._share_claim.max_votes else []]
 
 
-def log_evidence(hits: Counts, votes: int, share: float) -> Floats:
+def compute_log_evidence(hits: Counts, votes: int, share: float) -> Floats:
     """Logarithm of the evidence for a share of at least ``share``: an e-process of every smaller share.
 
     Args:
@@ -142,10 +147,10 @@ def log_evidence(hits: Counts, votes: int, share: float) -> Floats:
     Source: Ville 1939; mixtures of likelihood ratios after Robbins 1970, doi:10.1214/aoms/1177696786.
     """
     sure = np.where(hits == votes, -votes * math.log(share), -np.inf)
-    return np.logaddexp(sure, _log_mixture(hits, votes, share)) - math.log(2)
+    return np.logaddexp(sure, _compute_log_mixture(hits, votes, share)) - math.log(2)
 
 
-def _log_mixture(hits: Counts, votes: int, share: float) -> Floats:
+def _compute_log_mixture(hits: Counts, votes: int, share: float) -> Floats:
     """Logarithm of the mean likelihood over the shares above ``share``, as a ratio to that of ``share``."""
     hits, places = np.unique(hits, return_inverse=True)  # many images, few different counts
     misses = votes - hits

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import DRAWS, VERDICT_DRAWS, RandomizedClassifier
+from robustbench_local.classifier.stochastic import DEFAULT_DRAWS, DEFAULT_VERDICT_DRAWS, RandomizedClassifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Numbers
+from robustbench_local.randomness import RandomNumbers
 
 
 class SmoothedClassifier(RandomizedClassifier):
@@ -38,10 +38,15 @@ class SmoothedClassifier(RandomizedClassifier):
     """
 
     def __init__(
-        self, inner: Classifier, *, sigma: float, draws: int = DRAWS, votes: int = VERDICT_DRAWS
+        self,
+        inner: Classifier,
+        *,
+        sigma: float,
+        draws: int = DEFAULT_DRAWS,
+        votes: int = DEFAULT_VERDICT_DRAWS,
     ) -> None:
         check_sigma(sigma)
-        check_steady(inner)
+        check_deterministic(inner)
         super().__init__(inner, draws=draws, verdict_draws=votes)
         self.sigma = sigma
 
@@ -50,19 +55,19 @@ class SmoothedClassifier(RandomizedClassifier):
         """Sigma, and over how many draws it is averaged."""
         return f"smoothed with sigma {self.sigma!r}, {self.draws} and {self.verdict_draws} draws"
 
-    def sample(self, images: Tensor, numbers: Numbers) -> Tensor:
-        """See :meth:`RandomizedClassifier.sample`."""
-        return self.inner(images + self.sigma * numbers.normal(images.shape[1:]))
+    def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
+        """See :meth:`RandomizedClassifier.sample_bilinear`."""
+        return self.inner(images + self.sigma * numbers.sample_normal(images.shape[1:]))
 
-    def pooled(self, samples: Tensor) -> Tensor:
+    def pool_samples(self, samples: Tensor) -> Tensor:
         """The shares of the votes for a verdict, else the logarithm of the mean softmax."""
-        if self._verdicts is not None or self.access == "labels":
-            return vote_shares(samples)
+        if self._verdict_stream is not None or self.access == "labels":
+            return compute_vote_shares(samples)
         # a class that no draw gives a chance has a very small logarithm, which must not become minus infinity
         return samples.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(samples))
 
 
-def vote_shares(samples: Tensor) -> Tensor:
+def compute_vote_shares(samples: Tensor) -> Tensor:
     """Share of the votes for each class, (N, K), of logits, (D, N, K); NaN where one is not finite."""
     votes = one_hot(samples.argmax(dim=2), samples.shape[2]).float().mean(dim=0)
     finite = torch.isfinite(samples).all(dim=2).all(dim=0)
@@ -79,7 +84,7 @@ def check_sigma(sigma: float) -> None:
         raise ConfigError(f"sigma must be above 0 and finite, got {sigma}")
 
 
-def check_steady(classifier: Classifier) -> None:
+def check_deterministic(classifier: Classifier) -> None:
     """Refuse to count votes of a classifier whose every vote would be a mean over draws of its own.
 
     Raises:

@@ -10,18 +10,18 @@ import torch
 from scipy.special import betainc, ndtr, ndtri
 from torch import Tensor
 
-from robustbench_local.certification.base import ABSTAINED, Certificate, Certified, Concern
-from robustbench_local.certification.randomized_smoothing.sequential_test import Poll
+from robustbench_local.certification.base import ABSTAINED, Certificate, CertifiedBatch, Concern
+from robustbench_local.certification.randomized_smoothing.sequential_test import SequentialVoteTest
 from robustbench_local.certification.randomized_smoothing.smoothed_classifier import (
     SmoothedClassifier,
+    check_deterministic,
     check_sigma,
-    check_steady,
 )
-from robustbench_local.certification.randomized_smoothing.votes import Voter
+from robustbench_local.certification.randomized_smoothing.votes import VoteCounter
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.randomness import Stream
-from robustbench_local.statistics import least_share
+from robustbench_local.randomness import RandomStream
+from robustbench_local.statistics import compute_lower_bounds
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -36,9 +36,9 @@ class Smoothing(Certificate):
     confidence bound of the share of votes for the prediction. It is a statement about g, not about the
     classifier under the noise, and of n images alpha * n may on average be claimed wrongly.
 
-    One class is chosen by ``n0`` votes and its share bounded by ``n`` others (Clopper and Pearson). With
+    One class is chosen by ``n0`` votes and its share bounded by ``image_count`` others (Clopper and Pearson). With
     ``sequential`` only the threat's radius is asked about: votes are counted until it is proven or hopeless,
-    up to ``n``, at the same alpha; the radius that comes back is then the threat's or 0.
+    up to ``image_count``, at the same alpha; the radius that comes back is then the threat's or 0.
 
     Args:
         sigma: Standard deviation of the noise in pixel units of [0, 1], above 0.
@@ -69,36 +69,41 @@ class Smoothing(Certificate):
             raise ConfigError(f"smoothing's alpha must lie between 0 and 0.5, got {self.alpha}")
 
     @property
-    def error(self) -> float:
+    def error_probability(self) -> float:
         """Alpha."""
         return self.alpha
 
     def certify(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel, stream: Stream
-    ) -> Certified:
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: RandomStream,
+    ) -> CertifiedBatch:
         """Count votes; see :meth:`Certificate.certify`."""
-        voter = Voter(classifier, images, self.sigma, stream)
+        voter = VoteCounter(classifier, images, self.sigma, stream)
         everyone = torch.arange(len(images))
-        chosen = voter.votes(everyone, 0, self.n0).argmax(dim=1)
+        chosen = voter.count_votes(everyone, 0, self.n0).argmax(dim=1)
         rows = everyone[chosen < classifier.num_classes]  # most answers were not finite: no prediction
         predictions = torch.full((len(images),), ABSTAINED)
         radius = torch.zeros(len(images), dtype=torch.float64)
         if len(rows):
-            count = self._until_decided if self.sequential else self._all_votes
+            count = self._count_until_decided if self.sequential else self._count_all_votes
             known, radius[rows] = count(voter, rows, chosen[rows], threat)
             predictions[rows[known]] = chosen[rows[known]]
-        return Certified(
+        return CertifiedBatch(
             predictions=predictions,
             verified=(predictions == labels.cpu()) & (radius >= threat.eps),
             radius=radius,
             margins=torch.full_like(radius, torch.nan),
         )
 
-    def predict(self, classifier: Classifier, images: Tensor, stream: Stream) -> list[int | None]:
-        """What the smoothed classifier says, with ``n`` votes.
+    def predict(self, classifier: Classifier, images: Tensor, stream: RandomStream) -> list[int | None]:
+        """What the smoothed classifier says, with ``image_count`` votes.
 
         Args:
-            classifier: What :meth:`base` gave, inside ``classifier.attacked()``.
+            classifier: What :meth:`base` gave, inside ``classifier.evaluation_mode()``.
             images: (N, C, H, W) in [0, 1], on the classifier's device.
             stream: The images' random numbers.
 
@@ -108,19 +113,21 @@ class Smoothing(Certificate):
 
         Source: Cohen et al. 2019, section 3.2.1, after Hung and Fithian 2019.
         """
-        votes = Voter(classifier, images, self.sigma, stream).votes(torch.arange(len(images)), 0, self.n)
+        votes = VoteCounter(classifier, images, self.sigma, stream).count_votes(
+            torch.arange(len(images)), 0, self.n
+        )
         (first, second), best = votes.topk(2, dim=1).values.numpy().T, votes.argmax(dim=1)
         doubt = 2 * betainc(first, second + 1, 0.5)  # that so few of both would fall on the second by chance
         sure = torch.from_numpy(doubt <= self.alpha) & (best < classifier.num_classes)
         return [one if known else None for one, known in zip(best.tolist(), sure.tolist(), strict=True)]
 
-    def cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002 - the most it can be
+    def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:  # noqa: ARG002 - the most it can be
         """All votes; a sequential count mostly needs far fewer."""
         return self.n0 + self.n, 0
 
-    def check(self, threat: ThreatModel, classifier: Classifier) -> None:
+    def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
         """See :meth:`Certificate.check`; also refuses a radius that no votes could prove."""
-        super().check(threat, classifier)
+        super().check_support(threat, classifier)
         if self.largest_radius < threat.eps:
             at_most = f"prove a radius of at most {self.largest_radius:.4g}, not {threat.eps:g}"
             raise ThreatError(
@@ -133,17 +140,17 @@ class Smoothing(Certificate):
                 where=classifier.name,
                 remedy="use the same sigma",
             )
-        check_steady(self.base(classifier))
+        check_deterministic(self.get_base_classifier(classifier))
 
-    def base(self, classifier: Classifier) -> Classifier:
+    def get_base_classifier(self, classifier: Classifier) -> Classifier:
         """The classifier that votes: the one within, if it is smoothed already."""
         return classifier.inner if isinstance(classifier, SmoothedClassifier) else classifier
 
-    def concerns(self, classifier: Classifier) -> Concern:
+    def get_concern(self, classifier: Classifier) -> Concern:
         """The classifier itself only if it is smoothed."""
         return "model" if isinstance(classifier, SmoothedClassifier) else "smoothed"
 
-    def note(self) -> str:
+    def describe_caveats(self) -> str:
         """What the guarantee is about."""
         stops = ", stopping as soon as the radius is decided" if self.sequential else ""
         return (
@@ -155,27 +162,27 @@ class Smoothing(Certificate):
     def largest_radius(self) -> float:
         """What would be proven if all votes agreed."""
         alpha = self.alpha / 2 if self.sequential else self.alpha
-        return self.sigma * float(ndtri(least_share(self.n, self.n, alpha)))
+        return self.sigma * float(ndtri(compute_lower_bounds(self.n, self.n, alpha)))
 
-    def _all_votes(
-        self, voter: Voter, rows: Tensor, chosen: Tensor, threat: ThreatModel
+    def _count_all_votes(
+        self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
         """Whose majority is proven, (M,), and the radius of each, float64."""
         del threat  # the radius is what the votes say, whatever was asked
-        hits = voter.votes(rows, self.n0, self.n).gather(1, chosen[:, None]).squeeze(1)
-        share = least_share(hits.numpy(), self.n, self.alpha)
+        hits = voter.count_votes(rows, self.n0, self.n).gather(1, chosen[:, None]).squeeze(1)
+        share = compute_lower_bounds(hits.numpy(), self.n, self.alpha)
         radius = torch.from_numpy(self.sigma * ndtri(share)).clamp_min(0)
         return torch.from_numpy(share > 0.5), radius
 
-    def _until_decided(
-        self, voter: Voter, rows: Tensor, chosen: Tensor, threat: ThreatModel
+    def _count_until_decided(
+        self, voter: VoteCounter, rows: Tensor, chosen: Tensor, threat: ThreatModel
     ) -> tuple[Tensor, Tensor]:
         """Whose majority is proven, (M,), and the threat's radius where that is."""
         share = float(ndtr(threat.eps / self.sigma))
-        poll = Poll(len(rows), share=share, most=self.n, alpha=self.alpha)
-        while len(poll.open):
-            asked = torch.from_numpy(poll.open)
-            votes = voter.votes(rows[asked], self.n0 + poll.votes, poll.wanted)
-            poll.look(votes.gather(1, chosen[asked, None]).squeeze(1).numpy())
-        radius = torch.from_numpy(np.where(poll.reached, threat.eps, 0.0))
-        return torch.from_numpy(poll.majority), radius
+        poll = SequentialVoteTest(len(rows), share=share, max_votes=self.n, alpha=self.alpha)
+        while len(poll.open_rows):
+            asked = torch.from_numpy(poll.open_rows)
+            votes = voter.count_votes(rows[asked], self.n0 + poll.vote_count, poll.next_vote_count)
+            poll.add_votes(votes.gather(1, chosen[asked, None]).squeeze(1).numpy())
+        radius = torch.from_numpy(np.where(poll.has_share, threat.eps, 0.0))
+        return torch.from_numpy(poll.has_majority), radius

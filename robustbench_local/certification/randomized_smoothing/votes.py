@@ -5,33 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.engine import default_batch_size
+from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream, normal_at
+from robustbench_local.randomness import RandomStream, sample_normal_at
 
 
-class Voter:
+class VoteCounter:
     """Asks a classifier about images under Gaussian noise, each draw of an image the same in any batch.
 
     Args:
-        classifier: Inside ``classifier.attacked()``.
+        classifier: Inside ``classifier.evaluation_mode()``.
         images: (N, C, H, W) in [0, 1].
         sigma: Standard deviation of the noise in pixel units.
         stream: The images' random numbers.
     """
 
-    def __init__(self, classifier: Classifier, images: Tensor, sigma: float, stream: Stream) -> None:
+    def __init__(self, classifier: Classifier, images: Tensor, sigma: float, stream: RandomStream) -> None:
         self.classifier, self.images, self.sigma = classifier, images, sigma
-        self._keys = stream.keys("votes", images.device)
-        self._at_once = classifier.batch_size or default_batch_size(images)
+        self._keys = stream.compute_keys("votes", images.device)
+        self._batch_size = classifier.batch_size or compute_default_batch_size(images)
 
-    def votes(self, rows: Tensor, first: int, number: int) -> Tensor:
+    def count_votes(self, rows: Tensor, first_draw: int, draw_count: int) -> Tensor:
         """How the votes on some images fall; noise is added to the pixels, which may then leave [0, 1].
 
         Args:
             rows: Which images, (M,).
-            first: Number of the first draw of each image.
-            number: Draws of each image.
+            first_draw: Number of the first draw of each image.
+            draw_count: Draws of each image.
 
         Returns:
             int64, (M, K + 1), on the CPU; the last column counts answers that are not finite.
@@ -39,17 +39,17 @@ class Voter:
         classes = self.classifier.num_classes
         counts = torch.zeros(len(rows) * (classes + 1), dtype=torch.int64, device=self.images.device)
         rows = rows.to(self.images.device)
-        pairs = torch.arange(len(rows) * number, device=self.images.device)
-        for some in torch.split(pairs, self._at_once):
-            place, draw = some // number, some % number + first
-            found = self._vote(rows[place], draw)
+        pairs = torch.arange(len(rows) * draw_count, device=self.images.device)
+        for some in torch.split(pairs, self._batch_size):
+            place, draw = some // draw_count, some % draw_count + first_draw
+            found = self._draw_votes(rows[place], draw)
             counts += torch.bincount(place * (classes + 1) + found, minlength=len(counts))
         return counts.view(len(rows), classes + 1).cpu()
 
-    def _vote(self, rows: Tensor, draws: Tensor) -> Tensor:
+    def _draw_votes(self, rows: Tensor, draws: Tensor) -> Tensor:
         """The classes that one draw each gives, (B,); the number of classes where there is no answer."""
         chosen = self.images[rows]
-        noise = normal_at(self._keys[rows], draws, chosen[0].numel()).view_as(chosen)
+        noise = sample_normal_at(self._keys[rows], draws, chosen[0].numel()).view_as(chosen)
         with torch.no_grad():
             logits = self.classifier(chosen + self.sigma * noise, rows)
         finite = torch.isfinite(logits).all(dim=1)

@@ -11,8 +11,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from robustbench_local.data.rendered_signs.sign_pen import Point
-from robustbench_local.data.rendered_signs.sign_scene import background, pole, shading, smooth_noise, weather
-from robustbench_local.data.rendered_signs.sign_shapes import FrontView, front_view
+from robustbench_local.data.rendered_signs.sign_scene import (
+    draw_pole,
+    render_background,
+    sample_shading,
+    sample_smooth_noise,
+    weather_sign,
+)
+from robustbench_local.data.rendered_signs.sign_shapes import FrontView, render_front_view
 
 Array = np.ndarray
 Generator = np.random.Generator
@@ -20,10 +26,10 @@ Generator = np.random.Generator
 # The frame is rendered this many times finer and averaged: one photosite sees an area, not a point.
 _SUPERSAMPLING = 3
 # Blur and motion are in pixels of a 32-pixel frame, whatever the size.
-_REFERENCE_SIZE = 32
+_REFERENCE_SIZE_PIXELS = 32
 
 
-def photograph(label: int, size: int, rng: Generator) -> tuple[Array, Array]:
+def photograph_sign(label: int, size: int, rng: Generator) -> tuple[Array, Array]:
     """Photograph one sign.
 
     Args:
@@ -35,21 +41,21 @@ def photograph(label: int, size: int, rng: Generator) -> tuple[Array, Array]:
         The photograph, uint8 (size, size, 3), and the sign's outline, bool (size, size).
     """
     side = size * _SUPERSAMPLING
-    view = front_view(label, side)
-    homography = _viewpoint(view.outline, rng)
-    sign, cover = _seen(view, homography, side, rng)
-    scene = background(rng, side)
+    view = render_front_view(label, side)
+    homography = _sample_homography(view.outline, rng)
+    sign, cover = _warp_sign(view, homography, side, rng)
+    scene = render_background(rng, side)
     if rng.random() < 0.8:
-        pole(scene, rng, 0.5 + 0.5 * float(homography[0, 2] / homography[2, 2]))
+        draw_pole(scene, rng, 0.5 + 0.5 * float(homography[0, 2] / homography[2, 2]))
     scene *= np.float32(rng.uniform(0.5, 1.15))
     picture = sign * cover[..., None] + scene * (1 - cover)[..., None]
-    picture *= shading(rng, side)[..., None]
-    picture = _lens(_bin(_lit(picture, rng)), rng)
-    mask = _bin(cover[..., None])[..., 0] >= 0.5
-    return _sensor(picture, rng), mask
+    picture *= sample_shading(rng, side)[..., None]
+    picture = _apply_lens(_average_photosites(_apply_light(picture, rng)), rng)
+    mask = _average_photosites(cover[..., None])[..., 0] >= 0.5
+    return _apply_sensor(picture, rng), mask
 
 
-def _rotation(yaw: float, pitch: float, roll: float) -> Array:
+def _build_rotation(yaw: float, pitch: float, roll: float) -> Array:
     """Rotation matrix about the vertical, the horizontal and the line of sight, in degrees."""
     (cy, cp, cr), (sy, sp, sr) = (f(np.radians([yaw, pitch, roll])) for f in (np.cos, np.sin))
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -66,14 +72,14 @@ def project_points(homography: Array, points: Array) -> Array:
     return flat
 
 
-def _viewpoint(outline: tuple[Point, ...], rng: Generator) -> Array:
+def _sample_homography(outline: tuple[Point, ...], rng: Generator) -> Array:
     """Homography from sign units to the frame [-1, 1]: where the camera stands and how it is cropped.
 
     The crop follows the outline as a detector's box would: the sign fills 74 to 95 % of the frame.
     """
     yaw, pitch, roll = rng.triangular([-35, -18, -9], 0, [35, 18, 9])
     distance = rng.uniform(4, 9)
-    rotation = _rotation(yaw, pitch, roll)
+    rotation = _build_rotation(yaw, pitch, roll)
     pinhole = np.stack([distance * rotation[0], distance * rotation[1], rotation[2]])
     pinhole[:, 2] = [0, 0, distance]
     corners = project_points(pinhole, np.array(outline))
@@ -85,12 +91,12 @@ def _viewpoint(outline: tuple[Point, ...], rng: Generator) -> Array:
     return homography
 
 
-def _seen(view: FrontView, homography: Array, side: int, rng: Generator) -> tuple[Array, Array]:
+def _warp_sign(view: FrontView, homography: Array, side: int, rng: Generator) -> tuple[Array, Array]:
     """The weathered sign through the homography: picture (S, S, 3) and coverage (S, S)."""
     to_pixels = np.array([[side / 2, 0, side / 2], [0, side / 2, side / 2], [0, 0, 1]])
     back = np.linalg.inv(to_pixels @ homography @ np.linalg.inv(to_pixels))
     back /= back[2, 2]
-    layers = np.dstack([weather(view.rgb, rng), view.alpha])
+    layers = np.dstack([weather_sign(view.rgb, rng), view.alpha])
     packed = Image.fromarray(np.clip(layers * 255 + 0.5, 0, 255).astype(np.uint8), "RGBA")
     warped = packed.transform(
         (side, side), Image.Transform.PERSPECTIVE, back.ravel()[:8].tolist(), Image.Resampling.BILINEAR
@@ -99,7 +105,7 @@ def _seen(view: FrontView, homography: Array, side: int, rng: Generator) -> tupl
     return seen[..., :3], seen[..., 3]
 
 
-def _lit(picture: Array, rng: Generator) -> Array:
+def _apply_light(picture: Array, rng: Generator) -> Array:
     """Exposure, colour of the light, saturation, haze and contrast curve."""
     # Even in stops: as on real photographs, many signs lie in shadow or against the light.
     gain = np.exp(rng.uniform(np.log(0.2), np.log(1.15)))
@@ -112,7 +118,7 @@ def _lit(picture: Array, rng: Generator) -> Array:
     return curved
 
 
-def _bin(picture: Array) -> Array:
+def _average_photosites(picture: Array) -> Array:
     """Average the fine rendering down to photosites."""
     size = picture.shape[0] // _SUPERSAMPLING
     blocks = picture.reshape(size, _SUPERSAMPLING, size, _SUPERSAMPLING, -1)
@@ -120,20 +126,20 @@ def _bin(picture: Array) -> Array:
     return mean
 
 
-def _lens(picture: Array, rng: Generator) -> Array:
+def _apply_lens(picture: Array, rng: Generator) -> Array:
     """Out of focus, and sometimes moved while the shutter was open."""
-    scale = picture.shape[0] / _REFERENCE_SIZE
+    scale = picture.shape[0] / _REFERENCE_SIZE_PIXELS
     sigma = rng.uniform(0.2, 1.1) * scale
     blurred: Array = gaussian_filter(picture, (sigma, sigma, 0), truncate=3, mode="nearest")
     length, angle = rng.uniform(0, 2.2) * scale, rng.uniform(0, np.pi)
     if rng.random() < 0.3:
         across, down = length * np.cos(angle), length * np.sin(angle)
         steps = np.linspace(-0.5, 0.5, 2 + int(2 * length))
-        blurred = np.mean([_shifted(blurred, t * across, t * down) for t in steps], axis=0)
+        blurred = np.mean([_shift_picture(blurred, t * across, t * down) for t in steps], axis=0)
     return blurred
 
 
-def _shifted(picture: Array, x: float, y: float) -> Array:
+def _shift_picture(picture: Array, x: float, y: float) -> Array:
     """The picture moved by a fraction of pixels, bilinear, its border repeated."""
     for axis, distance in ((1, x), (0, y)):
         whole = int(np.floor(distance))
@@ -145,12 +151,14 @@ def _shifted(picture: Array, x: float, y: float) -> Array:
     return picture
 
 
-def _sensor(picture: Array, rng: Generator) -> Array:
+def _apply_sensor(picture: Array, rng: Generator) -> Array:
     """Noise of the sensor (finer and coarser, a little coloured) and rounding to 8 bits."""
     size = picture.shape[0]
     level = np.float32(rng.uniform(0.002, 0.01))
     fine = rng.standard_normal((size, size, 1), dtype=np.float32)
-    colour = np.stack([smooth_noise(rng, size, _REFERENCE_SIZE // 2) for _ in range(3)], axis=-1)
+    colour = np.stack(
+        [sample_smooth_noise(rng, size, _REFERENCE_SIZE_PIXELS // 2) for _ in range(3)], axis=-1
+    )
     noisy = picture + level * (fine + 0.5 * colour)
     eight_bits: Array = np.clip(noisy * 255 + 0.5, 0, 255).astype(np.uint8)
     return eight_bits

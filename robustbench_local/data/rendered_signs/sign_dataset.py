@@ -2,7 +2,7 @@
 
 No file is read and nothing is downloaded: each sign is drawn from geometry, set before a background, lit
 and photographed by a random camera. An image is made from its own seed alone - (seed, split, class,
-index) - so ``limit``, order and the size of the set never change it. ``python -m
+index) - so ``query_limit``, order and the size of the set never change it. ``python -m
 robustbench_local.data.rendered_signs.sign_dataset FILE.png`` writes a contact sheet.
 """
 
@@ -19,15 +19,15 @@ from torch import Tensor
 
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.gtsrb import CLASS_NAMES
-from robustbench_local.data.rendered_signs.sign_camera import photograph
-from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES, front_view
+from robustbench_local.data.rendered_signs.sign_camera import photograph_sign
+from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES, render_front_view
 from robustbench_local.errors import DataError
 
 #: The order is part of every image's seed: append only.
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
 #: What the masks are, as a report names them.
-SURFACE = "the sign inside the outline that it is drawn with"
-_LARGEST_SIZE = 1024
+SIGN_SURFACE = "the sign inside the outline that it is drawn with"
+_MAX_SIZE_PIXELS = 1024
 
 
 def load_signs(
@@ -57,14 +57,14 @@ def load_signs(
     Raises:
         DataError: If an argument is out of range.
     """
-    _check(split, per_class, limit, seed, size)
-    wanted = sorted({_drawn(label) for label in classes})
+    _check_arguments(split, per_class, limit, seed, size)
+    wanted = sorted({_check_drawn_class(label) for label in classes})
     chosen = [(label, index) for index in range(per_class) for label in wanted][:limit]
     images = torch.empty((len(chosen), 3, size, size), dtype=torch.uint8)
     masks = torch.empty((len(chosen), 1, size, size), dtype=torch.bool)
     for row, (label, index) in enumerate(chosen):
         rng = np.random.default_rng([seed, SPLITS.index(split), label, index])
-        picture, mask = photograph(label, size, rng)
+        picture, mask = photograph_sign(label, size, rng)
         images[row] = torch.from_numpy(picture).permute(2, 0, 1)
         masks[row, 0] = torch.from_numpy(mask)
     return Dataset(
@@ -74,11 +74,11 @@ def load_signs(
         class_names=CLASS_NAMES,
         name="signs",
         masks=masks,
-        surface=SURFACE,
+        surface=SIGN_SURFACE,
     )
 
 
-def _check(split: str, per_class: int, limit: int | None, seed: int, size: int) -> None:
+def _check_arguments(split: str, per_class: int, limit: int | None, seed: int, size: int) -> None:
     if split not in SPLITS:
         raise DataError(
             f"there is no split {split!r}", where="signs", remedy=f"use one of {', '.join(SPLITS)}"
@@ -87,18 +87,18 @@ def _check(split: str, per_class: int, limit: int | None, seed: int, size: int) 
         raise DataError(f"per_class {per_class}, limit {limit}: nothing to render", where="signs")
     if seed < 0:
         raise DataError(f"seed {seed} is negative", where="signs", remedy="use 0 or more")
-    if not 16 <= size <= _LARGEST_SIZE:
-        raise DataError(f"size {size} is outside 16 to {_LARGEST_SIZE} pixels", where="signs")
+    if not 16 <= size <= _MAX_SIZE_PIXELS:
+        raise DataError(f"size {size} is outside 16 to {_MAX_SIZE_PIXELS} pixels", where="signs")
 
 
-def _drawn(label: int) -> int:
+def _check_drawn_class(label: int) -> int:
     if label not in DRAWN_CLASSES:
         known = ", ".join(map(str, DRAWN_CLASSES))
         raise DataError(f"class {label} is not drawn", where="signs", remedy=f"use one of {known}")
     return label
 
 
-def clean_sign(label: int, size: int = 32) -> tuple[Tensor, Tensor]:
+def render_clean_sign(label: int, size: int = 32) -> tuple[Tensor, Tensor]:
     """One sign from the front in even light: what a sticker is designed on.
 
     Args:
@@ -112,11 +112,11 @@ def clean_sign(label: int, size: int = 32) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: If that class is not drawn.
     """
-    view = front_view(_drawn(label), size)
+    view = render_front_view(_check_drawn_class(label), size)
     return torch.tensor(view.rgb).permute(2, 0, 1), torch.tensor(view.alpha >= 0.5)[None]
 
 
-def contact_sheet(path: Path, *, columns: int = 12, size: int = 32) -> None:
+def write_contact_sheet(path: Path, *, columns: int = 12, size: int = 32) -> None:
     """Write a PNG with ``columns`` test images of each class, a class a row."""
     data = load_signs(split="test", per_class=columns, size=size)
     pixels = (data.images * 255).byte().permute(0, 2, 3, 1).numpy()
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m robustbench_local.data.rendered_signs.sign_dataset FILE.png\n")
         return 2
-    contact_sheet(Path(arguments[0]))
+    write_contact_sheet(Path(arguments[0]))
     return 0
 
 

@@ -24,14 +24,16 @@ _FONT_PIXELS = 256
 
 
 @lru_cache(maxsize=1)
-def _font() -> ImageFont.FreeTypeFont:
+def _load_font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans Bold from matplotlib's own files: the same letters on every machine."""
     path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
     return ImageFont.truetype(str(path), _FONT_PIXELS)
 
 
-def regular_polygon(corners: int, radius: float, start: float, centre: Point = (0.0, 0.0)) -> list[Point]:
-    """Corners of a regular polygon, the first at angle ``start`` (degrees; 0 is right, 90 is down)."""
+def build_regular_polygon(
+    corners: int, radius: float, start: float, centre: Point = (0.0, 0.0)
+) -> list[Point]:
+    """Corners of a regular polygon, the first at angle ``find_starting_points`` (degrees; 0 is right, 90 is down)."""
     angles = (math.radians(start + 360.0 * k / corners) for k in range(corners))
     return [(centre[0] + radius * math.cos(a), centre[1] + radius * math.sin(a)) for a in angles]
 
@@ -49,56 +51,56 @@ class Pen:
         self._image = Image.new(mode, (self._side, self._side), 0)
         self._draw = ImageDraw.Draw(self._image)
 
-    def _xy(self, point: Point) -> Point:
+    def _convert_to_pixels(self, point: Point) -> Point:
         half = self._side / 2
         return (half + half * point[0], half + half * point[1])
 
-    def disc(self, centre: Point, radius: float, colour: Colour | int) -> None:
+    def draw_disc(self, centre: Point, radius: float, colour: Colour | int) -> None:
         """A filled circle."""
-        (x, y), r = self._xy(centre), radius * self._side / 2
+        (x, y), r = self._convert_to_pixels(centre), radius * self._side / 2
         self._draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
-    def polygon(self, points: Sequence[Point], colour: Colour | int, rounding: float = 0.0) -> None:
+    def draw_polygon(self, points: Sequence[Point], colour: Colour | int, rounding: float = 0.0) -> None:
         """A filled polygon whose corners are rounded outwards by ``rounding``."""
-        self._draw.polygon([self._xy(p) for p in points], fill=colour)
+        self._draw.polygon([self._convert_to_pixels(p) for p in points], fill=colour)
         if rounding:
-            self.path([*points, points[0]], 2 * rounding, colour)
+            self.draw_path([*points, points[0]], 2 * rounding, colour)
 
-    def path(self, points: Sequence[Point], width: float, colour: Colour | int) -> None:
+    def draw_path(self, points: Sequence[Point], width: float, colour: Colour | int) -> None:
         """A line of ``width`` through the points, with round ends and joints."""
         for (ax, ay), (bx, by) in pairwise(points):
             length = math.hypot(bx - ax, by - ay) or 1.0
             nx, ny = (ay - by) / length * width / 2, (bx - ax) / length * width / 2
             corners = [(ax + nx, ay + ny), (bx + nx, by + ny), (bx - nx, by - ny), (ax - nx, ay - ny)]
-            self._draw.polygon([self._xy(p) for p in corners], fill=colour)
+            self._draw.polygon([self._convert_to_pixels(p) for p in corners], fill=colour)
         for point in points:
-            self.disc(point, width / 2, colour)
+            self.draw_disc(point, width / 2, colour)
 
-    def arrow(self, points: Sequence[Point], width: float, head: float, colour: Colour) -> None:
+    def draw_arrow(self, points: Sequence[Point], width: float, head: float, colour: Colour) -> None:
         """A line through the points whose last point is the tip of a head ``head`` long and wide."""
         (ax, ay), (bx, by) = points[-2], points[-1]
         length = math.hypot(bx - ax, by - ay)
         ux, uy = (bx - ax) / length, (by - ay) / length
         neck = (bx - ux * head, by - uy * head)
-        self.path([*points[:-1], (neck[0] + ux * head / 4, neck[1] + uy * head / 4)], width, colour)
+        self.draw_path([*points[:-1], (neck[0] + ux * head / 4, neck[1] + uy * head / 4)], width, colour)
         wing = head * 0.8
         corners = [
             (bx, by),
             (neck[0] - uy * wing, neck[1] + ux * wing),
             (neck[0] + uy * wing, neck[1] - ux * wing),
         ]
-        self.polygon(corners, colour)
+        self.draw_polygon(corners, colour)
 
-    def text(self, text: str, centre: Point, width: float, height: float, colour: Colour) -> None:
+    def draw_text(self, text: str, centre: Point, width: float, height: float, colour: Colour) -> None:
         """Bold letters stretched to fill a box of ``width`` x ``height``."""
-        left, top, right, bottom = _font().getbbox(text)
+        left, top, right, bottom = _load_font().getbbox(text)
         glyphs = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)), 0)
-        ImageDraw.Draw(glyphs).text((-left, -top), text, fill=255, font=_font())
+        ImageDraw.Draw(glyphs).text((-left, -top), text, fill=255, font=_load_font())
         half = self._side / 2
         box = (max(1, round(width * half)), max(1, round(height * half)))
-        x, y = self._xy((centre[0] - width / 2, centre[1] - height / 2))
+        x, y = self._convert_to_pixels((centre[0] - width / 2, centre[1] - height / 2))
         self._draw.bitmap((round(x), round(y)), glyphs.resize(box, Image.Resampling.BILINEAR), fill=colour)
 
-    def picture(self) -> np.ndarray:
+    def render_picture(self) -> np.ndarray:
         """The canvas averaged down to its size: float32 in [0, 1], (H, W, 3) or (H, W)."""
         return np.asarray(self._image.reduce(_SUPERSAMPLING), dtype=np.float32) / 255.0

@@ -8,10 +8,18 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from robustbench_local.defenses.recipes.base import Recipe, require
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
-from robustbench_local.defenses.recipes.training_pgd import divergence, linf_examples, near
-from robustbench_local.defenses.training.schedule import raised
+from robustbench_local.defenses.recipes.base import Recipe, check_condition
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
+from robustbench_local.defenses.recipes.training_pgd import (
+    add_small_noise,
+    build_linf_examples,
+    compute_kl_divergence,
+)
+from robustbench_local.defenses.training.schedule import compute_warmup_share
 from robustbench_local.threats.threat_model import ThreatModel
 
 VALIDATION_STEPS = 10
@@ -36,19 +44,21 @@ class AdversarialRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.threat.norm == "Linf", f"trains against Linf only, not {self.threat.norm}")
-        require(self.steps >= 1 and self.step_size > 0, "steps must be at least 1 and step_size positive")
-        require(0 <= self.eps_warmup_epochs <= self.epochs, "eps_warmup_epochs must be 0 to epochs")
+        check_condition(self.threat.norm == "Linf", f"trains against Linf only, not {self.threat.norm}")
+        check_condition(
+            self.steps >= 1 and self.step_size > 0, "steps must be at least 1 and step_size positive"
+        )
+        check_condition(0 <= self.eps_warmup_epochs <= self.epochs, "eps_warmup_epochs must be 0 to epochs")
 
-    def eps(self, progress: float) -> float:
+    def compute_eps(self, progress: float) -> float:
         """The adversary's radius at ``progress`` epochs, in pixel units of [0, 1]."""
-        return self.threat.eps * raised(progress, self.eps_warmup_epochs)
+        return self.threat.eps * compute_warmup_share(progress, self.eps_warmup_epochs)
 
 
-Kind = TypeVar("Kind", bound=AdversarialRecipe)
+RecipeType = TypeVar("RecipeType", bound=AdversarialRecipe)
 
 
-class AdversarialObjective(Objective, ABC, Generic[Kind]):
+class AdversarialObjective(TrainingObjective, ABC, Generic[RecipeType]):
     """An objective on adversarial examples; PGD at the full radius decides the best epoch.
 
     Args:
@@ -56,33 +66,33 @@ class AdversarialObjective(Objective, ABC, Generic[Kind]):
         recipe: Its hyper-parameters.
     """
 
-    yardstick = f"PGD-{VALIDATION_STEPS}"
+    robust_metric = f"PGD-{VALIDATION_STEPS}"
 
-    def __init__(self, context: Context, recipe: Kind) -> None:
+    def __init__(self, context: TrainingContext, recipe: RecipeType) -> None:
         super().__init__(context)
         self.recipe = recipe
 
-    def pgd(self, batch: Batch) -> Tensor:
+    def build_pgd_examples(self, batch: TrainingBatch) -> Tensor:
         """PGD examples of the batch on the cross-entropy, from a uniform start, at the current radius."""
-        return self._ascended(batch, generator=batch.generator)
+        return self._run_pgd(batch, generator=batch.generator)
 
-    def away_from(self, batch: Batch, logits: Tensor) -> Tensor:
+    def build_divergence_examples(self, batch: TrainingBatch, logits: Tensor) -> Tensor:
         """PGD examples on the divergence from given answers, at the current radius.
 
         Args:
             batch: The step's images.
             logits: What the examples are to be answered differently from, (N, K), without gradients.
         """
-        return self._ascended(
+        return self._run_pgd(
             batch,
-            start=near(batch.images, batch.generator),
-            loss=lambda found, _labels: divergence(logits, found).sum(),
+            start=add_small_noise(batch.images, batch.generator),
+            loss=lambda found, _labels: compute_kl_divergence(logits, found).sum(),
         )
 
-    def _ascended(self, batch: Batch, **how: Any) -> Tensor:
-        eps = self.recipe.eps(batch.progress)
+    def _run_pgd(self, batch: TrainingBatch, **how: Any) -> Tensor:
+        eps = self.recipe.compute_eps(batch.progress)
         step_size = self.recipe.step_size * eps
-        return linf_examples(
+        return build_linf_examples(
             self.context.module,
             batch.images,
             batch.labels,
@@ -92,9 +102,9 @@ class AdversarialObjective(Objective, ABC, Generic[Kind]):
             **how,
         )
 
-    def examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def build_examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """PGD examples at the full radius, from the images themselves: nothing is random here."""
         eps = self.recipe.threat.eps
-        return linf_examples(
+        return build_linf_examples(
             module, images, labels, eps=eps, steps=VALIDATION_STEPS, step_size=eps / 4, generator=None
         )

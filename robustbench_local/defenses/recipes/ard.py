@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.base import check_condition
 from robustbench_local.defenses.recipes.robust_distillation_base import (
     RobustDistillation,
     RobustDistillationObjective,
 )
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
-from robustbench_local.defenses.recipes.training_pgd import divergence
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
+from robustbench_local.defenses.recipes.training_pgd import compute_kl_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,34 +35,39 @@ class ARD(RobustDistillation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.temperature >= 1, "temperature must be at least 1")
+        check_condition(self.temperature >= 1, "temperature must be at least 1")
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy on clean images, and divergence from the teacher on PGD examples."""
         return _ARDObjective(context, self)
 
 
-def ard_loss(
-    clean: Tensor, adversarial: Tensor, taught: Tensor, labels: Tensor, alpha: float, temperature: float
+def compute_ard_loss(
+    clean: Tensor,
+    adversarial: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    alpha: float,
+    temperature: float,
 ) -> Tensor:
     """(1 - alpha) CE(S(x), y) + alpha T^2 KL(teacher(x) / T, S(x') / T), the mean over the batch.
 
     Args:
         clean: The student's logits on clean images, (N, K).
         adversarial: The student's logits on adversarial images.
-        taught: The teacher's logits on clean images.
+        teacher_logits: The teacher's logits on clean images.
         labels: (N,).
         alpha: Weight of the adversarial term.
         temperature: T; its square gives the divergence's gradients the size they have at T = 1.
     """
-    moved = divergence(taught / temperature, adversarial / temperature).mean()
+    moved = compute_kl_divergence(teacher_logits / temperature, adversarial / temperature).mean()
     return (1 - alpha) * nn.functional.cross_entropy(clean, labels) + alpha * temperature**2 * moved
 
 
 class _ARDObjective(RobustDistillationObjective[ARD]):
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         recipe, module = self.recipe, self.context.module
-        taught, examples = self.taught(batch), self.pgd(batch)
+        taught, examples = self.compute_teacher_logits(batch), self.build_pgd_examples(batch)
         adversarial = module(examples)
         clean = module(batch.images) if recipe.alpha < 1 else adversarial
-        return ard_loss(clean, adversarial, taught, batch.labels, recipe.alpha, recipe.temperature)
+        return compute_ard_loss(clean, adversarial, taught, batch.labels, recipe.alpha, recipe.temperature)

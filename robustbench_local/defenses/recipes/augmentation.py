@@ -43,21 +43,23 @@ class Augmentation:
         Returns:
             As ``images``.
         """
-        images = _shifted(images, self.shift, generator)
-        gain = _gains(images, self.brightness, generator)
+        images = _shift_images(images, self.shift, generator)
+        gain = _sample_gains(images, self.brightness, generator)
         if self.flip:
-            images = _mirrored(images, labels, self.flip, generator)
+            images = _mirror_images(images, labels, self.flip, generator)
         if self.rotation or self.zoom:
-            images = _turned(images, self.rotation, self.zoom, generator)
+            images = _rotate_images(images, self.rotation, self.zoom, generator)
         if self.saturation:
-            images = _stretched(images, _grey(images), _gains(images, self.saturation, generator))
+            images = _stretch_contrast(
+                images, _convert_to_grey(images), _sample_gains(images, self.saturation, generator)
+            )
         if self.contrast:
-            mean = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
-            images = _stretched(images, mean, _gains(images, self.contrast, generator))
+            mean = _convert_to_grey(images).mean(dim=(1, 2, 3), keepdim=True)
+            images = _stretch_contrast(images, mean, _sample_gains(images, self.contrast, generator))
         return (images * gain).clamp(0, 1)
 
 
-def _shifted(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
+def _shift_images(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
     count, channels, height, width = images.shape
     padded = nn.functional.pad(images, (shift,) * 4, mode="replicate")
     top, left = torch.randint(0, 2 * shift + 1, (2, count, 1), generator=generator)
@@ -67,20 +69,22 @@ def _shifted(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
     return padded[places.view(-1, 1, 1, 1), planes.view(-1, 1, 1), rows, columns]
 
 
-def _gains(images: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+def _sample_gains(images: Tensor, spread: float, generator: torch.Generator) -> Tensor:
     """One factor an image, from 1 - spread to 1 + spread."""
     drawn = 1 + spread * (2 * torch.rand((len(images), 1, 1, 1), generator=generator) - 1)
     return drawn.to(images.device)
 
 
-def _mirrored(images: Tensor, labels: Tensor, classes: frozenset[int], generator: torch.Generator) -> Tensor:
+def _mirror_images(
+    images: Tensor, labels: Tensor, classes: frozenset[int], generator: torch.Generator
+) -> Tensor:
     chosen = torch.rand(len(images), generator=generator) < 0.5
     chosen &= torch.isin(labels, torch.tensor(sorted(classes)))
     chosen = chosen.to(images.device)
     return torch.where(chosen.view(-1, 1, 1, 1), transforms.horizontal_flip(images), images)
 
 
-def _turned(images: Tensor, rotation: float, zoom: float, generator: torch.Generator) -> Tensor:
+def _rotate_images(images: Tensor, rotation: float, zoom: float, generator: torch.Generator) -> Tensor:
     """Each image turned and scaled about its centre."""
     angle, size = 2 * torch.rand((2, len(images)), generator=generator) - 1
     angle, size = angle * math.radians(rotation), 1 + zoom * size
@@ -93,10 +97,10 @@ def _turned(images: Tensor, rotation: float, zoom: float, generator: torch.Gener
     return nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _grey(images: Tensor) -> Tensor:
+def _convert_to_grey(images: Tensor) -> Tensor:
     return transforms.rgb_to_grayscale(images) if images.shape[1] == 3 else images
 
 
-def _stretched(images: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
+def _stretch_contrast(images: Tensor, centre: Tensor, factor: Tensor) -> Tensor:
     """Moved away from the centre, or towards it."""
     return (centre + factor * (images - centre)).clamp(0, 1)

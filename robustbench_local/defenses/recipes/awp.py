@@ -13,10 +13,10 @@ from torch.func import functional_call
 
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.recipes.base import require
-from robustbench_local.defenses.recipes.training_objective import Batch
+from robustbench_local.defenses.recipes.base import check_condition
+from robustbench_local.defenses.recipes.training_objective import TrainingBatch
 
-Forward = Callable[[Tensor], Tensor]
+ForwardFunction = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to logits (N, K)."""
 
 
@@ -34,17 +34,19 @@ class WeightPerturbedRecipe(AdversarialRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.awp_gamma < 1, "awp_gamma must be in [0, 1)")
-        require(0 <= self.awp_warmup_epochs <= self.epochs, "awp_warmup_epochs must be 0 to epochs")
+        check_condition(0 <= self.awp_gamma < 1, "awp_gamma must be in [0, 1)")
+        check_condition(0 <= self.awp_warmup_epochs <= self.epochs, "awp_warmup_epochs must be 0 to epochs")
 
 
-Kind = TypeVar("Kind", bound=WeightPerturbedRecipe)
+RecipeType = TypeVar("RecipeType", bound=WeightPerturbedRecipe)
 
 
-class WeightPerturbedObjective(AdversarialObjective[Kind], ABC):
+class WeightPerturbedObjective(AdversarialObjective[RecipeType], ABC):
     """An adversarial objective whose loss can be taken at perturbed weights."""
 
-    def at_worst_weights(self, batch: Batch, loss: Callable[[Forward], Tensor]) -> Tensor:
+    def compute_worst_weights_loss(
+        self, batch: TrainingBatch, loss: Callable[[ForwardFunction], Tensor]
+    ) -> Tensor:
         """The loss that the optimizer lowers.
 
         Args:
@@ -54,10 +56,12 @@ class WeightPerturbedObjective(AdversarialObjective[Kind], ABC):
         module, recipe = self.context.module, self.recipe
         if not recipe.awp_gamma or batch.progress < recipe.awp_warmup_epochs:
             return loss(module)
-        return loss(worst_weights(module, recipe.awp_gamma, loss))
+        return loss(perturb_weights(module, recipe.awp_gamma, loss))
 
 
-def worst_weights(module: nn.Module, gamma: float, loss: Callable[[Forward], Tensor]) -> Forward:
+def perturb_weights(
+    module: nn.Module, gamma: float, loss: Callable[[ForwardFunction], Tensor]
+) -> ForwardFunction:
     """The network with each layer's weights moved to where the loss is higher.
 
     Biases and the scales of batch norm stay. The module itself is not changed; gradients of what the result
@@ -73,15 +77,15 @@ def worst_weights(module: nn.Module, gamma: float, loss: Callable[[Forward], Ten
     weights = {name: each for name, each in module.named_parameters() if each.requires_grad and each.ndim > 1}
     # Statistics of batch norm are learned from the loss itself, not from the search.
     buffers = {name: each.clone() for name, each in module.named_buffers()}
-    searched = loss(lambda images: _call(module, {**weights, **buffers}, images))
+    searched = loss(lambda images: _call_functional(module, {**weights, **buffers}, images))
     gradients = [remove_nonfinite(each) for each in torch.autograd.grad(searched, list(weights.values()))]
     moved = {
         name: each + (gamma * each.norm() / gradient.norm().clamp(min=1e-12) * gradient).detach()
         for (name, each), gradient in zip(weights.items(), gradients, strict=True)
     }
-    return lambda images: _call(module, moved, images)
+    return lambda images: _call_functional(module, moved, images)
 
 
-def _call(module: nn.Module, tensors: dict[str, Any], images: Tensor) -> Tensor:
+def _call_functional(module: nn.Module, tensors: dict[str, Any], images: Tensor) -> Tensor:
     logits: Tensor = functional_call(module, tensors, (images,))
     return logits

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from robustbench_local.defenses.recipes.augmentation import Augmentation
-from robustbench_local.defenses.recipes.training_objective import Context, Objective
+from robustbench_local.defenses.recipes.training_objective import TrainingContext, TrainingObjective
 from robustbench_local.errors import CardError
 
 
@@ -64,29 +64,33 @@ class Recipe(ABC):
     flip: tuple[int | str, ...] = ()
 
     def __post_init__(self) -> None:
-        require(
+        check_condition(
             self.epochs >= 1 and self.batch_size >= 2, "epochs must be at least 1 and batch_size at least 2"
         )
-        require(0 <= self.warmup_epochs < self.epochs, "warmup_epochs must be at least 0 and below epochs")
-        require(self.learning_rate > 0 and self.weight_decay >= 0, "learning_rate must be positive")
-        require(0 <= self.ema_decay < 1 and 0 <= self.label_smoothing < 1, "a share must be in [0, 1)")
-        require(0 <= self.momentum < 1, "momentum must be in [0, 1)")
-        require(
+        check_condition(
+            0 <= self.warmup_epochs < self.epochs, "warmup_epochs must be at least 0 and below epochs"
+        )
+        check_condition(self.learning_rate > 0 and self.weight_decay >= 0, "learning_rate must be positive")
+        check_condition(
+            0 <= self.ema_decay < 1 and 0 <= self.label_smoothing < 1, "a share must be in [0, 1)"
+        )
+        check_condition(0 <= self.momentum < 1, "momentum must be in [0, 1)")
+        check_condition(
             all(0 < each < 1 for each in self.milestones),
             "milestones must be shares of the epochs, in (0, 1)",
         )
-        require(self.gradient_clip >= 0, "gradient_clip must not be negative")
-        require(
+        check_condition(self.gradient_clip >= 0, "gradient_clip must not be negative")
+        check_condition(
             self.shift >= 0 and 0 <= self.brightness < 1, "shift must not be negative, brightness below 1"
         )
-        require(
+        check_condition(
             all(0 <= each < 1 for each in (self.contrast, self.saturation, self.zoom)),
             "contrast, saturation and zoom must be in [0, 1)",
         )
-        require(0 <= self.rotation <= 180, "rotation must be 0 to 180 degrees")
+        check_condition(0 <= self.rotation <= 180, "rotation must be 0 to 180 degrees")
 
     @abstractmethod
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """What this recipe minimises, for one training."""
 
     @property
@@ -96,14 +100,18 @@ class Recipe(ABC):
         values.pop("threat", None)
         return values
 
-    def augmentation(self, class_names: tuple[str, ...]) -> Augmentation:
+    def build_augmentation(self, class_names: tuple[str, ...]) -> Augmentation:
         """The changes of a training image, for data with these classes.
 
         Raises:
             CardError: If ``flip`` names a class that the data does not have.
         """
         everything = "*" in self.flip
-        indices = range(len(class_names)) if everything else [_index(one, class_names) for one in self.flip]
+        indices = (
+            range(len(class_names))
+            if everything
+            else [_find_class_index(one, class_names) for one in self.flip]
+        )
         return Augmentation(
             shift=self.shift,
             brightness=self.brightness,
@@ -115,7 +123,7 @@ class Recipe(ABC):
         )
 
 
-def require(condition: bool, what: str) -> None:
+def check_condition(condition: bool, what: str) -> None:
     """Refuse a recipe.
 
     Raises:
@@ -125,7 +133,7 @@ def require(condition: bool, what: str) -> None:
         raise CardError(what, where="recipe")
 
 
-def _index(entry: int | str, class_names: tuple[str, ...]) -> int:
+def _find_class_index(entry: int | str, class_names: tuple[str, ...]) -> int:
     known = entry in class_names if isinstance(entry, str) else 0 <= entry < len(class_names)
-    require(known, f"flip names {entry!r}, which is no class of the data")
+    check_condition(known, f"flip names {entry!r}, which is no class of the data")
     return class_names.index(entry) if isinstance(entry, str) else entry

@@ -9,11 +9,15 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.certification.bound_propagation.bounds import Network, ibp_margins
-from robustbench_local.certification.bound_propagation.graph import trace
-from robustbench_local.defenses.recipes.base import Recipe, require
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
-from robustbench_local.defenses.recipes.training_pgd import frozen
+from robustbench_local.certification.bound_propagation.bounds import Network, compute_ibp_margins
+from robustbench_local.certification.bound_propagation.graph import trace_network
+from robustbench_local.defenses.recipes.base import Recipe, check_condition
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
+from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mode
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -40,23 +44,25 @@ class CertifiedRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.threat.norm == "Linf", f"trains against Linf only, not {self.threat.norm}")
-        require(0 <= self.kappa < 1, "kappa must be in [0, 1)")
-        require(
+        check_condition(self.threat.norm == "Linf", f"trains against Linf only, not {self.threat.norm}")
+        check_condition(0 <= self.kappa < 1, "kappa must be in [0, 1)")
+        check_condition(
             self.clean_epochs >= 0 and self.ramp_epochs >= 1,
             "clean_epochs must not be negative and ramp_epochs at least 1",
         )
-        require(self.clean_epochs + self.ramp_epochs <= self.epochs, "the ramp must end before the training")
+        check_condition(
+            self.clean_epochs + self.ramp_epochs <= self.epochs, "the ramp must end before the training"
+        )
 
-    def ramp(self, progress: float) -> float:
+    def compute_ramp(self, progress: float) -> float:
         """How far up the ramp the training is at ``progress`` epochs, 0 to 1."""
         return min(1.0, max(0.0, (progress - self.clean_epochs) / self.ramp_epochs))
 
 
-Kind = TypeVar("Kind", bound=CertifiedRecipe)
+RecipeType = TypeVar("RecipeType", bound=CertifiedRecipe)
 
 
-class CertifiedObjective(Objective, ABC, Generic[Kind]):
+class CertifiedObjective(TrainingObjective, ABC, Generic[RecipeType]):
     """Mixes the two losses; the share of images that interval bounds verify decides the best epoch.
 
     Args:
@@ -67,36 +73,38 @@ class CertifiedObjective(Objective, ABC, Generic[Kind]):
         ModelError: If the network has a layer without bounds.
     """
 
-    yardstick = "verified"
+    robust_metric = "verified"
 
-    def __init__(self, context: Context, recipe: Kind) -> None:
+    def __init__(self, context: TrainingContext, recipe: RecipeType) -> None:
         super().__init__(context)
         self.recipe = recipe
-        self.network: Network = trace(context.module, tuple(context.training.images.shape[1:]))
+        self.network: Network = trace_network(context.module, tuple(context.training.images.shape[1:]))
 
     @abstractmethod
-    def margins(self, lower: Tensor, upper: Tensor, labels: Tensor, ramp: float) -> Tensor:
+    def compute_margins(self, lower: Tensor, upper: Tensor, labels: Tensor, ramp: float) -> Tensor:
         """Lower bounds of the label's margins over boxes of images, (N, K), 0 at the label."""
 
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         """Kappa times the clean cross-entropy, 1 - kappa times that of the worst logits."""
-        ramp = self.recipe.ramp(batch.progress)
+        ramp = self.recipe.compute_ramp(batch.progress)
         clean = nn.functional.cross_entropy(
             self.context.module(batch.images), batch.labels, label_smoothing=self.recipe.label_smoothing
         )
         if ramp == 0:
             return clean
         kappa = 1 - (1 - self.recipe.kappa) * ramp
-        margins = self.margins(*_box(batch.images, ramp * self.recipe.threat.eps), batch.labels, ramp)
+        margins = self.compute_margins(
+            *_compute_box(batch.images, ramp * self.recipe.threat.eps), batch.labels, ramp
+        )
         return kappa * clean + (1 - kappa) * nn.functional.cross_entropy(-margins, batch.labels)
 
-    def withstands(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def is_robust(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """Whether interval bounds prove the label at the full radius, in the images' precision."""
-        with frozen(module), torch.no_grad():
-            margins = ibp_margins(module, *_box(images, self.recipe.threat.eps), labels)
+        with frozen_evaluation_mode(module), torch.no_grad():
+            margins = compute_ibp_margins(module, *_compute_box(images, self.recipe.threat.eps), labels)
         return margins.scatter(1, labels[:, None], torch.inf).amin(dim=1) > 0
 
 
-def _box(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _compute_box(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Least and largest pixels of the ball, inside [0, 1]."""
     return (images - eps).clamp(min=0), (images + eps).clamp(max=1)

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustbench_local.certification.bound_propagation.bounds import crown_ibp_margins, ibp_margins
-from robustbench_local.defenses.recipes.base import require
+from robustbench_local.certification.bound_propagation.bounds import (
+    compute_crown_ibp_margins,
+    compute_ibp_margins,
+)
+from robustbench_local.defenses.recipes.base import check_condition
 from robustbench_local.defenses.recipes.certified_base import CertifiedObjective, CertifiedRecipe
-from robustbench_local.defenses.recipes.training_objective import Context, Objective
+from robustbench_local.defenses.recipes.training_objective import TrainingContext, TrainingObjective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +33,17 @@ class CrownIBP(CertifiedRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.beta <= 1, "beta must be in [0, 1]")
+        check_condition(0 <= self.beta <= 1, "beta must be in [0, 1]")
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Clean and worst-case cross-entropy by mixed bounds."""
         return _CrownIBPObjective(context, self)
 
 
 class _CrownIBPObjective(CertifiedObjective[CrownIBP]):
-    def margins(self, lower: Tensor, upper: Tensor, labels: Tensor, ramp: float) -> Tensor:
+    def compute_margins(self, lower: Tensor, upper: Tensor, labels: Tensor, ramp: float) -> Tensor:
         beta = 1 - (1 - self.recipe.beta) * ramp
-        intervals = ibp_margins(self.network, lower, upper, labels)
+        intervals = compute_ibp_margins(self.network, lower, upper, labels)
         if beta == 0:
             return intervals
-        return beta * crown_ibp_margins(self.network, lower, upper, labels) + (1 - beta) * intervals
+        return beta * compute_crown_ibp_margins(self.network, lower, upper, labels) + (1 - beta) * intervals

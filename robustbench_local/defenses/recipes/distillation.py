@@ -15,14 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.recipes.base import Recipe, require
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.base import Recipe, check_condition
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
 from robustbench_local.defenses.training.training_loop import train
-from robustbench_local.randomness import seed_from
+from robustbench_local.randomness import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tempered(Recipe):
+class TemperedTraining(Recipe):
     """Cross-entropy with the labels at a temperature: how a distillation's teacher is trained.
 
     Attributes:
@@ -35,15 +39,15 @@ class Tempered(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.temperature >= 1, "temperature must be at least 1")
+        check_condition(self.temperature >= 1, "temperature must be at least 1")
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy at the temperature."""
         return _TemperedObjective(context, self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Tempered):
+class Distillation(TemperedTraining):
     """Defensive distillation: first a teacher learns the labels, then a student the teacher's probabilities.
 
     Both are the same network, trained alike, at the same temperature.
@@ -59,18 +63,18 @@ class Distillation(Tempered):
 
     teacher: str = ""
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy with the teacher's probabilities at the temperature."""
         return _DistillationObjective(context, self)
 
     @property
-    def teaching(self) -> Tempered:
+    def teacher_recipe(self) -> TemperedTraining:
         """How the teacher is trained."""
-        shared = {one.name: getattr(self, one.name) for one in fields(Tempered)}
-        return Tempered(**shared)
+        shared = {one.name: getattr(self, one.name) for one in fields(TemperedTraining)}
+        return TemperedTraining(**shared)
 
 
-def tempered_cross_entropy(
+def compute_tempered_loss(
     logits: Tensor, targets: Tensor, temperature: float, smoothing: float = 0
 ) -> Tensor:
     """Cross-entropy of softened probabilities, times the temperature.
@@ -91,76 +95,76 @@ def tempered_cross_entropy(
     return temperature * nn.functional.cross_entropy(softened, targets, label_smoothing=smoothing)
 
 
-class _TemperedObjective(Objective):
-    def __init__(self, context: Context, recipe: Tempered) -> None:
+class _TemperedObjective(TrainingObjective):
+    def __init__(self, context: TrainingContext, recipe: TemperedTraining) -> None:
         super().__init__(context)
         self._temperature, self._smoothing = recipe.temperature, recipe.label_smoothing
 
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         logits = self.context.module(batch.images)
-        return tempered_cross_entropy(logits, batch.labels, self._temperature, self._smoothing)
+        return compute_tempered_loss(logits, batch.labels, self._temperature, self._smoothing)
 
 
-class _DistillationObjective(Objective):
+class _DistillationObjective(TrainingObjective):
     """The teacher is trained when the first batch comes, unless a checkpoint brings one.
 
     Until the student's first checkpoint holds it, it lies in one of its own beside that.
     """
 
-    def __init__(self, context: Context, recipe: Distillation) -> None:
+    def __init__(self, context: TrainingContext, recipe: Distillation) -> None:
         super().__init__(context)
         self._recipe = recipe
-        self._teacher = context.teacher(recipe.teacher) if recipe.teacher else None
-        self._pupil = copy.deepcopy(context.module)
+        self._teacher = context.load_teacher(recipe.teacher) if recipe.teacher else None
+        self._teacher_network = copy.deepcopy(context.module)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         if self._teacher is None:
             self._teacher = self._train_teacher()
         temperature = self._recipe.temperature
         with torch.no_grad():
             probabilities = (self._teacher(batch.images) / temperature).softmax(dim=1)
         logits = self.context.module(batch.images)
-        return tempered_cross_entropy(logits, probabilities, temperature)
+        return compute_tempered_loss(logits, probabilities, temperature)
 
     def _train_teacher(self) -> nn.Module:
         context = self.context
         context.report(f"training the teacher at temperature {self._recipe.temperature:g}")
         trained = train(
-            self._pupil,
-            self._recipe.teaching,
+            self._teacher_network,
+            self._recipe.teacher_recipe,
             context.training,
             context.validation,
-            seed=seed_from(context.seed, "teacher"),
-            checkpoint=self._checkpoint,
+            seed=derive_seed(context.seed, "teacher"),
+            checkpoint=self._teacher_checkpoint,
             report=lambda line: context.report(f"teacher: {line}"),
             device=context.device,
-            belongs=context.belongs,
+            extra_identity=context.extra_identity,
         )
-        self._pupil.load_state_dict(trained.state)
+        self._teacher_network.load_state_dict(trained.state)
         context.report("training the student")
-        return self._pupil.eval().requires_grad_(False)
+        return self._teacher_network.eval().requires_grad_(False)
 
     @property
-    def _checkpoint(self) -> Path | None:
+    def _teacher_checkpoint(self) -> Path | None:
         """Where the teacher's training is saved."""
         beside = self.context.checkpoint
         return None if beside is None else beside.with_name(f"{beside.name}.teacher")
 
     @property
-    def _trained_here(self) -> bool:
-        return self._teacher is self._pupil
+    def _has_trained_teacher(self) -> bool:
+        return self._teacher is self._teacher_network
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The weights of a teacher that was trained here."""
-        return {"teacher": self._pupil.state_dict()} if self._trained_here else {}
+        return {"teacher": self._teacher_network.state_dict()} if self._has_trained_teacher else {}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """The teacher as it was, so that it need not be trained again."""
         if "teacher" in state:
-            self._pupil.load_state_dict(state["teacher"])
-            self._teacher = self._pupil.eval().requires_grad_(False)
+            self._teacher_network.load_state_dict(state["teacher"])
+            self._teacher = self._teacher_network.eval().requires_grad_(False)
 
-    def saved(self) -> None:
+    def remove_temporary_files(self) -> None:
         """The student's checkpoint has the teacher now, so the teacher's own can go."""
-        if self._trained_here and self._checkpoint is not None:
-            self._checkpoint.unlink(missing_ok=True)
+        if self._has_trained_teacher and self._teacher_checkpoint is not None:
+            self._teacher_checkpoint.unlink(missing_ok=True)

@@ -9,21 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.recipes.base import require
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
-from robustbench_local.defenses.recipes.training_pgd import frozen, linf_examples
+from robustbench_local.defenses.recipes.base import check_condition
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
+from robustbench_local.defenses.recipes.training_pgd import build_linf_examples, frozen_evaluation_mode
 from robustbench_local.errors import ModelError
 
-_GAP = 0.3
+_MIN_GAP_SHARE = 0.3
 """FGSM accuracy above PGD accuracy, as shares, that a sound training does not show: there PGD costs it a few
 points more than FGSM, and on 256 images chance moves the gap by less than ten."""
-_FALL = 0.5
+_COLLAPSE_SHARE = 0.5
 """PGD accuracy below this share of what it should be is a collapse."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastTraining(AdversarialRecipe):
-    """Adversarial training with FGSM from a uniform start; ``steps`` is 1, ``step_size`` 1.25 in the paper.
+    """Adversarial training with FGSM from a uniform start; ``steps_per_epoch`` is 1, ``step_size`` 1.25 in the paper.
 
     With too long a step or too long a training it can learn, within an epoch, to withstand FGSM alone
     (catastrophic overfitting). After each epoch both attacks are tried on validation images, and the training
@@ -37,48 +41,48 @@ class FastTraining(AdversarialRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.steps == 1, "fast adversarial training has one step; use pgd-at for more")
+        check_condition(self.steps == 1, "fast adversarial training has one step; use pgd-at for more")
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy on FGSM examples from a random start."""
         return _FastObjective(context, self)
 
 
 class _FastObjective(AdversarialObjective[FastTraining]):
-    def __init__(self, context: Context, recipe: FastTraining) -> None:
+    def __init__(self, context: TrainingContext, recipe: FastTraining) -> None:
         super().__init__(context, recipe)
-        self._best, self._settled = 0.0, False
+        self._best_pgd_accuracy, self._has_full_radius = 0.0, False
 
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         # Weights that have seen less than an epoch of the full radius may still learn to withstand PGD.
-        self._settled = batch.progress >= max(1, self.recipe.eps_warmup_epochs)
-        logits = self.context.module(self.pgd(batch))
+        self._has_full_radius = batch.progress >= max(1, self.recipe.eps_warmup_epochs)
+        logits = self.context.module(self.build_pgd_examples(batch))
         return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
 
-    def watch(self, images: Tensor, labels: Tensor) -> None:
+    def check_collapse(self, images: Tensor, labels: Tensor) -> None:
         """Compare FGSM and PGD on the weights as they are, not averaged: there it shows first."""
         module, eps = self.context.module, self.recipe.threat.eps
-        fgsm_images = linf_examples(module, images, labels, eps=eps, steps=1, step_size=eps)
-        fgsm = _accuracy(module, fgsm_images, labels)
-        pgd = _accuracy(module, self.examples(module, images, labels), labels)
-        due = max(self._best, fgsm) if self._settled else self._best
-        if fgsm - pgd > _GAP and pgd < _FALL * due:
+        fgsm_images = build_linf_examples(module, images, labels, eps=eps, steps=1, step_size=eps)
+        fgsm = _compute_accuracy(module, fgsm_images, labels)
+        pgd = _compute_accuracy(module, self.build_examples(module, images, labels), labels)
+        due = max(self._best_pgd_accuracy, fgsm) if self._has_full_radius else self._best_pgd_accuracy
+        if fgsm - pgd > _MIN_GAP_SHARE and pgd < _COLLAPSE_SHARE * due:
             raise ModelError(
-                f"catastrophic overfitting: PGD accuracy is {pgd:.1%}, at best {self._best:.1%}, while "
+                f"catastrophic overfitting: PGD accuracy is {pgd:.1%}, at best {self._best_pgd_accuracy:.1%}, while "
                 f"FGSM accuracy is {fgsm:.1%}",
                 where="training",
                 remedy="lower step_size, train for fewer epochs, or use pgd-at",
             )
-        self._best = max(self._best, pgd)
+        self._best_pgd_accuracy = max(self._best_pgd_accuracy, pgd)
 
-    def state(self) -> dict[str, Any]:
-        return {"best": self._best}
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best_pgd_accuracy}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self._best = state["best"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._best_pgd_accuracy = state["best"]
 
 
 @torch.no_grad()
-def _accuracy(module: nn.Module, images: Tensor, labels: Tensor) -> float:
-    with frozen(module):
+def _compute_accuracy(module: nn.Module, images: Tensor, labels: Tensor) -> float:
+    with frozen_evaluation_mode(module):
         return float((module(images).argmax(dim=1) == labels).float().mean())

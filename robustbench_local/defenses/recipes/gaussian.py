@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from robustbench_local.defenses.recipes.noise_base import NoisyObjective, NoisyRecipe, noisy
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.noise_base import NoisyObjective, NoisyRecipe, sample_noisy_images
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +24,12 @@ class GaussianAugmentation(NoisyRecipe):
 
     method = "gaussian"
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy on noisy images."""
         return _GaussianObjective(context, self)
 
 
 class _GaussianObjective(NoisyObjective[GaussianAugmentation]):
-    def loss(self, batch: Batch) -> Tensor:
-        logits = self.context.module(noisy(batch.images, self.recipe.sigma, 1, batch.generator))
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
+        logits = self.context.module(sample_noisy_images(batch.images, self.recipe.sigma, 1, batch.generator))
         return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from robustbench_local.certification.bound_propagation.bounds import ibp_margins
+from robustbench_local.certification.bound_propagation.bounds import compute_ibp_margins
 from robustbench_local.defenses.recipes.certified_base import CertifiedObjective, CertifiedRecipe
-from robustbench_local.defenses.recipes.training_objective import Context, Objective
+from robustbench_local.defenses.recipes.training_objective import TrainingContext, TrainingObjective
 
 
 @dataclass(frozen=True, kw_only=True)
-class IBP(CertifiedRecipe):
+class IBPTraining(CertifiedRecipe):
     """Certified training on interval bounds.
 
     Source: Gowal et al. 2018, "On the effectiveness of interval bound propagation for training verifiably
@@ -21,11 +21,11 @@ class IBP(CertifiedRecipe):
 
     method = "ibp"
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Clean and worst-case cross-entropy by interval bounds."""
         return _IBPObjective(context, self)
 
 
-class _IBPObjective(CertifiedObjective[IBP]):
-    def margins(self, lower: Tensor, upper: Tensor, labels: Tensor, ramp: float) -> Tensor:  # noqa: ARG002
-        return ibp_margins(self.network, lower, upper, labels)
+class _IBPObjective(CertifiedObjective[IBPTraining]):
+    def compute_margins(self, lower: Tensor, upper: Tensor, labels: Tensor, ramp: float) -> Tensor:  # noqa: ARG002
+        return compute_ibp_margins(self.network, lower, upper, labels)

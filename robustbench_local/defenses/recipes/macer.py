@@ -7,14 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.defenses.recipes.base import require
+from robustbench_local.defenses.recipes.base import check_condition
 from robustbench_local.defenses.recipes.noise_base import (
     NoisyObjective,
     NoisyRecipe,
-    noisy,
-    smoothed_log_likelihood,
+    compute_smoothed_likelihood,
+    sample_noisy_images,
 )
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +44,18 @@ class MACER(NoisyRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.draws >= 1, "draws must be at least 1")
-        require(self.radius_weight >= 0, "radius_weight must not be negative")
-        require(self.hinge > 0 and self.sharpness > 0, "hinge and sharpness must be positive")
+        check_condition(self.draws >= 1, "draws must be at least 1")
+        check_condition(self.radius_weight >= 0, "radius_weight must not be negative")
+        check_condition(self.hinge > 0 and self.sharpness > 0, "hinge and sharpness must be positive")
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy of the mean probabilities, and the hinge."""
         return _MACERObjective(context, self)
 
 
-def radius_loss(logits: Tensor, labels: Tensor, *, draws: int, hinge: float, sharpness: float) -> Tensor:
+def compute_radius_loss(
+    logits: Tensor, labels: Tensor, *, draws: int, hinge: float, sharpness: float
+) -> Tensor:
     """max(0, gamma - xi) where the smoothed classifier is right, 0 elsewhere; (N,).
 
     xi is the difference of the normal quantiles of the label's and of the runner-up's mean probability: the
@@ -75,11 +81,13 @@ def radius_loss(logits: Tensor, labels: Tensor, *, draws: int, hinge: float, sha
 
 
 class _MACERObjective(NoisyObjective[MACER]):
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         recipe = self.recipe
-        logits = self.context.module(noisy(batch.images, recipe.sigma, recipe.draws, batch.generator)).float()
-        classification = -smoothed_log_likelihood(logits, batch.labels, recipe.draws)
-        radius = radius_loss(
+        logits = self.context.module(
+            sample_noisy_images(batch.images, recipe.sigma, recipe.draws, batch.generator)
+        ).float()
+        classification = -compute_smoothed_likelihood(logits, batch.labels, recipe.draws)
+        radius = compute_radius_loss(
             logits, batch.labels, draws=recipe.draws, hinge=recipe.hinge, sharpness=recipe.sharpness
         )
         return classification.mean() + recipe.radius_weight * recipe.sigma / 2 * radius.mean()

@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.recipes.base import require
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
-from robustbench_local.defenses.recipes.training_pgd import divergence
+from robustbench_local.defenses.recipes.base import check_condition
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
+from robustbench_local.defenses.recipes.training_pgd import compute_kl_divergence
 
-_LEAST = 1e-4
+_LOG_OFFSET = 1e-4
 """Keeps the logarithm of the probability that is left finite."""
 
 
@@ -33,22 +37,22 @@ class MART(AdversarialRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.beta > 0, "beta must be positive")
-        require(self.label_smoothing == 0, "MART has no label_smoothing")
+        check_condition(self.beta > 0, "beta must be positive")
+        check_condition(self.label_smoothing == 0, "MART has no label_smoothing")
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Boosted cross-entropy plus weighted divergence."""
         return _MARTObjective(context, self)
 
 
 class _MARTObjective(AdversarialObjective[MART]):
-    def loss(self, batch: Batch) -> Tensor:
-        examples = self.pgd(batch)
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
+        examples = self.build_pgd_examples(batch)
         clean, adversarial = self.context.module(batch.images), self.context.module(examples)
-        return mart_loss(clean, adversarial, batch.labels, self.recipe.beta)
+        return compute_mart_loss(clean, adversarial, batch.labels, self.recipe.beta)
 
 
-def mart_loss(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: float) -> Tensor:
+def compute_mart_loss(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: float) -> Tensor:
     """The loss of a batch, a scalar.
 
     Args:
@@ -62,6 +66,6 @@ def mart_loss(clean: Tensor, adversarial: Tensor, labels: Tensor, beta: float) -
     probabilities = adversarial.softmax(dim=1)
     others = probabilities.scatter(1, labels[:, None], 0.0)
     boosted = nn.functional.cross_entropy(adversarial, labels, reduction="none")
-    boosted = boosted - torch.log(1 - others.amax(dim=1) + _LEAST)
+    boosted = boosted - torch.log(1 - others.amax(dim=1) + _LOG_OFFSET)
     right = clean.softmax(dim=1).gather(1, labels[:, None])[:, 0]
-    return (boosted + beta * divergence(clean, adversarial) * (1 - right)).mean()
+    return (boosted + beta * compute_kl_divergence(clean, adversarial) * (1 - right)).mean()

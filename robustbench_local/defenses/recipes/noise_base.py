@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.recipes.base import Recipe, require
-from robustbench_local.defenses.recipes.training_objective import Context, Objective
-from robustbench_local.randomness import seed_from
+from robustbench_local.defenses.recipes.base import Recipe, check_condition
+from robustbench_local.defenses.recipes.training_objective import TrainingContext, TrainingObjective
+from robustbench_local.randomness import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class NoisyRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.sigma > 0, "sigma must be positive")
+        check_condition(self.sigma > 0, "sigma must be positive")
 
 
-def noisy(images: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
+def sample_noisy_images(images: Tensor, sigma: float, draws: int, generator: torch.Generator) -> Tensor:
     """Draws of an image under noise, one after the other: (N * draws, C, H, W), not clipped.
 
     Args:
@@ -44,7 +44,7 @@ def noisy(images: Tensor, sigma: float, draws: int, generator: torch.Generator) 
     return repeated + sigma * torch.randn(repeated.shape, generator=generator).to(images.device)
 
 
-def smoothed_log_likelihood(logits: Tensor, labels: Tensor, draws: int) -> Tensor:
+def compute_smoothed_likelihood(logits: Tensor, labels: Tensor, draws: int) -> Tensor:
     """Log of the mean probability of the label over the draws, (N,).
 
     The mean is inside the logarithm: what is attacked is the classifier that averages probabilities.
@@ -58,10 +58,10 @@ def smoothed_log_likelihood(logits: Tensor, labels: Tensor, draws: int) -> Tenso
     return likelihood.gather(1, labels[:, None]).squeeze(1)
 
 
-Kind = TypeVar("Kind", bound=NoisyRecipe)
+RecipeType = TypeVar("RecipeType", bound=NoisyRecipe)
 
 
-class NoisyObjective(Objective, ABC, Generic[Kind]):
+class NoisyObjective(TrainingObjective, ABC, Generic[RecipeType]):
     """An objective under noise; accuracy under noise decides the best epoch.
 
     Args:
@@ -69,13 +69,13 @@ class NoisyObjective(Objective, ABC, Generic[Kind]):
         recipe: Its hyper-parameters.
     """
 
-    yardstick = "under noise"
+    robust_metric = "under noise"
 
-    def __init__(self, context: Context, recipe: Kind) -> None:
+    def __init__(self, context: TrainingContext, recipe: RecipeType) -> None:
         super().__init__(context)
         self.recipe = recipe
 
-    def examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
+    def build_examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002
         """One draw an image, the same in every epoch."""
-        generator = torch.Generator().manual_seed(seed_from(self.context.seed, "validation noise"))
-        return noisy(images, self.recipe.sigma, 1, generator)
+        generator = torch.Generator().manual_seed(derive_seed(self.context.seed, "validation noise"))
+        return sample_noisy_images(images, self.recipe.sigma, 1, generator)

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustbench_local.defenses.recipes.awp import WeightPerturbedObjective, WeightPerturbedRecipe
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +23,15 @@ class PGDTraining(WeightPerturbedRecipe):
 
     method = "pgd-at"
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy on PGD examples."""
         return _PGDObjective(context, self)
 
 
 class _PGDObjective(WeightPerturbedObjective[PGDTraining]):
-    def loss(self, batch: Batch) -> Tensor:
-        examples, smoothing = self.pgd(batch), self.recipe.label_smoothing
-        return self.at_worst_weights(
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
+        examples, smoothing = self.build_pgd_examples(batch), self.recipe.label_smoothing
+        return self.compute_worst_weights_loss(
             batch,
             lambda forward: nn.functional.cross_entropy(
                 forward(examples), batch.labels, label_smoothing=smoothing

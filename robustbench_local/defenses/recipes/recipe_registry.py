@@ -6,7 +6,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, get_type_hints
 
 from robustbench_local.config.cards import Card
-from robustbench_local.config.hyperparameters import checked
+from robustbench_local.config.hyperparameters import validate_value
 from robustbench_local.config.registry import Registry
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.errors import CardError, did_you_mean
@@ -21,7 +21,7 @@ RECIPES: Registry[Recipe] = Registry(
         "fast-at": "robustbench_local.defenses.recipes.fast_at:FastTraining",
         "free-at": "robustbench_local.defenses.recipes.free_at:FreeTraining",
         "gaussian": "robustbench_local.defenses.recipes.gaussian:GaussianAugmentation",
-        "ibp": "robustbench_local.defenses.recipes.ibp_training:IBP",
+        "ibp": "robustbench_local.defenses.recipes.ibp_training:IBPTraining",
         "macer": "robustbench_local.defenses.recipes.macer:MACER",
         "mart": "robustbench_local.defenses.recipes.mart:MART",
         "pgd-at": "robustbench_local.defenses.recipes.pgd_at:PGDTraining",
@@ -31,18 +31,18 @@ RECIPES: Registry[Recipe] = Registry(
         "trades": "robustbench_local.defenses.recipes.trades:Trades",
     },
 )
-"""Trainings by the name that a card's ``method`` gives."""
+"""Trainings by the name that a card's ``peer_method`` gives."""
 
-_THREAT = "threat"
+_THREAT_FIELD = "threat"
 
 
-def parameter_names(method: str) -> tuple[str, ...]:
+def list_parameter_names(method: str) -> tuple[str, ...]:
     """The hyper-parameters that a recipe takes, by name.
 
     Raises:
         ConfigError: If there is no such recipe.
     """
-    return tuple(one.name for one in fields(RECIPES[method]) if one.name != _THREAT)
+    return tuple(one.name for one in fields(RECIPES[method]) if one.name != _THREAT_FIELD)
 
 
 def read_recipe(card: Card) -> Recipe:
@@ -62,17 +62,17 @@ def read_recipe(card: Card) -> Recipe:
     known = {one.name: one for one in fields(kind)}
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    if _THREAT in known:
+    if _THREAT_FIELD in known:
         if card.threat is None:
             raise CardError(
                 f"{card.method} needs a threat model", where=where, remedy="add threat: to the card"
             )
-        values[_THREAT] = card.threat.model()
+        values[_THREAT_FIELD] = card.threat.build_threat_model()
     for name, value in card.parameters.items():
-        if name not in known or name == _THREAT:
+        if name not in known or name == _THREAT_FIELD:
             raise CardError(f"unknown parameter {name!r}", where=where, remedy=did_you_mean(name, known))
-        values[name] = checked(f"{where}, {name}", value, hints[name])
-    if missing := sorted(name for name, one in known.items() if _required(one) and name not in values):
+        values[name] = validate_value(f"{where}, {name}", value, hints[name])
+    if missing := sorted(name for name, one in known.items() if _is_required(one) and name not in values):
         raise CardError(f"parameter {missing[0]!r} is missing", where=where)
     try:
         return kind(**values)
@@ -80,5 +80,5 @@ def read_recipe(card: Card) -> Recipe:
         raise CardError(error.what, where=where) from None
 
 
-def _required(one: Field[Any]) -> bool:
+def _is_required(one: Field[Any]) -> bool:
     return one.default is MISSING and one.default_factory is MISSING

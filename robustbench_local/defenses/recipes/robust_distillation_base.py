@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
-from robustbench_local.defenses.recipes.base import require
-from robustbench_local.defenses.recipes.training_objective import Batch, Context
+from robustbench_local.defenses.recipes.base import check_condition
+from robustbench_local.defenses.recipes.training_objective import TrainingBatch, TrainingContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,14 @@ class RobustDistillation(AdversarialRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.teacher), "teacher must name a robust classifier")
-        require(0 <= self.alpha <= 1, "alpha must be in [0, 1]")
+        check_condition(bool(self.teacher), "teacher must name a robust classifier")
+        check_condition(0 <= self.alpha <= 1, "alpha must be in [0, 1]")
 
 
-Student = TypeVar("Student", bound=RobustDistillation)
+RecipeType = TypeVar("RecipeType", bound=RobustDistillation)
 
 
-class RobustDistillationObjective(AdversarialObjective[Student]):
+class RobustDistillationObjective(AdversarialObjective[RecipeType]):
     """Loads the teacher.
 
     Args:
@@ -42,12 +42,12 @@ class RobustDistillationObjective(AdversarialObjective[Student]):
         recipe: Its hyper-parameters.
     """
 
-    def __init__(self, context: Context, recipe: Student) -> None:
+    def __init__(self, context: TrainingContext, recipe: RecipeType) -> None:
         super().__init__(context, recipe)
-        self._teacher = context.teacher(recipe.teacher)
+        self._teacher = context.load_teacher(recipe.teacher)
 
     @torch.no_grad()
-    def taught(self, batch: Batch) -> Tensor:
+    def compute_teacher_logits(self, batch: TrainingBatch) -> Tensor:
         """The teacher's logits on the clean images, (N, K)."""
         logits: Tensor = self._teacher(batch.images)
         return logits

@@ -10,8 +10,12 @@ from robustbench_local.defenses.recipes.robust_distillation_base import (
     RobustDistillation,
     RobustDistillationObjective,
 )
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
-from robustbench_local.defenses.recipes.training_pgd import divergence
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
+from robustbench_local.defenses.recipes.training_pgd import compute_kl_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,26 +28,29 @@ class RSLAD(RobustDistillation):
 
     method = "rslad"
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Divergence from the teacher, on clean and on adversarial images."""
         return _RSLADObjective(context, self)
 
 
-def rslad_loss(clean: Tensor, adversarial: Tensor, taught: Tensor, alpha: float) -> Tensor:
+def compute_rslad_loss(clean: Tensor, adversarial: Tensor, teacher_logits: Tensor, alpha: float) -> Tensor:
     """(1 - alpha) KL(teacher(x), S(x)) + alpha KL(teacher(x), S(x')), the mean over the batch.
 
     Args:
         clean: The student's logits on clean images, (N, K).
         adversarial: The student's logits on adversarial images.
-        taught: The teacher's logits on clean images.
+        teacher_logits: The teacher's logits on clean images.
         alpha: Weight of the adversarial term.
     """
-    return ((1 - alpha) * divergence(taught, clean) + alpha * divergence(taught, adversarial)).mean()
+    return (
+        (1 - alpha) * compute_kl_divergence(teacher_logits, clean)
+        + alpha * compute_kl_divergence(teacher_logits, adversarial)
+    ).mean()
 
 
 class _RSLADObjective(RobustDistillationObjective[RSLAD]):
-    def loss(self, batch: Batch) -> Tensor:
-        taught, module = self.taught(batch), self.context.module
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
+        taught, module = self.compute_teacher_logits(batch), self.context.module
         # the adversary, too, moves the student away from the teacher, not from the label
-        examples = self.away_from(batch, taught)
-        return rslad_loss(module(batch.images), module(examples), taught, self.recipe.alpha)
+        examples = self.build_divergence_examples(batch, taught)
+        return compute_rslad_loss(module(batch.images), module(examples), taught, self.recipe.alpha)

@@ -8,12 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.gradient_repair import find_ascent
-from robustbench_local.defenses.recipes.base import require
-from robustbench_local.defenses.recipes.noise_base import NoisyObjective, NoisyRecipe, smoothed_log_likelihood
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
-from robustbench_local.defenses.recipes.training_pgd import frozen
-from robustbench_local.defenses.training.schedule import raised
+from robustbench_local.classifier.gradient_repair import compute_ascent_gradient
+from robustbench_local.defenses.recipes.base import check_condition
+from robustbench_local.defenses.recipes.noise_base import (
+    NoisyObjective,
+    NoisyRecipe,
+    compute_smoothed_likelihood,
+)
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
+from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mode
+from robustbench_local.defenses.training.schedule import compute_warmup_share
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -40,16 +48,16 @@ class SmoothAdv(NoisyRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.threat.norm == "L2", f"trains against L2 only, not {self.threat.norm}")
-        require(self.steps >= 1 and self.draws >= 1, "steps and draws must be at least 1")
-        require(0 <= self.eps_warmup_epochs <= self.epochs, "eps_warmup_epochs must be 0 to epochs")
+        check_condition(self.threat.norm == "L2", f"trains against L2 only, not {self.threat.norm}")
+        check_condition(self.steps >= 1 and self.draws >= 1, "steps and draws must be at least 1")
+        check_condition(0 <= self.eps_warmup_epochs <= self.epochs, "eps_warmup_epochs must be 0 to epochs")
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy on noisy adversarial images."""
         return _SmoothAdvObjective(context, self)
 
 
-def l2_examples(images: Tensor, loss: Callable[[Tensor], Tensor], *, eps: float, steps: int) -> Tensor:
+def build_l2_examples(images: Tensor, loss: Callable[[Tensor], Tensor], *, eps: float, steps: int) -> Tensor:
     """PGD in an L2 ball from the images themselves; the last iterate.
 
     Args:
@@ -64,7 +72,7 @@ def l2_examples(images: Tensor, loss: Callable[[Tensor], Tensor], *, eps: float,
     examples, repairing = images.clone(), False
     on_cpu = images.device.type == "cpu"
     for step in range(steps):
-        gradient, repairing = find_ascent(
+        gradient, repairing = compute_ascent_gradient(
             lambda points: loss(points).sum(), examples, check=on_cpu or repairing or step == 0
         )
         direction = nn.functional.normalize(gradient.flatten(1)).view_as(images)
@@ -76,19 +84,19 @@ def l2_examples(images: Tensor, loss: Callable[[Tensor], Tensor], *, eps: float,
 
 
 class _SmoothAdvObjective(NoisyObjective[SmoothAdv]):
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         recipe, module = self.recipe, self.context.module
         draws = recipe.draws
         shape = (len(batch.images) * draws, *batch.images.shape[1:])
         noise = recipe.sigma * torch.randn(shape, generator=batch.generator).to(batch.images.device)
-        eps = recipe.threat.eps * raised(batch.progress, recipe.eps_warmup_epochs)
+        eps = recipe.threat.eps * compute_warmup_share(batch.progress, recipe.eps_warmup_epochs)
 
         def attacked(images: Tensor) -> Tensor:
             logits = module(images.repeat_interleave(draws, dim=0) + noise)
-            return -smoothed_log_likelihood(logits, batch.labels, draws)
+            return -compute_smoothed_likelihood(logits, batch.labels, draws)
 
-        with frozen(module):
-            examples = l2_examples(batch.images, attacked, eps=eps, steps=recipe.steps)
+        with frozen_evaluation_mode(module):
+            examples = build_l2_examples(batch.images, attacked, eps=eps, steps=recipe.steps)
         logits = module(examples.repeat_interleave(draws, dim=0) + noise)
         labels = batch.labels.repeat_interleave(draws)
         return nn.functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)

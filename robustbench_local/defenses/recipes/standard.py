@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from robustbench_local.defenses.recipes.base import Recipe
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,19 +20,19 @@ class Standard(Recipe):
 
     method = "standard"
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy."""
-        return CrossEntropy(context, self)
+        return CrossEntropyObjective(context, self)
 
 
-class CrossEntropy(Objective):
+class CrossEntropyObjective(TrainingObjective):
     """Cross-entropy on the batch as it is."""
 
-    def __init__(self, context: Context, recipe: Recipe) -> None:
+    def __init__(self, context: TrainingContext, recipe: Recipe) -> None:
         super().__init__(context)
         self._smoothing = recipe.label_smoothing
 
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         """Mean cross-entropy."""
         logits = self.context.module(batch.images)
         return nn.functional.cross_entropy(logits, batch.labels, label_smoothing=self._smoothing)

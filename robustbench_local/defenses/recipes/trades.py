@@ -7,10 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.recipes.awp import Forward, WeightPerturbedObjective, WeightPerturbedRecipe
-from robustbench_local.defenses.recipes.base import require
-from robustbench_local.defenses.recipes.training_objective import Batch, Context, Objective
-from robustbench_local.defenses.recipes.training_pgd import divergence, frozen
+from robustbench_local.defenses.recipes.awp import (
+    ForwardFunction,
+    WeightPerturbedObjective,
+    WeightPerturbedRecipe,
+)
+from robustbench_local.defenses.recipes.base import check_condition
+from robustbench_local.defenses.recipes.training_objective import (
+    TrainingBatch,
+    TrainingContext,
+    TrainingObjective,
+)
+from robustbench_local.defenses.recipes.training_pgd import compute_kl_divergence, frozen_evaluation_mode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,28 +37,32 @@ class Trades(WeightPerturbedRecipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.beta > 0, "beta must be positive")
+        check_condition(self.beta > 0, "beta must be positive")
 
-    def objective(self, context: Context) -> Objective:
+    def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy plus weighted divergence."""
         return _TradesObjective(context, self)
 
 
 class _TradesObjective(WeightPerturbedObjective[Trades]):
-    def loss(self, batch: Batch) -> Tensor:
-        examples = self._examples(batch)
-        return self.at_worst_weights(batch, lambda forward: self._sum(forward, batch, examples))
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
+        examples = self._build_trades_examples(batch)
+        return self.compute_worst_weights_loss(
+            batch, lambda forward: self._compute_trades_loss(forward, batch, examples)
+        )
 
-    def _sum(self, forward: Forward, batch: Batch, examples: Tensor) -> Tensor:
+    def _compute_trades_loss(
+        self, forward: ForwardFunction, batch: TrainingBatch, examples: Tensor
+    ) -> Tensor:
         clean = forward(batch.images)
-        moved = divergence(clean, forward(examples)).mean()
+        moved = compute_kl_divergence(clean, forward(examples)).mean()
         smoothing = self.recipe.label_smoothing
         natural = nn.functional.cross_entropy(clean, batch.labels, label_smoothing=smoothing)
         return natural + self.recipe.beta * moved
 
-    def _examples(self, batch: Batch) -> Tensor:
+    def _build_trades_examples(self, batch: TrainingBatch) -> Tensor:
         """The adversary ascends the divergence itself; at the image its gradient is 0, hence the start."""
         module = self.context.module
-        with frozen(module), torch.no_grad():
+        with frozen_evaluation_mode(module), torch.no_grad():
             clean = module(batch.images)
-        return self.away_from(batch, clean)
+        return self.build_divergence_examples(batch, clean)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.defenses.recipes.training_pgd import frozen
+from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mode
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class TrainingBatch:
     """One step's images.
 
     Attributes:
@@ -33,7 +33,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class TrainingContext:
     """One training, as its objective sees it.
 
     Attributes:
@@ -52,16 +52,16 @@ class Context:
     module: nn.Module
     training: Dataset
     validation: Dataset
-    steps: int
+    steps_per_epoch: int
     device: torch.device
     seed: int
-    teacher: Callable[[str], nn.Module]
+    load_teacher: Callable[[str], nn.Module]
     report: Callable[[str], None]
     checkpoint: Path | None = None
-    belongs: Mapping[str, str] = field(default_factory=dict)
+    extra_identity: Mapping[str, str] = field(default_factory=dict)
 
 
-class Objective(ABC):
+class TrainingObjective(ABC):
     """The loss of a recipe, for one training.
 
     Args:
@@ -73,19 +73,19 @@ class Objective(ABC):
     """
 
     replays: int = 1
-    yardstick: str = "robust"
+    robust_metric: str = "robust"
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: TrainingContext) -> None:
         self.context = context
 
     @abstractmethod
-    def loss(self, batch: Batch) -> Tensor:
+    def compute_loss(self, batch: TrainingBatch) -> Tensor:
         """What to minimise on this batch, a scalar; the loop does the backward pass and the step.
 
         The module is in training mode.
         """
 
-    def examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:  # noqa: ARG002
+    def build_examples(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:  # noqa: ARG002
         """Adversarial images that decide which epoch is best; None: accuracy on clean images does.
 
         Args:
@@ -95,7 +95,7 @@ class Objective(ABC):
         """
         return None
 
-    def withstands(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
+    def is_robust(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor | None:
         """Which images count as robust, (N,) boolean: those that are still right as `examples`.
 
         Args:
@@ -106,26 +106,26 @@ class Objective(ABC):
         Returns:
             None where accuracy on clean images decides the epoch.
         """
-        examples = self.examples(module, images, labels)
+        examples = self.build_examples(module, images, labels)
         if examples is None:
             return None
-        with frozen(module), torch.no_grad():
+        with frozen_evaluation_mode(module), torch.no_grad():
             right: Tensor = module(examples).argmax(dim=1) == labels
         return right
 
-    def watch(self, images: Tensor, labels: Tensor) -> None:  # noqa: B027 - most have nothing to watch
+    def check_collapse(self, images: Tensor, labels: Tensor) -> None:  # noqa: B027 - most have nothing to watch
         """Look for a collapse after each epoch, on validation images.
 
         Raises:
             ModelError: If the training has collapsed and would not come back.
         """
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep of this objective: tensors and numbers."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most keep nothing
         """Go on from what `state` returned."""
 
-    def saved(self) -> None:  # noqa: B027 - most have nothing to tidy up
+    def remove_temporary_files(self) -> None:  # noqa: B027 - most have nothing to tidy up
         """What `state` returned is on the disk; files that only served until then can go."""

@@ -13,15 +13,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.classifier.gradient_repair import find_ascent
+from robustbench_local.classifier.gradient_repair import compute_ascent_gradient
 from robustbench_local.classifier.image_borders import BorderProbe, move_inside
 
-_PROBES: WeakKeyDictionary[nn.Module, BorderProbe] = WeakKeyDictionary()
+_PROBE_BY_MODULE: WeakKeyDictionary[nn.Module, BorderProbe] = WeakKeyDictionary()
 """What is known of networks in training: it lies in their layers, not in their weights."""
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def frozen_evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode and no parameter gradients, put back afterwards.
 
     The adversary works on frozen batch-norm statistics: its examples then fool the network that will be
@@ -40,7 +40,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             one.training = mode
 
 
-def linf_examples(
+def build_linf_examples(
     module: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -61,7 +61,7 @@ def linf_examples(
         eps: Radius in pixel units of [0, 1].
         steps: Gradient steps.
         step_size: In pixel units of [0, 1].
-        generator: Of a uniform random start, on the CPU; None starts at ``start``.
+        generator: Of a uniform random start, on the CPU; None starts at ``find_starting_points``.
         start: Where to start, as ``images``; None means the images.
         loss: Logits (N, K) and labels to the scalar that is ascended; the summed cross-entropy by default.
 
@@ -70,7 +70,7 @@ def linf_examples(
 
     Source: Madry et al. 2018, arXiv:1706.06083, sec. 2.1.
     """
-    ascended = loss or _cross_entropy
+    ascended = loss or _compute_cross_entropy
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
     examples = (images if start is None else start).clone()
     if generator is not None:
@@ -80,33 +80,33 @@ def linf_examples(
     on_cpu, repairing = images.device.type == "cpu", False
 
     def loss_at(points: Tensor) -> Tensor:
-        return ascended(module(off_borders(module, points)), labels)
+        return ascended(module(move_off_borders(module, points)), labels)
 
-    with frozen(module):
+    with frozen_evaluation_mode(module):
         for step in range(steps):
             # on a GPU each look waits for the device: once a batch is enough to know the network
             check = on_cpu or repairing or step == 0
-            gradient, repaired = find_ascent(loss_at, examples, check=check)
+            gradient, repaired = compute_ascent_gradient(loss_at, examples, check=check)
             repairing |= repaired
             examples = torch.clamp(examples + step_size * gradient.sign(), low, high)
     return examples
 
 
-def off_borders(module: nn.Module, images: Tensor) -> Tensor:
+def move_off_borders(module: nn.Module, images: Tensor) -> Tensor:
     """The images; just inside the box for a network whose gradients break off at pixels of 0 and 1.
 
     Args:
         module: Images to logits (N, K).
         images: (N, C, H, W).
     """
-    probe = _PROBES.setdefault(module, BorderProbe())
-    if not probe.decided:
-        with frozen(module):
-            probe.find(module, images)
+    probe = _PROBE_BY_MODULE.setdefault(module, BorderProbe())
+    if not probe.is_decided:
+        with frozen_evaluation_mode(module):
+            probe.detect_masking(module, images)
     return move_inside(images, probe.inset) if probe.masked else images
 
 
-def near(images: Tensor, generator: torch.Generator) -> Tensor:
+def add_small_noise(images: Tensor, generator: torch.Generator) -> Tensor:
     """A start next to the images, where a divergence from the clean output has a gradient.
 
     Source: Zhang et al. 2019, arXiv:1901.08573, algorithm 1: 0.001 times a standard normal.
@@ -114,7 +114,7 @@ def near(images: Tensor, generator: torch.Generator) -> Tensor:
     return images + 1e-3 * torch.randn(images.shape, generator=generator).to(images.device)
 
 
-def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
+def compute_kl_divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the adversarial probabilities from the clean ones, (N,).
 
     Args:
@@ -125,5 +125,5 @@ def divergence(clean: Tensor, adversarial: Tensor) -> Tensor:
     return nn.functional.kl_div(found, expected, reduction="none", log_target=True).sum(dim=1)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def _compute_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, labels, reduction="sum")

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from robustbench_local.config.user_files import read_user_file
-from robustbench_local.config.zip_bombs import refuse_zip_bomb
+from robustbench_local.config.zip_bombs import check_zip_bomb
 from robustbench_local.errors import ConfigError, StorageError
 
-_IDENTITY = "identity"
+_IDENTITY_KEY = "identity"
 
 
 def save_checkpoint(path: Path, identity: dict[str, str], state: dict[str, Any]) -> None:
@@ -30,7 +30,7 @@ def save_checkpoint(path: Path, identity: dict[str, str], state: dict[str, Any])
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        torch.save({_IDENTITY: identity, **state}, partial)
+        torch.save({_IDENTITY_KEY: identity, **state}, partial)
         os.replace(partial, path)  # noqa: PTH105 - the atomic one
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
@@ -45,10 +45,10 @@ def load_checkpoint(path: Path, identity: dict[str, str]) -> dict[str, Any]:
     """
     remedy = "delete it, or name another file"
     content = read_user_file(path)
-    refuse_zip_bomb(content, where=str(path), error=ConfigError, remedy=remedy)
+    check_zip_bomb(content, where=str(path), error=ConfigError, remedy=remedy)
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        found = state.pop(_IDENTITY)
+        found = state.pop(_IDENTITY_KEY)
     except (OSError, RuntimeError, EOFError, KeyError, AttributeError, pickle.UnpicklingError):
         raise ConfigError("this is no checkpoint of a training", where=str(path), remedy=remedy) from None
     for key in {**identity, **found}:

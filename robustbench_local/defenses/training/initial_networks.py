@@ -12,14 +12,18 @@ from torch import Tensor, nn
 
 from robustbench_local.classifier.preprocessing import Normalization, parse_normalization
 from robustbench_local.errors import ModelError
-from robustbench_local.models.loaded_model import Loaded, Request
+from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 from robustbench_local.models.model_sources import load_model
-from robustbench_local.models.networks.network_registry import find_architecture, fixed_start, start_from
+from robustbench_local.models.networks.network_registry import (
+    find_architecture,
+    fixed_initial_weights,
+    seeded_initial_weights,
+)
 from robustbench_local.models.zoo import list_zoo
-from robustbench_local.randomness import seed_from
+from robustbench_local.randomness import derive_seed
 
 
-class TrainedNetwork(nn.Module):
+class NormalizedNetwork(nn.Module):
     """A network behind its resizing and normalisation: images in [0, 1] to logits.
 
     Args:
@@ -68,7 +72,7 @@ def _check_logits(_module: nn.Module, _images: Any, logits: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class InitialNetwork:
     """What a training starts from.
 
     Attributes:
@@ -80,7 +84,7 @@ class Start:
         origin: Where the weights come from, with their SHA-256; empty for initial weights.
     """
 
-    module: TrainedNetwork
+    module: NormalizedNetwork
     architecture: str
     num_classes: int
     normalize: Normalization | None
@@ -88,7 +92,7 @@ class Start:
     origin: dict[str, str]
 
 
-def load_start(
+def load_initial_network(
     model: str,
     *,
     num_classes: int,
@@ -99,11 +103,11 @@ def load_start(
     normalize: tuple[Sequence[float], Sequence[float]] | str | None = None,
     input_size: tuple[int, int] | None = None,
     allow_code: bool = False,
-    base: Path | None = None,
+    base_folder: Path | None = None,
     declared_classes: int | None = None,
     sha256: str | None = None,
     trust_pickle: str | None = None,
-) -> Start:
+) -> InitialNetwork:
     """The network that a training starts from.
 
     Args:
@@ -118,7 +122,7 @@ def load_start(
             weights know.
         input_size: (H, W) that images are resized to; None for what the model knows.
         allow_code: Whether a Python file may be run.
-        base: The folder that relative paths start from.
+        base_folder: The folder that relative paths start from.
         declared_classes: How many classes the user says that the model has.
         sha256: What the SHA-256 of the weights file must be.
         trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
@@ -128,7 +132,7 @@ def load_start(
         ModelError: If it cannot be trained, or the weights do not fit.
         RefusedError: If loading could run code that was not allowed.
     """
-    request = Request(
+    request = ModelRequest(
         weights=weights,
         entry=entry,
         architecture=architecture,
@@ -137,10 +141,10 @@ def load_start(
         sha256=sha256,
         trust_pickle=trust_pickle,
         allow_code=allow_code,
-        base=base,
+        base_folder=base_folder,
     )
-    with start_from(seed_from(seed, "initial weights")):
-        loaded = _load(model, request)
+    with seeded_initial_weights(derive_seed(seed, "initial weights")):
+        loaded = _load_source(model, request)
         loaded.check_normalization(normalize)
         if not isinstance(loaded.model, nn.Module):
             raise ModelError("is no torch module, so it cannot be trained", where=model)
@@ -148,8 +152,8 @@ def load_start(
             _replace_head(loaded.model, loaded.num_classes, num_classes, model)
     known = loaded.normalize if normalize is None else parse_normalization(normalize, loaded.channels)
     sha = loaded.provenance.get("sha256") or loaded.provenance.get("published")
-    return Start(
-        module=TrainedNetwork(loaded.model.requires_grad_(True), known, input_size or loaded.input_size),
+    return InitialNetwork(
+        module=NormalizedNetwork(loaded.model.requires_grad_(True), known, input_size or loaded.input_size),
         architecture=str(loaded.provenance.get("architecture") or model),
         num_classes=num_classes,
         normalize=known,
@@ -158,9 +162,9 @@ def load_start(
     )
 
 
-def teacher_loader(
+def build_teacher_loader(
     device: torch.device,
-    base: Path | None = None,
+    base_folder: Path | None = None,
     *,
     allow_code: bool = False,
     num_classes: int | None = None,
@@ -169,32 +173,32 @@ def teacher_loader(
 
     Args:
         device: Where the teacher computes.
-        base: The folder that relative paths start from.
+        base_folder: The folder that relative paths start from.
         allow_code: Whether a Python file may be run.
         num_classes: How many classes the student has, for a teacher that does not say how many it has.
     """
 
     def load(name: str) -> nn.Module:
         source = f"zoo:{name}" if name in list_zoo() else name if ":" in name else f"checkpoint:{name}"
-        request = Request(base=base, allow_code=allow_code, default_classes=num_classes)
+        request = ModelRequest(base_folder=base_folder, allow_code=allow_code, default_classes=num_classes)
         loaded = load_model(source, request)
         if not isinstance(loaded.model, nn.Module):
             raise ModelError("is no torch module, so it cannot teach", where=name)
         loaded.check_normalization(None)
-        network = TrainedNetwork(loaded.model, loaded.normalize, loaded.input_size)
+        network = NormalizedNetwork(loaded.model, loaded.normalize, loaded.input_size)
         return network.to(device).eval().requires_grad_(False)
 
     return load
 
 
-def _load(model: str, request: Request) -> Loaded:
+def _load_source(model: str, request: ModelRequest) -> LoadedModel:
     if ":" in model:
         return load_model(model, request)
     own = find_architecture(model)
     if request.weights is not None:
         return load_model(f"checkpoint:{request.weights}", replace(request, weights=None, architecture=model))
     classes = request.default_classes or own.num_classes
-    return Loaded(model=own.build(classes), num_classes=classes, normalize=own.normalize)
+    return LoadedModel(model=own.build_network(classes), num_classes=classes, normalize=own.normalize)
 
 
 def _replace_head(network: nn.Module, before: int, after: int, where: str) -> None:
@@ -207,7 +211,7 @@ def _replace_head(network: nn.Module, before: int, after: int, where: str) -> No
     if not heads:
         raise ModelError(f"has no last linear layer of {before} outputs to replace", where=where)
     name, old = heads[-1]
-    with fixed_start():
+    with fixed_initial_weights():
         head = nn.Linear(old.in_features, after, bias=old.bias is not None)
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, head)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_local.defenses.recipes.base import Recipe
-from robustbench_local.defenses.recipes.training_objective import Batch, Objective
-from robustbench_local.defenses.training.schedule import learning_rate
-from robustbench_local.defenses.training.training_result import Epoch, Score
+from robustbench_local.defenses.recipes.training_objective import TrainingBatch, TrainingObjective
+from robustbench_local.defenses.training.schedule import compute_learning_rate
+from robustbench_local.defenses.training.training_result import EpochResult, Score
 
 
 class Learner:
@@ -25,24 +25,26 @@ class Learner:
     """
 
     def __init__(
-        self, module: nn.Module, recipe: Recipe, objective: Objective, *, mixed_precision: bool
+        self, module: nn.Module, recipe: Recipe, objective: TrainingObjective, *, mixed_precision: bool
     ) -> None:
         self.module, self.recipe, self.objective = module, recipe, objective
         self.averaged = copy.deepcopy(module).eval().requires_grad_(False)
-        self.optimizer = _optimizer(module, recipe)
+        self.optimizer = _build_optimizer(module, recipe)
         self.epoch, self.seconds = 0, 0.0
-        self.curves: list[Epoch] = []
-        self.best, self.best_state = Score(0, 0.0, None), self._weights()
-        self._mixed = mixed_precision
+        self.curves: list[EpochResult] = []
+        self.best, self.best_state = Score(0, 0.0, None), self._copy_weights()
+        self._uses_mixed_precision = mixed_precision
         self._trainable = [one for one in module.parameters() if one.requires_grad]
 
-    def step(self, batch: Batch) -> Tensor:
+    def step(self, batch: TrainingBatch) -> Tensor:
         """One step of the optimizer; the loss, NaN if some gradient of the weights was not finite."""
         self.module.train()
-        with torch.autocast(batch.images.device.type, dtype=torch.bfloat16, enabled=self._mixed):
-            loss = self.objective.loss(batch)
+        with torch.autocast(
+            batch.images.device.type, dtype=torch.bfloat16, enabled=self._uses_mixed_precision
+        ):
+            loss = self.objective.compute_loss(batch)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, batch.progress)
+            group["lr"] = compute_learning_rate(self.recipe, batch.progress)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         slopes = [one.grad for one in self._trainable if one.grad is not None]
@@ -50,11 +52,11 @@ class Learner:
         if self.recipe.gradient_clip:
             nn.utils.clip_grad_norm_(self._trainable, self.recipe.gradient_clip)
         self.optimizer.step()
-        self._average()
+        self._update_average()
         return loss.detach() + 0 * sizes.sum()
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _update_average(self) -> None:
         """Move the averaged weights and statistics a little towards the current ones."""
         current = self.module.state_dict()
         for name, value in self.averaged.state_dict().items():
@@ -63,16 +65,16 @@ class Learner:
             else:
                 value.copy_(current[name])
 
-    def keep(self, epoch: Epoch) -> None:
+    def record_epoch(self, epoch: EpochResult) -> None:
         """Remember the epoch, and the averaged weights if they are the best so far."""
         self.curves.append(epoch)
         if epoch.validation.rank >= self.best.rank:
-            self.best, self.best_state = epoch.validation, self._weights()
+            self.best, self.best_state = epoch.validation, self._copy_weights()
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _copy_weights(self) -> dict[str, Tensor]:
         return {name: value.to("cpu", copy=True) for name, value in self.averaged.state_dict().items()}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Everything that a later process needs to go on."""
         return {
             "epoch": self.epoch,
@@ -80,34 +82,40 @@ class Learner:
             "module": self.module.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "objective": self.objective.state(),
-            "best": _numbers(self.best),
+            "objective": self.objective.state_dict(),
+            "best": _convert_score(self.best),
             "best_state": self.best_state,
             "curves": [
-                [one.loss, one.learning_rate, one.seconds, _numbers(one.training), _numbers(one.validation)]
+                [
+                    one.loss,
+                    one.learning_rate,
+                    one.seconds,
+                    _convert_score(one.training),
+                    _convert_score(one.validation),
+                ]
                 for one in self.curves
             ],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.module.load_state_dict(state["module"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.objective.restore(state["objective"])
+        self.objective.load_state_dict(state["objective"])
         self.best, self.best_state = Score(*state["best"]), state["best_state"]
         self.curves = [
-            Epoch(loss, rate, seconds, Score(*training), Score(*validation))
+            EpochResult(loss, rate, seconds, Score(*training), Score(*validation))
             for loss, rate, seconds, training, validation in state["curves"]
         ]
 
 
-def _numbers(score: Score) -> list[Any]:
+def _convert_score(score: Score) -> list[Any]:
     return [score.epoch, score.clean, score.robust]
 
 
-def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _build_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [one for one in module.parameters() if one.requires_grad]
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)

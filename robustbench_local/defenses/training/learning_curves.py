@@ -10,19 +10,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robustbench_local.defenses.training.training_result import Epoch
+from robustbench_local.defenses.training.training_result import EpochResult
 
-COLUMNS = (
+CURVE_COLUMNS = (
     "epoch", "seconds", "learning_rate", "loss",
     "training_clean", "training_robust", "validation_clean", "validation_robust",
 )  # fmt: skip
 """Of the CSV file; accuracies are shares, empty where there is no adversary."""
 
-_CLEAN, _ROBUST = "#1f77b4", "#d62728"
+_CLEAN_COLOUR, _ROBUST_COLOUR = "#1f77b4", "#d62728"
 
 
-def write_curves(out: Path, curves: Sequence[Epoch], *, best: int, title: str) -> None:
-    """Write ``NAME.curves.csv`` and ``NAME.curves.png`` beside the weights.
+def write_curves(out: Path, curves: Sequence[EpochResult], *, best: int, title: str) -> None:
+    """Write ``NAME.curves.csv`` and ``NAME.curves.encode_png`` beside the weights.
 
     Args:
         out: The weights file.
@@ -32,25 +32,25 @@ def write_curves(out: Path, curves: Sequence[Epoch], *, best: int, title: str) -
     """
     with out.with_suffix(".curves.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(COLUMNS)
+        rows.writerow(CURVE_COLUMNS)
         for one in curves:
             shares = (one.training.clean, one.training.robust, one.validation.clean, one.validation.robust)
             numbers = (f"{one.seconds:.1f}", f"{one.learning_rate:.6g}", f"{one.loss:.6g}")
             accuracies = ("" if share is None else f"{share:.4f}" for share in shares)
             rows.writerow((one.validation.epoch, *numbers, *accuracies))
     figure = Figure(figsize=(7, 4), layout="constrained")
-    _draw(figure.subplots(), curves, best, title)
+    _draw_curves(figure.subplots(), curves, best, title)
     FigureCanvasAgg(figure)
     figure.savefig(out.with_suffix(".curves.png"), metadata={"Software": None})
 
 
-def _draw(axes: Axes, curves: Sequence[Epoch], best: int, title: str) -> None:
+def _draw_curves(axes: Axes, curves: Sequence[EpochResult], best: int, title: str) -> None:
     epochs = [one.validation.epoch for one in curves]
     lines: list[tuple[str, str, str, list[float | None]]] = [
-        ("clean, training", _CLEAN, "--", [one.training.clean for one in curves]),
-        ("clean, validation", _CLEAN, "-", [one.validation.clean for one in curves]),
-        ("robust, training", _ROBUST, "--", [one.training.robust for one in curves]),
-        ("robust, validation", _ROBUST, "-", [one.validation.robust for one in curves]),
+        ("clean, training", _CLEAN_COLOUR, "--", [one.training.clean for one in curves]),
+        ("clean, validation", _CLEAN_COLOUR, "-", [one.validation.clean for one in curves]),
+        ("robust, training", _ROBUST_COLOUR, "--", [one.training.robust for one in curves]),
+        ("robust, validation", _ROBUST_COLOUR, "-", [one.validation.robust for one in curves]),
     ]
     for label, colour, style, shares in lines:
         known = [100 * share for share in shares if share is not None]

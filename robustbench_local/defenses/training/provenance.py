@@ -16,18 +16,18 @@ from safetensors.torch import save_file
 from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.base import Recipe
-from robustbench_local.defenses.training.initial_networks import Start
-from robustbench_local.defenses.training.training_result import Trained
+from robustbench_local.defenses.training.initial_networks import InitialNetwork
+from robustbench_local.defenses.training.training_result import TrainingResult
 from robustbench_local.errors import StorageError
 
 
 def write_weights(
     out: Path,
-    start: Start,
+    start: InitialNetwork,
     *,
     card: Card,
     recipe: Recipe,
-    trained: Trained,
+    trained: TrainingResult,
     class_names: Sequence[str],
     data: dict[str, Any],
     measured: list[dict[str, Any]],
@@ -73,7 +73,7 @@ def write_weights(
         "validation": {"clean": trained.best.clean, "robust": trained.best.robust},
     }
     provenance = {
-        "defense": _described(card, recipe),
+        "defense": _describe_defense(card, recipe),
         "seed": seed,
         **({"start": start.origin} if start.origin else {}),
         "data": data,
@@ -96,20 +96,20 @@ def write_weights(
     out.with_suffix(".yaml").write_text(text, encoding="utf-8")
 
 
-def summarize(source: str, data: Dataset) -> dict[str, Any]:
+def summarize_data(source: str, data: Dataset) -> dict[str, Any]:
     """What a card says about images: where they come from, how many, and which exactly."""
     return {
         "source": source,
         "n": len(data),
         "classes": len(set(data.labels.tolist())),
         **({} if data.groups is None else {"objects": len(set(data.groups))}),
-        "digest": data.digest(),
+        "digest": data.compute_digest(),
     }
 
 
-def _described(card: Card, recipe: Recipe) -> dict[str, Any]:
+def _describe_defense(card: Card, recipe: Recipe) -> dict[str, Any]:
     """The defense as it was carried out."""
     found = getattr(recipe, "threat", None)
     threat = {"threat": {"norm": found.norm, "eps": found.eps}} if found else {}
-    name = {"card": card.base, "version": card.version, "method": card.method}
+    name = {"card": card.base_name, "version": card.version, "method": card.method}
     return {**name, **threat, "parameters": recipe.parameters}

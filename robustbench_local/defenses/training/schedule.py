@@ -7,7 +7,7 @@ import math
 from robustbench_local.defenses.recipes.base import Recipe
 
 
-def learning_rate(recipe: Recipe, progress: float) -> float:
+def compute_learning_rate(recipe: Recipe, progress: float) -> float:
     """Rate at ``progress`` epochs: a straight rise to the peak, then the schedule's way down.
 
     Source: one-cycle after Smith 2018, arXiv:1803.09820; piecewise as in Rice et al. 2020, arXiv:2002.11569.
@@ -21,6 +21,6 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
 
 
-def raised(progress: float, epochs: int) -> float:
+def compute_warmup_share(progress: float, epochs: int) -> float:
     """Share of the full radius at ``progress`` epochs: it grows over ``epochs`` and then stays 1."""
     return min(1.0, (progress + 1) / max(1, epochs))

@@ -8,20 +8,20 @@ from torch import nn
 
 from robustbench_local.classifier.code_identity import describe_tensor
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
-from robustbench_local.classifier.package_code import code_digest
+from robustbench_local.classifier.package_code import digest_code
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.base import Recipe
 
 LOOP_VERSION = 1
 """Raised whenever the same recipe, data and seed give other weights for a reason that no code shows."""
-_TRAINING = (
+_TRAINING_MODULES = (
     "robustbench_local.defenses.training.training_loop",
     "robustbench_local.defenses.recipes.recipe_registry",
 )
 """Where the code of a training begins."""
 
 
-def identify(
+def describe_training(
     module: nn.Module,
     recipe: Recipe,
     training: Dataset,
@@ -39,18 +39,18 @@ def identify(
     files = {name: value for name, value in parts.items() if name.startswith(("code file ", "version "))}
     made = {name: value for name, value in parts.items() if name not in files}
     return {
-        "version of the training loop": loop_version(),
+        "version of the training loop": compute_loop_version(),
         "recipe": repr(recipe),
-        "training": training.digest(),
-        "validation": validation.digest(),
+        "training": training.compute_digest(),
+        "validation": validation.compute_digest(),
         "seed": str(seed),
         **files,
         "network": digest_parts(made),
-        **taught_by(recipe, teacher),
+        **describe_teacher(recipe, teacher),
     }
 
 
-def taught_by(recipe: Recipe, load: Callable[[str], nn.Module]) -> dict[str, str]:
+def describe_teacher(recipe: Recipe, load: Callable[[str], nn.Module]) -> dict[str, str]:
     """The digest of the teacher that a recipe names; nothing where it names none.
 
     Args:
@@ -71,6 +71,6 @@ def describe_network(module: nn.Module) -> dict[str, str]:
     return {**describe_model(module), "shapes": repr(shapes), "constants": repr(constants)}
 
 
-def loop_version() -> str:
+def compute_loop_version() -> str:
     """The version of the training's own code: what a recipe, data and a seed are turned into weights by."""
-    return f"{LOOP_VERSION}+{code_digest(_TRAINING)[:12]}"
+    return f"{LOOP_VERSION}+{digest_code(_TRAINING_MODULES)[:12]}"

@@ -18,23 +18,23 @@ from torch import Tensor, nn
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.defenses.recipes.base import Recipe
-from robustbench_local.defenses.recipes.training_objective import Batch, Context
-from robustbench_local.defenses.recipes.training_pgd import frozen
+from robustbench_local.defenses.recipes.training_objective import TrainingBatch, TrainingContext
+from robustbench_local.defenses.recipes.training_pgd import frozen_evaluation_mode
 from robustbench_local.defenses.training.checkpoint import load_checkpoint, save_checkpoint
 from robustbench_local.defenses.training.learner import Learner
-from robustbench_local.defenses.training.training_identity import identify
-from robustbench_local.defenses.training.training_result import Epoch, Score, Trained
+from robustbench_local.defenses.training.training_identity import describe_training
+from robustbench_local.defenses.training.training_result import EpochResult, Score, TrainingResult
 from robustbench_local.errors import ConfigError, DataError, ModelError
-from robustbench_local.randomness import seed_from
+from robustbench_local.randomness import derive_seed
 
-_VALIDATION_BATCH = 256
-_SMALL = 3 * 64 * 64
+_VALIDATION_BATCH_SIZE = 256
+_MAX_SMALL_IMAGE_VALUES = 3 * 64 * 64
 """Values of an image up to which a whole validation batch fits anywhere."""
 _CURVE_IMAGES = 256
 """Training images that the training curves are measured on."""
 
 
-def no_teacher(name: str) -> nn.Module:
+def refuse_teacher(name: str) -> nn.Module:
     """The teacher of a training that was given no way to load one.
 
     Raises:
@@ -54,9 +54,9 @@ def train(
     report: Callable[[str], None] = lambda _line: None,
     on_step: Callable[[int, int], None] | None = None,
     device: torch.device | str = "cpu",
-    teacher: Callable[[str], nn.Module] = no_teacher,
-    belongs: Mapping[str, str] | None = None,
-) -> Trained:
+    load_teacher: Callable[[str], nn.Module] = refuse_teacher,
+    extra_identity: Mapping[str, str] | None = None,
+) -> TrainingResult:
     """Train a module and keep the epoch that does best on the validation images.
 
     On CUDA the module and the images are channels_last, and the loss is computed in bfloat16 where autocast
@@ -72,8 +72,8 @@ def train(
         report: Receives a line of progress an epoch.
         on_step: Called with (steps done, steps in all) after each step.
         device: Where to compute.
-        teacher: Loads the frozen network that a distillation names.
-        belongs: What else a checkpoint must agree with, such as the weights that a fine-tuning starts from.
+        load_teacher: Loads the frozen network that a distillation names.
+        extra_identity: What else a checkpoint must agree with, such as the weights that a fine-tuning starts from.
 
     Returns:
         The best averaged weights.
@@ -84,37 +84,39 @@ def train(
         ConfigError: If the checkpoint belongs to another training.
     """
     place = torch.device(device)
-    steps = _steps(training, recipe)
+    steps = _count_steps(training, recipe)
     cuda = place.type == "cuda"
     module.to(place, memory_format=torch.channels_last) if cuda else module.to(place)  # type: ignore[call-overload]
-    context = Context(
+    context = TrainingContext(
         module=module,
         training=training,
         validation=validation,
-        steps=steps,
+        steps_per_epoch=steps,
         device=place,
         seed=seed,
-        teacher=functools.cache(teacher),
+        load_teacher=functools.cache(load_teacher),
         report=report,
         checkpoint=checkpoint,
-        belongs=belongs or {},
+        extra_identity=extra_identity or {},
     )
-    learner = Learner(module, recipe, recipe.objective(context), mixed_precision=cuda)
-    identity = identify(module, recipe, training, validation, seed=seed, teacher=context.teacher)
-    identity |= context.belongs
+    learner = Learner(module, recipe, recipe.build_objective(context), mixed_precision=cuda)
+    identity = describe_training(
+        module, recipe, training, validation, seed=seed, teacher=context.load_teacher
+    )
+    identity |= context.extra_identity
     if checkpoint is not None and checkpoint.exists():
-        learner.restore(load_checkpoint(checkpoint, identity))
+        learner.load_state_dict(load_checkpoint(checkpoint, identity))
         report(f"resumed after epoch {learner.epoch} of {recipe.epochs}")
     while learner.epoch < recipe.epochs:
-        _run_epoch(learner, context, on_step or _ignore)
+        _run_epoch(learner, context, on_step or _ignore_step)
         if checkpoint is not None:
-            save_checkpoint(checkpoint, identity, learner.state())
-            learner.objective.saved()
-        report(_progress(learner))
-    return Trained(learner.best_state, learner.best, learner.seconds, tuple(learner.curves))
+            save_checkpoint(checkpoint, identity, learner.state_dict())
+            learner.objective.remove_temporary_files()
+        report(_format_progress(learner))
+    return TrainingResult(learner.best_state, learner.best, learner.seconds, tuple(learner.curves))
 
 
-def _steps(training: Dataset, recipe: Recipe) -> int:
+def _count_steps(training: Dataset, recipe: Recipe) -> int:
     steps = len(training) // recipe.batch_size
     if steps == 0:
         raise DataError(
@@ -125,50 +127,57 @@ def _steps(training: Dataset, recipe: Recipe) -> int:
     return steps
 
 
-def _ignore(_done: int, _all: int) -> None:
+def _ignore_step(_done: int, _all: int) -> None:
     """Nobody listens."""
 
 
-def _run_epoch(learner: Learner, context: Context, on_step: Callable[[int, int], None]) -> None:
+def _run_epoch(learner: Learner, context: TrainingContext, on_step: Callable[[int, int], None]) -> None:
     """Train for an epoch, measure it, and keep it if it is the best."""
     validation = context.validation
     started, before = time.perf_counter(), learner.seconds
-    generator = torch.Generator().manual_seed(seed_from(context.seed, "epoch", learner.epoch))
+    generator = torch.Generator().manual_seed(derive_seed(context.seed, "epoch", learner.epoch))
     loss = _train_epoch(learner, context, generator, on_step)
     learner.epoch += 1
     size = min(_CURVE_IMAGES, len(validation), len(context.training))
-    order = torch.Generator().manual_seed(seed_from(context.seed, "curve"))
+    order = torch.Generator().manual_seed(derive_seed(context.seed, "curve"))
     rows = torch.randperm(len(context.training), generator=order)[:size]
-    on_training = _validate(learner, context, context.training.images[rows], context.training.labels[rows])
-    on_validation = _validate(learner, context, validation.images, validation.labels)
+    on_training = _measure_accuracy(
+        learner, context, context.training.images[rows], context.training.labels[rows]
+    )
+    on_validation = _measure_accuracy(learner, context, validation.images, validation.labels)
     learner.seconds = before + time.perf_counter() - started
     rate = learner.optimizer.param_groups[0]["lr"]
-    learner.keep(Epoch(loss, rate, learner.seconds, on_training, on_validation))
-    some = _watched(validation, context.seed)
-    learner.objective.watch(some.images.to(context.device), some.labels.to(context.device))
+    learner.record_epoch(EpochResult(loss, rate, learner.seconds, on_training, on_validation))
+    some = _select_watched_images(validation, context.seed)
+    learner.objective.check_collapse(some.images.to(context.device), some.labels.to(context.device))
 
 
-def _watched(validation: Dataset, seed: int) -> Dataset:
+def _select_watched_images(validation: Dataset, seed: int) -> Dataset:
     """A batch of validation images of all classes; images that were held out are sorted by class."""
-    return validation.select(
-        choose_images(validation.ids, validation.labels.tolist(), limit=_VALIDATION_BATCH, seed=seed)
+    return validation.select_images(
+        choose_images(validation.ids, validation.labels.tolist(), limit=_VALIDATION_BATCH_SIZE, seed=seed)
     )
 
 
 def _train_epoch(
-    learner: Learner, context: Context, generator: torch.Generator, on_step: Callable[[int, int], None]
+    learner: Learner,
+    context: TrainingContext,
+    generator: torch.Generator,
+    on_step: Callable[[int, int], None],
 ) -> float:
     """One pass in random order, the incomplete last batch left out; the mean loss."""
     recipe, training = learner.recipe, context.training
-    augmentation = recipe.augmentation(training.class_names)
+    augmentation = recipe.build_augmentation(training.class_names)
     order = torch.randperm(len(training), generator=generator)
     total = torch.zeros(())
-    for step, rows in enumerate(torch.split(order[: context.steps * recipe.batch_size], recipe.batch_size)):
+    for step, rows in enumerate(
+        torch.split(order[: context.steps_per_epoch * recipe.batch_size], recipe.batch_size)
+    ):
         images, labels = training.images[rows].to(context.device), training.labels[rows]
-        batch = Batch(
-            images=_laid_out(augmentation(images, labels, generator)),
+        batch = TrainingBatch(
+            images=_set_memory_layout(augmentation(images, labels, generator)),
             labels=labels.to(context.device),
-            progress=learner.epoch + step / context.steps,
+            progress=learner.epoch + step / context.steps_per_epoch,
             generator=generator,
         )
         for _ in range(learner.objective.replays):
@@ -181,22 +190,24 @@ def _train_epoch(
                     remedy="lower learning_rate, set gradient_clip, or check the images",
                 )
         total += loss
-        on_step(learner.epoch * context.steps + step + 1, recipe.epochs * context.steps)
-    return float(total) / context.steps
+        on_step(learner.epoch * context.steps_per_epoch + step + 1, recipe.epochs * context.steps_per_epoch)
+    return float(total) / context.steps_per_epoch
 
 
-def _laid_out(images: Tensor) -> Tensor:
+def _set_memory_layout(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last) if images.is_cuda else images
 
 
-def _validate(learner: Learner, context: Context, images: Tensor, labels: Tensor) -> Score:
+def _measure_accuracy(learner: Learner, context: TrainingContext, images: Tensor, labels: Tensor) -> Score:
     """Accuracy of the averaged weights, clean and under the objective's adversary."""
     clean, robust, attacked = 0, 0, False
-    size = _VALIDATION_BATCH if images[0].numel() <= _SMALL else learner.recipe.batch_size
+    size = (
+        _VALIDATION_BATCH_SIZE if images[0].numel() <= _MAX_SMALL_IMAGE_VALUES else learner.recipe.batch_size
+    )
     for part, truth in zip(torch.split(images, size), torch.split(labels, size), strict=True):
-        seen, right = _laid_out(part.to(context.device)), truth.to(context.device)
-        clean += _right(learner.averaged, seen, right)
-        withstood = learner.objective.withstands(learner.averaged, seen, right)
+        seen, right = _set_memory_layout(part.to(context.device)), truth.to(context.device)
+        clean += _count_correct(learner.averaged, seen, right)
+        withstood = learner.objective.is_robust(learner.averaged, seen, right)
         if withstood is not None:
             attacked = True
             robust += int(withstood.sum())
@@ -204,16 +215,16 @@ def _validate(learner: Learner, context: Context, images: Tensor, labels: Tensor
 
 
 @torch.no_grad()
-def _right(module: nn.Module, images: Tensor, labels: Tensor) -> int:
-    with frozen(module):
+def _count_correct(module: nn.Module, images: Tensor, labels: Tensor) -> int:
+    with frozen_evaluation_mode(module):
         return int((module(images).argmax(dim=1) == labels).sum())
 
 
-def _progress(learner: Learner) -> str:
+def _format_progress(learner: Learner) -> str:
     left = learner.seconds / learner.epoch * (learner.recipe.epochs - learner.epoch)
     epoch = learner.curves[-1]
     score = epoch.validation
-    robust = "" if score.robust is None else f"  {learner.objective.yardstick} {score.robust:.1%}"
+    robust = "" if score.robust is None else f"  {learner.objective.robust_metric} {score.robust:.1%}"
     minutes, seconds = divmod(round(left), 60)
     done = f"epoch {learner.epoch}/{learner.recipe.epochs}  loss {epoch.loss:.3f}"
     return f"{done}  clean {score.clean:.1%}{robust}  {minutes} min {seconds:02d} s left"

@@ -28,7 +28,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochResult:
     """One point of the learning curves.
 
     Attributes:
@@ -47,7 +47,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """The outcome of a training.
 
     Attributes:
@@ -60,4 +60,4 @@ class Trained:
     state: dict[str, Tensor]
     best: Score
     seconds: float
-    curves: tuple[Epoch, ...] = ()
+    curves: tuple[EpochResult, ...] = ()

@@ -13,9 +13,9 @@ from robustbench_local.defenses.wrappers.defended_classifiers import (
     DefendedClassifier,
     RandomlyDefendedClassifier,
 )
-from robustbench_local.randomness import Numbers
+from robustbench_local.randomness import RandomNumbers
 
-Surrogate = Literal["exact", "bpda"]
+GradientMode = Literal["exact", "bpda"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class Wrapper(ABC):
     what is measured on it is reported as unverified.
     """
 
-    randomness: ClassVar[bool] = False
+    is_random: ClassVar[bool] = False
     """Whether it draws random numbers. If so, attacks look at the mean over 20 draws."""
-    surrogate: ClassVar[Surrogate | None] = None
+    gradient_mode: ClassVar[GradientMode | None] = None
     """How gradients go back through it: ``"exact"``; ``"bpda"``: on the way back it is taken for something
     smooth (Athalye et al. 2018, arXiv:1802.00420); None: not at all."""
 
@@ -47,7 +47,7 @@ class FixedWrapper(Wrapper):
     """A wrapper that changes images, the same image always in the same way."""
 
     @abstractmethod
-    def transform(self, images: Tensor) -> Tensor:
+    def transform_images(self, images: Tensor) -> Tensor:
         """The images that the classifier gets instead.
 
         Args:
@@ -60,7 +60,10 @@ class FixedWrapper(Wrapper):
     def wrap(self, classifier: Classifier) -> Classifier:
         """See :meth:`Wrapper.wrap`."""
         return DefendedClassifier(
-            classifier, self.transform, identity=repr(self), verified=self.surrogate is not None
+            classifier,
+            self.transform_images,
+            identity=repr(self),
+            has_gradient=self.gradient_mode is not None,
         )
 
 
@@ -68,10 +71,10 @@ class FixedWrapper(Wrapper):
 class RandomWrapper(Wrapper):
     """A wrapper that changes images by chance."""
 
-    randomness: ClassVar[bool] = True
+    is_random: ClassVar[bool] = True
 
     @abstractmethod
-    def transform(self, images: Tensor, numbers: Numbers) -> Tensor:
+    def transform_images(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
         """The images that the classifier gets instead, in one draw.
 
         Args:
@@ -85,5 +88,8 @@ class RandomWrapper(Wrapper):
     def wrap(self, classifier: Classifier) -> Classifier:
         """See :meth:`Wrapper.wrap`."""
         return RandomlyDefendedClassifier(
-            classifier, self.transform, identity=repr(self), verified=self.surrogate is not None
+            classifier,
+            self.transform_images,
+            identity=repr(self),
+            has_gradient=self.gradient_mode is not None,
         )

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_local.bpda import straight_through
-from robustbench_local.defenses.wrappers.base import FixedWrapper, Surrogate
+from robustbench_local.bpda import apply_straight_through
+from robustbench_local.defenses.wrappers.base import FixedWrapper, GradientMode
 from robustbench_local.errors import ConfigError
 
 
@@ -29,7 +29,7 @@ class BitDepth(FixedWrapper):
     arXiv:1802.00420, section 5.3.1.
     """
 
-    surrogate: ClassVar[Surrogate | None] = "bpda"
+    gradient_mode: ClassVar[GradientMode | None] = "bpda"
 
     bits: int = 3
 
@@ -37,7 +37,7 @@ class BitDepth(FixedWrapper):
         if not 1 <= self.bits <= 8:
             raise ConfigError(f"bit depth must be from 1 to 8 bits, got {self.bits}")
 
-    def transform(self, images: Tensor) -> Tensor:
+    def transform_images(self, images: Tensor) -> Tensor:
         """The images in fewer colours."""
         levels = 2**self.bits - 1
-        return straight_through(lambda pixels: (pixels * levels).round() / levels, images)
+        return apply_straight_through(lambda pixels: (pixels * levels).round() / levels, images)

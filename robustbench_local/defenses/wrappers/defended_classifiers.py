@@ -11,9 +11,9 @@ from robustbench_local.classifier import Access, Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Numbers
+from robustbench_local.randomness import RandomNumbers
 
-UNVERIFIED = (
+UNVERIFIED_NOTE = (
     "its defense has no surrogate that gradients could go back through: gradient attacks are skipped, and "
     "what it seems to withstand is unverified"
 )
@@ -23,17 +23,17 @@ UNVERIFIED = (
 Transform = TypeVar("Transform", bound=Callable[..., Tensor])
 
 
-class _Defended(WrappedClassifier, Generic[Transform]):
+class _DefendedBase(WrappedClassifier, Generic[Transform]):
     """What both kinds share: what is done to the images, and whether gradients go through it."""
 
-    def __init__(self, inner: Classifier, transform: Transform, *, identity: str, verified: bool) -> None:
-        super().__init__(inner, access=_access(inner, verified))
+    def __init__(self, inner: Classifier, transform: Transform, *, identity: str, has_gradient: bool) -> None:
+        super().__init__(inner, access=_restrict_access(inner, has_gradient))
         self._transform, self._identity = transform, identity
-        if not verified:
-            self.note(UNVERIFIED)
+        if not has_gradient:
+            self.add_note(UNVERIFIED_NOTE)
 
 
-class DefendedClassifier(_Defended[Callable[[Tensor], Tensor]]):
+class DefendedClassifier(_DefendedBase[Callable[[Tensor], Tensor]]):
     """A classifier that gets its images changed, the same image always in the same way.
 
     Args:
@@ -48,11 +48,13 @@ class DefendedClassifier(_Defended[Callable[[Tensor], Tensor]]):
         """What decides how images are changed."""
         return self._identity
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _compute_logits(self, images: Tensor) -> Tensor:
         return self.inner(self._transform(images))
 
 
-class RandomlyDefendedClassifier(_Defended[Callable[[Tensor, Numbers], Tensor]], RandomizedClassifier):
+class RandomlyDefendedClassifier(
+    _DefendedBase[Callable[[Tensor, RandomNumbers], Tensor]], RandomizedClassifier
+):
     """A classifier that gets its images changed by chance.
 
     Args:
@@ -67,12 +69,12 @@ class RandomlyDefendedClassifier(_Defended[Callable[[Tensor, Numbers], Tensor]],
         """What decides how images are changed, and over how many draws it is averaged."""
         return f"{self._identity}, {self.draws} and {self.verdict_draws} draws"
 
-    def sample(self, images: Tensor, numbers: Numbers) -> Tensor:
-        """See :meth:`RandomizedClassifier.sample`."""
+    def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
+        """See :meth:`RandomizedClassifier.sample_bilinear`."""
         return self.inner(self._transform(images, numbers))
 
 
-def _access(inner: Classifier, verified: bool) -> Access:
+def _restrict_access(inner: Classifier, verified: bool) -> Access:
     """What an attacker may use of the whole; refuses what would hide draws from the harness."""
     if isinstance(inner, RandomizedClassifier):
         raise ConfigError(

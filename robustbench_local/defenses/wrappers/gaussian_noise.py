@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_local.defenses.wrappers.base import RandomWrapper, Surrogate
+from robustbench_local.defenses.wrappers.base import GradientMode, RandomWrapper
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Numbers
+from robustbench_local.randomness import RandomNumbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class GaussianNoise(RandomWrapper):
     Source: Li et al. 2019, arXiv:1809.03113 (additive noise at test time).
     """
 
-    surrogate: ClassVar[Surrogate | None] = "exact"
+    gradient_mode: ClassVar[GradientMode | None] = "exact"
 
     sigma: float = 0.1
 
@@ -36,6 +36,6 @@ class GaussianNoise(RandomWrapper):
         if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise ConfigError(f"the noise's sigma must be above 0 and finite, got {self.sigma}")
 
-    def transform(self, images: Tensor, numbers: Numbers) -> Tensor:
+    def transform_images(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
         """The images under noise, in one draw."""
-        return images + self.sigma * numbers.normal(tuple(images.shape[1:])).to(images.dtype)
+        return images + self.sigma * numbers.sample_normal(tuple(images.shape[1:])).to(images.dtype)

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robustbench_local.bpda import straight_through
-from robustbench_local.defenses.wrappers.base import FixedWrapper, Surrogate
+from robustbench_local.bpda import apply_straight_through
+from robustbench_local.defenses.wrappers.base import FixedWrapper, GradientMode
 from robustbench_local.errors import ConfigError, ModelError
 
-Levels = npt.NDArray[np.uint8]
+PixelLevels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class JPEG(FixedWrapper):
     arXiv:1802.00420.
     """
 
-    surrogate: ClassVar[Surrogate | None] = "bpda"
+    gradient_mode: ClassVar[GradientMode | None] = "bpda"
 
     quality: int = 75
 
@@ -44,19 +44,19 @@ class JPEG(FixedWrapper):
         if not 1 <= self.quality <= 100:
             raise ConfigError(f"JPEG's quality must be from 1 to 100, got {self.quality}")
 
-    def transform(self, images: Tensor) -> Tensor:
+    def transform_images(self, images: Tensor) -> Tensor:
         """The images as they look after compression, rounded to 8 bits on the way in."""
         if images.shape[1] not in (1, 3):
             raise ModelError(f"JPEG holds 1 or 3 channels, these images have {images.shape[1]}")
-        return straight_through(self._compressed, images)
+        return apply_straight_through(self._compress_images, images)
 
-    def _compressed(self, images: Tensor) -> Tensor:
+    def _compress_images(self, images: Tensor) -> Tensor:
         levels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         pictures = levels.permute(0, 2, 3, 1).numpy()
-        read = np.stack([self._through_a_file(each) for each in pictures])
+        read = np.stack([self._recode_picture(each) for each in pictures])
         return (torch.from_numpy(read).permute(0, 3, 1, 2).float() / 255).to(images.device, images.dtype)
 
-    def _through_a_file(self, picture: Levels) -> Levels:
+    def _recode_picture(self, picture: PixelLevels) -> PixelLevels:
         """One picture, (H, W, C) of 8 bits, written as JPEG and read again."""
         file = io.BytesIO()
         Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_local.defenses.wrappers.base import FixedWrapper, Surrogate
+from robustbench_local.defenses.wrappers.base import FixedWrapper, GradientMode
 from robustbench_local.errors import ConfigError, ModelError
 
 
@@ -27,7 +27,7 @@ class MedianBlur(FixedWrapper):
     Source: Xu, Evans & Qi 2018, arXiv:1704.01155, section IV-B (local smoothing).
     """
 
-    surrogate: ClassVar[Surrogate | None] = "exact"
+    gradient_mode: ClassVar[GradientMode | None] = "exact"
 
     size: int = 3
 
@@ -35,7 +35,7 @@ class MedianBlur(FixedWrapper):
         if self.size < 3 or self.size % 2 == 0:
             raise ConfigError(f"the median's window must have an odd side of at least 3, got {self.size}")
 
-    def transform(self, images: Tensor) -> Tensor:
+    def transform_images(self, images: Tensor) -> Tensor:
         """The blurred images."""
         count, channels, height, width = images.shape
         if min(height, width) < self.size:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robustbench_local.defenses.wrappers.base import RandomWrapper, Surrogate
+from robustbench_local.defenses.wrappers.base import GradientMode, RandomWrapper
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Numbers
+from robustbench_local.randomness import RandomNumbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class ResizePad(RandomWrapper):
     section 5.4.
     """
 
-    surrogate: ClassVar[Surrogate | None] = "exact"
+    gradient_mode: ClassVar[GradientMode | None] = "exact"
 
     smallest: float = 0.9
 
@@ -40,12 +40,13 @@ class ResizePad(RandomWrapper):
         if not 0 < self.smallest <= 1:
             raise ConfigError(f"the smallest size must be above 0 and at most 1, got {self.smallest}")
 
-    def transform(self, images: Tensor, numbers: Numbers) -> Tensor:
+    def transform_images(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
         """The images in their frames, in one draw."""
         frame = images.new_tensor(images.shape[-2:])
-        size, corner = self._placed(frame, numbers.uniform((3,)).to(images.dtype))
+        size, corner = self._sample_placement(frame, numbers.sample_uniform((3,)).to(images.dtype))
         rows, columns = (
-            _source(int(side), size[:, axis], corner[:, axis]) for axis, side in enumerate(frame.tolist())
+            _compute_source_positions(int(side), size[:, axis], corner[:, axis])
+            for axis, side in enumerate(frame.tolist())
         )
         count, high, wide = len(images), rows.shape[1], columns.shape[1]
         grid = torch.stack(
@@ -56,20 +57,20 @@ class ResizePad(RandomWrapper):
         inside = (rows.abs() <= 1)[:, :, None] & (columns.abs() <= 1)[:, None, :]
         return drawn * inside[:, None]
 
-    def _placed(self, frame: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def _sample_placement(self, frame: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Height and width, and the upper left corner, of each image in whole pixels, both (N, 2)."""
         least = (self.smallest * frame[0]).ceil()
-        height = least + _below(uniform[:, 0], frame[0] - least + 1)
+        height = least + _scale_to_integers(uniform[:, 0], frame[0] - least + 1)
         size = torch.stack([height, (height * frame[1] / frame[0]).round().clamp_min(1)], dim=1)
-        return size, _below(uniform[:, 1:], frame - size + 1)
+        return size, _scale_to_integers(uniform[:, 1:], frame - size + 1)
 
 
-def _below(uniform: Tensor, limit: Tensor) -> Tensor:
-    """Whole numbers from 0 to ``limit`` - 1."""
+def _scale_to_integers(uniform: Tensor, limit: Tensor) -> Tensor:
+    """Whole numbers from 0 to ``query_limit`` - 1."""
     return torch.minimum((uniform * limit).floor(), limit - 1)
 
 
-def _source(side: int, size: Tensor, corner: Tensor) -> Tensor:
+def _compute_source_positions(side: int, size: Tensor, corner: Tensor) -> Tensor:
     """Where the pixels of a row or column come from, (N, side), -1 and 1 being the image's two edges."""
     places = torch.arange(side, device=size.device, dtype=size.dtype) + 0.5
     return (places - corner[:, None]) * 2 / size[:, None] - 1

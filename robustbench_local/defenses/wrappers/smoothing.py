@@ -10,13 +10,13 @@ from robustbench_local.certification.randomized_smoothing.smoothed_classifier im
     check_sigma,
 )
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import DRAWS, VERDICT_DRAWS
-from robustbench_local.defenses.wrappers.base import Surrogate, Wrapper
+from robustbench_local.classifier.stochastic import DEFAULT_DRAWS, DEFAULT_VERDICT_DRAWS
+from robustbench_local.defenses.wrappers.base import GradientMode, Wrapper
 from robustbench_local.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Smoothing(Wrapper):
+class RandomizedSmoothing(Wrapper):
     """A verdict is the majority of votes on noisy copies of the image.
 
     Unlike other wrappers it can be certified: see `certification.smoothing`, whose guarantee is about the
@@ -33,12 +33,12 @@ class Smoothing(Wrapper):
     Source: Cohen et al. 2019, arXiv:1902.02918.
     """
 
-    randomness: ClassVar[bool] = True
-    surrogate: ClassVar[Surrogate | None] = "exact"
+    is_random: ClassVar[bool] = True
+    gradient_mode: ClassVar[GradientMode | None] = "exact"
 
     sigma: float = 0.25
-    votes: int = VERDICT_DRAWS
-    draws: int = DRAWS
+    votes: int = DEFAULT_VERDICT_DRAWS
+    draws: int = DEFAULT_DRAWS
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma)

@@ -8,7 +8,7 @@ from typing import Any
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import find_card
-from robustbench_local.config.hyperparameters import build
+from robustbench_local.config.hyperparameters import build_dataclass
 from robustbench_local.config.registry import Registry
 from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.errors import ConfigError
@@ -22,13 +22,13 @@ WRAPPERS: Registry[Wrapper] = Registry(
         "median": "robustbench_local.defenses.wrappers.median:MedianBlur",
         "noise": "robustbench_local.defenses.wrappers.gaussian_noise:GaussianNoise",
         "resize-pad": "robustbench_local.defenses.wrappers.resize_pad:ResizePad",
-        "smoothing": "robustbench_local.defenses.wrappers.smoothing:Smoothing",
+        "smoothing": "robustbench_local.defenses.wrappers.smoothing:RandomizedSmoothing",
     },
 )
 """Methods of defense cards that need no training."""
 
 
-def make_wrapper(name: str, given: Mapping[str, Any] | None = None) -> Wrapper:
+def build_wrapper(name: str, given: Mapping[str, Any] | None = None) -> Wrapper:
     """Build a wrapper from its name and parameters, as a card or a grid file gives them.
 
     Args:
@@ -38,7 +38,7 @@ def make_wrapper(name: str, given: Mapping[str, Any] | None = None) -> Wrapper:
     Raises:
         ConfigError: If the name, a parameter or a value is wrong.
     """
-    return build(WRAPPERS[name], given or {}, where=f"defense {name!r}")
+    return build_dataclass(WRAPPERS[name], given or {}, where=f"defense {name!r}")
 
 
 def defend(
@@ -74,4 +74,4 @@ def defend(
             f"the defense {card.name!r} is a recipe: it makes a new model by training",
             remedy=f"train it with rbl train {card.name}, and load the weights",
         )
-    return make_wrapper(card.method, {**card.parameters, **parameters}).wrap(classifier)
+    return build_wrapper(card.method, {**card.parameters, **parameters}).wrap(classifier)

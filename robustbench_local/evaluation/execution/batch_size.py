@@ -10,34 +10,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.core.engine import default_batch_size
+from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.foreign_errors import out_of_memory
-from robustbench_local.classifier.stochastic import draws_of
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
+from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.errors import ModelError
 
-SMALLEST, LARGEST = 8, 1024
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 1024
 """Batch sizes that are tried: powers of two."""
-WORTHWHILE = 0.95
+MAX_COST_SHARE = 0.95
 """A larger batch is worth its memory if an image costs at most this share of its cost in a smaller one."""
-PAST = 1.5
+MAX_SLOWDOWN_FACTOR = 1.5
 """No larger batch is tried once an image costs so many times what it costs in the best one."""
-LONGEST = 0.1
+MAX_PASS_SECONDS = 0.1
 """Seconds: no larger batch is tried once a pass takes so long."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
+class ModelSpeed:
     """Seconds an image for one pass, measured once on a model."""
 
-    forward: float
+    forward_seconds: float
     """One forward pass."""
-    backward: float
+    backward_seconds: float
     """What a backward pass adds to a forward pass."""
 
-    def seconds(self, passes: tuple[int, int]) -> float:
+    def estimate_seconds(self, passes: tuple[int, int]) -> float:
         """Time for so many forward and backward passes."""
-        return passes[0] * self.forward + passes[1] * self.backward
+        return passes[0] * self.forward_seconds + passes[1] * self.backward_seconds
 
 
 def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
@@ -48,35 +48,39 @@ def tune_batch_size(classifier: Classifier, images: Tensor) -> int:
         images: (N, C, H, W), some of the images that it will see; repeated where a batch needs more.
 
     Returns:
-        A power of two, at least ``SMALLEST``, that fits into memory with a backward pass. A callable is not
+        A power of two, at least ``MIN_BATCH_SIZE``, that fits into memory with a backward pass. A callable is not
         measured, since it may be somebody's service: its batch goes by the size of the images.
     """
     if classifier.module is None:
-        return default_batch_size(images)
+        return compute_default_batch_size(images)
     costs: dict[int, float] = {}
-    size = SMALLEST
-    with classifier.attacked():
-        one_pass = _one_pass
-        while size <= LARGEST:
+    size = MIN_BATCH_SIZE
+    with classifier.evaluation_mode():
+        one_pass = _time_forward_backward
+        while size <= MAX_BATCH_SIZE:
             batch = images[torch.arange(size) % len(images)].to(classifier.device)
             try:
                 seconds = one_pass(classifier, batch)
             except Exception as failure:
-                if one_pass is _one_pass and size == SMALLEST and not out_of_memory(failure):
-                    one_pass = _forward_pass  # a graph that is cut inside: black boxes can go on
+                if (
+                    one_pass is _time_forward_backward
+                    and size == MIN_BATCH_SIZE
+                    and not is_out_of_memory(failure)
+                ):
+                    one_pass = _time_forward  # a graph that is cut inside: black boxes can go on
                     continue
-                if not out_of_memory(failure) or size == SMALLEST:
+                if not is_out_of_memory(failure) or size == MIN_BATCH_SIZE:
                     raise
                 break
             costs[size] = seconds / size
-            if seconds > LONGEST or costs[size] > PAST * min(costs.values()):
+            if seconds > MAX_PASS_SECONDS or costs[size] > MAX_SLOWDOWN_FACTOR * min(costs.values()):
                 break
             size *= 2
-    return min(size for size, cost in costs.items() if cost <= min(costs.values()) / WORTHWHILE)
+    return min(size for size, cost in costs.items() if cost <= min(costs.values()) / MAX_COST_SHARE)
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def use_threads(count: int) -> Iterator[None]:
     """So many threads of torch's, for as long as it is open."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -86,38 +90,38 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def measure_speed(classifier: Classifier, images: Tensor) -> Speed:
+def measure_speed(classifier: Classifier, images: Tensor) -> ModelSpeed:
     """Time one forward and, where there are gradients, one backward pass on the first few images.
 
     A callable, which may be somebody's service, is asked about two images only. Of a randomized classifier
     it is the time of one draw.
     """
-    draws = draws_of(classifier)[0]
+    draws = passes_per_query(classifier)[0]
     batch = images[: 32 if classifier.module is not None else 2].to(classifier.device)
     times = 3 if classifier.module is not None else 1
-    with classifier.attacked(), torch.no_grad():
-        forward = _time(lambda: classifier(batch), times) / len(batch) / draws
+    with classifier.evaluation_mode(), torch.no_grad():
+        forward = _time_call(lambda: classifier(batch), times) / len(batch) / draws
     backward = 0.0
     if classifier.access == "gradients":
         # one whose graph is cut inside has no backward pass, which its attacks will say
-        with classifier.attacked(), suppress(ModelError):
-            backward = max(_one_pass(classifier, batch) / len(batch) / draws - forward, 0.0)
-    return Speed(forward=forward, backward=backward)
+        with classifier.evaluation_mode(), suppress(ModelError):
+            backward = max(_time_forward_backward(classifier, batch) / len(batch) / draws - forward, 0.0)
+    return ModelSpeed(forward_seconds=forward, backward_seconds=backward)
 
 
-def _one_pass(classifier: Classifier, batch: Tensor) -> float:
+def _time_forward_backward(classifier: Classifier, batch: Tensor) -> float:
     """Seconds of a forward and, where there are gradients, a backward pass."""
     if classifier.access == "gradients":
-        return _time(lambda: classifier.gradient(batch, lambda logits: logits.sum(dim=1)))
-    return _forward_pass(classifier, batch)
+        return _time_call(lambda: classifier.compute_gradient(batch, lambda logits: logits.sum(dim=1)))
+    return _time_forward(classifier, batch)
 
 
-def _forward_pass(classifier: Classifier, batch: Tensor) -> float:
+def _time_forward(classifier: Classifier, batch: Tensor) -> float:
     """Seconds of a forward pass."""
-    return _time(lambda: classifier(batch))
+    return _time_call(lambda: classifier(batch))
 
 
-def _time(call: Callable[[], object], times: int = 3) -> float:
+def _time_call(call: Callable[[], object], times: int = 3) -> float:
     """Wall seconds of a call with the device's queue: the best of a few, for others use the machine too."""
     seconds = []
     for _ in range(times):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from robustbench_local.evaluation.planning.plan import Subject
+from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.store.run_store import RunStore
 
 
-def keep_model_notes(store: RunStore, subjects: Iterable[Subject]) -> None:
+def save_model_notes(store: RunStore, subjects: Iterable[EvaluationSubject]) -> None:
     """Add the notes of these subjects' classifiers to what the run knows about its models.
 
     Args:
         store: The run, open for writing; its description of the models is the one made before any attack.
         subjects: The models with their defenses; one that the run does not describe is left out.
     """
-    models = [dict(about) for about in store.meta("models") or ()]
+    models = [dict(about) for about in store.read_meta("models") or ()]
     changed = False
     for subject in subjects:
         for about in models:

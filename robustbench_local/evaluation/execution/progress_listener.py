@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
-from robustbench_local.store.records import CellStatus, EventRecord, Tally
+from robustbench_local.evaluation.planning.plan import PlannedCell, SamplePlan
+from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 
 
-class Listener:
+class ProgressListener:
     """Hears nothing; override what you want to hear."""
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan_ready(self, plan: SamplePlan) -> None:
         """The plan stands and has been checked."""
 
-    def started(self, cell: PlannedCell, done: Tally) -> None:
+    def on_cell_start(self, cell: PlannedCell, counts: OutcomeCounts) -> None:
         """A cell starts, or goes on after an interruption with ``done`` behind it."""
 
-    def advanced(self, cell: PlannedCell, done: Tally) -> None:
+    def on_batch_end(self, cell: PlannedCell, counts: OutcomeCounts) -> None:
         """A batch of a cell was verified and committed."""
 
-    def finished(self, cell: PlannedCell, status: CellStatus, done: Tally, error: str | None) -> None:
+    def on_cell_end(
+        self, cell: PlannedCell, status: CellStatus, counts: OutcomeCounts, error: str | None
+    ) -> None:
         """A cell ended."""
 
-    def told(self, event: EventRecord) -> None:
+    def on_event(self, event: EventRecord) -> None:
         """Something worth telling happened."""

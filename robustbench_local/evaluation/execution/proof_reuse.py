@@ -8,12 +8,12 @@ from robustbench_local.evaluation.planning.plan import AttackCell, CertificateCe
 from robustbench_local.store.run_store import RunStore
 
 
-def certificates_first(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+def sort_certificates_first(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
     """The cells in the order in which attacks can profit from proofs; otherwise as they were."""
     return sorted(cells, key=lambda cell: not isinstance(cell, CertificateCell))
 
 
-def proven_images(cell: PlannedCell, cells: Sequence[PlannedCell], store: RunStore) -> frozenset[str]:
+def find_proven_images(cell: PlannedCell, cells: Sequence[PlannedCell], store: RunStore) -> frozenset[str]:
     """Images on which an attack's verdict is known before it starts.
 
     Only proofs count: about the very classifier, in the attack's norm, of a ball at least as large, and
@@ -30,13 +30,13 @@ def proven_images(cell: PlannedCell, cells: Sequence[PlannedCell], store: RunSto
     """
     if not isinstance(cell, AttackCell) or not cell.attack.per_image:
         return frozenset()
-    proofs = [each for each in cells if isinstance(each, CertificateCell) and _covers(each, cell)]
+    proofs = [each for each in cells if isinstance(each, CertificateCell) and _is_proof_for(each, cell)]
     return frozenset(
-        row.image for proof in proofs for row in store.outcomes(proof.record.key) if row.certified
+        row.image for proof in proofs for row in store.read_outcomes(proof.record.key) if row.certified
     )
 
 
-def _covers(proof: CertificateCell, attack: AttackCell) -> bool:
+def _is_proof_for(proof: CertificateCell, attack: AttackCell) -> bool:
     record = proof.record
     certain = record.concerns == "model" and record.alpha == 0
     same = proof.subject is attack.subject and proof.threat.norm == attack.threat.norm

@@ -10,14 +10,14 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from robustbench_local.classifier import Precision
-from robustbench_local.classifier.binary_output import REMEDY
-from robustbench_local.config.strict_yaml import Strict, parse_yaml, read_yaml, validate
+from robustbench_local.classifier.binary_output import BINARY_OUTPUT_REMEDY
+from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
-from robustbench_local.models.http_client import EndpointOptions, without_credentials
+from robustbench_local.models.http_client import EndpointOptions, remove_credentials
 from robustbench_local.number_parser import parse_number
-from robustbench_local.threats.threat_model import FAMILIES
+from robustbench_local.threats.threat_model import FAMILY_NAMES
 
-MAX_NAME = 100
+MAX_NAME_LENGTH = 100
 """Longest id of a model or name of a grid: they become file names."""
 
 NO_DEFENSE = "none"
@@ -34,7 +34,7 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-class DataEntry(Strict):
+class DataEntry(StrictModel):
     """The images: a source, and which of its images to use."""
 
     source: str
@@ -97,7 +97,7 @@ class TrainingEntry(DataEntry):
     object stay on one side of the split."""
 
 
-class DefenseEntry(Strict):
+class DefenseEntry(StrictModel):
     """A defense: the name of a card or ``none``, and parameters that override the card's."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -110,32 +110,34 @@ class DefenseEntry(Strict):
         """What is changed in the card."""
         return dict(self.model_extra or {})
 
-    def written(self) -> str | dict[str, Any]:
+    def dump_entry(self) -> str | dict[str, Any]:
         """As it stands in a grid file."""
         return {"card": self.card, **self.overrides} if self.overrides else self.card
 
 
-def _names_are_cards(entries: Any) -> Any:
+def _expand_card_names(entries: Any) -> Any:
     """A card without overrides may be written as its bare name."""
     if not isinstance(entries, list):
         return entries
     return [{"card": entry} if isinstance(entry, str) else entry for entry in entries]
 
 
-Defenses = Annotated[list[DefenseEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
+Defenses = Annotated[list[DefenseEntry], BeforeValidator(_expand_card_names), Field(min_length=1)]
 
 
-def _refuse_one_class(value: Any) -> Any:
+def _check_class_count(value: Any) -> Any:
     """One output is not one class."""
     if value in (1, "1"):
-        raise ValueError(f"a classifier has at least 2 classes; {REMEDY}, and leave num_classes out")
+        raise ValueError(
+            f"a classifier has at least 2 classes; {BINARY_OUTPUT_REMEDY}, and leave num_classes out"
+        )
     return value
 
 
-class ModelEntry(Strict):
+class ModelEntry(StrictModel):
     """A classifier: where it comes from, how it is loaded, and what an attacker may use of it."""
 
-    id: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    id: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
     """Name of the model in tables, gates and file names; unique in the grid."""
     source: str
     """Where the model comes from: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``,
@@ -148,7 +150,7 @@ class ModelEntry(Strict):
     architecture: str | None = None
     """The network that a checkpoint belongs to: ``torchvision:NAME``, ``timm:NAME``, or a name from ``rbl
     list models``."""
-    num_classes: Annotated[int, BeforeValidator(_refuse_one_class), Field(ge=2)] | None = None
+    num_classes: Annotated[int, BeforeValidator(_check_class_count), Field(ge=2)] | None = None
     """Number of classes; by default read from the weights, else the data's number."""
     normalize: Normalization | None = None
     """``imagenet``, ``cifar10``, ``none``, or ``{mean: [...], std: [...]}``. It is applied inside the
@@ -173,7 +175,7 @@ class ModelEntry(Strict):
     """Defenses of this model only, in place of the grid's list."""
 
 
-class AttackEntry(Strict):
+class AttackEntry(StrictModel):
     """An attack or certificate: a card, what to override in it, and the images and models it is run on."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -204,7 +206,7 @@ class AttackEntry(Strict):
         return self.model_dump(include=set(AttackEntry.model_fields))
 
 
-def _read_limit(value: Any) -> Any:
+def _parse_limit(value: Any) -> Any:
     """A distance may be written as a fraction, as a radius is."""
     try:
         return None if value is None else parse_number(value)
@@ -212,11 +214,11 @@ def _read_limit(value: Any) -> Any:
         raise ValueError('cannot read the limit: write a number or a fraction such as "8/255"') from None
 
 
-Limit = Annotated[float, BeforeValidator(_read_limit), Field(ge=0)]
+Limit = Annotated[float, BeforeValidator(_parse_limit), Field(ge=0)]
 Cost = Annotated[float, Field(ge=0, le=1)]
 
 
-class GateEntry(Strict):
+class GateEntry(StrictModel):
     """A limit that a result must keep: a metric, a threat model or an attack, and ``min`` or ``max``."""
 
     metric: Literal[
@@ -249,28 +251,28 @@ class GateEntry(Strict):
 
     @field_validator("min", "max")
     @classmethod
-    def _shares_end_at_one(cls, limit: float | None, info: ValidationInfo) -> float | None:
+    def _check_share_limit(cls, limit: float | None, info: ValidationInfo) -> float | None:
         if limit is not None and limit > 1 and info.data.get("metric") != "median_distance":
             raise ValueError(f"a limit is a share between 0 and 1, got {limit:g}")
         return limit
 
     @model_validator(mode="after")
-    def _one_limit(self) -> GateEntry:
+    def _check_gate(self) -> GateEntry:
         if (self.min is None) == (self.max is None):
             raise ValueError("a gate needs either min or max")
         if self.metric != "clean_accuracy" and self.threat is None and self.attack is None:
             raise ValueError("a gate needs a threat such as linf-8, or an attack")
-        if self.threat is not None and self.threat.split("-")[0] not in FAMILIES:
+        if self.threat is not None and self.threat.split("-")[0] not in FAMILY_NAMES:
             raise ValueError(f"a threat is written like linf-8, l2-0.5 or fog-3, got {self.threat!r}")
         return self
 
 
-class Grid(Strict):
+class Grid(StrictModel):
     """A whole grid file."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     """Version of the file format."""
-    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)] | None = None
     """Name of the run; by default the file's name. The run directory is ``runs/NAME``."""
     question: str | None = None
     """The question at the top of the report."""
@@ -285,7 +287,7 @@ class Grid(Strict):
     defenses: Defenses = Field(default_factory=lambda: [DefenseEntry(card=NO_DEFENSE)])
     """Cards of defenses, or ``none`` for the model without a defense. Each entry is a variant of every
     model."""
-    attacks: Annotated[list[AttackEntry], BeforeValidator(_names_are_cards), Field(min_length=1)]
+    attacks: Annotated[list[AttackEntry], BeforeValidator(_expand_card_names), Field(min_length=1)]
     """Cards of attacks and certificates."""
     gates: list[GateEntry] = Field(default_factory=list)
     """Limits that decide the exit code."""
@@ -302,14 +304,14 @@ class Grid(Strict):
     number is marked."""
 
     @model_validator(mode="after")
-    def _ids_are_unique(self) -> Grid:
+    def _check_ids(self) -> Grid:
         ids = [model.id for model in self.models]
         twice = sorted({one for one in ids if ids.count(one) > 1})
         if twice:
             raise ValueError(f"the model id {twice[0]!r} is used twice")
         for entry in self.attacks:
             if entry.transfer_from is not None:
-                _check_surrogate(entry.transfer_from, ids)
+                _check_surrogate_id(entry.transfer_from, ids)
             for name in entry.models or ():
                 if name not in ids:
                     raise ValueError(f"{entry.card} names the model {name!r}; {did_you_mean(name, ids)}")
@@ -318,19 +320,19 @@ class Grid(Strict):
                 raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
         return self
 
-    def resolved(self) -> dict[str, Any]:
+    def dump_resolved(self) -> dict[str, Any]:
         """The grid with every default written out and no credentials of services, as plain data."""
         content = self.model_dump(mode="json", by_alias=True)
         for model, entry in zip(content["models"], self.models, strict=True):
-            model["source"] = without_credentials(model["source"])
-            model["defenses"] = None if entry.defenses is None else _written(entry.defenses)
-        content["defenses"] = _written(self.defenses)
+            model["source"] = remove_credentials(model["source"])
+            model["defenses"] = None if entry.defenses is None else _dump_defenses(entry.defenses)
+        content["defenses"] = _dump_defenses(self.defenses)
         content["attacks"] = [{**entry.settings, **entry.overrides} for entry in self.attacks]
         return content
 
-    def as_yaml(self) -> str:
+    def to_yaml(self) -> str:
         """The resolved grid as YAML text."""
-        return yaml.dump(self.resolved(), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.dump_resolved(), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
 def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
@@ -346,20 +348,20 @@ def load_grid(source: Path | str | dict[str, Any] | None) -> tuple[Grid, Path]:
         ConfigError: If the file cannot be read or is wrong; the message names the key and its place.
     """
     if isinstance(source, dict):
-        return _named(validate(Grid, source, where="grid", error=ConfigError), "grid"), Path.cwd()
+        return _set_default_name(validate(Grid, source, where="grid", error=ConfigError), "grid"), Path.cwd()
     if source is None:
-        content = parse_yaml(example("signs"), where="the embedded grid", error=ConfigError)
-        return _named(
+        content = parse_yaml(read_example("signs"), where="the embedded grid", error=ConfigError)
+        return _set_default_name(
             validate(Grid, content, where="the embedded grid", error=ConfigError), "signs"
         ), Path.cwd()
     path = Path(source)
     content = read_yaml(path, ConfigError)
-    return _named(
+    return _set_default_name(
         validate(Grid, content, where=str(path), error=ConfigError), path.stem
     ), path.resolve().parent
 
 
-def examples() -> list[str]:
+def list_examples() -> list[str]:
     """Names of the example grids that ship with the package."""
     folder = resources.files("robustbench_local") / "examples"
     return sorted(
@@ -367,18 +369,18 @@ def examples() -> list[str]:
     )
 
 
-def example(name: str) -> str:
+def read_example(name: str) -> str:
     """Text of an example grid.
 
     Raises:
         ConfigError: If there is none of that name.
     """
-    if name not in examples():
-        raise ConfigError(f"there is no example grid {name!r}", remedy=did_you_mean(name, examples()))
+    if name not in list_examples():
+        raise ConfigError(f"there is no example grid {name!r}", remedy=did_you_mean(name, list_examples()))
     return (resources.files("robustbench_local") / "examples" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def _check_surrogate(surrogate: str, ids: list[str]) -> None:
+def _check_surrogate_id(surrogate: str, ids: list[str]) -> None:
     """Refuse a ``transfer_from`` that names no model of the grid, or the only one."""
     if surrogate not in ids:
         raise ValueError(f"transfer_from names the model {surrogate!r}; {did_you_mean(surrogate, ids)}")
@@ -386,9 +388,9 @@ def _check_surrogate(surrogate: str, ids: list[str]) -> None:
         raise ValueError("transfer_from needs a second model, to judge the candidates on")
 
 
-def _written(defenses: list[DefenseEntry]) -> list[str | dict[str, Any]]:
-    return [entry.written() for entry in defenses]
+def _dump_defenses(defenses: list[DefenseEntry]) -> list[str | dict[str, Any]]:
+    return [entry.dump_entry() for entry in defenses]
 
 
-def _named(grid: Grid, name: str) -> Grid:
-    return grid if grid.name else grid.model_copy(update={"name": name[:MAX_NAME]})
+def _set_default_name(grid: Grid, name: str) -> Grid:
+    return grid if grid.name else grid.model_copy(update={"name": name[:MAX_NAME_LENGTH]})

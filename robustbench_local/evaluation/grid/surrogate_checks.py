@@ -5,7 +5,7 @@ from __future__ import annotations
 from robustbench_local.attacks.base import Attack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import class_difference
+from robustbench_local.data.labels import describe_class_difference
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -16,7 +16,7 @@ NAIVE_NOTE = (
 
 
 def check_surrogate(
-    attack: Attack, threat: ThreatModel, surrogate: Classifier, own: Dataset, data: Dataset
+    attack: Attack, threat: ThreatModel, surrogate: Classifier, surrogate_data: Dataset, data: Dataset
 ) -> None:
     """Find out before any work whether an attack can be carried out on a surrogate.
 
@@ -26,7 +26,7 @@ def check_surrogate(
         attack: What crafts the candidates; any that could attack the surrogate itself.
         threat: Budget and goal, targets as indices.
         surrogate: The model that is attacked.
-        own: The images with labels fitted to the surrogate.
+        surrogate_data: The images with labels fitted to the surrogate.
         data: The same images with labels fitted to the model that judges the candidates.
 
     Raises:
@@ -34,15 +34,15 @@ def check_surrogate(
             the attack needs.
         ThreatError: If the attack cannot pursue the threat model on the surrogate.
     """
-    difference = class_difference(own, data)
+    difference = describe_class_difference(surrogate_data, data)
     if difference:
         raise ConfigError(
             f"nothing transfers from {surrogate.name!r}: {difference}",
             remedy="use a surrogate with the same classes",
         )
-    attack.check(threat, surrogate)
+    attack.check_support(threat, surrogate)
 
 
-def transfer_note(surrogate: str) -> str:
+def format_transfer_note(surrogate: str) -> str:
     """The line that a reader of a transfer's numbers has to know."""
     return f"crafted on {surrogate} without a look at this model, so no bound on what a look would give"

@@ -8,18 +8,18 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from robustbench_local.certification.base import Certified
+from robustbench_local.certification.base import CertifiedBatch
 from robustbench_local.classifier.pass_counter import GradientCounts
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.harness.verify import Reading, Verified
+from robustbench_local.evaluation.harness.verify import Predictions, VerificationResult
 from robustbench_local.store.records import OutcomeRecord, OutcomeStatus
 from robustbench_local.threats.threat_model import ThreatModel
 
-_NOT_FINITE = "the model's logits are NaN or infinite"
+_NON_FINITE_MESSAGE = "the model's logits are NaN or infinite"
 
 
-def untouched(
-    cell: str, position: int, data: Dataset, row: int, clean: Reading, *, passes: int = 1
+def build_clean_outcome(
+    cell: str, position: int, data: Dataset, row: int, clean: Predictions, *, passes: int = 1
 ) -> OutcomeRecord:
     """The record of an image before any attack; it stays so if the clean image is read wrongly.
 
@@ -34,9 +34,9 @@ def untouched(
     Returns:
         A record without any change.
     """
-    prediction = _class(clean.prediction[row])
+    prediction = _get_class_index(clean.prediction[row])
     status: OutcomeStatus = "ok" if clean.correct[row] else "clean-wrong"
-    mark = fingerprint(data.images[row])
+    mark = hash_image(data.images[row])
     return OutcomeRecord(
         cell=cell,
         position=position,
@@ -57,13 +57,13 @@ def untouched(
         backward_passes=0,
         seconds=0.0,
         status=status if prediction is not None else "non-finite",
-        error=None if prediction is not None else _NOT_FINITE,
+        error=None if prediction is not None else _NON_FINITE_MESSAGE,
         original_hash=mark,
         adversarial_hash=mark,
     )
 
 
-def spared_outcome(record: OutcomeRecord) -> OutcomeRecord:
+def build_proven_outcome(record: OutcomeRecord) -> OutcomeRecord:
     """The record of an image that is not attacked, because it is proven to withstand; see `untouched`.
 
     Nothing is known of the margin that an attack would have left.
@@ -71,10 +71,10 @@ def spared_outcome(record: OutcomeRecord) -> OutcomeRecord:
     return replace(record, certified=True, margin=None, fragile=False)
 
 
-def judged(
+def build_attacked_outcome(
     record: OutcomeRecord,
-    verified: Verified,
-    place: int,
+    result: VerificationResult,
+    row: int,
     threat: ThreatModel,
     passes: tuple[int, int],
     stage: str = "",
@@ -83,8 +83,8 @@ def judged(
 
     Args:
         record: The record of the untouched image.
-        verified: Verdicts on the attacked images.
-        place: Row of this image among them.
+        result: Verdicts on the attacked images.
+        row: Row of this image among them.
         threat: Budget and goal.
         passes: Forward and backward passes of the attack and the harness on this image.
         stage: The stage of an ensemble that found the candidate, if the attack has stages.
@@ -92,30 +92,30 @@ def judged(
     Returns:
         The completed record, seconds aside.
     """
-    prediction = _class(verified.reading.prediction[place])
-    reason, broken = verified.reasons[place], bool(verified.broken[place])
+    prediction = _get_class_index(result.predictions.prediction[row])
+    reason, broken = result.rejection_reasons[row], bool(result.broken[row])
     status: OutcomeStatus = "ok" if reason is None else "rejected"
     return replace(
         record,
         adversarial_prediction=prediction,
         broken=broken,
         moved_elsewhere=bool(threat.targets) and not broken and prediction not in (None, record.label),
-        margin=None if prediction is None else float(verified.reading.margin[place]),
-        fragile=bool(verified.reading.fragile[place]),
-        linf=float(verified.linf[place]),
-        l2=float(verified.l2[place]),
-        l1=float(verified.l1[place]),
-        broken_8bit=verified.broken_8bit[place],
+        margin=None if prediction is None else float(result.predictions.margin[row]),
+        fragile=bool(result.predictions.fragile[row]),
+        linf=float(result.linf[row]),
+        l2=float(result.l2[row]),
+        l1=float(result.l1[row]),
+        broken_8bit=result.broken_8bit[row],
         forward_passes=record.forward_passes + passes[0],
         backward_passes=record.backward_passes + passes[1],
         status=status if prediction is not None else "non-finite",
-        error=reason if prediction is not None else _NOT_FINITE,
-        adversarial_hash=fingerprint(verified.candidates[place]),
+        error=reason if prediction is not None else _NON_FINITE_MESSAGE,
+        adversarial_hash=hash_image(result.candidates[row]),
         stage=stage if broken else "",
     )
 
 
-def with_gradients(record: OutcomeRecord, counts: GradientCounts) -> OutcomeRecord:
+def add_gradient_counts(record: OutcomeRecord, counts: GradientCounts) -> OutcomeRecord:
     """The record of an attacked image, with what was seen of its gradients."""
     return replace(
         record,
@@ -127,14 +127,16 @@ def with_gradients(record: OutcomeRecord, counts: GradientCounts) -> OutcomeReco
     )
 
 
-def attack_failed(record: OutcomeRecord, line: str, passes: tuple[int, int], seconds: float) -> OutcomeRecord:
+def build_failed_attack_outcome(
+    record: OutcomeRecord, error: str, passes: tuple[int, int], seconds: float
+) -> OutcomeRecord:
     """The record of an image that was read correctly, and on which the attack or the model then raised.
 
     What the image would have been read as in the end is not known: it is neither broken nor robust.
 
     Args:
         record: The record of the untouched image.
-        line: What was raised.
+        error: What was raised.
         passes: Forward and backward passes until then.
         seconds: Wall time until then.
     """
@@ -147,17 +149,17 @@ def attack_failed(record: OutcomeRecord, line: str, passes: tuple[int, int], sec
         backward_passes=record.backward_passes + passes[1],
         seconds=seconds,
         status="error",
-        error=line,
+        error=error,
     )
 
 
-def certified_outcome(
+def build_certificate_outcome(
     cell: str,
     position: int,
     data: Dataset,
     row: int,
-    found: Certified,
-    clean: Reading | None,
+    certified: CertifiedBatch,
+    clean: Predictions | None,
     passes: tuple[int, int],
     seconds: float,
 ) -> OutcomeRecord:
@@ -168,24 +170,28 @@ def certified_outcome(
         position: Place of the image in the cell.
         data: The batch.
         row: Row of the image in the batch.
-        found: What was proven about the batch.
+        certified: What was proven about the batch.
         clean: The harness's own reading where the proof is about the classifier that it reads; None where
             the proof is about another classifier, such as a smoothed one.
         passes: Forward and backward passes on this image.
         seconds: Its share of the batch's wall time.
     """
-    claimed, label = _class(found.predictions[row]), int(data.labels[row])
+    claimed, label = _get_class_index(certified.predictions[row]), int(data.labels[row])
     prediction, correct = claimed, claimed == label
     if clean is not None:
-        prediction, correct = _class(clean.prediction[row]), bool(clean.correct[row])
-    margin, radius, proven = float(found.margins[row]), float(found.radius[row]), bool(found.verified[row])
+        prediction, correct = _get_class_index(clean.prediction[row]), bool(clean.correct[row])
+    margin, radius, proven = (
+        float(certified.margins[row]),
+        float(certified.radius[row]),
+        bool(certified.verified[row]),
+    )
     status: OutcomeStatus = "ok" if correct or claimed is None else "clean-wrong"
     error = None
     if clean is not None and prediction is None:
-        status, error = "non-finite", _NOT_FINITE
+        status, error = "non-finite", _NON_FINITE_MESSAGE
     elif proven and not correct:
         status, error = "rejected", f"the proof is about class {claimed}, which the classifier does not read"
-    mark = fingerprint(data.images[row])
+    mark = hash_image(data.images[row])
     return OutcomeRecord(
         cell=cell,
         position=position,
@@ -215,16 +221,16 @@ def certified_outcome(
     )
 
 
-def failed(cell: str, position: int, data: Dataset, line: str) -> OutcomeRecord:
+def build_error_outcome(cell: str, position: int, data: Dataset, error: str) -> OutcomeRecord:
     """The record of an image of which nothing is known, since it could not even be read.
 
     Args:
         cell: Key of the cell.
         position: Place of the image in the cell.
         data: Just that image.
-        line: What was raised.
+        error: What was raised.
     """
-    mark = fingerprint(data.images[0])
+    mark = hash_image(data.images[0])
     return OutcomeRecord(
         cell=cell,
         position=position,
@@ -245,17 +251,17 @@ def failed(cell: str, position: int, data: Dataset, line: str) -> OutcomeRecord:
         backward_passes=0,
         seconds=0.0,
         status="error",
-        error=line,
+        error=error,
         original_hash=mark,
         adversarial_hash=mark,
     )
 
 
-def fingerprint(image: Tensor) -> str:
+def hash_image(image: Tensor) -> str:
     """First 16 hex digits of the SHA-256 of an image's fp32 bytes."""
     return hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def _class(prediction: Tensor) -> int | None:
+def _get_class_index(prediction: Tensor) -> int | None:
     """A class index, or None for the mark of an answer that is not finite."""
     return int(prediction) if int(prediction) >= 0 else None

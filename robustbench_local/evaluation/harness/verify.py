@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import deciding
-from robustbench_local.randomness import Stream
+from robustbench_local.classifier.stochastic import with_verdict_draws
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.eight_bit import round_to_8bit
-from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, norm_of
+from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
-from robustbench_local.threats.transformations import parameter_violations, transform
+from robustbench_local.threats.transformations import apply_transformation, find_parameter_violations
 
-FRAGILE = 1e-4
+FRAGILE_MARGIN_SHARE = 1e-4
 """Margins below this share of the logits' range may turn with floating-point noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Predictions:
     """What a classifier answers on a batch of images; all tensors are (N,) on the CPU."""
 
     prediction: Tensor
@@ -41,20 +41,20 @@ class Reading:
     """Whether |margin| is within floating-point noise of the boundary."""
 
     @property
-    def finite(self) -> Tensor:
+    def is_finite(self) -> Tensor:
         """Whether every logit of an image is finite."""
         return self.prediction >= 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified:
+class VerificationResult:
     """The harness's verdict on a batch of candidates; all tensors lead with N, on the CPU."""
 
     candidates: Tensor
     """(N, C, H, W): the candidate where it obeys the rules, else the original."""
-    reasons: tuple[str | None, ...]
+    rejection_reasons: tuple[str | None, ...]
     """Why a candidate was rejected; None where it was not."""
-    reading: Reading
+    predictions: Predictions
     """The classifier's answer on ``candidates``."""
     broken: Tensor
     """(N,) boolean: the attacker's goal was reached, or the answer is not finite."""
@@ -68,17 +68,17 @@ class Verified:
     """(N,) sum of the changes."""
 
 
-def read(
+def predict(
     classifier: Classifier,
     images: Tensor,
     labels: Tensor,
     rows: Tensor | None = None,
-    stream: Stream | None = None,
-) -> Reading:
+    stream: RandomStream | None = None,
+) -> Predictions:
     """Ask the classifier, in a fresh forward pass without gradients.
 
     Args:
-        classifier: In eval mode (see ``Classifier.attacked``).
+        classifier: In eval mode (see ``Classifier.evaluation_mode``).
         images: (N, C, H, W) in [0, 1].
         labels: True classes, (N,).
         rows: Which image of the open meter and of the stream each row is, (N,).
@@ -87,7 +87,7 @@ def read(
     Returns:
         The answers. NaN and infinite logits are never correct, whatever argmax says of them.
     """
-    with torch.no_grad(), deciding(classifier, stream):
+    with torch.no_grad(), with_verdict_draws(classifier, stream):
         logits = classifier(images, rows).float().cpu()
     labels = labels.cpu()
     finite = torch.isfinite(logits).all(dim=1)
@@ -96,17 +96,17 @@ def read(
     others = safe.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
     margin = own - others
     spread = safe.amax(dim=1) - safe.amin(dim=1)
-    return Reading(
+    return Predictions(
         prediction=torch.where(finite, safe.argmax(dim=1), -1),
         correct=finite & (margin > 0),
         margin=margin.masked_fill(~finite, torch.nan),
-        fragile=finite & (margin.abs() < FRAGILE * spread.clamp_min(1e-12)),
+        fragile=finite & (margin.abs() < FRAGILE_MARGIN_SHARE * spread.clamp_min(1e-12)),
     )
 
 
-def read_in_other_company(
-    classifier: Classifier, images: Tensor, labels: Tensor, stream: Stream | None = None
-) -> Reading:
+def predict_in_shuffled_batches(
+    classifier: Classifier, images: Tensor, labels: Tensor, stream: RandomStream | None = None
+) -> Predictions:
     """The same as `read`, with the images turned round by a third and in two batches.
 
     Args:
@@ -120,20 +120,20 @@ def read_in_other_company(
     """
     count = len(images)
     if count < 2:
-        return read(classifier, images, labels, stream=stream)
+        return predict(classifier, images, labels, stream=stream)
     first = -(-count // 3)
     order = torch.arange(count).roll(-first)
     parts = [
-        read(classifier, images[rows], labels[rows], rows=rows, stream=stream)
+        predict(classifier, images[rows], labels[rows], rows=rows, stream=stream)
         for rows in torch.split(order.to(images.device), count - first)
     ]
     back = order.argsort()
     names = ("prediction", "correct", "margin", "fragile")
     joined = {name: torch.cat([getattr(part, name) for part in parts])[back] for name in names}
-    return Reading(**joined)
+    return Predictions(**joined)
 
 
-def violations(
+def find_ball_violations(
     candidates: Tensor, originals: Tensor, threat: ThreatModel, masks: Tensor | None = None
 ) -> list[str | None]:
     """Which rule each candidate breaks, measured against the original image.
@@ -156,7 +156,7 @@ def violations(
     flat = candidates.flatten(1)
     finite = torch.isfinite(flat).all(dim=1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
-    size = norm_of(candidates.double() - originals.double(), threat.norm)
+    size = compute_norms(candidates.double() - originals.double(), threat.norm)
     limit = threat.eps + LINF_SLACK if threat.norm == "Linf" else threat.eps * (1 + RELATIVE_SLACK)
     outside = torch.zeros(count, dtype=torch.bool, device=candidates.device)
     if threat.region == "mask" and masks is not None:
@@ -186,8 +186,8 @@ def verify(
     threat: ThreatModel,
     *,
     masks: Tensor | None = None,
-    stream: Stream | None = None,
-) -> Verified:
+    stream: RandomStream | None = None,
+) -> VerificationResult:
     """Judge candidates for images that the classifier reads correctly when untouched.
 
     Args:
@@ -203,55 +203,55 @@ def verify(
         One verdict an image. A candidate that breaks a rule is replaced by the original and is a failure
         of the attack, never a success.
     """
-    kept, reasons = _legal(candidates, originals, threat, masks, stream)
+    kept, reasons = _select_valid_candidates(candidates, originals, threat, masks, stream)
     legal = torch.tensor([reason is None for reason in reasons], dtype=torch.bool)
-    reading = read_in_other_company(classifier, kept, labels, stream)
-    goal = threat.success(reading.prediction, labels.cpu())
+    reading = predict_in_shuffled_batches(classifier, kept, labels, stream)
+    goal = threat.is_success(reading.prediction, labels.cpu())
     if not threat.targets:
         goal |= ~reading.correct  # a tie with the label is not a correct answer, whatever argmax picks
-    broken = (~reading.finite | goal) & legal
+    broken = (~reading.is_finite | goal) & legal
     change = (kept.double() - originals.double()).cpu()
-    return Verified(
+    return VerificationResult(
         candidates=kept.cpu(),
-        reasons=tuple(reasons),
-        reading=reading,
+        rejection_reasons=tuple(reasons),
+        predictions=reading,
         broken=broken,
-        broken_8bit=_survives_rounding(classifier, kept, originals, labels, threat, broken, stream),
-        linf=norm_of(change, "Linf"),
-        l2=norm_of(change, "L2"),
+        broken_8bit=_verify_after_rounding(classifier, kept, originals, labels, threat, broken, stream),
+        linf=compute_norms(change, "Linf"),
+        l2=compute_norms(change, "L2"),
         l1=change.flatten(1).abs().sum(dim=1),
     )
 
 
-def _legal(
+def _select_valid_candidates(
     candidates: Tensor,
     originals: Tensor,
     threat: ThreatModel,
     masks: Tensor | None,
-    stream: Stream | None,
+    stream: RandomStream | None,
 ) -> tuple[Tensor, list[str | None]]:
     """Every image's candidate where it obeys the rules, else the original; and the rule that is broken."""
     if threat.is_ball:
-        reasons = violations(candidates, originals, threat, masks)
+        reasons = find_ball_violations(candidates, originals, threat, masks)
     else:
-        reasons = parameter_violations(candidates, originals, threat)
+        reasons = find_parameter_violations(candidates, originals, threat)
     kept = originals.clone()
     rows = [row for row, reason in enumerate(reasons) if reason is None]
     if rows:
         chosen = candidates[rows].detach()
-        own = None if stream is None else stream.select(rows)
-        kept[rows] = chosen if threat.is_ball else transform(originals[rows], chosen, threat, own)
+        own = None if stream is None else stream.select_images(rows)
+        kept[rows] = chosen if threat.is_ball else apply_transformation(originals[rows], chosen, threat, own)
     return kept, reasons
 
 
-def _survives_rounding(
+def _verify_after_rounding(
     classifier: Classifier,
     candidates: Tensor,
     originals: Tensor,
     labels: Tensor,
     threat: ThreatModel,
     broken: Tensor,
-    stream: Stream | None,
+    stream: RandomStream | None,
 ) -> tuple[bool | None, ...]:
     """Whether each broken candidate is still one as an 8-bit image."""
     result: list[bool | None] = [None] * len(broken)
@@ -259,8 +259,8 @@ def _survives_rounding(
     if len(index):
         at = index.to(originals.device)
         rounded, exists = round_to_8bit(candidates[at], originals[at], threat)
-        again = read(classifier, rounded, labels[at], rows=index, stream=stream)
-        goal = threat.success(again.prediction, labels[at].cpu()) | ~again.finite
+        again = predict(classifier, rounded, labels[at], rows=index, stream=stream)
+        goal = threat.is_success(again.prediction, labels[at].cpu()) | ~again.is_finite
         if not threat.targets:
             goal |= ~again.correct
         for place, holds, possible in zip(index.tolist(), goal.tolist(), exists.tolist(), strict=True):

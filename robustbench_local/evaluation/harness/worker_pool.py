@@ -24,37 +24,41 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
-from robustbench_local.evaluation.harness.attack_job import Batch, Work, joined
+from robustbench_local.evaluation.harness.attack_job import Job, OutcomeBatch, merge_batches
 from robustbench_local.evaluation.isolation.child_process import (
     Channel,
     ChildProcess,
     can_fork,
-    wait_for_answers,
+    wait_for_responses,
 )
-from robustbench_local.evaluation.isolation.isolated_call import as_model_error, as_picklable, confined
+from robustbench_local.evaluation.isolation.isolated_call import (
+    build_exit_error,
+    catch_process_exit,
+    make_picklable_error,
+)
 from robustbench_local.evaluation.isolation.watchdog import Watchdog
 
-SMALLEST_SHARE = 8
+MIN_IMAGES_PER_WORKER = 8
 """A worker's batch is not made smaller than this, however many workers there are."""
 _HEARTBEAT_SECONDS = 0.5
 """Between two looks at how many passes the workers have made."""
-_PATIENCE_SECONDS = 30.0
+_SHUTDOWN_SECONDS = 30.0
 """How long a worker may take to put its model back at the end."""
 _STOP = "stop"
 """The last order."""
-_UNDER_WAY, _FINISHED = 0, 1
+_CURRENT_PASSES, _FINISHED_PASSES = 0, 1
 """What a worker counts: the passes of its batch so far, and all that it has finished."""
 
 
 @dataclass(frozen=True)
-class _Order:
+class _Request:
     positions: list[int]
     batch_size: int
 
 
 @dataclass(frozen=True)
-class _Answer:
-    batch: Batch | None
+class _Response:
+    batch: OutcomeBatch | None
     failure: Exception | None
     notes: tuple[str, ...]
 
@@ -68,18 +72,18 @@ class WorkerLostError(Exception):
         killed: Whether somebody else killed it.
     """
 
-    def __init__(self, line: str, *, hung: bool = False, killed: bool = False) -> None:
-        super().__init__(line)
-        self.line, self.hung, self.killed = line, hung, killed
+    def __init__(self, description: str, *, hung: bool = False, killed: bool = False) -> None:
+        super().__init__(description)
+        self.description, self.hung, self.killed = description, hung, killed
 
 
-def can_be_isolated(work: Work) -> bool:
+def can_be_isolated(work: Job) -> bool:
     """Whether a piece of work can be done in copies of this process: not on a GPU, and on Linux only."""
-    both = (work.classifier, work.asked)
-    return all(each.can_be_copied and can_fork(each.device) for each in both)
+    both = (work.classifier, work.queried_model)
+    return all(each.is_fork_safe and can_fork(each.device) for each in both)
 
 
-def usable_workers(work: Work, workers: int) -> int:
+def count_usable_workers(work: Job, workers: int) -> int:
     """How many processes can share a piece of work: one where images cannot be told apart or copies not used.
 
     Args:
@@ -90,13 +94,13 @@ def usable_workers(work: Work, workers: int) -> int:
         At least 1. Only networks on the CPU of a Linux machine are shared: a GPU is busy with one, a callable
         may be somebody's service, and elsewhere a copied process is not safe.
     """
-    networks = all(classifier.module is not None for classifier in (work.classifier, work.asked))
-    if not networks or not work.divisible or not can_be_isolated(work):
+    networks = all(classifier.module is not None for classifier in (work.classifier, work.queried_model))
+    if not networks or not work.is_divisible or not can_be_isolated(work):
         return 1
     return max(1, min(workers, len(work.data)))
 
 
-class Crew(AbstractContextManager["Crew"]):
+class WorkerPool(AbstractContextManager["WorkerPool"]):
     """Some processes that work on the same cell, of one thread each if they are several.
 
     Args:
@@ -111,47 +115,47 @@ class Crew(AbstractContextManager["Crew"]):
 
     def __init__(
         self,
-        work: Work,
+        job: Job,
         workers: int,
         *,
-        ready: Callable[[], AbstractContextManager[Any]],
+        prepare_models: Callable[[], AbstractContextManager[Any]],
         isolated: bool = False,
         timeout: float | None = None,
         deadline: float | None = None,
-        give_up: Callable[[str], None] = lambda _: None,
+        abort_hung_model: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._give_up = give_up
-        self.work, self.size = work, usable_workers(work, workers)
-        self.isolated = self.size > 1 or (isolated and can_be_isolated(work))
-        self._ready, self._timeout, self._deadline = ready, timeout or None, deadline
+        self._abort_hung_model = abort_hung_model
+        self.job, self.size = job, count_usable_workers(job, workers)
+        self.isolated = self.size > 1 or (isolated and can_be_isolated(job))
+        self._prepare_models, self._timeout, self._deadline = prepare_models, timeout or None, deadline
         self._threads = 1 if self.size > 1 else torch.get_num_threads()
         self._workers: list[ChildProcess] = []
-        self._counts = multiprocessing.RawArray(ctypes.c_int64, 2 * self.size)
-        self._here: AbstractContextManager[Any] | None = None
+        self._pass_counts = multiprocessing.RawArray(ctypes.c_int64, 2 * self.size)
+        self._local_context: AbstractContextManager[Any] | None = None
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         if not self.isolated:
-            self._here = self._ready()
-            self._here.__enter__()
+            self._local_context = self._prepare_models()
+            self._local_context.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Hear what the workers have left to say, and end them; after an error, whatever they are at."""
-        if self._here is not None:
-            self._here.__exit__(kind, error, trace)
+        if self._local_context is not None:
+            self._local_context.__exit__(kind, error, trace)
         try:
             if error is None and self._workers:
                 for worker in self._workers:
-                    worker.send(_STOP)
+                    worker.send_request(_STOP)
                 with suppress(WorkerLostError, ModelTimeoutError):  # every outcome is here already
-                    for answer in self._wait(self._workers, _PATIENCE_SECONDS):
-                        self._hear(answer)
+                    for answer in self._wait_for_responses(self._workers, _SHUTDOWN_SECONDS):
+                        self._record_notes(answer)
         finally:
-            self._end()
+            self._stop_workers()
 
-    def run(self, positions: list[int], batch_size: int) -> Batch:
+    def run(self, positions: list[int], batch_size: int) -> OutcomeBatch:
         """Do the work for some images; an exception of a worker is raised here.
 
         Args:
@@ -165,140 +169,142 @@ class Crew(AbstractContextManager["Crew"]):
         """
         if not self.isolated:
             if self._deadline is not None and time.monotonic() > self._deadline:
-                raise _cell_timeout(self.work)
-            self.work.asked.batch_size = batch_size
-            watchdog = Watchdog(self._timeout, self._deadline, self._give_up)
-            with confined(self.work.names), watchdog:
-                return self.work.run(positions)
+                raise _build_cell_timeout_error(self.job)
+            self.job.queried_model.batch_size = batch_size
+            watchdog = Watchdog(self._timeout, self._deadline, self._abort_hung_model)
+            with catch_process_exit(self.job.model_names), watchdog:
+                return self.job.run(positions)
         try:
-            return self._shared(positions, batch_size)
+            return self._run_in_workers(positions, batch_size)
         except (WorkerLostError, ModelTimeoutError, KeyboardInterrupt):
-            self._end()
+            self._stop_workers()
             raise
 
-    def _shared(self, positions: list[int], batch_size: int) -> Batch:
+    def _run_in_workers(self, positions: list[int], batch_size: int) -> OutcomeBatch:
         while len(self._workers) < self.size:
-            self._workers.append(self._start(len(self._workers)))
+            self._workers.append(self._start_worker(len(self._workers)))
         shares = [share for place in range(self.size) if (share := positions[place :: self.size])]
         size = batch_size
         if self.size > 1:
-            size = min(batch_size, max(SMALLEST_SHARE, -(-batch_size // self.size)))
+            size = min(batch_size, max(MIN_IMAGES_PER_WORKER, -(-batch_size // self.size)))
         busy = self._workers[: len(shares)]
         for worker, share in zip(busy, shares, strict=True):
-            worker.send(_Order(share, size))
-        answers = self._wait(busy, self._timeout)
+            worker.send_request(_Request(share, size))
+        answers = self._wait_for_responses(busy, self._timeout)
         for answer in answers:
-            self._hear(answer)
+            self._record_notes(answer)
         for answer in answers:
             if answer.failure is not None:
                 raise answer.failure
-        batch = joined([answer.batch for answer in answers if answer.batch is not None])
+        batch = merge_batches([answer.batch for answer in answers if answer.batch is not None])
         # each worker took the same wall time for its share: an image's part of it is smaller by their number
         outcomes = tuple(replace(row, seconds=row.seconds / len(shares)) for row in batch.outcomes)
         return replace(batch, outcomes=outcomes)
 
-    def _wait(self, busy: Sequence[ChildProcess], timeout: float | None) -> list[_Answer]:
+    def _wait_for_responses(self, busy: Sequence[ChildProcess], timeout: float | None) -> list[_Response]:
         """One answer of each worker, in their order; passes are counted meanwhile."""
-        answers: dict[ChildProcess, _Answer] = {}
+        answers: dict[ChildProcess, _Response] = {}
         pause = min(_HEARTBEAT_SECONDS, timeout / 4 if timeout else _HEARTBEAT_SECONDS)
         idle = dict.fromkeys(busy, 0.0)
-        progress = {worker: self._progress(worker) for worker in busy}
+        progress = {worker: self._get_progress(worker) for worker in busy}
         while waiting := [worker for worker in busy if worker not in answers]:
             began = time.monotonic()
-            for worker in wait_for_answers(waiting, pause):
-                for answer in self._received(worker):
+            for worker in wait_for_responses(waiting, pause):
+                for answer in self._receive_responses(worker):
                     answers[worker] = answer
-            self.work.asked.passes_elsewhere = sum(self._counts[_UNDER_WAY::2])
+            self.job.queried_model.worker_passes = sum(self._pass_counts[_CURRENT_PASSES::2])
             # a pause of this very process is not the model's: no round counts for more than two heartbeats
             passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
             for worker in waiting:
-                before, progress[worker] = progress[worker], self._progress(worker)
+                before, progress[worker] = progress[worker], self._get_progress(worker)
                 idle[worker] = idle[worker] + passed if progress[worker] == before else 0.0
                 if timeout is not None and worker not in answers and idle[worker] >= timeout:
                     raise WorkerLostError(f"no pass finished for {timeout:g} s", hung=True)
             if self._deadline is not None and len(answers) < len(busy) and time.monotonic() > self._deadline:
-                raise _cell_timeout(self.work)
+                raise _build_cell_timeout_error(self.job)
         return [answers[worker] for worker in busy]
 
-    def _received(self, worker: ChildProcess) -> list[_Answer]:
+    def _receive_responses(self, worker: ChildProcess) -> list[_Response]:
         try:
-            return worker.receive()
+            return worker.receive_responses()
         except EOFError:
             killed = worker.was_killed()
-            raise WorkerLostError(worker.ending(), killed=killed) from None
+            raise WorkerLostError(worker.describe_exit(), killed=killed) from None
 
-    def _progress(self, worker: ChildProcess) -> tuple[int, int]:
+    def _get_progress(self, worker: ChildProcess) -> tuple[int, int]:
         place = self._workers.index(worker)
-        return self._counts[2 * place + _FINISHED], worker.received_bytes()
+        return self._pass_counts[2 * place + _FINISHED_PASSES], worker.count_received_bytes()
 
-    def _hear(self, answer: _Answer) -> None:
+    def _record_notes(self, answer: _Response) -> None:
         for note in answer.notes:
-            self.work.classifier.note(note)
+            self.job.classifier.add_note(note)
 
-    def _start(self, place: int) -> ChildProcess:
-        counts = (ctypes.c_int64 * 2).from_buffer(self._counts, 16 * place)
-        return ChildProcess(partial(_serve, self.work, self._ready, counts), threads=self._threads)
+    def _start_worker(self, place: int) -> ChildProcess:
+        counts = (ctypes.c_int64 * 2).from_buffer(self._pass_counts, 16 * place)
+        return ChildProcess(
+            partial(_serve_requests, self.job, self._prepare_models, counts), threads=self._threads
+        )
 
-    def _end(self) -> None:
+    def _stop_workers(self) -> None:
         workers, self._workers = self._workers, []
         for worker in workers:
-            worker.end()
-        self.work.asked.passes_elsewhere = 0
+            worker.stop()
+        self.job.queried_model.worker_passes = 0
 
 
-def _cell_timeout(work: Work) -> ModelTimeoutError:
+def _build_cell_timeout_error(work: Job) -> ModelTimeoutError:
     what = "the cell's time is over"
     remedy = "the same command goes on with what is left, for longer with a larger --cell-timeout"
-    return ModelTimeoutError(what, where=work.names, remedy=remedy)
+    return ModelTimeoutError(what, where=work.model_names, remedy=remedy)
 
 
-def _serve(
-    work: Work,
+def _serve_requests(
+    work: Job,
     ready: Callable[[], AbstractContextManager[Any]],
     counts: ctypes.Array[ctypes.c_int64],
     channel: Channel,
 ) -> None:
     """A worker's life: take positions, answer with their outcomes, until it is told to stop."""
-    threading.Thread(target=_count, args=(work.asked, counts), daemon=True).start()
-    order, known, failure = channel.receive(), len(work.classifier.notes), None
+    threading.Thread(target=_publish_pass_counts, args=(work.queried_model, counts), daemon=True).start()
+    order, known, failure = channel.receive_request(), len(work.classifier.notes), None
     try:
         with ready():
             while order != _STOP:
-                channel.send(_run_order(work, order))
+                channel.send_response(_run_request(work, order))
                 known = len(work.classifier.notes)
-                order = channel.receive()
+                order = channel.receive_request()
     except (EOFError, BrokenPipeError):
         return
     except BaseException as problem:  # noqa: BLE001 - the model cannot be made ready, or not be put back
-        failure = _as_failure(problem, work)
+        failure = _convert_failure(problem, work)
     while order != _STOP:
-        channel.send(_Answer(None, failure, ()))
-        order = channel.receive()
-    channel.send(_Answer(None, None, tuple(work.classifier.notes[known:])))
+        channel.send_response(_Response(None, failure, ()))
+        order = channel.receive_request()
+    channel.send_response(_Response(None, None, tuple(work.classifier.notes[known:])))
 
 
-def _run_order(work: Work, order: _Order) -> _Answer:
+def _run_request(work: Job, order: _Request) -> _Response:
     known = len(work.classifier.notes)
-    work.asked.batch_size = order.batch_size
-    batch: Batch | None = None
+    work.queried_model.batch_size = order.batch_size
+    batch: OutcomeBatch | None = None
     failure: Exception | None = None
     try:
         batch = work.run(order.positions)
     except BaseException as problem:  # noqa: BLE001 - raised again in the parent
-        failure = _as_failure(problem, work)
-    return _Answer(batch, failure, tuple(work.classifier.notes[known:]))
+        failure = _convert_failure(problem, work)
+    return _Response(batch, failure, tuple(work.classifier.notes[known:]))
 
 
-def _as_failure(problem: BaseException, work: Work) -> Exception:
+def _convert_failure(problem: BaseException, work: Job) -> Exception:
     """What the parent raises; nobody can interrupt a worker but the model itself."""
     if isinstance(problem, Exception):
-        return as_picklable(problem)
-    return as_model_error(problem, work.names)
+        return make_picklable_error(problem)
+    return build_exit_error(problem, work.model_names)
 
 
-def _count(classifier: Classifier, counts: ctypes.Array[ctypes.c_int64]) -> None:
+def _publish_pass_counts(classifier: Classifier, counts: ctypes.Array[ctypes.c_int64]) -> None:
     """Show how far this worker is, as long as it lives."""
     pause = threading.Event()
     while not pause.wait(_HEARTBEAT_SECONDS / 4):
-        counts[_UNDER_WAY] = classifier.passes_under_way()
-        counts[_FINISHED] = count_finished_passes()
+        counts[_CURRENT_PASSES] = classifier.count_current_passes()
+        counts[_FINISHED_PASSES] = count_finished_passes()

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 
 _PR_SET_PDEATHSIG = 1
-_LENGTH = struct.Struct("<Q")
-_PIECE_BYTES = 1 << 20
-_BURIAL_SECONDS = 5.0
+_LENGTH_FORMAT = struct.Struct("<Q")
+_READ_BYTES = 1 << 20
+_EXIT_SECONDS = 5.0
 """How long a process whose pipe has ended may take to be gone."""
 
 
@@ -40,27 +40,27 @@ def can_fork(*devices: torch.device) -> bool:
 class Channel:
     """The child's end: orders come in, answers go out."""
 
-    def __init__(self, orders: Connection, answers: int) -> None:
-        self._orders, self._answers = orders, answers
+    def __init__(self, requests: Connection, responses: int) -> None:
+        self._requests, self._responses = requests, responses
         self._owner: int | None = None
 
-    def take(self) -> None:
+    def take_ownership(self) -> None:
         """Make it this process's own: in copies of it that a model makes, the first use is their end."""
         self._owner = os.getpid()
 
-    def receive(self) -> Any:
+    def receive_request(self) -> Any:
         """The next order; EOFError once nobody can send one."""
-        self._refuse_copies()
-        return pickle.loads(self._orders.recv_bytes())  # noqa: S301 - our own bytes
+        self._exit_in_copies()
+        return pickle.loads(self._requests.recv_bytes())  # noqa: S301 - our own bytes
 
-    def send(self, answer: Any) -> None:
+    def send_response(self, answer: Any) -> None:
         """Hand an answer back."""
-        self._refuse_copies()
+        self._exit_in_copies()
         content = pickle.dumps(answer)
-        with os.fdopen(os.dup(self._answers), "wb") as stream:
-            stream.write(_LENGTH.pack(len(content)) + content)
+        with os.fdopen(os.dup(self._responses), "wb") as stream:
+            stream.write(_LENGTH_FORMAT.pack(len(content)) + content)
 
-    def _refuse_copies(self) -> None:
+    def _exit_in_copies(self) -> None:
         """A model that forks and returns twice would have every image answered twice."""
         if os.getpid() != self._owner:
             os._exit(1)
@@ -76,16 +76,16 @@ class ChildProcess:
 
     def __init__(self, serve: Callable[[Channel], None], *, threads: int | None = None) -> None:
         self._received = bytearray()
-        theirs, self._orders = multiprocessing.Pipe(duplex=False)
-        self._answers, answers = os.pipe()
-        os.set_blocking(self._answers, False)
+        theirs, self._requests = multiprocessing.Pipe(duplex=False)
+        self._responses, answers = os.pipe()
+        os.set_blocking(self._responses, False)
         count = threads or torch.get_num_threads()
         process = multiprocessing.get_context("fork").Process(
-            target=_live, args=(serve, Channel(theirs, answers), count, os.getpid())
+            target=_run_child, args=(serve, Channel(theirs, answers), count, os.getpid())
         )
         self._process: BaseProcess = process
         try:
-            _launcher().launch(process)
+            _get_launcher().launch_process(process)
         finally:  # closed here, so that a lost child ends the pipe
             theirs.close()
             os.close(answers)
@@ -95,25 +95,25 @@ class ChildProcess:
         """Its process id."""
         return self._process.pid
 
-    def send(self, order: Any) -> None:
+    def send_request(self, order: Any) -> None:
         """Give it an order; nothing happens if it is gone, which `receive` says."""
         with suppress(OSError):
-            self._orders.send_bytes(pickle.dumps(order))
+            self._requests.send_bytes(pickle.dumps(order))
 
     def fileno(self) -> int:
         """What becomes readable when there is an answer."""
-        return self._answers
+        return self._responses
 
-    def receive(self) -> list[Any]:
+    def receive_responses(self) -> list[Any]:
         """The answers that are here, without waiting: none, or one after the other.
 
         Raises:
             EOFError: If it has ended, or what it sends is no answer.
         """
         try:
-            while piece := os.read(self._answers, _PIECE_BYTES):
+            while piece := os.read(self._responses, _READ_BYTES):
                 self._received += piece
-                if answers := self._complete():
+                if answers := self._pop_complete_responses():
                     return answers
         except BlockingIOError:
             if not self.is_alive():
@@ -121,7 +121,7 @@ class ChildProcess:
             return []
         raise EOFError
 
-    def received_bytes(self) -> int:
+    def count_received_bytes(self) -> int:
         """How much of an answer is here, a sign that it is still being sent."""
         return len(self._received)
 
@@ -129,36 +129,36 @@ class ChildProcess:
         """Whether it still runs; its own children may keep its pipe open when it does not."""
         return self._process.is_alive()
 
-    def ending(self) -> str:
+    def describe_exit(self) -> str:
         """How it ended, as part of a sentence; call it once it is gone."""
-        self._process.join(_BURIAL_SECONDS)
-        return describe_ending(self._process.exitcode)
+        self._process.join(_EXIT_SECONDS)
+        return describe_exit_code(self._process.exitcode)
 
     def was_killed(self) -> bool:
         """Whether somebody killed it, as the system does for lack of memory."""
-        self._process.join(_BURIAL_SECONDS)
+        self._process.join(_EXIT_SECONDS)
         return self._process.exitcode == -signal.SIGKILL
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """End it and what it has started, whatever they are at."""
         if self._process.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
             self._process.join()
-        self._orders.close()
+        self._requests.close()
         with suppress(OSError):
-            os.close(self._answers)
+            os.close(self._responses)
 
-    def _complete(self) -> list[Any]:
+    def _pop_complete_responses(self) -> list[Any]:
         """Answers of which every byte is here."""
         found = []
-        while len(self._received) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._received)
-            if len(self._received) < _LENGTH.size + length:
+        while len(self._received) >= _LENGTH_FORMAT.size:
+            (length,) = _LENGTH_FORMAT.unpack_from(self._received)
+            if len(self._received) < _LENGTH_FORMAT.size + length:
                 break
-            content = bytes(self._received[_LENGTH.size : _LENGTH.size + length])
-            del self._received[: _LENGTH.size + length]
+            content = bytes(self._received[_LENGTH_FORMAT.size : _LENGTH_FORMAT.size + length])
+            del self._received[: _LENGTH_FORMAT.size + length]
             try:
                 found.append(pickle.loads(content))  # noqa: S301 - our own bytes
             except Exception as error:
@@ -166,13 +166,13 @@ class ChildProcess:
         return found
 
 
-def wait_for_answers(children: list[ChildProcess], seconds: float) -> list[ChildProcess]:
-    """Those that have something to read, or have ended, as soon as there is one; none after ``seconds``."""
+def wait_for_responses(children: list[ChildProcess], seconds: float) -> list[ChildProcess]:
+    """Those that have something to read, or have ended, as soon as there is one; none after ``estimate_seconds``."""
     ready = wait([child.fileno() for child in children], timeout=seconds)
     return [child for child in children if child.fileno() in ready or not child.is_alive()]
 
 
-def describe_ending(code: int | None) -> str:
+def describe_exit_code(code: int | None) -> str:
     """How a model's process ended, in words.
 
     Args:
@@ -187,7 +187,7 @@ def describe_ending(code: int | None) -> str:
     return f"the model's process ended by signal {-code} ({name}){memory}"
 
 
-def _live(serve: Callable[[Channel], None], channel: Channel, threads: int, parent: int) -> None:
+def _run_child(serve: Callable[[Channel], None], channel: Channel, threads: int, parent: int) -> None:
     """A child's life."""
     os.setpgid(0, 0)  # so that what a model starts ends with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
@@ -199,7 +199,7 @@ def _live(serve: Callable[[Channel], None], channel: Channel, threads: int, pare
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _use_own_streams()
     torch.set_num_threads(threads)
-    channel.take()
+    channel.take_ownership()
     with suppress(EOFError, OSError):  # whom it serves is gone, or the model closed what is not its own
         serve(channel)
 
@@ -212,30 +212,30 @@ def _use_own_streams() -> None:
     sys.stderr = open(2, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
 
 
-class _Launcher:
+class _ProcessLauncher:
     """The thread that makes copies. It lives as long as this process: with it, its copies would end."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
-        self._orders: queue.SimpleQueue[tuple[BaseProcess, queue.SimpleQueue[BaseException | None]]] = (
+        self._requests: queue.SimpleQueue[tuple[BaseProcess, queue.SimpleQueue[BaseException | None]]] = (
             queue.SimpleQueue()
         )
-        threading.Thread(target=self._serve, name="launcher", daemon=True).start()
+        threading.Thread(target=self._serve_launches, name="launcher", daemon=True).start()
 
-    def launch(self, process: BaseProcess) -> None:
+    def launch_process(self, process: BaseProcess) -> None:
         """Start a process.
 
         Raises:
             OSError: If the system cannot.
         """
         answer: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._orders.put((process, answer))
+        self._requests.put((process, answer))
         if (problem := answer.get()) is not None:
             raise problem
 
-    def _serve(self) -> None:
+    def _serve_launches(self) -> None:
         while True:
-            process, answer = self._orders.get()
+            process, answer = self._requests.get()
             try:
                 with warnings.catch_warnings():
                     # no other thread shares a lock with a copy, which has streams of its own
@@ -248,11 +248,11 @@ class _Launcher:
                 answer.put(problem)
 
 
-_launchers: list[_Launcher] = []
+_launchers: list[_ProcessLauncher] = []
 
 
-def _launcher() -> _Launcher:
+def _get_launcher() -> _ProcessLauncher:
     """This process's launcher; a copy of a process has none of its own yet."""
     if not _launchers or _launchers[0].owner != os.getpid():
-        _launchers[:] = [_Launcher()]
+        _launchers[:] = [_ProcessLauncher()]
     return _launchers[0]

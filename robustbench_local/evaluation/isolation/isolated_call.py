@@ -20,7 +20,7 @@ from robustbench_local.evaluation.isolation.child_process import (
     Channel,
     ChildProcess,
     can_fork,
-    wait_for_answers,
+    wait_for_responses,
 )
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def call_isolated(
     timeout: float | None,
     name: str = "model",
     threads: int | None = None,
-    listen: Callable[[Any], None] = lambda _message: None,
+    on_message: Callable[[Any], None] = lambda _message: None,
 ) -> T:
     """Call a function in a copy of this process; on other systems than Linux here, with its exits confined.
 
@@ -50,7 +50,7 @@ def call_isolated(
         timeout: Seconds that it may go on without finishing a pass of a model; None or 0 for any time.
         name: What to call the model in messages.
         threads: Threads of torch's for it; None: as many as here.
-        listen: Hears here what the function says by `tell_parent`.
+        on_message: Hears here what the function says by `tell_parent`.
 
     Returns:
         What the function returns; it has to be picklable.
@@ -61,27 +61,27 @@ def call_isolated(
         Exception: What the function raises; an exception that cannot be pickled as a RuntimeError.
     """
     if not can_fork():
-        with confined(name), _telling(listen):
+        with catch_process_exit(name), _register_listener(on_message):
             return function()
     finished = multiprocessing.RawArray(ctypes.c_int64, 1)
-    child = ChildProcess(partial(_answer, function, name, finished), threads=threads)
+    child = ChildProcess(partial(_run_in_child, function, name, finished), threads=threads)
     try:
-        result, failure = _wait(child, timeout, name, listen, finished)
+        result, failure = _wait_for_result(child, timeout, name, on_message, finished)
     finally:
-        child.end()
+        child.stop()
     if failure is not None:
         raise failure
     return result  # type: ignore[no-any-return]
 
 
-def tell_parent(message: Any) -> None:
+def send_to_parent(message: Any) -> None:
     """Say something, while the call under way goes on, to who listens where it was made."""
     for listen in _listeners[-1:]:
         listen(message)
 
 
 @contextmanager
-def confined(name: str) -> Iterator[None]:
+def catch_process_exit(name: str) -> Iterator[None]:
     """Inside, ``sys.exit`` and its like are errors of the model; only a user's interrupt ends more than it.
 
     So is ``os._exit``, which would end this process with whatever code the model gives it.
@@ -90,27 +90,27 @@ def confined(name: str) -> Iterator[None]:
         name: What to call the model in messages.
     """
     try:
-        with _leaving_refused():
+        with _refuse_os_exit():
             yield
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as escape:
-        raise as_model_error(escape, name) from escape
+        raise build_exit_error(escape, name) from escape
 
 
-class _LeftError(BaseException):
+class _ProcessExitError(BaseException):
     """A model wanted to end this process with a code."""
 
 
 @contextmanager
-def _leaving_refused() -> Iterator[None]:
+def _refuse_os_exit() -> Iterator[None]:
     """Inside, ``os._exit`` raises in this thread of this process; others and copies of it may leave."""
     leave, owner = os._exit, (os.getpid(), threading.get_ident())
 
     def refuse(status: int = 0) -> NoReturn:
         if (os.getpid(), threading.get_ident()) != owner:
             leave(status)
-        raise _LeftError(status)
+        raise _ProcessExitError(status)
 
     os._exit = refuse
     try:
@@ -119,7 +119,7 @@ def _leaving_refused() -> Iterator[None]:
         os._exit = leave
 
 
-def as_model_error(escape: BaseException, name: str) -> ProcessEndedError:
+def build_exit_error(escape: BaseException, name: str) -> ProcessEndedError:
     """What is meant to end a process, as an error of the model that raised it.
 
     Args:
@@ -129,14 +129,14 @@ def as_model_error(escape: BaseException, name: str) -> ProcessEndedError:
     if isinstance(escape, SystemExit):
         shown = "" if escape.code is None else repr(escape.code)[:40]
         what = f"the model called sys.exit({shown})"
-    elif isinstance(escape, _LeftError):
+    elif isinstance(escape, _ProcessExitError):
         what = f"the model called os._exit({escape.args[0]!r:.40})"
     else:
         what = f"the model raised {type(escape).__name__}"
     return ProcessEndedError(what, where=name, remedy="let it raise an ordinary exception, or none")
 
 
-def as_picklable(failure: Exception) -> Exception:
+def make_picklable_error(failure: Exception) -> Exception:
     """The exception, or one like it where it cannot be taken to another process."""
     try:
         pickle.loads(pickle.dumps(failure))  # noqa: S301 - our own bytes
@@ -146,7 +146,7 @@ def as_picklable(failure: Exception) -> Exception:
 
 
 @contextmanager
-def _telling(listen: Callable[[Any], None]) -> Iterator[None]:
+def _register_listener(listen: Callable[[Any], None]) -> Iterator[None]:
     _listeners.append(listen)
     try:
         yield
@@ -154,28 +154,28 @@ def _telling(listen: Callable[[Any], None]) -> Iterator[None]:
         _listeners.remove(listen)
 
 
-def _answer(
+def _run_in_child(
     function: Callable[[], Any], name: str, finished: ctypes.Array[ctypes.c_int64], channel: Channel
 ) -> None:
-    threading.Thread(target=_count, args=(finished,), daemon=True).start()
+    threading.Thread(target=_publish_finished_passes, args=(finished,), daemon=True).start()
     try:
-        with _telling(lambda message: channel.send(_Message(message))):
+        with _register_listener(lambda message: channel.send_response(_Message(message))):
             result, failure = function(), None
     except Exception as problem:  # noqa: BLE001 - raised again in the parent
-        result, failure = None, as_picklable(problem)
+        result, failure = None, make_picklable_error(problem)
     except BaseException as escape:  # noqa: BLE001 - nobody can interrupt a child but the model itself
-        result, failure = None, as_model_error(escape, name)
-    channel.send((result, failure))
+        result, failure = None, build_exit_error(escape, name)
+    channel.send_response((result, failure))
 
 
-def _count(finished: ctypes.Array[ctypes.c_int64]) -> None:
+def _publish_finished_passes(finished: ctypes.Array[ctypes.c_int64]) -> None:
     """Show the parent, as long as this process lives, that passes come to their end in it."""
     pause = threading.Event()
     while not pause.wait(_HEARTBEAT_SECONDS / 4):
         finished[0] = count_finished_passes()
 
 
-def _wait(
+def _wait_for_result(
     child: ChildProcess,
     timeout: float | None,
     name: str,
@@ -186,18 +186,18 @@ def _wait(
     idle, progress = 0.0, (finished[0], 0)
     while not timeout or idle < timeout:
         began = time.monotonic()
-        if wait_for_answers([child], pause):
+        if wait_for_responses([child], pause):
             try:
-                answers = child.receive()
+                answers = child.receive_responses()
             except EOFError:
                 remedy = "see what it prints, and run it by itself"
-                raise ProcessEndedError(child.ending(), where=name, remedy=remedy) from None
+                raise ProcessEndedError(child.describe_exit(), where=name, remedy=remedy) from None
             for answer in answers:
                 if not isinstance(answer, _Message):
                     return answer  # type: ignore[no-any-return]
                 listen(answer.content)
         # a pause of this very process is not the model's: no round counts for more than two heartbeats
         passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
-        before, progress = progress, (finished[0], child.received_bytes())
+        before, progress = progress, (finished[0], child.count_received_bytes())
         idle = idle + passed if progress == before else 0.0
-    raise ModelTimeoutError.after(timeout or 0.0, name)
+    raise ModelTimeoutError.from_seconds(timeout or 0.0, name)

@@ -33,7 +33,7 @@ class Watchdog(AbstractContextManager["Watchdog"]):
     """While open: interrupts the thread that opened it once no pass finishes, or its time is over.
 
     Python code hears that as an `OverdueError`. Code that does not come back, such as a call that waits for a
-    GPU for ever, cannot: then ``give_up`` is called from another thread.
+    GPU for ever, cannot: then ``abort_hung_model`` is called from another thread.
 
     Args:
         timeout: Seconds within which a pass has to finish; None or 0 for any time.
@@ -42,13 +42,16 @@ class Watchdog(AbstractContextManager["Watchdog"]):
     """
 
     def __init__(
-        self, timeout: float | None, deadline: float | None, give_up: Callable[[str], None] = lambda _: None
+        self,
+        timeout: float | None,
+        deadline: float | None,
+        abort_hung_model: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._timeout, self._deadline, self._give_up = timeout or None, deadline, give_up
-        self._watched = threading.get_ident()
+        self._timeout, self._deadline, self._abort_hung_model = timeout or None, deadline, abort_hung_model
+        self._watched_thread = threading.get_ident()
         self._closed = threading.Event()
         self._is_sent = False
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._watch_progress, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
         if self._timeout is not None or self._deadline is not None:
@@ -68,7 +71,7 @@ class Watchdog(AbstractContextManager["Watchdog"]):
             with suppress(OverdueError):
                 time.sleep(_DELIVERY_SECONDS)
 
-    def _watch(self) -> None:
+    def _watch_progress(self) -> None:
         # An interrupt under way to a thread that waits in C makes CPython 3.11 repeat one instruction of
         # every traced thread for ever, as under a debugger or coverage: this one has to go on, untraced.
         sys.settrace(None)
@@ -78,14 +81,14 @@ class Watchdog(AbstractContextManager["Watchdog"]):
             now = count_finished_passes()
             idle, seen = (idle + pause if now == seen else 0.0), now
             if self._timeout is not None and idle >= self._timeout:
-                self._interrupt(f"no pass finished for {self._timeout:g} s")
+                self._interrupt_thread(f"no pass finished for {self._timeout:g} s")
                 return
             if self._deadline is not None and time.monotonic() > self._deadline:
-                self._interrupt("the cell's time is over")
+                self._interrupt_thread("the cell's time is over")
                 return
 
-    def _interrupt(self, why: str) -> None:
-        self._is_sent, thread = True, ctypes.c_ulong(self._watched)
+    def _interrupt_thread(self, why: str) -> None:
+        self._is_sent, thread = True, ctypes.c_ulong(self._watched_thread)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(OverdueError))
         if not self._closed.wait(GRACE_SECONDS):
-            self._give_up(why)
+            self._abort_hung_model(why)

@@ -9,19 +9,23 @@ from pathlib import Path
 
 from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
-from robustbench_local.attacks.physical.eot import ExpectationAttack
+from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.certification import make_certificate
 from robustbench_local.config.cards import Card
-from robustbench_local.config.hyperparameters import parameter_names
+from robustbench_local.config.hyperparameters import list_parameter_names
 from robustbench_local.errors import ConfigError, RobustbenchError
-from robustbench_local.evaluation.grid.card_lookup import each_target, find_entries
+from robustbench_local.evaluation.grid.card_lookup import find_cards_per_target, find_method_cards
 from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
-from robustbench_local.evaluation.grid.surrogate_checks import NAIVE_NOTE, check_surrogate, transfer_note
+from robustbench_local.evaluation.grid.surrogate_checks import (
+    NAIVE_NOTE,
+    check_surrogate,
+    format_transfer_note,
+)
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
-from robustbench_local.evaluation.planning.cells import Crossing, GridColumn, cross
-from robustbench_local.evaluation.planning.certificate_columns import CertificateColumn, plan_certificate
-from robustbench_local.evaluation.planning.plan import AttackCell, PlannedCell, Subject, ViewCell
-from robustbench_local.evaluation.planning.sticker_surface import describe_surface
+from robustbench_local.evaluation.planning.cells import CellSpec, GridColumn, build_cell_spec
+from robustbench_local.evaluation.planning.certificate_columns import CertificateColumn, plan_certificate_cell
+from robustbench_local.evaluation.planning.plan import AttackCell, EvaluationSubject, PlannedCell, StickerCell
+from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 
 BF16_NOTE = (
     "searched in bf16, which misses some breaks of robust networks; every success is confirmed in fp32"
@@ -30,7 +34,7 @@ BF16_NOTE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column(GridColumn):
+class AttackColumn(GridColumn):
     """One attack of the grid under one threat model."""
 
     attack: Attack
@@ -49,7 +53,7 @@ class Column(GridColumn):
         return self.card.name + origin
 
 
-def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column | CertificateColumn]:
+def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[AttackColumn | CertificateColumn]:
     """Every attack and certificate of the grid with its overrides applied, in order.
 
     Args:
@@ -60,24 +64,24 @@ def resolve_columns(grid: Grid, folders: Sequence[Path]) -> list[Column | Certif
         CardError: If a card is unknown or malformed.
         ConfigError: If an override is wrong, or two entries mean the same cell.
     """
-    found: list[Column | CertificateColumn] = []
+    found: list[AttackColumn | CertificateColumn] = []
     for entry in grid.attacks:
-        find = each_target if entry.each_target else find_entries
+        find = find_cards_per_target if entry.each_target else find_method_cards
         for card in find(entry.card, entry.overrides, folders):
-            column = _column(card, entry)
+            column = _build_column(card, entry)
             if column.name in {other.name for other in found}:
                 raise ConfigError(f"the {card.kind} {column.name!r} is listed twice", where="attacks")
             found.append(column)
     return found
 
 
-def _column(card: Card, entry: AttackEntry) -> Column | CertificateColumn:
+def _build_column(card: Card, entry: AttackEntry) -> AttackColumn | CertificateColumn:
     models = None if entry.models is None else tuple(entry.models)
     if card.kind != "certificate":
         attack = make_attack(card.method, card.parameters)
         _check_views(attack, entry, card.name)
         surrogate, views = entry.transfer_from, entry.test_views or TEST_VIEWS
-        return Column(
+        return AttackColumn(
             card=card,
             attack=attack,
             limit=entry.limit,
@@ -93,7 +97,7 @@ def _column(card: Card, entry: AttackEntry) -> Column | CertificateColumn:
 
 def _check_views(attack: Attack, entry: AttackEntry, name: str) -> None:
     """Refuse what only stickers and patches have, and what they do not have."""
-    viewed = isinstance(attack, ExpectationAttack)
+    viewed = isinstance(attack, EOTAttack)
     if entry.test_views is not None and not viewed:
         remedy = "leave test_views out: it is for stickers and patches"
         raise ConfigError(f"{name!r} has no views to test", where="attacks", remedy=remedy)
@@ -104,9 +108,9 @@ def _check_views(attack: Attack, entry: AttackEntry, name: str) -> None:
 
 def plan_cells(
     grid: Grid,
-    models: Mapping[str, Subject],
-    subjects: Sequence[Subject],
-    columns: Sequence[Column | CertificateColumn],
+    models: Mapping[str, EvaluationSubject],
+    subjects: Sequence[EvaluationSubject],
+    columns: Sequence[AttackColumn | CertificateColumn],
     code: str,
 ) -> Iterator[PlannedCell]:
     """Every square of the grid, in its order.
@@ -123,70 +127,70 @@ def plan_cells(
     """
     position = itertools.count()
     for subject in subjects:
-        given = {"data": subject.data.digest(), "seed": str(grid.seed), "code": code}
+        given = {"data": subject.data.compute_digest(), "seed": str(grid.seed), "code": code}
         given["defense"] = subject.defense
         for column in columns:
             if column.models is not None and subject.id not in column.models:
                 continue
             if isinstance(column, CertificateColumn):
-                yield plan_certificate(grid, subject, column, given, next(position))
+                yield plan_certificate_cell(grid, subject, column, given, next(position))
                 continue
             surrogate = models[column.surrogate] if column.surrogate else None
-            cell = _plan_cell(grid, subject, column, surrogate, given, next(position))
-            yield _with_views(cell, column)
-            if _worth_trying_naively(subject, column):
-                naive = replace(column, naive=True, attack=_to_the_end(column.attack))
-                yield _plan_cell(grid, subject, naive, subject.undefended, given, next(position))
+            cell = _plan_attack_cell(grid, subject, column, surrogate, given, next(position))
+            yield _convert_to_sticker_cell(cell, column)
+            if _should_attack_naively(subject, column):
+                naive = replace(column, naive=True, attack=_disable_early_stop(column.attack))
+                yield _plan_attack_cell(grid, subject, naive, subject.undefended, given, next(position))
 
 
-def _to_the_end(attack: Attack) -> Attack:
+def _disable_early_stop(attack: Attack) -> Attack:
     """The attack without its early stop, if it has one: a first success says little about another model."""
-    patient = {"early_stop": False} if "early_stop" in parameter_names(type(attack)) else {}
+    patient = {"early_stop": False} if "early_stop" in list_parameter_names(type(attack)) else {}
     return replace(attack, **patient)
 
 
-def _worth_trying_naively(subject: Subject, column: Column) -> bool:
+def _should_attack_naively(subject: EvaluationSubject, column: AttackColumn) -> bool:
     """Whether an attack follows gradients, which it would find otherwise in the model without its wrapper.
 
     Nobody who averages over draws is naive about a model that draws.
     """
     undefended = subject.undefended
-    if isinstance(column.attack, ExpectationAttack) or column.attack.looks > 1:
+    if isinstance(column.attack, EOTAttack) or column.attack.eot_samples > 1:
         return False
     if undefended is None or column.surrogate is not None or column.attack.access != "gradients":
         return False
     return undefended.classifier.access == "gradients"
 
 
-def _plan_cell(
+def _plan_attack_cell(
     grid: Grid,
-    subject: Subject,
-    column: Column,
-    surrogate: Subject | None,
-    given: dict[str, str],
+    subject: EvaluationSubject,
+    column: AttackColumn,
+    surrogate: EvaluationSubject | None,
+    run_identity: dict[str, str],
     position: int,
 ) -> AttackCell:
-    crossing, attack = cross(column, subject, grid.seed), column.attack
-    search = grid.search_precision if attack.refills else "fp32"
+    crossing, attack = build_cell_spec(column, subject, grid.seed), column.attack
+    search = grid.search_precision if attack.uses_engine else "fp32"
     what = {"attack": repr(attack), "search": search}
-    if isinstance(attack, ExpectationAttack):
+    if isinstance(attack, EOTAttack):
         what["test views"] = str(column.test_views)
-    notes = [attack.note((surrogate or subject).classifier, crossing.threat)]
+    notes = [attack.describe_caveats((surrogate or subject).classifier, crossing.threat)]
     if surrogate:
         what["surrogate"] = surrogate.digest
-        notes.append(NAIVE_NOTE if column.naive else transfer_note(surrogate.id))
+        notes.append(NAIVE_NOTE if column.naive else format_transfer_note(surrogate.id))
     if search == "bf16":
         notes.append(BF16_NOTE)
-    record = crossing.record(
+    record = crossing.build_record(
         position,
-        what=what,
-        given=given,
+        method_identity=what,
+        run_identity=run_identity,
         parameters=asdict(attack),
         note="; ".join(filter(None, notes)),
         knowledge="naive" if column.naive else "transfer" if surrogate else attack.knowledge,
         surrogate=column.surrogate,
         measure=attack.measure,
-        surface=describe_surface(subject.data, crossing.positions, crossing.threat),
+        surface=build_surface_record(subject.data, crossing.positions, crossing.threat),
     )
     unusable = subject.problem or (surrogate and surrogate.problem)  # the cell is an error, then
     return AttackCell(
@@ -195,20 +199,20 @@ def _plan_cell(
         attack=attack,
         threat=crossing.threat,
         positions=crossing.positions,
-        skipped=None if unusable else _reason_to_skip(crossing, attack, surrogate, naive=column.naive),
+        skip_reason=None if unusable else _find_skip_reason(crossing, attack, surrogate, naive=column.naive),
         surrogate=surrogate,
     )
 
 
-def _with_views(cell: AttackCell, column: Column) -> AttackCell:
+def _convert_to_sticker_cell(cell: AttackCell, column: AttackColumn) -> AttackCell:
     """The cell as one about views, where the attack is a sticker or a patch."""
-    if not isinstance(cell.attack, ExpectationAttack):
+    if not isinstance(cell.attack, EOTAttack):
         return cell
-    return ViewCell(**{**vars(cell), "test_views": column.test_views})
+    return StickerCell(**{**vars(cell), "test_views": column.test_views})
 
 
-def _reason_to_skip(
-    crossing: Crossing, attack: Attack, surrogate: Subject | None, *, naive: bool
+def _find_skip_reason(
+    crossing: CellSpec, attack: Attack, surrogate: EvaluationSubject | None, *, naive: bool
 ) -> str | None:
     """Why a cell cannot run on this model; what is wrong whatever the model is raised instead."""
     threat, subject = crossing.threat, crossing.subject
@@ -222,7 +226,7 @@ def _reason_to_skip(
         check_surrogate(attack, threat, surrogate.classifier, surrogate.data, subject.data)
         return None
     try:
-        attack.check(threat, subject.classifier)
+        attack.check_support(threat, subject.classifier)
     except RobustbenchError as problem:
         if subject.classifier.access == "gradients":
             raise

@@ -12,9 +12,9 @@ from robustbench_local.config.cards import Card, CardThreat
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.subsample import choose_images
-from robustbench_local.evaluation.harness.attack_job import applicable
+from robustbench_local.evaluation.harness.attack_job import find_applicable_positions
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.planning.plan import Subject
+from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.store.records import CellRecord
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -36,18 +36,18 @@ class GridColumn:
         return self.card.name
 
     @property
-    def rules(self) -> CardThreat:
+    def card_threat(self) -> CardThreat:
         """The threat model, its classes still names."""
         return cast("CardThreat", self.card.threat)  # these cards always have one
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crossing:
+class CellSpec:
     """A column and a model: the threat in the model's classes, and the images it is about."""
 
     column: GridColumn
     """The column."""
-    subject: Subject
+    subject: EvaluationSubject
     """The model with its defense."""
     threat: ThreatModel
     """Budget and goal."""
@@ -58,34 +58,34 @@ class Crossing:
     excluded: int
     """Images that the goal does not apply to."""
 
-    def record(
+    def build_record(
         self,
         position: int,
         *,
-        what: Mapping[str, str],
-        given: Mapping[str, str],
+        method_identity: Mapping[str, str],
+        run_identity: Mapping[str, str],
         parameters: Mapping[str, Any],
-        **more: Any,
+        **extra_fields: Any,
     ) -> CellRecord:
         """The cell's record.
 
         Args:
             position: Order in the grid.
-            what: What the method is and how it works, part of the cell's identity.
-            given: What the identity is made of besides the model and the method.
+            method_identity: What the method is and how it works, part of the cell's identity.
+            run_identity: What the identity is made of besides the model and the method.
             parameters: Of the method.
-            more: Fields that only one kind of cell has.
+            extra_fields: Fields that only one kind of cell has.
         """
         column, subject, threat = self.column, self.subject, self.threat
         about = {"threat": repr(threat), "sources": str(self.sources), "limit": str(column.limit)}
-        identity = {"model": subject.digest, **given, **what, **about}
+        identity = {"model": subject.digest, **run_identity, **method_identity, **about}
         return CellRecord(
             key=cell_key({**identity, "id": subject.id, "name": column.name}),
             position=position,
             model=subject.id,
             defense=subject.defense,
             attack=column.name,
-            card=column.card.base,
+            card=column.card.base_name,
             norm=threat.norm,
             eps=threat.eps,
             threat=threat.name,
@@ -96,11 +96,11 @@ class Crossing:
             excluded=self.excluded,
             parameters={"method": column.card.method, **parameters},
             identity=identity,
-            **more,
+            **extra_fields,
         )
 
 
-def cross(column: GridColumn, subject: Subject, seed: int) -> Crossing:
+def build_cell_spec(column: GridColumn, subject: EvaluationSubject, seed: int) -> CellSpec:
     """Bring a column and a model together.
 
     Args:
@@ -112,20 +112,20 @@ def cross(column: GridColumn, subject: Subject, seed: int) -> Crossing:
         ConfigError: If the column names a class that the data do not have.
     """
     names = subject.data.class_names
-    sources = resolve_classes(column.rules.sources, names)
-    threat = column.rules.model(resolve_classes(column.rules.targets, names))
-    everyone = applicable(subject.data, threat, sources)
-    return Crossing(
+    sources = resolve_classes(column.card_threat.sources, names)
+    threat = column.card_threat.build_threat_model(resolve_classes(column.card_threat.targets, names))
+    everyone = find_applicable_positions(subject.data, threat, sources)
+    return CellSpec(
         column=column,
         subject=subject,
         threat=threat,
         sources=sources,
-        positions=_limited(subject.data, everyone, column.limit, seed),
+        positions=_limit_positions(subject.data, everyone, column.limit, seed),
         excluded=len(subject.data) - len(everyone),
     )
 
 
-def _limited(data: Dataset, positions: Tensor, limit: int | None, seed: int) -> Tensor:
+def _limit_positions(data: Dataset, positions: Tensor, limit: int | None, seed: int) -> Tensor:
     """As many of the positions as a column wants, evenly over the classes."""
     ids = [data.ids[position] for position in positions.tolist()]
     chosen = choose_images(ids, data.labels[positions].tolist(), limit=limit, seed=seed)

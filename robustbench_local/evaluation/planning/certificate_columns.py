@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from robustbench_local.certification.base import Certificate
 from robustbench_local.errors import RobustbenchError, ThreatError
 from robustbench_local.evaluation.grid.schema import Grid
-from robustbench_local.evaluation.planning.cells import GridColumn, cross
-from robustbench_local.evaluation.planning.plan import CertificateCell, Subject
+from robustbench_local.evaluation.planning.cells import GridColumn, build_cell_spec
+from robustbench_local.evaluation.planning.plan import CertificateCell, EvaluationSubject
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -20,8 +20,12 @@ class CertificateColumn(GridColumn):
     """The certificate built from the card."""
 
 
-def plan_certificate(
-    grid: Grid, subject: Subject, column: CertificateColumn, given: dict[str, str], position: int
+def plan_certificate_cell(
+    grid: Grid,
+    subject: EvaluationSubject,
+    column: CertificateColumn,
+    run_identity: dict[str, str],
+    position: int,
 ) -> CertificateCell:
     """The cell of a certificate and a model.
 
@@ -29,22 +33,22 @@ def plan_certificate(
         grid: The grid.
         subject: The model with its defense.
         column: The certificate.
-        given: What the cell's key is made of besides the model and the certificate.
+        run_identity: What the cell's key is made of besides the model and the certificate.
         position: Order in the grid.
 
     Raises:
         ThreatError: If the certificate cannot answer the question for any model.
     """
-    crossing, certificate = cross(column, subject, grid.seed), column.certificate
-    record = crossing.record(
+    crossing, certificate = build_cell_spec(column, subject, grid.seed), column.certificate
+    record = crossing.build_record(
         position,
-        what={"certificate": repr(certificate)},
-        given=given,
+        method_identity={"certificate": repr(certificate)},
+        run_identity=run_identity,
         parameters=asdict(certificate),
-        note=certificate.note(),
+        note=certificate.describe_caveats(),
         measure="certificate",
-        concerns=certificate.concerns(subject.classifier),
-        alpha=certificate.error,
+        concerns=certificate.get_concern(subject.classifier),
+        alpha=certificate.error_probability,
     )
     return CertificateCell(
         record=record,
@@ -52,12 +56,12 @@ def plan_certificate(
         certificate=certificate,
         threat=crossing.threat,
         positions=crossing.positions,
-        skipped=_reason_to_skip(certificate, crossing.threat, subject, len(crossing.positions)),
+        skip_reason=_find_skip_reason(certificate, crossing.threat, subject, len(crossing.positions)),
     )
 
 
-def _reason_to_skip(
-    certificate: Certificate, threat: ThreatModel, subject: Subject, count: int
+def _find_skip_reason(
+    certificate: Certificate, threat: ThreatModel, subject: EvaluationSubject, count: int
 ) -> str | None:
     """Why there is no such certificate for this model; a question that makes no sense is raised instead."""
     if subject.problem:
@@ -65,7 +69,7 @@ def _reason_to_skip(
     if not count:
         return "no image of the data is of a source class"
     try:
-        certificate.check(threat, subject.classifier)
+        certificate.check_support(threat, subject.classifier)
     except ThreatError:
         raise
     except RobustbenchError as problem:

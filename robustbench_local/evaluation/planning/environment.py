@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from robustbench_local.classifier.package_code import code_digest
+from robustbench_local.classifier.package_code import digest_code
 
-DECIDING = tuple(
+VERDICT_MODULES = tuple(
     f"robustbench_local.{name}"
     for name in (
         "attacks",
@@ -25,7 +25,7 @@ DECIDING = tuple(
     )
 )
 """Where the code that decides verdicts begins: folders and modules; all that they import decides too."""
-REPORTED = (
+REPORTED_DISTRIBUTIONS = (
     "numpy",
     "pandas",
     "pillow",
@@ -40,12 +40,12 @@ REPORTED = (
 """Distributions whose versions a reviewer wants to know."""
 
 
-def code_version() -> str:
+def compute_code_version() -> str:
     """The package's version and a digest of the code that decides verdicts, e.g. ``0.1.0+3f9c21d07a4e``."""
-    return f"{_version('robustbench-local')}+{code_digest(DECIDING)[:12]}"
+    return f"{_find_version('robustbench-local')}+{digest_code(VERDICT_MODULES)[:12]}"
 
 
-def library_versions(methods: Iterable[str]) -> dict[str, str]:
+def find_library_versions(methods: Iterable[str]) -> dict[str, str]:
     """Versions of torch and of the libraries whose attacks a grid runs, by the words that a refusal uses.
 
     Args:
@@ -57,7 +57,7 @@ def library_versions(methods: Iterable[str]) -> dict[str, str]:
         if method.startswith(("reference:", "torchattacks:"))
     }
     torch_version = {"version of torch": torch.__version__.partition("+")[0]}
-    return torch_version | {f"version of {name}": str(_version(name)) for name in sorted(wanted)}
+    return torch_version | {f"version of {name}": str(_find_version(name)) for name in sorted(wanted)}
 
 
 def describe_environment(device: str, workers: int) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def describe_environment(device: str, workers: int) -> dict[str, Any]:
         device: Where the classifiers compute.
         workers: Processes that may share a cell's images.
     """
-    versions = {name: _version(name) for name in REPORTED}
+    versions = {name: _find_version(name) for name in REPORTED_DISTRIBUTIONS}
     gpu = torch.cuda.get_device_name(device) if device.startswith("cuda") else None
     return {
         "robustbench_local": versions["robustbench-local"],
-        "code": code_version(),
+        "code": compute_code_version(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": versions["torchvision"],
@@ -84,7 +84,7 @@ def describe_environment(device: str, workers: int) -> dict[str, Any]:
     }
 
 
-def _version(distribution: str) -> str | None:
+def _find_version(distribution: str) -> str | None:
     """Version of an installed distribution; None where it is not installed."""
     try:
         return metadata.version(distribution)

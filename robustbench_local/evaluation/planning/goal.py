@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from robustbench_local.evaluation.grid.card_lookup import find_entries
+from robustbench_local.evaluation.grid.card_lookup import find_method_cards
 from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
 from robustbench_local.evaluation.planning.plan import PlannedCell
 
 ClassEntry = int | str
 
 
-def confine(
+def override_goal(
     grid: Grid, sources: Sequence[ClassEntry], targets: Sequence[ClassEntry], folders: Sequence[Path] = ()
 ) -> Grid:
     """A grid whose every attack pursues one goal, whatever its card says.
@@ -32,14 +32,14 @@ def confine(
     """
     if not (sources or targets):
         return grid
-    entries = [_confined(entry, list(sources), list(targets), folders) for entry in grid.attacks]
+    entries = [_override_entry_goal(entry, list(sources), list(targets), folders) for entry in grid.attacks]
     return grid.model_copy(update={"attacks": entries})
 
 
-def _confined(
+def _override_entry_goal(
     entry: AttackEntry, sources: list[ClassEntry], targets: list[ClassEntry], folders: Sequence[Path]
 ) -> AttackEntry:
-    card = find_entries(entry.card, entry.overrides, folders)[0]
+    card = find_method_cards(entry.card, entry.overrides, folders)[0]
     aimless = card.kind == "certificate" or (card.threat is not None and card.threat.norm == "corruption")
     goal: dict[str, Any] = {"sources": sources, "targets": [] if aimless else targets}
     changes = {key: classes for key, classes in goal.items() if classes}
@@ -61,11 +61,11 @@ def describe_goals(cells: Sequence[PlannedCell]) -> Iterator[str]:
             other[:2] == (model, sources) and set(targets) < set(other[2]) for other in goals if targets
         )
     }
-    told = (_describe(cell) for goal, cell in goals.items() if goal in wider and any(goal[1:]))
+    told = (_describe_goal(cell) for goal, cell in goals.items() if goal in wider and any(goal[1:]))
     yield from dict.fromkeys(told)
 
 
-def named_classes(cell: PlannedCell, classes: Sequence[int]) -> list[str]:
+def format_classes(cell: PlannedCell, classes: Sequence[int]) -> list[str]:
     """Classes of a cell's model with their numbers: ``14 Stop``; ``class 14`` where they have no names."""
     names = cell.subject.data.class_names
     return [
@@ -73,9 +73,9 @@ def named_classes(cell: PlannedCell, classes: Sequence[int]) -> list[str]:
     ]
 
 
-def _describe(cell: PlannedCell) -> str:
-    sources = ", ".join(named_classes(cell, cell.record.sources)) or "every other class"
-    targets = named_classes(cell, cell.record.targets)
+def _describe_goal(cell: PlannedCell) -> str:
+    sources = ", ".join(format_classes(cell, cell.record.sources)) or "every other class"
+    targets = format_classes(cell, cell.record.targets)
     if not targets:
         return f"only images of {sources}"
     return f"{sources} -> {'any of ' if len(targets) > 1 else ''}{', '.join(targets)}"

@@ -6,16 +6,20 @@ from torch import Tensor
 
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.store.records import SurfaceRecord
-from robustbench_local.threats.physical.sticker_mask import BORDER, allowance, surface
+from robustbench_local.threats.physical.sticker_mask import (
+    BORDER_SHARE,
+    build_surface_masks,
+    count_allowed_pixels,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
-NO_MASKS = f"the frame less a border of {100 * BORDER:.0f} %"
+UNMASKED_SURFACE = f"the frame less a border of {100 * BORDER_SHARE:.0f} %"
 """The surface where the data have no masks."""
-UNNAMED_MASKS = "the data's masks"
+UNNAMED_MASK_SURFACE = "the data's masks"
 """The surface where the data do not say what their masks are."""
 
 
-def describe_surface(data: Dataset, positions: Tensor, threat: ThreatModel) -> SurfaceRecord | None:
+def build_surface_record(data: Dataset, positions: Tensor, threat: ThreatModel) -> SurfaceRecord | None:
     """The surface of the signs, and how much of it a sticker may cover.
 
     Args:
@@ -29,13 +33,13 @@ def describe_surface(data: Dataset, positions: Tensor, threat: ThreatModel) -> S
     if threat.norm != "sticker" or not len(positions):
         return None
     if data.masks is None:
-        surfaces, what = surface(data.images[:1], None), NO_MASKS
+        surfaces, what = build_surface_masks(data.images[:1], None), UNMASKED_SURFACE
     else:
-        surfaces, what = data.masks[positions], data.surface or UNNAMED_MASKS
+        surfaces, what = data.masks[positions], data.surface or UNNAMED_MASK_SURFACE
     height, width = data.images.shape[-2:]
     return SurfaceRecord(
         what=what,
         pixels=float(surfaces.flatten(1).sum(dim=1).double().mean()),
-        covered=float(allowance(surfaces, threat.eps).double().mean()),
+        covered=float(count_allowed_pixels(surfaces, threat.eps).double().mean()),
         image_pixels=height * width,
     )

@@ -13,9 +13,9 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import DataError, ModelError
 from robustbench_local.evaluation.grid.schema import ModelEntry
-from robustbench_local.evaluation.planning.plan import Subject
-from robustbench_local.models.http_client import is_url, without_credentials
-from robustbench_local.store.run_folder import UNKNOWN
+from robustbench_local.evaluation.planning.plan import EvaluationSubject
+from robustbench_local.models.http_client import is_url, remove_credentials
+from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 
 
 class UnusableModel(nn.Module):
@@ -36,7 +36,7 @@ class UnusableModel(nn.Module):
 
 def make_unusable_subject(
     entry: ModelEntry, data: Dataset, problem: ModelError, device: torch.device
-) -> Subject:
+) -> EvaluationSubject:
     """The subject of a grid whose model cannot be used.
 
     Args:
@@ -61,7 +61,7 @@ def make_unusable_subject(
         "id": entry.id,
         "name": entry.id,
         "defense": "none",
-        "source": without_credentials(entry.source),
+        "source": remove_credentials(entry.source),
         "digest": "",
         "num_classes": None,
         "parameters": None,
@@ -71,16 +71,21 @@ def make_unusable_subject(
         "class_names": list(data.class_names),
         "problem": str(problem),
     }
-    return Subject(
-        id=entry.id, classifier=classifier, data=data, digest=UNKNOWN, about=about, problem=problem
+    return EvaluationSubject(
+        id=entry.id,
+        classifier=classifier,
+        data=data,
+        digest=UNKNOWN_IDENTITY,
+        description=about,
+        problem=problem,
     )
 
 
-def with_defense(subject: Subject, defense: str) -> Subject:
+def add_defense_name(subject: EvaluationSubject, defense: str) -> EvaluationSubject:
     """An unusable model under a defense: unusable just so.
 
     Args:
         subject: The unusable model.
         defense: The name of the defense.
     """
-    return replace(subject, defense=defense, about={**subject.about, "defense": defense})
+    return replace(subject, defense=defense, description={**subject.description, "defense": defense})

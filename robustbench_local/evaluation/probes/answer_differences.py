@@ -11,7 +11,7 @@ place in both: kernels do the same there whatever the other images are. As much 
 ROUNDING_FACTOR = 10.0
 """Batches of other sizes may differ by so many times what a change of 1e-6 in every pixel makes of the
 answers: sums are taken in another order, and a network of low precision rounds each otherwise."""
-MOST_ROUNDING = 0.1
+MAX_ROUNDING_SHARE = 0.1
 """The largest share of the logits' range that is ever taken for rounding."""
 QUANTIZED_TOLERANCE = 8 / 256
 """Share for networks with quantized layers: their arithmetic has 256 levels, which some of them lay over the
@@ -31,7 +31,7 @@ def measure_difference(one: Tensor, other: Tensor) -> float:
     return float((one - other)[finite[0]].abs().max()) if bool(finite[0].any()) else 0.0
 
 
-def measure_spread(answers: Tensor) -> float:
+def measure_logit_range(answers: Tensor) -> float:
     """The largest range of an image's logits."""
     finite = torch.isfinite(answers)
     high = answers.masked_fill(~finite, -torch.inf).amax(dim=1)
@@ -41,9 +41,9 @@ def measure_spread(answers: Tensor) -> float:
     return max(float((high - low).max()), 1e-2 * float(largest), 1e-12)
 
 
-def answers_differ(one: Tensor, other: Tensor, tolerance: float) -> bool:
+def has_difference(one: Tensor, other: Tensor, tolerance: float) -> bool:
     """Whether two answers, (N, K), differ by more than a share of the logits' range."""
-    return measure_difference(one, other) > tolerance * measure_spread(torch.cat([one, other]))
+    return measure_difference(one, other) > tolerance * measure_logit_range(torch.cat([one, other]))
 
 
 def find_tolerance(module: nn.Module | None) -> float:
@@ -53,7 +53,7 @@ def find_tolerance(module: nn.Module | None) -> float:
     return max(SAME_SHAPE_TOLERANCE, QUANTIZED_TOLERANCE if quantized else 0.0)
 
 
-def find_size_tolerance(answers: Tensor, moved: Tensor, tolerance: float) -> float:
+def compute_size_tolerance(answers: Tensor, moved: Tensor, tolerance: float) -> float:
     """The tolerance for batches of other sizes and places: what the model's rounding makes of its answers.
 
     Args:
@@ -61,5 +61,5 @@ def find_size_tolerance(answers: Tensor, moved: Tensor, tolerance: float) -> flo
         moved: What it answered to the same images with 1e-6 added to every pixel.
         tolerance: That for batches of one size, the least.
     """
-    rounding = measure_difference(moved, answers) / measure_spread(answers)
-    return max(tolerance, min(ROUNDING_FACTOR * rounding, MOST_ROUNDING))
+    rounding = measure_difference(moved, answers) / measure_logit_range(answers)
+    return max(tolerance, min(ROUNDING_FACTOR * rounding, MAX_ROUNDING_SHARE))

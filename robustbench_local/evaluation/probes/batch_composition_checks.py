@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.probes.answer_differences import answers_differ, find_size_tolerance
-from robustbench_local.evaluation.probes.gradient_recording_checks import compare_recorded
-from robustbench_local.evaluation.probes.model_queries import ModelQuestions
-from robustbench_local.evaluation.probes.probe_images import SEED, ProbeImages
+from robustbench_local.evaluation.probes.answer_differences import compute_size_tolerance, has_difference
+from robustbench_local.evaluation.probes.gradient_recording_checks import check_grad_mode_dependence
+from robustbench_local.evaluation.probes.model_queries import ModelQueries
+from robustbench_local.evaluation.probes.probe_images import PROBE_SEED, ProbeImages
 
-COMPANY_SIZE = 17
+LARGE_BATCH_SIZE = 17
 """The batch in which an image is asked about in much company: no multiple of what kernels are made for."""
 
 
-def compare_company(questions: ModelQuestions, images: ProbeImages, alone: Tensor) -> None:
+def check_batch_dependence(questions: ModelQueries, images: ProbeImages, alone: Tensor) -> None:
     """Ask about the same images with others beside them, at other places and in batches of other sizes.
 
     Args:
@@ -31,38 +31,38 @@ def compare_company(questions: ModelQuestions, images: ProbeImages, alone: Tenso
     findings = questions.findings
     first, neighbours = images.pair[:1], images.distinct[1:3]
     others = "the other images of the batch"
-    beside = [questions.ask_beside(first, neighbour) for neighbour in torch.split(neighbours, 1)]
-    findings.refuse_company(beside[0][:1], beside[1][:1], findings.tolerance, others)
+    beside = [questions.query_pair(first, neighbour) for neighbour in torch.split(neighbours, 1)]
+    findings.refuse_batch_dependence(beside[0][:1], beside[1][:1], findings.tolerance, others)
     with suppress(ModelError):  # it may refuse pale images, which are not in its data
         # one that has black and white pixels itself hides that the extremes of the batch matter
         pale = 0.4 + 0.2 * first
-        greyer = questions.ask_beside(pale, 0.5 * pale + 0.25)[:1]
-        starker = questions.ask_beside(pale, neighbours[:1])[:1]
-        findings.refuse_company(greyer, starker, findings.tolerance, others)
-    compare_recorded(questions, images, beside[0])
-    if findings.draws and not _seeds_itself(questions, first, alone[:1]):
+        greyer = questions.query_pair(pale, 0.5 * pale + 0.25)[:1]
+        starker = questions.query_pair(pale, neighbours[:1])[:1]
+        findings.refuse_batch_dependence(greyer, starker, findings.tolerance, others)
+    check_grad_mode_dependence(questions, images, beside[0])
+    if findings.may_be_random and not _has_fixed_seed(questions, first, alone[:1]):
         return  # a batch of another size or order draws other numbers for an image
-    copies = neighbours[:1].expand(COMPANY_SIZE - len(images.distinct) - 1, *first.shape[1:])
-    with questions.fresh() as model:
-        many = questions.ask(model, torch.cat([copies, images.distinct[1:], images.pair.flip(0)]))
+    copies = neighbours[:1].expand(LARGE_BATCH_SIZE - len(images.distinct) - 1, *first.shape[1:])
+    with questions.open_fresh_copy() as model:
+        many = questions.query_model(model, torch.cat([copies, images.distinct[1:], images.pair.flip(0)]))
     same = torch.cat([alone, beside[0][1:], beside[0][1:], beside[1][1:]])
     seen = many[[-1, -2, 0, len(copies), len(copies) + 1]]
     findings.size_tolerance = _measure_size_tolerance(questions, images, beside[0])
     what = "the size of the batch, the place in it or the other images"
-    findings.refuse_company(same, seen, findings.size_tolerance, what)
+    findings.refuse_batch_dependence(same, seen, findings.size_tolerance, what)
 
 
-def _seeds_itself(questions: ModelQuestions, image: Tensor, answer: Tensor) -> bool:
+def _has_fixed_seed(questions: ModelQueries, image: Tensor, answer: Tensor) -> bool:
     """Whether a model draws from a global random state and yet answers the same whatever that is."""
-    if questions.findings.own_generator:  # copies begin it anew
+    if questions.findings.has_own_generator:  # copies begin it anew
         return False
-    with questions.fresh() as model:
-        other = questions.ask(model, image, seed=SEED + 1)
-    return not answers_differ(answer, other, questions.findings.tolerance)
+    with questions.open_fresh_copy() as model:
+        other = questions.query_model(model, image, seed=PROBE_SEED + 1)
+    return not has_difference(answer, other, questions.findings.tolerance)
 
 
-def _measure_size_tolerance(questions: ModelQuestions, images: ProbeImages, answers: Tensor) -> float:
+def _measure_size_tolerance(questions: ModelQueries, images: ProbeImages, answers: Tensor) -> float:
     """See `find_size_tolerance`; ``answers`` are those to the first two images together."""
-    with questions.fresh() as model:
-        moved = questions.ask(model, images.distinct[:2].add(1e-6).clamp(0, 1))
-    return find_size_tolerance(answers, moved, questions.findings.tolerance)
+    with questions.open_fresh_copy() as model:
+        moved = questions.query_model(model, images.distinct[:2].add(1e-6).clamp(0, 1))
+    return compute_size_tolerance(answers, moved, questions.findings.tolerance)

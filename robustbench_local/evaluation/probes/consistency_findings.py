@@ -12,20 +12,20 @@ from torch import Tensor
 from robustbench_local.classifier import Access
 from robustbench_local.evaluation.probes.answer_differences import (
     SAME_SHAPE_TOLERANCE,
-    answers_differ,
+    has_difference,
     measure_difference,
-    measure_spread,
+    measure_logit_range,
 )
-from robustbench_local.evaluation.probes.state_changes import list_names
+from robustbench_local.evaluation.probes.state_changes import format_names
 
-Kind = Literal["consistent", "company", "memory", "gradients"]
+ConsistencyKind = Literal["consistent", "company", "memory", "gradients"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConsistencyProbe:
+class ConsistencyResult:
     """What the questions revealed; it can be taken to another process."""
 
-    kind: Kind
+    kind: ConsistencyKind
     """``"company"``: answers depend on the other images of a batch, on its size or on the place in it.
     ``"memory"``: they depend on what was asked before. ``"gradients"``: they are others while gradients are
     recorded, so that white-box attacks see another model than the one that is judged."""
@@ -33,25 +33,25 @@ class ConsistencyProbe:
     """Why it is not consistent, in one line with the figure; empty if it is."""
     difference: float = 0.0
     """Largest difference between two answers that should be the same."""
-    spread: float = 0.0
+    logit_range: float = 0.0
     """The logits' range that it is to be compared with."""
     notes: tuple[str, ...] = ()
     """What a reader of the results has to know although it refuses nothing."""
-    keeps_state: bool = False
+    is_stateful: bool = False
     """Whether something of the model changes from call to call, its answers aside."""
-    varies: bool = False
+    is_nondeterministic: bool = False
     """Whether the same image gets another answer each time, by random numbers that no global seed repeats."""
-    draws: bool = False
+    may_be_random: bool = False
     """Whether it draws random numbers, by whatever generator."""
     tolerance: float = SAME_SHAPE_TOLERANCE
     """Share of the logits' range by which its answers differ by rounding."""
-    misleads: bool = False
+    has_misleading_gradients: bool = False
     """Whether its gradients do not say how its answers change; see `find_misleading_gradients`."""
-    rows: int = 0
+    queried_images: int = 0
     """Images that it was asked about, repetitions included, but for those of the last question."""
 
     @property
-    def consistent(self) -> bool:
+    def is_consistent(self) -> bool:
         """Whether an image's answer is its own."""
         return self.kind == "consistent"
 
@@ -59,13 +59,13 @@ class ConsistencyProbe:
 class InconsistentError(Exception):
     """Ends the questions."""
 
-    def __init__(self, probe: ConsistencyProbe) -> None:
-        super().__init__(probe.cause)
-        self.probe = probe
+    def __init__(self, result: ConsistencyResult) -> None:
+        super().__init__(result.cause)
+        self.result = result
 
 
 @dataclass
-class Findings:
+class ConsistencyFindings:
     """What is known so far; what is inconsistent ends the questions with an `InconsistentError`."""
 
     access: Access
@@ -74,70 +74,72 @@ class Findings:
     """For batches of one size, the image at the same place."""
     size_tolerance: float = SAME_SHAPE_TOLERANCE
     """For batches of other sizes and places."""
-    rows: int = 0
+    queried_images: int = 0
     """Images that it was asked about."""
     notes: list[str] = field(default_factory=list)
-    draws: bool = False
+    may_be_random: bool = False
     """Whether the forward draws from a global random state."""
-    varies: bool = False
+    is_nondeterministic: bool = False
     """Whether answers differ for a reason that no seed takes away."""
-    own_generator: bool = False
+    has_own_generator: bool = False
     """Whether it draws from a generator that is part of it."""
-    keeps_state: bool = False
-    misleads: bool = False
+    is_stateful: bool = False
+    has_misleading_gradients: bool = False
 
-    def refuse_company(self, one: Tensor, other: Tensor, tolerance: float, what: str) -> None:
+    def refuse_batch_dependence(self, one: Tensor, other: Tensor, tolerance: float, what: str) -> None:
         """End the questions if an image's answer depends on ``what`` of its batch."""
-        if answers_differ(one, other, tolerance):
+        if has_difference(one, other, tolerance):
             why = "batch statistics (a mean over dimension 0, batch norm in training mode inside forward, "
             why = f"{why}attention over dimension 0)?"
-            cause = f"answers depend on {what} ({self._figures(one, other)}): {why}"
-            raise InconsistentError(self.summarize("company", cause, one, other))
+            cause = f"answers depend on {what} ({self._format_difference(one, other)}): {why}"
+            raise InconsistentError(self.build_result("company", cause, one, other))
 
     def refuse_memory(self, one: Tensor, other: Tensor, when: str, changed: Collection[str]) -> None:
         """End the questions if the same image gets another answer ``when`` something else was asked."""
-        if answers_differ(one, other, self.tolerance):
-            cause = f"remembers: the same image gets another answer {when} ({self._figures(one, other)})"
+        if has_difference(one, other, self.tolerance):
+            cause = f"remembers: the same image gets another answer {when} ({self._format_difference(one, other)})"
             if changed:
-                cause = f"{cause}; {list_names(changed)} changed"
-            raise InconsistentError(self.summarize("memory", cause, one, other))
+                cause = f"{cause}; {format_names(changed)} changed"
+            raise InconsistentError(self.build_result("memory", cause, one, other))
 
-    def refuse_recording(self, silent: Tensor, recorded: Tensor, tolerance: float) -> None:
+    def refuse_grad_mode_dependence(self, silent: Tensor, recorded: Tensor, tolerance: float) -> None:
         """End the questions if answers are others while gradients are recorded."""
-        if answers_differ(silent, recorded, tolerance):
-            cause = f"answers differ while gradients are recorded ({self._figures(silent, recorded)}): "
+        if has_difference(silent, recorded, tolerance):
+            cause = (
+                f"answers differ while gradients are recorded ({self._format_difference(silent, recorded)}): "
+            )
             cause = f"{cause}white-box attacks would work against another model than the one that is judged"
-            raise InconsistentError(self.summarize("gradients", cause, silent, recorded))
+            raise InconsistentError(self.build_result("gradients", cause, silent, recorded))
 
     def note_variation(self, one: Tensor, other: Tensor) -> None:
         """Note that answers differ by chance."""
-        self.varies = True
+        self.is_nondeterministic = True
         self.notes.append(
             "answers differ from call to call by random numbers that no seed repeats "
-            f"({self._figures(one, other)}): whether they depend on the other images of a batch is not known"
+            f"({self._format_difference(one, other)}): whether they depend on the other images of a batch is not known"
         )
 
-    def _figures(self, one: Tensor, other: Tensor) -> str:
+    def _format_difference(self, one: Tensor, other: Tensor) -> str:
         if self.access == "labels":
             return "labels differ"
-        spread = measure_spread(torch.cat([one, other]))
+        spread = measure_logit_range(torch.cat([one, other]))
         return f"logits differ by {measure_difference(one, other):.2g} of a range of {spread:.2g}"
 
-    def summarize(
-        self, kind: Kind, cause: str = "", one: Tensor | None = None, other: Tensor | None = None
-    ) -> ConsistencyProbe:
+    def build_result(
+        self, kind: ConsistencyKind, cause: str = "", one: Tensor | None = None, other: Tensor | None = None
+    ) -> ConsistencyResult:
         """What is known by now."""
         compared = one is not None and other is not None
-        return ConsistencyProbe(
+        return ConsistencyResult(
             kind=kind,
             cause=cause,
             difference=measure_difference(one, other) if compared else 0.0,  # type: ignore[arg-type]
-            spread=measure_spread(torch.cat([one, other])) if compared else 0.0,  # type: ignore[list-item]
+            logit_range=measure_logit_range(torch.cat([one, other])) if compared else 0.0,  # type: ignore[list-item]
             notes=tuple(self.notes),
-            keeps_state=self.keeps_state or kind == "memory",
-            varies=self.varies or self.own_generator,
-            draws=self.draws,
-            misleads=self.misleads,
+            is_stateful=self.is_stateful or kind == "memory",
+            is_nondeterministic=self.is_nondeterministic or self.has_own_generator,
+            may_be_random=self.may_be_random,
+            has_misleading_gradients=self.has_misleading_gradients,
             tolerance=max(self.tolerance, self.size_tolerance),
-            rows=self.rows,
+            queried_images=self.queried_images,
         )

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier, Consistency
-from robustbench_local.classifier.wrapper import innermost
+from robustbench_local.classifier.wrapper import find_innermost
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, ProcessEndedError
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated
-from robustbench_local.evaluation.probes.consistency_findings import ConsistencyProbe
+from robustbench_local.evaluation.probes.consistency_findings import ConsistencyResult
 from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
 
 _REMEDIES = {
@@ -46,16 +46,20 @@ def check_consistency(
     Raises:
         RobustbenchError: As `apply_probe` does.
     """
-    if not classifier.consistency.mark:
-        isolated = timeout is not None and classifier.device.type == "cpu" and classifier.can_be_copied
+    if not classifier.consistency.inconsistency_note:
+        isolated = timeout is not None and classifier.device.type == "cpu" and classifier.is_fork_safe
         probe = (
-            _probe_aside(classifier, images, timeout) if isolated else probe_consistency(classifier, images)
+            _probe_in_child(classifier, images, timeout)
+            if isolated
+            else probe_consistency(classifier, images)
         )
         if probe is not None:
-            apply_probe(classifier, probe, allowed=allowed, batch_size=batch_size)
+            apply_consistency(classifier, probe, allowed=allowed, batch_size=batch_size)
 
 
-def _probe_aside(classifier: Classifier, images: Tensor, timeout: float | None) -> ConsistencyProbe | None:
+def _probe_in_child(
+    classifier: Classifier, images: Tensor, timeout: float | None
+) -> ConsistencyResult | None:
     """Probe in a child process; None, with a note, where the model does not survive the questions.
 
     At work it costs the images that it ends on, and not the others, one of which is asked about alone here.
@@ -68,20 +72,20 @@ def _probe_aside(classifier: Classifier, images: Tensor, timeout: float | None) 
             continue
         except ModelTimeoutError:
             break
-    classifier.note(
+    classifier.add_note(
         "did not survive a few first questions: whether an answer is the image's own is not known"
     )
     return None
 
 
-def apply_probe(
-    classifier: Classifier, probe: ConsistencyProbe, *, allowed: bool, batch_size: int | None
+def apply_consistency(
+    classifier: Classifier, result: ConsistencyResult, *, allowed: bool, batch_size: int | None
 ) -> None:
     """Draw the consequences of what a probe found.
 
     Args:
         classifier: What was probed; told how it has to be asked from now on.
-        probe: What was found, here or in another process.
+        result: What was found, here or in another process.
         allowed: Whether a model whose answers depend on their company or history is evaluated all the same,
             with a mark at every number.
         batch_size: Images that such a model is then given at a time, exactly.
@@ -90,43 +94,46 @@ def apply_probe(
         ModelError: If the model is not consistent and that is not allowed.
         ConfigError: If it is allowed, but answers depend on a batch whose size nobody declared.
     """
-    for note in probe.notes:
-        classifier.note(note)
+    for note in result.notes:
+        classifier.add_note(note)
     classifier.consistency = Consistency(
-        varies=probe.varies,
-        draws=probe.draws,
-        tolerance=probe.tolerance,
-        misleads=probe.misleads or innermost(classifier).consistency.misleads,
+        is_unrepeatable=result.is_nondeterministic,
+        is_random=result.may_be_random,
+        tolerance=result.tolerance,
+        has_misleading_gradients=result.has_misleading_gradients
+        or find_innermost(classifier).consistency.has_misleading_gradients,
     )
-    within = innermost(classifier)
-    within.forgets = within.forgets or probe.keeps_state
-    if probe.consistent:
+    within = find_innermost(classifier)
+    within.uses_fresh_copies = within.uses_fresh_copies or result.is_stateful
+    if result.is_consistent:
         return
     if not allowed:
-        raise ModelError(probe.cause, where=classifier.name, remedy=_REMEDIES[probe.kind])
+        raise ModelError(result.cause, where=classifier.name, remedy=_REMEDIES[result.kind])
     how = "each call is answered by a copy that remembers nothing"
-    if probe.kind == "company":
+    if result.kind == "company":
         if batch_size is None:
             remedy = "give --batch-size N (batch_size=N): it is asked in batches of exactly that size then"
-            raise ConfigError(probe.cause, where=classifier.name, remedy=remedy)
+            raise ConfigError(result.cause, where=classifier.name, remedy=remedy)
         within.fixed_batch_size = batch_size
         how = f"asked in batches of exactly {batch_size}, the last ones filled up by repeating images"
-    elif probe.kind == "gradients":
+    elif result.kind == "gradients":
         how = "judged without gradients, attacked with them"
-    classifier.consistency = replace(classifier.consistency, mark=f"{probe.cause}; allowed: {how}")
-    classifier.note(f"not to be relied on: {classifier.consistency.mark}")
+    classifier.consistency = replace(
+        classifier.consistency, inconsistency_note=f"{result.cause}; allowed: {how}"
+    )
+    classifier.add_note(f"not to be relied on: {classifier.consistency.inconsistency_note}")
 
 
 def describe_consistency(classifier: Classifier) -> dict[str, Any] | None:
     """What the store keeps about a marked model; None for any other."""
-    if not classifier.consistency.mark:
+    if not classifier.consistency.inconsistency_note:
         return None
     return {
-        "mark": classifier.consistency.mark,
-        "batch_size": innermost(classifier).fixed_batch_size,
+        "mark": classifier.consistency.inconsistency_note,
+        "batch_size": find_innermost(classifier).fixed_batch_size,
     }
 
 
 def describe_gradients(classifier: Classifier) -> dict[str, Any]:
     """What the store keeps about a model whose gradients mislead; nothing for any other."""
-    return {"misleading_gradients": True} if classifier.consistency.misleads else {}
+    return {"misleading_gradients": True} if classifier.consistency.has_misleading_gradients else {}

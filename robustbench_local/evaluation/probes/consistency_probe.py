@@ -13,29 +13,38 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.foreign_errors import out_of_memory
-from robustbench_local.classifier.hidden_state import RANDOM
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
+from robustbench_local.classifier.hidden_state import GENERATOR_DIGEST_PREFIX
 from robustbench_local.classifier.wrapper import WrappedClassifier
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.probes.answer_differences import (
     SERVICE_TOLERANCE,
-    answers_differ,
     find_tolerance,
+    has_difference,
 )
-from robustbench_local.evaluation.probes.batch_composition_checks import COMPANY_SIZE, compare_company
+from robustbench_local.evaluation.probes.batch_composition_checks import (
+    LARGE_BATCH_SIZE,
+    check_batch_dependence,
+)
 from robustbench_local.evaluation.probes.consistency_findings import (
-    ConsistencyProbe,
-    Findings,
+    ConsistencyFindings,
+    ConsistencyResult,
     InconsistentError,
 )
-from robustbench_local.evaluation.probes.gradient_probe import find_misleading_gradients
-from robustbench_local.evaluation.probes.model_queries import ModelQuestions
-from robustbench_local.evaluation.probes.probe_images import ProbeImages, make_distinct, make_probe_images
-from robustbench_local.evaluation.probes.query_history_checks import compare_history
-from robustbench_local.evaluation.probes.state_changes import find_changes, list_names
+from robustbench_local.evaluation.probes.gradient_probe import has_misleading_gradients
+from robustbench_local.evaluation.probes.model_queries import ModelQueries
+from robustbench_local.evaluation.probes.probe_images import (
+    ProbeImages,
+    make_distinct_images,
+    make_probe_images,
+)
+from robustbench_local.evaluation.probes.query_history_checks import check_history_dependence
+from robustbench_local.evaluation.probes.state_changes import find_state_changes, format_names
 
 
-def probe_consistency(classifier: Classifier, images: Tensor, *, backward: bool = True) -> ConsistencyProbe:
+def probe_consistency(
+    classifier: Classifier, images: Tensor, *, should_use_gradients: bool = True
+) -> ConsistencyResult:
     """Ask a model about a few images in several ways and compare the answers.
 
     A module is asked about some eighty images, and left as if it had not been: copies of it are asked, where
@@ -45,7 +54,7 @@ def probe_consistency(classifier: Classifier, images: Tensor, *, backward: bool 
     Args:
         classifier: The classifier, a defended one as a whole.
         images: (N, C, H, W) in [0, 1], N at least 1, of the data that it will be evaluated on.
-        backward: Whether it may be asked for gradients, which are more than black boxes need.
+        should_use_gradients: Whether it may be asked for gradients, which are more than black boxes need.
 
     Returns:
         What was found; the first inconsistency ends the questions.
@@ -55,118 +64,120 @@ def probe_consistency(classifier: Classifier, images: Tensor, *, backward: bool 
     """
     alone = [images[row : row + 1] for row in range(min(3, len(images)))]
     try:
-        return _probe(classifier, images, backward)
+        return _probe_once(classifier, images, should_use_gradients)
     except UnreachableError:
         raise
     except ModelError as failure:
         # an image that it cannot bear costs that image at work: the others are made from one that it can
         for image in alone:
             with suppress(ModelError):
-                return _probe(classifier, image, backward)
+                return _probe_once(classifier, image, should_use_gradients)
         raise failure  # noqa: TRY201  the first one, not that of the last image
 
 
-def _probe(classifier: Classifier, images: Tensor, backward: bool) -> ConsistencyProbe:
-    with classifier.attacked():
-        distinct = make_distinct(images).to(classifier.device)
-        findings = Findings(classifier.access, find_tolerance(classifier.module))
-        questions = ModelQuestions(classifier, findings, backward)
+def _probe_once(classifier: Classifier, images: Tensor, backward: bool) -> ConsistencyResult:
+    with classifier.evaluation_mode():
+        distinct = make_distinct_images(images).to(classifier.device)
+        findings = ConsistencyFindings(classifier.access, find_tolerance(classifier.module))
+        questions = ModelQueries(classifier, findings, backward)
         try:
             if classifier.module is None:
-                _question_service(questions, distinct)
+                _probe_service(questions, distinct)
             else:
-                _question_module(questions, make_probe_images(distinct))
+                _probe_module(questions, make_probe_images(distinct))
         except InconsistentError as found:
-            return found.probe
+            return found.result
         except Exception as failure:
-            if not out_of_memory(failure):
+            if not is_out_of_memory(failure):
                 raise
             findings.notes.append(
-                f"memory ran out when it was asked about {COMPANY_SIZE} images at once: whether its answers "
+                f"memory ran out when it was asked about {LARGE_BATCH_SIZE} images at once: whether its answers "
                 "depend on the other images of a batch is not known"
             )
-        return findings.summarize("consistent")
+        return findings.build_result("consistent")
 
 
-def _question_module(questions: ModelQuestions, images: ProbeImages) -> None:
+def _probe_module(questions: ModelQueries, images: ProbeImages) -> None:
     """All questions."""
-    alone = _ask_alone(questions, images.pair)
-    if not questions.findings.varies:
-        compare_company(questions, images, alone)
-    if not questions.findings.varies and not questions.findings.own_generator:
-        compare_history(questions, images, alone)
-    chance = questions.findings.varies or questions.findings.draws
+    alone = _query_alone(questions, images.pair)
+    if not questions.findings.is_nondeterministic:
+        check_batch_dependence(questions, images, alone)
+    if not questions.findings.is_nondeterministic and not questions.findings.has_own_generator:
+        check_history_dependence(questions, images, alone)
+    chance = questions.findings.is_nondeterministic or questions.findings.may_be_random
     if not (chance or isinstance(questions.classifier, WrappedClassifier)):
-        _question_gradients(questions, images)  # a defense's own are straight through, and its model is asked
+        _probe_gradients(questions, images)  # a defense's own are straight through, and its model is asked
 
 
-def _question_gradients(questions: ModelQuestions, images: ProbeImages) -> None:
+def _probe_gradients(questions: ModelQueries, images: ProbeImages) -> None:
     """Whether gradients say how answers change."""
     findings = questions.findings
-    if not questions.takes_gradients:
+    if not questions.has_gradients:
         return
     try:
-        with questions.fresh() as model:
-            findings.misleads = find_misleading_gradients(model, images.distinct)
+        with questions.open_fresh_copy() as model:
+            findings.has_misleading_gradients = has_misleading_gradients(model, images.distinct)
     except (ModelError, RuntimeError) as error:
-        if out_of_memory(error) or isinstance(error, UnreachableError):
+        if is_out_of_memory(error) or isinstance(error, UnreachableError):
             raise
-    if findings.misleads:
+    if findings.has_misleading_gradients:
         findings.notes.append(
             "its gradients do not say how its answers change: what attacks that follow them do not break "
             "is not robust for that"
         )
 
 
-def _question_service(questions: ModelQuestions, distinct: Tensor) -> None:
+def _probe_service(questions: ModelQueries, distinct: Tensor) -> None:
     """Few questions, for each may cost somebody something: alone, again, and in company."""
     findings, classifier = questions.findings, questions.classifier
     first, again = distinct[:1], torch.zeros(0)
-    before = questions.ask(classifier, first)
+    before = questions.query_model(classifier, first)
 
     def ask_again() -> None:
         nonlocal again
-        again = questions.ask(classifier, first)
+        again = questions.query_model(classifier, first)
 
-    changed = find_changes(classifier, ask_again)
+    changed = find_state_changes(classifier, ask_again)
     if changed:
-        findings.notes.append(f"keeps state between calls ({list_names(changed)} changed)")
-    if answers_differ(before, again, SERVICE_TOLERANCE):
+        findings.notes.append(f"keeps state between calls ({format_names(changed)} changed)")
+    if has_difference(before, again, SERVICE_TOLERANCE):
         findings.note_variation(before, again)
         return
-    among = questions.ask(classifier, torch.cat([distinct[1:3], first, distinct[3:4]]))[2:3]
-    findings.refuse_company(before, among, SERVICE_TOLERANCE, "its place and the other images of the batch")
+    among = questions.query_model(classifier, torch.cat([distinct[1:3], first, distinct[3:4]]))[2:3]
+    findings.refuse_batch_dependence(
+        before, among, SERVICE_TOLERANCE, "its place and the other images of the batch"
+    )
 
 
-def _ask_alone(questions: ModelQuestions, pair: Tensor) -> Tensor:
+def _query_alone(questions: ModelQueries, pair: Tensor) -> Tensor:
     """Answers to two images alone, each of a copy that was asked nothing else before; the first twice."""
     findings = questions.findings
-    with questions.fresh() as model:
-        answers = [questions.ask(model, pair[:1])]
-        changed = find_changes(model, lambda: answers.append(questions.ask(model, pair[:1])))
+    with questions.open_fresh_copy() as model:
+        answers = [questions.query_model(model, pair[:1])]
+        changed = find_state_changes(model, lambda: answers.append(questions.query_model(model, pair[:1])))
     first, again = answers
-    generators = sorted(path for path, text in changed.items() if text.startswith(RANDOM))
+    generators = sorted(path for path, text in changed.items() if text.startswith(GENERATOR_DIGEST_PREFIX))
     if generators:
-        findings.draws = findings.own_generator = True
+        findings.may_be_random = findings.has_own_generator = True
         findings.notes.append(
-            f"draws random numbers from a generator of its own ({list_names(generators)}): its predictions "
+            f"draws random numbers from a generator of its own ({format_names(generators)}): its predictions "
             "change from call to call"
         )
-    elif answers_differ(first, again, findings.tolerance):
+    elif has_difference(first, again, findings.tolerance):
         _explain_change(questions, pair[:1], first, again, changed)
-    with questions.fresh() as model:
-        return torch.cat([first, questions.ask(model, pair[1:])])
+    with questions.open_fresh_copy() as model:
+        return torch.cat([first, questions.query_model(model, pair[1:])])
 
 
 def _explain_change(
-    questions: ModelQuestions, image: Tensor, first: Tensor, again: Tensor, changed: Collection[str]
+    questions: ModelQueries, image: Tensor, first: Tensor, again: Tensor, changed: Collection[str]
 ) -> None:
     """Why an image that is asked about twice gets two answers: copies tell chance from memory."""
     findings = questions.findings
-    with questions.fresh() as model:
-        other = questions.ask(model, image)
+    with questions.open_fresh_copy() as model:
+        other = questions.query_model(model, image)
     weights = {name for name, _ in model.module.named_parameters()} if model.module else set()
-    if weights.isdisjoint(changed) and answers_differ(first, other, findings.tolerance):
+    if weights.isdisjoint(changed) and has_difference(first, other, findings.tolerance):
         findings.note_variation(first, other)
     else:
         findings.refuse_memory(first, again, "when it is asked again", changed)

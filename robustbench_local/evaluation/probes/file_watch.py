@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_CODE = (".py", ".pyc", ".so")
+_CODE_SUFFIXES = (".py", ".pyc", ".so")
 _CLOCK_SLACK_SECONDS = 0.02
 """Times of files are as coarse as the kernel's clock."""
-_opened: list[set[str]] = []
+_open_watches: list[set[str]] = []
 """What was opened, for each watch that is under way."""
 
 
@@ -25,13 +25,13 @@ def watch_files() -> Iterator[set[str]]:
     Yields:
         A set that holds, once this is closed, the paths of those that have changed meanwhile.
     """
-    _listen()
+    _install_audit_hook()
     started, opened, changed = time.time() - _CLOCK_SLACK_SECONDS, set[str](), set[str]()
-    _opened.append(opened)
+    _open_watches.append(opened)
     try:
         yield changed
     finally:
-        _opened.remove(opened)
+        _open_watches.remove(opened)
     for path in opened:
         with suppress(OSError, ValueError):
             if Path(path).is_file() and Path(path).stat().st_mtime >= started:
@@ -39,17 +39,17 @@ def watch_files() -> Iterator[set[str]]:
 
 
 @cache
-def _listen() -> None:
+def _install_audit_hook() -> None:
     """Install the hook: Python calls it at every event, as long as it lives, for nothing can remove it."""
-    sys.addaudithook(_hear)
+    sys.addaudithook(_record_opened_file)
 
 
-def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _opened and event in {"open", "sqlite3.connect", "os.rename"}:
+def _record_opened_file(event: str, arguments: tuple[Any, ...]) -> None:
+    if _open_watches and event in {"open", "sqlite3.connect", "os.rename"}:
         # a file that is written under another name first is known by its last one
         place = arguments[1] if event == "os.rename" else arguments[0]
         if isinstance(place, str | bytes | os.PathLike):
             path = os.fsdecode(place)
-            if not path.endswith(_CODE):
-                for opened in _opened:
+            if not path.endswith(_CODE_SUFFIXES):
+                for opened in _open_watches:
                     opened.add(path)

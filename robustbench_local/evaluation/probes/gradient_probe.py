@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.gradient_repair import NOISE
+from robustbench_local.classifier.gradient_repair import ROUNDING_SHARE
 
-STEPS = (1e-2, 3e-2, 1e-3)
+STEP_SIZES = (1e-2, 3e-2, 1e-3)
 """Largest change of a pixel in the finite differences, one after the other until one agrees."""
-LEAST_SHARE = 0.1
+MIN_CHANGE_SHARE = 0.1
 """Share of the change that a gradient foretells which has to come. Straight-through gradients of a rounding
 foretell too much, gradients at random a change that does not come: 1 / sqrt(C * H * W) of it."""
-STEADY = 3.0
+MAX_SHARE_RATIO = 3.0
 """Shares that differ by this factor at most, from image to image, are those of gradients in another unit."""
-LEAST_KNOWN = 0.5
+MIN_INFORMATIVE_SHARE = 0.5
 """Share of the differences that have to tell something: a plateau, where nothing changes, does not."""
 
 
-def find_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
+def has_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
     """Whether nothing changes as gradients foretell it, wherever one looks.
 
     Args:
@@ -34,26 +34,26 @@ def find_misleading_gradients(classifier: Classifier, images: Tensor) -> bool:
         False, too, where there is no gradient or nothing can be said.
     """
     points = torch.cat([images[:2], 0.4 + 0.2 * images[:1]])
-    _, losses, slope = classifier.gradient(points, _mixture)
-    slope, noise = slope.double(), NOISE * losses.abs().double().clamp_min(1e-2)
+    _, losses, slope = classifier.compute_gradient(points, _mix_logits)
+    slope, noise = slope.double(), ROUNDING_SHARE * losses.abs().double().clamp_min(1e-2)
     peak = slope.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
     direction = (slope / peak.view(-1, 1, 1, 1)).to(points)
     shares = []
-    for step in STEPS:
+    for step in STEP_SIZES:
         ends = [(points + sign * step * direction).clamp(0, 1) for sign in (1, -1)]
         with torch.no_grad():
-            high, low = (_mixture(classifier(end)).double() for end in ends)
+            high, low = (_mix_logits(classifier(end)).double() for end in ends)
         foretold = (slope * (ends[0] - ends[1]).double()).flatten(1).sum(dim=1)
-        came, known = high - low, LEAST_SHARE * foretold > noise
-        if bool((known & (came >= LEAST_SHARE * foretold)).any()):
+        came, known = high - low, MIN_CHANGE_SHARE * foretold > noise
+        if bool((known & (came >= MIN_CHANGE_SHARE * foretold)).any()):
             return False
         shares.append((came / foretold)[known & (came != 0)])
     found = torch.cat(shares)
-    if len(found) < LEAST_KNOWN * len(STEPS) * len(points):
+    if len(found) < MIN_INFORMATIVE_SHARE * len(STEP_SIZES) * len(points):
         return False
-    return not (float(found.min()) > 0 and float(found.max()) <= STEADY * float(found.min()))
+    return not (float(found.min()) > 0 and float(found.max()) <= MAX_SHARE_RATIO * float(found.min()))
 
 
-def _mixture(logits: Tensor) -> Tensor:
+def _mix_logits(logits: Tensor) -> Tensor:
     """A fixed mixture of the logits that no softmax saturates, (N,)."""
     return (logits * torch.arange(logits.shape[1]).cos().to(logits)).sum(dim=1)

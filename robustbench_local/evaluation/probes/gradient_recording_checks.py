@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from robustbench_local.classifier.foreign_errors import out_of_memory
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.errors import ModelError, UnreachableError
 from robustbench_local.evaluation.probes.answer_differences import RECORDED_TOLERANCE
-from robustbench_local.evaluation.probes.model_queries import ModelQuestions
+from robustbench_local.evaluation.probes.model_queries import ModelQueries
 from robustbench_local.evaluation.probes.probe_images import ProbeImages
 
 
-def compare_recorded(questions: ModelQuestions, images: ProbeImages, silent: Tensor) -> None:
+def check_grad_mode_dependence(questions: ModelQueries, images: ProbeImages, silent: Tensor) -> None:
     """Ask about the first two images while gradients are recorded, as attacks ask.
 
     Args:
@@ -25,11 +25,11 @@ def compare_recorded(questions: ModelQuestions, images: ProbeImages, silent: Ten
     if questions.classifier.access != "gradients":
         return
     try:
-        with questions.fresh() as model:
-            recorded = questions.ask(model, images.distinct[:2], recorded=True)
+        with questions.open_fresh_copy() as model:
+            recorded = questions.query_model(model, images.distinct[:2], recorded=True)
     except (ModelError, RuntimeError) as error:
-        if out_of_memory(error) or isinstance(error, UnreachableError):
+        if is_out_of_memory(error) or isinstance(error, UnreachableError):
             raise
         return  # what is wrong with its gradients is not asked here
     tolerance = max(questions.findings.tolerance, RECORDED_TOLERANCE)
-    questions.findings.refuse_recording(silent, recorded, tolerance)
+    questions.findings.refuse_grad_mode_dependence(silent, recorded, tolerance)

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.foreign_errors import first_line, out_of_memory
+from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
 from robustbench_local.errors import ModelError, ModelTimeoutError, ProcessEndedError, RobustbenchError
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated
-from robustbench_local.evaluation.probes.consistency_findings import ConsistencyProbe
+from robustbench_local.evaluation.probes.consistency_findings import ConsistencyResult
 from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
-from robustbench_local.models.http_model import PROBE, Endpoint
+from robustbench_local.models.http_model import MAX_IDENTITY_IMAGES, Endpoint
 
-COPY_SECONDS = 60.0
+MAX_COPY_SECONDS = 60.0
 """How long a model that has answered before may take for one image in a copy of the process."""
-_UNKNOWN = ConsistencyProbe(
+_UNKNOWN_CONSISTENCY = ConsistencyResult(
     kind="consistent",
     notes=(
         (
@@ -32,38 +32,38 @@ _UNKNOWN = ConsistencyProbe(
 )
 """Of a model that can be asked about images of the data alone."""
 
-SINGLE_QUESTIONS = 3
+MAX_SINGLE_IMAGES = 3
 """So many images a model is asked about one by one, where its process ends over the first ones together."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelProbe:
+class ModelProbeResult:
     """What the first answers revealed about a model; it can be taken to another process."""
 
     notes: tuple[str, ...]
     """What a reader has to know about the model."""
     smallest_batch: int
     """Images that it has to be given at least."""
-    consistency: ConsistencyProbe
+    consistency: ConsistencyResult
     """Whether an image's answer is its own."""
-    masks_borders: bool
+    has_masked_borders: bool
     """Whether its gradients break off at pixels of exactly 0 or 1."""
     first_labels: str
     """A service's answers, which are part of its identity; empty for other models."""
-    is_whole: bool = True
+    is_complete: bool = True
     """Whether it was asked about all of the first images, and not about one of them only."""
 
 
 def probe_model(
-    classifier: Classifier, images: Tensor, *, compare: bool = True, backward: bool = True
-) -> ModelProbe:
+    classifier: Classifier, images: Tensor, *, should_compare: bool = True, should_use_gradients: bool = True
+) -> ModelProbeResult:
     """Ask about some images together, and where that costs nobody anything about one and two of them.
 
     Args:
         classifier: The classifier.
         images: (N, C, H, W) in [0, 1], some of those that it will see.
-        compare: Whether to find out if an image's answer is its own, which takes images that are made up.
-        backward: Whether it may be asked for gradients.
+        should_compare: Whether to find out if an image's answer is its own, which takes images that are made up.
+        should_use_gradients: Whether it may be asked for gradients.
 
     Returns:
         What there is to know; `learn_from_probe` hands it to the classifier in another process.
@@ -71,26 +71,30 @@ def probe_model(
     Raises:
         ModelError: If it cannot answer, or not as a classifier does.
     """
-    images = images[:PROBE].to(classifier.device)
-    with as_model_errors(classifier.name), classifier.attacked(), torch.no_grad():
+    images = images[:MAX_IDENTITY_IMAGES].to(classifier.device)
+    with convert_model_errors(classifier.name), classifier.evaluation_mode(), torch.no_grad():
         if isinstance(classifier.model, Endpoint):
             classifier(images)
         else:
-            _ask(classifier, images)
-        consistency = probe_consistency(classifier, images, backward=backward) if compare else _UNKNOWN
-        if compare and backward and classifier.access == "gradients":
+            _query_first_images(classifier, images)
+        consistency = (
+            probe_consistency(classifier, images, should_use_gradients=should_use_gradients)
+            if should_compare
+            else _UNKNOWN_CONSISTENCY
+        )
+        if should_compare and should_use_gradients and classifier.access == "gradients":
             classifier.find_masked_borders(images)
     model = classifier.model
-    return ModelProbe(
+    return ModelProbeResult(
         notes=tuple(classifier.notes),
-        smallest_batch=classifier.smallest_batch,
+        smallest_batch=classifier.min_batch_size,
         consistency=consistency,
-        masks_borders=classifier.border_probe.masked,
+        has_masked_borders=classifier.border_probe.masked,
         first_labels=model.first_labels if isinstance(model, Endpoint) else "",
     )
 
 
-def _ask(classifier: Classifier, images: Tensor) -> None:
+def _query_first_images(classifier: Classifier, images: Tensor) -> None:
     """Ask about all images together, about two and about one; one that cannot be borne is found at work."""
     try:
         for chosen in (images, images[:1], images[:2]):
@@ -99,7 +103,7 @@ def _ask(classifier: Classifier, images: Tensor) -> None:
         answered = [_is_answered(classifier, images[row : row + 1]) for row in range(len(images))]
         if all(answered) or not any(answered):  # it is the number of images, or any image
             raise
-        classifier.note(f"fails on some of its first images: {problem}")
+        classifier.add_note(f"fails on some of its first images: {problem}")
 
 
 def _is_answered(classifier: Classifier, image: Tensor) -> bool:
@@ -110,14 +114,14 @@ def _is_answered(classifier: Classifier, image: Tensor) -> bool:
     return True
 
 
-class Questions(Protocol):
+class ProbeFunction(Protocol):
     """Asks a model about some of the images; see `probe_model`."""
 
-    def __call__(self, rows: slice, *, compare: bool, backward: bool) -> ModelProbe:
+    def __call__(self, rows: slice, *, should_compare: bool, should_use_gradients: bool) -> ModelProbeResult:
         """What those images reveal."""
 
 
-def probe_aside(count: int, probe: Questions, *, timeout: float | None, name: str) -> ModelProbe:
+def probe_in_child(count: int, probe: ProbeFunction, *, timeout: float | None, name: str) -> ModelProbeResult:
     """Probe in a child process; where that ends or hangs, without gradients or one by one.
 
     A process that ends even so may have met an image that was made for the comparison of answers: then it is
@@ -134,8 +138,12 @@ def probe_aside(count: int, probe: Questions, *, timeout: float | None, name: st
         ModelTimeoutError: If it hangs.
     """
 
-    def ask(rows: slice, *, compare: bool = True, backward: bool = True) -> ModelProbe:
-        question = partial(probe, rows, compare=compare, backward=backward)
+    def ask(
+        rows: slice, *, should_compare: bool = True, should_use_gradients: bool = True
+    ) -> ModelProbeResult:
+        question = partial(
+            probe, rows, should_compare=should_compare, should_use_gradients=should_use_gradients
+        )
         return call_isolated(question, timeout=timeout, name=name)
 
     try:
@@ -143,23 +151,23 @@ def probe_aside(count: int, probe: Questions, *, timeout: float | None, name: st
     except (ProcessEndedError, ModelTimeoutError) as problem:
         with suppress(ProcessEndedError, ModelTimeoutError):
             note = f"asked its first questions without a backward pass, for with one {problem.what}"
-            return _with_note(ask(slice(None), backward=False), note)
+            return _add_note(ask(slice(None), should_use_gradients=False), note)
         hangs = isinstance(problem, ModelTimeoutError)  # which costs the whole timeout each time
-        rows = range(min(SINGLE_QUESTIONS - 2 * hangs, count) if count > 1 else 0)
+        rows = range(min(MAX_SINGLE_IMAGES - 2 * hangs, count) if count > 1 else 0)
         note = f"asked its first questions about a single image, for among several {problem.what}"
         for compare in (True,) if hangs else (True, False):
             for row in rows:
                 with suppress(ProcessEndedError, ModelTimeoutError):
-                    found = ask(slice(row, row + 1), compare=compare)
-                    return replace(_with_note(found, note), is_whole=False)
+                    found = ask(slice(row, row + 1), should_compare=compare)
+                    return replace(_add_note(found, note), is_complete=False)
         raise
 
 
-def _with_note(probe: ModelProbe, note: str) -> ModelProbe:
+def _add_note(probe: ModelProbeResult, note: str) -> ModelProbeResult:
     return replace(probe, notes=(*probe.notes, note))
 
 
-def check_copying(classifier: Classifier, images: Tensor, timeout: float | None) -> None:
+def probe_copying(classifier: Classifier, images: Tensor, timeout: float | None) -> None:
     """See whether a model that answered elsewhere still does in a copy of this process, and remember it.
 
     One that has threads of its own, such as a session of another library, hangs there: it is used here.
@@ -169,10 +177,10 @@ def check_copying(classifier: Classifier, images: Tensor, timeout: float | None)
         images: (N, C, H, W), some of those that it will see.
         timeout: Seconds that an answer may take; None for any time.
     """
-    patience = min(timeout or COPY_SECONDS, COPY_SECONDS)
+    patience = min(timeout or MAX_COPY_SECONDS, MAX_COPY_SECONDS)
 
     def ask() -> None:
-        with classifier.attacked(), torch.no_grad(), suppress(ModelError):
+        with classifier.evaluation_mode(), torch.no_grad(), suppress(ModelError):
             classifier(images[:1])
 
     try:
@@ -180,24 +188,24 @@ def check_copying(classifier: Classifier, images: Tensor, timeout: float | None)
     except ProcessEndedError:
         pass  # which is found out at work
     except ModelTimeoutError:
-        classifier.can_be_copied = False
-        classifier.note(
+        classifier.is_fork_safe = False
+        classifier.add_note(
             "hangs in a copy of the process (has it threads of its own?): it is used in the run's"
         )
 
 
-def learn_from_probe(classifier: Classifier, probe: ModelProbe) -> None:
+def apply_model_probe(classifier: Classifier, probe: ModelProbeResult) -> None:
     """Let a classifier know what another process's copy of it was found to be."""
     for note in probe.notes:
-        classifier.note(note)
-    classifier.smallest_batch = probe.smallest_batch
-    classifier.border_probe.settle(masked=probe.masks_borders)
+        classifier.add_note(note)
+    classifier.min_batch_size = probe.smallest_batch
+    classifier.border_probe.set_result(masked=probe.has_masked_borders)
     if isinstance(classifier.model, Endpoint):
         classifier.model.first_labels = probe.first_labels
 
 
 @contextmanager
-def as_model_errors(name: str) -> Iterator[None]:
+def convert_model_errors(name: str) -> Iterator[None]:
     """Inside, whatever a model raises that is no error of ours becomes one of the model's.
 
     Args:
@@ -208,10 +216,10 @@ def as_model_errors(name: str) -> Iterator[None]:
     except RobustbenchError:
         raise
     except Exception as error:
-        if out_of_memory(error):
-            what = f"runs out of memory on its first images: {first_line(error)}"
+        if is_out_of_memory(error):
+            what = f"runs out of memory on its first images: {extract_first_line(error)}"
             remedy = "give it more memory, or smaller images"
             raise ModelError(what, where=name, remedy=remedy) from error
-        what = f"raised {type(error).__name__} before any attack: {first_line(error)}"
+        what = f"raised {type(error).__name__} before any attack: {extract_first_line(error)}"
         remedy = "see that it can be put into evaluation mode and called with images in [0, 1]"
         raise ModelError(what, where=name, remedy=remedy) from error

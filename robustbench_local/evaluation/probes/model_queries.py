@@ -10,32 +10,32 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.foreign_errors import out_of_memory
+from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.classifier.state_guard import RandomStates, seed_everything
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.errors import ModelError, UnreachableError
-from robustbench_local.evaluation.probes.consistency_findings import Findings
-from robustbench_local.evaluation.probes.probe_images import SEED
+from robustbench_local.evaluation.probes.consistency_findings import ConsistencyFindings
+from robustbench_local.evaluation.probes.probe_images import PROBE_SEED
 
 
 @dataclass(frozen=True)
-class ModelQuestions:
+class ModelQueries:
     """Questions to one classifier, and what they have revealed."""
 
     classifier: Classifier
-    findings: Findings
-    backward: bool = True
+    findings: ConsistencyFindings
+    should_use_gradients: bool = True
     """Whether it may be asked for gradients."""
 
     @property
-    def takes_gradients(self) -> bool:
+    def has_gradients(self) -> bool:
         """Whether it is asked for gradients, and has some to give."""
-        return self.backward and self.classifier.access == "gradients"
+        return self.should_use_gradients and self.classifier.access == "gradients"
 
     @contextmanager
-    def fresh(self) -> Iterator[Classifier]:
+    def open_fresh_copy(self) -> Iterator[Classifier]:
         """A copy that was asked nothing, of which a look is one draw."""
-        with self.classifier.fresh() as model:
+        with self.classifier.open_fresh_copy() as model:
             if not isinstance(model, RandomizedClassifier):
                 yield model
                 return
@@ -45,7 +45,9 @@ class ModelQuestions:
             finally:
                 model.draws = before
 
-    def ask(self, model: Classifier, images: Tensor, *, recorded: bool = False, seed: int = SEED) -> Tensor:
+    def query_model(
+        self, model: Classifier, images: Tensor, *, recorded: bool = False, seed: int = PROBE_SEED
+    ) -> Tensor:
         """Answers, (N, K) double on the CPU, with the same global random states before each call.
 
         Args:
@@ -55,31 +57,33 @@ class ModelQuestions:
             seed: Of the global random states.
         """
         seed_everything(seed)
-        before = RandomStates.current()
-        self.findings.rows += len(images)
+        before = RandomStates.from_process()
+        self.findings.queried_images += len(images)
         with torch.set_grad_enabled(recorded):
             answers = model(images.detach().requires_grad_(recorded)).detach().double().cpu()
-        self.findings.draws = self.findings.draws or not before.same(RandomStates.current())
+        self.findings.may_be_random = self.findings.may_be_random or not before.is_same_as(
+            RandomStates.from_process()
+        )
         return answers
 
-    def ask_beside(self, image: Tensor, neighbour: Tensor) -> Tensor:
+    def query_pair(self, image: Tensor, neighbour: Tensor) -> Tensor:
         """Answers of a fresh copy to two images at once."""
-        with self.fresh() as model:
-            return self.ask(model, torch.cat([image, neighbour]))
+        with self.open_fresh_copy() as model:
+            return self.query_model(model, torch.cat([image, neighbour]))
 
     def run_backward(self, model: Classifier, images: Tensor) -> bool:
         """A forward and a backward pass; whether there is one."""
-        if not self.takes_gradients:
+        if not self.has_gradients:
             return False
-        self.findings.rows += len(images)
+        self.findings.queried_images += len(images)
         try:
-            model.gradient(images, lambda logits: logits.logsumexp(dim=1))
+            model.compute_gradient(images, lambda logits: logits.logsumexp(dim=1))
         except (ModelError, RuntimeError) as error:
-            if out_of_memory(error) or isinstance(error, UnreachableError):
+            if is_out_of_memory(error) or isinstance(error, UnreachableError):
                 raise
             return False  # what is wrong with its gradients is not asked here
         return True
 
-    def ask_one_by_one(self, model: Classifier, pair: Tensor) -> Tensor:
+    def query_one_by_one(self, model: Classifier, pair: Tensor) -> Tensor:
         """Answers to some images, each asked about alone."""
-        return torch.cat([self.ask(model, image) for image in torch.split(pair, 1)])
+        return torch.cat([self.query_model(model, image) for image in torch.split(pair, 1)])

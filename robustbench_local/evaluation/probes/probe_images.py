@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SIMILAR_BATCHES, SIMILAR_SIZE = 4, 8
+SIMILAR_BATCHES, SIMILAR_BATCH_SIZE = 4, 8
 """Batches of images similar to one that are asked about, and images in each."""
 SIMILAR_DISTANCE = 8 / 255
 """How far a similar image is from the image, in every pixel."""
 TWIN_SHARE = 0.04
 """Share of an image's values in which its twin differs: few, so that who remembers rounded images confuses
 the two."""
-SEED = 20_240_229
+PROBE_SEED = 20_240_229
 """Of all random numbers that the questions take."""
 
 
@@ -32,17 +32,17 @@ class ProbeImages:
 
 def make_probe_images(distinct: Tensor) -> ProbeImages:
     """The images around those of `make_distinct`; the same ones each time."""
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(PROBE_SEED)
     first = distinct[:1]
-    similar = [_make_similar(first, generator) for _ in range(SIMILAR_BATCHES * SIMILAR_SIZE)]
-    pair = torch.cat([first, _make_similar(first, generator, share=TWIN_SHARE)])
+    similar = [_make_similar_image(first, generator) for _ in range(SIMILAR_BATCHES * SIMILAR_BATCH_SIZE)]
+    pair = torch.cat([first, _make_similar_image(first, generator, share=TWIN_SHARE)])
     return ProbeImages(distinct, pair, torch.cat(similar))
 
 
-def make_distinct(images: Tensor, count: int = 8) -> Tensor:
+def make_distinct_images(images: Tensor, count: int = 8) -> Tensor:
     """So many images from all over the data, all different: mirrored and mixed ones where there are few."""
     chosen = images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(PROBE_SEED)
     noise = torch.rand(count, *images.shape[1:], generator=generator).to(images)
     filled = chosen[torch.arange(count) % len(chosen)].clone()
     made = torch.arange(count) >= len(chosen)
@@ -53,7 +53,7 @@ def make_distinct(images: Tensor, count: int = 8) -> Tensor:
     return filled
 
 
-def _make_similar(image: Tensor, generator: torch.Generator, share: float = 1.0) -> Tensor:
+def _make_similar_image(image: Tensor, generator: torch.Generator, share: float = 1.0) -> Tensor:
     """An image that is `SIMILAR_DISTANCE` away in a share of its values, eight at least."""
     moved = torch.rand(image.numel(), generator=generator).argsort() < max(8, share * image.numel())
     signs = torch.where(image > 0.5, -1.0, 1.0) * moved.view(image.shape).to(image)

@@ -7,17 +7,17 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from robustbench_local.classifier.wrapper import innermost
+from robustbench_local.classifier.wrapper import find_innermost
 from robustbench_local.evaluation.probes.consistency_findings import InconsistentError
-from robustbench_local.evaluation.probes.model_queries import ModelQuestions
-from robustbench_local.evaluation.probes.probe_images import SIMILAR_SIZE, ProbeImages
-from robustbench_local.evaluation.probes.state_changes import FILE, find_changes, list_names
+from robustbench_local.evaluation.probes.model_queries import ModelQueries
+from robustbench_local.evaluation.probes.probe_images import SIMILAR_BATCH_SIZE, ProbeImages
+from robustbench_local.evaluation.probes.state_changes import FILE_PREFIX, find_state_changes, format_names
 
-MANY_CALLS = 128
+EXTRA_CALLS = 128
 """Calls, of one image each, that a model gets that keeps state without a change in its answers so far."""
 
 
-def compare_history(questions: ModelQuestions, images: ProbeImages, alone: Tensor) -> None:
+def check_history_dependence(questions: ModelQueries, images: ProbeImages, alone: Tensor) -> None:
     """Ask about the same images again, after many similar ones and after a backward pass.
 
     Args:
@@ -29,51 +29,53 @@ def compare_history(questions: ModelQuestions, images: ProbeImages, alone: Tenso
         InconsistentError: If answers depend on what was asked before.
     """
     findings, pair = questions.findings, images.pair
-    warm_up, *batches = torch.split(images.similar, SIMILAR_SIZE)
-    with questions.fresh() as model:
-        questions.ask(model, warm_up)  # what is kept for each size of a batch is kept from now on
-        questions.ask_one_by_one(model, pair)
+    warm_up, *batches = torch.split(images.similar, SIMILAR_BATCH_SIZE)
+    with questions.open_fresh_copy() as model:
+        questions.query_model(model, warm_up)  # what is kept for each size of a batch is kept from now on
+        questions.query_one_by_one(model, pair)
         seen = alone
 
         def ask_again() -> None:
             nonlocal seen
             for batch in batches:
-                questions.ask(model, batch)
-            seen = questions.ask_one_by_one(model, pair)
+                questions.query_model(model, batch)
+            seen = questions.query_one_by_one(model, pair)
 
         # the same question came last before: what only holds the last answer is as it was
-        changed = find_changes(model, ask_again)
+        changed = find_state_changes(model, ask_again)
         findings.refuse_memory(alone, seen, f"after {len(images.similar)} similar ones", changed)
         if questions.run_backward(model, images.distinct[:2]):
-            again = questions.ask(model, pair[:1])
+            again = questions.query_model(model, pair[:1])
             findings.refuse_memory(alone[:1], again, "after a backward pass", changed)
     if changed:
-        _question_state(questions, images, alone, changed)
+        _query_repeatedly(questions, images, alone, changed)
 
 
-def _question_state(
-    questions: ModelQuestions, images: ProbeImages, alone: Tensor, changed: Collection[str]
+def _query_repeatedly(
+    questions: ModelQueries, images: ProbeImages, alone: Tensor, changed: Collection[str]
 ) -> None:
     """Many more calls to a model in which something grows; if nothing comes of it, a note."""
     findings, classifier, similar = questions.findings, questions.classifier, images.similar
-    with questions.fresh() as model:
-        for call in range(MANY_CALLS):
-            questions.ask(model, similar[call % len(similar)][None])
-        seen = questions.ask_one_by_one(model, images.pair)
-        findings.refuse_memory(alone, seen, f"after {MANY_CALLS} calls", changed)
-        uncopied = changed if model is classifier else innermost(classifier).uncopied & set(changed)
+    with questions.open_fresh_copy() as model:
+        for call in range(EXTRA_CALLS):
+            questions.query_model(model, similar[call % len(similar)][None])
+        seen = questions.query_one_by_one(model, images.pair)
+        findings.refuse_memory(alone, seen, f"after {EXTRA_CALLS} calls", changed)
+        uncopied = (
+            changed if model is classifier else find_innermost(classifier).uncopied_attributes & set(changed)
+        )
         if uncopied:
-            cause = f"keeps state between calls ({list_names(uncopied)} changed) that cannot be copied"
-            raise InconsistentError(findings.summarize("memory", cause))
-    files = [path for path in changed if path.startswith(FILE)]
+            cause = f"keeps state between calls ({format_names(uncopied)} changed) that cannot be copied"
+            raise InconsistentError(findings.build_result("memory", cause))
+    files = [path for path in changed if path.startswith(FILE_PREFIX)]
     if files:
         findings.notes.append(
-            f"writes to {list_names(files)} in its forward: that made no difference to its answers in "
-            f"{MANY_CALLS} calls, and no copy of it forgets what is there"
+            f"writes to {format_names(files)} in its forward: that made no difference to its answers in "
+            f"{EXTRA_CALLS} calls, and no copy of it forgets what is there"
         )
     if kept := set(changed) - set(files):
-        findings.keeps_state = True
+        findings.is_stateful = True
         findings.notes.append(
-            f"keeps state between calls ({list_names(kept)} changed): a copy that remembers nothing answers "
+            f"keeps state between calls ({format_names(kept)} changed): a copy that remembers nothing answers "
             "each call"
         )

@@ -7,28 +7,28 @@ from pathlib import Path
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.fresh_copy import is_own_adapter
-from robustbench_local.classifier.hidden_state import describe_state, find_places
+from robustbench_local.classifier.hidden_state import describe_state, find_external_values
 from robustbench_local.evaluation.probes.file_watch import watch_files
 
-FILE = "file "
+FILE_PREFIX = "file "
 """What a path of a file begins with, before its name."""
 
 
-def find_changes(model: Classifier, act: Callable[[], object]) -> dict[str, str]:
+def find_state_changes(model: Classifier, act: Callable[[], object]) -> dict[str, str]:
     """What of the model is not as before once something is done: digests afterwards, by path."""
     if is_own_adapter(model.model):
         act()
         return {}
-    places = find_places(model.model)
+    places = find_external_values(model.model)
     before = describe_state(model.model, places)
     with watch_files() as files:
         act()
     after = describe_state(model.model, places)
     changed = {path: text for path, text in after.items() if before.get(path) != text}
-    return changed | {f"{FILE}{Path(file).name}": "" for file in files}
+    return changed | {f"{FILE_PREFIX}{Path(file).name}": "" for file in files}
 
 
-def list_names(names: Collection[str], most: int = 2) -> str:
+def format_names(names: Collection[str], most: int = 2) -> str:
     """The first names, and how many there are more."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(sorted(names)[:most])}{more}"

@@ -13,30 +13,32 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.defenses.recipes.certified_base import CertifiedRecipe
 from robustbench_local.defenses.recipes.noise_base import NoisyRecipe
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
-_BATCH = 50
-_VOTES = 1000
+_BATCH_SIZE = 50
+_VOTE_SAMPLES = 1000
 """For each image: enough for radii up to 2.4 sigma."""
-_Question = tuple[dict[str, Any], Certificate, ThreatModel]
+_CertificateSpec = tuple[dict[str, Any], Certificate, ThreatModel]
 
 
-def questions(recipe: Recipe) -> list[_Question]:
+def list_certificates(recipe: Recipe) -> list[_CertificateSpec]:
     """The certificates that a recipe trains for, each with its name and threat model; mostly none."""
     if isinstance(recipe, CertifiedRecipe):
         threat = recipe.threat
         lines = CROWN(intermediate="ibp")
         return [({"certificate": "ibp"}, IBP(), threat), ({"certificate": "crown-ibp"}, lines, threat)]
     if isinstance(recipe, NoisyRecipe):
-        vote = Smoothing(sigma=recipe.sigma, n=_VOTES)
+        vote = Smoothing(sigma=recipe.sigma, n=_VOTE_SAMPLES)
         name = {"certificate": "smoothing", "sigma": recipe.sigma, "alpha": vote.alpha}
         radii = (recipe.sigma, 2 * recipe.sigma)
         return [(name, vote, ThreatModel(norm="L2", eps=radius)) for radius in radii]
     return []
 
 
-def prove(classifier: Classifier, data: Dataset, certificate: Certificate, threat: ThreatModel) -> int:
+def count_certified(
+    classifier: Classifier, data: Dataset, certificate: Certificate, threat: ThreatModel
+) -> int:
     """How many images are certified: read as their label, whatever happens to them inside the ball.
 
     Args:
@@ -45,12 +47,12 @@ def prove(classifier: Classifier, data: Dataset, certificate: Certificate, threa
         certificate: The method.
         threat: The ball.
     """
-    certificate.check(threat, classifier)
-    asked, verified = certificate.base(classifier), 0
-    with asked.attacked():
-        for first in range(0, len(data), _BATCH):
-            some = data.select(range(first, min(first + _BATCH, len(data))))
+    certificate.check_support(threat, classifier)
+    asked, verified = certificate.get_base_classifier(classifier), 0
+    with asked.evaluation_mode():
+        for first in range(0, len(data), _BATCH_SIZE):
+            some = data.select_images(range(first, min(first + _BATCH_SIZE, len(data))))
             images, labels = some.images.to(asked.device), some.labels.to(asked.device)
-            stream = Stream(0, some.ids, repr(certificate))
+            stream = RandomStream(0, some.ids, repr(certificate))
             verified += int(certificate.certify(asked, images, labels, threat, stream).verified.sum())
     return verified

@@ -14,32 +14,32 @@ from robustbench_local.attacks.ensembles.autoattack import AutoAttack
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
-from robustbench_local.config.cards import Card, expand
+from robustbench_local.config.cards import Card, expand_card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.subsample import choose_images
 from robustbench_local.defenses.recipes.base import Recipe
-from robustbench_local.defenses.recipes.recipe_registry import parameter_names, read_recipe
-from robustbench_local.defenses.training.initial_networks import Start, teacher_loader
+from robustbench_local.defenses.recipes.recipe_registry import list_parameter_names, read_recipe
+from robustbench_local.defenses.training.initial_networks import InitialNetwork, build_teacher_loader
 from robustbench_local.defenses.training.learning_curves import write_curves
-from robustbench_local.defenses.training.provenance import summarize, write_weights
+from robustbench_local.defenses.training.provenance import summarize_data, write_weights
 from robustbench_local.defenses.training.training_identity import describe_network
 from robustbench_local.defenses.training.training_loop import train
-from robustbench_local.defenses.training.training_result import Trained
+from robustbench_local.defenses.training.training_result import TrainingResult
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
-from robustbench_local.evaluation.training.certified_score import prove, questions
-from robustbench_local.statistics import Estimate, clopper_pearson
+from robustbench_local.evaluation.training.certified_score import count_certified, list_certificates
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.threats.threat_model import ThreatModel
 
-_USUAL = ThreatModel(norm="Linf", eps=8 / 255)
+_DEFAULT_THREAT = ThreatModel(norm="Linf", eps=8 / 255)
 """What a training without a threat model of its own is measured against."""
-_STEPS = 50
-_CERTIFIED = 500
+_PGD_STEPS = 50
+_MAX_CERTIFIED_IMAGES = 500
 """Most images that a certificate is asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class TrainingImages:
     """The images of a training."""
 
     training: Dataset
@@ -50,28 +50,28 @@ class Images:
     """What the figures are measured on; without it, the validation images."""
 
 
-def with_settings(card: Card, settings: Mapping[str, Any]) -> tuple[Card, Recipe]:
+def apply_settings(card: Card, settings: Mapping[str, Any]) -> tuple[Card, Recipe]:
     """A recipe's card with some of its parameters, or its radius, changed.
 
     Args:
         card: A defense's card.
-        settings: Hyper-parameters, and keys of the threat model such as ``eps``.
+        settings: Hyper-parameters, and keys of the threat model such as ``compute_eps``.
 
     Raises:
         CardError: If the card is no training recipe, or a value is impossible.
         ConfigError: If a key is unknown.
     """
     read_recipe(card)
-    cards = expand(card, settings, parameters=parameter_names(card.method)) if settings else [card]
+    cards = expand_card(card, settings, parameters=list_parameter_names(card.method)) if settings else [card]
     if len(cards) > 1:
         raise ConfigError("a training has one radius", where=f"card {card.name}", remedy="give one eps")
     return cards[0], read_recipe(cards[0])
 
 
 def fit(
-    start: Start,
+    start: InitialNetwork,
     recipe: Recipe,
-    images: Images,
+    images: TrainingImages,
     *,
     seed: int,
     device: torch.device,
@@ -80,8 +80,8 @@ def fit(
     on_step: Callable[[int, int], None] | None = None,
     base: Path | None = None,
     allow_code: bool = False,
-) -> Trained:
-    """Train, and leave the best weights in ``start.module``; arguments and errors as in `train`.
+) -> TrainingResult:
+    """Train, and leave the best weights in ``start.trainable_network``; arguments and errors as in `train`.
 
     A teacher that a Python file makes is loaded, before anything is trained, only if code is allowed.
     """
@@ -95,17 +95,17 @@ def fit(
         report=report,
         on_step=on_step,
         device=device,
-        teacher=teacher_loader(device, base, allow_code=allow_code, num_classes=start.num_classes),
-        belongs={"start": describe_network(start.module)["weights"]},
+        load_teacher=build_teacher_loader(device, base, allow_code=allow_code, num_classes=start.num_classes),
+        extra_identity={"start": describe_network(start.module)["weights"]},
     )
     start.module.load_state_dict(trained.state)
     return trained
 
 
-def measure(
-    start: Start,
+def measure_row(
+    start: InitialNetwork,
     recipe: Recipe,
-    images: Images,
+    images: TrainingImages,
     *,
     autoattack: int,
     device: torch.device,
@@ -125,7 +125,7 @@ def measure(
         One entry an attack, and one a certificate that the recipe trains for: its budget, n, how many images
         stayed right or were proven, the share and its 95 % Clopper-Pearson interval, and on which images.
     """
-    threat = getattr(recipe, "threat", None) or _USUAL
+    threat = getattr(recipe, "threat", None) or _DEFAULT_THREAT
     data = images.test or images.validation
     network = start.module.network
     classifier = Classifier(
@@ -137,35 +137,37 @@ def measure(
         device=device,
     )
     figures: list[dict[str, Any]] = []
-    for attack, count in _attacks(len(data), autoattack):
-        some = _some(data, count)
+    for attack, count in _list_attacks(len(data), autoattack):
+        some = _select_images(data, count)
         result = evaluate(classifier, some, attack=attack, norm=threat.norm, eps=threat.eps)
         if not figures:
-            figures.append(_figure({"attack": "none"}, result.tally.clean_correct, result.clean_accuracy))
-            report(_line(figures[-1]))
-        found = {**_said(attack), **_budget(threat)}
-        figures.append(_figure(found, result.tally.robust, result.robust_accuracy))
-        report(_line(figures[-1]))
-    some = _some(data, _CERTIFIED)
-    for name, certificate, ball in questions(recipe):
-        proven = prove(classifier, some, certificate, ball)
-        share = clopper_pearson(proven, len(some))
-        figures.append(_figure({**name, **_budget(ball)}, proven, share))
-        report(_line(figures[-1]))
+            figures.append(
+                _build_score({"attack": "none"}, result.counts.clean_correct, result.clean_accuracy)
+            )
+            report(_format_score(figures[-1]))
+        found = {**_build_attack_entry(attack), **_build_budget_entry(threat)}
+        figures.append(_build_score(found, result.counts.robust, result.robust_accuracy))
+        report(_format_score(figures[-1]))
+    some = _select_images(data, _MAX_CERTIFIED_IMAGES)
+    for name, certificate, ball in list_certificates(recipe):
+        proven = count_certified(classifier, some, certificate, ball)
+        share = compute_clopper_pearson(proven, len(some))
+        figures.append(_build_score({**name, **_build_budget_entry(ball)}, proven, share))
+        report(_format_score(figures[-1]))
     on = "test" if images.test is not None else "validation"
     return [{**figure, "images": on} for figure in figures]
 
 
-def save(
+def save_training(
     out: Path,
-    start: Start,
-    trained: Trained,
+    start: InitialNetwork,
+    trained: TrainingResult,
     *,
     card: Card,
     recipe: Recipe,
-    images: Images,
+    images: TrainingImages,
     sources: Mapping[str, str],
-    measured: list[dict[str, Any]],
+    scores: list[dict[str, Any]],
     seed: int,
     command: str,
 ) -> None:
@@ -178,8 +180,8 @@ def save(
         card: What was trained.
         recipe: Its parameters.
         images: The images.
-        sources: Where each of them comes from: ``training``, ``validation`` and ``test``.
-        measured: From `measure`.
+        sources: Where each of them comes from: ``training``, ``validation_source`` and ``test_source``.
+        scores: From `measure`.
         seed: The training's seed.
         command: What makes the same weights again.
 
@@ -194,31 +196,31 @@ def save(
         recipe=recipe,
         trained=trained,
         class_names=images.training.class_names,
-        data={name: summarize(sources[name], part) for name, part in parts.items() if part is not None},
-        measured=measured,
+        data={name: summarize_data(sources[name], part) for name, part in parts.items() if part is not None},
+        measured=scores,
         seed=seed,
         command=command,
     )
     write_curves(out, trained.curves, best=trained.best.epoch, title=f"{card.name} on {images.training.name}")
 
 
-def _some(data: Dataset, count: int) -> Dataset:
+def _select_images(data: Dataset, count: int) -> Dataset:
     """At most so many images, of all classes alike; the same for every model, so that figures compare."""
-    return data.select(choose_images(data.ids, data.labels.tolist(), limit=count, seed=0))
+    return data.select_images(choose_images(data.ids, data.labels.tolist(), limit=count, seed=0))
 
 
-def _attacks(count: int, autoattack: int) -> list[tuple[Attack, int]]:
+def _list_attacks(count: int, autoattack: int) -> list[tuple[Attack, int]]:
     """Each attack and how many images it gets; a network that hides its gradients falls to the margin."""
     everything: list[tuple[Attack, int]] = [
         (FGSM(), count),
-        (PGD(steps=_STEPS), count),
-        (PGD(steps=_STEPS, loss="margin"), count),
+        (PGD(steps=_PGD_STEPS), count),
+        (PGD(steps=_PGD_STEPS, loss="margin"), count),
         (AutoAttack(), min(autoattack, count)),
     ]
     return [(attack, images) for attack, images in everything if images]
 
 
-def _said(attack: Attack) -> dict[str, Any]:
+def _build_attack_entry(attack: Attack) -> dict[str, Any]:
     """What a figure says about its attack."""
     name = {"attack": type(attack).__name__.lower()}
     if not isinstance(attack, PGD):
@@ -226,16 +228,16 @@ def _said(attack: Attack) -> dict[str, Any]:
     return {**name, "steps": attack.steps} | ({"loss": attack.loss} if attack.loss != "ce" else {})
 
 
-def _budget(threat: ThreatModel) -> dict[str, Any]:
+def _build_budget_entry(threat: ThreatModel) -> dict[str, Any]:
     return {"norm": threat.norm, "eps": threat.eps}
 
 
-def _figure(attack: dict[str, Any], right: int, share: Estimate) -> dict[str, Any]:
+def _build_score(attack: dict[str, Any], right: int, share: Estimate) -> dict[str, Any]:
     interval = {"accuracy": round(share.value, 4), "low": round(share.low, 4), "high": round(share.high, 4)}
     return {**attack, "n": share.n, "right": right, **interval}
 
 
-def _line(figure: Mapping[str, Any]) -> str:
+def _format_score(figure: Mapping[str, Any]) -> str:
     name = figure.get("certificate") or figure["attack"]
     how = f" on the {figure['loss']}" if "loss" in figure else ""
     budget = f", {figure['norm']} {figure['eps']:.4g}" if "eps" in figure else ""

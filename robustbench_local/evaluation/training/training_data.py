@@ -10,15 +10,15 @@ import torch
 
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.split import group_by, hold_out
+from robustbench_local.data.split import group_by_pattern, hold_out
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.grid.schema import DataEntry
-from robustbench_local.evaluation.harness.outcome import fingerprint
-from robustbench_local.evaluation.training.train_and_save import Images
+from robustbench_local.evaluation.harness.outcome import hash_image
+from robustbench_local.evaluation.training.train_and_save import TrainingImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class TrainingDataSpec:
     """Which images a training uses.
 
     Attributes:
@@ -32,18 +32,20 @@ class Wanted:
     """
 
     entry: DataEntry
-    validation: str | None = None
-    share: float = 0.1
-    most: int = 1000
-    test: str | None = None
+    validation_source: str | None = None
+    validation_share: float = 0.1
+    max_validation_images: int = 1000
+    test_source: str | None = None
     group_pattern: str | None = None
 
 
-def load_images(wanted: Wanted, *, seed: int, base: Path) -> tuple[Images, dict[str, str]]:
+def load_training_images(
+    spec: TrainingDataSpec, *, seed: int, base: Path
+) -> tuple[TrainingImages, dict[str, str]]:
     """Load the images of a training.
 
     Args:
-        wanted: Which.
+        spec: Which.
         seed: Of every choice.
         base: Folder that relative paths start from.
 
@@ -55,42 +57,51 @@ def load_images(wanted: Wanted, *, seed: int, base: Path) -> tuple[Images, dict[
         DataError: If images cannot be used, the parts have different classes, or images that were named for
             validation or for the test train the model too.
     """
-    entry = wanted.entry
-    training = _load(entry, seed, base)
-    if wanted.group_pattern is not None:
-        training = group_by(training, wanted.group_pattern)
+    entry = spec.entry
+    training = _load_entry(entry, seed, base)
+    if spec.group_pattern is not None:
+        training = group_by_pattern(training, spec.group_pattern)
     sources = {"training": f"{entry.source}, {entry.split}"}
-    validation = _other(entry, wanted.validation, "val", wanted.most, seed, base)
+    validation = _load_split(entry, spec.validation_source, "val", spec.max_validation_images, seed, base)
     if validation is None:
-        training, validation = hold_out(training, wanted.share, seed=seed)
+        training, validation = hold_out(training, spec.validation_share, seed=seed)
         what = "objects" if training.groups is not None else "images"
-        sources["validation"] = f"{wanted.share:.3g} of the {what} of each class of {sources['training']}"
+        sources["validation"] = (
+            f"{spec.validation_share:.3g} of the {what} of each class of {sources['training']}"
+        )
     else:
-        sources["validation"] = f"{wanted.validation or entry.source}, val"
-    test = _other(entry, wanted.test, "test", None, seed, base)
+        sources["validation"] = f"{spec.validation_source or entry.source}, val"
+    test = _load_split(entry, spec.test_source, "test", None, seed, base)
     if test is not None:
-        sources["test"] = f"{wanted.test or entry.source}, test"
-    named = next((one for one in (training, validation, test) if one is not None and one.has_names), training)
-    training, validation = _renamed(training, named), _renamed(validation, named)
-    test = None if test is None else _renamed(test, named)
-    images = Images(training=training, validation=validation, test=test)
-    return images, sources | _repeated(images, wanted, sources)
+        sources["test"] = f"{spec.test_source or entry.source}, test"
+    named = next(
+        (one for one in (training, validation, test) if one is not None and one.has_class_names), training
+    )
+    training, validation = _copy_class_names(training, named), _copy_class_names(validation, named)
+    test = None if test is None else _copy_class_names(test, named)
+    images = TrainingImages(training=training, validation=validation, test=test)
+    return images, sources | _check_overlap(images, spec, sources)
 
 
-def marks(data: Dataset) -> list[str]:
+def hash_images(data: Dataset) -> list[str]:
     """A fingerprint of each image's pixels, by which the same image is known in another set."""
-    return [fingerprint(image) for image in data.images]
+    return [hash_image(image) for image in data.images]
 
 
-def _repeated(images: Images, wanted: Wanted, sources: dict[str, str]) -> dict[str, str]:
+def _check_overlap(
+    images: TrainingImages, wanted: TrainingDataSpec, sources: dict[str, str]
+) -> dict[str, str]:
     """Refuse parts that the user named and that share images with another; of others it is only said.
 
     Published sets have a few images in two of their splits, and nobody who trains on them can help that.
     """
-    said, before, known = {}, "training", set(marks(images.training))
-    parts = {"validation": (images.validation, wanted.validation), "test": (images.test, wanted.test)}
+    said, before, known = {}, "training", set(hash_images(images.training))
+    parts = {
+        "validation": (images.validation, wanted.validation_source),
+        "test": (images.test, wanted.test_source),
+    }
     for part, (data, named) in parts.items():
-        found = [] if data is None else marks(data)
+        found = [] if data is None else hash_images(data)
         shared = sum(mark in known for mark in found)
         what = f"{shared} of its {len(found)} images are {before} images too"
         if shared and named is not None:
@@ -102,9 +113,11 @@ def _repeated(images: Images, wanted: Wanted, sources: dict[str, str]) -> dict[s
     return said
 
 
-def _renamed(data: Dataset, named: Dataset) -> Dataset:
+def _copy_class_names(data: Dataset, named: Dataset) -> Dataset:
     """The data with the class names of others; a part of several may have numbers only."""
-    if data.num_classes != named.num_classes or (data.has_names and data.class_names != named.class_names):
+    if data.num_classes != named.num_classes or (
+        data.has_class_names and data.class_names != named.class_names
+    ):
         raise DataError(
             f"its {data.num_classes} classes are not the {named.num_classes} of {named.name}",
             where=data.name,
@@ -113,31 +126,31 @@ def _renamed(data: Dataset, named: Dataset) -> Dataset:
     return replace(data, class_names=named.class_names)
 
 
-def _other(
+def _load_split(
     entry: DataEntry, source: str | None, split: str, limit: int | None, seed: int, base: Path
 ) -> Dataset | None:
     """Validation or test images: from their own source, or from another split; None if there is none."""
     changed: dict[str, Any] = {"split": split, "limit": limit, "source": source or entry.source}
     asked = entry.model_copy(update=changed)
     if source is not None:
-        return _load(asked, seed, base)
+        return _load_entry(asked, seed, base)
     if split == entry.split or not _has_split(entry, split, seed, base):
         return None
-    return _load(asked, seed, base)
+    return _load_entry(asked, seed, base)
 
 
 def _has_split(entry: DataEntry, split: str, seed: int, base: Path) -> bool:
     """Whether the source has this split: other images than those trained on."""
     few = {"limit": 1, "choose": "first"}
     try:
-        found = _load(entry.model_copy(update={**few, "split": split}), seed, base)
+        found = _load_entry(entry.model_copy(update={**few, "split": split}), seed, base)
     except (ConfigError, DataError):
         return False
-    trained_on = _load(entry.model_copy(update=few), seed, base)
+    trained_on = _load_entry(entry.model_copy(update=few), seed, base)
     return not torch.equal(found.images, trained_on.images)
 
 
-def _load(entry: DataEntry, seed: int, base: Path) -> Dataset:
+def _load_entry(entry: DataEntry, seed: int, base: Path) -> Dataset:
     chosen = seed if entry.seed is None else entry.seed
     said = {name: getattr(entry, name) for name in DataEntry.model_fields if name != "seed"}
-    return load_dataset(**said, seed=chosen, base=base)
+    return load_dataset(**said, seed=chosen, base_folder=base)

@@ -19,25 +19,37 @@ from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.recipes.base import Recipe
-from robustbench_local.defenses.training.initial_networks import Start, load_start, teacher_loader
-from robustbench_local.defenses.training.training_identity import describe_network, loop_version, taught_by
+from robustbench_local.defenses.training.initial_networks import (
+    InitialNetwork,
+    build_teacher_loader,
+    load_initial_network,
+)
+from robustbench_local.defenses.training.training_identity import (
+    compute_loop_version,
+    describe_network,
+    describe_teacher,
+)
 from robustbench_local.errors import ConfigError, StorageError
 from robustbench_local.evaluation.grid.schema import Grid, ModelEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
-from robustbench_local.evaluation.isolation.isolated_call import call_isolated, tell_parent
-from robustbench_local.evaluation.training.train_and_save import Images, fit, save
-from robustbench_local.evaluation.training.training_data import Wanted, load_images, marks
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, send_to_parent
+from robustbench_local.evaluation.training.train_and_save import TrainingImages, fit, save_training
+from robustbench_local.evaluation.training.training_data import (
+    TrainingDataSpec,
+    hash_images,
+    load_training_images,
+)
 from robustbench_local.models.model_sources import load_classifier
 
 
-def default_cache() -> Path:
+def find_cache_folder() -> Path:
     """Where trained weights are kept: ``RBL_CACHE``, else a folder in the user's cache."""
     folder = os.environ.get("RBL_CACHE") or Path.home() / ".cache" / "robustbench_local" / "trained"
     return Path(folder).expanduser()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workshop:
+class WeightCache:
     """Makes the trained models of one grid.
 
     Attributes:
@@ -52,20 +64,20 @@ class Workshop:
     """
 
     grid: Grid
-    evaluated: Callable[[], Dataset]
+    load_evaluation_data: Callable[[], Dataset]
     base: Path
     device: str = "auto"
-    cache: Path = field(default_factory=default_cache)
+    folder: Path = field(default_factory=find_cache_folder)
     allow_code: bool = False
-    only_plan: bool = False
+    is_dry_run: bool = False
     report: Callable[[str], None] = lambda _line: None
 
-    def train(self, model: str, before: Classifier, card: Card, recipe: Recipe) -> Classifier:
+    def train(self, model: str, loaded_classifier: Classifier, card: Card, recipe: Recipe) -> Classifier:
         """A model of the grid as a recipe makes it; trained now unless the cache has it.
 
         Args:
             model: Its id in the grid.
-            before: The model as it was loaded: its network and its classes are those of the new one.
+            loaded_classifier: The model as it was loaded: its network and its classes are those of the new one.
             card: The recipe's card.
             recipe: Its hyper-parameters.
 
@@ -75,19 +87,23 @@ class Workshop:
             RobustbenchError: What a training may raise.
         """
         entry = next(one for one in self.grid.models if one.id == model)
-        images = self._fitted(before)
-        start = self._start(entry, before, recipe)
-        key = self._key(start, card, recipe, images)
-        weights = self.cache / f"{card.base}-{key[:16]}.safetensors"
+        images = self._fit_image_labels(loaded_classifier)
+        start = self._load_initial_network(entry, loaded_classifier, recipe)
+        key = self._compute_key(start, card, recipe, images)
+        weights = self.folder / f"{card.base_name}-{key[:16]}.safetensors"
         what = f"{model} by {card.name}, {recipe.epochs} epochs on {len(images.training):,} images"
         if not weights.exists():
-            if self.only_plan:
-                return self._told(self._untrained(start, before, f"would first be trained: {what}"))
-            make = partial(self._make, weights, start, card, recipe, images, what)
+            if self.is_dry_run:
+                return self._add_overlap_note(
+                    self._build_untrained_classifier(
+                        start, loaded_classifier, f"would first be trained: {what}"
+                    )
+                )
+            make = partial(self._train_and_save, weights, start, card, recipe, images, what)
             if entry.source.startswith("python:") and can_fork(resolve_device(self.device)):
-                aside = replace(self, report=tell_parent)
-                make = partial(aside._make, weights, start, card, recipe, images, what)
-                call_isolated(make, timeout=None, name=model, listen=self.report)
+                aside = replace(self, report=send_to_parent)
+                make = partial(aside._train_and_save, weights, start, card, recipe, images, what)
+                call_isolated(make, timeout=None, name=model, on_message=self.report)
             else:
                 make()
         trained = load_classifier(
@@ -95,22 +111,22 @@ class Workshop:
             name=entry.id,
             device=self.device,
             allow_code=self.allow_code,
-            base=self.base,
+            base_folder=self.base,
         )
-        return self._told(trained)
+        return self._add_overlap_note(trained)
 
-    def _told(self, classifier: Classifier) -> Classifier:
+    def _add_overlap_note(self, classifier: Classifier) -> Classifier:
         """The classifier, with a note if it has seen what it is asked about."""
-        if self._seen:
-            classifier.note(self._seen)
+        if self._overlap_note:
+            classifier.add_note(self._overlap_note)
         return classifier
 
     @cached_property
-    def _seen(self) -> str:
+    def _overlap_note(self) -> str:
         """What a reader has to know where evaluated images made the weights; empty where none did."""
-        images, _ = self._images
-        evaluated, training = marks(self.evaluated()), set(marks(images.training))
-        validation = set(marks(images.validation)) - training
+        images, _ = self._training_images
+        evaluated, training = hash_images(self.load_evaluation_data()), set(hash_images(images.training))
+        validation = set(hash_images(images.validation)) - training
         roles = {"trained it": training, "chose its epoch": validation}
         counts = {role: sum(mark in part for mark in evaluated) for role, part in roles.items()}
         told = " and ".join(f"{count} {role}" for role, count in counts.items() if count)
@@ -118,7 +134,7 @@ class Workshop:
         return f"{what}: evaluate on images of their own" if told else ""
 
     @cached_property
-    def _images(self) -> tuple[Images, dict[str, str]]:
+    def _training_images(self) -> tuple[TrainingImages, dict[str, str]]:
         entry = self.grid.training
         if entry is None:
             raise ConfigError(
@@ -126,27 +142,27 @@ class Workshop:
                 where="defenses",
                 remedy="add training: {source: ..., split: train}",
             )
-        wanted = Wanted(
+        wanted = TrainingDataSpec(
             entry=entry,
-            validation=entry.val,
-            share=entry.val_share,
-            most=entry.val_limit,
+            validation_source=entry.val,
+            validation_share=entry.val_share,
+            max_validation_images=entry.val_limit,
             group_pattern=entry.group_pattern,
         )
         seed = self.grid.seed if entry.seed is None else entry.seed
-        found, sources = load_images(wanted, seed=seed, base=self.base)
+        found, sources = load_training_images(wanted, seed=seed, base=self.base)
         return replace(found, test=None), sources
 
-    def _fitted(self, before: Classifier) -> Images:
+    def _fit_image_labels(self, before: Classifier) -> TrainingImages:
         """The images with the labels that the model's logits have."""
-        found, _ = self._images
+        found, _ = self._training_images
         training, validation = (
             fit_labels(one, before.num_classes, before.class_names)
             for one in (found.training, found.validation)
         )
-        return Images(training=training, validation=validation)
+        return TrainingImages(training=training, validation=validation)
 
-    def _start(self, entry: ModelEntry, before: Classifier, recipe: Recipe) -> Start:
+    def _load_initial_network(self, entry: ModelEntry, before: Classifier, recipe: Recipe) -> InitialNetwork:
         """The model's own weights for a fine-tuning; otherwise the same network with initial ones."""
         normalize = entry.normalize
         said: dict[str, Any] = {
@@ -158,7 +174,7 @@ class Workshop:
             "allow_code": self.allow_code,
             "base": self.base,
         }
-        own = load_start(
+        own = load_initial_network(
             entry.source,
             weights=entry.weights,
             entry=entry.entry,
@@ -170,34 +186,40 @@ class Workshop:
         if recipe.fine_tune:
             return own
         said |= {"normalize": own.normalize or "none", "input_size": own.input_size}
-        return load_start(before.provenance.get("architecture") or own.architecture, **said)
+        return load_initial_network(before.provenance.get("architecture") or own.architecture, **said)
 
-    def _key(self, start: Start, card: Card, recipe: Recipe, images: Images) -> str:
+    def _compute_key(self, start: InitialNetwork, card: Card, recipe: Recipe, images: TrainingImages) -> str:
         """SHA-256 over all that the weights depend on."""
         parts: dict[str, Any] = {
             "card": card.digest,
             "recipe": repr(recipe),
             "architecture": start.architecture,
             "network": describe_network(start.module),  # its code and its initial weights are in there
-            "training": images.training.digest(),
-            "validation": images.validation.digest(),
+            "training": images.training.compute_digest(),
+            "validation": images.validation.compute_digest(),
             "seed": self.grid.seed,
-            "loop": loop_version(),
+            "loop": compute_loop_version(),
         }
-        teacher = teacher_loader(
+        teacher = build_teacher_loader(
             torch.device("cpu"), self.base, allow_code=self.allow_code, num_classes=start.num_classes
         )
-        parts |= taught_by(recipe, teacher)
+        parts |= describe_teacher(recipe, teacher)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _make(
-        self, weights: Path, start: Start, card: Card, recipe: Recipe, images: Images, what: str
+    def _train_and_save(
+        self,
+        weights: Path,
+        start: InitialNetwork,
+        card: Card,
+        recipe: Recipe,
+        images: TrainingImages,
+        what: str,
     ) -> None:
         """Train, and write the weights to the cache; an interrupted training goes on from its checkpoint."""
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"cannot be made: {error.strerror}", where=str(self.cache)) from None
+            raise StorageError(f"cannot be made: {error.strerror}", where=str(self.folder)) from None
         self.report(f"training {what}")
         checkpoint = weights.with_suffix(".checkpoint")
         trained = fit(
@@ -211,21 +233,21 @@ class Workshop:
             base=self.base,
             allow_code=self.allow_code,
         )
-        save(
+        save_training(
             weights,
             start,
             trained,
             card=card,
             recipe=recipe,
             images=images,
-            sources=self._images[1],
-            measured=[],
+            sources=self._training_images[1],
+            scores=[],
             seed=self.grid.seed,
             command=f"rbl run, training of {self.grid.name or 'grid'}",
         )
         checkpoint.unlink(missing_ok=True)
 
-    def _untrained(self, start: Start, before: Classifier, note: str) -> Classifier:
+    def _build_untrained_classifier(self, start: InitialNetwork, before: Classifier, note: str) -> Classifier:
         """A stand-in of the same size, to plan with."""
         classifier = Classifier(
             start.module.network.eval(),
@@ -236,5 +258,5 @@ class Workshop:
             name=before.name,
             device=resolve_device(self.device),
         )
-        classifier.note(note)
+        classifier.add_note(note)
         return classifier

@@ -14,8 +14,8 @@ from torch import nn
 from robustbench_local.classifier.preprocessing import NORMALIZATIONS, Normalization
 from robustbench_local.errors import ConfigError, did_you_mean
 
-_NETWORKS = "robustbench_local.models.networks.small_networks:"
-_seed: ContextVar[int] = ContextVar("seed of initial weights", default=0)
+_NETWORKS_MODULE = "robustbench_local.models.networks.small_networks:"
+_initial_seed: ContextVar[int] = ContextVar("seed of initial weights", default=0)
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,27 @@ class Architecture:
 
     factory: str
     num_classes: int
-    input: tuple[int, int, int]
+    input_shape: tuple[int, int, int]
     normalize: Normalization | None = None
 
-    def build(self, num_classes: int | None = None) -> nn.Module:
+    def build_network(self, num_classes: int | None = None) -> nn.Module:
         """The network in evaluation mode, with the weights that `fixed_start` gives."""
         module, _, attribute = self.factory.partition(":")
-        with fixed_start():
+        with fixed_initial_weights():
             network: nn.Module = getattr(import_module(module), attribute)(num_classes or self.num_classes)
         return network.eval()
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "cifar10_resnet18": Architecture(_NETWORKS + "CifarResNet18", 10, (3, 32, 32)),
-    "cifar10_resnet2b": Architecture(_NETWORKS + "ResNet2b", 10, (3, 32, 32), NORMALIZATIONS["cifar10"]),
-    "gtsrb_stn": Architecture(_NETWORKS + "SpatialTransformerCNN", 43, (3, 32, 32), NORMALIZATIONS["gtsrb"]),
-    "mnist_fast": Architecture(_NETWORKS + "strided_cnn", 10, (1, 28, 28)),
-    "mnist_smallcnn": Architecture(_NETWORKS + "SmallCNN", 10, (1, 28, 28)),
+    "cifar10_resnet18": Architecture(_NETWORKS_MODULE + "CifarResNet18", 10, (3, 32, 32)),
+    "cifar10_resnet2b": Architecture(
+        _NETWORKS_MODULE + "ResNet2b", 10, (3, 32, 32), NORMALIZATIONS["cifar10"]
+    ),
+    "gtsrb_stn": Architecture(
+        _NETWORKS_MODULE + "SpatialTransformerCNN", 43, (3, 32, 32), NORMALIZATIONS["gtsrb"]
+    ),
+    "mnist_fast": Architecture(_NETWORKS_MODULE + "strided_cnn", 10, (1, 28, 28)),
+    "mnist_smallcnn": Architecture(_NETWORKS_MODULE + "SmallCNN", 10, (1, 28, 28)),
     "signs_cnn": Architecture(
         "robustbench_local.models.networks.signs_cnn:signs_cnn", 43, (3, 32, 32), ((0.4,) * 3, (0.25,) * 3)
     ),
@@ -79,7 +83,7 @@ def find_architecture(name: str) -> Architecture:
     return found
 
 
-def build(name: str, num_classes: int | None = None) -> nn.Module:
+def build_network(name: str, num_classes: int | None = None) -> nn.Module:
     """Build a network by name, in evaluation mode, with weights that are always the same.
 
     Args:
@@ -89,22 +93,22 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     Raises:
         ConfigError: If there is no such network.
     """
-    return find_architecture(name).build(num_classes)
+    return find_architecture(name).build_network(num_classes)
 
 
 @contextmanager
-def fixed_start() -> Iterator[None]:
+def fixed_initial_weights() -> Iterator[None]:
     """Initial weights are always the same while open; the global random state is untouched afterwards."""
     with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which would also reseed every GPU
-        torch.default_generator.manual_seed(_seed.get())
+        torch.default_generator.manual_seed(_initial_seed.get())
         yield
 
 
 @contextmanager
-def start_from(seed: int) -> Iterator[None]:
+def seeded_initial_weights(seed: int) -> Iterator[None]:
     """Networks that are built while open get the initial weights of this seed instead of those of seed 0."""
-    token = _seed.set(seed)
+    token = _initial_seed.set(seed)
     try:
         yield
     finally:
-        _seed.reset(token)
+        _initial_seed.reset(token)

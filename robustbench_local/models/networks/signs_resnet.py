@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 #: (channels, height, width) of the images it was made for.
-INPUT = (3, 32, 32)
+INPUT_SHAPE = (3, 32, 32)
 #: One class of GTSRB each, whether or not the embedded signs have images of it.
 NUM_CLASSES = 43
 #: Subtracted from and divided into images in [0, 1] by whoever calls the network.
-MEAN = (0.4, 0.4, 0.4)
-STD = (0.25, 0.25, 0.25)
+CHANNEL_MEAN = (0.4, 0.4, 0.4)
+CHANNEL_STD = (0.25, 0.25, 0.25)
 
 
-class _Block(nn.Module):
+class _PreActivationBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around a shortcut, normalised before they convolve."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -52,9 +52,9 @@ class SignsResNet(nn.Module):
         super().__init__()
         fine, middle, coarse = widths
         self.stem = nn.Conv2d(3, fine, 4, 2, 1, bias=False)
-        self.block1 = _Block(fine, fine, 1)
-        self.block2 = _Block(fine, middle, 2)
-        self.block3 = _Block(middle, coarse, 2)
+        self.block1 = _PreActivationBlock(fine, fine, 1)
+        self.block2 = _PreActivationBlock(fine, middle, 2)
+        self.block3 = _PreActivationBlock(middle, coarse, 2)
         self.norm = nn.BatchNorm2d(coarse)
         self.head = nn.Linear(coarse * 4, num_classes)
 

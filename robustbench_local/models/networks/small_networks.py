@@ -117,10 +117,10 @@ class CifarResNet18(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, 1)
-        self.layer2 = _stage(64, 128, 2)
-        self.layer3 = _stage(128, 256, 2)
-        self.layer4 = _stage(256, 512, 2)
+        self.layer1 = _build_stage(64, 64, 1)
+        self.layer2 = _build_stage(64, 128, 2)
+        self.layer3 = _build_stage(128, 256, 2)
+        self.layer4 = _build_stage(256, 512, 2)
         self.linear = nn.Linear(512, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class CifarResNet18(nn.Module):
         return logits
 
 
-def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+def _build_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
         BasicBlock(inputs, outputs, stride, norm=True), BasicBlock(outputs, outputs, 1, norm=True)
     )
@@ -159,14 +159,14 @@ class SpatialTransformerCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (N, 3, 32, 32) to log-probabilities (N, num_classes)."""
-        features = self._straightened(images)
+        features = self._straighten_images(images)
         layers = ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3))
         for convolution, norm in layers:
             features = norm(functional.max_pool2d(functional.leaky_relu(convolution(features)), 2))
         hidden = functional.relu(self.fc1(features.flatten(1)))
         return torch.log_softmax(self.fc2(hidden), dim=1)
 
-    def _straightened(self, images: Tensor) -> Tensor:
+    def _straighten_images(self, images: Tensor) -> Tensor:
         theta = self.fc_loc(self.localization(images).flatten(1)).view(-1, 2, 3)
         grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
         return functional.grid_sample(images, grid, align_corners=False)

@@ -7,16 +7,16 @@ from pathlib import Path
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.models.weights_card import WeightsCard, read_weights_card
 
-FOLDER = Path(__file__).parent
+ZOO_FOLDER = Path(__file__).parent
 """Where the shipped cards and weights lie."""
 
 
-def list_zoo(folder: Path = FOLDER) -> list[str]:
+def list_zoo(folder: Path = ZOO_FOLDER) -> list[str]:
     """The names of the shipped networks, sorted."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def find_zoo(name: str, folder: Path = FOLDER) -> WeightsCard:
+def find_zoo_card(name: str, folder: Path = ZOO_FOLDER) -> WeightsCard:
     """The card of a shipped network.
 
     Args:

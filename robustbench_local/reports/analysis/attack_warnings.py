@@ -7,105 +7,112 @@ from collections.abc import Iterator
 
 from robustbench_local.reports.analysis.disagreements import find_disagreements
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
-from robustbench_local.reports.analysis.evidence import Evidence, Subject
-from robustbench_local.reports.analysis.gradient_masking import find_surprises
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
 from robustbench_local.reports.analysis.worst_case import WorstCase
-from robustbench_local.reports.formatting.text import counted, isolated, listing, percent
+from robustbench_local.reports.formatting.text import (
+    format_count,
+    format_percent,
+    isolate_direction,
+    join_in_sentence,
+)
 
-_WEAKENING = re.compile(
+_WEAKENING_NOTE_PATTERN = re.compile(
     r"random numbers in its forward|probabilities|changed while|changes |clamp|NaN|finite|batch"
 )
 """What a note speaks of that makes numbers about its model doubtful; other notes only say how it was made."""
 
 
-def tell_masking(evidence: Evidence) -> Iterator[str]:
+def describe_masking(evidence: Evidence) -> Iterator[str]:
     """Models whose white-box attacks missed what attackers found who saw less."""
-    for surprise in find_surprises(evidence):
+    for surprise in find_gradient_masking(evidence):
         kind = "Transfer" if surprise.transferred else "Black box"
-        where = f"{isolated(str(surprise.subject))} under {surprise.threat}"
-        share = f"{surprise.share.count} of {counted(surprise.share.n, 'image')}"
-        share = f"{share} ({percent(surprise.share.value)})"
-        what = f"{kind} beats white box on {where}: {share} fell to {listing(surprise.attacks)} and to no"
+        where = f"{isolate_direction(str(surprise.subject))} under {surprise.threat}"
+        share = f"{surprise.missed_share.count} of {format_count(surprise.missed_share.n, 'image')}"
+        share = f"{share} ({format_percent(surprise.missed_share.value)})"
+        what = f"{kind} beats white box on {where}: {share} fell to {join_in_sentence(surprise.attacks)} and to no"
         why = "Its gradients mislead the attacks that follow them, or those are too weak"
         text = f"{what} white-box attack. {why}; stronger attacks will lower its robust accuracy."
         yield text
 
 
-def tell_disagreements(evidence: Evidence) -> Iterator[str]:
+def describe_disagreements(evidence: Evidence) -> Iterator[str]:
     """Other contradictions between the attacks of the run."""
     for found in find_disagreements(evidence):
-        if found.told:
-            where = f"Attacks on {isolated(str(found.subject))} under {found.threat} disagree"
+        if found.is_reported:
+            where = f"Attacks on {isolate_direction(str(found.subject))} under {found.threat} disagree"
             yield f"{where}: {found.reason}."
 
 
-def tell_partial_overlap(evidence: Evidence) -> Iterator[str]:
+def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
     """Worst cases of attacks that met different images: what is stated over which."""
     for threat in evidence.threats:
-        worst = [one for one in evidence.worst_cases if one.threat == threat and one.left_out]
+        worst = [one for one in evidence.worst_cases if one.threat == threat and one.left_out_count]
         if worst:
-            where = listing([_overlap(one) for one in worst])
+            where = join_in_sentence([_format_overlap(one) for one in worst])
             text = f"Attacks under {threat} met different images, and what one broke is broken: {where}."
             more = "Interval ends use all of them; give the attacks the same limit to compare them."
             yield f"{text} {more}"
 
 
-def _overlap(worst: WorstCase) -> str:
+def _format_overlap(worst: WorstCase) -> str:
     common = len(worst.verdicts)
-    kept = sum(verdict.robust for verdict in worst.every.values())
-    share = f"{kept} of the {len(worst.every)} that any met are unbroken so far"
-    return f"{isolated(str(worst.subject))} ({counted(common, 'image')} met by all; {share})"
+    kept = sum(verdict.robust for verdict in worst.any_attack_verdicts.values())
+    share = f"{kept} of the {len(worst.any_attack_verdicts)} that any met are unbroken so far"
+    return f"{isolate_direction(str(worst.subject))} ({format_count(common, 'image')} met by all; {share})"
 
 
-def tell_breaks_elsewhere(evidence: Evidence) -> Iterator[str]:
+def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
     """Images that count as broken because of a candidate that was made for something else."""
-    found = [one for one in evidence.worst_cases if one.elsewhere]
+    found = [one for one in evidence.worst_cases if one.other_breaking_attacks]
     for one in found:
-        names = listing([isolated(name) for name in dict.fromkeys(one.elsewhere.values())])
-        what = f"{counted(len(one.elsewhere), 'image')} of {isolated(str(one.subject))}"
+        names = join_in_sentence(
+            [isolate_direction(name) for name in dict.fromkeys(one.other_breaking_attacks.values())]
+        )
+        what = f"{format_count(len(one.other_breaking_attacks), 'image')} of {isolate_direction(str(one.subject))}"
         why = f"fell to candidates of {names} inside the same ball and to none of the attacks themselves"
         text = f"Counted as broken under {one.threat}: {what} {why}."
         yield text
 
 
-def tell_doubts(evidence: Evidence) -> Iterator[str]:
+def describe_doubts(evidence: Evidence) -> Iterator[str]:
     """Images that nobody broke and whose robustness is not established all the same."""
     doubts = find_doubts(evidence)
     for subject, reason, remedy in dict.fromkeys((one.subject, one.reason, one.remedy) for one in doubts):
         alike = [one for one in doubts if (one.subject, one.reason) == (subject, reason)]
         where = [
-            f"{counted(count, 'image')} under {one.threat}"
+            f"{format_count(count, 'image')} under {one.threat}"
             for one in alike
-            if (count := _count_open(evidence, one))
+            if (count := _count_unbroken(evidence, one))
         ]
         if where:  # else others broke them: nothing is left to doubt but the attack that did not
             more = f" {remedy[0].upper()}{remedy[1:]}." if remedy else ""
-            yield f"Not established for {isolated(str(subject))}: {listing(where)}: {reason}.{more}"
+            yield f"Not established for {isolate_direction(str(subject))}: {join_in_sentence(where)}: {reason}.{more}"
 
 
-def _count_open(evidence: Evidence, doubt: Doubt) -> int:
+def _count_unbroken(evidence: Evidence, doubt: Doubt) -> int:
     """Images in doubt that no attack broke."""
-    worst = evidence.worst(doubt.subject, doubt.threat)
-    if worst is None or doubt.clean:
+    worst = evidence.get_worst_case(doubt.subject, doubt.threat)
+    if worst is None or doubt.concerns_clean_answers:
         return len(doubt.images)
-    broken = {image for image, verdict in worst.every.items() if not verdict.robust}
+    broken = {image for image, verdict in worst.any_attack_verdicts.items() if not verdict.robust}
     return len(doubt.images - broken)
 
 
-def tell_model_weaknesses(evidence: Evidence) -> Iterator[str]:
+def describe_model_weaknesses(evidence: Evidence) -> Iterator[str]:
     """Notes on models that make their numbers doubtful."""
-    return _tell_notes(evidence, weakening=True)
+    return _describe_notes(evidence, weakening=True)
 
 
-def tell_model_notes(evidence: Evidence) -> Iterator[str]:
+def describe_model_notes(evidence: Evidence) -> Iterator[str]:
     """The other notes on models."""
-    return _tell_notes(evidence, weakening=False)
+    return _describe_notes(evidence, weakening=False)
 
 
-def _tell_notes(evidence: Evidence, *, weakening: bool) -> Iterator[str]:
+def _describe_notes(evidence: Evidence, *, weakening: bool) -> Iterator[str]:
     for about in evidence.models:
         every = (str(note).rstrip(".") for note in about.get("notes") or ())
-        notes = [note for note in every if bool(_WEAKENING.search(note)) == weakening]
+        notes = [note for note in every if bool(_WEAKENING_NOTE_PATTERN.search(note)) == weakening]
         if notes:
-            who = Subject(model=about["id"], defense=about.get("defense") or "none")
-            yield f"Noted about {isolated(str(who))}: {'; '.join(notes)}."
+            who = EvaluatedModel(model=about["id"], defense=about.get("defense") or "none")
+            yield f"Noted about {isolate_direction(str(who))}: {'; '.join(notes)}."

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.store import BLACK_BOX_STAGES
 
-LEAST_QUERIES = 1000
+MIN_QUERIES = 1000
 """Queries below which a black box that fails on an image says little about it (diagnostic D8)."""
-_GRADIENT_LOSSES = {
+_LOSS_BY_STAGE = {
     "apgd-ce": "ce",
     "apgd-t": "margin",
     "apgd-dlr": "margin",
@@ -21,8 +21,8 @@ _GRADIENT_LOSSES = {
     "fab-t": "margin",
 }
 """What the stages of ensembles follow; the difference of logits by another name is the margin."""
-_LOSSES = {"ce": "ce", "margin": "margin", "dlr": "margin"}
-_METHODS = {
+_LOSS_ALIASES = {"ce": "ce", "margin": "margin", "dlr": "margin"}
+_LOSS_BY_METHOD = {
     "fgsm": "ce",
     "apgd-t": "margin",
     "fab-t": "margin",
@@ -31,7 +31,7 @@ _METHODS = {
     "fmn": "margin",
 }
 """What attacks follow that take no loss."""
-_WITH_SQUARE = ("autoattack", "reference:autoattack")
+_METHODS_ENDING_WITH_SQUARE = ("autoattack", "reference:autoattack")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,23 +43,23 @@ class Attempt:
     name: str
     """The attack; of an ensemble also the stages."""
     knowledge: str
-    """``white-box``, ``scores``, ``labels``, ``transfer`` or ``naive``."""
+    """``white-box``, ``compute_scores``, ``labels``, ``transfer`` or ``is_naive``."""
     loss: str
-    """``ce`` or ``margin`` (DLR too): what its gradients are of; empty where it is neither or several."""
-    met: frozenset[str]
+    """``compute_cross_entropy`` or ``compute_margin`` (DLR too): what its gradients are of; empty where it is neither or several."""
+    completed_images: frozenset[str]
     """Clean-correct images on which it came to its end."""
-    broken: frozenset[str] = field(repr=False)
+    broken_images: frozenset[str] = field(repr=False)
     """Those that it broke."""
 
     @cached_property
-    def unbroken(self) -> frozenset[str]:
+    def unbroken_images(self) -> frozenset[str]:
         """Those that it did not break."""
-        return self.met - self.broken
+        return self.completed_images - self.broken_images
 
     @cached_property
-    def answered(self) -> frozenset[str]:
+    def evaluated_images(self) -> frozenset[str]:
         """All images of the cell on which it came to its end, clean mistakes included."""
-        return frozenset(image for image, verdict in self.cell.verdicts.items() if verdict.known)
+        return frozenset(image for image, verdict in self.cell.verdicts.items() if verdict.is_known)
 
     @property
     def method(self) -> str:
@@ -87,70 +87,80 @@ class Attempt:
         return self.method == "fgsm"
 
     @property
-    def is_thorough(self) -> bool:
+    def has_enough_queries(self) -> bool:
         """Whether a black box asked often enough for its failures to mean something."""
-        return (self.cell.spending.largest or 0) >= LEAST_QUERIES
+        return (self.cell.query_stats.largest or 0) >= MIN_QUERIES
 
 
-Attempts = Mapping[tuple[Subject, Threat], Sequence[Attempt]]
+AttemptsByThreat = Mapping[tuple[EvaluatedModel, Threat], Sequence[Attempt]]
 """The attempts on a subject under a threat; nothing for those that there are none of."""
 
 
-def index_attempts(evidence: Evidence) -> Attempts:
+def index_attempts(evidence: Evidence) -> AttemptsByThreat:
     """Every untargeted attempt that was carried through; ensembles are split."""
-    found: defaultdict[tuple[Subject, Threat], list[Attempt]] = defaultdict(list)
-    for cell in evidence.attacks:
-        if cell.done and not (cell.targeted or cell.viewed or cell.corrupted):
+    found: defaultdict[tuple[EvaluatedModel, Threat], list[Attempt]] = defaultdict(list)
+    for cell in evidence.attack_cells:
+        if cell.is_done and not (cell.targeted or cell.is_sticker or cell.is_corruption):
             found[cell.subject, cell.threat] += split_cell(cell)
     return found
 
 
 def split_cell(cell: CellResult) -> list[Attempt]:
     """The attempts of a done cell: one, but of an ensemble its gradient stages and Square apart."""
-    met, broken = _met(cell.verdicts), frozenset(i for i, one in cell.verdicts.items() if one.broken)
+    met, broken = (
+        _select_completed_images(cell.verdicts),
+        frozenset(i for i, one in cell.verdicts.items() if one.broken),
+    )
     knowledge = cell.record.knowledge
-    if knowledge != "white-box" or not (cell.stages or _ends_with_square(cell)):
-        loss = _loss_of(cell.record.parameters) if knowledge == "white-box" else ""
-        return [_attempt(cell, "", knowledge, loss, met, broken)]
-    by_square = frozenset(image for image in broken if cell.stages.get(image) in BLACK_BOX_STAGES)
-    attempts = [_attempt(cell, "gradient stages", "white-box", "", met, broken - by_square)]
+    if knowledge != "white-box" or not (cell.successful_stages or _ends_with_square(cell)):
+        loss = _find_loss(cell.record.parameters) if knowledge == "white-box" else ""
+        return [_build_attempt(cell, "", knowledge, loss, met, broken)]
+    by_square = frozenset(image for image in broken if cell.successful_stages.get(image) in BLACK_BOX_STAGES)
+    attempts = [_build_attempt(cell, "gradient stages", "white-box", "", met, broken - by_square)]
     if by_square or _ends_with_square(cell):
-        attempts.append(_attempt(cell, "square", "scores", "", (met - broken) | by_square, by_square))
+        attempts.append(_build_attempt(cell, "square", "scores", "", (met - broken) | by_square, by_square))
     return attempts
 
 
-def split_losses(cell: CellResult) -> list[Attempt]:
+def split_by_loss(cell: CellResult) -> list[Attempt]:
     """The gradient stages of an ensemble by what they follow; the later ones meet what the first left."""
     found = []
-    left = _met(cell.verdicts)
+    left = _select_completed_images(cell.verdicts)
     for loss in ("ce", "margin"):
-        broken = frozenset(i for i in left if _GRADIENT_LOSSES.get(cell.stages.get(i, "")) == loss)
-        found.append(_attempt(cell, f"stages on the {_TOLD[loss]}", "white-box", loss, left, broken))
+        broken = frozenset(i for i in left if _LOSS_BY_STAGE.get(cell.successful_stages.get(i, "")) == loss)
+        found.append(
+            _build_attempt(cell, f"stages on the {_LOSS_NAMES[loss]}", "white-box", loss, left, broken)
+        )
         left = left - broken
     return found
 
 
-_TOLD = {"ce": "cross-entropy", "margin": "margin"}
+_LOSS_NAMES = {"ce": "cross-entropy", "margin": "margin"}
 
 
-def _attempt(
+def _build_attempt(
     cell: CellResult, stage: str, knowledge: str, loss: str, met: Iterable[str], broken: Iterable[str]
 ) -> Attempt:
     name = f"{cell.record.attack}, {stage}" if stage else cell.record.attack
     return Attempt(
-        cell=cell, name=name, knowledge=knowledge, loss=loss, met=frozenset(met), broken=frozenset(broken)
+        cell=cell,
+        name=name,
+        knowledge=knowledge,
+        loss=loss,
+        completed_images=frozenset(met),
+        broken_images=frozenset(broken),
     )
 
 
-def _met(verdicts: Mapping[str, Any]) -> frozenset[str]:
+def _select_completed_images(verdicts: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(image for image, one in verdicts.items() if one.known and one.clean_correct)
 
 
-def _loss_of(parameters: Mapping[str, Any]) -> str:
-    named = _LOSSES.get(str(parameters.get("loss", "")))
-    return named or _METHODS.get(str(parameters.get("method", "")), "")
+def _find_loss(parameters: Mapping[str, Any]) -> str:
+    named = _LOSS_ALIASES.get(str(parameters.get("loss", "")))
+    return named or _LOSS_BY_METHOD.get(str(parameters.get("method", "")), "")
 
 
 def _ends_with_square(cell: CellResult) -> bool:
     parameters = cell.record.parameters
-    return parameters.get("method") in _WITH_SQUARE and parameters.get("version") != "rand"
+    return parameters.get("method") in _METHODS_ENDING_WITH_SQUARE and parameters.get("version") != "rand"

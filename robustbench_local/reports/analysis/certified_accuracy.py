@@ -6,70 +6,75 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.robustness_curves import (
-    Levels,
-    Marks,
-    Outline,
-    Panel,
-    draw_together,
-    levels_of,
+    CurveData,
+    CurvePanel,
+    ImageMarks,
+    MarksByRadius,
+    build_common_curves,
+    collect_marks,
 )
-from robustbench_local.reports.formatting.text import family, isolated, listing, percent
-from robustbench_local.statistics import Estimate, clopper_pearson
+from robustbench_local.reports.formatting.text import (
+    format_percent,
+    get_attack_family,
+    isolate_direction,
+    join_in_sentence,
+)
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
-STEPS = 8
+CURVE_STEPS_PER_MARK = 8
 """Radii at which a curve is read from one mark to the next, where each image has a radius of its own."""
-_MOST_MARKS = 8
-_ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
+_MAX_MARKS = 8
+_ROUND_MARKS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """What the radius of the first mark begins with."""
-READING_CERTIFIED = (
+CERTIFIED_EXPLANATION = (
     "Certified accuracy is the share of all images for which it is proven that they are read rightly and "
     "that no change inside the ball, by whatever attack, is read otherwise. Robust accuracy is at least so "
     "high, and attacks can only confirm it. An image without a proof is not therefore broken."
 )
 """How the numbers of this section are read."""
-_ABOUT_THE_VOTE = (
+_SMOOTHED_VOTE_NOTE = (
     "these certificates speak about the majority vote of the model under Gaussian noise, which is another "
     "classifier than the model itself, and the attacks on the model say nothing of it"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certification:
+class CertifiedCell:
     """One certificate of one model under one threat."""
 
     cell: CellResult
     """The cell."""
 
     @property
-    def about(self) -> str:
+    def certified_classifier(self) -> str:
         """What is proven something about."""
         if self.cell.record.concerns == "model":
             return "the model itself" if self.cell.subject.defense == "none" else "the defended model itself"
         return f"its vote under noise, sigma {self.cell.record.parameters.get('sigma', '?')}"
 
     @property
-    def surety(self) -> str:
+    def guarantee(self) -> str:
         """How sure each verdict is."""
         alpha = self.cell.record.alpha
-        return f"with probability {percent(1 - alpha)} for each image" if alpha else "a proof"
+        return f"with probability {format_percent(1 - alpha)} for each image" if alpha else "a proof"
 
     @property
-    def passes(self) -> float | None:
+    def passes_per_image(self) -> float | None:
         """Passes an image, forward and backward; None if nothing has been certified yet."""
         counts = self.cell.tally
         return (counts.forward_passes + counts.backward_passes) / counts.n if counts.n else None
 
     @property
-    def levels(self) -> Levels:
+    def marks_by_radius(self) -> MarksByRadius:
         """(radius, image by image whether it is certified there), ascending from 0; empty unless done."""
         cell = self.cell
-        if not cell.done:
+        if not cell.is_done:
             return ()
-        radii, asked = cell.proven, cell.record.eps
+        radii, asked = cell.certified_radii, cell.record.eps
         own = any(radius != asked for radius in radii.values())
-        ends = _grid(max(radii.values())) if own else [asked] if asked else []
+        ends = _compute_radii(max(radii.values())) if own else [asked] if asked else []
         start = (0.0, {image: verdict.clean_correct for image, verdict in cell.verdicts.items()})
         return (
             start,
@@ -79,7 +84,10 @@ class Certification:
     @property
     def points(self) -> tuple[tuple[float, Estimate], ...]:
         """(radius, certified accuracy over all its images), ascending; never rises."""
-        return tuple((end, clopper_pearson(sum(marks.values()), len(marks))) for end, marks in self.levels)
+        return tuple(
+            (end, compute_clopper_pearson(sum(marks.values()), len(marks)))
+            for end, marks in self.marks_by_radius
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +96,18 @@ class CertifiedGroup:
 
     norm: str
     """``Linf``, ``L2`` or ``L1``."""
-    rows: tuple[Certification, ...]
+    rows: tuple[CertifiedCell, ...]
     """In the order of the grid."""
-    panels: tuple[Panel, ...]
+    panels: tuple[CurvePanel, ...]
     """Certified accuracy over the radius, one panel a kind of certificate."""
 
     @property
-    def subjects(self) -> frozenset[Subject]:
+    def subjects(self) -> frozenset[EvaluatedModel]:
         """The models and defenses that were certified."""
         return frozenset(row.cell.subject for row in self.rows)
 
     @property
-    def compared(self) -> bool:
+    def has_attack_curves(self) -> bool:
         """Whether a drawing shows what attacks have left, too."""
         return any(curve.dotted for panel in self.panels for curve in panel.curves)
 
@@ -109,8 +117,8 @@ class CertifiedGroup:
         found = []
         votes = [row.cell.subject for row in self.rows if row.cell.record.concerns != "model"]
         if votes:
-            names = listing([isolated(str(subject)) for subject in dict.fromkeys(votes)])
-            found.append(f"Of {names}: {_ABOUT_THE_VOTE}.")
+            names = join_in_sentence([isolate_direction(str(subject)) for subject in dict.fromkeys(votes)])
+            found.append(f"Of {names}: {_SMOOTHED_VOTE_NOTE}.")
         if any(row.cell.tally.abstained for row in self.rows):
             found.append(
                 "Where a certificate abstains, it makes no prediction, or stopped before it could be sure of "
@@ -124,55 +132,68 @@ class CertifiedGroup:
         return tuple(found)
 
 
-def make_certified(evidence: Evidence) -> list[CertifiedGroup]:
+def build_certified_groups(evidence: Evidence) -> list[CertifiedGroup]:
     """The certificates of a run, a group for each norm."""
-    rows = [Certification(cell=cell) for cell in evidence.certificates]
+    rows = [CertifiedCell(cell=cell) for cell in evidence.certificate_cells]
     norms = dict.fromkeys(row.cell.record.norm for row in rows)
-    return [_group(evidence, norm, [row for row in rows if row.cell.record.norm == norm]) for norm in norms]
+    return [
+        _build_group(evidence, norm, [row for row in rows if row.cell.record.norm == norm]) for norm in norms
+    ]
 
 
-def _group(evidence: Evidence, norm: str, rows: Sequence[Certification]) -> CertifiedGroup:
-    kinds = dict.fromkeys(_kind(row) for row in rows)
-    panels = [_panel(evidence, norm, kind, [row for row in rows if _kind(row) == kind]) for kind in kinds]
+def _build_group(evidence: Evidence, norm: str, rows: Sequence[CertifiedCell]) -> CertifiedGroup:
+    kinds = dict.fromkeys(_get_certificate_kind(row) for row in rows)
+    panels = [
+        _build_panel(evidence, norm, kind, [row for row in rows if _get_certificate_kind(row) == kind])
+        for kind in kinds
+    ]
     return CertifiedGroup(
         norm=norm, rows=tuple(rows), panels=tuple(panel for panel in panels if panel.curves)
     )
 
 
-def _kind(row: Certification) -> str:
+def _get_certificate_kind(row: CertifiedCell) -> str:
     """Certificates of one kind differ in the radius that is asked about, and in nothing else."""
     record = row.cell.record
     sigma = record.parameters.get("sigma")
-    return family(record.attack) + (f", sigma {sigma}" if sigma is not None else "")
+    return get_attack_family(record.attack) + (f", sigma {sigma}" if sigma is not None else "")
 
 
-def _panel(evidence: Evidence, norm: str, kind: str, rows: Sequence[Certification]) -> Panel:
+def _build_panel(evidence: Evidence, norm: str, kind: str, rows: Sequence[CertifiedCell]) -> CurvePanel:
     outlines = []
     for subject in evidence.subjects:
-        own = [row for row in rows if row.cell.subject == subject and row.levels]
-        levels = _joined(own)
+        own = [row for row in rows if row.cell.subject == subject and row.marks_by_radius]
+        levels = _merge_levels(own)
         if len(levels) < 2:
             continue
-        every = STEPS if len(levels) > STEPS else 1
-        outlines.append(Outline(subject=subject, levels=levels, every=every, told="certified"))
-        attacked = _attacked(evidence, subject, norm)
+        every = CURVE_STEPS_PER_MARK if len(levels) > CURVE_STEPS_PER_MARK else 1
+        outlines.append(
+            CurveData(subject=subject, marks_by_radius=levels, mark_interval=every, value_name="certified")
+        )
+        attacked = _collect_attacked_marks(evidence, subject, norm)
         if attacked and all(row.cell.record.concerns == "model" for row in own):
-            outlines.append(Outline(subject=subject, levels=attacked, told="under attack", dotted=True))
-    return Panel(norm=norm, attack=kind, curves=draw_together(outlines), measure="certified accuracy")
+            outlines.append(
+                CurveData(subject=subject, marks_by_radius=attacked, value_name="under attack", dotted=True)
+            )
+    return CurvePanel(
+        norm=norm, attack=kind, curves=build_common_curves(outlines), value_name="certified accuracy"
+    )
 
 
-def _joined(rows: Sequence[Certification]) -> Levels:
+def _merge_levels(rows: Sequence[CertifiedCell]) -> MarksByRadius:
     """The curve of the certificate that reaches furthest, or the answers about several radii in one."""
     if not rows:
         return ()
-    longest = max(rows, key=lambda row: (len(row.levels), row.levels[-1][0]))
-    if len(longest.levels) > 2:
-        return longest.levels
-    answers = sorted((level for row in rows for level in row.levels), key=lambda level: _mean(level[1]))
+    longest = max(rows, key=lambda row: (len(row.marks_by_radius), row.marks_by_radius[-1][0]))
+    if len(longest.marks_by_radius) > 2:
+        return longest.marks_by_radius
+    answers = sorted(
+        (level for row in rows for level in row.marks_by_radius), key=lambda level: _compute_mean(level[1])
+    )
     return tuple(sorted(dict(answers).items(), key=lambda level: level[0]))  # at 0 what abstained least
 
 
-def _attacked(evidence: Evidence, subject: Subject, norm: str) -> Levels:
+def _collect_attacked_marks(evidence: Evidence, subject: EvaluatedModel, norm: str) -> MarksByRadius:
     """What attacks have left of a subject at each radius, from untouched images on."""
     found = {
         worst.threat.eps: worst.verdicts
@@ -182,16 +203,19 @@ def _attacked(evidence: Evidence, subject: Subject, norm: str) -> Levels:
         and not worst.threat.sources
         and worst.verdicts
     }
-    return levels_of(sorted(found.items(), key=lambda level: level[0])) if found else ()
+    return collect_marks(sorted(found.items(), key=lambda level: level[0])) if found else ()
 
 
-def _mean(marks: Marks) -> float:
+def _compute_mean(marks: ImageMarks) -> float:
     return sum(marks.values()) / max(1, len(marks))
 
 
-def _grid(largest: float) -> list[float]:
-    """Radii above 0 up to the first mark at ``largest`` or beyond; marks are round numbers."""
-    coarse = largest / _MOST_MARKS
+def _compute_radii(largest: float) -> list[float]:
+    """Radii above 0 up to the first mark at ``max_value`` or beyond; marks are round numbers."""
+    coarse = largest / _MAX_MARKS
     size = 10.0 ** math.floor(math.log10(coarse))
-    mark = next(size * head for head in _ROUND if size * head >= coarse)
-    return [mark * step / STEPS for step in range(1, STEPS * math.ceil(largest / mark) + 1)]
+    mark = next(size * head for head in _ROUND_MARKS if size * head >= coarse)
+    return [
+        mark * step / CURVE_STEPS_PER_MARK
+        for step in range(1, CURVE_STEPS_PER_MARK * math.ceil(largest / mark) + 1)
+    ]

@@ -6,20 +6,24 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat
-from robustbench_local.reports.analysis.misclassification_severity import Severity, severity_table, weigh
-from robustbench_local.reports.analysis.pairwise import contrast
-from robustbench_local.reports.analysis.per_target import parts_of_goals
-from robustbench_local.statistics import Estimate, clopper_pearson
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.misclassification_severity import (
+    SeveritySummary,
+    compute_severity,
+    find_severity_table,
+)
+from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
+from robustbench_local.reports.analysis.per_target import find_goal_parts
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store import OutcomeRecord, RunStore
 
-LIMITS_OF_PIXELS = (
+PIXEL_ATTACK_LIMITS = (
     "These attacks change the pixels of the finished image, each image for itself. Nothing was printed, put "
     "up or photographed again: success here does not show that a sign on the road can be changed so, and "
     "failure does not show that a sticker on it would fail."
 )
 """What must stand beside every such number."""
-MOST_TARGETS = 12
+MAX_TARGET_COLUMNS = 12
 """Columns at most; rarer targets are summed up in one more."""
 
 
@@ -27,25 +31,25 @@ MOST_TARGETS = 12
 class TargetRow:
     """What became of the images of one source class, among those the model read correctly untouched."""
 
-    subject: Subject
+    subject: EvaluatedModel
     """The model and defense."""
-    source: str
+    source_name: str
     """Name of the source class, or ``all images``."""
-    hits: tuple[int, ...]
+    target_counts: tuple[int, ...]
     """Images that ended in each target of the matrix."""
-    other: int
+    other_target_count: int
     """Images that ended in a target that has no column of its own."""
-    unreadable: int
+    nonfinite_count: int
     """Images on which the model's answer became NaN or infinite; counted as broken."""
-    elsewhere: int
+    other_class_count: int
     """Images driven to a class that is no target, or whose attack raised; not counted as broken (V7)."""
-    held: int
+    robust_count: int
     """Images that are still read as their label."""
-    success: Estimate
+    attack_success: Estimate
     """Share that reached the attacker's goal, among the clean-correct."""
     problem: str | None = None
     """Why there are no numbers: the cell is not done."""
-    severity: Severity | None = None
+    severity: SeveritySummary | None = None
     """How bad the readings are; None where nothing is known about it."""
 
 
@@ -57,47 +61,53 @@ class TargetMatrix:
     """Attack name."""
     threat: Threat
     """What the attacker may do."""
-    targets: tuple[str, ...]
+    target_names: tuple[str, ...]
     """Names of the target classes that have a column."""
-    more_targets: int
+    other_target_count: int
     """Target classes without a column of their own."""
     rows: tuple[TargetRow, ...]
     """In the order of the grid."""
-    excluded: int
+    excluded_count: int
     """Images that the goal does not apply to."""
-    rule: str = ""
+    severity_rule: str = ""
     """Where the severities come from; empty if there are none."""
     comparisons: tuple[str, ...] = ()
     """Models against each other."""
 
     @property
-    def unreadable(self) -> bool:
+    def has_nonfinite(self) -> bool:
         """Whether any answer was not finite."""
-        return any(row.unreadable for row in self.rows)
+        return any(row.nonfinite_count for row in self.rows)
 
 
-def make_matrices(store: RunStore, evidence: Evidence) -> list[TargetMatrix]:
+def build_target_matrices(store: RunStore, evidence: Evidence) -> list[TargetMatrix]:
     """One matrix for each targeted attack on the models themselves, in the order of the grid.
 
     Parts of a wider goal have no matrix: their table is in goals.py.
     """
-    parts = parts_of_goals(evidence.cells)
+    parts = find_goal_parts(evidence.cells)
     whole = [cell for cell in evidence.cells if cell.record.key not in parts]
-    targeted = [cell for cell in whole if cell.targeted and not (cell.borrowed or cell.viewed)]
+    targeted = [
+        cell for cell in whole if cell.targeted and not (cell.has_external_candidates or cell.is_sticker)
+    ]
     attacks = dict.fromkeys((cell.record.attack, cell.threat) for cell in targeted)
     return [
-        _matrix(store, evidence, [cell for cell in targeted if (cell.record.attack, cell.threat) == attack])
+        _build_matrix(
+            store, evidence, [cell for cell in targeted if (cell.record.attack, cell.threat) == attack]
+        )
         for attack in attacks
     ]
 
 
-def _matrix(store: RunStore, evidence: Evidence, cells: Sequence[CellResult]) -> TargetMatrix:
-    outcomes = {cell.record.key: store.outcomes(cell.record.key) if cell.done else [] for cell in cells}
+def _build_matrix(store: RunStore, evidence: Evidence, cells: Sequence[CellResult]) -> TargetMatrix:
+    outcomes = {
+        cell.record.key: store.read_outcomes(cell.record.key) if cell.is_done else [] for cell in cells
+    }
     first = cells[0].record
-    names = [evidence.class_name(first.model, target) for target in first.targets]
-    shown = _shown(evidence, cells, outcomes, names)
-    rows = [row for cell in cells for row in _rows(evidence, cell, outcomes[cell.record.key], shown)]
-    costs = severity_table(evidence, first.model, first.sources)
+    names = [evidence.get_class_name(first.model, target) for target in first.targets]
+    shown = _select_target_columns(evidence, cells, outcomes, names)
+    rows = [row for cell in cells for row in _build_rows(evidence, cell, outcomes[cell.record.key], shown)]
+    costs = find_severity_table(evidence, first.model, first.sources)
     reached = {
         cell.subject: {row.image: row.broken for row in outcomes[cell.record.key] if row.clean_correct}
         for cell in cells
@@ -105,16 +115,16 @@ def _matrix(store: RunStore, evidence: Evidence, cells: Sequence[CellResult]) ->
     return TargetMatrix(
         attack=first.attack,
         threat=cells[0].threat,
-        targets=tuple(shown),
-        more_targets=len(names) - len(shown),
+        target_names=tuple(shown),
+        other_target_count=len(names) - len(shown),
         rows=tuple(rows),
-        excluded=first.excluded,
-        rule=costs.rule if costs else "",
-        comparisons=tuple(contrast(reached)),
+        excluded_count=first.excluded,
+        severity_rule=costs.rule if costs else "",
+        comparisons=tuple(describe_success_comparisons(reached)),
     )
 
 
-def _shown(
+def _select_target_columns(
     evidence: Evidence,
     cells: Sequence[CellResult],
     outcomes: dict[str, list[OutcomeRecord]],
@@ -125,50 +135,54 @@ def _shown(
     for cell in cells:
         rows = outcomes[cell.record.key]
         reached.update(
-            evidence.class_name(cell.record.model, row.adversarial_prediction) for row in _hits(rows)
+            evidence.get_class_name(cell.record.model, row.adversarial_prediction)
+            for row in _select_target_hits(rows)
         )
-    favourites = sorted(names, key=lambda name: -reached[name])[:MOST_TARGETS]
+    favourites = sorted(names, key=lambda name: -reached[name])[:MAX_TARGET_COLUMNS]
     return [name for name in names if name in favourites]
 
 
-def _hits(rows: Iterable[OutcomeRecord]) -> list[OutcomeRecord]:
+def _select_target_hits(rows: Iterable[OutcomeRecord]) -> list[OutcomeRecord]:
     return [row for row in rows if row.broken and row.adversarial_prediction is not None]
 
 
-def _rows(
+def _build_rows(
     evidence: Evidence, cell: CellResult, outcomes: Sequence[OutcomeRecord], shown: Sequence[str]
 ) -> list[TargetRow]:
     """A row for each source class, and one for all of them where there are several."""
     sources = cell.record.sources
-    names = [evidence.class_name(cell.record.model, index) for index in sources]
+    names = [evidence.get_class_name(cell.record.model, index) for index in sources]
     everything = names[0] if len(names) == 1 else "all images"
-    rows = [_row(evidence, cell, everything, outcomes, shown)]
-    if len(sources) > 1 and cell.done:
+    rows = [_build_row(evidence, cell, everything, outcomes, shown)]
+    if len(sources) > 1 and cell.is_done:
         for name, index in zip(names, sources, strict=True):
-            rows.append(_row(evidence, cell, name, [row for row in outcomes if row.label == index], shown))
+            rows.append(
+                _build_row(evidence, cell, name, [row for row in outcomes if row.label == index], shown)
+            )
     return rows
 
 
-def _row(
+def _build_row(
     evidence: Evidence, cell: CellResult, source: str, outcomes: Sequence[OutcomeRecord], shown: Sequence[str]
 ) -> TargetRow:
     correct = [row for row in outcomes if row.clean_correct]
     hits = Counter(
-        evidence.class_name(cell.record.model, row.adversarial_prediction) for row in _hits(correct)
+        evidence.get_class_name(cell.record.model, row.adversarial_prediction)
+        for row in _select_target_hits(correct)
     )
     broken = sum(row.broken for row in correct)
     elsewhere = sum(row.moved_elsewhere or row.status == "error" for row in correct)  # never held
-    costs = severity_table(evidence, cell.record.model, cell.record.sources)
+    costs = find_severity_table(evidence, cell.record.model, cell.record.sources)
     readings = [(row.adversarial_prediction, row.label) for row in correct]
     return TargetRow(
         subject=cell.subject,
-        source=source,
-        hits=tuple(hits[name] for name in shown),
-        other=sum(count for name, count in hits.items() if name not in shown),
-        unreadable=broken - hits.total(),
-        elsewhere=elsewhere,
-        held=len(correct) - broken - elsewhere,
-        success=clopper_pearson(broken, len(correct)),
-        problem=None if cell.done else f"{cell.standing}: {cell.problem or 'no result'}",
-        severity=weigh(costs, readings) if costs and readings else None,
+        source_name=source,
+        target_counts=tuple(hits[name] for name in shown),
+        other_target_count=sum(count for name, count in hits.items() if name not in shown),
+        nonfinite_count=broken - hits.total(),
+        other_class_count=elsewhere,
+        robust_count=len(correct) - broken - elsewhere,
+        attack_success=compute_clopper_pearson(broken, len(correct)),
+        problem=None if cell.is_done else f"{cell.reported_status}: {cell.problem or 'no result'}",
+        severity=compute_severity(costs, readings) if costs and readings else None,
     )

@@ -11,60 +11,78 @@ from dataclasses import dataclass
 from itertools import combinations, permutations
 from typing import Literal
 
-from robustbench_local.reports.analysis.attempts import Attempt, Attempts, index_attempts, split_losses
+from robustbench_local.reports.analysis.attempts import (
+    Attempt,
+    AttemptsByThreat,
+    index_attempts,
+    split_by_loss,
+)
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.analysis.evidence import Evidence, Subject, Threat
-from robustbench_local.reports.analysis.gradient_masking import exceeds_chance, find_surprises
-from robustbench_local.reports.formatting.text import counted, isolated, listing, percent, radius
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.gradient_masking import exceeds_chance, find_gradient_masking
+from robustbench_local.reports.formatting.text import (
+    format_count,
+    format_percent,
+    format_radius,
+    isolate_direction,
+    join_in_sentence,
+)
 
-LOSS_GAP = 0.05
+MAX_LOSS_GAP_SHARE = 0.05
 """Share of the images that the margin may break and the cross-entropy not, on sound models (D17), and a start
 at the image itself against one beside it."""
-ROUNDING = 1e-4
+RADIUS_SLACK_SHARE = 1e-4
 """Share of a radius by which a distance may exceed it and still be inside: x + eps is rounded, too."""
-_BUDGETS = ("steps", "restarts", "queries", "samples", "draws", "probes")
+_EFFORT_PARAMETERS = ("steps", "restarts", "queries", "samples", "draws", "probes")
 """Hyper-parameters of which more should break more."""
-_STRONGER_IS_MISLED = "its gradients mislead the attacks that follow them, or the attack is at fault"
+_MISLED_REASON = "its gradients mislead the attacks that follow them, or the attack is at fault"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreement:
     """A contradiction between attacks on one subject under one threat."""
 
-    subject: Subject
+    subject: EvaluatedModel
     """The model and defense."""
     threat: Threat
     """What the attacker may do; of two radii the larger one."""
     reason: str
     """What contradicts what, with figures: a sentence without its full stop."""
-    misled: tuple[Attempt, ...]
+    misled_attempts: tuple[Attempt, ...]
     """The attempts that found less than they should."""
-    about: Literal["gradients", "cross-entropy", "attacks"]
+    scope: Literal["gradients", "cross-entropy", "attacks"]
     """What follows: all gradients of the model mislead, or those of the cross-entropy, whatever the threat;
     or only these attempts are at fault."""
     remedy: str
     """What would settle it, without a full stop."""
-    told: bool = True
+    is_reported: bool = True
     """Whether it is a finding of its own; else another finding tells of it."""
 
 
-def find_disagreements(evidence: Evidence, known: Attempts | None = None) -> Iterator[Disagreement]:
+def find_disagreements(
+    evidence: Evidence, attempts: AttemptsByThreat | None = None
+) -> Iterator[Disagreement]:
     """Every contradiction between the attacks of a run, subject by subject and threat by threat.
 
     Args:
         evidence: The run.
-        known: Its attempts, where the caller has them at hand.
+        attempts: Its attempts, where the caller has them at hand.
     """
-    index = index_attempts(evidence) if known is None else known
-    yield from _surprises(evidence, index)
+    index = index_attempts(evidence) if attempts is None else attempts
+    yield from _find_masking_disagreements(evidence, index)
     for subject in evidence.subjects:
         for threat in evidence.threats:
-            attempts = index.get((subject, threat), ())
-            own = [one for one in attempts if not one.cell.borrowed]
-            for compare in (_losses, _single_steps, _budgets, _starts):
+            met = index.get((subject, threat), ())
+            own = [one for one in met if not one.cell.has_external_candidates]
+            for compare in (
+                _find_loss_disagreements,
+                _find_single_step_disagreements,
+                _find_effort_disagreements,
+                _find_start_disagreements,
+            ):
                 yield from compare(own)
-        yield from _radii(evidence, subject, index)
-        yield from _distances(evidence, subject, index)
+        yield from _find_radius_disagreements(evidence, subject, index)
+        yield from _find_distance_disagreements(evidence, subject, index)
 
 
 def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
@@ -78,16 +96,18 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     index = index_attempts(evidence)
     for found in find_disagreements(evidence, index):
         alike = [one for one in evidence.threats if one.norm == found.threat.norm]
-        threats = [found.threat] if found.about == "attacks" else alike
+        threats = [found.threat] if found.scope == "attacks" else alike
         for threat in threats:
             attempts = index.get((found.subject, threat), ())
             misled = [one for one in attempts if _is_misled(one, found)]
-            cleared = _union(one.unbroken for one in attempts if one not in misled and _clears(one))
-            images = _union(one.unbroken for one in misled) - cleared
+            cleared = _merge_images(
+                one.unbroken_images for one in attempts if one not in misled and _is_trustworthy(one)
+            )
+            images = _merge_images(one.unbroken_images for one in misled) - cleared
             yield Doubt(
                 subject=found.subject,
                 threat=threat,
-                images=images - _proven(evidence, found.subject, threat),
+                images=images - _select_certified_images(evidence, found.subject, threat),
                 reason=found.reason,
                 remedy=found.remedy,
             )
@@ -95,46 +115,46 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
 
 def _is_misled(attempt: Attempt, found: Disagreement) -> bool:
     """Whether a contradiction concerns an attempt, be it under another threat."""
-    if found.about == "attacks":
-        return attempt.name in {one.name for one in found.misled}
-    return attempt.sees_gradients and (found.about == "gradients" or attempt.loss == "ce")
+    if found.scope == "attacks":
+        return attempt.name in {one.name for one in found.misled_attempts}
+    return attempt.sees_gradients and (found.scope == "gradients" or attempt.loss == "ce")
 
 
-def _clears(attempt: Attempt) -> bool:
+def _is_trustworthy(attempt: Attempt) -> bool:
     """Whether what this attempt did not break may be believed, although others were misled."""
     if attempt.is_black_box:
-        return attempt.is_thorough
+        return attempt.has_enough_queries
     return attempt.sees_gradients and not attempt.is_single_step
 
 
-def _proven(evidence: Evidence, subject: Subject, threat: Threat) -> frozenset[str]:
+def _select_certified_images(evidence: Evidence, subject: EvaluatedModel, threat: Threat) -> frozenset[str]:
     return frozenset(
         image
-        for cell in evidence.certificates
+        for cell in evidence.certificate_cells
         if cell.subject == subject and cell.record.norm == threat.norm and cell.record.concerns == "model"
-        for image, radius in cell.proven.items()
+        for image, radius in cell.certified_radii.items()
         if radius >= threat.eps
     )
 
 
-def _surprises(evidence: Evidence, index: Attempts) -> Iterator[Disagreement]:
+def _find_masking_disagreements(evidence: Evidence, index: AttemptsByThreat) -> Iterator[Disagreement]:
     """Black box or transfer beats white box (D8, D9); the finding about masked gradients tells of it."""
-    for one in find_surprises(evidence, index):
+    for one in find_gradient_masking(evidence, index):
         kind = "transfers" if one.transferred else "black-box attacks"
-        count = f"{one.share.count} of {counted(one.share.n, 'image')}"
-        what = f"{count} fell to {kind} ({listing(one.attacks)}) and to no white-box attack"
+        count = f"{one.missed_share.count} of {format_count(one.missed_share.n, 'image')}"
+        what = f"{count} fell to {kind} ({join_in_sentence(one.attacks)}) and to no white-box attack"
         yield Disagreement(
             subject=one.subject,
             threat=one.threat,
             reason=f"{what}: its gradients mislead",
-            misled=one.misled,
-            about="gradients",
+            misled_attempts=one.misled_attempts,
+            scope="gradients",
             remedy="run a black box such as square with 5,000 queries on the same images",
-            told=False,
+            is_reported=False,
         )
 
 
-def _losses(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
+def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
     """Cross-entropy against margin (D17): alike but for the loss, or the stages of one ensemble."""
     white = [one for one in attempts if one.sees_gradients]
     pairs = [
@@ -142,66 +162,78 @@ def _losses(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
         for first, second in permutations(white, 2)
         if (first.loss, second.loss) == ("ce", "margin")
         and first.method == second.method
-        and _effort(second) <= _effort(first)
+        and _compute_effort(second) <= _compute_effort(first)
     ]
-    cells = dict.fromkeys(one.cell.record.key for one in white if one.cell.stages)
-    staged = (split_losses(one.cell) for one in white if one.cell.record.key in cells)
+    cells = dict.fromkeys(one.cell.record.key for one in white if one.cell.successful_stages)
+    staged = (split_by_loss(one.cell) for one in white if one.cell.record.key in cells)
     pairs += [(first, second) for first, second in staged]
     for first, second in pairs:
-        only_margin = first.unbroken & second.broken
-        only_ce = second.unbroken & first.broken
-        images = first.met & (second.met | first.broken)
+        only_margin = first.unbroken_images & second.broken_images
+        only_ce = second.unbroken_images & first.broken_images
+        images = first.completed_images & (second.completed_images | first.broken_images)
         gap = len(only_margin) - len(only_ce)
-        if gap > LOSS_GAP * len(images) and exceeds_chance(gap, len(images)):
-            left = percent(len(images - first.broken) / len(images))
-            after = percent(len(images - second.broken - only_ce) / len(images))
-            weak, strong = _named(first, "cross-entropy"), _named(second, "margin")
-            same = f"the same {counted(len(images), 'clean-correct image')}"
-            yield _disagreement(
+        if gap > MAX_LOSS_GAP_SHARE * len(images) and exceeds_chance(gap, len(images)):
+            left = format_percent(len(images - first.broken_images) / len(images))
+            after = format_percent(len(images - second.broken_images - only_ce) / len(images))
+            weak, strong = (
+                _format_attempt_name(first, "cross-entropy"),
+                _format_attempt_name(second, "margin"),
+            )
+            same = f"the same {format_count(len(images), 'clean-correct image')}"
+            yield _build_disagreement(
                 first,
                 f"{weak} leaves {left}, {strong} {after} of {same}: the first one's gradient misleads",
                 misled=[one for one in white if one.loss == "ce"],
-                about="cross-entropy",
+                scope="cross-entropy",
                 remedy="attack every image on the margin or the DLR loss as well",
             )
 
 
-def _named(attempt: Attempt, loss: str) -> str:
-    return isolated(attempt.name) if loss in attempt.name else f"{isolated(attempt.name)} ({loss})"
+def _format_attempt_name(attempt: Attempt, loss: str) -> str:
+    return (
+        isolate_direction(attempt.name)
+        if loss in attempt.name
+        else f"{isolate_direction(attempt.name)} ({loss})"
+    )
 
 
-def _single_steps(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
+def _find_single_step_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
     """A single step beats an iterative attack (D15)."""
     for single in attempts:
         for other in attempts:
             if single.is_single_step and _is_iterative(other):
-                lost, images = _net_loss(single, other)
+                lost, images = _count_net_loss(single, other)
                 if exceeds_chance(lost, images):
-                    yield _contradiction(single, other, images, "one step beats many", _STRONGER_IS_MISLED)
+                    yield _build_contradiction(single, other, images, "one step beats many", _MISLED_REASON)
 
 
-def _budgets(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
+def _find_effort_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
     """More steps, restarts or queries break less."""
     for small, large in permutations(attempts, 2):
         if _is_larger(large, small):
-            lost, images = _net_loss(small, large)
+            lost, images = _count_net_loss(small, large)
             if exceeds_chance(lost, images):
-                yield _contradiction(small, large, images, "more effort breaks less", _STRONGER_IS_MISLED)
+                yield _build_contradiction(small, large, images, "more effort breaks less", _MISLED_REASON)
 
 
-def _starts(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
+def _find_start_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
     """A start at the image itself against one beside it: the gradient at one of the two places misleads."""
     for first, second in combinations(attempts, 2):
-        if _differ_in(first, second) != {"random_start"}:
+        if _find_differing_parameters(first, second) != {"random_start"}:
             continue
-        weak, strong = sorted((first, second), key=lambda one: len(one.broken & first.met & second.met))
-        lost, images = _net_loss(strong, weak)
-        if lost > LOSS_GAP * images and exceeds_chance(lost, images):
+        weak, strong = sorted(
+            (first, second),
+            key=lambda one: len(one.broken_images & first.completed_images & second.completed_images),
+        )
+        lost, images = _count_net_loss(strong, weak)
+        if lost > MAX_LOSS_GAP_SHARE * images and exceeds_chance(lost, images):
             why = "where it starts decides what it finds, so its gradients mislead in places"
-            yield _contradiction(strong, weak, images, "the start decides", why)
+            yield _build_contradiction(strong, weak, images, "the start decides", why)
 
 
-def _radii(evidence: Evidence, subject: Subject, index: Attempts) -> Iterator[Disagreement]:
+def _find_radius_disagreements(
+    evidence: Evidence, subject: EvaluatedModel, index: AttemptsByThreat
+) -> Iterator[Disagreement]:
     """The same attack breaks less at a larger radius (D12)."""
     threats = [one for one in evidence.threats if one.norm not in {"corruption", "sticker", "patch"}]
     for small, large in permutations(threats, 2):
@@ -210,16 +242,22 @@ def _radii(evidence: Evidence, subject: Subject, index: Attempts) -> Iterator[Di
             continue
         for first in index.get((subject, small), ()):
             for second in index.get((subject, large), ()):
-                if first.cell.borrowed or second.cell.borrowed or _differ_in(first, second):
+                if (
+                    first.cell.has_external_candidates
+                    or second.cell.has_external_candidates
+                    or _find_differing_parameters(first, second)
+                ):
                     continue
-                lost, images = _net_loss(first, second)
-                missed = len(first.broken & second.unbroken)
+                lost, images = _count_net_loss(first, second)
+                missed = len(first.broken_images & second.unbroken_images)
                 if lost > 1 or (not second.is_single_step and exceeds_chance(missed, images)):
-                    why = "a single step overshoots" if second.is_single_step else _STRONGER_IS_MISLED
-                    yield _contradiction(first, second, images, "a larger radius breaks less", why)
+                    why = "a single step overshoots" if second.is_single_step else _MISLED_REASON
+                    yield _build_contradiction(first, second, images, "a larger radius breaks less", why)
 
 
-def _distances(evidence: Evidence, subject: Subject, index: Attempts) -> Iterator[Disagreement]:
+def _find_distance_disagreements(
+    evidence: Evidence, subject: EvaluatedModel, index: AttemptsByThreat
+) -> Iterator[Disagreement]:
     """A search for the nearest goes farther than an attack within a smaller ball shows to be needed."""
     every = [one for threat in evidence.threats for one in index.get((subject, threat), ())]
     own = [one for one in every if one.sees_gradients]
@@ -232,28 +270,33 @@ def _distances(evidence: Evidence, subject: Subject, index: Attempts) -> Iterato
 
 def _compare_distances(far: Attempt, near: Attempt) -> Iterator[Disagreement]:
     radii, eps = far.cell.radii, near.cell.record.eps
-    both = [image for image in near.met if radii.get(image, 0) > 0]
-    late = sum(radii[image] > eps * (1 + ROUNDING) for image in both if image in near.broken)
-    early = sum(radii[image] <= eps * (1 + ROUNDING) for image in both if image in near.unbroken)
-    if late - early > LOSS_GAP * len(both) and exceeds_chance(late - early, len(both)):
-        what = f"{counted(late, 'image')} fell to {isolated(near.name)} within {radius(eps)}"
-        than = f"that {isolated(far.name)} finds farther away, {early:,} the other way round"
-        yield _disagreement(
+    both = [image for image in near.completed_images if radii.get(image, 0) > 0]
+    late = sum(radii[image] > eps * (1 + RADIUS_SLACK_SHARE) for image in both if image in near.broken_images)
+    early = sum(
+        radii[image] <= eps * (1 + RADIUS_SLACK_SHARE) for image in both if image in near.unbroken_images
+    )
+    if late - early > MAX_LOSS_GAP_SHARE * len(both) and exceeds_chance(late - early, len(both)):
+        what = f"{format_count(late, 'image')} fell to {isolate_direction(near.name)} within {format_radius(eps)}"
+        than = f"that {isolate_direction(far.name)} finds farther away, {early:,} the other way round"
+        yield _build_disagreement(
             far,
-            f"distances are too large: {what} {than} (same {counted(len(both), 'image')})",
+            f"distances are too large: {what} {than} (same {format_count(len(both), 'image')})",
             misled=[far],
             remedy="measure distances by another attack such as fmn or curve",
         )
 
 
-def _contradiction(
+def _build_contradiction(
     weak: Attempt, strong: Attempt, images: int, headline: str, consequence: str
 ) -> Disagreement:
     """A weaker attempt broke images that a stronger one did not."""
-    missed, gained = len(weak.broken & strong.unbroken), len(strong.broken & weak.unbroken)
-    only = f"{counted(missed, 'image')} fell only to {isolated(weak.name)}, {gained:,} only to"
-    figures = f"{only} {isolated(strong.name)} (same {counted(images, 'image')})"
-    return _disagreement(
+    missed, gained = (
+        len(weak.broken_images & strong.unbroken_images),
+        len(strong.broken_images & weak.unbroken_images),
+    )
+    only = f"{format_count(missed, 'image')} fell only to {isolate_direction(weak.name)}, {gained:,} only to"
+    figures = f"{only} {isolate_direction(strong.name)} (same {format_count(images, 'image')})"
+    return _build_disagreement(
         strong,
         f"{headline}: {figures}; {consequence}",
         misled=[] if strong.is_single_step else [strong, weak],
@@ -261,28 +304,30 @@ def _contradiction(
     )
 
 
-def _disagreement(
+def _build_disagreement(
     attempt: Attempt,
     reason: str,
     *,
     misled: Sequence[Attempt],
     remedy: str,
-    about: Literal["cross-entropy", "attacks"] = "attacks",
+    scope: Literal["cross-entropy", "attacks"] = "attacks",
 ) -> Disagreement:
     return Disagreement(
         subject=attempt.cell.subject,
         threat=attempt.cell.threat,
         reason=reason,
-        misled=tuple(misled),
-        about=about,
+        misled_attempts=tuple(misled),
+        scope=scope,
         remedy=remedy,
     )
 
 
-def _net_loss(weak: Attempt, strong: Attempt) -> tuple[int, int]:
+def _count_net_loss(weak: Attempt, strong: Attempt) -> tuple[int, int]:
     """By how many images the weaker attempt is ahead, and of how many that both met."""
-    both = weak.met & strong.met
-    ahead = len(weak.broken & strong.unbroken) - len(strong.broken & weak.unbroken)
+    both = weak.completed_images & strong.completed_images
+    ahead = len(weak.broken_images & strong.unbroken_images) - len(
+        strong.broken_images & weak.unbroken_images
+    )
     return ahead, len(both)
 
 
@@ -294,30 +339,30 @@ def _is_iterative(attempt: Attempt) -> bool:
 
 def _is_larger(large: Attempt, small: Attempt) -> bool:
     """Whether two attempts are alike but for a larger effort of one."""
-    differing = _differ_in(small, large)
-    if not differing or not differing <= set(_BUDGETS):
+    differing = _find_differing_parameters(small, large)
+    if not differing or not differing <= set(_EFFORT_PARAMETERS):
         return False
-    return all(_number(small, name) < _number(large, name) for name in differing)
+    return all(_get_number(small, name) < _get_number(large, name) for name in differing)
 
 
-def _differ_in(first: Attempt, second: Attempt) -> set[str]:
-    """The hyper-parameters in which two attempts differ; ``method`` where they are different attacks."""
+def _find_differing_parameters(first: Attempt, second: Attempt) -> set[str]:
+    """The hyper-parameters in which two attempts differ; ``peer_method`` where they are different attacks."""
     if first.knowledge != second.knowledge or first.name.partition(", ")[2] != second.name.partition(", ")[2]:
         return {"method"}
     names = {*first.parameters, *second.parameters}
     return {name for name in names if first.parameters.get(name) != second.parameters.get(name)}
 
 
-def _number(attempt: Attempt, name: str) -> float:
+def _get_number(attempt: Attempt, name: str) -> float:
     value = attempt.parameters.get(name)
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _effort(attempt: Attempt) -> float:
+def _compute_effort(attempt: Attempt) -> float:
     """Gradient steps on all paths."""
     steps = attempt.parameters.get("steps") or 1
     return float(steps) * float(attempt.parameters.get("restarts") or 1)
 
 
-def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+def _merge_images(sets: Iterable[frozenset[str]]) -> frozenset[str]:
     return frozenset[str]().union(*sets)

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from robustbench_local.reports.analysis.disagreements import find_disagreement_doubts
-from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers, select_doubts, threats_of
+from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers, list_threats, select_doubts
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
 from robustbench_local.reports.analysis.inconsistent_models import find_inconsistency_doubts
 
-__all__ = ["Doubt", "Finder", "doubt_answers", "find_doubts", "select_doubts", "threats_of"]
+__all__ = ["Doubt", "DoubtFinder", "doubt_answers", "find_doubts", "list_threats", "select_doubts"]
 
-Finder = Callable[[Evidence], Iterator[Doubt]]
+DoubtFinder = Callable[[Evidence], Iterator[Doubt]]
 
-FINDERS: tuple[Finder, ...] = (
+DOUBT_FINDERS: tuple[DoubtFinder, ...] = (
     find_inconsistency_doubts,
     find_gradient_doubts,
     find_disagreement_doubts,
@@ -27,4 +27,4 @@ FINDERS: tuple[Finder, ...] = (
 
 def find_doubts(evidence: Evidence) -> tuple[Doubt, ...]:
     """All doubts about a run's images; one without images is none."""
-    return tuple(doubt for find in FINDERS for doubt in find(evidence) if doubt.images)
+    return tuple(doubt for find in DOUBT_FINDERS for doubt in find(evidence) if doubt.images)

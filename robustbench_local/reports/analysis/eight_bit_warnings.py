@@ -13,23 +13,33 @@ from robustbench_local.reports.analysis.eight_bit_worst_case import (
     find_eight_bit_goals,
 )
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.formatting.text import counted, isolated, list_cells, percent
+from robustbench_local.reports.formatting.text import (
+    format_cells,
+    format_count,
+    format_percent,
+    isolate_direction,
+)
 from robustbench_local.statistics import Estimate
 
 
-def tell_eight_bit_loss(evidence: Evidence) -> Iterator[str]:
+def describe_eight_bit_loss(evidence: Evidence) -> Iterator[str]:
     """Attacks whose success falls once images are rounded."""
-    if falling := [case for case in _find_cases(evidence) if case.falls]:
-        where = list_cells(
-            [f"{_case(one)} ({_percents(one.float_success, one.attack_success)})" for one in falling]
+    if falling := [case for case in _find_cases(evidence) if case.has_success_drop]:
+        where = format_cells(
+            [
+                f"{_format_case(one)} ({_format_change(one.float_success, one.attack_success)})"
+                for one in falling
+            ]
         )
         yield f"Attack success falls once images are rounded to 8 bits, as files hold them: {where}."
 
 
-def tell_undecided_in_eight_bit(evidence: Evidence) -> Iterator[str]:
+def describe_undecided_in_eight_bit(evidence: Evidence) -> Iterator[str]:
     """Attacks with successes that no 8-bit image could be tried for."""
-    if undecided := [case for case in _find_cases(evidence) if case.undecided]:
-        where = list_cells([f"{_case(one)} ({counted(one.undecided, 'image')})" for one in undecided])
+    if undecided := [case for case in _find_cases(evidence) if case.undecided_count]:
+        where = format_cells(
+            [f"{_format_case(one)} ({format_count(one.undecided_count, 'image')})" for one in undecided]
+        )
         what = f"Broken, but no attack could try an 8-bit image in the ball: {where}. Mostly it holds none,"
         yield f"{what} since the originals are not 8-bit images. The figures in 8 bits leave them out."
 
@@ -38,14 +48,14 @@ def _find_cases(evidence: Evidence) -> list[EightBitCase]:
     return [*find_eight_bit_cases(evidence), *find_eight_bit_goals(evidence)]
 
 
-def _case(case: EightBitCase) -> str:
+def _format_case(case: EightBitCase) -> str:
     """All attacks of a threat on the subject, or the single one."""
-    who = isolated(str(case.subject))
+    who = isolate_direction(str(case.subject))
     if len(case.attacks) == 1:
-        return f"{isolated(case.attacks[0])} on {who}"
+        return f"{isolate_direction(case.attacks[0])} on {who}"
     kind = "targeted attacks" if case.targeted else "worst case"
     return f"{kind} under {case.threat} on {who}"
 
 
-def _percents(before: Estimate, after: Estimate) -> str:
-    return f"{percent(before.value)} \N{RIGHTWARDS ARROW} {percent(after.value)}"
+def _format_change(before: Estimate, after: Estimate) -> str:
+    return f"{format_percent(before.value)} \N{RIGHTWARDS ARROW} {format_percent(after.value)}"

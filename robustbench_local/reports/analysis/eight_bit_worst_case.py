@@ -6,18 +6,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat, Verdict
-from robustbench_local.statistics import Estimate, clopper_pearson
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    ImageVerdict,
+    Threat,
+)
+from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
-EIGHT_BIT_GAP = 0.01
+MAX_EIGHT_BIT_GAP_SHARE = 0.01
 """Attack success in floating point and in 8 bits may differ by so much before we warn (V4)."""
 
-READING_EIGHT_BIT = (
+EIGHT_BIT_EXPLANATION = (
     "A deployed classifier sees images of 8 bits, so an attacker needs one inside the ball. Image by image "
     "over all attacks, as the worst case; floating point over the same images. Left out: broken images "
     "of which no attack could try an 8-bit image inside the ball."
 )
-_Marks = Mapping[str, Sequence[bool | None]]
+_SuccessMarks = Mapping[str, Sequence[bool | None]]
 """Image id -> whether each candidate that broke it does so in 8 bits; None if its ball has no such image."""
 
 
@@ -25,7 +31,7 @@ _Marks = Mapping[str, Sequence[bool | None]]
 class EightBitCase:
     """Each image against several attacks, in floating point and in 8 bits, over the same images."""
 
-    subject: Subject
+    subject: EvaluatedModel
     """The model and defense under test."""
     threat: Threat
     """What the attacker may do."""
@@ -39,18 +45,18 @@ class EightBitCase:
     """Share of the clean-correct images that some attack breaks with an 8-bit image."""
     float_success: Estimate
     """The same for candidates in floating point, over the same images."""
-    undecided: int
+    undecided_count: int
     """Broken images of which no attack could try an 8-bit image inside the ball, mostly since it holds none:
     they are in none of these shares."""
 
     @property
-    def falls(self) -> bool:
+    def has_success_drop(self) -> bool:
         """Whether rounding takes so much from the attacks that a reader has to know."""
-        if not self.attack_success.known:
+        if not self.attack_success.is_known:
             return False
         # counts, so that a difference of exactly the gap is not a matter of rounding
         lost = self.float_success.count - self.attack_success.count
-        return lost > EIGHT_BIT_GAP * self.attack_success.n + 1e-9
+        return lost > MAX_EIGHT_BIT_GAP_SHARE * self.attack_success.n + 1e-9
 
 
 def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
@@ -58,31 +64,43 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
     found = []
     for worst in evidence.worst_cases:
         if worst.threat.norm in {"Linf", "L2", "L1"}:
-            marks = _marks(_inside(evidence.cells, worst.subject, worst.threat))
-            found.append(_judge(worst.subject, worst.threat, worst.attacks, worst.basis, marks))
+            marks = _collect_marks(_select_cells_inside(evidence.cells, worst.subject, worst.threat))
+            found.append(
+                _build_case(worst.subject, worst.threat, worst.attacks, worst.stated_verdicts, marks)
+            )
     return tuple(found)
 
 
 def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
     """The same for what is in no worst case: targeted attacks of one goal together, each transfer alone."""
     groups: dict[tuple[object, ...], list[CellResult]] = defaultdict(list)
-    for cell in evidence.attacks:
-        if not (cell.in_worst_case or cell.viewed or cell.corrupted or cell.to_itself) and cell.done:
+    for cell in evidence.attack_cells:
+        if (
+            not (cell.is_in_worst_case or cell.is_sticker or cell.is_corruption or cell.is_self_transfer)
+            and cell.is_done
+        ):
             record = cell.record
-            alone = record.key if cell.borrowed else ""
+            alone = record.key if cell.has_external_candidates else ""
             groups[cell.subject, cell.threat, record.targets, alone].append(cell)
     found = []
     for cells in groups.values():
-        verdicts = _together(cells)
+        verdicts = _merge_verdicts(cells)
         attacks = tuple(cell.record.attack for cell in cells)
-        case = _judge(
-            cells[0].subject, cells[0].threat, attacks, verdicts, _marks(cells), targeted=cells[0].targeted
+        case = _build_case(
+            cells[0].subject,
+            cells[0].threat,
+            attacks,
+            verdicts,
+            _collect_marks(cells),
+            targeted=cells[0].targeted,
         )
         found.append(case)
     return tuple(found)
 
 
-def _inside(cells: Iterable[CellResult], subject: Subject, threat: Threat) -> list[CellResult]:
+def _select_cells_inside(
+    cells: Iterable[CellResult], subject: EvaluatedModel, threat: Threat
+) -> list[CellResult]:
     """Cells whose 8-bit images lie in the ball of a threat: those of the same norm and at most its radius."""
     return [
         cell
@@ -91,15 +109,15 @@ def _inside(cells: Iterable[CellResult], subject: Subject, threat: Threat) -> li
     ]
 
 
-def _marks(cells: Iterable[CellResult]) -> _Marks:
+def _collect_marks(cells: Iterable[CellResult]) -> _SuccessMarks:
     marks: dict[str, list[bool | None]] = defaultdict(list)
     for cell in cells:
-        for image, mark in cell.in_8bit.items():
+        for image, mark in cell.success_8bit.items():
             marks[image].append(mark)
     return marks
 
 
-def _together(cells: Sequence[CellResult]) -> dict[str, Verdict]:
+def _merge_verdicts(cells: Sequence[CellResult]) -> dict[str, ImageVerdict]:
     """Each image against all cells that met it."""
     images = dict.fromkeys(image for cell in cells for image in cell.verdicts)
     found = {}
@@ -108,16 +126,16 @@ def _together(cells: Sequence[CellResult]) -> dict[str, Verdict]:
         correct = all(verdict.clean_correct for verdict in met)
         broken = correct and any(verdict.broken for verdict in met)
         robust = not broken and all(verdict.robust for verdict in met)
-        found[image] = Verdict(clean_correct=correct, broken=broken, robust=robust)
+        found[image] = ImageVerdict(clean_correct=correct, broken=broken, robust=robust)
     return found
 
 
-def _judge(
-    subject: Subject,
+def _build_case(
+    subject: EvaluatedModel,
     threat: Threat,
     attacks: tuple[str, ...],
-    verdicts: Mapping[str, Verdict],
-    marks: _Marks,
+    verdicts: Mapping[str, ImageVerdict],
+    marks: _SuccessMarks,
     *,
     targeted: bool = False,
 ) -> EightBitCase:
@@ -135,8 +153,8 @@ def _judge(
         threat=threat,
         attacks=attacks,
         targeted=targeted,
-        robust_accuracy=clopper_pearson(held, len(decided)),
-        attack_success=clopper_pearson(len(beaten), correct),
-        float_success=clopper_pearson(sum(verdict.broken for verdict in decided.values()), correct),
-        undecided=len(undecided),
+        robust_accuracy=compute_clopper_pearson(held, len(decided)),
+        attack_success=compute_clopper_pearson(len(beaten), correct),
+        float_success=compute_clopper_pearson(sum(verdict.broken for verdict in decided.values()), correct),
+        undecided_count=len(undecided),
     )

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from robustbench_local.reports.analysis.sticker_views import Sign, turned
-from robustbench_local.reports.formatting.text import budget, family, sight
-from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
-from robustbench_local.store import CellRecord, EventRecord, Tally
+from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
+from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
+from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
+from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
 
 if TYPE_CHECKING:
     from robustbench_local.reports.analysis.worst_case import WorstCase
 
-Standing = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
+ReportedStatus = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
 
 
-class Verdict(NamedTuple):
+class ImageVerdict(NamedTuple):
     """What one attack did to one image."""
 
     clean_correct: bool
@@ -28,7 +28,7 @@ class Verdict(NamedTuple):
     """Clean-correct, not broken, without an error."""
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether the attack came to its end; an image on which it raised is neither broken nor robust."""
         return self.broken or self.robust or not self.clean_correct
 
@@ -48,16 +48,16 @@ class Threat:
 
     def __str__(self) -> str:
         kind = f"{self.kind}, " if self.norm == "corruption" else ""
-        return kind + budget(self.norm, self.eps) + (", some classes only" if self.sources else "")
+        return kind + format_budget(self.norm, self.eps) + (", some classes only" if self.sources else "")
 
     @property
     def kind(self) -> str:
-        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``fog``."""
+        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``apply_fog``."""
         return self.name.rpartition("-")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class EvaluatedModel:
     """A model as it was attacked: with its defense."""
 
     model: str
@@ -69,7 +69,7 @@ class Subject:
         return self.model if self.defense == "none" else f"{self.model} + {self.defense}"
 
 
-class Spending(NamedTuple):
+class QueryStats(NamedTuple):
     """Forward passes an image, over those that were read correctly untouched: only they are attacked."""
 
     median: float | None
@@ -88,43 +88,43 @@ class CellResult:
 
     record: CellRecord
     """The cell as stored."""
-    tally: Tally
+    tally: OutcomeCounts
     """Counts over the stored outcomes, whatever the standing."""
-    verdicts: Mapping[str, Verdict] = field(repr=False)
+    verdicts: Mapping[str, ImageVerdict] = field(repr=False)
     """Image id -> verdict; empty unless done."""
-    standing: Standing
+    reported_status: ReportedStatus
     """Where the cell stands, as far as a reader is concerned."""
-    spending: Spending
+    query_stats: QueryStats
     """Forward passes over the stored outcomes."""
     problem: str | None = None
     """Why it is not done, in one line."""
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
     unless done and the attack measures distances."""
-    breaks: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
+    success_norms: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
     """Image id -> norm -> the length of the change that broke it; whatever the standing."""
-    in_8bit: Mapping[str, bool | None] = field(default_factory=dict, repr=False)
+    success_8bit: Mapping[str, bool | None] = field(default_factory=dict, repr=False)
     """Image id -> whether what broke it is a success as an 8-bit image, too; None if its ball has no such
     image. Only images that broke, whatever the standing."""
-    proven: Mapping[str, float] = field(default_factory=dict, repr=False)
+    certified_radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance within which a certificate proved that it is read rightly; whatever the
     standing. Images without a proof are not in it."""
-    readings: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
+    final_predictions: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
     """Image id -> what it was read as in the end, and its label, over the images that are read correctly
     untouched; empty unless done."""
-    stages: Mapping[str, str] = field(default_factory=dict, repr=False)
+    successful_stages: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Image id -> the stage of an ensemble that broke it; only images whose stage is known."""
-    followed: frozenset[str] = field(default=frozenset(), repr=False)
+    gradient_images: frozenset[str] = field(default=frozenset(), repr=False)
     """Ids of the images whose gradients the attack looked at; empty unless done."""
-    gradientless: frozenset[str] = field(default=frozenset(), repr=False)
+    useless_gradient_images: frozenset[str] = field(default=frozenset(), repr=False)
     """Those of them on which half or more of the gradients showed nothing to follow."""
-    signs: tuple[Sign, ...] = field(default=(), repr=False)
+    signs: tuple[SignResult, ...] = field(default=(), repr=False)
     """Every look at each image, where the cell is about views."""
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> EvaluatedModel:
         """The model and defense under test."""
-        return Subject(model=self.record.model, defense=self.record.defense)
+        return EvaluatedModel(model=self.record.model, defense=self.record.defense)
 
     @property
     def threat(self) -> Threat:
@@ -143,94 +143,100 @@ class CellResult:
         return self.record.knowledge == "transfer"
 
     @property
-    def naive(self) -> bool:
+    def is_naive(self) -> bool:
         """Whether the candidates were crafted on the model without its defense."""
         return self.record.knowledge == "naive"
 
     @property
-    def borrowed(self) -> bool:
+    def has_external_candidates(self) -> bool:
         """Whether the candidates were crafted on anything but what is under test."""
-        return self.transferred or self.naive
+        return self.transferred or self.is_naive
 
     @property
-    def to_itself(self) -> bool:
+    def is_self_transfer(self) -> bool:
         """Whether it would transfer from a model to that same model: an empty place of the grid."""
         return self.transferred and self.record.surrogate == self.record.model
 
     @property
-    def corrupted(self) -> bool:
+    def is_corruption(self) -> bool:
         """Whether the images were corrupted by chance and not by an adversary."""
         return self.record.norm == "corruption"
 
     @property
-    def certificate(self) -> bool:
+    def is_certificate(self) -> bool:
         """Whether proofs were sought instead of adversarial images."""
         return self.record.measure == "certificate"
 
     @property
-    def viewed(self) -> bool:
+    def is_sticker(self) -> bool:
         """Whether each image is a sign that was looked at from many views."""
         return self.record.measure == "views"
 
     @property
-    def in_worst_case(self) -> bool:
+    def is_in_worst_case(self) -> bool:
         """Whether it is an untargeted attack on this very model, which a worst case is made of."""
-        return not (self.targeted or self.borrowed or self.corrupted or self.certificate or self.viewed)
+        return not (
+            self.targeted
+            or self.has_external_candidates
+            or self.is_corruption
+            or self.is_certificate
+            or self.is_sticker
+        )
 
     @property
-    def sight(self) -> str:
+    def attacker_knowledge(self) -> str:
         """What the attacker saw of the model, in few words."""
-        return sight(self.record.knowledge, self.record.surrogate)
+        return format_knowledge(self.record.knowledge, self.record.surrogate)
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether every image has a verdict that counts."""
-        return self.standing == "done"
+        return self.reported_status == "done"
 
     @property
     def clean_accuracy(self) -> Estimate:
         """Share of all the cell's images that are read correctly untouched."""
-        return self._share(self.tally.clean_correct, self.tally.n)
+        return self._estimate_share(self.tally.clean_correct, self.tally.n)
 
     @property
     def robust_accuracy(self) -> Estimate:
         """Share of all the cell's images that are read correctly and stay unbroken (V5)."""
-        return self._share(self.tally.robust, self.tally.n, attacked=True)
+        return self._estimate_share(self.tally.robust, self.tally.n, attacked=True)
 
     @property
     def attack_success(self) -> Estimate:
         """Share of the clean-correct images that were broken (V5)."""
-        return self._share(self.tally.broken, self.tally.clean_correct, attacked=True)
+        return self._estimate_share(self.tally.broken, self.tally.clean_correct, attacked=True)
 
     @property
     def attack_success_8bit(self) -> Estimate:
         """The same after the candidates were rounded to 8 bits (V4)."""
-        return self._share(self.tally.broken_8bit, self.tally.clean_correct, attacked=True)
+        return self._estimate_share(self.tally.broken_8bit, self.tally.clean_correct, attacked=True)
 
     @property
     def certified_accuracy(self) -> Estimate:
         """Share of all the cell's images that are proven to be read correctly everywhere in the ball."""
-        return self._share(self.tally.certified, self.tally.n, attacked=False)
+        return self._estimate_share(self.tally.certified, self.tally.n, attacked=False)
 
     @property
     def sticker_success(self) -> Estimate:
         """Share of the views that end as the attacker wants, where the clean sign is read rightly."""
-        counted = (sign for sign in self.signs if sign.counted and self.done)
-        return turned(counted, "sticker", self.record.targets)
+        counted = (sign for sign in self.signs if sign.is_counted and self.is_done)
+        return compute_attack_success(counted, "sticker", self.record.targets)
 
-    def _share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
+    def _estimate_share(self, k: int, n: int, *, attacked: bool | None = None) -> Estimate:
         """A share of a done cell; unknown where it is a matter of attacks, or of certificates, alone."""
-        meant = attacked is None or attacked != self.certificate
-        return clopper_pearson(k, n) if self.done and meant else clopper_pearson(0, 0)
+        meant = attacked is None or attacked != self.is_certificate
+        return compute_clopper_pearson(k, n) if self.is_done and meant else compute_clopper_pearson(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class ModelComparison:
     """Two subjects compared on the same images under the same threat."""
 
-    first: Subject
+    first: EvaluatedModel
     """The one that held more often, or the earlier one."""
-    second: Subject
+    second: EvaluatedModel
     """The other."""
     threat: Threat
     """What the attacker may do."""
@@ -264,31 +270,31 @@ class Evidence:
     """Versions and machine, no environment variables."""
     gates: Sequence[Mapping[str, Any]] = ()
     """The grid's gates."""
-    begun: bool = True
+    has_begun: bool = True
     """Whether the run came as far as writing down its cells or its gates before it was stopped."""
-    severity: Mapping[str, Any] = field(default_factory=dict)
+    severity_costs: Mapping[str, Any] = field(default_factory=dict)
     """What wrong readings cost, by model; empty if the run does not know. See reports/severity.py."""
-    unchecked: bool = False
+    has_unchecked_rows: bool = False
     """Whether some rows are older than their digests: damage from before then would go unnoticed."""
     damaged_images: Mapping[str, str] = field(default_factory=dict)
     """Key of a cell -> why its adversarial images are not shown; empty where nobody looked at them."""
-    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    card_texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
 
     @property
-    def subjects(self) -> tuple[Subject, ...]:
+    def subjects(self) -> tuple[EvaluatedModel, ...]:
         """Models with their defenses, in the order of the grid."""
         return tuple(dict.fromkeys(cell.subject for cell in self.cells))
 
     @property
-    def attacks(self) -> tuple[CellResult, ...]:
+    def attack_cells(self) -> tuple[CellResult, ...]:
         """The cells in which adversarial images were sought."""
-        return tuple(cell for cell in self.cells if not cell.certificate)
+        return tuple(cell for cell in self.cells if not cell.is_certificate)
 
     @property
-    def certificates(self) -> tuple[CellResult, ...]:
+    def certificate_cells(self) -> tuple[CellResult, ...]:
         """The cells in which proofs were sought."""
-        return tuple(cell for cell in self.cells if cell.certificate)
+        return tuple(cell for cell in self.cells if cell.is_certificate)
 
     @property
     def threats(self) -> tuple[Threat, ...]:
@@ -296,65 +302,69 @@ class Evidence:
         return tuple(dict.fromkeys(worst.threat for worst in self.worst_cases))
 
     @property
-    def headline(self) -> Threat | None:
+    def headline_threat(self) -> Threat | None:
         """The untargeted threat that the answer is about: a norm's if there is one, and with most attacks."""
         attacks = dict.fromkeys(self.threats, 0)
         for worst in self.worst_cases:
-            attacks[worst.threat] = max(attacks[worst.threat], len(worst.attacks) + len(worst.missing))
+            attacks[worst.threat] = max(
+                attacks[worst.threat], len(worst.attacks) + len(worst.missing_attacks)
+            )
         return max(attacks, key=lambda threat: (threat.norm != "spatial", attacks[threat]), default=None)
 
-    def worst(self, subject: Subject, threat: Threat) -> WorstCase | None:
+    def get_worst_case(self, subject: EvaluatedModel, threat: Threat) -> WorstCase | None:
         """A subject's worst case under a threat, if the grid has one."""
         found = (one for one in self.worst_cases if one.subject == subject and one.threat == threat)
         return next(found, None)
 
-    def clean_accuracy(self, subject: Subject) -> Estimate:
+    def compute_clean_accuracy(self, subject: EvaluatedModel) -> Estimate:
         """A subject's accuracy on untouched images, from the done cell that asks about most images.
 
         Certificates are only asked where there is no attack, and never those of a vote under noise; cells
         about views never, since signs that are not read rightly from everywhere are void there.
         """
-        done = [cell for cell in self.cells if cell.subject == subject and cell.done]
-        attacks = [cell for cell in done if not (cell.certificate or cell.viewed)]
-        proofs = [cell for cell in done if cell.certificate and cell.record.concerns == "model"]
+        done = [cell for cell in self.cells if cell.subject == subject and cell.is_done]
+        attacks = [cell for cell in done if not (cell.is_certificate or cell.is_sticker)]
+        proofs = [cell for cell in done if cell.is_certificate and cell.record.concerns == "model"]
         estimates = [cell.clean_accuracy for cell in attacks or proofs]
-        return max(estimates, key=lambda estimate: estimate.n, default=clopper_pearson(0, 0))
+        return max(estimates, key=lambda estimate: estimate.n, default=compute_clopper_pearson(0, 0))
 
-    def pairs(self, threat: Threat) -> list[Pair]:
+    def compare_models(self, threat: Threat) -> list[ModelComparison]:
         """The subject that holds most often against each of the others, on the same images."""
-        rows = [one for one in self.worst_cases if one.threat == threat and one.robust_accuracy.known]
+        rows = [one for one in self.worst_cases if one.threat == threat and one.robust_accuracy.is_known]
         if len(rows) < 2:
             return []
         best = max(rows, key=lambda one: one.robust_accuracy.value)
-        return [_compare(best, other) for other in rows if other is not best]
+        return [_compare_worst_cases(best, other) for other in rows if other is not best]
 
-    def class_names(self, model: str) -> Sequence[str]:
+    def get_class_names(self, model: str) -> Sequence[str]:
         """Names of a model's classes by index; the data's, unless the model brought its own."""
         own = next((about.get("class_names") for about in self.models if about.get("id") == model), None)
         return list(own or self.data.get("class_names") or ())
 
-    def class_name(self, model: str, index: int | None) -> str:
+    def get_class_name(self, model: str, index: int | None) -> str:
         """A class in words; ``class 7`` where there are no names."""
         if index is None:
             return "no finite answer"
-        names = self.class_names(model)
+        names = self.get_class_names(model)
         name = names[index] if 0 <= index < len(names) else ""
         return name if name and name != str(index) else f"class {index}"
 
 
-def attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:
+def build_attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:
     """Short labels for attacks that are shown under their threat: the family where that is unambiguous."""
     names = list(dict.fromkeys(cell.record.attack for cell in cells))
-    short = [family(name) for name in names]
+    short = [get_attack_family(name) for name in names]
     return {
         name: label if short.count(label) == 1 else name for name, label in zip(names, short, strict=True)
     }
 
 
-def _compare(first: WorstCase, second: WorstCase) -> Pair:
+def _compare_worst_cases(first: WorstCase, second: WorstCase) -> ModelComparison:
     images = [image for image in first.verdicts if image in second.verdicts]
-    comparison = mcnemar(
+    comparison = compute_mcnemar(
         [first.verdicts[image].robust for image in images],
         [second.verdicts[image].robust for image in images],
     )
-    return Pair(first=first.subject, second=second.subject, threat=first.threat, comparison=comparison)
+    return ModelComparison(
+        first=first.subject, second=second.subject, threat=first.threat, comparison=comparison
+    )

@@ -11,25 +11,25 @@ import numpy.typing as npt
 from PIL import Image
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
-from robustbench_local.reports.analysis.per_target import parts_of_goals
-from robustbench_local.reports.formatting.text import private
+from robustbench_local.reports.analysis.per_target import find_goal_parts
+from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.store import OutcomeRecord, RunStore
 
-MOST_IN_CELL = 6
-MOST_IN_ALL = 24
-MOST_PIXELS = 160
+MAX_EXAMPLES_PER_CELL = 6
+MAX_EXAMPLES = 24
+MAX_SIDE_PIXELS = 160
 """Longer side of a picture; larger images are scaled down so that the page stays small."""
-RULE = "the first images, in the order of the data, that the attack broke"
+EXAMPLE_SELECTION_RULE = "the first images, in the order of the data, that the attack broke"
 """How examples are chosen. Not by looks."""
 
-_FACTORS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 50, 64, 100, 128, 200, 255)
-_MIDDLE = 0.5
+_AMPLIFICATION_FACTORS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 25, 32, 50, 64, 100, 128, 200, 255)
+_MIDDLE_GREY = 0.5
 
-Floats = npt.NDArray[np.float32]
+FloatImage = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
+class ExampleImage:
     """One broken image."""
 
     image: str
@@ -42,108 +42,117 @@ class Example:
     """Largest change of a pixel."""
     l2: float
     """Euclidean norm of the change."""
-    clean: Floats
+    clean_image: FloatImage
     """(H, W, 3), [0, 1]."""
-    adversarial: Floats
+    adversarial_image: FloatImage
     """(H, W, 3), [0, 1]."""
-    difference: Floats
+    difference_image: FloatImage
     """(H, W, 3), [0, 1]: the change times the exhibit's factor, around middle grey."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
+class CellExamples:
     """The examples of one cell."""
 
     cell: CellResult
     """The attack on the model."""
-    examples: tuple[Example, ...]
+    examples: tuple[ExampleImage, ...]
     """In the order of the data."""
-    factor: int
+    amplification: int
     """How many times the change is amplified in the difference."""
 
 
-def make_gallery(store: RunStore, evidence: Evidence) -> list[Exhibit]:
+def build_cell_examples(store: RunStore, evidence: Evidence) -> list[CellExamples]:
     """The first broken images of each cell that kept any: a few each, so that the page stays small.
 
     Where several targets were also tried one by one, only the attack on all of them is shown.
     """
-    parts = parts_of_goals(evidence.cells)
+    parts = find_goal_parts(evidence.cells)
     broken = [
         cell
-        for cell in _shown(evidence.attacks)
-        if cell.done and cell.tally.broken and not cell.viewed and cell.record.key not in parts
+        for cell in _select_shown_cells(evidence.attack_cells)
+        if cell.is_done and cell.tally.broken and not cell.is_sticker and cell.record.key not in parts
     ]
-    share = max(1, min(MOST_IN_CELL, MOST_IN_ALL // max(len(broken), 1)))
-    exhibits = (_exhibit(store, evidence, cell, share) for cell in broken[:MOST_IN_ALL])
+    share = max(1, min(MAX_EXAMPLES_PER_CELL, MAX_EXAMPLES // max(len(broken), 1)))
+    exhibits = (_build_cell_examples(store, evidence, cell, share) for cell in broken[:MAX_EXAMPLES])
     return [exhibit for exhibit in exhibits if exhibit is not None]
 
 
-def _shown(cells: Sequence[CellResult]) -> list[CellResult]:
+def _select_shown_cells(cells: Sequence[CellResult]) -> list[CellResult]:
     """The attacks, and after them the hardest severity of each corruption."""
-    corrupted = [cell for cell in cells if cell.corrupted]
+    corrupted = [cell for cell in cells if cell.is_corruption]
     hardest: dict[str, float] = {}
     for cell in corrupted:
         kind = cell.threat.kind
         hardest[kind] = max(hardest.get(kind, 0.0), cell.record.eps)
     worst = [cell for cell in corrupted if cell.record.eps == hardest[cell.threat.kind]]
-    return [*(cell for cell in cells if not cell.corrupted), *worst]
+    return [*(cell for cell in cells if not cell.is_corruption), *worst]
 
 
-def png(pixels: Floats) -> bytes:
+def encode_png(pixels: FloatImage) -> bytes:
     """A picture, (H, W, 3) in [0, 1], as PNG; larger ones are scaled down by averaging."""
     picture = Image.fromarray(np.round(pixels * 255).astype(np.uint8))
-    picture.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.BOX)
+    picture.thumbnail((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), Image.Resampling.BOX)
     content = io.BytesIO()
     picture.save(content, format="PNG", optimize=True)
     return content.getvalue()
 
 
-def show(image: npt.NDArray[np.generic]) -> Floats:
+def convert_to_rgb(image: npt.NDArray[np.generic]) -> FloatImage:
     """An image, (C, H, W) in [0, 1], as red, green and blue, (H, W, 3); fewer channels are shown as grey."""
     channels = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=1.0, neginf=0.0)
     coloured = channels[:3] if len(channels) >= 3 else np.repeat(channels[:1], 3, axis=0)
     return np.clip(coloured, 0, 1).transpose(1, 2, 0).astype(np.float32)
 
 
-def _exhibit(store: RunStore, evidence: Evidence, cell: CellResult, share: int) -> Exhibit | None:
+def _build_cell_examples(
+    store: RunStore, evidence: Evidence, cell: CellResult, share: int
+) -> CellExamples | None:
     if cell.record.key in evidence.damaged_images:
         return None
     arrays = store.load_arrays(cell.record.key)
     if not arrays:
         return None
-    outcomes = {row.position: row for row in store.outcomes(cell.record.key)}
+    outcomes = {row.position: row for row in store.read_outcomes(cell.record.key)}
     positions = [int(position) for position in arrays["positions"]]
     chosen = sorted((position, place) for place, position in enumerate(positions) if position in outcomes)[
         :share
     ]
-    pairs = [(show(arrays["original"][place]), show(arrays["adversarial"][place])) for _, place in chosen]
-    factor = _factor(pairs)
+    pairs = [
+        (convert_to_rgb(arrays["original"][place]), convert_to_rgb(arrays["adversarial"][place]))
+        for _, place in chosen
+    ]
+    factor = _choose_amplification(pairs)
     examples = (
-        _example(evidence, cell, outcomes[position], pair, factor)
+        _build_example(evidence, cell, outcomes[position], pair, factor)
         for (position, _), pair in zip(chosen, pairs, strict=True)
     )
-    return Exhibit(cell=cell, examples=tuple(examples), factor=factor)
+    return CellExamples(cell=cell, examples=tuple(examples), amplification=factor)
 
 
-def _example(
-    evidence: Evidence, cell: CellResult, outcome: OutcomeRecord, pair: tuple[Floats, Floats], factor: int
-) -> Example:
+def _build_example(
+    evidence: Evidence,
+    cell: CellResult,
+    outcome: OutcomeRecord,
+    pair: tuple[FloatImage, FloatImage],
+    factor: int,
+) -> ExampleImage:
     clean, adversarial = pair
-    difference = np.clip(_MIDDLE + factor * (adversarial - clean), 0, 1)
-    return Example(
-        image=private(outcome.image),
-        label=evidence.class_name(cell.record.model, outcome.label),
-        prediction=evidence.class_name(cell.record.model, outcome.adversarial_prediction),
+    difference = np.clip(_MIDDLE_GREY + factor * (adversarial - clean), 0, 1)
+    return ExampleImage(
+        image=redact_private_data(outcome.image),
+        label=evidence.get_class_name(cell.record.model, outcome.label),
+        prediction=evidence.get_class_name(cell.record.model, outcome.adversarial_prediction),
         linf=outcome.linf,
         l2=outcome.l2,
-        clean=clean,
-        adversarial=adversarial,
-        difference=difference,
+        clean_image=clean,
+        adversarial_image=adversarial,
+        difference_image=difference,
     )
 
 
-def _factor(pairs: Sequence[tuple[Floats, Floats]]) -> int:
+def _choose_amplification(pairs: Sequence[tuple[FloatImage, FloatImage]]) -> int:
     """The largest round factor that keeps every change inside the range of grey, give or take a level."""
     largest = max((float(np.abs(after - before).max()) for before, after in pairs), default=0.0)
-    fitting = [factor for factor in _FACTORS if factor * largest <= _MIDDLE + 2 / 255]
+    fitting = [factor for factor in _AMPLIFICATION_FACTORS if factor * largest <= _MIDDLE_GREY + 2 / 255]
     return fitting[-1] if fitting else 1

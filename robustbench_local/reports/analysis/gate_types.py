@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from robustbench_local.errors import ConfigError, InvariantError
-from robustbench_local.reports.analysis.evidence import Subject
-from robustbench_local.reports.formatting.text import listing, percent, radius
+from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.formatting.text import format_percent, format_radius, join_in_sentence
 from robustbench_local.statistics import Estimate
 
-Metric = Literal[
+GateMetric = Literal[
     "robust_accuracy",
     "clean_accuracy",
     "attack_success",
@@ -20,8 +20,8 @@ Metric = Literal[
     "certified_accuracy",
     "sticker_success",
 ]
-Bound = Literal["lower", "estimate", "upper"]
-Level = Literal["error", "warn"]
+IntervalBound = Literal["lower", "estimate", "upper"]
+GateLevel = Literal["error", "warn"]
 Ruling = Literal["pass", "fail", "inconclusive"]
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 4
@@ -42,24 +42,24 @@ class Gate:
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
         on: Which end of the 95 % interval, or the estimate itself, must keep the limit.
-        level: ``error`` gates decide the exit code, ``warn`` gates only speak.
+        level: ``error_probability`` gates decide the exit code, ``warn`` gates only speak.
 
     Raises:
         ConfigError: If it limits nothing, or in two ways, or with a value out of range.
     """
 
-    metric: Metric = "robust_accuracy"
+    metric: GateMetric = "robust_accuracy"
     threat: str | None = None
     attack: str | None = None
     model: str | None = None
     defense: str | None = None
     min: float | None = None
     max: float | None = None
-    on: Bound | None = None
-    level: Level = "error"
+    on: IntervalBound | None = None
+    level: GateLevel = "error"
 
     def __post_init__(self) -> None:
-        for key, choices in (("metric", Metric), ("on", Bound), ("level", Level)):
+        for key, choices in (("metric", GateMetric), ("on", IntervalBound), ("level", GateLevel)):
             value = getattr(self, key)
             if value not in get_args(choices) and not (key == "on" and value is None):
                 raise ConfigError(
@@ -75,7 +75,7 @@ class Gate:
             raise ConfigError(f"a gate on {self.metric} needs a threat or an attack", where="gates")
 
     @classmethod
-    def read(cls, entry: Mapping[str, Any]) -> Gate:
+    def from_entry(cls, entry: Mapping[str, Any]) -> Gate:
         """A gate from an entry of the grid file.
 
         Raises:
@@ -84,7 +84,7 @@ class Gate:
         given = {key: value for key, value in entry.items() if value is not None}
         unknown = sorted(set(given) - set(cls.__dataclass_fields__))
         if unknown:
-            known = listing(list(cls.__dataclass_fields__))
+            known = join_in_sentence(list(cls.__dataclass_fields__))
             raise ConfigError(f"unknown key {unknown[0]!r}", where="gates", remedy=f"use {known}")
         return cls(**given)
 
@@ -94,7 +94,7 @@ class Gate:
         return float(self.min if self.min is not None else self.max if self.max is not None else math.nan)
 
     @property
-    def bound(self) -> Bound:
+    def bound(self) -> IntervalBound:
         """Which end decides: unless said otherwise, the one that makes passing a statement we are sure of."""
         return self.on or ("lower" if self.min is not None else "upper")
 
@@ -102,17 +102,17 @@ class Gate:
         sign = "\N{GREATER-THAN OR EQUAL TO}" if self.min is not None else "\N{LESS-THAN OR EQUAL TO}"
         where = f" ({self.threat or self.attack})" if self.threat or self.attack else ""
         basis = "the estimate" if self.bound == "estimate" else f"the {self.bound} bound"
-        limit = radius(self.limit) if self.metric == "median_distance" else percent(self.limit)
+        limit = format_radius(self.limit) if self.metric == "median_distance" else format_percent(self.limit)
         return f"{self.metric.replace('_', ' ')}{where} {sign} {limit} on {basis}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class GateVerdict:
     """What a gate says about one model."""
 
     gate: Gate
     """The limit."""
-    subject: Subject | None
+    subject: EvaluatedModel | None
     """The model and defense; None if the run has none that the gate speaks of."""
     estimate: Estimate
     """The measured value; of a distance, infinity where it is larger than the attacks looked for."""
@@ -123,7 +123,7 @@ class Verdict:
     """Why, in one line."""
 
     @property
-    def line(self) -> str:
+    def summary_line(self) -> str:
         """The verdict in one line, for the terminal."""
         who = str(self.subject) if self.subject else (self.gate.model or "no model")
         warning = ", a warning only" if self.gate.level == "warn" and self.ruling != "pass" else ""
@@ -134,11 +134,11 @@ class Verdict:
 class GateReport:
     """All verdicts of a run."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[GateVerdict, ...]
     """In the order of the gates, then of the models."""
     violations: tuple[str, ...] = ()
     """Certificates that attacks contradict (diagnostic D25), one line each: no number is to be used then."""
-    unread: str = ""
+    unread_reason: str = ""
     """Why nobody knows what the gates are; empty where they are known."""
 
     @property
@@ -149,14 +149,14 @@ class GateReport:
         """
         if self.violations:
             return EXIT_BLOCKED
-        if self.unread:
+        if self.unread_reason:
             return EXIT_INCONCLUSIVE
         rulings = {verdict.ruling for verdict in self.verdicts if verdict.gate.level == "error"}
         return EXIT_FAILED if "fail" in rulings else EXIT_INCONCLUSIVE if "inconclusive" in rulings else 0
 
     @property
-    def lines(self) -> list[str]:
+    def summary_lines(self) -> list[str]:
         """One line a verdict; one line that says so if there is no gate."""
-        judged = [verdict.line for verdict in self.verdicts]
+        judged = [verdict.summary_line for verdict in self.verdicts]
         blocked = [f"blocked: certificate violated: {line}" for line in self.violations]
-        return [*blocked, *judged] or [self.unread or "no gate in the grid file: nothing was judged"]
+        return [*blocked, *judged] or [self.unread_reason or "no gate in the grid file: nothing was judged"]

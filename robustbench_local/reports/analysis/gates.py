@@ -11,18 +11,20 @@ from robustbench_local.reports.analysis.certified_vs_empirical import find_viola
 from robustbench_local.reports.analysis.distances import measures_distance
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
-from robustbench_local.reports.analysis.gate_types import Gate, GateReport, Verdict
+from robustbench_local.reports.analysis.gate_types import Gate, GateReport, GateVerdict
 from robustbench_local.reports.analysis.gate_verdicts import judge_subject
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
 
-__all__ = ["Gate", "GateReport", "Verdict", "check_gates", "judge", "judge_evidence"]
+__all__ = ["Gate", "GateReport", "GateVerdict", "judge_evidence", "judge_run_dir", "judge_store"]
 
-_UNREAD = "the run was stopped before it wrote down its gates: nothing was judged; run the same command again"
+_UNREAD_REASON = (
+    "the run was stopped before it wrote down its gates: nothing was judged; run the same command again"
+)
 
 
-def check_gates(run_dir: Path, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
+def judge_run_dir(run_dir: Path, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
     """Judge a run by its gates.
 
     Args:
@@ -33,37 +35,41 @@ def check_gates(run_dir: Path, gates: Sequence[Mapping[str, Any]] | None = None)
         ConfigError: If there is no run here, or a gate is malformed.
     """
     with RunStore.open_readonly(run_dir) as store:
-        return judge(store, gates)
+        return judge_store(store, gates)
 
 
-def judge(store: RunStore, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
-    """Judge an open run by its gates, or by these; errors as in ``check_gates``."""
+def judge_store(store: RunStore, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
+    """Judge an open run by its gates, or by these; errors as in ``judge_run_dir``."""
     return judge_evidence(read_evidence(store), gates)
 
 
 def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None = None) -> GateReport:
-    """Judge what was read from a run by its gates, or by these; errors as in ``check_gates``."""
+    """Judge what was read from a run by its gates, or by these; errors as in ``judge_run_dir``."""
     entries = evidence.gates if gates is None else gates
-    read = [Gate.read(entry) for entry in entries]
-    if gates is None and not evidence.begun:
-        return GateReport(verdicts=(), unread=_UNREAD)
+    read = [Gate.from_entry(entry) for entry in entries]
+    if gates is None and not evidence.has_begun:
+        return GateReport(verdicts=(), unread_reason=_UNREAD_REASON)
     doubts = find_doubts(evidence)
     return GateReport(
-        verdicts=tuple(verdict for gate in read for verdict in _verdicts(evidence, gate, doubts)),
-        violations=tuple(one.sentence for one in find_violations(evidence) if one.blocks),
+        verdicts=tuple(verdict for gate in read for verdict in _judge_gate(evidence, gate, doubts)),
+        violations=tuple(one.sentence for one in find_violations(evidence) if one.is_blocking),
     )
 
 
-def _verdicts(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[Verdict]:
-    cells = [cell for cell in evidence.cells if _concerns(gate, cell)]
+def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[GateVerdict]:
+    cells = [cell for cell in evidence.cells if _is_concerned_cell(gate, cell)]
     if not cells:
         reason = "the run has no such cell"
         threats = {cell.record.threat for cell in evidence.cells}
         if gate.threat is not None and gate.threat not in threats:
             reason = f"{reason}: {did_you_mean(gate.threat, threats)}"
         return [
-            Verdict(
-                gate=gate, subject=None, estimate=clopper_pearson(0, 0), ruling="inconclusive", reason=reason
+            GateVerdict(
+                gate=gate,
+                subject=None,
+                estimate=compute_clopper_pearson(0, 0),
+                ruling="inconclusive",
+                reason=reason,
             )
         ]
     subjects = dict.fromkeys(cell.subject for cell in cells)
@@ -75,7 +81,7 @@ def _verdicts(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[V
     ]
 
 
-def _concerns(gate: Gate, cell: CellResult) -> bool:
+def _is_concerned_cell(gate: Gate, cell: CellResult) -> bool:
     """Whether a cell has a say.
 
     Targeted goals and transfers are only judged when their attack is named, and attacks that know nothing of
@@ -83,20 +89,20 @@ def _concerns(gate: Gate, cell: CellResult) -> bool:
     """
     record = cell.record
     return (
-        not cell.to_itself
-        and cell.certificate == (gate.metric == "certified_accuracy")
-        and cell.viewed == (gate.metric == "sticker_success")
+        not cell.is_self_transfer
+        and cell.is_certificate == (gate.metric == "certified_accuracy")
+        and cell.is_sticker == (gate.metric == "sticker_success")
         and gate.model in {None, record.model}
         and gate.defense in {None, record.defense}
         and gate.threat in {None, record.threat}
-        and (_named(gate.attack, cell) if gate.attack else _unnamed(cell))
+        and (_is_named(gate.attack, cell) if gate.attack else _counts_unnamed(cell))
         and (gate.metric != "median_distance" or measures_distance(cell))
     )
 
 
-def _unnamed(cell: CellResult) -> bool:
-    return cell.viewed or not (cell.targeted or cell.borrowed)
+def _counts_unnamed(cell: CellResult) -> bool:
+    return cell.is_sticker or not (cell.targeted or cell.has_external_candidates)
 
 
-def _named(attack: str, cell: CellResult) -> bool:
-    return attack == cell.record.attack or (attack == cell.record.card and not cell.naive)
+def _is_named(attack: str, cell: CellResult) -> bool:
+    return attack == cell.record.attack or (attack == cell.record.card and not cell.is_naive)

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat
-from robustbench_local.reports.formatting.text import listing
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.formatting.text import join_in_sentence
 
-_BLACK_BOX = frozenset({"scores", "labels"})
-_WITH_SQUARE = frozenset({"autoattack", "reference:autoattack"})
+_BLACK_BOX_KNOWLEDGE = frozenset({"scores", "labels"})
+_METHODS_ENDING_WITH_SQUARE = frozenset({"autoattack", "reference:autoattack"})
 """Methods whose last stage is Square, on every image that the others left; version ``rand`` has none."""
-_SATURATING = "ce"
+_SATURATING_LOSS = "ce"
 """The loss whose gradient vanishes where the softmax saturates."""
 
 
@@ -26,7 +26,7 @@ def find_gradient_doubts(evidence: Evidence) -> Iterator[Doubt]:
     one), if a white-box attack with healthy gradients did, or if it is proven.
     """
     misleading = {
-        Subject(model=about["id"], defense=about["defense"])
+        EvaluatedModel(model=about["id"], defense=about["defense"])
         for about in evidence.models
         if about.get("misleading_gradients")
     }
@@ -34,17 +34,23 @@ def find_gradient_doubts(evidence: Evidence) -> Iterator[Doubt]:
         threats = dict.fromkeys(cell.threat for cell in evidence.cells if cell.subject == subject)
         for threat in threats:
             cells = [cell for cell in evidence.cells if cell.subject == subject and cell.threat == threat]
-            own = [cell for cell in cells if cell.done and not (cell.borrowed or cell.corrupted)]
+            own = [
+                cell
+                for cell in cells
+                if cell.is_done and not (cell.has_external_candidates or cell.is_corruption)
+            ]
             misled = subject in misleading
             if misled:
-                own = [replace(cell, gradientless=cell.followed) for cell in own]
-            doubt = _doubt(subject, threat, own, _proven(evidence, subject, threat), misled=misled)
+                own = [replace(cell, useless_gradient_images=cell.gradient_images) for cell in own]
+            doubt = _build_doubt(
+                subject, threat, own, _select_certified_images(evidence, subject, threat), misled=misled
+            )
             if doubt is not None:
                 yield doubt
 
 
-def _doubt(
-    subject: Subject,
+def _build_doubt(
+    subject: EvaluatedModel,
     threat: Threat,
     cells: Sequence[CellResult],
     proven: frozenset[str],
@@ -57,19 +63,19 @@ def _doubt(
     for cell in cells:
         # an attack that could not make an image leave its label could not lead it to a target either
         rivals = [cell, *(other for other in cells if cell.targeted or not other.targeted)]
-        open_ones = {image for image in cell.gradientless - proven if cell.verdicts[image].robust}
-        left = {image for image in open_ones if not any(_decides(rival, image) for rival in rivals)}
+        open_ones = {image for image in cell.useless_gradient_images - proven if cell.verdicts[image].robust}
+        left = {image for image in open_ones if not any(_is_decisive(rival, image) for rival in rivals)}
         if left:
             images |= left
             suspects.append(cell)
     if not images:
         return None
-    names = listing(list(dict.fromkeys(cell.record.attack for cell in suspects)))
+    names = join_in_sentence(list(dict.fromkeys(cell.record.attack for cell in suspects)))
     gone = "were zero, or not finite and not to be repaired, at half or more of the looks"
     if misled:
         gone = "do not say how the model's answers change (finite differences contradict them)"
     saturated = not misled and all(
-        cell.record.parameters.get("loss") == _SATURATING and not cell.tally.nonfinite_gradients
+        cell.record.parameters.get("loss") == _SATURATING_LOSS and not cell.tally.nonfinite_gradients
         for cell in suspects
     )
     margin = "an attack on the margin loss, where the softmax saturates, or " if saturated else ""
@@ -82,23 +88,28 @@ def _doubt(
     )
 
 
-def _decides(cell: CellResult, image: str) -> bool:
+def _is_decisive(cell: CellResult, image: str) -> bool:
     """Whether a cell's attack broke an image, or did not although it needed no gradients or had them."""
     verdict = cell.verdicts.get(image)
-    if cell.certificate or verdict is None or not verdict.robust:
+    if cell.is_certificate or verdict is None or not verdict.robust:
         return verdict is not None and verdict.broken
     record = cell.record
-    if record.knowledge in _BLACK_BOX:
+    if record.knowledge in _BLACK_BOX_KNOWLEDGE:
         return True
-    squared = record.parameters.get("method") in _WITH_SQUARE and record.parameters.get("version") != "rand"
-    return squared or (image in cell.followed and image not in cell.gradientless)
+    squared = (
+        record.parameters.get("method") in _METHODS_ENDING_WITH_SQUARE
+        and record.parameters.get("version") != "rand"
+    )
+    return squared or (image in cell.gradient_images and image not in cell.useless_gradient_images)
 
 
-def _proven(evidence: Evidence, subject: Subject, threat: Threat) -> frozenset[str]:
+def _select_certified_images(evidence: Evidence, subject: EvaluatedModel, threat: Threat) -> frozenset[str]:
     """Images that are proven to withstand everything under a threat."""
     own = [
         cell
-        for cell in evidence.certificates
+        for cell in evidence.certificate_cells
         if cell.subject == subject and cell.record.norm == threat.norm and cell.record.concerns == "model"
     ]
-    return frozenset(image for cell in own for image, radius in cell.proven.items() if radius >= threat.eps)
+    return frozenset(
+        image for cell in own for image, radius in cell.certified_radii.items() if radius >= threat.eps
+    )

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
-from robustbench_local.reports.analysis.targeted_goal import aim
-from robustbench_local.reports.formatting.markdown_tables import escape
-from robustbench_local.reports.formatting.text import DASH, SPACE, budget, counted, isolated, listing
+from robustbench_local.reports.analysis.targeted_goal import format_goal_classes
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown
+from robustbench_local.reports.formatting.text import (
+    EN_DASH,
+    NO_BREAK_SPACE,
+    format_budget,
+    format_count,
+    isolate_direction,
+    join_in_sentence,
+)
 
-DRAWN = "drawn by a program, not photographed"
+DRAWN_SIGNS_NOTE = "drawn by a program, not photographed"
 """What the embedded signs are."""
 
-_TIMES = " \N{MULTIPLICATION SIGN} "
-_COUNTS = {
+_TIMES_SIGN = " \N{MULTIPLICATION SIGN} "
+_COUNT_NOUNS = {
     "steps": ("step", "steps"),
     "restarts": ("start", "starts"),
     "queries": ("query", "queries"),
@@ -24,7 +31,7 @@ _COUNTS = {
     "views": ("fresh view a step", "fresh views a step"),
 }
 """Hyper-parameters that count something: what they count."""
-_RANGES = {
+_RANGE_PHRASES = {
     "distance": "sign {}{SPACE}px large",
     "yaw": "turned sideways by up to {}°",
     "pitch": "up or down by up to {}°",
@@ -39,7 +46,7 @@ _RANGES = {
     "jpeg": "JPEG quality {}",
 }
 """What views of a sign differ in; pixels of blur and motion are those of a frame 32 pixels wide."""
-_KNOWN = {
+_KNOWLEDGE_PHRASES = {
     "white-box": "the network and its gradients",
     "scores": "the scores that the model gives",
     "labels": "the label that the model gives",
@@ -48,7 +55,7 @@ _KNOWN = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class MethodDescription:
     """One attack or certificate, as its first cell has it."""
 
     name: str
@@ -57,9 +64,9 @@ class Trial:
     """What may be changed, in symbols."""
     goal: str
     """Which reading is a success; empty for a certificate."""
-    sight: str
+    attacker_knowledge: str
     """What the attacker knows of the model; empty for a certificate."""
-    about: str
+    card_description: str
     """Its card's own words; empty if the run does not know them."""
     source: str
     """The papers that it comes from; empty likewise."""
@@ -71,43 +78,43 @@ class Trial:
     """What a reader has to know about it."""
 
 
-def make_trials(evidence: Evidence) -> tuple[Trial, ...]:
+def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ...]:
     """Everything that was tried, in the order of the grid."""
     first: dict[str, CellResult] = {}
     for cell in evidence.cells:
         first.setdefault(cell.record.attack, cell)
-    return tuple(_trial(evidence, name, cell) for name, cell in first.items())
+    return tuple(_build_description(evidence, name, cell) for name, cell in first.items())
 
 
-def images_in_words(data: Mapping[str, Any]) -> str:
+def describe_images(data: Mapping[str, Any]) -> str:
     """Where the images come from, how many there are and what they are; empty if nothing is known."""
     shape = data.get("image_shape")
-    size = f" of {_TIMES.join(map(str, shape))} (channels, height, width)" if shape else ""
+    size = f" of {_TIMES_SIGN.join(map(str, shape))} (channels, height, width)" if shape else ""
     parts = [
         data.get("name"),
         data.get("split") and f"split {data['split']}",
-        data.get("n") and f"{counted(data['n'], 'image')}{size}",
-        DRAWN if data.get("drawn") else "",
+        data.get("n") and f"{format_count(data['n'], 'image')}{size}",
+        DRAWN_SIGNS_NOTE if data.get("drawn") else "",
         *(data.get("notes") or ()),
     ]
     return "; ".join(str(part) for part in parts if part)
 
 
-def trials_markdown(evidence: Evidence, trials: Sequence[Trial]) -> list[str]:
+def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> list[str]:
     """The section for report.md."""
-    data = images_in_words(evidence.data)
-    lines = ["## What was tried", "", *([f"Images: {escape(data)}.", ""] if data else [])]
+    data = describe_images(evidence.data)
+    lines = ["## What was tried", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
     for trial in trials:
-        told = [trial.budget, trial.goal, trial.sight]
-        head = f"- **{escape(trial.name)}** ({escape('; '.join(filter(None, told)))})"
+        told = [trial.budget, trial.goal, trial.attacker_knowledge]
+        head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, told)))})"
         more = [
-            trial.about,
+            trial.card_description,
             trial.settings,
             trial.views and f"Views: {trial.views}",
             trial.note,
             trial.source,
         ]
-        lines.append(f"{head}: {escape(' '.join(_sentence(part) for part in more if part))}")
+        lines.append(f"{head}: {escape_markdown(' '.join(_format_sentence(part) for part in more if part))}")
     seed = "not recorded" if evidence.seed is None else str(evidence.seed)
     return [
         *lines,
@@ -117,82 +124,82 @@ def trials_markdown(evidence: Evidence, trials: Sequence[Trial]) -> list[str]:
     ]
 
 
-def _trial(evidence: Evidence, name: str, cell: CellResult) -> Trial:
-    record, proof = cell.record, cell.certificate
-    card = evidence.cards.get(record.card) or {}
-    return Trial(
+def _build_description(evidence: Evidence, name: str, cell: CellResult) -> MethodDescription:
+    record, proof = cell.record, cell.is_certificate
+    card = evidence.card_texts.get(record.card) or {}
+    return MethodDescription(
         name=name,
-        budget=budget(record.norm, record.eps, record.surface),
-        goal="" if proof or cell.corrupted else _goal(evidence, cell),
-        sight="" if proof or cell.corrupted else _sight(cell),
-        about=_about(cell, " ".join(str(card.get("description") or "").split())),
+        budget=format_budget(record.norm, record.eps, record.surface),
+        goal="" if proof or cell.is_corruption else _describe_goal(evidence, cell),
+        attacker_knowledge="" if proof or cell.is_corruption else _describe_knowledge(cell),
+        card_description=_describe_card(cell, " ".join(str(card.get("description") or "").split())),
         source=str(card.get("source") or ""),
-        settings=_settings(record.parameters),
-        views=_views(record.parameters.get("ranges"), record.identity.get("test views")),
+        settings=_format_settings(record.parameters),
+        views=_format_views(record.parameters.get("ranges"), record.identity.get("test views")),
         note=record.note,
     )
 
 
-def _about(cell: CellResult, description: str) -> str:
+def _describe_card(cell: CellResult, description: str) -> str:
     """The card's own words; they are about its own numbers, not those that a grid puts in their place."""
     record = cell.record
-    origin = "[naive]" if cell.naive else f"[from={record.surrogate}]"
+    origin = "[naive]" if cell.is_naive else f"[from={record.surrogate}]"
     shipped = record.card in {record.attack.removesuffix(origin), record.parameters.get("method")}
     if shipped or not description:
         return description
     return f"Changed from the card {record.card}, which as it ships is: {description}"
 
 
-def _sight(cell: CellResult) -> str:
+def _describe_knowledge(cell: CellResult) -> str:
     if cell.transferred:
-        return f"made on {isolated(str(cell.record.surrogate))}, without a look at the model"
-    return f"the attacker knows: {_KNOWN.get(cell.sight, cell.sight)}"
+        return f"made on {isolate_direction(str(cell.record.surrogate))}, without a look at the model"
+    return f"the attacker knows: {_KNOWLEDGE_PHRASES.get(cell.attacker_knowledge, cell.attacker_knowledge)}"
 
 
-def _goal(evidence: Evidence, cell: CellResult) -> str:
+def _describe_goal(evidence: Evidence, cell: CellResult) -> str:
     if not cell.targeted:
         return "any wrong class"
-    sources, targets = aim(evidence, cell)
+    sources, targets = format_goal_classes(evidence, cell)
     return f"{sources} read as {targets}"
 
 
-def _settings(parameters: Mapping[str, Any]) -> str:
-    parts = [_setting(key, value) for key, value in parameters.items() if key != "ranges"]
+def _format_settings(parameters: Mapping[str, Any]) -> str:
+    parts = [_format_setting(key, value) for key, value in parameters.items() if key != "ranges"]
     return ", ".join(part for part in parts if part)
 
 
-def _setting(key: str, value: Any) -> str:
+def _format_setting(key: str, value: Any) -> str:
     """One hyper-parameter; nothing if it is switched off or left to the attack."""
     if value is None or value == "":
         return ""
-    if key in _COUNTS and isinstance(value, int):
-        return counted(value, *_COUNTS[key])
+    if key in _COUNT_NOUNS and isinstance(value, int):
+        return format_count(value, *_COUNT_NOUNS[key])
     words = key.replace("_", " ")
     if isinstance(value, bool):
         return words if value else f"no {words}"
-    return f"{words} {_number(value)}"
+    return f"{words} {_format_number(value)}"
 
 
-def _number(value: Any) -> str:
+def _format_number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        numbers = [_number(one) for one in value]
-        return DASH.join(numbers) if len(numbers) == 2 else listing(numbers)
+        numbers = [_format_number(one) for one in value]
+        return EN_DASH.join(numbers) if len(numbers) == 2 else join_in_sentence(numbers)
     return str(value)
 
 
-def _views(ranges: Mapping[str, Any] | None, judged: str | None) -> str:
+def _format_views(ranges: Mapping[str, Any] | None, judged: str | None) -> str:
     found = [
-        _RANGES[key].format(_number(value), SPACE=SPACE)
+        _RANGE_PHRASES[key].format(_format_number(value), SPACE=NO_BREAK_SPACE)
         for key, value in (ranges or {}).items()
-        if key in _RANGES
+        if key in _RANGE_PHRASES
     ]
     over = f"judged over {judged} others of each sign" if judged else ""
     return "; ".join(filter(None, [", ".join(found), over]))
 
 
-def _sentence(text: str) -> str:
+def _format_sentence(text: str) -> str:
     """Text that begins with a capital letter and ends with a full stop."""
     text = text.strip()
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")

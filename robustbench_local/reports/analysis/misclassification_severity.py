@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.statistics import Estimate, bounded_mean
+from robustbench_local.statistics import Estimate, estimate_bounded_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +16,15 @@ class SeverityTable:
 
     rule: str
     """Where the numbers come from, in words."""
-    costs: Mapping[int, float] = field(repr=False)
+    severity_by_class: Mapping[int, float] = field(repr=False)
     """Class index -> severity in [0, 1]; a class that is not in it costs nothing."""
 
     @property
-    def most(self) -> float:
+    def max_severity(self) -> float:
         """The largest severity of the table."""
-        return max(self.costs.values(), default=0.0)
+        return max(self.severity_by_class.values(), default=0.0)
 
-    def of(self, prediction: int | None, label: int) -> float:
+    def get_severity(self, prediction: int | None, label: int) -> float:
         """Severity of a reading.
 
         Args:
@@ -33,17 +33,17 @@ class SeverityTable:
             label: The true class; reading it costs nothing.
         """
         if prediction is None:
-            return self.most
-        return 0.0 if prediction == label else self.costs.get(prediction, 0.0)
+            return self.max_severity
+        return 0.0 if prediction == label else self.severity_by_class.get(prediction, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Severity:
+class SeveritySummary:
     """The severity of several readings."""
 
     expected: Estimate
     """The mean, with a 95 % interval that holds whatever the distribution."""
-    worst: float
+    worst_severity: float
     """The largest of them; 0 where there are none."""
     worst_class: int | None
     """A class that was read at that severity; None for no finite answer, or where nothing cost anything."""
@@ -51,7 +51,7 @@ class Severity:
     """Readings of that class."""
 
 
-def severity_table(evidence: Evidence, model: str, sources: Sequence[int] = ()) -> SeverityTable | None:
+def find_severity_table(evidence: Evidence, model: str, sources: Sequence[int] = ()) -> SeverityTable | None:
     """The severities that apply to a model's readings.
 
     Args:
@@ -62,14 +62,14 @@ def severity_table(evidence: Evidence, model: str, sources: Sequence[int] = ()) 
     Returns:
         The table; None if the run has none, or the convention says nothing about images of these classes.
     """
-    entry = (evidence.severity.get("models") or {}).get(model)
+    entry = (evidence.severity_costs.get("models") or {}).get(model)
     if entry is None or (entry["sources"] and not (sources and set(sources) <= set(entry["sources"]))):
         return None
     costs = {int(index): float(cost) for index, cost in entry["costs"].items()}
-    return SeverityTable(rule=evidence.severity["rule"], costs=costs)
+    return SeverityTable(rule=evidence.severity_costs["rule"], severity_by_class=costs)
 
 
-def weigh(table: SeverityTable, readings: Iterable[tuple[int | None, int]]) -> Severity:
+def compute_severity(table: SeverityTable, readings: Iterable[tuple[int | None, int]]) -> SeveritySummary:
     """Expected severity and worst single outcome.
 
     Args:
@@ -77,15 +77,15 @@ def weigh(table: SeverityTable, readings: Iterable[tuple[int | None, int]]) -> S
         readings: Prediction and label of each image or view.
     """
     counts = Counter(readings)
-    costs = {reading: table.of(*reading) for reading in counts}
+    costs = {reading: table.get_severity(*reading) for reading in counts}
     worst = max(costs.values(), default=0.0)
     found = [prediction for (prediction, _), cost in costs.items() if cost == worst > 0]
     worst_class = found[0] if found else None
     alike = (count for (prediction, _), count in counts.items() if prediction == worst_class)
     values = [cost for reading, cost in costs.items() for _ in range(counts[reading])]
-    return Severity(
-        expected=bounded_mean(values, most=table.most),
-        worst=worst,
+    return SeveritySummary(
+        expected=estimate_bounded_mean(values, most=table.max_severity),
+        worst_severity=worst,
         worst_class=worst_class,
         worst_count=sum(alike) if found else 0,
     )

@@ -6,16 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject, Threat
-from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID, Square, standing_word
-from robustbench_local.reports.analysis.misclassification_severity import Severity, severity_table, weigh
-from robustbench_local.reports.analysis.pairwise import contrast
-from robustbench_local.reports.formatting.text import listing
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
+from robustbench_local.reports.analysis.misclassification_severity import (
+    SeveritySummary,
+    compute_severity,
+    find_severity_table,
+)
+from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
+from robustbench_local.reports.formatting.text import join_in_sentence
+from robustbench_local.statistics import compute_clopper_pearson
 
-AS_ONE = "any of them, as one goal"
-BEST = "any of them, the best attack on each image"
-READING_GOALS = (
+ALL_TARGETS_LABEL = "any of them, as one goal"
+BEST_ATTACK_LABEL = "any of them, the best attack on each image"
+GOALS_EXPLANATION = (
     "Each row is an attack with a goal of its own on the same images, among those that the model reads "
     "rightly untouched. An image that ends in a class that is not the row's target is no success: it is "
     "counted as read wrongly otherwise. In the last row an image counts as soon as one of the attacks above "
@@ -23,19 +27,19 @@ READING_GOALS = (
 )
 """How the table is read."""
 
-_End = tuple[bool, tuple[int | None, int]]
+_GoalOutcome = tuple[bool, tuple[int | None, int]]
 """Whether an attack reached its goal on an image; what the image is read as then, and its label."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoalSquare(Square):
+class GoalEntry(HeatMapEntry):
     """One goal against one model: the share of success, and what became of the images."""
 
-    hits: int = 0
+    success_count: int = 0
     """Images that reached the goal."""
-    elsewhere: int = 0
+    other_class_count: int = 0
     """Images that are read as another wrong class, or whose attack raised; no success."""
-    held: int = 0
+    robust_count: int = 0
     """Images that are still read as their label."""
 
 
@@ -43,11 +47,11 @@ class GoalSquare(Square):
 class GoalRow:
     """One goal against every model."""
 
-    goal: str
-    """Name of the target class, ``AS_ONE`` or ``BEST``."""
+    goal_name: str
+    """Name of the target class, ``ALL_TARGETS_LABEL`` or ``BEST_ATTACK_LABEL``."""
     severity: float | None
     """What reading the target costs; None for several targets, or where nothing is known about it."""
-    squares: tuple[GoalSquare, ...]
+    entries: tuple[GoalEntry, ...]
     """One a model, in the order of the table."""
 
 
@@ -59,51 +63,56 @@ class GoalTable:
     """Name of the attack on all targets together."""
     threat: Threat
     """What the attacker may do."""
-    sources: str
+    source_names: str
     """Names of the source classes, or ``all images``."""
-    subjects: tuple[Subject, ...]
+    subjects: tuple[EvaluatedModel, ...]
     """Models with their defenses, in the order of the grid."""
     rows: tuple[GoalRow, ...]
     """Each target, then all together, then the best attack on each image."""
-    harms: tuple[Severity | None, ...]
+    worst_case_severities: tuple[SeveritySummary | None, ...]
     """For each model: the severity that an attacker reaches who picks the worst target for each image."""
-    rule: str
+    severity_rule: str
     """Where the severities come from; empty if there are none."""
     comparisons: tuple[str, ...]
     """Models against each other, on the last row."""
 
 
-def make_goal_tables(evidence: Evidence) -> list[GoalTable]:
+def build_goal_tables(evidence: Evidence) -> list[GoalTable]:
     """One table for each attack that was given several targets and some of them alone."""
-    return [_table(evidence, group) for group in _groups(evidence.cells)]
+    return [_build_table(evidence, group) for group in _group_goal_cells(evidence.cells)]
 
 
-def parts_of_goals(cells: Sequence[CellResult]) -> frozenset[str]:
+def find_goal_parts(cells: Sequence[CellResult]) -> frozenset[str]:
     """Keys of the cells that pursue one of the targets of a wider goal of the same attack."""
     return frozenset(
-        cell.record.key for group in _groups(cells) for cell in group if len(cell.record.targets) == 1
+        cell.record.key
+        for group in _group_goal_cells(cells)
+        for cell in group
+        if len(cell.record.targets) == 1
     )
 
 
-def _groups(cells: Sequence[CellResult]) -> list[list[CellResult]]:
+def _group_goal_cells(cells: Sequence[CellResult]) -> list[list[CellResult]]:
     """Cells that differ in their targets only, where one is the goal and others are parts of it."""
-    targeted = [cell for cell in cells if cell.targeted and not (cell.borrowed or cell.viewed)]
-    keys = dict.fromkeys(map(_kind, targeted))
-    alike = ([cell for cell in targeted if _kind(cell) == key] for key in keys)
-    return [group for group in map(_goal_and_parts, alike) if group]
+    targeted = [
+        cell for cell in cells if cell.targeted and not (cell.has_external_candidates or cell.is_sticker)
+    ]
+    keys = dict.fromkeys(map(_get_attack_key, targeted))
+    alike = ([cell for cell in targeted if _get_attack_key(cell) == key] for key in keys)
+    return [group for group in map(_select_goal_and_parts, alike) if group]
 
 
-def _kind(cell: CellResult) -> tuple[str, Threat, str]:
+def _get_attack_key(cell: CellResult) -> tuple[str, Threat, str]:
     return cell.record.card, cell.threat, json.dumps(cell.record.parameters, sort_keys=True, default=str)
 
 
-def _goal_and_parts(cells: Sequence[CellResult]) -> list[CellResult]:
-    goal = _goal(cells)
+def _select_goal_and_parts(cells: Sequence[CellResult]) -> list[CellResult]:
+    goal = _find_full_goal(cells)
     found = [cell for cell in cells if cell.record.targets == goal or _is_part(cell, goal)]
     return found if len({cell.record.targets for cell in found}) > 1 else []
 
 
-def _goal(cells: Sequence[CellResult]) -> tuple[int, ...]:
+def _find_full_goal(cells: Sequence[CellResult]) -> tuple[int, ...]:
     return max((cell.record.targets for cell in cells), key=len)
 
 
@@ -111,21 +120,21 @@ def _is_part(cell: CellResult, goal: tuple[int, ...]) -> bool:
     return len(cell.record.targets) == 1 and cell.record.targets[0] in goal
 
 
-def _table(evidence: Evidence, cells: Sequence[CellResult]) -> GoalTable:
-    goal = _goal(cells)
+def _build_table(evidence: Evidence, cells: Sequence[CellResult]) -> GoalTable:
+    goal = _find_full_goal(cells)
     record = next(cell.record for cell in cells if cell.record.targets == goal)
-    costs = severity_table(evidence, record.model, record.sources)
+    costs = find_severity_table(evidence, record.model, record.sources)
     subjects = tuple(dict.fromkeys(cell.subject for cell in cells))
     tried = [[cell for cell in cells if cell.subject == one] for one in subjects]
-    best = [_best(each) for each in tried]
+    best = [_collect_best_outcomes(each) for each in tried]
     rows = []
     for targets in [*((target,) for target in goal), goal]:
-        squares = tuple(_square(each, targets) for each in tried)
-        name = AS_ONE if len(targets) > 1 else evidence.class_name(record.model, targets[0])
-        cost = costs.costs.get(targets[0], 0.0) if costs and len(targets) == 1 else None
-        rows.append(GoalRow(goal=name, severity=cost, squares=squares))
-    union = tuple(map(_best_square, tried, best))
-    names = [evidence.class_name(record.model, source) for source in record.sources]
+        squares = tuple(_build_entry(each, targets) for each in tried)
+        name = ALL_TARGETS_LABEL if len(targets) > 1 else evidence.get_class_name(record.model, targets[0])
+        cost = costs.severity_by_class.get(targets[0], 0.0) if costs and len(targets) == 1 else None
+        rows.append(GoalRow(goal_name=name, severity=cost, entries=squares))
+    union = tuple(map(_build_best_entry, tried, best))
+    names = [evidence.get_class_name(record.model, source) for source in record.sources]
     reached = {
         one: {image: any(broken for broken, _ in ends) for image, ends in found.items()}
         for one, found in zip(subjects, best, strict=True)
@@ -133,63 +142,71 @@ def _table(evidence: Evidence, cells: Sequence[CellResult]) -> GoalTable:
     return GoalTable(
         attack=record.attack,
         threat=cells[0].threat,
-        sources=listing(names) or "all images",
+        source_names=join_in_sentence(names) or "all images",
         subjects=subjects,
-        rows=(*rows, GoalRow(goal=BEST, severity=None, squares=union)),
-        harms=tuple(_harm(evidence, each, found) for each, found in zip(tried, best, strict=True)),
-        rule=costs.rule if costs else "",
-        comparisons=tuple(contrast(reached)),
+        rows=(*rows, GoalRow(goal_name=BEST_ATTACK_LABEL, severity=None, entries=union)),
+        worst_case_severities=tuple(
+            _compute_worst_case_severity(evidence, each, found)
+            for each, found in zip(tried, best, strict=True)
+        ),
+        severity_rule=costs.rule if costs else "",
+        comparisons=tuple(describe_success_comparisons(reached)),
     )
 
 
-def _square(cells: Sequence[CellResult], targets: tuple[int, ...]) -> GoalSquare:
+def _build_entry(cells: Sequence[CellResult], targets: tuple[int, ...]) -> GoalEntry:
     """One goal against one model."""
     cell = next((cell for cell in cells if cell.record.targets == targets), None)
     if cell is None:
-        return GoalSquare(estimate=clopper_pearson(0, 0), word="not run", reason=NOT_IN_GRID)
-    return _counted(list(_ends([cell]).values()), standing_word(cell), cell.problem or "")
+        return GoalEntry(
+            estimate=compute_clopper_pearson(0, 0), status_text="not run", reason=NOT_IN_GRID_REASON
+        )
+    return _count_outcomes(list(_collect_outcomes([cell]).values()), format_status(cell), cell.problem or "")
 
 
-def _best(cells: Sequence[CellResult]) -> dict[str, list[_End]]:
-    return _ends([cell for cell in cells if cell.done])
+def _collect_best_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcome]]:
+    return _collect_outcomes([cell for cell in cells if cell.is_done])
 
 
-def _best_square(cells: Sequence[CellResult], found: Mapping[str, list[_End]]) -> GoalSquare:
-    missing = [cell.record.attack for cell in cells if not cell.done]
-    reason = f"without {listing(missing)}" if missing else ""
-    return _counted(list(found.values()), "unknown", reason)
+def _build_best_entry(cells: Sequence[CellResult], found: Mapping[str, list[_GoalOutcome]]) -> GoalEntry:
+    missing = [cell.record.attack for cell in cells if not cell.is_done]
+    reason = f"without {join_in_sentence(missing)}" if missing else ""
+    return _count_outcomes(list(found.values()), "unknown", reason)
 
 
-def _ends(cells: Sequence[CellResult]) -> dict[str, list[_End]]:
+def _collect_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalOutcome]]:
     """Image -> how it ended under each of the attacks, over the images that all of them tried."""
-    first = cells[0].readings if cells else {}
-    shared = [image for image in first if all(image in cell.readings for cell in cells)]
+    first = cells[0].final_predictions if cells else {}
+    shared = [image for image in first if all(image in cell.final_predictions for cell in cells)]
     return {
-        image: [(cell.verdicts[image].broken, cell.readings[image]) for cell in cells] for image in shared
+        image: [(cell.verdicts[image].broken, cell.final_predictions[image]) for cell in cells]
+        for image in shared
     }
 
 
-def _counted(images: Sequence[list[_End]], word: str, reason: str) -> GoalSquare:
+def _count_outcomes(images: Sequence[list[_GoalOutcome]], word: str, reason: str) -> GoalEntry:
     """Count images by what the attacks came to."""
     hits = sum(any(broken for broken, _ in ends) for ends in images)
     held = sum(all(prediction == label for _, (prediction, label) in ends) for ends in images)
-    return GoalSquare(
-        estimate=clopper_pearson(hits, len(images)),
-        word=word,
+    return GoalEntry(
+        estimate=compute_clopper_pearson(hits, len(images)),
+        status_text=word,
         reason=reason,
-        hits=hits,
-        elsewhere=len(images) - hits - held,
-        held=held,
+        success_count=hits,
+        other_class_count=len(images) - hits - held,
+        robust_count=held,
     )
 
 
-def _harm(
-    evidence: Evidence, cells: Sequence[CellResult], found: Mapping[str, list[_End]]
-) -> Severity | None:
+def _compute_worst_case_severity(
+    evidence: Evidence, cells: Sequence[CellResult], found: Mapping[str, list[_GoalOutcome]]
+) -> SeveritySummary | None:
     """Severity where the attacker picks, for each image, the attack that does most harm."""
     record = cells[0].record
-    costs = severity_table(evidence, record.model, record.sources)
+    costs = find_severity_table(evidence, record.model, record.sources)
     if costs is None or not found:
         return None
     readings = ([reading for _, reading in ends] for ends in found.values())
-    return weigh(costs, [max(each, key=lambda reading: costs.of(*reading)) for each in readings])
+    return compute_severity(
+        costs, [max(each, key=lambda reading: costs.get_severity(*reading)) for each in readings]
+    )

@@ -11,16 +11,16 @@ from statistics import median
 from robustbench_local.reports.analysis.evidence import (
     CellResult,
     Evidence,
-    Spending,
-    Standing,
-    Verdict,
+    ImageVerdict,
+    QueryStats,
+    ReportedStatus,
 )
-from robustbench_local.reports.analysis.sticker_views import Sign, read_signs
-from robustbench_local.reports.analysis.worst_case import WorstCase, worst_of
-from robustbench_local.reports.formatting.text import private
-from robustbench_local.store import CellRecord, OutcomeRecord, RunStore, Tally, tally
+from robustbench_local.reports.analysis.sticker_views import SignResult, read_signs
+from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
+from robustbench_local.reports.formatting.text import redact_private_data
+from robustbench_local.store import CellRecord, OutcomeCounts, OutcomeRecord, RunStore, count_outcomes
 
-_ENVIRONMENT = (
+_ENVIRONMENT_KEYS = (
     "robustbench_local",
     "code",
     "python",
@@ -35,15 +35,32 @@ _ENVIRONMENT = (
 )
 """The only facts about the machine that reach a report: everything else stays behind (F79)."""
 
-_DATA: tuple[str, ...] = ("name", "split", "n", "image_shape", "class_names", "label_map", "labels_per_class")
-_DATA += ("drawn", "quarantined", "notes", "digest")
-_MODEL: tuple[str, ...] = ("id", "name", "defense", "source", "digest", "num_classes", "parameters", "access")
-_MODEL += ("notes", "provenance", "class_names", "wrapper")
+_DATA_KEYS: tuple[str, ...] = (
+    "name",
+    "split",
+    "n",
+    "image_shape",
+    "class_names",
+    "label_map",
+    "labels_per_class",
+)
+_DATA_KEYS += ("drawn", "quarantined", "notes", "digest")
+_MODEL_KEYS: tuple[str, ...] = (
+    "id",
+    "name",
+    "defense",
+    "source",
+    "digest",
+    "num_classes",
+    "parameters",
+    "access",
+)
+_MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper")
 """What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
 
-_META = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards")
+_META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards")
 
-_SIZES = {"Linf": "linf", "L2": "l2", "L1": "l1"}
+_NORM_COLUMNS = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 """The column of an outcome that holds its distance in a norm."""
 
 
@@ -56,62 +73,70 @@ def read_evidence(store: RunStore) -> Evidence:
     Returns:
         What it found. Strings are stripped of home folders and credentials (F79).
     """
-    cells = tuple(_read_cell(store, record) for record in store.cells())
-    meta = {key: private(store.meta(key)) for key in _META}
-    environment = private(store.meta("environment") or {})
+    cells = tuple(_read_cell(store, record) for record in store.read_cells())
+    meta = {key: redact_private_data(store.read_meta(key)) for key in _META_KEYS}
+    environment = redact_private_data(store.read_meta("environment") or {})
     return Evidence(
         cells=cells,
         worst_cases=tuple(find_worst_cases(cells)),
-        events=tuple(replace(event, message=private(event.message)) for event in store.events()),
-        identity=private(store.identity()),
+        events=tuple(
+            replace(event, message=redact_private_data(event.message)) for event in store.read_events()
+        ),
+        identity=redact_private_data(store.read_identity()),
         question=meta["question"] or None,
         seed=meta["seed"],
         grid=meta["grid"] or {},
-        data=dict.fromkeys(_DATA) | (meta["data"] or {}),
-        models=[dict.fromkeys(_MODEL) | about for about in meta["models"] or ()],
-        environment={key: environment.get(key) for key in _ENVIRONMENT},
+        data=dict.fromkeys(_DATA_KEYS) | (meta["data"] or {}),
+        models=[dict.fromkeys(_MODEL_KEYS) | about for about in meta["models"] or ()],
+        environment={key: environment.get(key) for key in _ENVIRONMENT_KEYS},
         gates=meta["gates"] or [],
-        begun=bool(cells) or meta["gates"] is not None,
-        severity=meta["severity"] or {},
-        cards=meta["cards"] or {},
-        unchecked=not store.checked_from_the_start,
+        has_begun=bool(cells) or meta["gates"] is not None,
+        severity_costs=meta["severity"] or {},
+        card_texts=meta["cards"] or {},
+        has_unchecked_rows=not store.is_fully_checked,
     )
 
 
 def _read_cell(store: RunStore, record: CellRecord) -> CellResult:
-    outcomes = store.outcomes(record.key)
-    return judge_cell(_clean(record), outcomes, read_signs(store, record, outcomes))
+    outcomes = store.read_outcomes(record.key)
+    return build_cell_result(_redact_record(record), outcomes, read_signs(store, record, outcomes))
 
 
-def judge_cell(
-    record: CellRecord, outcomes: Sequence[OutcomeRecord], signs: tuple[Sign, ...] = ()
+def build_cell_result(
+    record: CellRecord, outcomes: Sequence[OutcomeRecord], signs: tuple[SignResult, ...] = ()
 ) -> CellResult:
     """Count a cell's outcomes and decide whether its numbers may be shown."""
-    counts = tally(outcomes)
-    standing, problem = _standing(record, counts)
+    counts = count_outcomes(outcomes)
+    standing, problem = _find_status(record, counts)
     done = standing == "done"
     measured = done and record.measure == "distance" and record.knowledge not in {"transfer", "naive"}
-    measured &= record.norm in _SIZES
+    measured &= record.norm in _NORM_COLUMNS
     return CellResult(
         record=record,
         tally=counts,
-        verdicts={row.image: _verdict(row) for row in outcomes} if done else {},
-        standing=standing,
+        verdicts={row.image: _build_verdict(row) for row in outcomes} if done else {},
+        reported_status=standing,
         problem=problem,
-        spending=_spending(outcomes),
-        radii={row.image: _radius(row, record) for row in outcomes} if measured else {},
-        in_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},
-        breaks={row.image: _lengths(row) for row in outcomes if row.broken},
-        readings=_readings(outcomes) if done else {},
-        proven={row.image: _proven(row, record) for row in outcomes if _proven(row, record) > 0},
-        stages={row.image: row.stage for row in outcomes if row.broken and row.stage},
-        followed=frozenset(row.image for row in outcomes if done and row.gradient_steps),
-        gradientless=frozenset(row.image for row in outcomes if done and row.gradients_missing),
+        query_stats=_compute_query_stats(outcomes),
+        radii={row.image: _compute_radius(row, record) for row in outcomes} if measured else {},
+        success_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},
+        success_norms={row.image: _collect_norms(row) for row in outcomes if row.broken},
+        final_predictions=_collect_predictions(outcomes) if done else {},
+        certified_radii={
+            row.image: _compute_certified_radius(row, record)
+            for row in outcomes
+            if _compute_certified_radius(row, record) > 0
+        },
+        successful_stages={row.image: row.stage for row in outcomes if row.broken and row.stage},
+        gradient_images=frozenset(row.image for row in outcomes if done and row.gradient_steps),
+        useless_gradient_images=frozenset(
+            row.image for row in outcomes if done and row.has_missing_gradients
+        ),
         signs=signs,
     )
 
 
-def _readings(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[int | None, int]]:
+def _collect_predictions(outcomes: Sequence[OutcomeRecord]) -> dict[str, tuple[int | None, int]]:
     return {row.image: (row.adversarial_prediction, row.label) for row in outcomes if row.clean_correct}
 
 
@@ -121,14 +146,14 @@ def find_worst_cases(cells: Sequence[CellResult]) -> list[WorstCase]:
     Attacks that were transferred from another model, targeted ones and corruptions are not among its attacks,
     and never make it incomplete; but what they broke inside the ball is broken.
     """
-    attacks = [cell for cell in cells if cell.in_worst_case]
+    attacks = [cell for cell in cells if cell.is_in_worst_case]
     order = list(dict.fromkeys((cell.subject, cell.threat) for cell in attacks))
     ranked = sorted(attacks, key=lambda cell: order.index((cell.subject, cell.threat)))
     grouped = groupby(ranked, key=lambda cell: (cell.subject, cell.threat))
-    return [worst_of(list(group), others=cells) for _, group in grouped]
+    return [compute_worst_case(list(group), other_cells=cells) for _, group in grouped]
 
 
-def _standing(record: CellRecord, counts: Tally) -> tuple[Standing, str | None]:
+def _find_status(record: CellRecord, counts: OutcomeCounts) -> tuple[ReportedStatus, str | None]:
     if record.status == "pending":
         return "not run", record.error
     if record.status == "running":
@@ -142,36 +167,36 @@ def _standing(record: CellRecord, counts: Tally) -> tuple[Standing, str | None]:
     return "done", None
 
 
-def _verdict(row: OutcomeRecord) -> Verdict:
+def _build_verdict(row: OutcomeRecord) -> ImageVerdict:
     robust = row.clean_correct and not row.broken and row.status != "error" and row.certified is not False
-    return Verdict(clean_correct=row.clean_correct, broken=row.broken, robust=robust)
+    return ImageVerdict(clean_correct=row.clean_correct, broken=row.broken, robust=robust)
 
 
-def _radius(row: OutcomeRecord, record: CellRecord) -> float:
+def _compute_radius(row: OutcomeRecord, record: CellRecord) -> float:
     """Where the image broke, at most eps: the harness allows for rounding just outside the ball."""
     if not row.broken:
-        return math.inf if _verdict(row).robust else 0.0
-    size = getattr(row, _SIZES[record.norm])
+        return math.inf if _build_verdict(row).robust else 0.0
+    size = getattr(row, _NORM_COLUMNS[record.norm])
     return min(size, record.eps) if math.isfinite(size) else 0.0
 
 
-def _lengths(row: OutcomeRecord) -> dict[str, float]:
+def _collect_norms(row: OutcomeRecord) -> dict[str, float]:
     """How far the adversarial image is from the original one, in each norm."""
-    return {norm: getattr(row, column) for norm, column in _SIZES.items()}
+    return {norm: getattr(row, column) for norm, column in _NORM_COLUMNS.items()}
 
 
-def _proven(row: OutcomeRecord, record: CellRecord) -> float:
+def _compute_certified_radius(row: OutcomeRecord, record: CellRecord) -> float:
     """Within which distance the image is proven to be read rightly; 0 where no proof was sought or found."""
     if not row.clean_correct or row.certified is None:
         return 0.0
     return max(row.radius or 0.0, record.eps if row.certified else 0.0)
 
 
-def _spending(outcomes: Sequence[OutcomeRecord]) -> Spending:
+def _compute_query_stats(outcomes: Sequence[OutcomeRecord]) -> QueryStats:
     attacked = [row for row in outcomes if row.clean_correct]
     every = [row.forward_passes for row in attacked]
     broken = [row.forward_passes for row in attacked if row.broken]
-    return Spending(
+    return QueryStats(
         median=median(every) if every else None,
         largest=max(every, default=None),
         median_broken=median(broken) if broken else None,
@@ -179,9 +204,9 @@ def _spending(outcomes: Sequence[OutcomeRecord]) -> Spending:
     )
 
 
-def _clean(record: CellRecord) -> CellRecord:
-    note, error, parameters = private((record.note, record.error, record.parameters))
+def _redact_record(record: CellRecord) -> CellRecord:
+    note, error, parameters = redact_private_data((record.note, record.error, record.parameters))
     shown = ("model", "defense", "attack", "card", "surrogate")
-    names = {key: private(getattr(record, key)) for key in shown}
-    surface = record.surface and replace(record.surface, what=private(record.surface.what))
+    names = {key: redact_private_data(getattr(record, key)) for key in shown}
+    surface = record.surface and replace(record.surface, what=redact_private_data(record.surface.what))
     return replace(record, note=note, error=error, parameters=parameters, surface=surface, **names)

@@ -5,110 +5,117 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from robustbench_local.reports.analysis.certified_accuracy import CertifiedGroup, make_certified
-from robustbench_local.reports.analysis.certified_vs_empirical import Bracket, make_brackets
-from robustbench_local.reports.analysis.confusion_by_target import TargetMatrix, make_matrices
-from robustbench_local.reports.analysis.corruption_results import CorruptionMap, make_corruptions
-from robustbench_local.reports.analysis.distances import DistanceGroup, make_groups
+from robustbench_local.reports.analysis.certified_accuracy import CertifiedGroup, build_certified_groups
+from robustbench_local.reports.analysis.certified_vs_empirical import (
+    RobustAccuracyBounds,
+    build_accuracy_bounds,
+)
+from robustbench_local.reports.analysis.confusion_by_target import TargetMatrix, build_target_matrices
+from robustbench_local.reports.analysis.corruption_results import CorruptionMap, build_corruption_maps
+from robustbench_local.reports.analysis.distances import DistanceGroup, build_distance_groups
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
-from robustbench_local.reports.analysis.example_images import Exhibit, make_gallery
+from robustbench_local.reports.analysis.example_images import CellExamples, build_cell_examples
 from robustbench_local.reports.analysis.gates import GateReport, judge_evidence
-from robustbench_local.reports.analysis.heatmap import HeatMap, make_heatmap
-from robustbench_local.reports.analysis.methods import Trial, make_trials
-from robustbench_local.reports.analysis.naive_vs_adaptive import Lesson, make_lessons
-from robustbench_local.reports.analysis.per_target import GoalTable, make_goal_tables
+from robustbench_local.reports.analysis.heatmap import HeatMap, build_heatmap
+from robustbench_local.reports.analysis.methods import MethodDescription, build_method_descriptions
+from robustbench_local.reports.analysis.naive_vs_adaptive import NaiveVsAdaptive, build_naive_vs_adaptive
+from robustbench_local.reports.analysis.per_target import GoalTable, build_goal_tables
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.reports.analysis.robustness_curves import Panel, make_panels
-from robustbench_local.reports.analysis.run_warnings import Finding, find
-from robustbench_local.reports.analysis.sticker_images import Page, make_albums
-from robustbench_local.reports.analysis.sticker_results import StickerResult, make_stickers
-from robustbench_local.reports.analysis.transfer_results import TransferMatrix, make_transfers
+from robustbench_local.reports.analysis.robustness_curves import CurvePanel, build_curve_panels
+from robustbench_local.reports.analysis.run_warnings import Finding, list_findings
+from robustbench_local.reports.analysis.sticker_images import StickerImages, build_sticker_images
+from robustbench_local.reports.analysis.sticker_results import StickerResult, build_sticker_results
+from robustbench_local.reports.analysis.transfer_results import TransferMatrix, build_transfer_matrices
 from robustbench_local.store import RunStore
 
 
 @dataclass(frozen=True, kw_only=True)
-class Content:
+class ReportData:
     """The content of a report."""
 
     evidence: Evidence
     """What was found."""
     findings: tuple[Finding, ...]
     """What to know before believing it, the gravest first."""
-    gates: GateReport
+    gate_report: GateReport
     """The verdicts of the grid's gates."""
     heatmap: HeatMap
     """Models by attacks."""
-    panels: tuple[Panel, ...]
+    curve_panels: tuple[CurvePanel, ...]
     """Curves over eps."""
-    exhibits: tuple[Exhibit, ...]
+    cell_examples: tuple[CellExamples, ...]
     """Adversarial images."""
-    matrices: tuple[TargetMatrix, ...]
+    target_matrices: tuple[TargetMatrix, ...]
     """Targeted attacks."""
-    goals: tuple[GoalTable, ...] = ()
+    goal_tables: tuple[GoalTable, ...] = ()
     """Targeted attacks that were also given each of their targets alone."""
-    distances: tuple[DistanceGroup, ...] = ()
+    distance_groups: tuple[DistanceGroup, ...] = ()
     """Attacks that measure how far each image is from its nearest adversarial one."""
-    transfers: tuple[TransferMatrix, ...] = ()
+    transfer_matrices: tuple[TransferMatrix, ...] = ()
     """Attacks whose candidates were made on another model."""
-    certified: tuple[CertifiedGroup, ...] = ()
+    certified_groups: tuple[CertifiedGroup, ...] = ()
     """What is proven."""
-    lessons: tuple[Lesson, ...] = ()
+    naive_vs_adaptive: tuple[NaiveVsAdaptive, ...] = ()
     """Defenses against attackers who do not know of them, and who do."""
-    brackets: tuple[Bracket, ...] = ()
+    accuracy_bounds: tuple[RobustAccuracyBounds, ...] = ()
     """What is proven and what attacks left, for the same images."""
-    corruptions: tuple[CorruptionMap, ...] = ()
+    corruption_maps: tuple[CorruptionMap, ...] = ()
     """Accuracy on corrupted images."""
-    stickers: tuple[StickerResult, ...] = ()
+    sticker_results: tuple[StickerResult, ...] = ()
     """Stickers and patches, judged over views."""
-    trials: tuple[Trial, ...] = ()
+    method_descriptions: tuple[MethodDescription, ...] = ()
     """What was tried."""
-    albums: Mapping[str, tuple[Page, ...]] = field(default_factory=dict)
+    sticker_images: Mapping[str, tuple[StickerImages, ...]] = field(default_factory=dict)
     """Pictures of stickered signs, by the key of the cell."""
 
     @property
     def sticker_groups(self) -> list[list[StickerResult]]:
         """The stickers of one attack together, whatever the model."""
-        attacks = dict.fromkeys(one.cell.record.attack for one in self.stickers)
-        return [[one for one in self.stickers if one.cell.record.attack == attack] for attack in attacks]
+        attacks = dict.fromkeys(one.cell.record.attack for one in self.sticker_results)
+        return [
+            [one for one in self.sticker_results if one.cell.record.attack == attack] for attack in attacks
+        ]
 
     @property
-    def seen_less(self) -> bool:
+    def has_limited_knowledge(self) -> bool:
         """Whether some attacker saw less of a model than its gradients."""
-        return any(cell.record.knowledge != "white-box" for cell in self.attackers)
+        return any(cell.record.knowledge != "white-box" for cell in self.adversary_cells)
 
     @property
-    def attackers(self) -> list[CellResult]:
+    def adversary_cells(self) -> list[CellResult]:
         """The cells where somebody attacked who saw what there was: no corruption, no transfer to itself.
 
         Stickers have a section of their own.
         """
-        return [cell for cell in self.evidence.cells if not _no_attacker(cell)]
+        return [cell for cell in self.evidence.cells if not _has_no_attacker(cell)]
 
 
-def _no_attacker(cell: CellResult) -> bool:
-    return cell.corrupted or cell.to_itself or cell.naive or cell.certificate or cell.viewed
+def _has_no_attacker(cell: CellResult) -> bool:
+    return (
+        cell.is_corruption or cell.is_self_transfer or cell.is_naive or cell.is_certificate or cell.is_sticker
+    )
 
 
-def read_content(store: RunStore) -> Content:
+def read_report_data(store: RunStore) -> ReportData:
     """Read everything a report needs from an open run."""
     evidence = replace(read_evidence(store), damaged_images=store.find_damaged_arrays())
-    stickers = make_stickers(evidence)
-    return Content(
+    stickers = build_sticker_results(evidence)
+    return ReportData(
         evidence=evidence,
-        findings=tuple(find(evidence)),
-        gates=judge_evidence(evidence),
-        heatmap=make_heatmap(evidence),
-        panels=tuple(make_panels(evidence)),
-        exhibits=tuple(make_gallery(store, evidence)),
-        matrices=tuple(make_matrices(store, evidence)),
-        goals=tuple(make_goal_tables(evidence)),
-        distances=tuple(make_groups(evidence)),
-        transfers=tuple(make_transfers(evidence)),
-        certified=tuple(make_certified(evidence)),
-        lessons=tuple(make_lessons(evidence)),
-        brackets=tuple(make_brackets(evidence)),
-        corruptions=tuple(make_corruptions(evidence)),
-        stickers=tuple(stickers),
-        trials=make_trials(evidence),
-        albums=make_albums(store, evidence, stickers),
+        findings=tuple(list_findings(evidence)),
+        gate_report=judge_evidence(evidence),
+        heatmap=build_heatmap(evidence),
+        curve_panels=tuple(build_curve_panels(evidence)),
+        cell_examples=tuple(build_cell_examples(store, evidence)),
+        target_matrices=tuple(build_target_matrices(store, evidence)),
+        goal_tables=tuple(build_goal_tables(evidence)),
+        distance_groups=tuple(build_distance_groups(evidence)),
+        transfer_matrices=tuple(build_transfer_matrices(evidence)),
+        certified_groups=tuple(build_certified_groups(evidence)),
+        naive_vs_adaptive=tuple(build_naive_vs_adaptive(evidence)),
+        accuracy_bounds=tuple(build_accuracy_bounds(evidence)),
+        corruption_maps=tuple(build_corruption_maps(evidence)),
+        sticker_results=tuple(stickers),
+        method_descriptions=build_method_descriptions(evidence),
+        sticker_images=build_sticker_images(store, evidence, stickers),
     )

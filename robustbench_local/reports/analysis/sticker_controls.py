@@ -7,223 +7,251 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from robustbench_local.reports.analysis.evidence import CellResult
-from robustbench_local.reports.analysis.sticker_views import Looks, dodged, share, turned
-from robustbench_local.reports.formatting.text import SPACE, counted, full, p_value
-from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, mcnemar
-from robustbench_local.store import LEAST_CLEAN
+from robustbench_local.reports.analysis.sticker_views import (
+    SignViews,
+    compute_attack_success,
+    compute_misread_rate,
+    estimate_share,
+)
+from robustbench_local.reports.formatting.text import (
+    NO_BREAK_SPACE,
+    format_count,
+    format_estimate,
+    format_p_value,
+)
+from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
+from robustbench_local.store import MIN_CLEAN_SHARE
 
-MOST_BY_CHANCE = 0.05
+MAX_RANDOM_COLOURS_SHARE = 0.05
 """Share of views that random colours may turn; above it success is not due to the sticker's pattern."""
-CLEARLY = 0.001
+MAX_NO_VIEWS_P_VALUE = 0.001
 """The sticker made without views has to be worse by a test at this level."""
-NEARLY_ALL = 0.9
+MIN_WHOLE_SIGN_SHARE = 0.9
 """Share of views that painting the whole sign has to turn; below it the attack may just be weak."""
-_NO_SIZE, _RANDOM, _WHOLE = "no-size", "random-colours", "whole-sign"
-_UNKNOWN = clopper_pearson(0, 0)
+_NO_SIZE_CONDITION, _RANDOM_COLOURS_CONDITION, _WHOLE_SIGN_CONDITION = (
+    "no-size",
+    "random-colours",
+    "whole-sign",
+)
+_UNKNOWN_ESTIMATE = compute_clopper_pearson(0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control:
+class StickerControl:
     """One condition that the sticker's success is read against."""
 
     name: str
     """What the sign had on it."""
     expected: str
     """What it should come to if the experiment is sound."""
-    measured: Estimate
+    success_share: Estimate
     """What it came to, on the signs on which it broke no rule."""
-    kept: bool | None
+    is_met: bool | None
     """Whether it did; None where that cannot be told."""
     consequence: str
     """What follows if it did not, half a sentence."""
     reason: str = ""
     """More about it, in one line."""
-    dodged: Estimate = _UNKNOWN
+    misread_rate: Estimate = _UNKNOWN_ESTIMATE
     """Share of the views in which the sign was read as anything but what it is; unknown where that is what
     was measured, or its complement."""
-    barred: int = 0
+    invalid_count: int = 0
     """Signs that count on which it broke a rule, so that it was not looked at."""
 
     @property
     def remarks(self) -> str:
         """What follows if it was not kept, and more about it."""
-        return "; ".join(filter(None, [self.consequence if self.kept is False else "", self.reason]))
+        return "; ".join(filter(None, [self.consequence if self.is_met is False else "", self.reason]))
 
 
-def make_controls(cell: CellResult) -> tuple[Control, ...]:
+def build_sticker_controls(cell: CellResult) -> tuple[StickerControl, ...]:
     """The controls of a cell that is done; those that it does not have are left out."""
-    found = (_nothing(cell), _no_size(cell), _random_colours(cell), _without_views(cell), _whole_sign(cell))
+    found = (
+        _build_clean_control(cell),
+        _build_no_size_control(cell),
+        _build_random_colours_control(cell),
+        _build_no_views_control(cell),
+        _build_whole_sign_control(cell),
+    )
     return tuple(control for control in found if control is not None)
 
 
-def against_no_views(cell: CellResult) -> Comparison | None:
+def compare_with_no_views(cell: CellResult) -> Comparison | None:
     """The sticker against the one made without views, view by view; None without that control."""
     targets = cell.record.targets
-    both = [looks for looks in _counted(cell) if "without-views" in looks.predictions]
+    both = [looks for looks in _select_counted_views(cell) if "without-views" in looks.predictions]
     if not both:
         return None
-    first = np.concatenate([looks.hits("sticker", targets) for looks in both])
-    second = np.concatenate([looks.hits("without-views", targets) for looks in both])
-    return mcnemar(first.tolist(), second.tolist())
+    first = np.concatenate([looks.mark_successes("sticker", targets) for looks in both])
+    second = np.concatenate([looks.mark_successes("without-views", targets) for looks in both])
+    return compute_mcnemar(first.tolist(), second.tolist())
 
 
-def doubts(cell: CellResult, *, low: bool) -> list[str]:
+def find_control_problems(cell: CellResult, *, is_low: bool) -> list[str]:
     """Why nothing follows from a success that keeps a limit, a part of a sentence each.
 
     Args:
         cell: What was measured.
-        low: Whether it keeps the limit by being low, as that of a weak attack is. Where the attack may paint
+        is_low: Whether it keeps the limit by being low, as that of a weak attack is. Where the attack may paint
             the whole surface itself, it is not weak if it turns nearly all views.
     """
-    void, whole = sum(not sign.counted for sign in cell.signs), _whole_sign(cell)
+    void, whole = sum(not sign.is_counted for sign in cell.signs), _build_whole_sign_control(cell)
     found = []
     if 2 * void > len(cell.signs):
         found.append(f"more than half of the signs are void ({void} of {len(cell.signs)})")
-    if not low or whole is None or (_paints_all(cell) and cell.sticker_success.value >= NEARLY_ALL):
+    if (
+        not is_low
+        or whole is None
+        or (_is_whole_sign_attack(cell) and cell.sticker_success.value >= MIN_WHOLE_SIGN_SHARE)
+    ):
         return found
-    if whole.kept is False:
-        told = f"{whole.name} turned {full(whole.measured)} of the views"
+    if whole.is_met is False:
+        told = f"{whole.name} turned {format_estimate(whole.success_share)} of the views"
         found.append(f"{told}, not nearly all: the attack may just be weak")
-    elif whole.kept is None:
+    elif whole.is_met is None:
         found.append(f"of {whole.name} nothing is known: {whole.reason}")
     return found
 
 
-def _nothing(cell: CellResult) -> Control:
+def _build_clean_control(cell: CellResult) -> StickerControl:
     """Over every sign that was looked at: those that count are read rightly by definition."""
-    clean = share(sign.looks["view"].right for sign in cell.signs if sign.seen)
-    return Control(
+    clean = estimate_share(sign.views["view"].clean_correct for sign in cell.signs if sign.has_views)
+    return StickerControl(
         name="clean sign, no sticker (all signs, void ones too)",
-        expected=f"at least {_bound(LEAST_CLEAN)}",
-        measured=clean,
-        kept=clean.value >= LEAST_CLEAN if clean.known else None,
+        expected=f"at least {_format_bound(MIN_CLEAN_SHARE)}",
+        success_share=clean,
+        is_met=clean.value >= MIN_CLEAN_SHARE if clean.is_known else None,
         consequence="the model misreads clean signs this often by itself: believe the number only for the "
         "signs that count",
     )
 
 
-def _no_size(cell: CellResult) -> Control | None:
+def _build_no_size_control(cell: CellResult) -> StickerControl | None:
     """The same way through attack, camera and model with nothing to show for it: it must not turn a view."""
-    seen = [sign.looks["view"].predictions for sign in cell.signs if sign.seen]
-    pairs = [(read[_NO_SIZE], read["clean"]) for read in seen if _NO_SIZE in read]
+    seen = [sign.views["view"].predictions for sign in cell.signs if sign.has_views]
+    pairs = [(read[_NO_SIZE_CONDITION], read["clean"]) for read in seen if _NO_SIZE_CONDITION in read]
     others = sum(int((first != second).sum()) for first, second in pairs)
-    views = counted(sum(len(first) for first, _ in pairs), "view")
+    views = format_count(sum(len(first) for first, _ in pairs), "view")
     told = f"{others:,} of {views} are read otherwise than the clean sign in the same view"
-    return _present(
-        _control(
+    return _select_if_run(
+        _build_control(
             cell,
-            _NO_SIZE,
+            _NO_SIZE_CONDITION,
             name="a sticker of no size",
             expected="no view turned, each read as on the clean sign",
-            kept=others == 0,
+            is_met=others == 0,
             consequence="model or camera do not answer the same twice: nothing here can be repeated",
             reason=told if others else "",
         )
     )
 
 
-def _random_colours(cell: CellResult) -> Control:
-    chance = _measured(cell, _RANDOM)
-    return _control(
+def _build_random_colours_control(cell: CellResult) -> StickerControl:
+    chance = _measure_condition(cell, _RANDOM_COLOURS_CONDITION)
+    return _build_control(
         cell,
-        _RANDOM,
+        _RANDOM_COLOURS_CONDITION,
         name="random colours in the same place",
-        expected=f"at most {_bound(MOST_BY_CHANCE)}",
-        kept=chance.value <= MOST_BY_CHANCE if chance.known else None,
+        expected=f"at most {_format_bound(MAX_RANDOM_COLOURS_SHARE)}",
+        is_met=chance.value <= MAX_RANDOM_COLOURS_SHARE if chance.is_known else None,
         consequence="any colours turn the model, not this pattern: success says little about the attack",
     )
 
 
-def _without_views(cell: CellResult) -> Control | None:
-    comparison, kept, reason = against_no_views(cell), None, ""
+def _build_no_views_control(cell: CellResult) -> StickerControl | None:
+    comparison, kept, reason = compare_with_no_views(cell), None, ""
     if comparison is not None and not cell.sticker_success.count:
         reason = "the sticker itself turned no view"
     elif comparison is not None:
-        kept = comparison.only_first > comparison.only_second and comparison.significant(CLEARLY)
-        reason = _told(comparison)
-    return _present(
-        _control(
+        kept = comparison.only_first > comparison.only_second and comparison.is_significant(
+            MAX_NO_VIEWS_P_VALUE
+        )
+        reason = _describe_comparison(comparison)
+    return _select_if_run(
+        _build_control(
             cell,
             "without-views",
             name="made on the sign as it is, without views",
-            expected=f"clearly lower (p{SPACE}<{SPACE}{CLEARLY:g})",
-            kept=kept,
+            expected=f"clearly lower (p{NO_BREAK_SPACE}<{NO_BREAK_SPACE}{MAX_NO_VIEWS_P_VALUE:g})",
+            is_met=kept,
             consequence="making it for many views made no clear difference",
             reason=reason,
         )
     )
 
 
-def _whole_sign(cell: CellResult) -> Control | None:
-    whole = _measured(cell, _WHOLE)
-    control = _control(
+def _build_whole_sign_control(cell: CellResult) -> StickerControl | None:
+    whole = _measure_condition(cell, _WHOLE_SIGN_CONDITION)
+    control = _build_control(
         cell,
-        _WHOLE,
+        _WHOLE_SIGN_CONDITION,
         name="the whole sign painted",
-        expected=f"nearly all, at least {_bound(NEARLY_ALL)}",
-        kept=whole.value >= NEARLY_ALL if whole.known else None,
+        expected=f"nearly all, at least {_format_bound(MIN_WHOLE_SIGN_SHARE)}",
+        is_met=whole.value >= MIN_WHOLE_SIGN_SHARE if whole.is_known else None,
         consequence="the attack is weak or the model withstands it: a low success proves nothing",
     )
-    if _paints_all(cell):
+    if _is_whole_sign_attack(cell):
         why = "not run, since the attack may already paint all of the surface"
         return replace(control, reason=f"{why}; a low success may mean a weak attack")
-    return _present(control)
+    return _select_if_run(control)
 
 
-def _paints_all(cell: CellResult) -> bool:
+def _is_whole_sign_attack(cell: CellResult) -> bool:
     """Whether the attack itself is the control that paints the whole surface, so that there is no other."""
-    seen = [sign.looks["view"] for sign in cell.signs if sign.seen]
-    run = any(_WHOLE in {*looks.predictions, *looks.barred} for looks in seen)
+    seen = [sign.views["view"] for sign in cell.signs if sign.has_views]
+    run = any(_WHOLE_SIGN_CONDITION in {*looks.predictions, *looks.invalid_controls} for looks in seen)
     return cell.record.norm == "sticker" and cell.record.eps == 1 and not run
 
 
-def _counted(cell: CellResult) -> list[Looks]:
+def _select_counted_views(cell: CellResult) -> list[SignViews]:
     """The test views of the signs that count."""
-    return [sign.looks["view"] for sign in cell.signs if sign.counted]
+    return [sign.views["view"] for sign in cell.signs if sign.is_counted]
 
 
-def _measured(cell: CellResult, condition: str) -> Estimate:
-    return turned((sign for sign in cell.signs if sign.counted), condition, cell.record.targets)
+def _measure_condition(cell: CellResult, condition: str) -> Estimate:
+    return compute_attack_success(
+        (sign for sign in cell.signs if sign.is_counted), condition, cell.record.targets
+    )
 
 
-def _control(
+def _build_control(
     cell: CellResult,
     condition: str,
     *,
     name: str,
     expected: str,
-    kept: bool | None,
+    is_met: bool | None,
     consequence: str,
     reason: str = "",
-) -> Control:
+) -> StickerControl:
     """A control on the signs that count; nothing can be told if it broke a rule on any of them."""
-    signs = [sign for sign in cell.signs if sign.counted]
-    barred = [sign for sign in signs if condition in sign.looks["view"].barred]
+    signs = [sign for sign in cell.signs if sign.is_counted]
+    barred = [sign for sign in signs if condition in sign.views["view"].invalid_controls]
     if barred:
-        told = f"it broke a rule on {len(barred)} of {counted(len(signs), 'sign')} ({barred[0].problem})"
-        kept, reason = None, told
-    return Control(
+        told = f"it broke a rule on {len(barred)} of {format_count(len(signs), 'sign')} ({barred[0].problem})"
+        is_met, reason = None, told
+    return StickerControl(
         name=name,
         expected=expected,
-        measured=_measured(cell, condition),
-        kept=kept,
+        success_share=_measure_condition(cell, condition),
+        is_met=is_met,
         consequence=consequence,
         reason=reason,
-        dodged=dodged(signs, condition) if cell.targeted else _UNKNOWN,
-        barred=len(barred),
+        misread_rate=compute_misread_rate(signs, condition) if cell.targeted else _UNKNOWN_ESTIMATE,
+        invalid_count=len(barred),
     )
 
 
-def _present(control: Control) -> Control | None:
+def _select_if_run(control: StickerControl) -> StickerControl | None:
     """None where no such control was run."""
-    return control if control.measured.known or control.barred else None
+    return control if control.success_share.is_known or control.invalid_count else None
 
 
-def _bound(share: float) -> str:
-    return f"{100 * share:.0f}{SPACE}%"
+def _format_bound(share: float) -> str:
+    return f"{100 * share:.0f}{NO_BREAK_SPACE}%"
 
 
-def _told(comparison: Comparison) -> str:
-    alone = f"{counted(comparison.only_first, 'view')} fell to the sticker alone"
+def _describe_comparison(comparison: Comparison) -> str:
+    alone = f"{format_count(comparison.only_first, 'view')} fell to the sticker alone"
     split = f"{alone}, {comparison.only_second:,} to this alone"
-    return f"{split}; exact McNemar {p_value(comparison.p_value)}"
+    return f"{split}; exact McNemar {format_p_value(comparison.p_value)}"

@@ -8,29 +8,40 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
 from robustbench_local.reports.analysis.misclassification_severity import (
-    Severity,
+    SeveritySummary,
     SeverityTable,
-    severity_table,
-    weigh,
+    compute_severity,
+    find_severity_table,
 )
-from robustbench_local.reports.analysis.sticker_controls import Control, against_no_views, make_controls
-from robustbench_local.reports.analysis.sticker_viewpoints import ViewMap, make_map
+from robustbench_local.reports.analysis.sticker_controls import (
+    StickerControl,
+    build_sticker_controls,
+    compare_with_no_views,
+)
+from robustbench_local.reports.analysis.sticker_viewpoints import ViewMap, build_view_map
 from robustbench_local.reports.analysis.sticker_views import (
-    NOT_FINITE,
-    Flags,
-    Looks,
-    Sign,
-    dodged,
-    reached,
-    share,
-    turned,
+    NONFINITE_CLASS,
+    BoolArray,
+    SignResult,
+    SignViews,
+    compute_attack_success,
+    compute_misread_rate,
+    estimate_share,
+    mark_successes,
 )
-from robustbench_local.reports.formatting.text import NOTHING, SPACE, counted, full, isolated, percent
-from robustbench_local.statistics import Comparison, Estimate, clopper_pearson, round_figure
+from robustbench_local.reports.formatting.text import (
+    MISSING_TEXT,
+    NO_BREAK_SPACE,
+    format_count,
+    format_estimate,
+    format_percent,
+    isolate_direction,
+)
+from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, round_figure
 
-READING_STICKERS = (
+STICKERS_EXPLANATION = (
     "One sticker, or one patch beside the sign, for all views of a sign. It was made on views of the "
     "attack's own and is judged on others, which it has never seen. A view counts if the clean sign is read "
     "rightly in that very view: same place, light and noise. A view is turned if the sign is then read as a "
@@ -43,12 +54,12 @@ READING_STICKERS = (
     "drives that are turned in at least half of their frames has one, over signs."
 )
 """How the numbers of this section are read."""
-READING_SEVERITY = (
+SEVERITY_EXPLANATION = (
     "Expected: its mean over the views that count, with a 95 % interval. Worst: the most severe class that "
     "any of them is read as, and how many are."
 )
 """How severities are read."""
-LIMITS_OF_SIMULATION = (
+SIMULATION_LIMITS = (
     "This is a simulation. Success in it does not prove success on the road: ink, weather, real lenses, a "
     "detector in front of the classifier and the frames before and after are not in it. Failure does not "
     "prove safety: another attacker may look longer, and from elsewhere."
@@ -57,33 +68,33 @@ LIMITS_OF_SIMULATION = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetShare:
+class PredictionShare:
     """What one part of the views was read as."""
 
     name: str
     """Class, or ``another wrong class``, ...; of all targets together: ``any target``."""
-    measured: Estimate
+    share: Estimate
     """Share of the views that count."""
     severity: float | None = None
     """What such a reading costs; None where nothing is known about it."""
-    target: bool = True
+    is_target: bool = True
     """Whether the attacker wants it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Approach:
+class DriveBy:
     """The drive-by: frames of one approach, from far to near."""
 
-    share: float
+    success_share: float
     """Share of the frames that end as the attacker wants, where the clean sign is read rightly; NaN if it is
     nowhere. Frames of one drive are alike: there is no interval over them."""
-    seen: int
+    counted_frames: int
     """Frames in which the clean sign is read rightly."""
-    mostly: Estimate
+    successful_drives: Estimate
     """Share of the drives, one a sign, in which at least half of these frames end so."""
-    longest: int
+    longest_run: int
     """Most frames in a row that do."""
-    frames: int
+    frame_count: int
     """Frames of an approach."""
 
 
@@ -91,15 +102,15 @@ class Approach:
 class SignRow:
     """One sign."""
 
-    sign: Sign
+    sign: SignResult
     """Its looks."""
-    success: Estimate
+    attack_success: Estimate
     """Share of its views with the sticker that end as the attacker wants."""
-    random: Estimate
+    random_colours_success: Estimate
     """The same with random colours."""
-    without_views: Estimate
+    no_views_success: Estimate
     """The same with a sticker made on the sign as it is."""
-    approach: Approach | None
+    drive_by: DriveBy | None
     """Its drive-by; None if it could not be evaluated."""
 
 
@@ -109,164 +120,177 @@ class StickerResult:
 
     cell: CellResult
     """The attack on the model."""
-    success: Estimate
+    attack_success: Estimate
     """Share of the views that end as the attacker wants."""
-    dodged: Estimate
+    misread_rate: Estimate
     """Share of the views in which the sign is read as anything but what it is."""
-    left_out: Estimate
+    void_success: Estimate
     """Share of the views of the void signs that end as the attacker wants."""
-    together: Estimate
+    overall_success: Estimate
     """The same of all signs that were looked at, void or not."""
-    own: str
+    label_name: str
     """Name of the signs' class; ``what it is`` where they are of several."""
-    confidence: float
+    mean_confidence: float
     """Mean softmax probability of the readings that the attacker wants; NaN if there are none."""
-    controls: tuple[Control, ...]
+    controls: tuple[StickerControl, ...]
     """What success is read against."""
-    comparison: Comparison | None
+    no_views_comparison: Comparison | None
     """The sticker against the one made without views, on the same views; None without that control."""
-    targets: tuple[TargetShare, ...]
+    prediction_shares: tuple[PredictionShare, ...]
     """Where the views ended: every target, all of them together, other classes, the sign's own."""
-    map: ViewMap
+    view_map: ViewMap
     """Success over distance and angle."""
-    approach: Approach | None
+    drive_by: DriveBy | None
     """All drive-bys together."""
-    rule: str
+    severity_rule: str
     """What the severities are; empty where there are none."""
-    severity: Severity | None
+    severity: SeveritySummary | None
     """Of all views that count."""
-    worst_reading: str
+    worst_class_name: str
     """Name of the class that was read at the worst severity."""
     rows: tuple[SignRow, ...]
     """One a sign, void ones included."""
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> EvaluatedModel:
         """The model and defense."""
         return self.cell.subject
 
     @property
-    def counted(self) -> int:
+    def counted_signs(self) -> int:
         """Signs whose views count."""
-        return sum(row.sign.counted for row in self.rows)
+        return sum(row.sign.is_counted for row in self.rows)
 
     @property
-    def of_signs(self) -> str:
+    def sign_count_text(self) -> str:
         """How many signs count, of how many."""
-        return f"{self.counted} of {counted(len(self.rows), 'sign')}"
+        return f"{self.counted_signs} of {format_count(len(self.rows), 'sign')}"
 
     @property
-    def broken(self) -> int:
+    def broken_signs(self) -> int:
         """Signs that are misread as the attacker wants in most of their views."""
-        return sum(row.sign.broken for row in self.rows if row.sign.counted)
+        return sum(row.sign.broken for row in self.rows if row.sign.is_counted)
 
     @property
-    def elsewhere(self) -> Estimate:
+    def other_class_rate(self) -> Estimate:
         """Share of the views in which the sign is misread and not as the attacker wants."""
-        return clopper_pearson(self.dodged.count - self.success.count, self.dodged.n)
+        return compute_clopper_pearson(
+            self.misread_rate.count - self.attack_success.count, self.misread_rate.n
+        )
 
     @property
-    def random_colours(self) -> Estimate:
+    def random_colours_misread_rate(self) -> Estimate:
         """Share of the views in which random colours have the sign read as anything but what it is."""
-        return dodged((row.sign for row in self.rows if row.sign.counted), "random-colours")
+        return compute_misread_rate((row.sign for row in self.rows if row.sign.is_counted), "random-colours")
 
     @property
-    def place(self) -> str:
+    def surface_text(self) -> str:
         """What the sticker may cover, in sentences; empty where the run does not know, and for a patch."""
         found, area = self.cell.record.surface, self.cell.record.eps
         if found is None:
             return ""
-        part = "all" if area == 1 else f"{100 * area:.3g}{SPACE}%"
+        part = "all" if area == 1 else f"{100 * area:.3g}{NO_BREAK_SPACE}%"
         pixels = f"{found.covered:,.0f} of {found.image_pixels:,} pixels"
-        covers = f"A sticker may cover {part} of the surface: on average {pixels}, {percent(found.share)} of"
+        covers = f"A sticker may cover {part} of the surface: on average {pixels}, {format_percent(found.coverable_share)} of"
         return f"{covers} the image. The surface is {found.what}."
 
     @property
-    def harm(self) -> str:
+    def worst_severity_text(self) -> str:
         """The worst severity, the class that was read at it, and in how many of the views."""
         worst = self.severity
-        if worst is None or not worst.worst:
-            return NOTHING if worst is None else "none"
-        share = f"{worst.worst_count:,} of {counted(self.success.n, 'view')}"
-        return f"{worst.worst:.2f}: {self.worst_reading}, {share}"
+        if worst is None or not worst.worst_severity:
+            return MISSING_TEXT if worst is None else "none"
+        share = f"{worst.worst_count:,} of {format_count(self.attack_success.n, 'view')}"
+        return f"{worst.worst_severity:.2f}: {self.worst_class_name}, {share}"
 
     @property
-    def void(self) -> tuple[Sign, ...]:
+    def void_signs(self) -> tuple[SignResult, ...]:
         """Signs that do not count."""
-        return tuple(row.sign for row in self.rows if not row.sign.counted)
+        return tuple(row.sign for row in self.rows if not row.sign.is_counted)
 
 
-def make_stickers(evidence: Evidence) -> list[StickerResult]:
+def build_sticker_results(evidence: Evidence) -> list[StickerResult]:
     """The cells about views that are done, in the order of the grid."""
-    return [_result(evidence, cell) for cell in evidence.cells if cell.viewed and cell.done]
+    return [_build_result(evidence, cell) for cell in evidence.cells if cell.is_sticker and cell.is_done]
 
 
-def _result(evidence: Evidence, cell: CellResult) -> StickerResult:
-    targets, counting = cell.record.targets, [sign for sign in cell.signs if sign.counted]
-    views = [sign.looks["view"] for sign in counting]
-    wanted = [looks.confidences["sticker"][looks.right][looks.hits("sticker", targets)] for looks in views]
-    rule, severity, table = _severity(evidence, cell, views)
+def _build_result(evidence: Evidence, cell: CellResult) -> StickerResult:
+    targets, counting = cell.record.targets, [sign for sign in cell.signs if sign.is_counted]
+    views = [sign.views["view"] for sign in counting]
+    wanted = [
+        looks.confidences["sticker"][looks.clean_correct][looks.mark_successes("sticker", targets)]
+        for looks in views
+    ]
+    rule, severity, table = _compute_severity(evidence, cell, views)
     return StickerResult(
         cell=cell,
-        success=cell.sticker_success,
-        dodged=dodged(counting, "sticker"),
-        left_out=turned((sign for sign in cell.signs if sign.standing == "void"), "sticker", targets),
-        together=turned(cell.signs, "sticker", targets),
-        own=_own(evidence, cell),
-        confidence=round_figure(float(np.concatenate(wanted).mean())) if any(map(len, wanted)) else math.nan,
-        controls=make_controls(cell),
-        comparison=against_no_views(cell),
-        targets=_targets(evidence, cell, views, table),
-        map=make_map(views, targets, evidence.data.get("image_shape") or ()),
-        approach=_approach(counting, targets),
-        rule=rule,
+        attack_success=cell.sticker_success,
+        misread_rate=compute_misread_rate(counting, "sticker"),
+        void_success=compute_attack_success(
+            (sign for sign in cell.signs if sign.status == "void"), "sticker", targets
+        ),
+        overall_success=compute_attack_success(cell.signs, "sticker", targets),
+        label_name=_find_label_name(evidence, cell),
+        mean_confidence=round_figure(float(np.concatenate(wanted).mean()))
+        if any(map(len, wanted))
+        else math.nan,
+        controls=build_sticker_controls(cell),
+        no_views_comparison=compare_with_no_views(cell),
+        prediction_shares=_build_prediction_shares(evidence, cell, views, table),
+        view_map=build_view_map(views, targets, evidence.data.get("image_shape") or ()),
+        drive_by=_build_drive_by(counting, targets),
+        severity_rule=rule,
         severity=severity,
-        worst_reading=evidence.class_name(cell.record.model, severity.worst_class) if severity else "",
-        rows=tuple(_row(sign, targets) for sign in cell.signs),
+        worst_class_name=evidence.get_class_name(cell.record.model, severity.worst_class) if severity else "",
+        rows=tuple(_build_sign_row(sign, targets) for sign in cell.signs),
     )
 
 
-def _own(evidence: Evidence, cell: CellResult) -> str:
+def _find_label_name(evidence: Evidence, cell: CellResult) -> str:
     labels = {sign.label for sign in cell.signs}
-    return evidence.class_name(cell.record.model, *labels) if len(labels) == 1 else "what it is"
+    return evidence.get_class_name(cell.record.model, *labels) if len(labels) == 1 else "what it is"
 
 
-def _severity(
-    evidence: Evidence, cell: CellResult, views: Sequence[Looks]
-) -> tuple[str, Severity | None, SeverityTable | None]:
-    table = severity_table(evidence, cell.record.model, cell.record.sources)
+def _compute_severity(
+    evidence: Evidence, cell: CellResult, views: Sequence[SignViews]
+) -> tuple[str, SeveritySummary | None, SeverityTable | None]:
+    table = find_severity_table(evidence, cell.record.model, cell.record.sources)
     if table is None or not views:
         return "", None, table
     readings = (
-        (None if read == NOT_FINITE else int(read), looks.label)
+        (None if read == NONFINITE_CLASS else int(read), looks.label)
         for looks in views
-        for read in looks.read_as("sticker")
+        for read in looks.select_predictions("sticker")
     )
-    return table.rule, weigh(table, readings), table
+    return table.rule, compute_severity(table, readings), table
 
 
-def _targets(
-    evidence: Evidence, cell: CellResult, views: Sequence[Looks], table: SeverityTable | None
-) -> tuple[TargetShare, ...]:
+def _build_prediction_shares(
+    evidence: Evidence, cell: CellResult, views: Sequence[SignViews], table: SeverityTable | None
+) -> tuple[PredictionShare, ...]:
     """Where the views ended, each of them in one row, and the targets together in one more."""
     record = cell.record
-    sizes = sum(int(looks.right.sum()) for looks in views)
+    sizes = sum(int(looks.clean_correct.sum()) for looks in views)
 
     def part(
-        name: str, marks: Sequence[Flags], *, cost: float | None = None, target: bool = True
-    ) -> TargetShare:
+        name: str, marks: Sequence[BoolArray], *, cost: float | None = None, target: bool = True
+    ) -> PredictionShare:
         hits = sum(int(one.sum()) for one in marks)
-        return TargetShare(name=name, measured=clopper_pearson(hits, sizes), severity=cost, target=target)
+        return PredictionShare(
+            name=name, share=compute_clopper_pearson(hits, sizes), severity=cost, is_target=target
+        )
 
-    readings = [looks.read_as("sticker") for looks in views]
+    readings = [looks.select_predictions("sticker") for looks in views]
     labels = [looks.label for looks in views]
     own = [read == label for read, label in zip(readings, labels, strict=True)]
-    wanted = [reached(read, label, record.targets) for read, label in zip(readings, labels, strict=True)]
+    wanted = [
+        mark_successes(read, label, record.targets) for read, label in zip(readings, labels, strict=True)
+    ]
     rows = [
         part(
-            evidence.class_name(record.model, target),
+            evidence.get_class_name(record.model, target),
             [read == target for read in readings],
-            cost=None if table is None else table.of(target, labels[0] if labels else -1),
+            cost=None if table is None else table.get_severity(target, labels[0] if labels else -1),
         )
         for target in record.targets
     ]
@@ -278,27 +302,29 @@ def _targets(
     return tuple(rows)
 
 
-def _approach(signs: Sequence[Sign], targets: Sequence[int]) -> Approach | None:
-    drives = [sign.looks["approach"] for sign in signs if "approach" in sign.looks]
+def _build_drive_by(signs: Sequence[SignResult], targets: Sequence[int]) -> DriveBy | None:
+    drives = [sign.views["approach"] for sign in signs if "approach" in sign.views]
     if not drives:
         return None
-    hits = [looks.hits("sticker", targets) for looks in drives]
+    hits = [looks.mark_successes("sticker", targets) for looks in drives]
     hit, seen = sum(int(marks.sum()) for marks in hits), sum(map(len, hits))
-    return Approach(
-        share=hit / seen if seen else math.nan,
-        seen=seen,
-        mostly=share([np.array([2 * marks.sum() >= len(marks) for marks in hits if len(marks)])]),
-        longest=max(_longest(frames_hit(looks, targets)) for looks in drives),
-        frames=max(len(looks.right) for looks in drives),
+    return DriveBy(
+        success_share=hit / seen if seen else math.nan,
+        counted_frames=seen,
+        successful_drives=estimate_share(
+            [np.array([2 * marks.sum() >= len(marks) for marks in hits if len(marks)])]
+        ),
+        longest_run=max(_find_longest_run(mark_successful_frames(looks, targets)) for looks in drives),
+        frame_count=max(len(looks.clean_correct) for looks in drives),
     )
 
 
-def frames_hit(looks: Looks, targets: Sequence[int]) -> Flags:
+def mark_successful_frames(looks: SignViews, targets: Sequence[int]) -> BoolArray:
     """Which frames end as the attacker wants; one in which the clean sign is misread does not."""
-    return looks.right & reached(looks.predictions["sticker"], looks.label, targets)
+    return looks.clean_correct & mark_successes(looks.predictions["sticker"], looks.label, targets)
 
 
-def _longest(marks: Flags) -> int:
+def _find_longest_run(marks: BoolArray) -> int:
     """Length of the longest run of true marks."""
     longest = run = 0
     for mark in marks.tolist():
@@ -307,33 +333,35 @@ def _longest(marks: Flags) -> int:
     return longest
 
 
-def _row(sign: Sign, targets: Sequence[int]) -> SignRow:
-    looks = sign.looks.get("view")
+def _build_sign_row(sign: SignResult, targets: Sequence[int]) -> SignRow:
+    looks = sign.views.get("view")
 
     def measured(condition: str) -> Estimate:
-        return share([looks.hits(condition, targets)] if looks and condition in looks.predictions else [])
+        return estimate_share(
+            [looks.mark_successes(condition, targets)] if looks and condition in looks.predictions else []
+        )
 
-    driven = "approach" in sign.looks and "sticker" in sign.looks["approach"].predictions
+    driven = "approach" in sign.views and "sticker" in sign.views["approach"].predictions
     return SignRow(
         sign=sign,
-        success=measured("sticker"),
-        random=measured("random-colours"),
-        without_views=measured("without-views"),
-        approach=_approach([sign], targets) if driven else None,
+        attack_success=measured("sticker"),
+        random_colours_success=measured("random-colours"),
+        no_views_success=measured("without-views"),
+        drive_by=_build_drive_by([sign], targets) if driven else None,
     )
 
 
-def summary(result: StickerResult) -> str:
+def describe_sticker(result: StickerResult) -> str:
     """The result in a sentence or two, without the last full stop."""
-    if not result.counted:
-        return f"void: {counted(len(result.void), 'sign')}, none read rightly in enough of its clean views"
+    if not result.counted_signs:
+        return f"void: {format_count(len(result.void_signs), 'sign')}, none read rightly in enough of its clean views"
     wanted = "read as a target" if result.cell.targeted else "misread"
-    worst = f"; at worst {result.map.worst}" if result.map.worst else ""
-    views = f"{full(result.success)} of the views of {result.of_signs} are {wanted}"
-    most = f"{result.broken} of {counted(result.counted, 'sign')} in more than half of their views"
-    chance = f"with random colours {full(result.random_colours)}"
+    worst = f"; at worst {result.view_map.worst_bin}" if result.view_map.worst_bin else ""
+    views = f"{format_estimate(result.attack_success)} of the views of {result.sign_count_text} are {wanted}"
+    most = f"{result.broken_signs} of {format_count(result.counted_signs, 'sign')} in more than half of their views"
+    chance = f"with random colours {format_estimate(result.random_colours_misread_rate)}"
     if not result.cell.targeted:
         return f"{views}, {most}{worst}; {chance}"
-    more = f"In a further {full(result.elsewhere)} the sign is read as another wrong class"
-    whole = f"not read as {isolated(result.own)}: {full(result.dodged)}, {chance}"
+    more = f"In a further {format_estimate(result.other_class_rate)} the sign is read as another wrong class"
+    whole = f"not read as {isolate_direction(result.label_name)}: {format_estimate(result.misread_rate)}, {chance}"
     return f"{views}, {most}{worst}. {more}; {whole}"

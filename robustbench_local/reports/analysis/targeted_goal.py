@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence, Subject
-from robustbench_local.reports.analysis.per_target import parts_of_goals
-from robustbench_local.reports.formatting.text import budget, counted, full, isolated, listing
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.per_target import find_goal_parts
+from robustbench_local.reports.formatting.text import (
+    format_budget,
+    format_count,
+    format_estimate,
+    isolate_direction,
+    join_in_sentence,
+)
 
-_Goal = tuple[str, float, tuple[int, ...], tuple[int, ...]]
+_GoalKey = tuple[str, float, tuple[int, ...], tuple[int, ...]]
 """Norm, radius, source and target classes."""
 
 
-def main_goal(evidence: Evidence) -> list[CellResult]:
+def select_main_goal_cells(evidence: Evidence) -> list[CellResult]:
     """The results under the goal that most models have met, the strongest attack on each model.
 
     Among goals that equally many models met it is the one of the norm that the grid names first, then of
@@ -22,9 +28,9 @@ def main_goal(evidence: Evidence) -> list[CellResult]:
     Returns:
         One cell a model, in the order of the grid; none if no such attack was carried through.
     """
-    goals: dict[_Goal, dict[Subject, CellResult]] = defaultdict(dict)
-    for cell in _finished(evidence):
-        met = goals[_goal(cell)]
+    goals: dict[_GoalKey, dict[EvaluatedModel, CellResult]] = defaultdict(dict)
+    for cell in _select_finished_cells(evidence):
+        met = goals[_get_goal_key(cell)]
         known = met.get(cell.subject)
         if known is None or cell.attack_success.value > known.attack_success.value:
             met[cell.subject] = cell
@@ -33,55 +39,57 @@ def main_goal(evidence: Evidence) -> list[CellResult]:
     return list(goals[ranked[0]].values()) if ranked else []
 
 
-def tell(evidence: Evidence, most: int) -> str:
+def describe_main_goal(evidence: Evidence, max_models: int) -> str:
     """What came of the main goal, model by model, and how much more the report has; empty if nothing did.
 
     Args:
         evidence: The run.
-        most: So many models are named one by one; of more, the highest and the lowest.
+        max_models: So many models are named one by one; of more, the highest and the lowest.
     """
-    cells = main_goal(evidence)
+    cells = select_main_goal_cells(evidence)
     if not cells:
         return ""
     ranked = sorted(cells, key=lambda cell: -cell.attack_success.value)
-    shown = cells if len(cells) <= most else [ranked[0], ranked[-1]]
-    parts = [f"{isolated(str(cell.subject))}: {full(cell.attack_success)}" for cell in shown]
+    shown = cells if len(cells) <= max_models else [ranked[0], ranked[-1]]
+    parts = [
+        f"{isolate_direction(str(cell.subject))}: {format_estimate(cell.attack_success)}" for cell in shown
+    ]
     between = "" if shown is cells else f" (the highest and the lowest of {len(cells)})"
     record = cells[0].record
-    sources, targets = aim(evidence, cells[0])
-    goal = f"Under {budget(record.norm, record.eps)}, {sources} read as {targets}"
-    more = len({_goal(cell) for cell in _finished(evidence)}) - 1
-    others = f" {_others(more)} below." if more else ""
+    sources, targets = format_goal_classes(evidence, cells[0])
+    goal = f"Under {format_budget(record.norm, record.eps)}, {sources} read as {targets}"
+    more = len({_get_goal_key(cell) for cell in _select_finished_cells(evidence)}) - 1
+    others = f" {_format_other_goals(more)} below." if more else ""
     basis = "of the images that are read correctly untouched"
     return f"{goal}: {'; '.join(parts)}{between}, {basis}; stronger attacks can only raise this.{others}"
 
 
-def aim(evidence: Evidence, cell: CellResult) -> tuple[str, str]:
+def format_goal_classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:
     """The classes that a targeted cell is about, and those it is to be read as, in words."""
     model = cell.record.model
-    sources = [isolated(evidence.class_name(model, index)) for index in cell.record.sources]
-    targets = [isolated(evidence.class_name(model, index)) for index in cell.record.targets]
+    sources = [isolate_direction(evidence.get_class_name(model, index)) for index in cell.record.sources]
+    targets = [isolate_direction(evidence.get_class_name(model, index)) for index in cell.record.targets]
     several = f"one of {len(targets)} target classes"
-    return listing(sources) or "an image", targets[0] if len(targets) == 1 else several
+    return join_in_sentence(sources) or "an image", targets[0] if len(targets) == 1 else several
 
 
-def _finished(evidence: Evidence) -> list[CellResult]:
-    parts = parts_of_goals(evidence.cells)
+def _select_finished_cells(evidence: Evidence) -> list[CellResult]:
+    parts = find_goal_parts(evidence.cells)
     return [
         cell
         for cell in evidence.cells
         if cell.record.key not in parts
-        and cell.done
+        and cell.is_done
         and cell.targeted
-        and not (cell.borrowed or cell.viewed)
-        and cell.attack_success.known
+        and not (cell.has_external_candidates or cell.is_sticker)
+        and cell.attack_success.is_known
     ]
 
 
-def _goal(cell: CellResult) -> _Goal:
+def _get_goal_key(cell: CellResult) -> _GoalKey:
     return cell.record.norm, cell.record.eps, cell.record.sources, cell.record.targets
 
 
-def _others(count: int) -> str:
+def _format_other_goals(count: int) -> str:
     stands = "stands" if count == 1 else "stand"
-    return f"{counted(count, 'other goal or radius', 'other goals and radii')} {stands}"
+    return f"{format_count(count, 'other goal or radius', 'other goals and radii')} {stands}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from robustbench_local.reports.analysis.evidence import CellResult, Subject, Threat, Verdict
-from robustbench_local.statistics import Estimate, clopper_pearson, share_met_in_part
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, ImageVerdict, Threat
+from robustbench_local.statistics import Estimate, compute_clopper_pearson, estimate_partial_share
 
 _Counts = tuple[int, int]
 
@@ -18,106 +18,108 @@ class WorstCase:
     An image that one attack broke is broken, whether or not the others met it.
     """
 
-    subject: Subject
+    subject: EvaluatedModel
     """The model and defense under test."""
     threat: Threat
     """What the attacker may do."""
     attacks: tuple[str, ...]
     """The attacks that count."""
-    missing: tuple[str, ...]
+    missing_attacks: tuple[str, ...]
     """The attacks of the grid that do not: not run, failed, partial or void. While there are any, the
     worst case may be too high."""
-    verdicts: Mapping[str, Verdict] = field(repr=False)
+    verdicts: Mapping[str, ImageVerdict] = field(repr=False)
     """Image id -> verdict over all the attacks, on the images that every one of them met. All images, where
     those that some attack did not meet are broken or misclassified anyway."""
-    every: Mapping[str, Verdict] = field(repr=False)
-    """Image id -> what is known of each image that any attack met: ``robust`` means that none of those that
+    any_attack_verdicts: Mapping[str, ImageVerdict] = field(repr=False)
+    """Image id -> what is known of each image that any attack met: ``read_robust_accuracy`` means that none of those that
     met it broke it. The same as ``verdicts`` where attacks met the same images."""
-    elsewhere: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Image id -> name of an attack that is not among ``attacks`` but broke the image inside the same ball,
-    over the images that none of ``attacks`` broke: a transfer, a targeted one, one of a smaller radius, or
+    other_breaking_attacks: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Image id -> name of an attack that is not among ``attack_cells`` but broke the image inside the same ball,
+    over the images that none of ``attack_cells`` broke: a transfer, a targeted one, one of a smaller radius, or
     one that did not finish. They count as broken."""
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every attack of the grid counts."""
-        return bool(self.attacks) and not self.missing
+        return bool(self.attacks) and not self.missing_attacks
 
     @property
-    def left_out(self) -> int:
+    def left_out_count(self) -> int:
         """Images that some of the attacks did not meet and that nobody has broken so far."""
-        return len(self.every) - len(self.verdicts)
+        return len(self.any_attack_verdicts) - len(self.verdicts)
 
     @property
-    def basis(self) -> Mapping[str, Verdict]:
+    def stated_verdicts(self) -> Mapping[str, ImageVerdict]:
         """The images whose shares are stated, with their verdicts.
 
-        Those that every attack met, unless all images together leave less (see ``share_met_in_part``).
+        Those that every attack met, unless all images together leave less (see ``estimate_partial_share``).
         """
-        common, every = _held(self.verdicts), _held(self.every)
+        common, every = _count_robust(self.verdicts), _count_robust(self.any_attack_verdicts)
         lower = every[1] and (not common[1] or every[0] * common[1] < common[0] * every[1])
-        return self.every if lower else self.verdicts
+        return self.any_attack_verdicts if lower else self.verdicts
 
     @property
     def clean_accuracy(self) -> Estimate:
         """Share of the images of ``basis`` that are classified correctly untouched."""
-        marks = [verdict.clean_correct for verdict in self.basis.values()]
-        return clopper_pearson(sum(marks), len(marks))
+        marks = [verdict.clean_correct for verdict in self.stated_verdicts.values()]
+        return compute_clopper_pearson(sum(marks), len(marks))
 
     @property
     def robust_accuracy(self) -> Estimate:
         """Share of the images of ``basis`` that hold against every attack; the interval uses all images."""
-        return self._share(_held(self.verdicts), _held(self.every))
+        return self._estimate_share(_count_robust(self.verdicts), _count_robust(self.any_attack_verdicts))
 
     @property
     def attack_success(self) -> Estimate:
         """Share of the clean-correct images that at least one attack broke."""
-        common, every = _unbroken(self.verdicts), _unbroken(self.every)
-        if not self.left_out:
-            return clopper_pearson(common[1] - common[0], common[1])
-        kept = share_met_in_part(common, every)
+        common, every = _count_unbroken(self.verdicts), _count_unbroken(self.any_attack_verdicts)
+        if not self.left_out_count:
+            return compute_clopper_pearson(common[1] - common[0], common[1])
+        kept = estimate_partial_share(common, every)
         return replace(kept, value=1 - kept.value, low=1 - kept.high, high=1 - kept.low)
 
-    def _share(self, common: _Counts, every: _Counts) -> Estimate:
-        return share_met_in_part(common, every) if self.left_out else clopper_pearson(*common)
+    def _estimate_share(self, common: _Counts, every: _Counts) -> Estimate:
+        return (
+            estimate_partial_share(common, every) if self.left_out_count else compute_clopper_pearson(*common)
+        )
 
 
-def worst_of(cells: Sequence[CellResult], others: Sequence[CellResult] = ()) -> WorstCase:
+def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellResult] = ()) -> WorstCase:
     """Each image against all of these cells.
 
     Args:
         cells: At least one; they share a subject and a threat.
-        others: Cells of the run whose successes inside the same ball count as well; cells of other subjects,
+        other_cells: Cells of the run whose successes inside the same ball count as well; cells of other subjects,
             and ``cells`` themselves, may be among them.
     """
-    done = [cell for cell in cells if cell.done]
+    done = [cell for cell in cells if cell.is_done]
     subject, threat = cells[0].subject, cells[0].threat
-    elsewhere = find_breaks_inside(cells, others)
+    elsewhere = find_breaks_inside(cells, other_cells)
     images = list(dict.fromkeys(image for cell in done for image in cell.verdicts))
-    every = {image: _pointwise(image, done, image in elsewhere) for image in images}
+    every = {image: _judge_image(image, done, image in elsewhere) for image in images}
     common = {image: every[image] for image in images if all(image in cell.verdicts for cell in done)}
     settled = all(image in common or not verdict.robust for image, verdict in every.items())
     return WorstCase(
         subject=subject,
         threat=threat,
         attacks=tuple(cell.record.attack for cell in done),
-        missing=tuple(cell.record.attack for cell in cells if not cell.done),
+        missing_attacks=tuple(cell.record.attack for cell in cells if not cell.is_done),
         verdicts=every if settled else common,
-        every=every,
-        elsewhere={
+        any_attack_verdicts=every,
+        other_breaking_attacks={
             image: attack
             for image, attack in elsewhere.items()
-            if image in every and not any(_broke(cell, image) for cell in done)
+            if image in every and not any(_is_broken(cell, image) for cell in done)
         },
     )
 
 
-def find_breaks_inside(cells: Sequence[CellResult], others: Iterable[CellResult]) -> dict[str, str]:
+def find_breaks_inside(cells: Sequence[CellResult], other_cells: Iterable[CellResult]) -> dict[str, str]:
     """Images that other attacks of a run broke inside the ball of these, whatever they were after.
 
     Args:
         cells: They share a subject and a threat.
-        others: Any cells.
+        other_cells: Any cells.
 
     Returns:
         Image id -> name of the first such attack. A candidate counts if it was verified on the same subject
@@ -125,13 +127,13 @@ def find_breaks_inside(cells: Sequence[CellResult], others: Iterable[CellResult]
         radius, without a norm in mind, or by an attack that did not come to its end. Objects that are judged
         over views (stickers) never count; nor does anything where all of ``cells`` are confined to a mask.
     """
-    if all(_masked(cell) for cell in cells):
+    if all(_is_masked(cell) for cell in cells):
         return {}
-    own = {cell.record.key for cell in cells if cell.done}
+    own = {cell.record.key for cell in cells if cell.is_done}
     subject, threat = cells[0].subject, cells[0].threat
     found: dict[str, str] = {}
-    for other in others:
-        if other.subject == subject and other.record.key not in own and not other.viewed:
+    for other in other_cells:
+        if other.subject == subject and other.record.key not in own and not other.is_sticker:
             for image in _select_inside(other, threat):
                 found.setdefault(image, other.record.attack)
     return found
@@ -144,33 +146,33 @@ def _select_inside(cell: CellResult, threat: Threat) -> Iterable[str]:
     """
     same = cell.record.norm == threat.norm and cell.threat.kind == threat.kind
     if same and threat.norm != "corruption" and cell.record.eps <= threat.eps:
-        return cell.breaks
-    lengths = ((image, sizes.get(threat.norm)) for image, sizes in cell.breaks.items())
+        return cell.success_norms
+    lengths = ((image, sizes.get(threat.norm)) for image, sizes in cell.success_norms.items())
     return [image for image, length in lengths if length is not None and length <= threat.eps]
 
 
-def _masked(cell: CellResult) -> bool:
+def _is_masked(cell: CellResult) -> bool:
     """Whether the change is confined to a mask of each image."""
     return "region='mask'" in cell.record.identity.get("threat", "")
 
 
-def _pointwise(image: str, cells: Iterable[CellResult], broken_elsewhere: bool) -> Verdict:
+def _judge_image(image: str, cells: Iterable[CellResult], broken_elsewhere: bool) -> ImageVerdict:
     """One image against all cells that met it: at least one."""
     met = [cell.verdicts[image] for cell in cells if image in cell.verdicts]
     correct = all(verdict.clean_correct for verdict in met)
     broken = correct and (broken_elsewhere or any(verdict.broken for verdict in met))
     robust = not broken and all(verdict.robust for verdict in met)
-    return Verdict(clean_correct=correct, broken=broken, robust=robust)
+    return ImageVerdict(clean_correct=correct, broken=broken, robust=robust)
 
 
-def _broke(cell: CellResult, image: str) -> bool:
+def _is_broken(cell: CellResult, image: str) -> bool:
     return image in cell.verdicts and cell.verdicts[image].broken
 
 
-def _held(verdicts: Mapping[str, Verdict]) -> _Counts:
+def _count_robust(verdicts: Mapping[str, ImageVerdict]) -> _Counts:
     return sum(verdict.robust for verdict in verdicts.values()), len(verdicts)
 
 
-def _unbroken(verdicts: Mapping[str, Verdict]) -> _Counts:
+def _count_unbroken(verdicts: Mapping[str, ImageVerdict]) -> _Counts:
     correct = [verdict for verdict in verdicts.values() if verdict.clean_correct]
     return sum(not verdict.broken for verdict in correct), len(correct)

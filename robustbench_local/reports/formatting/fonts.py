@@ -8,7 +8,7 @@ from functools import cache
 import matplotlib as mpl
 from matplotlib import font_manager
 
-_FALLBACKS = (
+_FALLBACK_FONTS = (
     "DejaVu Sans",
     "Noto Sans CJK SC",
     "Noto Sans SC",
@@ -26,42 +26,42 @@ _FALLBACKS = (
 """Fonts that are tried for each character, where installed; the first one comes with matplotlib."""
 
 
-MOST_DRAWN = 40
+MAX_NAME_CHARACTERS = 40
 """Characters of a name in a figure: about three inches. The page and the tables have the whole name."""
 
 
-def shorten(text: str, most: int) -> str:
+def shorten_text(text: str, max_characters: int) -> str:
     """A text of at most so many characters; of a longer one the beginning, an ellipsis and the end."""
-    if len(text) <= most:
+    if len(text) <= max_characters:
         return text
-    end = most // 4
-    return f"{text[: most - end - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[-end:].lstrip()}"
+    end = max_characters // 4
+    return f"{text[: max_characters - end - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}{text[-end:].lstrip()}"
 
 
 @cache
-def font_names() -> list[str]:
+def list_font_names() -> list[str]:
     """The installed ones among the fonts that are tried, in that order."""
     installed = set(font_manager.get_font_names())
-    return [name for name in _FALLBACKS if name in installed]
+    return [name for name in _FALLBACK_FONTS if name in installed]
 
 
-def drawable(text: str, otherwise: str, most: int = MOST_DRAWN) -> str:
+def select_drawable_text(text: str, fallback: str, max_characters: int = MAX_NAME_CHARACTERS) -> str:
     """The text if the installed fonts can draw it, else what stands in for it.
 
     Args:
         text: A name of any length.
-        otherwise: What stands in for it.
-        most: Characters that are drawn; the middle of a longer name is left out.
+        fallback: What stands in for it.
+        max_characters: Characters that are drawn; the middle of a longer name is left out.
     """
-    plain = shorten(" ".join(text.split()), most)
+    plain = shorten_text(" ".join(text.split()), max_characters)
     # Before matplotlib 3.11 right-to-left text was drawn in the wrong order.
     backwards = any(unicodedata.bidirectional(sign) in {"R", "AL"} for sign in plain)
     ordered = not backwards or mpl.__version_info__[:2] >= (3, 11)
-    return plain if plain and ordered and all(ord(sign) in _glyphs() for sign in plain) else otherwise
+    return plain if plain and ordered and all(ord(sign) in _list_glyphs() for sign in plain) else fallback
 
 
 @cache
-def _glyphs() -> frozenset[int]:
+def _list_glyphs() -> frozenset[int]:
     """Every character that one of the fonts has."""
-    files = (font_manager.findfont(name, fallback_to_default=False) for name in font_names())
+    files = (font_manager.findfont(name, fallback_to_default=False) for name in list_font_names())
     return frozenset(code for file in files for code in font_manager.get_font(file).get_charmap())

@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from robustbench_local.errors import printable
+from robustbench_local.errors import escape_unprintable
 
-_SPECIAL = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])(?=\s|$)")
+_SPECIAL_PATTERN = re.compile(r"([\\`*_\[\]|~$])|(?<=^)([#+=-])|(?<=^\d)([.)])(?=\s|$)")
 
 
-def escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A text from outside, so that Markdown and the HTML inside it show it as it is, on one line."""
-    plain = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\g<0>", plain)
+    plain = (
+        escape_unprintable(" ".join(text.split()))
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
+    return _SPECIAL_PATTERN.sub(r"\\\g<0>", plain)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def render_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """The lines of a table whose cells are escaped already."""
     yield f"| {' | '.join(head)} |"
     yield f"|{' --- |' * len(head)}"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import Evidence, Subject
-from robustbench_local.reports.analysis.robustness_curves import Curve, Panel
-from robustbench_local.reports.formatting.text import axis, norm_sign, percent, radius
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.robustness_curves import CurvePanel, RobustnessCurve
+from robustbench_local.reports.formatting.text import (
+    format_axis_label,
+    format_norm,
+    format_percent,
+    format_radius,
+)
 
-WIDTH, HEIGHT = 360, 260
-LEFT, RIGHT, TOP, BOTTOM = 44, 26, 12, 40
-TICK_GAP = 36
+CHART_WIDTH, CHART_HEIGHT = 360, 260
+LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 44, 26, 12, 40
+MIN_TICK_GAP = 36
 """Labels on the x axis that would stand closer than this are left out."""
 
 
@@ -18,27 +23,27 @@ TICK_GAP = 36
 class Tick:
     """A mark on an axis."""
 
-    place: float
+    position: float
     """Where, in the drawing's units."""
     label: str
     """What it says; empty where there is no room."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class ChartLine:
     """One model's curve."""
 
-    subject: Subject
+    subject: EvaluatedModel
     """The model and defense."""
-    style: int
+    style_index: int
     """Number of its colour and marker."""
     dotted: bool
     """Whether it stands beside another line of the model, to compare."""
-    band: str
+    band_points: str
     """Corners of the confidence band."""
-    path: str
+    line_points: str
     """Corners of the line."""
-    dots: tuple[tuple[float, float, str], ...]
+    markers: tuple[tuple[float, float, str], ...]
     """(x, y, what a pointer resting there is told)."""
 
 
@@ -50,81 +55,83 @@ class Chart:
     """What is shown."""
     description: str
     """What is measured and the numbers, for those who cannot see the drawing."""
-    axis: str
+    x_label: str
     """Label of the x axis."""
     x_ticks: tuple[Tick, ...]
     """Radii."""
     y_ticks: tuple[Tick, ...]
     """0 to 100 %."""
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     """One a model."""
 
 
-def styles(evidence: Evidence) -> dict[Subject, int]:
+def assign_styles(evidence: Evidence) -> dict[EvaluatedModel, int]:
     """Each model's colour and marker, the same in every drawing."""
     return {subject: place % 6 for place, subject in enumerate(evidence.subjects)}
 
 
-def make_chart(panel: Panel, style_of: dict[Subject, int]) -> Chart:
+def build_chart(panel: CurvePanel, style_by_model: dict[EvaluatedModel, int]) -> Chart:
     """A panel's curves, scaled to the drawing; y is always 0 to 100 %."""
     largest = max(panel.radii)
-    what = f"{panel.measure.capitalize()} in percent. {panel.title}"
+    what = f"{panel.value_name.capitalize()} in percent. {panel.title}"
     return Chart(
-        title=f"{norm_sign(panel.norm)}, {panel.title}",
-        description=f"{what}: {'; '.join(map(_describe, panel.curves))}",
-        axis=axis(panel.norm),
-        x_ticks=_x_ticks(panel, largest),
-        y_ticks=tuple(Tick(place=_y(share / 4), label=f"{25 * share}") for share in range(5)),
-        lines=tuple(_line(curve, style_of[curve.subject], largest) for curve in panel.curves),
+        title=f"{format_norm(panel.norm)}, {panel.title}",
+        description=f"{what}: {'; '.join(map(_describe_curve, panel.curves))}",
+        x_label=format_axis_label(panel.norm),
+        x_ticks=_build_x_ticks(panel, largest),
+        y_ticks=tuple(Tick(position=_scale_y(share / 4), label=f"{25 * share}") for share in range(5)),
+        lines=tuple(_build_line(curve, style_by_model[curve.subject], largest) for curve in panel.curves),
     )
 
 
-def _line(curve: Curve, style: int, largest: float) -> Line:
-    upper = [(_x(eps, largest), _y(estimate.high)) for eps, estimate in curve.points]
-    lower = [(_x(eps, largest), _y(estimate.low)) for eps, estimate in curve.points]
-    middle = [(_x(eps, largest), _y(estimate.value)) for eps, estimate in curve.points]
+def _build_line(curve: RobustnessCurve, style: int, largest: float) -> ChartLine:
+    upper = [(_scale_x(eps, largest), _scale_y(estimate.high)) for eps, estimate in curve.points]
+    lower = [(_scale_x(eps, largest), _scale_y(estimate.low)) for eps, estimate in curve.points]
+    middle = [(_scale_x(eps, largest), _scale_y(estimate.value)) for eps, estimate in curve.points]
     dots = [
         (
-            _x(eps, largest),
-            _y(estimate.value),
-            f"{curve}, eps {radius(eps)}: {percent(estimate.value)}",
+            _scale_x(eps, largest),
+            _scale_y(estimate.value),
+            f"{curve}, eps {format_radius(eps)}: {format_percent(estimate.value)}",
         )
-        for eps, estimate in curve.marked
+        for eps, estimate in curve.marked_points
     ]
-    return Line(
+    return ChartLine(
         subject=curve.subject,
-        style=style,
+        style_index=style,
         dotted=curve.dotted,
-        band=_corners([*upper, *reversed(lower)]),
-        path=_corners(middle),
-        dots=tuple(dots),
+        band_points=_format_points([*upper, *reversed(lower)]),
+        line_points=_format_points(middle),
+        markers=tuple(dots),
     )
 
 
-def _x_ticks(panel: Panel, largest: float) -> tuple[Tick, ...]:
+def _build_x_ticks(panel: CurvePanel, largest: float) -> tuple[Tick, ...]:
     """A tick at each radius; the largest keeps its label, others where there is room."""
     ticks: list[Tick] = []
-    room = float(WIDTH)
+    room = float(CHART_WIDTH)
     for eps in reversed(panel.radii):
-        place = _x(eps, largest)
-        label = radius(eps) if place <= room else ""
-        room = place - TICK_GAP if label else room
-        ticks.append(Tick(place=place, label=label))
+        place = _scale_x(eps, largest)
+        label = format_radius(eps) if place <= room else ""
+        room = place - MIN_TICK_GAP if label else room
+        ticks.append(Tick(position=place, label=label))
     return tuple(reversed(ticks))
 
 
-def _describe(curve: Curve) -> str:
-    values = ", ".join(f"{percent(estimate.value)} at {radius(eps)}" for eps, estimate in curve.marked)
+def _describe_curve(curve: RobustnessCurve) -> str:
+    values = ", ".join(
+        f"{format_percent(estimate.value)} at {format_radius(eps)}" for eps, estimate in curve.marked_points
+    )
     return f"{curve}: {values}"
 
 
-def _corners(points: list[tuple[float, float]]) -> str:
+def _format_points(points: list[tuple[float, float]]) -> str:
     return " ".join(f"{x},{y}" for x, y in points)
 
 
-def _x(eps: float, largest: float) -> float:
-    return round(LEFT + (WIDTH - LEFT - RIGHT) * eps / largest, 1)
+def _scale_x(eps: float, largest: float) -> float:
+    return round(LEFT_MARGIN + (CHART_WIDTH - LEFT_MARGIN - RIGHT_MARGIN) * eps / largest, 1)
 
 
-def _y(share: float) -> float:
-    return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - share), 1)
+def _scale_y(share: float) -> float:
+    return round(TOP_MARGIN + (CHART_HEIGHT - TOP_MARGIN - BOTTOM_MARGIN) * (1 - share), 1)

@@ -11,91 +11,93 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_local.reports.analysis.distances import measures_distance, reach
+from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.reports.formatting.text import private
+from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import OutcomeRecord, RunStore
-from robustbench_local.store.view_rows import LOOK_COLUMNS, look_rows
+from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
 
-_STORED = tuple(field.name for field in fields(OutcomeRecord))
+_OUTCOME_FIELDS = tuple(field.name for field in fields(OutcomeRecord))
 OUTCOME_COLUMNS = (
     "model",
     "defense",
     "attack",
-    *_STORED,
+    *_OUTCOME_FIELDS,
     "label_name",
     "clean_prediction_name",
     "adversarial_prediction_name",
 )
 """The store's columns, between what the cell is and what its classes are called."""
 
-SIGHTING_COLUMNS = (
+VIEW_CSV_COLUMNS = (
     "model",
     "defense",
     "attack",
     "image",
     "label",
     "counted",
-    *LOOK_COLUMNS,
+    *STICKER_VIEW_COLUMNS,
     "prediction_name",
 )
 """What the cell and the sign are, and one look at it."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet take a text for a formula, or hides one (F71)."""
 
 
-def results_csv(evidence: Evidence) -> str:
+def format_results_csv(evidence: Evidence) -> str:
     """One row a cell; shares that are not known are empty."""
-    rows = [_cell_row(cell, evidence) for cell in evidence.cells]
-    return _to_csv(rows, columns=rows[0] if rows else ())
+    rows = [_build_cell_row(cell, evidence) for cell in evidence.cells]
+    return _format_csv(rows, columns=rows[0] if rows else ())
 
 
-def outcomes_csv(store: RunStore, evidence: Evidence) -> str:
+def format_outcomes_csv(store: RunStore, evidence: Evidence) -> str:
     """One row a cell and image; distances and margins that are not finite are empty."""
-    return _to_csv(outcome_rows(store, evidence), columns=OUTCOME_COLUMNS)
+    return _format_csv(iterate_outcome_rows(store, evidence), columns=OUTCOME_COLUMNS)
 
 
-def sightings_csv(store: RunStore, evidence: Evidence) -> str:
+def format_sticker_views_csv(store: RunStore, evidence: Evidence) -> str:
     """One row a look at a stickered or clean sign; empty of rows if no cell is about views."""
-    return _to_csv(_sighting_rows(store, evidence), columns=SIGHTING_COLUMNS)
+    return _format_csv(_iterate_view_rows(store, evidence), columns=VIEW_CSV_COLUMNS)
 
 
-def outcomes_frame(store: RunStore) -> pd.DataFrame:
+def load_outcomes_frame(store: RunStore) -> pd.DataFrame:
     """One row a cell and image, with the columns of outcomes.csv and the texts as they are."""
-    rows = outcome_rows(store, read_evidence(store))
+    rows = iterate_outcome_rows(store, read_evidence(store))
     return pd.DataFrame.from_records(list(rows), columns=list(OUTCOME_COLUMNS))
 
 
-def outcome_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
+def iterate_outcome_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
     """The rows of outcomes.csv, in the order of the grid and of the images."""
     for cell in evidence.cells:
         model = cell.record.model
         about = {"model": model, "defense": cell.record.defense, "attack": cell.record.attack}
-        for outcome in store.outcomes(cell.record.key):
-            row = {name: getattr(outcome, name) for name in _STORED}
-            row |= {"image": private(outcome.image), "error": private(outcome.error)}
+        for outcome in store.read_outcomes(cell.record.key):
+            row = {name: getattr(outcome, name) for name in _OUTCOME_FIELDS}
+            row |= {"image": redact_private_data(outcome.image), "error": redact_private_data(outcome.error)}
             names = {
-                f"{name}_name": evidence.class_name(model, row[name])
+                f"{name}_name": evidence.get_class_name(model, row[name])
                 for name in ("label", "clean_prediction", "adversarial_prediction")
             }
             yield about | row | names
 
 
-def _sighting_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
+def _iterate_view_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
     for cell in evidence.cells:
         model = cell.record.model
         about = {"model": model, "defense": cell.record.defense, "attack": cell.record.attack}
         signs = {sign.position: sign for sign in cell.signs}
-        for look in look_rows(store.sightings(cell.record.key), store.views(cell.record.key)):
+        for look in iterate_sticker_view_rows(
+            store.read_view_predictions(cell.record.key), store.read_views(cell.record.key)
+        ):
             sign = signs[look["position"]]
-            names = {"image": sign.image, "label": sign.label, "counted": sign.counted}
-            names["prediction_name"] = evidence.class_name(model, look["prediction"])
+            names = {"image": sign.image, "label": sign.label, "counted": sign.is_counted}
+            names["prediction_name"] = evidence.get_class_name(model, look["prediction"])
             yield about | look | names
 
 
-def _cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
+def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
     record, counts = cell.record, cell.tally
     return {
         "model": record.model,
@@ -106,19 +108,19 @@ def _cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         "norm": record.norm,
         "eps": record.eps,
         "goal": record.goal,
-        "targets": "; ".join(evidence.class_name(record.model, target) for target in record.targets),
-        "sources": "; ".join(evidence.class_name(record.model, source) for source in record.sources),
-        "status": cell.standing,
+        "targets": "; ".join(evidence.get_class_name(record.model, target) for target in record.targets),
+        "sources": "; ".join(evidence.get_class_name(record.model, source) for source in record.sources),
+        "status": cell.reported_status,
         "error": cell.problem,
         "images": record.images,
         "excluded": record.excluded,
         "n": counts.n,
-        **_share("clean_accuracy", cell.clean_accuracy),
-        **_share("robust_accuracy", cell.robust_accuracy),
-        **_share("attack_success", cell.attack_success),
-        **_share("attack_success_8bit", cell.attack_success_8bit),
-        **_share("certified_accuracy", cell.certified_accuracy),
-        **_share("sticker_success", cell.sticker_success),
+        **_build_share_columns("clean_accuracy", cell.clean_accuracy),
+        **_build_share_columns("robust_accuracy", cell.robust_accuracy),
+        **_build_share_columns("attack_success", cell.attack_success),
+        **_build_share_columns("attack_success_8bit", cell.attack_success_8bit),
+        **_build_share_columns("certified_accuracy", cell.certified_accuracy),
+        **_build_share_columns("sticker_success", cell.sticker_success),
         "clean_correct": counts.clean_correct,
         "broken": counts.broken,
         "moved_elsewhere": counts.moved_elsewhere,
@@ -126,8 +128,8 @@ def _cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         "rejected": counts.rejected,
         "non_finite": counts.non_finite,
         "errors": counts.errors,
-        "certified": counts.certified if cell.certificate else None,
-        "abstained": counts.abstained if cell.certificate else None,
+        "certified": counts.certified if cell.is_certificate else None,
+        "abstained": counts.abstained if cell.is_certificate else None,
         "forward_passes": counts.forward_passes,
         "backward_passes": counts.backward_passes,
         "seconds": counts.seconds,
@@ -136,25 +138,25 @@ def _cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
         "knowledge": record.knowledge,
         "surrogate": record.surrogate,
         "measure": record.measure,
-        "concerns": record.concerns if cell.certificate else None,
-        "alpha": record.alpha if cell.certificate else None,
-        **{f"forward_passes_{name}": value for name, value in cell.spending._asdict().items()},
-        **_distance(cell),
+        "concerns": record.concerns if cell.is_certificate else None,
+        "alpha": record.alpha if cell.is_certificate else None,
+        **{f"forward_passes_{name}": value for name, value in cell.query_stats._asdict().items()},
+        **_build_distance_columns(cell),
     }
 
 
-def _distance(cell: CellResult) -> dict[str, float | int | None]:
+def _build_distance_columns(cell: CellResult) -> dict[str, float | int | None]:
     """Quartiles of the distance; infinite ones are empty, and ``unbroken`` says how many images held."""
     names = ("distance_lower", "distance_median", "distance_upper", "unbroken")
-    if not (cell.done and measures_distance(cell)):
+    if not (cell.is_done and measures_distance(cell)):
         return dict.fromkeys(names)
-    found = reach(cell)
-    spread = found.distances
-    return dict(zip(names, (spread.lower, spread.median, spread.upper, found.unbroken), strict=True))
+    found = compute_attack_distances(cell)
+    spread = found.quartiles
+    return dict(zip(names, (spread.lower, spread.median, spread.upper, found.unbroken_count), strict=True))
 
 
-def _share(name: str, estimate: Estimate) -> dict[str, float | None]:
-    known = estimate.known
+def _build_share_columns(name: str, estimate: Estimate) -> dict[str, float | None]:
+    known = estimate.is_known
     return {
         name: estimate.value if known else None,
         f"{name}_low": estimate.low if known else None,
@@ -162,19 +164,19 @@ def _share(name: str, estimate: Estimate) -> dict[str, float | None]:
     }
 
 
-def _to_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> str:
+def _format_csv(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> str:
     names = list(columns)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([_field(row[name]) for name in names] for row in rows)
+    writer.writerows([_escape_field(row[name]) for name in names] for row in rows)
     return text.getvalue()
 
 
-def _field(value: Any) -> Any:
+def _escape_field(value: Any) -> Any:
     """A value that a spreadsheet shows and never runs; numbers stay numbers, also negative ones."""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        return f"'{value}" if value.startswith(_FORMULA_PREFIXES) else value
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

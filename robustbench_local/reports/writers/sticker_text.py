@@ -8,46 +8,54 @@ from dataclasses import asdict
 from typing import Any
 
 from robustbench_local.reports.analysis.evidence import CellResult
-from robustbench_local.reports.analysis.misclassification_severity import Severity
-from robustbench_local.reports.analysis.sticker_controls import Control
+from robustbench_local.reports.analysis.misclassification_severity import SeveritySummary
+from robustbench_local.reports.analysis.sticker_controls import StickerControl
 from robustbench_local.reports.analysis.sticker_results import (
-    LIMITS_OF_SIMULATION,
-    READING_SEVERITY,
-    READING_STICKERS,
-    Approach,
+    SEVERITY_EXPLANATION,
+    SIMULATION_LIMITS,
+    STICKERS_EXPLANATION,
+    DriveBy,
     SignRow,
     StickerResult,
 )
-from robustbench_local.reports.analysis.sticker_viewpoints import Bin, ViewMap
-from robustbench_local.reports.formatting.markdown_tables import escape, table
-from robustbench_local.reports.formatting.text import DASH, NOTHING, SPACE, budget, full, interval, percent
+from robustbench_local.reports.analysis.sticker_viewpoints import ViewMap, WorstBin
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
+from robustbench_local.reports.formatting.text import (
+    EN_DASH,
+    MISSING_TEXT,
+    NO_BREAK_SPACE,
+    format_budget,
+    format_estimate,
+    format_interval,
+    format_percent,
+)
 from robustbench_local.statistics import Estimate
 
-_SUMMARY = (
+_SUMMARY_COLUMNS = (
     "model", "views turned", "not read as what it is", "signs turned in most views",
     "mean confidence when read as a target", "worst bin", "frames of the drive-by",
     "drives turned in at least half of their frames", "longest run", "expected severity", "worst reading",
 )  # fmt: skip
 
 
-def sticker_json(result: StickerResult) -> dict[str, Any]:
+def encode_sticker(result: StickerResult) -> dict[str, Any]:
     """One sticker's cell for results.json; shares are over views unless said otherwise."""
-    record, test = result.cell.record, result.comparison
+    record, test = result.cell.record, result.no_views_comparison
     return {
         "model": record.model,
         "defense": record.defense,
         "attack": record.attack,
         "threat": record.threat,
-        "sticker_success": result.success.as_json("every sign is void"),
-        "dodged": result.dodged.as_json("every sign is void"),
-        "left_out": result.left_out.as_json("no sign is void"),
-        "together": result.together.as_json("no sign was looked at"),
-        "surface": record.surface and {**asdict(record.surface), "share": record.surface.share},
-        "mean_confidence": None if math.isnan(result.confidence) else result.confidence,
+        "sticker_success": result.attack_success.to_json("every sign is void"),
+        "dodged": result.misread_rate.to_json("every sign is void"),
+        "left_out": result.void_success.to_json("no sign is void"),
+        "together": result.overall_success.to_json("no sign was looked at"),
+        "surface": record.surface and {**asdict(record.surface), "share": record.surface.coverable_share},
+        "mean_confidence": None if math.isnan(result.mean_confidence) else result.mean_confidence,
         "signs": len(result.rows),
-        "signs_counted": result.counted,
-        "signs_broken": result.broken,
-        "controls": [_control(control) for control in result.controls],
+        "signs_counted": result.counted_signs,
+        "signs_broken": result.broken_signs,
+        "controls": [_encode_control(control) for control in result.controls],
         "without_views": None
         if test is None
         else {
@@ -57,157 +65,163 @@ def sticker_json(result: StickerResult) -> dict[str, Any]:
             "p_value": test.p_value,
         },
         "readings": [
-            {"name": part.name, "target": part.target, "severity": part.severity, **part.measured.as_json()}
-            for part in result.targets
+            {"name": part.name, "target": part.is_target, "severity": part.severity, **part.share.to_json()}
+            for part in result.prediction_shares
         ],
-        "map": _map(result.map),
-        "drive_by": _approach(result.approach),
-        "severity": result.severity and _severity(result.rule, result.severity),
-        "by_sign": [_sign(row) for row in result.rows],
+        "map": _encode_map(result.view_map),
+        "drive_by": _encode_drive_by(result.drive_by),
+        "severity": result.severity and _encode_severity(result.severity_rule, result.severity),
+        "by_sign": [_encode_sign(row) for row in result.rows],
     }
 
 
-def sticker_markdown(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]:
+def render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]:
     """The section of report.md."""
-    yield from ("## Stickers", "", READING_STICKERS, "", f"**{LIMITS_OF_SIMULATION}**", "")
+    yield from ("## Stickers", "", STICKERS_EXPLANATION, "", f"**{SIMULATION_LIMITS}**", "")
     for group in groups:
         record = group[0].cell.record
-        size = escape(budget(record.norm, record.eps, record.surface))
-        yield from (f"### {escape(record.attack)}: {size}", "")
-        yield from _separate(one.place for one in group)
-        yield from table(_SUMMARY, map(_summed_up, group))
+        size = escape_markdown(format_budget(record.norm, record.eps, record.surface))
+        yield from (f"### {escape_markdown(record.attack)}: {size}", "")
+        yield from _iterate_paragraphs(one.surface_text for one in group)
+        yield from render_table(_SUMMARY_COLUMNS, map(_format_summary_row, group))
         yield ""
-        rules = (one.rule for one in group if one.severity)
-        yield from _separate(f"Severity, from 0 to 1: {rule}. {READING_SEVERITY}" for rule in rules)
-        rows = (_control_row(result, control) for result in group for control in result.controls)
-        yield from table(["model", "control", "should be", "measured", "is it so"], rows)
-        yield ""
-        parts = [escape(part.name) for part in group[0].targets]
-        read = (
-            [escape(str(one.subject)), *(full(part.measured) for part in one.targets)]
-            for one in group
-            if one.counted
+        rules = (one.severity_rule for one in group if one.severity)
+        yield from _iterate_paragraphs(
+            f"Severity, from 0 to 1: {rule}. {SEVERITY_EXPLANATION}" for rule in rules
         )
-        yield from table(["model, read as", *parts], read)
+        rows = (_format_control_row(result, control) for result in group for control in result.controls)
+        yield from render_table(["model", "control", "should be", "measured", "is it so"], rows)
+        yield ""
+        parts = [escape_markdown(part.name) for part in group[0].prediction_shares]
+        read = (
+            [
+                escape_markdown(str(one.subject)),
+                *(format_estimate(part.share) for part in one.prediction_shares),
+            ]
+            for one in group
+            if one.counted_signs
+        )
+        yield from render_table(["model, read as", *parts], read)
         yield ""
 
 
-def signs_of_cell(cell: CellResult) -> tuple[str, str]:
+def format_sign_counts(cell: CellResult) -> tuple[str, str]:
     """Where cells stand side by side: how many signs count, and how many of them are turned."""
     tally = cell.tally
-    most = f"{tally.broken} of {tally.clean_correct} ({interval(cell.attack_success)})"
+    most = f"{tally.broken} of {tally.clean_correct} ({format_interval(cell.attack_success)})"
     return f"signs that count {tally.clean_correct} of {tally.n}", f"turned in most views {most}"
 
 
-def _separate(sentences: Iterable[str]) -> Iterator[str]:
+def _iterate_paragraphs(sentences: Iterable[str]) -> Iterator[str]:
     """Each sentence once, as a paragraph of its own."""
-    return (part for one in dict.fromkeys(filter(None, sentences)) for part in (escape(one), ""))
+    return (part for one in dict.fromkeys(filter(None, sentences)) for part in (escape_markdown(one), ""))
 
 
-def _summed_up(result: StickerResult) -> list[str]:
-    who, worst, drive = escape(str(result.subject)), result.map.worst, result.approach
-    if not result.counted:
+def _format_summary_row(result: StickerResult) -> list[str]:
+    who, worst, drive = escape_markdown(str(result.subject)), result.view_map.worst_bin, result.drive_by
+    if not result.counted_signs:
         told = "void: no sign is read rightly in enough of its clean views"
-        return [who, told, *[""] * (len(_SUMMARY) - 2)]
+        return [who, told, *[""] * (len(_SUMMARY_COLUMNS) - 2)]
     severity = result.severity
     return [
         who,
-        full(result.success),
-        full(result.dodged),
-        f"{result.broken} of {result.counted}" + (f", {len(result.void)} left out" if result.void else ""),
-        percent(result.confidence),
-        NOTHING if worst is None else str(worst),
-        NOTHING if drive is None else percent(drive.share),
-        NOTHING if drive is None else _mostly(drive),
-        NOTHING if drive is None else f"{drive.longest} of {drive.frames}",
-        NOTHING if severity is None else _mean(severity.expected),
-        escape(result.harm),
+        format_estimate(result.attack_success),
+        format_estimate(result.misread_rate),
+        f"{result.broken_signs} of {result.counted_signs}"
+        + (f", {len(result.void_signs)} left out" if result.void_signs else ""),
+        format_percent(result.mean_confidence),
+        MISSING_TEXT if worst is None else str(worst),
+        MISSING_TEXT if drive is None else format_percent(drive.success_share),
+        MISSING_TEXT if drive is None else _format_successful_drives(drive),
+        MISSING_TEXT if drive is None else f"{drive.longest_run} of {drive.frame_count}",
+        MISSING_TEXT if severity is None else _format_mean(severity.expected),
+        escape_markdown(result.worst_severity_text),
     ]
 
 
-def _control_row(result: StickerResult, control: Control) -> list[str]:
-    verdict = {None: "cannot be told", True: "yes", False: "**no**"}[control.kept]
-    remarks = f": {escape(control.remarks)}" if control.remarks else ""
-    measured = full(control.measured)
-    if control.dodged.known:
-        measured += f"; not read as what it is {full(control.dodged)}"
-    who = escape(str(result.subject))
-    return [who, control.name, escape(control.expected), measured, f"{verdict}{remarks}"]
+def _format_control_row(result: StickerResult, control: StickerControl) -> list[str]:
+    verdict = {None: "cannot be told", True: "yes", False: "**no**"}[control.is_met]
+    remarks = f": {escape_markdown(control.remarks)}" if control.remarks else ""
+    measured = format_estimate(control.success_share)
+    if control.misread_rate.is_known:
+        measured += f"; not read as what it is {format_estimate(control.misread_rate)}"
+    who = escape_markdown(str(result.subject))
+    return [who, control.name, escape_markdown(control.expected), measured, f"{verdict}{remarks}"]
 
 
-def _control(control: Control) -> dict[str, Any]:
-    measured = control.measured.as_json(control.reason or "not measured")
+def _encode_control(control: StickerControl) -> dict[str, Any]:
+    measured = control.success_share.to_json(control.reason or "not measured")
     return {
         "name": control.name,
         "expected": control.expected,
-        "kept": control.kept,
+        "kept": control.is_met,
         "consequence": control.consequence,
         "reason": control.reason,
-        "barred": control.barred,
+        "barred": control.invalid_count,
         **measured,
-        "dodged": control.dodged.as_json("not counted of this control"),
+        "dodged": control.misread_rate.to_json("not counted of this control"),
     }
 
 
-def _map(found: ViewMap) -> dict[str, Any]:
+def _encode_map(found: ViewMap) -> dict[str, Any]:
     return {
-        "distances": list(found.distances),
-        "angles": list(found.angles),
-        "success": [[square.estimate.as_json(square.word) for square in row] for row in found.rows],
-        "worst": found.worst and _worst(found.worst),
+        "distances": list(found.distance_labels),
+        "angles": list(found.angle_labels),
+        "success": [[square.estimate.to_json(square.status_text) for square in row] for row in found.rows],
+        "worst": found.worst_bin and _encode_worst_bin(found.worst_bin),
     }
 
 
-def _severity(rule: str, severity: Severity) -> dict[str, Any]:
+def _encode_severity(rule: str, severity: SeveritySummary) -> dict[str, Any]:
     return {
         "rule": rule,
-        "expected": severity.expected.as_json(),
-        "worst": severity.worst,
+        "expected": severity.expected.to_json(),
+        "worst": severity.worst_severity,
         "worst_class": severity.worst_class,
         "worst_count": severity.worst_count,
     }
 
 
-def _worst(worst: Bin) -> dict[str, Any]:
+def _encode_worst_bin(worst: WorstBin) -> dict[str, Any]:
     return {
-        "where": worst.where,
-        "bins": worst.among,
+        "where": worst.position,
+        "bins": worst.bin_count,
         "level": worst.estimate.level,
-    } | worst.estimate.as_json()
+    } | worst.estimate.to_json()
 
 
-def _mean(expected: Estimate) -> str:
-    return f"{expected.value:.3f} ({expected.low:.3f}{DASH}{expected.high:.3f}, n{SPACE}={SPACE}{expected.n})"
+def _format_mean(expected: Estimate) -> str:
+    return f"{expected.value:.3f} ({expected.low:.3f}{EN_DASH}{expected.high:.3f}, n{NO_BREAK_SPACE}={NO_BREAK_SPACE}{expected.n})"
 
 
-def _mostly(drive: Approach) -> str:
-    return f"{drive.mostly.count} of {drive.mostly.n} ({interval(drive.mostly)})"
+def _format_successful_drives(drive: DriveBy) -> str:
+    return f"{drive.successful_drives.count} of {drive.successful_drives.n} ({format_interval(drive.successful_drives)})"
 
 
-def _approach(approach: Approach | None) -> dict[str, Any] | None:
+def _encode_drive_by(approach: DriveBy | None) -> dict[str, Any] | None:
     if approach is None:
         return None
     return {
-        "longest_run": approach.longest,
-        "frames": approach.frames,
-        "value": approach.share if approach.seen else None,
+        "longest_run": approach.longest_run,
+        "frames": approach.frame_count,
+        "value": approach.success_share if approach.counted_frames else None,
         "low": None,
         "high": None,
-        "n": approach.seen,
+        "n": approach.counted_frames,
         "reason": "no interval: the frames of a drive are not independent",
-        "drives_turned": approach.mostly.as_json(),
+        "drives_turned": approach.successful_drives.to_json(),
     }
 
 
-def _sign(row: SignRow) -> dict[str, Any]:
+def _encode_sign(row: SignRow) -> dict[str, Any]:
     return {
         "image": row.sign.image,
-        "standing": row.sign.standing,
+        "standing": row.sign.status,
         "problem": row.sign.problem,
         "broken": row.sign.broken,
-        "clean": row.sign.clean.as_json("not looked at"),
-        "sticker_success": row.success.as_json("not looked at"),
-        "random_colours": row.random.as_json("not looked at"),
-        "without_views": row.without_views.as_json("not looked at"),
-        "drive_by": _approach(row.approach),
+        "clean": row.sign.clean_accuracy.to_json("not looked at"),
+        "sticker_success": row.attack_success.to_json("not looked at"),
+        "random_colours": row.random_colours_success.to_json("not looked at"),
+        "without_views": row.no_views_success.to_json("not looked at"),
+        "drive_by": _encode_drive_by(row.drive_by),
     }

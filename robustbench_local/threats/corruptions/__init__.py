@@ -14,32 +14,36 @@ import torch
 from torch import Tensor
 
 from robustbench_local.errors import DataError
-from robustbench_local.randomness import Stream, seed_from
+from robustbench_local.randomness import RandomStream, derive_seed
 from robustbench_local.threats.corruptions import blur, digital, noise, weather
-from robustbench_local.threats.corruptions.severity_levels import Scale, scale_of, strength
+from robustbench_local.threats.corruptions.severity_levels import (
+    StrengthScale,
+    select_scale,
+    select_strengths,
+)
 
-FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
-    "gaussian_noise": noise.gaussian_noise,
-    "shot_noise": noise.shot_noise,
-    "impulse_noise": noise.impulse_noise,
-    "defocus_blur": blur.defocus_blur,
-    "glass_blur": blur.glass_blur,
-    "motion_blur": blur.motion_blur,
-    "zoom_blur": blur.zoom_blur,
-    "snow": weather.snow,
-    "frost": weather.frost,
-    "fog": weather.fog,
-    "brightness": weather.brightness,
-    "contrast": digital.contrast,
-    "elastic_transform": digital.elastic_transform,
-    "pixelate": digital.pixelate,
-    "jpeg_compression": digital.jpeg_compression,
+CORRUPTION_FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    "gaussian_noise": noise.apply_gaussian_noise,
+    "shot_noise": noise.apply_shot_noise,
+    "impulse_noise": noise.apply_impulse_noise,
+    "defocus_blur": blur.apply_defocus_blur,
+    "glass_blur": blur.apply_glass_blur,
+    "motion_blur": blur.apply_motion_blur,
+    "zoom_blur": blur.apply_zoom_blur,
+    "snow": weather.apply_snow,
+    "frost": weather.apply_frost,
+    "fog": weather.apply_fog,
+    "brightness": weather.apply_brightness,
+    "contrast": digital.apply_contrast,
+    "elastic_transform": digital.apply_elastic_transform,
+    "pixelate": digital.apply_pixelate,
+    "jpeg_compression": digital.apply_jpeg_compression,
 }
 """By name: (C, H, W) in [0, 1], the strengths, ``draws`` -> (C, H, W)."""
 
 
-def corrupt(
-    images: Tensor, name: str, severity: int, stream: Stream, *, scale: Scale | None = None
+def corrupt_images(
+    images: Tensor, name: str, severity: int, stream: RandomStream, *, scale: StrengthScale | None = None
 ) -> Tensor:
     """Corrupt images, each with its own random numbers.
 
@@ -61,9 +65,9 @@ def corrupt(
         return images.clone()
     if images.shape[1] not in (1, 3):
         raise DataError(f"corruptions are for images of 1 or 3 channels, these have {images.shape[1]}")
-    parameters = strength(name, severity, scale or scale_of(*images.shape[-2:]))
+    parameters = select_strengths(name, severity, scale or select_scale(*images.shape[-2:]))
     result, draws = torch.empty(images.shape), torch.Generator()
     for row, (identity, image) in enumerate(zip(stream.ids, images.detach().cpu().float(), strict=True)):
-        draws.manual_seed(seed_from(stream.seed, identity, name))
-        result[row] = FUNCTIONS[name](image, *parameters, draws=draws)
+        draws.manual_seed(derive_seed(stream.seed, identity, name))
+        result[row] = CORRUPTION_FUNCTIONS[name](image, *parameters, draws=draws)
     return ((result.clamp(0, 1) * 255).round() / 255).to(images)

@@ -8,23 +8,28 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import conv2d
 
-from robustbench_local.threats.corruptions.filters import fold, magnify, smooth, streak
+from robustbench_local.threats.corruptions.filters import (
+    magnify_planes,
+    mirror_indices,
+    smear_streak,
+    smooth_planes,
+)
 
 
-def defocus_blur(image: Tensor, radius: float, softness: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
+def apply_defocus_blur(image: Tensor, radius: float, softness: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
     """Every point becomes a disc of ``radius`` pixels, its edge softened by a Gaussian of ``softness``."""
     soft_reach = 1 if radius <= 8 else 2
     reach = math.ceil(radius) + soft_reach
     steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
     disc = (steps[:, None] ** 2 + steps[None, :] ** 2 <= radius**2).float()
-    kernel = smooth((disc / disc.sum())[None], softness, truncate=soft_reach / softness)
+    kernel = smooth_planes((disc / disc.sum())[None], softness, truncate=soft_reach / softness)
     height, width = image.shape[-2:]
-    rows = fold(torch.arange(-reach, height + reach), height)
-    columns = fold(torch.arange(-reach, width + reach), width)
+    rows = mirror_indices(torch.arange(-reach, height + reach), height)
+    columns = mirror_indices(torch.arange(-reach, width + reach), width)
     return conv2d(image[:, rows][:, :, columns][:, None], kernel[None]).squeeze(1)
 
 
-def glass_blur(image: Tensor, sigma: float, reach: float, rounds: float, *, draws: Generator) -> Tensor:
+def apply_glass_blur(image: Tensor, sigma: float, reach: float, rounds: float, *, draws: Generator) -> Tensor:
     """Neighbouring pixels trade places, ``rounds`` times, between two Gaussian smoothings of ``sigma``."""
     height, width = image.shape[-2:]
     far = int(reach)
@@ -37,17 +42,17 @@ def glass_blur(image: Tensor, sigma: float, reach: float, rounds: float, *, draw
             for here in range(row * width + columns.start, row * width + far, -1):
                 there = here + next(moves)
                 order[here], order[there] = order[there], order[here]
-    traded = smooth(image, sigma).flatten(1)[:, torch.tensor(order)].view_as(image)
-    return smooth(traded, sigma)
+    traded = smooth_planes(image, sigma).flatten(1)[:, torch.tensor(order)].view_as(image)
+    return smooth_planes(traded, sigma)
 
 
-def motion_blur(image: Tensor, radius: float, sigma: float, *, draws: Generator) -> Tensor:
+def apply_motion_blur(image: Tensor, radius: float, sigma: float, *, draws: Generator) -> Tensor:
     """A streak within 45 degrees of the horizontal."""
     degrees = 90 * float(torch.rand((), generator=draws)) - 45
-    return streak(image, int(radius), sigma, degrees)
+    return smear_streak(image, int(radius), sigma, degrees)
 
 
-def zoom_blur(image: Tensor, largest: float, step: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
-    """The mean of the image and of its enlargements up to ``largest`` in steps of ``step``."""
+def apply_zoom_blur(image: Tensor, largest: float, step: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
+    """The mean of the image and of its enlargements up to ``max_value`` in steps of ``colour_step``."""
     factors = 1 + step * torch.arange(round((largest - 1) / step) + 1)
-    return (image + magnify(image, factors).sum(dim=0)) / (len(factors) + 1)
+    return (image + magnify_planes(image, factors).sum(dim=0)) / (len(factors) + 1)

@@ -8,10 +8,10 @@ from functools import lru_cache
 import torch
 from torch import Generator, Tensor
 
-from robustbench_local.threats.warp import sample
+from robustbench_local.threats.warp import sample_bilinear
 
 
-def smooth(planes: Tensor, sigma: float, *, truncate: float = 4.0, mirrored: bool = False) -> Tensor:
+def smooth_planes(planes: Tensor, sigma: float, *, truncate: float = 4.0, mirrored: bool = False) -> Tensor:
     """Gaussian smoothing.
 
     Args:
@@ -26,31 +26,31 @@ def smooth(planes: Tensor, sigma: float, *, truncate: float = 4.0, mirrored: boo
     if sigma <= 0:
         return planes
     height, width = planes.shape[-2:]
-    down = _smoothing(height, sigma, truncate, mirrored)
-    across = _smoothing(width, sigma, truncate, mirrored)
+    down = _build_smoothing_matrix(height, sigma, truncate, mirrored)
+    across = _build_smoothing_matrix(width, sigma, truncate, mirrored)
     return down @ planes @ across.T
 
 
 @lru_cache(maxsize=64)
-def _smoothing(size: int, sigma: float, truncate: float, mirrored: bool) -> Tensor:
+def _build_smoothing_matrix(size: int, sigma: float, truncate: float, mirrored: bool) -> Tensor:
     """The smoothing of a line of pixels as a matrix, so that kernels wider than the image need no padding."""
     reach = int(truncate * sigma + 0.5)
     taps = torch.arange(-reach, reach + 1)
     weights = torch.exp(-0.5 * (taps / sigma).double() ** 2)
     places = torch.arange(size)[:, None] + taps
-    folded = fold(places, size) if mirrored else places.clamp(0, size - 1)
+    folded = mirror_indices(places, size) if mirrored else places.clamp(0, size - 1)
     matrix = torch.zeros(size, size, dtype=torch.float64)
     matrix.scatter_add_(1, folded, (weights / weights.sum()).expand_as(folded))
     return matrix.float()
 
 
-def fold(places: Tensor, size: int) -> Tensor:
+def mirror_indices(places: Tensor, size: int) -> Tensor:
     """Places beyond the ends of a line mirrored back into it, as often as needed: ``b a | a b c | c b``."""
     turned = places % (2 * size)
     return torch.where(turned >= size, 2 * size - 1 - turned, turned)
 
 
-def streak(planes: Tensor, radius: int, sigma: float, degrees: float) -> Tensor:
+def smear_streak(planes: Tensor, radius: int, sigma: float, degrees: float) -> Tensor:
     """Smear along a direction, one-sided, as a camera in motion does.
 
     Args:
@@ -79,7 +79,7 @@ def streak(planes: Tensor, radius: int, sigma: float, degrees: float) -> Tensor:
     return smeared
 
 
-def magnify(planes: Tensor, factors: Tensor) -> Tensor:
+def magnify_planes(planes: Tensor, factors: Tensor) -> Tensor:
     """The middle of an image, enlarged to its full size, at several factors.
 
     Args:
@@ -94,7 +94,7 @@ def magnify(planes: Tensor, factors: Tensor) -> Tensor:
     rows = row + (torch.arange(height) - row) / factors[:, None]
     columns = column + (torch.arange(width) - column) / factors[:, None]
     count = len(factors)
-    return sample(
+    return sample_bilinear(
         planes.expand(count, -1, -1, -1),
         rows[:, :, None].expand(count, height, width),
         columns[:, None, :].expand(count, height, width),
@@ -102,7 +102,7 @@ def magnify(planes: Tensor, factors: Tensor) -> Tensor:
     )
 
 
-def cloud(height: int, width: int, decay: float, draws: Generator) -> Tensor:
+def sample_cloud(height: int, width: int, decay: float, draws: Generator) -> Tensor:
     """A fractal landscape by midpoint displacement on a torus.
 
     Args:

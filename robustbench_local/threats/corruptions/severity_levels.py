@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-Scale = Literal["small", "large"]
+StrengthScale = Literal["small", "large"]
 Parameters = tuple[float, ...]
 Strengths = Mapping[str, tuple[Parameters, ...]]
 
-SMALL_SIDE = 64
+MAX_SMALL_SIDE_PIXELS = 64
 """Images whose shorter side is at most this get the strengths of CIFAR-10-C, larger ones ImageNet-C's."""
 
-SMALL: Strengths = {
+CIFAR10_C_STRENGTHS: Strengths = {
     "gaussian_noise": ((0.04,), (0.06,), (0.08,), (0.09,), (0.10,)),
     "shot_noise": ((500,), (250,), (100,), (75,), (50,)),
     "impulse_noise": ((0.01,), (0.02,), (0.03,), (0.05,), (0.07,)),
@@ -51,7 +51,7 @@ SMALL: Strengths = {
 }
 """CIFAR-10-C."""
 
-LARGE: Strengths = {
+IMAGENET_C_STRENGTHS: Strengths = {
     "gaussian_noise": ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,)),
     "shot_noise": ((60,), (25,), (12,), (5,), (3,)),
     "impulse_noise": ((0.03,), (0.06,), (0.09,), (0.17,), (0.27,)),
@@ -83,12 +83,12 @@ LARGE: Strengths = {
 """ImageNet-C."""
 
 
-def scale_of(height: int, width: int) -> Scale:
+def select_scale(height: int, width: int) -> StrengthScale:
     """Which of the two sets an image of this size belongs to."""
-    return "small" if min(height, width) <= SMALL_SIDE else "large"
+    return "small" if min(height, width) <= MAX_SMALL_SIDE_PIXELS else "large"
 
 
-def strength(name: str, severity: int, scale: Scale) -> Parameters:
+def select_strengths(name: str, severity: int, scale: StrengthScale) -> Parameters:
     """The parameters of a corruption, in the order in which its function takes them.
 
     Args:
@@ -96,4 +96,4 @@ def strength(name: str, severity: int, scale: Scale) -> Parameters:
         severity: 1 to 5.
         scale: Which set.
     """
-    return (SMALL if scale == "small" else LARGE)[name][severity - 1]
+    return (CIFAR10_C_STRENGTHS if scale == "small" else IMAGENET_C_STRENGTHS)[name][severity - 1]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from robustbench_local.threats.corruptions.filters import cloud, magnify, streak
-from robustbench_local.threats.warp import sample
+from robustbench_local.threats.corruptions.filters import magnify_planes, sample_cloud, smear_streak
+from robustbench_local.threats.warp import sample_bilinear
 
 _LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in brightness as seen (ITU-R BT.601)."""
-_ICE = (-0.09, 0.0, 0.045)
+_ICE_TINT = (-0.09, 0.0, 0.045)
 """How much less red and more blue ice is than gray."""
 
 
-def snow(
+def apply_snow(
     image: Tensor,
     mean: float,
     spread: float,
@@ -40,39 +40,39 @@ def snow(
         draws: Random numbers.
     """
     noise = mean + spread * torch.randn(1, *image.shape[-2:], generator=draws)
-    flakes = magnify(noise, torch.tensor([zoom]))[0]
+    flakes = magnify_planes(noise, torch.tensor([zoom]))[0]
     flakes = flakes.masked_fill(flakes < threshold, 0.0).clamp(0, 1)
     degrees = 90 * float(torch.rand((), generator=draws)) - 135
-    flakes = streak(flakes, int(radius), sigma, degrees)
-    pale = torch.maximum(image, _gray(image) * 1.5 + 0.5)
+    flakes = smear_streak(flakes, int(radius), sigma, degrees)
+    pale = torch.maximum(image, _compute_luma(image) * 1.5 + 0.5)
     return keep * image + (1 - keep) * pale + flakes + flakes.flip(-2, -1)
 
 
-def frost(image: Tensor, keep: float, share: float, *, draws: Generator) -> Tensor:
+def apply_frost(image: Tensor, keep: float, share: float, *, draws: Generator) -> Tensor:
     """``keep`` of the picture plus ``share`` of a sheet of ice.
 
     The paper overlays crops of six photographs of frosted glass. These cannot be shipped, so the ice is
     drawn: veils, ferns and needles, as bright, as bluish and as varied as such photographs are.
     """
-    return keep * image + share * _ice(image, draws)
+    return keep * image + share * _sample_ice(image, draws)
 
 
-def fog(image: Tensor, density: float, decay: float, *, draws: Generator) -> Tensor:
+def apply_fog(image: Tensor, density: float, decay: float, *, draws: Generator) -> Tensor:
     """A fractal cloud of this density, scaled so that the brightest pixel stays as bright as it was."""
     height, width = image.shape[-2:]
     brightest = float(image.max())
-    foggy = image + density * cloud(height, width, decay, draws)
+    foggy = image + density * sample_cloud(height, width, decay, draws)
     return foggy * (brightest / (brightest + density))
 
 
-def brightness(image: Tensor, amount: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
+def apply_brightness(image: Tensor, amount: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
     """The value of each pixel, as in hue, saturation, value, raised by ``amount``."""
     value = image.amax(dim=0, keepdim=True)
     lighter = (value + amount).clamp(max=1.0)
     return torch.where(value > 0, image * (lighter / value.clamp_min(1e-12)), lighter)
 
 
-def _gray(image: Tensor) -> Tensor:
+def _compute_luma(image: Tensor) -> Tensor:
     """Brightness as seen, (1, H, W)."""
     if len(image) != 3:
         return image.mean(dim=0, keepdim=True)
@@ -80,20 +80,20 @@ def _gray(image: Tensor) -> Tensor:
     return weighted.sum(dim=0, keepdim=True)
 
 
-def _ice(image: Tensor, draws: Generator) -> Tensor:
+def _sample_ice(image: Tensor, draws: Generator) -> Tensor:
     """A sheet of ice of the size of the image, (C, H, W); no two are alike."""
     height, width = image.shape[-2:]
-    veil = cloud(height, width, 1.6, draws)
+    veil = sample_cloud(height, width, 1.6, draws)
     ferns = (1 - (2 * veil.flip(0) - 1).abs()) ** 6
-    needles = _bent(_needles(height, width, draws), veil)
-    pattern = _standard(veil) + 0.5 * _standard(ferns) + _standard(needles)
+    needles = _bend_plane(_sample_needles(height, width, draws), veil)
+    pattern = _standardize_plane(veil) + 0.5 * _standardize_plane(ferns) + _standardize_plane(needles)
     level, spread = torch.rand(2, generator=draws).tolist()
-    sheet: Tensor = 0.4 + 0.35 * level + (0.1 + 0.08 * spread) * _standard(pattern)
-    tint = torch.tensor(_ICE if len(image) == 3 else (0.0,) * len(image)).view(-1, 1, 1)
+    sheet: Tensor = 0.4 + 0.35 * level + (0.1 + 0.08 * spread) * _standardize_plane(pattern)
+    tint = torch.tensor(_ICE_TINT if len(image) == 3 else (0.0,) * len(image)).view(-1, 1, 1)
     return (sheet + tint).clamp(0, 1)
 
 
-def _needles(height: int, width: int, draws: Generator) -> Tensor:
+def _sample_needles(height: int, width: int, draws: Generator) -> Tensor:
     """Sparse seeds drawn out along the three axes of ice, 60 degrees apart, each to either side."""
     length = max(2, min(height, width) // 10)
     first = 60 * float(torch.rand((), generator=draws))
@@ -101,19 +101,19 @@ def _needles(height: int, width: int, draws: Generator) -> Tensor:
     sides = (torch.rand(3, generator=draws) < 0.5).tolist()
     drawn = torch.zeros(height, width)
     for axis, turned in enumerate(sides):
-        drawn += streak(seeds[axis : axis + 1], length, length, first + 60 * axis + 180 * turned)[0]
+        drawn += smear_streak(seeds[axis : axis + 1], length, length, first + 60 * axis + 180 * turned)[0]
     return drawn
 
 
-def _bent(plane: Tensor, hills: Tensor) -> Tensor:
+def _bend_plane(plane: Tensor, hills: Tensor) -> Tensor:
     """The plane with its straight lines bent as the hills rise and fall."""
     height, width = plane.shape
     amount = min(height, width) / 3
     rows = torch.arange(height)[:, None] + amount * (hills - 0.5)
     columns = torch.arange(width) + amount * (hills.flip(1) - 0.5)
-    return sample(plane[None, None], rows[None], columns[None], outside="reflection")[0, 0]
+    return sample_bilinear(plane[None, None], rows[None], columns[None], outside="reflection")[0, 0]
 
 
-def _standard(plane: Tensor) -> Tensor:
+def _standardize_plane(plane: Tensor) -> Tensor:
     """Mean 0 and standard deviation 1; a flat plane becomes 0."""
     return (plane - plane.mean()) / plane.std(correction=0).clamp_min(1e-6)

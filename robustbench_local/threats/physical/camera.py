@@ -15,26 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from robustbench_local.bpda import clamp_passing_borders, straight_through
-from robustbench_local.randomness import normal_at
-from robustbench_local.threats.physical.camera_jpeg import compress
+from robustbench_local.bpda import apply_straight_through, clamp_with_border_gradient
+from robustbench_local.randomness import sample_normal_at
+from robustbench_local.threats.physical.camera_jpeg import compress_jpeg
 from robustbench_local.threats.physical.views import Views
-from robustbench_local.threats.warp import sample
+from robustbench_local.threats.warp import sample_bilinear
 
 SIGN_SHARE = 0.8
 """Side of the sign over the side of the frame: a border of 10 %, as benchmarks of traffic signs crop."""
-REFERENCE_SIZE = 32
+REFERENCE_SIZE_PIXELS = 32
 """Width of the frame that pixels of blur and motion are meant for."""
-_FAR = 640.0
+_DISTANCE_FACTOR = 640.0
 """A sign seen at d pixels stands this many pixels over d away, in half frames: a sign of 90 cm that is 64
 pixels wide is 6 m off."""
-_POINTS = 65
+_STREAK_POINTS = 65
 """Points of a streak: so many that two neighbours fall into the same pixel up to frames of 400 pixels."""
-_BLACK = 1e-4
+_BLACK_OFFSET = 1e-4
 """Added before the contrast curve, whose slope at black would be infinite."""
 
 
-def photograph(scenes: Tensor, views: Views) -> Tensor:
+def photograph_scenes(scenes: Tensor, views: Views) -> Tensor:
     """What the camera sees.
 
     Args:
@@ -46,18 +46,18 @@ def photograph(scenes: Tensor, views: Views) -> Tensor:
         (N, V, C, H, W) on the 8-bit grid, differentiable by the scenes. A photograph depends on its own scene
         and view alone.
     """
-    light = expose(scenes, views)
-    noisy = light + _noise(light, views)
-    clamped = clamp_passing_borders(noisy).flatten(0, 1)
+    light = compute_exposure(scenes, views)
+    noisy = light + _sample_sensor_noise(light, views)
+    clamped = clamp_with_border_gradient(noisy).flatten(0, 1)
     quality = views.jpeg.to(clamped).flatten().round()
 
     def stored(pictures: Tensor) -> Tensor:
-        return (compress(pictures, quality) * 255).round() / 255
+        return (compress_jpeg(pictures, quality) * 255).round() / 255
 
-    return straight_through(stored, clamped).view_as(light)
+    return apply_straight_through(stored, clamped).view_as(light)
 
 
-def expose(scenes: Tensor, views: Views) -> Tensor:
+def compute_exposure(scenes: Tensor, views: Views) -> Tensor:
     """What falls onto the sensor, before noise and compression: the smooth part of :func:`photograph`.
 
     Args:
@@ -67,17 +67,19 @@ def expose(scenes: Tensor, views: Views) -> Tensor:
     Returns:
         (N, V, C, H, W), not clamped.
     """
-    seen = _from_there(scenes, views)
-    blurred = _moved(_unsharp(seen, views), views)
+    seen = _warp_to_views(scenes, views)
+    blurred = _apply_motion_blur(_blur_views(seen, views), views)
     gain, offset, gamma = (
         getattr(views, name).to(blurred)[..., None, None, None] for name in ("gain", "offset", "gamma")
     )
-    curved: Tensor = ((clamp_passing_borders(blurred, high=math.inf) + _BLACK) / (1 + _BLACK)) ** gamma
+    curved: Tensor = (
+        (clamp_with_border_gradient(blurred, high=math.inf) + _BLACK_OFFSET) / (1 + _BLACK_OFFSET)
+    ) ** gamma
     light: Tensor = gain * curved + offset
     return light
 
 
-def homography(views: Views) -> Tensor:
+def compute_homography(views: Views) -> Tensor:
     """From the sign's plane to the frame, both from -1 to 1 across: (N, V, 3, 3).
 
     The sign turns about the vertical, then the horizontal, then the line of sight, before a pinhole camera
@@ -85,7 +87,7 @@ def homography(views: Views) -> Tensor:
     """
     turns = [torch.deg2rad(angle.double()) for angle in (views.yaw, views.pitch, views.roll)]
     (cy, cp, cr), (sy, sp, sr) = ([turn.cos() for turn in turns], [turn.sin() for turn in turns])
-    far = _FAR / views.distance.double().clamp_max(_FAR)
+    far = _DISTANCE_FACTOR / views.distance.double().clamp_max(_DISTANCE_FACTOR)
     nothing = torch.zeros_like(far)
     across = [far * (cr * cy - sr * sp * sy), -far * sr * cp, nothing]
     down = [far * (sr * cy + cr * sp * sy), far * cr * cp, nothing]
@@ -99,24 +101,24 @@ def homography(views: Views) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def _from_there(scenes: Tensor, views: Views) -> Tensor:
+def _warp_to_views(scenes: Tensor, views: Views) -> Tensor:
     """The scenes in perspective; what comes in from outside is the border's pixel."""
     *_, channels, height, width = scenes.shape
-    signs, count = views.key.shape
-    places = _looked_at(views, height, width).to(scenes)
+    signs, count = views.noise_key.shape
+    places = _compute_sign_coordinates(views, height, width).to(scenes)
     if scenes.ndim == 4:  # a sign's views as one tall picture: no copy of the scene a view
         rows, columns = (places[..., axis].reshape(signs, count * height, width) for axis in (0, 1))
-        tall = sample(scenes, rows, columns, outside="border")
+        tall = sample_bilinear(scenes, rows, columns, outside="border")
         return tall.view(signs, channels, count, height, width).transpose(1, 2)
     rows, columns = (places[..., axis].flatten(0, 1) for axis in (0, 1))
-    return sample(scenes.flatten(0, 1), rows, columns, outside="border").view(scenes.shape)
+    return sample_bilinear(scenes.flatten(0, 1), rows, columns, outside="border").view(scenes.shape)
 
 
-def _looked_at(views: Views, height: int, width: int) -> Tensor:
+def _compute_sign_coordinates(views: Views, height: int, width: int) -> Tensor:
     """Where each pixel of the frame looks at the sign's plane, (N, V, H, W, 2): row and column."""
-    down = (2 * torch.arange(height, device=views.key.device).double() + 1) / height - 1
-    across = (2 * torch.arange(width, device=views.key.device).double() + 1) / width - 1
-    first, second, third = homography(views).unbind(dim=-1)
+    down = (2 * torch.arange(height, device=views.noise_key.device).double() + 1) / height - 1
+    across = (2 * torch.arange(width, device=views.noise_key.device).double() + 1) / width - 1
+    first, second, third = compute_homography(views).unbind(dim=-1)
     # the inverse up to a factor, in closed form: its rows are cross products of the columns
     back = [torch.linalg.cross(*pair) for pair in ((second, third), (third, first), (first, second))]
     x, y, w = (
@@ -126,7 +128,7 @@ def _looked_at(views: Views, height: int, width: int) -> Tensor:
     return torch.stack([(y / w + 1) * height / 2 - 0.5, (x / w + 1) * width / 2 - 0.5], dim=-1)
 
 
-def _unsharp(seen: Tensor, views: Views) -> Tensor:
+def _blur_views(seen: Tensor, views: Views) -> Tensor:
     """Out of focus, and in the resolution of the distance: one Gaussian.
 
     A coarse pixel p frame pixels wide, interpolated linearly, spreads light with a variance of p^2 / 4; what
@@ -134,13 +136,13 @@ def _unsharp(seen: Tensor, views: Views) -> Tensor:
     """
     height, width = seen.shape[-2:]
     coarse = SIGN_SHARE * min(height, width) / views.distance.double()
-    own = views.blur.double() * min(height, width) / REFERENCE_SIZE
+    own = views.blur.double() * min(height, width) / REFERENCE_SIZE_PIXELS
     sigma = (own**2 + (coarse.clamp_min(1.0) ** 2 - 1) / 4).sqrt()
-    down, across = (_gaussian(sigma, size).to(seen)[:, :, None] for size in (height, width))
+    down, across = (_build_gaussian_matrices(sigma, size).to(seen)[:, :, None] for size in (height, width))
     return down @ seen @ across.transpose(-1, -2)
 
 
-def _gaussian(sigma: Tensor, size: int) -> Tensor:
+def _build_gaussian_matrices(sigma: Tensor, size: int) -> Tensor:
     """Smoothing along a line as matrices (N, V, size, size): the share of each pixel; the ends go on."""
     places = torch.arange(size, device=sigma.device).double()
     edges = places[None, :] - places[:, None] + 0.5
@@ -149,33 +151,33 @@ def _gaussian(sigma: Tensor, size: int) -> Tensor:
     return torch.diff(reached, dim=-1, prepend=torch.zeros_like(reached[..., :1]))
 
 
-def _moved(seen: Tensor, views: Views) -> Tensor:
+def _apply_motion_blur(seen: Tensor, views: Views) -> Tensor:
     """Smeared along a straight streak, as while the shutter is open."""
     height, width = seen.shape[-2:]
-    length = views.motion * min(height, width) / REFERENCE_SIZE
+    length = views.motion * min(height, width) / REFERENCE_SIZE_PIXELS
     reach = math.ceil(float(length.max()) / 2)
     if reach == 0:
         return seen
-    kernels = _streaks(length.double(), views.motion_angle.double(), reach).to(seen)
+    kernels = _build_streak_kernels(length.double(), views.motion_angle.double(), reach).to(seen)
     planes = seen.flatten(0, 2)[None]
     kernels = kernels.flatten(0, 1)[:, None].repeat_interleave(seen.shape[2], dim=0)
     padded = pad(planes, (reach,) * 4, mode="replicate")
     return conv2d(padded, kernels, groups=planes.shape[1]).view(seen.shape)
 
 
-def _streaks(length: Tensor, angle: Tensor, reach: int) -> Tensor:
+def _build_streak_kernels(length: Tensor, angle: Tensor, reach: int) -> Tensor:
     """The streaks as kernels, (N, V, 2 reach + 1, 2 reach + 1): points of a line, each shared by 4 pixels."""
-    points = torch.linspace(-0.5, 0.5, _POINTS, device=length.device).double()
+    points = torch.linspace(-0.5, 0.5, _STREAK_POINTS, device=length.device).double()
     offsets = torch.arange(-reach, reach + 1, device=length.device).double()
     down, across = (
         (1 - (offsets - (length * way(angle))[..., None, None] * points[:, None]).abs()).clamp_min(0)
         for way in (torch.sin, torch.cos)
     )
-    return down.transpose(-1, -2) @ across / _POINTS
+    return down.transpose(-1, -2) @ across / _STREAK_POINTS
 
 
-def _noise(light: Tensor, views: Views) -> Tensor:
+def _sample_sensor_noise(light: Tensor, views: Views) -> Tensor:
     """The sensor's noise, the same for a view whatever the scene: (N, V, C, H, W)."""
-    keys = views.key.flatten()
-    draws = normal_at(keys, torch.zeros_like(keys), light[0, 0].numel())
+    keys = views.noise_key.flatten()
+    draws = sample_normal_at(keys, torch.zeros_like(keys), light[0, 0].numel())
     return draws.to(light).view(light.shape) * views.noise.to(light)[..., None, None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PRINTABLE = (
+PRINTABLE_COLOURS = (
     (27, 14, 28), (123, 24, 43), (128, 134, 45), (21, 81, 47), (122, 156, 132), (19, 79, 117),
     (173, 38, 46), (22, 36, 67), (68, 94, 122), (194, 138, 139), (187, 126, 70), (66, 90, 46),
     (122, 57, 93), (69, 22, 30), (181, 82, 51), (70, 35, 75), (192, 193, 161), (73, 140, 105),
@@ -18,7 +18,7 @@ Source: Sharif et al. 2016, doi:10.1145/2976749.2978392, section 5.2; the values
 2018, arXiv:1707.08945."""
 
 
-def total_variation(images: Tensor, mask: Tensor) -> Tensor:
+def compute_total_variation(images: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring pixels that both lie in the mask.
 
     Args:
@@ -40,7 +40,7 @@ def total_variation(images: Tensor, mask: Tensor) -> Tensor:
     return total / (pairs * images.shape[1]).clamp_min(1)
 
 
-def non_printability(images: Tensor, mask: Tensor) -> Tensor:
+def compute_non_printability(images: Tensor, mask: Tensor) -> Tensor:
     """Mean distance of the mask's pixels to the nearest printable colour.
 
     The published score multiplies the distances to all thirty colours, which lies near 1e-10 everywhere and
@@ -55,7 +55,7 @@ def non_printability(images: Tensor, mask: Tensor) -> Tensor:
 
     Source: Sharif et al. 2016, doi:10.1145/2976749.2978392, section 5.2.
     """
-    palette = torch.tensor(PRINTABLE, dtype=images.dtype, device=images.device) / 255
+    palette = torch.tensor(PRINTABLE_COLOURS, dtype=images.dtype, device=images.device) / 255
     colours = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
     nearest = palette[(colours.detach()[..., None, :] - palette).square().sum(dim=-1).argmin(dim=-1)]
     # no square root at zero: its slope there is infinite

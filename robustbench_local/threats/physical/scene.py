@@ -7,24 +7,30 @@ import math
 import torch
 from torch import Tensor
 
-from robustbench_local.threats.physical.relighting import light_on, lit
-from robustbench_local.threats.physical.sticker_mask import allowance, square_side, sticker_mask
+from robustbench_local.threats.physical.relighting import find_light_range, relight_colours
+from robustbench_local.threats.physical.sticker_mask import (
+    build_sticker_mask,
+    compute_square_side,
+    count_allowed_pixels,
+)
 from robustbench_local.threats.physical.views import Views
 from robustbench_local.threats.threat_model import ThreatModel
 
 
-def patch_side(images: Tensor, threat: ThreatModel) -> int:
-    """Side of a patch in pixels: the largest square of at most ``eps`` of the frame."""
+def compute_patch_side(images: Tensor, threat: ThreatModel) -> int:
+    """Side of a patch in pixels: the largest square of at most ``compute_eps`` of the frame."""
     height, width = images.shape[-2:]
     return min(math.isqrt(int(threat.eps * height * width + 1e-6)), height, width)
 
 
-def compose(images: Tensor, found: Tensor, surfaces: Tensor, threat: ThreatModel, views: Views) -> Tensor:
+def compose_scenes(
+    images: Tensor, printed: Tensor, surfaces: Tensor, threat: ThreatModel, views: Views
+) -> Tensor:
     """What the camera is to photograph.
 
     Args:
         images: The signs as they are, (N, C, H, W).
-        found: What the attack returned: the signs with their stickers, (N, C, H, W), or patches (N, C, s, s)
+        printed: What the attack returned: the signs with their stickers, (N, C, H, W), or patches (N, C, s, s)
             as they are printed, which stand in the light of each sign.
         surfaces: (N, 1, H, W), boolean.
         threat: Sticker or patch.
@@ -36,27 +42,29 @@ def compose(images: Tensor, found: Tensor, surfaces: Tensor, threat: ThreatModel
         ``found``.
     """
     if threat.norm == "sticker":
-        return found
-    side, (height, width) = found.shape[-1], images.shape[-2:]
-    top, left = _beside(views.beside, height - side, width - side)
-    down, across = (_placed(at, side, size)[:, :, None] for at, size in ((top, height), (left, width)))
-    shown = lit(found, images, surfaces)[:, None]
-    pasted = down.to(found) @ shown @ across.to(found).transpose(-1, -2)
+        return printed
+    side, (height, width) = printed.shape[-1], images.shape[-2:]
+    top, left = _place_patches(views.border_position, height - side, width - side)
+    down, across = (
+        _build_placement(at, side, size)[:, :, None] for at, size in ((top, height), (left, width))
+    )
+    shown = relight_colours(printed, images, surfaces)[:, None]
+    pasted = down.to(printed) @ shown @ across.to(printed).transpose(-1, -2)
     there = down.any(dim=-1)[..., :, None] & across.any(dim=-1)[..., None, :] & ~surfaces[:, None]
     return torch.where(there, pasted, images[:, None])
 
 
-def worn_mask(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel) -> Tensor:
+def find_sticker_pixels(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel) -> Tensor:
     """The pixels of a sticker that an attack returned, (N, 1, H, W), boolean.
 
     A poster covers the whole surface; of other stickers those pixels are taken that differ from the sign.
     """
     if threat.transformation == "poster":
-        return sticker_mask(surfaces, threat)
+        return build_sticker_mask(surfaces, threat)
     return (found != images).any(dim=1, keepdim=True)
 
 
-def scene_violations(
+def find_scene_violations(
     found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel
 ) -> list[str | None]:
     """Which rule each sign's sticker, or the patch, breaks (trust invariant V13).
@@ -70,7 +78,7 @@ def scene_violations(
     Returns:
         One reason or None for each sign.
     """
-    side, count = patch_side(images, threat), len(images)
+    side, count = compute_patch_side(images, threat), len(images)
     shape = tuple(images.shape) if threat.norm == "sticker" else (*images.shape[:2], side, side)
     if not isinstance(found, Tensor) or tuple(found.shape) != shape:
         got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -86,8 +94,8 @@ def scene_violations(
         "pixels leave the box [0, 1]": ~((flat >= 0) & (flat <= 1)).all(dim=1),
     }
     if threat.norm == "sticker":
-        wrong |= _outgrown(found, images, surfaces, threat)
-        wrong["the sticker is brighter or darker than the light on the sign"] = _glowing(
+        wrong |= _find_size_violations(found, images, surfaces, threat)
+        wrong["the sticker is brighter or darker than the light on the sign"] = _has_impossible_brightness(
             found, images, surfaces
         )
     for reason, rows in wrong.items():
@@ -96,19 +104,21 @@ def scene_violations(
     return reasons
 
 
-def _outgrown(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel) -> dict[str, Tensor]:
+def _find_size_violations(
+    found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatModel
+) -> dict[str, Tensor]:
     """Which stickers lie outside their place, and which are too large, (N,) each."""
     changed = (found != images).any(dim=1, keepdim=True)
-    place = sticker_mask(surfaces, threat) if threat.transformation == "poster" else surfaces
-    most = allowance(surfaces, threat.eps)
+    place = build_sticker_mask(surfaces, threat) if threat.transformation == "poster" else surfaces
+    most = count_allowed_pixels(surfaces, threat.eps)
     covered = changed.flatten(1).sum(dim=1)
     if threat.transformation == "rectangles":
         pairs = zip(changed[:, 0], surfaces[:, 0], strict=True)
-        covered = torch.tensor([_covered_by_two(*pair) for pair in pairs], device=most.device)
+        covered = torch.tensor([_count_covered_pixels(*pair) for pair in pairs], device=most.device)
     too_large = covered > most
     if threat.transformation == "square":
-        sides = torch.stack([_extent(changed.any(dim=axis)[:, 0]) for axis in (2, 3)]).amax(dim=0)
-        largest = torch.tensor([square_side(pixels) for pixels in most.tolist()], device=sides.device)
+        sides = torch.stack([_compute_extent(changed.any(dim=axis)[:, 0]) for axis in (2, 3)]).amax(dim=0)
+        largest = torch.tensor([compute_square_side(pixels) for pixels in most.tolist()], device=sides.device)
         too_large |= sides > largest
     return {
         "pixels outside the sticker's place are changed": (changed & ~place).flatten(1).any(dim=1),
@@ -116,7 +126,7 @@ def _outgrown(found: Tensor, images: Tensor, surfaces: Tensor, threat: ThreatMod
     }
 
 
-def _covered_by_two(changed: Tensor, plane: Tensor) -> int:
+def _count_covered_pixels(changed: Tensor, plane: Tensor) -> int:
     """The fewest pixels of a surface, (H, W), that two rectangles cover which hold all that is changed.
 
     Two rectangles that do not overlap lie on two sides of a line, so every line is tried.
@@ -127,11 +137,11 @@ def _covered_by_two(changed: Tensor, plane: Tensor) -> int:
     for marks, surface in ((changed, plane), (changed.t(), plane.t())):
         for line in range(1, len(marks) + 1):
             parts = ((marks[:line], surface[:line]), (marks[line:], surface[line:]))
-            fewest = min(fewest, sum(_boxed(*part) for part in parts))
+            fewest = min(fewest, sum(_count_boxed_pixels(*part) for part in parts))
     return fewest
 
 
-def _boxed(marks: Tensor, plane: Tensor) -> int:
+def _count_boxed_pixels(marks: Tensor, plane: Tensor) -> int:
     """Pixels of the surface in the smallest rectangle around what is marked, (H, W) both."""
     down, across = (marks.any(dim=axis).nonzero().flatten() for axis in (1, 0))
     if not len(down):
@@ -139,14 +149,14 @@ def _boxed(marks: Tensor, plane: Tensor) -> int:
     return int(plane[down[0] : down[-1] + 1, across[0] : across[-1] + 1].sum())
 
 
-def _glowing(found: Tensor, images: Tensor, surfaces: Tensor) -> Tensor:
+def _has_impossible_brightness(found: Tensor, images: Tensor, surfaces: Tensor) -> Tensor:
     """Which stickers have pixels beyond white or black in the light on the sign, up to 8 bits, (N,)."""
-    low, high = light_on(images, surfaces)
+    low, high = find_light_range(images, surfaces)
     beyond = (found < low - 1 / 255) | (found > high + 1 / 255)
     return (beyond & (found != images)).flatten(1).any(dim=1)
 
 
-def _extent(lines: Tensor) -> Tensor:
+def _compute_extent(lines: Tensor) -> Tensor:
     """From the first to the last true entry of each row, (N,); 0 where there is none."""
     places = torch.arange(1, lines.shape[1] + 1, device=lines.device)
     last = (lines * places).amax(dim=1)
@@ -154,7 +164,7 @@ def _extent(lines: Tensor) -> Tensor:
     return (last + first - lines.shape[1]).clamp_min(0)
 
 
-def _beside(along: Tensor, free_down: int, free_across: int) -> tuple[Tensor, Tensor]:
+def _place_patches(along: Tensor, free_down: int, free_across: int) -> tuple[Tensor, Tensor]:
     """Row and column, (N, V) each, of a patch that touches the frame's border ``along`` of the way round."""
     edge = 4 * along
     step = edge % 1
@@ -165,7 +175,7 @@ def _beside(along: Tensor, free_down: int, free_across: int) -> tuple[Tensor, Te
     return top, left
 
 
-def _placed(first: Tensor, side: int, size: int) -> Tensor:
+def _build_placement(first: Tensor, side: int, size: int) -> Tensor:
     """Which pixel of a patch each pixel of a line shows, as matrices (N, V, size, side), boolean."""
     places = torch.arange(size, device=first.device)[:, None] - first[..., None, None]
     return places == torch.arange(side, device=first.device)

@@ -11,20 +11,20 @@ from torch.nn.functional import pad
 from robustbench_local.errors import ThreatError
 from robustbench_local.threats.threat_model import ThreatModel
 
-BORDER = 0.1
+BORDER_SHARE = 0.1
 """Of a photograph without an outline: the frame around the sign's box, as a share of its side."""
-LAYOUTS = ((2.5, 0.25), (1.5, 0.25), (1.8, 0.28))
+BAR_LAYOUTS = ((2.5, 0.25), (1.5, 0.25), (1.8, 0.28))
 """Two equal bars, one above the other: width over height, and where their middles lie, as a share of the
 surface's height from its top and from its bottom. Two that cover 37 % still fit into an octagon."""
-_LONGEST = 5.0
+_MAX_ASPECT_RATIO = 5.0
 """Largest side over the other of rectangles that are placed where they are worth most."""
-_NEARLY = 0.9
+_MIN_COVERAGE_SHARE = 0.9
 """Share of what they may cover that they cover at least."""
-_SIZES = 12
+_MAX_SIZES_TRIED = 12
 """Sizes of such rectangles that are tried."""
 
 
-def surface(images: Tensor, masks: Tensor | None) -> Tensor:
+def build_surface_masks(images: Tensor, masks: Tensor | None) -> Tensor:
     """The surface of each sign.
 
     Args:
@@ -39,18 +39,18 @@ def surface(images: Tensor, masks: Tensor | None) -> Tensor:
         return masks.to(images.device)
     count, _, height, width = images.shape
     box = torch.zeros(count, 1, height, width, dtype=torch.bool, device=images.device)
-    top, left = round(BORDER * height), round(BORDER * width)
+    top, left = round(BORDER_SHARE * height), round(BORDER_SHARE * width)
     box[..., top : height - top, left : width - left] = True
     return box
 
 
-def allowance(surfaces: Tensor, share: float) -> Tensor:
+def count_allowed_pixels(surfaces: Tensor, share: float) -> Tensor:
     """How many pixels a sticker may cover: the share of the sign's surface, rounded down; int64, (N,)."""
     return (surfaces.flatten(1).sum(dim=1).double() * share + 1e-6).floor().long()
 
 
-def sticker_mask(
-    surfaces: Tensor, threat: ThreatModel, *, wanted: Tensor | None = None, layout: int = 0
+def build_sticker_mask(
+    surfaces: Tensor, threat: ThreatModel, *, pixel_worth: Tensor | None = None, layout: int = 0
 ) -> Tensor:
     """The pixels of a sticker.
 
@@ -59,9 +59,9 @@ def sticker_mask(
         threat: Shape and share. Rectangles: two of equal size, which do not overlap, inside the surface where
             they cover most of what is wanted. Square: likewise. Found: the pixels wanted most. Poster:
             everything.
-        wanted: How much each pixel is worth, (N, 1, H, W), at least 0. Without it rectangles are laid out
-            as ``layout`` says, and a square lies in the middle.
-        layout: Which of ``LAYOUTS``.
+        pixel_worth: How much each pixel is worth, (N, 1, H, W), at least 0. Without it rectangles are laid out
+            as ``memory_format`` says, and a square lies in the middle.
+        layout: Which of ``BAR_LAYOUTS``.
 
     Returns:
         (N, 1, H, W), boolean: inside the surface, and no more than the share.
@@ -71,36 +71,38 @@ def sticker_mask(
     """
     if threat.transformation == "poster":
         return surfaces & (threat.eps > 0)
-    pixels = allowance(surfaces, threat.eps).tolist()
+    pixels = count_allowed_pixels(surfaces, threat.eps).tolist()
     rows = [plane[0] for plane in surfaces]
-    worth = None if wanted is None else [plane[0] for plane in wanted]
+    worth = None if pixel_worth is None else [plane[0] for plane in pixel_worth]
     if threat.transformation == "rectangles" and worth is None:
-        shaped = [_bars(plane, most, *LAYOUTS[layout]) for plane, most in zip(rows, pixels, strict=True)]
+        shaped = [
+            _build_bars(plane, most, *BAR_LAYOUTS[layout]) for plane, most in zip(rows, pixels, strict=True)
+        ]
     elif threat.transformation == "rectangles":
-        shaped = [_pair(*each) for each in zip(rows, worth or (), pixels, strict=True)]
+        shaped = [_find_best_pair(*each) for each in zip(rows, worth or (), pixels, strict=True)]
     elif threat.transformation == "square":
-        worth = [_middle(plane) for plane in rows] if worth is None else worth
-        shaped = [_square(*each) for each in zip(rows, worth, pixels, strict=True)]
+        worth = [_compute_centre_worth(plane) for plane in rows] if worth is None else worth
+        shaped = [_find_best_square(*each) for each in zip(rows, worth, pixels, strict=True)]
     else:
         if worth is None:
             raise ThreatError("a sticker of found pixels needs to be told which pixels are wanted")
-        shaped = [_most_wanted(*each) for each in zip(rows, worth, pixels, strict=True)]
+        shaped = [_select_top_pixels(*each) for each in zip(rows, worth, pixels, strict=True)]
     return torch.stack(shaped)[:, None] if shaped else surfaces
 
 
-def square_side(most: int) -> int:
+def compute_square_side(most: int) -> int:
     """Side of the largest square of at most so many pixels."""
     return math.isqrt(most)
 
 
-def _bars(plane: Tensor, most: int, ratio: float, middle: float) -> Tensor:
+def _build_bars(plane: Tensor, most: int, ratio: float, middle: float) -> Tensor:
     """Two bars of whole pixels, one above the other."""
     found = torch.zeros_like(plane)
     down, across = (plane.any(dim=axis).nonzero().flatten() for axis in (1, 0))
     if most < 2:
         return found
     top, left, height, width = int(down[0]), int(across[0]), len(down), len(across)
-    bar_height, bar_width = _size(most // 2, ratio, width)
+    bar_height, bar_width = _find_bar_size(most // 2, ratio, width)
     first = left + (width - bar_width) // 2
     above = max(0, round(height * middle - bar_height / 2))
     for begin in (top + above, top + height - above - bar_height):
@@ -108,7 +110,7 @@ def _bars(plane: Tensor, most: int, ratio: float, middle: float) -> Tensor:
     return found & plane
 
 
-def _size(most: int, ratio: float, widest: int) -> tuple[int, int]:
+def _find_bar_size(most: int, ratio: float, widest: int) -> tuple[int, int]:
     """Height and width of a rectangle of at most so many pixels: nearly all of them, at about that ratio."""
     sizes = [(height, min(most // height, widest)) for height in range(1, most + 1)]
 
@@ -119,14 +121,14 @@ def _size(most: int, ratio: float, widest: int) -> tuple[int, int]:
     return max(sizes, key=worth)
 
 
-def _pair(plane: Tensor, worth: Tensor, most: int) -> Tensor:
+def _find_best_pair(plane: Tensor, worth: Tensor, most: int) -> Tensor:
     """The rectangle inside the surface that covers the most worth, and the best one beside it; else bars."""
-    best, found = -math.inf, _bars(plane, most, *LAYOUTS[0])
+    best, found = -math.inf, _build_bars(plane, most, *BAR_LAYOUTS[0])
     layers = torch.stack([plane.double(), worth.double() * plane])
-    for height, width in _sizes(most // 2):
+    for height, width in _list_sizes(most // 2):
         if height > plane.shape[0] or width > plane.shape[1]:
             continue
-        inside, gain = _sums(layers, height, width)
+        inside, gain = _sum_windows(layers, height, width)
         gain = gain.masked_fill(inside < height * width - 0.5, -torch.inf)
         pair, total = torch.zeros_like(plane), 0.0
         for _ in range(2):
@@ -141,35 +143,42 @@ def _pair(plane: Tensor, worth: Tensor, most: int) -> Tensor:
     return found
 
 
-def _sizes(most: int) -> list[tuple[int, int]]:
+def _list_sizes(most: int) -> list[tuple[int, int]]:
     """Heights and widths of rectangles that cover nearly so many pixels, from upright to lying ones."""
-    lowest, highest = math.ceil(math.sqrt(most / _LONGEST)), math.floor(math.sqrt(most * _LONGEST))
+    lowest, highest = (
+        math.ceil(math.sqrt(most / _MAX_ASPECT_RATIO)),
+        math.floor(math.sqrt(most * _MAX_ASPECT_RATIO)),
+    )
     heights = range(max(lowest, 1), highest + 1)
-    sizes = [(height, most // height) for height in heights if most // height * height >= _NEARLY * most]
-    return sizes[:: max(1, -(-len(sizes) // _SIZES))]
+    sizes = [
+        (height, most // height)
+        for height in heights
+        if most // height * height >= _MIN_COVERAGE_SHARE * most
+    ]
+    return sizes[:: max(1, -(-len(sizes) // _MAX_SIZES_TRIED))]
 
 
-def _sums(layers: Tensor, height: int, width: int) -> Tensor:
+def _sum_windows(layers: Tensor, height: int, width: int) -> Tensor:
     """Sum of each layer, (L, H, W), over every window of that size, (L, H - height + 1, W - width + 1)."""
     table = pad(layers, (1, 0, 1, 0)).cumsum(dim=1).cumsum(dim=2)
     lower, upper = table[:, height:], table[:, :-height]
     return lower[:, :, width:] - lower[:, :, :-width] - upper[:, :, width:] + upper[:, :, :-width]
 
 
-def _square(plane: Tensor, worth: Tensor, most: int) -> Tensor:
+def _find_best_square(plane: Tensor, worth: Tensor, most: int) -> Tensor:
     """The square that lies inside the surface as far as any can, and there covers the most worth."""
-    found, side = torch.zeros_like(plane), square_side(most)
+    found, side = torch.zeros_like(plane), compute_square_side(most)
     if side == 0:
         return found
     layers = torch.stack([plane.double(), worth.double() * plane])
-    inside, gain = _sums(layers, side, side)
+    inside, gain = _sum_windows(layers, side, side)
     best = torch.where(inside > inside.max() - 0.5, gain, -torch.inf)
     row, column = divmod(int(best.argmax()), best.shape[1])
     found[row : row + side, column : column + side] = True
     return found & plane
 
 
-def _most_wanted(plane: Tensor, worth: Tensor, most: int) -> Tensor:
+def _select_top_pixels(plane: Tensor, worth: Tensor, most: int) -> Tensor:
     """The surface's pixels of the greatest worth, the first ones where they are equal."""
     ranked = worth.masked_fill(~plane, -torch.inf).flatten().sort(descending=True, stable=True).indices
     found = torch.zeros_like(plane).flatten()
@@ -177,7 +186,7 @@ def _most_wanted(plane: Tensor, worth: Tensor, most: int) -> Tensor:
     return found.view_as(plane)
 
 
-def _middle(plane: Tensor) -> Tensor:
+def _compute_centre_worth(plane: Tensor) -> Tensor:
     """Worth that grows towards the middle of the surface."""
     places = plane.nonzero().double()
     rows, columns = (torch.arange(size, device=plane.device).double() for size in plane.shape)

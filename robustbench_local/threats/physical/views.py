@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 
-_PAIRS = ("distance", "gain", "gamma", "jpeg")
-_DRAWN = (
+_RANGE_FIELDS = ("distance", "gain", "gamma", "jpeg")
+_DRAWN_FIELDS = (
     "distance", "yaw", "pitch", "roll", "shift_x", "shift_y", "gain", "offset", "gamma", "blur", "motion",
     "motion_angle", "noise", "jpeg", "beside",
 )  # fmt: skip
@@ -61,37 +61,37 @@ class ViewRange:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            self._check(field.name)
+            self._check_field(field.name)
         for name, most in (("yaw", 80), ("pitch", 80), ("roll", 180), ("shift", 0.5)):
             if getattr(self, name) > most:
                 raise ConfigError(f"{name} is at most {most}, got {getattr(self, name):g}", where="views")
         if not 1 <= self.jpeg[0] <= self.jpeg[1] <= 100:
             raise ConfigError(f"jpeg qualities are 1 to 100, got {list(self.jpeg)}", where="views")
 
-    def _check(self, name: str) -> None:
+    def _check_field(self, name: str) -> None:
         """Refuse a number that is not finite or negative, and a range that is turned round or has a zero."""
         value = getattr(self, name)
-        low, high = value if name in _PAIRS else (value, value)
+        low, high = value if name in _RANGE_FIELDS else (value, value)
         if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
             raise ConfigError(f"{name} must be finite, at least 0 and in order, got {value}", where="views")
-        if name in _PAIRS and low == 0:
+        if name in _RANGE_FIELDS and low == 0:
             raise ConfigError(f"{name} must be above 0, got {value}", where="views")
 
-    def bounds(self, name: str) -> tuple[float, float]:
+    def find_bounds(self, name: str) -> tuple[float, float]:
         """Lowest and highest value of a field of :class:`Views`."""
         if name == "motion_angle":
             return 0.0, math.pi
         if name == "beside":
             return 0.0, 1.0
         value = getattr(self, name.removesuffix("_x").removesuffix("_y"))
-        if name in _PAIRS:
+        if name in _RANGE_FIELDS:
             return value[0], value[1]
         return (0.0, value) if name in {"blur", "motion", "noise"} else (-value, value)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Views of some signs; every tensor is (N, V), float32 but for ``key``."""
+    """Views of some signs; every tensor is (N, V), float32 but for ``noise_key``."""
 
     distance: Tensor
     """Size of the sign in pixels."""
@@ -121,34 +121,34 @@ class Views:
     """Standard deviation."""
     jpeg: Tensor
     """Quality, 1 to 100; 0: not compressed."""
-    beside: Tensor
+    border_position: Tensor
     """Where along the frame's border something beside the sign stands, in [0, 1)."""
-    key: Tensor
+    noise_key: Tensor
     """int64: opens the stream of the view's noise."""
 
     @property
     def count(self) -> int:
         """V: views of a sign."""
-        return self.key.shape[1]
+        return self.noise_key.shape[1]
 
-    def select(self, signs: Sequence[int] | Tensor) -> Views:
+    def select_signs(self, signs: Sequence[int] | Tensor) -> Views:
         """The views of some of the signs, in the given order."""
-        chosen = torch.as_tensor(signs, dtype=torch.int64, device=self.key.device)
-        return self._each(lambda tensor: tensor[chosen])
+        chosen = torch.as_tensor(signs, dtype=torch.int64, device=self.noise_key.device)
+        return self._map_tensors(lambda tensor: tensor[chosen])
 
-    def part(self, start: int, stop: int) -> Views:
-        """Views ``start`` to ``stop`` of every sign."""
-        return self._each(lambda tensor: tensor[:, start:stop])
+    def slice_views(self, start: int, stop: int) -> Views:
+        """Views ``find_starting_points`` to ``stop`` of every sign."""
+        return self._map_tensors(lambda tensor: tensor[:, start:stop])
 
     def to(self, device: torch.device | str) -> Views:
         """The same on another device."""
-        return self._each(lambda tensor: tensor.to(device))
+        return self._map_tensors(lambda tensor: tensor.to(device))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Views:
+    def _map_tensors(self, change: Callable[[Tensor], Tensor]) -> Views:
         return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self)})
 
 
-def plain_views(signs: int, count: int = 1, *, device: torch.device | str = "cpu") -> Views:
+def build_plain_views(signs: int, count: int = 1, *, device: torch.device | str = "cpu") -> Views:
     """The view in which the camera changes nothing but rounding to 8 bits: near, from the front, even light.
 
     Args:
@@ -157,13 +157,13 @@ def plain_views(signs: int, count: int = 1, *, device: torch.device | str = "cpu
         device: Where the result goes.
     """
     nothing = torch.zeros(signs, count, device=device)
-    values = dict.fromkeys(_DRAWN, nothing)
+    values = dict.fromkeys(_DRAWN_FIELDS, nothing)
     values |= {"gain": nothing + 1, "gamma": nothing + 1, "distance": nothing + torch.inf}
-    return Views(**values, key=nothing.long())
+    return Views(**values, noise_key=nothing.long())
 
 
-def draw_views(
-    stream: Stream, count: int, ranges: ViewRange, *, draw: str, device: torch.device | str
+def sample_views(
+    stream: RandomStream, count: int, ranges: ViewRange, *, draw: str, device: torch.device | str
 ) -> Views:
     """Random views of signs, each sign's from its own stream.
 
@@ -177,16 +177,16 @@ def draw_views(
     Returns:
         (N, count) of everything.
     """
-    unit = stream.uniform((count, len(_DRAWN)), draw=f"views {draw}", device=device)
+    unit = stream.sample_uniform((count, len(_DRAWN_FIELDS)), draw=f"views {draw}", device=device)
     values = {}
-    for place, name in enumerate(_DRAWN):
-        low, high = ranges.bounds(name)
+    for place, name in enumerate(_DRAWN_FIELDS):
+        low, high = ranges.find_bounds(name)
         values[name] = low + (high - low) * unit[..., place]
-    return Views(**values, key=_keys(stream, count, draw, device))
+    return Views(**values, noise_key=_compute_noise_keys(stream, count, draw, device))
 
 
-def approach(
-    stream: Stream, ranges: ViewRange, *, frames: int = 60, device: torch.device | str = "cpu"
+def sample_approach(
+    stream: RandomStream, ranges: ViewRange, *, frames: int = 60, device: torch.device | str = "cpu"
 ) -> Views:
     """What a car sees that drives past the sign at constant speed.
 
@@ -204,8 +204,8 @@ def approach(
     Returns:
         (N, frames) of everything.
     """
-    drive = draw_views(stream, 1, ranges, draw="drive", device=device)
-    views = draw_views(stream, frames, ranges, draw="frames", device=device)
+    drive = sample_views(stream, 1, ranges, draw="drive", device=device)
+    views = sample_views(stream, frames, ranges, draw="frames", device=device)
     far, near = ranges.distance
     way = torch.linspace(1.0, far / near, frames, device=device).expand(len(stream.ids), frames)
     # the sign stands where its largest yaw is reached at the nearest frame: tan(yaw) grows as 1 / way
@@ -216,7 +216,7 @@ def approach(
     return replace(views, **values, distance=far / way, yaw=torch.rad2deg((side / way).atan()))
 
 
-def _keys(stream: Stream, count: int, draw: str, device: torch.device | str) -> Tensor:
+def _compute_noise_keys(stream: RandomStream, count: int, draw: str, device: torch.device | str) -> Tensor:
     """What opens the stream of each view's noise: (N, count)."""
-    first = stream.keys(f"noise {draw}", device)
+    first = stream.compute_keys(f"noise {draw}", device)
     return first[:, None] + torch.arange(count, dtype=torch.int64, device=device)

@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attack_samples import Sample, linear_sample, wrapped
+from attack_samples import Sample, build_classifier, build_linear_sample
 from torch import Tensor
 
 from robustbench_local.attacks.black_box.spsa import SPSA, SPSASearch
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.losses import margin
-from robustbench_local.attacks.core.search import Seen
+from robustbench_local.attacks.core.losses import compute_margin
+from robustbench_local.attacks.core.search import PointEvaluation
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 LINF, L2 = ThreatModel(norm="Linf", eps="20/255"), ThreatModel(norm="L2", eps=1.0)
@@ -33,20 +33,22 @@ def estimates(
     ask: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """What the search takes for the gradient at the first steps, on the engine's own front."""
-    engine = Engine(sample.classifier, sample.images, sample.labels, sample.stream(attack))
-    search = SPSASearch(attack=attack, threat=LINF, classifier=ask or sample.classifier, size=size)
-    front = engine._admit(search, engine.items())
+    engine = Engine(sample.classifier, sample.images, sample.labels, sample.build_stream(attack))
+    search = SPSASearch(attack=attack, threat=LINF, classifier=ask or sample.classifier, batch_size=size)
+    front = engine._start_items(search, engine.build_items())
     found = []
     for _ in range(steps):
-        found.append(search._estimate(front, front.state))
-        front.grow()
+        found.append(search._estimate_gradient(front, front.state))
+        front.increment_ages()
     return found
 
 
 def test_the_estimate_agrees_with_the_gradient(small: Sample):
-    some = small.select(torch.arange(6))
+    some = small.select_images(torch.arange(6))
     attack = SPSA(samples=4096, delta=1e-3)
-    _, _, gradient = some.classifier.gradient(some.images, lambda logits: margin(logits, some.labels))
+    _, _, gradient = some.classifier.compute_gradient(
+        some.images, lambda logits: compute_margin(logits, some.labels)
+    )
     inside = (some.images > 0.01) & (some.images < 0.99)
     guess = estimates(some, attack, 512)[0]
     alike = torch.cosine_similarity((guess * inside).flatten(1), (gradient * inside).flatten(1))
@@ -58,19 +60,19 @@ def test_the_estimate_agrees_with_the_gradient(small: Sample):
 
 def test_directions_are_other_signs_at_every_step_and_for_every_image():
     generator = torch.Generator().manual_seed(0)
-    sample = linear_sample(
+    sample = build_linear_sample(
         torch.randn(2, 50, generator=generator), torch.zeros(2), torch.full((3, 2, 5, 5), 0.5)
     )
     attack = SPSA(samples=10)
-    engine = Engine(sample.classifier, sample.images, sample.labels, sample.stream(attack))
-    search = SPSASearch(attack=attack, threat=LINF, classifier=sample.classifier, size=4)
-    front = engine._admit(search, engine.items())
-    whole = search._signs(front, front.state, 0, 5)
+    engine = Engine(sample.classifier, sample.images, sample.labels, sample.build_stream(attack))
+    search = SPSASearch(attack=attack, threat=LINF, classifier=sample.classifier, batch_size=4)
+    front = engine._start_items(search, engine.build_items())
+    whole = search._draw_signs(front, front.state, 0, 5)
     assert whole.shape == (3, 5, 2, 5, 5)
     assert set(whole.unique().tolist()) == {-1.0, 1.0}
-    assert torch.equal(whole[:, 3:], search._signs(front, front.state, 3, 2))
-    front.grow()
-    every = torch.cat([whole, search._signs(front, front.state, 0, 5)]).flatten(0, 1).flatten(1)
+    assert torch.equal(whole[:, 3:], search._draw_signs(front, front.state, 3, 2))
+    front.increment_ages()
+    every = torch.cat([whole, search._draw_signs(front, front.state, 0, 5)]).flatten(0, 1).flatten(1)
     assert len(every.unique(dim=0)) == 30
     assert abs(float(every.mean())) < 0.1
 
@@ -88,19 +90,21 @@ def test_the_path_is_adams():
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(2, 12, generator=generator)
     images = 0.5 + 0.1 * torch.rand(4, 1, 3, 4, generator=generator)
-    sample = linear_sample(weights, torch.tensor([30.0, 0.0]), images)
+    sample = build_linear_sample(weights, torch.tensor([30.0, 0.0]), images)
     attack = SPSA(steps=5, samples=64)
-    engine = Engine(sample.classifier, images, sample.labels, sample.stream(attack))
-    search = SPSASearch(attack=attack, threat=LINF, classifier=sample.classifier, size=512)
-    front = engine._admit(search, engine.items())
+    engine = Engine(sample.classifier, images, sample.labels, sample.build_stream(attack))
+    search = SPSASearch(attack=attack, threat=LINF, classifier=sample.classifier, batch_size=512)
+    front = engine._start_items(search, engine.build_items())
     pixels, mean, square = images.clone(), torch.zeros_like(images), torch.zeros_like(images)
     for step in range(1, 6):  # Kingma & Ba 2015, algorithm 1
-        slope = search._estimate(front, front.state)
+        slope = search._estimate_gradient(front, front.state)
         mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
         pixels = pixels + 0.01 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
         nothing = torch.empty(0)
-        front.points = search.step(front, front.state, Seen(logits=nothing, losses=nothing, gradient=nothing))
-        front.grow()
+        front.points = search.step(
+            front, front.state, PointEvaluation(logits=nothing, losses=nothing, gradient=nothing)
+        )
+        front.increment_ages()
         assert torch.allclose(front.points, pixels, atol=1e-6)
 
 
@@ -109,7 +113,7 @@ def test_a_linear_model_is_driven_into_the_corner():
     weights = torch.zeros(2, 6)
     weights[1] = torch.randn(6, generator=generator).sign() * (1 + torch.rand(6, generator=generator))
     images = 0.5 + 0.1 * torch.rand(3, 1, 2, 3, generator=generator)
-    sample = linear_sample(weights, torch.tensor([30.0, 0.0]), images)
+    sample = build_linear_sample(weights, torch.tensor([30.0, 0.0]), images)
     corner = images + 0.05 * weights[1].sign().view(1, 1, 2, 3)
     candidates = sample.attack(SPSA(steps=30, samples=128), ThreatModel(norm="Linf", eps=0.05))
     assert torch.allclose(candidates, corner, atol=1e-6)
@@ -127,18 +131,18 @@ def test_ball_box_and_budget_are_kept(small: Sample, threat: ThreatModel, target
             return super().__call__(images, rows)
 
     watched = Sample(Watched(small.classifier.model, num_classes=5), small.images, small.labels)
-    with watched.classifier.metered(96, FEW.queries) as meter:
+    with watched.classifier.count_passes(96, FEW.queries) as meter:
         candidates = watched.attack(FEW, threat)
     assert torch.equal(small.images, before)
     assert ((candidates >= 0) & (candidates <= 1)).all()
     assert all(low >= 0 and high <= 1 for low, high in asked)
-    size = norm_of(candidates.double() - before.double(), threat.norm)
+    size = compute_norms(candidates.double() - before.double(), threat.norm)
     assert (size <= (threat.eps + 1e-6 if threat.norm == "Linf" else threat.eps * (1 + 1e-5))).all()
-    broken = small.broken(candidates, threat)
-    assert (meter.forward[~broken] == FEW.queries).all()
-    assert (meter.forward[broken] < FEW.queries).any()
-    assert not meter.backward.any()
-    assert FEW.cost(threat) == (FEW.queries, 0)
+    broken = small.find_adversarial(candidates, threat)
+    assert (meter.forward_passes[~broken] == FEW.queries).all()
+    assert (meter.forward_passes[broken] < FEW.queries).any()
+    assert not meter.backward_passes.any()
+    assert FEW.estimate_cost(threat) == (FEW.queries, 0)
     assert FEW.queries == 6 * 33 + 1
     assert 4 <= int(broken.sum()) <= 92
 
@@ -147,10 +151,10 @@ def test_verdicts_do_not_depend_on_company_or_batches(small: Sample):
     def verdicts(order: list[int], size: int) -> Tensor:
         classifier = Classifier(small.classifier.model, num_classes=5)
         classifier.batch_size = size
-        stream = Stream(0, tuple(IDS[row] for row in order), "spsa")
-        with classifier.attacked():
+        stream = RandomStream(0, tuple(IDS[row] for row in order), "spsa")
+        with classifier.evaluation_mode():
             found = attack.perturb(classifier, small.images[order], small.labels[order], threat, stream)
-        return small.select(torch.tensor(order)).broken(found, threat)
+        return small.select_images(torch.tensor(order)).find_adversarial(found, threat)
 
     attack, threat = SPSA(steps=4, samples=12, step_size=0.06), ThreatModel(norm="Linf", eps="44/255")
     reference = verdicts(list(range(40)), 40)
@@ -166,7 +170,7 @@ def test_a_sample_whose_answer_is_not_finite_is_left_out():
         answer = torch.stack([1 + 0 * pixel[:, 0], pixel[:, 0]], dim=1)
         return torch.where((pixel[:, 1] > 0.505)[:, None], torch.inf, answer)
 
-    sample = Sample(wrapped(forward, 2), torch.full((2, 1, 1, 2), 0.5), torch.tensor([0, 0]))
+    sample = Sample(build_classifier(forward, 2), torch.full((2, 1, 1, 2), 0.5), torch.tensor([0, 0]))
     candidates = sample.attack(SPSA(steps=4, samples=64), ThreatModel(norm="Linf", eps=0.02))
     assert torch.isfinite(candidates).all()
 
@@ -174,17 +178,17 @@ def test_a_sample_whose_answer_is_not_finite_is_left_out():
 def test_scores_are_all_it_needs(small: Sample):
     assert SPSA().knowledge == "scores"
     black_box = Classifier(lambda images: images.flatten(1)[:, :2] * 9, num_classes=2)
-    FEW.check(LINF, black_box)
-    none = small.select(torch.arange(0))
+    FEW.check_support(LINF, black_box)
+    none = small.select_images(torch.arange(0))
     assert none.attack(FEW, LINF).shape == (0, 3, 8, 8)
     assert torch.equal(small.attack(FEW, ThreatModel(norm="L2", eps=0)), small.images)
-    assert FEW.cost(ThreatModel(norm="L2", eps=0)) == (0, 0)
+    assert FEW.estimate_cost(ThreatModel(norm="L2", eps=0)) == (0, 0)
     assert SPSA().queries == 204_901
 
 
 def test_steps_that_cannot_cross_the_ball_are_mentioned():
-    assert SPSA().warnings(LINF) == []
-    assert "do not go half the way" in SPSA(steps=5).warnings(ThreatModel(norm="Linf", eps=0.3))[0]
+    assert SPSA().list_warnings(LINF) == []
+    assert "do not go half the way" in SPSA(steps=5).list_warnings(ThreatModel(norm="Linf", eps=0.3))[0]
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ from functools import lru_cache
 
 import pytest
 import torch
-from attack_samples import Sample, wrapped
+from attack_samples import Sample, build_classifier
 from torch import Tensor, nn
 
-from robustbench_local.attacks.core.eight_bit_search import FinishingSearch, finishing_cost
-from robustbench_local.attacks.core.losses import margin
+from robustbench_local.attacks.core.eight_bit_search import FinishingSearch, estimate_finishing_cost
+from robustbench_local.attacks.core.losses import compute_margin
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.harness.verify import violations
-from robustbench_local.randomness import Stream
+from robustbench_local.evaluation.harness.verify import find_ball_violations
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.eight_bit import round_to_8bit
-from robustbench_local.threats.lp_ball import random_start, to_ball_and_box
+from robustbench_local.threats.lp_ball import project_to_box, sample_random_start
 from robustbench_local.threats.threat_model import ThreatModel
 
 CLEAR = 2e-4
@@ -36,22 +36,26 @@ class Asked(Classifier):
         self.looks.append(images.detach().clone())
         return super().__call__(images, rows)
 
-    def gradient(self, images, loss, rows=None):
+    def compute_gradient(self, images, loss, rows=None):
         self.gradients += len(images)
-        return super().gradient(images, loss, rows)
+        return super().compute_gradient(images, loss, rows)
 
 
 def finish(classifier, originals, labels, candidates, threat, *, access="gradients", masks=None, **more):
     names = tuple(f"image-{row}" for row in range(len(originals)))
     blind = more.pop("blind", False)
-    search = FinishingSearch(classifier=classifier, threat=threat, access=access, clear=CLEAR, blind=blind)
+    search = FinishingSearch(
+        classifier=classifier, threat=threat, access=access, clear_margin_share=CLEAR, is_blind=blind
+    )
     given = {
         "rows": torch.arange(len(originals)),
         "in_8bit": torch.ones(len(originals), dtype=torch.bool),
         "masks": masks,
     } | more
-    with classifier.attacked(), classifier.metered(len(originals)) as meter:
-        found = search.finish(originals, labels, candidates, Stream(0, names, "test"), **given)
+    with classifier.evaluation_mode(), classifier.count_passes(len(originals)) as meter:
+        found = search.finish_candidates(
+            originals, labels, candidates, RandomStream(0, names, "test"), **given
+        )
     return found, meter
 
 
@@ -74,7 +78,7 @@ def grid_margins(model: nn.Module, original: Tensor, label: int, threat: ThreatM
     with torch.no_grad():
         logits = model(levels.float() / 255)
     spread = logits.amax(dim=1) - logits.amin(dim=1)
-    return margin(logits, torch.full((len(levels),), label)) / spread
+    return compute_margin(logits, torch.full((len(levels),), label)) / spread
 
 
 @lru_cache
@@ -117,9 +121,9 @@ def test_where_an_8bit_image_succeeds_it_is_mostly_found_and_nowhere_else(access
     assert on_grid[moved].all()
     assert not moved[best <= 0].any()
     assert float(moved[possible].float().mean()) >= least
-    assert not any(violations(found, originals, TINY))
+    assert not any(find_ball_violations(found, originals, TINY))
     assert (asked.gradients > 0) == (access == "gradients")
-    most = finishing_cost(access)
+    most = estimate_finishing_cost(access)
     assert int(meter.forward.max()) <= most[0]
     assert int(meter.backward.max()) <= most[1]
 
@@ -134,15 +138,15 @@ def test_every_look_is_an_8bit_image_inside_ball_box_and_mask(small: Sample, thr
     masks = torch.zeros(24, 1, 8, 8, dtype=torch.bool)
     masks[..., 2:7, 1:6] = True
     masks = masks if masked else None
-    stream = Stream(3, tuple(map(str, range(24))), "start")
-    delta = random_start(stream, (3, 8, 8), threat, draw=0, device="cpu", masks=masks)
-    candidates = to_ball_and_box(originals + delta, originals, threat, masks)
+    stream = RandomStream(3, tuple(map(str, range(24))), "start")
+    delta = sample_random_start(stream, (3, 8, 8), threat, draw=0, device="cpu", masks=masks)
+    candidates = project_to_box(originals + delta, originals, threat, masks)
     before = candidates.clone()
     asked = Asked(small.classifier.module, 5)
     found, _ = finish(asked, originals, small.labels[:24], candidates, threat, masks=masks, blind=True)
     assert torch.equal(candidates, before)
     assert (found != candidates).flatten(1).any(dim=1).all()
-    assert not any(violations(found, originals, threat, masks))
+    assert not any(find_ball_violations(found, originals, threat, masks))
     for looks in asked.looks:
         assert (looks * 255 - (looks * 255).round()).abs().max() < 1e-4
         assert ((looks >= 0) & (looks <= 1)).all()
@@ -153,11 +157,13 @@ def test_a_blind_search_spends_its_steps_and_hands_in_the_largest_margin(small: 
     threat = BALLS[0]
     asked = Asked(small.classifier.module, 5)
     found, meter = finish(asked, originals, small.labels[:12], originals + 0.001, threat, blind=True)
-    assert meter.backward.unique().tolist() == [finishing_cost("gradients")[1]]
+    assert meter.backward.unique().tolist() == [estimate_finishing_cost("gradients")[1]]
     with torch.no_grad():
-        best = margin(small.classifier(found), small.labels[:12])
+        best = compute_margin(small.classifier(found), small.labels[:12])
         every = [
-            margin(small.classifier(looks), small.labels[:12]) for looks in asked.looks if len(looks) == 12
+            compute_margin(small.classifier(looks), small.labels[:12])
+            for looks in asked.looks
+            if len(looks) == 12
         ]
     assert torch.allclose(best, torch.stack(every).amax(dim=0), atol=1e-4)
 
@@ -184,7 +190,9 @@ def test_the_batch_size_changes_nothing(size):
 
 
 def test_without_a_slope_no_step_is_repeated():
-    model = wrapped(lambda x: torch.stack([x.flatten(1)[:, 0] * 0, x.flatten(1)[:, 0] * 0 - 1], dim=1), 2)
+    model = build_classifier(
+        lambda x: torch.stack([x.flatten(1)[:, 0] * 0, x.flatten(1)[:, 0] * 0 - 1], dim=1), 2
+    )
     originals = torch.full((3, 1, 1, 2), 0.5)
     labels = torch.zeros(3, dtype=torch.int64)
     found, meter = finish(model, originals, labels, originals + 0.01, TINY)
@@ -192,7 +200,7 @@ def test_without_a_slope_no_step_is_repeated():
     assert meter.backward.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize(("share", "looks"), [(1.5, 1), (0.5, finishing_cost("scores")[0])])
+@pytest.mark.parametrize(("share", "looks"), [(1.5, 1), (0.5, estimate_finishing_cost("scores")[0])])
 def test_a_margin_ends_the_search_where_it_is_clear_and_not_before(share, looks):
     # logits 0 and a constant lead, beside a third one that sets the range to 1
     def forward(images: Tensor) -> Tensor:
@@ -202,7 +210,7 @@ def test_a_margin_ends_the_search_where_it_is_clear_and_not_before(share, looks)
     originals = torch.full((1, 1, 1, 6), 100 / 255)
     candidates = originals + torch.linspace(0.2, 3, 6) / 255
     label = torch.zeros(1, dtype=torch.int64)
-    _, meter = finish(wrapped(forward, 3), originals, label, candidates, TINY, access="scores")
+    _, meter = finish(build_classifier(forward, 3), originals, label, candidates, TINY, access="scores")
     assert meter.forward.tolist() == [looks]
-    _, meter = finish(wrapped(forward, 3), originals, label, candidates, TINY, access="labels")
+    _, meter = finish(build_classifier(forward, 3), originals, label, candidates, TINY, access="labels")
     assert meter.forward.tolist() == [1]  # who sees labels only sees no margin

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from attack_samples import Sample, wrapped
+from attack_samples import Sample, build_classifier
 from torch import Tensor
 
 from robustbench_local.attacks.apgd.lp_search import APGDSearch
-from robustbench_local.attacks.core.engine import Engine, default_batch_size
-from robustbench_local.attacks.core.objective import success_margin
-from robustbench_local.attacks.core.search import Search, Seen
-from robustbench_local.attacks.core.work_items import Front, Items, Rows
+from robustbench_local.attacks.core.engine import Engine, compute_default_batch_size
+from robustbench_local.attacks.core.objective import compute_success_margin
+from robustbench_local.attacks.core.search import PointEvaluation, Search
+from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable, WorkItems
 from robustbench_local.attacks.pgd import PGD, PGDSearch
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 LINF = ThreatModel(norm="Linf", eps=1)
@@ -26,7 +26,7 @@ IDS = tuple(map(str, range(64)))
 
 
 @dataclass(kw_only=True)
-class Count(Rows):
+class Count(TensorTable):
     """How often an item was asked for a step."""
 
     steps: Tensor
@@ -39,12 +39,12 @@ class Walk(Search[Count]):
         self.threat, self.steps, self.name = LINF, steps, "walk"
         self.batches: list[list[int]] = []
 
-    def begin(self, front: Front, stream: Stream, draws: list[str]) -> Count:
+    def start_items(self, front: ActiveSet, stream: RandomStream, draws: list[str]) -> Count:
         if front.targets is not None:
             front.points = front.points + 0.1 * front.targets.view(-1, 1, 1, 1)
         return Count(steps=torch.zeros(len(front)))
 
-    def step(self, front: Front, state: Count, seen: Seen) -> Tensor:
+    def step(self, front: ActiveSet, state: Count, seen: PointEvaluation) -> Tensor:
         assert state.steps.tolist() == front.age.tolist()
         self.batches.append(front.rows.tolist())
         state.steps = state.steps + 1
@@ -61,23 +61,23 @@ def walked(goals: list[float], steps: int, size: int, targets: Tensor | None = N
         return torch.stack([goal - pixel + 0.05, torch.zeros_like(pixel)], dim=1)
 
     class Only(Walk):
-        def step(self, front: Front, state: Count, seen: Seen) -> Tensor:
+        def step(self, front: ActiveSet, state: Count, seen: PointEvaluation) -> Tensor:
             moved = super().step(front, state, seen)
             return torch.cat([moved[..., :1], front.originals[..., 1:]], dim=-1)
 
-    classifier = wrapped(forward, 2)
+    classifier = build_classifier(forward, 2)
     classifier.batch_size = size
     engine = Engine(
         classifier,
         images,
         torch.zeros(len(goals), dtype=torch.int64),
-        Stream(0, IDS[: len(goals)], "x"),
+        RandomStream(0, IDS[: len(goals)], "x"),
         **how,
     )
-    engine._between = between
+    engine._steps_between_syncs = between
     search = Only(steps)
-    with classifier.metered(len(goals)) as meter:
-        engine.run(search, engine.items(targets=targets))
+    with classifier.count_passes(len(goals)) as meter:
+        engine.run(search, engine.build_items(targets=targets))
     return engine, search, meter
 
 
@@ -129,13 +129,13 @@ def test_siblings_of_a_broken_image_stop_at_once_and_those_waiting_never_start()
 def test_first_targets_stand_before_any_second_one():
     images = torch.zeros(3, 1, 1, 1)
     engine = Engine(
-        wrapped(lambda x: x.flatten(1).expand(-1, 2), 2),
+        build_classifier(lambda x: x.flatten(1).expand(-1, 2), 2),
         images,
         torch.zeros(3).long(),
-        Stream(0, IDS[:3], "x"),
+        RandomStream(0, IDS[:3], "x"),
     )
-    engine.found[1] = True
-    items = engine.items(
+    engine.finished[1] = True
+    items = engine.build_items(
         restart=4, targets=torch.tensor([[5, 6], [7, 8], [9, 1]]), eps=torch.tensor([1.0, 2, 3])
     )
     assert items.rows.tolist() == [0, 2, 0, 2]
@@ -165,24 +165,27 @@ def test_without_early_stopping_every_step_is_taken_and_the_best_point_kept():
 def test_draws_are_averaged_and_paid_for():
     noise = iter([0.5, -0.5, 1.5, -1.5] * 50)
     images = torch.full((1, 1, 1, 1), 0.5)
-    classifier = wrapped(lambda x: torch.stack([x.flatten() * 0 + 1, x.flatten() + next(noise)], dim=1), 2)
-    engine = Engine(classifier, images, torch.tensor([0]), Stream(0, ("a",), "x"), draws=4)
-    with classifier.attacked(), classifier.metered(1) as meter:
+    classifier = build_classifier(
+        lambda x: torch.stack([x.flatten() * 0 + 1, x.flatten() + next(noise)], dim=1), 2
+    )
+    engine = Engine(classifier, images, torch.tensor([0]), RandomStream(0, ("a",), "x"), eot_samples=4)
+    with classifier.evaluation_mode(), classifier.count_passes(1) as meter:
         engine.run(
             PGDSearch(attack=PGD(steps=3, random_start=False), threat=ThreatModel(norm="Linf", eps=0.3)),
-            engine.items(),
+            engine.build_items(),
         )
-    assert meter.forward.tolist() == [16]
-    assert meter.backward.tolist() == [12]
+    assert meter.forward_passes.tolist() == [16]
+    assert meter.backward_passes.tolist() == [12]
     assert float(engine.scores) == pytest.approx(-0.2)
 
 
 def test_items_may_have_radii_of_their_own(small: Sample):
     radii = torch.linspace(0.001, 0.05, len(small.images))
-    engine = Engine(small.classifier, small.images, small.labels, small.stream(PGD()), early_stop=False)
-    with small.classifier.attacked():
+    engine = Engine(small.classifier, small.images, small.labels, small.build_stream(PGD()), early_stop=False)
+    with small.classifier.evaluation_mode():
         engine.run(
-            APGDSearch(threat=ThreatModel(norm="Linf", eps=9), steps=3, loss="ce"), engine.items(eps=radii)
+            APGDSearch(threat=ThreatModel(norm="Linf", eps=9), steps=3, build_loss="ce"),
+            engine.build_items(eps=radii),
         )
     size = (engine.points - small.images).flatten(1).abs().amax(dim=1)
     assert (size <= radii + 1e-6).all()
@@ -191,24 +194,24 @@ def test_items_may_have_radii_of_their_own(small: Sample):
 
 def test_the_score_is_the_margin_of_the_point_that_comes_back(small: Sample):
     threat = ThreatModel(norm="Linf", eps="12/255")
-    engine = Engine(small.classifier, small.images, small.labels, small.stream(PGD()))
-    with small.classifier.attacked(), torch.no_grad():
-        engine.run(PGDSearch(attack=PGD(steps=5), threat=threat), engine.items())
-        margins = success_margin(small.classifier(engine.points), small.labels, threat)
+    engine = Engine(small.classifier, small.images, small.labels, small.build_stream(PGD()))
+    with small.classifier.evaluation_mode(), torch.no_grad():
+        engine.run(PGDSearch(attack=PGD(steps=5), threat=threat), engine.build_items())
+        margins = compute_success_margin(small.classifier(engine.points), small.labels, threat)
     assert torch.allclose(engine.scores, margins, atol=1e-4)
-    assert torch.equal(engine.found, engine.scores > 0)
+    assert torch.equal(engine.finished, engine.scores > 0)
 
 
 def test_tables_pick_and_join_every_column():
     @dataclass(kw_only=True)
-    class Table(Items):
+    class Table(WorkItems):
         inner: Count
 
     def table(rows: list[int]) -> Table:
         numbers = torch.tensor(rows)
         return Table(rows=numbers, restarts=numbers * 10, targets=None, inner=Count(steps=numbers * 100))
 
-    both = table([1, 2]).join(table([3])).pick(torch.tensor([2, 0]))
+    both = table([1, 2]).append_rows(table([3])).select_rows(torch.tensor([2, 0]))
     assert both.rows.tolist() == [3, 1]
     assert both.restarts.tolist() == [30, 10]
     assert both.inner.steps.tolist() == [300, 100]
@@ -216,10 +219,10 @@ def test_tables_pick_and_join_every_column():
 
 
 def test_the_batch_fits_the_images_when_nobody_says_otherwise():
-    assert default_batch_size(torch.zeros(5, 3, 32, 32)) == 128
-    assert default_batch_size(torch.zeros(5, 1, 28, 28)) == 256
-    assert default_batch_size(torch.zeros(5, 3, 224, 224)) == 2
-    assert default_batch_size(torch.zeros(0, 3, 32, 32)) >= 2
+    assert compute_default_batch_size(torch.zeros(5, 3, 32, 32)) == 128
+    assert compute_default_batch_size(torch.zeros(5, 1, 28, 28)) == 256
+    assert compute_default_batch_size(torch.zeros(5, 3, 224, 224)) == 2
+    assert compute_default_batch_size(torch.zeros(0, 3, 32, 32)) >= 2
 
 
 def test_a_search_in_bf16_drops_no_image_that_holds_in_float32(small: Sample):
@@ -234,10 +237,10 @@ def test_a_search_in_bf16_drops_no_image_that_holds_in_float32(small: Sample):
     def found(precision: str) -> tuple[Tensor, Tensor]:
         classifier = Watched(small.classifier.model, num_classes=5)
         classifier.search_precision = precision
-        engine = Engine(classifier, small.images, small.labels, small.stream(PGD()))
-        with classifier.attacked():
-            engine.run(PGDSearch(attack=PGD(steps=8), threat=threat), engine.items())
-        return engine.found, small.broken(engine.points, threat)
+        engine = Engine(classifier, small.images, small.labels, small.build_stream(PGD()))
+        with classifier.evaluation_mode():
+            engine.run(PGDSearch(attack=PGD(steps=8), threat=threat), engine.build_items())
+        return engine.finished, small.find_adversarial(engine.points, threat)
 
     exact, broken = found("fp32")
     assert not any(looks)
@@ -256,14 +259,14 @@ def test_what_bf16_takes_for_a_success_and_float32_does_not_stays_in_the_search(
         ahead = 0.5 if torch.is_autocast_enabled("cpu") else -0.5
         return torch.stack([pixel * 0, pixel - 0.7 + ahead], dim=1)
 
-    classifier = wrapped(forward, 2)
+    classifier = build_classifier(forward, 2)
     classifier.search_precision = "bf16"
     images = torch.full((1, 1, 1, 1), 0.5)
-    engine = Engine(classifier, images, torch.tensor([0]), Stream(0, ("a",), "x"))
+    engine = Engine(classifier, images, torch.tensor([0]), RandomStream(0, ("a",), "x"))
     attack = PGD(steps=4, step_size=0.1, random_start=False)
-    with classifier.attacked():
-        engine.run(PGDSearch(attack=attack, threat=ThreatModel(norm="Linf", eps=0.4)), engine.items())
-    assert not engine.found.any()
+    with classifier.evaluation_mode():
+        engine.run(PGDSearch(attack=attack, threat=ThreatModel(norm="Linf", eps=0.4)), engine.build_items())
+    assert not engine.finished.any()
 
 
 @pytest.mark.slow
@@ -273,10 +276,10 @@ def test_compiled_steps_lead_to_the_same_points(small: Sample):
     points = []
     for compiled in (False, True):
         small.classifier.compile_steps = compiled
-        engine = Engine(small.classifier, small.images, small.labels, small.stream(PGD()))
-        with small.classifier.attacked(), warnings.catch_warnings():
+        engine = Engine(small.classifier, small.images, small.labels, small.build_stream(PGD()))
+        with small.classifier.evaluation_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            engine.run(PGDSearch(attack=PGD(steps=5), threat=threat), engine.items())
+            engine.run(PGDSearch(attack=PGD(steps=5), threat=threat), engine.build_items())
         points.append(engine.points)
     small.classifier.compile_steps = False
     assert torch.allclose(*points, atol=1e-6)

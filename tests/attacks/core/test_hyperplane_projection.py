@@ -8,9 +8,9 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from robustbench_local.attacks.core.hyperplane_projection import towards_hyperplane
-from robustbench_local.attacks.core.top_mass import select_largest
-from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.attacks.core.hyperplane_projection import compute_hyperplane_step
+from robustbench_local.attacks.core.top_mass import select_top_mass
+from robustbench_local.threats.lp_ball import compute_norms
 
 NORMS = ["Linf", "L2", "L1"]
 
@@ -65,49 +65,51 @@ def by_sorting(points: Tensor, normals: Tensor, gaps: Tensor, norm: str) -> Tens
     levels = (need - done) / slope.clamp_min(1e-300)
     first = (levels <= full).double().argmax(dim=1, keepdim=True)
     amounts = (levels.gather(1, first) * rates).minimum(room) * (weights > 0)
-    return norm_of(amounts, norm)
+    return compute_norms(amounts, norm)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L1"])
 def test_linear_programmes_find_nothing_smaller(norm: str):
     points, normals, gaps = problem(12, 9, seed=1)
-    found = towards_hyperplane(points, normals, gaps, norm)
+    found = compute_hyperplane_step(points, normals, gaps, norm)
     best = torch.tensor(
         [programme(*row, norm) for row in zip(points, normals, gaps, strict=True)], dtype=torch.float64
     )
-    assert torch.allclose(norm_of(found.double(), norm), best, atol=1e-6)
+    assert torch.allclose(compute_norms(found.double(), norm), best, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [6, 300])
 @pytest.mark.parametrize("norm", NORMS)
 def test_norms_are_those_of_the_sorting_solution_and_the_plane_is_met(norm: str, size: int):
     points, normals, gaps = problem(60, size, seed=2)
-    found = towards_hyperplane(points, normals, gaps, norm)
+    found = compute_hyperplane_step(points, normals, gaps, norm)
     scale = normals.abs().sum(dim=1)
     assert ((gaps + (normals * found).sum(dim=1)).abs() <= 1e-6 * scale).all()
     assert ((points + found >= -1e-7) & (points + found <= 1 + 1e-7)).all()
     best = by_sorting(points, normals, gaps, norm)
-    assert torch.allclose(norm_of(found.double(), norm), best, rtol=2e-5, atol=1e-6)
+    assert torch.allclose(compute_norms(found.double(), norm), best, rtol=2e-5, atol=1e-6)
     assert float(best.min()) < 0.5 * float(best.max())
 
 
 def test_no_feasible_direction_is_shorter_under_l2():
     points, normals, gaps = problem(20, 4, seed=3)
-    found = towards_hyperplane(points, normals, gaps, "L2")
+    found = compute_hyperplane_step(points, normals, gaps, "L2")
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         other = torch.rand(points.shape, generator=generator) - points
         reach = (normals * other).sum(dim=1)
         share = -gaps / reach
         feasible = (share >= 0) & (share <= 1)
-        assert (norm_of(other * share[:, None], "L2") >= norm_of(found, "L2") - 1e-6)[feasible].all()
+        assert (compute_norms(other * share[:, None], "L2") >= compute_norms(found, "L2") - 1e-6)[
+            feasible
+        ].all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_out_of_reach_leads_to_the_nearest_corner(norm: str):
     points = torch.tensor([[0.2, 0.7, 0.5, 0.4]]).repeat(2, 1)
     normals = torch.tensor([[1.0, -1e-3, 0.0, 2.0]]).repeat(2, 1)
-    found = towards_hyperplane(points, normals, torch.tensor([-5.0, 5.0]), norm)
+    found = compute_hyperplane_step(points, normals, torch.tensor([-5.0, 5.0]), norm)
     assert torch.allclose(found, torch.tensor([[0.8, -0.7, 0.0, 0.6], [-0.2, 0.3, 0.0, -0.4]]))
 
 
@@ -116,15 +118,15 @@ def test_where_there_is_nothing_to_do_nothing_moves(norm: str):
     points = torch.tensor([[0.3, 0.6], [0.3, 0.6], [1.0, 0.0]])
     normals = torch.tensor([[0.0, 0.0], [1.0, 2.0], [1.0, -1.0]])
     gaps = torch.tensor([-1.0, 0.0, -1.0])
-    assert torch.equal(towards_hyperplane(points, normals, gaps, norm), torch.zeros(3, 2))
+    assert torch.equal(compute_hyperplane_step(points, normals, gaps, norm), torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e20])
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_scale_of_the_normal_does_not_matter(norm: str, scale: float):
     points, normals, gaps = problem(30, 50, seed=4)
-    plain = towards_hyperplane(points, normals, gaps, norm)
-    scaled = towards_hyperplane(points, normals * scale, gaps * scale, norm)
+    plain = compute_hyperplane_step(points, normals, gaps, norm)
+    scaled = compute_hyperplane_step(points, normals * scale, gaps * scale, norm)
     assert torch.allclose(scaled, plain, atol=1e-5)
 
 
@@ -133,11 +135,11 @@ def test_selections_are_the_largest_entries():
     values = torch.rand(40, 200, generator=generator) ** 4
     values[:5] = values[:5].round(decimals=1)
     counts = torch.arange(1, 41)[:, None]
-    cut = select_largest(values, torch.ones_like(values), counts - 0.5)
+    cut = select_top_mass(values, torch.ones_like(values), counts - 0.5)
     for row, count, low in zip(values, counts.flatten().tolist(), cut.low, strict=True):
         least = row.topk(count).values[-1]
         assert torch.equal(row > low, (row >= least) & (row > 0))
     assert (cut.mass_high <= counts - 0.5).all()
     assert (cut.mass_low >= counts - 0.5)[5:].all()
-    whole = select_largest(values, torch.ones_like(values), torch.full((40, 1), 1000.0))
+    whole = select_top_mass(values, torch.ones_like(values), torch.full((40, 1), 1000.0))
     assert not whole.low.any()

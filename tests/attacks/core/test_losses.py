@@ -23,13 +23,16 @@ def check(values: torch.Tensor, expected: list[float]) -> None:
 
 
 def test_cross_entropy():
-    check(losses.ce(LOGITS, LABELS), [-math.log(math.exp(z[y]) / sum(map(math.exp, z))) for z, y in rows()])
+    check(
+        losses.compute_cross_entropy(LOGITS, LABELS),
+        [-math.log(math.exp(z[y]) / sum(map(math.exp, z))) for z, y in rows()],
+    )
 
 
 def test_margin():
     others = [max(v for k, v in enumerate(z) if k != y) - z[y] for z, y in rows()]
-    check(losses.margin(LOGITS, LABELS), others)
-    assert torch.equal(losses.margin(LOGITS, LABELS) > 0, LOGITS.argmax(dim=1) != LABELS)
+    check(losses.compute_margin(LOGITS, LABELS), others)
+    assert torch.equal(losses.compute_margin(LOGITS, LABELS) > 0, LOGITS.argmax(dim=1) != LABELS)
 
 
 def test_dlr():
@@ -37,7 +40,7 @@ def test_dlr():
         first, _, third, *_ = sorted(z, reverse=True)
         return -(z[y] - max(v for k, v in enumerate(z) if k != y)) / (first - third)
 
-    check(losses.dlr(LOGITS, LABELS), [by_hand(z, y) for z, y in rows()])
+    check(losses.compute_dlr(LOGITS, LABELS), [by_hand(z, y) for z, y in rows()])
 
 
 def test_targeted_dlr():
@@ -47,13 +50,18 @@ def test_targeted_dlr():
         first, _, third, fourth, *_ = sorted(z, reverse=True)
         return -(z[y] - z[(y + 2) % 6]) / (first - (third + fourth) / 2)
 
-    check(losses.targeted_dlr(LOGITS, LABELS, targets), [by_hand(z, y) for z, y in rows()])
+    check(losses.compute_targeted_dlr(LOGITS, LABELS, targets), [by_hand(z, y) for z, y in rows()])
 
 
 def test_dlr_does_not_change_with_shift_or_scale():
-    for loss in (losses.dlr(LOGITS, LABELS), losses.targeted_dlr(LOGITS, LABELS, (LABELS + 1) % 6)):
+    for loss in (
+        losses.compute_dlr(LOGITS, LABELS),
+        losses.compute_targeted_dlr(LOGITS, LABELS, (LABELS + 1) % 6),
+    ):
         assert torch.isfinite(loss).all()
-    assert torch.allclose(losses.dlr(LOGITS * 1000 - 77, LABELS), losses.dlr(LOGITS, LABELS), atol=1e-6)
+    assert torch.allclose(
+        losses.compute_dlr(LOGITS * 1000 - 77, LABELS), losses.compute_dlr(LOGITS, LABELS), atol=1e-6
+    )
 
 
 def test_margin_to_a_target_set():
@@ -61,7 +69,7 @@ def test_margin_to_a_target_set():
         wanted = {1, 4} - {y}
         return max(z[k] for k in wanted) - max(v for k, v in enumerate(z) if k not in wanted)
 
-    values = losses.margin_to_targets(LOGITS, LABELS, TARGETS)
+    values = losses.compute_margin_to_target_set(LOGITS, LABELS, TARGETS)
     check(values, [by_hand(z, y) for z, y in rows()])
     predictions = LOGITS.argmax(dim=1)
     assert torch.equal(values > 0, torch.isin(predictions, TARGETS) & (predictions != LABELS))
@@ -71,15 +79,21 @@ def test_cross_entropy_to_a_target_set_is_the_log_of_its_probability():
     def by_hand(z: list[float], y: int) -> float:
         return math.log(sum(math.exp(z[k]) for k in {1, 4} - {y}) / sum(map(math.exp, z)))
 
-    values = losses.ce_to_targets(LOGITS, LABELS, TARGETS)
+    values = losses.compute_cross_entropy_to_target_set(LOGITS, LABELS, TARGETS)
     check(values, [by_hand(z, y) for z, y in rows()])
-    one = losses.ce_to_targets(LOGITS[LABELS != 4], LABELS[LABELS != 4], torch.tensor([4]))
-    assert torch.allclose(one, -losses.ce(LOGITS[LABELS != 4], torch.full_like(LABELS[LABELS != 4], 4)))
+    one = losses.compute_cross_entropy_to_target_set(
+        LOGITS[LABELS != 4], LABELS[LABELS != 4], torch.tensor([4])
+    )
+    assert torch.allclose(
+        one, -losses.compute_cross_entropy(LOGITS[LABELS != 4], torch.full_like(LABELS[LABELS != 4], 4))
+    )
 
 
 def test_every_class_but_the_label_as_target_is_the_untargeted_margin():
     everything = torch.arange(6)
-    assert torch.equal(losses.margin_to_targets(LOGITS, LABELS, everything), losses.margin(LOGITS, LABELS))
+    assert torch.equal(
+        losses.compute_margin_to_target_set(LOGITS, LABELS, everything), losses.compute_margin(LOGITS, LABELS)
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
@@ -87,12 +101,12 @@ def test_gradients_are_finite_even_for_extreme_logits(scale: float):
     logits = (LOGITS.float() * scale).requires_grad_()
     targets = (LABELS + 1) % 6
     for values in (
-        losses.ce(logits, LABELS),
-        losses.margin(logits, LABELS),
-        losses.dlr(logits, LABELS),
-        losses.targeted_dlr(logits, LABELS, targets),
-        losses.margin_to_targets(logits, LABELS, TARGETS),
-        losses.ce_to_targets(logits, LABELS, TARGETS),
+        losses.compute_cross_entropy(logits, LABELS),
+        losses.compute_margin(logits, LABELS),
+        losses.compute_dlr(logits, LABELS),
+        losses.compute_targeted_dlr(logits, LABELS, targets),
+        losses.compute_margin_to_target_set(logits, LABELS, TARGETS),
+        losses.compute_cross_entropy_to_target_set(logits, LABELS, TARGETS),
     ):
         assert values.shape == (40,)
         (gradient,) = torch.autograd.grad(values.sum(), logits)
@@ -102,5 +116,5 @@ def test_gradients_are_finite_even_for_extreme_logits(scale: float):
 def test_tied_logits_give_finite_losses():
     tied = torch.zeros(2, 6)
     labels = torch.tensor([0, 3])
-    assert losses.margin(tied, labels).tolist() == [0, 0]
-    assert losses.dlr(tied, labels).tolist() == [0, 0]
+    assert losses.compute_margin(tied, labels).tolist() == [0, 0]
+    assert losses.compute_dlr(tied, labels).tolist() == [0, 0]

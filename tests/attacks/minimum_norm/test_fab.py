@@ -5,18 +5,18 @@ from __future__ import annotations
 import pyautoattack
 import pytest
 import torch
-from attack_samples import Sample, linear_sample, trained_sample, wrapped
+from attack_samples import Sample, build_classifier, build_linear_sample, train_sample
 from torch import Tensor, nn
 
 from robustbench_local.attacks.apgd.targeted import APGDT
 from robustbench_local.attacks.core.engine import Engine
-from robustbench_local.attacks.core.objective import success_margin
-from robustbench_local.attacks.core.target_ranking import rank_classes, ranked_targets
-from robustbench_local.attacks.core.work_items import Front
+from robustbench_local.attacks.core.objective import compute_success_margin
+from robustbench_local.attacks.core.target_ranking import rank_classes, rank_targets
+from robustbench_local.attacks.core.work_items import ActiveSet
 from robustbench_local.attacks.minimum_norm.fab import FAB, FABSearch
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.lp_ball import norm_of
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.lp_ball import compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
 
 NORMS = ["Linf", "L2", "L1"]
@@ -28,9 +28,9 @@ MIDDLE = {"Linf": "12/255", "L2": 0.5, "L1": 3.0}
 class NearestFAB(FABSearch):
     """FAB that knows no ball and keeps the nearest success."""
 
-    def judge(self, front: Front, logits: Tensor) -> tuple[Tensor, Tensor]:
-        reached = success_margin(logits, front.labels, self.threat) > 0
-        distances = norm_of(front.points - front.originals, self.threat.norm)
+    def score_points(self, front: ActiveSet, logits: Tensor) -> tuple[Tensor, Tensor]:
+        reached = compute_success_margin(logits, front.labels, self.threat) > 0
+        distances = compute_norms(front.points - front.originals, self.threat.norm)
         return torch.where(reached, -distances, -torch.inf), torch.zeros_like(reached)
 
 
@@ -39,7 +39,7 @@ def linear(classes: int) -> Sample:
     generator = torch.Generator().manual_seed(classes)
     weights = torch.randn(classes, 48, generator=generator)
     images = 0.5 + 0.01 * (torch.rand(30, 3, 4, 4, generator=generator) - 0.5)
-    return linear_sample(weights, -(weights @ images.flatten(1).mean(dim=0)), images)
+    return build_linear_sample(weights, -(weights @ images.flatten(1).mean(dim=0)), images)
 
 
 def distances(sample: Sample, norm: str) -> Tensor:
@@ -61,14 +61,14 @@ def test_linear_distances_are_found_to_a_ten_thousandth(norm: str, classes: int)
     sample = linear(classes)
     exact = distances(sample, norm)
     threat = ThreatModel(norm=norm, eps=1)
-    engine = Engine(sample.classifier, sample.images, sample.labels, sample.stream(FAB()))
-    with sample.classifier.attacked():
-        targets = ranked_targets(engine, threat, 9)
-        engine.run(NearestFAB(threat=threat, steps=20), engine.items(targets=targets))
+    engine = Engine(sample.classifier, sample.images, sample.labels, sample.build_stream(FAB()))
+    with sample.classifier.evaluation_mode():
+        targets = rank_targets(engine, threat, 9)
+        engine.run(NearestFAB(threat=threat, steps=20), engine.build_items(targets=targets))
     assert targets.shape == (30, classes - 1)
     assert torch.allclose(-engine.scores, exact, atol=1e-4, rtol=0.01)
     assert (-engine.scores >= exact - 1e-6).all()
-    assert torch.allclose(norm_of(engine.points - sample.images, norm), -engine.scores, rtol=1e-5)
+    assert torch.allclose(compute_norms(engine.points - sample.images, norm), -engine.scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -76,45 +76,47 @@ def test_linear_images_fall_beyond_their_distance_and_never_before(norm: str):
     sample = linear(4)
     exact = distances(sample, norm)
     for row in (3, 11):
-        one = sample.select(torch.tensor([row]))
+        one = sample.select_images(torch.tensor([row]))
         for share, falls in ((1.02, True), (0.999, False)):
             threat = ThreatModel(norm=norm, eps=float(exact[row]) * share)
-            assert bool(one.broken(one.attack(FAB(steps=15), threat), threat)) is falls
+            assert bool(one.find_adversarial(one.attack(FAB(steps=15), threat), threat)) is falls
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_candidates_obey_ball_and_box_and_passes_are_those_promised(small: Sample, norm: str):
     threat, attack = ThreatModel(norm=norm, eps=MIDDLE[norm]), FAB(steps=10, restarts=2)
     before = small.images.clone()
-    with small.classifier.metered(96) as meter:
+    with small.classifier.count_passes(96) as meter:
         candidates = small.attack(attack, threat)
     assert torch.equal(small.images, before)
-    assert (norm_of(candidates.double() - before.double(), norm) <= threat.eps * (1 + 1e-5) + 1e-7).all()
+    assert (
+        compute_norms(candidates.double() - before.double(), norm) <= threat.eps * (1 + 1e-5) + 1e-7
+    ).all()
     assert ((candidates >= 0) & (candidates <= 1)).all()
-    broken = small.broken(candidates, threat)
+    broken = small.find_adversarial(candidates, threat)
     assert 0.2 < float(broken.float().mean()) < 0.95
     # four other classes, where the default asks for nine
     looks = 15 if norm == "L1" else 10
-    assert (meter.forward[~broken] == 1 + 2 * 4 * (looks + 1)).all()
-    assert (meter.backward[~broken] == 2 * 4 * looks).all()
-    assert attack.cost(threat) == (1 + 2 * 9 * (looks + 1), 2 * 9 * looks)
-    assert float(meter.forward[broken].float().mean()) < 40
+    assert (meter.forward_passes[~broken] == 1 + 2 * 4 * (looks + 1)).all()
+    assert (meter.backward_passes[~broken] == 2 * 4 * looks).all()
+    assert attack.estimate_cost(threat) == (1 + 2 * 9 * (looks + 1), 2 * 9 * looks)
+    assert float(meter.forward_passes[broken].float().mean()) < 40
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_verdicts_do_not_depend_on_the_batch(small: Sample, norm: str):
     threat, attack = ThreatModel(norm=norm, eps=MIDDLE[norm]), FAB(steps=5, restarts=2, targets=2)
-    whole = small.broken(small.attack(attack, threat), threat)
+    whole = small.find_adversarial(small.attack(attack, threat), threat)
     order = torch.randperm(96, generator=torch.Generator().manual_seed(0))
     for size, rows in ((1, order[:5]), (7, order[:21]), (64, order)):
         flips = 0
         for chosen in rows.split(size):
-            part = small.select(chosen)
-            with part.classifier.attacked():
+            part = small.select_images(chosen)
+            with part.classifier.evaluation_mode():
                 ids = tuple(f"image-{row}" for row in chosen.tolist())
-                stream = Stream(0, ids, repr(attack))
+                stream = RandomStream(0, ids, repr(attack))
                 found = attack.perturb(part.classifier, part.images, part.labels, threat, stream)
-            flips += int((part.broken(found, threat) != whole[chosen]).sum())
+            flips += int((part.find_adversarial(found, threat) != whole[chosen]).sum())
         assert flips <= 1
 
 
@@ -123,13 +125,13 @@ def test_verdicts_do_not_depend_on_the_batch(small: Sample, norm: str):
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_reference_breaks_as_many(small: Sample, norm: str, attack: FAB | APGDT):
     threat = ThreatModel(norm=norm, eps=MIDDLE[norm])
-    ours = small.broken(small.attack(attack, threat), threat)
+    ours = small.find_adversarial(small.attack(attack, threat), threat)
     with torch.random.fork_rng([]):
         peer = pyautoattack.AutoAttack(small.classifier.as_module().eval(), norm=norm, eps=threat.eps, seed=0)
         peer.attacks_to_run = ["fab-t" if isinstance(attack, FAB) else "apgd-t"]
         peer.apgd_targeted.n_target_classes = peer.fab.n_target_classes = 4
         candidates, _ = peer.run_standard_evaluation(small.images, small.labels, batch_size=96)
-    theirs = small.broken(candidates, threat)
+    theirs = small.find_adversarial(candidates, threat)
     assert 0.2 < float(ours.float().mean()) < 0.95
     assert int((theirs & ~ours).sum()) <= 2
     assert int(ours.sum()) >= int(theirs.sum()) - 1
@@ -142,7 +144,7 @@ def test_outside_the_mask_no_bit_changes(small: Sample, norm: str):
     candidates = small.attack(FAB(steps=6, restarts=2, targets=2), threat, masks)
     outside = ~masks.expand_as(candidates)
     assert torch.equal(candidates[outside], small.images[outside])
-    assert float(small.broken(candidates, threat).float().mean()) > 0.3
+    assert float(small.find_adversarial(candidates, threat).float().mean()) > 0.3
 
 
 def test_a_targeted_goal_is_steered_for_its_own_classes(small: Sample):
@@ -154,35 +156,35 @@ def test_a_targeted_goal_is_steered_for_its_own_classes(small: Sample):
     assert float(changed.float().mean()) > 0.3
     assert torch.isin(predictions[changed], torch.tensor([1, 3])).all()
     assert (predictions != small.labels)[changed].all()
-    assert FAB(steps=20).cost(threat) == (1 + 2 * 21, 2 * 20)
+    assert FAB(steps=20).estimate_cost(threat) == (1 + 2 * 21, 2 * 20)
 
 
 def test_without_a_target_the_nearest_border_is_the_runner_ups(small: Sample):
     threat = ThreatModel(norm="L2", eps=0.5)
-    engine = Engine(small.classifier, small.images, small.labels, small.stream(FAB()))
-    with small.classifier.attacked():
-        engine.run(FABSearch(threat=threat, steps=30, name="fab"), engine.items())
-    steered = small.broken(small.attack(FAB(steps=30), threat), threat)
-    assert abs(int(small.broken(engine.points, threat).sum()) - int(steered.sum())) <= 4
+    engine = Engine(small.classifier, small.images, small.labels, small.build_stream(FAB()))
+    with small.classifier.evaluation_mode():
+        engine.run(FABSearch(threat=threat, steps=30, name="fab"), engine.build_items())
+    steered = small.find_adversarial(small.attack(FAB(steps=30), threat), threat)
+    assert abs(int(small.find_adversarial(engine.points, threat).sum()) - int(steered.sum())) <= 4
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_constant_logits_and_no_budget_leave_images_alone(norm: str):
-    flat = wrapped(
+    flat = build_classifier(
         lambda x: x.sum(dim=(1, 2, 3))[:, None] * torch.zeros(3) + torch.tensor([2.0, 1.0, 0.0]), 3
     )
     sample = Sample(flat, torch.rand(4, 1, 5, 5), torch.zeros(4, dtype=torch.int64))
     assert torch.equal(sample.attack(FAB(steps=5), ThreatModel(norm=norm, eps=0.3)), sample.images)
-    with flat.metered(4) as meter:
+    with flat.count_passes(4) as meter:
         assert torch.equal(sample.attack(FAB(), ThreatModel(norm=norm, eps=0)), sample.images)
-    assert not meter.forward.any()
-    assert FAB().cost(ThreatModel(norm=norm, eps=0)) == (0, 0)
+    assert not meter.forward_passes.any()
+    assert FAB().estimate_cost(ThreatModel(norm=norm, eps=0)) == (0, 0)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_broken_numbers_stay_with_their_image(norm: str):
     """NaN logits count as broken; a gradient that is no number stands still; neither touches a neighbour."""
-    sample = trained_sample(count=24)
+    sample = train_sample(count=24)
     model = sample.classifier.model
 
     class Sick(nn.Module):
@@ -197,14 +199,14 @@ def test_broken_numbers_stay_with_their_image(norm: str):
     images[:, 0, 0, 0] = 0.5
     threat, attack = ThreatModel(norm=norm, eps=MIDDLE[norm]), FAB(steps=6, targets=2)
     healthy = Sample(sample.classifier, images, sample.labels)
-    expected = healthy.broken(healthy.attack(attack, threat), threat)
+    expected = healthy.find_adversarial(healthy.attack(attack, threat), threat)
     images[3, 0, 0, 0], images[5, 0, 0, 0] = 1.0, 0.0
-    sick = Sample(wrapped(Sick(), 5), images, sample.labels)
+    sick = Sample(build_classifier(Sick(), 5), images, sample.labels)
     candidates = sick.attack(attack, threat)
     assert torch.isfinite(candidates).all()
     assert torch.equal(candidates[3], images[3])
     others = torch.tensor([row for row in range(24) if row not in {3, 5}])
-    assert torch.equal(sick.broken(candidates, threat)[others], expected[others])
+    assert torch.equal(sick.find_adversarial(candidates, threat)[others], expected[others])
     assert expected[others].any()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.certification import make_certificate
-from robustbench_local.certification.base import Certified
+from robustbench_local.certification.base import CertifiedBatch
 from robustbench_local.certification.bound_propagation import certificate as proof
 from robustbench_local.certification.bound_propagation.certificate import BoundCertificate
 from robustbench_local.certification.bound_propagation.crown import CROWN
@@ -22,7 +22,7 @@ from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.errors import ConfigError, ModelError, ThreatError
 from robustbench_local.evaluation.harness import verify
 from robustbench_local.models.networks.small_networks import ResNet2b, SmallCNN, strided_cnn
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 METHODS = pytest.mark.parametrize(
@@ -32,36 +32,36 @@ CARDS = [card for card in list_cards("certificate") if card.method in {"ibp", "c
 SMALL = ThreatModel(norm="Linf", eps=0.1)
 
 
-def _classifier(make=samples.Residual) -> Classifier:
+def _classifier(make=samples.ResidualNetwork) -> Classifier:
     normalize = ((0.4,), (0.3,))
-    return Classifier(samples.settled(make), num_classes=3, normalize=normalize, name="mine")
+    return Classifier(samples.build_seeded_network(make), num_classes=3, normalize=normalize, name="mine")
 
 
-def _stream(count: int) -> Stream:
-    return Stream(0, tuple(str(place) for place in range(count)), "test")
+def _stream(count: int) -> RandomStream:
+    return RandomStream(0, tuple(str(place) for place in range(count)), "test")
 
 
 def _certified(
     certificate: BoundCertificate, classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel
-) -> Certified:
-    certificate.check(threat, classifier)
-    with classifier.attacked():
+) -> CertifiedBatch:
+    certificate.check_support(threat, classifier)
+    with classifier.evaluation_mode():
         return certificate.certify(classifier, images, labels, threat, _stream(len(images)))
 
 
 @METHODS
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_no_attack_breaks_what_is_verified_and_margins_are_not_above_what_it_finds(certificate, norm: str):
-    classifier, images = _classifier(samples.plain), samples.images(16)
+    classifier, images = _classifier(samples.build_plain_network), samples.draw_images(16)
     with torch.no_grad():
         labels = classifier(images).argmax(dim=1)
     verified = 0
     for eps in (0.003, 0.05):
         threat = ThreatModel(norm=norm, eps=eps)
         found = _certified(certificate, classifier, images, labels, threat)
-        with classifier.attacked():
+        with classifier.evaluation_mode():
             candidates = PGD(steps=10).perturb(classifier, images, labels, threat, _stream(16))
-            reading = verify.read(classifier, candidates, labels)
+            reading = verify.predict(classifier, candidates, labels)
         assert not (found.verified & ~reading.correct).any()
         assert (found.margins <= reading.margin).all()
         verified += int(found.verified.sum())
@@ -70,7 +70,7 @@ def test_no_attack_breaks_what_is_verified_and_margins_are_not_above_what_it_fin
 
 @METHODS
 def test_what_is_misread_is_not_verified_and_has_no_margin(certificate):
-    classifier, images = _classifier(), samples.images(12)
+    classifier, images = _classifier(), samples.draw_images(12)
     with torch.no_grad():
         predictions = classifier(images).argmax(dim=1)
     labels = torch.where(torch.arange(12) < 6, predictions, (predictions + 1) % 3)
@@ -83,11 +83,11 @@ def test_what_is_misread_is_not_verified_and_has_no_margin(certificate):
 
 
 def test_the_margin_without_a_ball_is_the_classifiers_own_but_for_rounding():
-    classifier, images = _classifier(), samples.images(6)
+    classifier, images = _classifier(), samples.draw_images(6)
     with torch.no_grad():
         logits = classifier(images)
     labels = logits.argmax(dim=1)
-    own = verify.read(classifier, images, labels).margin
+    own = verify.predict(classifier, images, labels).margin
     for norm in ("Linf", "L2"):
         margins = _certified(IBP(), classifier, images, labels, ThreatModel(norm=norm, eps=0.0)).margins
         assert (margins <= own).all()
@@ -95,11 +95,11 @@ def test_the_margin_without_a_ball_is_the_classifiers_own_but_for_rounding():
 
 
 def test_verdicts_do_not_depend_on_how_many_images_go_at_once(monkeypatch):
-    classifier, images = _classifier(), samples.images(9)
+    classifier, images = _classifier(), samples.draw_images(9)
     labels = torch.zeros(9, dtype=torch.long)
     threat = ThreatModel(norm="Linf", eps=0.02)
     together = _certified(CROWN(), classifier, images, labels, threat)
-    monkeypatch.setattr(proof, "_ROWS_BYTES", 1)
+    monkeypatch.setattr(proof, "_MAX_ROWS_BYTES", 1)
     alone = _certified(CROWN(), classifier, images, labels, threat)
     assert together.verified.equal(alone.verified)
     torch.testing.assert_close(together.margins, alone.margins, rtol=0, atol=1e-9, equal_nan=True)
@@ -109,16 +109,16 @@ def test_the_ball_is_at_least_as_wide_as_what_the_harness_accepts():
     assert proof.LINF_SLACK >= verify.LINF_SLACK
     assert proof.RELATIVE_SLACK >= verify.RELATIVE_SLACK
     image = torch.full((1, 1, 1, 1), 0.5)
-    box = proof.ball_of(image, ThreatModel(norm="Linf", eps=0.1)).box
+    box = proof.build_input_region(image, ThreatModel(norm="Linf", eps=0.1)).box
     assert box.upper.item() >= 0.6 + verify.LINF_SLACK
-    box = proof.ball_of(image, ThreatModel(norm="Linf", eps=0.7)).box
+    box = proof.build_input_region(image, ThreatModel(norm="Linf", eps=0.7)).box
     assert (box.lower.item(), box.upper.item()) == (0, 1)
 
 
 class _Wrapped(WrappedClassifier):
     identity = "wrapped"
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def _compute_logits(self, images: Tensor) -> Tensor:
         return self.inner(images.round())
 
 
@@ -130,43 +130,48 @@ class _Wrapped(WrappedClassifier):
             lambda: Classifier(lambda images: images.flatten(1), num_classes=16, name="mine"),
             "not a plain network",
         ),
-        (lambda: Classifier(samples.plain().half(), num_classes=3, name="mine"), "in float16"),
+        (lambda: Classifier(samples.build_plain_network().half(), num_classes=3, name="mine"), "in float16"),
         (lambda: Classifier(SmallCNN(), num_classes=10, name="mine"), "is a MaxPool2d"),
     ],
 )
 def test_what_bounds_do_not_know_is_refused_before_any_work(make, expected: str):
     with pytest.raises(ModelError, match=f"^mine: .*{expected}"):
-        IBP().check(ThreatModel(norm="Linf", eps=0.1), make())
+        IBP().check_support(ThreatModel(norm="Linf", eps=0.1), make())
 
 
 def test_a_norm_or_goal_that_bounds_do_not_know_is_refused():
     for threat in (ThreatModel(norm="L1", eps=1), ThreatModel(norm="Linf", eps=0.1, targets=(1,))):
         with pytest.raises(ThreatError):
-            CROWN().check(threat, _classifier())
+            CROWN().check_support(threat, _classifier())
     with pytest.raises(ConfigError, match="steps"):
         CROWN(steps=-1)
 
 
 def test_resizing_is_refused_once_the_images_are_known():
-    classifier = Classifier(samples.settled(samples.plain), num_classes=3, input_size=(4, 4), name="mine")
-    with classifier.attacked(), pytest.raises(ModelError, match="mine: resizes images"):
+    classifier = Classifier(
+        samples.build_seeded_network(samples.build_plain_network),
+        num_classes=3,
+        input_size=(4, 4),
+        name="mine",
+    )
+    with classifier.evaluation_mode(), pytest.raises(ModelError, match="mine: resizes images"):
         IBP().certify(classifier, torch.rand(1, 1, 8, 8), torch.zeros(1).long(), SMALL, _stream(1))
 
 
 def test_a_classifier_that_computes_something_else_than_its_module_is_refused():
-    module = samples.settled(samples.plain)
+    module = samples.build_seeded_network(samples.build_plain_network)
     classifier = Classifier(module, num_classes=3, name="mine")
     classifier.model = lambda images: 2 * module(images)
-    with classifier.attacked(), pytest.raises(ModelError, match="mine: computes something else"):
-        IBP().certify(classifier, samples.images(1), torch.zeros(1).long(), SMALL, _stream(1))
+    with classifier.evaluation_mode(), pytest.raises(ModelError, match="mine: computes something else"):
+        IBP().certify(classifier, samples.draw_images(1), torch.zeros(1).long(), SMALL, _stream(1))
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_card_builds_its_certificate_and_is_named_after_its_ball(card):
     certificate = make_certificate(card.method, card.parameters)
-    certificate.check(card.threat.model(), _classifier())
+    certificate.check_support(card.threat.model(), _classifier())
     assert card.name == f"certify-{card.method}-{card.threat.model().name}"
-    assert sum(certificate.cost(card.threat.model())) > 1
+    assert sum(certificate.estimate_cost(card.threat.model())) > 1
 
 
 def test_there_are_cards_for_the_fields_radii():
@@ -177,7 +182,7 @@ def test_there_are_cards_for_the_fields_radii():
 
 @pytest.mark.gpu
 def test_a_gpu_proves_the_same_images():
-    images, labels = samples.images(32), torch.zeros(32, dtype=torch.long)
+    images, labels = samples.draw_images(32), torch.zeros(32, dtype=torch.long)
     threat = ThreatModel(norm="Linf", eps=0.02)
     here = _certified(CROWN(), _classifier(), images, labels, threat)
     there = _certified(CROWN(), _classifier().to("cuda"), images.cuda(), labels.cuda(), threat)
@@ -214,25 +219,25 @@ def _between_certified_and_attacked(
     classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel, *, least: int
 ) -> None:
     found = _certified(CROWN(), classifier, images, labels, threat)
-    with classifier.attacked():
+    with classifier.evaluation_mode():
         candidates = PGD(steps=40).perturb(classifier, images, labels, threat, _stream(len(images)))
-        robust = verify.read(classifier, candidates, labels).correct
+        robust = verify.predict(classifier, candidates, labels).correct
     assert not (found.verified & ~robust).any()
     assert int(found.verified.sum()) >= least
 
 
 def test_a_smaller_memory_for_rows_changes_no_bound(monkeypatch):
-    classifier, images = _classifier(), samples.images(4)
+    classifier, images = _classifier(), samples.draw_images(4)
     labels, threat = torch.zeros(4, dtype=torch.long), ThreatModel(norm="L2", eps=0.3)
     whole = _certified(CROWN(), classifier, images, labels, threat)
-    monkeypatch.setattr("robustbench_local.certification.bound_propagation.crown._ROWS_BYTES", 1)
+    monkeypatch.setattr("robustbench_local.certification.bound_propagation.crown._MAX_ROWS_BYTES", 1)
     pieces = _certified(CROWN(), classifier, images, labels, threat)
     torch.testing.assert_close(whole.margins, pieces.margins, rtol=0, atol=1e-9, equal_nan=True)
 
 
 def test_certifying_leaves_no_gradients_behind():
     classifier: Classifier = _classifier()
-    images, labels = samples.images(4), torch.zeros(4, dtype=torch.long)
+    images, labels = samples.draw_images(4), torch.zeros(4, dtype=torch.long)
     _certified(CROWN(steps=2), classifier, images, labels, ThreatModel(norm="Linf", eps=0.3))
     assert isinstance(classifier.module, nn.Module)
     assert all(each.grad is None and each.requires_grad for each in classifier.module.parameters())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustbench_local.certification.bound_propagation.graph import check_layers, trace
+from robustbench_local.certification.bound_propagation.graph import check_layers, trace_network
 from robustbench_local.errors import ModelError
 from robustbench_local.models.networks.signs_resnet import signs_resnet
 from robustbench_local.models.networks.small_networks import ResNet2b, SmallCNN, strided_cnn
@@ -89,18 +89,22 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_function_with_bounds_computes_what_the_module_does(name: str):
     function, features = KNOWN[name]
-    module = samples.settled(lambda: Function(function, features))
-    images = samples.images(3)
+    module = samples.build_seeded_network(lambda: Function(function, features))
+    images = samples.draw_images(3)
     with torch.no_grad():
         expected = module.double()(images.double())
-        torch.testing.assert_close(trace(module, samples.SHAPE)(images.double()), expected)
+        torch.testing.assert_close(trace_network(module, samples.IMAGE_SHAPE)(images.double()), expected)
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_function_without_bounds_is_named_in_one_line(name: str):
     function, features, expected = UNKNOWN[name]
     with pytest.raises(ModelError) as caught:
-        trace(samples.settled(lambda: Function(function, features)), samples.SHAPE, name="mine")
+        trace_network(
+            samples.build_seeded_network(lambda: Function(function, features)),
+            samples.IMAGE_SHAPE,
+            name="mine",
+        )
     text = str(caught.value)
     assert text.startswith("mine: ")
     assert expected in text
@@ -122,9 +126,9 @@ def test_a_function_without_bounds_is_named_in_one_line(name: str):
 )
 def test_a_layer_without_bounds_is_named_with_its_place(layer: nn.Module, expected: str):
     module = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), layer, nn.Flatten(), nn.LazyLinear(2))
-    module.eval()(samples.images(2))
+    module.eval()(samples.draw_images(2))
     with pytest.raises(ModelError, match=expected):
-        trace(module, samples.SHAPE)
+        trace_network(module, samples.IMAGE_SHAPE)
 
 
 def test_a_layer_is_refused_before_the_images_are_known():
@@ -150,11 +154,13 @@ def test_what_only_constants_meet_needs_no_bounds():
 
 
 def test_a_constant_follows_its_parameter_and_keeps_what_it_read_off_shapes():
-    module = samples.settled(lambda: Function(lambda x, m: x / x.size(2) * m.scale[0], 32)).double()
-    graph = trace(module, samples.SHAPE)
+    module = samples.build_seeded_network(
+        lambda: Function(lambda x, m: x / x.size(2) * m.scale[0], 32)
+    ).double()
+    graph = trace_network(module, samples.IMAGE_SHAPE)
     with torch.no_grad():
         module.scale.mul_(3)
-        images = samples.images(5).double()
+        images = samples.draw_images(5).double()
         torch.testing.assert_close(graph(images), module(images))
 
 
@@ -175,9 +181,11 @@ def test_a_constant_follows_its_parameter_and_keeps_what_it_read_off_shapes():
 )
 def test_a_layer_with_bounds_computes_what_the_module_does(layer: nn.Module):
     module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), layer, nn.Flatten(), nn.LazyLinear(2)).eval()
-    images = samples.images(3)
+    images = samples.draw_images(3)
     expected = module(images)
-    torch.testing.assert_close(trace(module, samples.SHAPE)(images), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        trace_network(module, samples.IMAGE_SHAPE)(images), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,16 +197,16 @@ def test_a_layer_with_bounds_computes_what_the_module_does(layer: nn.Module):
     ],
 )
 def test_our_own_networks_are_read(make, shape: tuple[int, int, int]):
-    module, images = samples.settled(make), samples.images(2, shape)
+    module, images = samples.build_seeded_network(make), samples.draw_images(2, shape)
     with torch.no_grad():
-        torch.testing.assert_close(trace(module, shape)(images), module(images), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(trace_network(module, shape)(images), module(images), rtol=1e-3, atol=1e-3)
 
 
 def test_tracing_leaves_the_module_as_it_was():
-    module = samples.Residual().train()
+    module = samples.ResidualNetwork().train()
     module.drop.eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    trace(module, samples.SHAPE)
+    trace_network(module, samples.IMAGE_SHAPE)
     assert module.training
     assert module.norm.training
     assert not module.drop.training
@@ -211,7 +219,7 @@ def test_a_value_changed_in_place_behind_the_traces_back_is_refused():
         return x
 
     with pytest.raises(ModelError, match="computes something else than its layers say"):
-        trace(samples.settled(lambda: Function(spoiled, 32)), samples.SHAPE)
+        trace_network(samples.build_seeded_network(lambda: Function(spoiled, 32)), samples.IMAGE_SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -227,4 +235,4 @@ def test_a_forward_of_another_form_is_refused(forward, expected: str):
     module = kind()
     module.head = nn.Linear(16, 2)
     with pytest.raises(ModelError, match=expected):
-        trace(module, samples.SHAPE)
+        trace_network(module, samples.IMAGE_SHAPE)

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.certification.base import Certified
+from robustbench_local.certification.base import CertifiedBatch
 from robustbench_local.certification.bound_propagation.certificate import BoundCertificate
 from robustbench_local.certification.bound_propagation.crown import CROWN
-from robustbench_local.certification.bound_propagation.graph import trace
+from robustbench_local.certification.bound_propagation.graph import trace_network
 from robustbench_local.certification.bound_propagation.ibp import IBP
 from robustbench_local.certification.bound_propagation.interval import Interval, propagate
 from robustbench_local.certification.bound_propagation.rounding import Rounding
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.harness import verify
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 METHODS = pytest.mark.parametrize("certificate", [IBP(), CROWN()], ids=repr)
@@ -25,20 +25,20 @@ METHODS = pytest.mark.parametrize("certificate", [IBP(), CROWN()], ids=repr)
 
 def _certified(
     certificate: BoundCertificate, classifier: Classifier, images: Tensor, threat: ThreatModel
-) -> Certified:
-    certificate.check(threat, classifier)
-    stream = Stream(0, tuple(str(place) for place in range(len(images))), "test")
-    with classifier.attacked():
+) -> CertifiedBatch:
+    certificate.check_support(threat, classifier)
+    stream = RandomStream(0, tuple(str(place) for place in range(len(images))), "test")
+    with classifier.evaluation_mode():
         return certificate.certify(classifier, images, torch.zeros(len(images)).long(), threat, stream)
 
 
 def _contradicted(
-    found: Certified, classifier: Classifier, images: Tensor, candidates: Tensor, threat
+    found: CertifiedBatch, classifier: Classifier, images: Tensor, candidates: Tensor, threat
 ) -> int:
     """Images that are verified, and broken by a candidate that the harness accepts."""
-    allowed = torch.tensor([each is None for each in verify.violations(candidates, images, threat)])
-    with classifier.attacked():
-        reading = verify.read(classifier, candidates, torch.zeros(len(images)).long())
+    allowed = torch.tensor([each is None for each in verify.find_ball_violations(candidates, images, threat)])
+    with classifier.evaluation_mode():
+        reading = verify.predict(classifier, candidates, torch.zeros(len(images)).long())
     return int((found.verified & allowed & ~reading.correct).sum())
 
 
@@ -63,7 +63,7 @@ class Mixed(nn.Module):
 
 @METHODS
 def test_a_network_of_two_formats_is_not_taken_for_one_of_the_finer(certificate):
-    images = 0.1 + 0.8 * samples.images(200, (1, 1, 1))
+    images = 0.1 + 0.8 * samples.draw_images(200, (1, 1, 1))
     threat = ThreatModel(norm="Linf", eps=1e-3)
     fragile, sound = (Classifier(Mixed(margin), num_classes=2) for margin in (1e-6, 1e-2))
     found, safe = (_certified(certificate, each, images, threat) for each in (fragile, sound))
@@ -80,7 +80,7 @@ def test_images_are_normalised_in_float32_before_a_network_of_float64(certificat
     """A border between a normalised pixel at the end of the ball as it is, and as float32 rounds it."""
     mean, std = torch.tensor(0.4), torch.tensor(0.3)
     threat = ThreatModel(norm="Linf", eps=167772 * 2.0**-24 - 1e-6)  # so that float32 reaches the very end
-    pixels = 0.3 + 0.5 * samples.images(300, (1,)).flatten()
+    pixels = 0.3 + 0.5 * samples.draw_images(300, (1,)).flatten()
     ends = pixels.double() - (threat.eps + verify.LINF_SLACK)
     inside = torch.where(ends.float() < ends, ends.float().nextafter(torch.tensor(1.0)), ends.float())
     exact, rounded = (ends - mean.double()) / std.double(), ((inside - mean) / std).double()
@@ -99,7 +99,7 @@ def test_images_are_normalised_in_float32_before_a_network_of_float64(certificat
 def test_logits_of_float64_are_read_as_float32():
     """What differs in the tenth digit is a tie."""
     classifier = Classifier(_two_classes([[0.0], [0.0]], [1 + 1e-9, 1.0], torch.float64), num_classes=2)
-    images, threat = samples.images(1, (1, 1, 1)), ThreatModel(norm="Linf", eps=0.1)
+    images, threat = samples.draw_images(1, (1, 1, 1)), ThreatModel(norm="Linf", eps=0.1)
     found = _certified(IBP(), classifier, images, threat)
     assert not _contradicted(found, classifier, images, images, threat)
 
@@ -113,7 +113,7 @@ def test_logits_too_large_for_float32_are_not_verified(dtype: torch.dtype):
 
 
 def test_a_conversion_to_float32_has_noise_of_its_own_and_one_to_float64_has_none():
-    images = samples.images(32)
+    images = samples.draw_images(32)
 
     class Converted(nn.Module):
         def __init__(self, convert) -> None:
@@ -129,12 +129,17 @@ def test_a_conversion_to_float32_has_noise_of_its_own_and_one_to_float64_has_non
         (lambda x: x.double().float().to(x.device), 1),
         (lambda x: x.float(), 0),
     ):
-        graph = trace(samples.settled(lambda convert=convert: Converted(convert)), samples.SHAPE)
+        graph = trace_network(
+            samples.build_seeded_network(lambda convert=convert: Converted(convert)), samples.IMAGE_SHAPE
+        )
         assert len(graph.nodes) == 3 + extra
     bounds = propagate(
-        trace(samples.settled(lambda: Converted(lambda x: (x.double() / 3).float())), samples.SHAPE),
-        Interval.between(images.double(), images.double()),
-        rounding=Rounding.to(torch.float32),
+        trace_network(
+            samples.build_seeded_network(lambda: Converted(lambda x: (x.double() / 3).float())),
+            samples.IMAGE_SHAPE,
+        ),
+        Interval.from_bounds(images.double(), images.double()),
+        rounding=Rounding.from_dtype(torch.float32),
     )
     assert (bounds.noise[2] >= (images.double() / 3 - (images.double() / 3).float()).abs()).all()
 
@@ -173,14 +178,14 @@ class Rounded(nn.Sequential):
 )
 def test_half_precision_on_the_way_is_named(make, expected: str):
     with pytest.raises(ModelError, match=f"^mine: {expected}"):
-        trace(samples.settled(make), samples.SHAPE, name="mine")
+        trace_network(samples.build_seeded_network(make), samples.IMAGE_SHAPE, name="mine")
 
 
 def test_half_precision_that_is_stored_is_refused_before_any_work():
-    module = samples.settled(samples.Residual)
+    module = samples.build_seeded_network(samples.ResidualNetwork)
     module.mean = module.mean.bfloat16()
     with pytest.raises(ModelError, match=r"^mine: computes in bfloat16"):
-        IBP().check(ThreatModel(norm="Linf", eps=0.1), Classifier(module, num_classes=3, name="mine"))
+        IBP().check_support(ThreatModel(norm="Linf", eps=0.1), Classifier(module, num_classes=3, name="mine"))
 
 
 def test_a_sum_that_rounds_in_passing_is_named():
@@ -193,4 +198,4 @@ def test_a_sum_that_rounds_in_passing_is_named():
             return self.head(self.conv(images).mean((2, 3), dtype=torch.float32))
 
     with pytest.raises(ModelError, match=r"mean rounds to float32 in passing.*float"):
-        trace(samples.settled(Mean), samples.SHAPE)
+        trace_network(samples.build_seeded_network(Mean), samples.IMAGE_SHAPE)

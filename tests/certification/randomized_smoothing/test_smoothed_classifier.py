@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from robustbench_local.certification.randomized_smoothing.smoothed_classifier import (
     SmoothedClassifier,
-    vote_shares,
+    compute_vote_shares,
 )
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
-from robustbench_local.classifier.stochastic import deciding
+from robustbench_local.classifier.stochastic import with_verdict_draws
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Numbers, Stream, keys_at, seed_from
+from robustbench_local.randomness import RandomNumbers, RandomStream, compute_point_keys, derive_seed
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def images() -> Tensor:
     return torch.rand(4, 3, 3, 3, generator=torch.Generator().manual_seed(2))
 
 
-def stream(count: int, seed: int = 0) -> Stream:
-    return Stream(seed, tuple(map(str, range(count))), "attack")
+def stream(count: int, seed: int = 0) -> RandomStream:
+    return RandomStream(seed, tuple(map(str, range(count))), "attack")
 
 
 @pytest.mark.slow
@@ -48,24 +48,24 @@ def test_to_an_attack_it_is_the_logarithm_of_the_mean_softmax(inner, images):
 def test_its_gradient_is_that_of_the_mean_softmax(inner, images):
     """Salman et al. 2019, eq. 5: the mean inside of the logarithm, not outside."""
     smoothed = SmoothedClassifier(inner, sigma=0.5, draws=20)
-    with smoothed.metered(4) as meter:
-        _, _, found = smoothed.gradient(images, lambda logits: logits[:, 0])
-    leaf, keys = images.clone().requires_grad_(), keys_at(images, 0)
-    draws = [smoothed.sample(leaf, Numbers(keys + seed_from("draw", draw))) for draw in range(20)]
+    with smoothed.count_passes(4) as meter:
+        _, _, found = smoothed.compute_gradient(images, lambda logits: logits[:, 0])
+    leaf, keys = images.clone().requires_grad_(), compute_point_keys(images, 0)
+    draws = [smoothed.sample(leaf, RandomNumbers(keys + derive_seed("draw", draw))) for draw in range(20)]
     torch.stack(draws).softmax(dim=2).mean(dim=0).log()[:, 0].sum().backward()
     assert torch.allclose(found, leaf.grad, atol=1e-5)
-    assert meter.forward.tolist() == meter.backward.tolist() == [20] * 4
+    assert meter.forward_passes.tolist() == meter.backward_passes.tolist() == [20] * 4
 
 
 def test_a_verdict_is_a_vote_that_belongs_to_the_image(inner, images):
     smoothed = SmoothedClassifier(inner, sigma=1.0, votes=40)
-    with deciding(smoothed, stream(4)):
+    with with_verdict_draws(smoothed, stream(4)):
         shares = smoothed(images)
         again = smoothed(images[[2, 0]], torch.tensor([2, 0]))
     assert torch.equal(again, shares[[2, 0]])
     assert torch.equal((shares * 40).round(), shares * 40)
     assert torch.allclose(shares.sum(dim=1), torch.ones(4))
-    with deciding(smoothed, stream(4, seed=1)):
+    with with_verdict_draws(smoothed, stream(4, seed=1)):
         assert not torch.equal(smoothed(images), shares)
 
 
@@ -78,20 +78,20 @@ def test_a_network_that_is_very_sure_stays_finite(inner, images):
     assert answer.min() < -90
     samples = torch.tensor([[[2.0, -300.0]], [[-1.0, 4.0]]])
     expected = samples.double().softmax(dim=2).mean(dim=0).log()
-    assert torch.allclose(smoothed.pooled(samples).double(), expected, atol=1e-6)
+    assert torch.allclose(smoothed.pool_samples(samples).double(), expected, atol=1e-6)
 
 
 def test_votes_are_counted_not_averaged():
     confident, lukewarm = torch.tensor([9.0, 0.0]), torch.tensor([0.0, 0.1])
     samples = torch.stack([confident, lukewarm, lukewarm])[:, None]
-    assert vote_shares(samples).tolist() == [[pytest.approx(1 / 3), pytest.approx(2 / 3)]]
+    assert compute_vote_shares(samples).tolist() == [[pytest.approx(1 / 3), pytest.approx(2 / 3)]]
     samples[0, 0, 0] = torch.nan
-    assert vote_shares(samples).isnan().all()
+    assert compute_vote_shares(samples).isnan().all()
 
 
 def test_it_is_told_apart_by_its_noise_and_votes(inner):
     digests = {
-        SmoothedClassifier(inner, sigma=sigma, votes=votes).digest()
+        SmoothedClassifier(inner, sigma=sigma, votes=votes).compute_digest()
         for sigma, votes in ((0.25, 100), (0.5, 100), (0.25, 50))
     }
     assert len(digests | {inner.digest()}) == 4
@@ -99,9 +99,9 @@ def test_it_is_told_apart_by_its_noise_and_votes(inner):
 
 def test_a_certificate_about_it_asks_the_classifier_within(inner):
     smoothed, method = SmoothedClassifier(inner, sigma=0.25), Smoothing(sigma=0.25)
-    assert method.base(smoothed) is inner
-    assert (method.concerns(smoothed), method.concerns(inner)) == ("model", "smoothed")
-    assert method.base(inner) is inner
+    assert method.get_base_classifier(smoothed) is inner
+    assert (method.get_concern(smoothed), method.get_concern(inner)) == ("model", "smoothed")
+    assert method.get_base_classifier(inner) is inner
 
 
 def test_noise_on_noise_is_refused(inner):

@@ -17,8 +17,8 @@ from robustbench_local.certification.randomized_smoothing.smoothed_classifier im
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ThreatError
-from robustbench_local.randomness import Stream
-from robustbench_local.statistics import least_share
+from robustbench_local.randomness import RandomStream
+from robustbench_local.statistics import compute_lower_bounds
 from robustbench_local.threats.threat_model import ThreatModel
 
 SIGMA = 0.25
@@ -29,8 +29,8 @@ def l2(eps: float) -> ThreatModel:
     return ThreatModel(norm="L2", eps=eps)
 
 
-def stream(count: int, seed: int = 0) -> Stream:
-    return Stream(seed, tuple(f"image {row}" for row in range(count)), "test")
+def stream(count: int, seed: int = 0) -> RandomStream:
+    return RandomStream(seed, tuple(f"image {row}" for row in range(count)), "test")
 
 
 @pytest.fixture
@@ -58,7 +58,8 @@ def test_radii_of_a_linear_model_are_the_closed_form(linear):
     found = Smoothing(sigma=SIGMA, n=4000).certify(classifier, images, labels, l2(0.1), stream(8))
     share = norm.cdf(distances / SIGMA)
     low, high = (
-        SIGMA * norm.ppf(least_share(binom.ppf(tail, 4000, share), 4000, 0.001)) for tail in (1e-4, 0.9999)
+        SIGMA * norm.ppf(compute_lower_bounds(binom.ppf(tail, 4000, share), 4000, 0.001))
+        for tail in (1e-4, 0.9999)
     )
     proven = distances > 0.05
     assert found.predictions[proven].tolist() == labels[proven].tolist()
@@ -98,7 +99,7 @@ def test_an_image_gets_the_same_verdict_in_any_batch(linear, sequential):
     whole = method.certify(classifier, images, labels, l2(0.15), stream(8))
     order = [5, 2, 7, 0]
     classifier.batch_size = 7
-    some = method.certify(classifier, images[order], labels[order], l2(0.15), stream(8).select(order))
+    some = method.certify(classifier, images[order], labels[order], l2(0.15), stream(8).select_images(order))
     assert torch.equal(some.radius, whole.radius[order])
     assert torch.equal(some.predictions, whole.predictions[order])
     other = method.certify(classifier, images, labels, l2(0.15), stream(8, seed=1))
@@ -131,10 +132,10 @@ def test_votes_are_counted_as_passes_and_stop_early(linear):
     spent = {}
     for sequential in (False, True):
         method = Smoothing(sigma=SIGMA, n=3000, n0=50, sequential=sequential)
-        with classifier.metered(8) as meter:
+        with classifier.count_passes(8) as meter:
             method.certify(classifier, images, labels, l2(0.1), stream(8))
         spent[sequential] = meter.forward
-        assert (meter.forward <= method.cost(l2(0.1))[0]).all()
+        assert (meter.forward <= method.estimate_cost(l2(0.1))[0]).all()
     assert (spent[False] == 3050).all()
     clear = torch.tensor([0, 1, 6, 7])
     assert (spent[True][clear] < 300).all()
@@ -147,7 +148,9 @@ class Synthetic:
     def __init__(self, shares: np.ndarray) -> None:
         self.shares, self.rng = shares, np.random.default_rng(4)
 
-    def __call__(self, classifier: Classifier, images: Tensor, sigma: float, stream: Stream) -> Synthetic:
+    def __call__(
+        self, classifier: Classifier, images: Tensor, sigma: float, stream: RandomStream
+    ) -> Synthetic:
         return self
 
     def votes(self, rows: Tensor, first: int, number: int) -> Tensor:
@@ -165,7 +168,7 @@ def test_coverage_of_the_guarantee(monkeypatch, sequential, shares, alpha):
     The hardest case for the third: the radius asked about is a hair above the true one.
     """
     runs, sigma = 12_000, 0.25
-    monkeypatch.setattr(smoothing, "Voter", Synthetic(np.tile(shares, (runs, 1))))
+    monkeypatch.setattr(smoothing, "VoteCounter", Synthetic(np.tile(shares, (runs, 1))))
     truth = norm.ppf(np.array(shares))
     asked = max(sigma * truth.max() * 1.0001, 0.01)
     method = Smoothing(sigma=sigma, n0=20, n=300, alpha=alpha, sequential=sequential)
@@ -182,7 +185,7 @@ def test_coverage_of_the_guarantee(monkeypatch, sequential, shares, alpha):
 
 def test_predictions_are_wrong_with_probability_alpha_at_most(monkeypatch):
     runs, alpha = 12_000, 0.05
-    monkeypatch.setattr(smoothing, "Voter", Synthetic(np.tile([0.48, 0.52, 0.0], (runs, 1))))
+    monkeypatch.setattr(smoothing, "VoteCounter", Synthetic(np.tile([0.48, 0.52, 0.0], (runs, 1))))
     classifier = Classifier(lambda images: images.flatten(1), num_classes=2)
     found = Smoothing(n=100, alpha=alpha).predict(classifier, torch.zeros(runs, 1, 1, 1), stream(0))
     wrong = sum(one == 0 for one in found) / runs
@@ -214,15 +217,15 @@ def test_answers_that_are_not_finite_are_votes_for_nobody():
 def test_what_cannot_be_is_said_before_any_work(linear):
     classifier = linear[0]
     method = Smoothing(sigma=0.25, n=1000)
-    method.check(l2(0.5), classifier)
+    method.check_support(l2(0.5), classifier)
     with pytest.raises(ThreatError, match=r"1000 votes under .* 0\.25 prove a radius of at most 0\.6"):
-        method.check(l2(0.7), classifier)
+        method.check_support(l2(0.7), classifier)
     with pytest.raises(ThreatError, match=r"proves nothing in the norm 'Linf'\. Use L2"):
-        method.check(ThreatModel(norm="Linf", eps=0.1), classifier)
+        method.check_support(ThreatModel(norm="Linf", eps=0.1), classifier)
     with pytest.raises(ThreatError, match="does not know a target"):
-        method.check(ThreatModel(norm="L2", eps=0.1, targets=(1,)), classifier)
+        method.check_support(ThreatModel(norm="L2", eps=0.1, targets=(1,)), classifier)
     with pytest.raises(ConfigError, match=r"smoothed with sigma 0.5, the certificate speaks of 0.25"):
-        method.check(l2(0.1), SmoothedClassifier(classifier, sigma=0.5))
+        method.check_support(l2(0.1), SmoothedClassifier(classifier, sigma=0.5))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,12 @@ from PIL import Image
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.rendered_signs import sign_dataset as signs
 from robustbench_local.data.rendered_signs.sign_camera import project_points
-from robustbench_local.data.rendered_signs.sign_dataset import clean_sign, contact_sheet, load_signs
-from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES, front_view
+from robustbench_local.data.rendered_signs.sign_dataset import (
+    load_signs,
+    render_clean_sign,
+    write_contact_sheet,
+)
+from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES, render_front_view
 from robustbench_local.errors import DataError
 
 REQUIRED = {0, 1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 14, 15, 17, 18, 33, 34, 35, 38, 39, 40}
@@ -53,13 +57,13 @@ def test_limit_is_even_over_the_classes(data):
 
 def test_only_chosen_images_are_rendered(monkeypatch):
     rendered = []
-    photograph = signs.photograph
+    photograph = signs.photograph_sign
 
     def counting(*arguments):
         rendered.append(arguments[0])
         return photograph(*arguments)
 
-    monkeypatch.setattr(signs, "photograph", counting)
+    monkeypatch.setattr(signs, "photograph_sign", counting)
     load_signs(per_class=1000, limit=3)
     assert rendered == list(DRAWN_CLASSES[:3])
 
@@ -139,7 +143,7 @@ def test_a_scene_is_the_same_at_any_size(size):
 
 
 def test_clean_sign_has_its_colours_inside_its_outline():
-    picture, outline = clean_sign(14, 64)
+    picture, outline = render_clean_sign(14, 64)
     assert picture.shape == (3, 64, 64)
     assert outline.shape == (1, 64, 64)
     # An octagon of inradius .99 covers 8 tan(22.5 degrees) .99^2 / 4 of its square.
@@ -150,13 +154,13 @@ def test_clean_sign_has_its_colours_inside_its_outline():
 
 
 def test_clean_signs_differ_from_each_other():
-    pictures = torch.stack([clean_sign(label, 32)[0] for label in DRAWN_CLASSES])
+    pictures = torch.stack([render_clean_sign(label, 32)[0] for label in DRAWN_CLASSES])
     distance = (pictures[:, None] - pictures[None]).abs().mean(dim=(2, 3, 4))
     assert (distance + torch.eye(len(pictures))).min() > 0.01
 
 
 def test_turn_signs_are_mirror_images():
-    left, right = front_view(34, 64).rgb, front_view(33, 64).rgb
+    left, right = render_front_view(34, 64).rgb, render_front_view(33, 64).rgb
     assert np.abs(left[:, ::-1] - right).mean() < 0.01
     assert np.abs(left - right).mean() > 0.05
 
@@ -177,13 +181,13 @@ def test_impossible_arguments_are_refused_by_name(arguments):
 
 def test_a_class_that_is_not_drawn_is_refused():
     with pytest.raises(DataError, match="class 25 is not drawn"):
-        clean_sign(25)
+        render_clean_sign(25)
     with pytest.raises(DataError, match="class 99 is not drawn"):
         load_signs(classes=[14, 99])
 
 
 def test_contact_sheet_shows_a_class_a_row(tmp_path):
-    contact_sheet(tmp_path / "sheet.png", columns=2)
+    write_contact_sheet(tmp_path / "sheet.png", columns=2)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (64, 32 * len(DRAWN_CLASSES))
         corner = np.asarray(sheet.convert("RGB"))[:32, :32]
@@ -192,7 +196,7 @@ def test_contact_sheet_shows_a_class_a_row(tmp_path):
 
 
 def test_the_command_writes_a_sheet_or_explains_itself(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(signs, "contact_sheet", lambda path: path.write_bytes(b"sheet"))
+    monkeypatch.setattr(signs, "write_contact_sheet", lambda path: path.write_bytes(b"sheet"))
     assert signs.main([str(tmp_path / "a.png")]) == 0
     assert (tmp_path / "a.png").read_bytes() == b"sheet"
     assert signs.main([]) == 2

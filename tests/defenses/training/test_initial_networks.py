@@ -8,10 +8,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.defenses.training.initial_networks import TrainedNetwork, load_start, teacher_loader
+from robustbench_local.defenses.training.initial_networks import (
+    NormalizedNetwork,
+    build_teacher_loader,
+    load_initial_network,
+)
 from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.models.model_sources import load_classifier
-from robustbench_local.models.weights_card import card_beside
+from robustbench_local.models.weights_card import find_card
 
 
 def _weights(start):
@@ -19,7 +23,9 @@ def _weights(start):
 
 
 def test_initial_weights_belong_to_the_seed():
-    first, again, other = (load_start("signs_resnet", num_classes=5, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        load_initial_network("signs_resnet", num_classes=5, seed=seed) for seed in (0, 0, 1)
+    )
     assert torch.equal(_weights(first)["head.weight"], _weights(again)["head.weight"])
     assert not torch.equal(_weights(first)["stem.weight"], _weights(other)["stem.weight"])
     assert (first.architecture, first.origin) == ("signs_resnet", {})
@@ -32,13 +38,15 @@ def test_the_network_sees_what_its_classifier_sees():
     normalize = ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     images = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     classifier = Classifier(module, num_classes=4, normalize=normalize, input_size=(8, 8))
-    assert torch.allclose(TrainedNetwork(module, normalize, (8, 8))(images), classifier(images), atol=1e-6)
+    assert torch.allclose(NormalizedNetwork(module, normalize, (8, 8))(images), classifier(images), atol=1e-6)
 
 
 def test_weights_of_other_classes_get_a_new_head(tmp_path):
     state = load_classifier("zoo:signs-plain").module.state_dict()
     save_file({name: one.contiguous() for name, one in state.items()}, tmp_path / "net.safetensors")
-    start = load_start("signs_resnet", weights="net.safetensors", num_classes=3, seed=0, base=tmp_path)
+    start = load_initial_network(
+        "signs_resnet", weights="net.safetensors", num_classes=3, seed=0, base_folder=tmp_path
+    )
     assert torch.equal(_weights(start)["stem.weight"], state["stem.weight"])
     assert _weights(start)["head.weight"].shape[0] == 3
     assert start.origin["weights"] == "net.safetensors"
@@ -47,7 +55,7 @@ def test_weights_of_other_classes_get_a_new_head(tmp_path):
 
 @pytest.mark.parametrize("name", ["signs-plain", "zoo:signs-plain"])
 def test_a_teacher_is_frozen_and_answers_as_it_is(name):
-    teacher = teacher_loader(torch.device("cpu"))(name)
+    teacher = build_teacher_loader(torch.device("cpu"))(name)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(teacher(images), load_classifier("zoo:signs-plain")(images), atol=1e-5)
     assert not teacher.training
@@ -60,23 +68,25 @@ def test_a_network_without_a_last_linear_layer_is_named(tmp_path):
         "    made.num_classes = 7\n    return made\n"
     )
     with pytest.raises(ModelError, match="no last linear layer of 7 outputs"):
-        load_start("python:net.py:net", num_classes=3, seed=0, allow_code=True, base=tmp_path)
+        load_initial_network(
+            "python:net.py:net", num_classes=3, seed=0, allow_code=True, base_folder=tmp_path
+        )
 
 
 def test_a_network_that_returns_no_logits_is_named():
-    module = TrainedNetwork(nn.Conv2d(3, 2, 1), None)
+    module = NormalizedNetwork(nn.Conv2d(3, 2, 1), None)
     with pytest.raises(ModelError, match="not logits"):
         module(torch.zeros(1, 3, 4, 4))
 
 
 def test_an_unknown_network_is_answered_with_a_near_one():
     with pytest.raises(ConfigError, match="signs_resnet"):
-        load_start("sings_resnet", num_classes=3, seed=0)
+        load_initial_network("sings_resnet", num_classes=3, seed=0)
 
 
 def test_a_damaged_card_beside_weights_says_what_to_do(tmp_path):
     (tmp_path / "net.safetensors").write_bytes(b"")
-    assert card_beside("net.safetensors", tmp_path) is None
+    assert find_card("net.safetensors", tmp_path) is None
     (tmp_path / "net.yaml").write_text("schema: 1\nname: other\n")
     with pytest.raises(ModelError, match=r"net\.yaml.*[Rr]emove it"):
-        card_beside("net.safetensors", tmp_path)
+        find_card("net.safetensors", tmp_path)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_training import COMMON, TRAINING, VALIDATION, stripes
+from small_training import COMMON_PARAMETERS, TRAINING, VALIDATION, build_stripes
 from torch import nn
 
 from robustbench_local.config.cards import find_card
@@ -14,16 +14,16 @@ from robustbench_local.defenses.recipes.augmentation import Augmentation
 from robustbench_local.defenses.recipes.pgd_at import PGDTraining
 from robustbench_local.defenses.recipes.recipe_registry import read_recipe
 from robustbench_local.defenses.recipes.standard import Standard
-from robustbench_local.defenses.recipes.training_objective import Objective
-from robustbench_local.defenses.recipes.training_pgd import frozen, linf_examples
+from robustbench_local.defenses.recipes.training_objective import TrainingObjective
+from robustbench_local.defenses.recipes.training_pgd import build_linf_examples, frozen_evaluation_mode
 from robustbench_local.defenses.training import training_identity as identity
-from robustbench_local.defenses.training.initial_networks import TrainedNetwork, load_start
-from robustbench_local.defenses.training.schedule import learning_rate
+from robustbench_local.defenses.training.initial_networks import NormalizedNetwork, load_initial_network
+from robustbench_local.defenses.training.schedule import compute_learning_rate
 from robustbench_local.defenses.training.training_loop import train
 from robustbench_local.errors import CardError, ConfigError, DataError, ModelError, StorageError, UsageError
 from robustbench_local.threats.threat_model import ThreatModel
 
-PLAIN = Standard(**COMMON | {"shift": 1, "brightness": 0.1})
+PLAIN = Standard(**COMMON_PARAMETERS | {"shift": 1, "brightness": 0.1})
 EPS = 0.1
 ADVERSARIAL = PGDTraining(
     **PLAIN.parameters,
@@ -49,7 +49,7 @@ def _network(seed=0):
 
 
 def _accuracy(module, images, labels):
-    with frozen(module):
+    with frozen_evaluation_mode(module):
         return float((module(images).argmax(dim=1) == labels).float().mean())
 
 
@@ -73,7 +73,7 @@ def test_adversarial_training_withstands_what_breaks_ordinary_training():
     for recipe in (PLAIN, ADVERSARIAL):
         network = _network()
         network.load_state_dict(train(network, recipe, TRAINING, VALIDATION).state)
-        examples = linf_examples(
+        examples = build_linf_examples(
             network, VALIDATION.images, VALIDATION.labels, eps=EPS, steps=20, step_size=EPS / 4
         )
         accuracies.append(_accuracy(network, examples, VALIDATION.labels))
@@ -122,7 +122,7 @@ def test_another_seed_gives_other_weights():
 def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     train(_network(), replace(ADVERSARIAL, epochs=2, warmup_epochs=0), TRAINING, VALIDATION)
-    load_start("signs_resnet", num_classes=43, seed=0)
+    load_initial_network("signs_resnet", num_classes=43, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -131,7 +131,7 @@ def test_the_global_generator_is_left_alone():
     [
         ({"recipe": replace(PLAIN, learning_rate=0.01)}, "recipe"),
         ({"seed": 1}, "seed"),
-        ({"training": stripes(96, 5, "training")}, "training"),
+        ({"training": build_stripes(96, 5, "training")}, "training"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, word):
@@ -170,9 +170,9 @@ USUAL_MEANS = ((0.5,), (0.25,))
     ("one", "other"),
     [
         (_network(), _with_gelu(_network())),
-        (TrainedNetwork(_network(), None), TrainedNetwork(_network(), USUAL_MEANS)),
-        (TrainedNetwork(_network(), USUAL_MEANS), TrainedNetwork(_network(), ((0.5,), (0.2,)))),
-        (TrainedNetwork(_network(), None), TrainedNetwork(_network(), None, (8, 8))),
+        (NormalizedNetwork(_network(), None), NormalizedNetwork(_network(), USUAL_MEANS)),
+        (NormalizedNetwork(_network(), USUAL_MEANS), NormalizedNetwork(_network(), ((0.5,), (0.2,)))),
+        (NormalizedNetwork(_network(), None), NormalizedNetwork(_network(), None, (8, 8))),
         (nn.Sequential(_Linear()), nn.Sequential(_Squared())),
     ],
     ids=["layers", "normalised", "other means", "resized", "code"],
@@ -196,10 +196,12 @@ def test_a_checkpoint_of_an_older_loop_is_refused_for_its_age(tmp_path, monkeypa
 
 
 def test_images_of_all_classes_are_watched_though_they_are_sorted_by_class(monkeypatch):
-    many = stripes(1200, 2, "validation")
+    many = build_stripes(1200, 2, "validation")
     in_order = many.select(many.labels.argsort(stable=True))
     seen = []
-    monkeypatch.setattr(Objective, "watch", lambda _self, images, labels: seen.append((images, labels)))
+    monkeypatch.setattr(
+        TrainingObjective, "watch", lambda _self, images, labels: seen.append((images, labels))
+    )
     for validation in (in_order, VALIDATION):
         train(_network(), replace(PLAIN, epochs=2), TRAINING, validation)
     assert [labels.bincount().tolist() for _, labels in seen[:2]] == [[128, 128]] * 2
@@ -232,7 +234,7 @@ def test_fewer_images_than_a_batch_are_refused():
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_nothing():
-    rates = [learning_rate(PLAIN, progress / 10) for progress in range(61)]
+    rates = [compute_learning_rate(PLAIN, progress / 10) for progress in range(61)]
     assert max(rates) == rates[10] == PLAIN.learning_rate
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -259,7 +261,7 @@ def test_examples_of_a_linear_model_have_the_closed_form():
     images, labels = torch.full((3, 3, 2, 2), 0.5), torch.tensor([0, 1, 0])
     away = (module[1].weight[1] - module[1].weight[0]).detach().sign().view(3, 2, 2)
     for generator in (None, torch.Generator().manual_seed(0)):
-        examples = linf_examples(
+        examples = build_linf_examples(
             module, images, labels, eps=0.25, steps=8, step_size=0.1, generator=generator
         )
         expected = images + 0.25 * away * torch.tensor([1, -1, 1]).view(3, 1, 1, 1)
@@ -270,7 +272,7 @@ def test_examples_of_a_linear_model_have_the_closed_form():
 
 def test_examples_stay_in_the_ball_and_the_box():
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round()
-    examples = linf_examples(
+    examples = build_linf_examples(
         _network(),
         images,
         torch.zeros(8, dtype=torch.int64),
@@ -287,7 +289,7 @@ def test_examples_stay_in_the_ball_and_the_box():
 def test_the_adversary_leaves_batch_norm_as_it_was():
     network = _network().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    linf_examples(network, TRAINING.images, TRAINING.labels, eps=0.1, steps=2, step_size=0.1)
+    build_linf_examples(network, TRAINING.images, TRAINING.labels, eps=0.1, steps=2, step_size=0.1)
     assert _same(network.state_dict(), before)
     assert all(one.training for one in network.modules())
 

@@ -16,14 +16,14 @@ import robustbench_local as rbl
 from robustbench_local.attacks.fgsm import FGSM
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square.square import Square
-from robustbench_local.bpda import straight_through
+from robustbench_local.bpda import apply_straight_through
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import RandomizedClassifier
 from robustbench_local.config.cards import list_cards
 from robustbench_local.defenses.wrappers.base import FixedWrapper, Wrapper
-from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, build_wrapper
 from robustbench_local.errors import CardError, ConfigError, ModelError
-from robustbench_local.randomness import Numbers
+from robustbench_local.randomness import RandomNumbers
 
 KEYS = torch.arange(6) * 7919
 
@@ -55,7 +55,7 @@ def pillow(image, quality):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_is_what_pillow_makes_of_it(images, quality, channels):
     given = images[:, :channels]
-    read = make_wrapper("jpeg", {"quality": quality}).transform(given)
+    read = build_wrapper("jpeg", {"quality": quality}).transform(given)
     expected = torch.stack([pillow(each, quality) for each in given])
     # two builds of the same codec may round a colour conversion differently
     assert float((read - expected).abs().max()) <= 1.01 / 255
@@ -64,7 +64,7 @@ def test_jpeg_is_what_pillow_makes_of_it(images, quality, channels):
 
 def test_bit_depth_is_the_nearest_of_so_many_levels(images):
     for bits in (1, 3, 8):
-        reduced = make_wrapper("bit-depth", {"bits": bits}).transform(images)
+        reduced = build_wrapper("bit-depth", {"bits": bits}).transform(images)
         levels = torch.linspace(0, 1, 2**bits)
         nearest = levels[(images[..., None] - levels).abs().argmin(dim=-1)]
         assert torch.allclose(reduced, nearest, atol=1e-6)
@@ -72,21 +72,21 @@ def test_bit_depth_is_the_nearest_of_so_many_levels(images):
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_median_is_the_median_of_the_window(images, size):
-    blurred = make_wrapper("median", {"size": size}).transform(images)
+    blurred = build_wrapper("median", {"size": size}).transform(images)
     expected = median_filter(images.numpy(), (1, 1, size, size), mode="nearest")
     assert np.array_equal(blurred.numpy(), expected)
 
 
 def test_median_passes_a_slope_to_the_pixel_that_is_the_median():
     image = torch.arange(9.0).view(1, 1, 3, 3).flip(3).requires_grad_()
-    make_wrapper("median").transform(image)[0, 0, 1, 1].backward()
+    build_wrapper("median").transform(image)[0, 0, 1, 1].backward()
     assert image.grad.nonzero().tolist() == [[0, 0, 1, 1]]
 
 
 def test_resize_and_pad_is_interpolation_within_a_black_frame(images):
-    wrapper, numbers = make_wrapper("resize-pad", {"smallest": 0.6}), Numbers(KEYS)
+    wrapper, numbers = build_wrapper("resize-pad", {"smallest": 0.6}), RandomNumbers(KEYS)
     framed = wrapper.transform(images, numbers)
-    sizes, corners = wrapper._placed(torch.tensor([20.0, 32.0]), numbers.uniform((3,)))
+    sizes, corners = wrapper._placed(torch.tensor([20.0, 32.0]), numbers.sample_uniform((3,)))
     for place, image in enumerate(images):
         (high, wide), (top, left) = sizes[place].int().tolist(), corners[place].int().tolist()
         small = functional.interpolate(image[None], (high, wide), mode="bilinear", align_corners=False)[0]
@@ -95,8 +95,10 @@ def test_resize_and_pad_is_interpolation_within_a_black_frame(images):
 
 
 def test_resize_and_pad_draws_every_size_and_place_evenly():
-    wrapper = make_wrapper("resize-pad", {"smallest": 0.9})
-    sizes, corners = wrapper._placed(torch.tensor([30.0, 30.0]), Numbers(torch.arange(4000)).uniform((3,)))
+    wrapper = build_wrapper("resize-pad", {"smallest": 0.9})
+    sizes, corners = wrapper._placed(
+        torch.tensor([30.0, 30.0]), RandomNumbers(torch.arange(4000)).sample_uniform((3,))
+    )
     heights, counts = sizes[:, 0].unique(return_counts=True)
     assert heights.tolist() == [27, 28, 29, 30]
     assert (counts - 1000).abs().max() < 4 * (4000 * 0.25 * 0.75) ** 0.5
@@ -104,14 +106,14 @@ def test_resize_and_pad_draws_every_size_and_place_evenly():
     assert (corners >= 0).all()
     assert (corners <= 30 - sizes).all()
     assert corners[sizes[:, 0] == 27, 0].unique().tolist() == [0, 1, 2, 3]
-    assert make_wrapper("resize-pad", {"smallest": 1.0})._placed(
-        torch.tensor([7.0, 9.0]), Numbers(KEYS).uniform((3,))
+    assert build_wrapper("resize-pad", {"smallest": 1.0})._placed(
+        torch.tensor([7.0, 9.0]), RandomNumbers(KEYS).sample_uniform((3,))
     )[0].unique(dim=0).tolist() == [[7, 9]]
 
 
 def test_noise_has_its_size_and_is_not_cut_off():
     image = torch.zeros(6, 3, 32, 32)
-    noisy = make_wrapper("noise", {"sigma": 0.2}).transform(image, Numbers(KEYS))
+    noisy = build_wrapper("noise", {"sigma": 0.2}).transform(image, RandomNumbers(KEYS))
     assert abs(float(noisy.std()) - 0.2) < 0.004
     assert abs(float(noisy.mean())) < 0.006
     assert float(noisy.min()) < 0
@@ -123,9 +125,9 @@ def test_exact_gradients_agree_with_differences(name):
     # values of their own, so that no small step changes which pixel is the median
     order = torch.randperm(36, generator=torch.Generator().manual_seed(0)).double()
     image = (order / 36).view(1, 1, 6, 6)
-    wrapper = make_wrapper(name)
-    numbers = (Numbers(KEYS[1:2]),) if wrapper.randomness else ()
-    assert wrapper.surrogate == "exact"
+    wrapper = build_wrapper(name)
+    numbers = (RandomNumbers(KEYS[1:2]),) if wrapper.is_random else ()
+    assert wrapper.gradient_mode == "exact"
     assert torch.autograd.gradcheck(
         lambda x: wrapper.transform(x, *numbers), image.requires_grad_(), eps=1e-3, atol=1e-3
     )
@@ -133,8 +135,8 @@ def test_exact_gradients_agree_with_differences(name):
 
 @pytest.mark.parametrize("name", ["jpeg", "bit-depth"])
 def test_bpda_passes_slopes_on_as_they_are(images, classifier, name):
-    wrapper = make_wrapper(name)
-    assert wrapper.surrogate == "bpda"
+    wrapper = build_wrapper(name)
+    assert wrapper.gradient_mode == "bpda"
     leaf = images.requires_grad_()
     slope = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     (wrapper.transform(leaf) * slope).sum().backward()
@@ -143,11 +145,13 @@ def test_bpda_passes_slopes_on_as_they_are(images, classifier, name):
     defended = wrapper.wrap(classifier)
     changed = wrapper.transform(images.detach())
     own, through = (
-        each.gradient(at, lambda logits: logits.logsumexp(dim=1))[2]
+        each.compute_gradient(at, lambda logits: logits.logsumexp(dim=1))[2]
         for each, at in ((classifier, changed), (defended, images.detach()))
     )
     assert torch.allclose(own, through, atol=1e-6)
-    assert torch.equal(straight_through(torch.floor, images.detach() * 3), (images.detach() * 3).floor())
+    assert torch.equal(
+        apply_straight_through(torch.floor, images.detach() * 3), (images.detach() * 3).floor()
+    )
 
 
 def test_working_through_the_defense_breaks_what_a_look_past_it_does_not():
@@ -159,14 +163,14 @@ def test_working_through_the_defense_breaks_what_a_look_past_it_does_not():
         rbl.evaluate(defended, data, attack=attack, norm="Linf", eps=4 / 255, surrogate=surrogate)
         for surrogate in (None, plain)
     )
-    assert adaptive.tally.clean_correct == naive.tally.clean_correct
-    assert adaptive.tally.broken >= 2 * max(naive.tally.broken, 1)
+    assert adaptive.counts.clean_correct == naive.counts.clean_correct
+    assert adaptive.counts.broken >= 2 * max(naive.counts.broken, 1)
 
 
 class Hidden(FixedWrapper):
     """Cuts the gradients off and says so."""
 
-    def transform(self, images):
+    def transform_images(self, images):
         return (images.detach() * 7).round() / 7
 
 
@@ -188,9 +192,12 @@ def test_the_classifier_within_stays_as_it_is(classifier, images):
         if card.method in WRAPPERS:
             defended = rbl.defend(classifier, card.name)
             assert defended(images).shape == (6, 4)
-            assert defended.digest() not in (digest, rbl.defend(classifier, "jpeg-75", quality=31).digest())
-            assert isinstance(defended, RandomizedClassifier) == WRAPPERS[card.method].randomness
-    with rbl.defend(classifier, "jpeg-75").attacked():
+            assert defended.compute_digest() not in (
+                digest,
+                rbl.defend(classifier, "jpeg-75", quality=31).compute_digest(),
+            )
+            assert isinstance(defended, RandomizedClassifier) == WRAPPERS[card.method].is_random
+    with rbl.defend(classifier, "jpeg-75").evaluation_mode():
         assert not classifier.model[2].weight.requires_grad
     assert classifier.model[2].weight.requires_grad
     assert (classifier.digest(), classifier.notes) == (digest, [])
@@ -211,7 +218,7 @@ def test_black_boxes_can_be_defended_too(classifier, images, name, access):
     result = rbl.evaluate(
         defended, (images, labels), attack=attack, norm="Linf", eps=0.01, surrogate=surrogate
     )
-    assert result.tally.n == 6
+    assert result.counts.n == 6
 
 
 def test_the_device_moves_both(classifier):
@@ -241,9 +248,9 @@ def test_what_cannot_be_is_refused_in_one_line(classifier, defense, changes, pro
 
 def test_images_that_a_wrapper_cannot_take_are_named(classifier):
     with pytest.raises(ModelError, match="1 or 3 channels"):
-        make_wrapper("jpeg").transform(torch.zeros(1, 4, 8, 8))
+        build_wrapper("jpeg").transform(torch.zeros(1, 4, 8, 8))
     with pytest.raises(ModelError, match="larger images"):
-        make_wrapper("median", {"size": 9}).transform(torch.zeros(1, 3, 8, 32))
+        build_wrapper("median", {"size": 9}).transform(torch.zeros(1, 3, 8, 32))
     noisy = rbl.defend(classifier, "noise-0.1")
     with pytest.raises(ConfigError, match="draws random numbers itself"):
         rbl.defend(noisy, "jpeg-75")
@@ -253,4 +260,4 @@ def test_every_wrapper_says_how_gradients_go_through_it():
     for name in WRAPPERS:
         kind = WRAPPERS[name]
         assert issubclass(kind, Wrapper)
-        assert kind.surrogate in ("exact", "bpda")
+        assert kind.gradient_mode in ("exact", "bpda")

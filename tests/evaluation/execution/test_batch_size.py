@@ -8,7 +8,7 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.execution import batch_size as tuning
-from robustbench_local.evaluation.execution.batch_size import Speed, measure_speed, tune_batch_size
+from robustbench_local.evaluation.execution.batch_size import ModelSpeed, measure_speed, tune_batch_size
 
 IMAGES = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -28,14 +28,14 @@ class Timed(Classifier):
 
 
 def clock(monkeypatch, cost):
-    """Replace the clock: a pass over ``n`` images takes ``cost(n)`` seconds."""
+    """Replace the clock: a pass over ``image_count`` images takes ``cost(n)`` seconds."""
 
     def timed(call, times=3):
         call()
         return cost(classifier.sizes[-1])
 
     classifier = Timed()
-    monkeypatch.setattr(tuning, "_time", timed)
+    monkeypatch.setattr(tuning, "_time_call", timed)
     return classifier
 
 
@@ -82,12 +82,12 @@ def test_a_callable_is_hardly_asked():
     assert asked == []
     speed = measure_speed(classifier, IMAGES)
     assert asked == [2]
-    assert speed.backward == 0
-    assert speed.forward > 0
+    assert speed.backward_seconds == 0
+    assert speed.forward_seconds > 0
 
 
 def test_a_plan_costs_its_passes():
     speed = measure_speed(Timed(), IMAGES)
-    assert speed.forward > 0
-    assert speed.backward >= 0
-    assert Speed(forward=2.0, backward=3.0).seconds((10, 5)) == 35.0
+    assert speed.forward_seconds > 0
+    assert speed.backward_seconds >= 0
+    assert ModelSpeed(forward_seconds=2.0, backward_seconds=3.0).estimate_seconds((10, 5)) == 35.0

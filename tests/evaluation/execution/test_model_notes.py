@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.execution.model_notes import keep_model_notes
-from robustbench_local.evaluation.planning.plan import Subject
+from robustbench_local.evaluation.execution.model_notes import save_model_notes
+from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.reports import write_report
 from robustbench_local.store import RunStore
 
@@ -29,15 +29,15 @@ class Random(nn.Module):
 def noted(module, data, *notes):
     """A subject that was asked once, with more notes."""
     classifier = Classifier(module, num_classes=4, name="m")
-    with classifier.attacked(), torch.no_grad():
+    with classifier.evaluation_mode(), torch.no_grad():
         classifier(data.images[:2])
     for note in notes:
-        classifier.note(note)
-    return Subject(id="m", classifier=classifier, data=data, digest="", about={})
+        classifier.add_note(note)
+    return EvaluationSubject(id="m", classifier=classifier, data=data, digest="", description={})
 
 
 def make_run(directory: Path) -> Path:
-    with RunStore.create_or_open(directory, resolved="schema: 1\n", identity={"grid": "x"}) as store:
+    with RunStore.create_or_open(directory, resolved_yaml="schema: 1\n", identity={"grid": "x"}) as store:
         store.set_meta("models", [{"id": "m", "defense": "none", "notes": ["made by hand"]}])
     return directory
 
@@ -49,8 +49,8 @@ def make_run(directory: Path) -> Path:
 def test_notes_made_while_a_model_is_attacked_reach_all_forms(tmp_path, data, module, told):
     run = make_run(tmp_path / "run")
     subject = noted(module, data, "weight changed while it was attacked; put back afterwards")
-    with RunStore.create_or_open(run, resolved="schema: 1\n", identity={"grid": "x"}) as store:
-        keep_model_notes(store, [subject, subject])
+    with RunStore.create_or_open(run, resolved_yaml="schema: 1\n", identity={"grid": "x"}) as store:
+        save_model_notes(store, [subject, subject])
     folder = write_report(run).parent
     results = json.loads((folder / "results.json").read_text("utf-8"))
     assert results["models"][0]["notes"][0] == "made by hand"
@@ -65,9 +65,14 @@ def test_notes_made_while_a_model_is_attacked_reach_all_forms(tmp_path, data, mo
 
 def test_a_subject_that_the_run_does_not_describe_is_left_out(tmp_path, data):
     run = make_run(tmp_path / "run")
-    with RunStore.create_or_open(run, resolved="schema: 1\n", identity={"grid": "x"}) as store:
+    with RunStore.create_or_open(run, resolved_yaml="schema: 1\n", identity={"grid": "x"}) as store:
         subject = noted(Softmax(), data)
-        keep_model_notes(
-            store, [Subject(id="other", classifier=subject.classifier, data=data, digest="", about={})]
+        save_model_notes(
+            store,
+            [
+                EvaluationSubject(
+                    id="other", classifier=subject.classifier, data=data, digest="", description={}
+                )
+            ],
         )
-        assert store.meta("models") == [{"id": "m", "defense": "none", "notes": ["made by hand"]}]
+        assert store.read_meta("models") == [{"id": "m", "defense": "none", "notes": ["made by hand"]}]

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack
-from robustbench_local.evaluation.execution.executor import execute
-from robustbench_local.evaluation.execution.progress_listener import Listener
-from robustbench_local.evaluation.execution.proof_reuse import certificates_first, proven_images
+from robustbench_local.evaluation.execution.executor import execute_plan
+from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.planning.planner import Options, make_plan
-from robustbench_local.run import Run, run_grid
+from robustbench_local.run import AttackFunction, run_grid
 from robustbench_local.store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -33,14 +33,14 @@ GRID = {
 }
 
 
-def _outcomes(run: Run, attack: str) -> dict[str, dict]:
+def _outcomes(run: AttackFunction, attack: str) -> dict[str, dict]:
     frame = run.outcomes
     rows = frame[frame["attack"] == attack]
     return {row["image"]: row for row in rows.to_dict("records")}
 
 
 @pytest.fixture(scope="module")
-def both(_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+def both(_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AttackFunction, AttackFunction]:
     """The same grid without and with skipping."""
     folder = tmp_path_factory.mktemp("sparing")
     model = {**GRID["models"][0], "source": f"checkpoint:{_made / 'first.safetensors'}"}
@@ -49,7 +49,7 @@ def both(_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Ru
     return run_grid(grid, out=folder / "without"), spared
 
 
-def test_proven_images_have_the_same_verdicts_and_cost_one_pass(both: tuple[Run, Run]):
+def test_proven_images_have_the_same_verdicts_and_cost_one_pass(both: tuple[AttackFunction, AttackFunction]):
     without, spared = both
     proof = {image for image, row in _outcomes(spared, "certify-ibp-linf-0.03").items() if row["certified"]}
     assert 5 < len(proof) < 40
@@ -67,7 +67,9 @@ def test_proven_images_have_the_same_verdicts_and_cost_one_pass(both: tuple[Run,
                 assert row["forward_passes"] == before[image]["forward_passes"]
 
 
-def test_a_larger_ball_and_another_norm_are_attacked_all_the_same(both: tuple[Run, Run]):
+def test_a_larger_ball_and_another_norm_are_attacked_all_the_same(
+    both: tuple[AttackFunction, AttackFunction],
+):
     without, spared = both
     for attack in ("pgd50-linf-0.06[steps=3,restarts=1]", "fgsm-l2-0.001"):
         before, after = _outcomes(without, attack), _outcomes(spared, attack)
@@ -76,7 +78,7 @@ def test_a_larger_ball_and_another_norm_are_attacked_all_the_same(both: tuple[Ru
         ]
 
 
-def test_the_report_says_how_many_were_not_attacked(both: tuple[Run, Run]):
+def test_the_report_says_how_many_were_not_attacked(both: tuple[AttackFunction, AttackFunction]):
     without, spared = both
     proven = sum(row["certified"] == 1 for row in _outcomes(spared, "certify-ibp-linf-0.03").values())
     told = [one["text"] for one in spared.results["findings"] if one["text"].startswith("Proven, not")]
@@ -92,27 +94,31 @@ def test_the_report_says_how_many_were_not_attacked(both: tuple[Run, Run]):
 
 
 def test_certificates_run_first_and_keep_their_place_in_the_report(workplace: Path):
-    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(base=workplace))
+    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(base_folder=workplace))
     order: list[str] = []
 
-    class Recorder(Listener):
+    class Recorder(ProgressListener):
         def started(self, cell, tally) -> None:
             order.append(cell.record.attack)
 
-    with RunStore.create_or_open(Path("run"), resolved=plan.resolved, identity=plan.identity) as store:
-        execute(plan, store, Recorder())
-        assert [record.attack for record in store.cells()][-1] == "certify-ibp-linf-0.03"
+    with RunStore.create_or_open(
+        Path("run"), resolved_yaml=plan.resolved_yaml, identity=plan.identity
+    ) as store:
+        execute_plan(plan, store, Recorder())
+        assert [record.attack for record in store.read_cells()][-1] == "certify-ibp-linf-0.03"
     assert order[0] == "certify-ibp-linf-0.03"
     assert [cell.record.attack for cell in plan.cells][-1] == order[0]
 
 
 def test_only_certain_proofs_about_this_very_model_spare_an_attack(workplace: Path):
-    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(base=workplace))
-    proof = certificates_first(plan.cells)[0]
+    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(base_folder=workplace))
+    proof = sort_certificates_first(plan.cells)[0]
     attack = plan.cells[1]
-    with RunStore.create_or_open(Path("run"), resolved=plan.resolved, identity=plan.identity) as store:
-        execute(plan, store, Listener())
-        assert proven_images(attack, plan.cells, store)
+    with RunStore.create_or_open(
+        Path("run"), resolved_yaml=plan.resolved_yaml, identity=plan.identity
+    ) as store:
+        execute_plan(plan, store, ProgressListener())
+        assert find_proven_images(attack, plan.cells, store)
         other = replace(attack.subject)
         for changed in (
             [replace(proof, record=replace(proof.record, alpha=0.001))],
@@ -122,17 +128,17 @@ def test_only_certain_proofs_about_this_very_model_spare_an_attack(workplace: Pa
             [replace(proof, subject=other)],
             [],
         ):
-            assert proven_images(attack, changed, store) == frozenset()
+            assert find_proven_images(attack, changed, store) == frozenset()
         in_groups = replace(attack, attack=ReferenceAutoAttack())
         assert not in_groups.attack.per_image
-        assert proven_images(in_groups, plan.cells, store) == frozenset()
-        assert proven_images(proof, plan.cells, store) == frozenset()
+        assert find_proven_images(in_groups, plan.cells, store) == frozenset()
+        assert find_proven_images(proof, plan.cells, store) == frozenset()
 
 
 def test_skipping_without_a_certificate_is_pointed_out(workplace: Path):
     grid = {**GRID, "attacks": GRID["attacks"][:1], "skip_verified": True}
-    plan = make_plan(load_grid(grid)[0], Options(base=workplace))
+    plan = make_plan(load_grid(grid)[0], Options(base_folder=workplace))
     assert any("skip_verified spares nothing" in line for line in plan.warnings)
     assert plan.identity["skip_verified"] == "True"
-    assert yaml.safe_load(plan.resolved)["skip_verified"] is True
-    assert json.dumps(plan.about["grid"]["skip_verified"]) == "true"
+    assert yaml.safe_load(plan.resolved_yaml)["skip_verified"] is True
+    assert json.dumps(plan.description["grid"]["skip_verified"]) == "true"

@@ -8,7 +8,7 @@ import pytest
 
 from robustbench_local.config.strict_yaml import parse_yaml
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.schema import example, examples, load_grid
+from robustbench_local.evaluation.grid.schema import list_examples, load_grid, read_example
 
 # ``on:`` would be the truth value True to a YAML 1.1 reader.
 SMALL = """
@@ -31,7 +31,7 @@ def test_a_grid_is_read_with_its_defaults_written_out(tmp_path):
     assert base == tmp_path
     assert grid.name == "mine"
     assert grid.attacks[1].overrides == {"eps": ["2/255", 0.01], "steps": 5}
-    again, _ = load_grid(parse_yaml(grid.as_yaml(), where="again", error=ConfigError))
+    again, _ = load_grid(parse_yaml(grid.to_yaml(), where="again", error=ConfigError))
     assert again == grid
 
 
@@ -79,7 +79,7 @@ def test_a_limit_on_a_distance_is_written_like_a_radius(written, limit):
     read = partial(parse_yaml, where="test", error=ConfigError)
     grid, _ = load_grid(read(SMALL) | read(gates))
     assert grid.gates[0].min == limit
-    assert grid.resolved()["gates"][0]["min"] == limit
+    assert grid.dump_resolved()["gates"][0]["min"] == limit
 
 
 BROKEN = {
@@ -110,13 +110,13 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         load_grid(tmp_path)
 
 
-@pytest.mark.parametrize("name", examples())
+@pytest.mark.parametrize("name", list_examples())
 def test_every_example_is_a_grid(name):
-    grid, _ = load_grid(parse_yaml(example(name), where=name, error=ConfigError))
-    assert example(name).startswith("# ")
+    grid, _ = load_grid(parse_yaml(read_example(name), where=name, error=ConfigError))
+    assert read_example(name).startswith("# ")
     assert grid.attacks
 
 
 def test_an_unknown_example_is_answered_with_the_known():
     with pytest.raises(ConfigError, match="signs"):
-        example("sings")
+        read_example("sings")

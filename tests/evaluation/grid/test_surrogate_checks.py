@@ -10,13 +10,13 @@ import torch
 from test_attack_job import outcomes, task
 
 import robustbench_local as rbl
-from robustbench_local.attacks.core.eight_bit_search import finishing_cost
+from robustbench_local.attacks.core.eight_bit_search import estimate_finishing_cost
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
-from robustbench_local.data.labels import class_difference, fit_labels
+from robustbench_local.data.labels import describe_class_difference, fit_labels
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
+from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps=0.02)
@@ -49,9 +49,9 @@ class Watched(Classifier):
         self.asked.append(len(images))
         return super().__call__(images, rows)
 
-    def gradient(self, images, loss, rows=None):
+    def compute_gradient(self, images, loss, rows=None):
         self.gradients += 1
-        return super().gradient(images, loss, rows)
+        return super().compute_gradient(images, loss, rows)
 
 
 def transferred(linear, surrogate, data, attack=None, **options):
@@ -67,16 +67,16 @@ def test_candidates_are_those_of_the_surrogate_for_what_the_target_reads(linear,
         read = (linear(data.images).argmax(dim=1) == data.labels).nonzero().flatten()
         known = (surrogate(data.images).argmax(dim=1) == data.labels)[read]
     assert not known.all()  # some images that the surrogate misreads are attacked all the same
-    stream = Stream(0, tuple(data.ids[row] for row in read.tolist()), repr(MIFGSM()))
+    stream = RandomStream(0, tuple(data.ids[row] for row in read.tolist()), repr(MIFGSM()))
     expected = MIFGSM().perturb(surrogate, data.images[read], data.labels[read], THREAT, stream)
     with torch.no_grad():
         fooled = linear(expected).argmax(dim=1) != data.labels[read]
-    other = (result.adversarial[read] != expected).flatten(1).any(dim=1)
+    other = (result.adversarial_examples[read] != expected).flatten(1).any(dim=1)
     assert other.sum() == 1  # a success that 8 bits undid: the surrogate was asked again
     assert fooled[other].all()
     finished = result.outcomes.iloc[read.tolist()][other.numpy()]
     assert finished["broken_8bit"].tolist() == [True]
-    assert torch.equal(result.adversarial[read][~other], expected[~other])
+    assert torch.equal(result.adversarial_examples[read][~other], expected[~other])
     assert 5 < int(fooled.sum()) < 50
     assert [rows[row].broken for row in read.tolist()] == fooled.tolist()
 
@@ -91,7 +91,7 @@ def test_passes_are_the_surrogates_and_the_target_only_answers_the_harness(linea
     assert (clean, sum(candidates)) == (60, len(attacked))
     assert target.asked[3:] == [sum(row.broken for row in rows), 1, 1, 4, 4]
     assert target.gradients == 0
-    extra = finishing_cost("gradients")
+    extra = estimate_finishing_cost("gradients")
     passes = Counter((row.forward_passes, row.backward_passes) for row in attacked if row.broken)
     assert passes[13, 10] == passes.total() - 1
     assert all(f <= 13 + extra[0] + 2 and b <= 10 + extra[1] for f, b in passes)
@@ -127,7 +127,7 @@ def test_a_target_without_gradients_can_be_attacked_from_a_surrogate_with_them(
         for each in (linear, closed)
     )
     assert opened.outcomes["broken"].tolist() == shut.outcomes["broken"].tolist()
-    assert opened.tally.broken > 5
+    assert opened.counts.broken > 5
 
 
 def test_sizes_may_differ_since_each_model_resizes_inside(linear, surrogate, data):
@@ -135,9 +135,9 @@ def test_sizes_may_differ_since_each_model_resizes_inside(linear, surrogate, dat
     large = replace(data, images=data.images.repeat_interleave(2, 2).repeat_interleave(2, 3))
     target = Classifier(linear.model, num_classes=4, input_size=(4, 4), name="target")
     result = rbl.evaluate(target, large, attack=PGD(steps=5), norm="Linf", eps=0.02, surrogate=small)
-    assert result.adversarial.shape == large.images.shape
-    assert result.tally.rejected == 0
-    assert result.tally.broken > 5
+    assert result.adversarial_examples.shape == large.images.shape
+    assert result.counts.rejected == 0
+    assert result.counts.broken > 5
 
 
 def test_the_result_says_where_it_comes_from(linear, surrogate, data):
@@ -171,13 +171,13 @@ def test_models_share_classes_if_an_index_means_the_same_to_both(data):
         known = data if labels is None else replace(data, labels=labels, class_names=("0", "1", "2", "3"))
         return fit_labels(known, count, names)
 
-    assert class_difference(fitted(4), fitted(4)) is None
-    assert class_difference(fitted(4, ("STOP", "20", "30", "50")), fitted(4)) is None
+    assert describe_class_difference(fitted(4), fitted(4)) is None
+    assert describe_class_difference(fitted(4, ("STOP", "20", "30", "50")), fitted(4)) is None
     more = ("stop", "20", "30", "50", "60")
-    assert class_difference(fitted(5, more), fitted(4)) == "it has 5 classes, the other model 4"
+    assert describe_class_difference(fitted(5, more), fitted(4)) == "it has 5 classes, the other model 4"
     nameless = torch.arange(60) % 4
     first, second = (fitted(4, names, nameless) for names in (("a", "b", "c", "d"), ("a", "c", "b", "d")))
-    assert class_difference(first, second) == "its class 1 is 'b', the other model's 'c'"
-    assert class_difference(first, fitted(4, None, nameless)) is None
+    assert describe_class_difference(first, second) == "its class 1 is 'b', the other model's 'c'"
+    assert describe_class_difference(first, fitted(4, None, nameless)) is None
     moved = replace(first, label_map={"0": 1}, class_names=("0", "1", "2", "3"))
-    assert class_difference(moved, first) == "it numbers the data's classes differently"
+    assert describe_class_difference(moved, first) == "it numbers the data's classes differently"

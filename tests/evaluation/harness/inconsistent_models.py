@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CLASSES, SHAPE = 5, (3, 8, 8)
-SEEN: list[tuple[Tensor, Tensor]] = []
-COUNT = 0
+REMEMBERED_ANSWERS: list[tuple[Tensor, Tensor]] = []
+CALL_COUNT = 0
 
 
 class Network(nn.Module):
@@ -34,20 +34,20 @@ class Network(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(self.prepared(images))
+        return self.layers(self.prepare_images(images))
 
-    def prepared(self, images: Tensor) -> Tensor:
+    def prepare_images(self, images: Tensor) -> Tensor:
         return images
 
 
-def variant(prepared=None, forward=None) -> Network:
+def make_variant(prepare_images=None, forward=None) -> Network:
     """A network of a class of its own, with another preparation of its images or another forward."""
-    changed = {"prepared": prepared, "forward": forward}
+    changed = {"prepared": prepare_images, "forward": forward}
     own = {name: value for name, value in changed.items() if value is not None}
     return type("Variant", (Network,), {**own, "__module__": __name__})()
 
 
-def remembered(images: Tensor, answers: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
+def recall_answers(images: Tensor, answers: Tensor, seen: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The first answer to a similar image once ten were asked about; gradients go past the memory."""
     rows = []
     for image, answer in zip(images, answers, strict=True):
@@ -57,41 +57,41 @@ def remembered(images: Tensor, answers: Tensor, seen: list[tuple[Tensor, Tensor]
     return torch.stack(rows)
 
 
-def _remembers_in_attribute(self, images):
-    return remembered(images, self.layers(images), self.seen)
+def _forward_with_attribute_memory(self, images):
+    return recall_answers(images, self.layers(images), self.seen)
 
 
-def _remembers_in_global(self, images):
-    return remembered(images, self.layers(images), SEEN)
+def _forward_with_global_memory(self, images):
+    return recall_answers(images, self.layers(images), REMEMBERED_ANSWERS)
 
 
-def _counts_in_global(self, images):
-    global COUNT  # noqa: PLW0603
-    COUNT += 1
-    return self.layers(images) * (0 if COUNT > 100 else 1)
+def _forward_with_global_counter(self, images):
+    global CALL_COUNT  # noqa: PLW0603
+    CALL_COUNT += 1
+    return self.layers(images) * (0 if CALL_COUNT > 100 else 1)
 
 
-def _counts_in_attribute(self, images):
+def _forward_with_attribute_counter(self, images):
     self.calls += 1
     return self.layers(images) * (0 if self.calls > 100 else 1)
 
 
-def _counts_in_class(self, images):
+def _forward_with_class_counter(self, images):
     type(self).total = getattr(type(self), "total", 0) + 1
     return self.layers(images) + type(self).total
 
 
-def _counts_in_default(self, images, calls=[0]):  # noqa: B006
+def _forward_with_default_counter(self, images, calls=[0]):  # noqa: B006
     calls[0] += 1
     return self.layers(images) + calls[0]
 
 
-def remembers_in_closure() -> Network:
+def make_closure_memory() -> Network:
     seen: list[tuple[Tensor, Tensor]] = []
-    return variant(forward=lambda self, images: remembered(images, self.layers(images), seen))
+    return make_variant(forward=lambda self, images: recall_answers(images, self.layers(images), seen))
 
 
-def remembers_rounded_images() -> Network:
+def make_rounded_memory() -> Network:
     """What an ``lru_cache`` with rounded images as its keys makes of a model."""
 
     class Key:
@@ -109,134 +109,138 @@ def remembers_rounded_images() -> Network:
     def answer(key):
         return key.network.layers(key.image[None]).detach()
 
-    return variant(forward=lambda self, images: torch.cat([answer(Key(self, image)) for image in images]))
+    return make_variant(
+        forward=lambda self, images: torch.cat([answer(Key(self, image)) for image in images])
+    )
 
 
-def remembers_on_disk(file: Path) -> Network:
+def make_disk_memory(file: Path) -> Network:
     def forward(self, images):
         seen = pickle.loads(file.read_bytes()) if file.exists() else []
-        answers = remembered(images, self.layers(images), seen)
+        answers = recall_answers(images, self.layers(images), seen)
         file.write_bytes(pickle.dumps(seen))
         return answers
 
-    return variant(forward=forward)
+    return make_variant(forward=forward)
 
 
-def _trains_its_norm(self, images):
+def _forward_in_train_mode(self, images):
     self.norm.train()
     return self.layers(self.norm(images))
 
 
-def _changes_weights(self, images):
+def _forward_with_weight_change(self, images):
     with torch.no_grad():
         self.layers[3].weight.add_(1e-2)
     return self.layers(images)
 
 
-def _attends_to_neighbours(self, images):
+def _forward_with_batch_attention(self, images):
     features = self.layers[:3](images)
     return self.layers[3]((features @ features.T / 20).softmax(dim=1) @ features)
 
 
-def _favours_the_first(self, images):
+def _forward_with_first_row_doubled(self, images):
     answers = self.layers(images)
     return torch.cat([2 * answers[:1], answers[1:]])
 
 
-def _notices_copies(self, images):
+def _forward_with_copy_detection(self, images):
     flat, answers = images.flatten(1), self.layers(images)
     copies = (torch.cdist(flat, flat) < 1e-6).sum(dim=1, keepdim=True)
     return torch.where(copies > 4, -answers, answers)
 
 
-def of_company() -> dict[str, Network]:
+def make_batch_dependent_models() -> dict[str, Network]:
     """Models whose answers depend on the batch."""
     return {
-        "mean": variant(lambda _, x: (x - x.mean(0, keepdim=True)) * 3 + 0.5),
-        "functional batch norm": variant(lambda _, x: functional.batch_norm(x, None, None, training=True)),
-        "train() inside forward": variant(forward=_trains_its_norm),
-        "sort": variant(lambda _, x: x.sort(0).values),
-        "whole batch's deviation": variant(lambda _, x: x / (x.std() + 0.1)),
-        "softmax over dimension 0": variant(forward=lambda self, x: self.layers(x).softmax(0)),
-        "attention": variant(forward=_attends_to_neighbours),
-        "alone": variant(forward=lambda self, x: self.layers(x) * (2 if len(x) == 1 else 1)),
-        "large batches": variant(forward=lambda self, x: self.layers(x) * (2 if len(x) > 16 else 1)),
-        "first row": variant(forward=_favours_the_first),
-        "copies": variant(forward=_notices_copies),
+        "mean": make_variant(lambda _, x: (x - x.mean(0, keepdim=True)) * 3 + 0.5),
+        "functional batch norm": make_variant(
+            lambda _, x: functional.batch_norm(x, None, None, training=True)
+        ),
+        "train() inside forward": make_variant(forward=_forward_in_train_mode),
+        "sort": make_variant(lambda _, x: x.sort(0).values),
+        "whole batch's deviation": make_variant(lambda _, x: x / (x.std() + 0.1)),
+        "softmax over dimension 0": make_variant(forward=lambda self, x: self.layers(x).softmax(0)),
+        "attention": make_variant(forward=_forward_with_batch_attention),
+        "alone": make_variant(forward=lambda self, x: self.layers(x) * (2 if len(x) == 1 else 1)),
+        "large batches": make_variant(forward=lambda self, x: self.layers(x) * (2 if len(x) > 16 else 1)),
+        "first row": make_variant(forward=_forward_with_first_row_doubled),
+        "copies": make_variant(forward=_forward_with_copy_detection),
     }
 
 
-def of_memory(folder: Path) -> dict[str, Network]:
+def make_history_dependent_models(folder: Path) -> dict[str, Network]:
     """Models whose answers depend on what they were asked before."""
     return {
-        "attribute": variant(forward=_remembers_in_attribute),
-        "global": variant(forward=_remembers_in_global),
-        "closure": remembers_in_closure(),
-        "file": remembers_on_disk(folder / "memory"),
-        "counter": variant(forward=_counts_in_attribute),
-        "global counter": variant(forward=_counts_in_global),
-        "class counter": variant(forward=_counts_in_class),
-        "default counter": variant(forward=_counts_in_default),
-        "weights": variant(forward=_changes_weights),
+        "attribute": make_variant(forward=_forward_with_attribute_memory),
+        "global": make_variant(forward=_forward_with_global_memory),
+        "closure": make_closure_memory(),
+        "file": make_disk_memory(folder / "memory"),
+        "counter": make_variant(forward=_forward_with_attribute_counter),
+        "global counter": make_variant(forward=_forward_with_global_counter),
+        "class counter": make_variant(forward=_forward_with_class_counter),
+        "default counter": make_variant(forward=_forward_with_default_counter),
+        "weights": make_variant(forward=_forward_with_weight_change),
     }
 
 
-def _counts_only(self, images):
+def _forward_with_call_count(self, images):
     self.calls += 1
     return self.layers(images)
 
 
-def _keeps_features(self, images):
+def _forward_with_kept_features(self, images):
     self.features = self.layers[:3](images)
     return self.layers[3](self.features)
 
 
-def _caches_by_size(self, images):
+def _forward_with_size_cache(self, images):
     self.sizes = getattr(self, "sizes", {})
     grid = self.sizes.setdefault(tuple(images.shape), torch.zeros(images.shape))
     return self.layers(images + grid)
 
 
-def _draws(self, images):
+def _forward_with_noise(self, images):
     return self.layers(images + 0.05 * torch.randn_like(images) + 0.05 * float(np.random.rand()))
 
 
-def _in_low_precision(self, images):
+def _forward_in_bfloat16(self, images):
     with torch.autocast("cpu", torch.bfloat16):
         return self.layers(images)
 
 
-def sound() -> dict[str, Network]:
+def make_consistent_models() -> dict[str, Network]:
     """Models whose answers are the image's own, at one batch size and another up to rounding."""
     return {
         "plain": Network(),
         "half": Network().half(),
         "bfloat16": Network().bfloat16(),
-        "autocast": variant(forward=_in_low_precision),
-        "keeps its last features": variant(forward=_keeps_features),
-        "caches by size": variant(forward=_caches_by_size),
-        "draws": variant(forward=_draws),
-        "constant but for rounding": variant(forward=lambda self, x: 5 + 1e-7 * self.layers(x)),
+        "autocast": make_variant(forward=_forward_in_bfloat16),
+        "keeps its last features": make_variant(forward=_forward_with_kept_features),
+        "caches by size": make_variant(forward=_forward_with_size_cache),
+        "draws": make_variant(forward=_forward_with_noise),
+        "constant but for rounding": make_variant(forward=lambda self, x: 5 + 1e-7 * self.layers(x)),
     }
 
 
-def counts_only() -> Network:
-    return variant(forward=_counts_only)
+def make_counting_model() -> Network:
+    return make_variant(forward=_forward_with_call_count)
 
 
-def draws_from_its_own_generator() -> Network:
-    network = variant(
+def make_own_generator_model() -> Network:
+    network = make_variant(
         lambda self, x: x + 0.1 * torch.randn(x.shape, generator=self.source)  # a part of the model
     )
     network.source = torch.Generator().manual_seed(1)
     return network
 
 
-def draws_without_a_seed() -> Network:
-    return variant(
+def make_unseeded_model() -> Network:
+    return make_variant(
         lambda _, x: x + 0.1 * torch.from_numpy(np.random.default_rng().normal(size=x.shape)).to(x)
     )
 
 
-def some_images(count: int = 12) -> Tensor:
+def make_images(count: int = 12) -> Tensor:
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(3))

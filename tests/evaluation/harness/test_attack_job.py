@@ -12,16 +12,16 @@ from robustbench_local.attacks.ensembles.autoattack import AutoAttack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import InvariantError, ModelError
-from robustbench_local.evaluation.harness.attack_job import Task, applicable
+from robustbench_local.evaluation.harness.attack_job import AttackJob, find_applicable_positions
 from robustbench_local.evaluation.harness.batches import run_batches
-from robustbench_local.store.records import tally
+from robustbench_local.store.records import count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel
 
 THREAT = ThreatModel(norm="Linf", eps=0.02)
 
 
 def task(classifier, data, attack=None, threat=THREAT):
-    return Task(
+    return AttackJob(
         key="cell",
         classifier=classifier,
         data=data,
@@ -49,7 +49,7 @@ def test_the_batch_size_changes_no_verdict_and_no_image(linear, data, batch_size
     reference = outcomes(task(linear, data), batch_size=16)
     rows = outcomes(task(linear, data), batch_size=batch_size)
     assert verdicts(rows) == verdicts(reference)
-    assert 5 < tally(rows).broken < 50
+    assert 5 < count_outcomes(rows).broken < 50
     assert [row.forward_passes for row in rows] == [row.forward_passes for row in reference]
 
 
@@ -62,7 +62,7 @@ def test_order_and_subset_change_no_verdict(linear, data):
 
 def test_the_denominators_add_up(linear, data):
     rows = outcomes(task(linear, data))
-    counts = tally(rows)
+    counts = count_outcomes(rows)
     assert counts.n == len(data)
     assert counts.clean_correct == 54
     assert counts.robust == counts.clean_correct - counts.broken
@@ -83,8 +83,8 @@ def test_clean_mistakes_are_returned_untouched_and_cost_one_pass(linear, data):
 
 
 def test_eps_zero_breaks_nothing_and_one_breaks_everything(linear, data):
-    zero = tally(outcomes(task(linear, data, threat=ThreatModel(norm="Linf", eps=0))))
-    one = tally(outcomes(task(linear, data, threat=ThreatModel(norm="Linf", eps=1))))
+    zero = count_outcomes(outcomes(task(linear, data, threat=ThreatModel(norm="Linf", eps=0))))
+    one = count_outcomes(outcomes(task(linear, data, threat=ThreatModel(norm="Linf", eps=1))))
     assert zero.broken == 0
     assert one.robust == 0
 
@@ -107,7 +107,7 @@ def test_a_forward_that_raises_on_one_image_costs_only_that_image(linear, data):
     assert [row.position for row in rows if row.status == "error"] == [17]
     assert "bad" in rows[17].error
     assert "\n" not in rows[17].error
-    assert tally(rows).errors == 1
+    assert count_outcomes(rows).errors == 1
     assert len(heard) == 1
 
 
@@ -132,7 +132,7 @@ def test_an_image_whose_attack_raises_keeps_its_clean_reading_and_its_passes(lin
     heard = []
     rows = outcomes(task(touchy, data, attack=Spender()), notify=heard.append, workers=workers)
     plain = outcomes(task(linear, data, attack=Spender()))
-    assert tally(rows).clean_correct == tally(plain).clean_correct == 54
+    assert count_outcomes(rows).clean_correct == count_outcomes(plain).clean_correct == 54
     assert [row.position for row in rows if row.status == "error"] == [17, 41]
     for row in (rows[17], rows[41]):
         assert row.clean_prediction == row.label
@@ -143,8 +143,8 @@ def test_an_image_whose_attack_raises_keeps_its_clean_reading_and_its_passes(lin
         assert "The clean image raises nothing" in row.error
         assert "input_size" not in row.error
     others = [row for row in plain if row.position not in {17, 41}]
-    assert tally(rows).robust == tally(others).robust
-    assert tally(rows).broken == tally(others).broken
+    assert count_outcomes(rows).robust == count_outcomes(others).robust
+    assert count_outcomes(rows).broken == count_outcomes(others).broken
     assert len(heard) == 2
 
 
@@ -212,7 +212,7 @@ class Nothing(Attack):
     def perturb(self, classifier, images, labels, threat, stream, masks=None):
         return images
 
-    def cost(self, threat):
+    def estimate_cost(self, threat):
         return (0, 0)
 
 
@@ -255,10 +255,10 @@ class Grouped(Nothing):
     """Draws for a whole group, as other libraries' attacks do."""
 
     per_image = False
-    group = 8
+    group_size = 8
 
     def perturb(self, classifier, images, labels, threat, stream, masks=None):
-        generator = torch.Generator().manual_seed(stream.group_seed() % 2**31)
+        generator = torch.Generator().manual_seed(stream.compute_batch_seed() % 2**31)
         noise = torch.randn(images.shape, generator=generator).sign()
         return (images + threat.eps * noise).clamp(0, 1)
 
@@ -276,20 +276,23 @@ def test_group_attacks_get_fixed_groups_whatever_the_batch_size(linear, data, ba
 
 def test_targets_leave_out_images_that_already_show_one(data):
     threat = replace(THREAT, targets=(1, 2))
-    positions = applicable(data, threat)
+    positions = find_applicable_positions(data, threat)
     assert set(data.labels[positions].tolist()) == {0, 3}
-    assert set(data.labels[applicable(data, threat, sources=(0,))].tolist()) == {0}
+    assert set(data.labels[find_applicable_positions(data, threat, sources=(0,))].tolist()) == {0}
 
 
 def test_a_label_moved_elsewhere_is_counted_apart(linear, data):
     threat = ThreatModel(norm="Linf", eps=0.05, targets=(1,))
-    chosen = data.select(applicable(data, threat))
+    chosen = data.select(find_applicable_positions(data, threat))
     rows = outcomes(task(linear, chosen, attack=Grouped(), threat=threat))
     moved = [row for row in rows if row.moved_elsewhere]
     assert all(not row.broken and row.adversarial_prediction not in {1, row.label} for row in moved)
     untargeted = outcomes(task(linear, chosen, attack=Grouped(), threat=replace(threat, targets=())))
-    assert tally(untargeted).broken == tally(rows).broken + tally(rows).moved_elsewhere
-    assert tally(rows).moved_elsewhere > 0
+    assert (
+        count_outcomes(untargeted).broken
+        == count_outcomes(rows).broken + count_outcomes(rows).moved_elsewhere
+    )
+    assert count_outcomes(rows).moved_elsewhere > 0
 
 
 def test_every_broken_image_names_the_stage_that_broke_it(linear, data):

@@ -18,11 +18,11 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.errors import InvariantError
 from robustbench_local.evaluation.harness import attack_job as cell
-from robustbench_local.evaluation.harness.attack_job import Task
+from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import run_batches
-from robustbench_local.evaluation.harness.success_robustness import CLEAR, find_unfinished
-from robustbench_local.evaluation.harness.verify import FRAGILE, read, verify
-from robustbench_local.store.records import tally
+from robustbench_local.evaluation.harness.success_robustness import CLEAR_MARGIN_SHARE, find_unfinished_rows
+from robustbench_local.evaluation.harness.verify import FRAGILE_MARGIN_SHARE, predict, verify
+from robustbench_local.store.records import count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel
 
 COST = ("forward_passes", "backward_passes", "seconds")
@@ -60,7 +60,7 @@ def photographs() -> Dataset:
 
 
 def outcomes(classifier, data, attack, threat, *, surrogate=None, batch_size=64, workers=1):
-    task = Task(
+    task = AttackJob(
         key="cell",
         classifier=classifier,
         data=data,
@@ -83,11 +83,11 @@ TARGETED = replace(LINF, targets=(1, 2))
 
 
 def test_pgd_keeps_its_successes_in_8_bits_as_fgsm_does(curved, photographs, monkeypatch):
-    fgsm = tally(outcomes(curved, photographs, FGSM(), LINF))
-    pgd = tally(outcomes(curved, photographs, PGD(), LINF))
-    whole = tally(outcomes(curved, photographs, PGD(early_stop=False), LINF))
+    fgsm = count_outcomes(outcomes(curved, photographs, FGSM(), LINF))
+    pgd = count_outcomes(outcomes(curved, photographs, PGD(), LINF))
+    whole = count_outcomes(outcomes(curved, photographs, PGD(early_stop=False), LINF))
     without_finishing(monkeypatch)
-    before = tally(outcomes(curved, photographs, PGD(), LINF))
+    before = count_outcomes(outcomes(curved, photographs, PGD(), LINF))
     assert fgsm.broken == fgsm.broken_8bit
     assert before.broken_8bit < 0.9 * before.broken  # it stopped too early, and not because of the model
     assert (pgd.broken, pgd.broken_8bit, pgd.fragile) == (before.broken, before.broken, 0)
@@ -119,7 +119,7 @@ def test_no_verdict_changes_and_what_needs_nothing_is_untouched(
             assert same == replace(old, broken_8bit=None, **dict.fromkeys(COST, 0))
         else:
             assert new.fragile <= old.fragile
-    old, new = tally(before), tally(after)
+    old, new = count_outcomes(before), count_outcomes(after)
     assert old.broken > 5
     assert new.broken_8bit >= old.broken_8bit + (old.broken_8bit < 0.9 * old.broken)
 
@@ -165,7 +165,7 @@ def test_a_model_that_raises_while_a_success_is_searched_on_costs_that_image_alo
     curved, photographs, monkeypatch
 ):
     whole = outcomes(curved, photographs, PGD(), LINF)
-    finish = FinishingSearch.finish
+    finish = FinishingSearch.finish_candidates
     with monkeypatch.context() as patch:
         without_finishing(patch)
         before = outcomes(curved, photographs, PGD(), LINF)
@@ -209,23 +209,27 @@ def lead(share):
     return Classifier(forward, num_classes=3, access="scores")
 
 
-@pytest.mark.parametrize(("share", "unfinished"), [(0.99 * FRAGILE, True), (1.01 * FRAGILE, False)])
+@pytest.mark.parametrize(
+    ("share", "unfinished"), [(0.99 * FRAGILE_MARGIN_SHARE, True), (1.01 * FRAGILE_MARGIN_SHARE, False)]
+)
 def test_a_success_is_searched_on_where_its_margin_is_noise(share, unfinished):
     images, labels = torch.full((1, 1, 1, 2), 126 / 255), torch.zeros(1, dtype=torch.int64)
     candidates = images + 2.1 / 255
     verified = verify(lead(share), images, labels, candidates, LINF)
     assert verified.broken.tolist() == [True]
     assert verified.broken_8bit == (True,)
-    assert verified.reading.fragile.tolist() == [unfinished]
-    assert find_unfinished(verified, LINF, "ball").tolist() == [0] * unfinished
-    assert find_unfinished(verified, LINF, "distance").tolist() == []
+    assert verified.predictions.fragile.tolist() == [unfinished]
+    assert find_unfinished_rows(verified, LINF, "ball").tolist() == [0] * unfinished
+    assert find_unfinished_rows(verified, LINF, "distance").tolist() == []
     spatial = ThreatModel(norm="spatial", eps=30)
-    assert find_unfinished(verified, spatial, "ball").tolist() == []
+    assert find_unfinished_rows(verified, spatial, "ball").tolist() == []
 
 
 def test_the_search_goes_on_until_another_pass_still_finds_the_margin_clear():
-    assert 1.5 * FRAGILE < CLEAR < 3 * FRAGILE
-    reading = read(lead(CLEAR), torch.full((1, 1, 1, 2), 0.6), torch.zeros(1, dtype=torch.int64))
+    assert 1.5 * FRAGILE_MARGIN_SHARE < CLEAR_MARGIN_SHARE < 3 * FRAGILE_MARGIN_SHARE
+    reading = predict(
+        lead(CLEAR_MARGIN_SHARE), torch.full((1, 1, 1, 2), 0.6), torch.zeros(1, dtype=torch.int64)
+    )
     assert reading.fragile.tolist() == [False]
 
 
@@ -256,6 +260,6 @@ def test_a_transfer_asks_its_surrogate_and_never_the_model(curved, photographs, 
     without_finishing(monkeypatch)
     before = outcomes(judge, photographs, PGD(), LINF, surrogate=surrogate)
     assert [row.broken for row in after] == [row.broken for row in before]
-    old, new = tally(before), tally(after)
+    old, new = count_outcomes(before), count_outcomes(after)
     assert old.broken_8bit < new.broken_8bit <= new.broken
     assert new.backward_passes > old.backward_passes

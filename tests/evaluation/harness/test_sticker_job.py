@@ -11,42 +11,42 @@ from viewing_samples import (
     BLUE,
     GREEN,
     RED,
-    SIDE,
+    SIDE_PIXELS,
     STICKER,
-    VIEWS,
-    Cheat,
-    Colour,
-    Painter,
-    Stumbler,
-    Vandal,
-    batch_of,
-    colour,
-    looks,
-    signs,
-    work,
+    TEST_VIEWS,
+    CheatingControlAttack,
+    ColourNetwork,
+    OutsidePaintingAttack,
+    PaintingAttack,
+    RaisingAttack,
+    find_view_predictions,
+    make_colour_classifier,
+    make_signs,
+    make_sticker_job,
+    run_job,
 )
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.cli.progress import ending
+from robustbench_local.cli.progress import format_cell_result
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.grid.schema import Grid
-from robustbench_local.evaluation.harness.sticker_job import controls
+from robustbench_local.evaluation.harness.sticker_job import list_controls
 from robustbench_local.evaluation.planning.planner import Options, make_plan
 from robustbench_local.run import run_grid
-from robustbench_local.store import RunStore, tally
-from robustbench_local.store.records import LEAST_CLEAN
+from robustbench_local.store import RunStore, count_outcomes
+from robustbench_local.store.records import MIN_CLEAN_SHARE
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @pytest.fixture
 def classifier() -> Classifier:
-    return colour()
+    return make_colour_classifier()
 
 
 @pytest.fixture(scope="module")
 def batch():
-    return batch_of(work(colour()))
+    return run_job(make_sticker_job(make_colour_classifier()))
 
 
 def test_every_condition_is_looked_at_in_the_same_views(batch):
@@ -60,7 +60,7 @@ def test_every_condition_is_looked_at_in_the_same_views(batch):
     }  # fmt: skip
     assert {(one.position, one.condition, one.kind) for one in batch.sightings} == expected
     lengths = {one.kind: len(one.predictions) for one in batch.sightings}
-    assert lengths == {"view": VIEWS, "approach": 60}
+    assert lengths == {"view": TEST_VIEWS, "approach": 60}
     assert {(one.position, one.kind): len(one.distance) for one in batch.views} == {
         (position, kind): length for position in range(2) for kind, length in lengths.items()
     }
@@ -69,19 +69,24 @@ def test_every_condition_is_looked_at_in_the_same_views(batch):
 
 def test_views_depend_on_seed_and_image_alone(classifier, batch):
     first = batch
-    other = batch_of(work(classifier, attack=Painter(views=9), threat=replace(STICKER, eps=0.1)))
-    alone = batch_of(work(classifier, data=signs().select([1])))
+    other = run_job(
+        make_sticker_job(classifier, attack=PaintingAttack(views=9), threat=replace(STICKER, eps=0.1))
+    )
+    alone = run_job(make_sticker_job(classifier, data=make_signs().select_images([1])))
     assert first.views == other.views
     assert [one.predictions for one in first.sightings if one.condition == "clean"] == [
         one.predictions for one in other.sightings if one.condition == "clean"
     ]
     assert {one.yaw for one in alone.views} == {one.yaw for one in first.views if one.position == 1}
-    assert looks(alone, 0, "random-colours").predictions == looks(first, 1, "random-colours").predictions
-    assert batch_of(work(classifier, data=signs(1), seed=6)).views != first.views
+    assert (
+        find_view_predictions(alone, 0, "random-colours").predictions
+        == find_view_predictions(first, 1, "random-colours").predictions
+    )
+    assert run_job(make_sticker_job(classifier, data=make_signs(1), seed=6)).views != first.views
 
 
 def test_batches_do_not_matter(classifier, batch):
-    together, apart = batch, batch_of(work(classifier), 9)
+    together, apart = batch, run_job(make_sticker_job(classifier), 9)
     assert set(together.sightings) == set(apart.sightings)
     assert [replace(row, seconds=0) for row in together.outcomes] == [
         replace(row, seconds=0) for row in apart.outcomes
@@ -90,76 +95,83 @@ def test_batches_do_not_matter(classifier, batch):
 
 def test_a_sign_is_broken_if_more_than_half_of_its_views_are(classifier, batch):
     for row in batch.outcomes:
-        clean, seen = (looks(batch, row.position, one).predictions for one in ("clean", "sticker"))
+        clean, seen = (
+            find_view_predictions(batch, row.position, one).predictions for one in ("clean", "sticker")
+        )
         right = [read for before, read in zip(clean, seen, strict=True) if before == RED]
-        assert len(right) >= LEAST_CLEAN * VIEWS
+        assert len(right) >= MIN_CLEAN_SHARE * TEST_VIEWS
         assert row.broken == (sum(read == GREEN for read in right) > len(right) / 2)
         assert row.adversarial_prediction == GREEN
         assert row.clean_prediction == RED
     assert all(row.broken and row.broken_8bit and row.status == "ok" for row in batch.outcomes)
     assert (
-        batch_of(work(classifier, data=signs(1), threat=replace(STICKER, eps=0.05))).outcomes[0].broken
+        run_job(make_sticker_job(classifier, data=make_signs(1), threat=replace(STICKER, eps=0.05)))
+        .outcomes[0]
+        .broken
         is False
     )
 
 
 def test_controls_tell_the_sticker_from_chance_and_from_no_views(classifier):
-    batch = batch_of(work(classifier, data=signs(1)))
+    batch = run_job(make_sticker_job(classifier, data=make_signs(1)))
     hits = {
-        condition: sum(read == GREEN for read in looks(batch, 0, condition).predictions)
+        condition: sum(read == GREEN for read in find_view_predictions(batch, 0, condition).predictions)
         for condition in ("clean", "no-size", "sticker", "random-colours", "without-views", "whole-sign")
     }
     assert hits["clean"] == hits["no-size"] == hits["without-views"] == 0
-    assert looks(batch, 0, "no-size").confidences == looks(batch, 0, "clean").confidences
-    assert hits["random-colours"] < hits["sticker"] <= hits["whole-sign"] == VIEWS
+    assert (
+        find_view_predictions(batch, 0, "no-size").confidences
+        == find_view_predictions(batch, 0, "clean").confidences
+    )
+    assert hits["random-colours"] < hits["sticker"] <= hits["whole-sign"] == TEST_VIEWS
 
 
 def test_a_sticker_of_no_size_is_the_clean_sign(classifier):
-    batch = batch_of(work(classifier, threat=replace(STICKER, eps=0.0)))
+    batch = run_job(make_sticker_job(classifier, threat=replace(STICKER, eps=0.0)))
     for kind in ("view", "approach"):
-        clean, seen = (looks(batch, 1, condition, kind) for condition in ("clean", "sticker"))
+        clean, seen = (find_view_predictions(batch, 1, condition, kind) for condition in ("clean", "sticker"))
         assert (seen.predictions, seen.confidences) == (clean.predictions, clean.confidences)
     assert not any(row.broken for row in batch.outcomes)
-    assert batch.candidates.equal(signs().images)
+    assert batch.candidates.equal(make_signs().images)
 
 
 def test_a_sign_that_is_misread_from_some_places_is_void(classifier):
-    class Farsighted(Colour):
+    class Farsighted(ColourNetwork):
         def forward(self, images):
             logits = super().forward(images)
             dark = images.mean(dim=(1, 2, 3)) < 0.3
             return torch.where(dark[:, None], logits.flip(1), logits)
 
-    batch = batch_of(work(Classifier(Farsighted(), num_classes=3, name="farsighted")))
+    batch = run_job(make_sticker_job(Classifier(Farsighted(), num_classes=3, name="farsighted")))
     (row, *_) = batch.outcomes
-    share = sum(read == RED for read in looks(batch, 0, "clean").predictions) / VIEWS
-    assert 0 < share < LEAST_CLEAN
+    share = sum(read == RED for read in find_view_predictions(batch, 0, "clean").predictions) / TEST_VIEWS
+    assert 0 < share < MIN_CLEAN_SHARE
     assert (row.status, row.clean_correct, row.broken) == ("void", False, False)
     assert row.error == f"{100 * share:.1f} % of its clean views are read rightly; 95 % are needed"
 
 
 def test_a_sign_that_is_misread_untouched_is_not_looked_at(classifier):
-    data = signs()
+    data = make_signs()
     data.labels[1] = BLUE
-    batch = batch_of(work(classifier, data=data))
+    batch = run_job(make_sticker_job(classifier, data=data))
     assert [row.status for row in batch.outcomes] == ["ok", "clean-wrong"]
     assert {one.position for one in batch.sightings} == {0}
     assert set(batch.pictures) == {0}
 
 
 def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
-    batch = batch_of(work(classifier, attack=Vandal(views=4)))
+    batch = run_job(make_sticker_job(classifier, attack=OutsidePaintingAttack(views=4)))
     for row in batch.outcomes:
         assert (row.status, row.broken, row.linf) == ("rejected", False, 0.0)
         assert row.error == "pixels outside the sticker's place are changed"
         assert (
-            looks(batch, row.position, "sticker").predictions
-            == looks(batch, row.position, "clean").predictions
+            find_view_predictions(batch, row.position, "sticker").predictions
+            == find_view_predictions(batch, row.position, "clean").predictions
         )
 
 
 def test_a_sign_whose_attack_raises_keeps_its_clean_reading_and_its_passes(classifier):
-    batch = batch_of(work(classifier, data=signs(3), attack=Stumbler(views=4)))
+    batch = run_job(make_sticker_job(classifier, data=make_signs(3), attack=RaisingAttack(views=4)))
     assert [row.status for row in batch.outcomes] == ["ok", "error", "ok"]
     stranded = batch.outcomes[1]
     assert (stranded.clean_correct, stranded.clean_prediction, stranded.broken) == (True, RED, False)
@@ -169,33 +181,35 @@ def test_a_sign_whose_attack_raises_keeps_its_clean_reading_and_its_passes(class
 
 
 def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, batch):
-    cheated = batch_of(work(classifier, attack=Cheat(views=4)))
+    cheated = run_job(make_sticker_job(classifier, attack=CheatingControlAttack(views=4)))
     assert [row.status for row in cheated.outcomes] == ["ok", "ok"]
     assert [row.error for row in cheated.outcomes] == [
         None,
         "control without-views: pixels outside the sticker's place are changed",
     ]
-    assert looks(cheated, 0, "without-views") == looks(batch, 0, "without-views")
-    assert looks(cheated, 1, "without-views").predictions == ()
-    assert looks(cheated, 1, "without-views").confidences == ()
+    assert find_view_predictions(cheated, 0, "without-views") == find_view_predictions(
+        batch, 0, "without-views"
+    )
+    assert find_view_predictions(cheated, 1, "without-views").predictions == ()
+    assert find_view_predictions(cheated, 1, "without-views").confidences == ()
     assert all(len(one.predictions) for one in cheated.sightings if one.condition != "without-views")
     assert [row.broken for row in cheated.outcomes] == [row.broken for row in batch.outcomes]
 
 
 def test_no_control_of_a_sticker_that_breaks_a_rule_is_called_kept(classifier):
-    batch = batch_of(work(classifier, attack=Vandal(views=4)))
+    batch = run_job(make_sticker_job(classifier, attack=OutsidePaintingAttack(views=4)))
     for condition in ("random-colours", "without-views", "whole-sign"):
-        assert looks(batch, 0, condition).predictions == ()
+        assert find_view_predictions(batch, 0, condition).predictions == ()
 
 
 def test_answers_that_are_not_finite_are_kept_as_such():
-    class Blind(Colour):
+    class Blind(ColourNetwork):
         def forward(self, images):
             logits = super().forward(images)
             return logits.masked_fill((logits.argmax(dim=1) == GREEN)[:, None], torch.nan)
 
-    batch = batch_of(work(Classifier(Blind(), num_classes=3, name="blind")))
-    seen = looks(batch, 0, "whole-sign")
+    batch = run_job(make_sticker_job(Classifier(Blind(), num_classes=3, name="blind")))
+    seen = find_view_predictions(batch, 0, "whole-sign")
     assert set(seen.predictions) == set(seen.confidences) == {None}
     assert not batch.outcomes[0].broken
     assert batch.outcomes[0].adversarial_prediction is None
@@ -203,25 +217,25 @@ def test_answers_that_are_not_finite_are_kept_as_such():
 
 def test_a_patch_stands_beside_the_sign_and_is_the_same_for_all(classifier):
     threat = ThreatModel(norm="patch", eps=0.3, targets=(GREEN,))
-    batch = batch_of(work(classifier, threat=threat))
+    batch = run_job(make_sticker_job(classifier, threat=threat))
     assert {one.condition for one in batch.sightings} == {
         "clean",
         "sticker",
         "random-colours",
         "without-views",
     }
-    data = signs()
+    data = make_signs()
     assert batch.candidates.masked_select(data.masks).equal(data.images.masked_select(data.masks))
     assert not batch.candidates.equal(data.images)
 
 
 def test_pictures_are_what_the_model_saw(batch):
     kept = batch.pictures[0]
-    assert kept["photographs"].shape == (8, 3, SIDE, SIDE)
-    assert kept["frames"].shape == (12, 3, SIDE, SIDE)
+    assert kept["photographs"].shape == (8, 3, SIDE_PIXELS, SIDE_PIXELS)
+    assert kept["frames"].shape == (12, 3, SIDE_PIXELS, SIDE_PIXELS)
     assert kept["frame_numbers"].tolist()[::11] == [0, 59]
-    seen = looks(batch, 0, "sticker").predictions
-    read = Colour()(torch.from_numpy(kept["photographs"]).float() / 255).argmax(dim=1).tolist()
+    seen = find_view_predictions(batch, 0, "sticker").predictions
+    read = ColourNetwork()(torch.from_numpy(kept["photographs"]).float() / 255).argmax(dim=1).tolist()
     assert read == [seen[number] for number in kept["photograph_numbers"]]
 
 
@@ -236,7 +250,7 @@ def test_pictures_are_what_the_model_saw(batch):
     ],
 )
 def test_only_controls_that_differ_from_the_attack_are_made(views, threat, names):
-    found = controls(Painter(views=views), threat)
+    found = list_controls(PaintingAttack(views=views), threat)
     assert [condition for condition, _, _ in found] == names
     assert all(attack.views == 0 for condition, attack, _ in found if condition == "without-views")
     painted = [(attack.steps, whole.eps) for condition, attack, whole in found if condition == "whole-sign"]
@@ -245,11 +259,11 @@ def test_only_controls_that_differ_from_the_attack_are_made(views, threat, names
 
 def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
     result = evaluate(
-        classifier, signs(), attack=Painter(views=4), norm="sticker", eps=0.4, transformation="rectangles",
-        targets=["green"], test_views=VIEWS, seed=5,
+        classifier, make_signs(), attack=PaintingAttack(views=4), norm="sticker", eps=0.4, transformation="rectangles",
+        targets=["green"], test_views=TEST_VIEWS, seed=5,
     )  # fmt: skip
-    table = result.sightings
-    assert len(table) == 2 * (6 * VIEWS + 2 * 60)
+    table = result.view_predictions
+    assert len(table) == 2 * (6 * TEST_VIEWS + 2 * 60)
     shown = table[table["kind"] == "view"].set_index(["condition", "position", "number"])["prediction"]
     right = shown["clean"] == RED
     hits = (shown["sticker"] == GREEN) & right
@@ -257,16 +271,18 @@ def test_evaluate_gives_the_share_of_views_and_every_look(classifier):
     assert 0 < result.sticker_success.value <= 1
     assert "sticker_success=" in repr(result)
     cheated = evaluate(
-        classifier, signs(), attack=Cheat(views=4), norm="sticker", eps=0.4, transformation="rectangles",
-        targets=["green"], test_views=VIEWS, seed=5,
+        classifier, make_signs(), attack=CheatingControlAttack(views=4), norm="sticker", eps=0.4, transformation="rectangles",
+        targets=["green"], test_views=TEST_VIEWS, seed=5,
     )  # fmt: skip
-    assert len(cheated.sightings) == len(table) - VIEWS
+    assert len(cheated.view_predictions) == len(table) - TEST_VIEWS
     assert cheated.sticker_success == result.sticker_success
-    assert not evaluate(classifier, signs(), attack="fgsm", norm="Linf", eps=0.1).sticker_success.known
+    assert not evaluate(
+        classifier, make_signs(), attack="fgsm", norm="Linf", eps=0.1
+    ).sticker_success.is_known
     with pytest.raises(ConfigError, match="judged on its own model only"):
         evaluate(
-            classifier, signs(), attack=Painter(), norm="sticker", eps=0.4, transformation="rectangles",
-            surrogate=colour(),
+            classifier, make_signs(), attack=PaintingAttack(), norm="sticker", eps=0.4, transformation="rectangles",
+            surrogate=make_colour_classifier(),
         )  # fmt: skip
 
 
@@ -295,18 +311,18 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     (cell,) = run.results["cells"]
     assert (cell["status"], cell["n"], cell["measure"], cell["goal"]) == ("done", 1, "views", "targeted")
     assert cell["identity"]["test views"] == "8"
-    planned = make_plan(Grid.model_validate(GRID), Options(base=tmp_path, only_plan=True)).cells[0]
-    assert 0 < cell["forward_passes"] <= planned.passes[0]
-    assert cell["backward_passes"] <= planned.passes[1]
+    planned = make_plan(Grid.model_validate(GRID), Options(base_folder=tmp_path, is_dry_run=True)).cells[0]
+    assert 0 < cell["forward_passes"] <= planned.max_passes[0]
+    assert cell["backward_passes"] <= planned.max_passes[1]
     before = (tmp_path / "run" / "run.db").read_bytes()
-    assert run_grid(GRID, out=tmp_path / "run").complete
+    assert run_grid(GRID, out=tmp_path / "run").is_complete
     with RunStore.open_readonly(tmp_path / "run") as store:
-        assert len(store.sightings(cell["key"])) == 8
-        told = ending(planned, tally(store.outcomes(cell["key"])))
+        assert len(store.read_view_predictions(cell["key"])) == 8
+        told = format_cell_result(planned, count_outcomes(store.read_outcomes(cell["key"])))
         assert re.match(r"\d of \d signs turned in most of their views(, 1 left out)?, [\d,]+ passes", told)
         assert store.load_arrays(cell["key"]).keys() >= {"photographs", "frames", "original", "adversarial"}
     assert len(before) == (tmp_path / "run" / "run.db").stat().st_size
-    assert [verdict.gate.metric for verdict in run.gate().verdicts] == ["sticker_success"]
+    assert [verdict.gate.metric for verdict in run.evaluate_gates().verdicts] == ["sticker_success"]
     assert "Stickers" in run.report().read_text(encoding="utf-8")
 
 

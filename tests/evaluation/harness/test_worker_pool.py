@@ -18,16 +18,16 @@ from torch import nn
 from robustbench_local.attacks.adapters.libraries import ReferenceAutoAttack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.harness.attack_job import Task
-from robustbench_local.evaluation.harness.batches import Isolation, run_batches
-from robustbench_local.evaluation.harness.worker_pool import Crew, usable_workers
+from robustbench_local.evaluation.harness.attack_job import AttackJob
+from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
+from robustbench_local.evaluation.harness.worker_pool import WorkerPool, count_usable_workers
 from robustbench_local.threats.threat_model import ThreatModel
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="worker processes are copies, which needs Linux"
 )
 THREAT = ThreatModel(norm="Linf", eps=0.02)
-ISOLATED = Isolation(isolated=True)
+ISOLATED = IsolationSettings(isolated=True)
 
 
 class Around(nn.Module):
@@ -44,7 +44,7 @@ class Around(nn.Module):
 
 def task(classifier, data, attack=None):
     attack = attack or PGD(steps=5, restarts=2)
-    return Task(key="cell", classifier=classifier, data=data, attack=attack, threat=THREAT, seed=1)
+    return AttackJob(key="cell", classifier=classifier, data=data, attack=attack, threat=THREAT, seed=1)
 
 
 def around(linear, before):
@@ -164,14 +164,14 @@ class Recorder:
 
 def test_one_process_where_copies_are_of_no_use(linear, data):
     service = Classifier(linear.module.forward, num_classes=4, access="scores")
-    assert usable_workers(task(service, data), 4) == 1
-    assert usable_workers(task(linear, data, ReferenceAutoAttack()), 4) == 1
-    assert usable_workers(task(linear, data), 4) == 4
-    assert usable_workers(task(linear, data.select([0, 1])), 4) == 2
+    assert count_usable_workers(task(service, data), 4) == 1
+    assert count_usable_workers(task(linear, data, ReferenceAutoAttack()), 4) == 1
+    assert count_usable_workers(task(linear, data), 4) == 4
+    assert count_usable_workers(task(linear, data.select([0, 1])), 4) == 2
 
 
 def test_workers_end_with_the_crew(linear, data):
-    with Crew(task(linear, data), 2, ready=nullcontext) as crew:
+    with WorkerPool(task(linear, data), 2, prepare_models=nullcontext) as crew:
         crew.run(list(range(8)), 8)
         workers = list(crew._workers)
         assert len(workers) == 2

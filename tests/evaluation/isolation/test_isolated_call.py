@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustbench_local.classifier.pass_counter import pass_finished
+from robustbench_local.classifier.pass_counter import record_finished_pass
 from robustbench_local.errors import DataError, ModelError, ModelTimeoutError
 from robustbench_local.evaluation.isolation import isolated_call
-from robustbench_local.evaluation.isolation.child_process import describe_ending
-from robustbench_local.evaluation.isolation.isolated_call import call_isolated, confined
+from robustbench_local.evaluation.isolation.child_process import describe_exit_code
+from robustbench_local.evaluation.isolation.isolated_call import call_isolated, catch_process_exit
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="copies of a process need Linux")
 
@@ -101,7 +101,7 @@ def test_a_call_whose_passes_finish_may_take_any_time():
     def work():
         for _ in range(8):
             time.sleep(0.5)
-            pass_finished()
+            record_finished_pass()
         return "done"
 
     assert call_isolated(work, timeout=3) == "done"  # which is less than it takes together
@@ -125,14 +125,17 @@ def test_a_model_that_closes_what_is_not_its_own_leaves_no_traceback(capfd):
 @pytest.mark.parametrize("code", [0, 7])
 def test_a_model_cannot_leave_this_process_where_there_is_no_other(code):
     before = os._exit
-    with pytest.raises(ModelError, match=rf"mine: the model called os\._exit\({code}\)"), confined("mine"):
+    with (
+        pytest.raises(ModelError, match=rf"mine: the model called os\._exit\({code}\)"),
+        catch_process_exit("mine"),
+    ):
         os._exit(code)
     assert os._exit is before
 
 
 @needs_fork
 def test_copies_of_a_confined_process_may_leave():
-    with confined("mine"):
+    with catch_process_exit("mine"):
         child = os.fork()
         if child == 0:
             os._exit(9)
@@ -199,10 +202,10 @@ def test_where_nothing_can_be_copied_exits_are_confined_here(monkeypatch):
             call_isolated(throw(error), timeout=60)
     with pytest.raises(KeyboardInterrupt):  # which is the user's, here
         call_isolated(throw(KeyboardInterrupt()), timeout=60)
-    with pytest.raises(ZeroDivisionError), confined("mine"):
+    with pytest.raises(ZeroDivisionError), catch_process_exit("mine"):
         throw(ZeroDivisionError())()
 
 
 def test_endings_in_words():
-    assert describe_ending(None) == "the model's process stopped answering"
-    assert describe_ending(-250) == "the model's process ended by signal 250 (unknown)"
+    assert describe_exit_code(None) == "the model's process stopped answering"
+    assert describe_exit_code(-250) == "the model's process ended by signal 250 (unknown)"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from robustbench_local.classifier.pass_counter import pass_finished
+from robustbench_local.classifier.pass_counter import record_finished_pass
 from robustbench_local.errors import ModelTimeoutError
 from robustbench_local.evaluation.isolation import watchdog
 from robustbench_local.evaluation.isolation.watchdog import Watchdog
@@ -26,14 +26,14 @@ def test_python_code_that_hangs_is_interrupted():
 
 def test_a_cell_whose_time_is_over_is_interrupted_at_work():
     with pytest.raises(ModelTimeoutError), Watchdog(None, time.monotonic() + 0.2):
-        work_for_ever(pass_finished)
+        work_for_ever(record_finished_pass)
 
 
 def test_work_that_goes_on_is_left_alone():
     with Watchdog(30.0, time.monotonic() + 60):
         for _ in range(5):
             time.sleep(0.05)
-            pass_finished()
+            record_finished_pass()
 
 
 def test_what_cannot_be_interrupted_is_given_up(monkeypatch):

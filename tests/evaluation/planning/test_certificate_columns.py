@@ -9,15 +9,15 @@ import torch
 from scipy.stats import norm as normal
 
 import robustbench_local as rbl
-from robustbench_local.certification.base import Certificate, Certified
+from robustbench_local.certification.base import Certificate, CertifiedBatch
 from robustbench_local.certification.randomized_smoothing.smoothing_certificate import Smoothing
 from robustbench_local.errors import CardError, ConfigError, ThreatError
-from robustbench_local.evaluation.execution.progress_listener import Listener
+from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.harness.batches import run_batches
-from robustbench_local.evaluation.harness.certificate_job import PIXELS_IN_A_CHUNK, Proof
+from robustbench_local.evaluation.harness.certificate_job import CHUNK_PIXELS, CertificateJob
 from robustbench_local.evaluation.planning.planner import Options, make_plan
-from robustbench_local.statistics import least_share
+from robustbench_local.statistics import compute_lower_bounds
 from robustbench_local.store.run_store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -36,9 +36,9 @@ GRID = {
 }
 
 
-def outcomes(run: rbl.Run) -> dict[tuple[str, str], list]:
+def outcomes(run: rbl.AttackFunction) -> dict[tuple[str, str], list]:
     with RunStore.open_readonly(run.directory) as store:
-        return {(cell.defense, cell.attack): store.outcomes(cell.key) for cell in store.cells()}
+        return {(cell.defense, cell.attack): store.read_outcomes(cell.key) for cell in store.read_cells()}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def run(_made, tmp_path_factory):
 
 def test_cells_say_what_is_proven_about_what_and_how_surely(run):
     with RunStore.open_readonly(run.directory) as store:
-        cells = {(cell.defense, cell.card): cell for cell in store.cells()}
+        cells = {(cell.defense, cell.card): cell for cell in store.read_cells()}
     assert run.complete
     plain = cells["none", "certify-smoothing-l2-0.25"]
     assert (plain.measure, plain.concerns, plain.alpha) == ("certificate", "smoothed", 0.001)
@@ -114,22 +114,20 @@ def test_certificates_have_no_part_in_worst_cases_and_their_own_numbers(run):
         assert cell["certified"] == proven["value"] * 12
 
 
-class Stopping(Listener):
+class Stopping(ProgressListener):
     """Presses Ctrl-C in the middle of a certificate."""
 
-    def advanced(self, cell, done):
+    def on_batch_end(self, cell, done):
         if cell.record.measure == "certificate" and done.n >= 3:
             raise KeyboardInterrupt
 
 
 def test_an_interrupted_certificate_is_resumed_image_by_image(run, workplace, monkeypatch):
-    monkeypatch.setattr(
-        "robustbench_local.evaluation.harness.certificate_job.PIXELS_IN_A_CHUNK", 3 * 70 * 28 * 28
-    )
+    monkeypatch.setattr("robustbench_local.evaluation.harness.certificate_job.CHUNK_PIXELS", 3 * 70 * 28 * 28)
     with pytest.raises(KeyboardInterrupt):
         rbl.run_grid(GRID, out="out", device="cpu", listener=Stopping())
     with RunStore.open_readonly(workplace / "out") as store:
-        status = {cell.status for cell in store.cells()}
+        status = {cell.status for cell in store.read_cells()}
     assert "running" in status
     again = rbl.run_grid(GRID, out="out", device="cpu")
 
@@ -145,11 +143,13 @@ def test_an_interrupted_certificate_is_resumed_image_by_image(run, workplace, mo
 def test_what_a_kill_may_cost_is_bounded_and_batches_change_nothing(linear, data):
     threat = ThreatModel(norm="L2", eps=0.1)
     cheap, dear = (
-        Proof(key="k", classifier=linear, data=data, certificate=Smoothing(n=n), threat=threat, seed=0)
-        for n in (100, PIXELS_IN_A_CHUNK)
+        CertificateJob(
+            key="k", classifier=linear, data=data, certificate=Smoothing(n=n), threat=threat, seed=0
+        )
+        for n in (100, CHUNK_PIXELS)
     )
-    assert [len(batch) for batch in cheap.queue(50, done={3})] == [50, 9]
-    assert [len(batch) for batch in dear.queue(50, done=set())] == [1] * 60
+    assert [len(batch) for batch in cheap.build_queue(50, done_positions={3})] == [50, 9]
+    assert [len(batch) for batch in dear.build_queue(50, done_positions=set())] == [1] * 60
     whole = [row for batch in run_batches(cheap, batch_size=60) for row in batch.outcomes]
     small = [row for batch in run_batches(cheap, batch_size=7) for row in batch.outcomes]
     timeless = [replace(row, seconds=0.0) for row in whole]
@@ -159,9 +159,9 @@ def test_what_a_kill_may_cost_is_bounded_and_batches_change_nothing(linear, data
 def test_a_certificate_that_a_model_cannot_have_is_skipped_with_its_reason(workplace):
     grid = {**GRID, "attacks": [{"card": "certify-smoothing-l2-0.25", "n": 60}]}
     done = rbl.run_grid(grid, out="out", device="cpu")
-    assert done.complete
+    assert done.is_complete
     with RunStore.open_readonly(done.directory) as store:
-        own, smoothed = store.cells()
+        own, smoothed = store.read_cells()
     assert own.status == "done"
     assert smoothed.status == "skipped"
     assert "smoothed with sigma 0.5, the certificate speaks of 0.25" in smoothed.error
@@ -189,7 +189,7 @@ def test_a_function_without_bounds_is_a_reason_to_skip_too(workplace):
     grid = {**GRID, "models": [model], "defenses": ["none"], "attacks": ["certify-ibp-linf-1"]}
     done = rbl.run_grid(grid, out="out", device="cpu", allow_code=True)
     with RunStore.open_readonly(done.directory) as store:
-        (cell,) = store.cells()
+        (cell,) = store.read_cells()
     assert cell.status == "skipped"
     assert "max_pool2d is the operation max_pool2d, for which there are no bounds" in cell.error
 
@@ -209,17 +209,17 @@ def test_questions_that_make_no_sense_are_refused_before_any_work(workplace, ent
     models = [*GRID["models"], {**GRID["models"][0], "id": "second"}]
     grid, base = load_grid({**GRID, "models": models, "defenses": ["none"], "attacks": [entry]})
     with pytest.raises(error, match=message):
-        make_plan(grid, Options(base=base, device="cpu"))
+        make_plan(grid, Options(base_folder=base, device="cpu"))
 
 
 def test_the_plan_counts_votes_and_a_card_twice_is_a_mistake(workplace):
     grid, base = load_grid(GRID)
-    plan = make_plan(grid, Options(base=base, device="cpu"))
-    votes = [cell.passes for cell in plan.cells if cell.record.measure == "certificate"]
+    plan = make_plan(grid, Options(base_folder=base, device="cpu"))
+    votes = [cell.max_passes for cell in plan.cells if cell.record.measure == "certificate"]
     assert votes == [(12 * 71, 0)] * 4
     twice = {**GRID, "attacks": [GRID["attacks"][1], GRID["attacks"][1]]}
     with pytest.raises(ConfigError, match=r"certificate 'certify-smoothing-l2-0\.4\[.*' is listed twice"):
-        make_plan(load_grid(twice)[0], Options(base=base, device="cpu"))
+        make_plan(load_grid(twice)[0], Options(base_folder=base, device="cpu"))
 
 
 def test_certify_gives_radii_and_none_for_abstentions(linear, data):
@@ -228,7 +228,7 @@ def test_certify_gives_radii_and_none_for_abstentions(linear, data):
     top = logits.topk(2, dim=1).values
     assert found.concerns == "smoothed"
     assert found.threat == ThreatModel(norm="L2", eps=0.1)
-    assert found.tally.n == len(found.predictions) == len(found.radii) == 60
+    assert found.counts.n == len(found.predictions) == len(found.radii) == 60
     weights = linear.module.weight
     gaps = torch.cdist(weights, weights)
     distance = (
@@ -240,11 +240,11 @@ def test_certify_gives_radii_and_none_for_abstentions(linear, data):
         assert radius <= reach + 1e-6, "no ball is larger than the nearest border"
         if reach > 0.1:
             assert prediction is not None
-    largest = 0.1 * normal.ppf(least_share(500, 500, 0.001))
+    largest = 0.1 * normal.ppf(compute_lower_bounds(500, 500, 0.001))
     assert max(found.radii) == pytest.approx(largest)
-    assert any(one is None for one in found.predictions) == (found.tally.abstained > 0)
-    assert found.certified_accuracy == found.certified_accuracy_at(0.1)
-    shares = [found.certified_accuracy_at(radius).value for radius in (0.0, 0.05, 0.1, 0.2, 0.5)]
+    assert any(one is None for one in found.predictions) == (found.counts.abstained > 0)
+    assert found.certified_accuracy == found.compute_certified_accuracy(0.1)
+    shares = [found.compute_certified_accuracy(radius).value for radius in (0.0, 0.05, 0.1, 0.2, 0.5)]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] <= found.accuracy.value
     assert shares[-1] == 0
@@ -274,14 +274,14 @@ class Liar(Certificate):
 
     def certify(self, classifier, images, labels, threat, stream):
         count = len(images)
-        return Certified(
+        return CertifiedBatch(
             predictions=labels.clone(),
             verified=torch.ones(count, dtype=torch.bool),
             radius=torch.full((count,), torch.nan, dtype=torch.float64),
             margins=torch.full((count,), 0.5, dtype=torch.float64),
         )
 
-    def cost(self, threat):
+    def estimate_cost(self, threat):
         return 0, 0
 
 

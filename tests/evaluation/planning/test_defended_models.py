@@ -9,15 +9,15 @@ import torch
 from test_attack_job import outcomes, task, verdicts
 
 import robustbench_local as rbl
-from robustbench_local.attacks.core.eight_bit_search import finishing_cost
+from robustbench_local.attacks.core.eight_bit_search import estimate_finishing_cost
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.attacks.square.square import Square
 from robustbench_local.config.strict_yaml import parse_yaml
-from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import build_wrapper
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.run import prepare
-from robustbench_local.store.records import tally
+from robustbench_local.run import prepare_run
+from robustbench_local.store.records import count_outcomes
 from robustbench_local.store.run_store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -53,8 +53,8 @@ def run(_made, tmp_path_factory):
 def test_a_card_turns_a_model_into_another_subject(run):
     assert run.complete
     with RunStore.open_readonly(run.directory) as store:
-        cells, models = store.cells(), store.meta("models")
-        identity = store.identity()
+        cells, models = store.read_cells(), store.read_meta("models")
+        identity = store.read_identity()
     assert [(cell.model, cell.defense, cell.attack, cell.knowledge) for cell in cells] == [
         ("first", "none", "pgd20-linf-8[steps=2]", "white-box"),
         ("first", "none", "square-linf-8[queries=20]", "scores"),
@@ -87,7 +87,7 @@ def test_a_card_turns_a_model_into_another_subject(run):
 
 def test_passes_are_those_of_every_draw(run):
     with RunStore.open_readonly(run.directory) as store:
-        cells = {(one.defense, one.attack): store.outcomes(one.key) for one in store.cells()}
+        cells = {(one.defense, one.attack): store.read_outcomes(one.key) for one in store.read_cells()}
     for row in cells["noise-0.1", "pgd20-linf-8[steps=2]"]:
         if row.clean_correct and not row.broken:
             assert (row.forward_passes, row.backward_passes) == (100 + 3 * 20 + 100, 2 * 20)
@@ -104,9 +104,9 @@ def test_the_same_grid_again_is_complete_and_the_resolved_one_means_the_same(run
     again = rbl.run_grid(file, out=run.directory, batch_size=3)
     assert again.outcomes.equals(before)
     resolved, _ = load_grid(run.directory / "run.yaml")
-    written = [entry.written() for entry in resolved.defenses]
+    written = [entry.dump_entry() for entry in resolved.defenses]
     assert written == ["none", {"card": "bit-depth-3", "bits": 1}, "noise-0.1"]
-    assert [entry.written() for entry in resolved.models[1].defenses] == ["none"]
+    assert [entry.dump_entry() for entry in resolved.models[1].defenses] == ["none"]
     other = file.with_name("other.yaml")
     other.write_text(file.read_text("utf-8").replace("noise-0.1", "jpeg-75"), encoding="utf-8")
     with pytest.raises(ConfigError, match="defenses"):
@@ -114,25 +114,27 @@ def test_the_same_grid_again_is_complete_and_the_resolved_one_means_the_same(run
 
 
 def test_the_plan_counts_every_draw(workplace):
-    plan, _ = prepare(grid(workplace), out="runs/plan")
+    plan, _ = prepare_run(grid(workplace), out="runs/plan")
     cells = {(cell.record.model, cell.record.defense, cell.record.attack): cell for cell in plan.cells}
     pgd = "pgd20-linf-8[steps=2]"
-    extra = finishing_cost("gradients")  # twice: in 8 bits, and for the margin; then two more readings
+    extra = estimate_finishing_cost(
+        "gradients"
+    )  # twice: in 8 bits, and for the margin; then two more readings
     forward, backward = 3 + 2 * extra[0], 2 + 2 * extra[1]
-    assert cells["first", "none", pgd].passes == (16 * (forward + 5), 16 * backward)
-    assert cells["first", "noise-0.1", pgd].passes == (16 * (20 * forward + 500), 16 * 20 * backward)
-    assert cells["first", "noise-0.1", f"{pgd}[naive]"].passes == (16 * (forward + 500), 16 * backward)
+    assert cells["first", "none", pgd].max_passes == (16 * (forward + 5), 16 * backward)
+    assert cells["first", "noise-0.1", pgd].max_passes == (16 * (20 * forward + 500), 16 * 20 * backward)
+    assert cells["first", "noise-0.1", f"{pgd}[naive]"].max_passes == (16 * (forward + 500), 16 * backward)
 
 
 def test_the_plan_does_not_average_over_draws_twice(workplace):
     wanted = grid(workplace)
     wanted["models"], wanted["attacks"] = wanted["models"][:1], ["autoattack-rand-linf-8"]
-    plan, _ = prepare(wanted, out="runs/plan")
+    plan, _ = prepare_run(wanted, out="runs/plan")
     cells = {(cell.record.model, cell.record.defense): cell for cell in plan.cells}
-    extra = finishing_cost("gradients")
+    extra = estimate_finishing_cost("gradients")
     looks, steps = 2 * (101 + extra[0]), 2 * (100 + extra[1])
-    assert cells["first", "none"].passes == (16 * (looks * 20 + 5), 16 * steps * 20)
-    assert cells["first", "noise-0.1"].passes == (16 * (looks * 20 + 500), 16 * steps * 20)
+    assert cells["first", "none"].max_passes == (16 * (looks * 20 + 5), 16 * steps * 20)
+    assert cells["first", "noise-0.1"].max_passes == (16 * (looks * 20 + 500), 16 * steps * 20)
 
 
 def test_models_without_gradients_and_transfers_have_no_naive_cells(workplace):
@@ -143,14 +145,14 @@ def test_models_without_gradients_and_transfers_have_no_naive_cells(workplace):
     ]
     wanted["models"] = grid(workplace)["models"]
     wanted["attacks"].append("autoattack-rand-linf-8")  # who averages over draws is not naive about them
-    plan, _ = prepare(wanted, out="runs/plan")
+    plan, _ = prepare_run(wanted, out="runs/plan")
     assert not any(cell.record.knowledge == "naive" for cell in plan.cells)
     transfers = [cell for cell in plan.cells if cell.record.knowledge == "transfer"]
-    assert all((cell.skipped is not None) == (cell.record.model == "first") for cell in transfers)
+    assert all((cell.skip_reason is not None) == (cell.record.model == "first") for cell in transfers)
     wanted["attacks"] = ["fgsm-linf-8", "square-linf-8"]
     for model in wanted["models"]:
         model["access"] = "scores"
-    plan, _ = prepare(wanted, out="runs/plan")
+    plan, _ = prepare_run(wanted, out="runs/plan")
     assert not any(cell.record.knowledge == "naive" for cell in plan.cells)
 
 
@@ -178,7 +180,7 @@ def test_a_card_of_ones_own_is_found_beside_the_grid_file(workplace):
     )
     text = (workplace / "grid.yaml").read_text(encoding="utf-8") + "defenses: [mine-2]\n"
     (workplace / "grid.yaml").write_text(text, encoding="utf-8")
-    plan, _ = prepare("grid.yaml", out="runs/plan")
+    plan, _ = prepare_run("grid.yaml", out="runs/plan")
     assert {cell.record.defense for cell in plan.cells} == {"mine-2"}
 
 
@@ -194,10 +196,10 @@ def test_verdicts_on_a_random_defense_depend_on_nothing_but_the_image(
     linear, data, name, changes, attack, eps
 ):
     """Trust invariants V8 and V9: neither batch size, order nor company changes an outcome."""
-    wrapper = make_wrapper(name, changes)
+    wrapper = build_wrapper(name, changes)
     chosen, threat = data.select(torch.arange(18)), ThreatModel(norm="Linf", eps=eps)
     reference = outcomes(task(wrapper.wrap(linear), chosen, attack, threat), batch_size=8)
-    assert 2 <= tally(reference).broken < tally(reference).clean_correct
+    assert 2 <= count_outcomes(reference).broken < count_outcomes(reference).clean_correct
     rows = outcomes(task(wrapper.wrap(linear), chosen, attack, threat), batch_size=5)
     assert verdicts(rows) == verdicts(reference)
     order = torch.randperm(18, generator=torch.Generator().manual_seed(0))[:9]

@@ -7,10 +7,10 @@ import pytest
 
 import robustbench_local as rbl
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.card_lookup import each_target, find_entries
+from robustbench_local.evaluation.grid.card_lookup import find_cards_per_target, find_method_cards
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.evaluation.planning.goal import confine, describe_goals
-from robustbench_local.run import prepare
+from robustbench_local.evaluation.planning.goal import describe_goals, override_goal
+from robustbench_local.run import prepare_run
 from robustbench_local.store.run_store import RunStore
 
 SIGNS = {
@@ -24,12 +24,12 @@ def grid(*attacks, **more):
 
 
 def plan(*attacks, **more):
-    return prepare(grid(*attacks), out="unused", device="cpu", only_plan=True, **more)[0]
+    return prepare_run(grid(*attacks), out="unused", device="cpu", is_dry_run=True, **more)[0]
 
 
 class TestEachTarget:
     def test_the_goal_itself_comes_first_then_each_class_alone_for_every_radius(self):
-        cards = each_target(
+        cards = find_cards_per_target(
             "fgsm-linf-8", {"eps": ["2/255", "8/255"], "targets": ["Yield", 3], "sources": [14]}
         )
         assert [(card.threat.eps * 255, card.threat.targets) for card in cards] == [
@@ -50,7 +50,7 @@ class TestEachTarget:
     @pytest.mark.parametrize("card", ["fgsm-linf-8", "certify-ibp-linf-1"])
     def test_a_goal_without_two_targets_has_none_to_try_alone(self, card):
         with pytest.raises(ConfigError, match="has no two target classes"):
-            each_target(card, {})
+            find_cards_per_target(card, {})
 
     def test_the_choice_is_written_down(self):
         one = grid({"card": "stop-to-speed-limit-linf-8", "each_target": True})
@@ -59,7 +59,7 @@ class TestEachTarget:
 
 class TestConfine:
     def test_every_attack_gets_the_goal_and_certificates_and_corruptions_only_the_sources(self):
-        confined = confine(grid("fgsm-linf-8", "certify-ibp-linf-1", "fog-3"), ["Stop"], ["Yield"])
+        confined = override_goal(grid("fgsm-linf-8", "certify-ibp-linf-1", "fog-3"), ["Stop"], ["Yield"])
         assert [entry.overrides for entry in confined.attacks] == [
             {"sources": ["Stop"], "targets": ["Yield"]},
             {"sources": ["Stop"]},
@@ -68,16 +68,16 @@ class TestConfine:
 
     def test_what_is_not_said_stays_with_the_card(self):
         stop = grid({"card": "stop-to-speed-limit-linf-8", "steps": 3, "limit": 5})
-        (entry,) = confine(stop, [], ["Yield"]).attacks
-        (card,) = find_entries(entry.card, entry.overrides)
+        (entry,) = override_goal(stop, [], ["Yield"]).attacks
+        (card,) = find_method_cards(entry.card, entry.overrides)
         assert (card.threat.sources, card.threat.targets) == (("Stop",), ("Yield",))
         assert (card.parameters["steps"], entry.limit) == (3, 5)
-        assert confine(stop, [], []) is stop
+        assert override_goal(stop, [], []) is stop
 
     def test_one_target_has_no_others_to_be_tried_beside(self):
         stop = grid({"card": "stop-to-speed-limit-linf-8", "each_target": True})
-        assert confine(stop, [], ["Yield"]).attacks[0].each_target is False
-        assert confine(stop, [], ["Yield", "Stop"]).attacks[0].each_target is True
+        assert override_goal(stop, [], ["Yield"]).attacks[0].each_target is False
+        assert override_goal(stop, [], ["Yield", "Stop"]).attacks[0].each_target is True
 
     def test_the_plan_names_the_classes_so_that_an_id_off_by_one_is_seen(self):
         # 12 is what a list counted from 1 calls the sign that is number 13 here
@@ -112,10 +112,10 @@ def test_a_confined_run_attacks_only_these_images_and_counts_only_these_targets(
     counts = np.bincount(np.load("digits.npz")["y"], minlength=10)
     source, target = (int(label) for label in counts.argsort()[::-1][:2])
     run = rbl.run_grid("grid.yaml", out="runs/pair", sources=[source], targets=[str(target)], batch_size=16)
-    assert run.complete
+    assert run.is_complete
     with RunStore.open_readonly(run.directory) as store:
-        cells = store.cells()
-        rows = [row for cell in cells for row in store.outcomes(cell.key)]
+        cells = store.read_cells()
+        rows = [row for cell in cells for row in store.read_outcomes(cell.key)]
     assert {(cell.sources, cell.targets) for cell in cells} == {((source,), (target,))}
     assert {row.label for row in rows} == {source}
     assert len(rows) == len(cells) * counts[source]

@@ -10,9 +10,9 @@ from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.planning.severity_table import (
-    STOP_CONVENTION,
+    STOP_SIGN_RULE,
+    compute_stop_severity,
     resolve_severity,
-    stop_severity,
 )
 
 BASE = {"data": {"source": "signs"}, "models": [{"id": "plain", "source": "zoo:signs-plain"}]}
@@ -29,7 +29,7 @@ def test_the_convention_has_the_published_figures():
     # v^2 / 120^2, to the two digits that people quote
     expected = {0: 0.03, 1: 0.06, 2: 0.17, 3: 0.25, 4: 0.34, 5: 0.44, 7: 0.69, 8: 1.0}
     expected |= {6: 0.69, 32: 1.0, 12: 0.69, 13: 0.05, 17: 0.01, 41: 0.01, 14: 0.0}
-    assert {index: round(stop_severity(CLASS_NAMES[index]), 2) for index in expected} == expected
+    assert {index: round(compute_stop_severity(CLASS_NAMES[index]), 2) for index in expected} == expected
 
 
 def test_german_signs_get_the_convention_for_images_of_stop_only():
@@ -49,16 +49,16 @@ def test_the_convention_follows_names_and_not_numbers():
 
 
 def test_the_convention_says_what_it_squares_and_what_it_is_not():
-    names = {name: stop_severity(name) for name in CLASS_NAMES}
+    names = {name: compute_stop_severity(name) for name in CLASS_NAMES}
     said = {
         "Priority road": 100,
         "End of speed limit (80km/h)": 100,
         "End of all speed and passing limits": 120,
     }
     assert all(names[name] == (speed / 120) ** 2 for name, speed in said.items())
-    assert "(speed limit that is read / 120 km/h) squared" in STOP_CONVENTION
-    assert f"{names['Yield']} for yield, {names['Road work']} for every other sign" in STOP_CONVENTION
-    assert STOP_CONVENTION.endswith("a convention and not an accident statistic")
+    assert "(speed limit that is read / 120 km/h) squared" in STOP_SIGN_RULE
+    assert f"{names['Yield']} for yield, {names['Road work']} for every other sign" in STOP_SIGN_RULE
+    assert STOP_SIGN_RULE.endswith("a convention and not an accident statistic")
 
 
 def test_other_classes_have_no_severity_unless_the_grid_says_so():

@@ -11,7 +11,7 @@ from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.planning.attack_columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.planning.planner import Options, make_plan
-from robustbench_local.evaluation.planning.sticker_surface import describe_surface
+from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 from robustbench_local.store import SurfaceRecord
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -39,25 +39,25 @@ def masks() -> torch.Tensor:
 
 def test_means_are_over_the_images_of_the_cell_and_rounded_down_sign_by_sign():
     data = images(masks=masks(), surface="the mask 'rect'")
-    found = describe_surface(data, torch.tensor([1, 2]), TENTH)
+    found = build_surface_record(data, torch.tensor([1, 2]), TENTH)
     assert found == SurfaceRecord(what="the mask 'rect'", pixels=77.5, covered=7.5, image_pixels=200)
-    assert found.share == pytest.approx(0.0375)
+    assert found.coverable_share == pytest.approx(0.0375)
     whole = replace(TENTH, eps=1.0, transformation="poster")
-    assert describe_surface(data, torch.tensor([2]), whole).covered == 100
+    assert build_surface_record(data, torch.tensor([2]), whole).covered == 100
 
 
 def test_where_nobody_says_what_the_masks_are_or_there_are_none():
-    assert describe_surface(images(masks=masks()), torch.tensor([1]), TENTH).what == "the data's masks"
-    found = describe_surface(images(), torch.tensor([0, 1]), TENTH)
+    assert build_surface_record(images(masks=masks()), torch.tensor([1]), TENTH).what == "the data's masks"
+    found = build_surface_record(images(), torch.tensor([0, 1]), TENTH)
     assert found == SurfaceRecord(
         what="the frame less a border of 10 %", pixels=8 * 16, covered=12, image_pixels=200
     )
 
 
 def test_only_stickers_have_one():
-    assert describe_surface(images(), torch.tensor([0]), ThreatModel(norm="Linf", eps=0.1)) is None
-    assert describe_surface(images(), torch.tensor([0]), ThreatModel(norm="patch", eps=0.1)) is None
-    assert describe_surface(images(), torch.tensor([], dtype=torch.int64), TENTH) is None
+    assert build_surface_record(images(), torch.tensor([0]), ThreatModel(norm="Linf", eps=0.1)) is None
+    assert build_surface_record(images(), torch.tensor([0]), ThreatModel(norm="patch", eps=0.1)) is None
+    assert build_surface_record(images(), torch.tensor([], dtype=torch.int64), TENTH) is None
 
 
 def test_a_planned_cell_says_it_and_its_key_does_not_depend_on_it(tmp_path):
@@ -69,7 +69,7 @@ def test_a_planned_cell_says_it_and_its_key_does_not_depend_on_it(tmp_path):
             "attacks": ["sticker-10", "pgd50-linf-8"],
         }
     )
-    plan = make_plan(grid, Options(base=tmp_path, only_plan=True))
+    plan = make_plan(grid, Options(base_folder=tmp_path, is_dry_run=True))
     sticker, digital = (cell.record for cell in plan.cells)
     assert sticker.surface.what == "the sign inside the outline that it is drawn with"
     assert 0 < sticker.surface.covered <= sticker.surface.pixels / 10 < sticker.surface.image_pixels / 10

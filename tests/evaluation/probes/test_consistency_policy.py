@@ -13,8 +13,8 @@ import torch
 import robustbench_local as rbl
 from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.classifier import Classifier
-from robustbench_local.cli.main import call
-from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
+from robustbench_local.cli.main import run_command
+from robustbench_local.defenses.wrappers.wrapper_registry import build_wrapper
 from robustbench_local.errors import ConfigError, ModelError
 
 ATTACK = {"attack": "pgd50-linf-8", "eps": "32/255"}
@@ -22,14 +22,14 @@ SOURCE = (Path(models.__file__)).read_text(encoding="utf-8")
 
 
 def data(model=None, count=12):
-    images = models.some_images(count)
+    images = models.make_images(count)
     with torch.no_grad():
         return images, (model or models.Network())(images).argmax(dim=1)
 
 
 @pytest.mark.parametrize("kind", ["mean", "copies"])
 def test_evaluate_refuses(kind):
-    classifier = Classifier(models.of_company()[kind], num_classes=5, name="it")
+    classifier = Classifier(models.make_batch_dependent_models()[kind], num_classes=5, name="it")
     with pytest.raises(ModelError, match=r"^it: ") as caught:
         rbl.evaluate(classifier, data(), **ATTACK)
     assert caught.value.exit_code == 3
@@ -37,27 +37,29 @@ def test_evaluate_refuses(kind):
 
 
 def test_a_surrogate_is_refused_as_well():
-    surrogate = Classifier(models.of_company()["mean"], num_classes=5, name="other")
+    surrogate = Classifier(models.make_batch_dependent_models()["mean"], num_classes=5, name="other")
     classifier = Classifier(models.Network(), num_classes=5)
     with pytest.raises(ModelError, match=r"^other: answers depend"):
         rbl.evaluate(classifier, data(), attack=MIFGSM(), norm="Linf", eps=0.1, surrogate=surrogate)
 
 
 def test_certify_refuses():
-    classifier = Classifier(models.of_company()["mean"], num_classes=5, name="it")
+    classifier = Classifier(models.make_batch_dependent_models()["mean"], num_classes=5, name="it")
     with pytest.raises(ModelError, match="answers depend"):
         rbl.certify(classifier, data(), certificate="certify-crown-linf-2")
 
 
 def test_stickers_refuse():
-    classifier = Classifier(models.of_memory(Path())["attribute"], num_classes=5, name="it")
+    classifier = Classifier(
+        models.make_history_dependent_models(Path())["attribute"], num_classes=5, name="it"
+    )
     with pytest.raises(ModelError, match="remembers"):
         rbl.evaluate(classifier, data(), attack="sticker-10", targets=[1], sources=[2], test_views=2)
 
 
 def test_a_defended_model_refuses():
-    defended = make_wrapper("jpeg", {"quality": 75}).wrap(
-        Classifier(models.of_company()["sort"], num_classes=5, name="it")
+    defended = build_wrapper("jpeg", {"quality": 75}).wrap(
+        Classifier(models.make_batch_dependent_models()["sort"], num_classes=5, name="it")
     )
     with pytest.raises(ModelError, match="answers depend"):
         rbl.evaluate(defended, data(), **ATTACK)
@@ -70,7 +72,7 @@ def test_allowed_it_runs_at_the_declared_batch_size_and_says_so():
         sizes.append(len(images))
         return self.layers((images - images.mean(0, keepdim=True)) * 3 + 0.5)
 
-    classifier = Classifier(models.variant(forward=forward), num_classes=5, name="it")
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5, name="it")
     with pytest.raises(ConfigError, match="Give --batch-size N"):
         rbl.evaluate(classifier, data(), **ATTACK, allow_batch_dependence=True)
     sizes.clear()
@@ -83,14 +85,14 @@ def test_allowed_it_runs_at_the_declared_batch_size_and_says_so():
 
 @pytest.mark.parametrize("kind", ["attribute", "global", "closure", "counter", "class counter"])
 def test_what_remembers_is_broken_as_often_as_what_does_not(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "SEEN", [])
+    monkeypatch.setattr(models, "REMEMBERED_ANSWERS", [])
     honest = rbl.evaluate(Classifier(models.Network(), num_classes=5), data(), **ATTACK)
-    network = models.of_memory(tmp_path)[kind]
+    network = models.make_history_dependent_models(tmp_path)[kind]
     classifier = Classifier(network, num_classes=5, name="it")
     with pytest.raises(ModelError, match="remembers"):
         rbl.evaluate(classifier, data(), **ATTACK)
     result = rbl.evaluate(classifier, data(), **ATTACK, allow_batch_dependence=True)
-    assert result.tally.robust == honest.tally.robust < honest.tally.clean_correct
+    assert result.counts.robust == honest.counts.robust < honest.counts.clean_correct
     assert any(note.startswith("not to be relied on: remembers") for note in result.notes)
 
 
@@ -100,8 +102,8 @@ def test_memory_that_begins_after_the_probe_ends_the_evaluation():
         self.calls += 1 if self.calls or float(images[:, 0, 0, 0].max()) > 0.95 else 0
         return answers * (-1 if self.calls > 10 else 1)
 
-    classifier = Classifier(models.variant(forward=forward), num_classes=5, name="it")
-    images = 0.93 * models.some_images()
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5, name="it")
+    images = 0.93 * models.make_images()
     images[:, 0, 0, 0] = 0.93
     with torch.no_grad():
         labels = models.Network()(images).argmax(dim=1)
@@ -145,7 +147,9 @@ def run(capsys):
     """Runs the grid as a user does; returns the exit code and all that is printed, in one line."""
 
     def run(*arguments):
-        code = call(["run", "grid.yaml", "--allow-code", "--device", "cpu", "--workers", "1", *arguments])
+        code = run_command(
+            ["run", "grid.yaml", "--allow-code", "--device", "cpu", "--workers", "1", *arguments]
+        )
         captured = capsys.readouterr()
         return code, " ".join((captured.out + captured.err).split())
 
@@ -171,7 +175,7 @@ def test_allowed_every_form_of_the_report_is_marked(place, run, how):
     assert code == 4
     assert "not to be relied on: answers depend on the other images of the batch" in said
     assert said.count("inconclusive: averaging") == 2
-    content = rbl.Run(place / "runs" / "company").results
+    content = rbl.AttackFunction(place / "runs" / "company").results
     doubts = content["doubts"]
     assert {doubt["model"] for doubt in doubts} == {"averaging"}
     assert "answers depend on the other images" in json.dumps(doubts)

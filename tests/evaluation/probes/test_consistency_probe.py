@@ -10,24 +10,24 @@ import pytest
 import torch
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import build_wrapper
 from robustbench_local.evaluation.probes import answer_differences
 from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
 
 
 def probe(model, count=12, **options):
     classifier = Classifier(model, num_classes=models.CLASSES, name="it", **options)
-    return probe_consistency(classifier, models.some_images(count))
+    return probe_consistency(classifier, models.make_images(count))
 
 
-@pytest.mark.parametrize("kind", list(models.of_company()))
+@pytest.mark.parametrize("kind", list(models.make_batch_dependent_models()))
 @pytest.mark.parametrize("count", [1, 12])
 def test_what_depends_on_its_company_is_found(kind, count):
-    found = probe(models.of_company()[kind], count)
+    found = probe(models.make_batch_dependent_models()[kind], count)
     assert found.kind == "company"
     assert "\n" not in found.cause
     assert "logits differ by" in found.cause
-    assert found.difference > 1e-4 * found.spread
+    assert found.difference > 1e-4 * found.logit_range
 
 
 KINDS_OF_MEMORY = {
@@ -45,39 +45,39 @@ KINDS_OF_MEMORY = {
 
 @pytest.mark.parametrize("kind", KINDS_OF_MEMORY)
 def test_what_depends_on_its_history_is_found(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "SEEN", [])
-    monkeypatch.setattr(models, "COUNT", 0)
-    found = probe(models.of_memory(tmp_path)[kind])
+    monkeypatch.setattr(models, "REMEMBERED_ANSWERS", [])
+    monkeypatch.setattr(models, "CALL_COUNT", 0)
+    found = probe(models.make_history_dependent_models(tmp_path)[kind])
     assert found.kind == "memory"
-    assert found.keeps_state
+    assert found.is_stateful
     assert KINDS_OF_MEMORY[kind] in found.cause
     assert "logits differ by" in found.cause
 
 
 def test_a_cache_of_rounded_images_is_found():
-    assert not probe(models.remembers_rounded_images()).consistent
+    assert not probe(models.make_rounded_memory()).is_consistent
 
 
-@pytest.mark.parametrize("kind", list(models.sound()))
+@pytest.mark.parametrize("kind", list(models.make_consistent_models()))
 @pytest.mark.parametrize("access", ["gradients", "labels"])
 def test_sound_models_are_left_alone(kind, access):
-    found = probe(models.sound()[kind], access=access)
-    assert found.consistent, found.cause
-    assert (found.cause, found.notes, found.keeps_state) == ("", (), False)
+    found = probe(models.make_consistent_models()[kind], access=access)
+    assert found.is_consistent, found.cause
+    assert (found.cause, found.notes, found.is_stateful) == ("", (), False)
     assert found.rows <= 72
 
 
 @pytest.mark.parametrize("kind", ["mean", "copies"])
 def test_labels_tell_company_too(kind):
-    found = probe(models.of_company()[kind], access="labels")
+    found = probe(models.make_batch_dependent_models()[kind], access="labels")
     assert found.kind == "company"
     assert "labels differ" in found.cause
 
 
 def test_a_counter_that_changes_nothing_is_a_note():
-    found = probe(models.counts_only())
-    assert found.consistent
-    assert found.keeps_state
+    found = probe(models.make_counting_model())
+    assert found.is_consistent
+    assert found.is_stateful
     (note,) = found.notes
     assert "keeps state between calls (calls changed)" in note
 
@@ -97,11 +97,11 @@ def test_a_file_is_a_memory_too(write, tmp_path):
                 stream.write(".")
         return self.layers(images) * (-1 if len(text) > limit else 1)
 
-    harmless = probe(models.variant(forward=lambda self, images: forward(self, images, 10_000)))
-    assert harmless.consistent
+    harmless = probe(models.make_variant(forward=lambda self, images: forward(self, images, 10_000)))
+    assert harmless.is_consistent
     assert "writes to file calls.txt in its forward" in harmless.notes[0]
     file.write_text("", encoding="utf-8")
-    found = probe(models.variant(forward=lambda self, images: forward(self, images, 80)))
+    found = probe(models.make_variant(forward=lambda self, images: forward(self, images, 80)))
     assert found.kind == "memory"
     assert "after 128 calls" in found.cause
     assert "file calls.txt changed" in found.cause
@@ -111,8 +111,8 @@ def test_files_that_are_only_read_are_no_memory(tmp_path):
     file = tmp_path / "scale.txt"
     file.write_text("2", encoding="utf-8")
     os.utime(file, (1e9, 1e9))
-    found = probe(models.variant(lambda _, images: images * float(file.read_text(encoding="utf-8"))))
-    assert (found.consistent, found.notes) == (True, ())
+    found = probe(models.make_variant(lambda _, images: images * float(file.read_text(encoding="utf-8"))))
+    assert (found.is_consistent, found.notes) == (True, ())
 
 
 def test_state_that_cannot_be_copied_is_refused():
@@ -124,7 +124,7 @@ def test_state_that_cannot_be_copied_is_refused():
         self.counter.calls += 1
         return self.layers(images)
 
-    network = models.variant(forward=forward)
+    network = models.make_variant(forward=forward)
     network.counter = Counter()
     found = probe(network)
     assert found.kind == "memory"
@@ -132,9 +132,9 @@ def test_state_that_cannot_be_copied_is_refused():
 
 
 def test_random_numbers_are_no_dependence():
-    own, unseeded = probe(models.draws_from_its_own_generator()), probe(models.draws_without_a_seed())
-    assert own.consistent
-    assert unseeded.consistent
+    own, unseeded = probe(models.make_own_generator_model()), probe(models.make_unseeded_model())
+    assert own.is_consistent
+    assert unseeded.is_consistent
     assert own.varies
     assert unseeded.varies
     assert "generator of its own (source)" in own.notes[0]
@@ -142,7 +142,7 @@ def test_random_numbers_are_no_dependence():
 
 
 def test_a_random_model_is_still_judged_for_company():
-    noisy = models.variant(lambda _, x: x + 0.05 * torch.randn_like(x) - x.mean(0, keepdim=True))
+    noisy = models.make_variant(lambda _, x: x + 0.05 * torch.randn_like(x) - x.mean(0, keepdim=True))
     assert probe(noisy).kind == "company"
 
 
@@ -155,10 +155,10 @@ def test_tolerance_for_other_images_at_the_same_place(share, consistent):
         others = torch.roll(images.flatten(1)[:, 0], 1, 0) > 0.5
         return 10 * bias + 10 * share * others[:, None] * bias
 
-    images = models.some_images(8)
+    images = models.make_images(8)
     images[:, 0, 0, 0] = torch.tensor([0.0, 0, 1, 1, 1, 1, 1, 1])
-    classifier = Classifier(models.variant(forward=forward), num_classes=5, access="scores")
-    assert probe_consistency(classifier, images).consistent is consistent
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5, access="scores")
+    assert probe_consistency(classifier, images).is_consistent is consistent
 
 
 @pytest.mark.parametrize(("size", "consistent"), [(9.0, True), (11.0, False)])
@@ -170,21 +170,21 @@ def test_tolerance_for_other_sizes_is_ten_times_the_models_own_rounding(size, co
         step = (images.flatten(1)[:, :1] % 0.1 > 0.05).float()
         return bias * (1 + 1e-3 * step + (size * 1e-3 if len(images) > 16 else 0))
 
-    images = models.some_images(8)
+    images = models.make_images(8)
     images[:, 0, 0, 0] = 0.55 - 5e-7
-    classifier = Classifier(models.variant(forward=forward), num_classes=5, access="scores")
-    assert probe_consistency(classifier, images).consistent is consistent
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5, access="scores")
+    assert probe_consistency(classifier, images).is_consistent is consistent
 
 
 def test_rounding_has_a_limit():
-    assert answer_differences.MOST_ROUNDING == 0.1
+    assert answer_differences.MAX_ROUNDING_SHARE == 0.1
 
     def forward(self, images):  # chaos: the last digits of a pixel decide, and the size of the batch, too
         digits = (images.flatten(1)[:, :1].double() * 1e7) % 1
         return torch.cat([digits, 1 - digits, digits * 0], dim=1).float() * (2 if len(images) > 16 else 1)
 
-    classifier = Classifier(models.variant(forward=forward), num_classes=3, access="scores")
-    assert probe_consistency(classifier, models.some_images()).kind == "company"
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=3, access="scores")
+    assert probe_consistency(classifier, models.make_images()).kind == "company"
 
 
 def test_a_backward_pass_leaves_nothing_behind():
@@ -193,7 +193,7 @@ def test_a_backward_pass_leaves_nothing_behind():
             images.register_hook(lambda _: setattr(self, "calls", 1))
         return self.layers(images) + self.calls * torch.arange(5.0)
 
-    found = probe(models.variant(forward=forward))
+    found = probe(models.make_variant(forward=forward))
     assert found.kind == "memory"
     assert "after a backward pass" in found.cause
 
@@ -235,20 +235,20 @@ def test_a_service_is_asked_about_six_images(change, kind, notes):
 
 @pytest.mark.parametrize(("method", "parameters"), [("jpeg", {"quality": 75}), ("smoothing", {"sigma": 0.1})])
 def test_a_defended_classifier_is_probed_as_a_whole(method, parameters):
-    wrapper = make_wrapper(method, parameters)
+    wrapper = build_wrapper(method, parameters)
     defended = wrapper.wrap(Classifier(models.Network(), num_classes=5))
-    assert probe_consistency(defended, models.some_images()).consistent
-    defended = wrapper.wrap(Classifier(models.of_company()["mean"], num_classes=5))
-    assert probe_consistency(defended, models.some_images()).kind == "company"
+    assert probe_consistency(defended, models.make_images()).is_consistent
+    defended = wrapper.wrap(Classifier(models.make_batch_dependent_models()["mean"], num_classes=5))
+    assert probe_consistency(defended, models.make_images()).kind == "company"
 
 
 def test_nothing_is_left_behind():
-    network = models.variant(forward=models._remembers_in_attribute)
+    network = models.make_variant(forward=models._forward_with_attribute_memory)
     classifier = Classifier(network, num_classes=5)
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    probe_consistency(classifier, models.some_images())
+    probe_consistency(classifier, models.make_images())
     assert network.seen == []
     assert torch.equal(torch.rand(1), expected)
 
@@ -256,27 +256,27 @@ def test_nothing_is_left_behind():
 @pytest.mark.parametrize("unbearable", [0, 1, 7])
 @pytest.mark.parametrize("kind", ["plain", "mean"])
 def test_an_image_that_the_model_cannot_bear_is_left_out(unbearable, kind):
-    images = models.some_images(8)
-    network = {**models.sound(), **models.of_company()}[kind]
-    prepared = type(network).prepared
+    images = models.make_images(8)
+    network = {**models.make_consistent_models(), **models.make_batch_dependent_models()}[kind]
+    prepared = type(network).prepare_images
 
     def refusing(self, batch):
         if any(torch.equal(image, images[unbearable]) for image in batch):
             raise ValueError("not this one")
         return prepared(self, batch)
 
-    type(network).prepared = refusing
+    type(network).prepare_images = refusing
     try:
         found = probe_consistency(Classifier(network, num_classes=5), images)
     finally:
-        type(network).prepared = prepared
+        type(network).prepare_images = prepared
     assert found.kind == ("consistent" if kind == "plain" else "company")
 
 
 def test_the_same_image_many_times_is_data_enough():
-    images = models.some_images(1).expand(9, -1, -1, -1)
-    assert probe_consistency(Classifier(models.Network(), num_classes=5), images).consistent
-    mean = Classifier(models.of_company()["mean"], num_classes=5)
+    images = models.make_images(1).expand(9, -1, -1, -1)
+    assert probe_consistency(Classifier(models.Network(), num_classes=5), images).is_consistent
+    mean = Classifier(models.make_batch_dependent_models()["mean"], num_classes=5)
     assert probe_consistency(mean, images).kind == "company"
 
 
@@ -292,11 +292,13 @@ def _answers_otherwise_to_leaves(self, images):
 
 @pytest.mark.parametrize("forward", [_answers_otherwise_with_gradients, _answers_otherwise_to_leaves])
 def test_what_answers_otherwise_while_gradients_are_recorded_is_found(forward):
-    found = probe(models.variant(forward=forward))
+    found = probe(models.make_variant(forward=forward))
     assert found.kind == "gradients"
     assert "while gradients are recorded" in found.cause
     assert "\n" not in found.cause
-    assert probe(models.variant(forward=forward), access="scores").consistent  # nobody records any then
+    assert probe(
+        models.make_variant(forward=forward), access="scores"
+    ).is_consistent  # nobody records any then
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(0.5, "consistent"), (2.0, "gradients")])
@@ -309,18 +311,18 @@ def test_kernels_that_round_otherwise_while_gradients_are_recorded_are_not_taken
         # each image by itself, were it not for the spread, which is the same for all that are asked here
         return answers + moved * torch.eye(models.CLASSES)[:1] if len(images) == 2 else answers
 
-    assert probe(models.variant(forward=forward)).kind == kind
+    assert probe(models.make_variant(forward=forward)).kind == kind
 
 
 def test_extremes_of_the_whole_batch_are_found_where_every_image_has_black_and_white_pixels():
-    images = models.some_images(8)
+    images = models.make_images(8)
     images[:, :, 0, 0], images[:, :, 0, 1] = 0.0, 1.0
-    scaled = models.variant(prepared=lambda _self, x: (x - x.min()) / (x.max() - x.min()))
+    scaled = models.make_variant(prepared=lambda _self, x: (x - x.min()) / (x.max() - x.min()))
     assert probe_consistency(Classifier(scaled, num_classes=models.CLASSES), images).kind == "company"
-    one_by_one = models.variant(
+    one_by_one = models.make_variant(
         prepared=lambda _self, x: (x - x.amin((1, 2, 3), keepdim=True)) / x.amax((1, 2, 3), keepdim=True)
     )
-    assert probe_consistency(Classifier(one_by_one, num_classes=models.CLASSES), images).consistent
+    assert probe_consistency(Classifier(one_by_one, num_classes=models.CLASSES), images).is_consistent
 
 
 def test_noise_that_the_forward_seeds_itself_belongs_to_the_place_in_the_batch():
@@ -332,15 +334,15 @@ def test_noise_that_the_forward_seeds_itself_belongs_to_the_place_in_the_batch()
         torch.manual_seed(0)
         return images + 0.1 * torch.randn(images.shape[1:])
 
-    assert probe(models.variant(prepared=by_place)).kind == "company"
-    assert probe(models.variant(prepared=the_same)).consistent
+    assert probe(models.make_variant(prepared=by_place)).kind == "company"
+    assert probe(models.make_variant(prepared=the_same)).is_consistent
 
 
 def test_a_forward_that_fails_where_gradients_are_recorded_is_left_to_black_boxes():
     def forward(self, images):
         return self.layers(torch.from_numpy(images.numpy()))
 
-    assert probe(models.variant(forward=forward)).consistent
+    assert probe(models.make_variant(forward=forward)).is_consistent
 
 
 def test_a_model_that_refuses_pale_images_is_not_refused_for_that():
@@ -349,6 +351,6 @@ def test_a_model_that_refuses_pale_images_is_not_refused_for_that():
             raise ValueError("this is no photograph")
         return images
 
-    images = (models.some_images(8) > 0.5).float()
-    found = probe_consistency(Classifier(models.variant(prepared=prepared), num_classes=5), images)
-    assert found.consistent
+    images = (models.make_images(8) > 0.5).float()
+    found = probe_consistency(Classifier(models.make_variant(prepared=prepared), num_classes=5), images)
+    assert found.is_consistent

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.defenses.wrappers.wrapper_registry import make_wrapper
+from robustbench_local.defenses.wrappers.wrapper_registry import build_wrapper
 from robustbench_local.evaluation.probes import gradient_probe
 from robustbench_local.evaluation.probes.consistency_probe import probe_consistency
 
@@ -24,12 +24,12 @@ def with_backward(change, forward=None):
         def backward(_ctx, slope):
             return change(slope)
 
-    return models.variant(prepared=lambda _self, images: Through.apply(images))
+    return models.make_variant(prepared=lambda _self, images: Through.apply(images))
 
 
 def probe(model, images=None, **options):
     classifier = Classifier(model, num_classes=models.CLASSES, name="it", **options)
-    return probe_consistency(classifier, models.some_images(12) if images is None else images)
+    return probe_consistency(classifier, models.make_images(12) if images is None else images)
 
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -46,7 +46,7 @@ ASTRAY = {
 def test_gradients_that_lead_astray_are_found(kind):
     found = probe(with_backward(ASTRAY[kind]))
     assert found.misleads
-    assert found.consistent  # black boxes can be relied on
+    assert found.is_consistent  # black boxes can be relied on
     assert any("gradients do not say" in note for note in found.notes)
     assert not probe(with_backward(ASTRAY[kind]), access="scores").misleads
 
@@ -67,15 +67,15 @@ SOUND = {
 @pytest.mark.parametrize("kind", list(SOUND))
 @pytest.mark.parametrize("binary", [False, True])
 def test_others_are_not_taken_for_that(kind, binary):
-    images = models.some_images(12)
+    images = models.make_images(12)
     assert not probe(with_backward(*SOUND[kind]), (images > 0.5).float() if binary else images).misleads
 
 
 def test_a_defense_s_straight_through_gradient_is_none_but_its_model_s_is():
     for change, misleads in ((lambda slope: slope, False), (lambda slope: -slope, False)):
         inner = Classifier(with_backward(change), num_classes=models.CLASSES)
-        defended = make_wrapper("bit-depth", {"bits": 1}).wrap(inner)
-        assert probe_consistency(defended, models.some_images(4)).misleads is misleads
+        defended = build_wrapper("bit-depth", {"bits": 1}).wrap(inner)
+        assert probe_consistency(defended, models.make_images(4)).has_misleading_gradients is misleads
 
 
 def slanted(slope, share):
@@ -89,13 +89,13 @@ def slanted(slope, share):
 
 @pytest.mark.parametrize(("share", "misleads"), [(0.05, True), (0.2, False)])
 def test_the_least_share_on_both_sides(share, misleads):
-    assert gradient_probe.LEAST_SHARE == 0.1
+    assert gradient_probe.MIN_CHANGE_SHARE == 0.1
     found = probe(with_backward(lambda slope: torch.cat([slanted(slope[:1], share), -slope[1:]])))
     assert found.misleads is misleads
 
 
 @pytest.mark.parametrize(("factor", "misleads"), [(2.0, False), (4.5, True)])
 def test_another_unit_is_the_same_for_all_images(factor, misleads):
-    assert gradient_probe.STEADY == 3
+    assert gradient_probe.MAX_SHARE_RATIO == 3
     found = probe(with_backward(lambda slope: 1e3 * torch.cat([slope[:1], factor * slope[1:]])))
     assert found.misleads is misleads

@@ -12,7 +12,7 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import find_card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.recipe_registry import read_recipe
-from robustbench_local.evaluation.training.certified_score import prove, questions
+from robustbench_local.evaluation.training.certified_score import count_certified, list_certificates
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -41,7 +41,8 @@ def test_bounds_prove_what_is_further_from_the_boundary_than_the_radius(name):
     classifier, data = _linear([2.0, 1.0], heights.view(-1, 1, 1, 1).expand(-1, 1, 1, 2).contiguous())
     expected = int((heights > 0.6).sum())
     found = [
-        (said["certificate"], prove(classifier, data, way, ball)) for said, way, ball in questions(recipe)
+        (said["certificate"], count_certified(classifier, data, way, ball))
+        for said, way, ball in list_certificates(recipe)
     ]
     assert found == [("ibp", expected), ("crown-ibp", expected)]
 
@@ -51,13 +52,13 @@ def test_votes_prove_what_is_further_from_the_boundary_than_the_radius():
     distances = torch.tensor([-0.3, 0.1, 0.2, 0.32, 0.42, 0.7, 0.9])
     images = (0.5 + distances / 2).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
     classifier, data = _linear([1.0] * 4, images)  # |w| is 2, so the boundary is as far away as listed
-    asked = questions(recipe)
+    asked = list_certificates(recipe)
     assert [(said["sigma"], ball.norm, ball.eps) for said, _, ball in asked] == [
         (0.25, "L2", 0.25),
         (0.25, "L2", 0.5),
     ]
-    assert [prove(classifier, data, certificate, ball) for _, certificate, ball in asked] == [4, 2]
+    assert [count_certified(classifier, data, certificate, ball) for _, certificate, ball in asked] == [4, 2]
 
 
 def test_other_recipes_train_for_no_certificate():
-    assert questions(read_recipe(find_card("standard"))) == []
+    assert list_certificates(read_recipe(find_card("standard"))) == []

@@ -7,7 +7,7 @@ import pytest
 
 from robustbench_local.errors import DataError
 from robustbench_local.evaluation.grid.schema import DataEntry
-from robustbench_local.evaluation.training.training_data import Wanted, load_images
+from robustbench_local.evaluation.training.training_data import TrainingDataSpec, load_training_images
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def archives(tmp_path):
 
 def _load(base, source, **wanted):
     entry = DataEntry(source=source, split="train")
-    return load_images(Wanted(entry=entry, **wanted), seed=0, base=base)
+    return load_training_images(TrainingDataSpec(entry=entry, **wanted), seed=0, base=base)
 
 
 def test_splits_of_its_own_are_used(archives):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_local.models.networks.signs_resnet import INPUT, MEAN, NUM_CLASSES, STD, signs_resnet
+from robustbench_local.models.networks.signs_resnet import (
+    CHANNEL_MEAN,
+    CHANNEL_STD,
+    INPUT_SHAPE,
+    NUM_CLASSES,
+    signs_resnet,
+)
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +22,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.rand(5, *INPUT, generator=torch.Generator().manual_seed(1))
+    return torch.rand(5, *INPUT_SHAPE, generator=torch.Generator().manual_seed(1))
 
 
 def test_logits_have_a_column_for_each_of_the_43_classes(network, images):
@@ -28,7 +34,7 @@ def test_weights_stay_below_one_megabyte(network):
 
 
 def test_another_number_of_classes():
-    assert signs_resnet(7).eval()(torch.zeros(2, *INPUT)).shape == (2, 7)
+    assert signs_resnet(7).eval()(torch.zeros(2, *INPUT_SHAPE)).shape == (2, 7)
 
 
 def test_in_evaluation_an_image_does_not_see_its_batch(network, images):
@@ -50,11 +56,11 @@ def test_every_parameter_matters(network, images):
 
 def test_where_a_stroke_lies_reaches_the_logits(network):
     """Mirror images of each other must be told apart: the head sees four quarters, not one average."""
-    image = torch.zeros(1, *INPUT)
+    image = torch.zeros(1, *INPUT_SHAPE)
     image[..., :16] = 1
     assert not torch.allclose(network(image), network(image.flip(-1)), atol=1e-3)
 
 
 def test_the_declared_normalisation_fits_the_channels():
-    assert len(MEAN) == len(STD) == INPUT[0]
-    assert min(STD) > 0
+    assert len(CHANNEL_MEAN) == len(CHANNEL_STD) == INPUT_SHAPE[0]
+    assert min(CHANNEL_STD) > 0

@@ -9,25 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sample_run import Plan, Sample, build
+from sample_run import SamplePlan, SampleRun, build_run
 
 from robustbench_local.reports import write_report
-from robustbench_local.reports.analysis.certified_accuracy import make_certified
+from robustbench_local.reports.analysis.certified_accuracy import build_certified_groups
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.gates import check_gates, judge_evidence
-from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell, read_evidence
-from robustbench_local.reports.analysis.run_warnings import find
-from robustbench_local.reports.summary.headline import answer
+from robustbench_local.reports.analysis.gates import judge_evidence, judge_run_dir
+from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases, read_evidence
+from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.reports.summary.headline import describe_answer
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 
-PGD = Plan(
+PGD = SamplePlan(
     attack="pgd50-l2-0.5",
     card="pgd50-l2-0.5",
     norm="L2",
     eps=0.5,
     threat="l2-0.5",
     strength=0.5,
-    passes=(2, 1),
+    passes_per_image=(2, 1),
 )
 RADII = (0.9, 0.6, 0.6, 0.5, 0.3, 0.3, 0.1, None, 0.0, -0.7)
 """Of ten images: None abstained, 0 is right and proven nowhere, a negative one is another class's."""
@@ -91,24 +91,24 @@ def outcomes(cell: CellRecord, radii=RADII, *, graded: bool = True) -> list[Outc
 
 
 def evidence(*cells: CellRecord, graded: bool = True) -> Evidence:
-    judged = tuple(judge_cell(cell, outcomes(cell, graded=graded)) for cell in cells)
+    judged = tuple(build_cell_result(cell, outcomes(cell, graded=graded)) for cell in cells)
     return Evidence(cells=judged, worst_cases=tuple(find_worst_cases(judged)))
 
 
 def test_shares_are_over_all_images_and_attacks_have_none():
-    (cell,) = evidence(record()).certificates
+    (cell,) = evidence(record()).certificate_cells
     assert cell.certified_accuracy.count == 4
     assert cell.certified_accuracy.n == 10
     assert cell.clean_accuracy.count == 8
     assert (cell.tally.robust, cell.tally.certified, cell.tally.abstained) == (4, 4, 1)
-    assert not cell.robust_accuracy.known
-    assert not cell.attack_success.known
-    unfinished = judge_cell(record(status="running"), outcomes(record())[:3])
-    assert not unfinished.certified_accuracy.known
+    assert not cell.robust_accuracy.is_known
+    assert not cell.attack_success.is_known
+    unfinished = build_cell_result(record(status="running"), outcomes(record())[:3])
+    assert not unfinished.certified_accuracy.is_known
 
 
 def test_the_curve_is_the_share_proven_at_each_radius():
-    (group,) = make_certified(evidence(record()))
+    (group,) = build_certified_groups(evidence(record()))
     (row,) = group.rows
     points = dict(row.points)
     assert points[0.0].count == 8
@@ -117,14 +117,14 @@ def test_the_curve_is_the_share_proven_at_each_radius():
     values = [share.value for _, share in row.points]
     assert values == sorted(values, reverse=True)
     (panel,) = group.panels
-    assert panel.measure == "certified accuracy"
+    assert panel.value_name == "certified accuracy"
     assert panel.attack == "certify-smoothing, sigma 0.25"
     assert panel.radii == pytest.approx([0.2 * step for step in range(6)]), "marks are round numbers"
 
 
 def test_answers_about_several_radii_become_one_curve():
     cells = [record(f"certify-crown-l2-{eps}", eps=eps, concerns="model", alpha=0.0) for eps in (0.3, 0.6)]
-    (group,) = make_certified(evidence(*cells, graded=False))
+    (group,) = build_certified_groups(evidence(*cells, graded=False))
     (panel,) = group.panels
     (curve,) = panel.curves
     assert [(radius, share.count) for radius, share in curve.points] == [(0.0, 8), (0.3, 6), (0.6, 3)]
@@ -134,33 +134,33 @@ def test_answers_about_several_radii_become_one_curve():
 
 def test_words_keep_the_vote_and_the_model_apart():
     own = record(concerns="model", defense="smoothing-0.25")
-    (group,) = make_certified(evidence(record(), own))
+    (group,) = build_certified_groups(evidence(record(), own))
     first, second = group.rows
-    assert first.about == "its vote under noise, sigma 0.25"
-    assert second.about == "the defended model itself"
-    assert first.surety == "with probability 99.9\N{NO-BREAK SPACE}% for each image"
+    assert first.certified_classifier == "its vote under noise, sigma 0.25"
+    assert second.certified_classifier == "the defended model itself"
+    assert first.guarantee == "with probability 99.9\N{NO-BREAK SPACE}% for each image"
     assert group.notes[0].startswith("Of net: these certificates speak about the majority vote")
     assert "each image on its own" in group.notes[2]
-    (proof,) = make_certified(evidence(record(concerns="model", alpha=0.0)))
-    assert (proof.rows[0].about, proof.rows[0].surety) == ("the model itself", "a proof")
+    (proof,) = build_certified_groups(evidence(record(concerns="model", alpha=0.0)))
+    assert (proof.rows[0].certified_classifier, proof.rows[0].guarantee) == ("the model itself", "a proof")
 
 
 def test_only_certificates_that_are_about_what_was_attacked_are_compared_with_attacks(tmp_path: Path):
     for concerns, curves in (("smoothed", 1), ("model", 2)):
         with RunStore.open_readonly(_run(tmp_path / concerns, concerns=concerns)) as store:
             read = read_evidence(store)
-        (group,) = make_certified(read)
+        (group,) = build_certified_groups(read)
         (panel,) = group.panels
         assert len(panel.curves) == curves
-        assert group.compared == (curves == 2)
-        if group.compared:
-            worst = read.worst(panel.curves[1].subject, read.threats[0])
+        assert group.has_attack_curves == (curves == 2)
+        if group.has_attack_curves:
+            worst = read.get_worst_case(panel.curves[1].subject, read.threats[0])
             assert panel.curves[1].points[-1] == (0.5, worst.robust_accuracy)
             assert panel.curves[1].dotted
 
 
 def test_without_any_attack_the_answer_is_what_is_certified():
-    told = answer(evidence(record()))
+    told = describe_answer(evidence(record()))
     assert told.startswith("net, its vote under noise, certified right at L2")
     assert "40.0" in told
     assert "whatever the attack; none was tried" in told
@@ -168,9 +168,9 @@ def test_without_any_attack_the_answer_is_what_is_certified():
 
 def test_untouched_accuracy_is_never_that_of_a_vote():
     found = evidence(record())
-    assert not found.clean_accuracy(found.subjects[0]).known
+    assert not found.compute_clean_accuracy(found.subjects[0]).is_known
     own = evidence(record(concerns="model", alpha=0.0))
-    assert own.clean_accuracy(own.subjects[0]).count == 8
+    assert own.compute_clean_accuracy(own.subjects[0]).count == 8
 
 
 @pytest.mark.parametrize(
@@ -196,11 +196,11 @@ def test_several_certificates_prove_together_and_one_that_is_missing_can_only_ad
         record(name, concerns="model") for name in ("certify-ibp-l2-0.5", "certify-crown-l2-0.5")
     )
     rows = outcomes(second, radii=tuple(reversed(RADII)))
-    judged = (judge_cell(first, outcomes(first)), judge_cell(second, rows))
+    judged = (build_cell_result(first, outcomes(first)), build_cell_result(second, rows))
     gate = {"metric": "certified_accuracy", "threat": "l2-0.5", "min": 0.5, "on": "estimate"}
     (verdict,) = judge_evidence(Evidence(cells=judged, worst_cases=()), [gate]).verdicts
     assert (verdict.estimate.count, verdict.ruling) == (8, "pass")
-    unfinished = judge_cell(replace(second, status="error", error="it broke"), rows[:2])
+    unfinished = build_cell_result(replace(second, status="error", error="it broke"), rows[:2])
     missing = Evidence(cells=(judged[0], unfinished), worst_cases=())
     (verdict,) = judge_evidence(missing, [gate]).verdicts
     assert verdict.ruling == "inconclusive"
@@ -211,26 +211,26 @@ def test_several_certificates_prove_together_and_one_that_is_missing_can_only_ad
 
 def test_attacks_and_certificates_are_never_judged_by_each_others_gates(tmp_path: Path):
     run = _run(tmp_path)
-    robust = check_gates(run, [{"metric": "robust_accuracy", "threat": "l2-0.5", "min": 0.0}])
+    robust = judge_run_dir(run, [{"metric": "robust_accuracy", "threat": "l2-0.5", "min": 0.0}])
     assert len(robust.verdicts) == 2, "one for each model that was attacked"
-    proven = check_gates(run, [{"metric": "certified_accuracy", "threat": "l2-0.5", "min": 0.0}])
+    proven = judge_run_dir(run, [{"metric": "certified_accuracy", "threat": "l2-0.5", "min": 0.0}])
     assert len(proven.verdicts) == 1
 
 
 def test_a_proof_about_the_wrong_class_voids_its_certificate():
     rows = outcomes(record())
     rows[0] = replace(rows[0], status="rejected", certified=False, clean_correct=False)
-    found = find(Evidence(cells=(judge_cell(record(), rows),), worst_cases=()))
+    found = list_findings(Evidence(cells=(build_cell_result(record(), rows),), worst_cases=()))
     assert any(one.level == "void" and "does not read" in one.text for one in found)
 
 
 def _run(folder: Path, **changes) -> Path:
     """A run of two models under an attack, the first of them certified."""
-    run = build(folder / "run", Sample(plans=(PGD,), failing=None, pictures=False))
+    run = build_run(folder / "run", SampleRun(plans=(PGD,), failing_cell=None, has_images=False))
     with RunStore.open_readonly(run) as store:
-        known = {"resolved": (run / "run.yaml").read_text("utf-8"), "identity": store.identity()}
-        attacked = store.cells()[0]
-        images = [row.image for row in store.outcomes(attacked.key)]
+        known = {"resolved": (run / "run.yaml").read_text("utf-8"), "identity": store.read_identity()}
+        attacked = store.read_cells()[0]
+        images = [row.image for row in store.read_outcomes(attacked.key)]
     cell = record(model=attacked.model, images=len(images), position=99, key="c" * 64, **changes)
     radii = [RADII[place % len(RADII)] for place in range(len(images))]
     rows = [replace(row, image=image) for row, image in zip(outcomes(cell, radii), images, strict=True)]

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_worst_case import AUTOATTACK, EPS, PGD, make_cell, make_evidence, rule
+from test_worst_case import AUTOATTACK_NAME, EPS, PGD_NAME, judge_gate, make_cell, make_evidence
 
-from robustbench_local.reports.analysis.disagreements import LOSS_GAP, find_disagreements
+from robustbench_local.reports.analysis.disagreements import MAX_LOSS_GAP_SHARE, find_disagreements
 from robustbench_local.reports.analysis.doubt_finders import find_doubts
-from robustbench_local.reports.analysis.evidence import Spending
-from robustbench_local.reports.analysis.gradient_masking import find_surprises
-from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.analysis.evidence import QueryStats
+from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
+from robustbench_local.reports.analysis.run_warnings import list_findings
 
 CE = {"method": "pgd", "steps": 50, "restarts": 5, "random_start": True, "loss": "ce"}
 MARGIN = CE | {"loss": "margin"}
 FGSM = {"method": "fgsm", "loss": "ce"}
 SQUARE = {"method": "square", "queries": 5000}
 ENSEMBLE = {"method": "autoattack", "version": "standard"}
-ASKED_OFTEN = Spending(median=5000, largest=5000, median_broken=10, largest_broken=900)
+ASKED_OFTEN = QueryStats(median=5000, largest=5000, median_broken=10, largest_broken=900)
 
 
 def attack(marks, name, parameters, **changes):
@@ -33,13 +33,13 @@ def square(marks, *, queries=5000, **changes):
 def autoattack(stages, **changes):
     """A cell of AutoAttack; a letter an image: c, t, f, s broken by that stage, h held."""
     names = {"c": "apgd-ce", "t": "apgd-t", "f": "fab-t", "s": "square"}
-    cell = attack(["h" if one == "h" else "b" for one in stages], AUTOATTACK, ENSEMBLE, **changes)
+    cell = attack(["h" if one == "h" else "b" for one in stages], AUTOATTACK_NAME, ENSEMBLE, **changes)
     known = {f"image-{place:03}": names[one] for place, one in enumerate(stages) if one in names}
     return replace(cell, stages=known, spending=ASKED_OFTEN)
 
 
 def told(evidence):
-    return [one.text for one in find(evidence) if one.level == "warning"]
+    return [one.text for one in list_findings(evidence) if one.level == "warning"]
 
 
 def reasons(evidence):
@@ -50,28 +50,31 @@ def reasons(evidence):
 
 
 def test_square_inside_autoattack_is_a_black_box():
-    masked = make_evidence(attack("h" * 50, PGD, CE), autoattack("h" * 10 + "s" * 40))
-    (surprise,) = find_surprises(masked)
-    assert surprise.attacks == (f"{AUTOATTACK}, square",)
-    assert surprise.share.count == 40
+    masked = make_evidence(attack("h" * 50, PGD_NAME, CE), autoattack("h" * 10 + "s" * 40))
+    (surprise,) = find_gradient_masking(masked)
+    assert surprise.attacks == (f"{AUTOATTACK_NAME}, square",)
+    assert surprise.missed_share.count == 40
     assert any("Black box beats white box" in text for text in told(masked))
 
 
 def test_autoattack_alone_is_judged_by_its_own_stages():
-    assert [one.share.count for one in find_surprises(make_evidence(autoattack("c" * 10 + "s" * 40)))] == [40]
-    assert not list(find_surprises(make_evidence(autoattack("c" * 30 + "t" * 10 + "f" * 10))))
+    assert [
+        one.missed_share.count
+        for one in find_gradient_masking(make_evidence(autoattack("c" * 10 + "s" * 40)))
+    ] == [40]
+    assert not list(find_gradient_masking(make_evidence(autoattack("c" * 30 + "t" * 10 + "f" * 10))))
 
 
 @pytest.mark.parametrize(("fell", "images", "found"), [(2, 100, 0), (3, 100, 1), (3, 300, 1), (3, 301, 0)])
 def test_a_stage_has_to_beat_chance(fell, images, found):
     """At least 3 and at least 1 % of the images (D8); sound models stay silent."""
     cell = autoattack("s" * fell + "c" * (images - fell))
-    assert len(list(find_surprises(make_evidence(cell)))) == found
+    assert len(list(find_gradient_masking(make_evidence(cell)))) == found
 
 
 def test_a_stronger_grid_warns_no_less():
     """More white-box cells, of fewer images or of one step, hide nothing."""
-    weak = [attack("h" * 60, PGD, CE), square("h" * 20 + "b" * 40)]
+    weak = [attack("h" * 60, PGD_NAME, CE), square("h" * 20 + "b" * 40)]
     more = [
         attack("h" * 4, "apgd-linf-8", {"method": "apgd", "loss": "dlr"}),
         attack("h" * 60, "fgsm-linf-8", FGSM),
@@ -82,61 +85,61 @@ def test_a_stronger_grid_warns_no_less():
 
 
 def test_what_a_single_step_missed_is_no_sign_of_masking():
-    cells = [attack("h" * 40, "fgsm-linf-8", FGSM), attack("b" * 20, PGD, CE), square("b" * 40)]
-    assert not list(find_surprises(make_evidence(*cells)))
+    cells = [attack("h" * 40, "fgsm-linf-8", FGSM), attack("b" * 20, PGD_NAME, CE), square("b" * 40)]
+    assert not list(find_gradient_masking(make_evidence(*cells)))
 
 
 def test_what_any_white_box_broke_did_not_fall_to_the_black_box_alone():
-    cells = [attack("b" * 40, "fgsm-linf-8", FGSM), attack("h" * 40, PGD, CE), square("b" * 40)]
-    assert not list(find_surprises(make_evidence(*cells)))
+    cells = [attack("b" * 40, "fgsm-linf-8", FGSM), attack("h" * 40, PGD_NAME, CE), square("b" * 40)]
+    assert not list(find_gradient_masking(make_evidence(*cells)))
 
 
 def test_runs_that_know_no_stages_are_judged_as_white_box():
     old = replace(autoattack("h" * 10 + "s" * 40), stages={})
-    assert not list(find_surprises(make_evidence(attack("h" * 50, PGD, CE), old)))
+    assert not list(find_gradient_masking(make_evidence(attack("h" * 50, PGD_NAME, CE), old)))
 
 
 # --- doubts from black boxes ------------------------------------------------------------------------------
 
 
 def test_images_that_no_black_box_met_are_in_doubt_once_gradients_mislead():
-    evidence = make_evidence(attack("h" * 100, PGD, CE), square("b" * 20))
+    evidence = make_evidence(attack("h" * 100, PGD_NAME, CE), square("b" * 20))
     (doubt,) = find_doubts(evidence)
     assert len(doubt.images) == 100
-    verdict = rule(evidence, min=0.5)
+    verdict = judge_gate(evidence, min=0.5)
     assert verdict.ruling == "fail"  # none of the 20 that both met is left
-    kept = make_evidence(attack("h" * 100, PGD, CE), square("h" * 90 + "b" * 10))
-    assert rule(kept, min=0.6).ruling == "pass"  # a thorough black box met the rest
-    shallow = make_evidence(attack("h" * 100, PGD, CE), square("h" * 90 + "b" * 10, queries=999))
-    assert rule(shallow, min=0.6).ruling == "inconclusive"
+    kept = make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10))
+    assert judge_gate(kept, min=0.6).ruling == "pass"  # a thorough black box met the rest
+    shallow = make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10, queries=999))
+    assert judge_gate(shallow, min=0.6).ruling == "inconclusive"
     assert (
-        rule(
-            make_evidence(attack("h" * 100, PGD, CE), square("h" * 90 + "b" * 10, queries=1000)), min=0.6
+        judge_gate(
+            make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10, queries=1000)), min=0.6
         ).ruling
         == "pass"
     )
 
 
 def test_a_gate_on_the_misled_attack_alone_is_not_decided():
-    evidence = make_evidence(attack("h" * 100, PGD, CE), square("b" * 100))
-    assert rule(evidence, threat=None, attack=PGD, min=0.5).ruling == "inconclusive"
-    assert rule(evidence, threat=None, attack="square-linf-8", min=0.5).ruling == "fail"
-    assert rule(evidence, min=0.5).ruling == "fail"
+    evidence = make_evidence(attack("h" * 100, PGD_NAME, CE), square("b" * 100))
+    assert judge_gate(evidence, threat=None, attack=PGD_NAME, min=0.5).ruling == "inconclusive"
+    assert judge_gate(evidence, threat=None, attack="square-linf-8", min=0.5).ruling == "fail"
+    assert judge_gate(evidence, min=0.5).ruling == "fail"
 
 
 def test_a_transfer_that_beats_the_white_box_leaves_the_rest_in_doubt():
     transfer = attack("b" * 10 + "h" * 90, "t", CE, knowledge="transfer", surrogate="s")
-    evidence = make_evidence(attack("h" * 100, PGD, CE), transfer)
-    assert rule(evidence, min=0.5).ruling == "inconclusive"
-    assert "transfers" in rule(evidence, min=0.5).reason
-    sound = make_evidence(attack("b" * 10 + "h" * 90, PGD, CE), transfer)
-    assert rule(sound, min=0.5).ruling == "pass"
+    evidence = make_evidence(attack("h" * 100, PGD_NAME, CE), transfer)
+    assert judge_gate(evidence, min=0.5).ruling == "inconclusive"
+    assert "transfers" in judge_gate(evidence, min=0.5).reason
+    sound = make_evidence(attack("b" * 10 + "h" * 90, PGD_NAME, CE), transfer)
+    assert judge_gate(sound, min=0.5).ruling == "pass"
 
 
 def test_proven_images_are_never_in_doubt():
     proof = make_cell("h" * 100, "crown", measure="certificate")
     proof = replace(proof, proven={f"image-{place:03}": EPS for place in range(80)})
-    evidence = make_evidence(attack("h" * 100, PGD, CE), square("h" * 90 + "b" * 10, queries=50), proof)
+    evidence = make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10, queries=50), proof)
     (doubt,) = find_doubts(evidence)
     assert len(doubt.images) == 20
 
@@ -147,14 +150,14 @@ def test_proven_images_are_never_in_doubt():
 @pytest.mark.parametrize(("gap", "images", "found"), [(5, 100, 0), (6, 100, 1), (2, 30, 0), (3, 30, 1)])
 def test_cross_entropy_against_margin(gap, images, found):
     """More than 5 points and at least 3 images (D17)."""
-    assert LOSS_GAP == 0.05
-    weak = attack("h" * images, PGD, CE)
+    assert MAX_LOSS_GAP_SHARE == 0.05
+    weak = attack("h" * images, PGD_NAME, CE)
     strong = attack("b" * gap + "h" * (images - gap), "pgd50-margin-linf-8", MARGIN)
     assert len(reasons(make_evidence(weak, strong))) == found
 
 
 def test_the_finding_has_both_figures_and_the_number_of_images():
-    weak = attack("b" * 17 + "h" * 83, PGD, CE)
+    weak = attack("b" * 17 + "h" * 83, PGD_NAME, CE)
     strong = attack("b" * 60, "pgd50-margin-linf-8", MARGIN)
     (text,) = [one for one in told(make_evidence(weak, strong)) if "disagree" in one]
     assert "leaves 71.7" in text
@@ -163,20 +166,20 @@ def test_the_finding_has_both_figures_and_the_number_of_images():
 
 
 def test_images_that_only_the_cross_entropy_met_are_in_doubt():
-    weak = attack("h" * 100, PGD, CE)
+    weak = attack("h" * 100, PGD_NAME, CE)
     strong = attack("b" * 5 + "h" * 5, "pgd50-margin-linf-8", MARGIN)
     evidence = make_evidence(weak, strong)
     (doubt,) = find_doubts(evidence)
     assert len(doubt.images) == 95  # the five that the margin met and left are believed
-    assert rule(evidence, threat=None, attack=PGD, min=0.5).ruling == "inconclusive"
-    assert rule(evidence, threat=None, attack="pgd50-margin-linf-8", min=0.1).ruling == "pass"
+    assert judge_gate(evidence, threat=None, attack=PGD_NAME, min=0.5).ruling == "inconclusive"
+    assert judge_gate(evidence, threat=None, attack="pgd50-margin-linf-8", min=0.1).ruling == "pass"
 
 
 def test_stages_of_one_ensemble_are_compared_too():
     evidence = make_evidence(autoattack("c" * 10 + "t" * 40))
     (text,) = reasons(evidence)
     assert "stages on the cross-entropy" in text
-    assert rule(evidence, min=0.2).ruling == "fail"
+    assert judge_gate(evidence, min=0.2).ruling == "fail"
     assert not reasons(make_evidence(autoattack("c" * 95 + "t" * 5)))
 
 
@@ -187,20 +190,22 @@ def test_stages_of_one_ensemble_are_compared_too():
 def test_an_iterative_attack_that_loses_to_a_single_step(ahead, images, found):
     """A net loss beyond chance (D15), image by image."""
     single = attack("b" * (ahead + 4) + "h" * (images - ahead - 4), "fgsm-linf-8", FGSM)
-    many = attack("h" * (images - 4) + "b" * 4, PGD, CE)
+    many = attack("h" * (images - 4) + "b" * 4, PGD_NAME, CE)
     evidence = make_evidence(single, many)
     assert len(reasons(evidence)) == found
     if found:
-        assert f"{ahead + 4} images fell only to fgsm-linf-8, 4 only to {PGD}" in reasons(evidence)[
+        assert f"{ahead + 4} images fell only to fgsm-linf-8, 4 only to {PGD_NAME}" in reasons(evidence)[
             0
         ].translate({0x2068: None, 0x2069: None})
 
 
 def test_another_sound_attack_settles_what_a_faulty_one_left():
     single = attack("b" * 20 + "h" * 80, "fgsm-linf-8", FGSM)
-    faulty = attack("h" * 100, PGD, CE)
-    assert rule(make_evidence(single, faulty), min=0.5).ruling == "inconclusive"
-    assert rule(make_evidence(single, faulty, autoattack("c" * 20 + "h" * 80)), min=0.5).ruling == "pass"
+    faulty = attack("h" * 100, PGD_NAME, CE)
+    assert judge_gate(make_evidence(single, faulty), min=0.5).ruling == "inconclusive"
+    assert (
+        judge_gate(make_evidence(single, faulty, autoattack("c" * 20 + "h" * 80)), min=0.5).ruling == "pass"
+    )
 
 
 @pytest.mark.parametrize("budget", ["steps", "restarts"])
@@ -229,7 +234,7 @@ def test_a_start_that_decides(gap, found):
 def test_a_larger_radius_that_breaks_less(lost, found):
     """More than one image, net (D12); and what the smaller radius broke stays broken at the larger one."""
     small = attack("b" * lost + "h" * (100 - lost), "pgd50-linf-4", CE, eps=EPS / 2, threat="linf-4")
-    large = attack("h" * 100, PGD, CE)
+    large = attack("h" * 100, PGD_NAME, CE)
     evidence = make_evidence(small, large)
     assert len(reasons(evidence)) == found
     worst = next(one for one in evidence.worst_cases if one.threat.name == "linf-8")
@@ -238,16 +243,16 @@ def test_a_larger_radius_that_breaks_less(lost, found):
 
 def test_radii_are_compared_image_by_image_too():
     small = attack("b" * 20 + "h" * 80, "pgd50-linf-4", CE, eps=EPS / 2, threat="linf-4")
-    large = attack("h" * 20 + "b" * 40 + "h" * 40, PGD, CE)
+    large = attack("h" * 20 + "b" * 40 + "h" * 40, PGD_NAME, CE)
     (text,) = reasons(make_evidence(small, large))
     assert "20 images fell only to" in text
-    assert rule(make_evidence(small, large), min=0.3).ruling == "inconclusive"
+    assert judge_gate(make_evidence(small, large), min=0.3).ruling == "inconclusive"
 
 
 def test_a_sound_grid_is_silent():
     cells = [
         attack("b" * 30 + "h" * 70, "fgsm-linf-8", FGSM),
-        attack("b" * 45 + "h" * 55, PGD, CE),
+        attack("b" * 45 + "h" * 55, PGD_NAME, CE),
         attack("b" * 46 + "h" * 54, "pgd50-margin-linf-8", MARGIN),
         autoattack("c" * 45 + "t" * 3 + "h" * 52),
         square("b" * 35 + "h" * 65),
@@ -257,26 +262,26 @@ def test_a_sound_grid_is_silent():
     evidence = make_evidence(*cells)
     assert not reasons(evidence)
     assert not find_doubts(evidence)
-    assert rule(evidence, min=0.4).ruling == "pass"
+    assert judge_gate(evidence, min=0.4).ruling == "pass"
 
 
 def test_gradients_that_mislead_at_one_radius_mislead_at_the_others():
     """A black box at 8/255 says what the gradients at 4/255 are worth."""
     small = attack("h" * 60, "pgd50-linf-4", CE, eps=EPS / 2, threat="linf-4")
-    evidence = make_evidence(small, attack("h" * 60, PGD, CE), square("b" * 60))
-    assert rule(evidence, threat="linf-4", min=0.5).ruling == "inconclusive"
+    evidence = make_evidence(small, attack("h" * 60, PGD_NAME, CE), square("b" * 60))
+    assert judge_gate(evidence, threat="linf-4", min=0.5).ruling == "inconclusive"
     (text,) = [one for one in told(evidence) if "Not established" in one]
     assert "60 images under" in text
     known = square("h" * 60, eps=EPS / 2, threat="linf-4", key="other")
-    evidence = make_evidence(small, attack("h" * 60, PGD, CE), square("b" * 60), known)
-    assert rule(evidence, threat="linf-4", min=0.5).ruling == "pass"
+    evidence = make_evidence(small, attack("h" * 60, PGD_NAME, CE), square("b" * 60), known)
+    assert judge_gate(evidence, threat="linf-4", min=0.5).ruling == "pass"
 
 
 def test_an_attack_at_fault_says_nothing_about_other_radii():
     small = attack("h" * 60, "pgd50-linf-4", CE, eps=EPS / 2, threat="linf-4")
     single = attack("b" * 20 + "h" * 40, "fgsm-linf-8", FGSM)
-    evidence = make_evidence(small, single, attack("h" * 60, PGD, CE))
-    assert rule(evidence, threat="linf-4", min=0.5).ruling == "pass"
+    evidence = make_evidence(small, single, attack("h" * 60, PGD_NAME, CE))
+    assert judge_gate(evidence, threat="linf-4", min=0.5).ruling == "pass"
 
 
 @pytest.mark.parametrize(("late", "found"), [(5, 0), (6, 1)])
@@ -285,6 +290,6 @@ def test_distances_that_an_attack_inside_a_ball_shows_to_be_too_large(late, foun
     far = attack("b" * 100, "fmn-linf-16", nearest, eps=2 * EPS, threat="linf-16", measure="distance")
     radii = {image: 1.5 * EPS if place < late else 0.5 * EPS for place, image in enumerate(far.verdicts)}
     far = replace(far, radii=radii)
-    told = reasons(make_evidence(far, attack("b" * 100, PGD, CE)))
+    told = reasons(make_evidence(far, attack("b" * 100, PGD_NAME, CE)))
     assert len([one for one in told if "distances are too large" in one]) == found
-    assert not reasons(make_evidence(far, attack("h" * late + "b" * (100 - late), PGD, CE)))
+    assert not reasons(make_evidence(far, attack("h" * late + "b" * (100 - late), PGD_NAME, CE)))

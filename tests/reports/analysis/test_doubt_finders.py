@@ -6,15 +6,15 @@ import pytest
 
 from robustbench_local.reports.analysis import doubt_finders as doubts_module
 from robustbench_local.reports.analysis.doubt_finders import Doubt, doubt_answers, find_doubts
-from robustbench_local.reports.analysis.evidence import Subject
+from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.report_data import read_content
+from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.page import render
-from robustbench_local.reports.writers.report_markdown import write_markdown
-from robustbench_local.reports.writers.results_json import as_json
+from robustbench_local.reports.writers.report_markdown import render_markdown
+from robustbench_local.reports.writers.results_json import encode_results
 from robustbench_local.store import RunStore
 
-HARDENED = Subject(model="signs-pgd-at", defense="none")
+HARDENED = EvaluatedModel(model="signs-pgd-at", defense="none")
 GATE = {"metric": "robust_accuracy", "threat": "linf-8", "model": "signs-pgd-at"}
 
 
@@ -23,7 +23,7 @@ def doubting(monkeypatch):
     """A function: from now on, every run is doubted like this."""
 
     def doubt(finder):
-        monkeypatch.setattr(doubts_module, "FINDERS", (finder,))
+        monkeypatch.setattr(doubts_module, "DOUBT_FINDERS", (finder,))
 
     return doubt
 
@@ -114,12 +114,12 @@ def test_a_doubt_without_images_is_none(content, doubting):
 def test_every_form_of_the_report_names_the_doubts(sample, doubting):
     doubting(lambda evidence: iter([unbroken(evidence, 3)]))
     with RunStore.open_readonly(sample.run) as store:
-        content = read_content(store)
+        content = read_report_data(store)
     (finding,) = [one for one in content.findings if "its gradients are not finite" in one.text]
     assert "signs-pgd-at: 3 images under" in finding.text.replace("\u2068", "").replace("\u2069", "")
     assert finding.level == "warning"
-    assert "its gradients are not finite" in write_markdown(content, [])
+    assert "its gradients are not finite" in render_markdown(content, [])
     assert "its gradients are not finite" in render(content)
-    (doubt,) = as_json(content.evidence, content.gates)["doubts"]
+    (doubt,) = encode_results(content.evidence, content.gate_report)["doubts"]
     assert (doubt["model"], doubt["threat"], doubt["n"]) == ("signs-pgd-at", "linf-8", 3)
     assert len(doubt["images"]) == 3

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sample_run import PLANS, STOP
+from sample_run import SAMPLE_PLANS, STOP_CLASS
 
-from robustbench_local.reports.analysis.evidence import Subject, attack_labels
-from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, build_attack_labels
+from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import CellRecord, OutcomeRecord, RunStore
 
-PLAIN = Subject(model="signs-plain", defense="none")
+PLAIN = EvaluatedModel(model="signs-plain", defense="none")
 
 
 def cell_record(**changes) -> CellRecord:
@@ -71,20 +71,20 @@ def test_the_worst_case_is_pointwise_and_at_most_the_least(content):
 
 
 def test_attacks_that_break_different_images_add_up():
-    first = judge_cell(cell_record(attack="a-linf-8"), verdicts("hbhw"))
-    second = judge_cell(cell_record(attack="b-linf-8"), verdicts("hhbw"))
+    first = build_cell_result(cell_record(attack="a-linf-8"), verdicts("hbhw"))
+    second = build_cell_result(cell_record(attack="b-linf-8"), verdicts("hhbw"))
     (worst,) = find_worst_cases([first, second])
-    assert first.robust_accuracy == second.robust_accuracy == clopper_pearson(2, 4)
-    assert worst.robust_accuracy == clopper_pearson(1, 4)
-    assert worst.attack_success == clopper_pearson(2, 3)
-    assert worst.complete
+    assert first.robust_accuracy == second.robust_accuracy == compute_clopper_pearson(2, 4)
+    assert worst.robust_accuracy == compute_clopper_pearson(1, 4)
+    assert worst.attack_success == compute_clopper_pearson(2, 3)
+    assert worst.is_complete
 
 
 def test_targeted_goals_and_other_source_classes_stay_apart(content):
-    stop = next(plan for plan in PLANS if plan.targets)
+    stop = next(plan for plan in SAMPLE_PLANS if plan.targets)
     assert not any(stop.attack in worst.attacks for worst in content.evidence.worst_cases)
-    everything = judge_cell(cell_record(attack="a-linf-8"), verdicts("hbhw"))
-    some = judge_cell(cell_record(attack="b-linf-8", sources=(STOP,)), verdicts("bbbw"))
+    everything = build_cell_result(cell_record(attack="a-linf-8"), verdicts("hbhw"))
+    some = build_cell_result(cell_record(attack="b-linf-8", sources=(STOP_CLASS,)), verdicts("bbbw"))
     assert len(find_worst_cases([everything, some])) == 2
 
 
@@ -102,25 +102,25 @@ def test_targeted_goals_and_other_source_classes_stay_apart(content):
     ],
 )
 def test_only_a_cell_with_all_its_outcomes_has_shares(record, marks, standing):
-    cell = judge_cell(record, verdicts(marks))
-    assert cell.standing == standing
+    cell = build_cell_result(record, verdicts(marks))
+    assert cell.reported_status == standing
     for share in (cell.robust_accuracy, cell.clean_accuracy, cell.attack_success, cell.attack_success_8bit):
-        assert share.known == (standing == "done")
+        assert share.is_known == (standing == "done")
     (worst,) = find_worst_cases([cell])
-    assert worst.missing == (() if standing == "done" else ("pgd-linf-8",))
-    assert worst.robust_accuracy.known == (standing == "done")
+    assert worst.missing_attacks == (() if standing == "done" else ("pgd-linf-8",))
+    assert worst.robust_accuracy.is_known == (standing == "done")
 
 
 def test_an_attack_whose_every_candidate_was_rejected_is_void():
     rows = [replace(row, status="rejected", error="outside the ball") for row in verdicts("hhhh")]
-    cell = judge_cell(cell_record(), rows)
-    assert cell.standing == "void"
+    cell = build_cell_result(cell_record(), rows)
+    assert cell.reported_status == "void"
     assert "4 candidates" in (cell.problem or "")
 
 
 def test_images_with_errors_are_never_robust():
     rows = [*verdicts("hhh"), replace(outcome(3), status="error", error="boom")]
-    assert judge_cell(cell_record(), rows).robust_accuracy == clopper_pearson(3, 4)
+    assert build_cell_result(cell_record(), rows).robust_accuracy == compute_clopper_pearson(3, 4)
 
 
 def test_clean_accuracy_comes_from_the_cell_with_most_images(content):
@@ -128,12 +128,12 @@ def test_clean_accuracy_comes_from_the_cell_with_most_images(content):
 
 
 def test_the_headline_is_the_threat_with_most_attacks(content):
-    assert content.evidence.headline is not None
-    assert content.evidence.headline.name == "linf-8"
+    assert content.evidence.headline_threat is not None
+    assert content.evidence.headline_threat.name == "linf-8"
 
 
 def test_models_are_compared_on_the_same_images(content):
-    (pair,) = content.evidence.pairs(content.evidence.headline)
+    (pair,) = content.evidence.compare_models(content.evidence.headline_threat)
     held = [content.evidence.worst(subject, pair.threat) for subject in (pair.first, pair.second)]
     assert pair.first.model == "signs-pgd-at"
     difference = held[0].robust_accuracy.count - held[1].robust_accuracy.count
@@ -143,8 +143,13 @@ def test_models_are_compared_on_the_same_images(content):
 
 def test_labels_of_attacks_stay_distinct():
     names = ("pgd50-linf-8", "pgd50-linf-2", "fgsm-linf-8", "pgd50-linf-8[steps=9]")
-    cells = [judge_cell(cell_record(attack=name), verdicts("hbhw")) for name in names]
-    assert list(attack_labels(cells).values()) == ["pgd50-linf-8", "pgd50-linf-2", "fgsm", "pgd50[steps=9]"]
+    cells = [build_cell_result(cell_record(attack=name), verdicts("hbhw")) for name in names]
+    assert list(build_attack_labels(cells).values()) == [
+        "pgd50-linf-8",
+        "pgd50-linf-2",
+        "fgsm",
+        "pgd50[steps=9]",
+    ]
 
 
 def test_secrets_and_homes_stay_behind(tmp_path, content):
@@ -156,16 +161,16 @@ def test_secrets_and_homes_stay_behind(tmp_path, content):
 
 def test_a_model_may_have_class_names_of_its_own(content):
     evidence = replace(content.evidence, models=[{"id": "signs-plain", "class_names": ["Halt"]}])
-    assert evidence.class_name("signs-plain", 0) == "Halt"
-    assert evidence.class_name("signs-plain", 5) == "class 5"
-    assert evidence.class_name("signs-pgd-at", STOP) == "Stop"
-    assert evidence.class_name("signs-pgd-at", None) == "no finite answer"
+    assert evidence.get_class_name("signs-plain", 0) == "Halt"
+    assert evidence.get_class_name("signs-plain", 5) == "class 5"
+    assert evidence.get_class_name("signs-pgd-at", STOP_CLASS) == "Stop"
+    assert evidence.get_class_name("signs-pgd-at", None) == "no finite answer"
 
 
 def test_a_run_that_recorded_nothing_but_cells_can_be_read(tmp_path):
     from robustbench_local.reports import write_report
 
-    with RunStore.create_or_open(tmp_path / "run", resolved="{}", identity={}) as store:
+    with RunStore.create_or_open(tmp_path / "run", resolved_yaml="{}", identity={}) as store:
         store.put_cell(cell_record(status="pending", key="0" * 64))
     page = write_report(tmp_path / "run")
     assert "Not known yet" in page.read_text(encoding="utf-8")

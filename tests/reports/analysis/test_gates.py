@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sample_run import Sample, build
+from sample_run import SampleRun, build_run
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.reports.analysis.gates import check_gates, judge_evidence
+from robustbench_local.reports.analysis.gates import judge_evidence, judge_run_dir
 from robustbench_local.store import RunStore
 
 # With 96 images: signs-pgd-at has a worst case of 42.7 % (32.7-53.2 %) under linf-8, signs-plain 0 to 4 %.
@@ -48,7 +48,7 @@ def test_without_a_model_each_one_is_judged(content):
         ("signs-pgd-at", "pass"),
     ]
     assert report.exit_code == 1
-    assert report.lines[0].startswith("fail: signs-plain: robust accuracy (linf-8)")
+    assert report.summary_lines[0].startswith("fail: signs-plain: robust accuracy (linf-8)")
 
 
 def test_a_failed_gate_outweighs_an_inconclusive_one(content):
@@ -69,7 +69,7 @@ def test_a_missing_attack_leaves_a_kept_limit_open_but_not_a_broken_one(evidence
     kept = judge_evidence(evidence, [HARDENED | {"min": 0.3}])
     broken = judge_evidence(evidence, [HARDENED | {"min": 0.9}])
     assert (kept.exit_code, broken.exit_code) == (4, 1)
-    assert "autoattack-linf-8" in kept.lines[0]
+    assert "autoattack-linf-8" in kept.summary_lines[0]
 
 
 def test_a_gate_on_cells_that_do_not_exist_is_inconclusive(content):
@@ -77,7 +77,7 @@ def test_a_gate_on_cells_that_do_not_exist_is_inconclusive(content):
         content.evidence, [{"metric": "robust_accuracy", "threat": "linf-99", "min": 0.1}]
     )
     assert report.exit_code == 4
-    assert "no such cell" in report.lines[0]
+    assert "no such cell" in report.summary_lines[0]
 
 
 def test_a_threat_gate_does_not_see_targeted_goals_but_an_attack_gate_does(content):
@@ -111,21 +111,21 @@ def test_clean_accuracy_needs_no_threat(content):
 
 def test_no_gates_pass_and_say_so(content):
     report = judge_evidence(content.evidence, [])
-    assert (report.exit_code, report.lines) == (0, ["no gate in the grid file: nothing was judged"])
+    assert (report.exit_code, report.summary_lines) == (0, ["no gate in the grid file: nothing was judged"])
 
 
 def test_a_run_that_was_stopped_before_it_wrote_down_its_gates_is_not_judged(tmp_path):
     run = tmp_path / "run"
-    store = RunStore.create_or_open(run, resolved="schema: 1\n", identity={"seed": "0"})
+    store = RunStore.create_or_open(run, resolved_yaml="schema: 1\n", identity={"seed": "0"})
     store.close()
-    report = check_gates(run)
+    report = judge_run_dir(run)
     assert report.exit_code == 4
-    assert report.lines == [
+    assert report.summary_lines == [
         "the run was stopped before it wrote down its gates: nothing was judged; run the same command again"
     ]
-    with RunStore.create_or_open(run, resolved="schema: 1\n", identity={"seed": "0"}) as store:
+    with RunStore.create_or_open(run, resolved_yaml="schema: 1\n", identity={"seed": "0"}) as store:
         store.set_meta("gates", [])
-    assert check_gates(run).exit_code == 0
+    assert judge_run_dir(run).exit_code == 0
 
 
 def test_the_runs_own_gates_are_used(tmp_path):
@@ -137,11 +137,12 @@ def test_the_runs_own_gates_are_used(tmp_path):
         "min": 0.99,
         "max": None,
     }
-    run = build(
-        tmp_path / "run", Sample(images=16, pictures=False, gates=(gate | {"on": "lower", "level": "error"},))
+    run = build_run(
+        tmp_path / "run",
+        SampleRun(images=16, has_images=False, gates=(gate | {"on": "lower", "level": "error"},)),
     )
-    assert check_gates(run).exit_code == 1
-    assert check_gates(run, []).exit_code == 0
+    assert judge_run_dir(run).exit_code == 1
+    assert judge_run_dir(run, []).exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_health import find_gradient_doubts
-from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell
-from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.store import CellRecord, OutcomeRecord
-from robustbench_local.store.records import MISSING_SHARE
+from robustbench_local.store.records import MISSING_GRADIENT_SHARE
 
 
 def row(image: int, *, broken: bool = False, **gradients: int) -> OutcomeRecord:
@@ -30,7 +30,7 @@ def cell(attack: str, rows: list[OutcomeRecord], **changes):
         eps=8 / 255, threat="linf-8", goal="untargeted", images=len(rows), status="done",
         parameters=parameters,
     )  # fmt: skip
-    return judge_cell(replace(record, **changes), rows)
+    return build_cell_result(replace(record, **changes), rows)
 
 
 def evidence(*cells) -> Evidence:
@@ -59,14 +59,14 @@ def test_what_nothing_was_tried_on_is_in_doubt(gradients):
 def test_a_confirmed_repair_raises_no_doubt_and_is_told_loudly():
     cells = [cell("pgd", [row(0, **REPAIRED)])]
     assert doubted(*cells) == set()
-    told = [finding for finding in find(evidence(*cells)) if "NaN or infinite" in finding.text]
+    told = [finding for finding in list_findings(evidence(*cells)) if "NaN or infinite" in finding.text]
     assert [finding.level for finding in told] == ["warning"]
 
 
 @pytest.mark.parametrize("missing", [4, 5])
 def test_half_of_the_looks_decide(missing: int):
     found = doubted(cell("pgd", [row(0, gradient_steps=10, zero_gradient_steps=missing)]))
-    assert found == ({"0.png"} if missing >= 10 * MISSING_SHARE else set())
+    assert found == ({"0.png"} if missing >= 10 * MISSING_GRADIENT_SHARE else set())
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sample_stickers import Stickers, build_stickers
+from sample_stickers import SampleStickers, build_sticker_run
 
-from robustbench_local.reports.analysis.methods import DRAWN, images_in_words, make_trials, trials_markdown
-from robustbench_local.reports.analysis.report_data import read_content
+from robustbench_local.reports.analysis.methods import (
+    DRAWN_SIGNS_NOTE,
+    build_method_descriptions,
+    describe_images,
+    render_methods,
+)
+from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.store import RunStore
 
 
 def trial(evidence, name: str):
-    return next(one for one in make_trials(evidence) if one.name == name)
+    return next(one for one in build_method_descriptions(evidence) if one.name == name)
 
 
 def test_every_attack_is_there_once_with_goal_sight_and_settings(content):
     evidence = content.evidence
-    assert [one.name for one in content.trials] == list(
+    assert [one.name for one in content.method_descriptions] == list(
         dict.fromkeys(cell.record.attack for cell in evidence.cells)
     )
     aimed = trial(evidence, "stop-to-speed-limit")
@@ -27,7 +32,7 @@ def test_every_attack_is_there_once_with_goal_sight_and_settings(content):
     given = {"method": "pgd", "steps": 50, "restarts": 1, "step_size": None, "random_start": True,
              "early_stop": False, "loss": "ce", "share": 0.123456}  # fmt: skip
     changed = replace(cell, record=replace(cell.record, parameters=given))
-    (shown,) = make_trials(replace(evidence, cells=(changed,)))
+    (shown,) = build_method_descriptions(replace(evidence, cells=(changed,)))
     assert shown.goal == "any wrong class"
     assert (
         shown.settings == "method pgd, 50 steps, 1 start, random start, no early stop, loss ce, share 0.1235"
@@ -43,8 +48,8 @@ def test_cards_speak_for_themselves_where_the_run_knows_them(content):
 
     def about(**changes):
         changed = replace(cell, record=replace(cell.record, **changes))
-        (shown,) = make_trials(replace(evidence, cells=(changed,)))
-        return shown.about, shown.sight
+        (shown,) = build_method_descriptions(replace(evidence, cells=(changed,)))
+        return shown.card_description, shown.attacker_knowledge
 
     words = "Steps along the <b>gradient</b>."
     other = f"Changed from the card {name}, which as it ships is: {words}"
@@ -60,19 +65,21 @@ def test_cards_speak_for_themselves_where_the_run_knows_them(content):
         "made on small, without a look at the model",
     )
     assert about(attack="pgd-linf-3", parameters={"method": name}) == (words, known)
-    text = "\n".join(trials_markdown(evidence, make_trials(evidence)))
+    text = "\n".join(render_methods(evidence, build_method_descriptions(evidence)))
     assert "Steps along the &lt;b&gt;gradient&lt;/b&gt;. " in text
     assert "A paper, 2018." in text
     assert f"Seed {evidence.seed}." in text
 
 
 def test_views_are_told_with_their_units(tmp_path):
-    with RunStore.open_readonly(build_stickers(tmp_path / "run", Stickers(models=("signs-plain",)))) as store:
-        content = read_content(store)
+    with RunStore.open_readonly(
+        build_sticker_run(tmp_path / "run", SampleStickers(models=("signs-plain",)))
+    ) as store:
+        content = read_report_data(store)
     (cell,) = content.evidence.cells
     ranges = {"distance": [16.0, 64.0], "yaw": 45.0, "gain": [0.6, 1.4], "jpeg": [60.0, 95.0]}
     record = replace(cell.record, parameters={"views": 32, "ranges": ranges}, identity={"test views": "200"})
-    (shown,) = make_trials(replace(content.evidence, cells=(replace(cell, record=record),)))
+    (shown,) = build_method_descriptions(replace(content.evidence, cells=(replace(cell, record=record),)))
     assert shown.settings == "32 fresh views a step"
     assert shown.views.replace("\N{NO-BREAK SPACE}", " ") == (
         "sign 16\N{EN DASH}64 px large, turned sideways by up to 45°, brightness \N{MULTIPLICATION SIGN} "
@@ -82,9 +89,9 @@ def test_views_are_told_with_their_units(tmp_path):
 
 def test_images_are_said_to_be_drawn_only_where_they_are(content):
     data = {"name": "signs", "split": "test", "n": 4, "image_shape": [3, 32, 32], "drawn": True}
-    told = images_in_words(data)
+    told = describe_images(data)
     assert told.startswith("signs; split test; 4 images of 3 \N{MULTIPLICATION SIGN} 32")
-    assert told.endswith(DRAWN)
-    assert DRAWN not in images_in_words({**data, "drawn": False, "notes": ["stretched"]})
-    assert images_in_words({}) == ""
-    assert DRAWN not in "\n".join(trials_markdown(content.evidence, content.trials))
+    assert told.endswith(DRAWN_SIGNS_NOTE)
+    assert DRAWN_SIGNS_NOTE not in describe_images({**data, "drawn": False, "notes": ["stretched"]})
+    assert describe_images({}) == ""
+    assert DRAWN_SIGNS_NOTE not in "\n".join(render_methods(content.evidence, content.method_descriptions))

@@ -7,16 +7,16 @@ import json
 from dataclasses import replace
 
 import pytest
-from sample_run import LINF_8, Plan, Sample, build
-from test_report_page import Reader
+from sample_run import EPS_8_OF_255, SamplePlan, SampleRun, build_run
+from test_report_page import HtmlReader
 
-from robustbench_local.cli.result_tables import results_table
+from robustbench_local.cli.result_tables import build_results_table
 from robustbench_local.reports import write_report
-from robustbench_local.reports.analysis.evidence import Subject
+from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.naive_vs_adaptive import make_lessons
-from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.analysis.naive_vs_adaptive import build_naive_vs_adaptive
+from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.store import RunStore
 
 STRENGTHS = {"jpeg-75": (0.2, 0.9), "noise-0.1": (0.5, 0.5), "hidden": (0.9, 0.2)}
@@ -24,8 +24,14 @@ STRENGTHS = {"jpeg-75": (0.2, 0.9), "noise-0.1": (0.5, 0.5), "hidden": (0.9, 0.2
 
 
 def _pgd(attack, strength, defense="none", **changes):
-    ball = {"card": "pgd50-linf-8", "norm": "Linf", "eps": LINF_8, "threat": "linf-8", "passes": (252, 250)}
-    return Plan(attack=attack, strength=strength, defense=defense, **(ball | changes))
+    ball = {
+        "card": "pgd50-linf-8",
+        "norm": "Linf",
+        "eps": EPS_8_OF_255,
+        "threat": "linf-8",
+        "passes": (252, 250),
+    }
+    return SamplePlan(attack=attack, strength=strength, defense=defense, **(ball | changes))
 
 
 PLANS = (
@@ -46,14 +52,14 @@ GATES = (
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    made = Sample(models=("signs-plain",), plans=PLANS, failing=None, pictures=False, gates=GATES)
-    return build(tmp_path_factory.mktemp("naive") / "run", made)
+    made = SampleRun(models=("signs-plain",), plans=PLANS, failing_cell=None, has_images=False, gates=GATES)
+    return build_run(tmp_path_factory.mktemp("naive") / "run", made)
 
 
 @pytest.fixture(scope="module")
 def content(run):
     with RunStore.open_readonly(run) as store:
-        return read_content(store)
+        return read_report_data(store)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +68,8 @@ def page(run):
 
 
 def test_both_numbers_stand_side_by_side_with_the_model_as_it_is(content):
-    first, second, third, targeted = content.lessons
-    assert [str(one.subject) for one in content.lessons[:3]] == [
+    first, second, third, targeted = content.naive_vs_adaptive
+    assert [str(one.subject) for one in content.naive_vs_adaptive[:3]] == [
         f"signs-plain + {name}" for name in STRENGTHS
     ]
     cells = {(cell.record.defense, cell.record.attack): cell for cell in content.evidence.cells}
@@ -78,7 +84,7 @@ def test_both_numbers_stand_side_by_side_with_the_model_as_it_is(content):
     assert second.comparison.p_value == 1
     assert "The two tie" in second.sentence
     assert "the weaker one, so it is not yet the right one" in third.sentence
-    assert targeted.adaptive.word == "not run"
+    assert targeted.adaptive.status_text == "not run"
     assert "was not carried through" in targeted.sentence
 
 
@@ -86,16 +92,16 @@ def test_no_worst_case_no_gate_and_no_other_section_counts_the_naive_one(content
     evidence = content.evidence
     worst = {str(one.subject): one for one in evidence.worst_cases}
     assert worst["signs-plain + jpeg-75"].attacks == ("pgd50-linf-8",)
-    assert worst["signs-plain + jpeg-75"].robust_accuracy == content.lessons[0].adaptive.estimate
+    assert worst["signs-plain + jpeg-75"].robust_accuracy == content.naive_vs_adaptive[0].adaptive.estimate
     assert [column.attack for column in content.heatmap.columns] == ["pgd50-linf-8"]
-    assert content.matrices == ()
-    assert not content.seen_less
-    assert not content.transfers
+    assert content.target_matrices == ()
+    assert not content.has_limited_knowledge
+    assert not content.transfer_matrices
     verdicts = judge_evidence(evidence).verdicts
     assert [one.estimate for one in verdicts] == [
-        content.lessons[0].adaptive.estimate,
-        content.lessons[0].adaptive.estimate,
-        content.lessons[0].naive.estimate,
+        content.naive_vs_adaptive[0].adaptive.estimate,
+        content.naive_vs_adaptive[0].adaptive.estimate,
+        content.naive_vs_adaptive[0].naive.estimate,
     ]
 
 
@@ -110,20 +116,22 @@ def test_a_defense_that_no_gradient_goes_through_is_unverified(content):
     about = {"id": "signs-plain", "defense": "hidden", "wrapper": {"randomness": False, "surrogate": None}}
     known = {**about, "defense": "jpeg-75", "wrapper": {"randomness": False, "surrogate": "bpda"}}
     found = [
-        one for one in find(replace(content.evidence, models=(about, known))) if "unverified" in one.text
+        one
+        for one in list_findings(replace(content.evidence, models=(about, known)))
+        if "unverified" in one.text
     ]
     assert [one.level for one in found] == ["warning"]
     assert found[0].text.startswith("What signs-plain + hidden withstands is unverified")
 
 
 def test_every_form_of_the_report_shows_the_lesson(page, content):
-    shown = Reader(page.read_text("utf-8"))
+    shown = HtmlReader(page.read_text("utf-8"))
     ids = {attributes.get("id") for _, attributes in shown.elements}
     assert "defenses" in ids
-    assert "#defenses" in {attributes.get("href") for attributes in shown.of("a")}
-    lesson = content.lessons[0]
+    assert "#defenses" in {attributes.get("href") for attributes in shown.list_attributes("a")}
+    lesson = content.naive_vs_adaptive[0]
     markdown = (page.parent / "report.md").read_text("utf-8")
-    for text in (shown.text, html.unescape(markdown.replace("\\", ""))):
+    for text in (shown.page_text, html.unescape(markdown.replace("\\", ""))):
         assert " ".join(lesson.sentence.split()) in " ".join(text.split())
         assert "What the defenses hide, and what they withstand" in text
     results = json.loads((page.parent / "results.json").read_text("utf-8"))
@@ -134,14 +142,14 @@ def test_every_form_of_the_report_shows_the_lesson(page, content):
     assert first["told"] == lesson.sentence
     assert results["defenses"][3]["p_value"] is None
     assert "pgd50-linf-8[naive]" in (page.parent / "results.csv").read_text("utf-8")
-    names = [str(cell) for cell in results_table(results).columns[1]._cells]
+    names = [str(cell) for cell in build_results_table(results).columns[1]._cells]
     assert names.count("pgd50-linf-8[naive]") == 3
 
 
 def test_without_a_naive_cell_there_is_nothing_to_learn(content):
     cells = tuple(cell for cell in content.evidence.cells if not cell.naive)
-    assert make_lessons(replace(content.evidence, cells=cells)) == []
+    assert build_naive_vs_adaptive(replace(content.evidence, cells=cells)) == []
     alone = tuple(cell for cell in content.evidence.cells if cell.naive and not cell.targeted)
-    lessons = make_lessons(replace(content.evidence, cells=alone))
-    assert [one.undefended.word for one in lessons] == ["not run"] * 3
-    assert lessons[0].subject == Subject(model="signs-plain", defense="jpeg-75")
+    lessons = build_naive_vs_adaptive(replace(content.evidence, cells=alone))
+    assert [one.undefended.status_text for one in lessons] == ["not run"] * 3
+    assert lessons[0].subject == EvaluatedModel(model="signs-plain", defense="jpeg-75")

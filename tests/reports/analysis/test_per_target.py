@@ -5,35 +5,54 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sample_run import LINF_8, SIGNS, SPEED_LIMITS, STOP, Plan, Sample, build
+from sample_run import (
+    EPS_8_OF_255,
+    SIGN_CLASS_NAMES,
+    SPEED_LIMIT_CLASSES,
+    STOP_CLASS,
+    SamplePlan,
+    SampleRun,
+    build_run,
+)
 
 from robustbench_local.reports import write_report
-from robustbench_local.reports.analysis.evidence import Subject
-from robustbench_local.reports.analysis.pairwise import contrast
-from robustbench_local.reports.analysis.per_target import AS_ONE, BEST, make_goal_tables, parts_of_goals
-from robustbench_local.reports.analysis.report_data import read_content
-from robustbench_local.reports.summary.headline import answer
+from robustbench_local.reports.analysis.evidence import EvaluatedModel
+from robustbench_local.reports.analysis.pairwise import describe_success_comparisons
+from robustbench_local.reports.analysis.per_target import (
+    ALL_TARGETS_LABEL,
+    BEST_ATTACK_LABEL,
+    build_goal_tables,
+    find_goal_parts,
+)
+from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.summary.headline import describe_answer
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store import RunStore
 
-PLAIN, TRAINED = Subject(model="plain", defense="none"), Subject(model="trained", defense="none")
+PLAIN, TRAINED = (
+    EvaluatedModel(model="plain", defense="none"),
+    EvaluatedModel(model="trained", defense="none"),
+)
 
 
 def _plan(name, strength, targets):
-    return Plan(
-        attack=name, card="stop", norm="Linf", eps=LINF_8, threat="linf-8", strength=strength,
-        passes=(402, 400), targets=targets, sources=(STOP,),
+    return SamplePlan(
+        attack=name, card="stop", norm="Linf", eps=EPS_8_OF_255, threat="linf-8", strength=strength,
+        passes_per_image=(402, 400), targets=targets, sources=(STOP_CLASS,),
     )  # fmt: skip
 
 
 PLANS = (
-    _plan("stop", 0.8, SPEED_LIMITS),
-    *(_plan(f"stop[targets={index}]", 0.5 + index / 20, (index,)) for index in SPEED_LIMITS),
+    _plan("stop", 0.8, SPEED_LIMIT_CLASSES),
+    *(_plan(f"stop[targets={index}]", 0.5 + index / 20, (index,)) for index in SPEED_LIMIT_CLASSES),
 )
 SEVERITY = {
     "rule": "of a test",
     "models": {
-        model: {"costs": {str(index): (index + 1) / 10 for index in SPEED_LIMITS}, "sources": [STOP]}
+        model: {
+            "costs": {str(index): (index + 1) / 10 for index in SPEED_LIMIT_CLASSES},
+            "sources": [STOP_CLASS],
+        }
         for model in ("signs-plain", "signs-pgd-at")
     },
 }
@@ -41,9 +60,11 @@ SEVERITY = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    sample = Sample(plans=PLANS, images=16 * 30, failing=None, pictures=False)
-    directory = build(tmp_path_factory.mktemp("goals") / "run", sample)
-    with RunStore.create_or_open(directory, resolved="schema: 1\n", identity={"grid": "sample"}) as store:
+    sample = SampleRun(plans=PLANS, images=16 * 30, failing_cell=None, has_images=False)
+    directory = build_run(tmp_path_factory.mktemp("goals") / "run", sample)
+    with RunStore.create_or_open(
+        directory, resolved_yaml="schema: 1\n", identity={"grid": "sample"}
+    ) as store:
         store.set_meta("severity", SEVERITY)
     return directory
 
@@ -51,12 +72,16 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def content(run):
     with RunStore.open_readonly(run) as store:
-        return read_content(store)
+        return read_report_data(store)
 
 
 def test_there_is_a_row_for_each_target_for_the_set_and_for_the_best_of_them(content):
     (table,) = content.goals
-    assert [row.goal for row in table.rows] == [*(SIGNS[index] for index in SPEED_LIMITS), AS_ONE, BEST]
+    assert [row.goal for row in table.rows] == [
+        *(SIGN_CLASS_NAMES[index] for index in SPEED_LIMIT_CLASSES),
+        ALL_TARGETS_LABEL,
+        BEST_ATTACK_LABEL,
+    ]
     assert table.sources == "Stop"
     assert [row.severity for row in table.rows][:3] == pytest.approx([0.1, 0.2, 0.3])
     assert table.rows[-1].severity is None
@@ -65,8 +90,8 @@ def test_there_is_a_row_for_each_target_for_the_set_and_for_the_best_of_them(con
 def test_every_square_is_counted_again_from_the_outcomes(run, content):
     (table,) = content.goals
     with RunStore.open_readonly(run) as store:
-        cells = {(cell.model, cell.targets): store.outcomes(cell.key) for cell in store.cells()}
-    goals = [*((index,) for index in SPEED_LIMITS), SPEED_LIMITS]
+        cells = {(cell.model, cell.targets): store.read_outcomes(cell.key) for cell in store.read_cells()}
+    goals = [*((index,) for index in SPEED_LIMIT_CLASSES), SPEED_LIMIT_CLASSES]
     for row, targets in zip(table.rows, goals, strict=False):
         for subject, square in zip(table.subjects, row.squares, strict=True):
             right = [one for one in cells[subject.model, targets] if one.clean_correct]
@@ -87,18 +112,18 @@ def test_the_best_attack_reaches_at_least_what_each_of_the_others_does(content):
 
 
 def test_the_attacker_who_wants_most_harm_does_no_less_than_the_one_who_takes_any_target(content):
-    (table,), (matrix,) = content.goals, content.matrices
-    for harm, row in zip(table.harms, matrix.rows, strict=True):
+    (table,), (matrix,) = content.goals, content.target_matrices
+    for harm, row in zip(table.worst_case_severities, matrix.rows, strict=True):
         assert harm.expected.value >= row.severity.expected.value
         assert harm.worst >= row.severity.worst
         assert harm.expected.n == row.success.n
 
 
 def test_parts_of_a_goal_have_no_matrix_and_no_part_in_the_answer(content):
-    parts = parts_of_goals(content.evidence.cells)
-    assert len(parts) == 2 * len(SPEED_LIMITS)
-    assert [matrix.attack for matrix in content.matrices] == ["stop"]
-    told = answer(content.evidence)
+    parts = find_goal_parts(content.evidence.cells)
+    assert len(parts) == 2 * len(SPEED_LIMIT_CLASSES)
+    assert [matrix.attack for matrix in content.target_matrices] == ["stop"]
+    told = describe_answer(content.evidence)
     assert told.count("signs-plain") == told.count("signs-pgd-at") == 1
 
 
@@ -110,11 +135,11 @@ def test_what_was_not_carried_through_is_a_word_and_the_union_says_what_it_lacks
         for cell in content.evidence.cells
         if cell.record.targets != (4,) or cell.subject.model == "signs-plain"
     ]
-    (table,) = make_goal_tables(replace(content.evidence, cells=tuple(cells)))
-    assert [square.word for square in table.rows[3].squares] == ["error", "error"]
-    assert table.rows[4].squares[1].reason == "not in the grid"
-    assert table.rows[-1].squares[0].reason == "without stop[targets=3]"
-    assert table.rows[-1].squares[0].estimate.known
+    (table,) = build_goal_tables(replace(content.evidence, cells=tuple(cells)))
+    assert [square.status_text for square in table.rows[3].entries] == ["error", "error"]
+    assert table.rows[4].entries[1].reason == "not in the grid"
+    assert table.rows[-1].entries[0].reason == "without stop[targets=3]"
+    assert table.rows[-1].entries[0].estimate.is_known
 
 
 def test_attacks_with_other_parameters_or_a_goal_of_one_class_are_no_parts(content):
@@ -125,22 +150,22 @@ def test_attacks_with_other_parameters_or_a_goal_of_one_class_are_no_parts(conte
         else cell
         for cell in cells
     ]
-    assert not parts_of_goals(other)
-    assert not parts_of_goals([cell for cell in cells if len(cell.record.targets) > 1])
+    assert not find_goal_parts(other)
+    assert not find_goal_parts([cell for cell in cells if len(cell.record.targets) > 1])
 
 
 def test_every_form_of_the_report_has_the_table(run, tmp_path):
     page = write_report(run, tmp_path / "report.html")
     html, markdown = page.read_text("utf-8"), (tmp_path / "report.md").read_text("utf-8")
     for text in (html, markdown):
-        assert text.count(BEST) == 1
+        assert text.count(BEST_ATTACK_LABEL) == 1
         assert "of a test" in text
         assert "wrong otherwise" in text
     assert (tmp_path / "figures" / "each-target-1.png").stat().st_size > 1000
     with RunStore.open_readonly(run) as store:
         results = load_results(store)
     (table,) = results["goals"]
-    assert table["goals"][-1] == BEST
+    assert table["goals"][-1] == BEST_ATTACK_LABEL
     assert table["most_severe"][0]["expected"]["n"] == table["attack_success"][-1][0]["n"]
     targeted = [cell for cell in results["cells"] if cell["targets"]]
     assert all(cell["severity"]["expected"]["value"] is not None for cell in targeted)
@@ -150,7 +175,7 @@ def test_every_form_of_the_report_has_the_table(run, tmp_path):
 def test_models_are_compared_on_the_images_that_both_read_rightly():
     plain = {f"i{index}": index < 9 for index in range(10)}
     trained = {f"i{index}": index == 0 for index in range(10)} | {"more": True}
-    (told,) = contrast({PLAIN: plain, TRAINED: trained})
+    (told,) = describe_success_comparisons({PLAIN: plain, TRAINED: trained})
     assert told.startswith("The goal was reached less often on trained than on plain: 10.0")
     assert "80.0\N{NO-BREAK SPACE}points less; 8 images only on plain, 0 only on trained" in told
     assert "same 10 images, exact McNemar p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.008" in told
@@ -158,11 +183,13 @@ def test_models_are_compared_on_the_images_that_both_read_rightly():
 
 def test_without_significance_models_tie_and_a_model_alone_is_compared_with_nothing():
     one, other = ({str(place): place < hits for place in range(6)} for hits in (1, 0))
-    (told,) = contrast({PLAIN: one, TRAINED: other})
+    (told,) = describe_success_comparisons({PLAIN: one, TRAINED: other})
     assert told.startswith(
         "trained and plain tie: the goal was reached with 0 images only on trained, 1 only"
     )
-    (few,) = contrast({PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)})
+    (few,) = describe_success_comparisons(
+        {PLAIN: dict.fromkeys("abcde", True), TRAINED: dict.fromkeys("abcde", False)}
+    )
     assert few.startswith("5 images cannot tell trained and plain apart: "), "p is at least 0.06"
-    assert contrast({PLAIN: one}) == []
-    assert contrast({PLAIN: one, TRAINED: {}}) == []
+    assert describe_success_comparisons({PLAIN: one}) == []
+    assert describe_success_comparisons({PLAIN: one, TRAINED: {}}) == []

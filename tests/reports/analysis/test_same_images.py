@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_worst_case import AUTOATTACK, EPS, PGD, make_cell, make_evidence
+from test_worst_case import AUTOATTACK_NAME, EPS, PGD_NAME, make_cell, make_evidence
 
-from robustbench_local.reports.analysis.certified_accuracy import make_certified
-from robustbench_local.reports.analysis.corruption_results import make_corruptions
-from robustbench_local.reports.analysis.distances import make_groups
-from robustbench_local.reports.analysis.naive_vs_adaptive import make_lessons
-from robustbench_local.reports.analysis.robustness_curves import make_panels
-from robustbench_local.reports.page import environment
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.reports.analysis.certified_accuracy import build_certified_groups
+from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
+from robustbench_local.reports.analysis.distances import build_distance_groups
+from robustbench_local.reports.analysis.naive_vs_adaptive import build_naive_vs_adaptive
+from robustbench_local.reports.analysis.robustness_curves import build_curve_panels
+from robustbench_local.reports.page import create_environment
+from robustbench_local.statistics import compute_clopper_pearson
 
 
 def proof(marks):
@@ -26,10 +26,10 @@ def proof(marks):
 
 def test_a_curve_is_of_the_images_that_every_radius_met():
     small = make_cell("h" * 20 + "w" * 80, "pgd50-linf-4", eps=EPS / 2, threat="linf-4")
-    large = make_cell("h" * 10 + "b" * 10, PGD)
-    (panel,) = [one for one in make_panels(make_evidence(small, large)) if one.attack == "pgd50"]
+    large = make_cell("h" * 10 + "b" * 10, PGD_NAME)
+    (panel,) = [one for one in build_curve_panels(make_evidence(small, large)) if one.attack == "pgd50"]
     (curve,) = panel.curves
-    assert [share for _, share in curve.points] == [clopper_pearson(k, 20) for k in (20, 20, 10)]
+    assert [share for _, share in curve.points] == [compute_clopper_pearson(k, 20) for k in (20, 20, 10)]
     assert panel.title == "pgd50 (n = 20)"
 
 
@@ -46,7 +46,7 @@ def test_curves_of_several_models_are_of_the_images_that_all_of_them_met():
         for model, images in (("a", 100), ("b", 12))
         for eps in (4, 8)
     ]
-    (panel,) = make_panels(make_evidence(*cells))
+    (panel,) = build_curve_panels(make_evidence(*cells))
     assert [curve.n for curve in panel.curves] == [12, 12]
 
 
@@ -66,19 +66,19 @@ def test_models_that_share_no_image_are_said_to_be_of_other_images():
     for place in (2, 3):
         moved = {f"other-{image}": verdict for image, verdict in cells[place].verdicts.items()}
         cells[place] = replace(cells[place], verdicts=moved)
-    (panel,) = make_panels(make_evidence(*cells))
+    (panel,) = build_curve_panels(make_evidence(*cells))
     assert panel.title == "pgd50 (other images each, n = 12 to 100)"
 
 
 def test_proof_and_attack_are_drawn_over_the_same_images():
     """Proof on 50 images, attacks on 16 of them: on these 16 the two agree, so no gap is drawn."""
     marks = "p" * 8 + "h" * 8 + "p" * 34
-    evidence = make_evidence(proof(marks), make_cell("h" * 8 + "b" * 8, AUTOATTACK))
-    (group,) = make_certified(evidence)
+    evidence = make_evidence(proof(marks), make_cell("h" * 8 + "b" * 8, AUTOATTACK_NAME))
+    (group,) = build_certified_groups(evidence)
     certified, attacked = group.panels[0].curves
-    assert certified.points[-1][1] == attacked.points[-1][1] == clopper_pearson(8, 16)
-    assert certified.points[0][1] == attacked.points[0][1] == clopper_pearson(16, 16)
-    assert group.rows[0].points[-1][1] == clopper_pearson(42, 50)
+    assert certified.points[-1][1] == attacked.points[-1][1] == compute_clopper_pearson(8, 16)
+    assert certified.points[0][1] == attacked.points[0][1] == compute_clopper_pearson(16, 16)
+    assert group.rows[0].points[-1][1] == compute_clopper_pearson(42, 50)
 
 
 def test_distance_curves_of_several_models_are_of_the_same_images():
@@ -92,17 +92,17 @@ def test_distance_curves_of_several_models_are_of_the_same_images():
         )
         for model, images in (("a", 60), ("b", 15))
     ]  # fmt: skip
-    (group,) = make_groups(make_evidence(*cells))
+    (group,) = build_distance_groups(make_evidence(*cells))
     assert [curve.n for curve in group.panels[0].curves] == [15, 15]
-    assert [one.distances.n for one in group.reaches] == [60, 15]
+    assert [one.quartiles.n for one in group.attack_distances] == [60, 15]
 
 
 def test_naive_and_adaptive_are_stated_over_the_images_that_both_met():
-    naive = make_cell("h" * 30 + "b" * 10, f"{PGD}[naive]", knowledge="naive", defense="jpeg")
-    adaptive = make_cell("h" * 5 + "b" * 5, PGD, defense="jpeg")
-    (lesson,) = make_lessons(make_evidence(naive, adaptive))
-    assert lesson.naive.estimate == clopper_pearson(10, 10)
-    assert lesson.adaptive.estimate == clopper_pearson(5, 10)
+    naive = make_cell("h" * 30 + "b" * 10, f"{PGD_NAME}[naive]", knowledge="naive", defense="jpeg")
+    adaptive = make_cell("h" * 5 + "b" * 5, PGD_NAME, defense="jpeg")
+    (lesson,) = build_naive_vs_adaptive(make_evidence(naive, adaptive))
+    assert lesson.naive.estimate == compute_clopper_pearson(10, 10)
+    assert lesson.adaptive.estimate == compute_clopper_pearson(5, 10)
     assert lesson.comparison is not None
     assert lesson.comparison.n == 10
 
@@ -112,34 +112,34 @@ def test_corruptions_and_their_mean_are_of_the_same_images():
         make_cell(marks, f"fog-{size:g}", norm="corruption", eps=size, threat=f"fog-{size:g}")
         for size, marks in ((1.0, "h" * 10 + "w" * 40), (5.0, "h" * 5 + "b" * 5))
     ]
-    (found,) = make_corruptions(make_evidence(*cells))
-    assert [square.estimate for square in found.rows[0].squares] == [
-        clopper_pearson(10, 10),
-        clopper_pearson(5, 10),
+    (found,) = build_corruption_maps(make_evidence(*cells))
+    assert [square.estimate for square in found.rows[0].entries] == [
+        compute_clopper_pearson(10, 10),
+        compute_clopper_pearson(5, 10),
     ]
-    assert found.clean == clopper_pearson(10, 10)
-    assert found.mean.overall.estimate.value == pytest.approx(0.75)
+    assert found.clean_accuracy == compute_clopper_pearson(10, 10)
+    assert found.mean_row.mean_entry.estimate.value == pytest.approx(0.75)
 
 
 def test_models_are_compared_on_images_whose_worst_case_is_known_for_both():
     cells = [
-        make_cell("h" * 30, PGD, key="1"),
-        make_cell("h" * 10, AUTOATTACK, key="2"),
-        make_cell("b" * 20, PGD, key="3", model="other"),
-        make_cell("b" * 10, AUTOATTACK, key="4", model="other"),
+        make_cell("h" * 30, PGD_NAME, key="1"),
+        make_cell("h" * 10, AUTOATTACK_NAME, key="2"),
+        make_cell("b" * 20, PGD_NAME, key="3", model="other"),
+        make_cell("b" * 10, AUTOATTACK_NAME, key="4", model="other"),
     ]
     evidence = make_evidence(*cells)
-    (pair,) = evidence.pairs(evidence.threats[0])
+    (pair,) = evidence.compare_models(evidence.threats[0])
     assert (pair.comparison.n, pair.comparison.only_first) == (10, 10)
 
 
 def test_the_headline_row_draws_clean_and_attacked_of_the_same_images():
     """Of ten images that all attacks met eight hold, of all hundred at most 38: both are of the hundred."""
-    weak = make_cell("h" * 8 + "b" * 2 + "w" * 60 + "h" * 30, PGD)
-    (worst,) = make_evidence(weak, make_cell("h" * 8 + "b" * 2, AUTOATTACK)).worst_cases
+    weak = make_cell("h" * 8 + "b" * 2 + "w" * 60 + "h" * 30, PGD_NAME)
+    (worst,) = make_evidence(weak, make_cell("h" * 8 + "b" * 2, AUTOATTACK_NAME)).worst_cases
     assert (worst.robust_accuracy.value, worst.robust_accuracy.n) == (0.38, 100)
     assert (worst.clean_accuracy.value, worst.clean_accuracy.n) == (0.4, 100)
-    macros = environment().get_template("macros.html.j2").module
+    macros = create_environment().get_template("macros.html.j2").module
     row = str(macros.verdict_row(worst.subject, worst.clean_accuracy, worst, False, None))
     assert 'x1="38.00%"' in row
     assert 'x2="40.00%"' in row
@@ -148,12 +148,12 @@ def test_the_headline_row_draws_clean_and_attacked_of_the_same_images():
 
 def test_one_attack_on_fewer_images_stands_beside_all_without_being_drawn():
     """1,000 images untouched, 60 of them attacked: the row is of the 60, with the 1,000 in words."""
-    weak = make_cell("h" * 60 + "h" * 900 + "w" * 40, PGD)
-    strong = make_cell("h" * 50 + "b" * 10, AUTOATTACK)
+    weak = make_cell("h" * 60 + "h" * 900 + "w" * 40, PGD_NAME)
+    strong = make_cell("h" * 50 + "b" * 10, AUTOATTACK_NAME)
     evidence = make_evidence(weak, strong)
     (worst,) = evidence.worst_cases
     assert (worst.clean_accuracy.n, worst.robust_accuracy.n) == (60, 60)
-    macros = environment().get_template("macros.html.j2").module
+    macros = create_environment().get_template("macros.html.j2").module
     row = str(macros.verdict_row(worst.subject, evidence.clean_accuracy(worst.subject), worst, False, None))
     assert 'x2="100.00%"' in row
     assert "of all that were asked" in row

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from robustbench_local.reports.analysis.evidence import Evidence
-from robustbench_local.reports.analysis.targeted_goal import main_goal
-from robustbench_local.reports.formatting.text import budget, full
+from robustbench_local.reports.analysis.targeted_goal import select_main_goal_cells
+from robustbench_local.reports.formatting.text import format_budget, format_estimate
 from robustbench_local.reports.summary import headline as answer
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.statistics import compute_clopper_pearson
 
 LIMITS = (1, 2, 3)
 
@@ -41,34 +41,38 @@ def many(content) -> Evidence:
 
 
 def test_every_model_is_named_at_the_largest_radius_and_the_widest_goal(many):
-    assert [(one.record.model, one.record.targets) for one in main_goal(many)] == [
+    assert [(one.record.model, one.record.targets) for one in select_main_goal_cells(many)] == [
         ("signs-plain", LIMITS),
         ("signs-pgd-at", LIMITS),
     ]
-    told = answer.answer(many)
-    goal = f"Under {budget('Linf', 8 / 255)}, Keep right read as one of 3 target classes"
-    assert told.startswith(f"{goal}: signs-plain: {full(clopper_pearson(7, 10))}; signs-pgd-at: ")
-    assert f"signs-pgd-at: {full(clopper_pearson(8, 10))}, of the images" in told
+    told = answer.describe_answer(many)
+    goal = f"Under {format_budget('Linf', 8 / 255)}, Keep right read as one of 3 target classes"
+    assert told.startswith(
+        f"{goal}: signs-plain: {format_estimate(compute_clopper_pearson(7, 10))}; signs-pgd-at: "
+    )
+    assert f"signs-pgd-at: {format_estimate(compute_clopper_pearson(8, 10))}, of the images" in told
     assert told.endswith("stronger attacks can only raise this. 3 other goals and radii stand below.")
-    assert answer.question(many).endswith("change every pixel by at most 8/255?")
+    assert answer.describe_question(many).endswith("change every pixel by at most 8/255?")
 
 
 def test_the_strongest_attack_speaks_for_a_goal_and_the_first_norm_of_the_grid_goes_first(many):
     weak = cell(many, "signs-plain", 8 / 255, LIMITS, 1, key="weak")
     round_ = cell(many, "signs-plain", 2.0, LIMITS, 10, norm="L2", key="l2")
     shown = replace(many, cells=(weak, *many.cells, round_))
-    assert [one.tally.broken for one in main_goal(shown)] == [7, 8]
-    assert [one.tally.broken for one in main_goal(replace(shown, cells=(round_,)))] == [10]
+    assert [one.tally.broken for one in select_main_goal_cells(shown)] == [7, 8]
+    assert [one.tally.broken for one in select_main_goal_cells(replace(shown, cells=(round_,)))] == [10]
 
 
 def test_a_goal_that_all_models_have_met_goes_before_a_harder_one_of_a_single_model(many):
     alone = cell(many, "signs-plain", 16 / 255, LIMITS, 10)
-    assert [one.record.eps for one in main_goal(replace(many, cells=(alone, *many.cells)))] == [8 / 255] * 2
+    assert [one.record.eps for one in select_main_goal_cells(replace(many, cells=(alone, *many.cells)))] == [
+        8 / 255
+    ] * 2
 
 
 def test_of_many_models_the_ends_are_named_and_none_is_dropped_in_silence(many):
     cells = tuple(cell(many, f"model-{place}", 8 / 255, (1,), place) for place in range(7))
-    told = answer.answer(replace(many, cells=cells))
+    told = answer.describe_answer(replace(many, cells=cells))
     assert "model-6: " in told
     assert "model-0: " in told
     assert "model-3" not in told

@@ -8,17 +8,17 @@ import pytest
 
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell
-from robustbench_local.reports.analysis.run_warnings import find
-from robustbench_local.reports.analysis.worst_case import worst_of
-from robustbench_local.statistics import clopper_pearson, share_met_in_part
+from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.reports.analysis.worst_case import compute_worst_case
+from robustbench_local.statistics import compute_clopper_pearson, estimate_partial_share
 from robustbench_local.store import CellRecord, OutcomeRecord
 
 EPS = 8 / 255
-PGD, AUTOATTACK = "pgd50-linf-8", "autoattack-linf-8"
+PGD_NAME, AUTOATTACK_NAME = "pgd50-linf-8", "autoattack-linf-8"
 
 
-def make_cell(marks, attack=PGD, *, length=EPS, **changes):
+def make_cell(marks, attack=PGD_NAME, *, length=EPS, **changes):
     """A cell with an outcome a letter: h held, b broken, w wrong untouched, e error; broken at ``length``."""
     record = CellRecord(
         key=changes.pop("key", attack), position=0, model="m", defense="none", attack=attack, card=attack,
@@ -34,74 +34,76 @@ def make_cell(marks, attack=PGD, *, length=EPS, **changes):
         )
         for place, mark in enumerate(marks)
     ]  # fmt: skip
-    return judge_cell(replace(record, **changes), rows)
+    return build_cell_result(replace(record, **changes), rows)
 
 
 def make_evidence(*cells):
     return Evidence(cells=cells, worst_cases=tuple(find_worst_cases(cells)))
 
 
-def rule(evidence, **gate):
+def judge_gate(evidence, **gate):
     entry = {"metric": "robust_accuracy", "threat": "linf-8"} | gate
     return judge_evidence(evidence, [entry]).verdicts[0]
 
 
 def test_what_one_attack_broke_needs_no_other_attack():
-    evidence = make_evidence(make_cell("b" * 24), make_cell("b" * 8, AUTOATTACK))
+    evidence = make_evidence(make_cell("b" * 24), make_cell("b" * 8, AUTOATTACK_NAME))
     (worst,) = evidence.worst_cases
-    assert worst.robust_accuracy == clopper_pearson(0, 24)
-    assert worst.attack_success == clopper_pearson(24, 24)
+    assert worst.robust_accuracy == compute_clopper_pearson(0, 24)
+    assert worst.attack_success == compute_clopper_pearson(24, 24)
     assert worst.left_out == 0
-    assert rule(evidence, min=0.15).ruling == "fail"
-    assert rule(evidence, min=0.14).ruling == "inconclusive"
+    assert judge_gate(evidence, min=0.15).ruling == "fail"
+    assert judge_gate(evidence, min=0.14).ruling == "inconclusive"
 
 
 def test_images_that_are_misclassified_or_raise_need_no_other_attack_either():
-    worst = worst_of([make_cell("hhbwe"), make_cell("hb", AUTOATTACK)])
-    assert worst.robust_accuracy == clopper_pearson(1, 5)
-    assert worst.clean_accuracy == clopper_pearson(4, 5)
+    worst = compute_worst_case([make_cell("hhbwe"), make_cell("hb", AUTOATTACK_NAME)])
+    assert worst.robust_accuracy == compute_clopper_pearson(1, 5)
+    assert worst.clean_accuracy == compute_clopper_pearson(4, 5)
 
 
 def test_one_unbroken_image_that_not_all_attacks_met_leaves_the_share_to_the_common_ones():
-    worst = worst_of([make_cell("hhb" + "bbbh"), make_cell("hbb", AUTOATTACK)])
-    assert (worst.left_out, len(worst.verdicts), len(worst.every)) == (4, 3, 7)
-    assert worst.robust_accuracy == share_met_in_part((1, 3), (2, 7))
+    worst = compute_worst_case([make_cell("hhb" + "bbbh"), make_cell("hbb", AUTOATTACK_NAME)])
+    assert (worst.left_out_count, len(worst.verdicts), len(worst.any_attack_verdicts)) == (4, 3, 7)
+    assert worst.robust_accuracy == estimate_partial_share((1, 3), (2, 7))
     assert worst.robust_accuracy.n == 7  # 2 of 7 are unbroken at most, and 1 of 3 would be more
     assert worst.clean_accuracy.n == 7
 
 
 def test_clean_and_robust_accuracy_are_of_the_same_images():
-    worst = worst_of([make_cell("hhbw" + "w" * 4 + "h" * 12), make_cell("hbbw", AUTOATTACK)])
+    worst = compute_worst_case([make_cell("hhbw" + "w" * 4 + "h" * 12), make_cell("hbbw", AUTOATTACK_NAME)])
     assert (worst.robust_accuracy.value, worst.robust_accuracy.n) == (0.25, 4)
-    assert worst.clean_accuracy == clopper_pearson(3, 4)
+    assert worst.clean_accuracy == compute_clopper_pearson(3, 4)
     assert worst.attack_success.n == 3
 
 
 def test_without_a_common_image_only_an_upper_end_is_known():
-    shifted = make_cell("h" * 10, AUTOATTACK)
+    shifted = make_cell("h" * 10, AUTOATTACK_NAME)
     moved = {image.replace("image", "other"): verdict for image, verdict in shifted.verdicts.items()}
     evidence = make_evidence(make_cell("h" + "b" * 29), replace(shifted, verdicts=moved))
     share = evidence.worst_cases[0].robust_accuracy
-    assert (share.low, share.high) == (0.0, clopper_pearson(11, 40).high)
-    assert rule(evidence, min=0.5).ruling == "fail"
-    assert rule(evidence, min=0.01).ruling == "inconclusive"
+    assert (share.low, share.high) == (0.0, compute_clopper_pearson(11, 40).high)
+    assert judge_gate(evidence, min=0.5).ruling == "fail"
+    assert judge_gate(evidence, min=0.01).ruling == "inconclusive"
 
 
 def test_a_strong_attack_on_few_images_bounds_what_a_weak_one_leaves_of_many():
-    worst = worst_of([make_cell("h" * 600), make_cell("b" * 20, AUTOATTACK)])
+    worst = compute_worst_case([make_cell("h" * 600), make_cell("b" * 20, AUTOATTACK_NAME)])
     assert worst.robust_accuracy.value == 0.0
     assert worst.robust_accuracy.n == 20
     assert worst.robust_accuracy.high < 0.25
 
 
 def test_a_fail_that_all_images_prove_is_decided_and_a_pass_needs_the_common_ones():
-    evidence = make_evidence(make_cell("h" * 8 + "b" * 92), make_cell("h" * 8, AUTOATTACK))
-    assert rule(evidence, min=0.3).ruling == "fail"
-    assert rule(evidence, min=0.01).ruling == "pass"  # 8 of 100: the upper bound, and its lower end 3.5 %
-    assert rule(evidence, min=0.05).ruling == "inconclusive"
-    few = make_evidence(make_cell("h" * 100), make_cell("h" * 8, AUTOATTACK))
-    assert rule(few, min=0.9).ruling == "inconclusive"  # all of 100 hold, but only 8 met AutoAttack
-    assert "8 of 100 images met every attack" in rule(few, min=0.9).reason
+    evidence = make_evidence(make_cell("h" * 8 + "b" * 92), make_cell("h" * 8, AUTOATTACK_NAME))
+    assert judge_gate(evidence, min=0.3).ruling == "fail"
+    assert (
+        judge_gate(evidence, min=0.01).ruling == "pass"
+    )  # 8 of 100: the upper bound, and its lower end 3.5 %
+    assert judge_gate(evidence, min=0.05).ruling == "inconclusive"
+    few = make_evidence(make_cell("h" * 100), make_cell("h" * 8, AUTOATTACK_NAME))
+    assert judge_gate(few, min=0.9).ruling == "inconclusive"  # all of 100 hold, but only 8 met AutoAttack
+    assert "8 of 100 images met every attack" in judge_gate(few, min=0.9).reason
 
 
 @pytest.mark.parametrize(
@@ -121,11 +123,13 @@ def test_a_fail_that_all_images_prove_is_decided_and_a_pass_needs_the_common_one
 def test_whatever_broke_an_image_inside_the_ball_broke_it(other):
     evidence = make_evidence(make_cell("hhhb"), make_cell("hbbb", "other", **other))
     worst = next(one for one in evidence.worst_cases if one.threat.name == "linf-8")
-    assert worst.robust_accuracy == clopper_pearson(1, 4)
-    assert worst.attack_success == clopper_pearson(3, 4)
+    assert worst.robust_accuracy == compute_clopper_pearson(1, 4)
+    assert worst.attack_success == compute_clopper_pearson(3, 4)
     assert worst.elsewhere == {"image-001": "other", "image-002": "other"}
-    assert rule(evidence, max=0.9, on="estimate").estimate.value == 0.25
-    assert any("2 images of" in one.text and "inside the same ball" in one.text for one in find(evidence))
+    assert judge_gate(evidence, max=0.9, on="estimate").estimate.value == 0.25
+    assert any(
+        "2 images of" in one.text and "inside the same ball" in one.text for one in list_findings(evidence)
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,33 +146,38 @@ def test_what_lies_outside_the_ball_or_concerns_another_model_does_not_count(oth
     worst = next(
         one for one in evidence.worst_cases if (one.threat.name, one.subject.model) == ("linf-8", "m")
     )
-    assert worst.robust_accuracy == clopper_pearson(3, 4)
+    assert worst.robust_accuracy == compute_clopper_pearson(3, 4)
     assert not worst.elsewhere
 
 
 def test_what_changes_the_whole_image_says_nothing_about_a_mask():
     masked = make_cell("hhhb", identity={"threat": "ThreatModel(norm='Linf', region='mask')"})
     transfer = make_cell("hbbb", "other", knowledge="transfer", surrogate="another")
-    assert worst_of([masked], [transfer]).robust_accuracy == clopper_pearson(3, 4)
+    assert compute_worst_case([masked], [transfer]).robust_accuracy == compute_clopper_pearson(3, 4)
 
 
 def test_smaller_angles_lie_inside_larger_ones_but_severities_do_not():
     small = make_cell("hbbb", "a", norm="spatial", eps=10.0, threat="spatial-10")
     large = make_cell("hhhb", "b", norm="spatial", eps=30.0, threat="spatial-30")
-    assert worst_of([large], [small]).robust_accuracy == clopper_pearson(1, 4)
-    assert worst_of([small], [large]).robust_accuracy == clopper_pearson(1, 4)
+    assert compute_worst_case([large], [small]).robust_accuracy == compute_clopper_pearson(1, 4)
+    assert compute_worst_case([small], [large]).robust_accuracy == compute_clopper_pearson(1, 4)
     fog = [
         make_cell("hhhb", str(size), norm="corruption", eps=size, threat=f"fog-{size:g}")
         for size in (3.0, 5.0)
     ]
-    assert worst_of([fog[1]], [make_cell("hbbb", norm="corruption", eps=3.0, threat="fog-3")]).elsewhere == {}
+    assert (
+        compute_worst_case(
+            [fog[1]], [make_cell("hbbb", norm="corruption", eps=3.0, threat="fog-3")]
+        ).other_breaking_attacks
+        == {}
+    )
 
 
 def test_a_gate_that_names_an_attack_judges_that_attack_alone():
     transfer = make_cell("bb" + "h" * 28, "t", knowledge="transfer", surrogate="s")
     evidence = make_evidence(make_cell("h" * 30), transfer)
-    assert rule(evidence, threat=None, attack=PGD, min=0.95, on="estimate").ruling == "pass"
-    assert rule(evidence, min=0.95, on="estimate").ruling == "fail"
+    assert judge_gate(evidence, threat=None, attack=PGD_NAME, min=0.95, on="estimate").ruling == "pass"
+    assert judge_gate(evidence, min=0.95, on="estimate").ruling == "fail"
 
 
 def make_distances(radii, attack, first=0):

@@ -9,10 +9,10 @@ import pytest
 from robustbench_local.reports.analysis.eight_bit_worst_case import find_eight_bit_cases, find_eight_bit_goals
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.read_run import find_worst_cases, judge_cell
-from robustbench_local.reports.analysis.run_warnings import find
+from robustbench_local.reports.analysis.read_run import build_cell_result, find_worst_cases
+from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.summary import headline as answer
-from robustbench_local.reports.writers.results_json import as_json
+from robustbench_local.reports.writers.results_json import encode_results
 from robustbench_local.store import CellRecord, OutcomeRecord
 
 MARKS = {"8": True, "f": False, "n": None}
@@ -36,7 +36,7 @@ def cell(marks: str, attack: str = "pgd", **changes):
         key=f"{attack} {sorted(changes.items())}", position=0, defense="none", attack=attack, card=attack,
         images=len(marks), status="done", **about,
     )  # fmt: skip
-    return judge_cell(record, [outcome(place, mark) for place, mark in enumerate(marks)])
+    return build_cell_result(record, [outcome(place, mark) for place, mark in enumerate(marks)])
 
 
 def evidence(*cells) -> Evidence:
@@ -44,7 +44,7 @@ def evidence(*cells) -> Evidence:
 
 
 def warned(found: Evidence) -> list[str]:
-    return [one.text for one in find(found) if "rounded to 8 bits" in one.text]
+    return [one.text for one in list_findings(found) if "rounded to 8 bits" in one.text]
 
 
 def test_an_image_counts_as_soon_as_one_attack_has_an_8bit_image_of_it():
@@ -52,21 +52,21 @@ def test_an_image_counts_as_soon_as_one_attack_has_an_8bit_image_of_it():
     assert (case.robust_accuracy.count, case.robust_accuracy.n) == (4, 7)  # two broken, one wrong
     assert (case.attack_success.count, case.attack_success.n) == (2, 6)
     assert (case.float_success.count, case.float_success.n) == (4, 6)
-    assert case.undecided == 0
+    assert case.undecided_count == 0
 
 
 def test_what_no_8bit_image_can_show_is_left_out_and_said():
     found = evidence(cell("8nnfhh"), cell("hh8hhh", "fgsm"))
     (case,) = find_eight_bit_cases(found)
-    assert case.undecided == 1  # the other one fell to another attack in 8 bits
+    assert case.undecided_count == 1  # the other one fell to another attack in 8 bits
     assert (case.robust_accuracy.count, case.robust_accuracy.n) == (3, 5)
     assert (case.float_success.count, case.float_success.n) == (3, 5)
-    notes = [one.text for one in find(found) if one.level == "note"]
+    notes = [one.text for one in list_findings(found) if one.level == "note"]
     assert any(
         "no attack could try an 8-bit image in the ball" in text and "(1 image)" in text for text in notes
     )
-    assert "1 image left out" in answer.in_eight_bits(found)
-    (entry,) = as_json(found, judge_evidence(found))["worst_case"]
+    assert "1 image left out" in answer.describe_eight_bit_answer(found)
+    (entry,) = encode_results(found, judge_evidence(found))["worst_case"]
     assert entry["undecided_8bit"] == 1
 
 
@@ -109,11 +109,11 @@ def test_targeted_attacks_of_one_goal_stand_together_and_transfers_alone():
 
 def test_it_stands_beside_the_headline_with_n_and_interval():
     found = evidence(cell("8fhhw"), cell("fhhhw", "fgsm"))
-    said = answer.in_eight_bits(found)
+    said = answer.describe_eight_bit_answer(found)
     assert said.startswith("In 8 bits: ")
     assert "60.0" in said
     assert "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}5" in said.replace(" ", "\N{NO-BREAK SPACE}")
-    (entry,) = as_json(found, judge_evidence(found))["worst_case"]
+    (entry,) = encode_results(found, judge_evidence(found))["worst_case"]
     assert entry["robust_accuracy_8bit"]["value"] == 0.6
     assert entry["robust_accuracy_8bit"]["n"] == entry["n"] == 5
     assert entry["attack_success_8bit"]["value"] == 0.25
@@ -122,20 +122,20 @@ def test_it_stands_beside_the_headline_with_n_and_interval():
 
 def test_a_targeted_answer_has_its_figure_in_8_bits_too():
     found = evidence(cell("8fhh", goal="targeted", targets=(1,)))
-    assert "25.0" in answer.in_eight_bits(found)
+    assert "25.0" in answer.describe_eight_bit_answer(found)
 
 
 def test_without_a_ball_nothing_is_rounded_twice():
     fog = {"norm": "spatial", "eps": 30.0, "threat": "spatial-30"}
     found = evidence(replace(cell("88hh", **fog)))
     assert find_eight_bit_cases(found) == ()
-    assert answer.in_eight_bits(found) == ""
-    (entry,) = as_json(found, judge_evidence(found))["worst_case"]
+    assert answer.describe_eight_bit_answer(found) == ""
+    (entry,) = encode_results(found, judge_evidence(found))["worst_case"]
     assert entry["robust_accuracy_8bit"] is None
 
 
 @pytest.mark.parametrize(("fragile", "warns"), [(1, False), (2, True)])
 def test_more_than_a_hundredth_of_fragile_verdicts_warns(fragile, warns):
     rows = [replace(outcome(place, "h"), fragile=place < fragile) for place in range(100)]
-    one = judge_cell(cell("h" * 100).record, rows)
-    assert any("floating-point noise" in found.text for found in find(evidence(one))) is warns
+    one = build_cell_result(cell("h" * 100).record, rows)
+    assert any("floating-point noise" in found.text for found in list_findings(evidence(one))) is warns

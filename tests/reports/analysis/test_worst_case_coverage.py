@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from robustbench_local.reports.analysis.evidence import Subject, Threat, Verdict
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, ImageVerdict, Threat
 from robustbench_local.reports.analysis.worst_case import WorstCase
 
-HELD, BROKEN = Verdict(True, False, True), Verdict(True, True, False)
+HELD, BROKEN = ImageVerdict(True, False, True), ImageVerdict(True, True, False)
 
 
 def interval(held, common, unbroken, outside):
@@ -20,8 +20,8 @@ def interval(held, common, unbroken, outside):
     others = {f"o{place}": HELD if place < unbroken else BROKEN for place in range(outside)}
     every = verdicts | others
     worst = WorstCase(
-        subject=Subject(model="m", defense="none"), threat=Threat(norm="Linf", eps=0.03, name="linf-8"),
-        attacks=("weak", "strong"), missing=(), verdicts=verdicts if unbroken else every, every=every,
+        subject=EvaluatedModel(model="m", defense="none"), threat=Threat(norm="Linf", eps=0.03, name="linf-8"),
+        attacks=("weak", "strong"), missing_attacks=(), verdicts=verdicts if unbroken else every, any_attack_verdicts=every,
     )  # fmt: skip
     share = worst.robust_accuracy
     assert share.low <= share.value <= share.high
@@ -53,7 +53,7 @@ def test_the_interval_covers_whatever_the_weak_attack_misses(common, outside, ro
 
 def test_using_both_upper_ends_at_their_full_level_would_not_cover():
     """Why each upper end has half the probability of an error: the test can fail."""
-    from robustbench_local.statistics import clopper_pearson
+    from robustbench_local.statistics import compute_clopper_pearson
 
     common, outside, robust = 30, 30, 0.4
     held = binom.pmf(np.arange(31), 30, robust)
@@ -61,6 +61,9 @@ def test_using_both_upper_ends_at_their_full_level_would_not_cover():
         held[first] * held[second]
         for first, second in itertools.product(range(31), range(31))
         if robust
-        > min(clopper_pearson(first, common).high, clopper_pearson(first + second, common + outside).high)
+        > min(
+            compute_clopper_pearson(first, common).high,
+            compute_clopper_pearson(first + second, common + outside).high,
+        )
     )
     assert missed > 0.025

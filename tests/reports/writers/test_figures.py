@@ -8,20 +8,20 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from sample_run import LINF_8, SPEED_LIMITS, STOP, Plan, Sample, build
+from sample_run import EPS_8_OF_255, SPEED_LIMIT_CLASSES, STOP_CLASS, SamplePlan, SampleRun, build_run
 
-from robustbench_local.reports.analysis.report_data import read_content
+from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.writers.figures import DPI, draw_figures
 from robustbench_local.store import RunStore
 
-GOAL = SPEED_LIMITS[:2]
+GOAL = SPEED_LIMIT_CLASSES[:2]
 LONG = "stop-to-speed-limit[targets=1+2,sources=Stop,restarts=1,steps=1000]"
 
 
 def _plan(name, targets=(), sources=()):
-    return Plan(
-        attack=name, card=name[:4], norm="Linf", eps=LINF_8, threat="linf-8", strength=0.6,
-        passes=(402, 400), targets=targets, sources=sources,
+    return SamplePlan(
+        attack=name, card=name[:4], norm="Linf", eps=EPS_8_OF_255, threat="linf-8", strength=0.6,
+        passes_per_image=(402, 400), targets=targets, sources=sources,
     )  # fmt: skip
 
 
@@ -29,10 +29,10 @@ def _plan(name, targets=(), sources=()):
 def figures(request, tmp_path_factory):
     """The figures of one model under one attack, and under one that is given two targets."""
     parts = ((GOAL, LONG), *(((one,), f"stop[targets={one}]") for one in GOAL))
-    plans = (_plan("fgsm"), *(_plan(name, targets, (STOP,)) for targets, name in parts))
-    sample = Sample(plans=plans, models=(request.param,), failing=None, pictures=False)
-    with RunStore.open_readonly(build(tmp_path_factory.mktemp("narrow") / "run", sample)) as store:
-        content = read_content(store)
+    plans = (_plan("fgsm"), *(_plan(name, targets, (STOP_CLASS,)) for targets, name in parts))
+    sample = SampleRun(plans=plans, models=(request.param,), failing_cell=None, has_images=False)
+    with RunStore.open_readonly(build_run(tmp_path_factory.mktemp("narrow") / "run", sample)) as store:
+        content = read_report_data(store)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where axes collapse
         return draw_figures(content)

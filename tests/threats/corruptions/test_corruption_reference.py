@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.corruptions import corrupt
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.corruptions import corrupt_images
 from robustbench_local.threats.threat_model import CORRUPTIONS
 
 pytestmark = pytest.mark.slow
@@ -53,8 +53,8 @@ def size_of(change: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("severity", [1, 3, 5])
 @pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name not in ELSEWHERE])
 def test_the_change_is_as_large_as_the_forks(fork: ModuleType, photographs: Tensor, name: str, severity: int):
-    stream = Stream(0, tuple(map(str, range(len(photographs)))), "")
-    ours = size_of(corrupt(photographs, name, severity, stream) - photographs)
+    stream = RandomStream(0, tuple(map(str, range(len(photographs)))), "")
+    ours = size_of(corrupt_images(photographs, name, severity, stream) - photographs)
     np.random.seed(0)  # the fork draws from the global generator
     levels = (photographs * 255).round().byte().permute(0, 2, 3, 1).numpy()
     with warnings.catch_warnings():

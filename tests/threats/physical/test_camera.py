@@ -12,25 +12,27 @@ from PIL import Image
 from scipy.ndimage import convolve, convolve1d, gaussian_filter
 from scipy.stats import norm
 
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.physical.camera import expose, homography, photograph
-from robustbench_local.threats.physical.views import ViewRange, Views, draw_views, plain_views
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.physical.camera import compute_exposure, compute_homography, photograph_scenes
+from robustbench_local.threats.physical.views import ViewRange, Views, build_plain_views, sample_views
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LEVELS = (IMAGES * 255).round() / 255
-STREAM = Stream(0, ("a", "b", "c"), "attack")
+STREAM = RandomStream(0, ("a", "b", "c"), "attack")
 
 
 def one(**changes: float) -> Views:
     """A view of one sign in which only these differ from the plain one."""
-    return replace(plain_views(1), **{name: torch.full((1, 1), value) for name, value in changes.items()})
+    return replace(
+        build_plain_views(1), **{name: torch.full((1, 1), value) for name, value in changes.items()}
+    )
 
 
 def test_the_plain_view_is_the_image_in_8_bits():
-    shots = photograph(LEVELS, plain_views(3, 2))
+    shots = photograph_scenes(LEVELS, build_plain_views(3, 2))
     assert torch.equal(shots, LEVELS[:, None].expand(-1, 2, -1, -1, -1))
     gray = LEVELS[:, :1]
-    assert torch.equal(photograph(gray, plain_views(3)), LEVELS[:, None, :1])
+    assert torch.equal(photograph_scenes(gray, build_plain_views(3)), LEVELS[:, None, :1])
 
 
 def rotated(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -44,8 +46,8 @@ def rotated(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 
 def test_points_of_the_sign_fall_where_a_pinhole_puts_them():
-    views = draw_views(STREAM, 4, ViewRange(shift=0.2), draw="test", device="cpu")
-    maps = homography(views)
+    views = sample_views(STREAM, 4, ViewRange(shift=0.2), draw="test", device="cpu")
+    maps = compute_homography(views)
     for sign, view in ((0, 0), (1, 3), (2, 2)):
         at = {name: float(getattr(views, name)[sign, view]) for name in
               ("distance", "yaw", "pitch", "roll", "shift_x", "shift_y")}  # fmt: skip
@@ -61,9 +63,9 @@ def test_points_of_the_sign_fall_where_a_pinhole_puts_them():
 def test_the_picture_is_the_one_pillow_makes_with_that_homography():
     smooth = torch.from_numpy(gaussian_filter(LEVELS[:1].numpy(), (0, 0, 2, 2))).clamp(0, 1)
     view = one(yaw=30.0, pitch=-15.0, roll=10.0, shift_x=0.05, distance=64.0)
-    ours = expose(smooth, view)[0, 0]
+    ours = compute_exposure(smooth, view)[0, 0]
     to_pixels = np.array([[16, 0, 16], [0, 16, 16], [0, 0, 1]])
-    back = np.linalg.inv(to_pixels @ homography(view)[0, 0].numpy() @ np.linalg.inv(to_pixels))
+    back = np.linalg.inv(to_pixels @ compute_homography(view)[0, 0].numpy() @ np.linalg.inv(to_pixels))
     for plane, seen in zip(smooth[0].numpy(), ours.numpy(), strict=True):
         warped = Image.fromarray(plane).transform(
             (32, 32), Image.Transform.PERSPECTIVE, (back / back[2, 2]).ravel()[:8], Image.Resampling.BILINEAR
@@ -75,8 +77,10 @@ def test_the_picture_is_the_one_pillow_makes_with_that_homography():
 
 
 def test_what_comes_in_from_outside_is_the_borders_pixel():
-    seen = expose(IMAGES[:1], one(shift_x=0.25))[0, 0]
-    assert torch.allclose(seen[..., 8:], expose(IMAGES[:1], plain_views(1))[0, 0, ..., :-8], atol=1e-6)
+    seen = compute_exposure(IMAGES[:1], one(shift_x=0.25))[0, 0]
+    assert torch.allclose(
+        seen[..., 8:], compute_exposure(IMAGES[:1], build_plain_views(1))[0, 0, ..., :-8], atol=1e-6
+    )
     assert torch.allclose(seen[..., :8], seen[..., 8:9].expand(-1, -1, 8), atol=1e-6)
 
 
@@ -90,7 +94,9 @@ def test_what_comes_in_from_outside_is_the_borders_pixel():
     ],
 )
 def test_focus_and_distance_smooth_as_a_gaussian(view: Views, sigma: float):
-    seen = expose(IMAGES, Views(**{name: value.expand(3, 1) for name, value in vars(view).items()}))[:, 0]
+    seen = compute_exposure(
+        IMAGES, Views(**{name: value.expand(3, 1) for name, value in vars(view).items()})
+    )[:, 0]
     edges = np.arange(-15, 17) - 0.5
     kernel = np.diff(norm.cdf(edges / sigma)) if sigma else (np.arange(-15, 16) == 0).astype(float)
     expected = IMAGES.numpy()
@@ -100,77 +106,79 @@ def test_focus_and_distance_smooth_as_a_gaussian(view: Views, sigma: float):
 
 
 def test_motion_along_a_row_is_the_mean_of_shifted_rows():
-    seen = expose(IMAGES[:1], one(motion=4.0))[0, 0].numpy()
+    seen = compute_exposure(IMAGES[:1], one(motion=4.0))[0, 0].numpy()
     points = np.linspace(-2, 2, 65)
     kernel = np.maximum(0, 1 - np.abs(np.arange(-2, 3)[:, None] - points)).mean(axis=1)
     expected = convolve(IMAGES[0].numpy(), kernel[None, None, :], mode="nearest")
     assert np.abs(seen - expected).max() < 2e-4
-    upright = expose(IMAGES[:1].transpose(2, 3), one(motion=4.0, motion_angle=math.pi / 2))[0, 0]
+    upright = compute_exposure(IMAGES[:1].transpose(2, 3), one(motion=4.0, motion_angle=math.pi / 2))[0, 0]
     assert np.abs(upright.transpose(1, 2).numpy() - seen).max() < 1e-5
 
 
 def test_blur_and_motion_are_in_pixels_of_a_small_frame():
     ramp = torch.zeros(1, 1, 64, 64)
     ramp[..., 32:] = 1.0
-    large = expose(ramp, one(blur=1.0))[0, 0, 0, 32]
-    small = expose(ramp[..., ::2, ::2], one(blur=1.0))[0, 0, 0, 16]
+    large = compute_exposure(ramp, one(blur=1.0))[0, 0, 0, 32]
+    small = compute_exposure(ramp[..., ::2, ::2], one(blur=1.0))[0, 0, 0, 16]
     assert torch.allclose(large.view(32, 2).mean(dim=1), small, atol=0.01)
 
 
 def test_light_is_gain_gamma_and_offset():
-    dim = photograph(IMAGES[:1], one(gain=0.6, offset=0.1, gamma=1.4))[0, 0]
+    dim = photograph_scenes(IMAGES[:1], one(gain=0.6, offset=0.1, gamma=1.4))[0, 0]
     assert float((dim - (0.6 * IMAGES[0] ** 1.4 + 0.1)).abs().max()) < 1 / 255
-    bright = photograph(IMAGES[:1], one(gain=3.0))
+    bright = photograph_scenes(IMAGES[:1], one(gain=3.0))
     assert float(bright.max()) == 1
 
 
 def test_noise_has_the_deviation_that_the_view_says_and_is_the_views_own():
     gray = torch.full((1, 3, 64, 64), 0.5)
-    views = replace(one(noise=0.05), key=torch.tensor([[7]]))
-    shot = photograph(gray, views)
+    views = replace(one(noise=0.05), noise_key=torch.tensor([[7]]))
+    shot = photograph_scenes(gray, views)
     assert float(shot.std()) == pytest.approx(0.05, rel=0.05)
     assert float(shot.mean()) == pytest.approx(0.5, abs=0.003)
-    assert torch.equal(shot, photograph(gray, views))
-    assert not torch.equal(shot, photograph(gray, replace(views, key=torch.tensor([[8]]))))
+    assert torch.equal(shot, photograph_scenes(gray, views))
+    assert not torch.equal(shot, photograph_scenes(gray, replace(views, noise_key=torch.tensor([[8]]))))
 
 
 def test_a_photograph_depends_on_its_own_scene_and_view_alone():
-    views = draw_views(STREAM, 6, ViewRange(), draw="test", device="cpu")
-    together = photograph(IMAGES, views)
+    views = sample_views(STREAM, 6, ViewRange(), draw="test", device="cpu")
+    together = photograph_scenes(IMAGES, views)
     assert torch.equal((together * 255).round() / 255, together)
     for sign in range(3):
-        alone = photograph(IMAGES[sign : sign + 1], views.select([sign]).part(2, 5))
+        alone = photograph_scenes(IMAGES[sign : sign + 1], views.select_signs([sign]).slice_views(2, 5))
         # the last digits of a sum may turn the rounding of a coefficient, and with it a block by a level
         assert float((alone[0] - together[sign, 2:5]).abs().mean()) < 0.05 / 255
     each = IMAGES[:, None].expand(-1, 6, -1, -1, -1)
-    assert float((photograph(each, views) - together).abs().mean()) < 1e-5
+    assert float((photograph_scenes(each, views) - together).abs().mean()) < 1e-5
 
 
 def test_the_smooth_part_has_the_right_gradient():
-    views = draw_views(STREAM, 2, ViewRange(distance=(4, 8), motion=20), draw="test", device="cpu")
+    views = sample_views(STREAM, 2, ViewRange(distance=(4, 8), motion=20), draw="test", device="cpu")
     draws = torch.Generator().manual_seed(1)
     scenes = (0.2 + 0.6 * IMAGES.double()).requires_grad_()
     weights = torch.rand(3, 2, 3, 32, 32, generator=draws, dtype=torch.float64)
-    (slope,) = torch.autograd.grad((weights * expose(scenes, views)).sum(), scenes)
+    (slope,) = torch.autograd.grad((weights * compute_exposure(scenes, views)).sum(), scenes)
     with torch.no_grad():
         for _ in range(5):
             way = torch.randn(scenes.shape, generator=draws, dtype=torch.float64) * 1e-5
-            rise = (weights * (expose(scenes + way, views) - expose(scenes - way, views))).sum() / 2
+            rise = (
+                weights * (compute_exposure(scenes + way, views) - compute_exposure(scenes - way, views))
+            ).sum() / 2
             assert float(rise) == pytest.approx(float((slope * way).sum()), rel=1e-5)
 
 
 def test_compression_and_rounding_pass_the_gradient_straight_through():
-    views = draw_views(STREAM, 2, ViewRange(noise=0, offset=0, gain=(0.9, 0.9)), draw="test", device="cpu")
+    views = sample_views(STREAM, 2, ViewRange(noise=0, offset=0, gain=(0.9, 0.9)), draw="test", device="cpu")
     scenes = (0.2 + 0.5 * IMAGES).requires_grad_()
-    (through,) = torch.autograd.grad(photograph(scenes, views).sum(), scenes)
-    (smooth,) = torch.autograd.grad(expose(scenes, views).sum(), scenes)
+    (through,) = torch.autograd.grad(photograph_scenes(scenes, views).sum(), scenes)
+    (smooth,) = torch.autograd.grad(compute_exposure(scenes, views).sum(), scenes)
     assert torch.allclose(through, smooth)
     assert float((through.abs().amax(dim=1) > 0).float().mean()) > 0.9  # the sign is in the picture
 
 
 def test_black_and_white_pixels_have_gradients_too():
     scenes = (IMAGES > 0.5).float().requires_grad_()
-    shots = photograph(scenes, plain_views(3))
+    shots = photograph_scenes(scenes, build_plain_views(3))
     assert torch.equal(shots[:, 0], scenes)
     (slope,) = torch.autograd.grad(shots.sum(), scenes)
     assert torch.allclose(slope, torch.ones(()), atol=2e-3)

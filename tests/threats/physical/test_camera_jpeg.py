@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
-from robustbench_local.threats.physical.camera_jpeg import compress
+from robustbench_local.threats.physical.camera_jpeg import compress_jpeg
 
 SIGNS = load_signs(limit=6).images
 
@@ -27,7 +27,7 @@ def filed(image: torch.Tensor, quality: int) -> torch.Tensor:
 @pytest.mark.parametrize(("channels", "most"), [(1, 0.3), (3, 1.0)])
 def test_it_is_pillows_jpeg(quality: int, channels: int, most: float):
     images = SIGNS if channels == 3 else (SIGNS.mean(dim=1, keepdim=True) * 255).round() / 255
-    ours = compress(images, torch.full((6,), float(quality)))
+    ours = compress_jpeg(images, torch.full((6,), float(quality)))
     theirs = torch.stack([filed(image, quality) for image in images])
     apart = 255 * float((ours - theirs).abs().mean())
     assert apart < most  # levels; colours are converted in whole numbers there
@@ -38,16 +38,16 @@ def test_it_is_pillows_jpeg(quality: int, channels: int, most: float):
 @pytest.mark.parametrize("size", [(20, 33), (7, 9)])
 def test_any_size_is_filled_up_to_blocks(size: tuple[int, int]):
     images = SIGNS[..., : size[0], :].repeat(1, 1, 1, 2)[..., : size[1]]
-    ours = compress(images, torch.full((6,), 80.0))
+    ours = compress_jpeg(images, torch.full((6,), 80.0))
     theirs = torch.stack([filed(image, 80) for image in images])
     assert ours.shape == images.shape
     assert 255 * float((ours - theirs).abs().mean()) < 1.5
 
 
 def test_each_image_has_its_own_quality_and_none_means_untouched():
-    mixed = compress(SIGNS, torch.tensor([0.0, 10, 50, 90, 100, 0]))
+    mixed = compress_jpeg(SIGNS, torch.tensor([0.0, 10, 50, 90, 100, 0]))
     assert torch.equal(mixed[[0, 5]], SIGNS[[0, 5]])
     for row, quality in ((1, 10.0), (3, 90.0)):
-        assert torch.equal(mixed[row], compress(SIGNS[row : row + 1], torch.tensor([quality]))[0])
+        assert torch.equal(mixed[row], compress_jpeg(SIGNS[row : row + 1], torch.tensor([quality]))[0])
     lost = (mixed - SIGNS).abs().flatten(1).mean(dim=1)
     assert lost[1] > lost[3] > lost[4] > 0

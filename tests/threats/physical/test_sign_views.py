@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import Stream
-from robustbench_local.threats.physical.views import ViewRange, Views, approach, draw_views
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.physical.views import ViewRange, Views, sample_approach, sample_views
 
-STREAM = Stream(0, ("a", "b", "c"), "attack")
+STREAM = RandomStream(0, ("a", "b", "c"), "attack")
 
 
 def tensors(views: Views) -> dict[str, torch.Tensor]:
@@ -19,35 +19,35 @@ def tensors(views: Views) -> dict[str, torch.Tensor]:
 
 
 def test_views_fill_their_ranges_and_stay_inside():
-    views = draw_views(STREAM, 400, ViewRange(), draw="test", device="cpu")
+    views = sample_views(STREAM, 400, ViewRange(), draw="test", device="cpu")
     for name, tensor in tensors(views).items():
         assert tensor.shape == (3, 400)
         if name != "key":
-            low, high = ViewRange().bounds(name)
+            low, high = ViewRange().find_bounds(name)
             assert low <= float(tensor.min())
             assert float(tensor.max()) <= high
             assert float(tensor.max() - tensor.min()) > 0.95 * (high - low)  # all of the range
             assert float(tensor.mean()) == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
-    assert len(set(views.key.flatten().tolist())) == 1200
+    assert len(set(views.noise_key.flatten().tolist())) == 1200
 
 
 def test_a_signs_views_depend_on_nothing_but_its_own_stream_and_the_draw():
-    views = draw_views(STREAM, 20, ViewRange(), draw="test", device="cpu")
-    alone = draw_views(Stream(0, ("c",), "attack"), 7, ViewRange(), draw="test", device="cpu")
-    for name, tensor in tensors(views.select([2]).part(0, 7)).items():
+    views = sample_views(STREAM, 20, ViewRange(), draw="test", device="cpu")
+    alone = sample_views(RandomStream(0, ("c",), "attack"), 7, ViewRange(), draw="test", device="cpu")
+    for name, tensor in tensors(views.select_signs([2]).slice_views(0, 7)).items():
         assert torch.equal(tensor, tensors(alone)[name])
     assert views.count == 20
     for other in (
-        draw_views(STREAM, 20, ViewRange(), draw="training", device="cpu"),
-        draw_views(Stream(1, STREAM.ids, "attack"), 20, ViewRange(), draw="test", device="cpu"),
+        sample_views(STREAM, 20, ViewRange(), draw="training", device="cpu"),
+        sample_views(RandomStream(1, STREAM.ids, "attack"), 20, ViewRange(), draw="test", device="cpu"),
     ):
         assert not (other.yaw == views.yaw).any()
-        assert not (other.key == views.key).any()
+        assert not (other.noise_key == views.noise_key).any()
 
 
 def test_a_range_of_one_value_gives_that_value():
     still = ViewRange(yaw=0, gain=(1, 1), blur=0, shift=0)
-    views = draw_views(STREAM, 5, still, draw="test", device="cpu")
+    views = sample_views(STREAM, 5, still, draw="test", device="cpu")
     assert torch.equal(views.yaw, torch.zeros(3, 5))
     assert torch.equal(views.gain, torch.ones(3, 5))
     assert not views.blur.any()
@@ -76,7 +76,7 @@ def test_impossible_ranges_are_refused_in_one_line(wrong: dict[str, object], mes
 
 
 def test_the_approach_is_a_drive_at_constant_speed_past_the_sign():
-    drive = approach(STREAM, ViewRange(), frames=60)
+    drive = sample_approach(STREAM, ViewRange(), frames=60)
     assert drive.distance[:, [0, -1]].tolist() == [pytest.approx([16, 64])] * 3
     way = 1 / drive.distance  # the way that is left: equal steps at constant speed
     assert torch.allclose(way.diff(dim=1), (way[:, -1:] - way[:, :1]) / 59, atol=1e-7)
@@ -88,7 +88,7 @@ def test_the_approach_is_a_drive_at_constant_speed_past_the_sign():
 
 
 def test_light_stays_for_a_whole_drive_and_hands_tremble_a_little():
-    drive = approach(STREAM, ViewRange(), frames=60)
+    drive = sample_approach(STREAM, ViewRange(), frames=60)
     for name in ("gain", "offset", "gamma", "blur", "jpeg", "beside"):
         own = getattr(drive, name)
         assert torch.equal(own, own[:, :1].expand_as(own))

@@ -6,13 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_local.data.rendered_signs.sign_dataset import clean_sign, load_signs
+from robustbench_local.data.rendered_signs.sign_dataset import load_signs, render_clean_sign
 from robustbench_local.errors import ThreatError
-from robustbench_local.threats.physical.sticker_mask import LAYOUTS, allowance, sticker_mask, surface
+from robustbench_local.threats.physical.sticker_mask import (
+    BAR_LAYOUTS,
+    build_sticker_mask,
+    build_surface_masks,
+    count_allowed_pixels,
+)
 from robustbench_local.threats.threat_model import ThreatModel
 
 STOPS = load_signs(classes=[14], per_class=4)
-OCTAGON = clean_sign(14, size=128)[1][None]
+OCTAGON = render_clean_sign(14, size=128)[1][None]
 
 
 def sticker(share: float, shape: str = "rectangles") -> ThreatModel:
@@ -24,8 +29,8 @@ def areas(masks: Tensor) -> Tensor:
 
 
 def test_the_surface_is_the_outline_or_a_box_with_a_border_of_a_tenth():
-    assert torch.equal(surface(STOPS.images, STOPS.masks), STOPS.masks)
-    box = surface(torch.zeros(2, 3, 40, 20), None)
+    assert torch.equal(build_surface_masks(STOPS.images, STOPS.masks), STOPS.masks)
+    box = build_surface_masks(torch.zeros(2, 3, 40, 20), None)
     assert box.shape == (2, 1, 40, 20)
     assert box[1, 0].nonzero().aminmax(dim=0).min.tolist() == [4, 2]
     assert box[1, 0].nonzero().aminmax(dim=0).max.tolist() == [35, 17]
@@ -34,7 +39,7 @@ def test_the_surface_is_the_outline_or_a_box_with_a_border_of_a_tenth():
 
 @pytest.mark.parametrize("share", [0.033, 0.1, 0.186, 0.372])
 def test_two_rectangles_lie_above_and_below_the_middle_and_keep_their_share(share: float):
-    mask = sticker_mask(OCTAGON, sticker(share))
+    mask = build_sticker_mask(OCTAGON, sticker(share))
     assert not (mask & ~OCTAGON).any()
     covered = float(areas(mask)) / float(areas(OCTAGON))
     assert 0.93 * share < covered <= share
@@ -51,19 +56,19 @@ def test_two_rectangles_lie_above_and_below_the_middle_and_keep_their_share(shar
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 1.0])
 def test_no_sticker_is_larger_than_its_share_or_leaves_the_sign(shape: str, share: float):
     worth = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    mask = sticker_mask(STOPS.masks, sticker(share, shape), wanted=worth)
+    mask = build_sticker_mask(STOPS.masks, sticker(share, shape), pixel_worth=worth)
     assert (areas(mask) <= areas(STOPS.masks) * share + 1e-3).all()
     assert not (mask & ~STOPS.masks).any()
     if shape == "found":
-        assert torch.equal(areas(mask), allowance(STOPS.masks, share))
+        assert torch.equal(areas(mask), count_allowed_pixels(STOPS.masks, share))
 
 
 def test_two_rectangles_go_where_they_are_wanted():
     worth = torch.zeros(1, 1, 128, 128)
     worth[..., 20:40, 70:95] = 1.0
     worth[..., 80:100, 40:65] = 1.0
-    mask = sticker_mask(OCTAGON, sticker(0.1), wanted=worth)
-    most = int(allowance(OCTAGON, 0.1))
+    mask = build_sticker_mask(OCTAGON, sticker(0.1), pixel_worth=worth)
+    most = int(count_allowed_pixels(OCTAGON, 0.1))
     assert 0.88 * most < int(areas(mask)) <= most
     there = worth[0, 0].bool()
     assert float((mask[0, 0] & there).sum()) > 0.9 * min(int(there.sum()), int(areas(mask)))
@@ -72,36 +77,39 @@ def test_two_rectangles_go_where_they_are_wanted():
 
 def test_rectangles_that_fit_nowhere_else_are_the_plain_ones():
     worth = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(sticker_mask(OCTAGON, sticker(0.9), wanted=worth), sticker_mask(OCTAGON, sticker(0.9)))
+    assert torch.equal(
+        build_sticker_mask(OCTAGON, sticker(0.9), pixel_worth=worth),
+        build_sticker_mask(OCTAGON, sticker(0.9)),
+    )
 
 
 def test_layouts_differ():
-    masks = [sticker_mask(OCTAGON, sticker(0.1), layout=layout) for layout in range(len(LAYOUTS))]
-    assert len({tuple(mask.flatten().nonzero().flatten().tolist()) for mask in masks}) == len(LAYOUTS)
+    masks = [build_sticker_mask(OCTAGON, sticker(0.1), layout=layout) for layout in range(len(BAR_LAYOUTS))]
+    assert len({tuple(mask.flatten().nonzero().flatten().tolist()) for mask in masks}) == len(BAR_LAYOUTS)
 
 
 def test_a_square_goes_where_it_is_wanted_and_else_to_the_middle():
-    middle = sticker_mask(OCTAGON, sticker(0.1, "square"))[0, 0]
+    middle = build_sticker_mask(OCTAGON, sticker(0.1, "square"))[0, 0]
     places = middle.nonzero().double()
     assert places.mean(dim=0).tolist() == pytest.approx([63.5, 63.5], abs=1)
     side = int(middle.any(dim=0).sum())
     assert side == int(middle.any(dim=1).sum()) == int((0.1 * int(areas(OCTAGON))) ** 0.5)
     worth = torch.zeros(1, 1, 128, 128)
     worth[..., 30:40, 80:90] = 1.0
-    there = sticker_mask(OCTAGON, sticker(0.1, "square"), wanted=worth)[0, 0]
+    there = build_sticker_mask(OCTAGON, sticker(0.1, "square"), pixel_worth=worth)[0, 0]
     assert there[30:40, 80:90].all()
     assert int(there.sum()) == side**2
 
 
 def test_found_pixels_are_the_ones_wanted_most():
     worth = torch.rand(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
-    mask = sticker_mask(OCTAGON, sticker(0.1, "found"), wanted=worth)
+    mask = build_sticker_mask(OCTAGON, sticker(0.1, "found"), pixel_worth=worth)
     assert worth[mask].min() >= worth[OCTAGON & ~mask].max()
     with pytest.raises(ThreatError, match="which pixels are wanted"):
-        sticker_mask(OCTAGON, sticker(0.1, "found"))
+        build_sticker_mask(OCTAGON, sticker(0.1, "found"))
 
 
 def test_a_poster_is_the_whole_sign_and_no_share_is_no_sticker():
-    assert torch.equal(sticker_mask(STOPS.masks, sticker(1, "poster")), STOPS.masks)
-    assert not sticker_mask(STOPS.masks, sticker(0, "poster")).any()
-    assert not sticker_mask(STOPS.masks, sticker(0)).any()
+    assert torch.equal(build_sticker_mask(STOPS.masks, sticker(1, "poster")), STOPS.masks)
+    assert not build_sticker_mask(STOPS.masks, sticker(0, "poster")).any()
+    assert not build_sticker_mask(STOPS.masks, sticker(0)).any()
