@@ -10,12 +10,12 @@ from reference_generator.docstrings import read_parameter_docs, read_summary, to
 from reference_generator.tables import render_code, render_table
 from robustbench_local.attacks import ATTACKS
 from robustbench_local.certification import CERTIFICATES
-from robustbench_local.config.cards import Card, CardThreat, Kind, list_cards
+from robustbench_local.config.cards import Card, CardKind, CardThreat, list_cards
 from robustbench_local.defenses.recipes.recipe_registry import RECIPES
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.models.weights_card import WeightsCard
-from robustbench_local.models.zoo import find_zoo, list_zoo
+from robustbench_local.models.zoo import find_zoo_card, list_zoo
 
 _ATTACKS_HEAD = """# Attack cards
 
@@ -63,7 +63,7 @@ def write_defense_page() -> str:
 
 def write_zoo_page() -> str:
     """The shipped networks with their measured figures, and the architectures that checkpoints may name."""
-    models = [(name, find_zoo(name)) for name in list_zoo()]
+    models = [(name, find_zoo_card(name)) for name in list_zoo()]
     sections = [_write_zoo_model(name, card) for name, card in models]
     rows = [
         (f"[`{name}`](#{_slug(name)})", _find_recipe(card.provenance), card.architecture)
@@ -102,11 +102,11 @@ def _write_card(card: Card) -> str:
     return f"\n### {card.name}\n\n{card.description}\n\n{render_table(('', ''), rows)}"
 
 
-def _write_methods(kind: Kind, methods: Mapping[str, type]) -> str:
+def _write_methods(kind: CardKind, methods: Mapping[str, type]) -> str:
     return "\n## Methods\n" + "".join(_write_method(kind, name, methods[name]) for name in sorted(methods))
 
 
-def _write_method(kind: Kind, name: str, method: type) -> str:
+def _write_method(kind: CardKind, name: str, method: type) -> str:
     docs = read_parameter_docs(method)
     rows = [
         (render_code(field.name), _format_default(field), docs.get(field.name, ""))

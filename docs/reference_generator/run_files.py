@@ -8,8 +8,8 @@ import yaml
 
 from reference_generator.docstrings import read_field_docs
 from reference_generator.tables import render_code, render_table
-from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, SIGHTING_COLUMNS
-from robustbench_local.store.records import OutcomeRecord, SightingRecord, ViewRecord
+from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, VIEW_CSV_COLUMNS
+from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord, ViewRecord
 
 _RESULTS_HEAD = """# results.json
 
@@ -56,12 +56,12 @@ def write_results_page() -> str:
 def write_outcomes_page() -> str:
     """The columns of the CSV files with one row for each image or view."""
     outcomes = {**CSV_COLUMNS, **read_field_docs(OutcomeRecord)}
-    sightings = {**read_field_docs(ViewRecord), **read_field_docs(SightingRecord), **CSV_COLUMNS}
+    sightings = {**read_field_docs(ViewRecord), **read_field_docs(ViewPredictionsRecord), **CSV_COLUMNS}
     return (
         _OUTCOMES_HEAD
         + _render_columns(OUTCOME_COLUMNS, outcomes)
         + _SIGHTINGS_HEAD
-        + _render_columns(SIGHTING_COLUMNS, sightings)
+        + _render_columns(VIEW_CSV_COLUMNS, sightings)
     )
 
 

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from sample_beyond import BEYOND
-from sample_run import build
-from sample_stickers import build_stickers
+from sample_beyond import TRANSFER_SAMPLE
+from sample_run import build_run
+from sample_stickers import build_sticker_run
 
 import robustbench_local as rbl
 from reference_generator import cards, command_line, grid_schema, python_api, run_files
@@ -83,7 +83,10 @@ def result_keys(tmp_path_factory) -> set[str]:
     """The keys of the shipped results, and of runs with transfers, distances, corruptions and stickers."""
     folder = tmp_path_factory.mktemp("results")
     shipped = json.loads((ROOT / "reports" / "signs" / "results.json").read_text(encoding="utf-8"))
-    runs = [rbl.Run(build(folder / "beyond", BEYOND)), rbl.Run(build_stickers(folder / "stickers"))]
+    runs = [
+        rbl.Run(build_run(folder / "beyond", TRANSFER_SAMPLE)),
+        rbl.Run(build_sticker_run(folder / "stickers")),
+    ]
     return set().union(*map(_list_keys, [shipped, *(run.results for run in runs)]))
 
 
@@ -114,7 +117,7 @@ def _list_keys(results: dict) -> set[str]:
 
 def test_every_column_and_every_public_name_is_there():
     page = run_files.write_outcomes_page()
-    assert all(f"`{name}`" in page for name in (*run_files.OUTCOME_COLUMNS, *run_files.SIGHTING_COLUMNS))
+    assert all(f"`{name}`" in page for name in (*run_files.OUTCOME_COLUMNS, *run_files.VIEW_CSV_COLUMNS))
     python = python_api.write_python_page()
     assert all(name == "__version__" or f"robustbench_local.{name}" in python for name in rbl.__all__)
 
