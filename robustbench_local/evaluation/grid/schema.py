@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_v
 
 from robustbench_local.classifier import Precision
 from robustbench_local.classifier.binary_output import BINARY_OUTPUT_REMEDY
+from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.models.http_client import EndpointOptions, remove_credentials
@@ -221,14 +222,7 @@ Cost = Annotated[float, Field(ge=0, le=1)]
 class GateEntry(StrictModel):
     """A limit that a result must keep: a metric, a threat model or an attack, and ``min`` or ``max``."""
 
-    metric: Literal[
-        "robust_accuracy",
-        "clean_accuracy",
-        "attack_success",
-        "median_distance",
-        "certified_accuracy",
-        "sticker_success",
-    ] = "robust_accuracy"
+    metric: GateMetric = "robust_accuracy"
     """What is judged."""
     threat: str | None = None
     """Short name of a threat model, such as ``linf-8``, ``l2-0.5``, ``fog-3`` or ``sticker-10``: the gate
@@ -243,10 +237,10 @@ class GateEntry(StrictModel):
     """Smallest allowed value."""
     max: Limit | None = None
     """Largest allowed value."""
-    on: Literal["lower", "estimate", "upper"] | None = None
+    on: IntervalBound | None = None
     """Which end of the 95 % interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
     for ``max``."""
-    level: Literal["error", "warn"] = "error"
+    level: GateLevel = "error"
     """``error`` gives exit code 1 if the gate fails; ``warn`` only prints a line."""
 
     @field_validator("min", "max")
