@@ -92,7 +92,7 @@ class Attack(ABC):
             masks: (N, 1, H, W) boolean, where the threat's region is ``"mask"``.
 
         Returns:
-            Candidates, same shape and dtype: inside [0, 1] and within ``threat.compute_eps`` of ``images``. Where no
+            Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``. Where no
             norm bounds the change (``spatial``, ``corruption``): the transformation's parameters, (N, P),
             which the harness applies itself; see ``transformation.py``.
         """
@@ -102,7 +102,7 @@ class Attack(ABC):
         """Forward and backward passes an image at most, for the plan.
 
         Args:
-            threat: The threat model; no attack spends anything at ``compute_eps`` 0.
+            threat: The threat model; no attack spends anything at ``eps`` 0.
 
         Returns:
             (forward, backward).

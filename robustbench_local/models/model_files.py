@@ -84,7 +84,7 @@ def _list_neighbours(path: Path) -> list[str]:
 
 
 def _check_inside(found: Path, root: Path, name: str) -> Path:
-    """The file, unless a link on the way leads out of ``compute_root``, or of the folder that ``..`` leads to."""
+    """The file, unless a link on the way leads out of ``root``, or of the folder that ``..`` leads to."""
     folder = found.parent if ".." in Path(name).parts else root
     target = found.resolve()
     if not target.is_relative_to(folder.resolve()):

@@ -13,7 +13,7 @@ Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-vi
 """What a sign has on it when it is looked at: nothing, what the attack made (a sticker, or a patch beside
 it), or one of the controls."""
 ViewKind = Literal["view", "approach"]
-"""``make_view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
+"""``view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
 BLACK_BOX_STAGES = frozenset({"square"})
 """Stages of ensembles that see only scores, although the ensemble as a whole needs gradients."""
 MISSING_GRADIENT_SHARE = 0.5
@@ -171,18 +171,18 @@ class CellRecord:
     status: CellStatus = "pending"
     """Where the cell stands."""
     error: str | None = None
-    """Why, in one line, when the status is ``error_probability``, ``timeout``, ``partial`` or ``skip_reason``."""
+    """Why, in one line, when the status is ``error``, ``timeout``, ``partial`` or ``skipped``."""
     knowledge: str = "white-box"
-    """What the attacker saw of the attacked model: ``white-box``, ``compute_scores``, ``labels``, ``transfer``
-    (another model) or ``is_naive`` (the model without its defense)."""
+    """What the attacker saw of the attacked model: ``white-box``, ``scores``, ``labels``, ``transfer``
+    (another model) or ``naive`` (the model without its defense)."""
     surrogate: str | None = None
     """Id of the model that the candidates were crafted on, when the knowledge is ``transfer``."""
     measure: str = "ball"
-    """``get_ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
+    """``ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
     that the distance of each image is its own radius; ``certificate``: no attack, a proof is sought;
     ``views``: one candidate for all views of a sign, and every look at it is kept."""
     concerns: str = "model"
-    """A certificate's cell: ``build_threat_model``, or ``smoothed``: what is proven holds for the majority vote of the
+    """A certificate's cell: ``model``, or ``smoothed``: what is proven holds for the majority vote of the
     model under noise, not for the model itself."""
     alpha: float = 0.0
     """A certificate's cell: largest probability, for each image, that its verdict claims too much."""

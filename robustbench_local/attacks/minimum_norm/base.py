@@ -31,7 +31,7 @@ _EXTENSION_SHARE = 1e-3
 class MinimumNormAttack(Attack):
     """An attack whose candidate is the nearest success it can find, and the original if that is too far.
 
-    A subclass writes ``build_search`` and says what it costs in ``passes``; what it finds is refined.
+    A subclass writes ``search`` and says what it costs in ``passes``; what it finds is refined.
     """
 
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
@@ -61,7 +61,7 @@ class MinimumNormAttack(Attack):
 
     @abstractmethod
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Forward and backward passes of ``build_search`` an image at most."""
+        """Forward and backward passes of ``search`` an image at most."""
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """The search's passes, the refinement's, and the last looks."""

@@ -31,7 +31,7 @@ RECIPES: Registry[Recipe] = Registry(
         "trades": "robustbench_local.defenses.recipes.trades:Trades",
     },
 )
-"""Trainings by the name that a card's ``peer_method`` gives."""
+"""Trainings by the name that a card's ``method`` gives."""
 
 _THREAT_FIELD = "threat"
 

@@ -52,7 +52,7 @@ class ViewImage:
 
     @property
     def outcome(self) -> str:
-        """``is_success``, ``right`` or ``wrong``."""
+        """``hit``, ``right`` or ``wrong``."""
         return "hit" if self.is_success else "right" if self.is_correct else "wrong"
 
 

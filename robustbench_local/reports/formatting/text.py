@@ -134,7 +134,7 @@ def format_axis_label(norm: str) -> str:
 
 
 def format_knowledge(knowledge: str, surrogate: str | None) -> str:
-    """What the attacker saw, in few words: ``white-box``, ``compute_scores``, ``transfer from X``, ..."""
+    """What the attacker saw, in few words: ``white-box``, ``scores``, ``transfer from X``, ..."""
     if knowledge == "naive":
         return "all but the defense"
     return knowledge if surrogate is None else f"transfer from {isolate_direction(surrogate)}"

@@ -58,9 +58,9 @@ def encode_results(evidence: Evidence, gates: GateReport) -> JsonDict:
         gates: The verdicts on it.
 
     Returns:
-        ``schema``, ``cells``, ``compute_worst_case`` and ``create_environment`` as documented in the README, and besides
-        ``describe_comparisons``, ``gate_report``, ``findings``, ``find_control_problems``, ``transfer_matrices``, ``accuracy_bounds``, ``corruption_maps``,
-        ``goal_tables``, ``sticker_results``, ``data``, ``models``, ``severity_costs``, ``seed`` and ``grid``. Shares lie in
+        ``schema``, ``cells``, ``worst_case`` and ``environment`` as documented in the README, and besides
+        ``comparisons``, ``gates``, ``findings``, ``doubts``, ``transfers``, ``brackets``, ``corruptions``,
+        ``goals``, ``stickers``, ``data``, ``models``, ``severity``, ``seed`` and ``grid``. Shares lie in
         [0, 1]; one that is not known is ``{"value": null, ..., "reason": "..."}``.
     """
     return {
