@@ -124,8 +124,8 @@ def _describe_capabilities(method: type) -> str:
         parts.append(f"Norms: {', '.join(sorted(norms))}.")
     if access := getattr(method, "access", ""):
         parts.append(f"Needs {access}.")
-    if hasattr(method, "surrogate"):
-        parts.append(f"Gradients: {method.surrogate or 'none'}.")
+    if hasattr(method, "gradient_mode"):
+        parts.append(f"Gradients: {method.gradient_mode or 'none'}.")
     return " ".join(parts)
 
 
@@ -171,7 +171,7 @@ def _list_classes(threat: CardThreat | None) -> list[tuple[str, str]]:
 def _describe_kind(card: Card) -> str:
     if card.method not in WRAPPERS:
         return "recipe"
-    return "wrapper, random" if WRAPPERS[card.method].randomness else "wrapper"
+    return "wrapper, random" if WRAPPERS[card.method].is_random else "wrapper"
 
 
 def _format_default(field: dataclasses.Field[Any]) -> str:
