@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from benchmarks import page
-from robustbench_local.statistics import clopper_pearson
+from robustbench_local.statistics import compute_clopper_pearson
 
 ROOT = Path(__file__).parents[2]
 RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -19,7 +19,7 @@ CARDS = sorted((ROOT / "robustbench_local" / "models" / "zoo").glob("*.yaml"))
 
 def format_share(count: int, n: int) -> str:
     """A share as the page writes it: ``4.5 % (3.3-6.0)``."""
-    estimate = clopper_pearson(count, n)
+    estimate = compute_clopper_pearson(count, n)
     value, low, high = (f"{100 * each:.1f}" for each in (estimate.value, estimate.low, estimate.high))
     return f"{value} % ({low}-{high})".replace("100.0", "100")
 
@@ -45,7 +45,7 @@ def test_figures_of_shipped_networks_are_those_of_their_cards(card):
 def test_benchmarks_replace_their_part_of_the_page(tmp_path):
     file = tmp_path / "results.md"
     file.write_text(RESULTS, encoding="utf-8")
-    page.write("measured anew\n", file)
+    page.write_page("measured anew\n", file)
     text = file.read_text(encoding="utf-8")
     assert text.startswith(RESULTS.partition("<!-- measured -->")[0])
     assert "measured anew" in text
