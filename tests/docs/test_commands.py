@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 from doc_blocks import PAGES, ROOT, DocBlock, read_blocks
 
-FAST_PAGES = {"README.md"}
+FAST_PAGES = {"docs/how-to/bring-data.md"}
 """Pages whose commands are also run without -m slow."""
 MAX_NOT_RUN = 12
 """Blocks that the tests may leave out, all pages together."""
