@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 import robustbench_local as rbl
 
@@ -11,33 +12,49 @@ _HEAD = """# Python
 Everything here is reached as `rbl.NAME` after `import robustbench_local as rbl`.
 
 """
-_EXTENSION_HEAD = """## For attacks, defenses and certificates of your own
-
-These base classes define what such code provides; see [how to add an attack](../how-to/add-an-attack.md).
+_OWN_CODE = """These define what code of your own provides; see
+[how to add an attack](../how-to/add-an-attack.md).
 
 """
-EXTENSION_POINTS = {
-    "Attack": "robustbench_local.attacks.base",
-    "FixedWrapper": "robustbench_local.defenses.wrappers.base",
-    "RandomWrapper": "robustbench_local.defenses.wrappers.base",
-    "Certificate": "robustbench_local.certification.base",
-}
-"""Base classes that outside code derives from, by the module that has them."""
 
 
 def write_python_page() -> str:
-    """The whole page."""
-    public = [name for name in rbl.__all__ if name != "__version__"]
-    names = sorted(public, key=lambda name: (inspect.isclass(getattr(rbl, name)), name.lower()))
-    sections = [_render_object(name, "robustbench_local") for name in names]
-    extensions = [_render_object(name, module) for name, module in EXTENSION_POINTS.items()]
-    return _HEAD + "\n".join(sections) + _EXTENSION_HEAD + "\n".join(extensions)
+    """The whole page: functions first, then classes by what they are for."""
+    sections = [
+        f"## {title}\n\n"
+        + (_OWN_CODE if title == "Base classes" else "")
+        + "\n".join(map(_render_object, names))
+        for title, names in group_public_names().items()
+    ]
+    return _HEAD + "\n".join(sections)
 
 
-def _render_object(name: str, module: str) -> str:
-    found = getattr(__import__(module, fromlist=[name]), name)
-    if inspect.isclass(found):
-        directive = f".. autoclass:: {module}.{name}\n   :members:"
-    else:
-        directive = f".. autofunction:: {module}.{name}"
-    return f"```{{eval-rst}}\n{directive}\n```\n"
+def group_public_names() -> Mapping[str, list[str]]:
+    """Every public name but the version, once, under the title of its section."""
+    groups: dict[str, list[str]] = {
+        title: []
+        for title in ("Functions", "Models, data and results", "Attacks", "Certificates", "Base classes")
+    }
+    for name in rbl.__all__:
+        if name != "__version__":
+            groups[_find_group(getattr(rbl, name))].append(name)
+    return groups
+
+
+def _find_group(public: object) -> str:
+    if not inspect.isclass(public):
+        return "Functions"
+    if inspect.isabstract(public):
+        return "Base classes"
+    if issubclass(public, rbl.Attack):
+        return "Attacks"
+    return "Certificates" if issubclass(public, rbl.Certificate) else "Models, data and results"
+
+
+def _render_object(name: str) -> str:
+    """An object's directive; attacks and certificates have the members of their base class."""
+    public = getattr(rbl, name)
+    kind = "autoclass" if inspect.isclass(public) else "autofunction"
+    has_own_members = _find_group(public) in {"Models, data and results", "Base classes"}
+    members = "\n   :members:" if has_own_members else ""
+    return f"```{{eval-rst}}\n.. {kind}:: robustbench_local.{name}{members}\n```\n"
