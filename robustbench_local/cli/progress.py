@@ -25,7 +25,7 @@ from rich.text import Text
 from robustbench_local.cli.terminal_output import escape_text, join_text, print_json, print_line
 from robustbench_local.errors import escape_unprintable
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
-from robustbench_local.evaluation.planning.plan import PlannedCell, SamplePlan
+from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 
@@ -82,7 +82,7 @@ class RichDisplay(ProgressDisplay):
         """Take the bars away; what was printed stays."""
         self.progress.stop()
 
-    def on_plan_ready(self, plan: SamplePlan) -> None:
+    def on_plan_ready(self, plan: Plan) -> None:
         """Show the bar of the run."""
         self.progress.update(self.total_task, total=len(plan.cells), visible=True)
 
@@ -178,7 +178,7 @@ class JsonDisplay(ProgressDisplay):
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def on_plan_ready(self, plan: SamplePlan) -> None:
+    def on_plan_ready(self, plan: Plan) -> None:
         """Emit the size of the plan."""
         self._print_event(
             "planned", name=plan.name, cells=len(plan.cells), images=len(plan.data), seed=plan.seed
@@ -265,7 +265,7 @@ def format_share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def build_plan_table(plan: SamplePlan, seconds: dict[str, float]) -> Table:
+def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
     """The plan as a table: cells, passes and the most time they can take.
 
     Args:

@@ -18,7 +18,7 @@ from robustbench_local.cli.terminal_output import echo_line, print_json, print_l
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.model_speed import try_measure_speed
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
-from robustbench_local.evaluation.planning.plan import SamplePlan
+from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS
 from robustbench_local.reports import find_damaged_images
 from robustbench_local.reports.formatting.text import format_duration
@@ -232,7 +232,7 @@ def parse_batch_size(text: str) -> int | None:
     return int(text)
 
 
-def _estimate_max_seconds(plan: SamplePlan) -> dict[str, float]:
+def _estimate_max_seconds(plan: Plan) -> dict[str, float]:
     """The most seconds that each cell can take, by its key; nothing of cells that cannot be foreseen."""
     cells = [cell for cell in plan.cells if cell.problem is None]
     attacked = {str(cell.queried_subject): cell.queried_subject for cell in cells}
@@ -249,7 +249,7 @@ def _round_seconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-def _show_plan(plan: SamplePlan, console: Console, *, as_json: bool, dry_run: bool) -> None:
+def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
     """Cells, passes and the most time they can take, before anything runs."""
     seconds = _estimate_max_seconds(plan)
     if as_json:

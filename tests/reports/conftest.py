@@ -34,7 +34,7 @@ class WrittenReport:
 
 
 @pytest.fixture(scope="session")
-def report_run():
+def reported():
     """A function: a run with its report, written beside it."""
     return lambda run: WrittenReport(run=run, page=write_report(run))
 
@@ -63,20 +63,20 @@ def content(sample) -> ReportData:
 
 
 @pytest.fixture(scope="session")
-def transfer_sample(tmp_path_factory) -> WrittenReport:
+def beyond(tmp_path_factory) -> WrittenReport:
     """A run with distances, black boxes, transfers, corruptions and a spatial attack."""
     run = build_run(tmp_path_factory.mktemp("beyond") / "run", TRANSFER_SAMPLE)
     return WrittenReport(run=run, page=write_report(run))
 
 
 @pytest.fixture(scope="session")
-def transfer_sample_content(beyond) -> ReportData:
+def beyond_content(beyond) -> ReportData:
     with RunStore.open_readonly(beyond.run) as store:
         return read_report_data(store)
 
 
 @pytest.fixture
-def build_evidence(tmp_path):
+def evidence_of(tmp_path):
     """A function: the evidence of a sample run, built anew."""
 
     def read(**changes) -> Evidence:

@@ -98,7 +98,7 @@ def test_certificates_run_first_and_keep_their_place_in_the_report(workplace: Pa
     order: list[str] = []
 
     class Recorder(ProgressListener):
-        def started(self, cell, tally) -> None:
+        def on_cell_start(self, cell, tally) -> None:
             order.append(cell.record.attack)
 
     with RunStore.create_or_open(
