@@ -186,17 +186,17 @@ class JsonDisplay(ProgressDisplay):
 
     def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Emit which cell starts."""
-        self._print_event("started", cell, images=len(cell.positions), done=done.n)
+        self._print_event("cell_started", cell, images=len(cell.positions), done=done.n)
 
     def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Emit how far the cell is."""
-        self._print_event("advanced", cell, images=len(cell.positions), done=done.n, robust=done.robust)
+        self._print_event("batch_done", cell, images=len(cell.positions), done=done.n, robust=done.robust)
 
     def on_cell_end(
         self, cell: PlannedCell, status: CellStatus, done: OutcomeCounts, error: str | None
     ) -> None:
         """Emit how the cell ended."""
-        self._print_event("finished", cell, status=status, done=done.n, robust=done.robust, error=error)
+        self._print_event("cell_finished", cell, status=status, done=done.n, robust=done.robust, error=error)
 
     def on_event(self, event: EventRecord) -> None:
         """Emit the line."""

@@ -261,9 +261,9 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
                 "sources": format_classes(cell, cell.record.sources),
                 "targets": format_classes(cell, cell.record.targets),
                 "images": len(cell.positions),
-                "passes_at_most": sum(cell.max_passes),
-                "seconds_at_most": _round_seconds(seconds.get(cell.record.key)),
-                "skipped": cell.skip_reason,
+                "max_passes": sum(cell.max_passes),
+                "max_seconds": _round_seconds(seconds.get(cell.record.key)),
+                "skip_reason": cell.skip_reason,
                 "problem": None if cell.problem is None else str(cell.problem),
             }
             for cell in plan.cells

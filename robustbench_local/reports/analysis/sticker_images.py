@@ -52,8 +52,8 @@ class ViewImage:
 
     @property
     def outcome(self) -> str:
-        """``hit``, ``right`` or ``wrong``."""
-        return "hit" if self.is_success else "right" if self.is_correct else "wrong"
+        """``success``, ``correct`` or ``wrong``."""
+        return "success" if self.is_success else "correct" if self.is_correct else "wrong"
 
 
 @dataclass(frozen=True, kw_only=True)
