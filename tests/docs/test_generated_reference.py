@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from sample_beyond import TRANSFER_SAMPLE
+from sample_transfers import TRANSFER_SAMPLE
 from sample_run import build_run
 from sample_stickers import build_sticker_run
 
