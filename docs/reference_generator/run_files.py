@@ -17,14 +17,14 @@ One file with everything that the report shows. Values are never NaN: an unknown
 A *share* is `{"value", "low", "high", "n"}` in [0, 1], with the exact 95 % interval.
 
 """
-_OUTCOMES_HEAD = """# outcomes.csv and sightings.csv
+_OUTCOMES_HEAD = """# outcomes.csv and sticker_views.csv
 
 `outcomes.csv` has one row for each cell and image; `run.outcomes` in Python has the same columns. Distances
 are in pixel units of [0, 1].
 
 """
 _SIGHTINGS_HEAD = """
-## sightings.csv
+## sticker_views.csv
 
 Written only for stickers and patches: one row for each sign, condition and view.
 
