@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from sample_transfers import TRANSFER_SAMPLE
 from sample_run import build_run
 from sample_stickers import build_sticker_run
+from sample_transfers import TRANSFER_SAMPLE
 
 import robustbench_local as rbl
 from reference_generator import cards, command_line, grid_schema, python_api, run_files
