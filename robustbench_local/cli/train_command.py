@@ -21,7 +21,7 @@ from robustbench_local.config.cards import find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.defenses.training.initial_networks import load_initial_network
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.schema import DataEntry
+from robustbench_local.evaluation.grid.data_entries import DataEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, send_to_parent
 from robustbench_local.evaluation.training.train_and_save import (

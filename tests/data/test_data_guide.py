@@ -12,7 +12,7 @@ import yaml
 from robustbench_local.data.data_sources import DATASET_SOURCES, load_dataset
 from robustbench_local.data.npz import list_npz
 from robustbench_local.data.torchvision_sets import TORCHVISION_NAMES
-from robustbench_local.evaluation.grid.schema import DataEntry
+from robustbench_local.evaluation.grid.data_entries import DataEntry
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "how-to" / "bring-data.md").read_text(encoding="utf-8")
 EXAMPLES = [
