@@ -39,7 +39,7 @@ _ZOO_HEAD = """# Zoo models
 
 Small networks that ship with the package, for the rendered traffic signs: GTSRB's 43 class names, 25 of them
 drawn, 32x32 pixels. A grid names them as `zoo:NAME`. The figures were measured on held-out signs when the
-network was trained, with their exact 95 % interval.
+network was trained, with their exact 95% interval.
 
 """
 
@@ -91,6 +91,7 @@ def _write_cards(cards: list[Card]) -> str:
 def _write_card(card: Card) -> str:
     parameters = "; ".join(f"{name} = {_format_value(value)}" for name, value in card.parameters.items())
     rows = [
+        *([("title", card.title)] if card.title else []),
         ("method", f"[`{card.method}`](#{card.kind}-method-{_slug(card.method)})"),
         *([("kind", _describe_kind(card))] if card.kind == "defense" else []),
         *([("threat model", _describe_threat(card.threat))] if card.threat else []),
@@ -132,7 +133,7 @@ def _describe_capabilities(method: type) -> str:
 def _write_zoo_model(name: str, card: WeightsCard) -> str:
     made = card.provenance.get("made", {})
     rows = [_describe_measurement(one) for one in card.provenance.get("measured", [])]
-    table = render_table(("measured under", "n", "accuracy (95 % interval)"), rows)
+    table = render_table(("measured under", "n", "accuracy (95% interval)"), rows)
     return (
         f"## {name}\n\nTrained by {_find_recipe(card.provenance)} on {made.get('date', 'an unknown day')}, "
         f"architecture `{card.architecture}`. The command that made it:\n\n"
@@ -152,7 +153,7 @@ def _describe_measurement(figure: Mapping[str, Any]) -> tuple[str, str, str]:
     details = ", ".join(f"{key} {value}" for key, value in figure.items() if key not in known)
     name = "no attack" if method == "none" else f"{method}{ball}" + (f" ({details})" if details else "")
     interval = f"{figure['accuracy']:.1%} ({figure['low']:.1%} to {figure['high']:.1%})"
-    return name, str(figure["n"]), interval.replace("%", " %")
+    return name, str(figure["n"]), interval
 
 
 def _describe_threat(threat: CardThreat | None) -> str:

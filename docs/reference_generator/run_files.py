@@ -14,7 +14,7 @@ from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord
 _RESULTS_HEAD = """# results.json
 
 One file with everything that the report shows. Values are never NaN: an unknown one is null, with a `reason`.
-A *share* is `{"value", "low", "high", "n"}` in [0, 1], with the exact 95 % interval.
+A *share* is `{"value", "low", "high", "n"}` in [0, 1], with the exact 95% interval.
 
 """
 _OUTCOMES_HEAD = """# outcomes.csv and sticker_views.csv
@@ -32,7 +32,8 @@ Written only for stickers and patches: one row for each sign, condition and view
 CSV_COLUMNS = {
     "model": "Id of the model.",
     "defense": "Name of the defense, or `none`.",
-    "attack": "Identifier of the attack or certificate.",
+    "attack": "Identifier of the attack or certificate, with every override.",
+    "attack_label": "Short label of the attack or certificate, as tables show it.",
     "image": "Id of the sign's image in its data set.",
     "label": "True class index.",
     "label_name": "Name of the true class.",

@@ -18,10 +18,10 @@ CARDS = sorted((ROOT / "robustbench_local" / "models" / "zoo").glob("*.yaml"))
 
 
 def format_share(count: int, n: int) -> str:
-    """A share as the page writes it: ``4.5 % (3.3-6.0)``."""
+    """A share as the page writes it: ``4.5% (3.3-6.0)``."""
     estimate = compute_clopper_pearson(count, n)
     value, low, high = (f"{100 * each:.1f}" for each in (estimate.value, estimate.low, estimate.high))
-    return f"{value} % ({low}-{high})".replace("100.0", "100")
+    return f"{value}% ({low}-{high})".replace("100.0", "100")
 
 
 def list_measured(card: Path) -> list[dict[str, Any]]:

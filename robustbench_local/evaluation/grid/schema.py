@@ -194,7 +194,7 @@ class GateEntry(StrictModel):
     max: Limit | None = None
     """Largest allowed value."""
     on: IntervalBound | None = None
-    """Which end of the 95 % interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
+    """Which end of the 95% interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
     for ``max``."""
     level: GateLevel = "error"
     """``error`` gives exit code 1 if the gate fails; ``warn`` only prints a line."""
