@@ -54,7 +54,7 @@ class _BorderClamp(torch.autograd.Function):
 
 
 def clamp_with_border_gradient(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """``values.clamp(low, high)``, to the bit, with the gradient 1 at exactly ``lower_bounds`` and ``upper_bounds`` too.
+    """``values.clamp(low, high)``, to the bit, with the gradient 1 at exactly ``low`` and ``high`` too.
 
     Args:
         values: Any shape, floating.

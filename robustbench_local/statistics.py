@@ -18,13 +18,13 @@ a figure that they would round apart is as rare as one in a million."""
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A share of ``image_count`` images with its confidence interval.
+    """A share of ``n`` images with its confidence interval.
 
     With no images nothing is known: ``value`` is NaN and the interval is all of [0, 1].
     """
 
     value: float
-    """The share, in [0, 1]; NaN when ``image_count`` is 0."""
+    """The share, in [0, 1]; NaN when ``n`` is 0."""
     low: float
     """Lower end of the interval, in [0, 1]."""
     high: float
@@ -51,7 +51,7 @@ class Estimate:
         return round(self.value * self.n) if self.is_known else 0
 
     def to_json(self, reason: str = "no image to count") -> dict[str, float | int | str | None]:
-        """The estimate for JSON, which has no NaN: ``null`` and a ``cause`` when there is no value."""
+        """The estimate for JSON, which has no NaN: ``null`` and a ``reason`` when there is no value."""
         if not self.is_known:
             return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
@@ -81,7 +81,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Quartiles:
-    """Where a quarter, half and three quarters of ``image_count`` distances end, with an interval for the median.
+    """Where a quarter, half and three quarters of ``n`` distances end, with an interval for the median.
 
     Infinity stands for a distance that is larger than anyone looked for. With no distances all are NaN.
     """
@@ -121,12 +121,12 @@ def compute_clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
     """Exact interval for a share: never covers less than ``level``, whatever the true share.
 
     Args:
-        k: Images counted, 0 to ``image_count``.
+        k: Images counted, 0 to ``n``.
         n: All images.
         level: Confidence, in (0, 1).
 
     Raises:
-        ValueError: If ``k``, ``image_count`` or ``level`` is out of range.
+        ValueError: If ``k``, ``n`` or ``level`` is out of range.
 
     Source: Clopper and Pearson 1934, inverted binomial test through the beta distribution.
     """
@@ -155,7 +155,7 @@ def estimate_partial_share(common: tuple[int, int], every: tuple[int, int], leve
         level: Confidence, in (0, 1).
 
     Returns:
-        An estimate whose ``image_count`` is that of the share it states. Without common images its lower end is 0.
+        An estimate whose ``n`` is that of the share it states. Without common images its lower end is 0.
 
     Raises:
         ValueError: If a count or ``level`` is out of range.
@@ -176,7 +176,7 @@ def compute_lower_bounds(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[
     """Exact one-sided lower bounds for shares: each exceeds its true share with probability at most alpha.
 
     Args:
-        k: Counts, 0 to ``image_count``, any shape.
+        k: Counts, 0 to ``n``, any shape.
         n: Trials behind each count, at least 1.
         alpha: Probability of claiming too much, in (0, 1).
 
@@ -193,12 +193,12 @@ def compute_wilson(k: int, n: int, level: float = 0.95) -> Estimate:
     """Score interval for a share: shorter than Clopper-Pearson, covers ``level`` on average only.
 
     Args:
-        k: Images counted, 0 to ``image_count``.
+        k: Images counted, 0 to ``n``.
         n: All images.
         level: Confidence, in (0, 1).
 
     Raises:
-        ValueError: If ``k``, ``image_count`` or ``level`` is out of range.
+        ValueError: If ``k``, ``n`` or ``level`` is out of range.
 
     Source: Wilson 1927, without continuity correction.
     """

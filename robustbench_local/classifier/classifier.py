@@ -360,7 +360,7 @@ class Classifier:
         check_finite_weights(self.module, self.name)
 
     def add_note(self, text: str) -> None:
-        """Add to ``build_notes``, once."""
+        """Add to ``notes``, once."""
         if text not in self.notes:
             self.notes.append(text)
 

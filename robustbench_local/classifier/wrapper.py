@@ -17,7 +17,7 @@ from robustbench_local.classifier.image_borders import MASKED_BORDERS_NOTE
 class WrappedClassifier(Classifier):
     """Asks another classifier, whose weights and preprocessing it shares.
 
-    A subclass writes ``_compute_logits`` and ``read_identity``. Passes are counted here, an image at a time, and not once
+    A subclass writes ``_compute_logits`` and ``identity``. Passes are counted here, an image at a time, and not once
     more in the classifier within.
 
     Args:

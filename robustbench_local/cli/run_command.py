@@ -74,7 +74,7 @@ def command(
         list[str] | None,
         typer.Option(
             envvar="RBL_SOURCE_CLASS",
-            help="Attack only images of this class, by name or id; may be repeated (the variable takes ids).",
+            help="Attack only images of this class, a name or index; repeatable (a variable takes indices).",
         ),
     ] = None,
     target_class: Annotated[
@@ -108,7 +108,7 @@ def command(
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option(envvar="RBL_CACHE", help="Where weights that the grid trains are kept."),
+        typer.Option(envvar="RBL_CACHE", help="Folder for weights that the grid trains."),
     ] = None,
     timeout: Annotated[
         float,
@@ -141,7 +141,7 @@ def command(
         ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", envvar="RBL_JSON", help="Progress and results as JSON lines.")
+        bool, typer.Option("--json", envvar="RBL_JSON", help="Print progress and results as JSON lines.")
     ] = False,
 ) -> int:
     """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""

@@ -101,7 +101,7 @@ class Card:
     base_name: str
     """Name of the card in the catalogue: the same as ``name`` unless something was overridden."""
     kind: CardKind
-    """``attack_cell``, ``certificate`` (what a classifier is put through, both) or ``defense``."""
+    """``attack``, ``certificate`` (what a classifier is put through, both) or ``defense``."""
     version: int
     """Raised whenever what the card does changes."""
     description: str
@@ -207,7 +207,7 @@ def expand_card(card: Card, overrides: Mapping[str, Any], *, parameters: Collect
 
     Args:
         card: A card from the catalogue.
-        overrides: Keys of the threat model (``compute_eps`` may be a list: one card each) and of the method.
+        overrides: Keys of the threat model (``eps`` may be a list: one card each) and of the method.
         parameters: Names of the method's hyper-parameters.
 
     Returns:

@@ -137,7 +137,7 @@ def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:
         error: What to raise.
 
     Raises:
-        UsageError: As ``error_probability``: the file is missing, too large, not UTF-8, not YAML, or no mapping.
+        UsageError: As ``error``: the file is missing, too large, not UTF-8, not YAML, or no mapping.
     """
     content = read_user_file(path, error=error, limit=MAX_YAML_BYTES)
     try:
@@ -151,7 +151,7 @@ def parse_yaml(text: str, *, where: str, error: type[UsageError]) -> dict[str, A
     """Read YAML text that must hold a mapping.
 
     Raises:
-        UsageError: As ``error_probability``: not YAML, an alias, a key twice, or no mapping.
+        UsageError: As ``error``: not YAML, an alias, a key twice, or no mapping.
     """
     _check_depth(text, where, error)
     try:
@@ -194,7 +194,7 @@ def validate(
         error: What to raise.
 
     Raises:
-        UsageError: As ``error_probability``, naming the first wrong key, its place, and the nearest right one.
+        UsageError: As ``error``, naming the first wrong key, its place, and the nearest right one.
     """
     try:
         return kind.model_validate(dict(content))

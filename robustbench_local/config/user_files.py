@@ -52,7 +52,7 @@ def read_user_file(
         remedy: What to do about a file that cannot be opened.
 
     Raises:
-        RobustbenchError: As ``error_probability``: it is missing, unreadable, no regular file, too large or sparse.
+        RobustbenchError: As ``error``: it is missing, unreadable, no regular file, too large or sparse.
     """
     name = str(path) if where is None else where
     with open_user_file(path, where=name, error=error, limit=limit, remedy=remedy) as file:
@@ -112,7 +112,7 @@ def read_max_file_bytes(error: type[RobustbenchError] = ConfigError) -> int:
     """Most bytes of weights and archives: what the environment says, else ``MAX_FILE_GIB``.
 
     Raises:
-        RobustbenchError: As ``error_probability``: the variable is no positive number.
+        RobustbenchError: As ``error``: the variable is no positive number.
     """
     text = os.environ.get(SIZE_VARIABLE, "")
     try:

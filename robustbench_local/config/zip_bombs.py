@@ -30,7 +30,7 @@ def check_zip_bomb(
     Raises:
         RefusedError: It is a bomb: some entry, or all together, unpack to too much for what they hold, or
             entries overlap, so that the same bytes unpack many times.
-        RobustbenchError: As ``error_probability``: it unpacks to more than ``read_max_file_bytes()``.
+        RobustbenchError: As ``error``: it unpacks to more than ``read_max_file_bytes()``.
     """
     file = io.BytesIO(archive) if isinstance(archive, bytes) else archive
     start = file.tell()

@@ -68,7 +68,7 @@ def load_dataset(
     Args:
         source: One of ``DATASET_SOURCES``, such as ``signs``, ``torchvision:CIFAR10``, ``folder:photos``, or
             the name of an entry point of an installed distribution.
-        split: ``train``, ``val`` or ``test_source``, where the source has splits; of a folder also the name of a
+        split: ``train``, ``val`` or ``test``, where the source has splits; of a folder also the name of a
             split that is spelled in another way, or ``none`` where its folders are classes.
         limit: Use only this many images.
         choose: ``"stratified"``: as even over the classes as the data allow, the same for the same seed;

@@ -163,7 +163,7 @@ def _list_folders(folder: Path, where: str) -> list[Path]:
 
 
 def _list_images(folder: Path, beside: _OtherFiles, label: int) -> list[Path]:
-    """Image files of a class, sorted, its sub-folders included; all others are counted as ``border_position``."""
+    """Image files of a class, sorted, its sub-folders included; all others are counted as ``beside``."""
 
     def fail(error: OSError) -> None:
         raise _build_read_error(error, beside.where)

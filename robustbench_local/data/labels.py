@@ -27,7 +27,7 @@ def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | 
         class_names: The model's class names, if it has any.
 
     Returns:
-        The data with labels in ``range(num_classes)``, ``get_class_names`` of that length, and a ``label_map``
+        The data with labels in ``range(num_classes)``, ``class_names`` of that length, and a ``label_map``
         from the source's labels to the model's indices.
 
     Raises:
@@ -114,7 +114,7 @@ def resolve_classes(entries: Sequence[int | str], class_names: Sequence[str]) ->
         class_names: Name of each class index.
 
     Returns:
-        The indices in the order of ``nonfinite_entries``, each once.
+        The indices in the order of ``entries``, each once.
 
     Raises:
         ConfigError: If an index is out of range, or a name is unknown or stands for several classes.

@@ -45,7 +45,7 @@ class NpzKeys:
         boxes: Edges of each image's object, in place of masks; default ``box`` or ``boxes``, if there are no
             masks; see :func:`~robustbench_local.data.sign_boxes.build_box_masks`.
         groups: Number or name, within its class, of the object that each image shows; default ``track`` or
-            ``group_size``, if there is one.
+            ``group``, if there is one.
     """
 
     images: str | None = None
@@ -68,7 +68,7 @@ def list_npz(
 
     Args:
         file: The archive. Images are (N, H, W, C), (N, C, H, W) or (N, H, W); uint8, uint16, bool or
-            floating point in [0, 1]. Labels are (N,) whole numbers or strings. ``get_class_names``, masks
+            floating point in [0, 1]. Labels are (N,) whole numbers or strings. ``class_names``, masks
             ((H, W) or (N, H, W)), boxes and ids (``ids``, ``filenames`` or ``index``, if unique) may be
             there too.
         where: What messages call it.

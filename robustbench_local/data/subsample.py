@@ -29,7 +29,7 @@ def choose_images(
         labels: One class an image.
         limit: How many; None or more than there are: all.
         seed: Another seed makes another choice.
-        choose: ``"first"`` takes the first ``query_limit`` images in the order of the source instead.
+        choose: ``"first"`` takes the first ``limit`` images in the order of the source instead.
 
     Returns:
         Positions of the chosen images, ascending.

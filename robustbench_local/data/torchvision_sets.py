@@ -97,7 +97,7 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
     Args:
         name: One of ``NAMES``, in any case.
         root: Folder where the files are, or go to.
-        split: ``train``, ``val`` or ``test_source``; sets without a labelled test split give ``val`` for it.
+        split: ``train``, ``val`` or ``test``; sets without a labelled test split give ``val`` for it.
         download: Whether files that are missing may be downloaded.
 
     Returns:

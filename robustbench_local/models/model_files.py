@@ -35,3 +35,31 @@ def read_file(path: Path, *, sha256: str | None = None) -> tuple[bytes, str]:
 def strip_hash_prefix(sha256: str) -> str:
     """A hash as the user wrote it, in the form that hashes have here."""
     return sha256.removeprefix("sha256:").lower()
+
+
+def _is_file(path: Path, *, or_anything: bool = False) -> bool:
+    """Whether a regular file, or anything at all, is there; a name that no file can have is nothing."""
+    try:
+        return path.exists() if or_anything else path.is_file()
+    except OSError:
+        return False
+
+
+def _list_neighbours(path: Path) -> list[str]:
+    try:
+        return [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return []
+
+
+def _check_inside(found: Path, root: Path, name: str) -> Path:
+    """The file, unless a link on the way leads out of ``root``, or of the folder that ``..`` leads to."""
+    folder = found.parent if ".." in Path(name).parts else root
+    target = found.resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise RefusedError(
+            f"a symbolic link leads out of its folder, to {target}",
+            where=name,
+            remedy="name that file itself",
+        )
+    return found

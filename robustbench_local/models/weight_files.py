@@ -44,7 +44,7 @@ class WeightsFile:
         stored: Its tensors, on the CPU.
         module: The whole network, if the file is a trusted pickle of one.
         notes: What a reader of the results should know.
-        entry: The part of the file that the user chose, which is all that ``list_stored_dtypes`` has.
+        entry: The part of the file that the user chose, which is all that ``stored`` has.
     """
 
     path: Path

@@ -13,7 +13,7 @@ Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-vi
 """What a sign has on it when it is looked at: nothing, what the attack made (a sticker, or a patch beside
 it), or one of the controls."""
 ViewKind = Literal["view", "approach"]
-"""``make_view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
+"""``view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
 BLACK_BOX_STAGES = frozenset({"square"})
 """Stages of ensembles that see only scores, although the ensemble as a whole needs gradients."""
 MISSING_GRADIENT_SHARE = 0.5
@@ -30,76 +30,79 @@ class OutcomeRecord:
     cell: str
     """Key of the cell."""
     position: int
-    """Place of the image in the cell's canonical order, from 0."""
+    """Number of the image in the cell's canonical order, from 0."""
     image: str
     """Id of the image in its data set."""
     label: int
     """True class index."""
     clean_prediction: int | None
-    """Class read from the clean image; None if the model gave no finite answer. In a certificate's
-    cell: the prediction that the certificate is about; None if it abstains."""
+    """Class predicted without an attack; None if the output was not finite. In a certificate's cell the
+    prediction that the certificate is about; None if it abstains."""
     adversarial_prediction: int | None
-    """Class read from the verified candidate; the clean prediction if there is no valid candidate."""
+    """Class predicted for the verified candidate; the clean prediction if there is no valid candidate."""
     clean_correct: bool
-    """The clean image is classified as its label, with a strictly largest logit; where it is judged over views,
-    in nearly all of them, too."""
+    """Whether the image is correctly classified without an attack, with a strictly largest logit. Stickers:
+    in nearly all clean views as well."""
     broken: bool
-    """The image was clean-correct and a verified candidate reached the attacker's goal or made the model's
-    answer non-finite. Where it is judged over views: more than half of those in which the clean sign is read
-    rightly reached the goal, which an answer that is not finite never does."""
+    """Whether the image is correctly classified without an attack and a verified candidate reached the
+    attacker's goal or made the output non-finite. Stickers: more than half of the views whose clean sign is
+    correctly classified reached the goal, which a non-finite output never does."""
     moved_elsewhere: bool
-    """Targeted goals only: the label changed, but not to a target. Never counted as broken."""
+    """Targeted goals only: whether the candidate is misclassified as a class that is no target. It never
+    counts as success."""
     margin: float | None
-    """Logit of the label minus the largest other one, on the verified candidate; in a certificate's cell
-    what it is proven to exceed in the whole ball."""
+    """Logit of the label minus the largest other logit, on the verified candidate; empty if it is not finite.
+    In a certificate's cell a lower bound of it in the whole ball."""
     fragile: bool
-    """|margin| below 1e-4 of the range of the logits: floating-point noise may turn it."""
+    """Whether the margin is below 1e-4 of the range of the logits: rounding may change the verdict."""
     linf: float
-    """Largest change of a pixel."""
+    """Linf norm of the change."""
     l2: float
-    """Euclidean norm of the change."""
+    """L2 norm of the change."""
     l1: float
-    """Sum of the changes."""
+    """L1 norm of the change."""
     broken_8bit: bool | None
-    """Broken still holds when the candidate is rounded to 8 bits inside the ball; None if not broken
-    or the original is not on the 8-bit grid and the ball leaves no room."""
+    """Whether an 8-bit image inside the ball succeeds as well: the rounded candidate, or one that was found
+    by searching on from it. Empty if the image is not broken or its ball holds no 8-bit image."""
     forward_passes: int
-    """Forward passes spent on this image by the attack and the harness."""
+    """Forward passes that attack and harness spent on this image; a transfer attack spends its own on the
+    surrogate."""
     backward_passes: int
-    """Backward passes spent on this image."""
+    """Backward passes, likewise."""
     seconds: float
     """The image's share of its batch's wall time."""
     status: OutcomeStatus
-    """``ok``; ``clean-wrong`` (not attacked); ``non-finite`` (NaN or infinite logits, counted as not
-    robust); ``rejected`` (the attack's candidate broke a rule and was discarded); ``void`` (a sign that is
-    not classified correctly in enough of its clean views: nothing follows from it); ``error_probability``."""
+    """``ok``; ``clean-wrong`` (misclassified without an attack, so not attacked); ``non-finite`` (NaN or
+    infinite logits, not robust); ``rejected`` (the candidate broke a rule and was discarded); ``void`` (a
+    sign that is misclassified in too many clean views and does not count); ``error``."""
     error: str | None = None
-    """Why, in one line, when the status is ``rejected``, ``non-finite``, ``void`` or ``error_probability``; where it is
-    judged over views also which controls broke a rule."""
+    """The reason in one line, for the status ``rejected``, ``non-finite``, ``void`` or ``error``. Stickers:
+    also which controls broke a rule."""
     original_hash: str = ""
     """SHA-256 (first 16 hex digits) of the original image."""
     adversarial_hash: str = ""
     """SHA-256 (first 16 hex digits) of the verified candidate."""
     certified: bool | None = None
-    """Proven: the prediction is the label, and nothing in the ball changes it. None: no proof was sought."""
+    """Whether the image is certified: the prediction is the label, and nothing in the ball changes it. Empty
+    where no certificate was computed. In an attack's row: certified, and therefore not attacked."""
     radius: float | None = None
-    """Distance, in the norm of the threat, within which the prediction is proven to hold; 0 where nothing is
-    proven, None where none was sought or the method says only yes or no."""
+    """Certified radius in the norm of the threat model; 0 where nothing is certified, empty where no
+    certificate was computed or the method only says yes or no."""
     abstained: bool = False
-    """A certificate's cell only: the certificate makes no prediction for this image."""
+    """Certificates only: whether the certificate makes no prediction for this image."""
     stage: str = ""
-    """The stage of an ensemble that found the candidate which broke the image, e.g. ``apgd-t``; empty where
-    the image is not broken or the attack has no stages, and in runs made before this was recorded."""
+    """Stage of an ensemble that found the adversarial example, e.g. ``apgd-t``; empty if there is none or the
+    attack has no stages."""
     gradient_steps: int = 0
-    """Looks that the attack took at gradients for this image; another library's attack: its share of them."""
+    """Number of gradients that the attack used for this image; another library's attack: its share."""
     nonfinite_gradient_entries: int = 0
-    """Entries of those gradients that were NaN or infinite, summed over the looks, before any repair."""
+    """Entries of those gradients that were NaN or infinite before any repair, summed over all of them."""
     nonfinite_gradient_steps: int = 0
-    """Views at gradients with such entries."""
+    """Number of gradients with such entries."""
     zero_gradient_steps: int = 0
-    """Views at gradients that were exactly zero, after the repair if there was one."""
+    """Number of gradients that were exactly zero, after the repair if there was one."""
     unconfirmed_gradient_steps: int = 0
-    """Views at repaired gradients, not zero, that a finite difference of the loss does not confirm."""
+    """Number of repaired gradients, not zero, that a finite difference of the loss does not confirm."""
 
     @property
     def has_missing_gradients(self) -> bool:
@@ -168,18 +171,18 @@ class CellRecord:
     status: CellStatus = "pending"
     """Where the cell stands."""
     error: str | None = None
-    """Why, in one line, when the status is ``error_probability``, ``timeout``, ``partial`` or ``skip_reason``."""
+    """Why, in one line, when the status is ``error``, ``timeout``, ``partial`` or ``skipped``."""
     knowledge: str = "white-box"
-    """What the attacker saw of the attacked model: ``white-box``, ``compute_scores``, ``labels``, ``transfer``
-    (another model) or ``is_naive`` (the model without its defense)."""
+    """What the attacker saw of the attacked model: ``white-box``, ``scores``, ``labels``, ``transfer``
+    (another model) or ``naive`` (the model without its defense)."""
     surrogate: str | None = None
     """Id of the model that the candidates were crafted on, when the knowledge is ``transfer``."""
     measure: str = "ball"
-    """``get_ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
+    """``ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
     that the distance of each image is its own radius; ``certificate``: no attack, a proof is sought;
     ``views``: one candidate for all views of a sign, and every look at it is kept."""
     concerns: str = "model"
-    """A certificate's cell: ``build_threat_model``, or ``smoothed``: what is proven holds for the majority vote of the
+    """A certificate's cell: ``model``, or ``smoothed``: what is proven holds for the majority vote of the
     model under noise, not for the model itself."""
     alpha: float = 0.0
     """A certificate's cell: largest probability, for each image, that its verdict claims too much."""
@@ -194,14 +197,15 @@ class ViewPredictionsRecord:
     cell: str
     """Key of the cell."""
     position: int
-    """Place of the sign in the cell."""
+    """Number of the sign in the cell."""
     condition: Condition
-    """What the sign has on it."""
+    """What is on the sign: ``clean``, ``sticker`` (also a patch), or a control: ``no-size``, ``random-
+    colours``, ``without-views``, ``whole-sign``."""
     kind: ViewKind
-    """Which of its views."""
+    """``view`` (independent views) or ``approach`` (frames of a simulated drive)."""
     predictions: tuple[int | None, ...]
-    """Class read in each view; None if the model gave no finite answer. Empty if a control broke a rule of
-    the harness: there was nothing to look at, and the outcome's ``error_probability`` says why."""
+    """Class predicted in each view; None if the output was not finite. Empty if a control broke a rule of the
+    harness; the outcome's ``error`` says why."""
     confidences: tuple[float | None, ...]
     """Softmax probability of that class, to four digits."""
 
@@ -213,17 +217,17 @@ class ViewRecord:
     cell: str
     """Key of the cell."""
     position: int
-    """Place of the sign in the cell."""
+    """Number of the sign in the cell."""
     kind: ViewKind
-    """Which of its views."""
+    """``view`` or ``approach``."""
     distance: tuple[float, ...]
-    """Size of the sign as the camera resolves it, in pixels: more is nearer."""
+    """Size of the sign as the camera resolves it, in pixels: larger is nearer."""
     yaw: tuple[float, ...]
-    """Angle from which it is seen sideways, in degrees."""
+    """Horizontal viewing angle in degrees."""
     pitch: tuple[float, ...]
-    """Angle from which it is seen from above or below, in degrees."""
+    """Vertical viewing angle in degrees."""
     roll: tuple[float, ...]
-    """Turn in the plane of the image, in degrees."""
+    """Rotation in the image plane in degrees."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ def project(delta: Tensor, ball: LpBall) -> Tensor:
         ball: Norm and radius.
 
     Returns:
-        Same shape and dtype; the norm is at most ``ball.compute_eps`` up to rounding (a factor of 1 + 1e-6).
+        Same shape and dtype; the norm is at most ``ball.eps`` up to rounding (a factor of 1 + 1e-6).
 
     Raises:
         ThreatError: If the norm has no projection here.
@@ -244,7 +244,7 @@ def merge_rows(rows: Tensor, ours: Tensor, theirs: Tensor, out: Tensor | None = 
     """Some rows of one batch and the others of another: ``torch.where`` at a quarter of its time on a CPU.
 
     Args:
-        rows: (N,) boolean: the rows that are taken from ``our_methods``.
+        rows: (N,) boolean: the rows that are taken from ``ours``.
         ours: (N, ...), finite.
         theirs: Same shape, finite.
         out: Where to write; it may be one of the two.
@@ -263,7 +263,7 @@ def broadcast_radius(ball: LpBall, like: Tensor) -> float | Tensor:
 def _project_to_l1(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
     """Each entry of ``delta`` brought nearer to zero by one amount a row and capped at its ``room``.
 
-    The amount is the smallest that brings the row's L1 norm to ``compute_eps``. The norm falls with it, piecewise
+    The amount is the smallest that brings the row's L1 norm to ``eps``. The norm falls with it, piecewise
     linearly, so that Newton's method meets it in a few steps; where a step would leave the interval that is
     known to hold it, the interval is halved. Nothing is sorted.
     """

@@ -52,7 +52,7 @@ FAMILY_NAMES = (
     *(shape for shape in STICKER_SHAPES if shape != "rectangles"),
     *CORRUPTIONS,
 )
-"""What a threat model's name starts with: ``linf``, ``spatial``, ``apply_fog``, ``sticker``, ``poster``."""
+"""What a threat model's name starts with: ``linf``, ``spatial``, ``fog``, ``sticker``, ``poster``."""
 
 _TRANSFORMATIONS_BY_NORM: dict[Norm, tuple[str, tuple[str, ...]]] = {
     "corruption": ("corruption", CORRUPTIONS),

@@ -75,7 +75,7 @@ def apply_transformation(
         stream: The images' own random numbers, for corruptions; only its seed and ids matter.
 
     Returns:
-        Same shape, inside [0, 1]; at ``compute_eps`` 0 the original's bits.
+        Same shape, inside [0, 1]; at ``eps`` 0 the original's bits.
 
     Raises:
         ThreatError: If a corruption gets no random numbers.

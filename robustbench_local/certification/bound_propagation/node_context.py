@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from robustbench_local.certification.bound_propagation.operations import Shape
 
-_DEFAULT_REMEDY = "use a layer that has (see docs/certificates.md), or a smoothing certificate"
+_DEFAULT_REMEDY = "use a layer that has (see docs/how-to/certify.md), or a smoothing certificate"
 _SHAPE_METHODS = frozenset({"size", "dim", "ndimension"})
 _SHAPE_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device"})
 

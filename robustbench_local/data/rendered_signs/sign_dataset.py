@@ -2,7 +2,7 @@
 
 No file is read and nothing is downloaded: each sign is drawn from geometry, set before a background, lit
 and photographed by a random camera. An image is made from its own seed alone - (seed, split, class,
-index) - so ``query_limit``, order and the size of the set never change it. ``python -m
+index) - so ``limit``, order and the size of the set never change it. ``python -m
 robustbench_local.data.rendered_signs.sign_dataset FILE.png`` writes a contact sheet.
 """
 

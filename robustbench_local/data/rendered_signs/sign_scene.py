@@ -31,7 +31,7 @@ def sample_fractal_noise(rng: Generator, size: int, cells: tuple[int, ...]) -> A
 
 
 def _tint_texture(colour: Array, strength: Array) -> Array:
-    """A colour whose brightness follows ``select_strengths`` (1 leaves it)."""
+    """A colour whose brightness follows ``strength`` (1 leaves it)."""
     tinted: Array = colour.astype(np.float32) * strength[..., None]
     return tinted
 

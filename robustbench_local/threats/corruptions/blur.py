@@ -53,6 +53,6 @@ def apply_motion_blur(image: Tensor, radius: float, sigma: float, *, draws: Gene
 
 
 def apply_zoom_blur(image: Tensor, largest: float, step: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
-    """The mean of the image and of its enlargements up to ``max_value`` in steps of ``colour_step``."""
+    """The mean of the image and of its enlargements up to ``largest`` in steps of ``step``."""
     factors = 1 + step * torch.arange(round((largest - 1) / step) + 1)
     return (image + magnify_planes(image, factors).sum(dim=0)) / (len(factors) + 1)

@@ -14,7 +14,7 @@ from robustbench_local.threats.warp import sample_bilinear
 
 
 def apply_contrast(image: Tensor, factor: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
-    """The distance of each value from its channel's mean, shrunk by ``amplification``."""
+    """The distance of each value from its channel's mean, shrunk by ``factor``."""
     mean = image.mean(dim=(1, 2), keepdim=True)
     return mean + factor * (image - mean)
 

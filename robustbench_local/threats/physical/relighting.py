@@ -43,7 +43,7 @@ def relight_colours(colours: Tensor, images: Tensor, surfaces: Tensor) -> Tensor
         surfaces: (N, 1, H, W), boolean.
 
     Returns:
-        The shape of ``block_colours``; differentiable by them.
+        The shape of ``colours``; differentiable by them.
     """
     low, high = find_light_range(images, surfaces)
     return low + (high - low) * colours

@@ -18,7 +18,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 
 def compute_patch_side(images: Tensor, threat: ThreatModel) -> int:
-    """Side of a patch in pixels: the largest square of at most ``compute_eps`` of the frame."""
+    """Side of a patch in pixels: the largest square of at most ``eps`` of the frame."""
     height, width = images.shape[-2:]
     return min(math.isqrt(int(threat.eps * height * width + 1e-6)), height, width)
 

@@ -60,7 +60,7 @@ def build_sticker_mask(
             they cover most of what is wanted. Square: likewise. Found: the pixels wanted most. Poster:
             everything.
         pixel_worth: How much each pixel is worth, (N, 1, H, W), at least 0. Without it rectangles are laid out
-            as ``memory_format`` says, and a square lies in the middle.
+            as ``layout`` says, and a square lies in the middle.
         layout: Which of ``BAR_LAYOUTS``.
 
     Returns:

@@ -137,7 +137,7 @@ class Views:
         return self._map_tensors(lambda tensor: tensor[chosen])
 
     def slice_views(self, start: int, stop: int) -> Views:
-        """Views ``find_starting_points`` to ``stop`` of every sign."""
+        """Views ``start`` to ``stop`` of every sign."""
         return self._map_tensors(lambda tensor: tensor[:, start:stop])
 
     def to(self, device: torch.device | str) -> Views:
