@@ -176,5 +176,5 @@ def test_an_archive_that_unpacks_beyond_the_limit_is_too_large(
 def test_a_header_of_safetensors_that_lies_about_its_length(tmp_path: Path, length: int) -> None:
     path = tmp_path / "net.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b"{" + b"[" * 5000)
-    with pytest.raises(ModelError, match="not a whole safetensors file"):
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
         read_weights(path)

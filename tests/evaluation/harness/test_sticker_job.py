@@ -164,7 +164,7 @@ def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
     batch = run_job(make_sticker_job(classifier, attack=OutsidePaintingAttack(views=4)))
     for row in batch.outcomes:
         assert (row.status, row.broken, row.linf) == ("rejected", False, 0.0)
-        assert row.error == "pixels outside the sticker's place are changed"
+        assert row.error == "pixels outside the sticker's surface are changed"
         assert (
             find_view_predictions(batch, row.position, "sticker").predictions
             == find_view_predictions(batch, row.position, "clean").predictions
@@ -186,7 +186,7 @@ def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, b
     assert [row.status for row in cheated.outcomes] == ["ok", "ok"]
     assert [row.error for row in cheated.outcomes] == [
         None,
-        "control without-views: pixels outside the sticker's place are changed",
+        "control without-views: pixels outside the sticker's surface are changed",
     ]
     assert find_view_predictions(cheated, 0, "without-views") == find_view_predictions(
         batch, 0, "without-views"
