@@ -209,7 +209,7 @@ def _build_identity(
             }
     flat |= find_library_versions(card.method for card in cards)
     for name, subject in subjects.items():
-        if (size := find_innermost(subject.classifier).fixed_batch_size) is not None:
+        if (size := find_innermost(subject.classifier).settings.fixed_batch_size) is not None:
             flat[f"batch size of model {name}"] = str(size)  # its answers depend on it
     flat["code"] = compute_code_version()
     return flat
