@@ -21,7 +21,6 @@ from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
 from robustbench_local.extensions.code_permission import permit_code
-from robustbench_local.extensions.entry_points import list_entry_points
 from robustbench_local.number_parser import parse_number
 
 MAX_SIDE_PIXELS = 4096

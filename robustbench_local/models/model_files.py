@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from difflib import get_close_matches
 from pathlib import Path
 
 from robustbench_local.config.user_files import check_user_file, read_user_file

@@ -165,8 +165,9 @@ def _load_subjects(
     if all(subject.problem for subject in subjects):
         raise next(subject.problem for subject in subjects if subject.problem)
     for subject in (*models.values(), *subjects):
-        subject.classifier.search_precision = grid.search_precision
-        subject.classifier.compile_steps = loader.options.compile_steps
+        subject.classifier.configure(
+            search_precision=grid.search_precision, compile_steps=loader.options.compile_steps
+        )
     return models, subjects
 
 
