@@ -133,7 +133,7 @@ class ModelTimeoutError(UnreachableError):
         return cls(
             f"no pass finished for {seconds:g} s",
             where=name,
-            remedy="see why it hangs, or allow it more with --timeout",
+            remedy="find out why it hangs, or raise --timeout",
         )
 
 

@@ -34,6 +34,12 @@ class Estimate:
     level: float = 0.95
     """Confidence level: the probability that such an interval contains the true share."""
 
+    def __str__(self) -> str:
+        """The share, its interval and its denominator; ``repr`` has every digit."""
+        if not self.is_known:
+            return "unknown, n=0"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n})"
+
     @property
     def is_known(self) -> bool:
         """True if there was any image to count."""

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -174,6 +175,12 @@ def find_card(name: str, *, kind: CardKind | None = None, extra: Sequence[Path] 
     if kind is not None and card.kind != kind:
         raise CardError(f"the card {name!r} is of kind {card.kind}, not {kind}", where=str(card.path))
     return card
+
+
+@cache
+def list_shipped_names() -> frozenset[str]:
+    """The names of all cards that ship with the package."""
+    return frozenset(path.stem for path in _list_card_files(None, ()))
 
 
 def list_cards(kind: CardKind, extra: Sequence[Path] = ()) -> list[Card]:

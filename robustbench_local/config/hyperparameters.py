@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.errors import ConfigError, RobustbenchError, did_you_mean
 from robustbench_local.number_parser import parse_number
 
 T = TypeVar("T")
 
+_PACKAGE_NAME = __name__.partition(".")[0]
 _NAMES_ELSEWHERE = {
     "abs_stepsize": "step_size",
     "alpha": "step_size",
@@ -86,7 +87,7 @@ def build_dataclass(kind: type[T], given: Mapping[str, Any], *, where: str) -> T
         where: The values' owner, for messages: ``"attack 'pgd'"``.
 
     Raises:
-        ConfigError: If a name or a value is wrong.
+        ConfigError: If a name or a value is wrong, or one without a default is missing.
     """
     hints, known = get_type_hints(kind) if given else {}, list_parameter_names(kind)
     values = {}
@@ -94,7 +95,23 @@ def build_dataclass(kind: type[T], given: Mapping[str, Any], *, where: str) -> T
         if key not in known:
             raise ConfigError(f"{where} has no parameter {key!r}", remedy=suggest_parameter(key, known))
         values[key] = validate_value(f"{where}, {key}", value, hints[key])
-    return kind(**values)
+    if missing := [name for name in _list_required_names(kind) if name not in values]:
+        raise ConfigError(f"{where} needs {' and '.join(missing)}", remedy="add them")
+    try:
+        return kind(**values)
+    except Exception as error:
+        if isinstance(error, RobustbenchError) or kind.__module__.partition(".")[0] == _PACKAGE_NAME:
+            raise
+        what = f"raised {type(error).__name__} over its parameters: {' '.join(str(error).split())}"
+        raise ConfigError(what, where=where) from error
+
+
+def _list_required_names(kind: type[Any]) -> list[str]:
+    return [
+        field.name
+        for field in fields(kind)
+        if field.init and field.default is MISSING and field.default_factory is MISSING
+    ]
 
 
 def _parse_number(where: str, text: str) -> float:

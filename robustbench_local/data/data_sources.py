@@ -14,11 +14,13 @@ from robustbench_local.data.folder import list_folder
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
+from robustbench_local.data.outside_data import is_outside_data, load_outside_data
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
 from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.number_parser import parse_number
 
 MAX_SIDE_PIXELS = 4096
@@ -30,6 +32,7 @@ DATASET_SOURCES: dict[str, str] = {
     "torchvision:NAME": "a published data set, downloaded where there is a network",
     "folder:DIR": "a folder of PNG, JPEG, PPM or BMP images with a sub-folder per class",
     "npz:FILE": "a NumPy archive with images x and labels y",
+    "python:FILE.py:NAME": "what your own function returns, only with --allow-code",
 }
 
 
@@ -56,6 +59,7 @@ def load_dataset(
     boxes_key: str | None = None,
     groups_key: str | None = None,
     scale: float | str | None = None,
+    allow_code: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
     """Load labelled images from a source and validate them; only the selected images are decoded.
@@ -104,6 +108,11 @@ def load_dataset(
     if source == "signs":
         _parse_scale(scale, source)
         return _load_rendered_signs(split, limit, seed, classes, options)
+    if is_outside_data(source):
+        with permit_code(allow_code, None if base_folder is None else Path(base_folder)):
+            return load_outside_data(
+                source, split=split, limit=limit, choose=choose, seed=seed, classes=classes, options=options
+            )
     keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
     listing = _build_listing(
         source,

@@ -1,9 +1,10 @@
-"""Model sources: one line that names a classifier's origin, and the classifier loaded from it."""
+"""One line that says where a classifier comes from, and the classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from robustbench_local.classifier import Access, Classifier
 from robustbench_local.classifier.binary_output import parse_output_key
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.extensions.entry_points import find_entry_point, list_entry_points
 from robustbench_local.models.http_client import EndpointOptions, is_url, remove_credentials
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.library_networks import load_timm, load_torchvision
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
 from robustbench_local.models.onnx_model import load_onnx
-from robustbench_local.models.user_code import load_python
+from robustbench_local.models.user_code import load_from_entry_point, load_python
 from robustbench_local.models.weights_card import WeightsCard, find_card
 from robustbench_local.models.zoo import ZOO_FOLDER, find_zoo_card
 
@@ -43,31 +45,32 @@ def load_classifier(
     base_folder: Path | None = None,
     endpoint: EndpointOptions | Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """Load a classifier; no code in a weights file is run, and its values must be finite.
+    """Load a classifier; nothing in a weights file is run, and its values are checked to be finite.
 
     Args:
         source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME``,
-            ``python:FILE.py:NAME``, ``onnx:FILE``, or the URL of a service.
+            ``python:FILE.py:NAME``, ``onnx:FILE``, the URL of a service, or the name of an entry point of an
+            installed distribution, with ``:REST`` if it takes a reference.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
-        entry: Dotted path of the part of a weights file to use, such as ``"state_dict_ema"``, if several
-            parts fit; ``"."`` for the outermost mapping itself.
+        entry: Which part of a weights file to take, as a dotted path such as ``"state_dict_ema"``, where more
+            than one fits; ``"."`` for the outermost mapping itself.
         architecture: For a checkpoint: one of our networks, or ``torchvision:NAME``, ``timm:NAME``,
             ``python:FILE.py:NAME``.
-        num_classes: By default the number in the weights, then ``default_classes``.
-        normalize: Overrides the source's normalization; ``"none"`` switches it off.
-        input_size: (H, W), overrides the source's input size.
-        class_names: Overrides the source's class names.
-        access: The output that an attacker may use; see `Classifier`.
-        output: The entry of the model's output with the logits, or ``"sigmoid"``, ``"logit"`` for a model
+        num_classes: By default what the weights have, then ``default_classes``.
+        normalize: Overrides what the source knows; ``"none"`` switches it off.
+        input_size: (H, W), overrides what the source knows.
+        class_names: Overrides what the source knows.
+        access: What an attacker may use; see `Classifier`.
+        output: Which entry of the model's output holds the logits, or ``"sigmoid"``, ``"logit"`` for a model
             with one output for two classes; see `Classifier`.
-        name: Name of the classifier; by default the source.
-        device: Device of the computation; ``"auto"`` means CUDA if available.
-        sha256: Required SHA-256 of the weights file.
-        allow_code: Allow a Python file to be run.
+        name: What to call it; by default the source.
+        device: Where to compute; ``"auto"`` means CUDA where there is one.
+        sha256: What the SHA-256 of the weights file must be.
+        allow_code: Whether a Python file may be run.
         trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code while it is loaded.
-        default_classes: Number of classes of the data.
-        base_folder: The folder in which relative paths are looked up before the working directory.
-        endpoint: Options of a service: format, key, batch, timeout, retries, rate, token.
+        default_classes: How many classes the data have.
+        base_folder: The folder that relative paths start from; then the working directory.
+        endpoint: How a service is asked: format, key, batch, timeout, retries, rate, token.
 
     Raises:
         ConfigError: If the source, or a name in it, is unknown.
@@ -75,13 +78,13 @@ def load_classifier(
         RefusedError: If loading could run code that was not allowed.
     """
     head = _parse_output_kind(output, num_classes)
-    # The network has one output, whatever it means; a user's own code is not given this number.
-    output_count = None if source.startswith("python:") else 1
+    # one output is what the network has, whatever it stands for; a user's own code need not be told
+    outputs = None if source.startswith("python:") else 1
     request = ModelRequest(
         weights=weights,
         entry=entry,
         architecture=architecture,
-        num_classes=output_count if head else num_classes,
+        num_classes=outputs if head else num_classes,
         default_classes=1 if head else default_classes,
         sha256=sha256,
         trust_pickle=trust_pickle,
@@ -94,7 +97,7 @@ def load_classifier(
     loaded = load_model(source, request)
     if entry is not None and "weights" not in loaded.provenance:
         raise ConfigError(
-            f"there is no weights file with an entry {entry!r}", where=name, remedy="leave entry out"
+            f"there is no weights file to take the entry {entry!r} from", where=name, remedy="leave entry out"
         )
     loaded.check_normalization(normalize)
     classifier = Classifier(
@@ -119,7 +122,7 @@ def load_classifier(
 
 
 def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str | None:
-    """Return the declared kind of a single output for two classes, or None."""
+    """What kind of single output the user declared, for two classes."""
     _, head = parse_output_key(output)
     if head is not None and num_classes not in (None, 2):
         message = f"output: {head} stands for 2 classes, but num_classes is {num_classes}"
@@ -128,16 +131,22 @@ def _parse_output_kind(output: str | int | None, num_classes: int | None) -> str
 
 
 def load_model(source: str, request: ModelRequest) -> LoadedModel:
-    """Load a model without a `Classifier` around it; a module is ready to be trained.
+    """A model as its source has it: no `Classifier` around it, ready to be trained where it is a module.
 
     Args:
         source: As for `load_classifier`.
-        request: The user's options.
+        request: What the user said about it.
 
     Raises:
         RobustbenchError: As `load_classifier` does.
     """
     return _find_loader(source)(source.partition(":")[2], request)
+
+
+def is_outside_model(source: str) -> bool:
+    """Whether a source is an entry point of an installed distribution."""
+    kind = source.partition(":")[0]
+    return not is_url(source) and kind not in _LOADERS and find_entry_point("models", kind) is not None
 
 
 def _find_loader(source: str) -> Callable[[str, ModelRequest], LoadedModel]:
@@ -146,10 +155,13 @@ def _find_loader(source: str) -> Callable[[str, ModelRequest], LoadedModel]:
     kind, colon, rest = source.partition(":")
     if kind in _LOADERS and rest:
         return _LOADERS[kind]
+    if kind not in _LOADERS and (record := find_entry_point("models", kind)) is not None:
+        return partial(load_from_entry_point, record)
     if kind in _LOADERS:
         raise ConfigError(f"the model source {source!r} names nothing", remedy=f"write {kind}:NAME")
+    known = {*_LOADERS, *(record.name for record in list_entry_points("models"))}
     remedy = (
-        did_you_mean(kind, _LOADERS) if colon else f"write where it comes from, such as torchvision:{source}"
+        did_you_mean(kind, known) if colon else f"write where it comes from, such as torchvision:{source}"
     )
     raise ConfigError(f"unknown model source {source!r}", remedy=remedy)
 
@@ -157,18 +169,18 @@ def _find_loader(source: str) -> Callable[[str, ModelRequest], LoadedModel]:
 def _parse_endpoint(
     source: str, endpoint: EndpointOptions | Mapping[str, Any] | None
 ) -> EndpointOptions | None:
-    """Validate the options of a service."""
+    """The options of a service, checked."""
     if endpoint is None or isinstance(endpoint, EndpointOptions):
         options = endpoint
     else:
         options = validate(EndpointOptions, endpoint, where="endpoint", error=ConfigError)
     if options is not None and not is_url(source):
-        raise ConfigError(f"{source} is not a service", where="endpoint", remedy="leave endpoint out")
+        raise ConfigError(f"{source} is no service", where="endpoint", remedy="leave endpoint out")
     return options
 
 
 def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
-    """Load a weights file together with its network."""
+    """A weights file, together with the network that it belongs to."""
     if request.weights is not None:
         raise ConfigError(f"checkpoint:{file} is the weights file itself", remedy="leave weights out")
     if request.architecture is None and (card := find_card(file, request.base_folder)) is not None:
@@ -178,48 +190,44 @@ def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
         inner = _LOADERS[kind](rest, replace(request, weights=file))
         inner.provenance["architecture"] = request.architecture or ""
         return inner
-    architecture = find_architecture(request.architecture) if request.architecture else None
+    own = find_architecture(request.architecture) if request.architecture else None
     weights = request.read(file)
-    if architecture is None and weights.module is not None:
+    if own is None and weights.module is not None:
         classes = request.num_classes or request.default_classes
         if classes is None:
             raise ConfigError(
-                "a pickled network does not state its number of classes", where=file, remedy="set num_classes"
+                "a pickled network does not say its classes", where=file, remedy="set num_classes"
             )
-        loaded = LoadedModel(model=weights.module.eval(), num_classes=classes)
-        loaded.record_weights(weights)
-        return loaded
-    if architecture is None:
+        found = LoadedModel(model=weights.module.eval(), num_classes=classes)
+        found.record_weights(weights)
+        return found
+    if own is None:
         raise ConfigError(
-            "a checkpoint needs its network",
+            "a checkpoint needs the network that it belongs to",
             where=file,
             remedy=f"set architecture: one of {', '.join(ARCHITECTURES)}, or torchvision:NAME, timm:NAME, "
             "python:FILE.py:NAME",
         )
-    loaded = build_with_weights(architecture.build_network, architecture.num_classes, weights, request)
-    loaded.normalize, loaded.channels, loaded.input_size = (
-        architecture.normalize,
-        architecture.input_shape[0],
-        architecture.input_shape[1:],
-    )
-    loaded.provenance["architecture"] = request.architecture or ""
-    return loaded
+    found = build_with_weights(own.build_network, own.num_classes, weights, request)
+    found.normalize, found.channels, found.input_size = own.normalize, own.input_shape[0], own.input_shape[1:]
+    found.provenance["architecture"] = request.architecture or ""
+    return found
 
 
 def _load_zoo(name: str, request: ModelRequest) -> LoadedModel:
-    """Load a network that ships with the package; its file must have the SHA-256 of its card."""
+    """A network that ships with the package; its file must have the SHA-256 of its card."""
     card = find_zoo_card(name)
     return _load_with_card(card, card.weights, replace(request, base_folder=ZOO_FOLDER, weights=None))
 
 
 def _load_with_card(card: WeightsCard, file: str, request: ModelRequest) -> LoadedModel:
-    """Load weights that have a card, which states their SHA-256."""
+    """Weights with the card beside them, whose SHA-256 they must have."""
     described = replace(request, sha256=card.sha256, architecture=card.architecture)
-    loaded = _load_checkpoint(file, replace(described, num_classes=card.num_classes))
-    loaded.normalize, loaded.input_size, loaded.is_unnormalized = card.normalize, card.input_size, False
-    loaded.class_names = card.class_names
-    loaded.provenance |= card.provenance
-    return loaded
+    found = _load_checkpoint(file, replace(described, num_classes=card.num_classes))
+    found.normalize, found.input_size, found.is_unnormalized = card.normalize, card.input_size, False
+    found.class_names = card.class_names
+    found.provenance |= card.provenance
+    return found
 
 
 _LOADERS: dict[str, Callable[[str, ModelRequest], LoadedModel]] = {

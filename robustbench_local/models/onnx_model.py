@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, format_install_command
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
-from robustbench_local.models.model_files import find_file, read_file
+from robustbench_local.models.model_files import read_file
 from robustbench_local.models.onnx_data import find_external_locations
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}

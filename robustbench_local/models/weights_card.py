@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.strict_yaml import StrictModel, read_yaml, validate
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models.model_files import find_file
 
 
 class WeightsCard(StrictModel):

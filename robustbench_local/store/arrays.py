@@ -136,7 +136,7 @@ def _read_chunk(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.gene
     content = read_user_file(file, error=DamagedError, remedy=RECOMPUTE_REMEDY)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise DamagedError(
-            "the file is not the one that was written", where=str(file), remedy=RECOMPUTE_REMEDY
+            "the file has changed since it was written", where=str(file), remedy=RECOMPUTE_REMEDY
         )
     try:
         arrays: dict[str, npt.NDArray[np.generic]] = safetensors.load(content)

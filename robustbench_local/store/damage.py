@@ -80,7 +80,7 @@ def build_damage_error(damages: Sequence[Damage], path: Path) -> DamagedError:
 def _describe_mismatch(part: str, names: dict[str, str]) -> str:
     cell = parse_cell_key(part)
     if cell is not None:
-        return f"{_format_cell(cell, names)}: its rows are not those that were written"
+        return f"{_format_cell(cell, names)}: its rows have changed since they were written"
     if part == ALL_DIGESTS_PART:
         return "the list of digests is not the one that was written"
     return f"the content of {part!r} is not what was written"

@@ -49,7 +49,7 @@ def rebuild_without_damage(directory: Path) -> list[str]:
     for damage in damages:
         if damage.cell_key is not None and re.fullmatch("[0-9a-zA-Z_-]+", damage.cell_key):
             arrays.remove_chunks(directory, damage.cell_key)
-    return [f"left out, to be computed again: {damage.description}" for damage in damages]
+    return [f"dropped, to be recomputed: {damage.description}" for damage in damages]
 
 
 def _find_damaged_images(
@@ -86,7 +86,7 @@ def _rebuild_database(path: Path, source: sqlite3.Connection, damages: Sequence[
 
 def _build_unreadable_error(path: Path, why: str) -> DamagedError:
     error = build_damage_error([Damage(DATABASE_PART, why)], path)
-    remedy = "nothing of it can be kept: restore it from a copy, or choose a new folder and run again"
+    remedy = "nothing in it is usable: restore it from a copy, or choose a new folder and run again"
     return DamagedError(error.what, where=str(path), remedy=remedy)
 
 

@@ -48,7 +48,8 @@ class OutcomeRecord:
     or made the model's output non-finite. In a cell with views: the goal was reached in more than half of the
     views in which the clean sign is classified correctly; a non-finite output never reaches it."""
     moved_elsewhere: bool
-    """Targeted goals only: the label changed, but not to a target. Never counted as broken."""
+    """Targeted goals only: whether the candidate is misclassified as a class that is no target. It never
+    counts as success."""
     margin: float | None
     """Logit of the label minus the largest other logit, on the verified candidate; in a certificate's cell
     the certified lower bound of it in the whole ball."""
@@ -64,9 +65,10 @@ class OutcomeRecord:
     """The attack also succeeds after rounding the candidate to 8 bits inside the ball; None if not broken, or
     if the original is not on the 8-bit grid and the ball contains no grid point."""
     forward_passes: int
-    """Forward passes spent on this image by the attack and the harness."""
+    """Forward passes that attack and harness spent on this image; a transfer attack spends its own on the
+    surrogate."""
     backward_passes: int
-    """Backward passes spent on this image."""
+    """Backward passes, likewise."""
     seconds: float
     """The image's share of its batch's wall time, in seconds."""
     status: OutcomeStatus
@@ -86,7 +88,7 @@ class OutcomeRecord:
     """Certified radius of the prediction, in the norm of the threat model; 0 if nothing is certified, None
     without a certificate or if the method gives no radius."""
     abstained: bool = False
-    """A certificate's cell only: the certificate makes no prediction for this image."""
+    """Certificates only: whether the certificate makes no prediction for this image."""
     stage: str = ""
     """The stage of an ensemble that found the successful candidate, e.g. ``apgd-t``; empty if there is none,
     if the attack has no stages, and in runs older than this field."""

@@ -20,7 +20,7 @@ def refuse_foreign_folder(directory: Path) -> None:
     with convert_storage_errors(directory):
         names = sorted(entry.name for entry in directory.iterdir() if not entry.name.startswith("."))
     if DATABASE_NAME not in names and any(name != LOCK_NAME for name in names):
-        what = f"the folder is not empty and holds no run (it has {names[0]!r})"
+        what = f"the folder is not empty and contains no run (it has {names[0]!r})"
         raise ConfigError(what, where=str(directory), remedy="choose a new or empty folder")
 
 
@@ -44,7 +44,7 @@ def refuse_other_run(directory: Path, stored: Mapping[str, str], requested: Mapp
     ]
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     raise ConfigError(
-        f"the folder holds a run of another grid ({'; '.join(parts)}{more})",
+        f"the folder contains a run of another grid ({'; '.join(parts)}{more})",
         where=str(directory),
         remedy="use another --out, or the grid of this run",
     )

@@ -425,7 +425,7 @@ class RunStore:
 
     def _check_writable(self) -> None:
         if self._lock is None:
-            raise InvariantError("the run is open for reading only", where=str(self.directory))
+            raise InvariantError("the run is opened read-only", where=str(self.directory))
 
 
 def _select_array_rows(key: str, files: Sequence[tuple[str, int, str]]) -> list[RowSelection]:

@@ -80,7 +80,7 @@ def test_the_smoothed_classifier_is_attacked_through_the_noise(network: Classifi
     smoothed = rbl.defend(network, "smoothing-0.25", sigma=0.05, votes=50, draws=4)
     pgd = {"attack": rbl.PGD(steps=6), "norm": "L2", "seed": 1}
     found = rbl.evaluate(smoothed, (images, labels), eps=0.8, **pgd)
-    again = rbl.evaluate(smoothed, (images, labels), eps=0.8, batch_size=5, **pgd)
+    again = rbl.evaluate(smoothed, (images, labels), eps=0.8, options=rbl.Options(batch_size=5), **pgd)
     assert found.counts.broken > 3
     assert found.outcomes["broken"].tolist() == again.outcomes["broken"].tolist()
     vote = Smoothing(sigma=0.05, n=300)

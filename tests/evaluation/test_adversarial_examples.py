@@ -191,7 +191,7 @@ def test_reprs_are_short_and_true(linear, data):
     assert str(rbl.PGD(steps=7)) == "PGD(steps=7)"
     assert str(rbl.AutoAttack()) == "AutoAttack()"
     assert str(rbl.ThreatModel(norm="Linf", eps=8 / 255, targets=(1,))) == "linf-8 to 1"
-    result = rbl.evaluate(linear, data, attack="autoattack", norm="Linf", eps="1/255")
+    result = rbl.evaluate(linear, data.select_images(range(3)), attack="autoattack", norm="Linf", eps="1/255")
     assert len(repr(result)) < 250
     assert "AutoAttack(), linf-1" in repr(result)
     for attack in (rbl.PGD(steps=7), rbl.AutoAttack()):

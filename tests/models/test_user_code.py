@@ -11,7 +11,7 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models import user_import
+from robustbench_local.extensions import user_import
 from robustbench_local.models.model_sources import load_classifier
 
 CODE = """

@@ -272,10 +272,7 @@ def test_a_damaged_run_is_not_resumed_unless_it_is_computed_again(run: Path) -> 
         assert len(store.read_outcomes(OTHER_KEY)) == 20
         assert len(store.load_arrays(OTHER_KEY)["positions"]) == 20
         assert store.read_meta("gates") == [{"metric": "robust_accuracy", "min": 0.5}]
-        assert (
-            "left out, to be computed again: cell signs-plain x pgd50-linf-8"
-            in store.read_events()[-1].message
-        )
+        assert "dropped, to be recomputed: cell signs-plain x pgd50-linf-8" in store.read_events()[-1].message
     assert (run / DAMAGED_COPY_NAME).read_bytes() == before, "the damaged database is kept"
     write_run(run, 4)
     with RunStore.open_readonly(run) as reader:
