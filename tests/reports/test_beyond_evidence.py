@@ -59,7 +59,7 @@ def test_the_headline_is_a_norm_even_where_more_attacks_turn_and_shift(evidence)
     more = replace(spatial, worst_cases=tuple(find_worst_cases([*spatial.cells, twice])))
     assert more.headline_threat.norm == "L1"
     alone = only(evidence, lambda cell: cell.record.norm == "spatial")
-    assert "may turn the image by up to 30° and shift it by up to 10" in answer.describe_question(alone)
+    assert "may rotate the image by up to 30° and shift it by up to 10" in answer.describe_question(alone)
 
 
 @pytest.mark.parametrize("knowledge", ["corruption", "transfer"])
@@ -88,7 +88,7 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
     assert black.missed_share == compute_clopper_pearson(len(missed), 96)
     assert (transfer.subject, transfer.transferred) == (HARDENED, True)
     told = [finding.text for finding in list_findings(evidence) if "beats white box" in finding.text]
-    assert told[0].startswith("Black box beats white box on signs-pgd-at under L∞")
+    assert told[0].startswith("Black-box attacks succeed where white-box attacks fail on signs-pgd-at under L∞")
     assert "15 of 96 images" in told[1]
     worst = evidence.get_worst_case(HARDENED, transfer.threat)
     assert not any(

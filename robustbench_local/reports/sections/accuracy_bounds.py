@@ -27,7 +27,7 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
 
     anchor = "brackets"
     title = "Certified and empirical robust accuracy"
-    link_text = "Certified and empirical robust accuracy"
+    link_text = "Certified and empirical"
     template = "accuracy_bounds.html.j2"
     explanation = ACCURACY_BOUNDS_EXPLANATION
 

@@ -28,7 +28,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
 
     anchor = "far"
     title = "Distance to the nearest adversarial example"
-    link_text = "How far"
+    link_text = "Distances"
     template = "distances.html.j2"
     curve_steps = CURVE_STEPS
 

@@ -26,7 +26,7 @@ class HeatmapSection(Section[HeatMap]):
 
     anchor = "attacks"
     title = "Robust accuracy by model and attack"
-    link_text = "Robust accuracy by model and attack"
+    link_text = "Models and attacks"
     template = "heatmap.html.j2"
 
     def build(self, evidence: Evidence, store: RunStore) -> HeatMap:

@@ -41,7 +41,7 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
 
     anchor = "method"
     title = "Methods and environment"
-    link_text = "How it was run"
+    link_text = "Methods and environment"
     template = "method.html.j2"
     drawn_signs_note = DRAWN_SIGNS_NOTE
 

@@ -39,7 +39,7 @@ def unbroken(evidence, count):
         threat=worst.threat,
         images=frozenset(images[:count]),
         reason="its gradients are not finite",
-        remedy="add a black-box attack",
+        hint="add a black-box attack",
     )
 
 

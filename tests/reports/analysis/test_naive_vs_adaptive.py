@@ -83,8 +83,8 @@ def test_both_numbers_stand_side_by_side_with_the_model_as_it_is(content):
     gone = first.naive.estimate.count - first.adaptive.estimate.count
     assert (first.comparison.n, first.comparison.only_first, first.comparison.only_second) == (96, gone, 0)
     assert gone > 20
-    assert f"{gone} images held only because nobody looked" in first.sentence
-    assert first.sentence.endswith("hidden, not withstood.")
+    assert f"{gone} images robust only while the attack does not know of the defense" in first.sentence
+    assert first.sentence.endswith("robust only while the attack does not know.")
     assert second.comparison.p_value == 1
     assert "The two tie" in second.sentence
     assert "the weaker one, so it is not yet the right one" in third.sentence
@@ -128,7 +128,7 @@ def test_a_defense_that_no_gradient_goes_through_is_unverified(content):
         if "unverified" in one.text
     ]
     assert [one.level for one in found] == ["warning"]
-    assert found[0].text.startswith("What signs-plain + hidden withstands is unverified")
+    assert found[0].text.startswith("The robustness of signs-plain + hidden is unverified")
 
 
 def test_every_form_of_the_report_shows_the_lesson(page, content):
