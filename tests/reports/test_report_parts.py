@@ -91,7 +91,7 @@ def test_findings_name_what_is_missing_and_what_is_odd(content):
     assert incomplete == [f"autoattack-l2-0.5 on signs-plain failed: {failure}."]
     assert any("NaN or infinite logits" in text and "2 images" in text for text in warnings)
     assert any(
-        "broke a rule of the harness" in text and "fgsm-linf-8 on signs-plain (1 of" in text
+        "violated the threat model" in text and "fgsm-linf-8 on signs-plain (1 of" in text
         for text in warnings
     )
     assert any("rounded to 8 bits" in text for text in warnings)
@@ -128,7 +128,7 @@ def test_a_model_that_guesses_is_void(content, correct, level):
     cells = [replace(first, tally=replace(first.tally, clean_correct=correct, broken=0, broken_8bit=0))]
     data = {**content.evidence.data, "class_names": ["a", "b", "c"]}
     evidence = replace(content.evidence, cells=tuple(cells), data=data)
-    found = [finding.level for finding in list_findings(evidence) if "clean images" in finding.text]
+    found = [finding.level for finding in list_findings(evidence) if "clean accuracy" in finding.text]
     assert found == ([level] if level else [])
 
 
@@ -142,7 +142,7 @@ def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, buil
         "What is the robust accuracy of solo when an attacker may change every pixel"
     )
     assert answer.describe_answer(one).startswith(
-        f"{words.format_estimate(one.worst_cases[0].robust_accuracy)}, each image"
+        f"{words.format_estimate(one.worst_cases[0].robust_accuracy)}, worst case over"
     )
 
 

@@ -278,14 +278,14 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
         found = [finding.text for finding in read_report_data(store).findings]
     (text,) = (text for text in found if "control" in text)
     shares = "without views”: 0.0% (0.0\N{EN DASH}1.8%, n = 200) of the views, clearly lower (p < 0.001)"
-    follows = "making it for many views made no clear difference; 5 views fell to"
+    follows = "optimizing over views makes no clear difference; 5 views misclassified only under"
     assert f"{shares} expected; {follows}" in plain(text)
     run = build_sticker_run(
         tmp_path / "other", SampleStickers(models=("signs-plain",), sign_count=2, void_count=2)
     )
     page = plain(HtmlReader(write_report(run).read_text(encoding="utf-8")).page_text)
-    assert "says nothing: no sign is classified correctly in 95% of its clean views" in page
-    assert "No answer: : no sign is classified correctly in enough of its clean views." in page
+    assert "is invalid: no sign is classified correctly in 95% of its clean views" in page
+    assert "No answer: no sign is classified correctly in enough of its clean views." in page
 
 
 def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, report_run):
@@ -396,4 +396,4 @@ def test_gates_keep_looks_and_images_apart(content, tmp_path):
             read_report_data(store).evidence,
             [{"metric": "sticker_success", "threat": "sticker-10", "max": 1}],
         )
-    assert [one.reason for one in void.verdicts] == ["no view counts: every sign is void"] * 2
+    assert [one.reason for one in void.verdicts] == ["no view counts: every sign is excluded"] * 2

@@ -139,7 +139,7 @@ def test_words_keep_the_vote_and_the_model_apart():
     assert first.certified_classifier == "its majority vote under noise, sigma 0.25"
     assert second.certified_classifier == "the defended model itself"
     assert first.guarantee == "with probability 99.9% for each image"
-    assert group.notes[0].startswith("Of net: these certificates speak about the majority vote")
+    assert group.notes[0].startswith("Of net: these certificates are for the majority vote")
     assert "each image on its own" in group.notes[2]
     (proof,) = build_certified_groups(evidence(record(concerns="model", alpha=0.0)))
     assert (proof.rows[0].certified_classifier, proof.rows[0].guarantee) == ("the model itself", "a proof")
@@ -163,7 +163,7 @@ def test_without_any_attack_the_answer_is_what_is_certified():
     told = describe_answer(evidence(record()))
     assert told.startswith("net, its majority vote under noise, certified accuracy at L2")
     assert "40.0" in told
-    assert "whatever the attack; none was tried" in told
+    assert "whatever the attack; no attack was run" in told
 
 
 def test_untouched_accuracy_is_never_that_of_a_vote():

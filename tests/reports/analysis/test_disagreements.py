@@ -162,7 +162,7 @@ def test_the_finding_has_both_figures_and_the_number_of_images():
     weak = attack("b" * 17 + "h" * 83, PGD_NAME, CE)
     strong = attack("b" * 60, "pgd50-margin-linf-8", MARGIN)
     (text,) = [one for one in told(make_evidence(weak, strong)) if "contradict each other" in one]
-    assert "leaves 71.7" in text
+    assert "robust accuracy is 71.7% under" in text
     assert "0.0" in text
     assert "same 60 clean-correct images" in text
 

@@ -68,7 +68,7 @@ def test_the_reason_has_both_figures_the_doubt_and_what_would_settle_it(content,
     reason = judge_evidence(content.evidence, [GATE | {"min": 0.3}]).verdicts[0].reason
     for part in (
         "42.7",
-        "41 images in doubt",
+        "the robustness of 41 images is in doubt",
         "its gradients are not finite",
         "broken",
         "0.0",

@@ -121,7 +121,7 @@ def test_a_run_that_was_stopped_before_it_wrote_down_its_gates_is_not_judged(tmp
     report = judge_run_dir(run)
     assert report.exit_code == 4
     assert report.summary_lines == [
-        "the run was stopped before it wrote down its gates: none was evaluated; run the same command again"
+        "the run stopped before it stored its gates, so none was evaluated; run the same command again"
     ]
     with RunStore.create_or_open(run, resolved_yaml="schema: 1\n", identity={"seed": "0"}) as store:
         store.set_meta("gates", [])

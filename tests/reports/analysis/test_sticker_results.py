@@ -136,7 +136,7 @@ def test_controls_that_fail_say_so(tmp_path):
     follows = [control.consequence for control in result.controls]
     assert len(set(follows)) == 5
     assert all(one.remarks.startswith(one.consequence) for one in result.controls)
-    assert "believe the number only for the signs that count" in follows[0]
+    assert "the result only holds for the signs that count" in follows[0]
     assert "weak" in follows[-1]
     warned = [finding.text for finding in list_findings(evidence) if "control" in finding.text]
     assert all(any(one in text for text in warned) for one in follows)
@@ -216,13 +216,13 @@ def test_what_is_left_out_is_counted_beside(tmp_path, results):
     (text,) = (one.text for one in list_findings(evidence) if "is excluded because" in one.text)
     why = "1 of 4 signs is excluded because the model misclassifies it in more than 5% of the clean views."
     shares = (
-        f"on the one left out {format_estimate(first.void_success)} of the views were turned, on all together"
+        f"on the one excluded, attack success is {format_estimate(first.void_success)}, on all together"
     )
     assert why in text
-    assert f"for the 3 that it reads best; {shares} {format_estimate(first.overall_success)}." in text
+    assert f"the 3 that it classifies best; {shares} {format_estimate(first.overall_success)}." in text
     evidence.cells[0].signs[3].views["view"].predictions["clean"][:] = 13
     (text,) = (one.text for one in list_findings(replace(evidence)) if "is excluded because" in one.text)
-    assert "of the one left out no view is classified correctly" in text
+    assert "no view of the one excluded is classified correctly" in text
 
 
 def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
@@ -259,7 +259,7 @@ def test_where_every_sign_is_void_the_warning_says_what_the_sticker_did(tmp_path
     (result,) = build_sticker_results(evidence)
     (text,) = (one.text for one in list_findings(evidence) if "is invalid" in one.text)
     assert text.endswith(
-        f"In the views in which they are, {format_estimate(result.void_success)} were turned."
+        f"Over the views in which they are, attack success is {format_estimate(result.void_success)}."
     )
     assert result.void_success.count > 0
 
