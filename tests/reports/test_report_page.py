@@ -193,11 +193,8 @@ def test_secrets_stay_behind(sample):
 def test_only_targeted_goals_make_a_page_too(tmp_path, content):
     targeted = tuple(cell for cell in content.evidence.cells if cell.targeted)
     evidence = replace(content.evidence, cells=targeted, worst_cases=())
-    html = render(
-        replace(
-            content, evidence=evidence, heatmap=replace(content.get_content(HEATMAP), columns=(), rows=())
-        )
-    )
+    no_heatmap = {HEATMAP.anchor: replace(content.get_content(HEATMAP), columns=(), rows=())}
+    html = render(replace(content, evidence=evidence, contents={**content.contents, **no_heatmap}))
     text = HtmlReader(html).page_text
     assert "How often can each model be made to read Stop as one of 8 target classes" in text
     assert "stronger attacks can only raise this" in text

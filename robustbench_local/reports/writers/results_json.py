@@ -37,7 +37,7 @@ _INTERVAL_KEYS = ("value", "low", "high")
 def load_results(store: RunStore) -> JsonDict:
     """The content of results.json for an open run, as plain data without NaN."""
     evidence = read_evidence(store)
-    return encode_results(evidence, judge_evidence(evidence))
+    return encode_results(evidence, judge_evidence(evidence), SECTIONS)
 
 
 def encode_results(

@@ -65,7 +65,7 @@ def test_cards_speak_for_themselves_where_the_run_knows_them(content):
         "crafted on small, without access to the model",
     )
     assert about(attack="pgd-linf-3", parameters={"method": name}) == (words, known)
-    text = "\n".join(render_methods(evidence, build_method_descriptions(evidence)))
+    text = "\n".join(METHOD.to_markdown(build_method_descriptions(evidence), evidence))
     assert "Steps along the &lt;b&gt;gradient&lt;/b&gt;. " in text
     assert "A paper, 2018." in text
     assert f"Seed {evidence.seed}." in text
@@ -94,4 +94,6 @@ def test_images_are_said_to_be_drawn_only_where_they_are(content):
     assert told.endswith(DRAWN_SIGNS_NOTE)
     assert DRAWN_SIGNS_NOTE not in describe_images({**data, "drawn": False, "notes": ["stretched"]})
     assert describe_images({}) == ""
-    assert DRAWN_SIGNS_NOTE not in "\n".join(render_methods(content.evidence, content.get_content(METHOD)))
+    assert DRAWN_SIGNS_NOTE not in "\n".join(
+        METHOD.to_markdown(content.get_content(METHOD), content.evidence)
+    )
