@@ -68,9 +68,9 @@ def test_a_run_without_an_attack_on_the_models_themselves_claims_none(evidence, 
     assert shown.headline_threat is None
     told = answer.describe_answer(shown)
     if knowledge == "corruption":
-        assert "spoiled" in answer.describe_question(shown)
+        assert "under noise, blur, weather and compression" in answer.describe_question(shown)
         assert "on average over 3 corruptions" in told
-        assert told.endswith("an adversary can do worse.")
+        assert told.endswith("an adversary can do more damage.")
     else:
         assert "only transferred" in told
 
@@ -88,7 +88,9 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
     assert black.missed_share == compute_clopper_pearson(len(missed), 96)
     assert (transfer.subject, transfer.transferred) == (HARDENED, True)
     told = [finding.text for finding in list_findings(evidence) if "white-box attacks fail" in finding.text]
-    assert told[0].startswith("Black-box attacks succeed where white-box attacks fail on signs-pgd-at under L∞")
+    assert told[0].startswith(
+        "Black-box attacks succeed where white-box attacks fail on signs-pgd-at under L∞"
+    )
     assert "15 of 96 images" in told[1]
     worst = evidence.get_worst_case(HARDENED, transfer.threat)
     assert not any(

@@ -65,8 +65,8 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert f"{first.drive_by.longest_run} of {FRAMES_PER_DRIVE}" in text
     assert "1 of 4 signs is excluded because the model misclassifies it in more than 5% of the clean" in text
     assert "mean confidence when misclassified as a target" in text.lower()
-    assert text.index("Each frame is around one simulated view") < text.index("In some of its test views")
-    assert text.count("Each frame is around one simulated view") == 1
+    assert text.index("Each frame surrounds one simulated view") < text.index("Some held-out views")
+    assert text.count("Each frame surrounds one simulated view") == 1
     assert "photograph" not in text.partition("Methods and environment")[0]
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
@@ -277,7 +277,7 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
     with RunStore.open_readonly(run) as store:
         found = [finding.text for finding in read_report_data(store).findings]
     (text,) = (text for text in found if "control" in text)
-    shares = "without views”: 0.0% (0.0\N{EN DASH}1.8%, n = 200) of the views, clearly lower (p < 0.001)"
+    shares = "on the sign as it is”: 0.0% (0.0\N{EN DASH}1.8%, n = 200) of the views, clearly lower (p < 0.001)"
     follows = "optimizing over views makes no clear difference; 5 views misclassified only under"
     assert f"{shares} expected; {follows}" in plain(text)
     run = build_sticker_run(
@@ -383,7 +383,9 @@ def test_a_poster_that_turns_nearly_all_views_is_not_weak_and_one_that_turns_eno
 
 def test_gates_keep_looks_and_images_apart(content, tmp_path):
     others = [{"metric": "attack_success", "attack": "sticker-10", "max": 0.5}]
-    assert judge_evidence(content.evidence, others).verdicts[0].reason.startswith("the run has no such result")
+    assert (
+        judge_evidence(content.evidence, others).verdicts[0].reason.startswith("the run has no such result")
+    )
     with RunStore.open_readonly(build_run(tmp_path / "run", SampleRun(has_images=False))) as store:
         digital = judge_evidence(
             read_report_data(store).evidence,

@@ -194,7 +194,9 @@ def test_a_break_within_the_proven_distance_counts_whatever_the_attack_was_allow
 def test_a_certificate_that_may_err_is_only_doubted(tmp_path: Path):
     evidence = _evidence(_run(tmp_path, wrong=1, alpha=0.001))
     assert not has_blocking_violation(evidence)
-    assert any(one.level == "warning" and "the certificate errs on" in one.text for one in list_findings(evidence))
+    assert any(
+        one.level == "warning" and "the certificate errs on" in one.text for one in list_findings(evidence)
+    )
 
 
 def test_a_certificate_of_the_votes_says_nothing_about_attacks_on_the_model_alone(tmp_path: Path):

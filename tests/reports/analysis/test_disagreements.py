@@ -83,7 +83,10 @@ def test_a_stronger_grid_warns_no_less():
         autoattack("h" * 20 + "s" * 40),
     ]
     for count in range(len(more) + 1):
-        assert any("Black-box attacks succeed where white-box attacks fail" in text for text in told(make_evidence(*weak, *more[:count])))
+        assert any(
+            "Black-box attacks succeed where white-box attacks fail" in text
+            for text in told(make_evidence(*weak, *more[:count]))
+        )
 
 
 def test_what_a_single_step_missed_is_no_sign_of_masking():

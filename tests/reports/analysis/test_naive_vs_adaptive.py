@@ -89,7 +89,7 @@ def test_both_numbers_stand_side_by_side_with_the_model_as_it_is(content):
     assert "The difference is not significant" in second.sentence
     assert "weaker than the non-adaptive one, so it is not adaptive enough" in third.sentence
     assert targeted.adaptive.status_text == "not run"
-    assert "was not carried through" in targeted.sentence
+    assert "did not finish" in targeted.sentence
 
 
 def test_no_worst_case_no_gate_and_no_other_section_counts_the_naive_one(content):

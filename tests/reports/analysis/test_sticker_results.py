@@ -188,7 +188,9 @@ def test_one_view_is_not_views(tmp_path):
     looks["sticker"], looks["without-views"] = looks["clean"].copy(), looks["clean"]
     looks["sticker"][0] = SPEED_LIMIT_CLASSES[0]
     (result,) = build_sticker_results(evidence)
-    assert result.controls[3].reason.startswith("1 view misclassified only under the sticker, 0 only under this control; exact")
+    assert result.controls[3].reason.startswith(
+        "1 view misclassified only under the sticker, 0 only under this control; exact"
+    )
 
 
 def test_a_poster_has_no_whole_sign_beside_it(tmp_path):
@@ -215,9 +217,7 @@ def test_what_is_left_out_is_counted_beside(tmp_path, results):
         evidence = read_evidence(store)
     (text,) = (one.text for one in list_findings(evidence) if "is excluded because" in one.text)
     why = "1 of 4 signs is excluded because the model misclassifies it in more than 5% of the clean views."
-    shares = (
-        f"on the one excluded, attack success is {format_estimate(first.void_success)}, on all together"
-    )
+    shares = f"on the one excluded, attack success is {format_estimate(first.void_success)}, on all together"
     assert why in text
     assert f"the 3 that it classifies best; {shares} {format_estimate(first.overall_success)}." in text
     evidence.cells[0].signs[3].views["view"].predictions["clean"][:] = 13
@@ -241,7 +241,8 @@ def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
         "1 of 4 signs is excluded because the model misclassifies it in more" in text for text in texts
     )
     assert any(
-        "1 of 4 signs was not attacked because the model misclassifies it without a sticker." in text for text in texts
+        "1 of 4 signs was not attacked because the model misclassifies it without a sticker." in text
+        for text in texts
     )
     (result,) = build_sticker_results(evidence)
     assert (result.sign_count_text, result.overall_success.n) == (
