@@ -17,12 +17,12 @@ from robustbench_local.cli.result_tables import build_results_table, print_gates
 from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.model_speed import try_measure_speed
+from robustbench_local.evaluation.options import TIMEOUT_SECONDS, Options
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
 from robustbench_local.evaluation.planning.plan import Plan
-from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS
 from robustbench_local.reports import find_damaged_images
 from robustbench_local.reports.formatting.text import format_duration
-from robustbench_local.run import execute_run, prepare_run
+from robustbench_local.run import Run, execute_run, prepare_run
 
 INCOMPLETE_EXIT_CODE = 4
 LOG_WIDTH_CHARACTERS = 120
@@ -74,7 +74,7 @@ def command(
         list[str] | None,
         typer.Option(
             envvar="RBL_SOURCE_CLASS",
-            help="Attack only images of this class, by name or id; may be repeated (the variable takes ids).",
+            help="Attack only images of this class, a name or index; repeatable (a variable takes indices).",
         ),
     ] = None,
     target_class: Annotated[
@@ -108,7 +108,7 @@ def command(
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option(envvar="RBL_CACHE", help="Where weights that the grid trains are kept."),
+        typer.Option(envvar="RBL_CACHE", help="Folder for weights that the grid trains."),
     ] = None,
     timeout: Annotated[
         float,
@@ -141,24 +141,19 @@ def command(
         ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", envvar="RBL_JSON", help="Progress and results as JSON lines.")
+        bool, typer.Option("--json", envvar="RBL_JSON", help="Print progress and results as JSON lines.")
     ] = False,
 ) -> int:
     """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
-    console = make_console(as_json=as_json)
-    if not as_json:
-        print_line(console, "loading data and models", style="dim")
-    plan, directory = prepare_run(
-        grid,
-        out=out,
+    options = Options(
         limit=limit,
         seed=seed,
         sources=source_class or (),
         targets=target_class or (),
+        search_precision=search_precision,
         device=device,
         batch_size=parse_batch_size(batch_size),
         workers=workers,
-        search_precision=search_precision,
         compile_steps=compile_steps,
         cards=cards or (),
         allow_code=allow_code,
@@ -166,6 +161,33 @@ def command(
         cache=cache,
         timeout=timeout,
         cell_timeout=cell_timeout,
+        recompute_damaged=recompute_damaged,
+    )
+    return run_with_options(grid, out, options, dry_run=dry_run, as_json=as_json)
+
+
+def run_with_options(
+    grid: Path | None, out: Path | None, options: Options, *, dry_run: bool, as_json: bool
+) -> int:
+    """Plan a grid, show the plan, run it, report it and judge its gates.
+
+    Args:
+        grid: Grid file; None for the embedded grid.
+        out: Run directory; None for ``runs/NAME``.
+        options: How to run it.
+        dry_run: Whether only the plan is shown.
+        as_json: Whether progress and results are JSON lines.
+
+    Returns:
+        The exit code.
+    """
+    console = make_console(as_json=as_json)
+    if not as_json:
+        print_line(console, "loading data and models", style="dim")
+    plan, directory = prepare_run(
+        grid,
+        out,
+        options=options,
         is_dry_run=dry_run,
         report=lambda line: _print_training(console, line, as_json=as_json),
     )
@@ -174,8 +196,17 @@ def command(
         return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
     with choose_display(console, as_json=as_json) as display:
         run = execute_run(
-            plan, directory, display, exit_process=_exit_incomplete, recompute_damaged=recompute_damaged
+            plan,
+            directory,
+            display,
+            exit_process=_exit_incomplete,
+            recompute_damaged=options.recompute_damaged,
         )
+    return _report_run(run, console, as_json=as_json)
+
+
+def _report_run(run: Run, console: Console, *, as_json: bool) -> int:
+    """Write the report, show the results and the gates' verdicts, and return the exit code."""
     page = run.report()
     verdict = run.evaluate_gates()
     if as_json:
@@ -188,7 +219,7 @@ def command(
         print_gates(verdict, console)
         print_line(console, f"report: {page}")
     code = verdict.exit_code or (0 if run.is_complete else INCOMPLETE_EXIT_CODE)
-    if damage := find_damaged_images(directory):
+    if damage := find_damaged_images(run.directory):
         if not code:
             raise damage
         echo_line(f"rbl: {damage}", error=True)

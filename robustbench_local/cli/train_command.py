@@ -21,7 +21,7 @@ from robustbench_local.config.cards import find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.defenses.training.initial_networks import load_initial_network
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.schema import DataEntry
+from robustbench_local.evaluation.grid.data_entries import DataEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, send_to_parent
 from robustbench_local.evaluation.training.train_and_save import (
@@ -42,7 +42,7 @@ def command(
     context: typer.Context,
     card: Annotated[str, typer.Argument(help="Name of a recipe's card, such as trades-linf-8.")],
     data: Annotated[str, typer.Option(envvar="RBL_DATA_SOURCE", help="Training images, as in a grid file.")],
-    out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="Where the weights go, .safetensors.")],
+    out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="File for the weights, .safetensors.")],
     split: Annotated[str, typer.Option(envvar="RBL_SPLIT", help="Split of the data to train on.")] = "train",
     limit: Annotated[
         int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Number of images, stratified by class.")
@@ -58,7 +58,8 @@ def command(
         ),
     ] = None,
     val_share: Annotated[
-        float, typer.Option(envvar="RBL_VAL_SHARE", help="Share of each class that is held out.")
+        float,
+        typer.Option(envvar="RBL_VAL_SHARE", help="Share of each class that is held out for validation."),
     ] = 0.1,
     val_limit: Annotated[
         int,
@@ -68,7 +69,7 @@ def command(
         str | None,
         typer.Option(
             envvar="RBL_GROUP_PATTERN",
-            help="Regular expression: what it matches in an image's id names the object in the picture.",
+            help="Regular expression: what it matches in an image's id names the object that it shows.",
         ),
     ] = None,
     test: Annotated[
@@ -76,14 +77,17 @@ def command(
         typer.Option(envvar="RBL_TEST", help="Images for the reported accuracies; by default a test split."),
     ] = None,
     model: Annotated[
-        str, typer.Option(envvar="RBL_MODEL", help="Network: a name from the list, or a source of models.")
+        str,
+        typer.Option(envvar="RBL_MODEL", help="Network: a name from 'rbl list models', or a model source."),
     ] = "signs_resnet",
     weights: Annotated[
-        str | None, typer.Option(envvar="RBL_WEIGHTS", help="Fine-tune these: a file, or DEFAULT.")
+        str | None, typer.Option(envvar="RBL_WEIGHTS", help="Weights to fine-tune: a file, or DEFAULT.")
     ] = None,
     normalize: Annotated[
         str | None,
-        typer.Option(envvar="RBL_NORMALIZE", help="imagenet, ..., or none; else the model's."),
+        typer.Option(
+            envvar="RBL_NORMALIZE", help="imagenet, cifar10, ... or none; by default the model's own."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

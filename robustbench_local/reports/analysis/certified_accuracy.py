@@ -216,7 +216,7 @@ def _compute_mean(marks: ImageMarks) -> float:
 
 
 def _compute_radii(largest: float) -> list[float]:
-    """Radii above 0 up to the first mark at ``max_value`` or beyond; marks are round numbers."""
+    """Radii above 0 up to the first mark at ``largest`` or beyond; marks are round numbers."""
     coarse = largest / _MAX_MARKS
     size = 10.0 ** math.floor(math.log10(coarse))
     mark = next(size * head for head in _ROUND_MARKS if size * head >= coarse)

@@ -347,7 +347,7 @@ def _is_larger(large: Attempt, small: Attempt) -> bool:
 
 
 def _find_differing_parameters(first: Attempt, second: Attempt) -> set[str]:
-    """The hyper-parameters in which two attempts differ; ``peer_method`` where they are different attacks."""
+    """The hyper-parameters in which two attempts differ; ``method`` where they are different attacks."""
     if first.knowledge != second.knowledge or first.stages != second.stages:
         return {"method"}
     names = {*first.parameters, *second.parameters}

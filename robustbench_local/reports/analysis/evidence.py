@@ -56,7 +56,7 @@ class Threat:
 
     @property
     def kind(self) -> str:
-        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``apply_fog``."""
+        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``fog``."""
         return self.name.rpartition("-")[0]
 
 

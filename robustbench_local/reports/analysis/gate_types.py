@@ -33,7 +33,7 @@ class Gate:
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
         on: Which end of the 95% interval, or the estimate itself, must keep the limit.
-        level: ``error_probability`` gates decide the exit code, ``warn`` gates only speak.
+        level: ``error`` gates decide the exit code, ``warn`` gates only speak.
 
     Raises:
         ConfigError: If it limits nothing, or in two ways, or with a value out of range.

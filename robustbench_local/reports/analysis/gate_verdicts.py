@@ -210,7 +210,7 @@ def _build_verdict(
 
 
 def _compare_with_limit(gate: Gate, estimate: Estimate, text: str, max_radius: float) -> tuple[Ruling, str]:
-    """The ruling, and the value in words; an infinite value is one that is larger than ``transfer_sample``."""
+    """The ruling, and the value in words; an infinite value is one that is larger than ``beyond``."""
     if not estimate.is_known:
         return "inconclusive", "nothing was measured"
     value = {"lower": estimate.low, "estimate": estimate.value, "upper": estimate.high}[gate.bound]

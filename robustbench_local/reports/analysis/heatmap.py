@@ -26,7 +26,7 @@ class HeatMapEntry:
     estimate: Estimate
     """Robust accuracy."""
     status_text: str
-    """Stands where the share is not known: ``error_probability``, ``not run``, ``void``, ..."""
+    """Stands where the share is not known: ``error``, ``not run``, ``void``, ..."""
     reason: str = ""
     """Why there is no share, or what is missing from it."""
     own_clean_accuracy: Estimate | None = None

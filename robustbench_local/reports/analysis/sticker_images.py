@@ -52,7 +52,7 @@ class ViewImage:
 
     @property
     def outcome(self) -> str:
-        """``is_success``, ``right`` or ``wrong``."""
+        """``success``, ``correct`` or ``wrong``."""
         return "success" if self.is_success else "correct" if self.is_correct else "wrong"
 
 

@@ -123,7 +123,7 @@ def format_axis_label(norm: str) -> str:
 
 
 def format_knowledge(knowledge: str, surrogate: str | None) -> str:
-    """What the attacker saw, in few words: ``white-box``, ``compute_scores``, ``transfer from X``, ..."""
+    """What the attacker saw, in few words: ``white-box``, ``scores``, ``transfer from X``, ..."""
     if knowledge == "naive":
         return "everything except the defense"
     return knowledge if surrogate is None else f"transfer from {isolate_direction(surrogate)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from robustbench_local.reports.analysis.certified_vs_empirical import (
     ACCURACY_BOUNDS_EXPLANATION,
@@ -17,9 +16,6 @@ from robustbench_local.reports.formatting.text import (
 )
 from robustbench_local.reports.sections.section import JsonDict, Section
 from robustbench_local.store import RunStore
-
-if TYPE_CHECKING:
-    pass
 
 
 class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.naive_vs_adaptive import (
@@ -18,9 +17,6 @@ from robustbench_local.reports.sections.parts import (
 )
 from robustbench_local.reports.sections.section import JsonDict, Section
 from robustbench_local.store import RunStore
-
-if TYPE_CHECKING:
-    pass
 
 
 class NaiveVsAdaptiveSection(Section[tuple[NaiveVsAdaptive, ...]]):

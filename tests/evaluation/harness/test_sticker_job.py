@@ -32,7 +32,8 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.harness.sticker_job import list_controls
-from robustbench_local.evaluation.planning.planner import Options, make_plan
+from robustbench_local.evaluation.options import Options
+from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.run import run_grid
 from robustbench_local.store import RunStore, count_outcomes
 from robustbench_local.store.records import MIN_CLEAN_SHARE
@@ -163,7 +164,7 @@ def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
     batch = run_job(make_sticker_job(classifier, attack=OutsidePaintingAttack(views=4)))
     for row in batch.outcomes:
         assert (row.status, row.broken, row.linf) == ("rejected", False, 0.0)
-        assert row.error == "pixels outside the sticker's place are changed"
+        assert row.error == "pixels outside the sticker's surface are changed"
         assert (
             find_view_predictions(batch, row.position, "sticker").predictions
             == find_view_predictions(batch, row.position, "clean").predictions
@@ -185,7 +186,7 @@ def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, b
     assert [row.status for row in cheated.outcomes] == ["ok", "ok"]
     assert [row.error for row in cheated.outcomes] == [
         None,
-        "control without-views: pixels outside the sticker's place are changed",
+        "control without-views: pixels outside the sticker's surface are changed",
     ]
     assert find_view_predictions(cheated, 0, "without-views") == find_view_predictions(
         batch, 0, "without-views"
@@ -311,7 +312,7 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     (cell,) = run.results["cells"]
     assert (cell["status"], cell["n"], cell["measure"], cell["goal"]) == ("done", 1, "views", "targeted")
     assert cell["identity"]["test views"] == "8"
-    planned = make_plan(Grid.model_validate(GRID), Options(base_folder=tmp_path, is_dry_run=True)).cells[0]
+    planned = make_plan(Grid.model_validate(GRID), Options(), base_folder=tmp_path, is_dry_run=True).cells[0]
     assert 0 < cell["forward_passes"] <= planned.max_passes[0]
     assert cell["backward_passes"] <= planned.max_passes[1]
     before = (tmp_path / "run" / "run.db").read_bytes()
