@@ -28,8 +28,8 @@ def draw_target_matrix(matrix: TargetMatrix, names: Mapping[EvaluatedModel, str]
     """Images of each model by the class in which they ended."""
     rows = [row for row in matrix.rows if row.problem is None]
     columns = [
-        select_drawable_text(target, f"target {place}")
-        for place, target in enumerate(matrix.target_names, start=1)
+        select_drawable_text(target, f"target {number}")
+        for number, target in enumerate(matrix.target_names, start=1)
     ]
     more = ["other targets"] if matrix.other_target_count else []
     counts = [
@@ -43,7 +43,8 @@ def draw_target_matrix(matrix: TargetMatrix, names: Mapping[EvaluatedModel, str]
     ]
     labels = [f"{names[row.subject]}: {select_drawable_text(row.source_name, 'source')}" for row in rows]
     aside, heads = measure_width_inches(labels) + 0.45, [*columns, *more, "elsewhere", "held"]
-    title = f"{select_drawable_text(matrix.label, 'targeted attack')}, {_format_ball(matrix)}: images by where they ended"
+    attack = select_drawable_text(matrix.label, "targeted attack")
+    title = f"{attack}, {_format_ball(matrix)}: images by where they ended"
     width = max(
         2.6 + 0.75 * (len(columns) + 2), aside + max(0.65 * len(heads), measure_width_inches(title.split()))
     )

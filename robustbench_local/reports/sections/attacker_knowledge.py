@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
@@ -13,9 +12,6 @@ from robustbench_local.reports.formatting.text import (
 )
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.store import RunStore
-
-if TYPE_CHECKING:
-    pass
 
 
 class AttackerKnowledgeSection(Section[tuple[CellResult, ...]]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from robustbench_local.reports.analysis.eight_bit_worst_case import (
     EIGHT_BIT_EXPLANATION,
@@ -18,9 +17,6 @@ from robustbench_local.reports.formatting.text import (
 )
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.store import RunStore
-
-if TYPE_CHECKING:
-    pass
 
 
 class EightBitSection(Section[tuple[EightBitCase, ...]]):

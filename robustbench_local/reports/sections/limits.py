@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.store import RunStore
-
-if TYPE_CHECKING:
-    pass
 
 
 class LimitsSection(Section[None]):

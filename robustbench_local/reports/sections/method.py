@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence
 from robustbench_local.reports.analysis.methods import (
@@ -22,9 +21,6 @@ from robustbench_local.reports.formatting.text import (
 )
 from robustbench_local.reports.sections.section import Section
 from robustbench_local.store import RunStore
-
-if TYPE_CHECKING:
-    pass
 
 _FACT_NAMES = {
     "code": "Code",
@@ -75,8 +71,8 @@ def _render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> 
     data = describe_images(evidence.data)
     lines = ["## What was tried", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
     for trial in trials:
-        told = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
-        head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, told)))})"
+        basics = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
+        head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, basics)))})"
         more = [
             trial.card_description,
             trial.settings,

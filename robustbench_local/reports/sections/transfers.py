@@ -46,8 +46,8 @@ class TransfersSection(Section[tuple[TransferMatrix, ...]]):
         """One for each attack."""
         from robustbench_local.reports.figures.share_tables import draw_transfer
 
-        for place, matrix in enumerate(content, start=1):
-            yield f"transfer-{place}.png", draw_transfer(matrix, names)
+        for number, matrix in enumerate(content, start=1):
+            yield f"transfer-{number}.png", draw_transfer(matrix, names)
 
 
 TRANSFERS = TransfersSection()
@@ -56,7 +56,7 @@ TRANSFERS = TransfersSection()
 def _render_transfer(matrix: TransferMatrix) -> list[str]:
     head = ["made on", *(f"tried on {escape_markdown(str(target))}" for target in matrix.attacked_models)]
     rows = (
-        [escape_markdown(row.label), *(format_entry(square) for square in row.entries)] for row in matrix.rows
+        [escape_markdown(row.label), *(format_entry(entry) for entry in row.entries)] for row in matrix.rows
     )
     basis = "among images that the attacked model reads correctly untouched"
     text = f"Attack success under {escape_markdown(str(matrix.threat))}, {basis}. No worst case counts it."
@@ -70,5 +70,5 @@ def _encode_transfer(matrix: TransferMatrix) -> JsonDict:
         "goal": "targeted" if matrix.targeted else "untargeted",
         "attacked_models": [asdict(target) for target in matrix.attacked_models],
         "surrogates": [row.surrogate for row in matrix.rows],
-        "attack_success": [[encode_entry(square) for square in row.entries] for row in matrix.rows],
+        "attack_success": [[encode_entry(entry) for entry in row.entries] for row in matrix.rows],
     }
