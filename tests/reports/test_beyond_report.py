@@ -87,7 +87,7 @@ def test_results_csv_says_it_too(transfer_sample):
 
 def test_markdown_has_the_same_tables(transfer_sample):
     text = transfer_sample.read_text("report.md")
-    for title in ("How far: L2", "What the attackers saw", "Transfer: mi-fgsm", "Common corruptions"):
+    for title in ("Distances: L2", "Attacker knowledge", "Transfer: mi-fgsm", "Common corruptions"):
         assert f"## {title}" in text
     assert "square-linf-8 (scores)" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]

@@ -119,7 +119,7 @@ def test_a_model_whose_clean_answers_change_is_told(content):
     image, verdict = next((image, v) for image, v in cell.verdicts.items() if v.clean_correct)
     turned = replace(cell, verdicts={**cell.verdicts, image: verdict._replace(clean_correct=False)})
     evidence = replace(content.evidence, cells=(turned, *content.evidence.cells[1:]))
-    assert any("1 untouched image differently" in text for text in texts(evidence, "warning"))
+    assert any("1 clean image differently" in text for text in texts(evidence, "warning"))
 
 
 @pytest.mark.parametrize(("correct", "level"), [(5, "void"), (40, "void"), (44, "warning"), (90, None)])
@@ -128,7 +128,7 @@ def test_a_model_that_guesses_is_void(content, correct, level):
     cells = [replace(first, tally=replace(first.tally, clean_correct=correct, broken=0, broken_8bit=0))]
     data = {**content.evidence.data, "class_names": ["a", "b", "c"]}
     evidence = replace(content.evidence, cells=tuple(cells), data=data)
-    found = [finding.level for finding in list_findings(evidence) if "untouched images" in finding.text]
+    found = [finding.level for finding in list_findings(evidence) if "clean images" in finding.text]
     assert found == ([level] if level else [])
 
 

@@ -60,11 +60,11 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert plain(SIMULATION_LIMITS) in text
     assert "if an attacker may put a sticker on 10% of the sign?" in text
     assert f"signs-plain, on 3 of 4 signs: {100 * first.attack_success.value:.1f}%" in text
-    assert f"{plain(format_estimate(first.misread_rate))} not read as Stop" in text
-    assert "of the simulated views in which the clean sign is read rightly" in text
+    assert f"{plain(format_estimate(first.misread_rate))} not classified as Stop" in text
+    assert "of the simulated views in which the clean sign is classified correctly" in text
     assert f"{first.drive_by.longest_run} of {FRAMES_PER_DRIVE}" in text
-    assert "1 of 4 signs is left out because the model misreads it in more than 5% of the clean" in text
-    assert "mean confidence when read as a target" in text.lower()
+    assert "1 of 4 signs is left out because the model misclassifies it in more than 5% of the clean" in text
+    assert "mean confidence when misclassified as a target" in text.lower()
     assert text.index("Each frame is around one simulated view") < text.index("In some of its test views")
     assert text.count("Each frame is around one simulated view") == 1
     assert "photograph" not in text.partition("How it was run")[0]
@@ -141,7 +141,9 @@ def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, report_run)
     assert "Severity, from 0 to 1: made up." in text
     assert "Speed limit 50 0.30" in text
     lines = page.read_text("report.md").splitlines()
-    start = next(place for place, line in enumerate(lines) if line.startswith("| model | views turned"))
+    start = next(
+        place for place, line in enumerate(lines) if line.startswith("| model | attack success over views")
+    )
     assert len({line.count("|") for line in lines[start : start + 4]}) == 1
 
 
@@ -224,7 +226,7 @@ def test_the_table_of_cells_has_no_second_answer(stickers):
     html, lines = plain(HtmlReader(stickers.html).page_text), stickers.read_text("report.md").splitlines()
     (row,) = (line for line in lines if line.startswith("| signs-pgd-at | sticker-10 | done"))
     cells = row.strip("| ").split(" | ")
-    told = ["signs that count 3 of 4", "—", "turned in most views 0 of 3 (0.0\N{EN DASH}70.8%)", "—"]
+    told = ["signs that count 3 of 4", "—", "success in most views 0 of 3 (0.0\N{EN DASH}70.8%)", "—"]
     assert [plain(cell) for cell in cells[4:8]] == told
     assert f"{told[0]}; {told[2]}" in html
 
@@ -280,8 +282,8 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
         tmp_path / "other", SampleStickers(models=("signs-plain",), sign_count=2, void_count=2)
     )
     page = plain(HtmlReader(write_report(run).read_text(encoding="utf-8")).page_text)
-    assert "says nothing: no sign is read rightly in 95% of its clean views" in page
-    assert "No answer can be given: no sign is read rightly in enough of its clean views." in page
+    assert "says nothing: no sign is classified correctly in 95% of its clean views" in page
+    assert "No answer can be given: no sign is classified correctly in enough of its clean views." in page
 
 
 def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, report_run):

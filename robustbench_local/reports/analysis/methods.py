@@ -1,4 +1,4 @@
-"""What was tried: every attack and certificate of a run, in words and with its numbers."""
+"""Attacks and certificates: every attack and certificate of a run, in words and with its numbers."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ _RANGE_PHRASES = {
 }
 """What views of a sign differ in; pixels of blur and motion are those of a frame 32 pixels wide."""
 _KNOWLEDGE_PHRASES = {
-    "white-box": "the network and its gradients",
-    "scores": "the scores that the model gives",
-    "labels": "the label that the model gives",
+    "white-box": "the model and its gradients",
+    "scores": "the scores of the model",
+    "labels": "the predicted label",
 }
 """What an attacker works with; others say it themselves."""
 
@@ -130,12 +130,12 @@ def _describe_card(cell: CellResult, description: str) -> str:
     shipped = record.card in {record.attack.removesuffix(origin), record.parameters.get("method")}
     if shipped or not description:
         return description
-    return f"Changed from the card {record.card}, which as it ships is: {description}"
+    return f"Changed from the card {record.card}, whose description is: {description}"
 
 
 def _describe_knowledge(cell: CellResult) -> str:
     if cell.transferred:
-        return f"made on {isolate_direction(str(cell.surrogate_label))}, without a look at the model"
+        return f"crafted on {isolate_direction(str(cell.surrogate_label))}, without access to the model"
     return f"the attacker knows: {_KNOWLEDGE_PHRASES.get(cell.attacker_knowledge, cell.attacker_knowledge)}"
 
 
@@ -143,7 +143,7 @@ def _describe_goal(evidence: Evidence, cell: CellResult) -> str:
     if not cell.targeted:
         return "any wrong class"
     sources, targets = format_goal_classes(evidence, cell)
-    return f"{sources} read as {targets}"
+    return f"{sources} misclassified as {targets}"
 
 
 def _format_settings(parameters: Mapping[str, Any]) -> str:
@@ -178,5 +178,5 @@ def _format_views(ranges: Mapping[str, Any] | None, judged: str | None) -> str:
         for key, value in (ranges or {}).items()
         if key in _RANGE_PHRASES
     ]
-    over = f"judged over {judged} others of each sign" if judged else ""
+    over = f"evaluated over {judged} held-out views of each sign" if judged else ""
     return "; ".join(filter(None, [", ".join(found), over]))

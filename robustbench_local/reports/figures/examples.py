@@ -28,7 +28,7 @@ def draw_examples(exhibits: Sequence[CellExamples], names: Mapping[EvaluatedMode
         label = select_drawable_text(example.label, "its class")
         captions = [
             label,
-            f"read as {select_drawable_text(example.prediction, 'another class')}",
+            f"classified as {select_drawable_text(example.prediction, 'another class')}",
             f"change \N{MULTIPLICATION SIGN} {exhibit.amplification}",
         ]
         for column, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):

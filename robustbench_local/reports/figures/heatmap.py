@@ -28,7 +28,7 @@ COLUMN_HEAD_WIDTH_INCHES = 1.8
 def draw_heatmap(heatmap: HeatMap, names: Mapping[EvaluatedModel, str]) -> Figure:
     """Robust accuracy of each model under each attack."""
     columns, rows = heatmap.columns, heatmap.rows
-    heads = ["untouched", *(f"{column.threat}\n{_format_column_head(column.label)}" for column in columns)]
+    heads = ["clean", *(f"{column.threat}\n{_format_column_head(column.label)}" for column in columns)]
     labels = [names[row.subject] for row in rows]
     title = _format_heatmap_title(heatmap)
     breadth = max(0.9, measure_width_inches([line for head in heads for line in head.split("\n")]) + 0.1)
@@ -76,9 +76,9 @@ def _format_heatmap_title(heatmap: HeatMap) -> str:
     return f"Robust accuracy with 95% intervals, n = {numbers or 0}"
 
 
-def _format_interval_and_n(estimate: Estimate, untouched: Estimate | None = None) -> str:
+def _format_interval_and_n(estimate: Estimate, clean: Estimate | None = None) -> str:
     """The interval and, below it, the number of images: squares of one drawing may have met other images."""
     if not estimate.is_known:
         return format_interval(estimate)
-    own = f"\nuntouched {format_percent(untouched.value)}" if untouched else ""
+    own = f"\nclean {format_percent(clean.value)}" if clean else ""
     return f"{format_interval(estimate)}\nn = {estimate.n:,}{own}"

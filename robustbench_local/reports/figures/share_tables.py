@@ -30,7 +30,7 @@ def draw_transfer(matrix: TransferMatrix, names: Mapping[EvaluatedModel, str]) -
         for number, row in enumerate(matrix.rows, start=1)
     ]
     attack = select_drawable_text(matrix.label, "attack")
-    title = f"{attack}, {matrix.threat}: success on the model above, made on the one at the left"
+    title = f"{attack}, {matrix.threat}: attack success; columns: attacked model, rows: surrogate"
     figure, axes = build_table_axes(columns, rows, title)
     for y, row in enumerate(matrix.rows):
         for x, entry in enumerate(row.entries):
@@ -46,7 +46,7 @@ def draw_corruptions(corruption_map: CorruptionMap, names: Mapping[EvaluatedMode
         for number, row in enumerate(corruption_map.rows, start=1)
     ]
     clean = format_percent(corruption_map.clean_accuracy.value)
-    title = f"{names[corruption_map.subject]}: accuracy, {clean} untouched, n = {corruption_map.image_counts}"
+    title = f"{names[corruption_map.subject]}: accuracy, {clean} clean, n = {corruption_map.image_counts}"
     figure, axes = build_table_axes(columns, [*labels, "mean"], title)
     for y, row in enumerate([*corruption_map.rows, corruption_map.mean_row]):
         for x, entry in enumerate([*row.entries, row.mean_entry]):
@@ -64,7 +64,7 @@ def draw_goals(table: GoalTable, names: Mapping[EvaluatedModel, str]) -> Figure:
         select_drawable_text(table.label, "attack"),
         select_drawable_text(table.source_names, "the source class"),
     )
-    title = f"{attack}: how often {sources} is read as each target"
+    title = f"{attack}: how often {sources} is misclassified as each target"
     figure, axes = build_table_axes([names[subject] for subject in table.subjects], labels, title)
     for y, row in enumerate(table.rows):
         for x, entry in enumerate(row.entries):
@@ -76,7 +76,7 @@ def draw_view_map(result: StickerResult, names: Mapping[EvaluatedModel, str]) ->
     """Success of one sticker by size of the sign and angle."""
     view_map = result.view_map
     attack = f"{select_drawable_text(result.cell.label, 'sticker')} on {names[result.subject]}"
-    title = f"{attack}: views turned, by size of the sign (far to near) and angle"
+    title = f"{attack}: attack success over views, by size of the sign (far to near) and angle"
     columns = [f"{distance} px" for distance in view_map.distance_labels]
     figure, axes = build_table_axes(columns, [f"{angle} degrees" for angle in view_map.angle_labels], title)
     for y, row in enumerate(view_map.rows):

@@ -42,9 +42,10 @@ def draw_target_matrix(matrix: TargetMatrix, names: Mapping[EvaluatedModel, str]
         for row in rows
     ]
     labels = [f"{names[row.subject]}: {select_drawable_text(row.source_name, 'source')}" for row in rows]
-    aside, heads = measure_width_inches(labels) + 0.45, [*columns, *more, "elsewhere", "held"]
-    attack = select_drawable_text(matrix.label, "targeted attack")
-    title = f"{attack}, {_format_ball(matrix)}: images by where they ended"
+    aside, heads = measure_width_inches(labels) + 0.45, [*columns, *more, "another class", "robust"]
+    title = (
+        f"{select_drawable_text(matrix.label, 'targeted attack')}, {_format_ball(matrix)}: final predictions"
+    )
     width = max(
         2.6 + 0.75 * (len(columns) + 2), aside + max(0.65 * len(heads), measure_width_inches(title.split()))
     )

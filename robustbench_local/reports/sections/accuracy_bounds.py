@@ -22,8 +22,8 @@ class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
     """What is proven and what attacks left, for the same images."""
 
     anchor = "brackets"
-    title = "Between proof and attack"
-    link_text = "Between proof and attack"
+    title = "Certified and empirical robust accuracy"
+    link_text = "Certified and empirical robust accuracy"
     template = "accuracy_bounds.html.j2"
     explanation = ACCURACY_BOUNDS_EXPLANATION
 
@@ -46,7 +46,7 @@ ACCURACY_BOUNDS = AccuracyBoundsSection()
 
 
 def _render_accuracy_bounds(all_bounds: Sequence[RobustAccuracyBounds]) -> list[str]:
-    head = ["model", "ball", "proven", "not broken", "neither"]
+    head = ["model", "threat model", "certified accuracy", "robust accuracy", "undecided"]
     rows = (
         [
             escape_markdown(str(bounds.subject)),
@@ -57,7 +57,14 @@ def _render_accuracy_bounds(all_bounds: Sequence[RobustAccuracyBounds]) -> list[
         ]
         for bounds in all_bounds
     )
-    return ["## Between proof and attack", "", ACCURACY_BOUNDS_EXPLANATION, "", *render_table(head, rows), ""]
+    return [
+        "## Certified and empirical robust accuracy",
+        "",
+        ACCURACY_BOUNDS_EXPLANATION,
+        "",
+        *render_table(head, rows),
+        "",
+    ]
 
 
 def _encode_accuracy_bounds(bounds: RobustAccuracyBounds) -> JsonDict:

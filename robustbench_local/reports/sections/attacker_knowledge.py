@@ -18,8 +18,8 @@ class AttackerKnowledgeSection(Section[tuple[CellResult, ...]]):
     """Knowledge and queries of each attack, where some attacker saw less than the gradients."""
 
     anchor = "sight"
-    title = "What the attackers saw, and what they spent"
-    link_text = "What the attackers saw"
+    title = "Attacker knowledge and queries"
+    link_text = "Attacker knowledge"
     template = "attacker_knowledge.html.j2"
 
     def build(self, evidence: Evidence, store: RunStore) -> tuple[CellResult, ...]:
@@ -48,7 +48,14 @@ def _has_no_attacker(cell: CellResult) -> bool:
 
 
 def _render_attacker_knowledge(cells: Sequence[CellResult]) -> list[str]:
-    head = ["model", "attack", "saw", "attack success", "passes where broken: median, most", "in all"]
+    head = [
+        "model",
+        "attack",
+        "knowledge",
+        "attack success",
+        "passes on success: median, maximum",
+        "on all images",
+    ]
     rows = (
         [
             escape_markdown(str(cell.subject)),
@@ -60,7 +67,7 @@ def _render_attacker_knowledge(cells: Sequence[CellResult]) -> list[str]:
         ]
         for cell in cells
     )
-    return ["## What the attackers saw, and what they spent", "", *render_table(head, rows), ""]
+    return ["## Attacker knowledge and queries", "", *render_table(head, rows), ""]
 
 
 def _format_passes(middle: float | None, most: int | None) -> str:

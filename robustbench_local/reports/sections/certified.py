@@ -30,7 +30,7 @@ class CertifiedSection(Section[tuple[CertifiedGroup, ...]]):
     """Certificates by norm; results.json has them among the cells."""
 
     anchor = "certified"
-    title = "Certified: what no attack can change"
+    title = "Certified accuracy"
     link_text = "Certified"
     template = "certified.html.j2"
     explanation = CERTIFIED_EXPLANATION
@@ -58,8 +58,16 @@ CERTIFIED = CertifiedSection()
 
 
 def _render_certified(groups: Sequence[CertifiedGroup]) -> list[str]:
-    head = ["model", "certificate", "ball", "certified", "read rightly", "abstained", "passes an image"]
-    head += ["about", "holds"]
+    head = [
+        "model",
+        "certificate",
+        "threat model",
+        "certified accuracy",
+        "clean accuracy",
+        "abstained",
+        "passes per image",
+    ]
+    head += ["classifier", "guarantee"]
     rows = (
         [escape_markdown(part) for part in _format_certificate_row(row)]
         for group in groups

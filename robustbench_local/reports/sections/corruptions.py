@@ -61,7 +61,7 @@ CORRUPTIONS = CorruptionsSection()
 
 def _render_corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
     severities = [f"severity {severity}" for severity in maps[0].severities]
-    text = "The average case, not an adversary: accuracy over all images, by corruption and severity."
+    text = "Average case, no adversary: accuracy over all images, by corruption and severity."
     lines = ["## Common corruptions", "", text, ""]
     means = (
         [
@@ -71,7 +71,7 @@ def _render_corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
         ]
         for corruption_map in maps
     )
-    lines += [*render_table(["mean over corruptions", "untouched", *severities, "all severities"], means), ""]
+    lines += [*render_table(["mean over corruptions", "clean", *severities, "all severities"], means), ""]
     for corruption_map in maps:
         rows = (
             [escape_markdown(row.label), *map(format_entry, (*row.entries, row.mean_entry))]

@@ -1,4 +1,4 @@
-"""Robust accuracy over the radius."""
+"""Robust accuracy by perturbation budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class CurvesSection(Section[tuple[CurvePanel, ...]]):
     """Curves over eps; the tables of the other sections have their numbers."""
 
     anchor = "radius"
-    title = "Robust accuracy over the radius"
+    title = "Robust accuracy by perturbation budget"
     link_text = "Over the radius"
     template = "curves.html.j2"
 

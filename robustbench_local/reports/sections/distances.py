@@ -27,7 +27,7 @@ class DistancesSection(Section[tuple[DistanceGroup, ...]]):
     """Attacks that look for the nearest adversarial image; results.json has them among the cells."""
 
     anchor = "far"
-    title = "How far: the nearest adversarial images"
+    title = "Distance to the nearest adversarial example"
     link_text = "How far"
     template = "distances.html.j2"
     curve_steps = CURVE_STEPS
@@ -55,17 +55,26 @@ DISTANCES = DistancesSection()
 
 
 def _render_distances(group: DistanceGroup) -> list[str]:
-    head = ["model", "attack", "n", "a quarter", "half", "its 95% interval", "three quarters", "held"]
+    head = [
+        "model",
+        "attack",
+        "n",
+        "lower quartile",
+        "median",
+        "its 95% interval",
+        "upper quartile",
+        "robust",
+    ]
     rows = (_format_distance_row(distances, group.threat) for distances in group.attack_distances)
     text = (
-        "Distance at which a quarter, half and three quarters of the images had broken, over those that are "
-        "read correctly untouched. An image that held counts as farther than the largest radius."
+        "Quartiles of the distance to the nearest adversarial example, over the correctly classified images. An "
+        "image without one counts as farther than the largest radius."
     )
     goal = ", targeted" if group.targeted else ""
     table = [*render_table(head, rows), ""] if group.attack_distances else []
     problems = [f"- No distances: {escape_markdown(problem)}" for problem in group.problems]
     return [
-        f"## How far: {escape_markdown(str(group.threat))}{goal}",
+        f"## Distances: {escape_markdown(str(group.threat))}{goal}",
         "",
         text,
         "",

@@ -33,11 +33,11 @@ class EightBitSection(Section[tuple[EightBitCase, ...]]):
         """One table."""
         head = [
             "model",
-            "ball",
+            "threat model",
             "robust in 8 bits",
             "attack success in 8 bits",
             "in floating point",
-            "left out",
+            "excluded",
         ]
         rows = (
             [

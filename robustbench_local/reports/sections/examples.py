@@ -1,4 +1,4 @@
-"""What the attacks look like."""
+"""Adversarial examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ExamplesSection(Section[tuple[CellExamples, ...]]):
     """Adversarial images beside the clean ones: on the page and as a figure."""
 
     anchor = "examples"
-    title = "What the attacks look like"
+    title = "Adversarial examples"
     link_text = "Examples"
     template = "examples.html.j2"
     has_photographs = True

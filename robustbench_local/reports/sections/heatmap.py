@@ -1,4 +1,4 @@
-"""Every model against every attack."""
+"""Robust accuracy by model and attack."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class HeatmapSection(Section[HeatMap]):
     """Robust accuracy of each model under each attack, and in the worst case."""
 
     anchor = "attacks"
-    title = "Every model against every attack"
-    link_text = "Every model against every attack"
+    title = "Robust accuracy by model and attack"
+    link_text = "Robust accuracy by model and attack"
     template = "heatmap.html.j2"
 
     def build(self, evidence: Evidence, store: RunStore) -> HeatMap:
@@ -56,7 +56,7 @@ HEATMAP = HeatmapSection()
 def _render_heatmap(heatmap: HeatMap) -> list[str]:
     head = [
         "model",
-        "untouched",
+        "clean",
         *(escape_markdown(f"{column.threat}: {column.label}") for column in heatmap.columns),
     ]
     rows = (
@@ -67,10 +67,10 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         ]
         for row in heatmap.rows
     )
-    text = "Share of all images that are read correctly and stay so, with the 95% Clopper-Pearson interval."
+    text = "Share of all images that are classified correctly and remain so under attack, with the 95% Clopper-Pearson interval."
     if heatmap.has_other_images:
         text += (
-            ' An attack with a limit met fewer images than the column "untouched" is over: behind its '
-            "interval stands how many of those are read correctly untouched."
+            ' An attack with a limit ran on fewer images than the column "clean"; its entry then '
+            "also states the clean accuracy on those images."
         )
     return ["## Robust accuracy", "", text, "", *render_table(head, rows), ""]

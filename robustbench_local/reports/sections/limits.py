@@ -11,7 +11,7 @@ class LimitsSection(Section[None]):
     """What no number of the report says; report.md says it in its last lines."""
 
     anchor = "limits"
-    title = "How to read this, and what it does not say"
+    title = "Interpretation and limitations"
     link_text = "How to read this"
     template = "limits.html.j2"
 

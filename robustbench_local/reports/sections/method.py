@@ -1,4 +1,4 @@
-"""How it was run: what is counted, cell by cell, what was tried, models, images and machine."""
+"""Methods and environment: definitions, results of each attack, methods, models, images and machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
     """How the run was done; results.json has the same among its cells, models, data and environment."""
 
     anchor = "method"
-    title = "How it was run"
+    title = "Methods and environment"
     link_text = "How it was run"
     template = "method.html.j2"
     drawn_signs_note = DRAWN_SIGNS_NOTE
@@ -50,9 +50,9 @@ class MethodSection(Section[tuple[MethodDescription, ...]]):
         return True
 
     def to_markdown(self, content: tuple[MethodDescription, ...], evidence: Evidence) -> Iterable[str]:
-        """What was tried, and a table of the cells."""
+        """Attacks and certificates, and a table of the cells."""
         yield from _render_methods(evidence, content)
-        yield from ("## Cell by cell", "", *_render_cells(evidence.attack_cells), "")
+        yield from ("## Results of each attack", "", *_render_cells(evidence.attack_cells), "")
 
     def describe_machine(self, evidence: Evidence) -> dict[str, str]:
         """The environment in words."""
@@ -69,7 +69,7 @@ METHOD = MethodSection()
 def _render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> list[str]:
     """The section for report.md."""
     data = describe_images(evidence.data)
-    lines = ["## What was tried", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
+    lines = ["## Attacks and certificates", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
     for trial in trials:
         basics = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
         head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, basics)))})"
@@ -97,7 +97,7 @@ def _format_sentence(text: str) -> str:
 
 
 def _render_cells(cells: Iterable[CellResult]) -> Iterator[str]:
-    head = ["model", "attack", "status", "n", "untouched", "robust", "attack success", "8-bit", "time"]
+    head = ["model", "attack", "status", "n", "clean", "robust", "attack success", "8-bit", "time"]
     rows = (
         [
             escape_markdown(str(cell.subject)),
@@ -115,7 +115,7 @@ def _render_cells(cells: Iterable[CellResult]) -> Iterator[str]:
 
 
 def _format_image_shares(cell: CellResult) -> list[str]:
-    """Shares of images: untouched, robust, success, success in 8 bits."""
+    """Shares of images: clean, robust, success, success in 8 bits."""
     return [
         format_percent(cell.clean_accuracy.value),
         format_estimate(cell.robust_accuracy),
@@ -140,7 +140,7 @@ def _format_sign_counts(cell: CellResult) -> tuple[str, str]:
     """Where cells stand side by side: how many signs count, and how many of them are turned."""
     tally = cell.tally
     most = f"{tally.broken} of {tally.clean_correct} ({format_interval(cell.attack_success)})"
-    return f"signs that count {tally.clean_correct} of {tally.n}", f"turned in most views {most}"
+    return f"signs that count {tally.clean_correct} of {tally.n}", f"success in most views {most}"
 
 
 def _describe_machine(evidence: Evidence) -> dict[str, str]:

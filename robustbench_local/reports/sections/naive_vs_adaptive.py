@@ -20,11 +20,11 @@ from robustbench_local.store import RunStore
 
 
 class NaiveVsAdaptiveSection(Section[tuple[NaiveVsAdaptive, ...]]):
-    """What each defense does against a naive attacker, and against an adaptive one."""
+    """What each defense does against a non-adaptive attack, and against an adaptive one."""
 
     anchor = "defenses"
-    title = "What the defenses hide, and what they withstand"
-    link_text = "What the defenses hide"
+    title = "Non-adaptive and adaptive attacks"
+    link_text = "Adaptive attacks"
     template = "naive_vs_adaptive.html.j2"
     explanation = NAIVE_VS_ADAPTIVE_EXPLANATION
 
@@ -47,7 +47,7 @@ NAIVE_VS_ADAPTIVE = NaiveVsAdaptiveSection()
 
 
 def _render_naive_vs_adaptive(comparisons: Sequence[NaiveVsAdaptive]) -> list[str]:
-    head = ["model", "attack", "without the defense", "naive attacker", "adaptive attacker"]
+    head = ["model", "attack", "without defense", "non-adaptive attack", "adaptive attack"]
     rows = (
         [
             escape_markdown(str(comparison.subject)),
@@ -60,7 +60,7 @@ def _render_naive_vs_adaptive(comparisons: Sequence[NaiveVsAdaptive]) -> list[st
         for comparison in comparisons
     )
     sentences = [f"- {escape_markdown(comparison.sentence)}" for comparison in comparisons]
-    title = "## What the defenses hide, and what they withstand"
+    title = "## Non-adaptive and adaptive attacks"
     return [title, "", NAIVE_VS_ADAPTIVE_EXPLANATION, "", *render_table(head, rows), "", *sentences, ""]
 
 

@@ -15,10 +15,8 @@ def format_entry(entry: HeatMapEntry) -> str:
     """An entry of a table in Markdown: the share, or a word where there is none."""
     if not entry.estimate.is_known:
         return entry.status_text
-    untouched = (
-        f"; untouched {format_percent(entry.own_clean_accuracy.value)}" if entry.own_clean_accuracy else ""
-    )
-    return f"{format_estimate(entry.estimate)}{' (incomplete)' if entry.reason else ''}{untouched}"
+    clean = f"; clean {format_percent(entry.own_clean_accuracy.value)}" if entry.own_clean_accuracy else ""
+    return f"{format_estimate(entry.estimate)}{' (incomplete)' if entry.reason else ''}{clean}"
 
 
 def encode_entry(entry: HeatMapEntry) -> dict[str, Any]:
@@ -27,7 +25,7 @@ def encode_entry(entry: HeatMapEntry) -> dict[str, Any]:
 
 
 def format_severity(evidence: Evidence, severity: SeveritySummary | None, model: str) -> str:
-    """Expected severity, and the worst single reading."""
+    """Expected severity, and the worst single prediction."""
     if severity is None:
         return MISSING_TEXT
     mean = severity.expected
@@ -39,7 +37,7 @@ def format_severity(evidence: Evidence, severity: SeveritySummary | None, model:
 
 
 def encode_severity(severity: SeveritySummary) -> dict[str, Any]:
-    """Expected severity, and the worst single reading, for results.json."""
+    """Expected severity, and the worst single prediction, for results.json."""
     return {
         "expected": severity.expected.to_json(),
         "worst": severity.worst_severity,

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SUMMARY_COLUMNS = (
-    "model", "views turned", "not read as what it is", "signs turned in most views",
-    "mean confidence when read as a target", "worst bin", "frames of the drive-by",
-    "drives turned in at least half of their frames", "longest run", "expected severity", "worst reading",
+    "model", "attack success over views", "misclassified", "signs with success in most views",
+    "mean confidence in a target", "worst bin", "frames of the drive-by",
+    "drives with success in at least half of their frames", "longest run", "expected severity", "worst prediction",
 )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ class StickersSection(Section[Stickers]):
     """One sticker for all views of a sign."""
 
     anchor = "stickers"
-    title = "Stickers: one for all views of a sign"
+    title = "Stickers"
     link_text = "Stickers"
     template = "stickers.html.j2"
     explanation = STICKERS_EXPLANATION
@@ -119,7 +119,7 @@ def _render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
             f"Severity, from 0 to 1: {rule}. {SEVERITY_EXPLANATION}" for rule in rules
         )
         rows = (_format_control_row(result, control) for result in group for control in result.controls)
-        yield from render_table(["model", "control", "should be", "measured", "is it so"], rows)
+        yield from render_table(["model", "control", "expected", "measured", "met"], rows)
         yield ""
         parts = [escape_markdown(part.name) for part in group[0].prediction_shares]
         read = (
@@ -130,7 +130,7 @@ def _render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]
             for result in group
             if result.counted_signs
         )
-        yield from render_table(["model, read as", *parts], read)
+        yield from render_table(["model, prediction", *parts], read)
         yield ""
 
 
@@ -142,7 +142,7 @@ def _iterate_paragraphs(sentences: Iterable[str]) -> Iterator[str]:
 def _format_summary_row(result: StickerResult) -> list[str]:
     who, worst, drive = escape_markdown(str(result.subject)), result.view_map.worst_bin, result.drive_by
     if not result.counted_signs:
-        reason = "void: no sign is read rightly in enough of its clean views"
+        reason = "void: no sign is classified correctly in enough of its clean views"
         return [who, reason, *[""] * (len(_SUMMARY_COLUMNS) - 2)]
     severity = result.severity
     return [
@@ -150,7 +150,7 @@ def _format_summary_row(result: StickerResult) -> list[str]:
         format_estimate(result.attack_success),
         format_estimate(result.misread_rate),
         f"{result.broken_signs} of {result.counted_signs}"
-        + (f", {len(result.void_signs)} left out" if result.void_signs else ""),
+        + (f", {len(result.void_signs)} excluded" if result.void_signs else ""),
         format_percent(result.mean_confidence),
         MISSING_TEXT if worst is None else str(worst),
         MISSING_TEXT if drive is None else format_percent(drive.success_share),
@@ -162,11 +162,11 @@ def _format_summary_row(result: StickerResult) -> list[str]:
 
 
 def _format_control_row(result: StickerResult, control: StickerControl) -> list[str]:
-    verdict = {None: "cannot be told", True: "yes", False: "**no**"}[control.is_met]
+    verdict = {None: "unknown", True: "yes", False: "**no**"}[control.is_met]
     remarks = f": {escape_markdown(control.remarks)}" if control.remarks else ""
     measured = format_estimate(control.success_share)
     if control.misread_rate.is_known:
-        measured += f"; not read as what it is {format_estimate(control.misread_rate)}"
+        measured += f"; misclassified {format_estimate(control.misread_rate)}"
     who = escape_markdown(str(result.subject))
     return [who, control.name, escape_markdown(control.expected), measured, f"{verdict}{remarks}"]
 

@@ -1,4 +1,4 @@
-"""Targeted attacks: where the images ended, and each target alone."""
+"""Targeted attacks: final predictions, and each target alone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TargetsSection(Section[TargetedAttacks]):
     """Targeted attacks; results.json has the matrices among the cells."""
 
     anchor = "targets"
-    title = "Targeted attacks: where the images ended"
+    title = "Targeted attacks: final predictions"
     link_text = "Targeted attacks"
     template = "targets.html.j2"
     explanation = GOALS_EXPLANATION
@@ -101,9 +101,9 @@ def _render_target_matrix(evidence: Evidence, matrix: TargetMatrix) -> list[str]
         *map(escape_markdown, matrix.target_names),
         *more,
         *unreadable,
-        "elsewhere",
-        "held",
-        "reached the goal",
+        "another class",
+        "robust",
+        "attack success",
     ]
     rows = [_format_target_row(row, bool(more), bool(unreadable), len(head)) for row in matrix.rows]
     if matrix.severity_rule:
@@ -111,7 +111,7 @@ def _render_target_matrix(evidence: Evidence, matrix: TargetMatrix) -> list[str]
         harms = (format_severity(evidence, row.severity, row.subject.model) for row in matrix.rows)
         rows = [[*row, harm] for row, harm in zip(rows, harms, strict=True)]
     under = escape_markdown(str(matrix.threat))
-    text = f"Under {under}, among images that are read correctly untouched: how many ended where."
+    text = f"Under {under}, among the correctly classified images: final predictions."
     rule = [f"Severity, 0 to 1: {escape_markdown(matrix.severity_rule)}.", ""] if matrix.severity_rule else []
     comparisons = [part for sentence in matrix.comparisons for part in (escape_markdown(sentence), "")]
     return [
@@ -159,19 +159,17 @@ def _render_goals(evidence: Evidence, goals: GoalTable) -> list[str]:
     if goals.severity_rule:
         pairs = zip(goals.worst_case_severities, goals.subjects, strict=True)
         harms = (format_severity(evidence, harm, subject.model) for harm, subject in pairs)
-        rows.append(["severity if the attacker wants the most", "", *harms])
+        rows.append(["severity under the worst attack", "", *harms])
     comparisons = [part for sentence in goals.comparisons for part in (escape_markdown(sentence), "")]
-    title = f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} read as each target"
+    title = f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} misclassified as each target"
     return [title, "", GOALS_EXPLANATION, "", *render_table(head, rows), "", *comparisons]
 
 
 def _format_goal_entry(entry: GoalEntry) -> str:
     if not entry.estimate.is_known:
         return format_entry(entry)
-    counts = (
-        f"{entry.success_count} reached, {entry.other_class_count} wrong otherwise, {entry.robust_count} held"
-    )
-    return f"{format_entry(entry)}; {counts}"
+    wrong = f"{entry.success_count} reached the goal, {entry.other_class_count} another wrong class"
+    return f"{format_entry(entry)}; {wrong}, {entry.robust_count} robust"
 
 
 def _encode_goal_table(table: GoalTable) -> JsonDict:

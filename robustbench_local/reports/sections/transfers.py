@@ -24,7 +24,7 @@ class TransfersSection(Section[tuple[TransferMatrix, ...]]):
     """A matrix for each attack: made on one model, tried on another."""
 
     anchor = "transfers"
-    title = "Transfer: made on one model, tried on another"
+    title = "Transfer attacks"
     link_text = "Transfer"
     template = "transfers.html.j2"
 
@@ -54,12 +54,15 @@ TRANSFERS = TransfersSection()
 
 
 def _render_transfer(matrix: TransferMatrix) -> list[str]:
-    head = ["made on", *(f"tried on {escape_markdown(str(target))}" for target in matrix.attacked_models)]
+    head = [
+        "crafted on",
+        *(f"evaluated on {escape_markdown(str(target))}" for target in matrix.attacked_models),
+    ]
     rows = (
         [escape_markdown(row.label), *(format_entry(entry) for entry in row.entries)] for row in matrix.rows
     )
-    basis = "among images that the attacked model reads correctly untouched"
-    text = f"Attack success under {escape_markdown(str(matrix.threat))}, {basis}. No worst case counts it."
+    basis = "among the images that the attacked model classifies correctly"
+    text = f"Attack success under {escape_markdown(str(matrix.threat))}, {basis}. It counts in no worst case."
     return [f"## Transfer: {escape_markdown(matrix.label)}", "", text, "", *render_table(head, rows), ""]
 
 

@@ -11,9 +11,9 @@ from robustbench_local.reports.sections.report_data import ReportData
 from robustbench_local.reports.summary import headline as answer
 
 _LEVEL_TITLES: tuple[tuple[FindingLevel, str], ...] = (
-    ("void", "Void"),
+    ("void", "Invalid"),
     ("incomplete", "Incomplete"),
-    ("warning", "Read the numbers with this in mind"),
+    ("warning", "Warnings"),
     ("note", "Remarks"),
 )
 
@@ -81,12 +81,12 @@ def _format_figure_title(path: str) -> str:
 
 
 _ACCURACY_EXPLANATION = (
-    "Robust accuracy is taken over all images, clean mistakes included; attack success over the images that "
-    "are read correctly untouched; the worst case image by image. Attacks find weaknesses and never prove "
-    "that there are none: a stronger attack can only lower robust accuracy and raise attack success."
+    "Robust accuracy is computed over all images, including those that are misclassified without attack; attack "
+    "success over the correctly classified images; the worst case image by image. Robust accuracy is an upper "
+    "bound: a stronger attack can only lower it and raise attack success."
 )
 _INTERVALS_NOTE = (
-    "Intervals over images speak of further images of the same kind. None speaks of other cameras, weather "
-    "or label mistakes, nor of a model trained anew."
+    "Intervals over images cover further images from the same distribution. They do not cover other cameras, "
+    "weather, label errors or a retrained model."
 )
-_VIEW_INTERVALS_NOTE = "Intervals over views speak of further views of these signs, not of other signs."
+_VIEW_INTERVALS_NOTE = "Intervals over views cover further views of these signs, not other signs."

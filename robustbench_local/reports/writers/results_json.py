@@ -189,7 +189,7 @@ def _encode_doubt(doubt: Doubt) -> JsonDict:
         "images": sorted(doubt.images),
         "concerns_clean_answers": doubt.concerns_clean_answers,
         "reason": doubt.reason,
-        "remedy": doubt.remedy,
+        "hint": doubt.hint,
     }
 
 

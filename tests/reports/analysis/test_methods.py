@@ -26,7 +26,7 @@ def test_every_attack_is_there_once_with_goal_sight_and_settings(content):
         dict.fromkeys(cell.record.attack for cell in evidence.cells)
     )
     aimed = trial(evidence, "stop-to-speed-limit")
-    assert aimed.goal == "Stop read as one of 8 target classes"
+    assert aimed.goal == "Stop misclassified as one of 8 target classes"
     assert aimed.attacker_knowledge == "the attacker knows: the network and its gradients"
     cell = next(cell for cell in evidence.cells if cell.record.attack == "pgd50-linf-8")
     given = {"method": "pgd", "steps": 50, "restarts": 1, "step_size": None, "random_start": True,

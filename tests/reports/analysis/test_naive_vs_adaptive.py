@@ -140,7 +140,7 @@ def test_every_form_of_the_report_shows_the_lesson(page, content):
     markdown = (page.parent / "report.md").read_text("utf-8")
     for text in (shown.page_text, html.unescape(markdown.replace("\\", ""))):
         assert " ".join(lesson.sentence.split()) in " ".join(text.split())
-        assert "What the defenses hide, and what they withstand" in text
+        assert "Non-adaptive and adaptive attacks" in text
     results = json.loads((page.parent / "results.json").read_text("utf-8"))
     first = results["naive_vs_adaptive"][0]
     assert (first["model"], first["defense"], first["attack"]) == ("signs-plain", "jpeg-75", "pgd50-linf-8")
