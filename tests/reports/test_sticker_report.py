@@ -70,10 +70,8 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert "photograph" not in text.partition("Methods and environment")[0]
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
-    assert (
-        f"signs-pgd-at under sticker-10: {100 * content.get_content(STICKERS).results[1].attack_success.value:.1f}%"
-        in text
-    )
+    success = content.get_content(STICKERS).results[1].attack_success
+    assert f"signs-pgd-at under sticker-10: {100 * success.value:.1f}%" in text
 
 
 def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):

@@ -63,7 +63,7 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         [
             escape_markdown(str(row.subject)),
             format_estimate(row.clean_accuracy),
-            *(format_entry(square) for square in row.entries),
+            *(format_entry(entry) for entry in row.entries),
         ]
         for row in heatmap.rows
     )
