@@ -275,7 +275,9 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
     with RunStore.open_readonly(run) as store:
         found = [finding.text for finding in read_report_data(store).findings]
     (text,) = (text for text in found if "control" in text)
-    shares = "on the sign as it is”: 0.0% (0.0\N{EN DASH}1.8%, n = 200) of the views, clearly lower (p < 0.001)"
+    shares = (
+        "on the sign as it is”: 0.0% (0.0\N{EN DASH}1.8%, n = 200) of the views, clearly lower (p < 0.001)"
+    )
     follows = "optimizing over views makes no clear difference; 5 views misclassified only under"
     assert f"{shares} expected; {follows}" in plain(text)
     run = build_sticker_run(
@@ -331,14 +333,14 @@ def test_gates_on_the_share_of_views(content, gate, rulings):
             SampleStickers(),
             "barred",
             "inconclusive",
-            "the control “the whole sign painted” has no result: it broke a rule",
+            "the control “the whole sign painted” has no result: it violated the threat model",
         ),
         (SampleStickers(has_controls=False), None, "pass", ""),
         (
             SampleStickers(eps=1.0),
             None,
             "inconclusive",
-            "the control “the whole sign painted” has no result: not run, since the attack may already paint all",
+            "the control “the whole sign painted” has no result: not run, since the attack may already paint the whole",
         ),
     ],
 )

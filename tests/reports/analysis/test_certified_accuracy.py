@@ -142,7 +142,10 @@ def test_words_keep_the_vote_and_the_model_apart():
     assert group.notes[0].startswith("Of net: these certificates are for the majority vote")
     assert "each image on its own" in group.notes[2]
     (proof,) = build_certified_groups(evidence(record(concerns="model", alpha=0.0)))
-    assert (proof.rows[0].certified_classifier, proof.rows[0].guarantee) == ("the model itself", "deterministic")
+    assert (proof.rows[0].certified_classifier, proof.rows[0].guarantee) == (
+        "the model itself",
+        "deterministic",
+    )
 
 
 def test_only_certificates_that_are_about_what_was_attacked_are_compared_with_attacks(tmp_path: Path):
