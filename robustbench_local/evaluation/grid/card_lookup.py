@@ -150,7 +150,6 @@ def _build_method_card(
     return Card(
         name=full,
         base_name=name,
-        title=format_reference_title(name),
         kind=kind,
         version=1,
         description=f"The method {name} with parameters from the grid.",
@@ -159,7 +158,7 @@ def _build_method_card(
         parameters={},
         threat=CardThreat(norm=threat.norm, eps=threat.eps, transformation=threat.transformation),
         path=Path(full),
-        title=_METHOD_TITLES.get(name, name),
+        title=format_reference_title(name) or _METHOD_TITLES.get(name, name),
     )
 
 
