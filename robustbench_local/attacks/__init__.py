@@ -82,7 +82,7 @@ def expand_attack_card(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
 
     Args:
         card: An attack's card.
-        overrides: Keys of its threat model (``compute_eps`` may be a list) and hyper-parameters.
+        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.

@@ -177,7 +177,7 @@ class Attack(metaclass=AttackType):
         """Forward and backward passes an image at most, for the plan.
 
         Args:
-            threat: The threat model; no attack spends anything at ``compute_eps`` 0.
+            threat: The threat model; no attack spends anything at ``eps`` 0.
 
         Returns:
             (forward, backward).

@@ -42,7 +42,7 @@ def expand_certificate_card(card: Card, overrides: Mapping[str, Any]) -> list[Ca
 
     Args:
         card: A certificate's card.
-        overrides: Keys of its threat model (``compute_eps`` may be a list) and hyper-parameters.
+        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.

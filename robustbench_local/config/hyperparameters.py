@@ -1,4 +1,4 @@
-"""Hyper-parameters as a card or a grid file gives them, checked against the dataclass that takes them."""
+"""Hyperparameters from a card or a grid file, validated against the dataclass that takes them."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ _NAMES_ELSEWHERE = {
     "random_init": "random_start",
     "stepsize": "step_size",
 }
-"""What other libraries call a parameter, and what it is called here."""
+"""Parameter names of other libraries, and this package's name for each."""
 
 
 def list_parameter_names(kind: type[Any]) -> tuple[str, ...]:
-    """The names of a dataclass's fields."""
+    """Return the names of a dataclass's fields."""
     return tuple(field.name for field in fields(kind))
 
 
 def suggest_parameter(wrong: str, known: Collection[str]) -> str:
-    """What to write instead of a parameter that does not exist; knows what other libraries call it.
+    """Suggest a replacement for a parameter that does not exist; names of other libraries are known.
 
     Args:
         wrong: What the user wrote.
         known: The names that exist.
     """
-    here = _NAMES_ELSEWHERE.get(wrong)
-    return f"did you mean {here}?" if here in known else did_you_mean(wrong, known)
+    own_name = _NAMES_ELSEWHERE.get(wrong)
+    return f"did you mean {own_name}?" if own_name in known else did_you_mean(wrong, known)
 
 
 def validate_value(where: str, value: Any, hint: Any) -> Any:
-    """A value as the type of the field that takes it.
+    """Convert a value to the type of the field that takes it.
 
     Args:
         where: The field, for messages: ``"attack 'pgd', steps"``.
@@ -65,10 +65,10 @@ def validate_value(where: str, value: Any, hint: Any) -> Any:
         return build_dataclass(hint, value, where=where)
     if isinstance(value, str) and float in (hint, *get_args(hint)):
         value = _parse_number(where, value)
-    if isinstance(value, list) and any(get_origin(one) is tuple for one in (hint, *get_args(hint))):
-        floats = tuple[float, ...] in (hint, *get_args(hint))
+    if isinstance(value, list) and any(get_origin(part) is tuple for part in (hint, *get_args(hint))):
+        is_float_tuple = tuple[float, ...] in (hint, *get_args(hint))
         value = tuple(
-            _parse_number(where, each) if floats and isinstance(each, str) else each for each in value
+            _parse_number(where, item) if is_float_tuple and isinstance(item, str) else item for item in value
         )
     _check_finite(where, value)
     try:
@@ -79,12 +79,12 @@ def validate_value(where: str, value: Any, hint: Any) -> Any:
 
 
 def build_dataclass(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
-    """An instance of a dataclass, every given value checked against its field's type.
+    """Build a dataclass from values, each checked against its field's type.
 
     Args:
-        kind: A dataclass.
-        given: Values by name; numbers may be fractions such as ``"2/255"``. The rest keep their defaults.
-        where: What they belong to, for messages: ``"attack 'pgd'"``.
+        kind: A dataclass whose fields all have defaults.
+        given: Values by name; numbers may be fractions such as ``"2/255"``. Other fields keep their defaults.
+        where: The values' owner, for messages: ``"attack 'pgd'"``.
 
     Raises:
         ConfigError: If a name or a value is wrong, or one without a default is missing.
@@ -115,7 +115,7 @@ def _list_required_names(kind: type[Any]) -> list[str]:
 
 
 def _parse_number(where: str, text: str) -> float:
-    """A number or a fraction, or a ConfigError."""
+    """Parse a number or a fraction; raise ConfigError for anything else."""
     try:
         return parse_number(text)
     except ValueError:
@@ -125,6 +125,6 @@ def _parse_number(where: str, text: str) -> float:
 
 def _check_finite(where: str, value: Any) -> None:
     """Refuse NaN and infinity, which YAML writes ``.nan`` and ``.inf``."""
-    for each in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(each, float) and not math.isfinite(each):
+    for number in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{where}: must be finite, got {value!r}")

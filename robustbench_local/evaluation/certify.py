@@ -37,7 +37,7 @@ from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationResult:
-    """What a certificate proved about a classifier, or about its vote under noise: see ``get_concern``."""
+    """What a certificate proved about a classifier, or about its vote under noise: see ``concerns``."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""

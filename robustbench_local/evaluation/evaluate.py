@@ -295,7 +295,7 @@ def _check_transfer(
     """Bring the surrogate to the classifier and see that the attack can be carried out on it."""
     if attack.measure == "views":
         raise ConfigError(
-            f"{type(attack).__name__} is judged on its own model only", remedy="leave surrogate out"
+            f"{type(attack).__name__} is evaluated on its own model only", remedy="leave surrogate out"
         )
     if surrogate is classifier:
         raise ConfigError("the surrogate is the classifier itself", remedy="leave surrogate out")

@@ -1,7 +1,7 @@
-"""Importing a user's own file and its neighbours: afresh each time, from the sources as they lie there now.
+"""Import of a user's file and its neighbours, always from the current sources.
 
-Python keeps what was imported, and knows compiled files by the second in which their source was written: both
-would let code run that is no longer there.
+Python caches imported modules, and identifies compiled files by their source's modification time in seconds.
+Both could run code that no longer exists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_modul
 from robustbench_local.errors import ModelError
 
 _imported_sources: dict[str, tuple[ModuleType, str, str]] = {}
-"""Modules that users' files brought in: the module, its file and the file's SHA-256 when it was imported."""
+"""Modules imported by users' files: the module, its file and the file's SHA-256 at import."""
 
 
 def import_file(path: Path) -> ModuleType:
@@ -39,9 +39,9 @@ def import_file(path: Path) -> ModuleType:
         path: The file.
 
     Raises:
-        ModelError: If it is no Python file, or raises.
+        ModelError: If it is not a Python file, or raises.
     """
-    # The name goes into tracebacks and pickles: it follows the code, not the place or the process.
+    # The name appears in tracebacks and pickles, so it depends on the code, not on the path or the process.
     name = f"{USER_PREFIX}{path.stem}_{digest_file(path)[:16]}"
     if path.suffix != ".py":
         raise ModelError("is not a Python file", where=path.name)
@@ -49,7 +49,7 @@ def import_file(path: Path) -> ModuleType:
     if specification is None or specification.loader is None:
         raise ModelError("is not a Python file", where=path.name)
     module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module  # where dataclasses and pickle look a class's module up
+    sys.modules[name] = module  # dataclasses and pickle look up a class's module here
     try:
         specification.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -62,54 +62,55 @@ def import_file(path: Path) -> ModuleType:
 
 @contextmanager
 def importable_neighbours(path: Path) -> Iterator[set[str]]:
-    """While open, a file's neighbours can be imported, but only after everything that is installed.
+    """Make a file's neighbours importable inside the context, after everything that is installed.
 
-    What an earlier file brought in from its folder is forgotten first, and so is all that has changed since.
+    Modules that an earlier file imported from its folder are unloaded first, and so are modules whose source
+    has changed.
 
     Returns:
-        When it closes: the names of all modules that were imported meanwhile and are the user's.
+        A set that holds, once the context is closed, the names of the user's modules imported inside it.
     """
     folder = str(path.parent.resolve())
-    kept = _unload_modules(folder)
-    before, brought = set(sys.modules), set[str]()
+    unloaded = _unload_modules(folder)
+    previous_names, imported_names = set(sys.modules), set[str]()
     finder = _NeighbourFinder(folder)
     sys.meta_path.insert(0, finder)
     sys.path.append(folder)
     try:
-        yield brought
+        yield imported_names
     finally:
-        with suppress(ValueError):  # the user's code may have tidied up
+        with suppress(ValueError):  # the user's code may have removed it
             sys.meta_path.remove(finder)
         with suppress(ValueError):
             sys.path.remove(folder)
-        brought |= {name for name in set(sys.modules) - before if is_user_module(name)}
-        _record_sources(brought)
-        for name, module in kept.items():
+        imported_names |= {name for name in set(sys.modules) - previous_names if is_user_module(name)}
+        _record_sources(imported_names)
+        for name, module in unloaded.items():
             sys.modules.setdefault(name, module)
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """Return the SHA-256 of a file's bytes, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class _FreshLoader(SourceFileLoader):
-    """Compiles the source that is there, whatever a cache of bytecode says, and leaves no cache."""
+    """A loader that always compiles the current source and writes no bytecode cache."""
 
     def get_code(self, fullname: str) -> CodeType:
-        """The code of the source."""
+        """Return the code of the source."""
         path = self.get_filename(fullname)
         code: CodeType = self.source_to_code(self.get_data(path), path)
         return code
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run it, and remember which source that was, also where nobody is waiting for it."""
+        """Run the module, and record its source, also for late imports."""
         super().exec_module(module)
         _record_sources({module.__name__})
 
 
 class _NeighbourFinder(MetaPathFinder):
-    """Finds what others find, and then what lies in a folder; sources of the user's get a `_FreshLoader`.
+    """Finds installed modules first, then those in a folder; the user's sources get a `_FreshLoader`.
 
     Args:
         folder: The folder of the user's file.
@@ -121,23 +122,23 @@ class _NeighbourFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The place of a module; None where it is for others to find."""
+        """Return the spec of a module, or None to leave it to other finders."""
         if path is not None:
             return _refresh_spec(PathFinder.find_spec(fullname, path))
-        found = self._find_installed(fullname, target)
-        if found is not None:
-            return _refresh_spec(found) or found
+        installed = self._find_installed(fullname, target)
+        if installed is not None:
+            return _refresh_spec(installed) or installed
         loaders = (ExtensionFileLoader, EXTENSION_SUFFIXES), (_FreshLoader, [".py"])
         return FileFinder(self._folder, *loaders).find_spec(fullname, target)
 
     def _find_installed(self, fullname: str, target: ModuleType | None) -> ModuleSpec | None:
-        """What the other finders would find without the folder at the end of the path."""
-        elsewhere = sys.path[:-1] if sys.path[-1] == self._folder else sys.path
+        """Return the spec that the other finders return without the folder on the path."""
+        other_paths = sys.path[:-1] if sys.path[-1] == self._folder else sys.path
         for finder in sys.meta_path:
             if isinstance(finder, _NeighbourFinder | _LateFinder):
                 continue
             if finder is PathFinder:
-                spec = PathFinder.find_spec(fullname, elsewhere)
+                spec = PathFinder.find_spec(fullname, other_paths)
             else:
                 find = getattr(finder, "find_spec", None)
                 spec = find(fullname, None, target) if find is not None else None
@@ -147,51 +148,51 @@ class _NeighbourFinder(MetaPathFinder):
 
 
 class _LateFinder(MetaPathFinder):
-    """Finds what lies beside a user's file and is imported only while its model answers.
+    """Finds modules beside a user's file that are imported only while its model runs.
 
-    Only names that the sources import are found, which are in the model's identity, and none of which two
-    folders have a module.
+    Only names that the sources import are found, because these are in the model's identity, and only if not
+    more than one folder has such a module.
     """
 
     def __init__(self) -> None:
         self.names_by_folder: dict[str, frozenset[str]] = {}
-        """The folders of users' files, with the names that their sources import."""
+        """Folder of a user's file -> names that its sources import."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The place of a module; None where it is for others to find."""
+        """Return the spec of a module, or None to leave it to other finders."""
         top = fullname.partition(".")[0]
         folders = [folder for folder, names in self.names_by_folder.items() if top in names]
         if not folders or any(isinstance(finder, _NeighbourFinder) for finder in sys.meta_path):
             return None
         if path is not None:
             return _refresh_spec(PathFinder.find_spec(fullname, path))
-        found = [
+        specs = [
             spec for folder in folders if (spec := _NeighbourFinder(folder).find_spec(fullname, path, target))
         ]
-        return found[0] if len({spec.origin for spec in found}) == 1 else None
+        return specs[0] if len({spec.origin for spec in specs}) == 1 else None
 
 
 _late_finder = _LateFinder()
 
 
 def allow_late_imports(path: Path, names: Collection[str]) -> None:
-    """Let a user's file import its neighbours while its model answers, too, as Python itself would.
+    """Let a user's file import its neighbours also while its model runs, as Python itself would.
 
     Args:
         path: The file.
         names: Dotted names that its sources and those of its neighbours import.
     """
     folder = str(path.parent.resolve())
-    tops = {name.partition(".")[0] for name in names}
-    _late_finder.names_by_folder[folder] = _late_finder.names_by_folder.get(folder, frozenset()) | tops
+    top_names = {name.partition(".")[0] for name in names}
+    _late_finder.names_by_folder[folder] = _late_finder.names_by_folder.get(folder, frozenset()) | top_names
     if _late_finder not in sys.meta_path:
         sys.meta_path.insert(0, _late_finder)
 
 
 def _refresh_spec(spec: ModuleSpec | None) -> ModuleSpec | None:
-    """The place of a source of the user's, to be compiled as it lies there; None for any other."""
+    """Return a spec that recompiles a user's source; None for any other module."""
     if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
         return None
     if not is_user_module(spec.name, spec.origin) or not is_user_path(spec.origin):
@@ -205,16 +206,16 @@ def _refresh_spec(spec: ModuleSpec | None) -> ModuleSpec | None:
 
 
 @lru_cache(maxsize=20_000)
-def _is_in_folder(place: str, folder: str) -> bool:
-    """Whether a path lies in a user's folder, and not in a Python or among libraries that lie there, too."""
-    return Path(place).resolve().is_relative_to(folder) and is_user_path(place)
+def _is_in_folder(path: str, folder: str) -> bool:
+    """Return True if a path is in a user's folder, and not in a Python installation or library inside it."""
+    return Path(path).resolve().is_relative_to(folder) and is_user_path(path)
 
 
 def _unload_modules(folder: str) -> dict[str, ModuleType]:
-    """Let modules be imported again: those of a folder and of earlier files', others if any has changed.
+    """Unload modules for a new import: those of a folder and of earlier files; all if any has changed.
 
     Returns:
-        Those that are still what lies on the disk, for models that import them while they answer.
+        The unloaded modules whose source is unchanged, for models that import them while they run.
     """
     _record_sources(
         {
@@ -226,22 +227,24 @@ def _unload_modules(folder: str) -> dict[str, ModuleType]:
         }
     )
     changed = {name for name, (_, file, digest) in _imported_sources.items() if _is_changed(file, digest)}
-    kept = {}
+    unchanged = {}
     for name, (module, file, _) in list(_imported_sources.items()):
-        fresh = isinstance(getattr(module, "__loader__", None), _FreshLoader) or _is_in_folder(file, folder)
-        if not changed and not fresh:
+        is_reloadable = isinstance(getattr(module, "__loader__", None), _FreshLoader) or _is_in_folder(
+            file, folder
+        )
+        if not changed and not is_reloadable:
             continue
         if sys.modules.get(name) is module:
             del sys.modules[name]
             if name not in changed:
-                kept[name] = module
+                unchanged[name] = module
         if name in changed:
             del _imported_sources[name]
-    return kept
+    return unchanged
 
 
 def _find_source(module: object) -> str:
-    """A module's Python source; another path than any in a user's folder where it has none."""
+    """Return a module's Python source; "/", which is in no user's folder, if it has none."""
     file = getattr(module, "__file__", None)
     return file if isinstance(file, str) and file.endswith(".py") else "/"
 

@@ -30,7 +30,7 @@ from robustbench_local.models.weight_loading import FittedWeights, fit_weights, 
 def load_python(reference: str, request: ModelRequest) -> LoadedModel:
     """What ``FILE.py:NAME`` is or returns: a module, or a function from images to scores or labels.
 
-    A ``ARITHMETIC_NAME`` that can be called without arguments, or with ``num_classes``, makes the model; one that needs
+    A ``NAME`` that can be called without arguments, or with ``num_classes``, makes the model; one that needs
     another argument is the model itself.
 
     Raises:

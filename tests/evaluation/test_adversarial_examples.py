@@ -89,7 +89,7 @@ def test_a_bare_network_is_used_as_it_is(linear, data):
     by_module = rbl.evaluate(module, data.images, data.labels, attack="fgsm-linf-8", eps="4/255")
     assert module.training
     assert by_module.counts.robust == by_classifier.counts.robust
-    assert any("no normalisation" in note for note in by_module.notes)
+    assert any("no normalization" in note for note in by_module.notes)
     with pytest.raises(ConfigError, match="Leave num_classes out"):
         rbl.evaluate(linear, data, attack="fgsm-linf-8", num_classes=5)
 

@@ -100,8 +100,8 @@ def test_modules_factories_and_functions(
     ("name", "options", "error", "message"),
     [
         ("Ned", {}, ConfigError, "mine.py has no 'Ned'. Did you mean Net"),
-        ("scores", {}, ModelError, "nobody says how many classes"),
-        ("needs_number", {}, ModelError, "nobody says how many classes"),
+        ("scores", {}, ModelError, "number of classes is unknown"),
+        ("needs_number", {}, ModelError, "number of classes is unknown"),
         ("number", {}, ModelError, "is a int, not a model"),
         ("gives_a_string", {}, ModelError, "is a str, not a model"),
         ("broken", {}, ModelError, "raised RuntimeError: no weights here"),

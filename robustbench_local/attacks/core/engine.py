@@ -122,7 +122,7 @@ class Engine:
         return WorkItems(rows=rows, restarts=torch.full_like(rows, restart), targets=wanted, eps=radii)
 
     def run(self, search: Search[State], items: WorkItems) -> None:
-        """Search until every item has left; ``points``, ``compute_scores`` and ``found`` say what came of it.
+        """Search until every item has left; ``points``, ``scores`` and ``found`` say what came of it.
 
         Args:
             search: How to search.

@@ -145,7 +145,7 @@ class SquareSearch(Search[SquareState]):
         threat: Budget, goal and region.
         steps: Proposals for an item.
         p: Share of the image's pixels in the first windows.
-        rescale: Whether the windows' schedule is stretched or shrunk to ``steps_per_epoch``.
+        rescale: Whether the windows' schedule is stretched or shrunk to ``steps``.
         ahead: Whether to look at several proposals of an item in one pass. They are the same and are accepted
             in the same order as without: what was looked at beyond one that helped counts for nothing. It
             costs looks, at most ``lookahead_budget``, so it is not for a classifier whose queries are counted.

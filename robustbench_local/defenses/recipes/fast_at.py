@@ -27,7 +27,7 @@ _COLLAPSE_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class FastTraining(AdversarialRecipe):
-    """Adversarial training with FGSM from a uniform start; ``steps_per_epoch`` is 1, ``step_size`` 1.25 in the paper.
+    """Adversarial training with FGSM from a uniform start; ``steps`` is 1, ``step_size`` 1.25 in the paper.
 
     With too long a step or too long a training it can learn, within an epoch, to withstand FGSM alone
     (catastrophic overfitting). After each epoch both attacks are tried on validation images, and the training

@@ -32,7 +32,7 @@ RECIPES: OpenRegistry[Recipe] = OpenRegistry(
     },
     group="defenses",
 )
-"""Trainings by the name that a card's ``peer_method`` gives."""
+"""Trainings by the name that a card's ``method`` gives."""
 
 _THREAT_FIELD = "threat"
 

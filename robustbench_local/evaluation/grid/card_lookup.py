@@ -46,7 +46,7 @@ _METHOD_TITLES: Mapping[str, str] = {
 
 
 def find_method_cards(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
-    """The cards that an entry of a grid's ``attack_cells`` means: attacks, or certificates.
+    """The cards that an entry of a grid's ``attacks`` means: attacks, or certificates.
 
     Args:
         name: A card of either kind, or an attack's method.
@@ -95,8 +95,8 @@ def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
 
     Args:
         name: A card such as ``pgd50-linf-8``; or a method such as ``pgd`` or ``torchattacks:MIFGSM``, whose
-            overrides must then have ``norm`` and ``compute_eps``.
-        overrides: Keys of the threat model and hyper-parameters; ``compute_eps`` may be a list.
+            overrides must then have ``norm`` and ``eps``.
+        overrides: Keys of the threat model and hyper-parameters; ``eps`` may be a list.
         folders: Folders with the user's own cards.
 
     Raises:

@@ -265,7 +265,7 @@ def _build_description(
 def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels: RunLabels) -> Iterator[str]:
     """What the user should know before the run starts."""
     if grid.skip_verified and not any(cell.is_certificate for cell in cells):
-        yield "skip_verified spares nothing: the grid has no certificate"
+        yield "skip_verified has no effect: the grid has no certificate"
     if len(data) < 100:
         yield f"only {len(data)} images: a 95% interval is wider than 10 points either way"
     for cell in cells:
