@@ -30,6 +30,7 @@ from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.options import (
     DEFAULT_OPTIONS,
+    EVALUATION_OPTIONS,
     Options,
     check_parameter_names,
     check_whole_number,
@@ -183,7 +184,9 @@ def evaluate(
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
     folders = [Path(folder) for folder in options.cards]
-    chosen = choose_attack(attack, overrides, parameters, folders, list(signature(evaluate).parameters))
+    chosen = choose_attack(
+        attack, overrides, parameters, folders, [*signature(evaluate).parameters, *EVALUATION_OPTIONS]
+    )
     method, goal = chosen.attack, resolve_goal(chosen.threat, fitted)
     threat = goal.threat
     if surrogate is None:
