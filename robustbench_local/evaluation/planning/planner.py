@@ -139,8 +139,9 @@ def _load_subjects(
     if all(subject.problem for subject in subjects):
         raise next(subject.problem for subject in subjects if subject.problem)
     for subject in (*models.values(), *subjects):
-        subject.classifier.search_precision = grid.search_precision
-        subject.classifier.compile_steps = loader.options.compile_steps
+        subject.classifier.configure(
+            search_precision=grid.search_precision, compile_steps=loader.options.compile_steps
+        )
     return models, subjects
 
 
@@ -183,7 +184,7 @@ def _build_identity(
             }
     flat |= find_library_versions(card.method for card in cards)
     for name, subject in subjects.items():
-        if (size := find_innermost(subject.classifier).fixed_batch_size) is not None:
+        if (size := find_innermost(subject.classifier).settings.fixed_batch_size) is not None:
             flat[f"batch size of model {name}"] = str(size)  # its answers depend on it
     flat["code"] = compute_code_version()
     return flat
