@@ -198,7 +198,7 @@ def find_run_directory(grid: Grid, out: Path | str | None) -> Path:
 def _explain_unsafe_name(name: str) -> str:
     """Why the name of a grid cannot be a folder's everywhere; empty if it can."""
     if any(sign in _BIDI_CHARACTERS or unicodedata.category(sign) in _INVISIBLE_CATEGORIES for sign in name):
-        return "it has signs that nobody sees"
+        return "it has invisible characters"
     if any(sign in name for sign in _PATH_SEPARATORS):
         return f"it has one of {' '.join(_PATH_SEPARATORS)}"
     if name != name.strip() or name.startswith("-") or name.endswith("."):

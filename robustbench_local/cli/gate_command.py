@@ -13,7 +13,7 @@ from robustbench_local.reports.analysis.gates import judge_run_dir
 
 
 def command(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> int:
-    """Exit 0 if every gate holds, 1 if one fails, 4 if one cannot be decided; say which."""
+    """Judge a run by its gates: exit code 0 if all pass, 1 if one fails, 4 if one is inconclusive."""
     verdict = judge_run_dir(run)
     print_gates(verdict, Console())
     return verdict.exit_code

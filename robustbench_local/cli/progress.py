@@ -178,7 +178,7 @@ class PlainDisplay(ProgressDisplay):
         while not self._stopped.wait(1.0):
             cell = self._current_cell
             if cell is not None and time.monotonic() - self._last_print > HEARTBEAT_SECONDS:
-                self._print_line(f"        {self.format_title(cell)}: at work{format_passes(cell)}")
+                self._print_line(f"        {self.format_title(cell)}: running{format_passes(cell)}")
 
 
 class JsonDisplay(ProgressDisplay):
@@ -241,10 +241,10 @@ def format_progress(cell: CellSpec, done: OutcomeCounts) -> str:
 
 
 def format_sticker_success(done: OutcomeCounts) -> str:
-    """What became of signs that are judged over views; those that are void or misread untouched apart."""
+    """What became of signs that are judged over views; those that are void or misclassified clean apart."""
     left_out = done.n - done.clean_correct
-    apart = f", {left_out} left out" if left_out else ""
-    return f"{done.broken} of {done.clean_correct} signs turned in most of their views{apart}"
+    apart = f", {left_out} excluded" if left_out else ""
+    return f"{done.broken} of {done.clean_correct} signs misclassified in most of their views{apart}"
 
 
 def format_robust_word(cell: CellSpec) -> str:
@@ -259,7 +259,7 @@ def format_cell_result(cell: CellSpec, done: OutcomeCounts) -> str:
     passes = (done.forward_passes + done.backward_passes) / done.n
     hits = f", {done.broken} reached a target" if cell.threat.targets else ""
     silent = f", {done.abstained} abstained" if done.abstained else ""
-    cost = f"{passes:,.0f} passes an image, {done.seconds:.1f} s"
+    cost = f"{passes:,.0f} passes per image, {done.seconds:.1f} s"
     if cell.record.measure == "views":
         return f"{format_sticker_success(done)}, {cost}"
     return (
@@ -283,7 +283,7 @@ def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")
-    for column in ("images", "passes at most", "time at most"):
+    for column in ("images", "max. passes", "max. time"):
         table.add_column(column, justify="right")
     for cell in plan.cells:
         forward, backward = cell.max_passes

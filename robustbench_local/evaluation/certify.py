@@ -10,14 +10,15 @@ from typing import Any, cast
 import pandas as pd
 from torch import nn
 
-from robustbench_local.certification import expand_certificate_card, make_certificate
+from robustbench_local.certification import make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
-from robustbench_local.config.cards import CardThreat, find_card
+from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table, run_job
+from robustbench_local.evaluation.grid.card_lookup import find_certificate_cards
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
@@ -28,6 +29,7 @@ from robustbench_local.evaluation.options import (
     check_whole_number,
 )
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm
@@ -35,7 +37,7 @@ from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationResult:
-    """What a certificate proved about a classifier, or about its vote under noise: see ``get_concern``."""
+    """What a certificate proved about a classifier, or about its vote under noise: see ``concerns``."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""
@@ -99,10 +101,10 @@ def certify(
     """Prove for as many images as possible that no change inside a ball makes them misclassified.
 
     Example:
-        >>> import robustbench_local as rbl
-        >>> classifier = rbl.load_classifier("zoo:signs-plain")
-        >>> data = rbl.load_dataset("signs", limit=2)
-        >>> result = rbl.certify(classifier, data, certificate="certify-crown-linf-2", eps="0.01/255")
+        >>> import robustbench_local as rbl, torch
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+        >>> images, labels = torch.rand(2, 3, 8, 8), [0, 1]
+        >>> result = rbl.certify(network, images, labels, certificate="certify-ibp-linf-1", eps="0.5/255")
         >>> result.certified_accuracy.n
         2
 
@@ -112,13 +114,15 @@ def certify(
         data: A data set, a pair (images, labels), or images (N, C, H, W), uint8 or floats in [0, 1].
         labels: True classes, (N,), where ``data`` is images alone.
         certificate: A card such as ``"certify-smoothing-l2-0.5"`` or ``"certify-crown-linf-2"``, or a
-            certificate of your own.
+            certificate of your own; also a method such as ``"ibp"``, an entry point or
+            ``"python:FILE.py:NAME"``, with norm and eps.
         norm: Norm of the ball; a card brings its own.
         eps: Radius, a number or ``"8/255"``; a card brings its own.
         seed: Decides every random draw.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
         options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
-            ``batch_size``, ``cards``, ``allow_batch_dependence`` and ``timeout``; the others are for grids.
+            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
+            are for grids.
         **parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
 
     Returns:
@@ -135,9 +139,10 @@ def certify(
     classifier = as_classifier(classifier, known.images, num_classes)
     if options.device is not None:
         classifier.to(options.device)
-    method, threat = _resolve_certificate(
-        certificate, norm, eps, parameters, [Path(folder) for folder in options.cards]
-    )
+    with permit_code(options.allow_code):
+        method, threat = _resolve_certificate(
+            certificate, norm, eps, parameters, [Path(folder) for folder in options.cards]
+        )
     method.check_support(threat, classifier)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
     check_consistency(
@@ -197,7 +202,7 @@ def _resolve_certificate(
         return certificate, ThreatModel(norm=parse_norm(norm), eps=parse_eps(eps))
     asked = {"norm": norm, "eps": eps, **parameters}
     overrides = {key: value for key, value in asked.items() if value is not None}
-    found = expand_certificate_card(find_card(certificate, kind="certificate", extra=folders), overrides)
+    found = find_certificate_cards(certificate, overrides, folders)
     if len(found) > 1:
         raise ConfigError("certify takes one eps", remedy="use run_grid for several")
     return make_certificate(found[0].method, found[0].parameters), cast(

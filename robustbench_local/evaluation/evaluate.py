@@ -36,6 +36,7 @@ from robustbench_local.evaluation.options import (
     check_whole_number,
 )
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
@@ -104,7 +105,7 @@ class EvaluationResult:
         origin = f", from {self.surrogate}" if self.surrogate else ""
         rate = "sticker_success" if self.attack.measure == "views" else "robust_accuracy"
         return (
-            f"EvaluationResult({self.attack}, {self.threat.name}{origin}, n={self.counts.n}, "
+            f"EvaluationResult({self.attack}, {self.threat.name}{origin}, "
             f"clean_accuracy={self.clean_accuracy}, {rate}={getattr(self, rate)})"
         )
 
@@ -144,7 +145,7 @@ def evaluate(
             NumPy arrays and lists are taken, on any device.
         labels: True classes, (N,), where ``data`` is images alone.
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"pgd"``, a class such as ``rbl.PGD``, or
-            an instance of one.
+            an instance of one; also an entry point or ``"python:FILE.py:NAME"``.
         norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; a card brings its own.
         eps: Radius, a number or ``"8/255"``; degrees, or a severity; a card brings its own.
         targets: Classes, by index or name, that the attacker wants to be read, or just one; empty or None:
@@ -157,7 +158,8 @@ def evaluate(
         seed: Decides every random draw; 0 or more.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
         options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
-            ``batch_size``, ``cards``, ``allow_batch_dependence`` and ``timeout``; the others are for grids.
+            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
+            are for grids.
         **parameters: Hyper-parameters of the attack, such as ``steps=10``; they change a card's.
 
     Returns:
@@ -184,9 +186,9 @@ def evaluate(
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
     folders = [Path(folder) for folder in options.cards]
-    chosen = choose_attack(
-        attack, overrides, parameters, folders, [*signature(evaluate).parameters, *EVALUATION_OPTIONS]
-    )
+    arguments = [*signature(evaluate).parameters, *EVALUATION_OPTIONS]
+    with permit_code(options.allow_code):
+        chosen = choose_attack(attack, overrides, parameters, folders, arguments)
     method, goal = chosen.attack, resolve_goal(chosen.threat, fitted)
     threat = goal.threat
     if surrogate is None:
@@ -293,7 +295,7 @@ def _check_transfer(
     """Bring the surrogate to the classifier and see that the attack can be carried out on it."""
     if attack.measure == "views":
         raise ConfigError(
-            f"{type(attack).__name__} is judged on its own model only", remedy="leave surrogate out"
+            f"{type(attack).__name__} is evaluated on its own model only", remedy="leave surrogate out"
         )
     if surrogate is classifier:
         raise ConfigError("the surrogate is the classifier itself", remedy="leave surrogate out")

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 600.0
 """Seconds without a finished pass after which a model of a grid is taken to hang, by default."""
-EVALUATION_OPTIONS = frozenset({"device", "batch_size", "cards", "allow_batch_dependence", "timeout"})
+EVALUATION_OPTIONS = frozenset(
+    {"device", "batch_size", "cards", "allow_batch_dependence", "allow_code", "timeout"}
+)
 """Options that ``evaluate``, ``certify`` and ``attack`` take, too; the others are for grids."""
 _OWN_ARGUMENTS = frozenset({"seed", "sources", "targets"})
 """What these calls take as arguments of their own."""
@@ -64,7 +66,8 @@ class Options:
     cards: Sequence[Path | str] = ()
     """Folders with cards of your own, besides ``cards/`` beside the grid file."""
     allow_code: bool = False
-    """Whether ``python:`` models may run their code."""
+    """Whether ``python:FILE.py:NAME`` may run its file: of a model, an attack, a defense, a certificate or
+    data."""
     allow_batch_dependence: bool = False
     """Whether models whose answers depend on the other images of a batch, or on earlier calls, are evaluated
     all the same: in batches of exactly ``batch_size``, with every number marked and every gate undecided."""

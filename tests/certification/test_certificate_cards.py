@@ -56,7 +56,7 @@ def test_a_list_of_radii_is_a_card_each_and_mistakes_are_named():
         "certify-smoothing-l2-0.25[n=500]",
         "certify-smoothing-l2-0.5[n=500]",
     ]
-    with pytest.raises(ConfigError, match=r"nothing called 'sigmas'\. Did you mean sigma"):
+    with pytest.raises(ConfigError, match=r"has no key 'sigmas'\. Did you mean sigma"):
         expand_certificate_card(card, {"sigmas": 1.0})
     with pytest.raises(CardError, match="is of kind certificate, not attack"):
         find_card("certify-smoothing-l2-0.5", kind="attack")

@@ -124,11 +124,11 @@ class _CellRunner:
         if counts.nonfinite_gradients:
             self._add_warning(
                 f"{self._format_cell()}: gradients had NaN or infinite entries on "
-                f"{counts.nonfinite_gradients} of {counts.n} images; they were taken out where they arise"
+                f"{counts.nonfinite_gradients} of {counts.n} images; these entries were removed where they arise"
             )
         if counts.missing_gradients:
             self._add_warning(
-                f"{self._format_cell()}: gradients showed nothing to follow on "
+                f"{self._format_cell()}: gradients were zero or not confirmed on "
                 f"{counts.missing_gradients} of {counts.n} images; add a margin loss or a black-box attack"
             )
 

@@ -211,7 +211,7 @@ def _format_image_count(positions: list[int]) -> str:
 def _build_model_error(work: Job, loss: WorkerLostError, more: str = "") -> ModelError:
     """The loss of a process as an error of the model."""
     kind = ModelTimeoutError if loss.hung else ModelError
-    remedy = "see why it hangs, or allow it more with --timeout" if loss.hung else "run it by itself"
+    remedy = "find out why it hangs, or raise --timeout" if loss.hung else "run it by itself"
     return kind(loss.description + more, where=work.model_names, remedy=remedy)
 
 

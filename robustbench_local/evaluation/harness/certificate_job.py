@@ -9,6 +9,7 @@ from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
 from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, split_positions
 from robustbench_local.evaluation.harness.outcome import build_certificate_outcome
+from robustbench_local.evaluation.harness.outside_checks import check_certified_batch, keep_model_unchanged
 from robustbench_local.evaluation.harness.verify import predict
 from robustbench_local.randomness import RandomStream
 
@@ -49,7 +50,9 @@ class CertificateJob(Job):
         images, labels = data.images.to(queried.device), data.labels.to(queried.device)
         stream = RandomStream(self.seed, data.ids, repr(self.certificate))
         with queried.count_passes(len(data)) as meter:
-            certified = self.certificate.certify(queried, images, labels, self.threat, stream)
+            with keep_model_unchanged(self.certificate, self.classifier, queried):
+                returned = self.certificate.certify(queried, images, labels, self.threat, stream)
+        certified = check_certified_batch(self.certificate, returned, len(data))
         clean, forward = None, meter.forward_passes
         # a proof about the classifier itself has to agree with the harness's own clean prediction
         if queried is self.classifier and self.certificate.get_concern(queried) == "model":

@@ -17,14 +17,13 @@ from robustbench_local.evaluation.harness.attack_goal import AttackGoal, resolve
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.evaluation.planning.entry_cards import format_method_name, make_method
+from robustbench_local.evaluation.planning.outside_code import check_outside_method, describe_code
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
 from robustbench_local.evaluation.planning.skip_reasons import find_attack_obstacle, find_certificate_obstacle
 from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 from robustbench_local.store.records import CellRecord
 
-BF16_NOTE = (
-    "searched in bf16, which misses some breaks of robust networks; every success is confirmed in fp32"
-)
+BF16_NOTE = "searched in bf16, which misses some adversarial examples of robust networks; every success is verified in fp32"
 """What a reader has to know of a cell whose search was not in full precision."""
 
 
@@ -83,6 +82,13 @@ def _should_attack_naively(subject: EvaluationSubject, entry: AttackEntry, attac
     return undefended.classifier.access == "gradients"
 
 
+def _format_claim_note(certificate: Certificate, card: Card) -> str:
+    """Whose word the verdicts of a certificate from outside are; nothing for our own."""
+    if not describe_code(certificate):
+        return ""
+    return f"claimed by {card.source}, and not verified: only attacks can contradict a certificate"
+
+
 class _CellBuilder:
     """Builds the cells of one model.
 
@@ -124,9 +130,10 @@ class _CellBuilder:
             RobustbenchError: If the attack could not run on any model like this one.
         """
         subject, goal = self.subject, self._resolve_goal(entry, card)
+        check_outside_method(attack, goal.threat)
         test_views = entry.test_views or TEST_VIEWS
         search = self.grid.search_precision if attack.uses_engine else "fp32"
-        identity = {"attack": repr(attack), "search": search}
+        identity = {"attack": repr(attack), "search": search, **describe_code(attack)}
         if attack.measure == "views":
             identity["test views"] = str(test_views)
         notes = [attack.describe_caveats((surrogate or subject).classifier, goal.threat)]
@@ -172,13 +179,16 @@ class _CellBuilder:
             ThreatError: If the certificate cannot answer the question for any model.
         """
         subject, goal = self.subject, self._resolve_goal(entry, card)
+        check_outside_method(certificate, goal.threat)
         record = self._build_record(
             (entry, card),
             goal,
             name=format_method_name(card, entry),
-            method_identity={"certificate": repr(certificate)},
+            method_identity={"certificate": repr(certificate), **describe_code(certificate)},
             parameters=asdict(certificate),
-            note=certificate.describe_caveats(),
+            note="; ".join(
+                filter(None, (_format_claim_note(certificate, card), certificate.describe_caveats()))
+            ),
             measure=certificate.measure,
             concerns=certificate.get_concern(subject.classifier),
             alpha=certificate.error_probability,

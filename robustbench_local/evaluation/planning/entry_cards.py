@@ -73,4 +73,4 @@ def _check_settings(entry: AttackEntry, card: Card) -> None:
         raise ConfigError(f"the certificate {card.name!r} has nothing to transfer", where="attacks")
     if has_views:
         remedy = "leave transfer_from out"
-        raise ConfigError(f"{card.name!r} is judged on its own model only", where="attacks", remedy=remedy)
+        raise ConfigError(f"{card.name!r} is evaluated on its own model only", where="attacks", remedy=remedy)

@@ -16,7 +16,7 @@ from robustbench_local.evaluation.grid.schema import NO_DEFENSE, ModelEntry
 from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
 from robustbench_local.evaluation.isolation.time_limit import limit_time
 from robustbench_local.evaluation.options import Options
-from robustbench_local.evaluation.planning.defended_models import GridDefense
+from robustbench_local.evaluation.planning.defended_models import GridDefense, WrapperDefense
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.evaluation.planning.unusable_model import add_defense_name, make_unusable_subject
 from robustbench_local.evaluation.probes.consistency_policy import (
@@ -34,7 +34,7 @@ from robustbench_local.evaluation.probes.model_probe import (
     probe_model,
 )
 from robustbench_local.models.http_client import remove_credentials
-from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.models.model_sources import is_outside_model, load_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,10 @@ class ModelLoader:
             return add_defense_name(model, defense.name)
         try:
             with catch_process_exit(entry.id), convert_model_errors(entry.id):
-                return self._check_defended_subject(defense.apply_to_model(model))
+                is_outside = isinstance(defense, WrapperDefense) and bool(defense.code)
+                with limit_time(self.options.timeout if is_outside else None, f"{entry.id} + {defense.name}"):
+                    defended = defense.apply_to_model(model)
+                return self._check_defended_subject(defended)
         except ModelError as problem:
             unusable = make_unusable_subject(entry, self.data, problem, self.device)
             return add_defense_name(unusable, defense.name)
@@ -170,9 +173,8 @@ class ModelLoader:
 def has_foreign_code(entry: ModelEntry) -> bool:
     """Whether a model may run, while it is loaded, what its user or somebody else wrote."""
     sources = (entry.source, entry.architecture or "")
-    return entry.trust_pickle is not None or any(
-        source.startswith(("python:", "onnx:")) for source in sources
-    )
+    is_foreign = any(source.startswith(("python:", "onnx:")) for source in sources)
+    return is_foreign or entry.trust_pickle is not None or is_outside_model(entry.source)
 
 
 def _build_subject(entry: ModelEntry, classifier: Classifier, fitted: Dataset) -> EvaluationSubject:

@@ -28,9 +28,16 @@ from robustbench_local.evaluation.planning.environment import (
 from robustbench_local.evaluation.planning.goal import override_goal
 from robustbench_local.evaluation.planning.grid_labels import build_run_labels
 from robustbench_local.evaluation.planning.model_loading import ModelLoader
+from robustbench_local.evaluation.planning.outside_code import (
+    check_outside_code,
+    describe_run_code,
+    guard_outside_code,
+    list_refused_names,
+)
 from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
@@ -61,13 +68,27 @@ def make_plan(
         RobustbenchError: As ConfigError, CardError, DataError, ModelError or RefusedError: what the user has
             to put right before anything can be measured.
     """
+    with permit_code(options.allow_code, base_folder):
+        return _build_plan(grid, options, base_folder, is_dry_run=is_dry_run, report=report)
+
+
+def _build_plan(
+    grid: Grid, options: Options, base_folder: Path, *, is_dry_run: bool, report: Callable[[str], None]
+) -> Plan:
+    """The plan; code from outside may run here as far as the user allows it."""
     folders = find_card_folders(options, base_folder)
-    grid, options = _override_grid(grid, options, folders), options.resolve_timeouts()
+    options = options.resolve_timeouts()
+    outside_names = check_outside_code(
+        grid, folders, base_folder=base_folder, allow_code=options.allow_code, timeout=options.timeout
+    )
+    guard = partial(guard_outside_code, outside_names, options.timeout)
+    with guard():
+        grid = _override_grid(grid, options, folders)
+        entry_cards = resolve_entry_cards(grid, folders)
     options = replace(
         options, allow_batch_dependence=options.allow_batch_dependence or grid.allow_batch_dependence
     )
     device = resolve_device(options.device or "auto")
-    entry_cards = resolve_entry_cards(grid, folders)
     cards = [card for _, card in entry_cards]
     load = cache(partial(load_data, grid, base_folder))
     weight_cache = WeightCache(
@@ -80,15 +101,20 @@ def make_plan(
         is_dry_run=is_dry_run,
         report=report,
     )
-    defenses = resolve_defenses(grid, folders, weight_cache)
-    data = load()
+    with guard():
+        defenses = resolve_defenses(grid, folders, weight_cache)
+        data = load()
     loader = ModelLoader(options=options, device=device, base_folder=base_folder, data=data)
     models, subjects = _load_subjects(grid, defenses, loader)
     identity = _build_identity(
         grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
-    cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
-    labels = build_run_labels(grid, data, subjects, defenses, entry_cards, cells)
+    defense_cards = [defense.card for each in defenses.values() for defense in each if defense.card]
+    with guard():
+        identity |= describe_run_code(grid, cards, defense_cards)
+        cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
+        labels = build_run_labels(grid, data, subjects, defenses, entry_cards, cells)
+        warnings = (*_list_warnings(grid, cells, data, labels), *list_refused_names())
     workers = options.workers or torch.get_num_threads()
     return Plan(
         name=grid.name or "grid",
@@ -109,7 +135,7 @@ def make_plan(
             grid, data, subjects, cards, describe_environment(str(device), workers)
         )
         | {LABELS_KEY: labels.to_metadata()},
-        warnings=tuple(dict.fromkeys(_list_warnings(grid, cells, data, labels))),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
@@ -239,7 +265,7 @@ def _build_description(
 def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels: RunLabels) -> Iterator[str]:
     """What the user should know before the run starts."""
     if grid.skip_verified and not any(cell.is_certificate for cell in cells):
-        yield "skip_verified spares nothing: the grid has no certificate"
+        yield "skip_verified has no effect: the grid has no certificate"
     if len(data) < 100:
         yield f"only {len(data)} images: a 95% interval is wider than 10 points either way"
     for cell in cells:

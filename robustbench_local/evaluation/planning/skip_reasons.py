@@ -36,7 +36,7 @@ def find_attack_obstacle(
         return obstacle
     if surrogate:
         if not is_naive and (surrogate.id == subject.id or surrogate.digest == subject.digest):
-            return "the candidates are crafted on this very model: that would be no transfer"
+            return "the candidates are crafted on this model itself, which is no transfer"
         check_surrogate(attack, goal.threat, surrogate.classifier, surrogate.data, subject.data)
         return None
     try:
@@ -51,9 +51,9 @@ def find_attack_obstacle(
 def _find_data_obstacle(goal: AttackGoal, subject: EvaluationSubject) -> str | None:
     """What the data lack for an attack with this goal."""
     if not len(goal.positions):
-        return "no image of the data has this goal: none is of a source class outside the targets"
+        return "the goal applies to no image: none is of a source class outside the targets"
     if goal.threat.region == "mask" and subject.data.masks is None:
-        return "the threat is confined to a mask, and the data have none"
+        return "the threat model needs masks, and the data have none"
     return None
 
 

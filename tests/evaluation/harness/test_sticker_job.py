@@ -148,7 +148,7 @@ def test_a_sign_that_is_misread_from_some_places_is_void(classifier):
     share = sum(read == RED for read in find_view_predictions(batch, 0, "clean").predictions) / TEST_VIEWS
     assert 0 < share < MIN_CLEAN_SHARE
     assert (row.status, row.clean_correct, row.broken) == ("void", False, False)
-    assert row.error == f"{100 * share:.1f}% of its clean views are read rightly; 95% are needed"
+    assert row.error == f"{100 * share:.1f}% of its clean views are classified correctly; 95% are needed"
 
 
 def test_a_sign_that_is_misread_untouched_is_not_looked_at(classifier):
@@ -164,7 +164,7 @@ def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
     batch = run_job(make_sticker_job(classifier, attack=OutsidePaintingAttack(views=4)))
     for row in batch.outcomes:
         assert (row.status, row.broken, row.linf) == ("rejected", False, 0.0)
-        assert row.error == "pixels outside the sticker's place are changed"
+        assert row.error == "pixels outside the sticker's surface are changed"
         assert (
             find_view_predictions(batch, row.position, "sticker").predictions
             == find_view_predictions(batch, row.position, "clean").predictions
@@ -186,7 +186,7 @@ def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, b
     assert [row.status for row in cheated.outcomes] == ["ok", "ok"]
     assert [row.error for row in cheated.outcomes] == [
         None,
-        "control without-views: pixels outside the sticker's place are changed",
+        "control without-views: pixels outside the sticker's surface are changed",
     ]
     assert find_view_predictions(cheated, 0, "without-views") == find_view_predictions(
         batch, 0, "without-views"
@@ -323,7 +323,9 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     with RunStore.open_readonly(tmp_path / "run") as store:
         assert len(store.read_view_predictions(cell["key"])) == 8
         told = format_cell_result(planned, count_outcomes(store.read_outcomes(cell["key"])))
-        assert re.match(r"\d of \d signs turned in most of their views(, 1 left out)?, [\d,]+ passes", told)
+        assert re.match(
+            r"\d of \d signs misclassified in most of their views(, 1 left out)?, [\d,]+ passes", told
+        )
         assert store.load_arrays(cell["key"]).keys() >= {"photographs", "frames", "original", "adversarial"}
     assert len(before) == (tmp_path / "run" / "run.db").stat().st_size
     assert [verdict.gate.metric for verdict in run.evaluate_gates().verdicts] == ["sticker_success"]
@@ -334,7 +336,7 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     ("entry", "message"),
     [
         ({"card": "pgd50-linf-8", "test_views": 9}, "'pgd50-linf-8' has no views to test"),
-        ({"card": "sticker-10", "transfer_from": "plain"}, "'sticker-10' is judged on its own model only"),
+        ({"card": "sticker-10", "transfer_from": "plain"}, "'sticker-10' is evaluated on its own model only"),
         ({"card": "sticker-10", "test_views": 0}, "test_views"),
     ],
 )

@@ -202,7 +202,7 @@ def test_a_function_without_bounds_is_a_reason_to_skip_too(workplace):
     [
         ({"card": "certify-smoothing-l2-0.25", "eps": 3}, ThreatError, "prove a radius of at most"),
         ({"card": "certify-smoothing-l2-0.25", "norm": "Linf"}, ThreatError, "proves nothing in the norm"),
-        ({"card": "certify-smoothing-l2-0.25", "steps": 3}, ConfigError, "nothing called 'steps'"),
+        ({"card": "certify-smoothing-l2-0.25", "steps": 3}, ConfigError, "has no key 'steps'"),
         ({"card": "certify-smoothing-l2-0.25", "alpha": 0.7}, ConfigError, "alpha must lie between"),
         ({"card": "certify-smoothing-l2-0.25", "transfer_from": "first"}, ConfigError, "nothing to transfer"),
         ({"card": "smoothing-0.25"}, CardError, "there is no card 'smoothing-0.25'"),

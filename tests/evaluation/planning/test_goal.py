@@ -100,7 +100,7 @@ class TestConfine:
             ({"sources": [43]}, "there is no class 43: the classes are 0 to 42"),
             ({"targets": ["-1"]}, "there is no class '-1'"),
             ({"targets": ["Yeild"]}, "Did you mean Yield"),
-            ({"sources": ["Speed limit"]}, "not clear: 0 Speed limit"),
+            ({"sources": ["Speed limit"]}, "ambiguous: 0 Speed limit"),
         ],
     )
     def test_a_class_that_does_not_exist_is_one_line(self, goal, words):
