@@ -203,7 +203,7 @@ def _load_checkpoint(file: str, request: ModelRequest) -> LoadedModel:
         return found
     if own is None:
         raise ConfigError(
-            ,
+            "a checkpoint needs its network by name",
             where=file,
             remedy=f"set architecture: one of {', '.join(ARCHITECTURES)}, or torchvision:NAME, timm:NAME, "
             "python:FILE.py:NAME",
