@@ -108,12 +108,12 @@ def load_classifier(
         output=output,
         name=name or remove_credentials(source),
         device=device,
+        provenance={"source": remove_credentials(source), **loaded.provenance},
     )
     for note in loaded.notes:
         classifier.add_note(note)
     if loaded.is_unnormalized and normalize is None:
         classifier.add_note("no normalisation declared: it is given images in [0, 1] as they are")
-    classifier.provenance = {"source": remove_credentials(source), **loaded.provenance}
     classifier.check_finite_weights()
     return classifier
 

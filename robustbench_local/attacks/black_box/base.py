@@ -56,7 +56,7 @@ class DecisionOracle:
     def __init__(self, inputs: AttackInputs, queries: int) -> None:
         classifier, images, labels = inputs.classifier, inputs.images, inputs.labels
         self._classifier, self._labels, self._threat = classifier, labels, inputs.threat
-        self._points_per_call = classifier.batch_size or max(len(images), _POINTS_PER_CALL)
+        self._points_per_call = classifier.settings.batch_size or max(len(images), _POINTS_PER_CALL)
         self.images = images
         self.points = images.clone()
         self.distances = images.new_full((len(images),), torch.inf)

@@ -91,7 +91,7 @@ class FinishingSearch:
             Same shape, inside the ball, the box and the mask: a success with a clear margin; where there was
             none, the success of the largest margin, and the candidate where no point succeeded.
         """
-        size = self.classifier.batch_size or compute_default_batch_size(originals)
+        size = self.classifier.settings.batch_size or compute_default_batch_size(originals)
         found = candidates.clone()
         for first in range(0, len(originals), size):
             index = torch.arange(first, min(first + size, len(originals)), device=originals.device)

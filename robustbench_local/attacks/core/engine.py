@@ -69,10 +69,10 @@ class Engine:
         self.points = images.clone()
         self.scores = torch.full((len(images),), -torch.inf, device=images.device)
         self.finished = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.batch_size = classifier.batch_size or compute_default_batch_size(images)
+        self.batch_size = classifier.settings.batch_size or compute_default_batch_size(images)
         self._stream, self._early_stop, self._eot_samples = stream, early_stop, eot_samples
         self._steps_between_syncs = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
-        self._uses_bf16 = classifier.search_precision == "bf16" and not force_float32
+        self._uses_bf16 = classifier.settings.search_precision == "bf16" and not force_float32
         self._has_new_results = False
         self._empty = images.new_empty(0)
 
@@ -128,7 +128,7 @@ class Engine:
             search: How to search.
             items: What to search, in this order.
         """
-        if self.classifier.compile_steps:
+        if self.classifier.settings.compile_steps:
             # every search of a kind shares the compiled code; sizes vary as items come and go
             search.step = torch.compile(search.step, dynamic=True)  # type: ignore[method-assign]
         front: ActiveSet | None = None

@@ -265,7 +265,7 @@ def _run_attack_job(task: AttackJob, positions: list[int]) -> OutcomeBatch:
     with classifier.open_fresh_copy() as judge:
         clean = predict(judge, images, labels, stream=own)
         if 0 in positions:  # once a cell, whoever has its first image
-            at_work = {classifier.batch_size or len(positions)}
+            at_work = {classifier.settings.batch_size or len(positions)}
             rereadings = compare_batch_sizes(judge, images, labels, clean.margin, at_work)
     draws = passes_per_query(classifier)[1]
     records = [
@@ -327,9 +327,8 @@ class _SpentPasses:
     def collect_passes(self) -> list[tuple[int, int]]:
         """Forward and backward passes of each image; what other libraries spent counts for these alone."""
         forward, backward = (
-            _split_passes_evenly(total, self._count) for total in self._attacked_model.external_passes
+            _split_passes_evenly(total, self._count) for total in self._attacked_model.take_external_passes()
         )
-        self._attacked_model.external_passes[:] = [0, 0]
         for meter in self.pass_counters:
             forward, backward = forward + meter.forward_passes, backward + meter.backward_passes
         for meter, rows in self.partial_pass_counters:

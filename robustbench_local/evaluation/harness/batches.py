@@ -227,13 +227,14 @@ def _notify_failures(batches: list[OutcomeBatch], notify: Notifier) -> Iterator[
 @contextmanager
 def _prepare_models(work: Job, batch_size: int) -> Iterator[None]:
     """Everything prepared for the work, and put back afterwards, the classifier's batch size too."""
-    asked = work.queried_model
-    before, asked.batch_size = asked.batch_size, batch_size
-    try:
-        with work.classifier.evaluation_mode(), asked.evaluation_mode(), with_attack_seed(asked, work.seed):
-            yield
-    finally:
-        asked.batch_size = before
+    queried = work.queried_model
+    with (
+        queried.use_batch_size(batch_size),
+        work.classifier.evaluation_mode(),
+        queried.evaluation_mode(),
+        with_attack_seed(queried, work.seed),
+    ):
+        yield
 
 
 def _unwrap_failure(failure: Exception) -> Exception:

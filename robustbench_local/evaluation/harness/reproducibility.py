@@ -90,7 +90,7 @@ def compare_batch_sizes(
     Returns:
         What came of it; nothing for a service, or where answers are random or marked anyway.
     """
-    known = fresh.consistency
+    known = fresh.settings.consistency
     is_random = known.is_unrepeatable or known.is_random or isinstance(fresh, RandomizedClassifier)
     if fresh.module is None or is_random or known.inconsistency_note or not len(images):
         return AgreementCounts()
@@ -123,7 +123,7 @@ def compare_with_fresh_copy(
     Returns:
         What came of it; nothing where the model draws random numbers that no seed repeats, or is marked.
     """
-    known = attacked.consistency
+    known = attacked.settings.consistency
     if fresh is attacked or known.is_unrepeatable or known.inconsistency_note or not len(images):
         return AgreementCounts()
     chosen, own = images[:MAX_COMPARED_IMAGES], labels[:MAX_COMPARED_IMAGES].cpu()

@@ -125,8 +125,9 @@ def make_plan(grid: Grid, options: Options) -> Plan:
     if all(subject.problem for subject in subjects):
         raise next(subject.problem for subject in subjects if subject.problem)
     for subject in (*models.values(), *subjects):
-        subject.classifier.search_precision = grid.search_precision
-        subject.classifier.compile_steps = options.compile_steps
+        subject.classifier.configure(
+            search_precision=grid.search_precision, compile_steps=options.compile_steps
+        )
     identity = _build_identity(
         grid, data, {str(each): each for each in (*models.values(), *subjects)}, columns
     )
@@ -326,7 +327,7 @@ def _build_identity(
             }
     flat |= find_library_versions(column.card.method for column in columns)
     for name, subject in subjects.items():
-        if (size := find_innermost(subject.classifier).fixed_batch_size) is not None:
+        if (size := find_innermost(subject.classifier).settings.fixed_batch_size) is not None:
             flat[f"batch size of model {name}"] = str(size)  # its answers depend on it
     flat["code"] = compute_code_version()
     return flat

@@ -58,7 +58,7 @@ def test_batches_of_the_sizes_at_work_are_compared(odd, disagreeing):
         return answers.roll(1, 1) if len(images) == odd else answers
 
     classifier = Classifier(models.make_variant(forward=forward), num_classes=5)
-    classifier.consistency = Consistency(is_random=False)
+    classifier.configure(consistency=Consistency(is_random=False))
     with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
         margins = predict(fresh, IMAGES, LABELS).margin
         found = compare_batch_sizes(fresh, IMAGES, LABELS, margins, {8})
@@ -71,7 +71,7 @@ def test_batches_of_the_sizes_at_work_are_compared(odd, disagreeing):
 )
 def test_sizes_are_not_compared_where_answers_are_random_or_marked(consistency):
     classifier = Classifier(models.make_variant(), num_classes=5)
-    classifier.consistency = consistency
+    classifier.configure(consistency=consistency)
     with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
         assert compare_batch_sizes(fresh, IMAGES, LABELS, torch.zeros(12), {8}) == AgreementCounts()
 
@@ -85,7 +85,7 @@ def test_a_counter_is_seen_where_answers_can_be_compared(consistency, count):
         return self.layers(images) + 0.1 * self.calls * self.layers(images)
 
     classifier = Classifier(models.make_variant(forward=forward), num_classes=5)
-    classifier.consistency = consistency
+    classifier.configure(consistency=consistency)
     with classifier.evaluation_mode():
         classifier(IMAGES)
         with classifier.open_fresh_copy() as fresh:
@@ -119,7 +119,7 @@ def test_a_random_model_is_compared_with_equal_draws():
 @pytest.mark.parametrize(("gap", "disagreeing"), [(0.9e-2, 0), (1.1e-2, 4)])
 def test_what_a_fresh_copy_said_in_other_company_is_compared_within_the_models_rounding(gap, disagreeing):
     classifier = Classifier(models.Network(), num_classes=5)
-    classifier.consistency = Consistency(is_random=False, tolerance=1e-2)
+    classifier.configure(consistency=Consistency(is_random=False, tolerance=1e-2))
     with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
         margins = predict(fresh, IMAGES, LABELS).margin
         answers = fresh(IMAGES)
