@@ -17,12 +17,12 @@ from robustbench_local.cli.result_tables import build_results_table, print_gates
 from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.model_speed import try_measure_speed
+from robustbench_local.evaluation.options import TIMEOUT_SECONDS, Options
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
 from robustbench_local.evaluation.planning.plan import Plan
-from robustbench_local.evaluation.planning.planner import TIMEOUT_SECONDS
 from robustbench_local.reports import find_damaged_images
 from robustbench_local.reports.formatting.text import format_duration
-from robustbench_local.run import execute_run, prepare_run
+from robustbench_local.run import Run, execute_run, prepare_run
 
 INCOMPLETE_EXIT_CODE = 4
 LOG_WIDTH_CHARACTERS = 120
@@ -34,17 +34,14 @@ def command(
         typer.Argument(help="Grid file; without one, the embedded grid of rendered traffic signs."),
     ] = None,
     limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, envvar="RBL_LIMIT", help="Number of images, as even over the classes as possible."
-        ),
+        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Number of images, stratified by class.")
     ] = None,
     device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
     batch_size: Annotated[
         str,
         typer.Option(
             envvar="RBL_BATCH_SIZE",
-            help="Images in a forward pass; auto measures each model once. No influence on verdicts.",
+            help="Batch size, or auto to measure it once; no influence on verdicts.",
         ),
     ] = "auto",
     workers: Annotated[
@@ -52,14 +49,14 @@ def command(
         typer.Option(
             min=1,
             envvar="RBL_WORKERS",
-            help="Processes that share a cell on a CPU, by default one a core. No influence on verdicts.",
+            help="CPU worker processes, by default one per core; no influence on verdicts.",
         ),
     ] = None,
     search_precision: Annotated[
         Precision | None,
         typer.Option(
             envvar="RBL_SEARCH_PRECISION",
-            help="bf16 may search faster and misses some adversarial examples; all are verified in fp32.",
+            help="bf16 is faster and misses some adversarial examples; every success is verified in fp32.",
         ),
     ] = None,
     compile_steps: Annotated[
@@ -67,7 +64,7 @@ def command(
         typer.Option(
             "--compile-steps",
             envvar="RBL_COMPILE_STEPS",
-            help="Compile the attacks' own steps, for long runs on a GPU. No influence on verdicts.",
+            help="Compile the attack steps, for long runs on a GPU; no influence on verdicts.",
         ),
     ] = False,
     seed: Annotated[
@@ -84,29 +81,29 @@ def command(
         list[str] | None,
         typer.Option(
             envvar="RBL_TARGET_CLASS",
-            help="Target class of every attack, a name or index; repeated: any of them.",
+            help="Target class of every attack, by name or id; several if repeated.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(envvar="RBL_OUT", help="Run directory, by default runs/NAME; a run in it is resumed."),
+        typer.Option(
+            envvar="RBL_OUT", help="Run directory, by default runs/NAME; an unfinished run in it is resumed."
+        ),
     ] = None,
     cards: Annotated[
         list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
+        typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
     ] = None,
     allow_code: Annotated[
         bool,
-        typer.Option(
-            "--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: sources to run their code."
-        ),
+        typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
     ] = False,
     allow_batch_dependence: Annotated[
         bool,
         typer.Option(
             "--allow-batch-dependence",
             envvar="RBL_ALLOW_BATCH_DEPENDENCE",
-            help="Run models whose output depends on the batch or on earlier calls; marks every number.",
+            help="Run models whose outputs depend on the batch or on earlier images; marks every number.",
         ),
     ] = False,
     cache: Annotated[
@@ -118,13 +115,15 @@ def command(
         typer.Option(
             min=0,
             envvar="RBL_TIMEOUT",
-            help="Seconds after which a model that finishes no pass counts as hanging; 0: no limit.",
+            help="Seconds without a finished pass before a model counts as hanging; 0: no limit.",
         ),
     ] = TIMEOUT_SECONDS,
     cell_timeout: Annotated[
         float,
         typer.Option(
-            min=0, envvar="RBL_CELL_TIMEOUT", help="Seconds that a cell may take; 0, the default: no limit."
+            min=0,
+            envvar="RBL_CELL_TIMEOUT",
+            help="Time limit of a cell in seconds; 0, the default: no limit.",
         ),
     ] = 0.0,
     recompute_damaged: Annotated[
@@ -132,31 +131,29 @@ def command(
         typer.Option(
             "--recompute-damaged",
             envvar="RBL_RECOMPUTE_DAMAGED",
-            help="Compute cells again whose stored rows or images are damaged; keep all others.",
+            help="Recompute cells whose stored rows or images are damaged; keep all others.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", envvar="RBL_DRY_RUN", help="Print cells, passes and time, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time without running them."
+        ),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", envvar="RBL_JSON", help="Print progress and results as JSON lines.")
     ] = False,
 ) -> int:
-    """Run a grid of models and attacks; the same command resumes it, and a complete run does nothing."""
-    console = make_console(as_json=as_json)
-    if not as_json:
-        print_line(console, "loading data and models", style="dim")
-    plan, directory = prepare_run(
-        grid,
-        out=out,
+    """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
+    options = Options(
         limit=limit,
         seed=seed,
         sources=source_class or (),
         targets=target_class or (),
+        search_precision=search_precision,
         device=device,
         batch_size=parse_batch_size(batch_size),
         workers=workers,
-        search_precision=search_precision,
         compile_steps=compile_steps,
         cards=cards or (),
         allow_code=allow_code,
@@ -164,6 +161,33 @@ def command(
         cache=cache,
         timeout=timeout,
         cell_timeout=cell_timeout,
+        recompute_damaged=recompute_damaged,
+    )
+    return run_with_options(grid, out, options, dry_run=dry_run, as_json=as_json)
+
+
+def run_with_options(
+    grid: Path | None, out: Path | None, options: Options, *, dry_run: bool, as_json: bool
+) -> int:
+    """Plan a grid, show the plan, run it, report it and judge its gates.
+
+    Args:
+        grid: Grid file; None for the embedded grid.
+        out: Run directory; None for ``runs/NAME``.
+        options: How to run it.
+        dry_run: Whether only the plan is shown.
+        as_json: Whether progress and results are JSON lines.
+
+    Returns:
+        The exit code.
+    """
+    console = make_console(as_json=as_json)
+    if not as_json:
+        print_line(console, "loading data and models", style="dim")
+    plan, directory = prepare_run(
+        grid,
+        out,
+        options=options,
         is_dry_run=dry_run,
         report=lambda line: _print_training(console, line, as_json=as_json),
     )
@@ -172,8 +196,17 @@ def command(
         return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
     with choose_display(console, as_json=as_json) as display:
         run = execute_run(
-            plan, directory, display, exit_process=_exit_incomplete, recompute_damaged=recompute_damaged
+            plan,
+            directory,
+            display,
+            exit_process=_exit_incomplete,
+            recompute_damaged=options.recompute_damaged,
         )
+    return _report_run(run, console, as_json=as_json)
+
+
+def _report_run(run: Run, console: Console, *, as_json: bool) -> int:
+    """Write the report, show the results and the gates' verdicts, and return the exit code."""
     page = run.report()
     verdict = run.evaluate_gates()
     if as_json:
@@ -186,7 +219,7 @@ def command(
         print_gates(verdict, console)
         print_line(console, f"report: {page}")
     code = verdict.exit_code or (0 if run.is_complete else INCOMPLETE_EXIT_CODE)
-    if damage := find_damaged_images(directory):
+    if damage := find_damaged_images(run.directory):
         if not code:
             raise damage
         echo_line(f"rbl: {damage}", error=True)
@@ -276,7 +309,11 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
     device = plan.subjects[0].classifier.device
     whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
     most = format_duration(sum(seconds.values()))
-    print_line(console, f"{whole}, {most} at most if no image breaks, usually far less{ending}", wrap=True)
+    print_line(
+        console,
+        f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}",
+        wrap=True,
+    )
     for goal in describe_goals(plan.cells):
         print_line(console, f"goal: {goal}", wrap=True)
     for line in plan.warnings:

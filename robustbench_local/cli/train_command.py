@@ -45,10 +45,7 @@ def command(
     out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="File for the weights, .safetensors.")],
     split: Annotated[str, typer.Option(envvar="RBL_SPLIT", help="Split of the data to train on.")] = "train",
     limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, envvar="RBL_LIMIT", help="Number of images, as even over the classes as possible."
-        ),
+        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Number of images, stratified by class.")
     ] = None,
     data_option: Annotated[
         list[str] | None,
@@ -66,7 +63,7 @@ def command(
     ] = 0.1,
     val_limit: Annotated[
         int,
-        typer.Option(min=1, envvar="RBL_VAL_LIMIT", help="Largest number of images of a validation split."),
+        typer.Option(min=1, envvar="RBL_VAL_LIMIT", help="Maximum number of images of a separate val split."),
     ] = 1000,
     group_pattern: Annotated[
         str | None,
@@ -77,9 +74,7 @@ def command(
     ] = None,
     test: Annotated[
         str | None,
-        typer.Option(
-            envvar="RBL_TEST", help="Images to measure the result on; by default the data's test split."
-        ),
+        typer.Option(envvar="RBL_TEST", help="Images for the reported accuracies; by default a test split."),
     ] = None,
     model: Annotated[
         str,
@@ -99,36 +94,32 @@ def command(
         typer.Option("--set", help="KEY=VALUE of the card, such as epochs=5 or eps=4/255; may be repeated."),
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=2, envvar="RBL_BATCH_SIZE", help="Images in a training step; part of the recipe."),
+        int | None, typer.Option(min=2, envvar="RBL_BATCH_SIZE", help="Batch size; part of the recipe.")
     ] = None,
     seed: Annotated[
-        int,
-        typer.Option(min=0, envvar="RBL_SEED", help="Seed of initial weights, order and choice of images."),
+        int, typer.Option(min=0, envvar="RBL_SEED", help="Seed of weights, order and images.")
     ] = 0,
     device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, envvar="RBL_THREADS", help="CPU threads; their number changes the last digits."),
+        typer.Option(min=1, envvar="RBL_THREADS", help="CPU threads; their number affects the last digits."),
     ] = None,
     autoattack: Annotated[
-        int, typer.Option(min=0, envvar="RBL_AUTOATTACK", help="Number of images to measure AutoAttack on.")
+        int, typer.Option(min=0, envvar="RBL_AUTOATTACK", help="Evaluate AutoAttack on this many images.")
     ] = 0,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            envvar="RBL_CHECKPOINT", help="File written after each epoch; the same command resumes from it."
+            envvar="RBL_CHECKPOINT", help="Checkpoint written after each epoch; the same command resumes."
         ),
     ] = None,
     cards: Annotated[
         list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
+        typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
     ] = None,
     allow_code: Annotated[
         bool,
-        typer.Option(
-            "--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: sources to run their code."
-        ),
+        typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
     ] = False,
 ) -> int:
     """Train a model by a defense's card, measure it, and write weights, curves and how they were made."""
@@ -237,7 +228,7 @@ def _build_data_entry(words: Sequence[str], **said: Any) -> DataEntry:
 
 
 def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
-    """``KEY=VALUE`` words as a mapping; values are read as YAML.
+    """``KEY=VALUE`` words as a mapping; values are classified as YAML.
 
     Raises:
         ConfigError: If a word is not of this form, or a key comes twice.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustbench_local.errors import DamagedError
-from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.formatting.text import format_count
 from robustbench_local.reports.page import render
+from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.reports.writers.csv_files import (
     format_outcomes_csv,
     format_results_csv,
@@ -54,10 +54,12 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     with RunStore.open_readonly(Path(run_dir)) as store:
         content = read_report_data(store)
         outcomes = format_outcomes_csv(store, content.evidence)
-        sticker_views = format_sticker_views_csv(store, content.evidence) if content.sticker_results else None
+        sticker_views = (
+            format_sticker_views_csv(store, content.evidence) if content.has_section("stickers") else None
+        )
     figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
     files: dict[str, str | bytes] = {
-        "results.json": format_json(encode_results(content.evidence, content.gate_report)),
+        "results.json": format_json(encode_results(content.evidence, content.gate_report, content.sections)),
         "results.csv": format_results_csv(content.evidence),
         "outcomes.csv": outcomes,
         **({} if sticker_views is None else {"sticker_views.csv": sticker_views}),
@@ -87,7 +89,7 @@ def find_damaged_images(run_dir: Path) -> DamagedError | None:
         else ""
     )
     which, why = ", ".join(names[:_MAX_NAMED_CELLS]), next(iter(damaged.values()))
-    what = f"images are damaged and not shown: of {which}{more} ({why})"
+    what = f"damaged images are not shown: {which}{more} ({why})"
     remedy = "restore them from a copy, or compute these cells again with rbl run ... --recompute-damaged"
     return DamagedError(what, where=str(run_dir), remedy=remedy)
 

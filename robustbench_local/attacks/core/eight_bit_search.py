@@ -84,7 +84,7 @@ class FinishingSearch:
             stream: The images' random numbers.
             rows: (N,) int64: which image of the open meter each is.
             in_8bit: (N,) boolean: the images that are to be 8-bit images; the others only need the margin.
-            queries_left: (N,) int64: looks that each image may still spend; None: as many as the search takes.
+            queries_left: (N,) int64: looks that each image may still spend; None: no limit.
             masks: (N, 1, H, W) boolean, or None.
 
         Returns:

@@ -43,14 +43,15 @@ class Engine:
         stream: The images' random numbers.
         masks: (N, 1, H, W) boolean, or None.
         early_stop: Whether an item ends with its first confirmed success, and its image with it.
-        draws: Passes that are averaged for one look, for classifiers that draw random numbers themselves
-            (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
-        exact: Whether to look in float32 whatever the classifier allows: where the border lies is at stake.
+        eot_samples: Passes that are averaged for one look, for classifiers that draw random numbers
+            themselves (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
+        force_float32: Whether to look in float32 whatever the classifier allows: the decision boundary itself
+            is at stake.
 
     Attributes:
         points: (N, C, H, W): the best point of each image so far; the original if there is none.
         scores: (N,): how good it is.
-        found: (N,) boolean: the images that need no more work.
+        finished: (N,) boolean: the images that need no more work.
     """
 
     def __init__(

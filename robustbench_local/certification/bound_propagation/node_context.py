@@ -16,7 +16,7 @@ _SHAPE_METHODS = frozenset({"size", "dim", "ndimension"})
 _SHAPE_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device"})
 
 
-class UnsupportedNodeError(Exception):  # noqa: N818  a message on its way to a ModelError, which names the place
+class UnsupportedNodeError(Exception):
     """There are no bounds for this."""
 
     def __init__(self, what: str, remedy: str = _DEFAULT_REMEDY) -> None:

@@ -13,7 +13,7 @@ from robustbench_local.evaluation.execution.batch_size import (
     tune_batch_size,
     use_threads,
 )
-from robustbench_local.evaluation.harness.attack_job import format_error_line
+from robustbench_local.evaluation.harness.job import format_error_line
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, catch_process_exit
 from robustbench_local.evaluation.planning.plan import EvaluationSubject

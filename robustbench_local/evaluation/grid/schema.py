@@ -354,7 +354,7 @@ def _check_surrogate_id(surrogate: str, ids: list[str]) -> None:
     if surrogate not in ids:
         raise ValueError(f"transfer_from names the model {surrogate!r}; {did_you_mean(surrogate, ids)}")
     if len(ids) == 1:
-        raise ValueError("transfer_from needs a second model, to judge the candidates on")
+        raise ValueError("transfer_from needs a second model to evaluate the candidates on")
 
 
 def _check_names_differ(where: str, entries: list[tuple[str | None, str | None]]) -> None:

@@ -24,7 +24,7 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
-from robustbench_local.evaluation.harness.attack_job import Job, OutcomeBatch, merge_batches
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, merge_batches
 from robustbench_local.evaluation.isolation.child_process import (
     Channel,
     ChildProcess,
@@ -97,7 +97,7 @@ def count_usable_workers(work: Job, workers: int) -> int:
     networks = all(classifier.module is not None for classifier in (work.classifier, work.queried_model))
     if not networks or not work.is_divisible or not can_be_isolated(work):
         return 1
-    return max(1, min(workers, len(work.data)))
+    return max(1, min(workers, work.image_count))
 
 
 class WorkerPool(AbstractContextManager["WorkerPool"]):

@@ -33,7 +33,7 @@ def limit_time(seconds: float | None, name: str) -> Iterator[None]:
 
     def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
         what = f"was loaded once, and takes more than {seconds:g} s to be loaded again"
-        raise ModelTimeoutError(what, where=name, remedy="see why it hangs, or allow it more with --timeout")
+        raise ModelTimeoutError(what, where=name, remedy="find out why it hangs, or raise --timeout")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     left, every = signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -62,7 +62,7 @@ def _assume_verdict(
 
 
 def _assume_sign(sign: SignResult, targets: Collection[int], outcome: AssumedOutcome) -> SignResult:
-    """The same sign with every view of its sticker read as the label, or as what the attacker wants."""
+    """The same sign with every view of its sticker classified as the label, or as what the attacker wants."""
     wanted = next(iter(targets), sign.label + 1)
     reading = sign.label if outcome == "robust" else wanted
     looks = {

@@ -166,4 +166,4 @@ class GateReport:
         """One line a verdict; one line that says so if there is no gate."""
         judged = [verdict.summary_line for verdict in self.verdicts]
         blocked = [f"blocked: certificate violated: {line}" for line in self.violations]
-        return [*blocked, *judged] or [self.unread_reason or "no gate in the grid file: nothing was judged"]
+        return [*blocked, *judged] or [self.unread_reason or "the grid file has no gates"]

@@ -49,7 +49,7 @@ class WorstCase:
 
     @property
     def left_out_count(self) -> int:
-        """Images that some of the attacks did not meet and that nobody has broken so far."""
+        """Images that some of the attacks did not meet and that on which no attack has succeeded so far."""
         return len(self.any_attack_verdicts) - len(self.verdicts)
 
     @property
@@ -64,7 +64,7 @@ class WorstCase:
 
     @property
     def clean_accuracy(self) -> Estimate:
-        """Share of the images of ``basis`` that are classified correctly untouched."""
+        """Share of the images of ``basis`` that are classified correctly clean."""
         marks = [verdict.clean_correct for verdict in self.stated_verdicts.values()]
         return compute_clopper_pearson(sum(marks), len(marks))
 
