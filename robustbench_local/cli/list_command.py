@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +10,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from robustbench_local.attacks import ATTACKS
+from robustbench_local.certification import CERTIFICATES
+from robustbench_local.cli.outside_rows import list_outside_rows
 from robustbench_local.cli.terminal_output import escape_text, print_json
 from robustbench_local.config.cards import Card, CardKind, list_cards
 from robustbench_local.data.data_sources import DATASET_SOURCES
+from robustbench_local.data.outside_data import BUILT_IN_KINDS
+from robustbench_local.defenses.recipes.recipe_registry import RECIPES
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.schema import list_examples, read_example
+from robustbench_local.extensions.entry_points import ExtensionKind
+from robustbench_local.models.model_sources import MODEL_SOURCE_KINDS
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.models.zoo import find_zoo_card, list_zoo
 from robustbench_local.reports.formatting.text import format_budget
@@ -36,10 +43,18 @@ def command(
         "attacks": lambda: [
             *_list_card_rows("attack", cards or []),
             *_list_card_rows("certificate", cards or []),
+            *_list_outside_rows("attacks", ATTACKS, {"threat": "-"}, "source"),
+            *_list_outside_rows("certificates", CERTIFICATES, {"threat": "-"}, "source"),
         ],
-        "defenses": lambda: _list_defense_rows(cards or []),
-        "models": _list_model_rows,
-        "data": lambda: [{"name": name, "what": what} for name, what in DATASET_SOURCES.items()],
+        "defenses": lambda: [
+            *_list_defense_rows(cards or []),
+            *_list_outside_rows("defenses", {*WRAPPERS, *RECIPES}, {"kind": "-", "threat": "-"}, "source"),
+        ],
+        "models": lambda: [*_list_model_rows(), *_list_outside_rows("models", MODEL_SOURCE_KINDS, {})],
+        "data": lambda: [
+            *({"name": name, "what": what} for name, what in DATASET_SOURCES.items()),
+            *_list_outside_rows("data", BUILT_IN_KINDS, {}),
+        ],
         "examples": lambda: [
             {"name": name, "what": _read_first_comment(read_example(name))} for name in list_examples()
         ],
@@ -62,6 +77,16 @@ def _list_card_rows(kind: CardKind, folders: list[Path]) -> list[TableRow]:
     return [
         {"name": card.name, "threat": _format_threat(card), "what": card.description, "source": card.source}
         for card in list_cards(kind, folders)
+    ]
+
+
+def _list_outside_rows(
+    kind: ExtensionKind, own_names: Collection[str], more: TableRow, target_column: str = ""
+) -> list[TableRow]:
+    """Entry points of installed distributions, in the columns of the list."""
+    return [
+        {"name": row.name, **more, "what": row.what} | ({target_column: row.target} if target_column else {})
+        for row in list_outside_rows(kind, own_names)
     ]
 
 

@@ -242,3 +242,5 @@ _LOADERS: dict[str, Callable[[str, ModelRequest], LoadedModel]] = {
     "torchvision": load_torchvision,
     "zoo": _load_zoo,
 }
+MODEL_SOURCE_KINDS = frozenset(_LOADERS)
+"""How our own sources begin: no entry point can take their place."""

@@ -38,7 +38,7 @@ def test_a_grid_of_entry_points_runs_is_reported_judged_and_resumed(installed_ex
     markdown = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     for text in (page, markdown.replace("\\", "")):
         assert "example-corners" in text
-        assert "claimed by example-linear-margin of robustbench-example 0.1.0" in text
+        assert "claimed by example-linear-margin of robustbench-example 0.1.0" in text.lower()
     before = run.outcomes
     again = rbl.run_grid(grid, out=tmp_path / "run", options=OPTIONS)
     assert again.outcomes.equals(before)
