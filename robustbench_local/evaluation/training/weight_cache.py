@@ -104,7 +104,15 @@ class WeightCache:
             make = partial(self._train_and_save, weights, start, card, recipe, images, what)
             if self._runs_foreign_code(entry, recipe) and can_fork(resolve_device(self.device)):
                 aside = replace(self, report=send_to_parent)
-                make = partial(aside._train_and_save, weights, start, card, recipe, images, what)
+                make = partial(
+                    aside._train_and_save,
+                    weights,
+                    start,
+                    card,
+                    recipe,
+                    images,
+                    what,  # noqa: SLF001 - a copy of self
+                )
                 call_isolated(make, timeout=None, name=model, on_message=self.report)
             else:
                 make()
