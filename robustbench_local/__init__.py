@@ -1,10 +1,10 @@
 """robustbench_local: how often is a classifier right when someone works against it, and how sure are we?"""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from robustbench_local.attacks.ensembles.autoattack import AutoAttack
     from robustbench_local.attacks.fgsm import FGSM
     from robustbench_local.attacks.pgd import PGD
@@ -41,8 +41,6 @@ __all__ = [
     "run_grid",
 ]
 
-__version__ = version("robustbench-local")
-
 # Looked up when first asked for: reading a report or listing cards should not wait for torch.
 _MODULE_BY_NAME = {
     "FGSM": "attacks.fgsm",
@@ -66,6 +64,8 @@ _MODULE_BY_NAME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("robustbench-local")
     if name not in _MODULE_BY_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULE_BY_NAME[name]}"), name)

@@ -14,14 +14,10 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.executor import execute_plan, format_utc_now
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
+from robustbench_local.evaluation.isolation.time_limit import TIMEOUT_SECONDS
 from robustbench_local.evaluation.planning.goal import ClassEntry, override_goal
 from robustbench_local.evaluation.planning.plan import SamplePlan
-from robustbench_local.evaluation.planning.planner import (
-    TIMEOUT_SECONDS,
-    Options,
-    find_card_folders,
-    make_plan,
-)
+from robustbench_local.evaluation.planning.planner import Options, find_card_folders, make_plan
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis import gates
 from robustbench_local.reports.writers.csv_files import load_outcomes_frame

@@ -6,13 +6,12 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_local.classifier.argument_checks import (
-    Access,
     check_classes,
     check_finite_weights,
     check_images,
@@ -37,13 +36,13 @@ from robustbench_local.classifier.input_gradient import (
     uses_reentrant_checkpoints,
 )
 from robustbench_local.classifier.library_view import CountedModule, count_nearest_faults
+from robustbench_local.classifier.literals import Access, Precision
 from robustbench_local.classifier.model_call import ModelCall
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
+from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.classifier.pass_counter import PassCounter, record_finished_pass
-from robustbench_local.classifier.preprocessing import Normalization, Preprocessing, parse_normalization
+from robustbench_local.classifier.preprocessing import Preprocessing, parse_normalization
 from robustbench_local.classifier.state_guard import set_evaluation_mode
-
-Precision = Literal["fp32", "bf16"]
 
 
 class Classifier:

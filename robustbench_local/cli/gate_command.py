@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-
-from robustbench_local.cli.result_tables import print_gates
-from robustbench_local.reports.analysis.gates import judge_run_dir
 
 
 def command(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> int:
     """Exit 0 if every gate holds, 1 if one fails, 4 if one cannot be decided; say which."""
+    from rich.console import Console
+
+    from robustbench_local.cli.result_tables import print_gates
+    from robustbench_local.reports.analysis.gates import judge_run_dir
+
     verdict = judge_run_dir(run)
     print_gates(verdict, Console())
     return verdict.exit_code

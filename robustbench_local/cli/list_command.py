@@ -12,7 +12,7 @@ from rich.table import Table
 
 from robustbench_local.cli.terminal_output import escape_text, print_json
 from robustbench_local.config.cards import Card, CardKind, list_cards
-from robustbench_local.data.data_sources import DATASET_SOURCES
+from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.schema import list_examples, read_example

@@ -7,10 +7,6 @@ from typing import Annotated
 
 import typer
 
-from robustbench_local.cli.terminal_output import echo_line
-from robustbench_local.reports import find_damaged_images, write_report
-from robustbench_local.reports.analysis.gates import judge_run_dir
-
 
 def command(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
@@ -29,6 +25,10 @@ def command(
     Exits 70 if an attack broke what a certificate had proven: then it has no answer. Exits 2 if stored images
     are damaged: the report is written without them.
     """
+    from robustbench_local.cli.terminal_output import echo_line
+    from robustbench_local.reports import find_damaged_images, write_report
+    from robustbench_local.reports.analysis.gates import judge_run_dir
+
     echo_line(write_report(run, output))
     verdict = judge_run_dir(run)
     for line in verdict.violations:

@@ -16,6 +16,7 @@ from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
 from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
+from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
@@ -23,14 +24,6 @@ from robustbench_local.number_parser import parse_number
 
 MAX_SIDE_PIXELS = 4096
 _SIGNS_PER_CLASS = 40  # rendered signs of each class where there is no limit
-
-#: The kinds of sources and what each is.
-DATASET_SOURCES: dict[str, str] = {
-    "signs": "rendered traffic signs, embedded, with masks",
-    "torchvision:NAME": "a published data set, downloaded where there is a network",
-    "folder:DIR": "a folder of PNG, JPEG, PPM or BMP images with a sub-folder a class",
-    "npz:FILE": "a NumPy archive with images x and labels y",
-}
 
 
 def load_dataset(

@@ -7,17 +7,15 @@ import json
 import os
 import time
 from http.client import HTTPException, HTTPMessage
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from pydantic import Field
-
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.pass_counter import record_finished_pass
-from robustbench_local.config.strict_yaml import StrictModel
 from robustbench_local.errors import ConfigError, ModelError, ModelTimeoutError, UnreachableError
+from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.models.http_deadline import Deadline
 
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
@@ -29,25 +27,6 @@ _RETRY_STATUS_CODES = {408, 425, 429}
 """Answers besides 5xx that a later try may turn into another."""
 _IMAGE_ERROR_STATUS_CODES = {400, 413, 415, 422}
 """Answers that blame what was sent, not the service."""
-
-
-class EndpointOptions(StrictModel):
-    """How a service takes images and gives answers; the key ``endpoint`` of a model in a grid file."""
-
-    format: Literal["json", "png"] = "json"
-    """``"json"``: up to ``batch`` images a request, exact; ``"png"``: one image, rounded to 8 bits."""
-    key: str | None = None
-    """Where the answer holds scores or labels; dots lead deeper. By default ``compute_scores`` or ``labels``."""
-    batch: Annotated[int, Field(ge=1)] = 32
-    """Most images in a JSON request."""
-    timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """Seconds until a try is given up."""
-    retries: Annotated[int, Field(ge=0, le=20)] = 3
-    """Further tries after a timeout, a lost connection, 429 or 5xx."""
-    rate: Annotated[float, Field(gt=0)] | None = None
-    """Most requests in a second."""
-    token: str | None = None
-    """Name of the environment variable whose value is sent as ``Authorization: Bearer``."""
 
 
 class EndpointClient:
@@ -177,19 +156,6 @@ class _NoRedirectHandler(HTTPRedirectHandler):
         newurl: str,  # noqa: ARG002
     ) -> None:
         return None
-
-
-def remove_credentials(source: str) -> str:
-    """A model's source without what may be secret in a URL: user, password and query; others as they are."""
-    if not is_url(source):
-        return source
-    parts = urlsplit(source)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def is_url(source: str) -> bool:
-    """Whether a model's source is a service."""
-    return source.startswith(("http://", "https://"))
 
 
 def _split_url(url: str) -> tuple[str, str | None, str]:

@@ -11,7 +11,7 @@ from robustbench_local.classifier import Access, Classifier
 from robustbench_local.classifier.binary_output import parse_output_key
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
-from robustbench_local.models.http_client import EndpointOptions, is_url, remove_credentials
+from robustbench_local.models.endpoint_options import EndpointOptions, is_url, remove_credentials
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.library_networks import load_timm, load_torchvision
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights

@@ -249,8 +249,8 @@ def test_file_names_of_images(workplace, rbl):
 
 
 def test_doctor_tells_how_to_install_from_the_clone(rbl, monkeypatch):
-    monkeypatch.setattr("robustbench_local.cli.doctor_command.find_spec", lambda name: None)
-    monkeypatch.setattr("robustbench_local.cli.doctor_command.list_zoo", list)
+    monkeypatch.setattr("robustbench_local.cli.installation_checks.find_spec", lambda name: None)
+    monkeypatch.setattr("robustbench_local.cli.installation_checks.list_zoo", list)
     code, out, _ = rbl("doctor")
     assert code == 0
     assert "timm not installed (pip install '.[timm]' in the clone)" in out

@@ -162,7 +162,7 @@ def test_debug_shows_the_traceback_and_nothing_else_does(workplace, rbl, monkeyp
 
 
 def test_a_bug_of_ours_is_one_line_and_exit_code_70(workplace, rbl, monkeypatch):
-    from robustbench_local.cli import run_command as run
+    from robustbench_local.cli import grid_run as run
 
     def fail(*_, **__):
         raise ZeroDivisionError("oops")
@@ -176,7 +176,7 @@ def test_a_bug_of_ours_is_one_line_and_exit_code_70(workplace, rbl, monkeypatch)
 
 
 def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(workplace, rbl, monkeypatch):
-    from robustbench_local.cli import run_command as run
+    from robustbench_local.cli import grid_run as run
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt

@@ -11,6 +11,9 @@ from typing import NoReturn
 
 from robustbench_local.errors import ModelTimeoutError
 
+TIMEOUT_SECONDS = 600.0
+"""Seconds without a finished pass after which a model is taken to hang, unless the user says otherwise."""
+
 
 @contextmanager
 def limit_time(seconds: float | None, name: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid, ModelEntry
 from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
-from robustbench_local.evaluation.isolation.time_limit import limit_time
+from robustbench_local.evaluation.isolation.time_limit import TIMEOUT_SECONDS, limit_time
 from robustbench_local.evaluation.planning.attack_columns import plan_cells, resolve_columns
 from robustbench_local.evaluation.planning.cells import GridColumn
 from robustbench_local.evaluation.planning.defended_models import GridDefense, resolve_defenses
@@ -51,13 +51,11 @@ from robustbench_local.evaluation.probes.model_probe import (
     probe_model,
 )
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
-from robustbench_local.models.http_client import remove_credentials
+from robustbench_local.models.endpoint_options import remove_credentials
 from robustbench_local.models.model_sources import load_classifier
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
-TIMEOUT_SECONDS = 600.0
-"""Seconds without a finished pass after which a model is taken to hang, unless the user says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,7 +153,7 @@ def _build_attempt(
 
 
 def _select_completed_images(verdicts: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(image for image, one in verdicts.items() if one.known and one.clean_correct)
+    return frozenset(image for image, one in verdicts.items() if one.is_known and one.clean_correct)
 
 
 def _find_loss(parameters: Mapping[str, Any]) -> str:
