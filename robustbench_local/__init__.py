@@ -1,6 +1,7 @@
 """robustbench_local: how often is a classifier right when someone works against it, and how sure are we?"""
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
     from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
     from robustbench_local.models.model_sources import load_classifier
-    from robustbench_local.run import AttackFunction, run_grid
+    from robustbench_local.run import Run, run_grid
     from robustbench_local.statistics import Estimate
     from robustbench_local.threats.threat_model import ThreatModel
 
 __all__ = [
     "FGSM",
     "PGD",
-    "AttackFunction",
     "AutoAttack",
     "CertificationResult",
     "Classifier",
@@ -31,6 +31,7 @@ __all__ = [
     "Estimate",
     "EvaluationResult",
     "RobustbenchError",
+    "Run",
     "ThreatModel",
     "__version__",
     "certify",
@@ -63,13 +64,18 @@ _MODULE_BY_NAME = {
 }
 
 
+_SUBMODULES = frozenset(module.name for module in iter_modules(__path__))
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("robustbench-local")
-    if name not in _MODULE_BY_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULE_BY_NAME[name]}"), name)
+    if name in _MODULE_BY_NAME:
+        return getattr(import_module(f"{__name__}.{_MODULE_BY_NAME[name]}"), name)
+    if name in _SUBMODULES:  # the same before the first import of it as after
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_SUBMODULES})

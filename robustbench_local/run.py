@@ -42,7 +42,7 @@ MAX_NAME_BYTES = 255
 """Longest name of a folder that every file system takes."""
 
 
-class AttackFunction:
+class Run:
     """What a run directory holds, for reading.
 
     Args:
@@ -115,7 +115,7 @@ def run_grid(
     cell_timeout: float | None = None,
     recompute_damaged: bool = False,
     listener: ProgressListener | None = None,
-) -> AttackFunction:
+) -> Run:
     """Run a grid, or go on with one that was interrupted.
 
     Args:
@@ -239,7 +239,7 @@ def execute_run(
     exit_process: Callable[[], None] | None = None,
     *,
     recompute_damaged: bool = False,
-) -> AttackFunction:
+) -> Run:
     """Run a plan into its directory, from the start or from where it was interrupted.
 
     Args:
@@ -261,7 +261,7 @@ def execute_run(
     ) as store:
         _write_metadata(plan, store)
         execute_plan(plan, store, listener, exit_process)
-    return AttackFunction(directory)
+    return Run(directory)
 
 
 def find_run_directory(grid: Grid, out: Path | str | None) -> Path:

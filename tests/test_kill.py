@@ -13,7 +13,7 @@ from contextlib import closing
 
 import pytest
 
-from robustbench_local.run import AttackFunction
+from robustbench_local.run import Run
 
 COMMAND = [
     sys.executable,
@@ -42,7 +42,7 @@ def start(out):
 
 def evidence(directory):
     """All that a run holds but its timings."""
-    run = AttackFunction(directory)
+    run = Run(directory)
     cells = [{key: value for key, value in cell.items() if key != "seconds"} for cell in run.results["cells"]]
     return cells, run.outcomes.drop(columns=["seconds"]).to_dict("records"), run.results["worst_case"]
 
@@ -74,7 +74,7 @@ def test_sigkill_in_the_middle_changes_no_outcome(workplace):
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
-    assert not AttackFunction("cut").is_complete
+    assert not Run("cut").is_complete
     last = start("cut")
     _, message = last.communicate(timeout=300)
     assert last.returncode == 0, message
@@ -96,4 +96,4 @@ def test_a_polite_kill_ends_soon_with_130_and_can_be_resumed(workplace, kind):
     assert process.returncode == 130
     assert len(message.splitlines()) == 1
     assert "same command" in message
-    assert not AttackFunction("out").is_complete
+    assert not Run("out").is_complete

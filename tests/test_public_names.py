@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,34 @@ def test_every_public_name_says_what_it_is(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="evalute"):
         _ = rbl.evalute
+
+
+IN_A_FRESH_INTERPRETER = """
+import json, sys
+import robustbench_local as rbl
+listed = dir(rbl)
+first = {name: repr(getattr(rbl, name)) for name in sys.argv[1:]}
+from robustbench_local import run  # imports most of the package
+again = {name: repr(getattr(rbl, name)) for name in sys.argv[1:]}
+print(json.dumps([first == again, sorted(set(listed) ^ set(dir(rbl))), first]))
+"""
+
+
+def test_a_name_means_the_same_before_and_after_the_first_import():
+    rooms = sorted(module.name for module in pkgutil.iter_modules(rbl.__path__))
+    names = [*rooms, *rbl.__all__]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_FRESH_INTERPRETER, *names], capture_output=True, text=True, check=True
+    )
+    same, listed_only_once, values = json.loads(done.stdout)
+    assert same
+    assert listed_only_once == []
+    assert "attacks" in rooms
+    assert values["attacks"].startswith("<module 'robustbench_local.attacks'")
+
+
+def test_no_public_name_is_also_the_name_of_a_module():
+    assert set(rbl.__all__).isdisjoint(module.name for module in pkgutil.iter_modules(rbl.__path__))
 
 
 def test_no_file_calls_torch_load_in_a_way_that_may_run_code():

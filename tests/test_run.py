@@ -8,7 +8,7 @@ import pytest
 
 from robustbench_local.errors import ConfigError, LockedError
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
-from robustbench_local.run import AttackFunction, prepare_run, run_grid
+from robustbench_local.run import Run, prepare_run, run_grid
 from robustbench_local.store.run_store import RunStore
 
 
@@ -65,7 +65,7 @@ def test_an_interrupted_run_goes_on_to_the_same_outcomes(workplace, after):
     whole = run_grid("grid.yaml", out="whole", device="cpu", batch_size=16)
     with pytest.raises(KeyboardInterrupt):
         run_grid("grid.yaml", out="cut", device="cpu", batch_size=16, listener=Stops(after))
-    assert not AttackFunction("cut").is_complete
+    assert not Run("cut").is_complete
     resumed = run_grid("grid.yaml", out="cut", device="cpu", batch_size=16)
     assert verdicts(resumed).equals(verdicts(whole))
 

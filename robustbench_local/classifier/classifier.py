@@ -229,7 +229,7 @@ class Classifier:
         move_to_device(self.module, self.device, self.name)
         self._remember_original()
         try:
-            with evaluation_mode(self.module, self.name, self.add_note) as self._mode:
+            with evaluation_mode(self.module, self.name, self.add_note) as self._evaluation_mode:
                 yield
         finally:
             self._evaluation_mode = None

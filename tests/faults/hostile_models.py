@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from register_fault import FaultTrial, add_variants, register_fault
-from workplace import DeviationError, FaultWorkspace
+from workplace import MAKE_ODD, DeviationError, FaultWorkspace
 
 FAMILY = "hostile models"
 TIMEOUT_FLAGS = ("--timeout", "3")
@@ -196,12 +196,6 @@ def _make_module_trial(code: str, *, codes: tuple[int, ...]) -> FaultTrial:
     return trial
 
 
-MAKE_FUNCTION = """
-def make_odd():
-    net = Odd()
-    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
-    return net
-"""
 add_variants(
     FAMILY,
     "a module",
@@ -214,30 +208,28 @@ add_variants(
             "def make_odd():\n    return torch.jit.script(make().eval())\n", codes=(0,)
         ),
         "whose words raise": _make_module_trial(
-            "class Odd(Net):\n    def extra_repr(self):\n        raise ValueError('no words')\n"
-            + MAKE_FUNCTION,
+            "class Odd(Net):\n    def extra_repr(self):\n        raise ValueError('no words')\n" + MAKE_ODD,
             codes=(0,),
         ),
         "with threads of its own": _make_module_trial(
             "from concurrent.futures import ThreadPoolExecutor\nPOOL = ThreadPoolExecutor(2)\n"
             "list(POOL.map(abs, [1, 2]))\nclass Odd(Net):\n    def forward(self, x):\n"
-            "        return POOL.submit(super().forward, x).result()\n" + MAKE_FUNCTION,
+            "        return POOL.submit(super().forward, x).result()\n" + MAKE_ODD,
             codes=(0,),
         ),
         "that goes on twice after a fork": _make_module_trial(
             "CALLS = []\nclass Odd(Net):\n    def forward(self, x):\n        CALLS.append(len(x))\n"
-            "        os.fork() if len(CALLS) == 5 else None\n        return super().forward(x)\n"
-            + MAKE_FUNCTION,
+            "        os.fork() if len(CALLS) == 5 else None\n        return super().forward(x)\n" + MAKE_ODD,
             codes=(0,),
         ),
         "that is slow": _make_module_trial(
             "import time\nclass Odd(Net):\n    def forward(self, x):\n        time.sleep(0.15)\n"
-            "        return super().forward(x)\n" + MAKE_FUNCTION,
+            "        return super().forward(x)\n" + MAKE_ODD,
             codes=(0,),
         ),
         "that checkpoints with reentry": _make_module_trial(
             "from torch.utils.checkpoint import checkpoint\nclass Odd(Net):\n    def forward(self, x):\n"
-            "        return checkpoint(super().forward, x, use_reentrant=True)\n" + MAKE_FUNCTION,
+            "        return checkpoint(super().forward, x, use_reentrant=True)\n" + MAKE_ODD,
             codes=(0, 4),
         ),
         "that torch export made": _make_module_trial(
@@ -247,34 +239,33 @@ add_variants(
             codes=(0, 4),
         ),
         "whose eval raises": _make_module_trial(
-            "class Odd(Net):\n    def eval(self):\n        raise NotImplementedError('no eval')\n"
-            + MAKE_FUNCTION,
+            "class Odd(Net):\n    def eval(self):\n        raise NotImplementedError('no eval')\n" + MAKE_ODD,
             codes=(0, 4),
         ),
         "whose train raises": _make_module_trial(
             "class Odd(Net):\n    def train(self, mode=True):\n        raise RuntimeError('no train')\n"
-            + MAKE_FUNCTION,
+            + MAKE_ODD,
             codes=(0, 4),
         ),
         "that cannot be copied": _make_module_trial(
             "class Odd(Net):\n    def __deepcopy__(self, memo):\n        raise TypeError('no copy')\n"
-            + MAKE_FUNCTION,
+            + MAKE_ODD,
             codes=(0, 4),
         ),
         "that squeezes its output": _make_module_trial(
             "class Odd(Net):\n    def forward(self, x):\n        return super().forward(x).squeeze()\n"
-            + MAKE_FUNCTION,
+            + MAKE_ODD,
             codes=(0, 4),
         ),
         "that prints": _make_module_trial(
             "class Odd(Net):\n    def forward(self, x):\n        print('hello'); return super().forward(x)\n"
-            + MAKE_FUNCTION,
+            + MAKE_ODD,
             codes=(0,),
         ),
         "that closes the standard output": _make_module_trial(
             "class Odd(Net):\n    def forward(self, x):\n"
             "        os.close(1) if not getattr(sys, 'shut', 0) else None\n        sys.shut = 1\n"
-            "        return super().forward(x)\n" + MAKE_FUNCTION,
+            "        return super().forward(x)\n" + MAKE_ODD,
             codes=(0, 4),
         ),
     },
@@ -284,7 +275,7 @@ add_variants(
 BACKWARD_MODEL = """\
 import os, sys, time
 
-class Odd(torch.autograd.Function):
+class Astray(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         return x.clone()
@@ -293,14 +284,9 @@ class Odd(torch.autograd.Function):
     def backward(ctx, gradient):
         {backward}
 
-class OddNet(Net):
+class Odd(Net):
     def forward(self, x):
-        return super().forward(Odd.apply(x))
-
-def make_odd():
-    net = OddNet()
-    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
-    return net
+        return super().forward(Astray.apply(x))
 """
 
 
@@ -308,7 +294,7 @@ def _make_backward_trial(statement: str) -> FaultTrial:
     """Only what needs gradients fails."""
 
     def trial(place: FaultWorkspace, _draw: random.Random) -> None:
-        place.write_model(BACKWARD_MODEL.format(backward=statement))
+        place.write_model(BACKWARD_MODEL.format(backward=statement) + MAKE_ODD)
         place.edit_grid("attacks:\n", "attacks:\n  - {card: square-linf-8, queries: 20}\n")
         place.run(*TIMEOUT_FLAGS).expect_code(4)
         if place.find_cell("odd")["status"] not in {"error", "timeout"}:

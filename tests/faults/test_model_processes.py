@@ -20,7 +20,7 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.harness import worker_pool as crew
 from robustbench_local.evaluation.isolation import isolated_call
 from robustbench_local.evaluation.probes import model_probe
-from robustbench_local.run import AttackFunction, run_grid
+from robustbench_local.run import Run, run_grid
 from robustbench_local.store.run_store import RunStore
 
 pytestmark = [
@@ -169,7 +169,7 @@ def run(place: Path, *names: str, attacks=("fgsm-linf-8",), **options) -> dict[s
 
 
 def told(place: Path, name: str) -> list[dict]:
-    rows = AttackFunction(place / "run").outcomes
+    rows = Run(place / "run").outcomes
     return rows[rows["model"] == name].sort_values("position").to_dict("records")
 
 

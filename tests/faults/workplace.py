@@ -60,6 +60,14 @@ def make():
     net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
     return net
 """
+MAKE_ODD = """
+
+def make_odd():
+    net = Odd()
+    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
+    return net
+"""
+"""What loads the network's weights into a class ``Odd``: it follows the class in a model's file."""
 RUN_FLAGS = ("--device", "cpu", "--workers", "1", "--batch-size", "8", "--allow-code")
 
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 from register_fault import FaultTrial, add_variants, register_fault
-from workplace import RUN_FLAGS, DeviationError, FaultWorkspace
+from workplace import MAKE_ODD, RUN_FLAGS, DeviationError, FaultWorkspace
 
 FAMILY = "wrong numbers"
 WRAPPED_MODEL = """\
@@ -19,11 +19,6 @@ class Odd(Net):
         y = super().forward(x)
         {after}
         return y
-
-def make_odd():
-    net = Odd()
-    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
-    return net
 """
 MORE_ATTACKS = "  - fgsm-linf-8\n  - {card: pgd50-l2-0.5, steps: 6}\n"
 
@@ -44,7 +39,7 @@ def expect_plain_robustness_or_warning(place: FaultWorkspace, attacks: tuple[str
 
 def _make_gradient_trial(before: str = "", after: str = "") -> FaultTrial:
     def trial(place: FaultWorkspace, _draw: random.Random) -> None:
-        place.write_model(WRAPPED_MODEL.format(before=before or "pass", after=after or "pass"))
+        place.write_model(WRAPPED_MODEL.format(before=before or "pass", after=after or "pass") + MAKE_ODD)
         place.edit_grid("gates:\n", MORE_ATTACKS + "gates:\n")
         place.edit_grid("threat: linf-8, min: 0.01", "threat: linf-8, model: odd, min: 0.3")
         expect_plain_robustness_or_warning(place, ("pgd50-linf-8", "fgsm-linf-8", "pgd50-l2-0.5"))
@@ -103,17 +98,12 @@ class Astray(torch.autograd.Function):
 class Odd(Net):
     def forward(self, x):
         return super().forward(Astray.apply(x))
-
-def make_odd():
-    net = Odd()
-    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
-    return net
 """
 
 
 def _make_wrong_gradient_trial(change: str) -> FaultTrial:
     def trial(place: FaultWorkspace, _draw: random.Random) -> None:
-        place.write_model(WRONG_GRADIENT_MODEL.format(change=change))
+        place.write_model(WRONG_GRADIENT_MODEL.format(change=change) + MAKE_ODD)
         place.edit_grid("gates:\n", MORE_ATTACKS + "gates:\n")
         place.edit_grid("threat: linf-8, min: 0.01", "threat: linf-8, model: odd, min: 0.3")
         expect_plain_robustness_or_warning(place, ("pgd50-linf-8", "fgsm-linf-8", "pgd50-l2-0.5"))
@@ -134,7 +124,7 @@ add_variants(
 
 def _make_batch_dependence_trial(before: str = "", after: str = "", *, words: str = "") -> FaultTrial:
     def trial(place: FaultWorkspace, _draw: random.Random) -> None:
-        place.write_model(WRAPPED_MODEL.format(before=before or "pass", after=after or "pass"))
+        place.write_model(WRAPPED_MODEL.format(before=before or "pass", after=after or "pass") + MAKE_ODD)
         result = place.run().expect_code(3, 4)
         if words:
             result.expect_words(words)
@@ -198,6 +188,10 @@ add_variants(
 MEMORY_MODEL = """\
 {where}
 class Odd(Net):
+    def __init__(self):
+        super().__init__()
+        self.memory = {{}}
+
     def forward(self, x):
         rows = []
         for image, y in zip(x, super().forward(x)):
@@ -209,18 +203,12 @@ class Odd(Net):
                 seen.append(y.detach())
             rows.append(y)
         return torch.stack(rows)
-
-def make_odd():
-    net = Odd()
-    net.load_state_dict(load_file(Path(__file__).parent / "net.safetensors"))
-    net.memory = {{}}
-    return net
 """
 
 
 def _make_memory_trial(where: str, memory: str) -> FaultTrial:
     def trial(place: FaultWorkspace, _draw: random.Random) -> None:
-        place.write_model(MEMORY_MODEL.format(where=where, memory=memory))
+        place.write_model(MEMORY_MODEL.format(where=where, memory=memory) + MAKE_ODD)
         place.edit_grid("threat: linf-8, min: 0.01", "threat: linf-8, model: odd, min: 0.3")
         result = place.run()
         if result.code in {0, 130}:
@@ -362,7 +350,7 @@ def an_image_that_only_one_attack_met(place: FaultWorkspace, _draw: random.Rando
 
 @register_fault(FAMILY)
 def a_cut_graph_with_automatic_batches(place: FaultWorkspace, _draw: random.Random) -> None:
-    place.write_model(WRAPPED_MODEL.format(before="pass", after="y = y.detach()"))
+    place.write_model(WRAPPED_MODEL.format(before="pass", after="y = y.detach()") + MAKE_ODD)
     place.edit_grid("gates:\n", "  - {card: square-linf-8, queries: 50}\ngates:\n")
     flags = [flag if flag != "8" else "auto" for flag in RUN_FLAGS]
     place.run_command("run", "grid.yaml", *flags, "--out", "out").expect_code(4, 0, 1)

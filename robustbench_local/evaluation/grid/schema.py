@@ -10,6 +10,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
+from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
@@ -167,22 +168,15 @@ Cost = Annotated[float, Field(ge=0, le=1)]
 class GateEntry(StrictModel):
     """A limit that a result must keep."""
 
-    metric: Literal[
-        "robust_accuracy",
-        "clean_accuracy",
-        "attack_success",
-        "median_distance",
-        "certified_accuracy",
-        "sticker_success",
-    ] = "robust_accuracy"
+    metric: GateMetric = "robust_accuracy"
     threat: str | None = None
     attack: str | None = None
     model: str | None = None
     defense: str | None = None
     min: Limit | None = None
     max: Limit | None = None
-    on: Literal["lower", "estimate", "upper"] | None = None
-    level: Literal["error", "warn"] = "error"
+    on: IntervalBound | None = None
+    level: GateLevel = "error"
 
     @field_validator("min", "max")
     @classmethod

@@ -7,21 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound
 from robustbench_local.errors import ConfigError, InvariantError
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.formatting.text import format_percent, format_radius, join_in_sentence
 from robustbench_local.statistics import Estimate
 
-GateMetric = Literal[
-    "robust_accuracy",
-    "clean_accuracy",
-    "attack_success",
-    "median_distance",
-    "certified_accuracy",
-    "sticker_success",
-]
-IntervalBound = Literal["lower", "estimate", "upper"]
-GateLevel = Literal["error", "warn"]
 Ruling = Literal["pass", "fail", "inconclusive"]
 
 EXIT_FAILED, EXIT_INCONCLUSIVE = 1, 4

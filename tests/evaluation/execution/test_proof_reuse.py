@@ -15,7 +15,7 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.evaluation.planning.planner import Options, make_plan
-from robustbench_local.run import AttackFunction, run_grid
+from robustbench_local.run import Run, run_grid
 from robustbench_local.store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -33,14 +33,14 @@ GRID = {
 }
 
 
-def _outcomes(run: AttackFunction, attack: str) -> dict[str, dict]:
+def _outcomes(run: Run, attack: str) -> dict[str, dict]:
     frame = run.outcomes
     rows = frame[frame["attack"] == attack]
     return {row["image"]: row for row in rows.to_dict("records")}
 
 
 @pytest.fixture(scope="module")
-def both(_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AttackFunction, AttackFunction]:
+def both(_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     """The same grid without and with skipping."""
     folder = tmp_path_factory.mktemp("sparing")
     model = {**GRID["models"][0], "source": f"checkpoint:{_made / 'first.safetensors'}"}
@@ -49,7 +49,7 @@ def both(_made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AttackF
     return run_grid(grid, out=folder / "without"), spared
 
 
-def test_proven_images_have_the_same_verdicts_and_cost_one_pass(both: tuple[AttackFunction, AttackFunction]):
+def test_proven_images_have_the_same_verdicts_and_cost_one_pass(both: tuple[Run, Run]):
     without, spared = both
     proof = {image for image, row in _outcomes(spared, "certify-ibp-linf-0.03").items() if row["certified"]}
     assert 5 < len(proof) < 40
@@ -68,7 +68,7 @@ def test_proven_images_have_the_same_verdicts_and_cost_one_pass(both: tuple[Atta
 
 
 def test_a_larger_ball_and_another_norm_are_attacked_all_the_same(
-    both: tuple[AttackFunction, AttackFunction],
+    both: tuple[Run, Run],
 ):
     without, spared = both
     for attack in ("pgd50-linf-0.06[steps=3,restarts=1]", "fgsm-l2-0.001"):
@@ -78,7 +78,7 @@ def test_a_larger_ball_and_another_norm_are_attacked_all_the_same(
         ]
 
 
-def test_the_report_says_how_many_were_not_attacked(both: tuple[AttackFunction, AttackFunction]):
+def test_the_report_says_how_many_were_not_attacked(both: tuple[Run, Run]):
     without, spared = both
     proven = sum(row["certified"] == 1 for row in _outcomes(spared, "certify-ibp-linf-0.03").values())
     told = [one["text"] for one in spared.results["findings"] if one["text"].startswith("Proven, not")]

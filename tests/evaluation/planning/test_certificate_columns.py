@@ -36,7 +36,7 @@ GRID = {
 }
 
 
-def outcomes(run: rbl.AttackFunction) -> dict[tuple[str, str], list]:
+def outcomes(run: rbl.Run) -> dict[tuple[str, str], list]:
     with RunStore.open_readonly(run.directory) as store:
         return {(cell.defense, cell.attack): store.read_outcomes(cell.key) for cell in store.read_cells()}
 
