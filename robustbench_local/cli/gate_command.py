@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
+from robustbench_local.cli.completion import complete_paths
 
-def command(run: Annotated[Path, typer.Argument(help="Run directory.")]) -> int:
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Run directory.", autocompletion=complete_paths)],
+) -> int:
     """Exit 0 if every gate holds, 1 if one fails, 4 if one cannot be decided; say which."""
     from rich.console import Console
 

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Annotated, NoReturn
 
 import typer
@@ -36,6 +36,7 @@ COMMANDS = {
     "init": "robustbench_local.cli.init_command",
     "train": "robustbench_local.cli.train_command",
     "list": "robustbench_local.cli.list_command",
+    "show": "robustbench_local.cli.show_command",
     "doctor": "robustbench_local.cli.doctor_command",
 }
 """Each command's module, whose ``command`` it is."""
@@ -52,7 +53,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         name="rbl",
         help="How often is a classifier right when someone works against it, and how sure are we?",
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -73,6 +74,8 @@ def set_options(
     if debug:
         os.environ["RBL_DEBUG"] = "1"
     if version:
+        from importlib import metadata  # noqa: PLC0415 - it takes longer than all the rest of a help text
+
         echo_line(f"robustbench-local {metadata.version('robustbench-local')}")
         raise typer.Exit
 
@@ -112,10 +115,9 @@ def run_command(arguments: list[str]) -> int:
     except RobustbenchError as error:
         return _print_error(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _close_stdout()
     except BaseException as error:  # noqa: BLE001 - the last line of defence: no traceback reaches a user unasked
-        return _report_unexpected(error)
+        return _report_unexpected(error, arguments)
     finally:
         release_stdout()
     cancel_repeat()
@@ -124,8 +126,24 @@ def run_command(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _report_unexpected(error: BaseException) -> int:
+def is_completion(arguments: Sequence[str]) -> bool:
+    """Whether a shell asks for completions, or its user for the script that does so."""
+    asked = any(os.environ.get(f"_{name}_COMPLETE") for name in ("RBL", "ROBUSTBENCH_LOCAL"))
+    return asked or any(word in {"--install-completion", "--show-completion"} for word in arguments[:1])
+
+
+def _close_stdout() -> int:
+    """Whoever read the output has seen enough: nothing more is written, and that is no error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _report_unexpected(error: BaseException, arguments: Sequence[str]) -> int:
     """A mistake on the command line, which typer reports by its own exceptions, or a bug; or an escape."""
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        return _close_stdout()  # typer leaves so
+    if isinstance(error, SystemExit) and is_completion(arguments):
+        return error.code if isinstance(error.code, int) else 0
     if not isinstance(error, Exception):  # no command of ours leaves so
         return _print_error(_describe_escape(error), ModelError.exit_code)
     message = getattr(error, "format_message", None)

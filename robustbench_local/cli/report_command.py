@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from robustbench_local.cli.completion import complete_paths
+
 
 def command(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    run: Annotated[Path, typer.Argument(help="Run directory.", autocompletion=complete_paths)],
     output: Annotated[
         Path | None,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from robustbench_local.classifier.literals import Precision
+from robustbench_local.cli.completion import complete_grid_files
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.isolation.time_limit import TIMEOUT_SECONDS
 
@@ -15,7 +16,10 @@ from robustbench_local.evaluation.isolation.time_limit import TIMEOUT_SECONDS
 def command(
     grid: Annotated[
         Path | None,
-        typer.Argument(help="Grid file; without one, the embedded grid of rendered traffic signs."),
+        typer.Argument(
+            help="Grid file; without one, the embedded grid of rendered traffic signs.",
+            autocompletion=complete_grid_files,
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Use so many images, stratified by class.")

@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
+from robustbench_local.cli.completion import complete_defenses
+
 
 def command(
     context: typer.Context,
-    card: Annotated[str, typer.Argument(help="Name of a recipe's card, such as trades-linf-8.")],
+    card: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a recipe's card, such as trades-linf-8.", autocompletion=complete_defenses
+        ),
+    ],
     data: Annotated[str, typer.Option(envvar="RBL_DATA_SOURCE", help="Training images, as in a grid file.")],
     out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="Where the weights go, .safetensors.")],
     split: Annotated[str, typer.Option(envvar="RBL_SPLIT", help="Split of the data to train on.")] = "train",

@@ -188,6 +188,19 @@ def list_cards(kind: CardKind, extra: Sequence[Path] = ()) -> list[Card]:
     return [card for _, card in sorted(cards.items()) if card.kind == kind]
 
 
+def list_card_names(kind: CardKind | None = None, extra: Sequence[Path] = ()) -> list[str]:
+    """The names of all card files, sorted, without a look into them.
+
+    Args:
+        kind: Only from the shipped folder in which cards of this kind lie; None: from both.
+        extra: Folders of the user's own cards.
+
+    Raises:
+        CardError: If there is no such folder.
+    """
+    return sorted({path.stem for path in _list_card_files(kind, extra)})
+
+
 def expand_card(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[str]) -> list[Card]:
     """The variants of a card that a grid file asks for.
 
