@@ -189,7 +189,10 @@ def _format_measurement(row: Mapping[str, Any]) -> str:
         size = f"{row['eps'] * 255:.4g}/255" if row["norm"] == "Linf" else f"{row['eps']:g}"
         threat = f" {row['norm']} {size}"
     loss = f" on the {row['loss']}" if "loss" in row else ""
-    name = "clean" if row["attack"] == "none" else f"{row['attack']}{loss}{threat}"
+    if "certificate" in row:
+        name = f"certified by {row['certificate']}{threat}"
+    else:
+        name = "clean" if row["attack"] == "none" else f"{row['attack']}{loss}{threat}"
     return f"{name} {100 * row['accuracy']:.1f} % (n = {row['n']:,})"
 
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -23,6 +24,8 @@ from robustbench_local.cli.malloc import keep_freed_memory
 from robustbench_local.cli.terminal_output import echo_line, escape_unencodable
 from robustbench_local.errors import ModelError, RobustbenchError
 
+PROGRAM_NAMES = ("rbl", "robustbench-local")
+"""The names of the scripts that start it."""
 INTERRUPTED_EXIT_CODE = 130
 INTERNAL_EXIT_CODE = 70
 USER_MODULE_PREFIX = "robustbench_local_user_"
@@ -108,7 +111,8 @@ def run_command(arguments: list[str]) -> int:
         The exit code; messages have been printed.
     """
     try:
-        result = build_app(arguments)(arguments or ["--help"], standalone_mode=False)
+        app = build_app(arguments)
+        result = app(arguments or ["--help"], prog_name=_find_program_name(), standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         cancel_repeat()
         return _print_error(INTERRUPTED_MESSAGE, INTERRUPTED_EXIT_CODE)
@@ -126,9 +130,16 @@ def run_command(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _find_program_name() -> str:
+    """What this program was called as; completion goes by it."""
+    name = Path(sys.argv[0]).name
+    return name if name in PROGRAM_NAMES else PROGRAM_NAMES[0]
+
+
 def is_completion(arguments: Sequence[str]) -> bool:
     """Whether a shell asks for completions, or its user for the script that does so."""
-    asked = any(os.environ.get(f"_{name}_COMPLETE") for name in ("RBL", "ROBUSTBENCH_LOCAL"))
+    names = (name.replace("-", "_").upper() for name in PROGRAM_NAMES)
+    asked = any(os.environ.get(f"_{name}_COMPLETE") for name in names)
     return asked or any(word in {"--install-completion", "--show-completion"} for word in arguments[:1])
 
 

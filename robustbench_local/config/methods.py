@@ -39,7 +39,7 @@ ATTACK_METHODS: Mapping[str, Method] = {
     "deepfool": Method("DeepFool", _DISTANCE),
     "di-fgsm": Method("MI-FGSM, diverse inputs", _TRANSFER),
     "ead": Method("EAD, elastic net", _DISTANCE),
-    "fab-t": Method("targeted FAB", _DISTANCE),
+    "fab-t": Method("targeted FAB", ("white-box",)),
     "fgsm": Method("FGSM, one gradient step", ("white-box",)),
     "fmn": Method("FMN", _DISTANCE),
     "hopskipjump": Method("HopSkipJump", ("black-box", "decision-based", "minimum-norm")),

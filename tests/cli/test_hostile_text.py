@@ -139,14 +139,15 @@ def test_a_whole_run_and_everything_that_reads_it(hostile, rbl):
 
 def test_lists_show_hostile_cards(hostile, rbl):
     hostile()
-    for kind in ("attacks", "defenses", "models", "data", "examples"):
+    for kind in ("attacks", "certificates", "defenses", "models", "data", "examples"):
         code, out, _ = rbl("list", kind, "--cards", "mine")
         assert code == 0
         code, out, _ = rbl("list", kind, "--cards", "mine", "--json")
         assert json.loads(out)
-    assert "[/a][bold red]b[/]" in re.sub(r"\s+", "", rbl("list", "attacks", "--cards", "mine")[1]).replace(
-        "bold", "bold "
-    )
+    for name in ("own-fgsm", "own-jpeg"):
+        code, out, _ = rbl("show", name, "--cards", "mine")
+        assert code == 0
+        assert "[/a][bold red]b[/]" in re.sub(r"\s+", "", out).replace("bold", "bold ")
 
 
 @pytest.mark.parametrize(
@@ -204,6 +205,10 @@ def test_every_field_of_a_grid_in_messages(hostile, rbl, changes, code):
         (["report", "\x1b[2J[/a]"], 2),
         (["gate", "\x1b[2J[/a]"], 2),
         (["list", "\x1b[2J[/a]"], 2),
+        (["list", "attacks", "--threat", "\x1b[2J[/a]"], 2),
+        (["list", "attacks", "--kind", "\x1b[2J[/a]"], 2),
+        (["list", "attacks", "\x1b[2J[/a]"], 0),
+        (["show", "\x1b[2J[/a]"], 2),
         (["init", "--example", "\x1b[2J[/a]"], 2),
         (["init", "-o", "new\x1b[2J[bold].yaml"], 0),
         (["init", "-o", "\x1b[2J[/a]/g.yaml"], 2),
