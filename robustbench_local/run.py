@@ -16,7 +16,7 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
 from robustbench_local.evaluation.isolation.time_limit import TIMEOUT_SECONDS
 from robustbench_local.evaluation.planning.goal import ClassEntry, override_goal
-from robustbench_local.evaluation.planning.plan import SamplePlan
+from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.evaluation.planning.planner import Options, find_card_folders, make_plan
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis import gates
@@ -195,7 +195,7 @@ def prepare_run(
     cell_timeout: float | None = None,
     is_dry_run: bool = False,
     report: Callable[[str], None] = lambda _line: None,
-) -> tuple[SamplePlan, Path]:
+) -> tuple[Plan, Path]:
     """The plan of a run and its directory, nothing of which is written yet.
 
     Defenses that are recipes are trained here unless their weights are in the cache; with ``is_dry_run``
@@ -233,7 +233,7 @@ def _check_limit(name: str, seconds: float | None) -> float | None:
 
 
 def execute_run(
-    plan: SamplePlan,
+    plan: Plan,
     directory: Path,
     listener: ProgressListener,
     exit_process: Callable[[], None] | None = None,
@@ -310,7 +310,7 @@ def _override_grid(grid: Grid, limit: int | None, seed: int | None, precision: P
     return grid.model_copy(update={key: value for key, value in chosen.items() if value is not None})
 
 
-def _merge_models(plan: SamplePlan, store: RunStore) -> list[dict[str, Any]]:
+def _merge_models(plan: Plan, store: RunStore) -> list[dict[str, Any]]:
     """What is known about the models: what the run knew first, unless one could not be used then."""
     first = {(about["id"], about["defense"]): about for about in store.read_meta("models") or ()}
     return [
@@ -321,7 +321,7 @@ def _merge_models(plan: SamplePlan, store: RunStore) -> list[dict[str, Any]]:
     ]
 
 
-def _write_metadata(plan: SamplePlan, store: RunStore) -> None:
+def _write_metadata(plan: Plan, store: RunStore) -> None:
     """Write down what the report needs; a resumed run keeps its first description."""
     if not store.resumed or store.read_meta("environment") is None:
         store.update_meta(plan.description)

@@ -19,7 +19,7 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", THREADS)))
 
 
 @pytest.fixture(autouse=True)
-def _keep_tracer() -> Iterator[None]:
+def _tracer() -> Iterator[None]:
     """pyautoattack, called directly as a reference, takes away the tracer that measures coverage."""
     trace = sys.gettrace()
     yield
@@ -54,7 +54,7 @@ gates:
 
 
 @pytest.fixture(scope="session")
-def _small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty noisy images and two random networks; the labels are the first one's answers, mostly."""
     from robustbench_local.models.networks.network_registry import find_architecture
 
@@ -65,7 +65,7 @@ def _small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("first", "second")):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            networks[name] = find_architecture("mnist_fast").build(10)
+            networks[name] = find_architecture("mnist_fast").build_network(10)
     networks["second"].load_state_dict(networks["first"].state_dict())
     with torch.no_grad():
         for parameter in networks["second"].parameters():
@@ -79,7 +79,7 @@ def _small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def working_directory(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(_made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a small grid, its two networks and its images."""
     shutil.copytree(_made, tmp_path, dirs_exist_ok=True)
     (tmp_path / "grid.yaml").write_text(GRID, encoding="utf-8")

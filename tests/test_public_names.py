@@ -29,6 +29,19 @@ def test_every_public_name_says_what_it_is(name):
     assert len(inspect.getdoc(getattr(rbl, name)).split()) > 5
 
 
+def test_every_attack_and_certificate_is_public():
+    from robustbench_local.attacks import ATTACKS
+    from robustbench_local.certification import CERTIFICATES
+
+    for registry in (ATTACKS, CERTIFICATES):
+        for name in registry:
+            assert getattr(rbl, registry[name].__name__) is registry[name]
+
+
+def test_dir_shows_public_names_only():
+    assert dir(rbl) == sorted(rbl.__all__)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="evalute"):
         _ = rbl.evalute

@@ -120,7 +120,7 @@ def test_one_failing_cell_does_not_stop_the_others(workplace, monkeypatch):
 
     monkeypatch.setattr(FGSM, "perturb", fail)
     run = run_grid("grid.yaml", out="out", device="cpu")
-    standing = {(cell["model"], cell["attack"]): cell["standing"] for cell in run.results["cells"]}
+    standing = {(cell["model"], cell["attack"]): cell["reported_status"] for cell in run.results["cells"]}
     assert standing["first", "fgsm-linf-8"] == standing["second", "fgsm-linf-8"] == "error"
     assert sorted(standing.values()).count("done") == 4
     assert not run.is_complete

@@ -114,8 +114,8 @@ def test_clopper_pearson_covers_at_least_its_level(share):
 def test_no_images_means_nothing_is_known(interval):
     estimate = interval(0, 0)
     assert math.isnan(estimate.value)
-    assert (estimate.low, estimate.high, estimate.known, estimate.count) == (0.0, 1.0, False, 0)
-    text = json.dumps(estimate.as_json(reason="not run"), allow_nan=False)
+    assert (estimate.low, estimate.high, estimate.is_known, estimate.count) == (0.0, 1.0, False, 0)
+    text = json.dumps(estimate.to_json(reason="not run"), allow_nan=False)
     assert json.loads(text) == {"value": None, "low": None, "high": None, "n": 0, "reason": "not run"}
 
 

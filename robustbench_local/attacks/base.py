@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from abc import ABCMeta, abstractmethod
+from dataclasses import MISSING, Field, dataclass, fields
+from importlib import import_module
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from robustbench_local.classifier import Access, Classifier
+from robustbench_local.config.hyperparameters import suggest_parameter
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 _ACCESS_ORDER: tuple[Access, ...] = ("labels", "scores", "gradients")
+_CALL_OPTIONS = ("norm", "eps", "epsilon", "epsilons", "targets", "sources", "seed", "device", "batch_size")
+"""What belongs to the call of an attack and not to its hyper-parameters."""
 _ATTACKS_BY_ACCESS: dict[Access, str] = {"labels": "hopskipjump or boundary", "scores": "square or spsa"}
 """Attacks for a model that gives no more."""
 
@@ -23,9 +27,43 @@ but its defense."""
 Measure = Literal["ball", "distance", "views"]
 
 
+class AttackType(ABCMeta):
+    """The type of attack classes: a parameter that an attack does not have is refused in one line."""
+
+    def __call__(cls, *values: Any, **parameters: Any) -> Any:
+        """Make an attack.
+
+        Raises:
+            ConfigError: If a parameter is unknown, or given without its name.
+        """
+        known = [parameter.name for parameter in fields(cls)]  # type: ignore[arg-type]  # dataclasses, all of them
+        unknown = [name for name in parameters if name not in known]
+        if not values and not unknown:
+            return super().__call__(**parameters)
+        call = f'{cls.__name__}(...)(classifier, images, labels, norm="Linf", eps="8/255")'
+        if values:
+            raise ConfigError(
+                f"{cls.__name__} takes its parameters by name", remedy=f"give the model to the call: {call}"
+            )
+        remedy = suggest_parameter(unknown[0], known)
+        if unknown[0] in _CALL_OPTIONS:
+            remedy = f"give it to the call: {call}"
+        raise ConfigError(f"{cls.__name__} has no parameter {unknown[0]!r}", remedy=remedy)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Attack(ABC):
+class Attack(metaclass=AttackType):
     """A frozen set of hyper-parameters; ``repr`` is the whole configuration.
+
+    An attack is called with a classifier, images and labels, and returns adversarial examples:
+
+        >>> import robustbench_local as rbl
+        >>> classifier = rbl.load_classifier("zoo:signs-plain")
+        >>> data = rbl.load_dataset("signs", limit=4)
+        >>> pgd = rbl.PGD(steps=3)
+        >>> adversarial, success = pgd(classifier, data.images, data.labels, norm="Linf", eps="8/255")
+        >>> adversarial.shape == data.images.shape
+        True
 
     A subclass is a frozen, keyword-only dataclass that declares what it can do and writes ``perturb``. It
     proposes; the harness (evaluation/verify.py) judges.
@@ -50,6 +88,31 @@ class Attack(ABC):
     """``"ball"``: any success inside the ball ends the search. ``"distance"``: it looks for the nearest
     success, so that robust accuracy can be read off at every radius up to the threat model's. ``"views"``:
     one object for many views of an image, judged over other views."""
+
+    def __call__(self, classifier: Any, images: Any, labels: Any, **options: Any) -> Any:
+        """Adversarial examples for some images; see :func:`robustbench_local.attack`.
+
+        Args:
+            classifier: A classifier or a network.
+            images: (N, C, H, W) in [0, 1].
+            labels: True classes, (N,).
+            **options: The threat model, ``norm`` and ``eps``, and what else that function takes.
+
+        Returns:
+            ``AdversarialExamples(images, success)``.
+        """
+        # looked up when it is called: the package's front door lies floors above the attacks
+        package = import_module(__name__.partition(".")[0])
+        return package.attack(classifier, images, labels, self, **options)
+
+    def __str__(self) -> str:
+        """The name with the parameters that differ from their defaults; ``repr`` has all of them."""
+        changed = [
+            f"{parameter.name}={value!r}"
+            for parameter in fields(self)
+            if (value := getattr(self, parameter.name)) != _get_default(parameter)
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     @property
     def knowledge(self) -> Knowledge:
@@ -92,9 +155,9 @@ class Attack(ABC):
             masks: (N, 1, H, W) boolean, where the threat's region is ``"mask"``.
 
         Returns:
-            Candidates, same shape and dtype: inside [0, 1] and within ``threat.compute_eps`` of ``images``. Where no
+            Candidates, same shape and dtype: inside [0, 1] and within ``threat.eps`` of ``images``. Where no
             norm bounds the change (``spatial``, ``corruption``): the transformation's parameters, (N, P),
-            which the harness applies itself; see ``transformation.py``.
+            which the harness applies itself; see ``threats/transformations.py``.
         """
 
     @abstractmethod
@@ -146,6 +209,11 @@ class Attack(ABC):
     def describe_caveats(self, classifier: Classifier, threat: ThreatModel) -> str:  # noqa: ARG002 - for subclasses
         """The one line that a reader of the results has to know, or nothing."""
         return ""
+
+
+def _get_default(parameter: Field[Any]) -> Any:
+    """A field's default value; `MISSING` if it has none."""
+    return parameter.default if parameter.default_factory is MISSING else parameter.default_factory()
 
 
 def require_masks(threat: ThreatModel, masks: Tensor | None) -> Tensor | None:

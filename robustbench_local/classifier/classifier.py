@@ -140,6 +140,11 @@ class Classifier:
         if dtype not in (torch.float32, torch.float64):
             self.add_note(f"computes in {str(dtype).removeprefix('torch.')}; images and logits are float32")
 
+    def __repr__(self) -> str:
+        size = "" if self.input_size is None else f", {self.input_size[0]}x{self.input_size[1]}"
+        kind = type(self).__name__
+        return f"{kind}({self.name!r}, {self.num_classes} classes{size}, {self.access}, {self.device})"
+
     def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """Logits of images; counts one forward pass an image.
 

@@ -15,7 +15,7 @@ from robustbench_local.cli.result_tables import build_results_table, print_gates
 from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
 from robustbench_local.evaluation.execution.model_speed import try_measure_speed
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
-from robustbench_local.evaluation.planning.plan import SamplePlan
+from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.reports import find_damaged_images
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.run import execute_run, prepare_run
@@ -100,7 +100,7 @@ def make_console(*, as_json: bool) -> Console:
     return console if console.is_terminal else Console(width=LOG_WIDTH_CHARACTERS)
 
 
-def _estimate_max_seconds(plan: SamplePlan) -> dict[str, float]:
+def _estimate_max_seconds(plan: Plan) -> dict[str, float]:
     """The most seconds that each cell can take, by its key; nothing of cells that cannot be foreseen."""
     cells = [cell for cell in plan.cells if cell.problem is None]
     attacked = {str(cell.queried_subject): cell.queried_subject for cell in cells}
@@ -117,7 +117,7 @@ def _round_seconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
 
 
-def _show_plan(plan: SamplePlan, console: Console, *, as_json: bool, dry_run: bool) -> None:
+def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) -> None:
     """Cells, passes and the most time they can take, before anything runs."""
     seconds = _estimate_max_seconds(plan)
     if as_json:
@@ -129,9 +129,9 @@ def _show_plan(plan: SamplePlan, console: Console, *, as_json: bool, dry_run: bo
                 "sources": format_classes(cell, cell.record.sources),
                 "targets": format_classes(cell, cell.record.targets),
                 "images": len(cell.positions),
-                "passes_at_most": sum(cell.max_passes),
-                "seconds_at_most": _round_seconds(seconds.get(cell.record.key)),
-                "skipped": cell.skip_reason,
+                "max_passes": sum(cell.max_passes),
+                "max_seconds": _round_seconds(seconds.get(cell.record.key)),
+                "skip_reason": cell.skip_reason,
                 "problem": None if cell.problem is None else str(cell.problem),
             }
             for cell in plan.cells

@@ -25,7 +25,7 @@ from rich.text import Text
 from robustbench_local.cli.terminal_output import escape_text, join_text, print_json, print_line
 from robustbench_local.errors import escape_unprintable
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
-from robustbench_local.evaluation.planning.plan import PlannedCell, SamplePlan
+from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 
@@ -82,7 +82,7 @@ class RichDisplay(ProgressDisplay):
         """Take the bars away; what was printed stays."""
         self.progress.stop()
 
-    def on_plan_ready(self, plan: SamplePlan) -> None:
+    def on_plan_ready(self, plan: Plan) -> None:
         """Show the bar of the run."""
         self.progress.update(self.total_task, total=len(plan.cells), visible=True)
 
@@ -178,7 +178,7 @@ class JsonDisplay(ProgressDisplay):
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def on_plan_ready(self, plan: SamplePlan) -> None:
+    def on_plan_ready(self, plan: Plan) -> None:
         """Emit the size of the plan."""
         self._print_event(
             "planned", name=plan.name, cells=len(plan.cells), images=len(plan.data), seed=plan.seed
@@ -186,17 +186,17 @@ class JsonDisplay(ProgressDisplay):
 
     def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Emit which cell starts."""
-        self._print_event("started", cell, images=len(cell.positions), done=done.n)
+        self._print_event("cell_started", cell, images=len(cell.positions), done=done.n)
 
     def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Emit how far the cell is."""
-        self._print_event("advanced", cell, images=len(cell.positions), done=done.n, robust=done.robust)
+        self._print_event("batch_done", cell, images=len(cell.positions), done=done.n, robust=done.robust)
 
     def on_cell_end(
         self, cell: PlannedCell, status: CellStatus, done: OutcomeCounts, error: str | None
     ) -> None:
         """Emit how the cell ended."""
-        self._print_event("finished", cell, status=status, done=done.n, robust=done.robust, error=error)
+        self._print_event("cell_finished", cell, status=status, done=done.n, robust=done.robust, error=error)
 
     def on_event(self, event: EventRecord) -> None:
         """Emit the line."""
@@ -265,7 +265,7 @@ def format_share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def build_plan_table(plan: SamplePlan, seconds: dict[str, float]) -> Table:
+def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
     """The plan as a table: cells, passes and the most time they can take.
 
     Args:

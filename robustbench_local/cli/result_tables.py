@@ -35,12 +35,12 @@ def build_results_table(results: dict[str, Any]) -> Table:
             continue  # nothing transfers from a model to itself
         if cell["measure"] == "certificate":
             continue  # below, after the attacks
-        if cell["standing"] != "done":
+        if cell["reported_status"] != "done":
             table.add_row(
                 _format_model(cell),
                 _format_attack(cell),
                 "",
-                escape_text(cell["standing"], "red"),
+                escape_text(cell["reported_status"], "red"),
                 "",
                 "",
                 "",
@@ -82,8 +82,10 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
     for cell in cells:
         what = "certified" if cell["concerns"] == "model" else "certified, its vote under noise"
         name = escape_text(f"{what}: {cell['attack']}")
-        if cell["standing"] != "done":
-            table.add_row(_format_model(cell), name, "", escape_text(cell["standing"], "red"), "", "", "")
+        if cell["reported_status"] != "done":
+            table.add_row(
+                _format_model(cell), name, "", escape_text(cell["reported_status"], "red"), "", "", ""
+            )
             continue
         clean, proven = parse_estimate(cell["clean_accuracy"]), parse_estimate(cell["certified_accuracy"])
         shares = (

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from robustbench_local.config.hyperparameters import suggest_parameter
 from robustbench_local.config.strict_yaml import StrictModel, read_yaml, validate
 from robustbench_local.errors import CardError, ConfigError, did_you_mean
 from robustbench_local.threats.threat_model import Norm, Region, ThreatModel, parse_eps, parse_norm
@@ -218,7 +219,7 @@ def expand_card(card: Card, overrides: Mapping[str, Any], *, parameters: Collect
     known = set(CardThreat.model_fields) if card.threat else set()
     for key in overrides:
         if key not in known | set(parameters):
-            remedy = did_you_mean(key, known | set(parameters))
+            remedy = suggest_parameter(key, known | set(parameters))
             raise ConfigError(f"card {card.name!r} has nothing called {key!r}", remedy=remedy)
     changed = {key: value for key, value in overrides.items() if key not in known}
     eps = overrides.get("eps")

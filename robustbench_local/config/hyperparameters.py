@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -14,10 +14,38 @@ from robustbench_local.number_parser import parse_number
 
 T = TypeVar("T")
 
+_NAMES_ELSEWHERE = {
+    "abs_stepsize": "step_size",
+    "alpha": "step_size",
+    "epsilon": "eps",
+    "epsilons": "eps",
+    "iterations": "steps",
+    "max_iter": "steps",
+    "n_queries": "queries",
+    "n_restarts": "restarts",
+    "nb_iter": "steps",
+    "num_iter": "steps",
+    "num_steps": "steps",
+    "random_init": "random_start",
+    "stepsize": "step_size",
+}
+"""What other libraries call a parameter, and what it is called here."""
+
 
 def list_parameter_names(kind: type[Any]) -> tuple[str, ...]:
     """The names of a dataclass's fields."""
     return tuple(field.name for field in fields(kind))
+
+
+def suggest_parameter(wrong: str, known: Collection[str]) -> str:
+    """What to write instead of a parameter that does not exist; knows what other libraries call it.
+
+    Args:
+        wrong: What the user wrote.
+        known: The names that exist.
+    """
+    here = _NAMES_ELSEWHERE.get(wrong)
+    return f"did you mean {here}?" if here in known else did_you_mean(wrong, known)
 
 
 def validate_value(where: str, value: Any, hint: Any) -> Any:
@@ -64,7 +92,7 @@ def build_dataclass(kind: type[T], given: Mapping[str, Any], *, where: str) -> T
     values = {}
     for key, value in given.items():
         if key not in known:
-            raise ConfigError(f"{where} has no parameter {key!r}", remedy=did_you_mean(key, known))
+            raise ConfigError(f"{where} has no parameter {key!r}", remedy=suggest_parameter(key, known))
         values[key] = validate_value(f"{where}, {key}", value, hints[key])
     return kind(**values)
 

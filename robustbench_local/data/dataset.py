@@ -19,7 +19,7 @@ MAX_INTERPOLATION_OVERSHOOT = 0.05
 MAX_CLASSES = 100_000  # a larger label is an identifier, not an index
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Dataset:
     """Images with everything that an evaluation and its report need to know about them.
 
@@ -80,6 +80,12 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        shape = "x".join(str(size) for size in self.images.shape[1:])
+        masks = "" if self.masks is None else ", masks"
+        images = "1 image" if len(self) == 1 else f"{len(self)} images"
+        return f"Dataset({self.name!r}, {images} of {shape}, {self.num_classes} classes{masks})"
 
     @property
     def num_classes(self) -> int:

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.certification import expand_certificate_card, make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import CardThreat, find_card
-from robustbench_local.data.dataset import Dataset, as_dataset
+from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.evaluate import build_outcome_table
+from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.certificate_job import CertificateJob
+from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
@@ -82,8 +83,9 @@ class CertificationResult:
 
 
 def certify(
-    classifier: Classifier,
-    data: Dataset | tuple[Tensor, Tensor],
+    classifier: Classifier | nn.Module,
+    data: Dataset | tuple[ArrayLike, ArrayLike] | ArrayLike,
+    labels: ArrayLike | None = None,
     *,
     certificate: str | Certificate,
     norm: str | None = None,
@@ -94,13 +96,24 @@ def certify(
     device: str | torch.device | None = None,
     cards: Sequence[Path | str] = (),
     timeout: float | None = None,
+    num_classes: int | None = None,
     **parameters: Any,
 ) -> CertificationResult:
-    """Prove for as many images as possible that no change inside a ball makes them read wrongly.
+    """Prove for as many images as possible that no change inside a ball makes them misclassified.
+
+    Example:
+        >>> import robustbench_local as rbl
+        >>> classifier = rbl.load_classifier("zoo:signs-plain")
+        >>> data = rbl.load_dataset("signs", limit=2)
+        >>> result = rbl.certify(classifier, data, certificate="certify-crown-linf-2", eps="0.01/255")
+        >>> result.certified_accuracy.n
+        2
 
     Args:
-        classifier: The classifier; left exactly as it was.
-        data: A data set, or images (N, C, H, W) in [0, 1] with labels (N,).
+        classifier: The classifier, left exactly as it was; or a network that takes images in [0, 1] as they
+            are, and is used where it lies.
+        data: A data set, a pair (images, labels), or images (N, C, H, W), uint8 or floats in [0, 1].
+        labels: True classes, (N,), where ``data`` is images alone.
         certificate: A card such as ``"certify-smoothing-l2-0.5"`` or ``"certify-crown-linf-2"``, or a
             certificate of your own.
         norm: Norm of the ball; a card brings its own.
@@ -115,7 +128,8 @@ def certify(
         timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
             process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
             costs its images only. None waits, in this process.
-        parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
+        num_classes: Classes of a bare network; by default what its first forward pass gives.
+        **parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
 
     Returns:
         The result. Randomized smoothing speaks about the vote of the classifier under noise, for each image
@@ -124,13 +138,15 @@ def certify(
     Raises:
         RobustbenchError: If the model, the data, the certificate and the ball do not fit each other.
     """
+    known = join_data(data, labels)
+    classifier = as_classifier(classifier, known.images, num_classes)
     if device is not None:
         classifier.to(device)
     method, threat = _resolve_certificate(
         certificate, norm, eps, parameters, [Path(folder) for folder in cards]
     )
     method.check_support(threat, classifier)
-    fitted = fit_labels(as_dataset(data), classifier.num_classes, classifier.class_names)
+    fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
     check_consistency(
         classifier,
         fitted.images,

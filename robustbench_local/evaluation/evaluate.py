@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from inspect import signature
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from robustbench_local.attacks import make_attack
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import compute_default_batch_size
 from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import CardThreat
-from robustbench_local.data.dataset import Dataset, as_dataset
+from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels, resolve_classes
 from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.evaluation.grid.card_lookup import find_attack_cards
+from robustbench_local.evaluation.attack_choice import choose_attack
 from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, format_transfer_note
 from robustbench_local.evaluation.harness.attack_job import (
     AttackJob,
@@ -31,6 +32,7 @@ from robustbench_local.evaluation.harness.attack_job import (
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
 from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, StickerJob
+from robustbench_local.evaluation.model_argument import as_classifier, join_data
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
@@ -39,6 +41,9 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
+"""What images and labels may be given as."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,19 +100,20 @@ class EvaluationResult:
         return compute_clopper_pearson(int((hits & right).sum()), int(right.sum()))
 
     def __repr__(self) -> str:
-        if isinstance(self.attack, EOTAttack):
-            what = f"{self.attack!r}, {self.threat.name}"
-            return f"EvaluationResult({what}, sticker_success={self.sticker_success})"
         origin = f", from {self.surrogate}" if self.surrogate else ""
-        what = f"{self.attack!r}, {self.threat.name}{origin}"
-        return f"EvaluationResult({what}, robust_accuracy={self.robust_accuracy})"
+        rate = "sticker_success" if isinstance(self.attack, EOTAttack) else "robust_accuracy"
+        return (
+            f"EvaluationResult({self.attack}, {self.threat.name}{origin}, n={self.counts.n}, "
+            f"clean_accuracy={self.clean_accuracy}, {rate}={getattr(self, rate)})"
+        )
 
 
 def evaluate(
-    classifier: Classifier,
-    data: Dataset | tuple[Tensor, Tensor],
+    classifier: Classifier | nn.Module,
+    data: Dataset | tuple[ArrayLike, ArrayLike] | ArrayLike,
+    labels: ArrayLike | None = None,
     *,
-    attack: str | Attack = "autoattack",
+    attack: str | Attack | type[Attack] = "autoattack",
     norm: str | None = None,
     eps: float | str | None = None,
     targets: Sequence[int | str] | int | None = (),
@@ -121,13 +127,27 @@ def evaluate(
     device: str | torch.device | None = None,
     cards: Sequence[Path | str] = (),
     timeout: float | None = None,
+    num_classes: int | None = None,
+    **parameters: Any,
 ) -> EvaluationResult:
-    """Attack a classifier and count what is left, by the rules of the harness.
+    """Attack a classifier and measure its accuracy under the attack, by the rules of the harness.
+
+    Example:
+        >>> import robustbench_local as rbl
+        >>> classifier = rbl.load_classifier("zoo:signs-plain")
+        >>> data = rbl.load_dataset("signs", limit=4)
+        >>> result = rbl.evaluate(classifier, data, attack="pgd", steps=3, norm="Linf", eps="2/255")
+        >>> result.robust_accuracy.n
+        4
 
     Args:
-        classifier: The classifier; left exactly as it was.
-        data: A data set, or images (N, C, H, W) in [0, 1] with labels (N,).
-        attack: A card such as ``"pgd50-linf-8"``, a method such as ``"autoattack"``, or an attack.
+        classifier: The classifier, left exactly as it was; or a network that takes images in [0, 1] as they
+            are, and is used where it lies.
+        data: A data set, a pair (images, labels), or images (N, C, H, W), uint8 or floats in [0, 1]. Tensors,
+            NumPy arrays and lists are taken, on any device.
+        labels: True classes, (N,), where ``data`` is images alone.
+        attack: A card such as ``"pgd50-linf-8"``, a method such as ``"pgd"``, a class such as ``rbl.PGD``, or
+            an instance of one.
         norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; a card brings its own.
         eps: Radius, a number or ``"8/255"``; degrees, or a severity; a card brings its own.
         targets: Classes, by index or name, that the attacker wants to be read, or just one; empty or None:
@@ -148,6 +168,8 @@ def evaluate(
         timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
             process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
             costs its images only. None waits, in this process.
+        num_classes: Classes of a bare network; by default what its first forward pass gives.
+        **parameters: Hyper-parameters of the attack, such as ``steps=10``; they change a card's.
 
     Returns:
         The result.
@@ -159,9 +181,10 @@ def evaluate(
     _check_number("test_views", test_views, least=1)
     if batch_size is not None:
         _check_number("batch_size", batch_size, least=1)
+    known = join_data(data, labels)
+    classifier = as_classifier(classifier, known.images, num_classes)
     if device is not None:
         classifier.to(device)
-    known = as_dataset(data)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
     asked = {
         "norm": norm,
@@ -171,7 +194,11 @@ def evaluate(
         "transformation": transformation,
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
-    method, rules = _resolve_attack(attack, overrides, [Path(folder) for folder in cards])
+    folders = [Path(folder) for folder in cards]
+    chosen_attack = choose_attack(
+        attack, overrides, parameters, folders, list(signature(evaluate).parameters)
+    )
+    method, rules = chosen_attack.attack, chosen_attack.threat
     threat = rules.build_threat_model(resolve_classes(rules.targets, fitted.class_names))
     if surrogate is None:
         method.check_support(threat, classifier)
@@ -306,20 +333,3 @@ def build_outcome_table(rows: Sequence[OutcomeRecord]) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415 - a command that only runs a grid does not wait for it
 
     return pd.DataFrame([asdict(row) for row in rows])
-
-
-def _resolve_attack(
-    attack: str | Attack, overrides: dict[str, Any], folders: Sequence[Path]
-) -> tuple[Attack, CardThreat]:
-    """The attack and the threat model that a caller means."""
-    if isinstance(attack, Attack):
-        missing = [key for key in ("norm", "eps") if key not in overrides]
-        if missing:
-            raise ConfigError(f"{type(attack).__name__} needs {' and '.join(missing)}")
-        corruption = overrides.get("transformation", "")
-        checked = ThreatModel(norm=overrides["norm"], eps=overrides["eps"], transformation=corruption)
-        return attack, CardThreat.model_validate({**overrides, "norm": checked.norm, "eps": checked.eps})
-    cards = find_attack_cards(attack, overrides, folders)
-    if len(cards) > 1:
-        raise ConfigError("evaluate takes one eps", remedy="use run_grid for several")
-    return make_attack(cards[0].method, cards[0].parameters), cast("CardThreat", cards[0].threat)

@@ -29,7 +29,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Write the report of a run, finished or not: one HTML file, and its siblings beside it.
 
     The siblings are results.json, results.csv, outcomes.csv, report.md, the PNG files in figures/ and, where
-    signs were looked at from many views, sightings.csv. The same run gives the same bytes each time.
+    signs were looked at from many views, sticker_views.csv. The same run gives the same bytes each time.
 
     Args:
         run_dir: The run directory; it is only read.
@@ -48,7 +48,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     with RunStore.open_readonly(Path(run_dir)) as store:
         content = read_report_data(store)
         outcomes = format_outcomes_csv(store, content.evidence)
-        sightings = format_sticker_views_csv(store, content.evidence) if content.sticker_results else None
+        sticker_views = format_sticker_views_csv(store, content.evidence) if content.sticker_results else None
     from robustbench_local.reports.writers.figures import draw_figures  # noqa: PLC0415 - matplotlib
 
     figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
@@ -56,7 +56,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         "results.json": format_json(encode_results(content.evidence, content.gate_report)),
         "results.csv": format_results_csv(content.evidence),
         "outcomes.csv": outcomes,
-        **({} if sightings is None else {"sightings.csv": sightings}),
+        **({} if sticker_views is None else {"sticker_views.csv": sticker_views}),
         "report.md": render_markdown(content, list(figures)),
         **figures,
     }

@@ -104,6 +104,12 @@ class ThreatModel:
             raise ThreatError(f"region must be one of {get_args(Region)}, got {self.region!r}")
         _check_family(self)
 
+    def __str__(self) -> str:
+        """The short name, with the target classes; ``repr`` says everything."""
+        region = " on the mask" if self.region == "mask" else ""
+        targets = f" to {', '.join(map(str, self.targets))}" if self.targets else ""
+        return f"{self.name}{region}{targets}"
+
     @property
     def goal(self) -> Goal:
         """``"targeted"`` as soon as there is one target."""

@@ -10,7 +10,7 @@ from attack_samples import Sample, train_sample
 
 
 @pytest.fixture(scope="session")
-def small_sample() -> Sample:
+def small() -> Sample:
     """96 images that a small trained network reads correctly."""
     return train_sample()
 

@@ -59,7 +59,7 @@ def test_the_fields_radii_are_there_for_fgsm_pgd_and_autoattack():
 def test_a_curve_asks_about_eight_radii_the_last_of_which_is_its_threat_models(name: str):
     card = find_card(name)
     attack = make_attack(card.method, card.parameters)
-    ladder = attack.ladder(card.threat.build_threat_model())
+    ladder = attack.list_radii(card.threat.build_threat_model())
     assert len(ladder) == 8
     assert ladder == (*attack.radii, card.threat.eps)
     assert attack.measure == "distance"
@@ -72,5 +72,5 @@ def test_stop_to_speed_limit_names_the_classes_as_gtsrb_does_at_every_radius(nor
         assert list(card.threat.targets) == SPEED_LIMITS
         assert card.threat.sources == ("Stop",)
         attack = make_attack(card.method, card.parameters)
-        assert attack.length(card.threat.build_threat_model()) == pytest.approx(card.threat.eps / 4)
+        assert attack.get_step_size(card.threat.build_threat_model()) == pytest.approx(card.threat.eps / 4)
         assert (attack.steps, attack.restarts, attack.loss) == (50, 5, "margin")

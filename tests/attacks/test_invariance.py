@@ -68,7 +68,7 @@ def test_random_starts_are_the_same_bits_in_any_batch(small: Sample, threat: Thr
     starts: list[Tensor] = []
 
     class Watched(Classifier):
-        def gradient(self, images, loss, rows=None):
+        def compute_gradient(self, images, loss, rows=None):
             starts.append(images.clone())
             return super().compute_gradient(images, loss, rows)
 

@@ -250,10 +250,10 @@ def test_passes_are_within_the_cost_and_eps_0_is_free(
 ):
     forward, backward = attack.estimate_cost(ThreatModel(norm=norm, eps=FAR[norm]))
     spent = found(attack, norm)
-    assert int(spent.forward.max()) <= forward
-    assert int(spent.backward.max()) <= backward
+    assert int(spent.forward_passes.max()) <= forward
+    assert int(spent.backward_passes.max()) <= backward
     if not isinstance(attack, DeepFool):
-        assert int(spent.forward.min()) >= forward - 2
+        assert int(spent.forward_passes.min()) >= forward - 2
     nothing = ThreatModel(norm=norm, eps=0)
     assert torch.equal(small.attack(attack, nothing), small.images)
     assert attack.estimate_cost(nothing) == (0, 0)

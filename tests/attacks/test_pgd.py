@@ -113,7 +113,7 @@ def test_the_batch_shrinks_to_the_images_still_standing(small: Sample):
     sizes: list[int] = []
 
     class Watched(Classifier):
-        def gradient(self, images: Tensor, loss, rows=None):
+        def compute_gradient(self, images: Tensor, loss, rows=None):
             sizes.append(len(images))
             return super().compute_gradient(images, loss, rows)
 

@@ -222,7 +222,7 @@ def test_a_checkpoint_with_one_output_loads(tmp_path):
         "def net(num_classes=2):\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, num_classes))\n"
     )
     torch.save(linear().state_dict(), tmp_path / "w.pt")
-    options = {"architecture": "python:net.py:net", "allow_code": True, "base": tmp_path}
+    options = {"architecture": "python:net.py:net", "allow_code": True, "base_folder": tmp_path}
     loaded = load_classifier("checkpoint:w.pt", output="logit", default_classes=2, **options)
     assert (loaded.num_classes, tuple(loaded(IMAGES).shape)) == (2, (12, 2))
     assert torch.allclose(loaded(IMAGES)[:, 1], linear()(IMAGES)[:, 0])

@@ -33,7 +33,7 @@ class Noisy(RandomizedClassifier):
     identity = "noisy"
 
     def sample(self, images, numbers):
-        return self.inner(images + 0.2 * numbers.normal(images.shape[1:]))
+        return self.inner(images + 0.2 * numbers.sample_normal(images.shape[1:]))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_the_mean_over_the_draws(noisy, images, batch_siz
     def loss(logits):
         return nn.functional.cross_entropy(logits, labels, reduction="none")
 
-    _, losses, slopes = noisy.gradient(images, loss)
+    _, losses, slopes = noisy.compute_gradient(images, loss)
     leaf = images.clone().requires_grad_()
     mean = by_hand(noisy, leaf, compute_point_keys(images, 0), 20).mean(dim=0)
     expected = torch.autograd.grad(loss(mean).sum(), leaf, retain_graph=True)[0]
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_the_mean_over_the_draws(noisy, images, batch_siz
     assert 2 <= int(same.sum()) < 8
     assert torch.allclose(losses[same], loss(mean)[same], atol=1e-5)
     assert torch.allclose(slopes[same], expected[same], atol=1e-5)
-    _, several, each = noisy.gradient(images, lambda logits: logits[:, :2])
+    _, several, each = noisy.compute_gradient(images, lambda logits: logits[:, :2])
     assert several.shape == (8, 2)
     first = torch.autograd.grad(mean[:, 0].sum(), leaf)[0]
     assert torch.allclose(each[:, 0], first, atol=1e-5)  # a lead that is luck has slopes all the same
@@ -142,10 +142,10 @@ def test_every_draw_is_a_pass_and_queries_are_looks(noisy, images):
     rows = torch.tensor([0, 1, 1, 2, 3, 4, 5, 6])
     with noisy.evaluation_mode(), noisy.count_passes(8, limit=3) as meter:
         noisy(images, rows)
-        assert meter.forward.tolist() == [20, 40, 20, 20, 20, 20, 20, 0]
-        assert noisy.left().tolist() == [2, 1, 2, 2, 2, 2, 2, 3]
-        noisy.gradient(images[:1], lambda logits: logits[:, 0])
-        assert (meter.forward[0], meter.backward[0]) == (40, 20)
+        assert meter.forward_passes.tolist() == [20, 40, 20, 20, 20, 20, 20, 0]
+        assert noisy.queries_left().tolist() == [2, 1, 2, 2, 2, 2, 2, 3]
+        noisy.compute_gradient(images[:1], lambda logits: logits[:, 0])
+        assert (meter.forward_passes[0], meter.backward_passes[0]) == (40, 20)
         noisy(images[:1])
         with pytest.raises(InvariantError, match="queries"):
             noisy(images[:1])
@@ -169,16 +169,16 @@ def test_the_global_random_states_are_left_alone(noisy, images):
     noisy(images)
     with with_verdict_draws(noisy, STREAM):
         noisy(images)
-    noisy.gradient(images, lambda logits: logits[:, 0])
+    noisy.compute_gradient(images, lambda logits: logits[:, 0])
     assert (random.random(), float(np.random.rand()), float(torch.rand(()))) == expected
 
 
 def test_an_error_within_a_draw_leaves_it_usable(noisy, images):
     with pytest.raises(RuntimeError, match="broken"):
-        noisy.gradient(images, lambda _: (_ for _ in ()).throw(RuntimeError("broken")))
+        noisy.compute_gradient(images, lambda _: (_ for _ in ()).throw(RuntimeError("broken")))
     assert noisy(images).shape == (8, 4)
     with pytest.raises(InvariantError, match="outside of a draw"):
-        noisy._logits(images)
+        noisy._compute_logits(images)
     assert noisy(images[:0]).shape == (0, 4)
 
 
@@ -221,4 +221,4 @@ def test_an_attack_that_averages_does_not_average_over_the_same_draws_again(nois
         label = noisy(one).argmax(dim=1)
         attack, threat = make_attack("autoattack", {"version": "rand"}), ThreatModel(norm="Linf", eps=1e-6)
         attack.perturb(noisy, one, label, threat, STREAM)
-    assert meter.forward.tolist() == [(1 + looks) * noisy.draws]
+    assert meter.forward_passes.tolist() == [(1 + looks) * noisy.draws]

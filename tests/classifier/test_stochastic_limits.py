@@ -18,7 +18,7 @@ class Noisy(RandomizedClassifier):
     identity = "noisy"
 
     def sample(self, images, numbers):
-        return self.inner(images + 0.01 * numbers.normal(tuple(images.shape[1:])))
+        return self.inner(images + 0.01 * numbers.sample_normal(tuple(images.shape[1:])))
 
 
 def doubted(lead: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a command that computes nothing imports: a library costs a part of a second each, torch more than one."""
+"""What a command that computes nothing imports: a library costs a part of a second, torch more than one."""
 
 from __future__ import annotations
 

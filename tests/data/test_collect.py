@@ -7,7 +7,7 @@ import pytest
 import torch
 from pictures import build_pixels
 
-from robustbench_local.data import collect_dataset as module
+from robustbench_local.data import collect as module
 from robustbench_local.data.collect import Listing, ReadOptions, collect_dataset
 from robustbench_local.data.decode import BadImageError, DecodedImage
 from robustbench_local.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ def make(pictures, **changes) -> Listing:
         "labels": np.arange(len(pictures), dtype=np.int64) % 3,
         "class_names": ("a", "b", "c"),
         "label_map": {"a": 0, "b": 1, "c": 2},
-        "read": read,
+        "read_image": read,
     }
     return Listing(**(fields | changes))
 

@@ -33,7 +33,7 @@ def test_examples_use_options_that_exist(example):
 def test_every_source_data_set_and_option_is_there():
     for name in (*DATASET_SOURCES, *TORCHVISION_NAMES):
         assert name in GUIDE
-    options = set(inspect.signature(load_dataset).parameters) - {"source", "base", "progress"}
+    options = set(inspect.signature(load_dataset).parameters) - {"source", "base_folder", "progress"}
     assert {option for option in options if not re.search(rf"`{option}`|\b{option}:", GUIDE)} == set()
 
 

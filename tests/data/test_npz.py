@@ -30,7 +30,7 @@ Y = np.array([2, 0, 1, 2])
 def test_bytes_come_back_exactly_with_names_and_ids(tmp_path):
     listing = listed(tmp_path, x=X, y=Y.astype(np.uint8), class_names=np.array(["a", "b", "c", "d"]))
     assert (listing.name, listing.where) == ("made", "npz:made.npz")
-    assert all(np.array_equal(listing.read(row).pixels, X[row]) for row in range(4))
+    assert all(np.array_equal(listing.read_image(row).pixels, X[row]) for row in range(4))
     assert listing.labels.tolist() == [2, 0, 1, 2]
     assert listing.class_names == ("a", "b", "c", "d")
     assert listing.label_map == {"0": 0, "1": 1, "2": 2}
@@ -48,7 +48,7 @@ def test_bytes_come_back_exactly_with_names_and_ids(tmp_path):
     ],
 )
 def test_layouts(tmp_path, stored, shape):
-    picture = listed(tmp_path, x=stored, y=Y).read(1)
+    picture = listed(tmp_path, x=stored, y=Y).read_image(1)
     assert picture.pixels.shape == shape
     assert np.array_equal(picture.pixels, X[1, ..., : shape[2]])
 
@@ -56,21 +56,21 @@ def test_layouts(tmp_path, stored, shape):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_floats_are_taken_as_they_are(tmp_path, dtype):
     listing = listed(tmp_path, images=(X / 256).astype(dtype), labels=Y)
-    assert listing.read(2).pixels.dtype == np.float32
-    assert np.array_equal(listing.read(2).pixels, X[2] / np.float32(256))
+    assert listing.read_image(2).pixels.dtype == np.float32
+    assert np.array_equal(listing.read_image(2).pixels, X[2] / np.float32(256))
 
 
 def test_sixteen_bits_are_scaled(tmp_path):
     listing = listed(tmp_path, x=np.full((4, 2, 2), 65535, np.uint16), y=Y)
-    assert (listing.read(0).pixels == 1).all()
+    assert (listing.read_image(0).pixels == 1).all()
     assert listing.notes == ("16-bit images, divided by 65535",)
 
 
 def test_four_channels_need_a_background(tmp_path):
     clear = np.zeros((4, 2, 2, 4), np.uint8)
     with pytest.raises(DataError, match=r"row 3: has an alpha channel"):
-        listed(tmp_path, x=clear, y=Y).read(3)
-    assert (listed(tmp_path, x=clear, y=Y, alpha="white").read(3).pixels == 255).all()
+        listed(tmp_path, x=clear, y=Y).read_image(3)
+    assert (listed(tmp_path, x=clear, y=Y, alpha="white").read_image(3).pixels == 255).all()
     with pytest.raises(DataError, match="alpha channel must be uint8"):
         listed(tmp_path, x=clear.astype(np.float32), y=Y)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from torch import nn
 
 from robustbench_local.config.cards import list_cards
 from robustbench_local.defenses.recipes import fast_at
-from robustbench_local.defenses.recipes.awp import perturb_weights
+from robustbench_local.defenses.recipes.awp import WeightPerturbation, perturb_weights
 from robustbench_local.defenses.recipes.fast_at import FastTraining
 from robustbench_local.defenses.recipes.free_at import FreeTraining
 from robustbench_local.defenses.recipes.mart import MART, compute_mart_loss
@@ -135,6 +136,37 @@ def test_mart_stays_finite_where_another_class_is_certain():
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("gamma", "progress", "moves"), [(0.0, 2.0, False), (0.1, 0.9, False), (0.1, 1.0, True)]
+)
+def test_a_loss_is_taken_at_perturbed_weights_from_the_warmup_on(gamma, progress, moves):
+    module, images = build_network(norm=False), build_batch().images
+    perturbation = WeightPerturbation(gamma=gamma, warmup_epochs=1)
+
+    def loss(forward):
+        return forward(images).square().sum()
+
+    value = perturbation.compute_loss(module, loss, progress=progress)
+    expected = loss(perturb_weights(module, gamma, loss) if moves else module)
+    assert torch.equal(value, expected)
+    assert (value.item() > loss(module).item()) is moves
+
+
+@pytest.mark.parametrize("build", [partial(Trades, beta=6.0), PGDTraining], ids=["trades", "pgd-at"])
+def test_weight_perturbation_is_a_part_of_a_recipe_that_changes_nothing_else(build):
+    def train_briefly(**awp):
+        recipe = build(**{**ADVERSARIAL, "epochs": 2}, **awp)
+        return recipe, train(build_network(), recipe, TRAINING, VALIDATION, seed=3).state
+
+    without, with_it, late = (
+        train_briefly(**awp) for awp in ({}, {"awp_gamma": 0.01}, {"awp_gamma": 0.01, "awp_warmup_epochs": 2})
+    )
+    assert all(torch.equal(late[1][name], tensor) for name, tensor in without[1].items())
+    assert any(not torch.equal(with_it[1][name], tensor) for name, tensor in without[1].items())
+    assert with_it[0].weight_perturbation == WeightPerturbation(gamma=0.01, warmup_epochs=0)
+    assert set(with_it[0].parameters) >= {"awp_gamma", "awp_warmup_epochs"}
 
 
 def test_the_worst_weights_of_a_linear_network_have_a_closed_form():

@@ -69,7 +69,7 @@ def test_a_linear_network_s_worst_logits_have_the_closed_form():
 @pytest.mark.parametrize("recipe", [INTERVALS, LINES], ids=lambda recipe: recipe.method)
 def test_before_the_ramp_it_is_ordinary_training(recipe):
     module, step = build_network(norm=False), build_batch(progress=0.5)
-    found = recipe.objective(build_context(module)).loss(step)
+    found = recipe.build_objective(build_context(module)).compute_loss(step)
     assert found == F.cross_entropy(module(step.images), step.labels)
 
 
@@ -115,7 +115,7 @@ def test_what_it_trains_can_be_verified_and_withstands_attacks(recipe, ordinary)
     images, labels = VALIDATION.images, VALIDATION.labels
     verified = []
     for each in (module, ordinary):
-        proven = recipe.objective(build_context(each)).is_robust(each, images, labels)
+        proven = recipe.build_objective(build_context(each)).is_robust(each, images, labels)
         verified.append(int(proven.sum()) / len(images))
         examples = build_linf_examples(each, images, labels, eps=EPS, steps=20, step_size=EPS / 4)
         assert not (proven & (each(examples).argmax(dim=1) != labels)).any()

@@ -123,7 +123,11 @@ def test_trades_meets_its_promise(data):
 
 
 def test_the_noisy_model_can_be_certified_and_the_plain_one_hardly(data):
-    few, vote, ball = data.select(range(20)), Smoothing(sigma=0.25, n=150), ThreatModel(norm="L2", eps=0.25)
+    few, vote, ball = (
+        data.select_images(range(20)),
+        Smoothing(sigma=0.25, n=150),
+        ThreatModel(norm="L2", eps=0.25),
+    )
     noisy, plain = (
         count_certified(load_classifier(f"zoo:{name}"), few, vote, ball)
         for name in ("signs-gaussian-0.25", "signs-plain")

@@ -46,7 +46,7 @@ def test_card_method_and_instance_mean_the_same(linear, data):
 
 
 def test_autoattack_is_at_least_as_strong_as_pgd(linear, data):
-    small = data.select(range(5))
+    small = data.select_images(range(5))
     pgd = rbl.evaluate(linear, small, attack="pgd50-linf-8", eps="4/255")
     auto = rbl.evaluate(linear, small, attack="autoattack", norm="Linf", eps=4 / 255, seed=0)
     assert auto.counts.robust <= pgd.counts.robust
@@ -157,6 +157,6 @@ def test_with_a_time_limit_a_model_that_ends_its_process_ends_no_other(linear, d
 
     classifier = Classifier(Leaving(), num_classes=4, access="scores")
     options = {"attack": "square", "norm": "Linf", "eps": 0.01, "timeout": 60}
-    found = rbl.evaluate(classifier, data.select(range(8)), **options)
+    found = rbl.evaluate(classifier, data.select_images(range(8)), **options)
     assert found.outcomes.loc[found.outcomes["status"] == "error", "position"].tolist() == [5]
     assert found.counts.errors == 1

@@ -39,7 +39,7 @@ class FakeCrew(AbstractContextManager):
             raise loss
         rows = []
         for position in positions:
-            row = build_error_outcome("cell", position, self.work.data.select([position]), "")
+            row = build_error_outcome("cell", position, self.work.data.select_images([position]), "")
             rows.append(SimpleNamespace(**{**vars(row), "status": "ok", "clean_correct": self.correct}))
         return OutcomeBatch(outcomes=tuple(rows), candidates=self.work.data.images[positions])
 

@@ -28,11 +28,11 @@ def judge(right: int, hits: int, elsewhere: int = 0):
         scene=SimpleNamespace(labels=torch.tensor([LABEL]), images=image),
         stickers=SimpleNamespace(
             threat=ThreatModel(norm="sticker", eps=0.4, targets=(TARGET,), transformation="rectangles"),
-            reasons=[None],
+            rejection_reasons=[None],
         ),
         predictions={
-            ("clean", "view"): SimpleNamespace(right=lambda labels: clean == labels[:, None], reasons=[None]),
-            ("sticker", "view"): SimpleNamespace(prediction=worn, reasons=[None]),
+            ("clean", "view"): SimpleNamespace(find_correct_views=lambda labels: clean == labels[:, None], rejection_reasons=[None]),
+            ("sticker", "view"): SimpleNamespace(prediction=worn, rejection_reasons=[None]),
         },
         flat_images=image,
         flat_predictions=Predictions(

@@ -112,7 +112,7 @@ def run_job(viewing: StickerJob, batch_size: int = 512):
 def find_view_predictions(batch, position: int, condition: str, kind: str = "view"):
     (found,) = (
         one
-        for one in batch.sightings
+        for one in batch.view_predictions
         if (one.position, one.condition, one.kind) == (position, condition, kind)
     )
     return found

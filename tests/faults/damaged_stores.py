@@ -9,7 +9,7 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
-from register_fault import register_fault
+from fault import register_fault
 from workplace import CommandResult, DeviationError, FaultWorkspace
 
 FAMILY = "damaged stores"
@@ -87,7 +87,7 @@ def _change_field(place: FaultWorkspace, table: str, draw: random.Random) -> str
     return f"{column} of a row of {table}, which was {old!r},"
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def a_field_of_a_row(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     damage = _change_field(place, "outcomes", draw)
@@ -99,7 +99,7 @@ def a_field_of_a_row(place: FaultWorkspace, draw: random.Random) -> None:
     expect_noticed_or_harmless(place, before, damage)
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def a_field_of_another_table(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     damage = _change_field(place, draw.choice(["cells", "meta", "identity", "digests", "events"]), draw)
@@ -114,7 +114,7 @@ def a_field_of_another_table(place: FaultWorkspace, draw: random.Random) -> None
     expect_noticed_or_harmless(place, before, damage)
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def a_byte_of_the_database(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     path = place.folder / "out" / "run.db"
@@ -126,7 +126,7 @@ def a_byte_of_the_database(place: FaultWorkspace, draw: random.Random) -> None:
     expect_noticed_or_harmless(place, before, f"bits {bits[:3]} of run.db")
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def a_database_that_was_cut(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     path = place.folder / "out" / "run.db"
@@ -135,7 +135,7 @@ def a_database_that_was_cut(place: FaultWorkspace, draw: random.Random) -> None:
     expect_noticed_or_harmless(place, before, "run.db cut short")
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def rows_that_are_gone(place: FaultWorkspace, draw: random.Random) -> None:
     before = finish_run(place)
     with closing(sqlite3.connect(place.folder / "out" / "run.db")) as connection:
@@ -149,7 +149,7 @@ def rows_that_are_gone(place: FaultWorkspace, draw: random.Random) -> None:
     expect_noticed_or_harmless(place, before, f"a row of {table} gone")
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def images_that_are_others(place: FaultWorkspace, draw: random.Random) -> None:
     place.edit_grid(
         "gates:\n",

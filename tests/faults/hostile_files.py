@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from register_fault import FaultTrial, add_variants, register_fault
+from fault import FaultTrial, add_variants, register_fault
 from workplace import RUN_FLAGS, DeviationError, FaultWorkspace
 
 FAMILY = "hostile files"

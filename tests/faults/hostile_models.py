@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from register_fault import FaultTrial, add_variants, register_fault
+from fault import FaultTrial, add_variants, register_fault
 from workplace import MAKE_ODD, DeviationError, FaultWorkspace
 
 FAMILY = "hostile models"
@@ -133,7 +133,7 @@ def a_file_that_hangs_when_it_is_imported_once_more(place: FaultWorkspace, _draw
     expect_only_odd_cells_to_fail(place)
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def an_image_that_crashes_the_model(place: FaultWorkspace, draw: random.Random) -> None:
     import numpy as np
 

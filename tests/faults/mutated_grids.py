@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from register_fault import register_fault
+from fault import register_fault
 from workplace import FaultWorkspace
 
 FAMILY = "mutated grids"
@@ -69,7 +69,7 @@ def mutate_text(text: str, draw: random.Random) -> str:
     return text
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def a_grid_with_slips(place: FaultWorkspace, draw: random.Random) -> None:
     text = mutate_text(RICH_GRID, draw)
     place.write_file("grid.yaml", text)

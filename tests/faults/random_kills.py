@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from damaged_stores import drop_times
-from register_fault import register_fault
+from fault import register_fault
 from workplace import RUN_FLAGS, DeviationError, FaultWorkspace
 
 FAMILY = "random kills"
@@ -22,7 +22,7 @@ def read_evidence(place: FaultWorkspace, out: str) -> Any:
     return {key: found[key] for key in ("cells", "worst_case")}
 
 
-@register_fault(FAMILY, repeats=True)
+@register_fault(FAMILY, has_variants=True)
 def kills_at_random_moments(place: FaultWorkspace, draw: random.Random) -> None:
     place.edit_grid("steps: 6}", "steps: 60, early_stop: false}")
     place.edit_grid("  - {card", "  - fgsm-linf-8\n  - {card: square-linf-8, queries: 60}\n  - {card")

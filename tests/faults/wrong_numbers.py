@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import torch
-from register_fault import FaultTrial, add_variants, register_fault
+from fault import FaultTrial, add_variants, register_fault
 from workplace import MAKE_ODD, RUN_FLAGS, DeviationError, FaultWorkspace
 
 FAMILY = "wrong numbers"

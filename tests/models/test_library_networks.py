@@ -84,7 +84,7 @@ def test_random_weights_are_always_the_same_and_said_to_be_random() -> None:
 
 def test_a_files_last_layer_says_how_many_classes(tmp_path: Path) -> None:
     save_file(models.squeezenet1_1(num_classes=7).state_dict(), tmp_path / "seven.safetensors")
-    options = {"weights": "seven.safetensors", "base": tmp_path, "default_classes": 7}
+    options = {"weights": "seven.safetensors", "base_folder": tmp_path, "default_classes": 7}
     found = load_classifier("torchvision:squeezenet1_1", **options)  # type: ignore[arg-type]
     assert found.num_classes == 7
     assert found(torch.rand(1, 3, 64, 64)).shape == (1, 7)

@@ -45,7 +45,7 @@ def test_one_of_several_outputs_has_to_be_named(tmp_path: Path):
     named = load_classifier("onnx:net.onnx", base_folder=tmp_path, output="scores")
     assert named.num_classes == 4
     torch.testing.assert_close(named(IMAGES), EXPECTED, rtol=1e-5, atol=1e-5)
-    options = {"base": tmp_path, "access": "labels", "num_classes": 4}
+    options = {"base_folder": tmp_path, "access": "labels", "num_classes": 4}
     labels = load_classifier("onnx:net.onnx", output="label", **options)
     assert torch.equal(labels(IMAGES).argmax(dim=1), EXPECTED.argmax(dim=1))
     with pytest.raises(ModelError, match=r"it has scores \(5, 4\), label \(5,\)"):

@@ -356,7 +356,7 @@ def test_code_with_another_number_of_classes_takes_the_files_last_layer(tmp_path
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(4, 10))\n"
     )
     save_file({"1.weight": torch.rand(3, 4), "1.bias": torch.rand(3)}, tmp_path / "three.safetensors")
-    options: Any = {"weights": "three.safetensors", "base": tmp_path, "allow_code": True}
+    options: Any = {"weights": "three.safetensors", "base_folder": tmp_path, "allow_code": True}
     found = load_classifier("python:net.py:net", num_classes=3, **options)
     assert found(torch.rand(1, 1, 2, 2)).shape == (1, 3)
     with pytest.raises(ModelError, match="2 of another shape"):

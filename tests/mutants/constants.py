@@ -32,27 +32,43 @@ CONSTANTS = (
         "threats/lp_ball.py", "RELATIVE_SLACK", ("1e-6", "1e-4"), "evaluation/test_verify_limits.py"
     ),
     _make_constant(
-        "evaluation/harness/verify.py", "FRAGILE", ("5e-5", "2e-4"), "evaluation/test_verify_limits.py"
+        "evaluation/harness/verify.py",
+        "FRAGILE_MARGIN_SHARE",
+        ("5e-5", "2e-4"),
+        "evaluation/test_verify_limits.py",
     ),
     _make_constant(
         "evaluation/harness/sticker_job.py",
-        "MOST_TURNED",
+        "SIGN_SUCCESS_SHARE",
         ("0.49", "0.51"),
         "evaluation/test_viewing_limits.py",
     ),
-    _make_constant("store/records.py", "LEAST_CLEAN", ("0.94", "0.96"), "evaluation/test_viewing_limits.py"),
     _make_constant(
-        "classifier/stochastic.py", "VERDICT_DRAWS", ("99", "101"), "classifier/test_stochastic_limits.py"
-    ),
-    _make_constant("classifier/stochastic.py", "DRAWS", ("19", "21"), "classifier/test_stochastic_limits.py"),
-    _make_constant(
-        "classifier/stochastic.py", "CLEAR", ("4.8", "5.2"), "classifier/test_stochastic_limits.py"
+        "store/records.py", "MIN_CLEAN_SHARE", ("0.94", "0.96"), "evaluation/test_viewing_limits.py"
     ),
     _make_constant(
-        "classifier/stochastic.py", "SMALL", ("1e-6", "2e-5"), "classifier/test_stochastic_limits.py"
+        "classifier/stochastic.py",
+        "DEFAULT_VERDICT_DRAWS",
+        ("99", "101"),
+        "classifier/test_stochastic_limits.py",
     ),
     _make_constant(
-        "attacks/core/objective.py", "CONFIRMED", ("4e-6", "3e-5"), "attacks/test_objective_limits.py"
+        "classifier/stochastic.py", "DEFAULT_DRAWS", ("19", "21"), "classifier/test_stochastic_limits.py"
+    ),
+    _make_constant(
+        "classifier/stochastic.py",
+        "MIN_LEAD_STD_ERRORS",
+        ("4.8", "5.2"),
+        "classifier/test_stochastic_limits.py",
+    ),
+    _make_constant(
+        "classifier/stochastic.py", "TIED_LEAD", ("1e-6", "2e-5"), "classifier/test_stochastic_limits.py"
+    ),
+    _make_constant(
+        "attacks/core/objective.py",
+        "CONFIRMED_MARGIN_SHARE",
+        ("4e-6", "3e-5"),
+        "attacks/test_objective_limits.py",
     ),
     _make_constant(
         "certification/bound_propagation/certificate.py",
@@ -68,24 +84,27 @@ CONSTANTS = (
     ),
     _make_constant(
         "reports/analysis/sticker_controls.py",
-        "MOST_BY_CHANCE",
+        "MAX_RANDOM_COLOURS_SHARE",
         ("0.049", "0.051"),
         "reports/test_control_limits.py",
     ),
     _make_constant(
         "reports/analysis/sticker_controls.py",
-        "CLEARLY",
+        "MAX_NO_VIEWS_P_VALUE",
         ("0.0009", "0.002"),
         "reports/test_control_limits.py",
     ),
     _make_constant(
         "reports/analysis/sticker_controls.py",
-        "NEARLY_ALL",
+        "MIN_WHOLE_SIGN_SHARE",
         ("0.899", "0.901"),
         "reports/test_control_limits.py",
     ),
     _make_constant(
-        "reports/analysis/sticker_viewpoints.py", "ENOUGH", ("9", "11"), "reports/test_control_limits.py"
+        "reports/analysis/sticker_viewpoints.py",
+        "MIN_VIEWS_PER_BIN",
+        ("9", "11"),
+        "reports/test_control_limits.py",
     ),
     _make_constant(
         "reports/analysis/sticker_viewpoints.py", "ALPHA", ("0.04", "0.06"), "reports/test_control_limits.py"

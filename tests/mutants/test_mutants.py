@@ -20,7 +20,7 @@ def suite():
 def test_every_constant_stands_where_the_table_says(constant: VerdictConstant, suite, tmp_path):
     copy = tmp_path / "module.py"
     copy.write_text((ROOT / "robustbench_local" / constant.file).read_text("utf-8"), "utf-8")
-    suite["change"](copy, constant, "'another'")
+    suite["change_constant"](copy, constant, "'another'")
     assert "= 'another'" in copy.read_text("utf-8")
     assert all((ROOT / test).is_file() for test in constant.tests)
     assert len(constant.mutated_values) == 2
@@ -30,4 +30,4 @@ def test_a_constant_that_is_gone_is_noticed(suite, tmp_path):
     module = tmp_path / "module.py"
     module.write_text("OTHER = 1\n")
     with pytest.raises(ValueError, match="0 times"):
-        suite["change"](module, CONSTANTS[0], "1")
+        suite["change_constant"](module, CONSTANTS[0], "1")

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sample_beyond import TRANSFER_SAMPLE
 from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
+from sample_transfers import TRANSFER_SAMPLE
 
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.evidence import Evidence
@@ -22,28 +22,28 @@ HOSTILE_MODELS = ("<script>alert(1)</script>", "=cmd()|`$a$`", "نموذج\u202e
 class WrittenReport:
     """A run with its report."""
 
-    run: Path
-    page: Path
+    run_dir: Path
+    page_path: Path
 
-    def text(self, name: str) -> str:
-        return (self.page.parent / name).read_text(encoding="utf-8")
+    def read_text(self, name: str) -> str:
+        return (self.page_path.parent / name).read_text(encoding="utf-8")
 
     @property
     def html(self) -> str:
-        return self.page.read_text(encoding="utf-8")
+        return self.page_path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
 def report_run():
     """A function: a run with its report, written beside it."""
-    return lambda run: WrittenReport(run=run, page=write_report(run))
+    return lambda run: WrittenReport(run_dir=run, page_path=write_report(run))
 
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory) -> WrittenReport:
     gates = ({"metric": "robust_accuracy", "threat": "linf-8", "min": 0.2},)
     run = build_run(tmp_path_factory.mktemp("sample") / "run", SampleRun(gates=gates))
-    return WrittenReport(run=run, page=write_report(run))
+    return WrittenReport(run_dir=run, page_path=write_report(run))
 
 
 @pytest.fixture(scope="session")
@@ -53,25 +53,25 @@ def hostile(tmp_path_factory) -> WrittenReport:
     )
     folder = tmp_path_factory.mktemp("hostile")
     run = build_run(folder / "run", made)
-    return WrittenReport(run=run, page=write_report(run, folder / "out" / "hostile report.html"))
+    return WrittenReport(run_dir=run, page_path=write_report(run, folder / "out" / "hostile report.html"))
 
 
 @pytest.fixture(scope="session")
 def content(sample) -> ReportData:
-    with RunStore.open_readonly(sample.run) as store:
+    with RunStore.open_readonly(sample.run_dir) as store:
         return read_report_data(store)
 
 
 @pytest.fixture(scope="session")
 def transfer_sample(tmp_path_factory) -> WrittenReport:
     """A run with distances, black boxes, transfers, corruptions and a spatial attack."""
-    run = build_run(tmp_path_factory.mktemp("beyond") / "run", TRANSFER_SAMPLE)
-    return WrittenReport(run=run, page=write_report(run))
+    run = build_run(tmp_path_factory.mktemp("transfers") / "run", TRANSFER_SAMPLE)
+    return WrittenReport(run_dir=run, page_path=write_report(run))
 
 
 @pytest.fixture(scope="session")
-def transfer_sample_content(beyond) -> ReportData:
-    with RunStore.open_readonly(beyond.run) as store:
+def transfer_sample_content(transfer_sample) -> ReportData:
+    with RunStore.open_readonly(transfer_sample.run_dir) as store:
         return read_report_data(store)
 
 
@@ -81,7 +81,7 @@ def build_evidence(tmp_path):
 
     def read(**changes) -> Evidence:
         with RunStore.open_readonly(
-            build_run(tmp_path / "run", SampleRun(pictures=False, **changes))
+            build_run(tmp_path / "run", SampleRun(has_images=False, **changes))
         ) as store:
             return read_evidence(store)
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 
 import pytest
-from sample_beyond import CORRUPTION_NAMES, MODELS, SEVERITIES, TRANSFER_SAMPLE
 from sample_run import EPS_8_OF_255, build_run
+from sample_transfers import CORRUPTION_NAMES, MODELS, SEVERITIES, TRANSFER_SAMPLE
 
 from robustbench_local.reports.analysis.corruption_results import build_corruption_maps
 from robustbench_local.reports.analysis.distances import CURVE_STEPS, build_distance_groups
@@ -26,8 +26,8 @@ PLAIN, HARDENED = (EvaluatedModel(model=model, defense="none") for model in MODE
 
 
 @pytest.fixture(scope="module")
-def evidence(beyond_content) -> Evidence:
-    return beyond_content.evidence
+def evidence(transfer_sample_content) -> Evidence:
+    return transfer_sample_content.evidence
 
 
 def only(evidence: Evidence, keep) -> Evidence:
@@ -90,8 +90,10 @@ def test_where_a_black_box_breaks_more_the_reader_is_told(evidence):
     told = [finding.text for finding in list_findings(evidence) if "beats white box" in finding.text]
     assert told[0].startswith("Black box beats white box on signs-pgd-at under L∞")
     assert "15 of 96 images" in told[1]
-    worst = evidence.worst(HARDENED, transfer.threat)
-    assert not any(verdict.robust for image, verdict in worst.verdicts.items() if image in worst.elsewhere)
+    worst = evidence.get_worst_case(HARDENED, transfer.threat)
+    assert not any(
+        verdict.robust for image, verdict in worst.verdicts.items() if image in worst.other_breaking_attacks
+    )
 
 
 def test_candidates_near_the_border_are_a_warning_unless_nearest_is_what_was_asked_for(evidence):
@@ -142,9 +144,9 @@ def test_an_attack_that_raised_on_an_image_says_nothing_about_it(evidence, who):
     assert [one.missed_share.count for one in find_gradient_masking(shown)] == ([] if who == "white" else [3])
 
 
-def test_robust_accuracy_is_read_at_every_radius_from_one_search(beyond, evidence):
+def test_robust_accuracy_is_read_at_every_radius_from_one_search(transfer_sample, evidence):
     cell = cell_of(evidence, HARDENED, "curve-linf-8")
-    with RunStore.open_readonly(beyond.run) as store:
+    with RunStore.open_readonly(transfer_sample.run_dir) as store:
         rows = store.read_outcomes(cell.record.key)
     group = next(one for one in build_distance_groups(evidence) if one.threat.name == "linf-8")
     reach = next(one for one in group.attack_distances if one.subject == HARDENED)
@@ -158,7 +160,7 @@ def test_robust_accuracy_is_read_at_every_radius_from_one_search(beyond, evidenc
     assert reach.points[-1][1] == cell.robust_accuracy
 
 
-def test_an_image_that_held_is_farther_and_is_not_dropped(beyond, evidence):
+def test_an_image_that_held_is_farther_and_is_not_dropped(transfer_sample, evidence):
     group = next(one for one in build_distance_groups(evidence) if one.threat.name == "linf-8")
     reach = next(one for one in group.attack_distances if one.subject == HARDENED)
     tally = cell_of(evidence, HARDENED, "curve-linf-8").tally
@@ -193,10 +195,10 @@ def test_a_distance_attack_that_failed_is_named_and_the_others_are_read(tmp_path
     assert [one.label for one in group.attack_distances] == ["fmn", "ddn", "fmn", "nearest of all"]
 
 
-def test_passes_are_counted_over_the_attacked_images(beyond, evidence):
+def test_passes_are_counted_over_the_attacked_images(transfer_sample, evidence):
     cell = cell_of(evidence, HARDENED, "hopskipjump-linf-8")
     assert cell.query_stats == (10_000, 10_000, 9, 9)
-    with RunStore.open_readonly(beyond.run) as store:
+    with RunStore.open_readonly(transfer_sample.run_dir) as store:
         wrong = [row for row in store.read_outcomes(cell.record.key) if not row.clean_correct]
     assert build_cell_result(replace(cell.record, images=len(wrong)), wrong).query_stats == (
         None,
@@ -215,7 +217,7 @@ def test_transfers_have_a_matrix_of_their_own(evidence):
     ] * 2
     cell = cell_of(evidence, HARDENED, "mi-fgsm-linf-8[from=signs-plain]")
     assert matrix.rows[0].entries[1].estimate == cell.attack_success
-    assert cell.sight == "transfer from signs-plain"
+    assert cell.attacker_knowledge == "transfer from signs-plain"
     assert not [finding for finding in list_findings(evidence) if finding.level == "incomplete"], (
         "nothing is missing"
     )

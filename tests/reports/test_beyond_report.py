@@ -18,8 +18,8 @@ from robustbench_local.reports.formatting import text as words
 SECTIONS = ("far", "sight", "transfers", "corruptions")
 
 
-def test_sections_appear_only_where_there_is_something_to_say(beyond, sample):
-    shown, ordinary = HtmlReader(beyond.html), HtmlReader(sample.html)
+def test_sections_appear_only_where_there_is_something_to_say(transfer_sample, sample):
+    shown, ordinary = HtmlReader(transfer_sample.html), HtmlReader(sample.html)
     ids = {attributes.get("id") for _, attributes in shown.elements}
     links = {attributes.get("href") for attributes in shown.list_attributes("a")}
     assert set(SECTIONS) <= ids
@@ -27,25 +27,25 @@ def test_sections_appear_only_where_there_is_something_to_say(beyond, sample):
     assert not {attributes.get("id") for _, attributes in ordinary.elements} & set(SECTIONS)
 
 
-def test_the_page_is_well_formed_and_runs_nothing(beyond):
-    page = HtmlReader(beyond.html)
+def test_the_page_is_well_formed_and_runs_nothing(transfer_sample):
+    page = HtmlReader(transfer_sample.html)
     assert page.open == []
-    assert "<script" not in beyond.html
+    assert "<script" not in transfer_sample.html
     assert len(page.list_attributes("table")) == len(page.list_attributes("thead"))
     assert all("scope" in cell for cell in page.list_attributes("th"))
     assert all(not attributes.get("style") for _, attributes in page.elements)
 
 
-def test_the_page_says_what_each_attacker_saw_and_spent(beyond):
-    text = HtmlReader(beyond.html).page_text
+def test_the_page_says_what_each_attacker_saw_and_spent(transfer_sample):
+    text = HtmlReader(transfer_sample.html).page_text
     assert "hopskipjump-linf-8 L∞\xa0≤\xa08/255 labels".replace("\xa0", " ") in text.replace("\xa0", " ")
     assert "10,000, 10,000" in text
     assert "The average case, not an adversary" in text
     assert "rotation ≤ 30°, shift ≤ 10 %" in text.replace("\xa0", " ")
 
 
-def test_the_curve_of_a_distance_attack_has_few_marks_on_a_fine_line(beyond):
-    far = re.search(r'<h2 id="far">.*?</section>', beyond.html, re.DOTALL)
+def test_the_curve_of_a_distance_attack_has_few_marks_on_a_fine_line(transfer_sample):
+    far = re.search(r'<h2 id="far">.*?</section>', transfer_sample.html, re.DOTALL)
     assert far is not None
     first = re.search(r"<svg viewBox=\"0 0 360.*?</svg>", far[0], re.DOTALL)
     assert first is not None
@@ -55,8 +55,8 @@ def test_the_curve_of_a_distance_attack_has_few_marks_on_a_fine_line(beyond):
     assert first[0].count("<title>signs-plain") == 5
 
 
-def test_results_json_has_the_keys_for_programs(beyond, beyond_content):
-    results = json.loads(beyond.text("results.json"))
+def test_results_json_has_the_keys_for_programs(transfer_sample, transfer_sample_content):
+    results = json.loads(transfer_sample.read_text("results.json"))
     cells = {(cell["model"], cell["attack"]): cell for cell in results["cells"]}
     curve, ball = cells["signs-pgd-at", "curve-linf-8"], cells["signs-pgd-at", "square-linf-8"]
     assert "distance" not in ball
@@ -70,13 +70,13 @@ def test_results_json_has_the_keys_for_programs(beyond, beyond_content):
     assert (transferred["knowledge"], transferred["surrogate"]) == ("transfer", "signs-pgd-at")
     assert results["transfers"][0]["surrogates"] == ["signs-plain", "signs-pgd-at"]
     assert results["corruptions"][0]["mean"]["value"] == pytest.approx(
-        beyond_content.corruption_maps[0].mean.mean_entry.estimate.value
+        transfer_sample_content.corruption_maps[0].mean_row.mean_entry.estimate.value
     )
     assert "fog-3" not in {worst["threat"] for worst in results["worst_case"]}
 
 
-def test_results_csv_says_it_too(beyond):
-    head, *rows = beyond.text("results.csv").splitlines()
+def test_results_csv_says_it_too(transfer_sample):
+    head, *rows = transfer_sample.read_text("results.csv").splitlines()
     names = head.split(",")
     curve = dict(zip(names, next(row for row in rows if ",ddn-l2-0.8," in row).split(","), strict=True))
     assert (curve["measure"], curve["unbroken"]) == ("distance", "0")
@@ -84,8 +84,8 @@ def test_results_csv_says_it_too(beyond):
     assert curve["forward_passes_largest_broken"] == "9"
 
 
-def test_markdown_has_the_same_tables(beyond):
-    text = beyond.text("report.md")
+def test_markdown_has_the_same_tables(transfer_sample):
+    text = transfer_sample.read_text("report.md")
     for title in ("How far: L2", "What the attackers saw", "Transfer: mi-fgsm-linf-8", "Common corruptions"):
         assert f"## {title}" in text
     assert "square-linf-8 (scores)" in text
@@ -95,8 +95,8 @@ def test_markdown_has_the_same_tables(beyond):
     assert all(widths[place] == widths[place - 1] == widths[place + 1] for place in rules)
 
 
-def test_figures_are_drawn_for_each_section(beyond):
-    names = {path.name for path in (beyond.page.parent / "figures").iterdir()}
+def test_figures_are_drawn_for_each_section(transfer_sample):
+    names = {path.name for path in (transfer_sample.page_path.parent / "figures").iterdir()}
     assert {
         "how-far-1.png",
         "how-far-2.png",
@@ -106,10 +106,10 @@ def test_figures_are_drawn_for_each_section(beyond):
     } < names
 
 
-def test_the_terminal_says_what_was_seen_and_sums_corruptions_up(beyond):
+def test_the_terminal_says_what_was_seen_and_sums_corruptions_up(transfer_sample):
     console = Console(width=140, record=True, file=None, quiet=False)
     with console.capture() as captured:
-        console.print(build_results_table(json.loads(beyond.text("results.json"))))
+        console.print(build_results_table(json.loads(transfer_sample.read_text("results.json"))))
     shown = captured.get()
     assert "square-linf-8 (scores)" in shown
     assert "mi-fgsm-linf-8[from=signs-plain] (transfer)" in shown
@@ -136,33 +136,42 @@ HARDENED = {"model": "signs-pgd-at"}
         ({"threat": "l1-12", "min": 0.1}, "inconclusive"),  # no attack there measures distances
     ],
 )
-def test_gates_on_the_median_distance(beyond_content, gate, ruling):
-    report = judge_evidence(beyond_content.evidence, [{"metric": "median_distance", **HARDENED, **gate}])
+def test_gates_on_the_median_distance(transfer_sample_content, gate, ruling):
+    report = judge_evidence(
+        transfer_sample_content.evidence, [{"metric": "median_distance", **HARDENED, **gate}]
+    )
     assert [one.ruling for one in report.verdicts] == [ruling], report.summary_lines
 
 
-def test_a_distance_may_exceed_one_but_must_be_a_distance(beyond_content):
-    judge_evidence(beyond_content.evidence, [{"metric": "median_distance", "threat": "l2-0.8", "min": 2.5}])
+def test_a_distance_may_exceed_one_but_must_be_a_distance(transfer_sample_content):
+    judge_evidence(
+        transfer_sample_content.evidence, [{"metric": "median_distance", "threat": "l2-0.8", "min": 2.5}]
+    )
     for limit in (-1.0, math.inf, math.nan):
         with pytest.raises(ConfigError, match="a distance is 0 or more"):
             judge_evidence(
-                beyond_content.evidence, [{"metric": "median_distance", "threat": "l2-0.8", "min": limit}]
+                transfer_sample_content.evidence,
+                [{"metric": "median_distance", "threat": "l2-0.8", "min": limit}],
             )
 
 
-def test_gates_on_other_families_and_on_names_that_are_not_there(beyond_content):
+def test_gates_on_other_families_and_on_names_that_are_not_there(transfer_sample_content):
     def lines(**gate):
-        return judge_evidence(beyond_content.evidence, [{"metric": "robust_accuracy", **gate}]).summary_lines
+        return judge_evidence(
+            transfer_sample_content.evidence, [{"metric": "robust_accuracy", **gate}]
+        ).summary_lines
 
     assert [line[:6] for line in lines(threat="fog-3", min=0.5)] == ["fail: ", "pass: "]
     assert lines(threat="spatial-30", min=0.5, **HARDENED)[0].startswith("pass")
     assert "did you mean fog-3?" in lines(threat="frog-3", min=0.5)[0]
     by_threat = judge_evidence(
-        beyond_content.evidence, [{"metric": "attack_success", "threat": "linf-8", "max": 1.0, **HARDENED}]
+        transfer_sample_content.evidence,
+        [{"metric": "attack_success", "threat": "linf-8", "max": 1.0, **HARDENED}],
     )
     assert len(by_threat.verdicts) == 1, "transfers have no say in a threat"
     named = judge_evidence(
-        beyond_content.evidence, [{"metric": "attack_success", "attack": "mi-fgsm-linf-8", "max": 0.2}]
+        transfer_sample_content.evidence,
+        [{"metric": "attack_success", "attack": "mi-fgsm-linf-8", "max": 0.2}],
     )
     assert [one.ruling for one in named.verdicts] == ["fail", "fail"]
 

@@ -10,9 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sample_beyond import TRANSFER_SAMPLE
 from sample_run import build_run
 from sample_stickers import build_sticker_run
+from sample_transfers import TRANSFER_SAMPLE
 
 from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.writers.report_markdown import render_markdown

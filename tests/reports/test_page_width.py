@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from browser import BROWSER_PATH, measure_page
-from sample_beyond import TRANSFER_SAMPLE
 from sample_run import SampleRun, build_run
 from sample_stickers import build_sticker_run
+from sample_transfers import TRANSFER_SAMPLE
 from test_long_names import LONG_NAMES_RUN
 
 from robustbench_local.reports import write_report

@@ -173,16 +173,16 @@ def test_pictures_are_inside_the_page_and_told(sample, content):
 
 
 def test_tables_have_headings_and_drawings_have_words(page):
-    tables, heads = len(page.of("table")), len(page.of("thead"))
+    tables, heads = len(page.list_attributes("table")), len(page.list_attributes("thead"))
     assert tables == heads > 0
-    assert all("scope" in cell for cell in page.of("th"))
-    for drawing in page.of("svg"):
+    assert all("scope" in cell for cell in page.list_attributes("th"))
+    for drawing in page.list_attributes("svg"):
         assert drawing.get("aria-hidden") == "true" or drawing.get("aria-label")
 
 
 def test_secrets_stay_behind(sample):
     for name in ("report.html", "report.md", "results.json", "results.csv", "outcomes.csv"):
-        text = sample.text(name)
+        text = sample.read_text(name)
         assert "AWS_SECRET" not in text
         assert "hunter2" not in text
         assert "/home/somebody" not in text

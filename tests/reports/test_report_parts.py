@@ -106,9 +106,9 @@ def test_the_gravest_findings_come_first(content):
     assert levels == sorted(levels)
 
 
-def test_cells_that_never_ran_share_one_sentence(evidence_of):
+def test_cells_that_never_ran_share_one_sentence(build_evidence):
     waiting = {(model, f"pgd50-linf-{eps}"): "pending" for model in SampleRun().models for eps in (2, 4, 8)}
-    (sentence,) = texts(evidence_of(statuses=waiting, failing=None), "incomplete")
+    (sentence,) = texts(build_evidence(statuses=waiting, failing_cell=None), "incomplete")
     assert sentence.startswith("6 cells of 14 were not run: pgd50-linf-2 on signs-plain, ")
 
 
@@ -130,12 +130,12 @@ def test_a_model_that_guesses_is_void(content, correct, level):
     assert found == ([level] if level else [])
 
 
-def test_the_users_own_question_is_asked(evidence_of):
-    assert answer.describe_question(evidence_of(question="Is it safe?")) == "Is it safe?"
+def test_the_users_own_question_is_asked(build_evidence):
+    assert answer.describe_question(build_evidence(question="Is it safe?")) == "Is it safe?"
 
 
-def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, evidence_of):
-    one = evidence_of(models=("solo",), failing=None, images=32)
+def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, build_evidence):
+    one = build_evidence(models=("solo",), failing_cell=None, images=32)
     assert answer.describe_question(one).startswith(
         "How often is solo right when an attacker may change every pixel"
     )
@@ -144,8 +144,8 @@ def test_one_model_is_named_in_the_question_and_many_are_cut_short(content, evid
     )
 
 
-def test_many_models_are_cut_to_the_first_and_the_last(evidence_of):
-    many = evidence_of(models=tuple(f"m{number}" for number in range(6)), failing=None, images=32)
+def test_many_models_are_cut_to_the_first_and_the_last(build_evidence):
+    many = build_evidence(models=tuple(f"m{number}" for number in range(6)), failing_cell=None, images=32)
     assert "(the highest and the lowest of 6)" in answer.describe_answer(many)
     assert len(answer.describe_comparisons(many)) == 5
 
@@ -157,27 +157,33 @@ def test_equal_models_tie(content):
     assert sentence.startswith("signs-plain and signs-pgd-at tie")
 
 
-def test_an_unfinished_attack_is_confessed_in_the_answer(evidence_of):
-    evidence = evidence_of(statuses={("signs-plain", "fgsm-linf-8"): "error"}, failing=None)
+def test_an_unfinished_attack_is_confessed_in_the_answer(build_evidence):
+    evidence = build_evidence(statuses={("signs-plain", "fgsm-linf-8"): "error"}, failing_cell=None)
     assert answer.describe_answer(evidence).endswith("; the attacks that did not finish can only lower this.")
 
 
 def test_the_matrix_accounts_for_every_clean_correct_image(content):
     (matrix,) = content.target_matrices
-    assert matrix.targets == tuple(SampleRun().class_names[index] for index in SPEED_LIMIT_CLASSES)
-    assert matrix.excluded == 90
+    assert matrix.target_names == tuple(SampleRun().class_names[index] for index in SPEED_LIMIT_CLASSES)
+    assert matrix.excluded_count == 90
     for row, cell in zip(
         matrix.rows, (cell for cell in content.evidence.cells if cell.targeted), strict=True
     ):
         assert (
-            sum(row.hits) + row.other_target_count + row.unreadable == row.success.count == cell.tally.broken
+            sum(row.target_counts) + row.other_target_count + row.nonfinite_count
+            == row.attack_success.count
+            == cell.tally.broken
         )
         assert (
-            sum(row.hits) + row.other_target_count + row.unreadable + row.elsewhere + row.held
+            sum(row.target_counts)
+            + row.other_target_count
+            + row.nonfinite_count
+            + row.other_class_count
+            + row.robust_count
             == cell.tally.clean_correct
         )
-        assert row.elsewhere == cell.tally.moved_elsewhere
-        assert row.success == compute_clopper_pearson(cell.tally.broken, cell.tally.clean_correct)
+        assert row.other_class_count == cell.tally.moved_elsewhere
+        assert row.attack_success == compute_clopper_pearson(cell.tally.broken, cell.tally.clean_correct)
 
 
 class Failing:
@@ -186,19 +192,19 @@ class Failing:
     def __init__(self, store):
         self.store = store
 
-    def outcomes(self, key):
-        rows = self.store.outcomes(key)
+    def read_outcomes(self, key):
+        rows = self.store.read_outcomes(key)
         return [row if row.broken else replace(row, status="error", moved_elsewhere=False) for row in rows]
 
 
 def test_an_image_whose_attack_raised_is_not_held(sample, content):
-    with RunStore.open_readonly(sample.run) as store:
+    with RunStore.open_readonly(sample.run_dir) as store:
         (matrix,) = build_target_matrices(Failing(store), content.evidence)
     for row, before in zip(matrix.rows, content.target_matrices[0].rows, strict=True):
         assert row.robust_count == 0
-        assert row.other_class_count == before.elsewhere + before.held
-        assert row.attack_success == before.success
-    assert any(row.held for row in content.target_matrices[0].rows)
+        assert row.other_class_count == before.other_class_count + before.robust_count
+        assert row.attack_success == before.attack_success
+    assert any(row.robust_count for row in content.target_matrices[0].rows)
 
 
 def test_curves_start_at_the_clean_accuracy_and_fall(content):
@@ -210,7 +216,7 @@ def test_curves_start_at_the_clean_accuracy_and_fall(content):
     for panel in panels:
         assert panel.radii == [0.0, 2 / 255, 4 / 255, 8 / 255]
         for curve in panel.curves:
-            assert curve.points[0][1] == content.evidence.clean_accuracy(curve.subject)
+            assert curve.points[0][1] == content.evidence.compute_clean_accuracy(curve.subject)
             values = [estimate.value for _, estimate in curve.points]
             assert values == sorted(values, reverse=True)
 
@@ -234,9 +240,9 @@ def test_the_gallery_shows_the_first_broken_images(content):
 def test_the_difference_is_the_change_times_the_stated_factor(content):
     exhibit = content.cell_examples[0]
     example = exhibit.examples[0]
-    change = example.adversarial - example.clean
+    change = example.adversarial_image - example.clean_image
     assert exhibit.amplification == 16
-    assert np.allclose(example.difference, np.clip(0.5 + 16 * change, 0, 1))
+    assert np.allclose(example.difference_image, np.clip(0.5 + 16 * change, 0, 1))
 
 
 def test_large_pictures_are_scaled_down_and_small_ones_kept():

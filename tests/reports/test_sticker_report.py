@@ -28,13 +28,13 @@ from robustbench_local.store.digests import write_digests
 
 
 @pytest.fixture(scope="module")
-def stickers(tmp_path_factory, reported):
-    return reported(build_sticker_run(tmp_path_factory.mktemp("stickers") / "run"))
+def stickers(tmp_path_factory, report_run):
+    return report_run(build_sticker_run(tmp_path_factory.mktemp("stickers") / "run"))
 
 
 @pytest.fixture(scope="module")
 def content(stickers):
-    with RunStore.open_readonly(stickers.run) as store:
+    with RunStore.open_readonly(stickers.run_dir) as store:
         return read_report_data(store)
 
 
@@ -58,10 +58,10 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     first = content.sticker_results[0]
     assert plain(SIMULATION_LIMITS) in text
     assert "if an attacker may put a sticker on 10 % of the sign?" in text
-    assert f"signs-plain, on 3 of 4 signs: {100 * first.success.value:.1f} %" in text
-    assert f"{plain(format_estimate(first.dodged))} not read as Stop" in text
+    assert f"signs-plain, on 3 of 4 signs: {100 * first.attack_success.value:.1f} %" in text
+    assert f"{plain(format_estimate(first.misread_rate))} not read as Stop" in text
     assert "of the simulated views in which the clean sign is read rightly" in text
-    assert f"{first.approach.longest_run} of {FRAMES_PER_DRIVE}" in text
+    assert f"{first.drive_by.longest_run} of {FRAMES_PER_DRIVE}" in text
     assert "1 of 4 signs is left out because the model misreads it in more than 5 % of the clean" in text
     assert "mean confidence when read as a target" in text.lower()
     assert text.index("Each frame is around one simulated view") < text.index("In some of its test views")
@@ -69,20 +69,25 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert "photograph" not in text.partition("How it was run")[0]
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
-    assert f"signs-pgd-at under sticker-10: {100 * content.sticker_results[1].success.value:.1f} %" in text
+    assert (
+        f"signs-pgd-at under sticker-10: {100 * content.sticker_results[1].attack_success.value:.1f} %"
+        in text
+    )
 
 
 def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
     pages = content.sticker_images[content.sticker_results[0].cell.record.key]
     assert [page.sign.image for page in pages] == ["signs/test/14/00000", "signs/test/14/00001"]
     first = pages[0]
-    assert (len(first.views), len(first.frames)) == (8, 12)
-    assert {one.mark for one in (*first.views, *first.frames)} <= {"hit", "right"}
-    looks = first.sign.looks["approach"]
-    assert [one.distance for one in first.frames] == sorted(one.distance for one in first.frames)
-    assert first.frames[-1].distance == looks.distance[-1]
-    assert first.read == "Speed limit 50"
-    assert first.stickered_image.shape == first.clean.shape == (32, 32, 3)
+    assert (len(first.view_images), len(first.frame_images)) == (8, 12)
+    assert {one.outcome for one in (*first.view_images, *first.frame_images)} <= {"success", "correct"}
+    looks = first.sign.views["approach"]
+    assert [one.size_pixels for one in first.frame_images] == sorted(
+        one.size_pixels for one in first.frame_images
+    )
+    assert first.frame_images[-1].size_pixels == looks.size_pixels[-1]
+    assert first.prediction_without_camera == "Speed limit 50"
+    assert first.stickered_image.shape == first.clean_image.shape == (32, 32, 3)
     shown = [
         image
         for image in HtmlReader(stickers.html).list_attributes("img")
@@ -93,26 +98,28 @@ def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
 
 def test_other_reports_have_no_such_section(sample):
     assert "stickers" not in {attributes.get("id") for _, attributes in HtmlReader(sample.html).elements}
-    assert not (sample.page.parent / "sightings.csv").exists()
-    assert json.loads(sample.text("results.json"))["stickers"] == []
+    assert not (sample.page_path.parent / "sticker_views.csv").exists()
+    assert json.loads(sample.read_text("results.json"))["stickers"] == []
 
 
 def test_the_drive_by_has_an_interval_over_signs_and_none_over_frames(stickers, content):
-    drive = content.sticker_results[0].approach
-    over_frames = compute_clopper_pearson(round(drive.share * drive.seen), drive.seen)
+    drive = content.sticker_results[0].drive_by
+    over_frames = compute_clopper_pearson(
+        round(drive.success_share * drive.counted_frames), drive.counted_frames
+    )
     assert plain(f"{drive.successful_drives.count} of 3 {format_interval(drive.successful_drives)}") in plain(
         HtmlReader(stickers.html).page_text
     )
     assert (
         f"{drive.successful_drives.count} of 3 ({format_interval(drive.successful_drives)})"
-        in stickers.text("report.md")
+        in stickers.read_text("report.md")
     )
     for name in ("report.html", "report.md"):
-        assert format_percent(drive.share) in stickers.text(name)
-        assert format_interval(over_frames) not in stickers.text(name)
+        assert format_percent(drive.success_share) in stickers.read_text(name)
+        assert format_interval(over_frames) not in stickers.read_text(name)
 
 
-def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
+def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, report_run):
     run = build_sticker_run(tmp_path / "run")
     database = sqlite3.connect(run / "run.db")
     database.execute(
@@ -121,7 +128,7 @@ def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
     write_digests(database)
     database.commit()
     database.close()
-    page = reported(run)
+    page = report_run(run)
     tables = re.findall(r'<table class="booktabs signs">.*?</table>', page.html, re.DOTALL)
     widths = [
         [
@@ -134,47 +141,49 @@ def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, reported):
     text = plain(HtmlReader(page.html).page_text)
     assert "Severity, from 0 to 1: made up." in text
     assert "Speed limit 50 0.30" in text
-    lines = page.text("report.md").splitlines()
+    lines = page.read_text("report.md").splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("| model | views turned"))
     assert len({line.count("|") for line in lines[start : start + 4]}) == 1
 
 
 def test_results_json_has_every_number(stickers, content):
-    results = json.loads(stickers.text("results.json"))
+    results = json.loads(stickers.read_text("results.json"))
     first = results["stickers"][0]
     counted = content.sticker_results[0]
-    assert first["sticker_success"]["value"] == counted.success.value
-    assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken)
-    assert [control["kept"] for control in first["controls"]] == [True, True, True, False, True]
+    assert first["sticker_success"]["value"] == counted.attack_success.value
+    assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken_signs)
+    assert [control["is_met"] for control in first["controls"]] == [True, True, True, False, True]
     assert "exact McNemar" in first["controls"][3]["reason"]
     assert "no clear difference" in first["controls"][3]["consequence"]
-    assert first["controls"][2]["dodged"]["value"] == counted.controls[2].dodged.value
-    assert first["left_out"]["n"] + first["sticker_success"]["n"] == first["together"]["n"]
+    assert first["controls"][2]["misread_rate"]["value"] == counted.controls[2].misread_rate.value
+    assert first["void_success"]["n"] + first["sticker_success"]["n"] == first["overall_success"]["n"]
     assert first["surface"] is None
-    assert [control["barred"] for control in first["controls"]] == [0] * 5
-    assert first["without_views"]["p_value"] == counted.comparison.p_value
-    assert sum(sum(square["n"] for square in row) for row in first["map"]["success"]) == 3 * VIEWS_PER_SIGN
-    assert first["drive_by"]["longest_run"] == counted.approach.longest_run
+    assert [control["invalid_count"] for control in first["controls"]] == [0] * 5
+    assert first["no_views_comparison"]["p_value"] == counted.no_views_comparison.p_value
+    assert (
+        sum(sum(square["n"] for square in row) for row in first["view_map"]["success"]) == 3 * VIEWS_PER_SIGN
+    )
+    assert first["drive_by"]["longest_run"] == counted.drive_by.longest_run
     assert (first["drive_by"]["value"], first["drive_by"]["n"]) == (
-        counted.approach.share,
+        counted.drive_by.success_share,
         3 * FRAMES_PER_DRIVE,
     )
     assert (first["drive_by"]["low"], first["drive_by"]["high"]) == (None, None)
-    assert first["drive_by"]["drives_turned"]["value"] == counted.approach.successful_drives.value
-    worst = first["map"]["worst"]
+    assert first["drive_by"]["successful_drives"]["value"] == counted.drive_by.successful_drives.value
+    worst = first["view_map"]["worst"]
     assert (worst["bins"], worst["level"], worst["low"]) == (
         12,
         1 - 0.05 / 12,
-        counted.map.worst.estimate.low,
+        counted.view_map.worst_bin.estimate.low,
     )
     assert first["severity"]["worst"] == pytest.approx(0.3)
-    assert [sign["standing"] for sign in first["by_sign"]] == ["counted"] * 3 + ["void"]
+    assert [sign["status"] for sign in first["by_sign"]] == ["counted"] * 3 + ["void"]
     assert results["worst_case"] == []
     assert results["cells"][0]["measure"] == "views"
 
 
 def test_every_look_is_a_row_of_a_spreadsheet(stickers, content):
-    rows = list(csv.DictReader(io.StringIO(stickers.text("sightings.csv"))))
+    rows = list(csv.DictReader(io.StringIO(stickers.read_text("sticker_views.csv"))))
     assert len(rows) == 2 * 4 * (6 * VIEWS_PER_SIGN + 2 * FRAMES_PER_DRIVE)
     chosen = [
         row for row in rows if (row["model"], row["kind"], row["counted"]) == ("signs-plain", "view", "True")
@@ -192,16 +201,16 @@ def test_every_look_is_a_row_of_a_spreadsheet(stickers, content):
         and (row["position"], row["number"]) in right
     ]
     assert (len(hits), len(right)) == (
-        content.sticker_results[0].success.count,
-        content.sticker_results[0].success.n,
+        content.sticker_results[0].attack_success.count,
+        content.sticker_results[0].attack_success.n,
     )
-    head, *lines = csv.reader(io.StringIO(stickers.text("results.csv")))
+    head, *lines = csv.reader(io.StringIO(stickers.read_text("results.csv")))
     shares = [line[head.index("sticker_success")] for line in lines]
-    assert [float(share) for share in shares] == [one.success.value for one in content.sticker_results]
+    assert [float(share) for share in shares] == [one.attack_success.value for one in content.sticker_results]
 
 
 def test_markdown_has_the_same_tables(stickers):
-    text = stickers.text("report.md")
+    text = stickers.read_text("report.md")
     assert "## Stickers" in text
     assert SIMULATION_LIMITS in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
@@ -211,7 +220,7 @@ def test_markdown_has_the_same_tables(stickers):
 
 
 def test_the_table_of_cells_has_no_second_answer(stickers):
-    html, lines = plain(HtmlReader(stickers.html).page_text), stickers.text("report.md").splitlines()
+    html, lines = plain(HtmlReader(stickers.html).page_text), stickers.read_text("report.md").splitlines()
     (row,) = (line for line in lines if line.startswith("| signs-pgd-at | sticker-10 | done"))
     cells = row.strip("| ").split(" | ")
     told = ["signs that count 3 of 4", "—", "turned in most views 0 of 3 (0.0\N{EN DASH}70.8 %)", "—"]
@@ -219,39 +228,39 @@ def test_the_table_of_cells_has_no_second_answer(stickers):
     assert f"{told[0]}; {told[2]}" in html
 
 
-def test_a_surface_that_is_not_the_sign_is_named(tmp_path, reported):
+def test_a_surface_that_is_not_the_sign_is_named(tmp_path, report_run):
     surface = SurfaceRecord(what="the mask '<b>'", pixels=30.4, covered=30.4, image_pixels=1024)
     sample = SampleStickers(models=("signs-plain",), eps=1.0, threat="poster-100", surface=surface)
-    page = reported(build_sticker_run(tmp_path / "run", sample))
+    page = report_run(build_sticker_run(tmp_path / "run", sample))
     title = "if an attacker may put a sticker anywhere on the mask '<b>' (3.0 % of the image, on average)?"
     covers = "A sticker may cover all of the surface: on average 30 of 1,024 pixels, 3.0 % of the image."
     for text in (
         plain(HtmlReader(page.html).page_text),
-        plain(page.text("report.md").replace("&lt;b&gt;", "<b>")),
+        plain(page.read_text("report.md").replace("&lt;b&gt;", "<b>")),
     ):
         assert title in text
         assert re.search("poster-100:? sticker anywhere on the mask '<b>'", text)
         assert f"{covers} The surface is the mask '<b>'." in text
         assert "of the sign?" not in text
-    assert json.loads(page.text("results.json"))["stickers"][0]["surface"]["share"] == 30.4 / 1024
+    assert json.loads(page.read_text("results.json"))["stickers"][0]["surface"]["share"] == 30.4 / 1024
     part = replace(sample, eps=0.1, threat="sticker-10", surface=replace(surface, covered=3.0))
-    text = plain(reported(build_sticker_run(tmp_path / "part", part)).text("report.md"))
+    text = plain(report_run(build_sticker_run(tmp_path / "part", part)).read_text("report.md"))
     assert "put a sticker on 10 % of the mask" in text
     assert "A sticker may cover 10 % of the surface: on average 3 of 1,024 pixels, 0.3 % of" in text
 
 
 def test_each_map_is_a_figure(stickers):
-    names = {path.name for path in (stickers.page.parent / "figures").iterdir()}
+    names = {path.name for path in (stickers.page_path.parent / "figures").iterdir()}
     assert {"stickers-1.png", "stickers-2.png"} <= names
 
 
 def test_the_terminal_says_it_in_a_line(stickers, content):
     console = Console(width=160, record=True)
     with console.capture() as captured:
-        console.print(build_results_table(json.loads(stickers.text("results.json"))))
+        console.print(build_results_table(json.loads(stickers.read_text("results.json"))))
     shown = plain(captured.get())
     assert "sticker-10: views of 3 of 4 signs" in shown
-    assert f"{100 * content.sticker_results[1].success.value:.1f} %" in shown
+    assert f"{100 * content.sticker_results[1].attack_success.value:.1f} %" in shown
 
 
 def test_findings_name_the_controls_that_fail(tmp_path, content):
@@ -274,17 +283,17 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
     assert "No answer can be given: no sign is read rightly in enough of its clean views." in page
 
 
-def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, reported):
+def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, report_run):
     sample = SampleStickers(
         models=("<script>alert(1)</script>",), norm="patch", threat="patch-10", has_controls=False,
         class_names=HOSTILE_CLASS_NAMES,
     )  # fmt: skip
-    page = reported(build_sticker_run(tmp_path / "run", sample))
+    page = report_run(build_sticker_run(tmp_path / "run", sample))
     assert "<script" not in page.html
     assert "<img src=x" not in page.html
     assert HtmlReader(page.html).open == []
     assert "put a patch beside the sign, 10 % of the image large" in plain(HtmlReader(page.html).page_text)
-    fields = list(csv.reader(io.StringIO(page.text("sightings.csv"))))
+    fields = list(csv.reader(io.StringIO(page.read_text("sticker_views.csv"))))
     assert not any(field.startswith(("=", "+", "@")) for row in fields for field in row)
 
 
@@ -340,7 +349,7 @@ def test_a_gate_passes_only_with_its_controls(tmp_path, sample, condition, rulin
             looks.predictions["whole-sign"] = looks.predictions["clean"]
         elif condition == "barred":
             looks.predictions.pop("whole-sign")
-            object.__setattr__(looks, "barred", frozenset({"whole-sign"}))
+            object.__setattr__(looks, "invalid_controls", frozenset({"whole-sign"}))
     gate = {"metric": "sticker_success", "threat": "sticker-10", "max": 0.6}
     report = judge_evidence(evidence, [gate])
     (verdict,) = report.verdicts

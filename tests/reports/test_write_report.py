@@ -36,16 +36,17 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 
 def test_everything_lies_beside_the_page(sample, hostile):
-    assert sample.page == sample.run / "report.html"
+    assert sample.page_path == sample.run_dir / "report.html"
     for written in (sample, hostile):
         assert all(
-            (written.page.parent / name).stat().st_size > 0 for name in (written.page.name, *FILES[1:])
+            (written.page_path.parent / name).stat().st_size > 0
+            for name in (written.page_path.name, *FILES[1:])
         )
-    assert not (hostile.run / "report.html").exists()
+    assert not (hostile.run_dir / "report.html").exists()
 
 
 def test_figures_exist_and_open(sample):
-    figures = sorted((sample.page.parent / "figures").iterdir())
+    figures = sorted((sample.page_path.parent / "figures").iterdir())
     names = ["examples.png", "over-radius-linf.png", "robust-accuracy.png", "targets-1.png"]
     assert [figure.name for figure in figures] == names
     for figure in figures:
@@ -56,8 +57,8 @@ def test_figures_exist_and_open(sample):
 
 
 def test_rendering_twice_gives_the_same_bytes(sample, tmp_path):
-    again = write_report(sample.run, tmp_path / "report.html")
-    first = {path.relative_to(sample.page.parent): path for path in _report_files(sample.page)}
+    again = write_report(sample.run_dir, tmp_path / "report.html")
+    first = {path.relative_to(sample.page_path.parent): path for path in _report_files(sample.page_path)}
     second = {path.relative_to(again.parent): path for path in _report_files(again)}
     assert first.keys() == second.keys()
     for name, path in first.items():
@@ -69,7 +70,7 @@ def _report_files(page: Path) -> list[Path]:
 
 
 def test_results_json_has_the_documented_form(sample, content):
-    results = strict(sample.text("results.json"))
+    results = strict(sample.read_text("results.json"))
     assert results["schema"] == 1
     cell = results["cells"][0]
     documented = {
@@ -88,7 +89,9 @@ def test_results_json_has_the_documented_form(sample, content):
 
 
 def test_what_is_unknown_is_null_with_a_reason(sample):
-    failed = next(cell for cell in strict(sample.text("results.json"))["cells"] if cell["status"] == "error")
+    failed = next(
+        cell for cell in strict(sample.read_text("results.json"))["cells"] if cell["status"] == "error"
+    )
     share = failed["robust_accuracy"]
     assert (share["value"], share["low"], share["high"]) == (None, None, None)
     assert share["reason"].startswith("error: RuntimeError")
@@ -100,7 +103,7 @@ def test_a_nan_cannot_get_into_the_json():
 
 
 def test_results_csv_has_a_row_a_cell(sample, content):
-    rows = rows_of(sample.text("results.csv"))
+    rows = rows_of(sample.read_text("results.csv"))
     assert len(rows) == len(content.evidence.cells)
     failed = next(row for row in rows if row["status"] == "error")
     assert failed["robust_accuracy"] == ""
@@ -111,7 +114,7 @@ def test_results_csv_has_a_row_a_cell(sample, content):
 
 
 def test_outcomes_csv_has_a_row_an_image_with_the_stores_columns(sample, content):
-    rows = rows_of(sample.text("outcomes.csv"))
+    rows = rows_of(sample.read_text("outcomes.csv"))
     assert len(rows) == sum(cell.tally.n for cell in content.evidence.cells)
     assert set(OutcomeRecord.__dataclass_fields__) < set(rows[0]) == set(OUTCOME_COLUMNS)
     assert rows[0]["label_name"] == "Speed limit 20"
@@ -120,9 +123,9 @@ def test_outcomes_csv_has_a_row_an_image_with_the_stores_columns(sample, content
 
 
 def test_the_frame_holds_what_the_csv_holds(sample):
-    with RunStore.open_readonly(sample.run) as store:
+    with RunStore.open_readonly(sample.run_dir) as store:
         frame = load_outcomes_frame(store)
-    read = pd.read_csv(sample.page.parent / "outcomes.csv")
+    read = pd.read_csv(sample.page_path.parent / "outcomes.csv")
     assert list(frame.columns) == list(read.columns)
     assert len(frame) == len(read)
     assert (frame["broken"] == read["broken"]).all()
@@ -131,11 +134,11 @@ def test_the_frame_holds_what_the_csv_holds(sample):
 
 def test_spreadsheets_run_nothing(hostile):
     for name in ("results.csv", "outcomes.csv"):
-        cells = [cell for row in csv.reader(io.StringIO(hostile.text(name))) for cell in row]
+        cells = [cell for row in csv.reader(io.StringIO(hostile.read_text(name))) for cell in row]
         texts = [cell for cell in cells if not _is_number(cell)]
         assert not [text for text in texts if text.startswith(("=", "+", "-", "@", "\t", "\r"))]
         assert "'=cmd()|`$a$`" in texts
-    names = {row["label_name"] for row in rows_of(hostile.text("outcomes.csv"))}
+    names = {row["label_name"] for row in rows_of(hostile.read_text("outcomes.csv"))}
     assert {"'=1+1", "'@sum", "'-2", "'+3", "'\tTab", "限速五十", "تحديد السرعة", "🛑 stop"} <= names
 
 
@@ -148,7 +151,7 @@ def _is_number(text: str) -> bool:
 
 
 def test_markdown_shows_names_as_they_are(hostile):
-    text = hostile.text("report.md")
+    text = hostile.read_text("report.md")
     assert "<script>" not in text
     assert "<b>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
@@ -180,8 +183,8 @@ def test_markdown_escapes(text, escaped):
 def test_names_in_every_script_reach_the_files(hostile):
     for name in HOSTILE_CLASS_NAMES[:3]:
         assert name in hostile.html
-        assert name in hostile.text("outcomes.csv")
-        assert name in strict(hostile.text("results.json"))["data"]["class_names"]
+        assert name in hostile.read_text("outcomes.csv")
+        assert name in strict(hostile.read_text("results.json"))["data"]["class_names"]
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):
@@ -193,12 +196,12 @@ def test_a_place_that_cannot_be_written_is_told(sample, tmp_path, monkeypatch):
     monkeypatch.setattr("robustbench_local.reports.draw_figures", lambda _: {})
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError):
-        write_report(sample.run, tmp_path / "file" / "report.html")
+        write_report(sample.run_dir, tmp_path / "file" / "report.html")
 
 
 def test_a_full_disk_keeps_the_old_report(sample, tmp_path, monkeypatch):
     monkeypatch.setattr("robustbench_local.reports.draw_figures", lambda _: {})
-    page = write_report(sample.run, tmp_path / "report.html")
+    page = write_report(sample.run_dir, tmp_path / "report.html")
     before = page.read_bytes()
 
     def full(*_):
@@ -206,5 +209,5 @@ def test_a_full_disk_keeps_the_old_report(sample, tmp_path, monkeypatch):
 
     monkeypatch.setattr("robustbench_local.store.atomic_files.os.fsync", full)
     with pytest.raises(StorageError):
-        write_report(sample.run, page)
+        write_report(sample.run_dir, page)
     assert page.read_bytes() == before

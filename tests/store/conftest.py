@@ -23,7 +23,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(directory: Path) -> Iterator[RunStore]:
-    with RunStore.create_or_open(directory, resolved=RESOLVED, identity=IDENTITY) as opened:
+    with RunStore.create_or_open(directory, resolved_yaml=RESOLVED, identity=IDENTITY) as opened:
         opened.put_cell(make_cell())
         opened.put_cell(make_cell(OTHER_KEY, position=1))
         yield opened

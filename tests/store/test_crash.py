@@ -99,7 +99,7 @@ def test_a_kill_between_schema_and_identity(directory: Path, monkeypatch: pytest
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunStore, "_settle", killed)
+        patch.setattr(RunStore, "_check_or_write_identity", killed)
         with pytest.raises(KeyboardInterrupt):
             RunStore.create_or_open(directory, resolved_yaml=RESOLVED, identity=IDENTITY)
     assert (directory / "run.db").stat().st_size > 0

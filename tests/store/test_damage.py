@@ -264,7 +264,7 @@ def test_a_damaged_run_is_not_resumed_unless_it_is_computed_again(run: Path) -> 
     with pytest.raises(DamagedError, match="recompute-damaged"):
         resume(run)
     assert (run / "run.db").read_bytes() == before
-    options = {"resolved": RESOLVED, "identity": IDENTITY, "recompute_damaged": True}
+    options = {"resolved_yaml": RESOLVED, "identity": IDENTITY, "recompute_damaged": True}
     with RunStore.create_or_open(run, **options) as store:
         assert store.resumed
         assert [known.key for known in store.read_cells()] == [OTHER_KEY]

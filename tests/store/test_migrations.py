@@ -82,8 +82,8 @@ def test_an_older_run_is_migrated_and_keeps_its_outcomes(
 ) -> None:
     make_run(directory)
     steps = (*MIGRATIONS, m999_for_tests)
-    monkeypatch.setattr("robustbench_local.store.migrations.migrate.__defaults__", (steps,))
-    monkeypatch.setattr("robustbench_local.store.migrations.check_schema.__defaults__", (steps,))
+    monkeypatch.setattr("robustbench_local.store.migrations.migrate_database.__defaults__", (steps,))
+    monkeypatch.setattr("robustbench_local.store.migrations.is_current_schema.__defaults__", (steps,))
     before = (directory / "run.db").read_bytes()
     with RunStore.open_readonly(directory) as reader:
         assert reader.read_outcomes(KEY) == [make_outcome(0)]

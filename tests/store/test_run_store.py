@@ -20,7 +20,7 @@ from robustbench_local.store.record_rows import OUTCOME_COLUMNS
 
 
 def reopen(directory: Path, **changes: Any) -> RunStore:
-    return RunStore.create_or_open(directory, **{"resolved": RESOLVED, "identity": IDENTITY, **changes})
+    return RunStore.create_or_open(directory, **{"resolved_yaml": RESOLVED, "identity": IDENTITY, **changes})
 
 
 def test_outcomes_come_back_equal(store: RunStore) -> None:

@@ -251,8 +251,9 @@ class SquareSearch(Search[SquareState]):
         """Take over the proposals that are shown now."""
         state: SquareState = front.state  # type: ignore[assignment]  # begin made it
         state.wasted_count = state.wasted_count + vain
-        state.windows, state.proposed_budget = there.at, there.spent  # type: ignore[attr-defined]  # foresee made it
-        self._cached_positions = state.windows, there.where  # type: ignore[attr-defined]
+        reached: SquareLookahead = there  # type: ignore[assignment]  # build_lookahead made it
+        state.windows, state.proposed_budget = reached.windows, reached.used_budget
+        self._cached_positions = state.windows, reached.pixel_positions
 
     def is_improvement(self, scores: Tensor, best_scores: Tensor) -> Tensor:
         """Whether the score rises by more than rounding."""

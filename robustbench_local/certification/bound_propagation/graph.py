@@ -281,7 +281,7 @@ def _check_agreement(graph: Graph, module: nn.Module, name: str) -> None:
     images = _build_sample(module, graph.shape)
     with DtypeRecorder() as watch:
         expected = module(images)
-    check_dtypes_covered(watch.seen, name)
+    check_dtypes_covered(watch.dtypes, name)
     computed = graph(images.double())
     scale = float(expected.abs().amax()) + 1.0
     if not torch.allclose(computed, expected.double(), rtol=0.0, atol=_LOGIT_TOLERANCE_SHARE * scale):

@@ -40,7 +40,7 @@ class DtypeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While open, notes the floating-point formats of all that is computed: autocast and hooks too.
 
     Attributes:
-        seen: The formats.
+        dtypes: The formats.
     """
 
     def __init__(self) -> None:

@@ -2,61 +2,55 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
-from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
 from robustbench_local.defenses.recipes.base import check_condition
-from robustbench_local.defenses.recipes.training_objective import TrainingBatch
 
 ForwardFunction = Callable[[Tensor], Tensor]
 """Images (N, C, H, W) to logits (N, K)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightPerturbedRecipe(AdversarialRecipe):
-    """Adversarial training that may perturb the weights as well.
+class WeightPerturbation:
+    """Adversarial weight perturbation as a part of an objective, which lowers its loss through it.
 
-    Attributes:
-        awp_gamma: Largest move of a layer's weights, in units of their norm; 0 switches it off.
-        awp_warmup_epochs: Epochs before it starts.
+    Args:
+        gamma: Largest move of a layer's weights, in units of their norm; 0 switches it off.
+        warmup_epochs: Epochs before it starts.
     """
 
-    awp_gamma: float = 0.0
-    awp_warmup_epochs: int = 0
+    gamma: float = 0.0
+    warmup_epochs: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_condition(0 <= self.awp_gamma < 1, "awp_gamma must be in [0, 1)")
-        check_condition(0 <= self.awp_warmup_epochs <= self.epochs, "awp_warmup_epochs must be 0 to epochs")
+    def check_range(self, epochs: int) -> None:
+        """Refuse what makes no sense in a training of so many epochs; a card's keys have the prefix ``awp_``.
 
+        Raises:
+            CardError: If a number is out of range.
+        """
+        check_condition(0 <= self.gamma < 1, "awp_gamma must be in [0, 1)")
+        check_condition(0 <= self.warmup_epochs <= epochs, "awp_warmup_epochs must be 0 to epochs")
 
-RecipeType = TypeVar("RecipeType", bound=WeightPerturbedRecipe)
-
-
-class WeightPerturbedObjective(AdversarialObjective[RecipeType], ABC):
-    """An adversarial objective whose loss can be taken at perturbed weights."""
-
-    def compute_worst_weights_loss(
-        self, batch: TrainingBatch, loss: Callable[[ForwardFunction], Tensor]
+    def compute_loss(
+        self, module: nn.Module, loss: Callable[[ForwardFunction], Tensor], *, progress: float
     ) -> Tensor:
-        """The loss that the optimizer lowers.
+        """The loss that the optimizer lowers: at perturbed weights, or as it is where this is off.
 
         Args:
-            batch: The step's images.
+            module: In training mode.
             loss: From the network, as a function of images, to a scalar.
+            progress: Epochs done, with a fraction.
         """
-        module, recipe = self.context.module, self.recipe
-        if not recipe.awp_gamma or batch.progress < recipe.awp_warmup_epochs:
+        if not self.gamma or progress < self.warmup_epochs:
             return loss(module)
-        return loss(perturb_weights(module, recipe.awp_gamma, loss))
+        return loss(perturb_weights(module, self.gamma, loss))
 
 
 def perturb_weights(

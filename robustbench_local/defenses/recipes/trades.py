@@ -7,11 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from robustbench_local.defenses.recipes.awp import (
-    ForwardFunction,
-    WeightPerturbedObjective,
-    WeightPerturbedRecipe,
-)
+from robustbench_local.defenses.recipes.adversarial_base import AdversarialObjective, AdversarialRecipe
+from robustbench_local.defenses.recipes.awp import ForwardFunction, WeightPerturbation
 from robustbench_local.defenses.recipes.base import check_condition
 from robustbench_local.defenses.recipes.training_objective import (
     TrainingBatch,
@@ -22,10 +19,12 @@ from robustbench_local.defenses.recipes.training_pgd import compute_kl_divergenc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trades(WeightPerturbedRecipe):
+class Trades(AdversarialRecipe):
     """Cross-entropy on clean images plus ``beta`` times how far an adversary moves the probabilities.
 
     Attributes:
+        awp_gamma: Largest adversarial move of a layer's weights, in units of their norm; 0 for none.
+        awp_warmup_epochs: Epochs before the weights are moved.
         beta: Weight of the second term; 6 in the paper's experiments (there 1 / lambda).
 
     Source: Zhang et al. 2019, arXiv:1901.08573, eq. 5 and algorithm 1.
@@ -33,22 +32,32 @@ class Trades(WeightPerturbedRecipe):
 
     method = "trades"
 
+    awp_gamma: float = 0.0
+    awp_warmup_epochs: int = 0
     beta: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.weight_perturbation.check_range(self.epochs)
         check_condition(self.beta > 0, "beta must be positive")
+
+    @property
+    def weight_perturbation(self) -> WeightPerturbation:
+        """What moves the weights while the loss is taken."""
+        return WeightPerturbation(gamma=self.awp_gamma, warmup_epochs=self.awp_warmup_epochs)
 
     def build_objective(self, context: TrainingContext) -> TrainingObjective:
         """Cross-entropy plus weighted divergence."""
         return _TradesObjective(context, self)
 
 
-class _TradesObjective(WeightPerturbedObjective[Trades]):
+class _TradesObjective(AdversarialObjective[Trades]):
     def compute_loss(self, batch: TrainingBatch) -> Tensor:
         examples = self._build_trades_examples(batch)
-        return self.compute_worst_weights_loss(
-            batch, lambda forward: self._compute_trades_loss(forward, batch, examples)
+        return self.recipe.weight_perturbation.compute_loss(
+            self.context.module,
+            lambda forward: self._compute_trades_loss(forward, batch, examples),
+            progress=batch.progress,
         )
 
     def _compute_trades_loss(

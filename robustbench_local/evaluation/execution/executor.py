@@ -16,7 +16,7 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
 from robustbench_local.evaluation.harness.attack_job import AttackJob, OutcomeBatch, format_error_line
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
-from robustbench_local.evaluation.planning.plan import PlannedCell, SamplePlan
+from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, count_outcomes
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 from robustbench_local.store.run_store import RunStore
@@ -26,7 +26,7 @@ MAX_PASSES_WITHOUT_WORKERS = 200
 
 
 def execute_plan(
-    plan: SamplePlan,
+    plan: Plan,
     store: RunStore,
     listener: ProgressListener,
     exit_process: Callable[[], None] | None = None,
@@ -52,7 +52,7 @@ def execute_plan(
         runner.run()
 
 
-def _match_stored_cells(plan: SamplePlan, store: RunStore) -> dict[str, CellRecord]:
+def _match_stored_cells(plan: Plan, store: RunStore) -> dict[str, CellRecord]:
     """Every cell of the plan as the store has it, by its key in the plan; new ones are added.
 
     While a model cannot be used, the keys of its cells are not known: those of a run that knew it stay, and
@@ -79,7 +79,7 @@ class _CellRunner:
     """One cell on its way into the store."""
 
     def __init__(
-        self, plan: SamplePlan, store: RunStore, listener: ProgressListener, cell: PlannedCell, key: str
+        self, plan: Plan, store: RunStore, listener: ProgressListener, cell: PlannedCell, key: str
     ) -> None:
         self.exit_process: Callable[[], None] | None = None
         self.plan, self.store, self.listener, self.cell, self.key = plan, store, listener, cell, key

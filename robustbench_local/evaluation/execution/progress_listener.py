@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from robustbench_local.evaluation.planning.plan import PlannedCell, SamplePlan
+from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 
 
 class ProgressListener:
     """Hears nothing; override what you want to hear."""
 
-    def on_plan_ready(self, plan: SamplePlan) -> None:
+    def on_plan_ready(self, plan: Plan) -> None:
         """The plan stands and has been checked."""
 
     def on_cell_start(self, cell: PlannedCell, counts: OutcomeCounts) -> None:

@@ -205,7 +205,7 @@ class CertificateCell(PlannedCell):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplePlan:
+class Plan:
     """A whole run."""
 
     name: str

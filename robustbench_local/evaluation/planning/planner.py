@@ -31,8 +31,8 @@ from robustbench_local.evaluation.planning.environment import (
 from robustbench_local.evaluation.planning.plan import (
     CertificateCell,
     EvaluationSubject,
+    Plan,
     PlannedCell,
-    SamplePlan,
 )
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
 from robustbench_local.evaluation.planning.unusable_model import add_defense_name, make_unusable_subject
@@ -91,7 +91,7 @@ class Options:
     """Seconds that a cell may take; None for any time."""
 
 
-def make_plan(grid: Grid, options: Options) -> SamplePlan:
+def make_plan(grid: Grid, options: Options) -> Plan:
     """Load the data and the models, resolve every card, and check that they fit each other.
 
     Args:
@@ -128,7 +128,7 @@ def make_plan(grid: Grid, options: Options) -> SamplePlan:
     )
     cells = tuple(plan_cells(grid, models, subjects, columns, identity["code"]))
     device, workers = str(resolve_device(options.device)), options.workers or torch.get_num_threads()
-    return SamplePlan(
+    return Plan(
         name=grid.name or "grid",
         resolved_yaml=grid.to_yaml(),
         seed=grid.seed,

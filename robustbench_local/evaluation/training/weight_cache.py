@@ -172,7 +172,7 @@ class WeightCache:
             "normalize": (normalize["mean"], normalize["std"]) if isinstance(normalize, dict) else normalize,
             "input_size": (entry.input_size,) * 2 if isinstance(entry.input_size, int) else entry.input_size,
             "allow_code": self.allow_code,
-            "base": self.base,
+            "base_folder": self.base,
         }
         own = load_initial_network(
             entry.source,

@@ -53,7 +53,7 @@ class ViewImage:
     @property
     def outcome(self) -> str:
         """``is_success``, ``right`` or ``wrong``."""
-        return "hit" if self.is_success else "right" if self.is_correct else "wrong"
+        return "success" if self.is_success else "correct" if self.is_correct else "wrong"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,67 +68,61 @@ def create_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for filter_ in (
-        words.format_percent,
-        words.format_interval,
-        words.format_estimate,
-        words.format_radius,
-        words.format_budget,
-        words.format_distance,
-    ):
-        environment.filters[filter_.__name__] = filter_
     environment.filters |= {
-        "counted": words.format_count,
-        "listing": words.join_in_sentence,
-        "duration": words.format_duration,
-    }
-    environment.filters |= {
+        "budget": words.format_budget,
         "data_uri": encode_data_uri,
-        "each": format_per_image,
-        "place": format_position,
-        "signs_of_cell": format_sign_counts,
+        "distance": words.format_distance,
+        "duration": words.format_duration,
+        "entry_text": describe_entry,
+        "estimate": words.format_estimate,
+        "integer": format_integer,
+        "interval": words.format_interval,
+        "per_image": format_per_image,
+        "percent": words.format_percent,
+        "position": format_position,
+        "radius": words.format_radius,
+        "ratio": words.format_ratio,
+        "sign_counts": format_sign_counts,
         "size": format_size,
-        "times": words.format_ratio,
-        "told": describe_entry,
-        "whole": format_integer,
+        "with_noun": words.format_count,
         "yaml": format_yaml,
     }
     return environment
 
 
-def render(content: ReportData) -> str:
-    """The whole page; the same content gives the same bytes."""
+def render(report_data: ReportData) -> str:
+    """The whole page; the same data gives the same bytes."""
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-    evidence = content.evidence
-    style_of = charts.assign_styles(evidence)
+    evidence = report_data.evidence
+    style_by_model = charts.assign_styles(evidence)
     template = create_environment().get_template("report.html.j2")
     return template.render(
-        content=content,
+        report_data=report_data,
         evidence=evidence,
         question=answer.describe_question(evidence),
         answer=protect_intervals(answer.describe_answer(evidence)),
-        in_eight_bits=protect_intervals(answer.describe_eight_bit_answer(evidence)),
-        eight_bit={(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)},
+        eight_bit_answer=protect_intervals(answer.describe_eight_bit_answer(evidence)),
+        eight_bit_cases={(case.subject, case.threat): case for case in find_eight_bit_cases(evidence)},
         comparisons=[protect_intervals(sentence) for sentence in answer.describe_comparisons(evidence)],
-        guessing={subject for subject in evidence.subjects if is_guessing(evidence, subject)},
-        charts=[charts.build_chart(panel, style_of) for panel in content.curve_panels],
-        style_of=style_of,
-        drawing=charts,
-        drawn=list_drawn_models,
-        rule=EXAMPLE_SELECTION_RULE,
-        reading_certified=CERTIFIED_EXPLANATION,
-        reading_lessons=NAIVE_VS_ADAPTIVE_EXPLANATION,
-        reading_brackets=ACCURACY_BOUNDS_EXPLANATION,
-        reading_goals=GOALS_EXPLANATION,
-        reading_severity=SEVERITY_EXPLANATION,
-        reading_stickers=STICKERS_EXPLANATION,
-        limits_of_pixels=PIXEL_ATTACK_LIMITS,
-        limits_of_simulation=SIMULATION_LIMITS,
-        rule_of_signs=SIGN_SELECTION_RULE,
-        steps=CURVE_STEPS,
-        exhibits_of=_group_by_attack(content.cell_examples),
-        drawn_signs=DRAWN_SIGNS_NOTE,
-        machine=_describe_machine(evidence),
+        guessing_models={subject for subject in evidence.subjects if is_guessing(evidence, subject)},
+        charts=[charts.build_chart(panel, style_by_model) for panel in report_data.curve_panels],
+        style_by_model=style_by_model,
+        chart_module=charts,
+        list_drawn_models=list_drawn_models,
+        example_selection_rule=EXAMPLE_SELECTION_RULE,
+        certified_explanation=CERTIFIED_EXPLANATION,
+        naive_vs_adaptive_explanation=NAIVE_VS_ADAPTIVE_EXPLANATION,
+        accuracy_bounds_explanation=ACCURACY_BOUNDS_EXPLANATION,
+        goals_explanation=GOALS_EXPLANATION,
+        severity_explanation=SEVERITY_EXPLANATION,
+        stickers_explanation=STICKERS_EXPLANATION,
+        pixel_attack_limits=PIXEL_ATTACK_LIMITS,
+        simulation_limits=SIMULATION_LIMITS,
+        sign_selection_rule=SIGN_SELECTION_RULE,
+        curve_steps=CURVE_STEPS,
+        examples_by_attack=_group_by_attack(report_data.cell_examples),
+        drawn_signs_note=DRAWN_SIGNS_NOTE,
+        machine_facts=_describe_machine(evidence),
         style=Markup(style),  # noqa: S704 - our own file, and a style element must not be escaped
         style_hash=hash_style(style),
     )
@@ -174,18 +168,18 @@ def format_yaml(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
-def describe_entry(square: HeatMapEntry) -> str:
-    """What a pointer resting on a square of the heat map is told."""
-    known = words.format_estimate(square.estimate) if square.estimate.is_known else square.status_text
-    return f"{known}: {square.reason}" if square.reason else known
+def describe_entry(entry: HeatMapEntry) -> str:
+    """The text that a pointer resting on an entry of a heat map shows."""
+    share = words.format_estimate(entry.estimate) if entry.estimate.is_known else entry.status_text
+    return f"{share}: {entry.reason}" if entry.reason else share
 
 
-def _group_by_attack(exhibits: Sequence[CellExamples]) -> dict[str, list[CellExamples]]:
+def _group_by_attack(cell_examples: Sequence[CellExamples]) -> dict[str, list[CellExamples]]:
     """The examples of one attack together, whatever the model."""
-    found: dict[str, list[CellExamples]] = {}
-    for exhibit in exhibits:
-        found.setdefault(exhibit.cell.record.attack, []).append(exhibit)
-    return found
+    groups: dict[str, list[CellExamples]] = {}
+    for examples in cell_examples:
+        groups.setdefault(examples.cell.record.attack, []).append(examples)
+    return groups
 
 
 def _describe_machine(evidence: Evidence) -> dict[str, str]:

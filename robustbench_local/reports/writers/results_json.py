@@ -58,10 +58,11 @@ def encode_results(evidence: Evidence, gates: GateReport) -> JsonDict:
         gates: The verdicts on it.
 
     Returns:
-        ``schema``, ``cells``, ``compute_worst_case`` and ``create_environment`` as documented in the README, and besides
-        ``describe_comparisons``, ``gate_report``, ``findings``, ``find_control_problems``, ``transfer_matrices``, ``accuracy_bounds``, ``corruption_maps``,
-        ``goal_tables``, ``sticker_results``, ``data``, ``models``, ``severity_costs``, ``seed`` and ``grid``. Shares lie in
-        [0, 1]; one that is not known is ``{"value": null, ..., "reason": "..."}``.
+        ``schema``, ``question``, ``cells``, ``worst_case``, ``comparisons``, ``gates``, ``findings``,
+        ``doubts``, ``transfers``, ``naive_vs_adaptive``, ``accuracy_bounds``, ``corruptions``, ``goals``,
+        ``stickers``, ``environment``, ``data``, ``models``, ``severity``, ``seed`` and ``grid``, as
+        documented. Shares lie in [0, 1]; one that is not known is
+        ``{"value": null, ..., "reason": "..."}``.
     """
     return {
         "schema": SCHEMA_VERSION,
@@ -79,8 +80,8 @@ def encode_results(evidence: Evidence, gates: GateReport) -> JsonDict:
         "findings": [asdict(finding) for finding in list_findings(evidence)],
         "doubts": [_encode_doubt(doubt) for doubt in find_doubts(evidence)],
         "transfers": [_encode_transfer(one) for one in build_transfer_matrices(evidence)],
-        "defenses": [_encode_naive_vs_adaptive(one) for one in build_naive_vs_adaptive(evidence)],
-        "brackets": [_encode_accuracy_bounds(one) for one in build_accuracy_bounds(evidence)],
+        "naive_vs_adaptive": [_encode_naive_vs_adaptive(one) for one in build_naive_vs_adaptive(evidence)],
+        "accuracy_bounds": [_encode_accuracy_bounds(one) for one in build_accuracy_bounds(evidence)],
         "corruptions": [_encode_corruption(one) for one in build_corruption_maps(evidence)],
         "goals": [_encode_goal_table(one) for one in build_goal_tables(evidence)],
         "stickers": [encode_sticker(one) for one in build_sticker_results(evidence)],
@@ -119,7 +120,7 @@ def _encode_cell(cell: CellResult, evidence: Evidence) -> JsonDict:
         "forward_passes": counts.forward_passes,
         "backward_passes": counts.backward_passes,
         "seconds": counts.seconds,
-        "standing": cell.reported_status,
+        "reported_status": cell.reported_status,
         "error": cell.problem,
         "threat": record.threat,
         "card": record.card,
@@ -139,8 +140,8 @@ def _encode_cell(cell: CellResult, evidence: Evidence) -> JsonDict:
             "non_finite": counts.non_finite,
             "errors": counts.errors,
             "nonfinite_gradients": counts.nonfinite_gradients,
-            "gradients_missing": counts.missing_gradients,
-            "spared": 0 if cell.is_certificate else counts.certified,
+            "missing_gradients": counts.missing_gradients,
+            "proven": 0 if cell.is_certificate else counts.certified,
         },
         "parameters": record.parameters,
         "note": record.note,
@@ -196,7 +197,7 @@ def _encode_doubt(doubt: Doubt) -> JsonDict:
         "threat": doubt.threat.name,
         "n": len(doubt.images),
         "images": sorted(doubt.images),
-        "clean": doubt.concerns_clean_answers,
+        "concerns_clean_answers": doubt.concerns_clean_answers,
         "reason": doubt.reason,
         "remedy": doubt.remedy,
     }
@@ -207,7 +208,7 @@ def _encode_transfer(matrix: TransferMatrix) -> JsonDict:
         "attack": matrix.attack,
         "threat": matrix.threat.name,
         "goal": "targeted" if matrix.targeted else "untargeted",
-        "targets": [asdict(target) for target in matrix.attacked_models],
+        "attacked_models": [asdict(target) for target in matrix.attacked_models],
         "surrogates": [row.surrogate for row in matrix.rows],
         "attack_success": [[_encode_entry(square) for square in row.entries] for row in matrix.rows],
     }
@@ -227,7 +228,7 @@ def _encode_naive_vs_adaptive(lesson: NaiveVsAdaptive) -> JsonDict:
         "only_naive": test.only_first if test else None,
         "only_adaptive": test.only_second if test else None,
         "p_value": test.p_value if test else None,
-        "told": lesson.sentence,
+        "sentence": lesson.sentence,
     }
 
 
@@ -238,8 +239,8 @@ def _encode_accuracy_bounds(bracket: RobustAccuracyBounds) -> JsonDict:
         "threat": bracket.threat.name,
         "certificates": list(bracket.certificates),
         "attacks": list(bracket.attacks),
-        "verified": bracket.certified_accuracy.to_json(),
-        "empirical": bracket.empirical_accuracy.to_json(),
+        "certified_accuracy": bracket.certified_accuracy.to_json(),
+        "empirical_accuracy": bracket.empirical_accuracy.to_json(),
         "undecided": bracket.undecided_count,
     }
 
@@ -283,16 +284,16 @@ def _encode_goal_table(table: GoalTable) -> JsonDict:
         "attack": table.attack,
         "threat": table.threat.name,
         "sources": table.source_names,
-        "subjects": [asdict(subject) for subject in table.subjects],
+        "models": [asdict(subject) for subject in table.subjects],
         "goals": [row.goal_name for row in table.rows],
         "severities": [row.severity for row in table.rows],
         "attack_success": [[_encode_entry(square) for square in row.entries] for row in table.rows],
-        "elsewhere": [[square.other_class_count for square in row.entries] for row in table.rows],
-        "held": [[square.robust_count for square in row.entries] for row in table.rows],
-        "most_severe": [
+        "other_class": [[square.other_class_count for square in row.entries] for row in table.rows],
+        "robust": [[square.robust_count for square in row.entries] for row in table.rows],
+        "worst_case_severity": [
             None if harm is None else _encode_severity(harm) for harm in table.worst_case_severities
         ],
-        "told": list(table.comparisons),
+        "comparisons": list(table.comparisons),
     }
 
 
@@ -327,8 +328,8 @@ def _encode_worst_case(
         "n": worst.robust_accuracy.n,
         "n_met_by_all": len(worst.verdicts),
         "n_met_by_any": len(worst.any_attack_verdicts),
-        "unbroken_so_far": sum(verdict.robust for verdict in worst.any_attack_verdicts.values()),
-        "broken_elsewhere": len(worst.other_breaking_attacks),
+        "unbroken_count": sum(verdict.robust for verdict in worst.any_attack_verdicts.values()),
+        "broken_by_other_attacks": len(worst.other_breaking_attacks),
         "clean_accuracy": worst.clean_accuracy.to_json(reason),
         "robust_accuracy": worst.robust_accuracy.to_json(reason),
         "attack_success": worst.attack_success.to_json(reason),
@@ -359,7 +360,7 @@ def _encode_gate_verdict(verdict: GateVerdict) -> JsonDict:
     return {
         **asdict(verdict.gate),
         "on": verdict.gate.bound,
-        "subject": asdict(verdict.subject) if verdict.subject else None,
+        "evaluated_model": asdict(verdict.subject) if verdict.subject else None,
         "estimate": _replace_infinity(verdict.estimate.to_json("nothing was measured")),
         "verdict": verdict.ruling,
         "reason": verdict.reason,

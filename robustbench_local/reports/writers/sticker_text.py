@@ -47,28 +47,33 @@ def encode_sticker(result: StickerResult) -> dict[str, Any]:
         "attack": record.attack,
         "threat": record.threat,
         "sticker_success": result.attack_success.to_json("every sign is void"),
-        "dodged": result.misread_rate.to_json("every sign is void"),
-        "left_out": result.void_success.to_json("no sign is void"),
-        "together": result.overall_success.to_json("no sign was looked at"),
+        "misread_rate": result.misread_rate.to_json("every sign is void"),
+        "void_success": result.void_success.to_json("no sign is void"),
+        "overall_success": result.overall_success.to_json("no sign was looked at"),
         "surface": record.surface and {**asdict(record.surface), "share": record.surface.coverable_share},
         "mean_confidence": None if math.isnan(result.mean_confidence) else result.mean_confidence,
         "signs": len(result.rows),
         "signs_counted": result.counted_signs,
         "signs_broken": result.broken_signs,
         "controls": [_encode_control(control) for control in result.controls],
-        "without_views": None
+        "no_views_comparison": None
         if test is None
         else {
             "n": test.n,
             "only_sticker": test.only_first,
-            "only_without_views": test.only_second,
+            "only_no_views": test.only_second,
             "p_value": test.p_value,
         },
-        "readings": [
-            {"name": part.name, "target": part.is_target, "severity": part.severity, **part.share.to_json()}
+        "prediction_shares": [
+            {
+                "name": part.name,
+                "is_target": part.is_target,
+                "severity": part.severity,
+                **part.share.to_json(),
+            }
             for part in result.prediction_shares
         ],
-        "map": _encode_map(result.view_map),
+        "view_map": _encode_map(result.view_map),
         "drive_by": _encode_drive_by(result.drive_by),
         "severity": result.severity and _encode_severity(result.severity_rule, result.severity),
         "by_sign": [_encode_sign(row) for row in result.rows],
@@ -154,12 +159,12 @@ def _encode_control(control: StickerControl) -> dict[str, Any]:
     return {
         "name": control.name,
         "expected": control.expected,
-        "kept": control.is_met,
+        "is_met": control.is_met,
         "consequence": control.consequence,
         "reason": control.reason,
-        "barred": control.invalid_count,
+        "invalid_count": control.invalid_count,
         **measured,
-        "dodged": control.misread_rate.to_json("not counted of this control"),
+        "misread_rate": control.misread_rate.to_json("not counted of this control"),
     }
 
 
@@ -209,19 +214,19 @@ def _encode_drive_by(approach: DriveBy | None) -> dict[str, Any] | None:
         "high": None,
         "n": approach.counted_frames,
         "reason": "no interval: the frames of a drive are not independent",
-        "drives_turned": approach.successful_drives.to_json(),
+        "successful_drives": approach.successful_drives.to_json(),
     }
 
 
 def _encode_sign(row: SignRow) -> dict[str, Any]:
     return {
         "image": row.sign.image,
-        "standing": row.sign.status,
+        "status": row.sign.status,
         "problem": row.sign.problem,
         "broken": row.sign.broken,
-        "clean": row.sign.clean_accuracy.to_json("not looked at"),
+        "clean_accuracy": row.sign.clean_accuracy.to_json("not looked at"),
         "sticker_success": row.attack_success.to_json("not looked at"),
-        "random_colours": row.random_colours_success.to_json("not looked at"),
-        "without_views": row.no_views_success.to_json("not looked at"),
+        "random_colours_success": row.random_colours_success.to_json("not looked at"),
+        "no_views_success": row.no_views_success.to_json("not looked at"),
         "drive_by": _encode_drive_by(row.drive_by),
     }

@@ -15,7 +15,7 @@ from robustbench_local.randomness import RandomStream
 _RANGE_FIELDS = ("distance", "gain", "gamma", "jpeg")
 _DRAWN_FIELDS = (
     "distance", "yaw", "pitch", "roll", "shift_x", "shift_y", "gain", "offset", "gamma", "blur", "motion",
-    "motion_angle", "noise", "jpeg", "beside",
+    "motion_angle", "noise", "jpeg", "border_position",
 )  # fmt: skip
 """The order is part of every random number: append only."""
 
@@ -81,7 +81,7 @@ class ViewRange:
         """Lowest and highest value of a field of :class:`Views`."""
         if name == "motion_angle":
             return 0.0, math.pi
-        if name == "beside":
+        if name == "border_position":
             return 0.0, 1.0
         value = getattr(self, name.removesuffix("_x").removesuffix("_y"))
         if name in _RANGE_FIELDS:
@@ -210,7 +210,7 @@ def sample_approach(
     way = torch.linspace(1.0, far / near, frames, device=device).expand(len(stream.ids), frames)
     # the sign stands where its largest yaw is reached at the nearest frame: tan(yaw) grows as 1 / way
     side = torch.deg2rad(drive.yaw).tan() * (far / near)
-    steady = ("gain", "offset", "gamma", "blur", "jpeg", "beside")
+    steady = ("gain", "offset", "gamma", "blur", "jpeg", "border_position")
     values = {name: getattr(drive, name).expand(-1, frames) for name in steady}
     values |= {name: getattr(views, name) / 4 for name in ("shift_x", "shift_y", "roll", "pitch")}
     return replace(views, **values, distance=far / way, yaw=torch.rad2deg((side / way).atan()))

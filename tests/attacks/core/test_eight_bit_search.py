@@ -124,8 +124,8 @@ def test_where_an_8bit_image_succeeds_it_is_mostly_found_and_nowhere_else(access
     assert not any(find_ball_violations(found, originals, TINY))
     assert (asked.gradients > 0) == (access == "gradients")
     most = estimate_finishing_cost(access)
-    assert int(meter.forward.max()) <= most[0]
-    assert int(meter.backward.max()) <= most[1]
+    assert int(meter.forward_passes.max()) <= most[0]
+    assert int(meter.backward_passes.max()) <= most[1]
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -157,7 +157,7 @@ def test_a_blind_search_spends_its_steps_and_hands_in_the_largest_margin(small: 
     threat = BALLS[0]
     asked = Asked(small.classifier.module, 5)
     found, meter = finish(asked, originals, small.labels[:12], originals + 0.001, threat, blind=True)
-    assert meter.backward.unique().tolist() == [estimate_finishing_cost("gradients")[1]]
+    assert meter.backward_passes.unique().tolist() == [estimate_finishing_cost("gradients")[1]]
     with torch.no_grad():
         best = compute_margin(small.classifier(found), small.labels[:12])
         every = [
@@ -172,9 +172,9 @@ def test_a_blind_search_spends_its_steps_and_hands_in_the_largest_margin(small: 
 def test_what_is_left_of_the_queries_is_never_exceeded(access):
     model, (originals, labels, candidates) = curved_sample()
     left = torch.arange(len(originals)) % 4
-    _, meter = finish(Asked(model, 3), originals, labels, candidates, TINY, access=access, left=left)
-    assert (meter.forward <= left).all()
-    assert (meter.forward == left).any()
+    _, meter = finish(Asked(model, 3), originals, labels, candidates, TINY, access=access, queries_left=left)
+    assert (meter.forward_passes <= left).all()
+    assert (meter.forward_passes == left).any()
     assert left.max() == 3
 
 
@@ -197,7 +197,7 @@ def test_without_a_slope_no_step_is_repeated():
     labels = torch.zeros(3, dtype=torch.int64)
     found, meter = finish(model, originals, labels, originals + 0.01, TINY)
     assert torch.equal(found, originals + 0.01)
-    assert meter.backward.tolist() == [1, 1, 1]
+    assert meter.backward_passes.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("share", "looks"), [(1.5, 1), (0.5, estimate_finishing_cost("scores")[0])])
@@ -211,6 +211,6 @@ def test_a_margin_ends_the_search_where_it_is_clear_and_not_before(share, looks)
     candidates = originals + torch.linspace(0.2, 3, 6) / 255
     label = torch.zeros(1, dtype=torch.int64)
     _, meter = finish(build_classifier(forward, 3), originals, label, candidates, TINY, access="scores")
-    assert meter.forward.tolist() == [looks]
+    assert meter.forward_passes.tolist() == [looks]
     _, meter = finish(build_classifier(forward, 3), originals, label, candidates, TINY, access="labels")
-    assert meter.forward.tolist() == [1]  # who sees labels only sees no margin
+    assert meter.forward_passes.tolist() == [1]  # who sees labels only sees no margin

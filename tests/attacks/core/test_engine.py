@@ -84,10 +84,10 @@ def walked(goals: list[float], steps: int, size: int, targets: Tensor | None = N
 def test_an_image_leaves_with_its_first_success_and_the_next_one_takes_its_place():
     goals = [0.3, 0.0, 0.5, 0.1, 0.4, 0.2]
     engine, search, meter = walked(goals, steps=9, size=2)
-    assert engine.found.all()
+    assert engine.finished.all()
     assert torch.allclose(engine.points[:, 0, 0, 0], torch.tensor(goals) + 0.1, atol=1e-5)
     # the pixel passes the goal plus .05 one step after the goal: looks at 0, .1, ... goal + .1
-    assert meter.forward.tolist() == [round(goal * 10) + 2 for goal in goals]
+    assert meter.forward_passes.tolist() == [round(goal * 10) + 2 for goal in goals]
     assert max(len(batch) for batch in search.batches) == 2
     assert [0, 2] in search.batches
     assert [0, 1] in search.batches
@@ -99,15 +99,15 @@ def test_results_and_passes_do_not_depend_on_the_size_of_the_batch():
     for size in (1, 2, 5, 23):
         again, _, spent = walked(goals, steps=8, size=size)
         assert torch.equal(again.points, once.points)
-        assert torch.equal(again.found, once.found)
-        assert spent.forward.tolist() == paid.forward.tolist()
-    assert 5 < int(once.found.sum()) < 23
+        assert torch.equal(again.finished, once.finished)
+        assert spent.forward_passes.tolist() == paid.forward_passes.tolist()
+    assert 5 < int(once.finished.sum()) < 23
 
 
 def test_a_path_that_finds_nothing_costs_its_steps_and_one_look_and_returns_its_best_point():
     engine, _, meter = walked([5.0, 5.0], steps=6, size=1)
-    assert meter.forward.tolist() == [7, 7]
-    assert not engine.found.any()
+    assert meter.forward_passes.tolist() == [7, 7]
+    assert not engine.finished.any()
     assert torch.allclose(engine.points[:, 0, 0, 0], torch.tensor(0.6))
     assert torch.allclose(engine.scores, torch.tensor(-4.45))
 
@@ -116,14 +116,14 @@ def test_siblings_of_a_broken_image_stop_at_once_and_those_waiting_never_start()
     targets = torch.tensor([[0, 4, 2], [1, 0, 3]])
     engine, search, meter = walked([0.37, 9.0], steps=5, size=6, targets=targets)
     # image 0 falls at the second look of the item that begins at .4; its two siblings see both looks too
-    assert meter.forward.tolist() == [6, 18]
-    assert engine.found.tolist() == [True, False]
+    assert meter.forward_passes.tolist() == [6, 18]
+    assert engine.finished.tolist() == [True, False]
     assert float(engine.points[0, 0, 0, 0]) == pytest.approx(0.5)
     assert float(engine.points[1, 0, 0, 0]) == pytest.approx(0.8)
     _, search, meter = walked([0.37, 9.0], steps=5, size=1, targets=targets)
     assert search.batches[0] == [0]
     # one at a time: all of the path from 0, which falls at its end, and nothing of the other two
-    assert meter.forward.tolist() == [6, 18]
+    assert meter.forward_passes.tolist() == [6, 18]
 
 
 def test_first_targets_stand_before_any_second_one():
@@ -148,17 +148,17 @@ def test_asking_seldom_as_on_a_gpu_gives_the_same_results_for_a_few_more_passes(
     goals = [round(0.05 * k, 2) for k in range(20)]
     often, _, paid = walked(goals, steps=9, size=7)
     seldom, _, spent = walked(goals, steps=9, size=7, between=4)
-    assert torch.equal(seldom.found, often.found)
+    assert torch.equal(seldom.finished, often.finished)
     # an item keeps the best point it saw, which is at least as far beyond the goal
     assert (seldom.scores >= often.scores).all()
-    assert (spent.forward >= paid.forward).all()
-    assert int((spent.forward - paid.forward).max()) <= 4
+    assert (spent.forward_passes >= paid.forward_passes).all()
+    assert int((spent.forward_passes - paid.forward_passes).max()) <= 4
 
 
 def test_without_early_stopping_every_step_is_taken_and_the_best_point_kept():
     engine, _, meter = walked([0.1, 0.6], steps=4, size=2, early_stop=False)
-    assert meter.forward.tolist() == [5, 5]
-    assert not engine.found.any()
+    assert meter.forward_passes.tolist() == [5, 5]
+    assert not engine.finished.any()
     assert engine.scores[0] > 0 > engine.scores[1]
 
 
@@ -184,7 +184,7 @@ def test_items_may_have_radii_of_their_own(small: Sample):
     engine = Engine(small.classifier, small.images, small.labels, small.build_stream(PGD()), early_stop=False)
     with small.classifier.evaluation_mode():
         engine.run(
-            APGDSearch(threat=ThreatModel(norm="Linf", eps=9), steps=3, build_loss="ce"),
+            APGDSearch(threat=ThreatModel(norm="Linf", eps=9), steps=3, loss="ce"),
             engine.build_items(eps=radii),
         )
     size = (engine.points - small.images).flatten(1).abs().amax(dim=1)

@@ -178,12 +178,12 @@ def test_a_stage_sees_only_what_the_ones_before_left_standing(small: Sample):
     seen: list[list[int]] = []
 
     class Watched(PGDSearch):
-        def begin(self, front, stream, draws):
+        def start_items(self, front, stream, draws):
             seen.append(front.rows.tolist())
             return super().start_items(front, stream, draws)
 
     class Two(Ensemble):
-        def stages(self, threat, num_classes):
+        def build_stages(self, threat, num_classes):
             short = Stage(name="a", build_search=lambda t: Watched(attack=PGD(steps=6), threat=t))
             return (short, Stage(name="b", build_search=short.build_search, restarts=2))
 

@@ -145,7 +145,7 @@ def test_steps_under_l2_and_l1_are_the_papers(norm: str, power: int, eps: float)
         search.step(front, front.state, PointEvaluation(logits=logits, losses=logits, gradient=logits))
         front.increment_ages()
         side = compute_window_sides(80, 0.8, 9, 8, min_side=3, odd=True)[step]
-        for row, window in enumerate(front.state.at.tolist()):
+        for row, window in enumerate(front.state.windows.tolist()):
             expected = proposal(images[row], accepted[row], power, eps, window, side)
             assert min(float((front.points[row] - each).abs().max()) for each in expected) < 2e-5
 

@@ -169,9 +169,9 @@ def test_a_classifier_that_computes_something_else_than_its_module_is_refused():
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_card_builds_its_certificate_and_is_named_after_its_ball(card):
     certificate = make_certificate(card.method, card.parameters)
-    certificate.check_support(card.threat.model(), _classifier())
-    assert card.name == f"certify-{card.method}-{card.threat.model().name}"
-    assert sum(certificate.estimate_cost(card.threat.model())) > 1
+    certificate.check_support(card.threat.build_threat_model(), _classifier())
+    assert card.name == f"certify-{card.method}-{card.threat.build_threat_model().name}"
+    assert sum(certificate.estimate_cost(card.threat.build_threat_model())) > 1
 
 
 def test_there_are_cards_for_the_fields_radii():

@@ -76,7 +76,7 @@ def test_needed_is_the_fewest_hits_that_prove_it(share, most):
 @pytest.mark.parametrize(("share", "true"), [(0.5, 0.4999), (0.84, 0.8399), (0.977, 0.9769), (0.977, 0.5)])
 def test_no_more_than_alpha_is_claimed_wrongly(share, true):
     alpha = 0.02
-    poll, _ = carry_out(np.full(RUNS, true), 0, share=share, most=400, alpha=alpha)
+    poll, _ = carry_out(np.full(RUNS, true), 0, share=share, max_votes=400, alpha=alpha)
     wrong = poll.has_share | (poll.has_majority & (true < 0.5))
     assert wrong.mean() <= at_most(alpha, RUNS)
     assert poll.has_majority.mean() > 0.95 or true <= 0.5
@@ -84,13 +84,13 @@ def test_no_more_than_alpha_is_claimed_wrongly(share, true):
 
 def test_at_the_border_the_error_is_spent_not_saved():
     """A test that never claims anything would pass the one above."""
-    poll, _ = carry_out(np.full(RUNS, 0.84), 1, share=0.84, most=400, alpha=0.02)
+    poll, _ = carry_out(np.full(RUNS, 0.84), 1, share=0.84, max_votes=400, alpha=0.02)
     assert 0.002 < poll.has_share.mean() <= at_most(0.02, RUNS)
 
 
 def test_clear_cases_are_decided_with_few_votes_and_the_same_answer():
     shares = np.repeat([0.5, 0.7, 0.95, 0.999, 1.0], 400)
-    poll, spent = carry_out(shares, 2, share=0.8413, most=10_000, alpha=0.001)
+    poll, spent = carry_out(shares, 2, share=0.8413, max_votes=10_000, alpha=0.001)
     assert (poll.has_share == (shares > 0.84)).all()
     assert spent.mean() < 10_000 / 40
     assert spent[-1] == poll_at_once(0.8413, 0.001)

@@ -134,8 +134,8 @@ def test_votes_are_counted_as_passes_and_stop_early(linear):
         method = Smoothing(sigma=SIGMA, n=3000, n0=50, sequential=sequential)
         with classifier.count_passes(8) as meter:
             method.certify(classifier, images, labels, l2(0.1), stream(8))
-        spent[sequential] = meter.forward
-        assert (meter.forward <= method.estimate_cost(l2(0.1))[0]).all()
+        spent[sequential] = meter.forward_passes
+        assert (meter.forward_passes <= method.estimate_cost(l2(0.1))[0]).all()
     assert (spent[False] == 3050).all()
     clear = torch.tensor([0, 1, 6, 7])
     assert (spent[True][clear] < 300).all()
@@ -153,7 +153,7 @@ class Synthetic:
     ) -> Synthetic:
         return self
 
-    def votes(self, rows: Tensor, first: int, number: int) -> Tensor:
+    def count_votes(self, rows: Tensor, first: int, number: int) -> Tensor:
         return torch.from_numpy(self.rng.multinomial(number, self.shares[rows.numpy()]))
 
 

@@ -100,7 +100,7 @@ def test_the_adversary_of_rslad_moves_away_from_the_teacher(teacher):
     student, step = build_network().eval(), build_batch(progress=5.0)
     objective = STUDENTS[1].build_objective(build_context(student, teacher=teacher))
     taught = teacher(step.images)
-    examples = objective.away_from(step, taught)
+    examples = objective.build_divergence_examples(step, taught)
     assert (examples - step.images).abs().max() <= EPS + 1e-6
     before, after = (
         compute_kl_divergence(taught, student(images)).mean() for images in (step.images, examples)

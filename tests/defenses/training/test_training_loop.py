@@ -197,10 +197,10 @@ def test_a_checkpoint_of_an_older_loop_is_refused_for_its_age(tmp_path, monkeypa
 
 def test_images_of_all_classes_are_watched_though_they_are_sorted_by_class(monkeypatch):
     many = build_stripes(1200, 2, "validation")
-    in_order = many.select(many.labels.argsort(stable=True))
+    in_order = many.select_images(many.labels.argsort(stable=True))
     seen = []
     monkeypatch.setattr(
-        TrainingObjective, "watch", lambda _self, images, labels: seen.append((images, labels))
+        TrainingObjective, "check_collapse", lambda _self, images, labels: seen.append((images, labels))
     )
     for validation in (in_order, VALIDATION):
         train(_network(), replace(PLAIN, epochs=2), TRAINING, validation)
@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
 
 def test_fewer_images_than_a_batch_are_refused():
     with pytest.raises(DataError, match="fewer than a batch of 16"):
-        train(_network(), PLAIN, TRAINING.select(range(5)), VALIDATION)
+        train(_network(), PLAIN, TRAINING.select_images(range(5)), VALIDATION)
 
 
 def test_learning_rate_rises_to_its_peak_and_falls_to_nothing():

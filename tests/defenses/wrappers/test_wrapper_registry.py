@@ -55,7 +55,7 @@ def pillow(image, quality):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jpeg_is_what_pillow_makes_of_it(images, quality, channels):
     given = images[:, :channels]
-    read = build_wrapper("jpeg", {"quality": quality}).transform(given)
+    read = build_wrapper("jpeg", {"quality": quality}).transform_images(given)
     expected = torch.stack([pillow(each, quality) for each in given])
     # two builds of the same codec may round a colour conversion differently
     assert float((read - expected).abs().max()) <= 1.01 / 255
@@ -64,7 +64,7 @@ def test_jpeg_is_what_pillow_makes_of_it(images, quality, channels):
 
 def test_bit_depth_is_the_nearest_of_so_many_levels(images):
     for bits in (1, 3, 8):
-        reduced = build_wrapper("bit-depth", {"bits": bits}).transform(images)
+        reduced = build_wrapper("bit-depth", {"bits": bits}).transform_images(images)
         levels = torch.linspace(0, 1, 2**bits)
         nearest = levels[(images[..., None] - levels).abs().argmin(dim=-1)]
         assert torch.allclose(reduced, nearest, atol=1e-6)
@@ -72,21 +72,21 @@ def test_bit_depth_is_the_nearest_of_so_many_levels(images):
 
 @pytest.mark.parametrize("size", [3, 5])
 def test_median_is_the_median_of_the_window(images, size):
-    blurred = build_wrapper("median", {"size": size}).transform(images)
+    blurred = build_wrapper("median", {"size": size}).transform_images(images)
     expected = median_filter(images.numpy(), (1, 1, size, size), mode="nearest")
     assert np.array_equal(blurred.numpy(), expected)
 
 
 def test_median_passes_a_slope_to_the_pixel_that_is_the_median():
     image = torch.arange(9.0).view(1, 1, 3, 3).flip(3).requires_grad_()
-    build_wrapper("median").transform(image)[0, 0, 1, 1].backward()
+    build_wrapper("median").transform_images(image)[0, 0, 1, 1].backward()
     assert image.grad.nonzero().tolist() == [[0, 0, 1, 1]]
 
 
 def test_resize_and_pad_is_interpolation_within_a_black_frame(images):
     wrapper, numbers = build_wrapper("resize-pad", {"smallest": 0.6}), RandomNumbers(KEYS)
-    framed = wrapper.transform(images, numbers)
-    sizes, corners = wrapper._placed(torch.tensor([20.0, 32.0]), numbers.sample_uniform((3,)))
+    framed = wrapper.transform_images(images, numbers)
+    sizes, corners = wrapper._sample_placement(torch.tensor([20.0, 32.0]), numbers.sample_uniform((3,)))
     for place, image in enumerate(images):
         (high, wide), (top, left) = sizes[place].int().tolist(), corners[place].int().tolist()
         small = functional.interpolate(image[None], (high, wide), mode="bilinear", align_corners=False)[0]
@@ -96,7 +96,7 @@ def test_resize_and_pad_is_interpolation_within_a_black_frame(images):
 
 def test_resize_and_pad_draws_every_size_and_place_evenly():
     wrapper = build_wrapper("resize-pad", {"smallest": 0.9})
-    sizes, corners = wrapper._placed(
+    sizes, corners = wrapper._sample_placement(
         torch.tensor([30.0, 30.0]), RandomNumbers(torch.arange(4000)).sample_uniform((3,))
     )
     heights, counts = sizes[:, 0].unique(return_counts=True)
@@ -106,14 +106,14 @@ def test_resize_and_pad_draws_every_size_and_place_evenly():
     assert (corners >= 0).all()
     assert (corners <= 30 - sizes).all()
     assert corners[sizes[:, 0] == 27, 0].unique().tolist() == [0, 1, 2, 3]
-    assert build_wrapper("resize-pad", {"smallest": 1.0})._placed(
+    assert build_wrapper("resize-pad", {"smallest": 1.0})._sample_placement(
         torch.tensor([7.0, 9.0]), RandomNumbers(KEYS).sample_uniform((3,))
     )[0].unique(dim=0).tolist() == [[7, 9]]
 
 
 def test_noise_has_its_size_and_is_not_cut_off():
     image = torch.zeros(6, 3, 32, 32)
-    noisy = build_wrapper("noise", {"sigma": 0.2}).transform(image, RandomNumbers(KEYS))
+    noisy = build_wrapper("noise", {"sigma": 0.2}).transform_images(image, RandomNumbers(KEYS))
     assert abs(float(noisy.std()) - 0.2) < 0.004
     assert abs(float(noisy.mean())) < 0.006
     assert float(noisy.min()) < 0
@@ -129,7 +129,7 @@ def test_exact_gradients_agree_with_differences(name):
     numbers = (RandomNumbers(KEYS[1:2]),) if wrapper.is_random else ()
     assert wrapper.gradient_mode == "exact"
     assert torch.autograd.gradcheck(
-        lambda x: wrapper.transform(x, *numbers), image.requires_grad_(), eps=1e-3, atol=1e-3
+        lambda x: wrapper.transform_images(x, *numbers), image.requires_grad_(), eps=1e-3, atol=1e-3
     )
 
 
@@ -139,11 +139,11 @@ def test_bpda_passes_slopes_on_as_they_are(images, classifier, name):
     assert wrapper.gradient_mode == "bpda"
     leaf = images.requires_grad_()
     slope = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    (wrapper.transform(leaf) * slope).sum().backward()
+    (wrapper.transform_images(leaf) * slope).sum().backward()
     assert torch.equal(leaf.grad, slope)
     # so the gradient is that of the network at the changed image
     defended = wrapper.wrap(classifier)
-    changed = wrapper.transform(images.detach())
+    changed = wrapper.transform_images(images.detach())
     own, through = (
         each.compute_gradient(at, lambda logits: logits.logsumexp(dim=1))[2]
         for each, at in ((classifier, changed), (defended, images.detach()))
@@ -187,7 +187,7 @@ def test_without_a_surrogate_only_scores_are_left_and_the_reader_is_told(classif
 
 
 def test_the_classifier_within_stays_as_it_is(classifier, images):
-    before, digest = classifier(images), classifier.digest()
+    before, digest = classifier(images), classifier.compute_digest()
     for card in list_cards("defense"):
         if card.method in WRAPPERS:
             defended = rbl.defend(classifier, card.name)
@@ -200,7 +200,7 @@ def test_the_classifier_within_stays_as_it_is(classifier, images):
     with rbl.defend(classifier, "jpeg-75").evaluation_mode():
         assert not classifier.model[2].weight.requires_grad
     assert classifier.model[2].weight.requires_grad
-    assert (classifier.digest(), classifier.notes) == (digest, [])
+    assert (classifier.compute_digest(), classifier.notes) == (digest, [])
     assert torch.equal(classifier(images), before)
 
 
@@ -248,9 +248,9 @@ def test_what_cannot_be_is_refused_in_one_line(classifier, defense, changes, pro
 
 def test_images_that_a_wrapper_cannot_take_are_named(classifier):
     with pytest.raises(ModelError, match="1 or 3 channels"):
-        build_wrapper("jpeg").transform(torch.zeros(1, 4, 8, 8))
+        build_wrapper("jpeg").transform_images(torch.zeros(1, 4, 8, 8))
     with pytest.raises(ModelError, match="larger images"):
-        build_wrapper("median", {"size": 9}).transform(torch.zeros(1, 3, 8, 32))
+        build_wrapper("median", {"size": 9}).transform_images(torch.zeros(1, 3, 8, 32))
     noisy = rbl.defend(classifier, "noise-0.1")
     with pytest.raises(ConfigError, match="draws random numbers itself"):
         rbl.defend(noisy, "jpeg-75")

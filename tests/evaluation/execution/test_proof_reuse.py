@@ -85,7 +85,7 @@ def test_the_report_says_how_many_were_not_attacked(both: tuple[Run, Run]):
     assert len(told) == 1
     assert f"{proven} of 40" in told[0]
     assert not any(one["text"].startswith("Proven, not") for one in without.results["findings"])
-    counts = {cell["attack"]: cell["counts"].get("spared") for cell in spared.results["cells"]}
+    counts = {cell["attack"]: cell["counts"].get("proven") for cell in spared.results["cells"]}
     assert counts["pgd50-linf-0.03[steps=3,restarts=1]"] == proven
     assert counts["pgd50-linf-0.06[steps=3,restarts=1]"] == 0
     keys = ("robust_accuracy", "clean_accuracy", "attack_success")
@@ -98,7 +98,7 @@ def test_certificates_run_first_and_keep_their_place_in_the_report(workplace: Pa
     order: list[str] = []
 
     class Recorder(ProgressListener):
-        def started(self, cell, tally) -> None:
+        def on_cell_start(self, cell, tally) -> None:
             order.append(cell.record.attack)
 
     with RunStore.create_or_open(

@@ -42,7 +42,7 @@ class Network(nn.Module):
 
 def make_variant(prepare_images=None, forward=None) -> Network:
     """A network of a class of its own, with another preparation of its images or another forward."""
-    changed = {"prepared": prepare_images, "forward": forward}
+    changed = {"prepare_images": prepare_images, "forward": forward}
     own = {name: value for name, value in changed.items() if value is not None}
     return type("Variant", (Network,), {**own, "__module__": __name__})()
 

@@ -56,7 +56,7 @@ def test_the_batch_size_changes_no_verdict_and_no_image(linear, data, batch_size
 def test_order_and_subset_change_no_verdict(linear, data):
     reference = verdicts(outcomes(task(linear, data)))
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:25]
-    subset = verdicts(outcomes(task(linear, data.select(order))))
+    subset = verdicts(outcomes(task(linear, data.select_images(order))))
     assert subset == {image: reference[image] for image in subset}
 
 
@@ -90,7 +90,7 @@ def test_eps_zero_breaks_nothing_and_one_breaks_everything(linear, data):
 
 
 def test_done_positions_are_not_done_again(linear, data):
-    rows = outcomes(task(linear, data), done=set(range(0, 60, 2)))
+    rows = outcomes(task(linear, data), done_positions=set(range(0, 60, 2)))
     assert [row.position for row in rows] == list(range(1, 60, 2))
 
 
@@ -150,7 +150,7 @@ def test_an_image_whose_attack_raises_keeps_its_clean_reading_and_its_passes(lin
 
 def test_passes_of_other_libraries_on_an_attack_that_raises_are_not_the_next_images(linear, data):
     touchy = Classifier(Touchy(linear.model, data.images, {1}), num_classes=4)
-    rows = outcomes(task(touchy, data.select(range(8)), attack=Foreign()), batch_size=4)
+    rows = outcomes(task(touchy, data.select_images(range(8)), attack=Foreign()), batch_size=4)
     assert [row.status for row in rows if row.clean_correct].count("error") == 1
     assert {row.forward_passes for row in rows if row.status == "ok"} == {4}
     assert rows[1].forward_passes == 3
@@ -270,7 +270,7 @@ def test_group_attacks_get_fixed_groups_whatever_the_batch_size(linear, data, ba
     assert [row.adversarial_hash for row in outcomes(job, batch_size=batch_size)] == [
         row.adversarial_hash for row in reference
     ]
-    resumed = outcomes(job, batch_size=batch_size, done=set(range(16)))
+    resumed = outcomes(job, batch_size=batch_size, done_positions=set(range(16)))
     assert [row.adversarial_hash for row in resumed] == [row.adversarial_hash for row in reference[16:]]
 
 
@@ -283,7 +283,7 @@ def test_targets_leave_out_images_that_already_show_one(data):
 
 def test_a_label_moved_elsewhere_is_counted_apart(linear, data):
     threat = ThreatModel(norm="Linf", eps=0.05, targets=(1,))
-    chosen = data.select(find_applicable_positions(data, threat))
+    chosen = data.select_images(find_applicable_positions(data, threat))
     rows = outcomes(task(linear, chosen, attack=Grouped(), threat=threat))
     moved = [row for row in rows if row.moved_elsewhere]
     assert all(not row.broken and row.adversarial_prediction not in {1, row.label} for row in moved)
@@ -297,7 +297,7 @@ def test_a_label_moved_elsewhere_is_counted_apart(linear, data):
 
 def test_every_broken_image_names_the_stage_that_broke_it(linear, data):
     """With gradients that vanish, what AutoAttack still breaks is Square's, and the outcomes say so."""
-    few = data.select(torch.arange(12))
+    few = data.select_images(torch.arange(12))
     for row in outcomes(task(linear, few, AutoAttack())):
         assert row.stage == ("apgd-ce" if row.broken else "")
     stages = Classifier(Stairs(linear.module), num_classes=4, name="stairs")

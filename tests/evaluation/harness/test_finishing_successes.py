@@ -102,7 +102,7 @@ def test_no_verdict_changes_and_what_needs_nothing_is_untouched(
 ):
     if threat.norm not in attack.norms or (threat.targets and "targeted" not in attack.goals):
         pytest.skip("not for this attack")
-    data = photographs.select(
+    data = photographs.select_images(
         (~torch.isin(photographs.labels, torch.tensor(threat.targets))).nonzero().flatten()
     )
     after = outcomes(curved, data, attack, threat)
@@ -153,7 +153,7 @@ def test_a_candidate_that_fails_verification_is_thrown_away(curved, photographs,
             "another shape": candidates * torch.nan,
         }[lie]
 
-    monkeypatch.setattr(FinishingSearch, "finish", lying)
+    monkeypatch.setattr(FinishingSearch, "finish_candidates", lying)
     after = outcomes(curved, photographs, PGD(), LINF)
     without_finishing(monkeypatch)
     before = outcomes(curved, photographs, PGD(), LINF)
@@ -177,7 +177,7 @@ def test_a_model_that_raises_while_a_success_is_searched_on_costs_that_image_alo
             raise ValueError("not today")
         return finish(self, originals, *given, **more)
 
-    monkeypatch.setattr(FinishingSearch, "finish", raising)
+    monkeypatch.setattr(FinishingSearch, "finish_candidates", raising)
     own = Classifier(curved.module, num_classes=4, name="own")
     after = outcomes(own, photographs, PGD(), LINF)
     assert len(changed) >= 3
@@ -194,7 +194,7 @@ def test_a_bug_of_the_search_is_not_hidden(curved, photographs, monkeypatch):
     def buggy(self, *given, **more):
         raise InvariantError("a bug")
 
-    monkeypatch.setattr(FinishingSearch, "finish", buggy)
+    monkeypatch.setattr(FinishingSearch, "finish_candidates", buggy)
     with pytest.raises(InvariantError, match="a bug"):
         outcomes(curved, photographs, PGD(), LINF)
 

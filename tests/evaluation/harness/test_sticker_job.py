@@ -58,13 +58,13 @@ def test_every_condition_is_looked_at_in_the_same_views(batch):
             ("whole-sign", "view"), ("no-size", "view"), ("clean", "approach"), ("sticker", "approach"),
         ]
     }  # fmt: skip
-    assert {(one.position, one.condition, one.kind) for one in batch.sightings} == expected
-    lengths = {one.kind: len(one.predictions) for one in batch.sightings}
+    assert {(one.position, one.condition, one.kind) for one in batch.view_predictions} == expected
+    lengths = {one.kind: len(one.predictions) for one in batch.view_predictions}
     assert lengths == {"view": TEST_VIEWS, "approach": 60}
     assert {(one.position, one.kind): len(one.distance) for one in batch.views} == {
         (position, kind): length for position in range(2) for kind, length in lengths.items()
     }
-    assert all(0 < value <= 1 for one in batch.sightings for value in one.confidences)
+    assert all(0 < value <= 1 for one in batch.view_predictions for value in one.confidences)
 
 
 def test_views_depend_on_seed_and_image_alone(classifier, batch):
@@ -74,8 +74,8 @@ def test_views_depend_on_seed_and_image_alone(classifier, batch):
     )
     alone = run_job(make_sticker_job(classifier, data=make_signs().select_images([1])))
     assert first.views == other.views
-    assert [one.predictions for one in first.sightings if one.condition == "clean"] == [
-        one.predictions for one in other.sightings if one.condition == "clean"
+    assert [one.predictions for one in first.view_predictions if one.condition == "clean"] == [
+        one.predictions for one in other.view_predictions if one.condition == "clean"
     ]
     assert {one.yaw for one in alone.views} == {one.yaw for one in first.views if one.position == 1}
     assert (
@@ -87,7 +87,7 @@ def test_views_depend_on_seed_and_image_alone(classifier, batch):
 
 def test_batches_do_not_matter(classifier, batch):
     together, apart = batch, run_job(make_sticker_job(classifier), 9)
-    assert set(together.sightings) == set(apart.sightings)
+    assert set(together.view_predictions) == set(apart.view_predictions)
     assert [replace(row, seconds=0) for row in together.outcomes] == [
         replace(row, seconds=0) for row in apart.outcomes
     ]
@@ -155,8 +155,8 @@ def test_a_sign_that_is_misread_untouched_is_not_looked_at(classifier):
     data.labels[1] = BLUE
     batch = run_job(make_sticker_job(classifier, data=data))
     assert [row.status for row in batch.outcomes] == ["ok", "clean-wrong"]
-    assert {one.position for one in batch.sightings} == {0}
-    assert set(batch.pictures) == {0}
+    assert {one.position for one in batch.view_predictions} == {0}
+    assert set(batch.report_images) == {0}
 
 
 def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
@@ -177,7 +177,7 @@ def test_a_sign_whose_attack_raises_keeps_its_clean_reading_and_its_passes(class
     assert (stranded.clean_correct, stranded.clean_prediction, stranded.broken) == (True, RED, False)
     assert stranded.error == "ValueError: no colours left"
     assert stranded.forward_passes == 2  # the clean reading, and the attack's own look
-    assert {one.position for one in batch.sightings} == {0, 2}
+    assert {one.position for one in batch.view_predictions} == {0, 2}
 
 
 def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, batch):
@@ -192,7 +192,7 @@ def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, b
     )
     assert find_view_predictions(cheated, 1, "without-views").predictions == ()
     assert find_view_predictions(cheated, 1, "without-views").confidences == ()
-    assert all(len(one.predictions) for one in cheated.sightings if one.condition != "without-views")
+    assert all(len(one.predictions) for one in cheated.view_predictions if one.condition != "without-views")
     assert [row.broken for row in cheated.outcomes] == [row.broken for row in batch.outcomes]
 
 
@@ -218,7 +218,7 @@ def test_answers_that_are_not_finite_are_kept_as_such():
 def test_a_patch_stands_beside_the_sign_and_is_the_same_for_all(classifier):
     threat = ThreatModel(norm="patch", eps=0.3, targets=(GREEN,))
     batch = run_job(make_sticker_job(classifier, threat=threat))
-    assert {one.condition for one in batch.sightings} == {
+    assert {one.condition for one in batch.view_predictions} == {
         "clean",
         "sticker",
         "random-colours",
@@ -230,7 +230,7 @@ def test_a_patch_stands_beside_the_sign_and_is_the_same_for_all(classifier):
 
 
 def test_pictures_are_what_the_model_saw(batch):
-    kept = batch.pictures[0]
+    kept = batch.report_images[0]
     assert kept["photographs"].shape == (8, 3, SIDE_PIXELS, SIDE_PIXELS)
     assert kept["frames"].shape == (12, 3, SIDE_PIXELS, SIDE_PIXELS)
     assert kept["frame_numbers"].tolist()[::11] == [0, 59]

@@ -143,7 +143,7 @@ def test_what_a_worker_notes_reaches_the_classifier(linear, data):
 def test_passes_under_way_are_seen_from_outside(linear, data):
     classifier = around(linear, lambda _images: time.sleep(0.1))
     job, seen = task(classifier, data), [0]
-    classifier.__class__ = type("Watched", (Classifier,), {"passes_elsewhere": Recorder(seen)})
+    classifier.__class__ = type("Watched", (Classifier,), {"worker_passes": Recorder(seen)})
     rows(job, workers=2)
     assert max(seen) > 0
     assert seen[-1] == 0
@@ -167,7 +167,7 @@ def test_one_process_where_copies_are_of_no_use(linear, data):
     assert count_usable_workers(task(service, data), 4) == 1
     assert count_usable_workers(task(linear, data, ReferenceAutoAttack()), 4) == 1
     assert count_usable_workers(task(linear, data), 4) == 4
-    assert count_usable_workers(task(linear, data.select([0, 1])), 4) == 2
+    assert count_usable_workers(task(linear, data.select_images([0, 1])), 4) == 2
 
 
 def test_workers_end_with_the_crew(linear, data):

@@ -54,7 +54,7 @@ class TestEachTarget:
 
     def test_the_choice_is_written_down(self):
         one = grid({"card": "stop-to-speed-limit-linf-8", "each_target": True})
-        assert one.resolved()["attacks"][0]["each_target"] is True
+        assert one.dump_resolved()["attacks"][0]["each_target"] is True
 
 
 class TestConfine:

@@ -32,11 +32,11 @@ def test_what_depends_on_its_company_is_found(kind, count):
 
 KINDS_OF_MEMORY = {
     "attribute": "seen",
-    "global": "inconsistent_models.SEEN",
+    "global": "inconsistent_models.REMEMBERED_ANSWERS",
     "closure": "(closure).seen",
     "file": "after 32 similar ones",
     "counter": "calls",
-    "global counter": "inconsistent_models.COUNT",
+    "global counter": "inconsistent_models.CALL_COUNT",
     "class counter": "Variant.total",
     "default counter": "defaults of",
     "weights": "layers.3.weight",
@@ -64,7 +64,7 @@ def test_sound_models_are_left_alone(kind, access):
     found = probe(models.make_consistent_models()[kind], access=access)
     assert found.is_consistent, found.cause
     assert (found.cause, found.notes, found.is_stateful) == ("", (), False)
-    assert found.rows <= 72
+    assert found.queried_images <= 72
 
 
 @pytest.mark.parametrize("kind", ["mean", "copies"])
@@ -135,8 +135,8 @@ def test_random_numbers_are_no_dependence():
     own, unseeded = probe(models.make_own_generator_model()), probe(models.make_unseeded_model())
     assert own.is_consistent
     assert unseeded.is_consistent
-    assert own.varies
-    assert unseeded.varies
+    assert own.is_nondeterministic
+    assert unseeded.is_nondeterministic
     assert "generator of its own (source)" in own.notes[0]
     assert "no seed repeats" in unseeded.notes[0]
 
@@ -317,10 +317,12 @@ def test_kernels_that_round_otherwise_while_gradients_are_recorded_are_not_taken
 def test_extremes_of_the_whole_batch_are_found_where_every_image_has_black_and_white_pixels():
     images = models.make_images(8)
     images[:, :, 0, 0], images[:, :, 0, 1] = 0.0, 1.0
-    scaled = models.make_variant(prepared=lambda _self, x: (x - x.min()) / (x.max() - x.min()))
+    scaled = models.make_variant(prepare_images=lambda _self, x: (x - x.min()) / (x.max() - x.min()))
     assert probe_consistency(Classifier(scaled, num_classes=models.CLASSES), images).kind == "company"
     one_by_one = models.make_variant(
-        prepared=lambda _self, x: (x - x.amin((1, 2, 3), keepdim=True)) / x.amax((1, 2, 3), keepdim=True)
+        prepare_images=lambda _self, x: (
+            (x - x.amin((1, 2, 3), keepdim=True)) / x.amax((1, 2, 3), keepdim=True)
+        )
     )
     assert probe_consistency(Classifier(one_by_one, num_classes=models.CLASSES), images).is_consistent
 
@@ -334,8 +336,8 @@ def test_noise_that_the_forward_seeds_itself_belongs_to_the_place_in_the_batch()
         torch.manual_seed(0)
         return images + 0.1 * torch.randn(images.shape[1:])
 
-    assert probe(models.make_variant(prepared=by_place)).kind == "company"
-    assert probe(models.make_variant(prepared=the_same)).is_consistent
+    assert probe(models.make_variant(prepare_images=by_place)).kind == "company"
+    assert probe(models.make_variant(prepare_images=the_same)).is_consistent
 
 
 def test_a_forward_that_fails_where_gradients_are_recorded_is_left_to_black_boxes():
@@ -352,5 +354,5 @@ def test_a_model_that_refuses_pale_images_is_not_refused_for_that():
         return images
 
     images = (models.make_images(8) > 0.5).float()
-    found = probe_consistency(Classifier(models.make_variant(prepared=prepared), num_classes=5), images)
+    found = probe_consistency(Classifier(models.make_variant(prepare_images=prepared), num_classes=5), images)
     assert found.is_consistent

@@ -24,7 +24,7 @@ def with_backward(change, forward=None):
         def backward(_ctx, slope):
             return change(slope)
 
-    return models.make_variant(prepared=lambda _self, images: Through.apply(images))
+    return models.make_variant(prepare_images=lambda _self, images: Through.apply(images))
 
 
 def probe(model, images=None, **options):
@@ -45,10 +45,10 @@ ASTRAY = {
 @pytest.mark.parametrize("kind", list(ASTRAY))
 def test_gradients_that_lead_astray_are_found(kind):
     found = probe(with_backward(ASTRAY[kind]))
-    assert found.misleads
+    assert found.has_misleading_gradients
     assert found.is_consistent  # black boxes can be relied on
     assert any("gradients do not say" in note for note in found.notes)
-    assert not probe(with_backward(ASTRAY[kind]), access="scores").misleads
+    assert not probe(with_backward(ASTRAY[kind]), access="scores").has_misleading_gradients
 
 
 SOUND = {
@@ -68,7 +68,9 @@ SOUND = {
 @pytest.mark.parametrize("binary", [False, True])
 def test_others_are_not_taken_for_that(kind, binary):
     images = models.make_images(12)
-    assert not probe(with_backward(*SOUND[kind]), (images > 0.5).float() if binary else images).misleads
+    assert not probe(
+        with_backward(*SOUND[kind]), (images > 0.5).float() if binary else images
+    ).has_misleading_gradients
 
 
 def test_a_defense_s_straight_through_gradient_is_none_but_its_model_s_is():
@@ -91,11 +93,11 @@ def slanted(slope, share):
 def test_the_least_share_on_both_sides(share, misleads):
     assert gradient_probe.MIN_CHANGE_SHARE == 0.1
     found = probe(with_backward(lambda slope: torch.cat([slanted(slope[:1], share), -slope[1:]])))
-    assert found.misleads is misleads
+    assert found.has_misleading_gradients is misleads
 
 
 @pytest.mark.parametrize(("factor", "misleads"), [(2.0, False), (4.5, True)])
 def test_another_unit_is_the_same_for_all_images(factor, misleads):
     assert gradient_probe.MAX_SHARE_RATIO == 3
     found = probe(with_backward(lambda slope: 1e3 * torch.cat([slope[:1], factor * slope[1:]])))
-    assert found.misleads is misleads
+    assert found.has_misleading_gradients is misleads

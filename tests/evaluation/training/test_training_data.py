@@ -31,7 +31,7 @@ def _load(base, source, **wanted):
 
 
 def test_splits_of_its_own_are_used(archives):
-    images, sources = _load(archives, "npz:all.npz", most=4)
+    images, sources = _load(archives, "npz:all.npz", max_validation_images=4)
     assert (len(images.training), len(images.validation), len(images.test)) == (12, 4, 4)
     assert sources == {
         "training": "npz:all.npz, train",
@@ -41,19 +41,19 @@ def test_splits_of_its_own_are_used(archives):
 
 
 def test_without_splits_a_share_is_held_out_and_nothing_is_tested_on(archives):
-    images, sources = _load(archives, "npz:plain.npz", share=0.5)
+    images, sources = _load(archives, "npz:plain.npz", validation_share=0.5)
     assert (len(images.training), len(images.validation), images.test) == (2, 2, None)
     assert sources["validation"] == "0.5 of the images of each class of npz:plain.npz, train"
 
 
 def test_images_without_names_take_those_of_the_others(archives):
-    images, _ = _load(archives, "npz:all.npz", validation="npz:plain.npz", test="npz:bare.npz")
+    images, _ = _load(archives, "npz:all.npz", validation_source="npz:plain.npz", test_source="npz:bare.npz")
     assert images.validation.class_names == images.test.class_names == ("left", "right")
 
 
 def test_other_classes_are_refused(archives):
     with pytest.raises(DataError, match="its 2 classes are not the 2 of all"):
-        _load(archives, "npz:all.npz", test="npz:other.npz")
+        _load(archives, "npz:all.npz", test_source="npz:other.npz")
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
@@ -65,7 +65,7 @@ def test_named_images_that_are_trained_on_are_refused(archives, part):
 
 def test_named_images_that_choose_the_epoch_are_no_test(archives):
     with pytest.raises(DataError, match="4 of its 4 images are training or validation images too"):
-        _load(archives, "npz:all.npz", validation="npz:plain.npz", test="npz:plain.npz")
+        _load(archives, "npz:all.npz", validation_source="npz:plain.npz", test_source="npz:plain.npz")
 
 
 def test_splits_of_one_set_may_share_images_and_it_is_said(archives):

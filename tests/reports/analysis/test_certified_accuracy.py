@@ -228,7 +228,7 @@ def _run(folder: Path, **changes) -> Path:
     """A run of two models under an attack, the first of them certified."""
     run = build_run(folder / "run", SampleRun(plans=(PGD,), failing_cell=None, has_images=False))
     with RunStore.open_readonly(run) as store:
-        known = {"resolved": (run / "run.yaml").read_text("utf-8"), "identity": store.read_identity()}
+        known = {"resolved_yaml": (run / "run.yaml").read_text("utf-8"), "identity": store.read_identity()}
         attacked = store.read_cells()[0]
         images = [row.image for row in store.read_outcomes(attacked.key)]
     cell = record(model=attacked.model, images=len(images), position=99, key="c" * 64, **changes)

@@ -47,7 +47,7 @@ def _run(folder: Path, **certificate) -> Path:
     wrong, eps = certificate.pop("wrong", 0), certificate.pop("eps", EPS_8_OF_255)
     with RunStore.create_or_open(run, **_identity(run)) as store:
         cell = next(
-            each for each in store.read_cells() if (each.model, each.attack) == ("signs-pgd-at", PGD.attack)
+            cell for cell in store.read_cells() if (cell.model, cell.attack) == ("signs-pgd-at", PGD.attack)
         )
         record = replace(
             cell,
@@ -69,7 +69,10 @@ def _run(folder: Path, **certificate) -> Path:
 
 def _identity(run: Path) -> dict:
     with RunStore.open_readonly(run) as store:
-        return {"resolved": (run / "run.yaml").read_text(encoding="utf-8"), "identity": store.read_identity()}
+        return {
+            "resolved_yaml": (run / "run.yaml").read_text(encoding="utf-8"),
+            "identity": store.read_identity(),
+        }
 
 
 def _proof(row: OutcomeRecord, record: CellRecord, wrong: bool) -> OutcomeRecord:
@@ -121,7 +124,7 @@ def test_a_bracket_counts_the_same_images(sound: Path):
 def test_images_that_the_certificate_was_not_asked_about_do_not_count(sound: Path):
     with RunStore.open_readonly(sound) as store:
         evidence = read_evidence(store)
-        record = next(each for each in store.read_cells() if each.measure == "certificate")
+        record = next(cell for cell in store.read_cells() if cell.measure == "certificate")
         rows = store.read_outcomes(record.key)[:40]
     fewer = build_cell_result(replace(record, images=40), rows)
     (bracket,) = build_accuracy_bounds(replace(evidence, cells=(*evidence.attack_cells, fewer)))
@@ -203,8 +206,8 @@ def test_a_certificate_of_the_votes_says_nothing_about_attacks_on_the_model_alon
 def test_brackets_are_in_every_form_of_the_report(sound: Path, violated: Path, tmp_path: Path):
     page = write_report(sound, tmp_path / "sound" / "report.html")
     results = json.loads((page.parent / "results.json").read_text(encoding="utf-8"))
-    (bracket,) = results["brackets"]
-    assert bracket["verified"]["value"] == bracket["empirical"]["value"]
+    (bracket,) = results["accuracy_bounds"]
+    assert bracket["certified_accuracy"]["value"] == bracket["empirical_accuracy"]["value"]
     assert bracket["undecided"] == 0
     assert results["gates"]["violations"] == []
     assert "Between proof and attack" in page.read_text(encoding="utf-8")

@@ -27,7 +27,9 @@ def attack(marks, name, parameters, **changes):
 
 def square(marks, *, queries=5000, **changes):
     spending = ASKED_OFTEN._replace(largest=queries)
-    return replace(attack(marks, "square-linf-8", SQUARE, knowledge="scores", **changes), spending=spending)
+    return replace(
+        attack(marks, "square-linf-8", SQUARE, knowledge="scores", **changes), query_stats=spending
+    )
 
 
 def autoattack(stages, **changes):
@@ -35,7 +37,7 @@ def autoattack(stages, **changes):
     names = {"c": "apgd-ce", "t": "apgd-t", "f": "fab-t", "s": "square"}
     cell = attack(["h" if one == "h" else "b" for one in stages], AUTOATTACK_NAME, ENSEMBLE, **changes)
     known = {f"image-{place:03}": names[one] for place, one in enumerate(stages) if one in names}
-    return replace(cell, stages=known, spending=ASKED_OFTEN)
+    return replace(cell, successful_stages=known, query_stats=ASKED_OFTEN)
 
 
 def told(evidence):
@@ -95,7 +97,7 @@ def test_what_any_white_box_broke_did_not_fall_to_the_black_box_alone():
 
 
 def test_runs_that_know_no_stages_are_judged_as_white_box():
-    old = replace(autoattack("h" * 10 + "s" * 40), stages={})
+    old = replace(autoattack("h" * 10 + "s" * 40), successful_stages={})
     assert not list(find_gradient_masking(make_evidence(attack("h" * 50, PGD_NAME, CE), old)))
 
 
@@ -138,7 +140,7 @@ def test_a_transfer_that_beats_the_white_box_leaves_the_rest_in_doubt():
 
 def test_proven_images_are_never_in_doubt():
     proof = make_cell("h" * 100, "crown", measure="certificate")
-    proof = replace(proof, proven={f"image-{place:03}": EPS for place in range(80)})
+    proof = replace(proof, certified_radii={f"image-{place:03}": EPS for place in range(80)})
     evidence = make_evidence(attack("h" * 100, PGD_NAME, CE), square("h" * 90 + "b" * 10, queries=50), proof)
     (doubt,) = find_doubts(evidence)
     assert len(doubt.images) == 20

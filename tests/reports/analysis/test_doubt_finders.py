@@ -113,7 +113,7 @@ def test_a_doubt_without_images_is_none(content, doubting):
 
 def test_every_form_of_the_report_names_the_doubts(sample, doubting):
     doubting(lambda evidence: iter([unbroken(evidence, 3)]))
-    with RunStore.open_readonly(sample.run) as store:
+    with RunStore.open_readonly(sample.run_dir) as store:
         content = read_report_data(store)
     (finding,) = [one for one in content.findings if "its gradients are not finite" in one.text]
     assert "signs-pgd-at: 3 images under" in finding.text.replace("\u2068", "").replace("\u2069", "")

@@ -44,7 +44,7 @@ def verdicts(marks: str) -> list[OutcomeRecord]:
 
 def test_denominators_and_the_identity_of_v5(content):
     for cell in content.evidence.cells:
-        if not cell.done:
+        if not cell.is_done:
             continue
         tally = cell.tally
         assert cell.robust_accuracy.count == tally.clean_correct - tally.broken - tally.errors
@@ -124,7 +124,7 @@ def test_images_with_errors_are_never_robust():
 
 
 def test_clean_accuracy_comes_from_the_cell_with_most_images(content):
-    assert content.evidence.clean_accuracy(PLAIN).n == 96
+    assert content.evidence.compute_clean_accuracy(PLAIN).n == 96
 
 
 def test_the_headline_is_the_threat_with_most_attacks(content):
@@ -134,7 +134,7 @@ def test_the_headline_is_the_threat_with_most_attacks(content):
 
 def test_models_are_compared_on_the_same_images(content):
     (pair,) = content.evidence.compare_models(content.evidence.headline_threat)
-    held = [content.evidence.worst(subject, pair.threat) for subject in (pair.first, pair.second)]
+    held = [content.evidence.get_worst_case(subject, pair.threat) for subject in (pair.first, pair.second)]
     assert pair.first.model == "signs-pgd-at"
     difference = held[0].robust_accuracy.count - held[1].robust_accuracy.count
     assert pair.comparison.only_first - pair.comparison.only_second == difference

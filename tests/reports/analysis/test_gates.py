@@ -64,8 +64,8 @@ def test_a_cell_that_failed_makes_its_gate_inconclusive(content):
 
 
 @pytest.mark.parametrize("status", ["pending", "partial", "error", "skipped"])
-def test_a_missing_attack_leaves_a_kept_limit_open_but_not_a_broken_one(evidence_of, status):
-    evidence = evidence_of(statuses={("signs-pgd-at", "autoattack-linf-8"): status})
+def test_a_missing_attack_leaves_a_kept_limit_open_but_not_a_broken_one(build_evidence, status):
+    evidence = build_evidence(statuses={("signs-pgd-at", "autoattack-linf-8"): status})
     kept = judge_evidence(evidence, [HARDENED | {"min": 0.3}])
     broken = judge_evidence(evidence, [HARDENED | {"min": 0.9}])
     assert (kept.exit_code, broken.exit_code) == (4, 1)

@@ -27,7 +27,7 @@ def test_every_attack_is_there_once_with_goal_sight_and_settings(content):
     )
     aimed = trial(evidence, "stop-to-speed-limit")
     assert aimed.goal == "Stop read as one of 8 target classes"
-    assert aimed.sight == "the attacker knows: the network and its gradients"
+    assert aimed.attacker_knowledge == "the attacker knows: the network and its gradients"
     cell = next(cell for cell in evidence.cells if cell.record.attack == "pgd50-linf-8")
     given = {"method": "pgd", "steps": 50, "restarts": 1, "step_size": None, "random_start": True,
              "early_stop": False, "loss": "ce", "share": 0.123456}  # fmt: skip
@@ -43,8 +43,8 @@ def test_cards_speak_for_themselves_where_the_run_knows_them(content):
     cell = content.evidence.cells[0]
     name = cell.record.card
     card = {"description": "Steps  along\n the <b>gradient</b>.", "source": "A paper, 2018"}
-    evidence = replace(content.evidence, cards={name: card})
-    assert trial(evidence, name).about == "Steps along the <b>gradient</b>."
+    evidence = replace(content.evidence, card_texts={name: card})
+    assert trial(evidence, name).card_description == "Steps along the <b>gradient</b>."
 
     def about(**changes):
         changed = replace(cell, record=replace(cell.record, **changes))

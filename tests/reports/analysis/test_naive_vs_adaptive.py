@@ -29,7 +29,7 @@ def _pgd(attack, strength, defense="none", **changes):
         "norm": "Linf",
         "eps": EPS_8_OF_255,
         "threat": "linf-8",
-        "passes": (252, 250),
+        "passes_per_image": (252, 250),
     }
     return SamplePlan(attack=attack, strength=strength, defense=defense, **(ball | changes))
 
@@ -135,21 +135,21 @@ def test_every_form_of_the_report_shows_the_lesson(page, content):
         assert " ".join(lesson.sentence.split()) in " ".join(text.split())
         assert "What the defenses hide, and what they withstand" in text
     results = json.loads((page.parent / "results.json").read_text("utf-8"))
-    first = results["defenses"][0]
+    first = results["naive_vs_adaptive"][0]
     assert (first["model"], first["defense"], first["attack"]) == ("signs-plain", "jpeg-75", "pgd50-linf-8")
-    assert first["naive"] == lesson.naive.estimate.as_json("")
+    assert first["naive"] == lesson.naive.estimate.to_json("")
     assert (first["n"], first["only_naive"]) == (96, lesson.comparison.only_first)
-    assert first["told"] == lesson.sentence
-    assert results["defenses"][3]["p_value"] is None
+    assert first["sentence"] == lesson.sentence
+    assert results["naive_vs_adaptive"][3]["p_value"] is None
     assert "pgd50-linf-8[naive]" in (page.parent / "results.csv").read_text("utf-8")
     names = [str(cell) for cell in build_results_table(results).columns[1]._cells]
     assert names.count("pgd50-linf-8[naive]") == 3
 
 
 def test_without_a_naive_cell_there_is_nothing_to_learn(content):
-    cells = tuple(cell for cell in content.evidence.cells if not cell.naive)
+    cells = tuple(cell for cell in content.evidence.cells if not cell.is_naive)
     assert build_naive_vs_adaptive(replace(content.evidence, cells=cells)) == []
-    alone = tuple(cell for cell in content.evidence.cells if cell.naive and not cell.targeted)
+    alone = tuple(cell for cell in content.evidence.cells if cell.is_naive and not cell.targeted)
     lessons = build_naive_vs_adaptive(replace(content.evidence, cells=alone))
     assert [one.undefended.status_text for one in lessons] == ["not run"] * 3
     assert lessons[0].subject == EvaluatedModel(model="signs-plain", defense="jpeg-75")

@@ -76,47 +76,56 @@ def content(run):
 
 
 def test_there_is_a_row_for_each_target_for_the_set_and_for_the_best_of_them(content):
-    (table,) = content.goals
-    assert [row.goal for row in table.rows] == [
+    (table,) = content.goal_tables
+    assert [row.goal_name for row in table.rows] == [
         *(SIGN_CLASS_NAMES[index] for index in SPEED_LIMIT_CLASSES),
         ALL_TARGETS_LABEL,
         BEST_ATTACK_LABEL,
     ]
-    assert table.sources == "Stop"
+    assert table.source_names == "Stop"
     assert [row.severity for row in table.rows][:3] == pytest.approx([0.1, 0.2, 0.3])
     assert table.rows[-1].severity is None
 
 
 def test_every_square_is_counted_again_from_the_outcomes(run, content):
-    (table,) = content.goals
+    (table,) = content.goal_tables
     with RunStore.open_readonly(run) as store:
         cells = {(cell.model, cell.targets): store.read_outcomes(cell.key) for cell in store.read_cells()}
     goals = [*((index,) for index in SPEED_LIMIT_CLASSES), SPEED_LIMIT_CLASSES]
     for row, targets in zip(table.rows, goals, strict=False):
-        for subject, square in zip(table.subjects, row.squares, strict=True):
+        for subject, square in zip(table.subjects, row.entries, strict=True):
             right = [one for one in cells[subject.model, targets] if one.clean_correct]
-            assert square.hits == sum(one.broken for one in right)
-            assert square.elsewhere == sum(one.moved_elsewhere for one in right)
-            assert square.hits + square.elsewhere + square.held == len(right) == square.estimate.n
-    for subject, square in zip(table.subjects, table.rows[-1].squares, strict=True):
+            assert square.success_count == sum(one.broken for one in right)
+            assert square.other_class_count == sum(one.moved_elsewhere for one in right)
+            assert (
+                square.success_count + square.other_class_count + square.robust_count
+                == len(right)
+                == square.estimate.n
+            )
+    for subject, square in zip(table.subjects, table.rows[-1].entries, strict=True):
         tried = [outcomes for (model, _), outcomes in cells.items() if model == subject.model]
         images = {one.image for one in tried[0] if one.clean_correct}
-        assert square.hits == len({one.image for rows in tried for one in rows if one.broken} & images)
+        assert square.success_count == len(
+            {one.image for rows in tried for one in rows if one.broken} & images
+        )
         assert square.estimate.n == len(images)
 
 
 def test_the_best_attack_reaches_at_least_what_each_of_the_others_does(content):
-    *rows, best = content.goals[0].rows
+    *rows, best = content.goal_tables[0].rows
     for row in rows:
-        assert all(mine.hits <= most.hits for mine, most in zip(row.squares, best.squares, strict=True))
+        assert all(
+            mine.success_count <= most.success_count
+            for mine, most in zip(row.entries, best.entries, strict=True)
+        )
 
 
 def test_the_attacker_who_wants_most_harm_does_no_less_than_the_one_who_takes_any_target(content):
-    (table,), (matrix,) = content.goals, content.target_matrices
+    (table,), (matrix,) = content.goal_tables, content.target_matrices
     for harm, row in zip(table.worst_case_severities, matrix.rows, strict=True):
         assert harm.expected.value >= row.severity.expected.value
-        assert harm.worst >= row.severity.worst
-        assert harm.expected.n == row.success.n
+        assert harm.worst_severity >= row.severity.worst_severity
+        assert harm.expected.n == row.attack_success.n
 
 
 def test_parts_of_a_goal_have_no_matrix_and_no_part_in_the_answer(content):
@@ -129,7 +138,7 @@ def test_parts_of_a_goal_have_no_matrix_and_no_part_in_the_answer(content):
 
 def test_what_was_not_carried_through_is_a_word_and_the_union_says_what_it_lacks(content):
     cells = [
-        replace(cell, standing="error", problem="it broke", readings={}, verdicts={})
+        replace(cell, reported_status="error", problem="it broke", final_predictions={}, verdicts={})
         if cell.record.targets == (3,)
         else cell
         for cell in content.evidence.cells
@@ -166,7 +175,7 @@ def test_every_form_of_the_report_has_the_table(run, tmp_path):
         results = load_results(store)
     (table,) = results["goals"]
     assert table["goals"][-1] == BEST_ATTACK_LABEL
-    assert table["most_severe"][0]["expected"]["n"] == table["attack_success"][-1][0]["n"]
+    assert table["worst_case_severity"][0]["expected"]["n"] == table["attack_success"][-1][0]["n"]
     targeted = [cell for cell in results["cells"] if cell["targets"]]
     assert all(cell["severity"]["expected"]["value"] is not None for cell in targeted)
     assert results["severity"]["rule"] == "of a test"

@@ -21,7 +21,7 @@ def proof(marks):
     cell = make_cell(["h" if mark == "p" else mark for mark in marks], "crown", measure="certificate")
     proven = {f"image-{place:03}": EPS for place, mark in enumerate(marks) if mark == "p"}
     verdicts = {image: verdict._replace(robust=image in proven) for image, verdict in cell.verdicts.items()}
-    return replace(cell, proven=proven, verdicts=verdicts)
+    return replace(cell, certified_radii=proven, verdicts=verdicts)
 
 
 def test_a_curve_is_of_the_images_that_every_radius_met():
@@ -154,7 +154,9 @@ def test_one_attack_on_fewer_images_stands_beside_all_without_being_drawn():
     (worst,) = evidence.worst_cases
     assert (worst.clean_accuracy.n, worst.robust_accuracy.n) == (60, 60)
     macros = create_environment().get_template("macros.html.j2").module
-    row = str(macros.verdict_row(worst.subject, evidence.clean_accuracy(worst.subject), worst, False, None))
+    row = str(
+        macros.verdict_row(worst.subject, evidence.compute_clean_accuracy(worst.subject), worst, False, None)
+    )
     assert 'x2="100.00%"' in row
     assert "of all that were asked" in row
     assert "96.0" in row

@@ -64,38 +64,38 @@ def by_hand(run, model: int, condition: str, accept) -> tuple[int, int]:
 @pytest.mark.parametrize("model", [0, 1])
 def test_success_is_over_views_in_which_the_clean_sign_is_read_rightly(run, results, model):
     hits, total = by_hand(run, model, "sticker", lambda read: read in SPEED_LIMIT_CLASSES)
-    success = results[model].success
+    success = results[model].attack_success
     assert (success.count, success.n) == (hits, total)
     assert total == 3 * VIEWS_PER_SIGN
     assert 0 < hits < total
     kept = by_hand(run, model, "sticker", lambda read: read == STOP_CLASS)[0]
-    assert results[model].dodged.count == total - kept
+    assert results[model].misread_rate.count == total - kept
 
 
 def test_void_signs_are_listed_and_do_not_count(results):
-    (void,) = results[0].void
-    assert void.standing == "void"
-    assert void.clean.value == pytest.approx(0.8)
-    assert results[0].counted == 3
-    assert [row.sign.counted for row in results[0].rows] == [True, True, True, False]
+    (void,) = results[0].void_signs
+    assert void.status == "void"
+    assert void.clean_accuracy.value == pytest.approx(0.8)
+    assert results[0].counted_signs == 3
+    assert [row.sign.is_counted for row in results[0].rows] == [True, True, True, False]
 
 
 def test_controls_are_kept_or_not(run, results):
     clean, nothing, chance, flat, whole = results[0].controls
-    assert (nothing.measured.count, nothing.kept, nothing.reason) == (0, True, "")
-    assert nothing.measured.n == 3 * VIEWS_PER_SIGN
-    assert clean.measured.n == 4 * VIEWS_PER_SIGN
-    assert (clean.measured.value, clean.kept) == (pytest.approx((3 + 0.8) / 4), True)
+    assert (nothing.success_share.count, nothing.is_met, nothing.reason) == (0, True, "")
+    assert nothing.success_share.n == 3 * VIEWS_PER_SIGN
+    assert clean.success_share.n == 4 * VIEWS_PER_SIGN
+    assert (clean.success_share.value, clean.is_met) == (pytest.approx((3 + 0.8) / 4), True)
     assert (
-        chance.measured.count
+        chance.success_share.count
         == by_hand(run, 0, "random-colours", lambda read: read in SPEED_LIMIT_CLASSES)[0]
     )
-    assert (chance.measured.value, chance.kept) == (pytest.approx(0.02), True)
-    assert 0.001 < results[0].comparison.p_value < 0.05
-    assert (flat.kept, results[1].controls[3].kept) == (False, True)
+    assert (chance.success_share.value, chance.is_met) == (pytest.approx(0.02), True)
+    assert 0.001 < results[0].no_views_comparison.p_value < 0.05
+    assert (flat.is_met, results[1].controls[3].is_met) == (False, True)
     assert plain(flat.expected) == "clearly lower (p < 0.001)"
     assert "exact McNemar p" in flat.reason
-    assert (whole.measured.value, whole.kept) == (1.0, True)
+    assert (whole.success_share.value, whole.is_met) == (1.0, True)
     assert [one.remarks for one in (clean, nothing, chance, whole)] == [""] * 4, "kept: nothing follows"
     assert clean.name == "clean sign, no sticker (all signs, void ones too)"
 
@@ -162,7 +162,7 @@ def test_a_control_that_breaks_a_rule_is_not_a_kept_one(tmp_path, results, posit
         evidence = read_evidence(store)
     (result,) = build_sticker_results(evidence)
     flat, before = result.controls[3], results[1].controls[2]
-    assert (before.kept, before.barred) == (True, 0)
+    assert (before.is_met, before.invalid_count) == (True, 0)
     assert (flat.is_met, flat.invalid_count, flat.success_share.n) == (
         None,
         len(positions),
@@ -170,7 +170,7 @@ def test_a_control_that_breaks_a_rule_is_not_a_kept_one(tmp_path, results, posit
     )
     told = "control without-views: pixels leave the box [0, 1]"
     assert flat.reason == f"it broke a rule on {len(positions)} of 3 signs ({told})"
-    assert result.attack_success == results[1].success
+    assert result.attack_success == results[1].attack_success
     assert [row.no_views_success.is_known for row in result.rows[:3]] == [
         one not in positions for one in range(3)
     ]
@@ -204,18 +204,18 @@ def test_a_poster_has_no_whole_sign_beside_it(tmp_path):
 def test_what_is_left_out_is_counted_beside(tmp_path, results):
     first = results[0]
     hits = [looks_hit(row.sign) for row in first.rows]
-    assert (first.left_out.count, first.left_out.n) == hits[3]
+    assert (first.void_success.count, first.void_success.n) == hits[3]
     assert hits[3][1] == VIEWS_PER_SIGN - VIEWS_PER_SIGN // 5
     assert (first.overall_success.count, first.overall_success.n) == tuple(map(sum, zip(*hits, strict=True)))
-    assert first.overall_success.n == first.success.n + first.left_out.n
-    assert first.elsewhere.count == first.dodged.count - first.success.count
+    assert first.overall_success.n == first.attack_success.n + first.void_success.n
+    assert first.other_class_rate.count == first.misread_rate.count - first.attack_success.count
     run = build_sticker_run(tmp_path / "run", SampleStickers(models=("signs-plain",)))
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     (text,) = (one.text for one in list_findings(evidence) if "is left out because" in one.text)
     why = "1 of 4 signs is left out because the model misreads it in more than 5 % of the clean views."
     shares = (
-        f"on the one left out {format_estimate(first.left_out)} of the views were turned, on all together"
+        f"on the one left out {format_estimate(first.void_success)} of the views were turned, on all together"
     )
     assert why in text
     assert f"for the 3 that it reads best; {shares} {format_estimate(first.overall_success)}." in text
@@ -263,7 +263,7 @@ def test_where_every_sign_is_void_the_warning_says_what_the_sticker_did(tmp_path
 
 def looks_hit(sign) -> tuple[int, int]:
     """Views turned into a speed limit, and views in which the clean sign is read rightly."""
-    read = sign.looks["view"].predictions
+    read = sign.views["view"].predictions
     right = read["clean"] == STOP_CLASS
     return int((np.isin(read["sticker"], SPEED_LIMIT_CLASSES) & right).sum()), int(right.sum())
 
@@ -285,14 +285,14 @@ def test_a_sticker_that_turns_nothing_has_no_worst_bin_and_nothing_to_compare(tm
 
 
 def test_targets_add_up_to_all_views(results):
-    *targets, together, other, own = results[0].targets
+    *targets, together, other, own = results[0].prediction_shares
     assert [share.name for share in (together, other, own)] == [
         "any target",
         "another wrong class",
         "what it is",
     ]
-    assert sum(share.measured.count for share in targets) == together.measured.count
-    assert together.measured.count + other.measured.count + own.measured.count == results[0].success.n
+    assert sum(share.share.count for share in targets) == together.share.count
+    assert together.share.count + other.share.count + own.share.count == results[0].attack_success.n
     assert targets[2].severity == pytest.approx(0.3)
 
 
@@ -308,32 +308,32 @@ def test_an_untargeted_sticker_wants_any_wrong_class(tmp_path):
 
 
 def test_bins_hold_every_view_once_and_name_the_worst(results):
-    found = results[0].map
+    found = results[0].view_map
     squares = [square for row in found.rows for square in row]
-    assert sum(square.estimate.n for square in squares) == results[0].success.n
-    assert sum(square.estimate.count for square in squares) == results[0].success.count
-    assert found.distances == ("16 to 23", "23 to 32", "32 to 45", "45 to 64")
+    assert sum(square.estimate.n for square in squares) == results[0].attack_success.n
+    assert sum(square.estimate.count for square in squares) == results[0].attack_success.count
+    assert found.distance_labels == ("16 to 23", "23 to 32", "32 to 45", "45 to 64")
     assert found.angle_labels == ("0 to 15", "15 to 30", "30 and more")
     assert found.rows[0][0].estimate.count == 0, f"too far: under {MISREAD_SIZE_PIXELS['signs-plain']} px"
-    assert found.worst.estimate.value == 1.0
-    assert found.worst.estimate.n >= 10
+    assert found.worst_bin.estimate.value == 1.0
+    assert found.worst_bin.estimate.n >= 10
 
 
 def test_the_interval_of_the_worst_bin_allows_for_its_choice(results):
-    found = results[1].map
+    found = results[1].view_map
     eligible = [square.estimate for row in found.rows for square in row if square.estimate.n >= 10]
     worst = max(eligible, key=lambda one: one.value)
-    assert 1 < len(eligible) == found.worst.bin_count
-    assert found.worst.estimate == compute_clopper_pearson(
+    assert 1 < len(eligible) == found.worst_bin.bin_count
+    assert found.worst_bin.estimate == compute_clopper_pearson(
         worst.count, worst.n, level=1 - 0.05 / len(eligible)
     )
-    assert found.worst.estimate.low < worst.low < worst.high < found.worst.estimate.high
-    assert str(found.worst).endswith(f", interval corrected for {len(eligible)} bins")
+    assert found.worst_bin.estimate.low < worst.low < worst.high < found.worst_bin.estimate.high
+    assert str(found.worst_bin).endswith(f", interval corrected for {len(eligible)} bins")
 
 
 def test_small_images_show_no_more_of_a_sign_that_is_nearer(results):
-    assert "from 25.6 pixels on, views have the same resolution" in results[0].map.note
-    views = [results[0].rows[0].sign.looks["view"]]
+    assert "from 25.6 pixels on, views have the same resolution" in results[0].view_map.note
+    views = [results[0].rows[0].sign.views["view"]]
     assert SIGN_SIDE_SHARE == camera.SIGN_SHARE
     assert build_view_map(views, SPEED_LIMIT_CLASSES, (3, 64, 224)).note.startswith(
         "The model's images are 64 pixels"
@@ -343,9 +343,9 @@ def test_small_images_show_no_more_of_a_sign_that_is_nearer(results):
 
 
 def test_the_longest_run_of_frames(results):
-    drive = results[0].approach
-    assert drive.frames == FRAMES_PER_DRIVE
-    assert drive.seen == 3 * FRAMES_PER_DRIVE
+    drive = results[0].drive_by
+    assert drive.frame_count == FRAMES_PER_DRIVE
+    assert drive.counted_frames == 3 * FRAMES_PER_DRIVE
     rng = [np.random.default_rng([place, FRAMES_PER_DRIVE]) for place in range(3)]
     longest, turned = 0, []
     for one in rng:
@@ -355,8 +355,8 @@ def test_the_longest_run_of_frames(results):
         text = "".join("x" if mark else "." for mark in marks)
         longest = max(longest, *map(len, text.split(".")))
     assert drive.longest_run == longest > 1
-    assert max(row.approach.longest_run for row in results[0].rows[:3]) == longest
-    assert drive.share == pytest.approx(sum(turned) / (3 * FRAMES_PER_DRIVE))
+    assert max(row.drive_by.longest_run for row in results[0].rows[:3]) == longest
+    assert drive.success_share == pytest.approx(sum(turned) / (3 * FRAMES_PER_DRIVE))
     assert 0 < sum(one >= FRAMES_PER_DRIVE / 2 for one in turned) < 3
     assert drive.successful_drives == compute_clopper_pearson(
         sum(one >= FRAMES_PER_DRIVE / 2 for one in turned), 3
@@ -385,27 +385,28 @@ def test_a_drive_on_which_the_clean_sign_is_never_read_rightly_is_none(tmp_path)
 
 def test_severity_is_of_views_and_not_of_signs(results):
     severity = results[0].severity
-    expected = sum(share.measured.count * share.severity for share in results[0].targets[:8])
-    assert severity.expected.value == pytest.approx(expected / results[0].success.n)
-    assert (severity.worst, severity.worst_class) == (pytest.approx(0.3), 2)
-    assert results[0].confidence == pytest.approx(0.75)
+    expected = sum(share.share.count * share.severity for share in results[0].prediction_shares[:8])
+    assert severity.expected.value == pytest.approx(expected / results[0].attack_success.n)
+    assert (severity.worst_severity, severity.worst_class) == (pytest.approx(0.3), 2)
+    assert results[0].mean_confidence == pytest.approx(0.75)
 
 
 def test_a_sentence_sums_it_up(tmp_path, results):
     text = describe_sticker(results[0]).replace("\xa0", " ")
-    assert text.startswith(f"{100 * results[0].success.value:.1f} %")
+    assert text.startswith(f"{100 * results[0].attack_success.value:.1f} %")
     assert "of the views of 3 of 4 signs are read as a target" in text
     assert "of 3 signs in more than half of their views; at worst 100.0 %" in text
     first = results[0]
     assert (
-        f"In a further {format_estimate(first.elsewhere)} the sign is read as another wrong class"
+        f"In a further {format_estimate(first.other_class_rate)} the sign is read as another wrong class"
         in describe_sticker(first)
     )
-    assert f"not read as Stop: {format_estimate(first.dodged)}, with random colours" in describe_sticker(
-        first
+    assert (
+        f"not read as Stop: {format_estimate(first.misread_rate)}, with random colours"
+        in describe_sticker(first)
     )
     assert first.worst_severity_text.startswith("0.30: Speed limit 50, ")
-    assert first.worst_severity_text.endswith(f" of {first.success.n} views")
+    assert first.worst_severity_text.endswith(f" of {first.attack_success.n} views")
     run = build_sticker_run(tmp_path / "run", SampleStickers(void_count=4))
     with RunStore.open_readonly(run) as store:
         (first, _) = build_sticker_results(read_evidence(store))

@@ -51,7 +51,7 @@ def test_what_one_attack_broke_needs_no_other_attack():
     (worst,) = evidence.worst_cases
     assert worst.robust_accuracy == compute_clopper_pearson(0, 24)
     assert worst.attack_success == compute_clopper_pearson(24, 24)
-    assert worst.left_out == 0
+    assert worst.left_out_count == 0
     assert judge_gate(evidence, min=0.15).ruling == "fail"
     assert judge_gate(evidence, min=0.14).ruling == "inconclusive"
 
@@ -125,7 +125,7 @@ def test_whatever_broke_an_image_inside_the_ball_broke_it(other):
     worst = next(one for one in evidence.worst_cases if one.threat.name == "linf-8")
     assert worst.robust_accuracy == compute_clopper_pearson(1, 4)
     assert worst.attack_success == compute_clopper_pearson(3, 4)
-    assert worst.elsewhere == {"image-001": "other", "image-002": "other"}
+    assert worst.other_breaking_attacks == {"image-001": "other", "image-002": "other"}
     assert judge_gate(evidence, max=0.9, on="estimate").estimate.value == 0.25
     assert any(
         "2 images of" in one.text and "inside the same ball" in one.text for one in list_findings(evidence)
@@ -147,7 +147,7 @@ def test_what_lies_outside_the_ball_or_concerns_another_model_does_not_count(oth
         one for one in evidence.worst_cases if (one.threat.name, one.subject.model) == ("linf-8", "m")
     )
     assert worst.robust_accuracy == compute_clopper_pearson(3, 4)
-    assert not worst.elsewhere
+    assert not worst.other_breaking_attacks
 
 
 def test_what_changes_the_whole_image_says_nothing_about_a_mask():

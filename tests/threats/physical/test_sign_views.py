@@ -22,7 +22,7 @@ def test_views_fill_their_ranges_and_stay_inside():
     views = sample_views(STREAM, 400, ViewRange(), draw="test", device="cpu")
     for name, tensor in tensors(views).items():
         assert tensor.shape == (3, 400)
-        if name != "key":
+        if name != "noise_key":
             low, high = ViewRange().find_bounds(name)
             assert low <= float(tensor.min())
             assert float(tensor.max()) <= high
@@ -89,7 +89,7 @@ def test_the_approach_is_a_drive_at_constant_speed_past_the_sign():
 
 def test_light_stays_for_a_whole_drive_and_hands_tremble_a_little():
     drive = sample_approach(STREAM, ViewRange(), frames=60)
-    for name in ("gain", "offset", "gamma", "blur", "jpeg", "beside"):
+    for name in ("gain", "offset", "gamma", "blur", "jpeg", "border_position"):
         own = getattr(drive, name)
         assert torch.equal(own, own[:, :1].expand_as(own))
         assert len(set(own[:, 0].tolist())) == 3  # every sign has its own light

@@ -10,7 +10,13 @@ MODELS = ("signs-plain", "signs-pgd-at")
 
 
 def _plan_linf(attack: str, strength: float, **changes) -> SamplePlan:
-    ball = {"card": attack, "norm": "Linf", "eps": EPS_8_OF_255, "threat": "linf-8", "passes": (252, 250)}
+    ball = {
+        "card": attack,
+        "norm": "Linf",
+        "eps": EPS_8_OF_255,
+        "threat": "linf-8",
+        "passes_per_image": (252, 250),
+    }
     return SamplePlan(attack=attack, strength=strength, **(ball | changes))
 
 
@@ -31,9 +37,9 @@ def _plan_corruption(kind: str, place: int, severity: int) -> SamplePlan:
 
 ATTACKS = (
     _plan_linf("pgd50-linf-8", 0.8),
-    _plan_linf("square-linf-8", 0.97, passes=(5000, 0), knowledge="scores"),
-    _plan_linf("hopskipjump-linf-8", 0.6, passes=(10_000, 0), knowledge="labels"),
-    _plan_linf("curve-linf-8", 0.79, passes=(45, 45), measure="distance"),
+    _plan_linf("square-linf-8", 0.97, passes_per_image=(5000, 0), knowledge="scores"),
+    _plan_linf("hopskipjump-linf-8", 0.6, passes_per_image=(10_000, 0), knowledge="labels"),
+    _plan_linf("curve-linf-8", 0.79, passes_per_image=(45, 45), measure="distance"),
     _plan_l2("ddn-l2-0.8", 0.97),
     _plan_l2("fmn-l2-0.8", 0.93),
     SamplePlan(attack="ead-l1-12", card="ead-l1-12", norm="L1", eps=12.0, threat="l1-12", strength=0.9,
@@ -42,7 +48,7 @@ ATTACKS = (
          passes_per_image=(776, 0), knowledge="labels"),
 )  # fmt: skip
 TRANSFERS = tuple(
-    _plan_linf(f"mi-fgsm-linf-8[from={model}]", 0.97, passes=(2, 0), knowledge="transfer",
+    _plan_linf(f"mi-fgsm-linf-8[from={model}]", 0.97, passes_per_image=(2, 0), knowledge="transfer",
           surrogate=model, card="mi-fgsm-linf-8")
     for model in MODELS
 )  # fmt: skip
