@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from dataclasses import MISSING, Field, dataclass, fields
 from importlib import import_module
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 from torch import Tensor
 
@@ -49,6 +49,18 @@ class AttackType(ABCMeta):
         if unknown[0] in _CALL_OPTIONS:
             remedy = f"give it to the call: {call}"
         raise ConfigError(f"{cls.__name__} has no parameter {unknown[0]!r}", remedy=remedy)
+
+
+@dataclass(frozen=True)
+class AttackInputs:
+    """What ``perturb`` was given."""
+
+    classifier: Classifier
+    images: Tensor
+    labels: Tensor
+    threat: ThreatModel
+    stream: RandomStream
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +226,36 @@ class Attack(metaclass=AttackType):
 def _get_default(parameter: Field[Any]) -> Any:
     """A field's default value; `MISSING` if it has none."""
     return parameter.default if parameter.default_factory is MISSING else parameter.default_factory()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BallAttack(Attack):
+    """An attack inside a norm's ball around each image; a subclass writes ``find_candidates``."""
+
+    @final
+    def perturb(
+        self,
+        classifier: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        stream: RandomStream,
+        masks: Tensor | None = None,
+    ) -> Tensor:
+        """See :meth:`Attack.perturb`; the images themselves where there are none or the ball is a point."""
+        masks = require_masks(threat, masks)
+        if len(images) == 0 or threat.eps == 0:
+            return images.clone()
+        return self.find_candidates(AttackInputs(classifier, images, labels, threat, stream, masks))
+
+    @abstractmethod
+    def find_candidates(self, inputs: AttackInputs) -> Tensor:
+        """The candidates that ``perturb`` returns.
+
+        Args:
+            inputs: What ``perturb`` was given: at least one image, an eps above 0, and the masks only where
+                the threat's region is ``"mask"``.
+        """
 
 
 def require_masks(threat: ThreatModel, masks: Tensor | None) -> Tensor | None:

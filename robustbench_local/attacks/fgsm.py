@@ -7,16 +7,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, require_masks
+from robustbench_local.attacks.base import AttackInputs, BallAttack
 from robustbench_local.attacks.core.objective import LossName, build_objective, check_loss, check_loss_defined
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_steepest_step, project_to_box
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM(Attack):
+class FGSM(BallAttack):
     """Fast gradient sign method, and its L2 form; a baseline, never a robustness claim.
 
     Args:
@@ -35,20 +34,11 @@ class FGSM(Attack):
     def __post_init__(self) -> None:
         check_loss(self.loss)
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,  # noqa: ARG002 - nothing is drawn
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Take the step; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        _, _, gradient = classifier.compute_gradient(images, build_objective(self.loss, threat, labels))
+    def find_candidates(self, inputs: AttackInputs) -> Tensor:
+        """Take the step; see :meth:`BallAttack.find_candidates`."""
+        images, threat, masks = inputs.images, inputs.threat, inputs.masks
+        objective = build_objective(self.loss, threat, inputs.labels)
+        _, _, gradient = inputs.classifier.compute_gradient(images, objective)
         direction = compute_steepest_step(gradient if masks is None else gradient * masks, threat.norm)
         return project_to_box(images + threat.eps * direction, images, threat, masks)
 

@@ -10,8 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, require_masks
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.objective import LossName, build_objective, check_loss, check_loss_defined
 from robustbench_local.attacks.core.search import PointEvaluation, Search
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
@@ -28,7 +29,7 @@ from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(Attack):
+class PGD(EngineAttack):
     """Projected gradient descent on the loss, keeping the best point of every path.
 
     An image leaves the search as soon as a point on its path is confirmed adversarial, and only images
@@ -71,23 +72,14 @@ class PGD(Attack):
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ConfigError(f"PGD's step_size must be above 0 and finite, got {self.step_size}")
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        engine = Engine(classifier, images, labels, stream, masks, early_stop=self.early_stop)
+    def build_engine(self, inputs: AttackInputs) -> Engine:
+        """See :meth:`EngineAttack.build_engine`; without ``early_stop`` no image leaves early."""
+        return Engine.from_inputs(inputs, early_stop=self.early_stop)
+
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """A path of every open image from each start."""
         for restart in range(self.restarts):
             engine.run(PGDSearch(attack=self, threat=threat), engine.build_items(restart))
-        return engine.points
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All steps of all restarts, and the look at each path's last point."""

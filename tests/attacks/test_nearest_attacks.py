@@ -195,8 +195,8 @@ class Found:
     """What an attack made of the first 14 images with no limit on the distance, and the passes it spent."""
 
     candidates: Tensor
-    forward: Tensor
-    backward: Tensor
+    forward_passes: Tensor
+    backward_passes: Tensor
 
 
 @pytest.fixture(scope="module")

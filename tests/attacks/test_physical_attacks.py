@@ -93,10 +93,10 @@ def test_rectangles_go_where_they_turn_most_views(three: Sample, monkeypatch):
     """Where an L1 weight leaves most of a first pass, or into a plain layout: each sign by its own views."""
     draws = []
 
-    def climb(attack, setting, start, finish, penalty, *, draw, steps):
-        draws.append((draw, steps))
+    def climb(attack, setting, start, finish, penalty, *, draw_name, steps):
+        draws.append((draw_name, steps))
         where = ["place 0", "place 1", "place 3"]
-        turned = [float(where[sign] == draw) for sign in range(3)]
+        turned = [float(where[sign] == draw_name) for sign in range(3)]
         if draw == "place":  # the lower right of each sign is worth most
             start = start.clone()
             start[..., 4:, 4:] = 1 - start[..., 4:, 4:].round()

@@ -9,7 +9,7 @@ from test_oracle import signed_margins, two_class_sample
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.base import Attack, AttackInputs
 from robustbench_local.attacks.core.losses import (
     compute_cross_entropy,
     compute_cross_entropy_to_target_set,
@@ -17,7 +17,7 @@ from robustbench_local.attacks.core.losses import (
     compute_margin_to_target_set,
 )
 from robustbench_local.attacks.transfer.di_fgsm import DIFGSM, build_resize_matrices
-from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, PerturbInputs, normalize_l1
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, normalize_l1
 from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM, smooth_gradient
 from robustbench_local.attacks.transfer.vmi_fgsm import VMIFGSM
 from robustbench_local.errors import ConfigError, ThreatError
@@ -124,8 +124,8 @@ def test_sizes_and_places_are_those_of_the_paper_each_equally_likely():
         assert 0.4 < float(gaps.float().mean()) < 0.6
 
 
-def case(sample: Sample, attack: Attack, threat: ThreatModel) -> PerturbInputs:
-    return PerturbInputs(
+def case(sample: Sample, attack: Attack, threat: ThreatModel) -> AttackInputs:
+    return AttackInputs(
         sample.classifier, sample.images, sample.labels, threat, sample.build_stream(attack), None
     )
 
@@ -351,7 +351,7 @@ def test_the_resizing_s_clamp_hides_no_pixel_at_the_border():
     images = (torch.rand(4, 3, 8, 8, generator=generator) > 0.5).float()  # nothing but black and white
     weights = 0.05 * torch.randn(3, 192, generator=generator)
     sample, attack = build_linear_sample(weights, torch.zeros(3), images), DIFGSM(probability=1.0, resize=0.9)
-    case = PerturbInputs(sample.classifier, images, sample.labels, LINF, sample.build_stream(attack), None)
+    case = AttackInputs(sample.classifier, images, sample.labels, LINF, sample.build_stream(attack), None)
     slope, _ = attack._compute_gradient(case, images, "0")
     down, across = attack._draw_resize_matrices(case, "0")
     leaf = images.clone().requires_grad_()

@@ -10,8 +10,9 @@ from attack_samples import Sample
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.transfer.di_fgsm import DIFGSM, build_resize_matrices
-from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, PerturbInputs
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM
 from robustbench_local.attacks.transfer.vmi_fgsm import VMIFGSM
 from robustbench_local.threats.threat_model import ThreatModel
@@ -64,7 +65,7 @@ def test_ti_fgsm_gives_torchattacks_images(small: Sample, torchattacks: ModuleTy
 class AlwaysSeven(DIFGSM):
     """Of 8 pixels the peer always makes 7, at the top left."""
 
-    def _draw_resize_matrices(self, case: PerturbInputs, draw: str) -> tuple[Tensor, Tensor]:
+    def _draw_resize_matrices(self, case: AttackInputs, draw: str) -> tuple[Tensor, Tensor]:
         count = len(case.images)
         matrices = build_resize_matrices(torch.full((count,), 7.0), torch.zeros(count), 8)[:, None]
         return matrices, matrices

@@ -24,10 +24,9 @@ from robustbench_local.attacks.adapters.sandbox import (
     seed_global_generators,
     silence_autoattack,
 )
-from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.base import AttackInputs, BallAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, DataError, ThreatError, did_you_mean, format_install_command
-from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import project_to_box
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -36,7 +35,7 @@ _INSTALL_COMMAND = format_install_command("torchattacks")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceAutoAttack(Attack):
+class ReferenceAutoAttack(BallAttack):
     """AutoAttack as its authors published it, run by ``pyautoattack``: what our own is checked against.
 
     APGD on the cross-entropy, targeted APGD on the DLR loss, targeted FAB and Square, each on the images
@@ -55,23 +54,14 @@ class ReferenceAutoAttack(Attack):
 
     version: Literal["standard"] = "standard"
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,  # noqa: ARG002 - the region is always the image
-    ) -> Tensor:
-        """Run the four attacks on one group; see :meth:`Attack.perturb`."""
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
+    def find_candidates(self, inputs: AttackInputs) -> Tensor:
+        """Run the four attacks on one group; see :meth:`BallAttack.find_candidates`."""
+        classifier, images, threat = inputs.classifier, inputs.images, inputs.threat
         height, width = images.shape[-2:]
         if threat.norm == "L2" and min(height, width) < 5:
             need = "AutoAttack's Square needs images of at least 5 x 5 pixels under L2"
             raise DataError(f"{need}, these are {height} x {width}", remedy="use pgd")
-        seed = stream.compute_batch_seed() & 0x7FFFFFFF
+        seed = inputs.stream.compute_batch_seed() & 0x7FFFFFFF
         guard = _wrap_classifier(classifier, images, threat)
         with seed_global_generators(seed), silence_autoattack():
             attack = pyautoattack.AutoAttack(
@@ -81,7 +71,7 @@ class ReferenceAutoAttack(Attack):
             others = classifier.num_classes - 1
             attack.fab.n_target_classes = min(9, others)
             attack.apgd_targeted.n_target_classes = min(_count_apgd_targets(threat), others)
-            candidates, _ = attack.run_standard_evaluation(images, labels, batch_size=len(images))
+            candidates, _ = attack.run_standard_evaluation(images, inputs.labels, batch_size=len(images))
         return guard.replace_nonfinite_candidates(candidates)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
@@ -101,7 +91,7 @@ class ReferenceAutoAttack(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchattacksAttack(Attack):
+class TorchattacksAttack(BallAttack):
     """An attack of torchattacks, by its class name there, with its own keyword parameters.
 
     Args:
@@ -140,25 +130,17 @@ class TorchattacksAttack(Attack):
                 )
         object.__setattr__(self, "parameters", dict(sorted(self.parameters.items())))
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,  # noqa: ARG002 - the region is always the image
-    ) -> Tensor:
-        """Run the attack on one group; see :meth:`Attack.perturb`."""
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
+    def find_candidates(self, inputs: AttackInputs) -> Tensor:
+        """Run the attack on one group; see :meth:`BallAttack.find_candidates`."""
+        classifier, images, threat = inputs.classifier, inputs.images, inputs.threat
         if not bool(((images >= 0) & (images <= 1)).all()):
             raise DataError(
                 "torchattacks would silently clip images outside [0, 1]", remedy="rescale the images"
             )
-        seed = stream.compute_batch_seed() & 0x7FFFFFFF
+        seed = inputs.stream.compute_batch_seed() & 0x7FFFFFFF
         guard = _wrap_classifier(classifier, images, threat)
         attack = self._build_attack(guard, classifier, threat, seed)
+        labels = inputs.labels
         wanted = torch.full_like(labels, threat.targets[0]) if threat.targets else labels
         with seed_global_generators(seed), warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
-from robustbench_local.attacks.base import Attack, require_masks
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.objective import LossName, check_counts, check_loss, check_loss_defined
 from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD(Attack):
+class APGD(EngineAttack):
     """Auto-PGD, without early stopping unless a success is confirmed.
 
     Args:
@@ -47,27 +45,17 @@ class APGD(Attack):
         check_loss(self.loss)
         check_counts("APGD", steps=self.steps, restarts=self.restarts, draws=self.draws)
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        early_stop, draws = self.early_stop, self.draws
-        engine = Engine(classifier, images, labels, stream, masks, early_stop=early_stop, eot_samples=draws)
+    def build_engine(self, inputs: AttackInputs) -> Engine:
+        """See :meth:`EngineAttack.build_engine`; with averaged looks, and without ``early_stop`` no image leaves early."""
+        return Engine.from_inputs(inputs, early_stop=self.early_stop, eot_samples=self.draws)
+
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """A path of every open image from each start."""
         for restart in range(self.restarts):
             engine.run(
                 build_apgd_search(threat=threat, steps=self.steps, loss=self.loss),
                 engine.build_items(restart),
             )
-        return engine.points
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """All steps of all restarts, and the look at each path's last point."""

@@ -5,20 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from robustbench_local.attacks.apgd.search_by_norm import build_apgd_search
-from robustbench_local.attacks.base import Attack, require_masks
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.objective import LossName, check_counts
 from robustbench_local.attacks.core.target_ranking import rank_targets
-from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGDT(Attack):
+class APGDT(EngineAttack):
     """Targeted Auto-PGD: a path towards each of the most likely classes, side by side.
 
     Any success that the goal counts ends an image, whichever class it was steered for. Below 4 classes the
@@ -47,26 +43,13 @@ class APGDT(Attack):
     def __post_init__(self) -> None:
         check_counts("APGDT", steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        engine = Engine(classifier, images, labels, stream, masks)
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """Paths of every open image towards each of its classes, side by side."""
         targets = rank_targets(engine, threat, self.targets)
-        loss = select_targeted_loss(classifier.num_classes)
+        loss = select_targeted_loss(engine.classifier.num_classes)
         for restart in range(self.restarts):
             search = build_apgd_search(threat=threat, steps=self.steps, loss=loss)
             engine.run(search, engine.build_items(restart, targets=targets))
-        return engine.points
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """A look to rank the classes, then all steps of all paths and a look at each path's last point."""

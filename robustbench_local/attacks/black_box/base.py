@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.core.objective import compute_success_margin
-from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast
-from robustbench_local.threats.threat_model import ThreatModel
 
 MIN_QUERIES = 100
 """Below this a label-only attack finds a first success and little else."""
@@ -44,10 +43,8 @@ class DecisionOracle:
     """The nearest success of each image so far, and what is left of its queries.
 
     Args:
-        classifier: Asked for labels only: whether a point reaches the goal.
-        images: The originals, (N, C, H, W).
-        labels: True classes, (N,).
-        threat: Norm to measure distances in, goal, and the largest distance that counts.
+        inputs: What the attack was given. The classifier is asked for labels only: whether a point reaches the
+            goal. The threat model says which norm measures distances, and the largest one that counts.
         queries: Most queries an image may spend; less where the classifier's meter says so.
 
     Attributes:
@@ -56,10 +53,9 @@ class DecisionOracle:
         distances: Its distance, (N,); infinite where there is none.
     """
 
-    def __init__(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, threat: ThreatModel, queries: int
-    ) -> None:
-        self._classifier, self._labels, self._threat = classifier, labels, threat
+    def __init__(self, inputs: AttackInputs, queries: int) -> None:
+        classifier, images, labels = inputs.classifier, inputs.images, inputs.labels
+        self._classifier, self._labels, self._threat = classifier, labels, inputs.threat
         self._points_per_call = classifier.batch_size or max(len(images), _POINTS_PER_CALL)
         self.images = images
         self.points = images.clone()

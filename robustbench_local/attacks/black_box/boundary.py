@@ -9,11 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, Measure
+from robustbench_local.attacks.base import AttackInputs, BallAttack, Measure
 from robustbench_local.attacks.black_box.base import DecisionOracle, check_queries
-from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier import Access
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_step, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -32,7 +31,7 @@ _MIN_STEP_SHARE, _MAX_STEP_SHARE = 1e-6, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boundary(Attack):
+class Boundary(BallAttack):
     """The nearest adversarial example that a random walk along the border finds.
 
     From a random image with the wrong label, blended with the original up to the border, each step moves
@@ -67,30 +66,21 @@ class Boundary(Attack):
                 f"got {self.sideways} and {self.forward}"
             )
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        found = DecisionOracle(classifier, images, labels, threat, self.queries)
-        walk = _BoundaryWalk(found, found.find_starting_points(stream), self.sideways, self.forward)
+    def find_candidates(self, inputs: AttackInputs) -> Tensor:
+        """Walk; see :meth:`BallAttack.find_candidates`."""
+        images, stream = inputs.images, inputs.stream
+        oracle = DecisionOracle(inputs, self.queries)
+        walk = _BoundaryWalk(oracle, oracle.find_starting_points(stream), self.sideways, self.forward)
         block = max(1, min(_STEPS_PER_BLOCK, _MAX_HELD_NUMBERS // images[0].numel()))
         for step in itertools.count():
-            walk.select_rows(found.queries_left[walk.rows] > 1)  # a step may ask twice
+            walk.select_rows(oracle.queries_left[walk.rows] > 1)  # a step may ask twice
             if len(walk.rows) == 0:
                 break
             if step % block == 0:
                 shape = (block, *images.shape[1:])
                 noise = stream.sample_normal(shape, draw=f"steps {step}", device=images.device)
             walk.step(noise[walk.rows, step % block], query_sideways=step % _STEPS_PER_SIDEWAYS_QUERY == 0)
-        return found.build_candidates()
+        return oracle.build_candidates()
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Its queries, and no backward pass."""

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, Measure
+from robustbench_local.attacks.base import AttackInputs, BallAttack, Measure
 from robustbench_local.attacks.black_box.base import DecisionOracle, check_queries
-from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier import Access
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms, compute_steepest_step, reshape_for_broadcast
@@ -32,7 +32,7 @@ _MAX_HELD_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class HopSkipJump(Attack):
+class HopSkipJump(BallAttack):
     """The nearest adversarial example that can be found from labels alone.
 
     From a random image with the wrong label, blended with the original up to the border between right and
@@ -61,35 +61,26 @@ class HopSkipJump(Attack):
         if self.probes < _MIN_PROBES:
             raise ConfigError(f"HopSkipJump needs at least {_MIN_PROBES} probes, got {self.probes}")
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        found = DecisionOracle(classifier, images, labels, threat, self.queries)
-        rows = found.find_starting_points(stream)
-        points = found.points[rows]
+    def find_candidates(self, inputs: AttackInputs) -> Tensor:
+        """Step along the boundary's normal and back to it; see :meth:`BallAttack.find_candidates`."""
+        stream, threat = inputs.stream, inputs.threat
+        oracle = DecisionOracle(inputs, self.queries)
+        rows = oracle.find_starting_points(stream)
+        points = oracle.points[rows]
         for round_ in itertools.count(1):
             # what comes after the estimate is set aside, so that no round is cut off in the middle
-            affordable = found.queries_left[rows] - found.bisection_steps - _MAX_STEP_HALVINGS
+            affordable = oracle.queries_left[rows] - oracle.bisection_steps - _MAX_STEP_HALVINGS
             able = affordable >= _MIN_PROBES
             rows, points = rows[able], points[able]
             if len(rows) == 0:
                 break
             probes = affordable[able].clamp(max=int(self.probes * math.sqrt(round_)))
-            normals = _estimate_normals(found, rows, points, probes, stream.select_images(rows), round_)
+            normals = _estimate_normals(oracle, rows, points, probes, stream.select_images(rows), round_)
             stepped = _step_along_normals(
-                found, rows, points, compute_steepest_step(normals, threat.norm), round_
+                oracle, rows, points, compute_steepest_step(normals, threat.norm), round_
             )
-            points = found.bisect_to_boundary(rows, stepped)
-        return found.build_candidates()
+            points = oracle.bisect_to_boundary(rows, stepped)
+        return oracle.build_candidates()
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Its queries, and no backward pass."""

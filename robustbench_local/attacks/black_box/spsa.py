@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.objective import build_objective
 from robustbench_local.attacks.core.search import PointEvaluation, Search
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
@@ -28,7 +28,7 @@ _SIGNS_PER_NUMBER = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class SPSA(Attack):
+class SPSA(EngineAttack):
     """Simultaneous perturbation stochastic approximation: Adam on a gradient estimated from scores alone.
 
     At each step the margin is looked at on both sides of the image, along directions of random signs. The
@@ -73,22 +73,12 @@ class SPSA(Attack):
         """All samples of all steps, a look at the image before each step, and one at the last point."""
         return self.steps * (self.samples + 1) + 1
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        engine = Engine(classifier, images, labels, stream)
-        search = SPSASearch(attack=self, threat=threat, classifier=classifier, batch_size=engine.batch_size)
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """One walk of every image."""
+        search = SPSASearch(
+            attack=self, threat=threat, classifier=engine.classifier, batch_size=engine.batch_size
+        )
         engine.run(search, engine.build_items())
-        return engine.points
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Its queries, and no backward pass."""

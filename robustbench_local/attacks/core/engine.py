@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.core.search import PointEvaluation, Search, State
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable, WorkItems
 from robustbench_local.classifier import Classifier
@@ -74,6 +75,27 @@ class Engine:
         self._uses_bf16 = classifier.search_precision == "bf16" and not force_float32
         self._has_new_results = False
         self._empty = images.new_empty(0)
+
+    @classmethod
+    def from_inputs(
+        cls,
+        inputs: AttackInputs,
+        *,
+        early_stop: bool = True,
+        eot_samples: int = 1,
+        force_float32: bool = False,
+    ) -> Engine:
+        """An engine for what an attack was given; the other arguments as for the class."""
+        return cls(
+            inputs.classifier,
+            inputs.images,
+            inputs.labels,
+            inputs.stream,
+            inputs.masks,
+            early_stop=early_stop,
+            eot_samples=eot_samples,
+            force_float32=force_float32,
+        )
 
     def find_unfinished_rows(self) -> Tensor:
         """Rows of the images that still need work, ascending, int64."""

@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, require_masks
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.search import Search
 from robustbench_local.attacks.core.target_ranking import rank_targets
-from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.stochastic import passes_per_query
-from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.threat_model import ThreatModel
 
 
@@ -35,7 +34,7 @@ class Stage:
     """Whether it needs gradients."""
 
 
-class Ensemble(Attack):
+class Ensemble(EngineAttack):
     """Stages on one engine: an image that falls is spared all that follows."""
 
     uses_engine: ClassVar[bool] = True
@@ -49,24 +48,14 @@ class Ensemble(Attack):
             num_classes: K; some losses need 3 or 4 classes.
         """
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Run the stages; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        draws = (
-            self.eot_samples if passes_per_query(classifier)[0] == 1 else 1
-        )  # its own mean would come back every time
-        engine = Engine(classifier, images, labels, stream, masks, eot_samples=draws)
-        stages = self.build_stages(threat, classifier.num_classes)
+    def build_engine(self, inputs: AttackInputs) -> Engine:
+        """See :meth:`EngineAttack.build_engine`; a classifier that averages itself is not averaged again."""
+        averages_itself = passes_per_query(inputs.classifier)[0] > 1
+        return Engine.from_inputs(inputs, eot_samples=1 if averages_itself else self.eot_samples)
+
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """The stages in their order, until no image is open."""
+        stages = self.build_stages(threat, engine.classifier.num_classes)
         most = max(stage.targets for stage in stages)
         ranked: Tensor | None = None
         for stage in stages:
@@ -78,8 +67,7 @@ class Ensemble(Attack):
             targets = None if ranked is None or not stage.targets else ranked[:, : stage.targets]
             for restart in range(stage.restarts):
                 engine.run(stage.build_search(threat), engine.build_items(restart, targets=targets))
-            classifier.record_stage((engine.finished & ~before).nonzero().flatten(), stage.name)
-        return engine.points
+            engine.classifier.record_stage((engine.finished & ~before).nonzero().flatten(), stage.name)
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """The most that an image costs which survives everything, with ten or more classes."""

@@ -9,13 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, Measure, require_masks
+from robustbench_local.attacks.base import AttackInputs, Measure
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.objective import compute_success_margin
 from robustbench_local.attacks.minimum_norm.nearest_search import is_clearly_adversarial
 from robustbench_local.attacks.minimum_norm.refine import estimate_refinement_cost, refine_successes
-from robustbench_local.classifier import Classifier
-from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import compute_norms, reshape_for_broadcast
 from robustbench_local.threats.threat_model import ThreatModel
 
@@ -28,40 +27,32 @@ _EXTENSION_SHARE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimumNormAttack(Attack):
+class MinimumNormAttack(EngineAttack):
     """An attack whose candidate is the nearest success it can find, and the original if that is too far.
 
-    A subclass writes ``build_search`` and says what it costs in ``passes``; what it finds is refined.
+    A subclass writes ``run_searches`` and says what that costs in ``estimate_search_cost``; what it finds is
+    refined.
     """
 
     regions: ClassVar[frozenset[str]] = frozenset({"image", "mask"})
     measure: ClassVar[Measure] = "distance"
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Search and refine; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        engine = Engine(classifier, images, labels, stream, masks, force_float32=True)
-        self.search(engine, threat)
+    def build_engine(self, inputs: AttackInputs) -> Engine:
+        """See :meth:`EngineAttack.build_engine`; in float32, for the decision boundary itself is at stake."""
+        return Engine.from_inputs(inputs, force_float32=True)
+
+    @abstractmethod
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """Run searches on the engine, all of them a ``MinimumNormSearch``."""
+
+    def select_candidates(self, engine: Engine, threat: ThreatModel) -> Tensor:
+        """The refined successes inside the ball; the original where there is none."""
         refine_successes(engine, threat)
         return _confirm_candidates(engine, threat)
 
     @abstractmethod
-    def search(self, engine: Engine, threat: ThreatModel) -> None:
-        """Run searches on the engine, all of them a ``MinimumNormSearch``."""
-
-    @abstractmethod
     def estimate_search_cost(self, threat: ThreatModel) -> tuple[int, int]:
-        """Forward and backward passes of ``build_search`` an image at most."""
+        """Forward and backward passes of ``run_searches`` an image at most."""
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """The search's passes, the refinement's, and the last looks."""

@@ -10,8 +10,9 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, Measure, require_masks
+from robustbench_local.attacks.base import Measure
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.objective import (
     LossName,
     build_objective,
@@ -47,7 +48,7 @@ Count = TypeVar("Count", int, Tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve(Attack):
+class Curve(EngineAttack):
     """PGD at radii of a list, dividing the list for each image, so that it is one radius that comes out.
 
     A success at one radius counts at all larger ones, so the curve cannot rise, and a success that lies
@@ -82,23 +83,14 @@ class Curve(Attack):
         if any(not (math.isfinite(radius) and radius > 0) for radius in self.radii or ()):
             raise ConfigError(f"Curve's radii must be above 0 and finite, got {list(self.radii or ())}")
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        engine = Engine(classifier, images, labels, stream, masks)
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """Paths at radii of the list, which each image's answers divide."""
         self._bisect_radii(engine, threat)
+
+    def select_candidates(self, engine: Engine, threat: ThreatModel) -> Tensor:  # noqa: ARG002
+        """The success at the smallest radius; the original where there is none."""
         success = engine.scores > 0
-        return torch.where(reshape_for_broadcast(success, images), engine.points, images)
+        return torch.where(reshape_for_broadcast(success, engine.images), engine.points, engine.images)
 
     def list_radii(self, threat: ThreatModel) -> tuple[float, ...]:
         """The radii that are asked about, ascending, the threat model's last."""

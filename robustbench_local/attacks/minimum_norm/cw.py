@@ -63,7 +63,7 @@ class CW(MinimumNormAttack):
         if not (self.learning_rate > 0 and self.c > 0):
             raise ConfigError(f"CW's learning_rate and c must be above 0, got {self.learning_rate}, {self.c}")
 
-    def search(self, engine: Engine, threat: ThreatModel) -> None:
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
         """All searches for c, one after another."""
         engine.run(_CWSearch(self, threat), engine.build_items())
 

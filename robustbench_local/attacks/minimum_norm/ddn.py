@@ -62,7 +62,7 @@ class DDN(MinimumNormAttack):
         if not 0 < self.gamma < 1:
             raise ConfigError(f"DDN's gamma must be between 0 and 1, got {self.gamma}")
 
-    def search(self, engine: Engine, threat: ThreatModel) -> None:
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
         """One path."""
         engine.run(_DDNSearch(self, threat), engine.build_items())
 

@@ -53,7 +53,7 @@ class DeepFool(MinimumNormAttack):
         if not 0 <= self.overshoot < 1:
             raise ConfigError(f"DeepFool's overshoot must be at least 0 and below 1, got {self.overshoot}")
 
-    def search(self, engine: Engine, threat: ThreatModel) -> None:
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
         """Cross the nearest border."""
         search = DeepFoolSearch(
             threat=threat, steps=self.steps, classes=self.classes, overshoot=self.overshoot

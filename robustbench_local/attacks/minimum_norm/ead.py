@@ -62,7 +62,7 @@ class EAD(MinimumNormAttack):
             values = f"{self.beta}, {self.learning_rate} and {self.c}"
             raise ConfigError(f"EAD's beta, learning_rate and c must be above 0, got {values}")
 
-    def search(self, engine: Engine, threat: ThreatModel) -> None:
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
         """All searches for c, one after another."""
         engine.run(_EADSearch(self, threat), engine.build_items())
 

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, require_masks
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.hyperplane_projection import compute_hyperplane_step
 from robustbench_local.attacks.core.in_ball_filter import score_points_in_ball
 from robustbench_local.attacks.core.losses import compute_margin
@@ -20,7 +20,6 @@ from robustbench_local.attacks.core.random_starts import draw_sphere_starts
 from robustbench_local.attacks.core.search import PointEvaluation, Search
 from robustbench_local.attacks.core.target_ranking import rank_targets
 from robustbench_local.attacks.core.work_items import ActiveSet, TensorTable
-from robustbench_local.classifier import Classifier
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import PerImageBalls, compute_norms
 from robustbench_local.threats.threat_model import ThreatModel
@@ -39,7 +38,7 @@ _MIN_STEP = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class FAB(Attack):
+class FAB(EngineAttack):
     """Targeted FAB: the fast adaptive boundary attack towards each of the most likely classes.
 
     It looks for the nearest point of a class and knows no radius; an image leaves the search as soon as a
@@ -68,26 +67,13 @@ class FAB(Attack):
     def __post_init__(self) -> None:
         check_counts("FAB", steps=self.steps, restarts=self.restarts, targets=self.targets)
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        engine = Engine(classifier, images, labels, stream, masks)
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """Walks of every open image towards each of its classes, side by side."""
         targets = rank_targets(engine, threat, self.targets)
         for restart in range(self.restarts):
             engine.run(
                 FABSearch(threat=threat, steps=self.steps), engine.build_items(restart, targets=targets)
             )
-        return engine.points
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """A look to rank the classes, then all steps of all paths and a look at each path's last point."""

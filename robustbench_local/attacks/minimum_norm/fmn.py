@@ -73,7 +73,7 @@ class FMN(MinimumNormAttack):
                 f"got {self.gamma} and {self.step_size}"
             )
 
-    def search(self, engine: Engine, threat: ThreatModel) -> None:
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
         """One path."""
         engine.run(_FMNSearch(self, threat), engine.build_items())
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import Engine
+from robustbench_local.attacks.core.engine_attack import EngineAttack
 from robustbench_local.attacks.core.search import PointEvaluation, Search
 from robustbench_local.attacks.core.work_items import ActiveSet, Lookahead, TensorTable, compute_age_range
 from robustbench_local.attacks.square.perturbations import (
@@ -26,7 +26,7 @@ from robustbench_local.attacks.square.windows import (
     compute_tile_grid,
     compute_window_sides,
 )
-from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier import Access
 from robustbench_local.errors import ConfigError
 from robustbench_local.randomness import RandomStream, sample_uniform_at
 from robustbench_local.threats.lp_ball import (
@@ -54,7 +54,7 @@ _LOOKAHEAD_BUDGET_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Square(Attack):
+class Square(EngineAttack):
     """Square attack: random search with windows that shrink, on the margin of the raw scores.
 
     Args:
@@ -88,25 +88,13 @@ class Square(Attack):
         if not 0 < self.p <= 1:
             raise ConfigError(f"Square's p must be above 0 and at most 1, got {self.p}")
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,  # noqa: ARG002 - only for the region "image"
-    ) -> Tensor:
-        """Search; see :meth:`Attack.perturb`."""
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
-        engine = Engine(classifier, images, labels, stream)
+    def run_searches(self, engine: Engine, threat: ThreatModel) -> None:
+        """A search of every open image for each restart."""
         # the look at the start is a query too
         steps = self.queries // self.restarts - 1
         for restart in range(self.restarts):
             search = SquareSearch(threat=threat, steps=steps, p=self.p, rescale=self.rescale)
             engine.run(search, engine.build_items(restart))
-        return engine.points
 
     def estimate_cost(self, threat: ThreatModel) -> tuple[int, int]:
         """Its queries, and no backward pass."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM, PerturbInputs
+from robustbench_local.attacks.base import AttackInputs
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
 from robustbench_local.errors import ConfigError
 
 
@@ -38,26 +39,28 @@ class DIFGSM(MIFGSM):
         if not 0 < self.resize <= 1:
             raise ConfigError(f"{name}'s resize must be above 0 and at most 1, got {self.resize}")
 
-    def _compute_gradient(self, case: PerturbInputs, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
+    def _compute_gradient(
+        self, inputs: AttackInputs, points: Tensor, draw_name: str
+    ) -> tuple[Tensor, Tensor]:
         """The gradient through the resizing, a linear map: forth by its matrices, back by the transposed.
 
         The clamp only takes off rounding: the way back is as if it were not there.
         """
         if self.probability == 0:
-            return super()._compute_gradient(case, points, draw)
-        down, across = self._draw_resize_matrices(case, draw)
+            return super()._compute_gradient(inputs, points, draw_name)
+        down, across = self._draw_resize_matrices(inputs, draw_name)
         seen = (down @ points @ across.mT).clamp(0, 1)
-        gradient, values = super()._compute_gradient(case, seen, draw)
+        gradient, values = super()._compute_gradient(inputs, seen, draw_name)
         return down.mT @ gradient @ across, values
 
-    def _draw_resize_matrices(self, case: PerturbInputs, draw: str) -> tuple[Tensor, Tensor]:
+    def _draw_resize_matrices(self, inputs: AttackInputs, draw_name: str) -> tuple[Tensor, Tensor]:
         """Matrices for the columns and the rows of each image, (N, 1, H, H) and (N, 1, W, W)."""
-        device = case.images.device
-        coin, size, top, left = case.stream.sample_uniform((4,), draw=f"{draw}/resize", device=device).unbind(
-            dim=1
-        )
+        device = inputs.images.device
+        coin, size, top, left = inputs.stream.sample_uniform(
+            (4,), draw=f"{draw_name}/resize", device=device
+        ).unbind(dim=1)
         matrices = []
-        for place, side in ((top, case.images.shape[2]), (left, case.images.shape[3])):
+        for place, side in ((top, inputs.images.shape[2]), (left, inputs.images.shape[3])):
             least = max(1, int(self.resize * side))
             smaller = least + _scale_to_integer(size, torch.full_like(size, max(1, side - least)))
             pixels = torch.where(coin < self.probability, smaller, float(side))

@@ -10,13 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_local.attacks.base import Attack, require_masks
+from robustbench_local.attacks.base import AttackInputs, BallAttack
 from robustbench_local.attacks.core.losses import compute_log_odds
 from robustbench_local.attacks.core.objective import LossName, build_objective, check_loss, check_loss_defined
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
-from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.lp_ball import (
     compute_norms,
     compute_steepest_step,
@@ -26,20 +25,8 @@ from robustbench_local.threats.lp_ball import (
 from robustbench_local.threats.threat_model import ThreatModel
 
 
-@dataclass(frozen=True)
-class PerturbInputs:
-    """What ``perturb`` was given."""
-
-    classifier: Classifier
-    images: Tensor
-    labels: Tensor
-    threat: ThreatModel
-    stream: RandomStream
-    masks: Tensor | None
-
-
 @dataclass(frozen=True, kw_only=True)
-class MIFGSM(Attack):
+class MIFGSM(BallAttack):
     """Momentum iterative FGSM, and its L2 form.
 
     Every image walks the whole path and its last point is returned, fooled or not: what transfers is the
@@ -77,24 +64,14 @@ class MIFGSM(Attack):
         if not (math.isfinite(self.decay) and self.decay >= 0):
             raise ConfigError(f"{name}'s decay must be at least 0 and finite, got {self.decay}")
 
-    def perturb(
-        self,
-        classifier: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        threat: ThreatModel,
-        stream: RandomStream,
-        masks: Tensor | None = None,
-    ) -> Tensor:
-        """Walk; see :meth:`Attack.perturb`."""
-        masks = require_masks(threat, masks)
-        if len(images) == 0 or threat.eps == 0:
-            return images.clone()
+    def find_candidates(self, inputs: AttackInputs) -> Tensor:
+        """Walk; see :meth:`BallAttack.find_candidates`."""
+        images, threat, masks = inputs.images, inputs.threat, inputs.masks
         visible = torch.ones_like(images[:, :1]) if masks is None else masks.to(images.dtype)
-        stray = stream.sample_normal(tuple(images.shape[1:]), draw="stray", device=images.device) * visible
-        slope = self._build_gradient_function(
-            PerturbInputs(classifier, images, labels, threat, stream, masks)
+        stray = (
+            inputs.stream.sample_normal(tuple(images.shape[1:]), draw="stray", device=images.device) * visible
         )
+        slope = self._build_gradient_function(inputs)
         length = threat.eps / self.steps if self.step_size is None else self.step_size
         points, momentum = images, torch.zeros_like(images)
         for step in range(self.steps):
@@ -113,23 +90,26 @@ class MIFGSM(Attack):
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
-    def _build_gradient_function(self, case: PerturbInputs) -> Callable[[Tensor, int], Tensor]:
+    def _build_gradient_function(self, inputs: AttackInputs) -> Callable[[Tensor, int], Tensor]:
         """What the momentum gathers, as a function of the points, (N, C, H, W), and of the step."""
-        return lambda points, step: self._compute_gradient(case, points, str(step))[0]
+        return lambda points, step: self._compute_gradient(inputs, points, str(step))[0]
 
     def _compute_gradient(
-        self, inputs: PerturbInputs, points: Tensor, draw_name: str
-    ) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - for heirs
-        """Gradient of what is climbed at the points, and its value, (N,); ``build_curve`` names random numbers."""
+        self,
+        inputs: AttackInputs,
+        points: Tensor,
+        draw_name: str,  # noqa: ARG002 - for subclasses
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient of what is climbed at the points, and its value, (N,); ``draw_name``: of random numbers."""
         _, values, gradient = inputs.classifier.compute_gradient(points, self._build_objective(inputs))
         return gradient, values
 
-    def _build_objective(self, case: PerturbInputs) -> Callable[[Tensor], Tensor]:
+    def _build_objective(self, inputs: AttackInputs) -> Callable[[Tensor], Tensor]:
         """What is climbed, as a function of the logits."""
         if self.loss != "ce":
-            return build_objective(self.loss, case.threat, case.labels)
-        targets = case.labels.new_tensor(case.threat.targets)
-        return lambda logits: compute_log_odds(logits, case.labels, targets)
+            return build_objective(self.loss, inputs.threat, inputs.labels)
+        targets = inputs.labels.new_tensor(inputs.threat.targets)
+        return lambda logits: compute_log_odds(logits, inputs.labels, targets)
 
 
 def normalize_l1(gradient: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.transfer.di_fgsm import DIFGSM
-from robustbench_local.attacks.transfer.mi_fgsm import PerturbInputs
 from robustbench_local.errors import ConfigError
 
 
@@ -33,9 +33,11 @@ class TIFGSM(DIFGSM):
             name = type(self).__name__
             raise ConfigError(f"{name}'s kernel_size must be odd and at least 1, got {self.kernel_size}")
 
-    def _compute_gradient(self, case: PerturbInputs, points: Tensor, draw: str) -> tuple[Tensor, Tensor]:
+    def _compute_gradient(
+        self, inputs: AttackInputs, points: Tensor, draw_name: str
+    ) -> tuple[Tensor, Tensor]:
         """The gradient, smoothed."""
-        gradient, values = super()._compute_gradient(case, points, draw)
+        gradient, values = super()._compute_gradient(inputs, points, draw_name)
         return smooth_gradient(gradient, self.kernel_size), values
 
 

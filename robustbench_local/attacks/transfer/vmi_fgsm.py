@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everyone uses
 
-from robustbench_local.attacks.transfer.mi_fgsm import PerturbInputs
+from robustbench_local.attacks.base import AttackInputs
 from robustbench_local.attacks.transfer.ti_fgsm import TIFGSM
 from robustbench_local.classifier.gradient_repair import remove_nonfinite
 from robustbench_local.errors import ConfigError
@@ -51,43 +51,45 @@ class VMIFGSM(TIFGSM):
         passes = self.steps + (self.steps - 1) * self.neighbours
         return (passes, passes) if threat.eps else (0, 0)
 
-    def _build_gradient_function(self, case: PerturbInputs) -> Callable[[Tensor, int], Tensor]:
+    def _build_gradient_function(self, inputs: AttackInputs) -> Callable[[Tensor, int], Tensor]:
         """The gradient plus the variance at the previous point, relative to the weight at this one."""
-        variance = torch.zeros_like(case.images)
-        before = torch.zeros(len(case.images), device=case.images.device)
+        variance = torch.zeros_like(inputs.images)
+        before = torch.zeros(len(inputs.images), device=inputs.images.device)
 
         def tuned(points: Tensor, step: int) -> Tensor:
             nonlocal variance, before
-            here, values = self._compute_gradient(case, points, str(step))
-            weight = self._compute_log_weight(case, values)
+            here, values = self._compute_gradient(inputs, points, str(step))
+            weight = self._compute_log_weight(inputs, values)
             slope = here + remove_nonfinite(_scale_rows(variance, before - weight))
             if self.neighbours and step + 1 < self.steps:
-                variance, before = self._estimate_variance(case, points, step, here, weight), weight
+                variance, before = self._estimate_variance(inputs, points, step, here, weight), weight
             return slope
 
         return tuned
 
     def _estimate_variance(
-        self, case: PerturbInputs, points: Tensor, step: int, here: Tensor, weight: Tensor
+        self, inputs: AttackInputs, points: Tensor, step: int, here: Tensor, weight: Tensor
     ) -> Tensor:
         """Mean difference of the gradients at random neighbours from the one here; NaN counts as none."""
-        ball = replace(case.threat, eps=self.beta * case.threat.eps)
+        ball = replace(inputs.threat, eps=self.beta * inputs.threat.eps)
         shape, device = tuple(points.shape[1:]), points.device
         total = torch.zeros_like(points)
         for number in range(self.neighbours):
             draw = f"{step}/{number}"
-            delta = sample_random_start(case.stream, shape, ball, draw=draw, device=device, masks=case.masks)
-            there, values = self._compute_gradient(case, (points + delta).clamp(0, 1), draw)
+            delta = sample_random_start(
+                inputs.stream, shape, ball, draw=draw, device=device, masks=inputs.masks
+            )
+            there, values = self._compute_gradient(inputs, (points + delta).clamp(0, 1), draw)
             total += remove_nonfinite(
-                _scale_rows(there, self._compute_log_weight(case, values) - weight) - here
+                _scale_rows(there, self._compute_log_weight(inputs, values) - weight) - here
             )
         return total / self.neighbours
 
-    def _compute_log_weight(self, case: PerturbInputs, values: Tensor) -> Tensor:
+    def _compute_log_weight(self, inputs: AttackInputs, values: Tensor) -> Tensor:
         """Natural logarithm of the slope of the loss along what is climbed."""
         if self.loss != "ce":
             return torch.zeros_like(values)
-        return F.logsigmoid(-values if case.threat.targets else values)
+        return F.logsigmoid(-values if inputs.threat.targets else values)
 
 
 def _scale_rows(gradient: Tensor, log_factor: Tensor) -> Tensor:
