@@ -14,7 +14,6 @@ from robustbench_local.data.folder import list_folder
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
-from robustbench_local.data.rendered_signs.sign_dataset import load_signs
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
 from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.data.subsample import SubsampleMethod, choose_images
@@ -160,6 +159,8 @@ def _load_rendered_signs(
         )
     wanted = DRAWN_CLASSES if classes is None else resolve_classes(classes, CLASS_NAMES)
     rounds = _SIGNS_PER_CLASS if limit is None else -(-limit // max(len(wanted), 1))
+    from robustbench_local.data.rendered_signs.sign_dataset import load_signs  # noqa: PLC0415 - scipy
+
     return load_signs(split=split, per_class=rounds, limit=limit, seed=seed, size=height, classes=wanted)
 
 

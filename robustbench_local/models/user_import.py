@@ -7,6 +7,7 @@ would let code run that is no longer there.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -28,6 +29,16 @@ from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.user_modules import USER_PREFIX, is_user_module, is_user_path
 from robustbench_local.errors import ModelError
 
+_KNOWN_LIBRARIES = (
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "pandas",
+    "pyautoattack.checks",
+    "scipy.ndimage",
+    "scipy.special",
+    "torchvision",
+)
+"""Libraries that this package imports when it needs them."""
 _imported_sources: dict[str, tuple[ModuleType, str, str]] = {}
 """Modules that users' files brought in: the module, its file and the file's SHA-256 when it was imported."""
 
@@ -69,6 +80,7 @@ def importable_neighbours(path: Path) -> Iterator[set[str]]:
     Returns:
         When it closes: the names of all modules that were imported meanwhile and are the user's.
     """
+    import_known_libraries()
     folder = str(path.parent.resolve())
     kept = _unload_modules(folder)
     before, brought = set(sys.modules), set[str]()
@@ -86,6 +98,16 @@ def importable_neighbours(path: Path) -> Iterator[set[str]]:
         _record_sources(brought)
         for name, module in kept.items():
             sys.modules.setdefault(name, module)
+
+
+def import_known_libraries() -> None:
+    """Import what this package builds on, with all that comes along.
+
+    What a user's file brings in is told by what was not there before. Whether one of these libraries was needed
+    earlier must not change that; and copies of this process share what was imported before they were made.
+    """
+    for name in _KNOWN_LIBRARIES:
+        importlib.import_module(name)
 
 
 def digest_file(path: Path) -> str:

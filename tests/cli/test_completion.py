@@ -77,5 +77,6 @@ def test_choices_are_those_of_the_commands():
 
 def test_the_script_for_a_shell_is_printed(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["rbl"])
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     assert run_command(["--show-completion", "bash"]) == 0
     assert "_RBL_COMPLETE=complete_bash" in capsys.readouterr().out

@@ -53,6 +53,7 @@ from robustbench_local.evaluation.probes.model_probe import (
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
 from robustbench_local.models.endpoint_options import remove_credentials
 from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.models.user_import import import_known_libraries
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
@@ -215,6 +216,8 @@ def _load_subject(entry: ModelEntry, data: Dataset, options: Options) -> Evaluat
             should_use_gradients=should_use_gradients,
         )
 
+    if has_foreign_code(entry):
+        import_known_libraries()  # before a copy of this process does so for itself
     on_cpu = resolve_device(options.device).type == "cpu"
     probe = partial(probe_in_child, len(data), timeout=options.timeout, name=entry.id)
     tried = probe(load_and_probe) if on_cpu and has_foreign_code(entry) else None
