@@ -36,6 +36,7 @@ _KNOWN_LIBRARIES = (
     "pyautoattack.checks",
     "scipy.ndimage",
     "scipy.special",
+    "torch._inductor.config",
     "torchvision",
 )
 """Libraries that this package imports when it needs them."""

@@ -433,6 +433,9 @@ def _format_ball(matrix: TargetMatrix) -> str:
 
 
 def _encode_png(figure: Figure) -> bytes:
+    figure.set_dpi(DPI)
+    figure.set_facecolor("white")
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    # What savefig gives, which would draw all of it twice: once for the layout alone.
+    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
     return content.getvalue()
