@@ -1,4 +1,4 @@
-"""Numbers as people write them in grids, cards and commands: ``0.3``, ``1e-2``, ``8/255``, ``0.5/255``."""
+"""Numbers as people write them in grids, cards, commands and tables: ``0.3``, ``1e-2``, ``8/255``."""
 
 from __future__ import annotations
 
@@ -48,3 +48,13 @@ def _parse_fraction(text: str) -> float:
     if exact and not number:
         raise ValueError("it is too small to be told from 0")
     return number
+
+
+def format_radius(eps: float) -> str:
+    """A finite radius as people write it: ``8/255``, ``0.3``."""
+    if math.isclose(eps, round(eps, 3), rel_tol=0, abs_tol=1e-9):
+        return f"{eps:.3f}".rstrip("0").rstrip(".")
+    levels = eps * 255
+    if math.isclose(levels, round(levels), rel_tol=0, abs_tol=1e-4):
+        return f"{round(levels)}/255"
+    return f"{eps:.4g}"

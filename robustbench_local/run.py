@@ -23,12 +23,13 @@ from robustbench_local.reports.analysis import gates
 from robustbench_local.reports.writers.csv_files import load_outcomes_frame
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store.records import EventRecord
+from robustbench_local.store.run_labels import LABELS_KEY
 from robustbench_local.store.run_store import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHANGEABLE_KEYS = ("grid", "gates", "question", "name", "severity")
+CHANGEABLE_KEYS = ("grid", "gates", "question", "name", "severity", LABELS_KEY)
 """What a resumed run takes from the grid file of today: its words, gates and severities decide no verdict."""
 _PATH_SEPARATORS = '/\\:*?"<>|' if os.name == "nt" else "/\\"
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})

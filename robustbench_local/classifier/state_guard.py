@@ -119,7 +119,7 @@ class RandomStates:
 
 
 def set_deterministic_algorithms(enabled: bool, warn_only: bool) -> None:
-    """As ``torch.use_deterministic_algorithms``, which imports torch's compiler: seconds, in every child process.
+    """As ``torch.use_deterministic_algorithms``, which takes seconds to import torch's compiler.
 
     Args:
         enabled: Whether operations have to give the same result each time.

@@ -126,6 +126,7 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
                 "model": cell.record.model,
                 "defense": cell.record.defense,
                 "attack": cell.record.attack,
+                "label": plan.labels.get_attack_label(cell.record.attack),
                 "sources": format_classes(cell, cell.record.sources),
                 "targets": format_classes(cell, cell.record.targets),
                 "images": len(cell.positions),

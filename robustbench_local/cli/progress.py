@@ -28,13 +28,16 @@ from robustbench_local.evaluation.execution.progress_listener import ProgressLis
 from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
+from robustbench_local.store.run_labels import RunLabels
 
 HEARTBEAT_SECONDS = 15.0
 """Seconds after which a plain log says that a long batch is still at work."""
 
 
 class ProgressDisplay(ProgressListener):
-    """A listener with a lifetime; the base class shows nothing."""
+    """A listener with a lifetime, which knows what the run calls its cells; the base class shows nothing."""
+
+    labels = RunLabels()
 
     def __enter__(self) -> ProgressDisplay:
         return self
@@ -43,6 +46,16 @@ class ProgressDisplay(ProgressListener):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop showing."""
+
+    def on_plan_ready(self, plan: Plan) -> None:
+        """Remember the labels."""
+        self.labels = plan.labels
+
+    def format_title(self, cell: PlannedCell) -> str:
+        """Name of a cell for a person."""
+        record = cell.record
+        model = self.labels.get_model_label(record.model, record.defense)
+        return f"{self.labels.get_attack_label(record.attack)} on {model}"
 
 
 class PassesColumn(ProgressColumn):
@@ -84,11 +97,12 @@ class RichDisplay(ProgressDisplay):
 
     def on_plan_ready(self, plan: Plan) -> None:
         """Show the bar of the run."""
+        super().on_plan_ready(plan)
         self.progress.update(self.total_task, total=len(plan.cells), visible=True)
 
     def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Show the bar of the cell."""
-        label = escape_unprintable(format_cell_title(cell))
+        label = escape_unprintable(self.format_title(cell))
         self.progress.reset(self.cell_task, total=len(cell.positions), completed=done.n)
         self.progress.update(self.cell_task, description=label, visible=True, note="", cell=cell)
 
@@ -105,7 +119,7 @@ class RichDisplay(ProgressDisplay):
         style = {"done": "green", "skipped": "yellow"}.get(status, "red")
         line = join_text(
             escape_text(f"{status:>7}", style),
-            f" {format_cell_title(cell)}  ",
+            f" {self.format_title(cell)}  ",
             escape_text(format_cell_result(cell, done), "dim"),
         )
         print_line(self.console, line, wrap=True)
@@ -141,13 +155,13 @@ class PlainDisplay(ProgressDisplay):
         """Say which cell starts."""
         rest = f", {done.n} already done" if done.n else ""
         self._current_cell = cell
-        self._print_line(f"started {format_cell_title(cell)}: {len(cell.positions)} images{rest}")
+        self._print_line(f"started {self.format_title(cell)}: {len(cell.positions)} images{rest}")
 
     def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
         """Say how far the cell is, every few seconds at most."""
         if time.monotonic() - self._last_print > HEARTBEAT_SECONDS / 3:
             self._print_line(
-                f"        {format_cell_title(cell)}: {done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
+                f"        {self.format_title(cell)}: {done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
             )
 
     def on_cell_end(
@@ -155,7 +169,7 @@ class PlainDisplay(ProgressDisplay):
     ) -> None:
         """Say how the cell ended."""
         self._current_cell = None
-        self._print_line(f"{status:>7} {format_cell_title(cell)}: {format_cell_result(cell, done)}")
+        self._print_line(f"{status:>7} {self.format_title(cell)}: {format_cell_result(cell, done)}")
 
     def on_event(self, event: EventRecord) -> None:
         """Say it."""
@@ -169,7 +183,7 @@ class PlainDisplay(ProgressDisplay):
         while not self._stopped.wait(1.0):
             cell = self._current_cell
             if cell is not None and time.monotonic() - self._last_print > HEARTBEAT_SECONDS:
-                self._print_line(f"        {format_cell_title(cell)}: at work{format_passes(cell)}")
+                self._print_line(f"        {self.format_title(cell)}: at work{format_passes(cell)}")
 
 
 class JsonDisplay(ProgressDisplay):
@@ -180,6 +194,7 @@ class JsonDisplay(ProgressDisplay):
 
     def on_plan_ready(self, plan: Plan) -> None:
         """Emit the size of the plan."""
+        super().on_plan_ready(plan)
         self._print_event(
             "planned", name=plan.name, cells=len(plan.cells), images=len(plan.data), seed=plan.seed
         )
@@ -203,8 +218,13 @@ class JsonDisplay(ProgressDisplay):
         self._print_event(event.level, message=event.message)
 
     def _print_event(self, event: str, cell: PlannedCell | None = None, **facts: Any) -> None:
-        about = {} if cell is None else {"model": cell.record.model, "attack": cell.record.attack}
+        about = {} if cell is None else self._identify_cell(cell)
         print_json(self.console, {"event": event, **about, **facts})
+
+    def _identify_cell(self, cell: PlannedCell) -> dict[str, str]:
+        record = cell.record
+        label = self.labels.get_attack_label(record.attack)
+        return {"model": record.model, "defense": record.defense, "attack": record.attack, "label": label}
 
 
 def choose_display(console: Console, *, as_json: bool) -> ProgressDisplay:
@@ -218,12 +238,6 @@ def format_passes(cell: PlannedCell) -> str:
     """Passes of the attack in the batch at work."""
     passes = cell.queried_subject.classifier.count_current_passes()
     return f", {passes:,} passes into this batch" if passes else ""
-
-
-def format_cell_title(cell: PlannedCell) -> str:
-    """Name of a cell for a person."""
-    defense = "" if cell.record.defense == "none" else f" + {cell.record.defense}"
-    return f"{cell.record.model}{defense} x {cell.record.attack}"
 
 
 def format_progress(cell: PlannedCell, done: OutcomeCounts) -> str:
@@ -262,7 +276,7 @@ def format_cell_result(cell: PlannedCell, done: OutcomeCounts) -> str:
 
 def format_share(part: int, whole: int) -> str:
     """A percentage, or a dash where there is nothing to divide by."""
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
 def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
@@ -284,8 +298,8 @@ def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
         cost = (f"{forward + backward:,}", "unknown" if most is None else format_duration(most))
         standing = "error" if cell.problem else "skipped" if cell.skip_reason else None
         table.add_row(
-            escape_text(cell.subject),
-            escape_text(cell.record.attack),
+            escape_text(plan.labels.get_model_label(cell.record.model, cell.record.defense)),
+            escape_text(plan.labels.get_attack_label(cell.record.attack)),
             str(len(cell.positions)),
             *(cost if standing is None else (standing, "-")),
         )

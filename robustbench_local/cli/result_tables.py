@@ -23,12 +23,12 @@ def build_results_table(results: dict[str, Any]) -> Table:
         results: The content of results.json.
     """
     table = Table(
-        title="Robust accuracy, n and its 95 % interval; success over the clean-correct images",
+        title="Robust accuracy, n and its 95% interval; success over the clean-correct images",
         title_justify="left",
     )
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")
-    for column in ("clean", "robust", "95 % interval", "n", "success"):
+    for column in ("clean", "robust", "95% interval", "n", "success"):
         table.add_column(column, justify="right")
     for cell in results["cells"]:
         if cell["surrogate"] == cell["model"]:
@@ -50,10 +50,10 @@ def build_results_table(results: dict[str, Any]) -> Table:
                 parse_estimate(cell[key]) for key in ("clean_accuracy", "robust_accuracy", "attack_success")
             ]
             table.add_row(_format_model(cell), _format_attack(cell), *_format_estimates(*shares))
-    for found in results["corruptions"]:
+    for found in _add_labels(results, "corruptions"):
         _add_corruptions(table, found)
     table.add_section()
-    for worst in results["worst_case"]:
+    for worst in _add_labels(results, "worst_case"):
         if len(worst["attacks"]) == 1 and worst["complete"]:
             continue  # the row of that attack says it already
         shares = [
@@ -61,9 +61,23 @@ def build_results_table(results: dict[str, Any]) -> Table:
         ]
         name = join_text(f"worst case, {worst['threat']}", _format_incomplete(worst))
         table.add_row(_format_model(worst), name, *_format_estimates(*shares), style="bold")
-    _add_stickers(table, results["stickers"])
+    _add_stickers(table, _add_labels(results, "stickers"))
     _add_certificates(table, [cell for cell in results["cells"] if cell["measure"] == "certificate"])
     return table
+
+
+def _add_labels(results: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """The entries of a section with the labels of their models, and of their attacks where they have one."""
+    models = {(cell["model"], cell["defense"]): cell["model_label"] for cell in results["cells"]}
+    attacks = {cell["attack"]: cell["label"] for cell in results["cells"]}
+    return [
+        {
+            **entry,
+            "model_label": models[entry["model"], entry["defense"]],
+            "label": attacks.get(entry.get("attack")),
+        }
+        for entry in results[key]
+    ]
 
 
 def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
@@ -71,7 +85,7 @@ def _add_stickers(table: Table, found: list[dict[str, Any]]) -> None:
     table.add_section()
     for one in found:
         success = parse_estimate(one["sticker_success"])
-        name = escape_text(f"{one['attack']}: views of {one['signs_counted']} of {one['signs']} signs")
+        name = escape_text(f"{one['label']}: views of {one['signs_counted']} of {one['signs']} signs")
         turned = f"{format_percent(success.value)} ({format_interval(success)})"
         table.add_row(_format_model(one), name, "", "", "", str(success.n), turned)
 
@@ -81,7 +95,7 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
     table.add_section()
     for cell in cells:
         what = "certified" if cell["concerns"] == "model" else "certified, its vote under noise"
-        name = escape_text(f"{what}: {cell['attack']}")
+        name = escape_text(f"{what}: {cell['label']}")
         if cell["reported_status"] != "done":
             table.add_row(
                 _format_model(cell), name, "", escape_text(cell["reported_status"], "red"), "", "", ""
@@ -116,9 +130,9 @@ def _format_incomplete(row: dict[str, Any]) -> Text:
 
 def _format_attack(cell: dict[str, Any]) -> Text:
     """The attack, and what it saw where that was not everything and its name does not say so."""
-    if cell["knowledge"] in {"white-box", "naive"} or cell["norm"] == "corruption":
-        return escape_text(cell["attack"])
-    return escape_text(f"{cell['attack']} ({cell['knowledge']})")
+    if cell["knowledge"] in {"white-box", "naive", "transfer"} or cell["norm"] == "corruption":
+        return escape_text(cell["label"])
+    return escape_text(f"{cell['label']} ({cell['knowledge']})")
 
 
 def print_gates(verdict: GateReport, console: Console) -> None:
@@ -148,5 +162,4 @@ def _format_estimates(clean: Estimate, robust: Estimate, success: Estimate) -> t
 
 
 def _format_model(row: dict[str, Any]) -> Text:
-    defense = "" if row["defense"] == "none" else f" + {row['defense']}"
-    return escape_text(f"{row['model']}{defense}")
+    return escape_text(row["model_label"])

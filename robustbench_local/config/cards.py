@@ -11,12 +11,13 @@ import itertools
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.hyperparameters import suggest_parameter
 from robustbench_local.config.strict_yaml import StrictModel, read_yaml, validate
 from robustbench_local.errors import CardError, ConfigError, did_you_mean
@@ -85,6 +86,7 @@ class _CardFile(StrictModel):
     description: str = Field(min_length=1)
     source: str = Field(min_length=1)
     method: str = Field(min_length=1)
+    title: Annotated[str, AfterValidator(check_display_name)] = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
     threat: CardThreat | None = None
 
@@ -113,6 +115,10 @@ class Card:
     """Threat model; an attack and a certificate always have one."""
     path: Path
     """The file."""
+    title: str = ""
+    """What tables call it, such as ``PGD-50``; empty: its name."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """What a grid overrides, by key, apart from the norm, eps and transformation."""
 
     @property
     def digest(self) -> str:
@@ -238,9 +244,9 @@ def expand_card(card: Card, overrides: Mapping[str, Any], *, parameters: Collect
 def _build_variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[str, Any]) -> Card:
     if card.threat is None:
         parameters = {**card.parameters, **changed}
-        return replace(
-            card, name=card.name + _format_changes(card.parameters, parameters), parameters=parameters
-        )
+        changes = _find_changes(card.parameters, parameters)
+        name = card.name + _format_changes(changes)
+        return replace(card, name=name, parameters=parameters, changes=changes)
     fields = {key: value for key, value in overrides.items() if key not in changed and value is not None}
     said = {**card.threat.model_dump(), **fields}
     threat = validate(CardThreat, said, where=f"card {card.name!r}", error=ConfigError)
@@ -250,15 +256,19 @@ def _build_variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[st
     named = {"norm", "eps", "transformation"}
     before = {**card.threat.model_dump(exclude=named), **card.parameters}
     after = {**threat.model_dump(exclude=named), **card.parameters, **changed}
-    name += _format_changes(before, after)
-    return replace(card, name=name, parameters={**card.parameters, **changed}, threat=threat)
+    changes = _find_changes(before, after)
+    name += _format_changes(changes)
+    parameters = {**card.parameters, **changed}
+    return replace(card, name=name, parameters=parameters, threat=threat, changes=changes)
 
 
-def _format_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def _find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in after.items() if value != before.get(key)}
+
+
+def _format_changes(changes: Mapping[str, Any]) -> str:
     """What differs, to be written behind a card's name."""
-    details = [
-        f"{key}={_shorten_value(key, value)}" for key, value in after.items() if value != before.get(key)
-    ]
+    details = [f"{key}={_shorten_value(key, value)}" for key, value in changes.items()]
     return f"[{','.join(details)}]" if details else ""
 
 
@@ -274,8 +284,8 @@ def _replace_threat_name(name: str, old: str, new: str) -> str:
 def _shorten_value(key: str, value: Any) -> str:
     """A value as part of a name; a long one by its size, and a mark that tells it from others.
 
-    Names stand at the heads of columns: eight classes spelled out would fill a line each. What they stand
-    for is in the report's list of what was tried, in results.json and in the grid.
+    Eight classes spelled out would fill a line. What the name stands for is in the report's list of
+    methods, in results.json and in the grid.
     """
     several = isinstance(value, list | tuple)
     text = "+".join(str(item) for item in value) if several else str(value)

@@ -14,6 +14,6 @@ GateMetric = Literal[
 ]
 """What is limited."""
 IntervalBound = Literal["lower", "estimate", "upper"]
-"""Which end of the 95 % interval, or the estimate itself, has to keep the limit."""
+"""Which end of the 95% interval, or the estimate itself, has to keep the limit."""
 GateLevel = Literal["error", "warn"]
 """Whether a gate decides the exit code, or only warns."""

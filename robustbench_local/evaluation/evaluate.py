@@ -48,7 +48,7 @@ ArrayLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """What an attack did to a classifier; every rate stands with its n and its 95 % interval."""
+    """What an attack did to a classifier; every rate stands with its n and its 95% interval."""
 
     attack: Attack
     """The attack and its hyper-parameters."""

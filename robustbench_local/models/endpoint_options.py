@@ -16,7 +16,7 @@ class EndpointOptions(StrictModel):
     format: Literal["json", "png"] = "json"
     """``"json"``: up to ``batch`` images a request, exact; ``"png"``: one image, rounded to 8 bits."""
     key: str | None = None
-    """Where the answer holds scores or labels; dots lead deeper. By default ``compute_scores`` or ``labels``."""
+    """Where the answer holds scores or labels; dots lead deeper. By default ``scores`` or ``labels``."""
     batch: Annotated[int, Field(ge=1)] = 32
     """Most images in a JSON request."""
     timeout: Annotated[float, Field(gt=0, le=3600)] = 30.0

@@ -104,8 +104,8 @@ def importable_neighbours(path: Path) -> Iterator[set[str]]:
 def import_known_libraries() -> None:
     """Import what this package builds on, with all that comes along.
 
-    What a user's file brings in is told by what was not there before. Whether one of these libraries was needed
-    earlier must not change that; and copies of this process share what was imported before they were made.
+    What a user's file brings in is told by what was not there before. Whether one of these libraries was
+    needed earlier must not change that; and copies of this process share what was imported before.
     """
     for name in _KNOWN_LIBRARIES:
         importlib.import_module(name)

@@ -171,7 +171,7 @@ def _check_family(threat: ThreatModel) -> None:
     if threat.norm in _TRANSFORMATIONS_BY_NORM:
         _check_transformation(threat)
     if threat.is_physical and threat.eps > 1:
-        raise ThreatError(f"eps is a share of an area, at most 1, got {threat.eps:g}", remedy="10 % is 0.1")
+        raise ThreatError(f"eps is a share of an area, at most 1, got {threat.eps:g}", remedy="10% is 0.1")
     if threat.transformation == "poster" and threat.eps not in (0, 1):
         raise ThreatError(f"a poster covers the whole surface: eps is 1, got {threat.eps:g}")
     if threat.norm == "corruption" and threat.eps not in range(MAX_SEVERITY + 1):

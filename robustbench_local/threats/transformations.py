@@ -58,7 +58,7 @@ def find_parameter_violations(parameters: Tensor, images: Tensor, threat: Threat
         return [f"the attack returned {got}; under {threat.norm} it returns {wanted}"] * len(images)
     values = parameters.detach().cpu()
     inside = (values.abs() <= largest * _RELATIVE_SLACK).all(dim=1)  # false for NaN
-    bounds = f"at most {threat.eps:g} degrees and {100 * threat.eps / DEGREES_PER_SIDE:g} % of the side"
+    bounds = f"at most {threat.eps:g} degrees and {100 * threat.eps / DEGREES_PER_SIDE:g}% of the side"
     reason = f"the parameters leave the family: {bounds}"
     return [None if fits else reason for fits in inside.tolist()]
 

@@ -111,7 +111,7 @@ def test_candidates_near_the_border_are_a_warning_unless_nearest_is_what_was_ask
 
 @pytest.mark.parametrize(("more", "size", "found"), [(2, 96, 0), (3, 96, 1), (3, 300, 1), (3, 301, 0)])
 def test_few_images_are_no_surprise(evidence, more, size, found):
-    """At least 3 and at least 1 % of the images (trust diagnostics D8 and D9)."""
+    """At least 3 and at least 1% of the images (trust diagnostics D8 and D9)."""
     white = cell_of(evidence, HARDENED, "pgd50-linf-8")
     held = next(iter(white.verdicts.values()))._replace(clean_correct=True, broken=False, robust=True)
     broken = held._replace(broken=True, robust=False)

@@ -38,10 +38,10 @@ def test_the_page_is_well_formed_and_runs_nothing(transfer_sample):
 
 def test_the_page_says_what_each_attacker_saw_and_spent(transfer_sample):
     text = HtmlReader(transfer_sample.html).page_text
-    assert "hopskipjump-linf-8 L∞\xa0≤\xa08/255 labels".replace("\xa0", " ") in text.replace("\xa0", " ")
+    assert "hopskipjump-linf-8 L∞ ≤ 8/255 labels" in text
     assert "10,000, 10,000" in text
     assert "The average case, not an adversary" in text
-    assert "rotation ≤ 30°, shift ≤ 10 %" in text.replace("\xa0", " ")
+    assert "rotation ≤ 30°, shift ≤ 10%" in text
 
 
 def test_the_curve_of_a_distance_attack_has_few_marks_on_a_fine_line(transfer_sample):
@@ -86,7 +86,7 @@ def test_results_csv_says_it_too(transfer_sample):
 
 def test_markdown_has_the_same_tables(transfer_sample):
     text = transfer_sample.read_text("report.md")
-    for title in ("How far: L2", "What the attackers saw", "Transfer: mi-fgsm-linf-8", "Common corruptions"):
+    for title in ("How far: L2", "What the attackers saw", "Transfer: mi-fgsm", "Common corruptions"):
         assert f"## {title}" in text
     assert "square-linf-8 (scores)" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
@@ -112,7 +112,7 @@ def test_the_terminal_says_what_was_seen_and_sums_corruptions_up(transfer_sample
         console.print(build_results_table(json.loads(transfer_sample.read_text("results.json"))))
     shown = captured.get()
     assert "square-linf-8 (scores)" in shown
-    assert "mi-fgsm-linf-8[from=signs-plain] (transfer)" in shown
+    assert "mi-fgsm-linf-8[from=signs-plain]" in shown
     assert shown.count("mean over 3 corruptions") == 2
     assert "fog" not in shown
 
@@ -182,16 +182,16 @@ def test_gates_on_other_families_and_on_names_that_are_not_there(transfer_sample
      ("L2", math.inf, "> 3"), ("L2", math.nan, "—")],
 )  # fmt: skip
 def test_distances_in_words(norm, size, text):
-    assert words.format_distance(norm, size, max_radius=3.0).replace("\xa0", " ") == text
+    assert words.format_distance(norm, size, max_radius=3.0) == text
 
 
 @pytest.mark.parametrize(
     ("norm", "eps", "text"),
-    [("L1", 12.0, "L1 ≤ 12"), ("spatial", 30.0, "rotation ≤ 30°, shift ≤ 10 %"),
-     ("spatial", 10.0, "rotation ≤ 10°, shift ≤ 3.33 %"), ("corruption", 3.0, "severity 3")],
+    [("L1", 12.0, "L1 ≤ 12"), ("spatial", 30.0, "rotation ≤ 30°, shift ≤ 10%"),
+     ("spatial", 10.0, "rotation ≤ 10°, shift ≤ 3.33%"), ("corruption", 3.0, "severity 3")],
 )  # fmt: skip
 def test_budgets_of_every_family(norm, eps, text):
-    assert words.format_budget(norm, eps).replace("\xa0", " ") == text
+    assert words.format_budget(norm, eps) == text
 
 
 def test_families_lose_their_threat():

@@ -146,7 +146,7 @@ def test_a_square_says_why_there_is_no_number(tmp_path, status, word):
 def test_the_answer_comes_first_with_interval_and_number(sample):
     text = HtmlReader(sample.html).page_text
     assert "How often is each model right when an attacker may change every pixel by at most 8/255?" in text
-    assert "signs-pgd-at: 42.7\xa0% (32.7\u2060\u2013\u206053.2\xa0%, n\xa0=\xa096)" in sample.html
+    assert "signs-pgd-at: 42.7% (32.7\u2060\u2013\u206053.2%, n = 96)" in sample.html
     assert "each image against the worst of 3 attacks; stronger ones can only lower this." in text
 
 

@@ -26,16 +26,16 @@ from robustbench_local.store import RunStore
 @pytest.mark.parametrize(
     ("share", "text"),
     [
-        (0.0, "0.0 %"),
-        (1.0, "100.0 %"),
-        (0.542, "54.2 %"),
-        (0.0002, "<0.1 %"),
-        (0.9998, ">99.9 %"),
+        (0.0, "0.0%"),
+        (1.0, "100.0%"),
+        (0.542, "54.2%"),
+        (0.0002, "<0.1%"),
+        (0.9998, ">99.9%"),
         (math.nan, "—"),
     ],
 )
 def test_a_share_is_never_rounded_to_certainty(share, text):
-    assert words.format_percent(share).replace("\xa0", " ") == text
+    assert words.format_percent(share) == text
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_radii_are_written_as_people_write_them(eps, text):
     [(0.04, "0.0 s"), (42, "42 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")],
 )
 def test_durations(seconds, text):
-    assert words.format_duration(seconds).replace("\xa0", " ") == text
+    assert words.format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_an_image_whose_attack_raised_is_not_held(sample, content):
 def test_curves_start_at_the_clean_accuracy_and_fall(content):
     panels = build_curve_panels(content.evidence)
     assert [(panel.norm, panel.attack) for panel in panels] == [
-        ("Linf", "worst case of all attacks"),
+        ("Linf", "worst case over all attacks"),
         ("Linf", "pgd50"),
     ]
     for panel in panels:
@@ -224,7 +224,7 @@ def test_curves_start_at_the_clean_accuracy_and_fall(content):
 def test_one_radius_makes_no_curve(content):
     cells = tuple(cell for cell in content.evidence.cells if cell.record.threat == "linf-8")
     worst = tuple(one for one in content.evidence.worst_cases if one.threat.name == "linf-8")
-    assert build_curve_panels(replace(content.evidence, cells=cells, worst_cases=worst)) == []
+    assert not build_curve_panels(replace(content.evidence, cells=cells, worst_cases=worst))
 
 
 def test_the_gallery_shows_the_first_broken_images(content):

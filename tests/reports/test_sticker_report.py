@@ -57,12 +57,12 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     text = plain(HtmlReader(stickers.html).page_text)
     first = content.sticker_results[0]
     assert plain(SIMULATION_LIMITS) in text
-    assert "if an attacker may put a sticker on 10 % of the sign?" in text
-    assert f"signs-plain, on 3 of 4 signs: {100 * first.attack_success.value:.1f} %" in text
+    assert "if an attacker may put a sticker on 10% of the sign?" in text
+    assert f"signs-plain, on 3 of 4 signs: {100 * first.attack_success.value:.1f}%" in text
     assert f"{plain(format_estimate(first.misread_rate))} not read as Stop" in text
     assert "of the simulated views in which the clean sign is read rightly" in text
     assert f"{first.drive_by.longest_run} of {FRAMES_PER_DRIVE}" in text
-    assert "1 of 4 signs is left out because the model misreads it in more than 5 % of the clean" in text
+    assert "1 of 4 signs is left out because the model misreads it in more than 5% of the clean" in text
     assert "mean confidence when read as a target" in text.lower()
     assert text.index("Each frame is around one simulated view") < text.index("In some of its test views")
     assert text.count("Each frame is around one simulated view") == 1
@@ -70,8 +70,7 @@ def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(s
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
     assert (
-        f"signs-pgd-at under sticker-10: {100 * content.sticker_results[1].attack_success.value:.1f} %"
-        in text
+        f"signs-pgd-at under sticker-10: {100 * content.sticker_results[1].attack_success.value:.1f}%" in text
     )
 
 
@@ -223,7 +222,7 @@ def test_the_table_of_cells_has_no_second_answer(stickers):
     html, lines = plain(HtmlReader(stickers.html).page_text), stickers.read_text("report.md").splitlines()
     (row,) = (line for line in lines if line.startswith("| signs-pgd-at | sticker-10 | done"))
     cells = row.strip("| ").split(" | ")
-    told = ["signs that count 3 of 4", "—", "turned in most views 0 of 3 (0.0\N{EN DASH}70.8 %)", "—"]
+    told = ["signs that count 3 of 4", "—", "turned in most views 0 of 3 (0.0\N{EN DASH}70.8%)", "—"]
     assert [plain(cell) for cell in cells[4:8]] == told
     assert f"{told[0]}; {told[2]}" in html
 
@@ -232,8 +231,8 @@ def test_a_surface_that_is_not_the_sign_is_named(tmp_path, report_run):
     surface = SurfaceRecord(what="the mask '<b>'", pixels=30.4, covered=30.4, image_pixels=1024)
     sample = SampleStickers(models=("signs-plain",), eps=1.0, threat="poster-100", surface=surface)
     page = report_run(build_sticker_run(tmp_path / "run", sample))
-    title = "if an attacker may put a sticker anywhere on the mask '<b>' (3.0 % of the image, on average)?"
-    covers = "A sticker may cover all of the surface: on average 30 of 1,024 pixels, 3.0 % of the image."
+    title = "if an attacker may put a sticker anywhere on the mask '<b>' (3.0% of the image, on average)?"
+    covers = "A sticker may cover all of the surface: on average 30 of 1,024 pixels, 3.0% of the image."
     for text in (
         plain(HtmlReader(page.html).page_text),
         plain(page.read_text("report.md").replace("&lt;b&gt;", "<b>")),
@@ -245,8 +244,8 @@ def test_a_surface_that_is_not_the_sign_is_named(tmp_path, report_run):
     assert json.loads(page.read_text("results.json"))["stickers"][0]["surface"]["share"] == 30.4 / 1024
     part = replace(sample, eps=0.1, threat="sticker-10", surface=replace(surface, covered=3.0))
     text = plain(report_run(build_sticker_run(tmp_path / "part", part)).read_text("report.md"))
-    assert "put a sticker on 10 % of the mask" in text
-    assert "A sticker may cover 10 % of the surface: on average 3 of 1,024 pixels, 0.3 % of" in text
+    assert "put a sticker on 10% of the mask" in text
+    assert "A sticker may cover 10% of the surface: on average 3 of 1,024 pixels, 0.3% of" in text
 
 
 def test_each_map_is_a_figure(stickers):
@@ -260,7 +259,7 @@ def test_the_terminal_says_it_in_a_line(stickers, content):
         console.print(build_results_table(json.loads(stickers.read_text("results.json"))))
     shown = plain(captured.get())
     assert "sticker-10: views of 3 of 4 signs" in shown
-    assert f"{100 * content.sticker_results[1].attack_success.value:.1f} %" in shown
+    assert f"{100 * content.sticker_results[1].attack_success.value:.1f}%" in shown
 
 
 def test_findings_name_the_controls_that_fail(tmp_path, content):
@@ -272,14 +271,14 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
     with RunStore.open_readonly(run) as store:
         found = [finding.text for finding in read_report_data(store).findings]
     (text,) = (text for text in found if "control" in text)
-    shares = "without views”: 0.0 % (0.0\N{EN DASH}1.8 %, n = 200) of the views, clearly lower (p < 0.001)"
+    shares = "without views”: 0.0% (0.0\N{EN DASH}1.8%, n = 200) of the views, clearly lower (p < 0.001)"
     follows = "making it for many views made no clear difference; 5 views fell to"
     assert f"{shares} expected; {follows}" in plain(text)
     run = build_sticker_run(
         tmp_path / "other", SampleStickers(models=("signs-plain",), sign_count=2, void_count=2)
     )
     page = plain(HtmlReader(write_report(run).read_text(encoding="utf-8")).page_text)
-    assert "says nothing: no sign is read rightly in 95 % of its clean views" in page
+    assert "says nothing: no sign is read rightly in 95% of its clean views" in page
     assert "No answer can be given: no sign is read rightly in enough of its clean views." in page
 
 
@@ -292,7 +291,7 @@ def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, report_run):
     assert "<script" not in page.html
     assert "<img src=x" not in page.html
     assert HtmlReader(page.html).open == []
-    assert "put a patch beside the sign, 10 % of the image large" in plain(HtmlReader(page.html).page_text)
+    assert "put a patch beside the sign, 10% of the image large" in plain(HtmlReader(page.html).page_text)
     fields = list(csv.reader(io.StringIO(page.read_text("sticker_views.csv"))))
     assert not any(field.startswith(("=", "+", "@")) for row in fields for field in row)
 
@@ -323,7 +322,7 @@ def test_gates_on_the_share_of_views(content, gate, rulings):
             "more than half of the signs are void (19 of 20)",
         ),
         (SampleStickers(sign_count=4, void_count=2), None, "pass", ""),
-        (SampleStickers(), "clean", "inconclusive", "the whole sign painted turned 0.0 %"),
+        (SampleStickers(), "clean", "inconclusive", "the whole sign painted turned 0.0%"),
         (
             SampleStickers(),
             "barred",

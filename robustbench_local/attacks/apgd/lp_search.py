@@ -161,7 +161,7 @@ def compute_checkpoint_spans(steps: int) -> Tensor:
 
     Returns:
         (steps + 1,) int64: at each age, the steps since the last checkpoint if it is one, else 0. The first
-        comes after 22 % of the steps; each span is 3 % of the steps shorter than the one before, down to 6 %.
+        comes after 22% of the steps; each span is 3% of the steps shorter than the one before, down to 6%.
     """
     span, shortest, shorter = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
     spans = torch.zeros(steps + 1, dtype=torch.int64)

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 FIRST_LOOK_VOTES = 16
 LOOK_GROWTH_FACTOR = 1.15
-"""A look has so many times the votes of the one before it; what is asked too much stays below 15 %."""
+"""A look has so many times the votes of the one before it; what is asked too much stays below 15%."""
 
 
 @dataclass(frozen=True, kw_only=True)

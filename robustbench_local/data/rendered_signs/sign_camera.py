@@ -75,7 +75,7 @@ def project_points(homography: Array, points: Array) -> Array:
 def _sample_homography(outline: tuple[Point, ...], rng: Generator) -> Array:
     """Homography from sign units to the frame [-1, 1]: where the camera stands and how it is cropped.
 
-    The crop follows the outline as a detector's box would: the sign fills 74 to 95 % of the frame.
+    The crop follows the outline as a detector's box would: the sign fills 74 to 95% of the frame.
     """
     yaw, pitch, roll = rng.triangular([-35, -18, -9], 0, [35, 18, 9])
     distance = rng.uniform(4, 9)

@@ -113,17 +113,22 @@ class _CellRunner:
             self._warn_about_gradients()
             self._finish_cell("partial" if errors else "done", problem)
 
+    def _format_cell(self) -> str:
+        record, labels = self.cell.record, self.plan.labels
+        model = labels.get_model_label(record.model, record.defense)
+        return f"{labels.get_attack_label(record.attack)} on {model}"
+
     def _warn_about_gradients(self) -> None:
         """Say what was wrong with gradients: what they did not break is not robust for that."""
         counts = self.counts
         if counts.nonfinite_gradients:
             self._add_warning(
-                f"{self.cell.record.attack} on {self.cell.subject}: gradients had NaN or infinite entries on "
+                f"{self._format_cell()}: gradients had NaN or infinite entries on "
                 f"{counts.nonfinite_gradients} of {counts.n} images; they were taken out where they arise"
             )
         if counts.missing_gradients:
             self._add_warning(
-                f"{self.cell.record.attack} on {self.cell.subject}: gradients showed nothing to follow on "
+                f"{self._format_cell()}: gradients showed nothing to follow on "
                 f"{counts.missing_gradients} of {counts.n} images; add a margin loss or a black-box attack"
             )
 

@@ -13,6 +13,35 @@ from robustbench_local.config.cards import Card, CardThreat, find_card
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
+_METHOD_TITLES: Mapping[str, str] = {
+    "apgd": "APGD",
+    "apgd-ce+t": "APGD-CE+T",
+    "apgd-t": "APGD-T",
+    "autoattack": "AutoAttack",
+    "boundary": "Boundary attack",
+    "curve": "PGD radius curve",
+    "cw": "C&W",
+    "ddn": "DDN",
+    "deepfool": "DeepFool",
+    "di-fgsm": "DI-FGSM",
+    "ead": "EAD",
+    "fab-t": "FAB-T",
+    "fgsm": "FGSM",
+    "fmn": "FMN",
+    "hopskipjump": "HopSkipJump",
+    "mi-fgsm": "MI-FGSM",
+    "patch": "Patch",
+    "pgd": "PGD",
+    "reference:autoattack": "AutoAttack (reference)",
+    "spatial": "Spatial",
+    "spsa": "SPSA",
+    "square": "Square",
+    "sticker": "Sticker",
+    "ti-fgsm": "TI-FGSM",
+    "vmi-fgsm": "VMI-FGSM",
+}
+"""What tables call our methods; others are called as the grid writes them."""
+
 
 def find_method_cards(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
     """The cards that an entry of a grid's ``attack_cells`` means: attacks, or certificates.
@@ -93,6 +122,7 @@ def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
         parameters={},
         threat=CardThreat(norm=threat.norm, eps=threat.eps, transformation=threat.transformation),
         path=Path(full),
+        title=_METHOD_TITLES.get(name, name),
     )
     return expand_attack_card(card, overrides)
 

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY, Precision
+from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
@@ -23,6 +32,8 @@ MAX_NAME_LENGTH = 100
 NO_DEFENSE = "none"
 """What stands in a list of defenses for the model as it is."""
 
+DisplayName = Annotated[str, AfterValidator(check_display_name)]
+"""What tables call an entry: printable and short. It never decides a verdict, nor what a cell is."""
 Size = int | tuple[int, int]
 Normalization = str | dict[Literal["mean", "std"], list[float]]
 
@@ -69,11 +80,12 @@ class TrainingEntry(DataEntry):
 
 
 class DefenseEntry(StrictModel):
-    """A defense's card by name, or ``none``, and what to change in it (quality, sigma, ...)."""
+    """A defense's card, or ``none``, and what to change in it (quality, sigma, ...); ``name`` is its label."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     card: str
+    name: DisplayName | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -82,7 +94,9 @@ class DefenseEntry(StrictModel):
 
     def dump_entry(self) -> str | dict[str, Any]:
         """As it stands in a grid file."""
-        return {"card": self.card, **self.overrides} if self.overrides else self.card
+        named = {} if self.name is None else {"name": self.name}
+        changes = {**named, **self.overrides}
+        return {"card": self.card, **changes} if changes else self.card
 
 
 def _expand_card_names(entries: Any) -> Any:
@@ -105,9 +119,13 @@ def _check_class_count(value: Any) -> Any:
 
 
 class ModelEntry(StrictModel):
-    """A classifier: where it comes from, how it takes its images, and its own defenses, if any."""
+    """A classifier: where it comes from, how it takes its images, and its own defenses, if any.
+
+    Gates, tables for programs and other entries refer to it by ``id``; ``name`` is its label for people.
+    """
 
     id: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
+    name: DisplayName | None = None
     source: str
     weights: str | None = None
     entry: str | None = None
@@ -125,17 +143,18 @@ class ModelEntry(StrictModel):
 
 
 class AttackEntry(StrictModel):
-    """A card by name, how many images it gets, and what to change in it (eps, targets, steps, ...).
+    """An attack's or certificate's card, how many images it gets, and what to change in it (eps, steps, ...).
 
-    With ``transfer_from``, a model's id, candidates are crafted on that model and judged on all others. With
-    ``models``, a list of ids, only these models get it. Of stickers and patches, ``test_views`` says over how
-    many views of each sign they are judged. With ``find_cards_per_target``, a goal of several target classes is pursued
-    as it is and for each of the classes alone.
+    ``name`` is its label in tables and figures. With ``transfer_from``, a model's id, candidates are crafted
+    on that model and evaluated on all others. With ``models``, a list of ids, only these models get it. Of
+    stickers and patches, ``test_views`` is the number of views that each sign is evaluated over. With
+    ``each_target``, a goal of several target classes is pursued as it is and for each of the classes alone.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     card: str
+    name: DisplayName | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     transfer_from: str | None = None
     models: Annotated[list[str], Field(min_length=1)] | None = None
@@ -227,10 +246,19 @@ class Grid(StrictModel):
             for name in entry.models or ():
                 if name not in ids:
                     raise ValueError(f"{entry.card} names the model {name!r}; {did_you_mean(name, ids)}")
+        _check_names_differ("attacks", [(entry.name, None) for entry in self.attacks])
+        _check_names_differ("models", [(entry.name, entry.id) for entry in self.models])
+        for where, entries in self._list_defense_lists():
+            _check_names_differ(where, [(entry.name, entry.card) for entry in entries])
         for gate in self.gates:
             if gate.model is not None and gate.model not in ids:
                 raise ValueError(f"a gate names the model {gate.model!r}; {did_you_mean(gate.model, ids)}")
         return self
+
+    def _list_defense_lists(self) -> list[tuple[str, list[DefenseEntry]]]:
+        """The lists of defenses, each with where it stands."""
+        own = [(f"model {entry.id!r}, defenses", entry.defenses) for entry in self.models if entry.defenses]
+        return [("defenses", self.defenses), *own]
 
     def dump_resolved(self) -> dict[str, Any]:
         """The grid with every default written out and no credentials of services, as plain data."""
@@ -241,6 +269,16 @@ class Grid(StrictModel):
         content["defenses"] = _dump_defenses(self.defenses)
         content["attacks"] = [{**entry.settings, **entry.overrides} for entry in self.attacks]
         return content
+
+    def dump_without_names(self) -> dict[str, Any]:
+        """The same without what its entries are called in tables, which decides nothing."""
+        content = self.dump_resolved()
+        for model in content["models"]:
+            model["defenses"] = model["defenses"] and [_drop_name(entry) for entry in model["defenses"]]
+        named = {
+            key: [_drop_name(entry) for entry in content[key]] for key in ("models", "attacks", "defenses")
+        }
+        return content | named
 
     def to_yaml(self) -> str:
         """The resolved grid as YAML text."""
@@ -300,8 +338,29 @@ def _check_surrogate_id(surrogate: str, ids: list[str]) -> None:
         raise ValueError("transfer_from needs a second model, to judge the candidates on")
 
 
+def _check_names_differ(where: str, entries: list[tuple[str | None, str | None]]) -> None:
+    """Refuse a name that two entries of a list share, or that is another entry's id.
+
+    Args:
+        where: The list.
+        entries: Name and id of each entry.
+    """
+    for position, (name, _) in enumerate(entries):
+        others = [taken for index, taken in enumerate(entries) if index != position]
+        if name is not None and any(name in taken for taken in others):
+            raise ValueError(f"{where}: the name {name!r} is used twice")
+
+
 def _dump_defenses(defenses: list[DefenseEntry]) -> list[str | dict[str, Any]]:
     return [entry.dump_entry() for entry in defenses]
+
+
+def _drop_name(entry: str | dict[str, Any]) -> str | dict[str, Any]:
+    """An entry as it would be dumped without its name."""
+    if isinstance(entry, str):
+        return entry
+    content = {key: value for key, value in entry.items() if key != "name"}
+    return str(content["card"]) if list(content) == ["card"] else content
 
 
 def _set_default_name(grid: Grid, name: str) -> Grid:

@@ -228,8 +228,8 @@ class _StickerEvidence:
             adversarial_hash=hash_image(self.flat_images[place]),
         )
         if void:
-            told = f"{100 * float(right.double().mean()):.1f} % of its clean views are read rightly"
-            return replace(judged, status="void", error=f"{told}; {100 * MIN_CLEAN_SHARE:.0f} % are needed")
+            told = f"{100 * float(right.double().mean()):.1f}% of its clean views are read rightly"
+            return replace(judged, status="void", error=f"{told}; {100 * MIN_CLEAN_SHARE:.0f}% are needed")
         judged = replace(judged, error=self._format_broken_rules(place))
         return (
             judged if self.stickers.rejection_reasons[place] is None else replace(judged, status="rejected")

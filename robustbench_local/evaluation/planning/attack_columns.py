@@ -86,13 +86,16 @@ def _build_column(card: Card, entry: AttackEntry) -> AttackColumn | CertificateC
             attack=attack,
             limit=entry.limit,
             models=models,
+            entry_name=entry.name,
             surrogate=surrogate,
             test_views=views,
         )
     if entry.transfer_from is not None:
         raise ConfigError(f"the certificate {card.name!r} has nothing to transfer", where="attacks")
     certificate = make_certificate(card.method, card.parameters)
-    return CertificateColumn(card=card, certificate=certificate, limit=entry.limit, models=models)
+    return CertificateColumn(
+        card=card, certificate=certificate, limit=entry.limit, models=models, entry_name=entry.name
+    )
 
 
 def _check_views(attack: Attack, entry: AttackEntry, name: str) -> None:

@@ -29,6 +29,8 @@ class GridColumn:
     """Most images it gets; None: all that the goal applies to."""
     models: tuple[str, ...] | None
     """Ids of the models that get it; None: all."""
+    entry_name: str | None = None
+    """What the grid calls it in tables; None: what its card is called. Never part of an identity."""
 
     @property
     def name(self) -> str:

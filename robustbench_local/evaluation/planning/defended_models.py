@@ -16,6 +16,7 @@ from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, build_wrapper
 from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid
+from robustbench_local.evaluation.planning.labels import build_defense_label
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.evaluation.training.train_and_save import apply_settings
 from robustbench_local.evaluation.training.weight_cache import WeightCache
@@ -27,6 +28,8 @@ class GridDefense(ABC):
 
     name: str
     """The card's name, with what the entry overrides; ``none`` for the model as it is."""
+    label: str = ""
+    """What tables call it; empty for the model as it is."""
 
     @abstractmethod
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
@@ -148,7 +151,11 @@ def resolve_defenses(
 
 
 def find_defenses(
-    name: str, overrides: Mapping[str, object], folders: Sequence[Path], weight_cache: WeightCache
+    name: str,
+    overrides: Mapping[str, object],
+    folders: Sequence[Path],
+    weight_cache: WeightCache,
+    entry_name: str | None = None,
 ) -> list[GridDefense]:
     """The defenses that a card and its overrides mean: one, or one for each eps of a list.
 
@@ -157,6 +164,7 @@ def find_defenses(
         overrides: Parameters to change.
         folders: Folders with the user's own cards.
         weight_cache: What trains the models of recipes.
+        entry_name: What the grid calls the entry in tables.
 
     Raises:
         CardError: If there is no such card.
@@ -170,11 +178,19 @@ def find_defenses(
     if card.method in WRAPPERS:
         cards = expand_card(card, overrides, parameters=list_parameter_names(WRAPPERS[card.method]))
         return [
-            WrapperDefense(name=each.name, card=each, wrapper=build_wrapper(each.method, each.parameters))
-            for each in cards
+            WrapperDefense(
+                name=variant.name,
+                label=build_defense_label(variant, entry_name),
+                card=variant,
+                wrapper=build_wrapper(variant.method, variant.parameters),
+            )
+            for variant in cards
         ]
     trained, recipe = apply_settings(card, overrides)
-    return [RecipeDefense(name=trained.name, card=trained, recipe=recipe, weight_cache=weight_cache)]
+    label = build_defense_label(trained, entry_name)
+    return [
+        RecipeDefense(name=trained.name, label=label, card=trained, recipe=recipe, weight_cache=weight_cache)
+    ]
 
 
 def _resolve_entries(
@@ -182,7 +198,7 @@ def _resolve_entries(
 ) -> list[GridDefense]:
     found: list[GridDefense] = []
     for entry in entries:
-        for defense in find_defenses(entry.card, entry.overrides, folders, workshop):
+        for defense in find_defenses(entry.card, entry.overrides, folders, workshop, entry.name):
             if defense.name in {other.name for other in found}:
                 raise ConfigError(f"the defense {defense.name!r} is listed twice", where=where)
             found.append(defense)

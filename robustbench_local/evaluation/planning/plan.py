@@ -24,6 +24,7 @@ from robustbench_local.evaluation.harness.success_robustness import (
     count_finishing_passes,
 )
 from robustbench_local.store.records import CellRecord
+from robustbench_local.store.run_labels import RunLabels
 from robustbench_local.threats.threat_model import ThreatModel
 
 HARNESS_PASSES = 3
@@ -226,6 +227,8 @@ class Plan:
     """The classifiers."""
     cells: tuple[PlannedCell, ...]
     """In the order of the grid; cheap attacks stand first if the grid says so."""
+    labels: RunLabels
+    """What tables call the attacks and models."""
     identity: dict[str, str]
     """Everything that decides the verdicts, by name: what a resumed run must agree with."""
     timeout: float | None = None

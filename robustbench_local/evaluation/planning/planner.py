@@ -28,6 +28,7 @@ from robustbench_local.evaluation.planning.environment import (
     describe_environment,
     find_library_versions,
 )
+from robustbench_local.evaluation.planning.grid_labels import build_run_labels
 from robustbench_local.evaluation.planning.plan import (
     CertificateCell,
     EvaluationSubject,
@@ -54,6 +55,7 @@ from robustbench_local.evaluation.training.weight_cache import WeightCache, find
 from robustbench_local.models.endpoint_options import remove_credentials
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.models.user_import import import_known_libraries
+from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
@@ -128,6 +130,7 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         grid, data, {str(each): each for each in (*models.values(), *subjects)}, columns
     )
     cells = tuple(plan_cells(grid, models, subjects, columns, identity["code"]))
+    labels = build_run_labels(grid, data, subjects, defenses, columns, cells)
     device, workers = str(resolve_device(options.device)), options.workers or torch.get_num_threads()
     return Plan(
         name=grid.name or "grid",
@@ -139,12 +142,14 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         data=data,
         subjects=subjects,
         cells=cells,
+        labels=labels,
         identity=identity,
         timeout=options.timeout,
         cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
-        description=_build_description(grid, data, subjects, columns, describe_environment(device, workers)),
-        warnings=tuple(dict.fromkeys(_list_warnings(grid, cells, data))),
+        description=_build_description(grid, data, subjects, columns, describe_environment(device, workers))
+        | {LABELS_KEY: labels.to_metadata()},
+        warnings=tuple(dict.fromkeys(_list_warnings(grid, cells, data, labels))),
     )
 
 
@@ -265,7 +270,7 @@ def has_foreign_code(entry: ModelEntry) -> bool:
 
 def _load_model(entry: ModelEntry, data: Dataset, options: Options) -> tuple[Classifier, Dataset]:
     """One model, and the data fitted to it."""
-    chosen = entry.model_dump(exclude={"id", "defenses"})
+    chosen = entry.model_dump(exclude={"id", "name", "defenses"})
     if isinstance(entry.normalize, dict):
         chosen["normalize"] = (entry.normalize["mean"], entry.normalize["std"])
     if isinstance(entry.input_size, int):
@@ -307,7 +312,7 @@ def _build_identity(
     A model is there as a whole and in its parts, by which a refusal says what of it has changed; one that
     cannot be used has none.
     """
-    content = grid.dump_resolved()
+    content = grid.dump_without_names()
     for model in content["models"]:
         if model["endpoint"]:
             model["endpoint"] = {key: model["endpoint"][key] for key in ("format", "key")}  # not its patience
@@ -377,17 +382,20 @@ def _build_description(
     }
 
 
-def _list_warnings(grid: Grid, cells: Sequence[PlannedCell], data: Dataset) -> Iterator[str]:
+def _list_warnings(
+    grid: Grid, cells: Sequence[PlannedCell], data: Dataset, labels: RunLabels
+) -> Iterator[str]:
     """What the user should know before the run starts."""
     if grid.skip_verified and not any(isinstance(cell, CertificateCell) for cell in cells):
         yield "skip_verified spares nothing: the grid has no certificate"
     if len(data) < 100:
-        yield f"only {len(data)} images: a 95 % interval is wider than 10 points either way"
+        yield f"only {len(data)} images: a 95% interval is wider than 10 points either way"
     for cell in cells:
+        label = labels.get_attack_label(cell.record.attack)
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":
             size = f"eps {cell.threat.eps:g} is more than half of the pixel range"
-            yield f"{cell.record.attack}: {size}; was {cell.threat.eps:g}/255 meant?"
-        yield from (f"{cell.record.attack}: {line}" for line in cell.list_warnings())
+            yield f"{label}: {size}; was {cell.threat.eps:g}/255 meant?"
+        yield from (f"{label}: {line}" for line in cell.list_warnings())
     for cell in cells:
         yield from (f"model {cell.subject}: {note}" for note in cell.subject.classifier.notes)
     yield from (f"data: {note}" for note in data.notes)

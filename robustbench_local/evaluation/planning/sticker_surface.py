@@ -13,7 +13,7 @@ from robustbench_local.threats.physical.sticker_mask import (
 )
 from robustbench_local.threats.threat_model import ThreatModel
 
-UNMASKED_SURFACE = f"the frame less a border of {100 * BORDER_SHARE:.0f} %"
+UNMASKED_SURFACE = f"the frame less a border of {100 * BORDER_SHARE:.0f}%"
 """The surface where the data have no masks."""
 UNNAMED_MASK_SURFACE = "the data's masks"
 """The surface where the data do not say what their masks are."""

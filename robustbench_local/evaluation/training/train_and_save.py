@@ -123,7 +123,7 @@ def measure_row(
 
     Returns:
         One entry an attack, and one a certificate that the recipe trains for: its budget, n, how many images
-        stayed right or were proven, the share and its 95 % Clopper-Pearson interval, and on which images.
+        stayed right or were proven, the share and its 95% Clopper-Pearson interval, and on which images.
     """
     threat = getattr(recipe, "threat", None) or _DEFAULT_THREAT
     data = images.test or images.validation
@@ -244,6 +244,6 @@ def _format_score(figure: Mapping[str, Any]) -> str:
     what = "clean" if name == "none" else f"{name}{how}{budget}"
     verdict = "proven" if "certificate" in figure else "right"
     return (
-        f"measured {what}: {figure['accuracy']:.1%} {verdict}, 95 % interval {figure['low']:.1%} to "
+        f"measured {what}: {figure['accuracy']:.1%} {verdict}, 95% interval {figure['low']:.1%} to "
         f"{figure['high']:.1%}, n = {figure['n']}"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from robustbench_local.reports.analysis.disagreements import find_disagreements
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.gradient_masking import find_gradient_masking
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
@@ -114,5 +114,5 @@ def _describe_notes(evidence: Evidence, *, weakening: bool) -> Iterator[str]:
         every = (str(note).rstrip(".") for note in about.get("notes") or ())
         notes = [note for note in every if bool(_WEAKENING_NOTE_PATTERN.search(note)) == weakening]
         if notes:
-            who = EvaluatedModel(model=about["id"], defense=about.get("defense") or "none")
+            who = evidence.get_subject(about["id"], about["defense"])
             yield f"Noted about {isolate_direction(str(who))}: {'; '.join(notes)}."

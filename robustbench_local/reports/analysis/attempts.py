@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    compute_once,
+)
 from robustbench_local.store import BLACK_BOX_STAGES
 
 MIN_QUERIES = 1000
@@ -40,8 +46,8 @@ class Attempt:
 
     cell: CellResult
     """The cell that it belongs to."""
-    name: str
-    """The attack; of an ensemble also the stages."""
+    stages: str
+    """The stages of an ensemble that it is made of; empty: the whole attack."""
     knowledge: str
     """``white-box``, ``compute_scores``, ``labels``, ``transfer`` or ``is_naive``."""
     loss: str
@@ -60,6 +66,11 @@ class Attempt:
     def evaluated_images(self) -> frozenset[str]:
         """All images of the cell on which it came to its end, clean mistakes included."""
         return frozenset(image for image, verdict in self.cell.verdicts.items() if verdict.is_known)
+
+    @property
+    def name(self) -> str:
+        """The attack's label; of an ensemble also the stages."""
+        return f"{self.cell.label}, {self.stages}" if self.stages else self.cell.label
 
     @property
     def method(self) -> str:
@@ -96,6 +107,7 @@ AttemptsByThreat = Mapping[tuple[EvaluatedModel, Threat], Sequence[Attempt]]
 """The attempts on a subject under a threat; nothing for those that there are none of."""
 
 
+@compute_once
 def index_attempts(evidence: Evidence) -> AttemptsByThreat:
     """Every untargeted attempt that was carried through; ensembles are split."""
     found: defaultdict[tuple[EvaluatedModel, Threat], list[Attempt]] = defaultdict(list)
@@ -141,10 +153,9 @@ _LOSS_NAMES = {"ce": "cross-entropy", "margin": "margin"}
 def _build_attempt(
     cell: CellResult, stage: str, knowledge: str, loss: str, met: Iterable[str], broken: Iterable[str]
 ) -> Attempt:
-    name = f"{cell.record.attack}, {stage}" if stage else cell.record.attack
     return Attempt(
         cell=cell,
-        name=name,
+        stages=stage,
         knowledge=knowledge,
         loss=loss,
         completed_images=frozenset(met),

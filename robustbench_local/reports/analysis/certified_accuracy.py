@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
 from robustbench_local.reports.analysis.robustness_curves import (
     CurveData,
     CurvePanel,
@@ -132,6 +132,7 @@ class CertifiedGroup:
         return tuple(found)
 
 
+@collect_once
 def build_certified_groups(evidence: Evidence) -> list[CertifiedGroup]:
     """The certificates of a run, a group for each norm."""
     rows = [CertifiedCell(cell=cell) for cell in evidence.certificate_cells]
@@ -144,7 +145,7 @@ def build_certified_groups(evidence: Evidence) -> list[CertifiedGroup]:
 def _build_group(evidence: Evidence, norm: str, rows: Sequence[CertifiedCell]) -> CertifiedGroup:
     kinds = dict.fromkeys(_get_certificate_kind(row) for row in rows)
     panels = [
-        _build_panel(evidence, norm, kind, [row for row in rows if _get_certificate_kind(row) == kind])
+        _build_panel(evidence, norm, [row for row in rows if _get_certificate_kind(row) == kind])
         for kind in kinds
     ]
     return CertifiedGroup(
@@ -154,12 +155,15 @@ def _build_group(evidence: Evidence, norm: str, rows: Sequence[CertifiedCell]) -
 
 def _get_certificate_kind(row: CertifiedCell) -> str:
     """Certificates of one kind differ in the radius that is asked about, and in nothing else."""
-    record = row.cell.record
-    sigma = record.parameters.get("sigma")
-    return get_attack_family(record.attack) + (f", sigma {sigma}" if sigma is not None else "")
+    return get_attack_family(row.cell.record.attack) + _format_sigma(row)
 
 
-def _build_panel(evidence: Evidence, norm: str, kind: str, rows: Sequence[CertifiedCell]) -> CurvePanel:
+def _format_sigma(row: CertifiedCell) -> str:
+    sigma = row.cell.record.parameters.get("sigma")
+    return f", sigma {sigma}" if sigma is not None else ""
+
+
+def _build_panel(evidence: Evidence, norm: str, rows: Sequence[CertifiedCell]) -> CurvePanel:
     outlines = []
     for subject in evidence.subjects:
         own = [row for row in rows if row.cell.subject == subject and row.marks_by_radius]
@@ -175,8 +179,9 @@ def _build_panel(evidence: Evidence, norm: str, kind: str, rows: Sequence[Certif
             outlines.append(
                 CurveData(subject=subject, marks_by_radius=attacked, value_name="under attack", dotted=True)
             )
+    label = rows[0].cell.family_label + _format_sigma(rows[0])
     return CurvePanel(
-        norm=norm, attack=kind, curves=build_common_curves(outlines), value_name="certified accuracy"
+        norm=norm, attack=label, curves=build_common_curves(outlines), value_name="certified accuracy"
     )
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -37,6 +43,10 @@ class RobustAccuracyBounds:
     """Those that were carried through; an image counts if any of them proves it."""
     attacks: tuple[str, ...]
     """Those that were carried through; an image counts if none of them breaks it."""
+    certificate_labels: tuple[str, ...]
+    """What tables call the certificates."""
+    attack_labels: tuple[str, ...]
+    """What tables call the attacks."""
     certified_accuracy: Estimate
     """Share of the images that are proven."""
     empirical_accuracy: Estimate
@@ -53,7 +63,7 @@ class RobustAccuracyBounds:
         who = f"{isolate_direction(str(self.subject))} under {self.threat}"
         between = f"robust accuracy between {format_estimate(self.certified_accuracy)}, proven, and {format_estimate(self.empirical_accuracy)}"
         gap = f"{format_count(self.undecided_count, 'image')} neither proven nor broken"
-        return f"{who}: {between}, not broken by {join_in_sentence(self.attacks)}; {gap}."
+        return f"{who}: {between}, not broken by {join_in_sentence(self.attack_labels)}; {gap}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +85,15 @@ class CertificateViolation:
     @property
     def sentence(self) -> str:
         """What contradicts what, and where."""
-        record = self.certificate_cell.record
         more = len(self.images) - MAX_NAMED_IMAGES
         named = [isolate_direction(image) for image in self.images[:MAX_NAMED_IMAGES]]
         images = join_in_sentence([*named, f"{more:,} more"] if more > 0 else named)
         who = isolate_direction(str(self.certificate_cell.subject))
-        what = f"{record.attack} proved {format_count(len(self.images), 'image')} of {who} robust that"
-        return f"{what} {isolate_direction(self.attack_cell.record.attack)} broke inside the proven ball: {images}."
+        what = f"{isolate_direction(self.certificate_cell.label)} proved {format_count(len(self.images), 'image')} of {who} robust that"
+        return f"{what} {isolate_direction(self.attack_cell.label)} broke inside the proven ball: {images}."
 
 
+@collect_once
 def build_accuracy_bounds(evidence: Evidence) -> list[RobustAccuracyBounds]:
     """One for each subject and threat that has both a certificate and an attack, in the order of the grid."""
     brackets = []
@@ -95,6 +105,7 @@ def build_accuracy_bounds(evidence: Evidence) -> list[RobustAccuracyBounds]:
     return brackets
 
 
+@collect_once
 def find_violations(evidence: Evidence) -> list[CertificateViolation]:
     """Every certificate and attack on the same subject that contradict each other."""
     proofs = [cell for cell in evidence.certificate_cells if cell.record.concerns == "model"]
@@ -123,6 +134,8 @@ def _build_bounds(worst: WorstCase, proofs: Sequence[CellResult]) -> RobustAccur
         threat=worst.threat,
         certificates=tuple(cell.record.attack for cell in proofs),
         attacks=worst.attacks,
+        certificate_labels=tuple(cell.label for cell in proofs),
+        attack_labels=worst.attack_labels,
         certified_accuracy=compute_clopper_pearson(verified, len(images)),
         empirical_accuracy=compute_clopper_pearson(empirical, len(images)),
     )

@@ -58,7 +58,9 @@ class TargetMatrix:
     """One targeted attack on every model."""
 
     attack: str
-    """Attack name."""
+    """Identifier of the attack."""
+    label: str
+    """What tables call it."""
     threat: Threat
     """What the attacker may do."""
     target_names: tuple[str, ...]
@@ -114,6 +116,7 @@ def _build_matrix(store: RunStore, evidence: Evidence, cells: Sequence[CellResul
     }
     return TargetMatrix(
         attack=first.attack,
+        label=cells[0].label,
         threat=cells[0].threat,
         target_names=tuple(shown),
         other_target_count=len(names) - len(shown),

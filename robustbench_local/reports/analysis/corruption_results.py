@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
@@ -46,6 +46,7 @@ class CorruptionMap:
         return " to ".join(f"{size:,}" for size in ends)
 
 
+@collect_once
 def build_corruption_maps(evidence: Evidence) -> list[CorruptionMap]:
     """A map for each model that was shown corrupted images; every one has the same rows and columns."""
     cells = [cell for cell in evidence.cells if cell.is_corruption and not cell.targeted]

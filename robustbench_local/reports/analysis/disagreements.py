@@ -18,7 +18,7 @@ from robustbench_local.reports.analysis.attempts import (
     split_by_loss,
 )
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat, collect_once
 from robustbench_local.reports.analysis.gradient_masking import exceeds_chance, find_gradient_masking
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -59,17 +59,11 @@ class Disagreement:
     """Whether it is a finding of its own; else another finding tells of it."""
 
 
-def find_disagreements(
-    evidence: Evidence, attempts: AttemptsByThreat | None = None
-) -> Iterator[Disagreement]:
-    """Every contradiction between the attacks of a run, subject by subject and threat by threat.
-
-    Args:
-        evidence: The run.
-        attempts: Its attempts, where the caller has them at hand.
-    """
-    index = index_attempts(evidence) if attempts is None else attempts
-    yield from _find_masking_disagreements(evidence, index)
+@collect_once
+def find_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
+    """Every contradiction between the attacks of a run, subject by subject and threat by threat."""
+    index = index_attempts(evidence)
+    yield from _find_masking_disagreements(evidence)
     for subject in evidence.subjects:
         for threat in evidence.threats:
             met = index.get((subject, threat), ())
@@ -85,6 +79,7 @@ def find_disagreements(
         yield from _find_distance_disagreements(evidence, subject, index)
 
 
+@collect_once
 def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """The images whose robustness rests on attempts that other attempts contradict.
 
@@ -94,7 +89,7 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
     that others broke is in doubt, too: a gate on the contradicted attack alone says nothing.
     """
     index = index_attempts(evidence)
-    for found in find_disagreements(evidence, index):
+    for found in find_disagreements(evidence):
         alike = [one for one in evidence.threats if one.norm == found.threat.norm]
         threats = [found.threat] if found.scope == "attacks" else alike
         for threat in threats:
@@ -137,9 +132,9 @@ def _select_certified_images(evidence: Evidence, subject: EvaluatedModel, threat
     )
 
 
-def _find_masking_disagreements(evidence: Evidence, index: AttemptsByThreat) -> Iterator[Disagreement]:
+def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
     """Black box or transfer beats white box (D8, D9); the finding about masked gradients tells of it."""
-    for one in find_gradient_masking(evidence, index):
+    for one in find_gradient_masking(evidence):
         kind = "transfers" if one.transferred else "black-box attacks"
         count = f"{one.missed_share.count} of {format_count(one.missed_share.n, 'image')}"
         what = f"{count} fell to {kind} ({join_in_sentence(one.attacks)}) and to no white-box attack"
@@ -347,7 +342,7 @@ def _is_larger(large: Attempt, small: Attempt) -> bool:
 
 def _find_differing_parameters(first: Attempt, second: Attempt) -> set[str]:
     """The hyper-parameters in which two attempts differ; ``peer_method`` where they are different attacks."""
-    if first.knowledge != second.knowledge or first.name.partition(", ")[2] != second.name.partition(", ")[2]:
+    if first.knowledge != second.knowledge or first.stages != second.stages:
         return {"method"}
     names = {*first.parameters, *second.parameters}
     return {name for name in names if first.parameters.get(name) != second.parameters.get(name)}

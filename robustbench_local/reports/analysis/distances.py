@@ -12,6 +12,7 @@ from robustbench_local.reports.analysis.evidence import (
     Evidence,
     Threat,
     build_attack_labels,
+    collect_once,
 )
 from robustbench_local.reports.analysis.robustness_curves import CurveData, CurvePanel, build_common_curves
 from robustbench_local.statistics import Estimate, Quartiles, compute_clopper_pearson, compute_quartiles
@@ -94,6 +95,7 @@ class DistanceGroup:
         return CurvePanel(norm=self.threat.norm, attack=title, curves=build_common_curves(outlines))
 
 
+@collect_once
 def build_distance_groups(evidence: Evidence) -> list[DistanceGroup]:
     """The attacks that measure distances, a group for each threat and kind of goal."""
     cells = [cell for cell in evidence.cells if measures_distance(cell)]
@@ -111,9 +113,7 @@ def measures_distance(cell: CellResult) -> bool:
 
 def compute_attack_distances(cell: CellResult) -> AttackDistances:
     """How far the attack of a done cell had to go."""
-    return _build_attack_distances(
-        cell.subject, cell.record.attack, cell.record.attack, cell.radii, cell.record.eps
-    )
+    return _build_attack_distances(cell.subject, cell.record.attack, cell.label, cell.radii, cell.record.eps)
 
 
 def compute_nearest_radii(cells: Sequence[CellResult]) -> dict[str, float]:

@@ -5,7 +5,7 @@ A finder lives in a module of its own and takes ``Doubt`` from ``analysis/doubt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 from robustbench_local.reports.analysis.disagreements import find_disagreement_doubts
 from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers, list_threats, select_doubts
@@ -15,7 +15,7 @@ from robustbench_local.reports.analysis.inconsistent_models import find_inconsis
 
 __all__ = ["Doubt", "DoubtFinder", "doubt_answers", "find_doubts", "list_threats", "select_doubts"]
 
-DoubtFinder = Callable[[Evidence], Iterator[Doubt]]
+DoubtFinder = Callable[[Evidence], Iterable[Doubt]]
 
 DOUBT_FINDERS: tuple[DoubtFinder, ...] = (
     find_inconsistency_doubts,

@@ -12,6 +12,7 @@ from robustbench_local.reports.analysis.evidence import (
     Evidence,
     ImageVerdict,
     Threat,
+    collect_once,
 )
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
@@ -59,6 +60,7 @@ class EightBitCase:
         return lost > MAX_EIGHT_BIT_GAP_SHARE * self.attack_success.n + 1e-9
 
 
+@collect_once
 def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
     """The worst case in 8 bits for each untargeted threat of a norm, in the order of the worst cases."""
     found = []
@@ -66,11 +68,12 @@ def find_eight_bit_cases(evidence: Evidence) -> tuple[EightBitCase, ...]:
         if worst.threat.norm in {"Linf", "L2", "L1"}:
             marks = _collect_marks(_select_cells_inside(evidence.cells, worst.subject, worst.threat))
             found.append(
-                _build_case(worst.subject, worst.threat, worst.attacks, worst.stated_verdicts, marks)
+                _build_case(worst.subject, worst.threat, worst.attack_labels, worst.stated_verdicts, marks)
             )
     return tuple(found)
 
 
+@collect_once
 def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
     """The same for what is in no worst case: targeted attacks of one goal together, each transfer alone."""
     groups: dict[tuple[object, ...], list[CellResult]] = defaultdict(list)
@@ -85,7 +88,7 @@ def find_eight_bit_goals(evidence: Evidence) -> tuple[EightBitCase, ...]:
     found = []
     for cells in groups.values():
         verdicts = _merge_verdicts(cells)
-        attacks = tuple(cell.record.attack for cell in cells)
+        attacks = tuple(cell.label for cell in cells)
         case = _build_case(
             cells[0].subject,
             cells[0].threat,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from robustbench_local.reports.analysis.sticker_views import SignResult, compute_attack_success
 from robustbench_local.reports.formatting.text import format_budget, format_knowledge, get_attack_family
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, compute_mcnemar
 from robustbench_local.store import CellRecord, EventRecord, OutcomeCounts
+from robustbench_local.store.run_labels import RunLabels
 
 if TYPE_CHECKING:
     from robustbench_local.reports.analysis.worst_case import WorstCase
 
+Derived = TypeVar("Derived")
+Item = TypeVar("Item")
 ReportedStatus = Literal["done", "void", "partial", "error", "timeout", "skipped", "not run"]
 
 
@@ -64,9 +68,11 @@ class EvaluatedModel:
     """Model id from the grid file."""
     defense: str
     """Defense name, or ``none``."""
+    label: str = field(default="", compare=False)
+    """What tables call it; empty: its ids."""
 
     def __str__(self) -> str:
-        return self.model if self.defense == "none" else f"{self.model} + {self.defense}"
+        return self.label or RunLabels().get_model_label(self.model, self.defense)
 
 
 class QueryStats(NamedTuple):
@@ -98,6 +104,8 @@ class CellResult:
     """Forward passes over the stored outcomes."""
     problem: str | None = None
     """Why it is not done, in one line."""
+    labels: RunLabels = field(default_factory=RunLabels, repr=False)
+    """What tables of the run call its attacks and models."""
     radii: Mapping[str, float] = field(default_factory=dict, repr=False)
     """Image id -> the distance at which it broke, infinite if it did not, 0 if it never held; empty
     unless done and the attack measures distances."""
@@ -124,7 +132,26 @@ class CellResult:
     @property
     def subject(self) -> EvaluatedModel:
         """The model and defense under test."""
-        return EvaluatedModel(model=self.record.model, defense=self.record.defense)
+        model, defense = self.record.model, self.record.defense
+        label = self.labels.get_model_label(model, defense)
+        return EvaluatedModel(model=model, defense=defense, label=label)
+
+    @property
+    def label(self) -> str:
+        """What tables call the attack or certificate; no other one of the run is called so."""
+        return self.labels.get_attack_label(self.record.attack)
+
+    @property
+    def family_label(self) -> str:
+        """The same without the budget: attacks that differ in nothing else share it."""
+        attack = self.record.attack
+        return self.labels.families.get(attack) or get_attack_family(attack)
+
+    @property
+    def surrogate_label(self) -> str | None:
+        """What tables call the model that the candidates were crafted on, if that is another one."""
+        surrogate = self.record.surrogate
+        return surrogate and self.labels.get_model_label(surrogate, "none")
 
     @property
     def threat(self) -> Threat:
@@ -186,7 +213,7 @@ class CellResult:
     @property
     def attacker_knowledge(self) -> str:
         """What the attacker saw of the model, in few words."""
-        return format_knowledge(self.record.knowledge, self.record.surrogate)
+        return format_knowledge(self.record.knowledge, self.surrogate_label)
 
     @property
     def is_done(self) -> bool:
@@ -280,6 +307,10 @@ class Evidence:
     """Key of a cell -> why its adversarial images are not shown; empty where nobody looked at them."""
     card_texts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Card -> its ``description`` and ``source``, as it ships; empty if the run does not know."""
+    labels: RunLabels = field(default_factory=RunLabels)
+    """What tables call the attacks and models."""
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Results of ``compute_once``; a changed copy begins without any."""
 
     @property
     def subjects(self) -> tuple[EvaluatedModel, ...]:
@@ -336,6 +367,11 @@ class Evidence:
         best = max(rows, key=lambda one: one.robust_accuracy.value)
         return [_compare_worst_cases(best, other) for other in rows if other is not best]
 
+    def get_subject(self, model: str, defense: str | None) -> EvaluatedModel:
+        """A model with its defense, under its label."""
+        name = defense or "none"
+        return EvaluatedModel(model=model, defense=name, label=self.labels.get_model_label(model, name))
+
     def get_class_names(self, model: str) -> Sequence[str]:
         """Names of a model's classes by index; the data's, unless the model brought its own."""
         own = next((about.get("class_names") for about in self.models if about.get("id") == model), None)
@@ -350,12 +386,39 @@ class Evidence:
         return name if name and name != str(index) else f"class {index}"
 
 
+def compute_once(compute: Callable[[Evidence], Derived]) -> Callable[[Evidence], Derived]:
+    """A function of evidence whose result is kept with the evidence.
+
+    Several forms and sections of a report ask for the same results; each is computed at the first request.
+    """
+    name = f"{compute.__module__}.{compute.__qualname__}"
+
+    @wraps(compute)
+    def get_result(evidence: Evidence) -> Derived:
+        if name not in evidence.derived:
+            evidence.derived[name] = compute(evidence)
+        result: Derived = evidence.derived[name]
+        return result
+
+    return get_result
+
+
+def collect_once(find: Callable[[Evidence], Iterable[Item]]) -> Callable[[Evidence], tuple[Item, ...]]:
+    """The same for a function that finds several things: all of them as a tuple."""
+
+    @wraps(find)
+    def find_all(evidence: Evidence) -> tuple[Item, ...]:
+        return tuple(find(evidence))
+
+    return compute_once(find_all)
+
+
 def build_attack_labels(cells: Iterable[CellResult]) -> dict[str, str]:
-    """Short labels for attacks that are shown under their threat: the family where that is unambiguous."""
-    names = list(dict.fromkeys(cell.record.attack for cell in cells))
-    short = [get_attack_family(name) for name in names]
+    """Labels for attacks that are shown under their threat: without the budget where that is unambiguous."""
+    labels = {cell.record.attack: (cell.family_label, cell.label) for cell in cells}
+    families = [family for family, _ in labels.values()]
     return {
-        name: label if short.count(label) == 1 else name for name, label in zip(names, short, strict=True)
+        attack: family if families.count(family) == 1 else label for attack, (family, label) in labels.items()
     }
 
 

@@ -32,7 +32,7 @@ class Gate:
         defense: Only this defense, ``none`` for models without one; None: all.
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
-        on: Which end of the 95 % interval, or the estimate itself, must keep the limit.
+        on: Which end of the 95% interval, or the estimate itself, must keep the limit.
         level: ``error_probability`` gates decide the exit code, ``warn`` gates only speak.
 
     Raises:
@@ -90,8 +90,17 @@ class Gate:
         return self.on or ("lower" if self.min is not None else "upper")
 
     def __str__(self) -> str:
+        return self.describe()
+
+    def describe(self, attack_label: str = "") -> str:
+        """The limit in words.
+
+        Args:
+            attack_label: What tables call the attack that the gate names; empty: as the gate names it.
+        """
         sign = "\N{GREATER-THAN OR EQUAL TO}" if self.min is not None else "\N{LESS-THAN OR EQUAL TO}"
-        where = f" ({self.threat or self.attack})" if self.threat or self.attack else ""
+        what = self.threat or attack_label or self.attack
+        where = f" ({what})" if what else ""
         basis = "the estimate" if self.bound == "estimate" else f"the {self.bound} bound"
         limit = format_radius(self.limit) if self.metric == "median_distance" else format_percent(self.limit)
         return f"{self.metric.replace('_', ' ')}{where} {sign} {limit} on {basis}"
@@ -112,13 +121,20 @@ class GateVerdict:
     whose robustness would change the ruling."""
     reason: str
     """Why, in one line."""
+    attack_label: str = ""
+    """What tables call the attack that the gate names; empty if it names none."""
+
+    @property
+    def limit_text(self) -> str:
+        """The limit in words."""
+        return self.gate.describe(self.attack_label)
 
     @property
     def summary_line(self) -> str:
         """The verdict in one line, for the terminal."""
         who = str(self.subject) if self.subject else (self.gate.model or "no model")
         warning = ", a warning only" if self.gate.level == "warn" and self.ruling != "pass" else ""
-        return f"{self.ruling}: {who}: {self.gate}: {self.reason}{warning}"
+        return f"{self.ruling}: {who}: {self.limit_text}: {self.reason}{warning}"
 
 
 @dataclass(frozen=True, kw_only=True)

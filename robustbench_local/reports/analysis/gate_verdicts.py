@@ -47,7 +47,12 @@ def judge_subject(
         One verdict for each value that the gate compares with its limit.
     """
     return [
-        _judge_with_doubts(group, doubts, partial(judge, gate, subject))
+        replace(
+            _judge_with_doubts(group, doubts, partial(judge, gate, subject)),
+            attack_label=join_in_sentence(list(dict.fromkeys(cell.label for cell in group)))
+            if gate.attack
+            else "",
+        )
         for group, judge in _group_cells(gate, cells, all_cells)
     ]
 
@@ -128,7 +133,7 @@ def _judge_attacks(
     """Robust accuracy or attack success: each image against all of these attacks."""
     worst = compute_worst_case(cells, other_cells)
     estimate = _ESTIMATE_BY_METRIC[gate.metric](worst)
-    verdict = _build_verdict(gate, subject, estimate, missing=worst.missing_attacks)
+    verdict = _build_verdict(gate, subject, estimate, missing=worst.missing_attack_labels)
     if not worst.left_out_count:
         return verdict
     unbroken = sum(one.robust for one in worst.any_attack_verdicts.values())
@@ -146,7 +151,7 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
         ", of its vote under noise" if cells[0].record.concerns != "model" else ""
     )
     ruling, reason = _compare_with_limit(gate, estimate, told, math.inf)
-    missing = [cell.record.attack for cell in cells if not cell.is_done and cell.reported_status != "skipped"]
+    missing = [cell.label for cell in cells if not cell.is_done and cell.reported_status != "skipped"]
     if missing and ruling != ("pass" if gate.min is not None else "fail"):
         ruling, reason = "inconclusive", f"{told} without {join_in_sentence(missing)}, which did not finish"
     return GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling=ruling, reason=reason)
@@ -160,9 +165,7 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
     if cell.is_done and not estimate.is_known:
         told = "no view counts: every sign is void"
         return GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=told)
-    verdict = _build_verdict(
-        gate, subject, estimate, () if cell.is_done else (cell.record.attack,), text=told
-    )
+    verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=told)
     against = sticker_doubts(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
     if not against:
         return verdict
@@ -180,7 +183,7 @@ def _judge_distance(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellRes
     ]
     between = f"{ends[1]} to {ends[2]}, " if found.low < found.high else ""
     told = f"{ends[0]} ({between}n = {found.n})"
-    missing = [cell.record.attack for cell in cells if not cell.is_done]
+    missing = [cell.label for cell in cells if not cell.is_done]
     return _build_verdict(gate, subject, known, missing, text=told, max_radius=record.eps)
 
 

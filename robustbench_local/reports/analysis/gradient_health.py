@@ -6,7 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from robustbench_local.reports.analysis.doubt import Doubt
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.formatting.text import join_in_sentence
 
 _BLACK_BOX_KNOWLEDGE = frozenset({"scores", "labels"})
@@ -16,6 +22,7 @@ _SATURATING_LOSS = "ce"
 """The loss whose gradient vanishes where the softmax saturates."""
 
 
+@collect_once
 def find_gradient_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """Images that count as robust although gradient attacks had nothing to follow there.
 
@@ -70,7 +77,7 @@ def _build_doubt(
             suspects.append(cell)
     if not images:
         return None
-    names = join_in_sentence(list(dict.fromkeys(cell.record.attack for cell in suspects)))
+    names = join_in_sentence(list(dict.fromkeys(cell.label for cell in suspects)))
     gone = "were zero, or not finite and not to be repaired, at half or more of the looks"
     if misled:
         gone = "do not say how the model's answers change (finite differences contradict them)"

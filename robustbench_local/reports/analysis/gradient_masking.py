@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.attempts import Attempt, AttemptsByThreat, index_attempts
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.attempts import Attempt, index_attempts
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat, collect_once
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 MIN_EXCESS_IMAGES = 3
@@ -33,16 +33,10 @@ class MaskingEvidence:
     """The white-box attempts that missed them."""
 
 
-def find_gradient_masking(
-    evidence: Evidence, attempts: AttemptsByThreat | None = None
-) -> Iterator[MaskingEvidence]:
-    """Every model and threat where black box beats white box, or a transfer does, beyond chance.
-
-    Args:
-        evidence: The run.
-        attempts: Its attempts, where the caller has them at hand.
-    """
-    index = index_attempts(evidence) if attempts is None else attempts
+@collect_once
+def find_gradient_masking(evidence: Evidence) -> Iterator[MaskingEvidence]:
+    """Every model and threat where black box beats white box, or a transfer does, beyond chance."""
+    index = index_attempts(evidence)
     for subject in evidence.subjects:
         for threat in evidence.threats:
             met = index.get((subject, threat), ())

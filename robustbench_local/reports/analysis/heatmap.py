@@ -34,7 +34,7 @@ class HeatMapEntry:
 
     @property
     def colour_step(self) -> int:
-        """The colour's place on the scale: 0 for 0 % to 20 for 100 %."""
+        """The colour's place on the scale: 0 for 0% to 20 for 100%."""
         return round(20 * self.estimate.value) if self.estimate.is_known else 0
 
 
@@ -171,7 +171,7 @@ def _build_worst_case_entry(worst: WorstCase | None, clean: Estimate) -> HeatMap
         return HeatMapEntry(
             estimate=compute_clopper_pearson(0, 0), status_text="not run", reason=NOT_IN_GRID_REASON
         )
-    reason = f"without {', '.join(worst.missing_attacks)}" if worst.missing_attacks else ""
+    reason = f"without {', '.join(worst.missing_attack_labels)}" if worst.missing_attacks else ""
     return HeatMapEntry(
         estimate=worst.robust_accuracy,
         status_text="unknown",

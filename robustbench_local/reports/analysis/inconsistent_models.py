@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import Evidence, collect_once
 
 _REMEDY = "let its forward treat each image by itself and keep nothing"
 
 
+@collect_once
 def find_inconsistency_doubts(evidence: Evidence) -> Iterator[Doubt]:
     """Doubts about every image of each marked model, clean ones included."""
     for about in evidence.models:
         if known := about.get("consistency"):
-            subject = EvaluatedModel(model=about["id"], defense=about["defense"])
+            subject = evidence.get_subject(about["id"], about["defense"])
             yield from doubt_answers(evidence, subject, known["mark"], _REMEDY)

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence, collect_once
 from robustbench_local.reports.analysis.targeted_goal import format_goal_classes
 from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
-    NO_BREAK_SPACE,
     format_budget,
     format_count,
     isolate_direction,
@@ -32,7 +31,7 @@ _COUNT_NOUNS = {
 }
 """Hyper-parameters that count something: what they count."""
 _RANGE_PHRASES = {
-    "distance": "sign {}{SPACE}px large",
+    "distance": "sign {} px large",
     "yaw": "turned sideways by up to {}°",
     "pitch": "up or down by up to {}°",
     "roll": "rolled by up to {}°",
@@ -40,8 +39,8 @@ _RANGE_PHRASES = {
     "gain": "brightness \N{MULTIPLICATION SIGN} {}",
     "offset": "brighter or darker by up to {}",
     "gamma": "gamma {}",
-    "blur": "out of focus by up to sigma {}{SPACE}px",
-    "motion": "moved by up to {}{SPACE}px",
+    "blur": "out of focus by up to sigma {} px",
+    "motion": "moved by up to {} px",
     "noise": "noise of up to sigma {}",
     "jpeg": "JPEG quality {}",
 }
@@ -60,6 +59,8 @@ class MethodDescription:
 
     name: str
     """As in the tables."""
+    attack: str
+    """Its identifier, as in results.json."""
     budget: str
     """What may be changed, in symbols."""
     goal: str
@@ -77,13 +78,19 @@ class MethodDescription:
     note: str
     """What a reader has to know about it."""
 
+    @property
+    def identifier_text(self) -> str:
+        """Its identifier, where tables call it otherwise."""
+        return "" if self.name == self.attack else self.attack
 
+
+@collect_once
 def build_method_descriptions(evidence: Evidence) -> tuple[MethodDescription, ...]:
     """Everything that was tried, in the order of the grid."""
     first: dict[str, CellResult] = {}
     for cell in evidence.cells:
         first.setdefault(cell.record.attack, cell)
-    return tuple(_build_description(evidence, name, cell) for name, cell in first.items())
+    return tuple(_build_description(evidence, cell) for cell in first.values())
 
 
 def describe_images(data: Mapping[str, Any]) -> str:
@@ -105,7 +112,7 @@ def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> l
     data = describe_images(evidence.data)
     lines = ["## What was tried", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
     for trial in trials:
-        told = [trial.budget, trial.goal, trial.attacker_knowledge]
+        told = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
         head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, told)))})"
         more = [
             trial.card_description,
@@ -124,11 +131,12 @@ def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> l
     ]
 
 
-def _build_description(evidence: Evidence, name: str, cell: CellResult) -> MethodDescription:
+def _build_description(evidence: Evidence, cell: CellResult) -> MethodDescription:
     record, proof = cell.record, cell.is_certificate
     card = evidence.card_texts.get(record.card) or {}
     return MethodDescription(
-        name=name,
+        name=cell.label,
+        attack=record.attack,
         budget=format_budget(record.norm, record.eps, record.surface),
         goal="" if proof or cell.is_corruption else _describe_goal(evidence, cell),
         attacker_knowledge="" if proof or cell.is_corruption else _describe_knowledge(cell),
@@ -152,7 +160,7 @@ def _describe_card(cell: CellResult, description: str) -> str:
 
 def _describe_knowledge(cell: CellResult) -> str:
     if cell.transferred:
-        return f"made on {isolate_direction(str(cell.record.surrogate))}, without a look at the model"
+        return f"made on {isolate_direction(str(cell.surrogate_label))}, without a look at the model"
     return f"the attacker knows: {_KNOWLEDGE_PHRASES.get(cell.attacker_knowledge, cell.attacker_knowledge)}"
 
 
@@ -191,7 +199,7 @@ def _format_number(value: Any) -> str:
 
 def _format_views(ranges: Mapping[str, Any] | None, judged: str | None) -> str:
     found = [
-        _RANGE_PHRASES[key].format(_format_number(value), SPACE=NO_BREAK_SPACE)
+        _RANGE_PHRASES[key].format(_format_number(value))
         for key, value in (ranges or {}).items()
         if key in _RANGE_PHRASES
     ]

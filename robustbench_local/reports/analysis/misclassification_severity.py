@@ -42,7 +42,7 @@ class SeveritySummary:
     """The severity of several readings."""
 
     expected: Estimate
-    """The mean, with a 95 % interval that holds whatever the distribution."""
+    """The mean, with a 95% interval that holds whatever the distribution."""
     worst_severity: float
     """The largest of them; 0 where there are none."""
     worst_class: int | None

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.formatting.text import (
     format_count,
@@ -33,7 +39,9 @@ class NaiveVsAdaptive:
     subject: EvaluatedModel
     """The model and defense."""
     attack: str
-    """The attack, as the adaptive cell is called."""
+    """The identifier of the adaptive attack."""
+    label: str
+    """What tables call the adaptive attack."""
     threat: Threat
     """What the attacker may do."""
     undefended: HeatMapEntry
@@ -49,7 +57,7 @@ class NaiveVsAdaptive:
     @property
     def sentence(self) -> str:
         """What the two numbers say, in words."""
-        who = f"{isolate_direction(str(self.subject))}, {isolate_direction(self.attack)}"
+        who = f"{isolate_direction(str(self.subject))}, {isolate_direction(self.label)}"
         if self.comparison is None:
             return f"{who}: not known, for one of the two attacks was not carried through."
         seems, left = format_estimate(self.naive.estimate), format_estimate(self.adaptive.estimate)
@@ -57,6 +65,7 @@ class NaiveVsAdaptive:
         return f"{who}: {numbers}. {_describe_comparison(self.comparison)}"
 
 
+@collect_once
 def build_naive_vs_adaptive(evidence: Evidence) -> list[NaiveVsAdaptive]:
     """One for each naive cell of the run, in the order of the grid."""
     cells = {(cell.subject, cell.record.attack): cell for cell in evidence.cells}
@@ -73,6 +82,7 @@ def _build_comparison(
     return NaiveVsAdaptive(
         subject=naive.subject,
         attack=attack,
+        label=adaptive.label if adaptive else naive.family_label,
         threat=naive.threat,
         undefended=_build_entry(without, images),
         naive=_build_entry(naive, images),

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.formatting.text import (
-    NO_BREAK_SPACE,
     format_count,
     format_p_value,
     format_percent,
@@ -48,7 +47,7 @@ def _describe_comparison(
         )
         return f"{describe_tie(first, second, test)}: the goal was reached with {split} ({basis})."
     low, high = (_compute_share(marks) for marks in hit)
-    points = f"{100 * (high - low):.1f}{NO_BREAK_SPACE}points"
+    points = f"{100 * (high - low):.1f} points"
     split = f"{format_count(test.only_second, 'image')} only on {second}, {test.only_first:,} only on {first}"
     shares = f"{format_percent(low)} against {format_percent(high)}, {points} less"
     return f"The goal was reached less often on {first} than on {second}: {shares}; {split} ({basis})."

@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
@@ -60,7 +66,9 @@ class GoalTable:
     """One attack that was given several targets, together and one by one."""
 
     attack: str
-    """Name of the attack on all targets together."""
+    """Identifier of the attack on all targets together."""
+    label: str
+    """What tables call it."""
     threat: Threat
     """What the attacker may do."""
     source_names: str
@@ -77,6 +85,7 @@ class GoalTable:
     """Models against each other, on the last row."""
 
 
+@collect_once
 def build_goal_tables(evidence: Evidence) -> list[GoalTable]:
     """One table for each attack that was given several targets and some of them alone."""
     return [_build_table(evidence, group) for group in _group_goal_cells(evidence.cells)]
@@ -122,7 +131,8 @@ def _is_part(cell: CellResult, goal: tuple[int, ...]) -> bool:
 
 def _build_table(evidence: Evidence, cells: Sequence[CellResult]) -> GoalTable:
     goal = _find_full_goal(cells)
-    record = next(cell.record for cell in cells if cell.record.targets == goal)
+    whole = next(cell for cell in cells if cell.record.targets == goal)
+    record = whole.record
     costs = find_severity_table(evidence, record.model, record.sources)
     subjects = tuple(dict.fromkeys(cell.subject for cell in cells))
     tried = [[cell for cell in cells if cell.subject == one] for one in subjects]
@@ -141,6 +151,7 @@ def _build_table(evidence: Evidence, cells: Sequence[CellResult]) -> GoalTable:
     }
     return GoalTable(
         attack=record.attack,
+        label=whole.label,
         threat=cells[0].threat,
         source_names=join_in_sentence(names) or "all images",
         subjects=subjects,
@@ -169,7 +180,7 @@ def _collect_best_outcomes(cells: Sequence[CellResult]) -> dict[str, list[_GoalO
 
 
 def _build_best_entry(cells: Sequence[CellResult], found: Mapping[str, list[_GoalOutcome]]) -> GoalEntry:
-    missing = [cell.record.attack for cell in cells if not cell.is_done]
+    missing = [cell.label for cell in cells if not cell.is_done]
     reason = f"without {join_in_sentence(missing)}" if missing else ""
     return _count_outcomes(list(found.values()), "unknown", reason)
 

@@ -19,6 +19,7 @@ from robustbench_local.reports.analysis.sticker_views import SignResult, read_si
 from robustbench_local.reports.analysis.worst_case import WorstCase, compute_worst_case
 from robustbench_local.reports.formatting.text import redact_private_data
 from robustbench_local.store import CellRecord, OutcomeCounts, OutcomeRecord, RunStore, count_outcomes
+from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 _ENVIRONMENT_KEYS = (
     "robustbench_local",
@@ -58,7 +59,7 @@ _MODEL_KEYS: tuple[str, ...] = (
 _MODEL_KEYS += ("notes", "provenance", "class_names", "wrapper")
 """What an evaluation may have written down; what it has not is None, so that no reader has to ask twice."""
 
-_META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards")
+_META_KEYS = ("grid", "question", "seed", "data", "models", "gates", "severity", "cards", LABELS_KEY)
 
 _NORM_COLUMNS = {"Linf": "linf", "L2": "l2", "L1": "l1"}
 """The column of an outcome that holds its distance in a norm."""
@@ -73,8 +74,9 @@ def read_evidence(store: RunStore) -> Evidence:
     Returns:
         What it found. Strings are stripped of home folders and credentials (F79).
     """
-    cells = tuple(_read_cell(store, record) for record in store.read_cells())
     meta = {key: redact_private_data(store.read_meta(key)) for key in _META_KEYS}
+    labels = RunLabels.from_metadata(meta[LABELS_KEY])
+    cells = tuple(_read_cell(store, record, labels) for record in store.read_cells())
     environment = redact_private_data(store.read_meta("environment") or {})
     return Evidence(
         cells=cells,
@@ -93,17 +95,21 @@ def read_evidence(store: RunStore) -> Evidence:
         has_begun=bool(cells) or meta["gates"] is not None,
         severity_costs=meta["severity"] or {},
         card_texts=meta["cards"] or {},
+        labels=labels,
         has_unchecked_rows=not store.is_fully_checked,
     )
 
 
-def _read_cell(store: RunStore, record: CellRecord) -> CellResult:
+def _read_cell(store: RunStore, record: CellRecord, labels: RunLabels) -> CellResult:
     outcomes = store.read_outcomes(record.key)
-    return build_cell_result(_redact_record(record), outcomes, read_signs(store, record, outcomes))
+    return build_cell_result(_redact_record(record), outcomes, read_signs(store, record, outcomes), labels)
 
 
 def build_cell_result(
-    record: CellRecord, outcomes: Sequence[OutcomeRecord], signs: tuple[SignResult, ...] = ()
+    record: CellRecord,
+    outcomes: Sequence[OutcomeRecord],
+    signs: tuple[SignResult, ...] = (),
+    labels: RunLabels | None = None,
 ) -> CellResult:
     """Count a cell's outcomes and decide whether its numbers may be shown."""
     counts = count_outcomes(outcomes)
@@ -117,6 +123,7 @@ def build_cell_result(
         verdicts={row.image: _build_verdict(row) for row in outcomes} if done else {},
         reported_status=standing,
         problem=problem,
+        labels=labels or RunLabels(),
         query_stats=_compute_query_stats(outcomes),
         radii={row.image: _compute_radius(row, record) for row in outcomes} if measured else {},
         success_8bit={row.image: row.broken_8bit for row in outcomes if row.broken},

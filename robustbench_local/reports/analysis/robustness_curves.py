@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, ImageVerdict
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, ImageVerdict, collect_once
 from robustbench_local.reports.formatting.text import get_attack_family
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
@@ -139,6 +140,7 @@ def collect_marks(verdicts: Sequence[tuple[float, Mapping[str, ImageVerdict]]]) 
     return [(0.0, clean), *held]
 
 
+@collect_once
 def build_curve_panels(evidence: Evidence) -> list[CurvePanel]:
     """The panels worth drawing: those with two radii or more.
 
@@ -148,14 +150,13 @@ def build_curve_panels(evidence: Evidence) -> list[CurvePanel]:
     panels = []
     for norm in dict.fromkeys(threat.norm for threat in evidence.threats):
         several = any(len(worst.attacks) > 1 for worst in evidence.worst_cases if worst.threat.norm == norm)
-        families = dict.fromkeys(
-            get_attack_family(cell.record.attack)
-            for cell in evidence.cells
-            if cell.record.norm == norm and cell.is_in_worst_case
-        )
         if several:
-            panels.append(_build_panel(evidence, norm, "worst case of all attacks", _collect_worst_verdicts))
-        panels += [_build_panel(evidence, norm, name, _collect_family_verdicts) for name in families]
+            title = "worst case over all attacks"
+            panels.append(_build_panel(evidence, norm, title, _collect_worst_verdicts))
+        panels += [
+            _build_panel(evidence, norm, label, partial(_collect_family_verdicts, family=family))
+            for family, label in _list_attack_families(evidence, norm)
+        ]
     return [panel for panel in panels if panel.curves]
 
 
@@ -166,19 +167,26 @@ def _build_panel(
     evidence: Evidence,
     norm: str,
     attack: str,
-    read: Callable[[Evidence, EvaluatedModel, str, str], _VerdictsByRadius],
+    read: Callable[[Evidence, EvaluatedModel, str], _VerdictsByRadius],
 ) -> CurvePanel:
     outlines = []
     for subject in evidence.subjects:
-        verdicts = read(evidence, subject, norm, attack)
+        verdicts = read(evidence, subject, norm)
         if len({eps for eps, _ in verdicts}) >= 2:
             outlines.append(CurveData(subject=subject, marks_by_radius=collect_marks(verdicts)))
     return CurvePanel(norm=norm, attack=attack, curves=build_common_curves(outlines))
 
 
-def _collect_worst_verdicts(
-    evidence: Evidence, subject: EvaluatedModel, norm: str, _attack: str
-) -> _VerdictsByRadius:
+def _list_attack_families(evidence: Evidence, norm: str) -> list[tuple[str, str]]:
+    """Families of attacks in a norm, in the order of the grid, each with its label."""
+    labels: dict[str, str] = {}
+    for cell in evidence.cells:
+        if cell.record.norm == norm and cell.is_in_worst_case:
+            labels.setdefault(get_attack_family(cell.record.attack), cell.family_label)
+    return list(labels.items())
+
+
+def _collect_worst_verdicts(evidence: Evidence, subject: EvaluatedModel, norm: str) -> _VerdictsByRadius:
     return [
         (worst.threat.eps, worst.verdicts)
         for worst in evidence.worst_cases
@@ -189,14 +197,14 @@ def _collect_worst_verdicts(
 
 
 def _collect_family_verdicts(
-    evidence: Evidence, subject: EvaluatedModel, norm: str, attack: str
+    evidence: Evidence, subject: EvaluatedModel, norm: str, *, family: str
 ) -> _VerdictsByRadius:
     return [
         (cell.record.eps, cell.verdicts)
         for cell in evidence.cells
         if cell.subject == subject
         and cell.is_in_worst_case
-        and get_attack_family(cell.record.attack) == attack
+        and get_attack_family(cell.record.attack) == family
         and _covers_all_classes(cell.record.norm, norm, cell.record.sources)
         and cell.verdicts
     ]

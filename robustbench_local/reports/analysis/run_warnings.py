@@ -9,7 +9,7 @@ from typing import Literal
 from robustbench_local.reports.analysis import attack_warnings as remarks
 from robustbench_local.reports.analysis import eight_bit_warnings as eight_bit_remarks
 from robustbench_local.reports.analysis.certified_vs_empirical import find_violations
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
 from robustbench_local.reports.analysis.sticker_results import StickerResult, build_sticker_results
 from robustbench_local.reports.formatting.text import (
     format_cells,
@@ -24,7 +24,7 @@ from robustbench_local.store import MIN_CLEAN_SHARE
 FindingLevel = Literal["void", "incomplete", "warning", "note"]
 
 MIN_IMAGES = 100
-"""Below this many images the 95 % interval is wider than 20 points (diagnostic D23)."""
+"""Below this many images the 95% interval is wider than 20 points (diagnostic D23)."""
 MIN_SIGNS = 20
 """Below this many signs that count, one more or less moves a share over views by points."""
 MAX_FRAGILE_SHARE = 0.01
@@ -49,6 +49,7 @@ class Finding:
     """The sentence."""
 
 
+@collect_once
 def list_findings(evidence: Evidence) -> list[Finding]:
     """All findings, the gravest first; within a level in the order of the grid."""
     found = [finding for check in _FINDERS for finding in check(evidence)]
@@ -64,7 +65,7 @@ def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:
 
 def format_cell(cell: CellResult) -> str:
     """A cell in words: the attack on the subject."""
-    return f"{isolate_direction(cell.record.attack)} on {isolate_direction(str(cell.subject))}"
+    return f"{isolate_direction(cell.label)} on {isolate_direction(str(cell.subject))}"
 
 
 def _find_certificate_violations(evidence: Evidence) -> Iterator[Finding]:
@@ -165,7 +166,7 @@ def _find_missing_gradients(evidence: Evidence) -> Iterator[Finding]:
 def _find_unverified_defenses(evidence: Evidence) -> Iterator[Finding]:
     for about in evidence.models:
         if about.get("wrapper") and not about["wrapper"]["surrogate"]:
-            who = isolate_direction(str(EvaluatedModel(model=about["id"], defense=about["defense"])))
+            who = isolate_direction(str(evidence.get_subject(about["id"], about["defense"])))
             text = f"What {who} withstands is unverified: no gradient goes through its defense, not even by "
             yield Finding(level="warning", text=f"{text}a surrogate, and gradient attacks were skipped.")
 
@@ -174,7 +175,7 @@ def _find_sticker_problems(evidence: Evidence) -> Iterator[Finding]:
     for result in build_sticker_results(evidence):
         where = format_cell(result.cell)
         if not result.counted_signs:
-            needed = f"{100 * MIN_CLEAN_SHARE:.0f} % of its clean views"
+            needed = f"{100 * MIN_CLEAN_SHARE:.0f}% of its clean views"
             text = f"{where} says nothing: no sign is read rightly in {needed}."
             if result.void_success.is_known:
                 text += (
@@ -201,7 +202,7 @@ def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
     if void:
         them = "it" if void == 1 else "them"
         why = f"{void} {everyone} {'is' if void == 1 else 'are'} left out because the model misreads {them}"
-        most = f"in more than {100 - 100 * MIN_CLEAN_SHARE:.0f} % of the clean views"
+        most = f"in more than {100 - 100 * MIN_CLEAN_SHARE:.0f}% of the clean views"
         best = f"The headline is for the {result.counted_signs} that it reads best"
         those = "the one" if void == 1 else "those"
         shares = f"on {those} left out {format_estimate(result.void_success)} of the views were turned"
@@ -220,7 +221,7 @@ def _find_few_images(evidence: Evidence) -> Iterator[Finding]:
     if fewest is not None and fewest.tally.n < MIN_IMAGES:
         alike = all(cell.tally.n == fewest.tally.n for cell in cells)
         where = "" if alike else f" in {format_cell(fewest)}"
-        text = f"Only {format_count(fewest.tally.n, 'image')}{where}: the 95 % intervals are wide."
+        text = f"Only {format_count(fewest.tally.n, 'image')}{where}: the 95% intervals are wide."
         yield Finding(level="warning", text=f"{text} Use 1,000 or more to rank.")
 
 

@@ -14,7 +14,6 @@ from robustbench_local.reports.analysis.sticker_views import (
     estimate_share,
 )
 from robustbench_local.reports.formatting.text import (
-    NO_BREAK_SPACE,
     format_count,
     format_estimate,
     format_p_value,
@@ -172,7 +171,7 @@ def _build_no_views_control(cell: CellResult) -> StickerControl | None:
             cell,
             "without-views",
             name="made on the sign as it is, without views",
-            expected=f"clearly lower (p{NO_BREAK_SPACE}<{NO_BREAK_SPACE}{MAX_NO_VIEWS_P_VALUE:g})",
+            expected=f"clearly lower (p < {MAX_NO_VIEWS_P_VALUE:g})",
             is_met=kept,
             consequence="making it for many views made no clear difference",
             reason=reason,
@@ -248,7 +247,7 @@ def _select_if_run(control: StickerControl) -> StickerControl | None:
 
 
 def _format_bound(share: float) -> str:
-    return f"{100 * share:.0f}{NO_BREAK_SPACE}%"
+    return f"{100 * share:.0f}%"
 
 
 def _describe_comparison(comparison: Comparison) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, collect_once
 from robustbench_local.reports.analysis.misclassification_severity import (
     SeveritySummary,
     SeverityTable,
@@ -33,7 +33,6 @@ from robustbench_local.reports.analysis.sticker_views import (
 )
 from robustbench_local.reports.formatting.text import (
     MISSING_TEXT,
-    NO_BREAK_SPACE,
     format_count,
     format_estimate,
     format_percent,
@@ -47,7 +46,7 @@ STICKERS_EXPLANATION = (
     "rightly in that very view: same place, light and noise. A view is turned if the sign is then read as a "
     "target or, where there are no targets, as any wrong class. Success is the share of views that are "
     "turned; n counts views, and the interval speaks of further views of these signs. A sign that is misread "
-    "in more than 5 % of its clean views is void and does not count. A bin holds the views from one range of "
+    "in more than 5% of its clean views is void and does not count. A bin holds the views from one range of "
     "distances and one range of angles. The worst bin is the worst of all those with 10 views or more, and "
     "its interval is corrected for their number (Bonferroni). A drive-by is one drive a sign, in one light "
     "and through one lens: its frames are not independent, so their share has no interval. The number of "
@@ -55,7 +54,7 @@ STICKERS_EXPLANATION = (
 )
 """How the numbers of this section are read."""
 SEVERITY_EXPLANATION = (
-    "Expected: its mean over the views that count, with a 95 % interval. Worst: the most severe class that "
+    "Expected: its mean over the views that count, with a 95% interval. Worst: the most severe class that "
     "any of them is read as, and how many are."
 )
 """How severities are read."""
@@ -189,7 +188,7 @@ class StickerResult:
         found, area = self.cell.record.surface, self.cell.record.eps
         if found is None:
             return ""
-        part = "all" if area == 1 else f"{100 * area:.3g}{NO_BREAK_SPACE}%"
+        part = "all" if area == 1 else f"{100 * area:.3g}%"
         pixels = f"{found.covered:,.0f} of {found.image_pixels:,} pixels"
         covers = f"A sticker may cover {part} of the surface: on average {pixels}, {format_percent(found.coverable_share)} of"
         return f"{covers} the image. The surface is {found.what}."
@@ -209,6 +208,7 @@ class StickerResult:
         return tuple(row.sign for row in self.rows if not row.sign.is_counted)
 
 
+@collect_once
 def build_sticker_results(evidence: Evidence) -> list[StickerResult]:
     """The cells about views that are done, in the order of the grid."""
     return [_build_result(evidence, cell) for cell in evidence.cells if cell.is_sticker and cell.is_done]

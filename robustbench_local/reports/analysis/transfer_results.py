@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.analysis.evidence import (
+    CellResult,
+    EvaluatedModel,
+    Evidence,
+    Threat,
+    collect_once,
+)
 from robustbench_local.reports.analysis.heatmap import NOT_IN_GRID_REASON, HeatMapEntry, format_status
 from robustbench_local.statistics import compute_clopper_pearson
 
@@ -16,6 +22,8 @@ class TransferRow:
 
     surrogate: str
     """Id of that model."""
+    label: str
+    """What tables call it."""
     entries: tuple[HeatMapEntry, ...]
     """Attack success on each target of the matrix."""
 
@@ -25,7 +33,9 @@ class TransferMatrix:
     """One attack: surrogate models by attacked models."""
 
     attack: str
-    """What the attack is called without its surrogate."""
+    """The attack's identifier without its surrogate."""
+    label: str
+    """What tables call it without its surrogate."""
     threat: Threat
     """What the attacker may do."""
     targeted: bool
@@ -36,6 +46,7 @@ class TransferMatrix:
     """In the order of the grid."""
 
 
+@collect_once
 def build_transfer_matrices(evidence: Evidence) -> list[TransferMatrix]:
     """One matrix for each attack that was transferred, in the order of the grid."""
     cells = [cell for cell in evidence.cells if cell.transferred]
@@ -55,12 +66,13 @@ def _strip_surrogate(cell: CellResult) -> str:
 
 def _build_matrix(cells: Sequence[CellResult], models: Sequence[str]) -> TransferMatrix:
     targets = tuple(dict.fromkeys(cell.subject for cell in cells))
-    named = dict.fromkeys(cell.record.surrogate or "" for cell in cells)
-    surrogates = sorted(named, key=lambda name: models.index(name) if name in models else len(models))
+    names = {cell.record.surrogate or "": cell.surrogate_label or "" for cell in cells}
+    surrogates = sorted(names, key=lambda name: models.index(name) if name in models else len(models))
     found = {(cell.record.surrogate or "", cell.subject): cell for cell in cells}
     rows = [
         TransferRow(
             surrogate=surrogate,
+            label=names[surrogate],
             entries=tuple(
                 _build_entry(found.get((surrogate, target)), surrogate, target) for target in targets
             ),
@@ -68,8 +80,14 @@ def _build_matrix(cells: Sequence[CellResult], models: Sequence[str]) -> Transfe
         for surrogate in surrogates
     ]
     attack, threat, targeted = _get_matrix_key(cells[0])
+    origin = f"[from={cells[0].record.surrogate}]"  # in runs without labels the identifier ends with it
     return TransferMatrix(
-        attack=attack, threat=threat, targeted=targeted, attacked_models=targets, rows=tuple(rows)
+        attack=attack,
+        label=cells[0].family_label.removesuffix(origin),
+        threat=threat,
+        targeted=targeted,
+        attacked_models=targets,
+        rows=tuple(rows),
     )
 
 

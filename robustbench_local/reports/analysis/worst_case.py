@@ -27,6 +27,10 @@ class WorstCase:
     missing_attacks: tuple[str, ...]
     """The attacks of the grid that do not: not run, failed, partial or void. While there are any, the
     worst case may be too high."""
+    attack_labels: tuple[str, ...]
+    """What tables call the attacks that count."""
+    missing_attack_labels: tuple[str, ...]
+    """What tables call those that do not."""
     verdicts: Mapping[str, ImageVerdict] = field(repr=False)
     """Image id -> verdict over all the attacks, on the images that every one of them met. All images, where
     those that some attack did not meet are broken or misclassified anyway."""
@@ -34,7 +38,7 @@ class WorstCase:
     """Image id -> what is known of each image that any attack met: ``read_robust_accuracy`` means that none of those that
     met it broke it. The same as ``verdicts`` where attacks met the same images."""
     other_breaking_attacks: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Image id -> name of an attack that is not among ``attack_cells`` but broke the image inside the same ball,
+    """Image id -> label of an attack that is not among ``attack_cells`` but broke the image inside the same ball,
     over the images that none of ``attack_cells`` broke: a transfer, a targeted one, one of a smaller radius, or
     one that did not finish. They count as broken."""
 
@@ -104,6 +108,8 @@ def compute_worst_case(cells: Sequence[CellResult], other_cells: Sequence[CellRe
         threat=threat,
         attacks=tuple(cell.record.attack for cell in done),
         missing_attacks=tuple(cell.record.attack for cell in cells if not cell.is_done),
+        attack_labels=tuple(cell.label for cell in done),
+        missing_attack_labels=tuple(cell.label for cell in cells if not cell.is_done),
         verdicts=every if settled else common,
         any_attack_verdicts=every,
         other_breaking_attacks={
@@ -122,7 +128,7 @@ def find_breaks_inside(cells: Sequence[CellResult], other_cells: Iterable[CellRe
         other_cells: Any cells.
 
     Returns:
-        Image id -> name of the first such attack. A candidate counts if it was verified on the same subject
+        Image id -> label of the first such attack. A candidate counts if it was verified on the same subject
         and its change lies inside the ball, be it crafted on another model, for a target class, at a smaller
         radius, without a norm in mind, or by an attack that did not come to its end. Objects that are judged
         over views (stickers) never count; nor does anything where all of ``cells`` are confined to a mask.
@@ -135,7 +141,7 @@ def find_breaks_inside(cells: Sequence[CellResult], other_cells: Iterable[CellRe
     for other in other_cells:
         if other.subject == subject and other.record.key not in own and not other.is_sticker:
             for image in _select_inside(other, threat):
-                found.setdefault(image, other.record.attack)
+                found.setdefault(image, other.label)
     return found
 
 

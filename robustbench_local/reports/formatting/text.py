@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from robustbench_local import number_parser
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import SurfaceRecord
 
-NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 EN_DASH = "\N{EN DASH}"
 MISSING_TEXT = "\N{EM DASH}"
 MAX_NAMED_CELLS = 6
@@ -34,38 +34,29 @@ def format_percent(share: float) -> str:
     if math.isnan(share):
         return MISSING_TEXT
     if 0 < share < 0.0005:
-        return f"<0.1{NO_BREAK_SPACE}%"
+        return "<0.1%"
     if 0.9995 <= share < 1:
-        return f">99.9{NO_BREAK_SPACE}%"
-    return f"{100 * share:.1f}{NO_BREAK_SPACE}%"
+        return ">99.9%"
+    return f"{100 * share:.1f}%"
 
 
 def format_interval(estimate: Estimate) -> str:
     """The confidence interval as ``49.8-58.6 %``, with an en dash."""
     return (
-        f"{100 * estimate.low:.1f}{EN_DASH}{100 * estimate.high:.1f}{NO_BREAK_SPACE}%"
-        if estimate.is_known
-        else MISSING_TEXT
+        f"{100 * estimate.low:.1f}{EN_DASH}{100 * estimate.high:.1f}%" if estimate.is_known else MISSING_TEXT
     )
 
 
 def format_estimate(estimate: Estimate) -> str:
-    """Value, interval and n in one piece: ``54.2 % (49.8-58.6 %, n = 500)``."""
+    """Value, interval and n in one piece: ``54.2% (49.8-58.6%, n = 500)``."""
     if not estimate.is_known:
         return MISSING_TEXT
-    return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n{NO_BREAK_SPACE}={NO_BREAK_SPACE}{estimate.n})"
+    return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n = {estimate.n})"
 
 
 def format_radius(eps: float) -> str:
-    """A radius as people write it: ``8/255``, ``0.3``."""
-    if not math.isfinite(eps):
-        return MISSING_TEXT
-    if math.isclose(eps, round(eps, 3), rel_tol=0, abs_tol=1e-9):
-        return f"{eps:.3f}".rstrip("0").rstrip(".")
-    levels = eps * 255
-    if math.isclose(levels, round(levels), rel_tol=0, abs_tol=1e-4):
-        return f"{round(levels)}/255"
-    return f"{eps:.4g}"
+    """A radius as people write it: ``8/255``, ``0.3``; a dash if it is not finite."""
+    return number_parser.format_radius(eps) if math.isfinite(eps) else MISSING_TEXT
 
 
 def format_distance(norm: str, size: float, *, max_radius: float = math.inf) -> str:
@@ -79,15 +70,13 @@ def format_distance(norm: str, size: float, *, max_radius: float = math.inf) -> 
     if math.isnan(size):
         return MISSING_TEXT
     if math.isinf(size):
-        return (
-            f">{NO_BREAK_SPACE}{format_radius(max_radius)}" if math.isfinite(max_radius) else "\N{INFINITY}"
-        )
+        return f"> {format_radius(max_radius)}" if math.isfinite(max_radius) else "\N{INFINITY}"
     return f"{_format_digits(255 * size)}/255" if norm == "Linf" else _format_digits(size)
 
 
 def format_ratio(ratio: float) -> str:
     """A ratio of distances, at least 1; infinite where the attack missed what others found."""
-    return f"{ratio:.2f}{NO_BREAK_SPACE}\N{MULTIPLICATION SIGN}" if math.isfinite(ratio) else "\N{INFINITY}"
+    return f"{ratio:.2f} \N{MULTIPLICATION SIGN}" if math.isfinite(ratio) else "\N{INFINITY}"
 
 
 def format_norm(norm: str) -> str:
@@ -103,11 +92,11 @@ def format_budget(norm: str, eps: float, surface: SurfaceRecord | None = None) -
         eps: Its radius, or what its family has in its place.
         surface: What a sticker may be on, where the run knows.
     """
-    at_most = f"{NO_BREAK_SPACE}\N{LESS-THAN OR EQUAL TO}{NO_BREAK_SPACE}"
+    at_most = " \N{LESS-THAN OR EQUAL TO} "
     if norm == "spatial":
         return f"rotation{at_most}{_format_degrees(eps)}, shift{at_most}{_format_shift(eps)}"
     if norm == "corruption":
-        return f"severity{NO_BREAK_SPACE}{format_radius(eps)}"
+        return f"severity {format_radius(eps)}"
     if norm in _SURFACE_BY_NORM:
         return f"{norm} {_format_surface(norm, eps, surface)}"
     return f"{format_norm(norm)}{at_most}{format_radius(eps)}"
@@ -171,21 +160,21 @@ def format_cells(named: Sequence[str]) -> str:
 def format_duration(seconds: float) -> str:
     """Seconds as ``42 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     if seconds < 10:
-        return f"{seconds:.1f}{NO_BREAK_SPACE}s"
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole}{NO_BREAK_SPACE}s"
+        return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes}{NO_BREAK_SPACE}min {rest:02d}{NO_BREAK_SPACE}s"
-    return f"{minutes // 60}{NO_BREAK_SPACE}h {minutes % 60:02d}{NO_BREAK_SPACE}min"
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def format_p_value(value: float) -> str:
     """A p-value as ``p = 0.031`` or ``p < 0.001``."""
     if value < 0.001:
-        return f"p{NO_BREAK_SPACE}<{NO_BREAK_SPACE}0.001"
-    return f"p{NO_BREAK_SPACE}={NO_BREAK_SPACE}{value:.3f}"
+        return "p < 0.001"
+    return f"p = {value:.3f}"
 
 
 def _format_degrees(angle: float) -> str:
@@ -200,11 +189,11 @@ def _format_surface(norm: str, area: float, surface: SurfaceRecord | None) -> st
 
 
 def _format_area_share(area: float) -> str:
-    return f"{100 * area:.3g}{NO_BREAK_SPACE}%"
+    return f"{100 * area:.3g}%"
 
 
 def _format_shift(angle: float) -> str:
-    return f"{100 * angle * _SHIFT_SHARE_PER_DEGREE:.3g}{NO_BREAK_SPACE}%"
+    return f"{100 * angle * _SHIFT_SHARE_PER_DEGREE:.3g}%"
 
 
 def _format_digits(number: float) -> str:

@@ -139,7 +139,7 @@ def encode_data_uri(pixels: FloatImage) -> str:
 
 
 def format_position(share: float) -> str:
-    """Where a share lies on a line from 0 to 100 %."""
+    """Where a share lies on a line from 0 to 100%."""
     return f"{100 * share:.2f}%"
 
 

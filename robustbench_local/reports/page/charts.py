@@ -60,7 +60,7 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     """Radii."""
     y_ticks: tuple[Tick, ...]
-    """0 to 100 %."""
+    """0 to 100%."""
     lines: tuple[ChartLine, ...]
     """One a model."""
 
@@ -71,7 +71,7 @@ def assign_styles(evidence: Evidence) -> dict[EvaluatedModel, int]:
 
 
 def build_chart(panel: CurvePanel, style_by_model: dict[EvaluatedModel, int]) -> Chart:
-    """A panel's curves, scaled to the drawing; y is always 0 to 100 %."""
+    """A panel's curves, scaled to the drawing; y is always 0 to 100%."""
     largest = max(panel.radii)
     what = f"{panel.value_name.capitalize()} in percent. {panel.title}"
     return Chart(

@@ -84,7 +84,7 @@ def describe_comparisons(evidence: Evidence) -> list[str]:
         pair for pair in pairs if not any(is_guessing(evidence, one) for one in (pair.first, pair.second))
     )
     stickers = (
-        f"{isolate_direction(str(one.subject))} under {one.cell.record.attack}: {describe_sticker(one)}."
+        f"{isolate_direction(str(one.subject))} under {one.cell.label}: {describe_sticker(one)}."
         for one in build_sticker_results(evidence)
     )
     return [*(_describe_comparison(pair) for pair in sound), *stickers]
@@ -140,7 +140,7 @@ def _describe_method(rows: Sequence[WorstCase]) -> str:
     """How many attacks stand behind the numbers."""
     numbers = {len(row.attacks) for row in rows}
     if numbers == {1}:
-        return f"under a single attack ({rows[0].attacks[0]})"
+        return f"under a single attack ({rows[0].attack_labels[0]})"
     if any(row.left_out_count and row.stated_verdicts is row.any_attack_verdicts for row in rows):
         return f"each image against the worst of those of up to {max(numbers)} attacks that met it"
     over = f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(max(numbers))

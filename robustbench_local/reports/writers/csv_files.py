@@ -25,6 +25,7 @@ OUTCOME_COLUMNS = (
     "model",
     "defense",
     "attack",
+    "attack_label",
     *_OUTCOME_FIELDS,
     "label_name",
     "clean_prediction_name",
@@ -36,6 +37,7 @@ VIEW_CSV_COLUMNS = (
     "model",
     "defense",
     "attack",
+    "attack_label",
     "image",
     "label",
     "counted",
@@ -75,7 +77,7 @@ def iterate_outcome_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[s
     """The rows of outcomes.csv, in the order of the grid and of the images."""
     for cell in evidence.cells:
         model = cell.record.model
-        about = {"model": model, "defense": cell.record.defense, "attack": cell.record.attack}
+        about = _identify_cell(cell)
         for outcome in store.read_outcomes(cell.record.key):
             row = {name: getattr(outcome, name) for name in _OUTCOME_FIELDS}
             row |= {"image": redact_private_data(outcome.image), "error": redact_private_data(outcome.error)}
@@ -89,7 +91,7 @@ def iterate_outcome_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[s
 def _iterate_view_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str, Any]]:
     for cell in evidence.cells:
         model = cell.record.model
-        about = {"model": model, "defense": cell.record.defense, "attack": cell.record.attack}
+        about = _identify_cell(cell)
         signs = {sign.position: sign for sign in cell.signs}
         for look in iterate_sticker_view_rows(
             store.read_view_predictions(cell.record.key), store.read_views(cell.record.key)
@@ -100,12 +102,20 @@ def _iterate_view_rows(store: RunStore, evidence: Evidence) -> Iterator[dict[str
             yield about | look | names
 
 
-def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
-    record, counts = cell.record, cell.tally
+def _identify_cell(cell: CellResult) -> dict[str, str]:
+    record = cell.record
     return {
         "model": record.model,
         "defense": record.defense,
         "attack": record.attack,
+        "attack_label": cell.label,
+    }
+
+
+def _build_cell_row(cell: CellResult, evidence: Evidence) -> dict[str, Any]:
+    record, counts = cell.record, cell.tally
+    return {
+        **_identify_cell(cell),
         "card": record.card,
         "threat": record.threat,
         "norm": record.norm,

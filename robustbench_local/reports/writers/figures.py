@@ -161,7 +161,7 @@ def _format_heatmap_title(heatmap: HeatMap) -> str:
     squares = (square for row in heatmap.rows for square in row.entries)
     sizes = sorted({square.estimate.n for square in squares if square.estimate.is_known})
     numbers = " to ".join(f"{size:,}" for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
-    return f"Robust accuracy with 95 % intervals, n = {numbers or 0}"
+    return f"Robust accuracy with 95% intervals, n = {numbers or 0}"
 
 
 def _draw_transfer(matrix: TransferMatrix, names: dict[EvaluatedModel, str]) -> Figure:
@@ -170,7 +170,7 @@ def _draw_transfer(matrix: TransferMatrix, names: dict[EvaluatedModel, str]) -> 
         select_drawable_text(row.surrogate, f"surrogate {place}")
         for place, row in enumerate(matrix.rows, start=1)
     ]
-    attack = select_drawable_text(matrix.attack, "attack")
+    attack = select_drawable_text(matrix.label, "attack")
     title = f"{attack}, {matrix.threat}: success on the model above, made on the one at the left"
     figure, axes = _build_table_axes(columns, rows, title)
     for y, row in enumerate(matrix.rows):
@@ -199,7 +199,7 @@ def _draw_goals(table: GoalTable, names: dict[EvaluatedModel, str]) -> Figure:
         for place, row in enumerate(table.rows, start=1)
     ]
     attack, sources = (
-        select_drawable_text(table.attack, "attack"),
+        select_drawable_text(table.label, "attack"),
         select_drawable_text(table.source_names, "the source class"),
     )
     title = f"{attack}: how often {sources} is read as each target"
@@ -211,8 +211,8 @@ def _draw_goals(table: GoalTable, names: dict[EvaluatedModel, str]) -> Figure:
 
 
 def _draw_view_map(result: StickerResult, names: dict[EvaluatedModel, str]) -> Figure:
-    found, record = result.view_map, result.cell.record
-    attack = f"{select_drawable_text(record.attack, 'sticker')} on {names[result.subject]}"
+    found = result.view_map
+    attack = f"{select_drawable_text(result.cell.label, 'sticker')} on {names[result.subject]}"
     title = f"{attack}: views turned, by size of the sign (far to near) and angle"
     columns = [f"{distance} px" for distance in found.distance_labels]
     figure, axes = _build_table_axes(columns, [f"{angle} degrees" for angle in found.angle_labels], title)
@@ -367,7 +367,7 @@ def _draw_target_matrix(matrix: TargetMatrix, names: dict[EvaluatedModel, str]) 
     ]
     labels = [f"{names[row.subject]}: {select_drawable_text(row.source_name, 'source')}" for row in rows]
     aside, heads = _measure_width_inches(labels) + 0.45, [*columns, *more, "elsewhere", "held"]
-    title = f"{select_drawable_text(matrix.attack, 'targeted attack')}, {_format_ball(matrix)}: images by where they ended"
+    title = f"{select_drawable_text(matrix.label, 'targeted attack')}, {_format_ball(matrix)}: images by where they ended"
     width = max(
         2.6 + 0.75 * (len(columns) + 2), aside + max(0.65 * len(heads), _measure_width_inches(title.split()))
     )
@@ -412,7 +412,7 @@ def _draw_examples(exhibits: Sequence[CellExamples], names: dict[EvaluatedModel,
             )
             if column == 0:
                 sides = (
-                    select_drawable_text(exhibit.cell.record.attack, "attack"),
+                    select_drawable_text(exhibit.cell.label, "attack"),
                     names[exhibit.cell.subject],
                 )
                 text = "\n".join(_fit_text(side, CAPTION_WIDTH_INCHES, CAPTION_POINTS) for side in sides)
@@ -437,5 +437,6 @@ def _encode_png(figure: Figure) -> bytes:
     figure.set_facecolor("white")
     content = io.BytesIO()
     # What savefig gives, which would draw all of it twice: once for the layout alone.
-    FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(content, metadata={"Software": None})
     return content.getvalue()

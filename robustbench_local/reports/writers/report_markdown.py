@@ -121,7 +121,7 @@ def _render_gates(content: ReportData) -> list[str]:
         [
             verdict.ruling,
             escape_markdown(str(verdict.subject or "")),
-            escape_markdown(str(verdict.gate)),
+            escape_markdown(verdict.limit_text),
             escape_markdown(verdict.reason),
         ]
         for verdict in verdicts
@@ -143,7 +143,7 @@ def _render_heatmap(heatmap: HeatMap) -> list[str]:
         ]
         for row in heatmap.rows
     )
-    text = "Share of all images that are read correctly and stay so, with the 95 % Clopper-Pearson interval."
+    text = "Share of all images that are read correctly and stay so, with the 95% Clopper-Pearson interval."
     if heatmap.has_other_images:
         text += (
             ' An attack with a limit met fewer images than the column "untouched" is over: behind its '
@@ -187,7 +187,7 @@ def _render_naive_vs_adaptive(lessons: Sequence[NaiveVsAdaptive]) -> list[str]:
     rows = (
         [
             escape_markdown(str(one.subject)),
-            escape_markdown(one.attack),
+            escape_markdown(one.label),
             *(_format_entry(square) for square in (one.undefended, one.naive, one.adaptive)),
         ]
         for one in lessons
@@ -216,7 +216,7 @@ def _format_certificate_row(row: CertifiedCell) -> list[str]:
     cell = row.cell
     return [
         str(cell.subject),
-        cell.record.attack,
+        cell.label,
         format_budget(cell.record.norm, cell.record.eps),
         format_estimate(cell.certified_accuracy) if cell.is_done else cell.reported_status,
         format_percent(cell.clean_accuracy.value),
@@ -243,7 +243,7 @@ def _render_accuracy_bounds(brackets: Sequence[RobustAccuracyBounds]) -> list[st
 
 
 def _render_distances(group: DistanceGroup) -> list[str]:
-    head = ["model", "attack", "n", "a quarter", "half", "its 95 % interval", "three quarters", "held"]
+    head = ["model", "attack", "n", "a quarter", "half", "its 95% interval", "three quarters", "held"]
     rows = (_format_distance_row(one, group.threat) for one in group.attack_distances)
     text = (
         "Distance at which a quarter, half and three quarters of the images had broken, over those that are "
@@ -286,7 +286,7 @@ def _render_attacker_knowledge(content: ReportData) -> list[str]:
     rows = (
         [
             escape_markdown(str(cell.subject)),
-            escape_markdown(cell.record.attack),
+            escape_markdown(cell.label),
             escape_markdown(cell.attacker_knowledge),
             format_estimate(cell.attack_success) if cell.is_done else cell.reported_status,
             _format_passes(cell.query_stats.median_broken, cell.query_stats.largest_broken),
@@ -304,12 +304,12 @@ def _format_passes(middle: float | None, most: int | None) -> str:
 def _render_transfer(matrix: TransferMatrix) -> list[str]:
     head = ["made on", *(f"tried on {escape_markdown(str(target))}" for target in matrix.attacked_models)]
     rows = (
-        [escape_markdown(row.surrogate), *(_format_entry(square) for square in row.entries)]
+        [escape_markdown(row.label), *(_format_entry(square) for square in row.entries)]
         for row in matrix.rows
     )
     basis = "among images that the attacked model reads correctly untouched"
     text = f"Attack success under {escape_markdown(str(matrix.threat))}, {basis}. No worst case counts it."
-    return [f"## Transfer: {escape_markdown(matrix.attack)}", "", text, "", *render_table(head, rows), ""]
+    return [f"## Transfer: {escape_markdown(matrix.label)}", "", text, "", *render_table(head, rows), ""]
 
 
 def _render_corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
@@ -357,7 +357,7 @@ def _render_target_matrix(content: ReportData, matrix: TargetMatrix) -> list[str
     rule = [f"Severity, 0 to 1: {escape_markdown(matrix.severity_rule)}.", ""] if matrix.severity_rule else []
     told = [part for sentence in matrix.comparisons for part in (escape_markdown(sentence), "")]
     return [
-        f"### {escape_markdown(matrix.attack)}",
+        f"### {escape_markdown(matrix.label)}",
         "",
         text,
         "",
@@ -399,7 +399,7 @@ def _render_goals(content: ReportData, goals: GoalTable) -> list[str]:
         harms = (_format_severity(content, harm, subject.model) for harm, subject in pairs)
         rows.append(["severity if the attacker wants the most", "", *harms])
     told = [part for sentence in goals.comparisons for part in (escape_markdown(sentence), "")]
-    title = f"### {escape_markdown(goals.attack)}: {escape_markdown(goals.source_names)} read as each target"
+    title = f"### {escape_markdown(goals.label)}: {escape_markdown(goals.source_names)} read as each target"
     return [title, "", GOALS_EXPLANATION, "", *render_table(head, rows), "", *told]
 
 
@@ -463,7 +463,7 @@ def _format_sign_shares(cell: CellResult) -> list[str]:
 def _format_attack(cell: CellResult) -> str:
     """The attack, and what it saw where that is not everything."""
     white = cell.record.knowledge == "white-box" or cell.is_corruption
-    return cell.record.attack if white else f"{cell.record.attack} ({cell.attacker_knowledge})"
+    return cell.label if white else f"{cell.label} ({cell.attacker_knowledge})"
 
 
 def _format_figure_title(path: str) -> str:

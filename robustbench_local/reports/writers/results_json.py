@@ -109,6 +109,8 @@ def _encode_cell(cell: CellResult, evidence: Evidence) -> JsonDict:
         "model": record.model,
         "defense": record.defense,
         "attack": record.attack,
+        "label": cell.label,
+        "model_label": str(cell.subject),
         "norm": record.norm,
         "eps": record.eps,
         "goal": record.goal,

@@ -23,7 +23,6 @@ from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
     MISSING_TEXT,
-    NO_BREAK_SPACE,
     format_budget,
     format_estimate,
     format_interval,
@@ -86,7 +85,7 @@ def render_stickers(groups: Sequence[Sequence[StickerResult]]) -> Iterator[str]:
     for group in groups:
         record = group[0].cell.record
         size = escape_markdown(format_budget(record.norm, record.eps, record.surface))
-        yield from (f"### {escape_markdown(record.attack)}: {size}", "")
+        yield from (f"### {escape_markdown(group[0].cell.label)}: {size}", "")
         yield from _iterate_paragraphs(one.surface_text for one in group)
         yield from render_table(_SUMMARY_COLUMNS, map(_format_summary_row, group))
         yield ""
@@ -196,7 +195,7 @@ def _encode_worst_bin(worst: WorstBin) -> dict[str, Any]:
 
 
 def _format_mean(expected: Estimate) -> str:
-    return f"{expected.value:.3f} ({expected.low:.3f}{EN_DASH}{expected.high:.3f}, n{NO_BREAK_SPACE}={NO_BREAK_SPACE}{expected.n})"
+    return f"{expected.value:.3f} ({expected.low:.3f}{EN_DASH}{expected.high:.3f}, n = {expected.n})"
 
 
 def _format_successful_drives(drive: DriveBy) -> str:

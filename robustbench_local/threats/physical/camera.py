@@ -22,7 +22,7 @@ from robustbench_local.threats.physical.views import Views
 from robustbench_local.threats.warp import sample_bilinear
 
 SIGN_SHARE = 0.8
-"""Side of the sign over the side of the frame: a border of 10 %, as benchmarks of traffic signs crop."""
+"""Side of the sign over the side of the frame: a border of 10%, as benchmarks of traffic signs crop."""
 REFERENCE_SIZE_PIXELS = 32
 """Width of the frame that pixels of blur and motion are meant for."""
 _DISTANCE_FACTOR = 640.0

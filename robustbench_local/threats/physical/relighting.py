@@ -7,7 +7,7 @@ from torch import Tensor
 
 _CONTRAST_MARGIN_SHARE = 0.2
 """How far paper and ink reach beyond a sign's own brightest and darkest pixel, in its contrast. On 40
-rendered stop signs of 32 pixels a perfect black lies .18 (10 to 90 % of signs: .11 to .35) below, a perfect
+rendered stop signs of 32 pixels a perfect black lies .18 (10 to 90% of signs: .11 to .35) below, a perfect
 white .07 (-.04 to .29) above: thin white strokes are blurred with red, and red is no black."""
 
 

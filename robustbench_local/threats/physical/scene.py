@@ -122,7 +122,7 @@ def _find_size_violations(
         too_large |= sides > largest
     return {
         "pixels outside the sticker's place are changed": (changed & ~place).flatten(1).any(dim=1),
-        f"the sticker covers more than {100 * threat.eps:g} % of the sign, or has another shape": too_large,
+        f"the sticker covers more than {100 * threat.eps:g}% of the sign, or has another shape": too_large,
     }
 
 

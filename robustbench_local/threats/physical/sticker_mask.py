@@ -15,7 +15,7 @@ BORDER_SHARE = 0.1
 """Of a photograph without an outline: the frame around the sign's box, as a share of its side."""
 BAR_LAYOUTS = ((2.5, 0.25), (1.5, 0.25), (1.8, 0.28))
 """Two equal bars, one above the other: width over height, and where their middles lie, as a share of the
-surface's height from its top and from its bottom. Two that cover 37 % still fit into an octagon."""
+surface's height from its top and from its bottom. Two that cover 37% still fit into an octagon."""
 _MAX_ASPECT_RATIO = 5.0
 """Largest side over the other of rectangles that are placed where they are worth most."""
 _MIN_COVERAGE_SHARE = 0.9
@@ -30,7 +30,7 @@ def build_surface_masks(images: Tensor, masks: Tensor | None) -> Tensor:
     Args:
         images: (N, C, H, W).
         masks: The signs' outlines, (N, 1, H, W), boolean; None: each sign fills its frame but for a border of
-            10 %, as benchmarks of traffic signs crop.
+            10%, as benchmarks of traffic signs crop.
 
     Returns:
         (N, 1, H, W), boolean.

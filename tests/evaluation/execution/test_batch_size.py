@@ -40,7 +40,7 @@ def clock(monkeypatch, cost):
 
 
 def test_the_batch_grows_while_an_image_gets_cheaper(monkeypatch):
-    # a fixed cost of 64 images: at 512 an image costs 1.125, at 1,024 it costs 1.0625, more than 5 % less
+    # a fixed cost of 64 images: at 512 an image costs 1.125, at 1,024 it costs 1.0625, more than 5% less
     classifier = clock(monkeypatch, lambda size: 1e-6 * (64 + size))
     assert tune_batch_size(classifier, IMAGES) == 1024
     classifier = clock(monkeypatch, lambda size: 1e-6 * (8 + size))

@@ -147,7 +147,7 @@ def test_a_sign_that_is_misread_from_some_places_is_void(classifier):
     share = sum(read == RED for read in find_view_predictions(batch, 0, "clean").predictions) / TEST_VIEWS
     assert 0 < share < MIN_CLEAN_SHARE
     assert (row.status, row.clean_correct, row.broken) == ("void", False, False)
-    assert row.error == f"{100 * share:.1f} % of its clean views are read rightly; 95 % are needed"
+    assert row.error == f"{100 * share:.1f}% of its clean views are read rightly; 95% are needed"
 
 
 def test_a_sign_that_is_misread_untouched_is_not_looked_at(classifier):

@@ -50,7 +50,7 @@ def test_where_nobody_says_what_the_masks_are_or_there_are_none():
     assert build_surface_record(images(masks=masks()), torch.tensor([1]), TENTH).what == "the data's masks"
     found = build_surface_record(images(), torch.tensor([0, 1]), TENTH)
     assert found == SurfaceRecord(
-        what="the frame less a border of 10 %", pixels=8 * 16, covered=12, image_pixels=200
+        what="the frame less a border of 10%", pixels=8 * 16, covered=12, image_pixels=200
     )
 
 

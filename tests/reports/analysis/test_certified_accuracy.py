@@ -138,7 +138,7 @@ def test_words_keep_the_vote_and_the_model_apart():
     first, second = group.rows
     assert first.certified_classifier == "its vote under noise, sigma 0.25"
     assert second.certified_classifier == "the defended model itself"
-    assert first.guarantee == "with probability 99.9\N{NO-BREAK SPACE}% for each image"
+    assert first.guarantee == "with probability 99.9% for each image"
     assert group.notes[0].startswith("Of net: these certificates speak about the majority vote")
     assert "each image on its own" in group.notes[2]
     (proof,) = build_certified_groups(evidence(record(concerns="model", alpha=0.0)))

@@ -69,7 +69,7 @@ def test_autoattack_alone_is_judged_by_its_own_stages():
 
 @pytest.mark.parametrize(("fell", "images", "found"), [(2, 100, 0), (3, 100, 1), (3, 300, 1), (3, 301, 0)])
 def test_a_stage_has_to_beat_chance(fell, images, found):
-    """At least 3 and at least 1 % of the images (D8); sound models stay silent."""
+    """At least 3 and at least 1% of the images (D8); sound models stay silent."""
     cell = autoattack("s" * fell + "c" * (images - fell))
     assert len(list(find_gradient_masking(make_evidence(cell)))) == found
 

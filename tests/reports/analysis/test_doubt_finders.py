@@ -43,7 +43,7 @@ def unbroken(evidence, count):
     )
 
 
-# 41 of 96 images hold: 42.7 % (32.7-53.2 %). One less is 41.7 % (31.7-52.2 %), 41 less 0 % (0-3.8 %).
+# 41 of 96 images hold: 42.7% (32.7-53.2%). One less is 41.7% (31.7-52.2%), 41 less 0% (0-3.8%).
 @pytest.mark.parametrize(
     ("limit", "count", "ruling", "code"),
     [

@@ -9,7 +9,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.reports.analysis.gates import judge_evidence, judge_run_dir
 from robustbench_local.store import RunStore
 
-# With 96 images: signs-pgd-at has a worst case of 42.7 % (32.7-53.2 %) under linf-8, signs-plain 0 to 4 %.
+# With 96 images: signs-pgd-at has a worst case of 42.7% (32.7-53.2%) under linf-8, signs-plain 0 to 4%.
 HARDENED = {"metric": "robust_accuracy", "threat": "linf-8", "model": "signs-pgd-at"}
 
 

@@ -39,7 +39,7 @@ def results(run):
 
 
 def plain(text: str) -> str:
-    return text.replace("\xa0", " ")
+    return text
 
 
 def by_hand(run, model: int, condition: str, accept) -> tuple[int, int]:
@@ -213,14 +213,14 @@ def test_what_is_left_out_is_counted_beside(tmp_path, results):
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     (text,) = (one.text for one in list_findings(evidence) if "is left out because" in one.text)
-    why = "1 of 4 signs is left out because the model misreads it in more than 5 % of the clean views."
+    why = "1 of 4 signs is left out because the model misreads it in more than 5% of the clean views."
     shares = (
         f"on the one left out {format_estimate(first.void_success)} of the views were turned, on all together"
     )
     assert why in text
     assert f"for the 3 that it reads best; {shares} {format_estimate(first.overall_success)}." in text
     evidence.cells[0].signs[3].views["view"].predictions["clean"][:] = 13
-    (text,) = (one.text for one in list_findings(evidence) if "is left out because" in one.text)
+    (text,) = (one.text for one in list_findings(replace(evidence)) if "is left out because" in one.text)
     assert "of the one left out no view is read rightly" in text
 
 
@@ -373,7 +373,7 @@ def test_a_drive_on_which_the_clean_sign_is_never_read_rightly_is_none(tmp_path)
         cell.signs[0].views["approach"].predictions["clean"][:] = 13
         (one,) = build_sticker_results(evidence)
         cell.signs[1].views["approach"].predictions["clean"][:] = 13
-        (none,) = build_sticker_results(evidence)
+        (none,) = build_sticker_results(replace(evidence))
     assert (one.drive_by.counted_frames, one.drive_by.successful_drives.n) == (FRAMES_PER_DRIVE, 1)
     assert (none.drive_by.counted_frames, none.drive_by.successful_drives.n, none.drive_by.longest_run) == (
         0,
@@ -392,10 +392,10 @@ def test_severity_is_of_views_and_not_of_signs(results):
 
 
 def test_a_sentence_sums_it_up(tmp_path, results):
-    text = describe_sticker(results[0]).replace("\xa0", " ")
-    assert text.startswith(f"{100 * results[0].attack_success.value:.1f} %")
+    text = describe_sticker(results[0])
+    assert text.startswith(f"{100 * results[0].attack_success.value:.1f}%")
     assert "of the views of 3 of 4 signs are read as a target" in text
-    assert "of 3 signs in more than half of their views; at worst 100.0 %" in text
+    assert "of 3 signs in more than half of their views; at worst 100.0%" in text
     first = results[0]
     assert (
         f"In a further {format_estimate(first.other_class_rate)} the sign is read as another wrong class"
@@ -428,7 +428,7 @@ def test_few_signs_are_told_sign_by_sign(tmp_path):
         for sign in evidence.cells[0].signs[:3]
     ]
     (told,) = [one.text for one in list_findings(evidence) if one.text.startswith("Few signs")]
-    spread = f"3 signs: {100 * min(shares):.1f} % to {100 * max(shares):.1f} %"
+    spread = f"3 signs: {100 * min(shares):.1f}% to {100 * max(shares):.1f}%"
     assert f"sticker-10 on signs-plain ({spread})" in plain(told)
     many = build_sticker_run(
         tmp_path / "many", SampleStickers(models=("signs-plain",), sign_count=20, void_count=0)

@@ -99,7 +99,7 @@ def test_a_fail_that_all_images_prove_is_decided_and_a_pass_needs_the_common_one
     assert judge_gate(evidence, min=0.3).ruling == "fail"
     assert (
         judge_gate(evidence, min=0.01).ruling == "pass"
-    )  # 8 of 100: the upper bound, and its lower end 3.5 %
+    )  # 8 of 100: the upper bound, and its lower end 3.5%
     assert judge_gate(evidence, min=0.05).ruling == "inconclusive"
     few = make_evidence(make_cell("h" * 100), make_cell("h" * 8, AUTOATTACK_NAME))
     assert judge_gate(few, min=0.9).ruling == "inconclusive"  # all of 100 hold, but only 8 met AutoAttack

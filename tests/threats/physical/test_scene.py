@@ -133,7 +133,7 @@ def spoilt(how: str) -> Tensor:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [("NaN", "NaN or infinite"), ("too bright", "box"), ("off the sign", "outside the sticker's place"),
-     ("glowing", "brighter or darker than the light"), ("too large", "more than 10 % of the sign")],
+     ("glowing", "brighter or darker than the light"), ("too large", "more than 10% of the sign")],
 )  # fmt: skip
 def test_what_breaks_a_rule_is_named_for_its_sign_alone(how: str, reason: str):
     reasons = find_scene_violations(spoilt(how), IMAGES, OUTLINES, FOUND)
@@ -189,7 +189,7 @@ def test_rectangles_may_be_anywhere_on_the_sign_but_no_larger_together():
     assert find_scene_violations(found, IMAGES, OUTLINES, BARS) == [None] * 3
     larger = (mask | mask.roll(1, 3) | mask.roll(-1, 3)) & OUTLINES
     grown = torch.where(larger, black, IMAGES)
-    assert all("more than 10 %" in reason for reason in find_scene_violations(grown, IMAGES, OUTLINES, BARS))
+    assert all("more than 10%" in reason for reason in find_scene_violations(grown, IMAGES, OUTLINES, BARS))
 
 
 def test_patches_have_one_shape_and_one_look():
