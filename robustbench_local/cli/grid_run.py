@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from robustbench_local.cli.json_output import claim_stdout
 from robustbench_local.cli.progress import build_plan_table, choose_display
-from robustbench_local.cli.result_tables import build_results_table, print_gates
-from robustbench_local.cli.terminal_output import echo_line, print_json, print_line
+from robustbench_local.cli.run_results import INCOMPLETE_EXIT_CODE, make_console, show_results
+from robustbench_local.cli.terminal_output import print_json, print_line
+from robustbench_local.evaluation.execution.finished_run import INPUTS_KEY
 from robustbench_local.evaluation.execution.model_speed import try_measure_speed
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
 from robustbench_local.evaluation.planning.plan import Plan
-from robustbench_local.reports import find_damaged_images
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.run import execute_run, prepare_run
-
-INCOMPLETE_EXIT_CODE = 4
-LOG_WIDTH_CHARACTERS = 120
+from robustbench_local.store.run_store import RunStore
 
 
 def run_and_report(
-    grid: Path | None, *, dry_run: bool, as_json: bool, recompute_damaged: bool, **options: Any
+    grid: Path | None,
+    *,
+    describe_inputs: Callable[[], dict[str, str] | None],
+    dry_run: bool,
+    as_json: bool,
+    recompute_damaged: bool,
+    **options: Any,
 ) -> int:
     """Run a grid and show what it finds.
 
     Args:
         grid: The grid file; None for the embedded grid.
+        describe_inputs: What the outcome depends on, as files are when it is called; None where nobody knows.
         dry_run: Whether nothing is run.
         as_json: Whether the standard output is JSON lines.
         recompute_damaged: As in ``run_grid``.
@@ -39,7 +44,7 @@ def run_and_report(
     Returns:
         The exit code.
     """
-    console = make_console(as_json=as_json)
+    console, inputs = make_console(as_json=as_json), None if dry_run else describe_inputs()
     if not as_json:
         print_line(console, "loading data and models", style="dim")
     plan, directory = prepare_run(
@@ -55,23 +60,18 @@ def run_and_report(
         run = execute_run(
             plan, directory, display, exit_process=_exit_incomplete, recompute_damaged=recompute_damaged
         )
-    page = run.report()
-    verdict = run.evaluate_gates()
-    if as_json:
-        print_json(console, {"event": "results", **run.results})
-        print_json(
-            console, {"event": "gates", "lines": verdict.summary_lines, "exit_code": verdict.exit_code}
-        )
-    else:
-        console.print(build_results_table(run.results))
-        print_gates(verdict, console)
-        print_line(console, f"report: {page}")
-    code = verdict.exit_code or (0 if run.is_complete else INCOMPLETE_EXIT_CODE)
-    if damage := find_damaged_images(directory):
-        if not code:
-            raise damage
-        echo_line(f"rbl: {damage}", error=True)
-    return code
+    if run.is_complete and inputs is not None and describe_inputs() == inputs:  # no file changed meanwhile
+        _remember_inputs(plan, directory, inputs)
+    return show_results(directory, console, as_json=as_json)
+
+
+def _remember_inputs(plan: Plan, directory: Path, inputs: dict[str, str]) -> None:
+    """Let the next call see without a plan that nothing is left to do."""
+    with RunStore.create_or_open(
+        directory, resolved_yaml=plan.resolved_yaml, identity=plan.identity
+    ) as store:
+        if store.read_meta(INPUTS_KEY) != inputs:
+            store.update_meta({INPUTS_KEY: inputs})
 
 
 def _exit_incomplete() -> None:
@@ -87,17 +87,6 @@ def _print_training(console: Console, line: str, *, as_json: bool) -> None:
         print_json(console, {"event": "training", "message": line})
         return
     print_line(console, line, style="dim")
-
-
-def make_console(*, as_json: bool) -> Console:
-    """The standard output: as wide as the terminal, or wide enough for the tables in a log.
-
-    With JSON it is ours alone until the command ends.
-    """
-    if as_json:
-        return Console(file=claim_stdout(), soft_wrap=True, width=LOG_WIDTH_CHARACTERS)
-    console = Console()
-    return console if console.is_terminal else Console(width=LOG_WIDTH_CHARACTERS)
 
 
 def _estimate_max_seconds(plan: Plan) -> dict[str, float]:

@@ -125,17 +125,34 @@ def command(
     ] = False,
 ) -> int:
     """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
+    from robustbench_local.cli.finished_grid import DescribedGrid, show_finished_run
+
+    described = DescribedGrid.from_options(
+        grid,
+        out=out,
+        limit=limit,
+        seed=seed,
+        search_precision=search_precision,
+        cards=cards or (),
+        allow_batch_dependence=allow_batch_dependence,
+        has_goal=bool(source_class or target_class),
+    )
+    size = parse_batch_size(batch_size)
+    if not (dry_run or recompute_damaged) and described.is_finished():
+        return show_finished_run(described.directory, as_json=as_json)
+
     from robustbench_local.cli.grid_run import run_and_report
 
     return run_and_report(
         grid,
+        describe_inputs=described.describe_inputs,
         out=out,
         limit=limit,
         seed=seed,
         sources=source_class or (),
         targets=target_class or (),
         device=device,
-        batch_size=parse_batch_size(batch_size),
+        batch_size=size,
         workers=workers,
         search_precision=search_precision,
         compile_steps=compile_steps,
