@@ -18,22 +18,23 @@ _BEGIN_MARK, _END_MARK = "<!-- measured -->", "<!-- end -->"
 _EXPLANATION = """\
 How to read it:
 
-- *Forward / backward*: passes an image, counted, not estimated.
-- *Overhead*: time over that of the same passes, in batches of the same sizes, through the bare network with
-  frozen parameters; floor 1.
-- *Arithmetic alone*: the paper's steps written out for one batch, with no verdicts, no random stream for each
-  image, no work items, no counts and no guards (`benchmarks/arithmetic.py`): what nobody can do without.
-- *Time / ours*: how many times longer it takes than our first line, on the same images in the same process.
-- *Robust*: images read right, and still read right where the candidate is, of all n. For methods that look
-  for the nearest adversarial image: the median distance, over the images read right. Curve-8: at each radius.
-- *Missed / extra*: images that only this line broke, and that only our first line broke. In brackets, what
-  another seed of our own changes: the noise. For distances: how often this line is nearer by more than 1 %,
-  and how often ours is.
-- *Operations / questions*: what is dispatched beside the network's own passes, for each forward pass, on 8
-  images. A question makes the host wait for the device: on a CPU that is free, and on a GPU ours asks less.
+- *Forward / backward*: passes per image, counted and not estimated.
+- *Overhead*: time divided by that of the same passes, in batches of the same sizes, through the bare
+  network with frozen parameters. The least possible is 1.
+- *Arithmetic alone*: the steps of the paper for one batch, without verdicts, random streams per image, work
+  items, counters or guards (`benchmarks/arithmetic.py`).
+- *Time / ours*: time divided by that of our first row, on the same images in the same process.
+- *Robust*: correctly classified images on which the attack fails, of all n. For methods that search for the
+  nearest adversarial example: the median distance over the correctly classified images. Curve-8: at each
+  radius.
+- *Missed / extra*: images on which only this row succeeds, and on which only our first row does. In
+  brackets: what another seed of ours changes, which is the noise. For distances: how often this row is
+  nearer by more than 1 %, and how often ours is.
+- *Operations / questions*: operations beside the network's own, per forward pass, on 8 images; and how
+  often the host waits for the device, which costs nothing on a CPU.
 
-Everything is the median over the rounds, which use the seeds 0, 1, 2, ...; verdicts are those of seed 0. Runs
-shorter than .2 s are repeated until so long has been measured."""
+All figures are medians over the rounds, which use the seeds 0, 1, 2, ...; verdicts are those of seed 0.
+Runs shorter than .2 s are repeated until they have taken that long."""
 
 
 def render_page(
@@ -50,10 +51,10 @@ def render_page(
     """
     cuda = device.startswith("cuda")
     where = torch.cuda.get_device_name() if cuda else f"one thread of a CPU ({_format_cpu_capability()})"
-    times = "times are the GPU's own." if cuda else "times are process time, of which only ratios are kept."
+    times = "times are the GPU's own." if cuda else "times are process time, and only ratios are kept."
     lines = [
         f"Written by `{command}` on {dt.datetime.now(dt.UTC).date()}, {where}, {rounds} rounds.",
-        f"Arms take turns (A B A B ...) in one process, whose allocator keeps freed memory; {times}",
+        f"The methods take turns (A B A B ...) in one process whose allocator keeps freed memory; {times}",
         "",
         _EXPLANATION,
         "",

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from robustbench_local.evaluation.adversarial_examples import AdversarialExamples, attack
     from robustbench_local.evaluation.certify import CertificationResult, certify
     from robustbench_local.evaluation.evaluate import EvaluationResult, evaluate
+    from robustbench_local.evaluation.options import Options
     from robustbench_local.models.model_sources import load_classifier
     from robustbench_local.randomness import RandomStream as Stream
     from robustbench_local.run import Run, run_grid
@@ -87,6 +88,7 @@ __all__ = [
     "EvaluationResult",
     "FixedWrapper",
     "HopSkipJump",
+    "Options",
     "Patch",
     "RandomWrapper",
     "Recipe",
@@ -142,6 +144,7 @@ _MODULE_BY_NAME = {
     "HopSkipJump": "attacks.black_box.hopskipjump",
     "IBP": "certification.bound_propagation.ibp",
     "MIFGSM": "attacks.transfer.mi_fgsm",
+    "Options": "evaluation.options",
     "PGD": "attacks.pgd",
     "Patch": "attacks.physical.patch",
     "RandomWrapper": "defenses.wrappers.base",

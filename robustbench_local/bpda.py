@@ -1,4 +1,4 @@
-"""Backward passes other than torch's own: straight through as in BPDA, and a clamp open at its borders."""
+"""Custom backward passes: straight-through as in BPDA, and a clamp with gradient 1 at its borders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The function's value with the identity's gradient."""
+    """The function's value with the gradient of the identity."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:  # noqa: ARG004
@@ -22,9 +22,9 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def apply_straight_through(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """A function's values, with gradients as if it left the images alone.
+    """Return a function's values, with the gradient of the identity.
 
-    Right for a function that is close to the identity and whose own gradient is zero or missing.
+    This suits a function that is close to the identity and whose own gradient is zero or missing.
 
     Args:
         function: (N, C, H, W) to the same shape; need not be differentiable.
@@ -40,7 +40,7 @@ def apply_straight_through(function: Callable[[Tensor], Tensor], images: Tensor)
 
 
 class _BorderClamp(torch.autograd.Function):
-    """A clamp whose gradient is that of the inside at the borders too."""
+    """A clamp whose gradient is 1 at its borders, as inside."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, low: float, high: float) -> Tensor:
@@ -54,10 +54,10 @@ class _BorderClamp(torch.autograd.Function):
 
 
 def clamp_with_border_gradient(values: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """``values.clamp(low, high)``, to the bit, with the gradient 1 at exactly ``lower_bounds`` and ``upper_bounds`` too.
+    """Return ``values.clamp(low, high)``, bit for bit, with gradient 1 also at exactly ``low`` and ``high``.
 
     Args:
-        values: Any shape, floating.
+        values: Any shape, floating point.
         low: Smallest value.
         high: Largest value.
     """

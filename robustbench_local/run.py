@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustbench_local.classifier import Precision
-from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.executor import execute_plan, format_utc_now
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
-from robustbench_local.evaluation.grid.run_settings import find_run_directory, override_grid
+from robustbench_local.evaluation.grid.run_directory import find_run_directory
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
-from robustbench_local.evaluation.isolation.time_limit import TIMEOUT_SECONDS
-from robustbench_local.evaluation.planning.goal import ClassEntry, override_goal
+from robustbench_local.evaluation.options import DEFAULT_OPTIONS, Options
 from robustbench_local.evaluation.planning.plan import Plan
-from robustbench_local.evaluation.planning.planner import Options, find_card_folders, make_plan
+from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis import gates
 from robustbench_local.reports.writers.csv_files import load_outcomes_frame
@@ -86,55 +82,19 @@ class Run:
 
 def run_grid(
     grid: Path | str | dict[str, Any] | Grid | None = None,
-    *,
     out: Path | str | None = None,
-    limit: int | None = None,
-    seed: int | None = None,
-    sources: Sequence[ClassEntry] = (),
-    targets: Sequence[ClassEntry] = (),
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    search_precision: Precision | None = None,
-    compile_steps: bool = False,
-    cards: Sequence[Path | str] = (),
-    allow_code: bool = False,
-    allow_batch_dependence: bool = False,
-    cache: Path | str | None = None,
-    timeout: float | None = TIMEOUT_SECONDS,
-    cell_timeout: float | None = None,
-    recompute_damaged: bool = False,
+    *,
+    options: Options = DEFAULT_OPTIONS,
     listener: ProgressListener | None = None,
 ) -> Run:
-    """Run a grid, or go on with one that was interrupted.
+    """Run a grid, or resume one that was interrupted.
 
     Args:
         grid: A grid file, its content, or None for the embedded grid of rendered traffic signs.
         out: Run directory, by default ``runs/NAME``. The same grid on the same directory resumes, and a
             complete run is left as it is.
-        limit: Overrides the grid's number of images.
-        seed: Overrides the grid's seed.
-        sources: Confines every attack to images of these classes, by name or index.
-        targets: Classes, by name or index, one of which every attack wants to be read.
-        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        batch_size: Images in a pass; None measures once on each model. No influence on verdicts.
-        workers: Processes that share a cell's images on a CPU; None: one for each core. No influence on
-            verdicts.
-        search_precision: ``"bf16"`` searches faster and misses some breaks; overrides the grid's.
-        compile_steps: Whether attacks compile their own step, for long runs on a GPU.
-        cards: Folders with cards of your own, besides ``cards/`` beside the grid file.
-        allow_code: Whether ``python:`` models may run their code.
-        allow_batch_dependence: Whether models whose answers depend on the other images of a batch, or on what
-            they were asked before, are run all the same: in batches of exactly ``batch_size``, and with every
-            number marked and every gate undecided.
-        cache: Where weights that the grid trains are kept; by default ``RBL_CACHE``, else the user's cache.
-        timeout: Seconds within which a model has to finish a pass: one that hangs is ended, and its image or
-            its cell is an error. None or 0 for any time.
-        cell_timeout: Seconds that a cell may take in this run; it ends as ``timeout`` then, and the same call
-            goes on with what is left. None or 0 for any time.
-        recompute_damaged: Whether cells whose stored rows or images are damaged are computed again; without
-            it a damaged run is refused.
-        listener: Hears of progress.
+        options: How to run it, and what overrides the grid, such as ``rbl.Options(limit=100, device="cpu")``.
+        listener: Receives progress.
 
     Returns:
         The run; a cell that failed is an error in it, not an exception.
@@ -142,47 +102,17 @@ def run_grid(
     Raises:
         RobustbenchError: If the grid, a model or the data cannot be used at all, or the disk refuses.
     """
-    plan, directory = prepare_run(
-        grid,
-        out=out,
-        limit=limit,
-        seed=seed,
-        sources=sources,
-        targets=targets,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        search_precision=search_precision,
-        compile_steps=compile_steps,
-        cards=cards,
-        allow_code=allow_code,
-        allow_batch_dependence=allow_batch_dependence,
-        cache=cache,
-        timeout=timeout,
-        cell_timeout=cell_timeout,
+    plan, directory = prepare_run(grid, out, options=options)
+    return execute_run(
+        plan, directory, listener or ProgressListener(), recompute_damaged=options.recompute_damaged
     )
-    return execute_run(plan, directory, listener or ProgressListener(), recompute_damaged=recompute_damaged)
 
 
 def prepare_run(
     grid: Path | str | dict[str, Any] | Grid | None,
-    *,
     out: Path | str | None = None,
-    limit: int | None = None,
-    seed: int | None = None,
-    sources: Sequence[ClassEntry] = (),
-    targets: Sequence[ClassEntry] = (),
-    device: str = "auto",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    search_precision: Precision | None = None,
-    compile_steps: bool = False,
-    cards: Sequence[Path | str] = (),
-    allow_code: bool = False,
-    allow_batch_dependence: bool = False,
-    cache: Path | str | None = None,
-    timeout: float | None = TIMEOUT_SECONDS,
-    cell_timeout: float | None = None,
+    *,
+    options: Options = DEFAULT_OPTIONS,
     is_dry_run: bool = False,
     report: Callable[[str], None] = lambda _line: None,
 ) -> tuple[Plan, Path]:
@@ -192,34 +122,10 @@ def prepare_run(
     untrained networks stand in for them, with a note. ``report`` receives lines of a training's progress.
     All else as in ``run_grid``.
     """
-    wanted, base = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
-    wanted = override_grid(wanted, limit, seed, search_precision)
-    directory = find_run_directory(wanted, out)
-    folders = tuple(Path(folder) for folder in cards)
-    options = Options(
-        base_folder=base,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        compile_steps=compile_steps,
-        card_folders=folders,
-        allow_code=allow_code,
-        allow_batch_dependence=allow_batch_dependence,
-        cache_folder=None if cache is None else Path(cache),
-        timeout=_check_limit("timeout", timeout),
-        cell_timeout=_check_limit("cell_timeout", cell_timeout),
-        is_dry_run=is_dry_run,
-        report=report,
-    )
-    wanted = override_goal(wanted, sources, targets, find_card_folders(options))
-    return make_plan(wanted, options), directory
-
-
-def _check_limit(name: str, seconds: float | None) -> float | None:
-    """A limit in seconds; 0 is none."""
-    if seconds is not None and not 0 <= seconds < math.inf:
-        raise ConfigError(f"{name} is {seconds!r}", remedy="give seconds, or 0 for any time")
-    return seconds or None
+    content, base_folder = (grid, Path.cwd()) if isinstance(grid, Grid) else load_grid(grid)
+    directory = find_run_directory(content, out)
+    plan = make_plan(content, options, base_folder=base_folder, is_dry_run=is_dry_run, report=report)
+    return plan, directory
 
 
 def execute_run(

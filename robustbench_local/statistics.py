@@ -1,4 +1,4 @@
-"""How sure the numbers are: exact intervals for shares and medians, an exact test for paired images.
+"""Uncertainty of the figures: exact intervals for shares and medians, an exact test for paired images.
 
 The functions import numpy and scipy when they compute: commands that only read or list do not wait for them.
 """
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 FIGURE_DIGITS = 10
-"""Significant digits of a computed figure: CPUs with other vector instructions differ in the sixteenth, and
-a figure that they would round apart is as rare as one in a million."""
+"""Significant digits of a computed figure: CPUs with different vector instructions differ in the sixteenth
+digit, and round differently to ten digits about once in a million figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A share of ``image_count`` images with its confidence interval.
+    """A share of ``n`` images with its confidence interval.
 
     With no images nothing is known: ``value`` is NaN and the interval is all of [0, 1].
     """
 
     value: float
-    """The share, in [0, 1]; NaN when ``image_count`` is 0."""
+    """The share, in [0, 1]; NaN when ``n`` is 0."""
     low: float
     """Lower end of the interval, in [0, 1]."""
     high: float
@@ -36,11 +36,17 @@ class Estimate:
     n: int
     """Number of images: the denominator."""
     level: float = 0.95
-    """Probability with which intervals made like this one hold the true share."""
+    """Confidence level: the probability that such an interval contains the true share."""
+
+    def __str__(self) -> str:
+        """The share, its interval and its denominator; ``repr`` has every digit."""
+        if not self.is_known:
+            return "unknown, n=0"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, n={self.n})"
 
     @property
     def is_known(self) -> bool:
-        """Whether there was any image to count."""
+        """True if there was any image to count."""
         return self.n > 0
 
     @property
@@ -49,7 +55,7 @@ class Estimate:
         return round(self.value * self.n) if self.is_known else 0
 
     def to_json(self, reason: str = "no image to count") -> dict[str, float | int | str | None]:
-        """The estimate for JSON, which has no NaN: ``null`` and a ``cause`` when there is no value."""
+        """Return the estimate for JSON, which has no NaN: without a value, ``null`` and a ``reason``."""
         if not self.is_known:
             return {"value": None, "low": None, "high": None, "n": 0, "reason": reason}
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
@@ -57,31 +63,31 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two models on the same images: McNemar's exact test on the images where they differ."""
+    """Two models on the same images: McNemar's exact test on the images where their correctness differs."""
 
     n: int
-    """Images both were asked about."""
+    """Images that both models classified."""
     only_first: int
-    """Images that only the first got right."""
+    """Images that only the first model classified correctly."""
     only_second: int
-    """Images that only the second got right."""
+    """Images that only the second model classified correctly."""
     p_value: float
-    """Two-sided: how likely a split at least this uneven is if neither model is better."""
+    """Two-sided probability of a split at least this uneven if neither model is better."""
 
     def is_significant(self, alpha: float = 0.05) -> bool:
-        """Whether the difference may be called one; otherwise the word is "tie"."""
+        """Return True if the difference is significant at ``alpha``; otherwise it is reported as a tie."""
         return self.p_value < alpha
 
     def has_enough_images(self, alpha: float = 0.05) -> bool:
-        """Whether any split of so many images would be significant; if not, a tie says nothing."""
+        """Return True if some split of ``n`` images would be significant; if none, a tie says nothing."""
         return 0.5 ** (self.n - 1) < alpha if self.n else False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quartiles:
-    """Where a quarter, half and three quarters of ``image_count`` distances end, with an interval for the median.
+    """Quartiles of ``n`` distances, with an interval for the median.
 
-    Infinity stands for a distance that is larger than anyone looked for. With no distances all are NaN.
+    Infinity stands for a distance beyond the largest radius tried. With no distances all are NaN.
     """
 
     lower: float
@@ -99,15 +105,15 @@ class Quartiles:
 
     @property
     def is_known(self) -> bool:
-        """Whether there was any distance."""
+        """True if there was any distance."""
         return self.n > 0
 
 
 def round_figure(number: float) -> float:
-    """A computed figure without the digits in which CPUs differ, so that reports agree to the byte.
+    """Return a computed figure without the digits in which CPUs differ, so that reports agree to the byte.
 
     Args:
-        number: An end of an interval, a p-value or a mean; infinity and NaN come back as they are.
+        number: An end of an interval, a p-value or a mean; infinity and NaN are returned unchanged.
 
     Returns:
         The number with ``FIGURE_DIGITS`` significant digits.
@@ -116,15 +122,15 @@ def round_figure(number: float) -> float:
 
 
 def compute_clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
-    """Exact interval for a share: never covers less than ``level``, whatever the true share.
+    """Compute the exact interval of a share: it covers at least ``level``, whatever the true share.
 
     Args:
-        k: Images counted, 0 to ``image_count``.
+        k: Images counted, 0 to ``n``.
         n: All images.
         level: Confidence, in (0, 1).
 
     Raises:
-        ValueError: If ``k``, ``image_count`` or ``level`` is out of range.
+        ValueError: If ``k``, ``n`` or ``level`` is out of range.
 
     Source: Clopper and Pearson 1934, inverted binomial test through the beta distribution.
     """
@@ -140,22 +146,23 @@ def compute_clopper_pearson(k: int, n: int, level: float = 0.95) -> Estimate:
 
 
 def estimate_partial_share(common: tuple[int, int], every: tuple[int, int], level: float = 0.95) -> Estimate:
-    """The share of images that hold against several attacks of which each met only some of the images.
+    """Estimate robust accuracy under several attacks, each of which was run on only some of the images.
 
-    An image that one attack broke is broken, whether or not the others met it. So the images that all attacks
-    met give an unbiased share, and all images together give one that is too high, never too low: an image
-    that nobody broke might fall to an attack that has not met it. The value is the lower of the two shares,
-    with its own number of images. The lower end is the lower of their two lower ends, the upper end the lower
-    of their two upper ends, each of these at half the probability of an error, since either may err.
+    An image that one attack succeeded on is not robust, whether or not the others were run on it. So the
+    images that all attacks were run on give an unbiased share. All images together give a share that is never
+    too low, but can be too high: an image without a successful attack might fall to an attack that was not
+    run on it. The value is the lower of the two shares, with its own number of images. The lower end is the
+    lower of their two lower ends. The upper end is the lower of their two upper ends, each at half the error
+    probability, since either may err.
 
     Args:
-        common: (held, images) over the images that every attack met; the smaller limits must not have been
-            chosen by what the other attacks found.
-        every: (not broken, images) over all images that any attack met; the common ones are among them.
+        common: (robust images, images) over the images that every attack was run on. Limits on an attack's
+            images must not have been chosen by the results of other attacks.
+        every: (robust images, images) over all images that any attack was run on, including the common ones.
         level: Confidence, in (0, 1).
 
     Returns:
-        An estimate whose ``image_count`` is that of the share it states. Without common images its lower end is 0.
+        An estimate whose ``n`` is that of the stated share. Without common images its lower end is 0.
 
     Raises:
         ValueError: If a count or ``level`` is out of range.
@@ -163,22 +170,22 @@ def estimate_partial_share(common: tuple[int, int], every: tuple[int, int], leve
     whole = compute_clopper_pearson(*every, level=level)
     if not common[1]:
         return replace(whole, low=0.0) if whole.is_known else whole
-    met = compute_clopper_pearson(*common, level=level)
+    shared = compute_clopper_pearson(*common, level=level)
     half = (1 + level) / 2
     high = min(
         compute_clopper_pearson(*common, level=half).high, compute_clopper_pearson(*every, level=half).high
     )
-    stated = min(met, whole, key=lambda one: one.value)
-    return replace(stated, low=min(met.low, whole.low), high=high)
+    stated = min(shared, whole, key=lambda estimate: estimate.value)
+    return replace(stated, low=min(shared.low, whole.low), high=high)
 
 
 def compute_lower_bounds(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[np.float64]:
-    """Exact one-sided lower bounds for shares: each exceeds its true share with probability at most alpha.
+    """Compute exact one-sided lower bounds: each exceeds its share with probability at most ``alpha``.
 
     Args:
-        k: Counts, 0 to ``image_count``, any shape.
+        k: Counts, 0 to ``n``, any shape.
         n: Trials behind each count, at least 1.
-        alpha: Probability of claiming too much, in (0, 1).
+        alpha: Probability that a bound is too high, in (0, 1).
 
     Returns:
         float64, in the shape of ``k``; 0 where nothing was counted.
@@ -193,15 +200,15 @@ def compute_lower_bounds(k: npt.ArrayLike, n: int, alpha: float) -> npt.NDArray[
 
 
 def compute_wilson(k: int, n: int, level: float = 0.95) -> Estimate:
-    """Score interval for a share: shorter than Clopper-Pearson, covers ``level`` on average only.
+    """Compute the score interval of a share: shorter than Clopper-Pearson, covers ``level`` only on average.
 
     Args:
-        k: Images counted, 0 to ``image_count``.
+        k: Images counted, 0 to ``n``.
         n: All images.
         level: Confidence, in (0, 1).
 
     Raises:
-        ValueError: If ``k``, ``image_count`` or ``level`` is out of range.
+        ValueError: If ``k``, ``n`` or ``level`` is out of range.
 
     Source: Wilson 1927, without continuity correction.
     """
@@ -210,18 +217,18 @@ def compute_wilson(k: int, n: int, level: float = 0.95) -> Estimate:
         return _build_unknown(level)
     z = NormalDist().inv_cdf((1 + level) / 2)
     share = k / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low = 0.0 if k == 0 else max(0.0, centre - half)
-    high = 1.0 if k == n else min(1.0, centre + half)
+    low = 0.0 if k == 0 else max(0.0, center - half)
+    high = 1.0 if k == n else min(1.0, center + half)
     return Estimate(value=share, low=round_figure(low), high=round_figure(high), n=n, level=level)
 
 
 def compute_quartiles(distances: Sequence[float], level: float = 0.95) -> Quartiles:
-    """Quartiles that are distances which occurred, and an exact interval for the median.
+    """Compute quartiles that are observed distances, and an exact interval for the median.
 
     Args:
-        distances: At least 0; infinity where it is only known that the distance is beyond reach.
+        distances: At least 0; infinity where the distance is beyond the largest radius tried.
         level: Confidence of the interval, in (0, 1).
 
     Source: the interval between two order statistics, which holds for every distribution (Thompson 1936).
@@ -236,20 +243,20 @@ def compute_quartiles(distances: Sequence[float], level: float = 0.95) -> Quarti
     lower, median, upper = (ordered[math.ceil(share * count) - 1] for share in (0.25, 0.5, 0.75))
     ranks = np.arange(1, count + 1)
     # P(fewer than rank of the distances lie below the true median), as an incomplete beta function
-    spare = int(np.sum(betainc(count - ranks + 1, ranks, 0.5) <= (1 - level) / 2))
-    low, high = (ordered[spare - 1], ordered[count - spare]) if spare else (0.0, math.inf)
+    excluded = int(np.sum(betainc(count - ranks + 1, ranks, 0.5) <= (1 - level) / 2))
+    low, high = (ordered[excluded - 1], ordered[count - excluded]) if excluded else (0.0, math.inf)
     return Quartiles(lower=lower, median=median, upper=upper, low=low, high=high, n=count)
 
 
 def estimate_bounded_mean(values: Sequence[float], *, most: float = 1.0, level: float = 0.95) -> Estimate:
-    """A mean of numbers that lie in [0, ``most``], with an interval that needs no further assumption.
+    """Estimate the mean of numbers in [0, ``most``], with an interval that needs no further assumption.
 
     The true distribution function lies within a band around the observed one (Dvoretzky, Kiefer and
-    Wolfowitz); the ends of the interval are the smallest and the largest mean that fit in the band.
+    Wolfowitz). The ends of the interval are the smallest and the largest mean within the band.
 
     Args:
         values: The numbers.
-        most: What none of them can exceed.
+        most: Upper limit of the numbers.
         level: Confidence, in (0, 1).
 
     Raises:
@@ -266,21 +273,21 @@ def estimate_bounded_mean(values: Sequence[float], *, most: float = 1.0, level: 
     if not (ordered[0] >= 0 and ordered[-1] <= most):
         raise ValueError(f"values must lie between 0 and {most}")
     band = min(1.0, math.sqrt(math.log(2 / (1 - level)) / (2 * n)))
-    # the share `band` of the observations, from one end on, is replaced by the other end of the range
+    # the outermost share `band` of the observations is replaced by the opposite end of the range
     edges = np.arange(n + 1) / n
-    kept_low = np.clip(1 - band - edges[:-1], 0, 1 / n)
-    kept_high = np.clip(edges[1:] - band, 0, 1 / n)
-    low = round_figure(float(kept_low @ ordered))
-    high = round_figure(min(float(kept_high @ ordered) + band * most, most))
+    low_weights = np.clip(1 - band - edges[:-1], 0, 1 / n)
+    high_weights = np.clip(edges[1:] - band, 0, 1 / n)
+    low = round_figure(float(low_weights @ ordered))
+    high = round_figure(min(float(high_weights @ ordered) + band * most, most))
     return Estimate(value=round_figure(float(ordered.mean())), low=low, high=high, n=n, level=level)
 
 
 def compute_mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
-    """Exact McNemar test: is one model right more often than the other on the same images?
+    """Run McNemar's exact test: is one model correct more often than the other on the same images?
 
     Args:
-        first: Whether the first model was right, one entry an image.
-        second: Whether the second model was right, the same images in the same order.
+        first: Correctness of the first model, one entry per image.
+        second: Correctness of the second model on the same images in the same order.
 
     Raises:
         ValueError: If the two do not have the same length.
@@ -291,7 +298,7 @@ def compute_mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison
     only_first = sum(a and not b for a, b in pairs)
     only_second = sum(b and not a for a, b in pairs)
     differing, fewer = only_first + only_second, min(only_first, only_second)
-    # P(X <= fewer) for X ~ Binomial(differing, 1/2), as a regularised incomplete beta function.
+    # P(X <= fewer) for X ~ Binomial(differing, 1/2), as a regularized incomplete beta function.
     from scipy.special import betainc  # noqa: PLC0415 - see the module
 
     tail = float(betainc(differing - fewer, fewer + 1, 0.5)) if differing else 1.0
@@ -300,13 +307,15 @@ def compute_mcnemar(first: Sequence[bool], second: Sequence[bool]) -> Comparison
 
 
 def compute_worst_case(verdicts: Sequence[Sequence[bool]]) -> list[bool]:
-    """Which images hold against every attack (trust invariant V6).
+    """Mark the images that are robust to every attack, the worst case over attacks (trust invariant V6).
 
     Args:
-        verdicts: One sequence an attack: whether each image held, all over the same images in the same order.
+        verdicts: One sequence per attack, true where the image is robust to it; all over the same images in
+            the same order.
 
     Returns:
-        One entry an image: true only if it held every time. Never more true entries than any one attack's.
+        One entry per image, true only if the image is robust to every attack. There are never more true
+        entries than any single attack has.
 
     Raises:
         ValueError: If the sequences differ in length, or there are none.

@@ -8,6 +8,7 @@ import pytest
 
 from robustbench_local.errors import ConfigError, LockedError
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
+from robustbench_local.evaluation.options import Options
 from robustbench_local.run import Run, prepare_run, run_grid
 from robustbench_local.store.run_store import RunStore
 
@@ -41,7 +42,7 @@ class Counts(ProgressListener):
 
 
 def test_a_run_holds_every_cell_and_every_image(workplace):
-    run = run_grid("grid.yaml", out="out", device="cpu")
+    run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     cells = run.results["cells"]
     assert [(cell["model"], cell["attack"]) for cell in cells] == [
         (model, attack)
@@ -62,27 +63,27 @@ def test_a_run_holds_every_cell_and_every_image(workplace):
 
 @pytest.mark.parametrize("after", [1, 4, 9])
 def test_an_interrupted_run_goes_on_to_the_same_outcomes(workplace, after):
-    whole = run_grid("grid.yaml", out="whole", device="cpu", batch_size=16)
+    whole = run_grid("grid.yaml", out="whole", options=Options(device="cpu", batch_size=16))
     with pytest.raises(KeyboardInterrupt):
-        run_grid("grid.yaml", out="cut", device="cpu", batch_size=16, listener=Stops(after))
+        run_grid("grid.yaml", out="cut", options=Options(device="cpu", batch_size=16), listener=Stops(after))
     assert not Run("cut").is_complete
-    resumed = run_grid("grid.yaml", out="cut", device="cpu", batch_size=16)
+    resumed = run_grid("grid.yaml", out="cut", options=Options(device="cpu", batch_size=16))
     assert verdicts(resumed).equals(verdicts(whole))
 
 
 def test_a_run_may_go_on_with_another_batch_size(workplace):
-    whole = run_grid("grid.yaml", out="whole", device="cpu", batch_size=16)
+    whole = run_grid("grid.yaml", out="whole", options=Options(device="cpu", batch_size=16))
     with pytest.raises(KeyboardInterrupt):
-        run_grid("grid.yaml", out="cut", device="cpu", batch_size=16, listener=Stops(4))
-    resumed = run_grid("grid.yaml", out="cut", device="cpu", batch_size=7)
+        run_grid("grid.yaml", out="cut", options=Options(device="cpu", batch_size=16), listener=Stops(4))
+    resumed = run_grid("grid.yaml", out="cut", options=Options(device="cpu", batch_size=7))
     columns = ["attack", "image", "clean_prediction", "adversarial_prediction", "broken", "status"]
     assert resumed.outcomes[columns].equals(whole.outcomes[columns])
 
 
 def test_a_finished_run_does_nothing(workplace):
-    run_grid("grid.yaml", out="out", device="cpu")
+    run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     counts = Counts()
-    run_grid("grid.yaml", out="out", device="cpu", listener=counts)
+    run_grid("grid.yaml", out="out", options=Options(device="cpu"), listener=counts)
     assert (counts.started_cells, counts.batches) == (0, 0)
 
 
@@ -91,25 +92,25 @@ def test_a_finished_run_does_nothing(workplace):
     [({"seed": 4}, "seed"), ({"limit": 20}, "data.limit")],
 )
 def test_another_grid_in_the_same_directory_is_refused_by_name(workplace, change, named):
-    run_grid("grid.yaml", out="out", device="cpu")
+    run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     with pytest.raises(ConfigError, match=named):
-        run_grid("grid.yaml", out="out", device="cpu", **change)
+        run_grid("grid.yaml", out="out", options=Options(device="cpu", **change))
 
 
 def test_other_weights_under_the_same_name_are_refused(workplace):
-    run_grid("grid.yaml", out="out", device="cpu")
+    run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     (workplace / "first.safetensors").write_bytes((workplace / "second.safetensors").read_bytes())
     with pytest.raises(ConfigError, match="digest of model first"):
-        run_grid("grid.yaml", out="out", device="cpu")
+        run_grid("grid.yaml", out="out", options=Options(device="cpu"))
 
 
 def test_two_runs_on_one_directory_are_kept_apart(workplace):
-    plan, directory = prepare_run("grid.yaml", out="out", device="cpu")
+    plan, directory = prepare_run("grid.yaml", out="out", options=Options(device="cpu"))
     with (
         RunStore.create_or_open(directory, resolved_yaml=plan.resolved_yaml, identity=plan.identity),
         pytest.raises(LockedError),
     ):
-        run_grid("grid.yaml", out="out", device="cpu")
+        run_grid("grid.yaml", out="out", options=Options(device="cpu"))
 
 
 def test_one_failing_cell_does_not_stop_the_others(workplace, monkeypatch):
@@ -119,20 +120,24 @@ def test_one_failing_cell_does_not_stop_the_others(workplace, monkeypatch):
         raise ValueError("no such thing")
 
     monkeypatch.setattr(FGSM, "perturb", fail)
-    run = run_grid("grid.yaml", out="out", device="cpu")
+    run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     standing = {(cell["model"], cell["attack"]): cell["reported_status"] for cell in run.results["cells"]}
     assert standing["first", "fgsm-linf-8"] == standing["second", "fgsm-linf-8"] == "error"
     assert sorted(standing.values()).count("done") == 4
     assert not run.is_complete
     assert "no such thing" in run.results["cells"][0]["error"]
     monkeypatch.undo()
-    assert run_grid(workplace / "grid.yaml", out=workplace / "out", device="cpu").is_complete
+    assert run_grid(workplace / "grid.yaml", out=workplace / "out", options=Options(device="cpu")).is_complete
 
 
 @pytest.mark.slow
 def test_the_seed_decides_the_random_starts(workplace):
     def hashes(seed, out):
-        return run_grid("grid.yaml", out=out, device="cpu", seed=seed).outcomes["adversarial_hash"].tolist()
+        return (
+            run_grid("grid.yaml", out=out, options=Options(device="cpu", seed=seed))
+            .outcomes["adversarial_hash"]
+            .tolist()
+        )
 
     first = hashes(1, "one")
     assert hashes(1, "again") == first
@@ -144,11 +149,11 @@ def test_a_name_that_leaves_the_folder_is_refused(workplace, name):
     text = (workplace / "grid.yaml").read_text().replace("name: small", f"name: {json.dumps(name)}")
     (workplace / "bad.yaml").write_text(text)
     with pytest.raises(ConfigError):
-        run_grid("bad.yaml", device="cpu")
+        run_grid("bad.yaml", options=Options(device="cpu"))
 
 
 def test_the_gallery_keeps_the_first_broken_images_of_each_cell(workplace):
-    run = run_grid("grid.yaml", out="out", device="cpu", batch_size=16)
+    run = run_grid("grid.yaml", out="out", options=Options(device="cpu", batch_size=16))
     with RunStore.open_readonly(run.directory) as store:
         cell = store.read_cells()[2]
         broken = [row.position for row in store.read_outcomes(cell.key) if row.broken][:8]
@@ -159,20 +164,20 @@ def test_the_gallery_keeps_the_first_broken_images_of_each_cell(workplace):
 
 
 def test_the_plan_counts_at_least_the_passes_that_are_spent(workplace):
-    plan, _ = prepare_run("grid.yaml", out="out", device="cpu")
-    run = run_grid("grid.yaml", out="out", device="cpu")
+    plan, _ = prepare_run("grid.yaml", out="out", options=Options(device="cpu"))
+    run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     for planned, cell in zip(plan.cells, run.results["cells"], strict=True):
         assert cell["forward_passes"] <= planned.max_passes[0]
         assert cell["backward_passes"] <= planned.max_passes[1]
 
 
 def test_a_search_in_bf16_is_another_run_and_says_so(workplace):
-    run = run_grid("grid.yaml", out="quick", device="cpu", limit=8, search_precision="bf16")
+    run = run_grid("grid.yaml", out="quick", options=Options(device="cpu", limit=8, search_precision="bf16"))
     with RunStore.open_readonly(run.directory) as store:
         notes = {cell.card: cell.note for cell in store.read_cells()}
     assert "searched in bf16" in notes["pgd50-linf-8"]
     assert "searched in bf16" not in notes["fgsm-linf-8"]
     with pytest.raises(ConfigError, match=r"search_precision: bf16 there, fp32 here"):
-        run_grid("grid.yaml", out="quick", device="cpu", limit=8)
+        run_grid("grid.yaml", out="quick", options=Options(device="cpu", limit=8))
     sizes = RunStore.open_readonly(run.directory).read_meta("batch sizes")
     assert set(sizes) == {"first", "second"}

@@ -134,7 +134,7 @@ class Sample(strict.StrictModel):
 
 @pytest.mark.parametrize("field", ["count", "share"])
 def test_truth_values_are_not_numbers(field: str) -> None:
-    with pytest.raises(ValidationError, match="a truth value is not a number"):
+    with pytest.raises(ValidationError, match="a boolean is not a number"):
         Sample.model_validate({field: True})
     assert getattr(Sample.model_validate({field: 1}), field) == 1
     assert Sample.model_validate({"flag": True}).flag is True

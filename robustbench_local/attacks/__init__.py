@@ -11,9 +11,9 @@ from robustbench_local.config import cards as catalogue
 from robustbench_local.config import hyperparameters as parameters
 from robustbench_local.config.cards import Card
 from robustbench_local.config.hyperparameters import build_dataclass
-from robustbench_local.config.registry import Registry
+from robustbench_local.extensions.open_registry import OpenRegistry
 
-ATTACKS: Registry[Attack] = Registry(
+ATTACKS: OpenRegistry[Attack] = OpenRegistry(
     "attack",
     Attack,  # type: ignore[type-abstract]  # compared with, never built
     {
@@ -44,8 +44,9 @@ ATTACKS: Registry[Attack] = Registry(
         "ti-fgsm": "robustbench_local.attacks.transfer.ti_fgsm:TIFGSM",
         "vmi-fgsm": "robustbench_local.attacks.transfer.vmi_fgsm:VMIFGSM",
     },
+    group="attacks",
 )
-"""Our attacks by name; besides these, ``torchattacks:NAME`` names any attack of that library."""
+"""Our attacks by name, and those from outside; besides these, ``torchattacks:NAME`` names any attack of that library."""
 
 
 def make_attack(name: str, given: Mapping[str, Any] | None = None) -> Attack:
@@ -81,7 +82,7 @@ def expand_attack_card(card: Card, overrides: Mapping[str, Any]) -> list[Card]:
 
     Args:
         card: An attack's card.
-        overrides: Keys of its threat model (``compute_eps`` may be a list) and hyper-parameters.
+        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.

@@ -9,9 +9,9 @@ from robustbench_local.certification.base import Certificate
 from robustbench_local.config import cards as catalogue
 from robustbench_local.config.cards import Card
 from robustbench_local.config.hyperparameters import build_dataclass, list_parameter_names
-from robustbench_local.config.registry import Registry
+from robustbench_local.extensions.open_registry import OpenRegistry
 
-CERTIFICATES: Registry[Certificate] = Registry(
+CERTIFICATES: OpenRegistry[Certificate] = OpenRegistry(
     "certificate",
     Certificate,  # type: ignore[type-abstract]  # compared with, never built
     {
@@ -19,6 +19,7 @@ CERTIFICATES: Registry[Certificate] = Registry(
         "ibp": "robustbench_local.certification.bound_propagation.ibp:IBP",
         "smoothing": "robustbench_local.certification.randomized_smoothing.smoothing_certificate:Smoothing",
     },
+    group="certificates",
 )
 """Methods of the cards of kind ``certificate``."""
 
@@ -41,7 +42,7 @@ def expand_certificate_card(card: Card, overrides: Mapping[str, Any]) -> list[Ca
 
     Args:
         card: A certificate's card.
-        overrides: Keys of its threat model (``compute_eps`` may be a list) and hyper-parameters.
+        overrides: Keys of its threat model (``eps`` may be a list) and hyper-parameters.
 
     Raises:
         ConfigError: If a key is unknown or a value impossible.

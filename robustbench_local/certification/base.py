@@ -52,6 +52,8 @@ class Certificate(ABC):
 
     norms: ClassVar[frozenset[str]]
     """Norms in which it can prove something."""
+    measure: ClassVar[Literal["certificate"]] = "certificate"
+    """What its cells measure; see ``Attack.measure`` for those of attacks."""
 
     @property
     def error_probability(self) -> float:
@@ -70,8 +72,9 @@ class Certificate(ABC):
         """Prove what can be proven about some images.
 
         Args:
-            classifier: What :meth:`base` gave, inside ``classifier.evaluation_mode()``. Pass ``rows`` to it whenever
-                the images it is given are not the first ones, so that passes are counted for the right image.
+            classifier: What :meth:`get_base_classifier` gave, inside ``classifier.evaluation_mode()``. Pass
+                ``rows`` to it whenever the images it is given are not the first ones, so that passes are
+                counted for the right image.
             images: (N, C, H, W) in [0, 1], on the classifier's device; left untouched.
             labels: True classes, (N,).
             threat: The ball that is asked about.
@@ -119,6 +122,10 @@ class Certificate(ABC):
     def get_concern(self, classifier: Classifier) -> Concern:  # noqa: ARG002 - for subclasses
         """What the verdicts are about when this classifier is given."""
         return "model"
+
+    def list_warnings(self, threat: ThreatModel) -> list[str]:  # noqa: ARG002 - for subclasses
+        """What is allowed but probably not meant, one line each."""
+        return []
 
     def describe_caveats(self) -> str:
         """The one line that a reader of the results has to know, or nothing."""

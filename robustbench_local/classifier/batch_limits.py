@@ -12,6 +12,26 @@ from robustbench_local.errors import ModelError
 LogitsFunction = Callable[[Tensor], Tensor]
 
 
+def forward_in_allowed_batches(
+    answer: LogitsFunction, images: Tensor, *, fixed_size: int | None, min_size: int
+) -> tuple[Tensor, bool]:
+    """Logits, (N, K), in batches of the sizes that the model takes, and whether a single one now failed.
+
+    Args:
+        answer: The model, images to logits.
+        images: (N, C, H, W).
+        fixed_size: The only size that it is given; None for any.
+        min_size: The smallest: 1, or 2 where a single image is known to fail.
+    """
+    if fixed_size is not None and len(images):
+        return forward_in_fixed_batches(answer, images, fixed_size), False
+    if len(images) != 1:
+        return answer(images), False
+    if min_size > 1:
+        return forward_doubled(answer, images), False
+    return forward_single(answer, images)
+
+
 def forward_in_fixed_batches(answer: LogitsFunction, images: Tensor, size: int) -> Tensor:
     """Logits, (N, K), where the model is always given ``size`` images, the last ones repeated if need be.
 

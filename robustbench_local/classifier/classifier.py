@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,8 @@ from robustbench_local.classifier.argument_checks import (
     check_images,
     resolve_access,
 )
-from robustbench_local.classifier.batch_limits import (
-    forward_doubled,
-    forward_in_fixed_batches,
-    forward_single,
-)
+from robustbench_local.classifier.batch_limits import forward_in_allowed_batches
 from robustbench_local.classifier.binary_output import check_output_kind
-from robustbench_local.classifier.consistency import Consistency
 from robustbench_local.classifier.device import find_computing_dtype, move_to_device, resolve_device
 from robustbench_local.classifier.evaluation_mode import EvaluationMode, evaluation_mode
 from robustbench_local.classifier.fresh_copy import FreshCopies
@@ -36,21 +32,23 @@ from robustbench_local.classifier.input_gradient import (
     uses_reentrant_checkpoints,
 )
 from robustbench_local.classifier.library_view import CountedModule, count_nearest_faults
-from robustbench_local.classifier.literals import Access, Precision
+from robustbench_local.classifier.literals import Access
 from robustbench_local.classifier.model_call import ModelCall
 from robustbench_local.classifier.model_identity import describe_model, digest_parts
 from robustbench_local.classifier.normalizations import Normalization
-from robustbench_local.classifier.pass_counter import PassCounter, record_finished_pass
+from robustbench_local.classifier.pass_account import PassAccount
+from robustbench_local.classifier.pass_counter import record_finished_pass
 from robustbench_local.classifier.preprocessing import Preprocessing, parse_normalization
+from robustbench_local.classifier.settings import ClassifierSettings
 from robustbench_local.classifier.state_guard import set_evaluation_mode
 
 
-class Classifier:
+class Classifier(PassAccount):
     """Images in [0, 1], (N, C, H, W), to logits, (N, K): any torch module or any callable.
 
     Normalisation and resizing happen inside, so that every attack works in pixels. The model is moved to
-    ``device`` and stays there; everything else that an evaluation changes is put back by `attacked`, inside
-    which it is in evaluation mode. Outside, it is called in whatever mode it is in.
+    ``device`` and stays there; everything else that an evaluation changes is put back by `evaluation_mode`.
+    Outside of that, the model is called in whatever mode it is in.
 
     Args:
         model: A module, or a callable from images to scores (N, K) or, with access ``"labels"``, labels (N,).
@@ -66,26 +64,13 @@ class Classifier:
             where that is an entry. Both make two classes.
         name: What to call the model in messages and reports.
         device: Where to compute; ``"auto"`` means CUDA where there is one.
+        provenance: Where the model comes from, as JSON values: source, file, SHA-256; empty if unknown.
+        settings: How it is used; see `configure`.
 
     Attributes:
         notes: What a reader of the results should know about this model, one sentence each.
-        provenance: Where the model comes from, as JSON values: source, file, SHA-256; empty if unknown.
-        batch_size: Images that an attack gives it at a time; None leaves it to the attack. No influence on
-            verdicts.
-        search_precision: ``"fp32"``, or ``"bf16"`` for searches that are faster and miss a few breaks on
-            robust networks; successes are confirmed in float32, and so are all verdicts.
-        compile_steps: Whether attacks compile their own step with ``torch.compile``: worth a minute's wait in
-            long runs on a GPU. No influence on verdicts.
-        foreign_passes: ``[forward rows, backward rows]`` spent through `as_module`; its reader resets it.
-        passes_elsewhere: Those under way in worker processes.
-        can_be_copied: Whether it works in a copy of this process; not where it has threads of its own.
-        smallest_batch: Images that the model is given at least: where it is 2, a single one is given twice.
         gradient_guard: Keeps gradients finite and counts what was wrong with them.
         border_probe: Knows whether gradients break off at pixels of exactly 0 or 1.
-        consistency: How far an answer is the image's own.
-        fixed_batch_size: Images that the model itself is given at a time, exactly: fewer are filled up by
-            repeating them. None unless its answers depend on the batch and the user allowed that.
-        forgets: Whether every call asks a fresh copy of the model, because it remembers what it was asked.
 
     Raises:
         ModelError: If the number of classes or names is impossible, or the model cannot be moved.
@@ -105,31 +90,29 @@ class Classifier:
         output: str | int | None = None,
         name: str = "model",
         device: str | torch.device = "cpu",
+        provenance: Mapping[str, Any] | None = None,
+        settings: ClassifierSettings | None = None,
     ) -> None:
-        self.model, self.name, self.output = model, name, output
-        self.module = model if isinstance(model, nn.Module) else None
-        self.device = resolve_device(device)
-        self.num_classes, self.class_names = check_classes(num_classes, class_names, name)
-        self.access = resolve_access(access, self.module is not None, name)
+        super().__init__(resolve_device(device))
+        self._model, self._settings = model, settings or ClassifierSettings()
+        self.name: Final = name
+        self.output: Final = output
+        classes = check_classes(num_classes, class_names, name)
+        self.num_classes: Final = classes[0]
+        self.class_names: Final = classes[1]
+        self.access: Final = resolve_access(access, self.module is not None, name)
         normalization = parse_normalization(normalize, channels)
-        self.input_size = None if input_size is None else (int(input_size[0]), int(input_size[1]))
-        self.notes: list[str] = []
-        self.provenance: dict[str, Any] = {}
-        self.batch_size: int | None = None
-        self.search_precision: Precision = "fp32"
-        self.compile_steps = False
-        self.external_passes, self.worker_passes = [0, 0], 0
-        self.min_batch_size, self.is_fork_safe = 1, True
-        self.fixed_batch_size: int | None = None
-        self.consistency, self.uses_fresh_copies = Consistency(), False
+        self.input_size: Final = None if input_size is None else (int(input_size[0]), int(input_size[1]))
+        self.notes: Final[list[str]] = []
+        self.provenance: Final = dict(provenance or {})
         self._needs_full_backward: bool | None = None
         self._fresh_copies = FreshCopies()
         self._evaluation_mode: EvaluationMode | None = None
-        self._pass_counters: list[PassCounter] = []
         dtype = find_computing_dtype(self.module)
-        self.gradient_guard, self.border_probe = GradientGuard(), BorderProbe(dtype)
+        self.gradient_guard: Final = GradientGuard()
+        self.border_probe: Final = BorderProbe(dtype)
         self._preprocessing = Preprocessing(normalization, self.input_size, self.device, dtype)
-        self.channels = self._preprocessing.channels if channels is None else channels
+        self.channels: Final = self._preprocessing.channels if channels is None else channels
         move_to_device(self.module, self.device, self.name)
         meaning, logit_check = check_output_kind(output, self.num_classes, self.class_names, name)
         self._model_call = ModelCall(self.num_classes, self.access, output, name, logit_check)
@@ -150,7 +133,7 @@ class Classifier:
 
         Args:
             images: (N, C, H, W), floating, in [0, 1]; never changed, whatever the model does to its input.
-            rows: (N,), which image of the open `metered` each row belongs to; by default the first N.
+            rows: (N,), which image of the open `count_passes` each row belongs to; by default the first N.
 
         Returns:
             (N, K), float32, on ``device``. Differentiable if the access is ``"gradients"``, gradients are
@@ -195,18 +178,19 @@ class Classifier:
             leaf = images.detach().to(self.device).requires_grad_()
             logits = self(leaf, rows)
             losses = loss(logits)
-            found = self.differentiate_losses(losses, leaf) if losses.requires_grad else None
+            slopes = self.differentiate_losses(losses, leaf) if losses.requires_grad else None
         record_finished_pass()
-        if found is None:
+        if slopes is None:
             raise explain_missing_gradient(self.access, self.name)
         if self._pass_counters:
-            self._pass_counters[-1].add_backward(
-                rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1]
-            )
-            self._pass_counters[-1].add_gradient_step(rows, len(images))
+            counter = self._pass_counters[-1]
+            counter.add_backward(rows, len(images), times=1 if losses.ndim == 1 else losses.shape[1])
+            counter.add_gradient_step(rows, len(images))
         losses = losses.detach()
-        mended = self.gradient_guard.repair_gradient(self, images.to(self.device), loss, rows, losses, found)
-        return logits.detach(), losses, mended
+        gradient = self.gradient_guard.repair_gradient(
+            self, images.to(self.device), loss, rows, losses, slopes
+        )
+        return logits.detach(), losses, gradient
 
     def confirm_gradient(
         self, losses_at: LossFunction, images: Tensor, losses: Tensor, gradient: Tensor
@@ -219,6 +203,43 @@ class Classifier:
         if self._needs_full_backward is None:
             self._needs_full_backward = uses_reentrant_checkpoints(losses)
         return differentiate_model(losses, leaf, full_backward=self._needs_full_backward, name=self.name)
+
+    @property
+    def model(self) -> nn.Module | Callable[[Tensor], Tensor]:
+        """What answers: a module, or any other callable."""
+        return self._model
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The model if it is a module."""
+        return self._model if isinstance(self._model, nn.Module) else None
+
+    @property
+    def settings(self) -> ClassifierSettings:
+        """How it is used."""
+        return self._settings
+
+    def configure(self, **changes: Any) -> Self:
+        """Use it in another way from now on; its identity stays.
+
+        Args:
+            **changes: Fields of `ClassifierSettings`; the others stay.
+
+        Returns:
+            This classifier.
+        """
+        self._settings = replace(self._settings, **changes)
+        return self
+
+    @contextmanager
+    def use_batch_size(self, batch_size: int | None) -> Iterator[None]:
+        """Inside, attacks give it so many images at a time; see `ClassifierSettings.batch_size`."""
+        before = self._settings.batch_size
+        self.configure(batch_size=batch_size)
+        try:
+            yield
+        finally:
+            self.configure(batch_size=before)
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[None]:
@@ -240,14 +261,9 @@ class Classifier:
             self._evaluation_mode = None
             self._fresh_copies.record_state(self.model)
 
-    def record_stage(self, rows: Tensor, stage: str) -> None:
-        """Note which stage of an ensemble found the candidates of these images of the open `metered`."""
-        if self._pass_counters:
-            self._pass_counters[-1].record_stage(rows, stage)
-
     @contextmanager
     def open_fresh_copy(self) -> Iterator[Classifier]:
-        """A classifier over a copy of the model as it was before its first question; inside `attacked` only.
+        """A classifier over a copy of the model as it was before its first call; in `evaluation_mode` only.
 
         It shares parameters, preprocessing and notes with this one, and counts its own passes. As long as it
         is open, globals and the like that the model's code uses have the values of then, too.
@@ -263,41 +279,6 @@ class Classifier:
         """Paths of the model's attributes that fresh copies share with it, because nobody can copy them."""
         return self._fresh_copies.uncopied_attributes
 
-    @contextmanager
-    def count_passes(self, count: int, limit: int | None = None) -> Iterator[PassCounter]:
-        """Count passes by image while open; the innermost open meter counts.
-
-        Args:
-            count: How many images are measured.
-            limit: Most forward passes an image may spend; a call that would exceed it fails instead.
-        """
-        meter = PassCounter(count, self.device, limit)
-        with ExitStack() as stack:
-            self._pass_counters.append(meter)
-            stack.callback(self._pass_counters.remove, meter)
-            yield meter
-
-    def count_current_passes(self) -> int:
-        """Passes spent since the open meter was opened or the foreign ones were reset: a sign of life."""
-        return (
-            self.worker_passes
-            + sum(self.external_passes)
-            + sum(one.total_passes for one in self._pass_counters[-1:])
-        )
-
-    def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
-        """Queries that images of the open meter may still spend, int64; None where nothing limits them.
-
-        Args:
-            rows: Which images, (N,), by default all that are measured.
-        """
-        return self._pass_counters[-1].queries_left(rows) if self._pass_counters else None
-
-    @property
-    def open_counter(self) -> PassCounter | None:
-        """The innermost open meter, if any."""
-        return self._pass_counters[-1] if self._pass_counters else None
-
     def to(self, device: str | torch.device) -> Classifier:
         """Compute on another device from now on; ``"auto"`` means CUDA where there is one.
 
@@ -305,23 +286,21 @@ class Classifier:
             ConfigError: If there is no such device here.
             ModelError: If the model cannot be moved.
         """
-        self.device = resolve_device(device)
-        dtype = find_computing_dtype(self.module)
-        self._preprocessing = Preprocessing(
-            self._preprocessing.normalization, self.input_size, self.device, dtype
-        )
+        self._device = resolve_device(device)
+        dtype, normalization = find_computing_dtype(self.module), self.normalization
+        self._preprocessing = Preprocessing(normalization, self.input_size, self.device, dtype)
         move_to_device(self.module, self.device, self.name)
         return self
 
     def as_module(self, originals: Tensor | None = None) -> nn.Module:
-        """This classifier for other libraries: a module from images to logits; adds to ``external_passes``.
+        """This classifier for other libraries: a module from images to logits; adds to `external_passes`.
 
         Args:
             originals: The images of the open meter, (N, C, H, W): what is wrong with a gradient is counted
                 for the one that is nearest to where it was taken. None: it is not counted.
         """
         record = partial(count_nearest_faults, lambda: self.open_counter, originals)
-        return CountedModule(self._compute_external_logits, self.external_passes, self.module, record)
+        return CountedModule(self._compute_external_logits, self._external_passes, self.module, record)
 
     def compute_digest(self) -> str:
         """SHA-256, hexadecimal, over what decides the logits; see `describe_parts`."""
@@ -359,7 +338,7 @@ class Classifier:
         check_finite_weights(self.module, self.name)
 
     def add_note(self, text: str) -> None:
-        """Add to ``build_notes``, once."""
+        """Add to ``notes``, once."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -370,8 +349,8 @@ class Classifier:
     def _copy_with_model(self, model: Any) -> Classifier:
         """A classifier like this one over a copy of the model."""
         twin = copy.copy(self)
-        twin.model, twin.module = model, model if isinstance(model, nn.Module) else None
-        twin._model_call, twin._pass_counters, twin.uses_fresh_copies = copy.copy(self._model_call), [], False  # noqa: SLF001
+        twin._model, twin._model_call, twin._pass_counters = model, copy.copy(self._model_call), []  # noqa: SLF001
+        twin.configure(uses_fresh_copies=False)
         if twin.module is not None:
             set_evaluation_mode(twin.module)
             move_to_device(twin.module, self.device, self.name)
@@ -383,15 +362,12 @@ class Classifier:
 
     def _compute_logits(self, images: Tensor) -> Tensor:
         """Logits of checked images, in batches that the model takes."""
-        if self.fixed_batch_size is not None and len(images):
-            return forward_in_fixed_batches(self._query_model, images, self.fixed_batch_size)
-        if len(images) != 1:
-            return self._query_model(images)
-        if self.min_batch_size > 1:
-            return forward_doubled(self._query_model, images)
-        logits, doubled = forward_single(self._query_model, images)
-        if doubled:
-            self.min_batch_size = 2
+        limits = self._settings
+        logits, must_double = forward_in_allowed_batches(
+            self._query_model, images, fixed_size=limits.fixed_batch_size, min_size=limits.min_batch_size
+        )
+        if must_double:
+            self.configure(min_batch_size=2)
             self.add_note(
                 "fails on a single image (squeeze() without a dimension?): single images are given twice"
             )
@@ -399,7 +375,7 @@ class Classifier:
 
     def _query_model(self, images: Tensor) -> Tensor:
         """What the model, or a fresh copy of it, answers to these images together."""
-        if self.uses_fresh_copies:
+        if self._settings.uses_fresh_copies:
             with self.open_fresh_copy() as twin:
                 return twin._query_model(images)  # noqa: SLF001
         return self._model_call.compute_logits(

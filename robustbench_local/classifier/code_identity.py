@@ -89,9 +89,8 @@ class CodeDescriber:
         """A module with all that is in it."""
         parts = []
         for name, one in module.named_modules():
-            parts.append(
-                f"{name}: {self.describe_value(type(one))} ({self.describe_attributes(one)}){describe_program(one)}"
-            )
+            kind = self.describe_value(type(one))
+            parts.append(f"{name}: {kind} ({self.describe_attributes(one)}){describe_program(one)}")
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         parts += [f"{name}: {describe_tensor(value)}" for name, value in sorted(tensors.items())]
         return "\n".join(parts)
@@ -212,7 +211,8 @@ class CodeDescriber:
         names = [slots] if isinstance(slots, str) else list(slots)
         state = {name: getattr(value, name, None) for name in names} | dict(getattr(value, "__dict__", {}))
         state.pop(CODE_RECORD_ATTRIBUTE, None)
-        return f"{self.describe_value(kind)} {self.describe_value({str(name): part for name, part in state.items()})}"
+        attributes = {str(name): part for name, part in state.items()}
+        return f"{self.describe_value(kind)} {self.describe_value(attributes)}"
 
 
 _DESCRIBERS_BY_TYPE: tuple[tuple[Any, Callable[[CodeDescriber, Any], str]], ...] = (

@@ -17,6 +17,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def extract_first_line(error: BaseException, limit: int = 200) -> str:
-    """What somebody else's exception says, as part of one line: at most ``query_limit`` characters of its first."""
+    """What somebody else's exception says, as part of one line: at most ``limit`` characters."""
     line = next(iter(str(error).strip().splitlines()), "no message")
     return escape_unprintable(line[:limit]).rstrip(". ")

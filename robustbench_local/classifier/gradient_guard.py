@@ -29,7 +29,7 @@ class GradientSource(Protocol):
         """See `Classifier.open_meter`."""
 
     def count_passes(self, count: int, limit: int | None = None) -> AbstractContextManager[PassCounter]:
-        """See `Classifier.metered`."""
+        """See `Classifier.count_passes`."""
 
     def __call__(self, images: Tensor, rows: Tensor | None = None) -> Tensor:
         """See `Classifier.__call__`."""

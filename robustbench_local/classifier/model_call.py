@@ -60,7 +60,7 @@ class ModelCall:
 
         Args:
             model: What is asked.
-            images: (N, C, H, W) in [0, 1], checked, on the device of ``prepare_run``.
+            images: (N, C, H, W) in [0, 1], checked, on the device of ``prepare``.
             prepare: Makes of them what the model is given.
             mode: What holds while the model is attacked; None outside.
             note: Told what a reader of the results should know.

@@ -41,7 +41,7 @@ def describe_model(model: Any) -> dict[str, str]:
 
     Args:
         model: A module or callable. A callable that stands for something elsewhere, such as a file or a
-            service, says in its attribute ``read_identity``, a text, what decides its answers.
+            service, says in its attribute ``identity``, a text, what decides its answers.
     """
     describer = CodeDescriber()
     parts = _describe_module(model, describer) if isinstance(model, nn.Module) else {}

@@ -127,7 +127,7 @@ class PassCounter:
         _add_counts(self._forward_counts, rows, size)
 
     def add_backward(self, rows: Tensor | None, size: int, times: int = 1) -> None:
-        """Count ``format_ratio`` backward passes of ``size`` images; ``rows`` says which, else the first ones."""
+        """Count ``times`` backward passes of ``size`` images; ``rows`` says which, else the first ones."""
         self.total_passes += size * times
         _add_counts(self._backward_counts, rows, size, times)
 

@@ -62,7 +62,7 @@ class ProcessSettings(NamedTuple):
         )
 
     def list_differences(self, other: ProcessSettings) -> list[str]:
-        """Names of the settings in which ``other_target_count`` differs."""
+        """Names of the settings in which ``other`` differs."""
         return [name for name, ours, theirs in zip(self._fields, self, other, strict=True) if ours != theirs]
 
     def restore_settings(self) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -38,9 +39,9 @@ class RandomizedClassifier(WrappedClassifier):
 
     Called with an image, or asked for a gradient, it answers with the mean over ``draws`` draws, each of
     which counts as a pass of its own. The draws are fresh at every new point and yet depend on nothing but
-    the point and ``seed``, so that a search takes the same way in every batch. A class whose lead may be
-    luck, less than five standard errors, is all but tied with the next one, so that no search ends there.
-    Inside `deciding` the answer is the mean over ``verdict_draws`` other draws, which belong to the image.
+    the point and the attack's seed, so that a search takes the same way in every batch. A class whose lead
+    may be luck, less than five standard errors, is all but tied with the next one: no search ends there.
+    Inside `with_verdict_draws` the answer is the mean over ``verdict_draws`` other draws of the image's own.
 
     Args:
         inner: The classifier within.
@@ -48,9 +49,6 @@ class RandomizedClassifier(WrappedClassifier):
         access: What an attacker may use.
         draws: Draws an attack's look averages over.
         verdict_draws: Draws a verdict averages over.
-
-    Attributes:
-        seed: Decides the draws that attacks see.
 
     Source: Athalye et al. 2018, arXiv:1707.07397, section 2 (expectation over transformation).
     """
@@ -65,13 +63,37 @@ class RandomizedClassifier(WrappedClassifier):
         verdict_draws: int = DEFAULT_VERDICT_DRAWS,
     ) -> None:
         super().__init__(inner, name=name, access=access)
-        self.draws, self.verdict_draws, self.seed = draws, verdict_draws, 0
+        self._draws, self._attack_seed = draws, 0
+        self.verdict_draws: Final = verdict_draws
         self.add_note(
             f"draws random numbers: an attack looks at the mean over {draws} draws, and a verdict is reached "
             f"on {verdict_draws} draws of the image's own"
         )
         self._current_numbers: RandomNumbers | None = None
         self._verdict_stream: RandomStream | None = None
+
+    @property
+    def draws(self) -> int:
+        """Draws that an attack's look averages over."""
+        return self._draws
+
+    @contextmanager
+    def use_draws(self, draws: int) -> Iterator[None]:
+        """Inside, a look averages over so many draws."""
+        before, self._draws = self._draws, draws
+        try:
+            yield
+        finally:
+            self._draws = before
+
+    @contextmanager
+    def use_attack_seed(self, seed: int) -> Iterator[None]:
+        """Inside, this seed decides the draws that attacks see."""
+        before, self._attack_seed = self._attack_seed, seed
+        try:
+            yield
+        finally:
+            self._attack_seed = before
 
     @abstractmethod
     def sample(self, images: Tensor, numbers: RandomNumbers) -> Tensor:
@@ -100,12 +122,12 @@ class RandomizedClassifier(WrappedClassifier):
     def compute_gradient(
         self, images: Tensor, loss: Callable[[Tensor], Tensor], rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See :meth:`Classifier.compute_gradient`; of the loss of the answer, through all draws that make it."""
-        found = super().compute_gradient(images, loss, rows)
+        """See :meth:`Classifier.compute_gradient`; of the loss of the answer, through all its draws."""
+        logits, losses, gradient = super().compute_gradient(images, loss, rows)
         if self._pass_counters:
-            each = 1 if found[1].ndim == 1 else found[1].shape[1]
-            self._pass_counters[-1].add_backward(rows, len(images), times=(self.draws - 1) * each)
-        return found
+            per_draw = 1 if losses.ndim == 1 else losses.shape[1]
+            self._pass_counters[-1].add_backward(rows, len(images), times=(self.draws - 1) * per_draw)
+        return logits, losses, gradient
 
     def confirm_gradient(
         self,
@@ -190,11 +212,11 @@ class RandomizedClassifier(WrappedClassifier):
         count = len(images)
         which = torch.arange(count, device=self.device) if rows is None else rows.to(self.device)
         if self._verdict_stream is None:
-            keys, draws = compute_point_keys(images, self.seed), self.draws
+            keys, draws = compute_point_keys(images, self._attack_seed), self.draws
         else:
             verdicts = RandomStream(self._verdict_stream.seed, self._verdict_stream.ids, "verdict")
             keys, draws = verdicts.compute_keys("", self.device)[which], self.verdict_draws
-        at_once = max(1, (self.batch_size or count) // max(count, 1))
+        at_once = max(1, (self.settings.batch_size or count) // max(count, 1))
         for first in range(0, draws, at_once):
             shifts = [derive_seed("draw", draw) for draw in range(first, min(first + at_once, draws))]
             several = len(shifts)
@@ -208,7 +230,7 @@ def _split_draws(rows: Tensor, count: int) -> Tensor:
 
 
 def _shrink_uncertain_leads(answer: Tensor, without: Tensor) -> Tensor:
-    """Logits in which a lead of less than `CLEAR` standard errors shrinks below what counts as a success.
+    """Logits in which a lead of less than `MIN_LEAD_STD_ERRORS` shrinks below what counts as a success.
 
     Args:
         answer: (N, K), over all draws.
@@ -225,10 +247,10 @@ def _shrink_uncertain_leads(answer: Tensor, without: Tensor) -> Tensor:
     # it still grows with the lead, so that a search finds its way; where something is not finite, it stays
     room = answer[rows, second] - answer.amin(dim=1)
     shrunk = answer[rows, second] + TIED_LEAD * room * lead / clear
-    told = answer.clone()
+    shrunk_answer = answer.clone()
     doubtful = (lead < clear) & torch.isfinite(shrunk)
-    told[rows, winner] = torch.where(doubtful, shrunk, answer[rows, winner])
-    return told
+    shrunk_answer[rows, winner] = torch.where(doubtful, shrunk, answer[rows, winner])
+    return shrunk_answer
 
 
 def with_verdict_draws(classifier: Classifier, stream: RandomStream | None) -> AbstractContextManager[None]:
@@ -238,17 +260,11 @@ def with_verdict_draws(classifier: Classifier, stream: RandomStream | None) -> A
     return nullcontext()
 
 
-@contextmanager
-def with_attack_seed(classifier: Classifier, seed: int) -> Iterator[None]:
+def with_attack_seed(classifier: Classifier, seed: int) -> AbstractContextManager[None]:
     """Inside, the draws that attacks see of a randomized classifier are those of this seed."""
-    if not isinstance(classifier, RandomizedClassifier):
-        yield
-        return
-    before, classifier.seed = classifier.seed, seed
-    try:
-        yield
-    finally:
-        classifier.seed = before
+    if isinstance(classifier, RandomizedClassifier):
+        return classifier.use_attack_seed(seed)
+    return nullcontext()
 
 
 def passes_per_query(classifier: Classifier) -> tuple[int, int]:

@@ -10,23 +10,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from robustbench_local.classifier import Access, Classifier
+from robustbench_local.classifier import Access, Classifier, ClassifierSettings
 from robustbench_local.classifier.image_borders import MASKED_BORDERS_NOTE
 
 
 class WrappedClassifier(Classifier):
     """Asks another classifier, whose weights and preprocessing it shares.
 
-    A subclass writes ``_compute_logits`` and ``read_identity``. Passes are counted here, an image at a time, and not once
-    more in the classifier within.
+    A subclass writes ``_compute_logits`` and ``identity``. Passes are counted here, an image at a time, and
+    not once more in the classifier within.
 
     Args:
         inner: The classifier within; not changed, and usable by itself all the while.
         name: What to call the whole in messages; by default what the classifier within is called.
         access: What an attacker may use, by default what the classifier within gives.
-
-    Attributes:
-        inner: The classifier within.
     """
 
     def __init__(self, inner: Classifier, *, name: str | None = None, access: Access | None = None) -> None:
@@ -39,13 +36,19 @@ class WrappedClassifier(Classifier):
             output=inner.output,
             name=name or inner.name,
             device=inner.device,
+            input_size=inner.input_size,
+            provenance=inner.provenance,
+            settings=ClassifierSettings(
+                is_fork_safe=inner.settings.is_fork_safe, consistency=inner.settings.consistency
+            ),
         )
-        self.inner = inner
-        self.input_size = inner.input_size
-        self.notes = list(inner.notes)
-        self.provenance = dict(inner.provenance)
-        self.is_fork_safe = inner.is_fork_safe
-        self.consistency = inner.consistency
+        self._inner = inner
+        self.notes[:] = inner.notes
+
+    @property
+    def inner(self) -> Classifier:
+        """The classifier within."""
+        return self._inner
 
     @property
     @abstractmethod
@@ -64,7 +67,7 @@ class WrappedClassifier(Classifier):
 
     @contextmanager
     def open_fresh_copy(self) -> Iterator[Classifier]:
-        """See :meth:`Classifier.fresh`; around a fresh copy of the classifier within."""
+        """See :meth:`Classifier.open_fresh_copy`; around a fresh copy of the classifier within."""
         with self.inner.open_fresh_copy() as inner:
             yield self if inner is self.inner else self._wrap_copy(inner)
 
@@ -73,12 +76,11 @@ class WrappedClassifier(Classifier):
 
     def _wrap_copy(self, inner: Classifier) -> Classifier:
         twin = copy.copy(self)
-        twin.inner, twin.model, twin.module = inner, inner.model, inner.module
-        twin._pass_counters = []  # noqa: SLF001
+        twin._inner, twin._model, twin._pass_counters = inner, inner.model, []  # noqa: SLF001
         return twin
 
     def to(self, device: str | torch.device) -> Classifier:
-        """See :meth:`Classifier.from_dtype`; the classifier within moves along, for they share the module."""
+        """See :meth:`Classifier.to`; the classifier within moves along, for they share the module."""
         self.inner.to(device)
         return super().to(device)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robustbench_local.classifier.literals import Precision
 from robustbench_local.cli.run_results import make_console, show_results
 from robustbench_local.cli.terminal_output import print_json, print_line
 from robustbench_local.evaluation.execution import finished_run
-from robustbench_local.evaluation.grid.run_settings import find_run_directory, override_grid
+from robustbench_local.evaluation.grid.run_directory import find_run_directory
 from robustbench_local.evaluation.grid.schema import Grid, load_grid
+from robustbench_local.evaluation.options import Options
 from robustbench_local.reports.formatting.text import format_count
 from robustbench_local.store.run_store import RunStore
 
@@ -21,65 +20,41 @@ class DescribedGrid:
     """A grid with what a command line says about it, and where its run lies."""
 
     grid: Grid
-    """With the command line's overrides."""
+    """As its file says it."""
     base: Path
     """Folder that its relative paths start from."""
     directory: Path
     """The run directory."""
     card_folders: tuple[Path, ...]
     """Folders of the user's own cards."""
-    allow_batch_dependence: bool
-    """As in ``run_grid``."""
-    has_goal: bool
-    """Whether the command line names source or target classes, which only the data can resolve."""
+    options: Options
+    """What the command line says."""
 
     @classmethod
-    def from_options(
-        cls,
-        source: Path | None,
-        *,
-        out: Path | None,
-        limit: int | None,
-        seed: int | None,
-        search_precision: Precision | None,
-        cards: Sequence[Path],
-        allow_batch_dependence: bool,
-        has_goal: bool,
-    ) -> DescribedGrid:
+    def from_options(cls, source: Path | None, out: Path | None, options: Options) -> DescribedGrid:
         """Read the grid file.
 
         Args:
             source: The grid file; None for the embedded grid.
             out: The run directory; None: by the grid's name.
-            limit: As in ``run_grid``, like all others.
-            seed: As in ``run_grid``.
-            search_precision: As in ``run_grid``.
-            cards: As in ``run_grid``.
-            allow_batch_dependence: As in ``run_grid``.
-            has_goal: Whether classes are named.
+            options: How to run it.
 
         Raises:
-            ConfigError: If the grid cannot be read, or the directory not be used.
+            ConfigError: If the grid cannot be read, or the directory cannot be used.
         """
-        loaded, base = load_grid(source)
-        grid = override_grid(loaded, limit, seed, search_precision)
+        grid, base = load_grid(source)
         beside = base / "cards"
         return cls(
             grid=grid,
             base=base,
             directory=find_run_directory(grid, out),
-            card_folders=(*cards, *([beside] if beside.is_dir() else [])),
-            allow_batch_dependence=allow_batch_dependence,
-            has_goal=has_goal,
+            card_folders=(*map(Path, options.cards), *([beside] if beside.is_dir() else [])),
+            options=options,
         )
 
     def describe_inputs(self) -> dict[str, str] | None:
         """What the outcome depends on, as files are now; None where files alone do not tell."""
-        if self.has_goal:
-            return None
-        return finished_run.describe_inputs(
-            self.grid, self.base, self.card_folders, allow_batch_dependence=self.allow_batch_dependence
-        )
+        return finished_run.describe_inputs(self.grid, self.base, self.card_folders, self.options)
 
     def is_finished(self) -> bool:
         """Whether the directory holds this very run, come to its end."""

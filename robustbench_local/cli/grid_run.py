@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from robustbench_local.cli.finished_grid import DescribedGrid
 from robustbench_local.cli.progress import build_plan_table, choose_display
 from robustbench_local.cli.run_results import INCOMPLETE_EXIT_CODE, make_console, show_results
 from robustbench_local.cli.terminal_output import print_json, print_line
 from robustbench_local.evaluation.execution.finished_run import INPUTS_KEY
 from robustbench_local.evaluation.execution.model_speed import try_measure_speed
+from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.goal import describe_goals, format_classes
 from robustbench_local.evaluation.planning.plan import Plan
 from robustbench_local.reports.formatting.text import format_duration
@@ -22,46 +22,51 @@ from robustbench_local.run import execute_run, prepare_run
 from robustbench_local.store.run_store import RunStore
 
 
-def run_and_report(
+def run_with_options(
     grid: Path | None,
+    out: Path | None,
+    options: Options,
+    described: DescribedGrid,
     *,
-    describe_inputs: Callable[[], dict[str, str] | None],
     dry_run: bool,
     as_json: bool,
-    recompute_damaged: bool,
-    **options: Any,
 ) -> int:
-    """Run a grid and show what it finds.
+    """Plan a grid, show the plan, run it, report it and judge its gates.
 
     Args:
-        grid: The grid file; None for the embedded grid.
-        describe_inputs: What the outcome depends on, as files are when it is called; None where nobody knows.
-        dry_run: Whether nothing is run.
-        as_json: Whether the standard output is JSON lines.
-        recompute_damaged: As in ``run_grid``.
-        options: As in `prepare_run`.
+        grid: Grid file; None for the embedded grid.
+        out: Run directory; None for ``runs/NAME``.
+        options: How to run it.
+        described: The same grid, with what its outcome depends on.
+        dry_run: Whether only the plan is shown.
+        as_json: Whether progress and results are JSON lines.
 
     Returns:
         The exit code.
     """
-    console, inputs = make_console(as_json=as_json), None if dry_run else describe_inputs()
+    console, inputs = make_console(as_json=as_json), None if dry_run else described.describe_inputs()
     if not as_json:
         print_line(console, "loading data and models", style="dim")
     plan, directory = prepare_run(
         grid,
+        out,
+        options=options,
         is_dry_run=dry_run,
         report=lambda line: _print_training(console, line, as_json=as_json),
-        **options,
     )
     _show_plan(plan, console, as_json=as_json, dry_run=dry_run)
     if dry_run:
         return INCOMPLETE_EXIT_CODE if any(cell.problem for cell in plan.cells) else 0
     with choose_display(console, as_json=as_json) as display:
         run = execute_run(
-            plan, directory, display, exit_process=_exit_incomplete, recompute_damaged=recompute_damaged
+            plan,
+            directory,
+            display,
+            exit_process=_exit_incomplete,
+            recompute_damaged=options.recompute_damaged,
         )
-    if run.is_complete and inputs is not None and describe_inputs() == inputs:  # no file changed meanwhile
-        _remember_inputs(plan, directory, inputs)
+    if run.is_complete and inputs is not None and described.describe_inputs() == inputs:
+        _remember_inputs(plan, directory, inputs)  # no file has changed meanwhile
     return show_results(directory, console, as_json=as_json)
 
 
@@ -133,7 +138,11 @@ def _show_plan(plan: Plan, console: Console, *, as_json: bool, dry_run: bool) ->
     device = plan.subjects[0].classifier.device
     whole = f"{sum(len(cell.positions) for cell in plan.cells):,} image-attacks on {device}"
     most = format_duration(sum(seconds.values()))
-    print_line(console, f"{whole}, {most} at most if no image breaks, usually far less{ending}", wrap=True)
+    print_line(
+        console,
+        f"{whole}, {most} at most; usually far less, since images stop at the first success{ending}",
+        wrap=True,
+    )
     for goal in describe_goals(plan.cells):
         print_line(console, f"goal: {goal}", wrap=True)
     for line in plan.warnings:

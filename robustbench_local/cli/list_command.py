@@ -44,7 +44,7 @@ def command(
     ] = None,
     cards: Annotated[
         list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
+        typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", envvar="RBL_JSON", help="As JSON.")] = False,
 ) -> None:

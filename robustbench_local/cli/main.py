@@ -30,7 +30,7 @@ INTERRUPTED_EXIT_CODE = 130
 INTERNAL_EXIT_CODE = 70
 USER_MODULE_PREFIX = "robustbench_local_user_"
 """How the names of modules begin that ``python:`` models were made from."""
-INTERRUPTED_MESSAGE = "interrupted; everything committed is kept, and the same command goes on"
+INTERRUPTED_MESSAGE = "interrupted; all committed results are kept, and the same command resumes"
 
 COMMANDS = {
     "run": "robustbench_local.cli.run_command",
@@ -54,7 +54,7 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     """
     app = typer.Typer(
         name="rbl",
-        help="How often is a classifier right when someone works against it, and how sure are we?",
+        help="Measure the adversarial robustness of image classifiers, with confidence intervals.",
         no_args_is_help=True,
         add_completion=True,
         pretty_exceptions_enable=False,
@@ -170,7 +170,7 @@ def _report_unexpected(error: BaseException, arguments: Sequence[str]) -> int:
 def _describe_escape(escape: BaseException) -> str:
     """What is meant to end a process, raised by a model or a library."""
     shown = f"called sys.exit({escape.code!r})" if isinstance(escape, SystemExit) else f"raised {escape!r}"
-    return f"a model or a library {shown}; nothing that it left undone is judged"
+    return f"a model or a library {shown}; unfinished work is not evaluated"
 
 
 def _print_error(line: str, code: int) -> int:

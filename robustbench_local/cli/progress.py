@@ -25,7 +25,7 @@ from rich.text import Text
 from robustbench_local.cli.terminal_output import escape_text, join_text, print_json, print_line
 from robustbench_local.errors import escape_unprintable
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
-from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
+from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.reports.formatting.text import format_duration
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 from robustbench_local.store.run_labels import RunLabels
@@ -51,7 +51,7 @@ class ProgressDisplay(ProgressListener):
         """Remember the labels."""
         self.labels = plan.labels
 
-    def format_title(self, cell: PlannedCell) -> str:
+    def format_title(self, cell: CellSpec) -> str:
         """Name of a cell for a person."""
         record = cell.record
         model = self.labels.get_model_label(record.model, record.defense)
@@ -100,19 +100,17 @@ class RichDisplay(ProgressDisplay):
         super().on_plan_ready(plan)
         self.progress.update(self.total_task, total=len(plan.cells), visible=True)
 
-    def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
+    def on_cell_start(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Show the bar of the cell."""
         label = escape_unprintable(self.format_title(cell))
         self.progress.reset(self.cell_task, total=len(cell.positions), completed=done.n)
         self.progress.update(self.cell_task, description=label, visible=True, note="", cell=cell)
 
-    def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
+    def on_batch_end(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Move the bar of the cell."""
         self.progress.update(self.cell_task, completed=done.n, note=format_progress(cell, done))
 
-    def on_cell_end(
-        self, cell: PlannedCell, status: CellStatus, done: OutcomeCounts, error: str | None
-    ) -> None:
+    def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
         """Leave a line about the cell and move the bar of the run."""
         self.progress.update(self.cell_task, visible=False)
         self.progress.advance(self.total_task)
@@ -136,7 +134,7 @@ class PlainDisplay(ProgressDisplay):
     def __init__(self, console: Console) -> None:
         self.console = console
         self._last_print = time.monotonic()
-        self._current_cell: PlannedCell | None = None
+        self._current_cell: CellSpec | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._print_heartbeats, daemon=True)
 
@@ -151,22 +149,19 @@ class PlainDisplay(ProgressDisplay):
         self._stopped.set()
         self._thread.join()
 
-    def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
+    def on_cell_start(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Say which cell starts."""
         rest = f", {done.n} already done" if done.n else ""
         self._current_cell = cell
         self._print_line(f"started {self.format_title(cell)}: {len(cell.positions)} images{rest}")
 
-    def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
+    def on_batch_end(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Say how far the cell is, every few seconds at most."""
         if time.monotonic() - self._last_print > HEARTBEAT_SECONDS / 3:
-            self._print_line(
-                f"        {self.format_title(cell)}: {done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
-            )
+            progress = f"{done.n} of {len(cell.positions)} images, {format_progress(cell, done)}"
+            self._print_line(f"        {self.format_title(cell)}: {progress}")
 
-    def on_cell_end(
-        self, cell: PlannedCell, status: CellStatus, done: OutcomeCounts, error: str | None
-    ) -> None:
+    def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
         """Say how the cell ended."""
         self._current_cell = None
         self._print_line(f"{status:>7} {self.format_title(cell)}: {format_cell_result(cell, done)}")
@@ -183,7 +178,7 @@ class PlainDisplay(ProgressDisplay):
         while not self._stopped.wait(1.0):
             cell = self._current_cell
             if cell is not None and time.monotonic() - self._last_print > HEARTBEAT_SECONDS:
-                self._print_line(f"        {self.format_title(cell)}: at work{format_passes(cell)}")
+                self._print_line(f"        {self.format_title(cell)}: running{format_passes(cell)}")
 
 
 class JsonDisplay(ProgressDisplay):
@@ -199,17 +194,15 @@ class JsonDisplay(ProgressDisplay):
             "planned", name=plan.name, cells=len(plan.cells), images=len(plan.data), seed=plan.seed
         )
 
-    def on_cell_start(self, cell: PlannedCell, done: OutcomeCounts) -> None:
+    def on_cell_start(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Emit which cell starts."""
         self._print_event("cell_started", cell, images=len(cell.positions), done=done.n)
 
-    def on_batch_end(self, cell: PlannedCell, done: OutcomeCounts) -> None:
+    def on_batch_end(self, cell: CellSpec, done: OutcomeCounts) -> None:
         """Emit how far the cell is."""
         self._print_event("batch_done", cell, images=len(cell.positions), done=done.n, robust=done.robust)
 
-    def on_cell_end(
-        self, cell: PlannedCell, status: CellStatus, done: OutcomeCounts, error: str | None
-    ) -> None:
+    def on_cell_end(self, cell: CellSpec, status: CellStatus, done: OutcomeCounts, error: str | None) -> None:
         """Emit how the cell ended."""
         self._print_event("cell_finished", cell, status=status, done=done.n, robust=done.robust, error=error)
 
@@ -217,11 +210,11 @@ class JsonDisplay(ProgressDisplay):
         """Emit the line."""
         self._print_event(event.level, message=event.message)
 
-    def _print_event(self, event: str, cell: PlannedCell | None = None, **facts: Any) -> None:
+    def _print_event(self, event: str, cell: CellSpec | None = None, **facts: Any) -> None:
         about = {} if cell is None else self._identify_cell(cell)
         print_json(self.console, {"event": event, **about, **facts})
 
-    def _identify_cell(self, cell: PlannedCell) -> dict[str, str]:
+    def _identify_cell(self, cell: CellSpec) -> dict[str, str]:
         record = cell.record
         label = self.labels.get_attack_label(record.attack)
         return {"model": record.model, "defense": record.defense, "attack": record.attack, "label": label}
@@ -234,13 +227,13 @@ def choose_display(console: Console, *, as_json: bool) -> ProgressDisplay:
     return RichDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
-def format_passes(cell: PlannedCell) -> str:
+def format_passes(cell: CellSpec) -> str:
     """Passes of the attack in the batch at work."""
     passes = cell.queried_subject.classifier.count_current_passes()
     return f", {passes:,} passes into this batch" if passes else ""
 
 
-def format_progress(cell: PlannedCell, done: OutcomeCounts) -> str:
+def format_progress(cell: CellSpec, done: OutcomeCounts) -> str:
     """What has come out of a cell until now."""
     if cell.record.measure == "views":
         return format_sticker_success(done)
@@ -248,25 +241,25 @@ def format_progress(cell: PlannedCell, done: OutcomeCounts) -> str:
 
 
 def format_sticker_success(done: OutcomeCounts) -> str:
-    """What became of signs that are judged over views; those that are void or misread untouched apart."""
+    """What became of signs that are judged over views; those that are void or misclassified clean apart."""
     left_out = done.n - done.clean_correct
-    apart = f", {left_out} left out" if left_out else ""
-    return f"{done.broken} of {done.clean_correct} signs turned in most of their views{apart}"
+    apart = f", {left_out} excluded" if left_out else ""
+    return f"{done.broken} of {done.clean_correct} signs misclassified in most of their views{apart}"
 
 
-def format_robust_word(cell: PlannedCell) -> str:
+def format_robust_word(cell: CellSpec) -> str:
     """What an image is that stays right: robust against an attack, or certified."""
     return "certified" if cell.record.measure == "certificate" else "robust"
 
 
-def format_cell_result(cell: PlannedCell, done: OutcomeCounts) -> str:
+def format_cell_result(cell: CellSpec, done: OutcomeCounts) -> str:
     """What came out of a cell, in a few words."""
     if cell.skip_reason or not done.n:
         return (None if cell.problem else cell.skip_reason) or "no outcome"
     passes = (done.forward_passes + done.backward_passes) / done.n
     hits = f", {done.broken} reached a target" if cell.threat.targets else ""
     silent = f", {done.abstained} abstained" if done.abstained else ""
-    cost = f"{passes:,.0f} passes an image, {done.seconds:.1f} s"
+    cost = f"{passes:,.0f} passes per image, {done.seconds:.1f} s"
     if cell.record.measure == "views":
         return f"{format_sticker_success(done)}, {cost}"
     return (
@@ -290,7 +283,7 @@ def build_plan_table(plan: Plan, seconds: dict[str, float]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("model", "attack"):
         table.add_column(column, overflow="fold")
-    for column in ("images", "passes at most", "time at most"):
+    for column in ("images", "max. passes", "max. time"):
         table.add_column(column, justify="right")
     for cell in plan.cells:
         forward, backward = cell.max_passes

@@ -24,8 +24,8 @@ def command(
 ) -> int:
     """Write one self-contained HTML file, and beside it CSV, JSON, Markdown and figures.
 
-    Exits 70 if an attack broke what a certificate had proven: then it has no answer. Exits 2 if stored images
-    are damaged: the report is written without them.
+    Exit code 70 if an attack contradicts a certificate: then the report gives no answer. Exit code 2 if
+    stored images are damaged: the report is written without them.
     """
     from robustbench_local.cli.terminal_output import echo_line
     from robustbench_local.reports import find_damaged_images, write_report

@@ -23,7 +23,7 @@ def build_results_table(results: dict[str, Any]) -> Table:
         results: The content of results.json.
     """
     table = Table(
-        title="Robust accuracy, n and its 95% interval; success over the clean-correct images",
+        title="Robust accuracy with its 95% interval, and attack success over the correctly classified images",
         title_justify="left",
     )
     for column in ("model", "attack"):
@@ -94,7 +94,7 @@ def _add_certificates(table: Table, cells: list[dict[str, Any]]) -> None:
     """What is proven, and of what; it stands in the column of what attacks have left."""
     table.add_section()
     for cell in cells:
-        what = "certified" if cell["concerns"] == "model" else "certified, its vote under noise"
+        what = "certified" if cell["concerns"] == "model" else "certified (majority vote under noise)"
         name = escape_text(f"{what}: {cell['label']}")
         if cell["reported_status"] != "done":
             table.add_row(

@@ -10,7 +10,7 @@ import typer
 from robustbench_local.classifier.literals import Precision
 from robustbench_local.cli.completion import complete_grid_files
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.isolation.time_limit import TIMEOUT_SECONDS
+from robustbench_local.evaluation.options import TIMEOUT_SECONDS, Options
 
 
 def command(
@@ -22,14 +22,14 @@ def command(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Use so many images, stratified by class.")
+        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Number of images, stratified by class.")
     ] = None,
     device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
     batch_size: Annotated[
         str,
         typer.Option(
             envvar="RBL_BATCH_SIZE",
-            help="Images in a pass, or auto to measure once; no influence on verdicts.",
+            help="Batch size, or auto to measure it once; no influence on verdicts.",
         ),
     ] = "auto",
     workers: Annotated[
@@ -37,14 +37,14 @@ def command(
         typer.Option(
             min=1,
             envvar="RBL_WORKERS",
-            help="Processes that share the images on a CPU, by default one a core; no influence on verdicts.",
+            help="CPU worker processes, by default one per core; no influence on verdicts.",
         ),
     ] = None,
     search_precision: Annotated[
         Precision | None,
         typer.Option(
             envvar="RBL_SEARCH_PRECISION",
-            help="bf16 searches faster and misses some breaks; every success is checked in fp32.",
+            help="bf16 is faster and misses some adversarial examples; every success is verified in fp32.",
         ),
     ] = None,
     compile_steps: Annotated[
@@ -52,7 +52,7 @@ def command(
         typer.Option(
             "--compile-steps",
             envvar="RBL_COMPILE_STEPS",
-            help="Compile the attacks' own steps, for long runs on a GPU; no influence on verdicts.",
+            help="Compile the attack steps, for long runs on a GPU; no influence on verdicts.",
         ),
     ] = False,
     seed: Annotated[
@@ -62,51 +62,56 @@ def command(
         list[str] | None,
         typer.Option(
             envvar="RBL_SOURCE_CLASS",
-            help="Attack only images of this class, by name or id; may be repeated (the variable takes ids).",
+            help="Attack only images of this class, a name or index; repeatable (a variable takes indices).",
         ),
     ] = None,
     target_class: Annotated[
         list[str] | None,
         typer.Option(
             envvar="RBL_TARGET_CLASS",
-            help="The class that every attack wants to be read, by name or id; any of them if repeated.",
+            help="Target class of every attack, by name or id; several if repeated.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(envvar="RBL_OUT", help="Run directory; by default runs/NAME. Resumes what it holds."),
+        typer.Option(
+            envvar="RBL_OUT", help="Run directory, by default runs/NAME; an unfinished run in it is resumed."
+        ),
     ] = None,
     cards: Annotated[
         list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
+        typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
     ] = None,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Let python: models run their code.")
+        bool,
+        typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
     ] = False,
     allow_batch_dependence: Annotated[
         bool,
         typer.Option(
             "--allow-batch-dependence",
             envvar="RBL_ALLOW_BATCH_DEPENDENCE",
-            help="Run models whose answers depend on the batch or on earlier images; marks every number.",
+            help="Run models whose outputs depend on the batch or on earlier images; marks every number.",
         ),
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option(envvar="RBL_CACHE", help="Where weights that the grid trains are kept."),
+        typer.Option(envvar="RBL_CACHE", help="Folder for weights that the grid trains."),
     ] = None,
     timeout: Annotated[
         float,
         typer.Option(
             min=0,
             envvar="RBL_TIMEOUT",
-            help="Seconds until a model that finishes no pass is taken to hang; 0 waits for ever.",
+            help="Seconds without a finished pass before a model counts as hanging; 0: no limit.",
         ),
     ] = TIMEOUT_SECONDS,
     cell_timeout: Annotated[
         float,
         typer.Option(
-            min=0, envvar="RBL_CELL_TIMEOUT", help="Seconds that a cell may take; 0, the default: any time."
+            min=0,
+            envvar="RBL_CELL_TIMEOUT",
+            help="Time limit of a cell in seconds; 0, the default: no limit.",
         ),
     ] = 0.0,
     recompute_damaged: Annotated[
@@ -114,47 +119,29 @@ def command(
         typer.Option(
             "--recompute-damaged",
             envvar="RBL_RECOMPUTE_DAMAGED",
-            help="Compute cells again whose stored rows or images are damaged; all others are kept.",
+            help="Recompute cells whose stored rows or images are damaged; keep all others.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time, and stop.")
+        bool,
+        typer.Option(
+            "--dry-run", envvar="RBL_DRY_RUN", help="Show cells, passes and time without running them."
+        ),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", envvar="RBL_JSON", help="Progress and results as JSON lines.")
+        bool, typer.Option("--json", envvar="RBL_JSON", help="Print progress and results as JSON lines.")
     ] = False,
 ) -> int:
     """Run a grid of models and attacks; the same command resumes it, and a finished run does nothing."""
-    from robustbench_local.cli.finished_grid import DescribedGrid, show_finished_run
-
-    described = DescribedGrid.from_options(
-        grid,
-        out=out,
-        limit=limit,
-        seed=seed,
-        search_precision=search_precision,
-        cards=cards or (),
-        allow_batch_dependence=allow_batch_dependence,
-        has_goal=bool(source_class or target_class),
-    )
-    size = parse_batch_size(batch_size)
-    if not (dry_run or recompute_damaged) and described.is_finished():
-        return show_finished_run(described.directory, as_json=as_json)
-
-    from robustbench_local.cli.grid_run import run_and_report
-
-    return run_and_report(
-        grid,
-        describe_inputs=described.describe_inputs,
-        out=out,
+    options = Options(
         limit=limit,
         seed=seed,
         sources=source_class or (),
         targets=target_class or (),
-        device=device,
-        batch_size=size,
-        workers=workers,
         search_precision=search_precision,
+        device=device,
+        batch_size=parse_batch_size(batch_size),
+        workers=workers,
         compile_steps=compile_steps,
         cards=cards or (),
         allow_code=allow_code,
@@ -163,9 +150,16 @@ def command(
         timeout=timeout,
         cell_timeout=cell_timeout,
         recompute_damaged=recompute_damaged,
-        dry_run=dry_run,
-        as_json=as_json,
     )
+    from robustbench_local.cli.finished_grid import DescribedGrid, show_finished_run
+
+    described = DescribedGrid.from_options(grid, out, options)
+    if not (dry_run or recompute_damaged) and described.is_finished():
+        return show_finished_run(described.directory, as_json=as_json)
+
+    from robustbench_local.cli.grid_run import run_with_options
+
+    return run_with_options(grid, out, options, described, dry_run=dry_run, as_json=as_json)
 
 
 def parse_batch_size(text: str) -> int | None:

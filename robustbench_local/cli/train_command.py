@@ -19,10 +19,10 @@ def command(
         ),
     ],
     data: Annotated[str, typer.Option(envvar="RBL_DATA_SOURCE", help="Training images, as in a grid file.")],
-    out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="Where the weights go, .safetensors.")],
+    out: Annotated[Path, typer.Option(envvar="RBL_OUT", help="File for the weights, .safetensors.")],
     split: Annotated[str, typer.Option(envvar="RBL_SPLIT", help="Split of the data to train on.")] = "train",
     limit: Annotated[
-        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Use so many images, stratified by class.")
+        int | None, typer.Option(min=1, envvar="RBL_LIMIT", help="Number of images, stratified by class.")
     ] = None,
     data_option: Annotated[
         list[str] | None,
@@ -35,58 +35,68 @@ def command(
         ),
     ] = None,
     val_share: Annotated[
-        float, typer.Option(envvar="RBL_VAL_SHARE", help="Share of each class that is held out.")
+        float,
+        typer.Option(envvar="RBL_VAL_SHARE", help="Share of each class that is held out for validation."),
     ] = 0.1,
     val_limit: Annotated[
-        int, typer.Option(min=1, envvar="RBL_VAL_LIMIT", help="Most images of a val split of its own.")
+        int,
+        typer.Option(min=1, envvar="RBL_VAL_LIMIT", help="Maximum number of images of a separate val split."),
     ] = 1000,
     group_pattern: Annotated[
         str | None,
         typer.Option(
             envvar="RBL_GROUP_PATTERN",
-            help="Regular expression: what it matches in an image's id names the object in the picture.",
+            help="Regular expression: what it matches in an image's id names the object that it shows.",
         ),
     ] = None,
     test: Annotated[
         str | None,
-        typer.Option(envvar="RBL_TEST", help="Images that figures are measured on; by default a test split."),
+        typer.Option(envvar="RBL_TEST", help="Images for the reported accuracies; by default a test split."),
     ] = None,
     model: Annotated[
-        str, typer.Option(envvar="RBL_MODEL", help="Network: a name from the list, or a source of models.")
+        str,
+        typer.Option(envvar="RBL_MODEL", help="Network: a name from 'rbl list models', or a model source."),
     ] = "signs_resnet",
     weights: Annotated[
-        str | None, typer.Option(envvar="RBL_WEIGHTS", help="Fine-tune these: a file, or DEFAULT.")
+        str | None, typer.Option(envvar="RBL_WEIGHTS", help="Weights to fine-tune: a file, or DEFAULT.")
     ] = None,
     normalize: Annotated[
         str | None,
-        typer.Option(envvar="RBL_NORMALIZE", help="imagenet, ..., or none; else the model's."),
+        typer.Option(
+            envvar="RBL_NORMALIZE", help="imagenet, cifar10, ... or none; by default the model's own."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE of the card, such as epochs=5 or eps=4/255; may be repeated."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, envvar="RBL_BATCH_SIZE", help="Images a step; a part of the recipe.")
+        int | None, typer.Option(min=2, envvar="RBL_BATCH_SIZE", help="Batch size; part of the recipe.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, envvar="RBL_SEED", help="Of weights, order and images.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, envvar="RBL_SEED", help="Seed of weights, order and images.")
+    ] = 0,
     device: Annotated[str, typer.Option(envvar="RBL_DEVICE", help="cpu, cuda or auto.")] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, envvar="RBL_THREADS", help="Of the CPU; their number decides the last digits."),
+        typer.Option(min=1, envvar="RBL_THREADS", help="CPU threads; their number affects the last digits."),
     ] = None,
     autoattack: Annotated[
-        int, typer.Option(min=0, envvar="RBL_AUTOATTACK", help="Measure AutoAttack on so many images.")
+        int, typer.Option(min=0, envvar="RBL_AUTOATTACK", help="Evaluate AutoAttack on this many images.")
     ] = 0,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(envvar="RBL_CHECKPOINT", help="Written after each epoch; the same command goes on."),
+        typer.Option(
+            envvar="RBL_CHECKPOINT", help="Checkpoint written after each epoch; the same command resumes."
+        ),
     ] = None,
     cards: Annotated[
         list[Path] | None,
-        typer.Option(envvar="RBL_CARDS", help="Folder with cards of your own; may be repeated."),
+        typer.Option(envvar="RBL_CARDS", help="Folder with your own cards; may be repeated."),
     ] = None,
     allow_code: Annotated[
-        bool, typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Let python: models run their code.")
+        bool,
+        typer.Option("--allow-code", envvar="RBL_ALLOW_CODE", help="Allow python: models to run their code."),
     ] = False,
 ) -> int:
     """Train a model by a defense's card, measure it, and write weights, curves and how they were made."""

@@ -21,7 +21,7 @@ from robustbench_local.config.cards import find_card
 from robustbench_local.config.strict_yaml import parse_yaml, validate
 from robustbench_local.defenses.training.initial_networks import load_initial_network
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.grid.schema import DataEntry
+from robustbench_local.evaluation.grid.data_entries import DataEntry
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, send_to_parent
 from robustbench_local.evaluation.training.train_and_save import (
@@ -171,7 +171,7 @@ def _build_data_entry(words: Sequence[str], **said: Any) -> DataEntry:
 
 
 def parse_settings(words: Sequence[str], flag: str) -> dict[str, Any]:
-    """``KEY=VALUE`` words as a mapping; values are read as YAML.
+    """``KEY=VALUE`` words as a mapping; values are parsed as YAML.
 
     Raises:
         ConfigError: If a word is not of this form, or a key comes twice.

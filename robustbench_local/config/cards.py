@@ -1,7 +1,7 @@
-"""The cards: find, check and version them.
+"""Cards: lookup, validation and variants.
 
-A card is a YAML file that says what is done and under which threat model, with its source. The shipped ones
-lie in the package (or in the checkout); users add folders of their own.
+A card is a YAML file that states a method, its parameters, its threat model and its source. The shipped
+cards lie in the package (or in the checkout); users add folders of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,7 +30,7 @@ ClassEntry = int | str
 
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_VALUE_CHARACTERS = 40
-"""Characters of a changed value that a card's name spells out."""
+"""Longest changed value that a card's name spells out."""
 _FOLDER_BY_KIND: Mapping[CardKind, str] = {
     "attack": "attacks",
     "certificate": "attacks",
@@ -38,16 +39,16 @@ _FOLDER_BY_KIND: Mapping[CardKind, str] = {
 
 
 class CardThreat(StrictModel):
-    """The threat model of a card; classes may still be names.
+    """The threat model of a card, in which classes may still be names.
 
     Attributes:
         norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"``, ``"corruption"``, ``"sticker"`` or ``"patch"``.
         eps: Radius in pixel units of [0, 1], largest angle in degrees, severity, or share of an area; see
             ``ThreatModel``.
-        targets: Classes the attacker wants to be read, by name or index; empty means untargeted.
-        sources: Only images of these classes take part, by name or index; empty means all.
+        targets: Target classes of the attack, by name or index; empty means untargeted.
+        sources: Classes whose images are attacked, by name or index; empty means all.
         region: ``"image"`` or ``"mask"``.
-        transformation: Which corruption, such as ``"fog"``, or which shape of a sticker.
+        transformation: The corruption, such as ``"fog"``, or the shape of a sticker.
     """
 
     model_config = ConfigDict(strict=True)
@@ -60,7 +61,7 @@ class CardThreat(StrictModel):
     transformation: str = ""
 
     def build_threat_model(self, targets: Collection[int] = ()) -> ThreatModel:
-        """The threat model, once the targets' names have been resolved to class indices.
+        """Build the threat model from targets that have been resolved to class indices.
 
         Raises:
             ThreatError: If the radius or a target is impossible.
@@ -75,7 +76,7 @@ class CardThreat(StrictModel):
 
 
 class _CardFile(StrictModel):
-    """What a card file may say."""
+    """The keys of a card file."""
 
     model_config = ConfigDict(strict=True)
 
@@ -96,21 +97,21 @@ class Card:
     """A method with its parameters, threat model and source, under a name."""
 
     name: str
-    """Unique among the cards; after an override, tells what was overridden."""
+    """Unique among the cards; includes the overrides."""
     base_name: str
-    """Name of the card in the catalogue: the same as ``name`` unless something was overridden."""
+    """Name of the card without overrides."""
     kind: CardKind
-    """``attack_cell``, ``certificate`` (what a classifier is put through, both) or ``defense``."""
+    """``attack``, ``certificate`` or ``defense``."""
     version: int
-    """Raised whenever what the card does changes."""
+    """Raised whenever the effect of the card changes."""
     description: str
     """One or two sentences for the reader of a report."""
     source: str
     """Paper or document that the method and its numbers come from."""
     method: str
-    """Name in the registry, such as ``pgd``."""
+    """Name of the method in its registry, such as ``pgd``."""
     parameters: Mapping[str, Any]
-    """Hyper-parameters of the method."""
+    """Hyperparameters of the method."""
     threat: CardThreat | None
     """Threat model; an attack and a certificate always have one."""
     path: Path
@@ -122,20 +123,20 @@ class Card:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the card does: kind, method, parameters, threat model; not of its wording."""
+        """SHA-256 of the card's effect: kind, method, parameters, threat model, without the prose."""
         threat = self.threat.model_dump() if self.threat else None
         content = [self.kind, self.base_name, self.version, self.method, dict(self.parameters), threat]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def load_card(path: Path) -> Card:
-    """Read and check one card.
+    """Read and validate one card.
 
     Args:
         path: A YAML file whose name is the card's name.
 
     Raises:
-        CardError: If it cannot be read, is no card, or its name is not the file's.
+        CardError: If it cannot be read, is not a card, or its name differs from the file's.
     """
     where = str(path)
     card = validate(_CardFile, read_yaml(path, CardError), where=where, error=CardError)
@@ -148,12 +149,12 @@ def load_card(path: Path) -> Card:
     if card.kind != "defense" and card.threat is None:
         what = f"a card of kind {card.kind} needs a threat model"
         raise CardError(what, where=where, remedy="add threat: {norm: ..., eps: ...}")
-    said = {name: getattr(card, name) for name in _CardFile.model_fields if name != "schema_"}
-    return Card(**said, base_name=card.name, path=path)
+    values = {name: getattr(card, name) for name in _CardFile.model_fields if name != "schema_"}
+    return Card(**values, base_name=card.name, path=path)
 
 
 def find_card(name: str, *, kind: CardKind | None = None, extra: Sequence[Path] = ()) -> Card:
-    """The card of that name.
+    """Return the card of that name.
 
     Args:
         name: The card's name, without ``.yaml``.
@@ -164,20 +165,26 @@ def find_card(name: str, *, kind: CardKind | None = None, extra: Sequence[Path] 
         CardError: If there is none, or more than one.
     """
     files = list_card_files(kind, extra)
-    found = [path for path in files if path.stem == name]
-    if not found:
+    matches = [path for path in files if path.stem == name]
+    if not matches:
         remedy = did_you_mean(name, {path.stem for path in files})
         raise CardError(f"there is no card {name!r}", remedy=remedy)
-    if len(found) > 1:
-        raise _build_duplicate_error(name, *found)
-    card = load_card(found[0])
+    if len(matches) > 1:
+        raise _build_duplicate_error(name, *matches)
+    card = load_card(matches[0])
     if kind is not None and card.kind != kind:
         raise CardError(f"the card {name!r} is of kind {card.kind}, not {kind}", where=str(card.path))
     return card
 
 
+@cache
+def list_shipped_names() -> frozenset[str]:
+    """The names of all cards that ship with the package."""
+    return frozenset(path.stem for path in list_card_files(None, ()))
+
+
 def list_cards(kind: CardKind, extra: Sequence[Path] = ()) -> list[Card]:
-    """All cards of a kind, by name.
+    """Return all cards of a kind, sorted by name.
 
     Args:
         kind: Attacks, certificates or defenses.
@@ -209,24 +216,24 @@ def list_card_names(kind: CardKind | None = None, extra: Sequence[Path] = ()) ->
 
 
 def expand_card(card: Card, overrides: Mapping[str, Any], *, parameters: Collection[str]) -> list[Card]:
-    """The variants of a card that a grid file asks for.
+    """Return the variants of a card that a grid file asks for.
 
     Args:
-        card: A card from the catalogue.
-        overrides: Keys of the threat model (``compute_eps`` may be a list: one card each) and of the method.
-        parameters: Names of the method's hyper-parameters.
+        card: A card without overrides.
+        overrides: Keys of the threat model (``eps`` may be a list: one card per radius) and of the method.
+        parameters: Names of the method's hyperparameters.
 
     Returns:
-        One card for each eps, named after what differs: ``pgd50-linf-2``, ``pgd50-linf-8[steps=20]``.
+        One card per eps, whose name shows the differences: ``pgd50-linf-2``, ``pgd50-linf-8[steps=20]``.
 
     Raises:
-        ConfigError: If a key is unknown, a value impossible or a radius listed twice.
+        ConfigError: If a key is unknown, a value is impossible or a radius is listed twice.
     """
     known = set(CardThreat.model_fields) if card.threat else set()
     for key in overrides:
         if key not in known | set(parameters):
             remedy = suggest_parameter(key, known | set(parameters))
-            raise ConfigError(f"card {card.name!r} has nothing called {key!r}", remedy=remedy)
+            raise ConfigError(f"card {card.name!r} has no key {key!r}", remedy=remedy)
     changed = {key: value for key, value in overrides.items() if key not in known}
     eps = overrides.get("eps")
     radii = list(eps) if isinstance(eps, list | tuple) else [eps]
@@ -248,8 +255,8 @@ def _build_variant(card: Card, overrides: Mapping[str, Any], changed: Mapping[st
         name = card.name + _format_changes(changes)
         return replace(card, name=name, parameters=parameters, changes=changes)
     fields = {key: value for key, value in overrides.items() if key not in changed and value is not None}
-    said = {**card.threat.model_dump(), **fields}
-    threat = validate(CardThreat, said, where=f"card {card.name!r}", error=ConfigError)
+    values = {**card.threat.model_dump(), **fields}
+    threat = validate(CardThreat, values, where=f"card {card.name!r}", error=ConfigError)
     name = _replace_threat_name(
         card.name, card.threat.build_threat_model().name, threat.build_threat_model().name
     )
@@ -267,13 +274,13 @@ def _find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[s
 
 
 def _format_changes(changes: Mapping[str, Any]) -> str:
-    """What differs, to be written behind a card's name."""
+    """Format the differences as a suffix of a card's name."""
     details = [f"{key}={_shorten_value(key, value)}" for key, value in changes.items()]
     return f"[{','.join(details)}]" if details else ""
 
 
 def _replace_threat_name(name: str, old: str, new: str) -> str:
-    """A card's name with the new threat model in the place of the old, or behind it."""
+    """Replace the threat model's name in a card's name, or append the new one."""
     if old == new:
         return name
     if name == old or name.endswith(f"-{old}"):
@@ -282,20 +289,20 @@ def _replace_threat_name(name: str, old: str, new: str) -> str:
 
 
 def _shorten_value(key: str, value: Any) -> str:
-    """A value as part of a name; a long one by its size, and a mark that tells it from others.
+    """Format a value as part of a name; a long value becomes its size and a short hash.
 
-    Eight classes spelled out would fill a line. What the name stands for is in the report's list of
+    Names are short: eight spelled-out classes would fill a line. The full value is in the report's list of
     methods, in results.json and in the grid.
     """
-    several = isinstance(value, list | tuple)
-    text = "+".join(str(item) for item in value) if several else str(value)
+    is_list = isinstance(value, list | tuple)
+    text = "+".join(str(item) for item in value) if is_list else str(value)
     if len(text) <= MAX_VALUE_CHARACTERS:
         return text
-    mark = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:4]
-    what = "classes" if key in ("targets", "sources") else "values"
-    if several and len(value) > 1:
-        return f"{len(value)} {what} #{mark}"
-    return f"{text[: MAX_VALUE_CHARACTERS // 2].rstrip()}\N{HORIZONTAL ELLIPSIS} #{mark}"
+    short_hash = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:4]
+    noun = "classes" if key in ("targets", "sources") else "values"
+    if is_list and len(value) > 1:
+        return f"{len(value)} {noun} #{short_hash}"
+    return f"{text[: MAX_VALUE_CHARACTERS // 2].rstrip()}\N{HORIZONTAL ELLIPSIS} #{short_hash}"
 
 
 def list_card_files(kind: CardKind | None, extra: Sequence[Path]) -> list[Path]:
@@ -308,19 +315,19 @@ def list_card_files(kind: CardKind | None, extra: Sequence[Path]) -> list[Path]:
     Raises:
         CardError: If there is no such folder.
     """
-    shipped = [_find_shipped_folder(each) for each in ((kind,) if kind else _FOLDER_BY_KIND)]
+    shipped = [_find_shipped_folder(name) for name in ((kind,) if kind else _FOLDER_BY_KIND)]
     for folder in extra:
         if not Path(folder).is_dir():
             raise CardError("there is no such folder of cards", where=str(folder))
     files = [path for folder in (*shipped, *map(Path, extra)) for path in sorted(folder.glob("*.yaml"))]
-    once: dict[Path, Path] = {}
+    by_resolved_path: dict[Path, Path] = {}
     for path in files:
-        once.setdefault(path.resolve(), path)
-    return list(once.values())
+        by_resolved_path.setdefault(path.resolve(), path)
+    return list(by_resolved_path.values())
 
 
 def _find_shipped_folder(kind: CardKind) -> Path:
-    """The packaged copy of the cards if there is one, else the checkout's."""
+    """Return the packaged folder of cards if it exists, else the checkout's."""
     package = Path(__file__).parents[1]
     packaged = package / "_cards"
     return (packaged if packaged.is_dir() else package.parent) / _FOLDER_BY_KIND[kind]

@@ -1,4 +1,4 @@
-"""What a gate of the grid file may be about, and how it may decide."""
+"""The choices of a gate in the grid file: its metric, the bound it checks and its level."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ GateMetric = Literal[
     "certified_accuracy",
     "sticker_success",
 ]
-"""What is limited."""
+"""The metric that a gate limits."""
 IntervalBound = Literal["lower", "estimate", "upper"]
-"""Which end of the 95% interval, or the estimate itself, has to keep the limit."""
+"""The end of the 95% interval, or the estimate itself, that must meet the limit."""
 GateLevel = Literal["error", "warn"]
-"""Whether a gate decides the exit code, or only warns."""
+"""The effect of a failed gate: it decides the exit code, or only warns."""

@@ -1,19 +1,20 @@
-"""Hyper-parameters as a card or a grid file gives them, checked against the dataclass that takes them."""
+"""Hyperparameters from a card or a grid file, validated against the dataclass that takes them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.errors import ConfigError, RobustbenchError, did_you_mean
 from robustbench_local.number_parser import parse_number
 
 T = TypeVar("T")
 
+_PACKAGE_NAME = __name__.partition(".")[0]
 _NAMES_ELSEWHERE = {
     "abs_stepsize": "step_size",
     "alpha": "step_size",
@@ -29,27 +30,27 @@ _NAMES_ELSEWHERE = {
     "random_init": "random_start",
     "stepsize": "step_size",
 }
-"""What other libraries call a parameter, and what it is called here."""
+"""Parameter names of other libraries, and this package's name for each."""
 
 
 def list_parameter_names(kind: type[Any]) -> tuple[str, ...]:
-    """The names of a dataclass's fields."""
+    """Return the names of a dataclass's fields."""
     return tuple(field.name for field in fields(kind))
 
 
 def suggest_parameter(wrong: str, known: Collection[str]) -> str:
-    """What to write instead of a parameter that does not exist; knows what other libraries call it.
+    """Suggest a replacement for a parameter that does not exist; names of other libraries are known.
 
     Args:
         wrong: What the user wrote.
         known: The names that exist.
     """
-    here = _NAMES_ELSEWHERE.get(wrong)
-    return f"did you mean {here}?" if here in known else did_you_mean(wrong, known)
+    own_name = _NAMES_ELSEWHERE.get(wrong)
+    return f"did you mean {own_name}?" if own_name in known else did_you_mean(wrong, known)
 
 
 def validate_value(where: str, value: Any, hint: Any) -> Any:
-    """A value as the type of the field that takes it.
+    """Convert a value to the type of the field that takes it.
 
     Args:
         where: The field, for messages: ``"attack 'pgd', steps"``.
@@ -64,10 +65,10 @@ def validate_value(where: str, value: Any, hint: Any) -> Any:
         return build_dataclass(hint, value, where=where)
     if isinstance(value, str) and float in (hint, *get_args(hint)):
         value = _parse_number(where, value)
-    if isinstance(value, list) and any(get_origin(one) is tuple for one in (hint, *get_args(hint))):
-        floats = tuple[float, ...] in (hint, *get_args(hint))
+    if isinstance(value, list) and any(get_origin(part) is tuple for part in (hint, *get_args(hint))):
+        is_float_tuple = tuple[float, ...] in (hint, *get_args(hint))
         value = tuple(
-            _parse_number(where, each) if floats and isinstance(each, str) else each for each in value
+            _parse_number(where, item) if is_float_tuple and isinstance(item, str) else item for item in value
         )
     _check_finite(where, value)
     try:
@@ -78,15 +79,15 @@ def validate_value(where: str, value: Any, hint: Any) -> Any:
 
 
 def build_dataclass(kind: type[T], given: Mapping[str, Any], *, where: str) -> T:
-    """An instance of a dataclass, every given value checked against its field's type.
+    """Build a dataclass from values, each checked against its field's type.
 
     Args:
         kind: A dataclass whose fields all have defaults.
-        given: Values by name; numbers may be fractions such as ``"2/255"``. The rest keep their defaults.
-        where: What they belong to, for messages: ``"attack 'pgd'"``.
+        given: Values by name; numbers may be fractions such as ``"2/255"``. Other fields keep their defaults.
+        where: The values' owner, for messages: ``"attack 'pgd'"``.
 
     Raises:
-        ConfigError: If a name or a value is wrong.
+        ConfigError: If a name or a value is wrong, or one without a default is missing.
     """
     hints, known = get_type_hints(kind) if given else {}, list_parameter_names(kind)
     values = {}
@@ -94,11 +95,27 @@ def build_dataclass(kind: type[T], given: Mapping[str, Any], *, where: str) -> T
         if key not in known:
             raise ConfigError(f"{where} has no parameter {key!r}", remedy=suggest_parameter(key, known))
         values[key] = validate_value(f"{where}, {key}", value, hints[key])
-    return kind(**values)
+    if missing := [name for name in _list_required_names(kind) if name not in values]:
+        raise ConfigError(f"{where} needs {' and '.join(missing)}", remedy="add them")
+    try:
+        return kind(**values)
+    except Exception as error:
+        if isinstance(error, RobustbenchError) or kind.__module__.partition(".")[0] == _PACKAGE_NAME:
+            raise
+        what = f"raised {type(error).__name__} over its parameters: {' '.join(str(error).split())}"
+        raise ConfigError(what, where=where) from error
+
+
+def _list_required_names(kind: type[Any]) -> list[str]:
+    return [
+        field.name
+        for field in fields(kind)
+        if field.init and field.default is MISSING and field.default_factory is MISSING
+    ]
 
 
 def _parse_number(where: str, text: str) -> float:
-    """A number or a fraction, or a ConfigError."""
+    """Parse a number or a fraction; raise ConfigError for anything else."""
     try:
         return parse_number(text)
     except ValueError:
@@ -108,6 +125,6 @@ def _parse_number(where: str, text: str) -> float:
 
 def _check_finite(where: str, value: Any) -> None:
     """Refuse NaN and infinity, which YAML writes ``.nan`` and ``.inf``."""
-    for each in value if isinstance(value, tuple | list) else (value,):
-        if isinstance(each, float) and not math.isfinite(each):
+    for number in value if isinstance(value, tuple | list) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{where}: must be finite, got {value!r}")

@@ -1,4 +1,4 @@
-"""Names to classes: lazy, typed, frozen, with "did you mean"."""
+"""Registries of classes by name: lazy, typed, frozen, with "did you mean" suggestions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A fixed table of classes by name; a class is imported when it is first asked for.
+    """A fixed table of classes by name; a class is imported on first access.
 
     Args:
-        kind: What is registered, for messages: ``"attack"``.
-        base: Every entry must be a subclass of it.
+        kind: Kind of the entries, for messages: ``"attack"``.
+        base: Base class of every entry.
         entries: Name to ``"module:attribute"``.
     """
 
@@ -27,7 +27,7 @@ class Registry(Generic[T]):
         self._base = base
 
     def __getitem__(self, name: str) -> type[T]:
-        """The class of that name.
+        """Return the class of that name.
 
         Raises:
             ConfigError: If there is no such name.
@@ -36,10 +36,10 @@ class Registry(Generic[T]):
         if name not in self.entries:
             raise ConfigError(f"unknown {self.kind} {name!r}", remedy=did_you_mean(name, self.entries))
         module, _, attribute = self.entries[name].partition(":")
-        found = getattr(import_module(module), attribute, None)
-        if not (isinstance(found, type) and issubclass(found, self._base)):
+        entry = getattr(import_module(module), attribute, None)
+        if not (isinstance(entry, type) and issubclass(entry, self._base)):
             raise InvariantError(f"{self.kind} {name!r} is registered as {self.entries[name]}, which is none")
-        return found
+        return entry
 
     def __contains__(self, name: object) -> bool:
         return name in self.entries

@@ -1,4 +1,4 @@
-"""Files that users write: read safely, checked strictly, and wrong keys answered with the right ones."""
+"""User-written YAML files: safe parsing, strict validation, and suggestions for wrong keys."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import UsageError, did_you_mean
 
 MAX_YAML_BYTES = 1 << 20
-"""A grid or card above one mebibyte is a mistake or an attack."""
+"""Size limit of a grid or card; anything larger is a mistake or an attack."""
 
 MAX_YAML_DEPTH = 64
-"""Lists and mappings inside each other."""
+"""Deepest nesting of lists and mappings."""
 MAX_OPEN_BRACKETS = 1000
-"""Brackets open at a time, in quotes or not."""
+"""Most brackets that may be open at once, quoted or not."""
 _BRACKETS = re.compile(r"[\[\]{}]")
 
 Parsed = TypeVar("Parsed", bound="StrictModel")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain data only, no key twice, no aliases, and only true and false are truth values: ``on`` is a word.
+    """A YAML loader for data only: no duplicate keys, no aliases, no tags that create objects.
 
-    Dates, times of day and base 60 are words too, and a number with a leading zero is one: in YAML 1.1
-    ``010`` would be 8 and ``1:30`` would be 90.
+    Only true and false are booleans; ``on`` is a string. Dates, times of day, base-60 numbers and numbers
+    with a leading zero are strings too: in YAML 1.1 ``010`` would be 8 and ``1:30`` would be 90.
     """
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            # aliases multiply: a few lines can mean a billion
+            # nested aliases multiply: a few lines can expand to a billion nodes
             raise yaml.constructor.ConstructorError(None, None, _ALIAS_MESSAGE, self.get_mark())
         self.depth += 1
         if self.depth > MAX_YAML_DEPTH:
@@ -66,16 +66,16 @@ class _StrictLoader(yaml.SafeLoader):
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        keys: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 problem = "a key is a list or a mapping"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            if key in seen:
+            if key in keys:
                 problem = f"the key {key!r} is there twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
+            keys.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -108,22 +108,22 @@ for _kind, (_pattern, _first) in _IMPLICIT_TYPES.items():
 
 
 class StrictModel(BaseModel):
-    """A mapping of a user's file: unknown keys are mistakes, and nothing changes after reading."""
+    """Base of the models of user files: unknown keys are errors, and instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
-        """``limit: true`` is not 1: pydantic would take it so."""
+        """Refuse a boolean for a number: pydantic would accept ``limit: true`` as 1."""
         kinds = _list_plain_types(cls.model_fields[info.field_name or ""].annotation)
         if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
-            raise ValueError("a truth value is not a number")
+            raise ValueError("a boolean is not a number")
         return value
 
 
 def _list_plain_types(annotation: Any) -> set[Any]:
-    """The types that an annotation is made of, but for those inside its containers."""
+    """Return the types of an annotation's alternatives, without those inside its containers."""
     if get_origin(annotation) in (Union, UnionType, Annotated):
         return {kind for part in get_args(annotation) for kind in _list_plain_types(part)}
     return {annotation} if isinstance(annotation, type) else set()
@@ -134,10 +134,10 @@ def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:
 
     Args:
         path: The file.
-        error: What to raise.
+        error: The class of error to raise.
 
     Raises:
-        UsageError: As ``error_probability``: the file is missing, too large, not UTF-8, not YAML, or no mapping.
+        UsageError: As ``error``, if the file is missing, too large, not UTF-8, not YAML, or not a mapping.
     """
     content = read_user_file(path, error=error, limit=MAX_YAML_BYTES)
     try:
@@ -148,19 +148,19 @@ def read_yaml(path: Path, error: type[UsageError]) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, *, where: str, error: type[UsageError]) -> dict[str, Any]:
-    """Read YAML text that must hold a mapping.
+    """Parse YAML text that must hold a mapping.
 
     Raises:
-        UsageError: As ``error_probability``: not YAML, an alias, a key twice, or no mapping.
+        UsageError: As ``error``, if it is not YAML, has an alias or a duplicate key, or is not a mapping.
     """
     _check_depth(text, where, error)
     try:
         content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader, stricter still
     except yaml.YAMLError as failure:
         mark = getattr(failure, "problem_mark", None)
-        place = f" in line {mark.line + 1}" if mark is not None else ""
+        position = f" in line {mark.line + 1}" if mark is not None else ""
         problem = getattr(failure, "problem", None) or "it cannot be parsed"
-        raise error(f"not valid YAML{place}: {problem}", where=where) from None
+        raise error(f"not valid YAML{position}: {problem}", where=where) from None
     except RecursionError:
         raise error(_DEPTH_MESSAGE, where=where) from None
     except (ValueError, OverflowError):  # an escape for a character that does not exist
@@ -171,9 +171,9 @@ def parse_yaml(text: str, *, where: str, error: type[UsageError]) -> dict[str, A
 
 
 def _check_depth(text: str, where: str, error: type[UsageError]) -> None:
-    """Look for brackets inside brackets before the parser does, which takes the square of the depth in time.
+    """Refuse deeply nested brackets before parsing, whose time grows with the square of the depth.
 
-    Brackets in quotes and comments count too: nobody has so many of them open.
+    Brackets in quotes and comments count too: no sensible file has so many of them open.
     """
     depth = 0
     for bracket in _BRACKETS.findall(text):
@@ -185,21 +185,21 @@ def _check_depth(text: str, where: str, error: type[UsageError]) -> None:
 def validate(
     kind: type[Parsed], content: Mapping[str, Any], *, where: str, error: type[UsageError]
 ) -> Parsed:
-    """Check a mapping against its model.
+    """Validate a mapping against its model.
 
     Args:
         kind: The model.
         content: What the user wrote.
         where: The file, for the message.
-        error: What to raise.
+        error: The class of error to raise.
 
     Raises:
-        UsageError: As ``error_probability``, naming the first wrong key, its place, and the nearest right one.
+        UsageError: As ``error``, naming the first wrong key, its position and the closest valid key.
     """
     try:
         return kind.model_validate(dict(content))
     except ValidationError as failure:
-        problem = min(failure.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
+        problem = min(failure.errors(include_url=False), key=lambda error: error["type"] != "extra_forbidden")
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             remedy = did_you_mean(str(problem["loc"][-1]), _list_known_keys(kind, problem["loc"][:-1]))
@@ -208,14 +208,14 @@ def validate(
         message = problem["msg"].removeprefix("Value error, ")
         if not path:  # a rule between several keys: the message names them
             raise error(message, where=where) from None
-        shown = "" if problem["type"] == "missing" else f", got {str(got)[:60]!r}"
-        raise error(f"{path}: {message[0].lower()}{message[1:]}{shown}", where=where) from None
+        received = "" if problem["type"] == "missing" else f", got {str(got)[:60]!r}"
+        raise error(f"{path}: {message[0].lower()}{message[1:]}{received}", where=where) from None
 
 
-def _list_known_keys(kind: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """The keys that a mapping at ``place`` inside a model may have."""
+def _list_known_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Return the valid keys of a mapping at ``path`` inside a model."""
     fields = kind.model_fields
-    for step in place:
+    for step in path:
         if isinstance(step, str) and step in fields:
             inner = _find_model(fields[step].annotation)
             if inner is not None:
@@ -224,11 +224,11 @@ def _list_known_keys(kind: type[BaseModel], place: tuple[int | str, ...]) -> lis
 
 
 def _find_model(annotation: Any) -> type[BaseModel] | None:
-    """The first pydantic model inside a type annotation."""
+    """Return the first pydantic model inside a type annotation, or None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in getattr(annotation, "__args__", ()):
-        found = _find_model(part)
-        if found is not None:
-            return found
+        model = _find_model(part)
+        if model is not None:
+            return model
     return None

@@ -1,8 +1,8 @@
-"""Opening files that users name: regular files of a stated size only, so that no reader waits for ever.
+"""Safe access to files that users name: regular files of a limited size, so that no reader hangs.
 
-Every reader of a grid, a card, weights, an archive, an image or a report's evidence comes through here. A
-link to a FIFO would wait for ever, ``/dev/zero`` never ends, and a sparse file of 100 GB takes no room on the
-disk and all of it in memory: the file is looked at before it is opened, and again once it is open.
+Every reader of a grid, a card, weights, an archive, an image or a report's evidence uses this module. A link
+to a FIFO would block forever, ``/dev/zero`` never ends, and a sparse file of 100 GB takes no space on the
+disk and all of it in memory. So a file's status is checked before it is opened, and again afterwards.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SIZE_VARIABLE = "RBL_MAX_FILE_GIB"
 """Environment variable that changes the largest size of weights and archives, in GiB."""
 GIB, MIB = 1 << 30, 1 << 20
 MAX_FILE_GIB = 16.0
-"""Size of weights and archives, unless the variable says otherwise."""
+"""Default limit for weights and archives, in GiB."""
 MIN_SPARSE_BYTES = 64 * MIB
 MAX_SPARSE_SHARE = 0.01
-"""A file of at least this size with less than this share of it on the disk is sparse: all but empty."""
+"""A file of at least this size, of which less than this share is on the disk, counts as sparse."""
 
 _REFUSED_KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -42,17 +42,17 @@ def read_user_file(
     limit: int | None = None,
     remedy: str | None = None,
 ) -> bytes:
-    """The bytes of a file that a user named.
+    """Return the bytes of a file that a user named.
 
     Args:
-        path: The file; a link is followed to what it leads to, which has to be a regular file.
-        where: What messages call it; by default the path.
-        error: What to raise.
-        limit: Most bytes that it may have; by default ``read_max_file_bytes()``.
-        remedy: What to do about a file that cannot be opened.
+        path: The file; a link is followed, and its target has to be a regular file.
+        where: Its name in messages; by default the path.
+        error: The class of error to raise.
+        limit: Largest size in bytes; by default ``read_max_file_bytes()``.
+        remedy: Advice for a file that cannot be opened.
 
     Raises:
-        RobustbenchError: As ``error_probability``: it is missing, unreadable, no regular file, too large or sparse.
+        RobustbenchError: As ``error``, if it is missing, unreadable, not a regular file, too large or sparse.
     """
     name = str(path) if where is None else where
     with open_user_file(path, where=name, error=error, limit=limit, remedy=remedy) as file:
@@ -76,18 +76,17 @@ def open_user_file(
     limit: int | None = None,
     remedy: str | None = None,
 ) -> BinaryIO:
-    """The same file, open and checked, for readers that take it in parts; the caller closes it."""
+    """Open and check such a file, for readers that take it in parts; the caller closes it."""
     name = str(path) if where is None else where
     try:
-        _check_file_status(
-            path.stat(), name, error, limit
-        )  # before it is opened: opening a device may do something
-        # Without waiting: what was a file a moment ago may be a FIFO now.
+        # Check before opening, because opening a device may have side effects.
+        _check_file_status(path.stat(), name, error, limit)
+        # Open without blocking: the file may have been replaced by a FIFO since the check.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as failure:
         raise error(f"cannot be read: {_format_reason(failure)}", where=name, remedy=remedy) from None
     except ValueError:
-        raise error("the path holds a NUL character", where=repr(name)) from None
+        raise error("the path contains a NUL character", where=repr(name)) from None
     try:
         _check_file_status(os.fstat(descriptor), name, error, limit)
         return os.fdopen(descriptor, "rb")
@@ -104,15 +103,15 @@ def check_user_file(
     error: type[RobustbenchError] = ConfigError,
     limit: int | None = None,
 ) -> None:
-    """Make sure that a file may be handed to a library that opens it itself; errors as `read_user_file`."""
+    """Check a file before a library opens it by itself; errors as for `read_user_file`."""
     open_user_file(path, where=where, error=error, limit=limit).close()
 
 
 def read_max_file_bytes(error: type[RobustbenchError] = ConfigError) -> int:
-    """Most bytes of weights and archives: what the environment says, else ``MAX_FILE_GIB``.
+    """Return the size limit of weights and archives: the environment variable's, else ``MAX_FILE_GIB``.
 
     Raises:
-        RobustbenchError: As ``error_probability``: the variable is no positive number.
+        RobustbenchError: As ``error``, if the variable is not a positive number.
     """
     text = os.environ.get(SIZE_VARIABLE, "")
     try:
@@ -125,27 +124,28 @@ def read_max_file_bytes(error: type[RobustbenchError] = ConfigError) -> int:
 
 
 def _read_at_most(file: BinaryIO, most: int) -> bytes:
-    """What is in a file, or one byte more than it may have; memory is taken for what is there alone."""
+    """Read up to ``most`` + 1 bytes; memory is allocated only for what exists."""
     size = os.fstat(file.fileno()).st_size
     content = file.read(min(size, most) + 1)
-    while size < len(content) <= most and (more := file.read(MIB)):  # it grew, or does not say its size
+    # The loop is for a file that grew, or does not report its size.
+    while size < len(content) <= most and (more := file.read(MIB)):
         content += more
     return content
 
 
 def _check_file_status(
-    found: os.stat_result, name: str, error: type[RobustbenchError], limit: int | None
+    status: os.stat_result, name: str, error: type[RobustbenchError], limit: int | None
 ) -> None:
     for is_kind, kind in _REFUSED_KINDS:
-        if is_kind(found.st_mode):
+        if is_kind(status.st_mode):
             raise error(f"is {kind}, not a file", where=name, remedy="name a regular file")
     most = read_max_file_bytes(error) if limit is None else limit
-    if found.st_size > most:
-        raise _build_size_error(error, name, f"{found.st_size:,}", most, fixed=limit is not None)
-    on_disk = 512 * getattr(found, "st_blocks", found.st_size)
-    if found.st_size >= MIN_SPARSE_BYTES and on_disk < MAX_SPARSE_SHARE * found.st_size:
-        what = f"is sparse: of its {found.st_size:,} bytes only {on_disk:,} are on the disk"
-        raise error(what, where=name, remedy="get the file again: this one is all but empty")
+    if status.st_size > most:
+        raise _build_size_error(error, name, f"{status.st_size:,}", most, fixed=limit is not None)
+    on_disk = 512 * getattr(status, "st_blocks", status.st_size)
+    if status.st_size >= MIN_SPARSE_BYTES and on_disk < MAX_SPARSE_SHARE * status.st_size:
+        what = f"is sparse: of its {status.st_size:,} bytes only {on_disk:,} are on the disk"
+        raise error(what, where=name, remedy="get the file again: this one is nearly empty")
 
 
 def _build_size_error(
@@ -156,6 +156,6 @@ def _build_size_error(
 
 
 def _format_reason(failure: OSError) -> str:
-    if failure.errno == errno.ENXIO:  # how a socket or a FIFO without a reader answers
+    if failure.errno == errno.ENXIO:  # from a socket, or from a FIFO without a reader
         return "not a regular file"
     return failure.strerror or str(failure)

@@ -1,4 +1,4 @@
-"""Zip archives that unpack to far more than they hold: seen in their list of contents, before unpacking."""
+"""Detection of decompression bombs from a zip archive's list of contents, before unpacking."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from robustbench_local.config.user_files import GIB, SIZE_VARIABLE, read_max_fil
 from robustbench_local.errors import RefusedError, RobustbenchError
 
 MIN_BOMB_BYTES = GIB
-"""Archives that unpack to less are let through whatever their ratio: a black image compresses well."""
+"""Archives that unpack to less pass whatever their ratio: a black image compresses well."""
 MAX_COMPRESSION_RATIO = 200
-"""Unpacked to packed bytes; photographs and weights stay below 10."""
+"""Largest ratio of unpacked to packed bytes; photographs and weights stay below 10."""
 MAX_ENTRIES = 1_000_000
 
 
 def check_zip_bomb(
     archive: BinaryIO | bytes, *, where: str, error: type[RobustbenchError], remedy: str
 ) -> None:
-    """Look at the list of contents of a zip archive; anything else than an archive passes.
+    """Check the list of contents of a zip archive; anything but an archive passes.
 
     Args:
         archive: The file, open for reading, or its bytes.
-        where: What messages call it.
-        error: What to raise for an archive that is merely too large.
-        remedy: What to do about a bomb.
+        where: Its name in messages.
+        error: The class of error for an archive that is merely too large.
+        remedy: Advice for a bomb.
 
     Raises:
-        RefusedError: It is a bomb: some entry, or all together, unpack to too much for what they hold, or
-            entries overlap, so that the same bytes unpack many times.
-        RobustbenchError: As ``error_probability``: it unpacks to more than ``read_max_file_bytes()``.
+        RefusedError: If it is a bomb: one entry, or all together, unpack to far more than their packed size,
+            or entries overlap, so that the same bytes unpack many times.
+        RobustbenchError: As ``error``, if it unpacks to more than ``read_max_file_bytes()``.
     """
     file = io.BytesIO(archive) if isinstance(archive, bytes) else archive
     start = file.tell()
@@ -45,11 +45,15 @@ def check_zip_bomb(
         file.seek(start)
     unpacked = sum(entry.file_size for entry in entries)
     packed = min(sum(entry.compress_size for entry in entries), size)
-    one = any(
+    has_bomb_entry = any(
         entry.file_size > max(MIN_BOMB_BYTES, MAX_COMPRESSION_RATIO * min(entry.compress_size, size))
         for entry in entries
     )
-    if one or unpacked > max(MIN_BOMB_BYTES, MAX_COMPRESSION_RATIO * packed) or len(entries) > MAX_ENTRIES:
+    if (
+        has_bomb_entry
+        or unpacked > max(MIN_BOMB_BYTES, MAX_COMPRESSION_RATIO * packed)
+        or len(entries) > MAX_ENTRIES
+    ):
         what = f"{packed:,} bytes unpack to {unpacked:,}, as a decompression bomb does"
         raise RefusedError(what, where=where, remedy=remedy)
     if unpacked > (most := read_max_file_bytes(error)):

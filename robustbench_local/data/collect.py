@@ -1,4 +1,4 @@
-"""From a listing of what a source offers to a data set of the images that are used."""
+"""Turn a listing of a source's images into a data set of the selected ones."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ ProgressCallback = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What the user declared about reading images.
+    """Options for reading images.
 
     Args:
         size: Height and width of all images; None keeps them as they are.
         resize: See :func:`~robustbench_local.data.resize.resize_and_crop`.
-        gray_to_rgb: Whether grey images become RGB by repeating their channel.
-        alpha: Background colour for transparent images.
-        max_bad: How many unusable images are set aside rather than being an error.
-        count_unread: Whether images in formats that are not read count as unusable: where a gate is judged,
-            a set that shrinks in silence could pass it.
+        gray_to_rgb: Repeat the channel of gray images to make them RGB.
+        alpha: Background color for transparent images.
+        max_bad: Most unusable images that are quarantined rather than being an error.
+        count_unread: Count images in unsupported formats as unusable. Grids with gates set it, because a set
+            that shrinks silently could pass a gate.
 
     Raises:
-        ConfigError: If a value makes no sense.
+        ConfigError: If a value is invalid.
     """
 
     size: tuple[int, int] | None = None
@@ -51,33 +51,33 @@ class ReadOptions:
             raise ConfigError(f"max_bad must be 0 or more, got {self.max_bad}")
         if self.alpha is not None and not is_colour(self.alpha):
             remedy = "write a name such as white, or a value such as #808080"
-            raise ConfigError(f"alpha: {self.alpha!r} is not a colour", remedy=remedy)
+            raise ConfigError(f"alpha: {self.alpha!r} is not a color", remedy=remedy)
         if self.resize is None:
             return
         if self.size is None:
-            raise ConfigError("resize needs size", remedy="say which size to cut out, such as size: 224")
+            raise ConfigError("resize needs size", remedy="set the size to crop, such as size: 224")
         if self.resize != "stretch" and self.resize < max(self.size):
             raise ConfigError(f"resize {self.resize} is smaller than size {max(self.size)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What a source offers, before any image is decoded.
+    """The images that a source offers, before any of them is decoded.
 
     Args:
         name: Short name of the data set.
-        where: What messages call the source.
-        ids: One stable id an image.
+        where: Name of the source in messages.
+        ids: One stable id per image.
         labels: Class indices, (N,), int64.
         class_names: Name of each class index.
-        label_map: Label as in the source -> index.
-        read: Decodes the image at a position; may raise ``BadImageError``.
-        masks: Where the object is, (N, H, W), bool.
-        surface: What the masks are, as a report names them; empty without masks.
-        notes: What the reader of the report should know.
-        usual_size: Height and width that the field brings the images to, where they come in many sizes.
-        groups: Which images show the same object, one name an image.
-        unread: Images in formats that are not read: id, class index and what they are.
+        label_map: Label in the source -> class index.
+        read_image: Decodes the image at a position; may raise ``BadImageError``.
+        masks: Pixels of the object, (N, H, W), bool.
+        surface: Description of the masks for reports; empty without masks.
+        notes: Remarks for the reader of the report.
+        standard_size: Height and width to which the field resizes images that come in many sizes.
+        groups: Name of the object that each image shows.
+        unread_images: Images in unsupported formats: id, class index and reason.
     """
 
     name: str
@@ -98,49 +98,51 @@ class Listing:
 def collect_dataset(
     listing: Listing, positions: Sequence[int], options: ReadOptions, progress: ProgressCallback | None = None
 ) -> Dataset:
-    """Decode the chosen images, bring them to one shape, and say what was done.
+    """Decode the selected images, bring them to one shape, and record what was done.
 
     Args:
         listing: The source.
-        positions: Which images, in this order.
-        options: What the user declared.
-        progress: Called with (images read, images in all) after each.
+        positions: Positions of the images, in this order.
+        options: The user's options.
+        progress: Called with (images read, images in total) after each image.
 
     Raises:
-        DataError: If more than ``options.max_bad`` images are unusable, none is left (F33), sizes differ
-            (F48), or grey images stand among coloured ones (F42).
+        DataError: If more than ``options.max_bad`` images are unusable, none remains (F33), sizes differ
+            (F48), or gray and color images are mixed (F42).
     """
-    unread = [(one, reason) for one, _, reason in listing.unread_images]
+    unread = [(image_id, reason) for image_id, _, reason in listing.unread_images]
     if options.count_unread:
         _check_quarantine(unread, len(positions), options.max_bad, listing.where)
-    read = _decode_images(listing, positions, options, progress)
-    counted = [*read.bad_images, *unread] if options.count_unread else read.bad_images
-    _check_quarantine(counted, len(read.arrays), options.max_bad, listing.where)
-    ids = tuple(listing.ids[position] for position in read.kept_positions)
-    labels = listing.labels[read.kept_positions]
-    _check_sizes(read.arrays, ids, listing.where)
-    _check_bytes(read.arrays, listing.where)
-    copies = _note_duplicates(read.arrays, ids, labels)
-    done = (f"{_format_image_count(count)}: {what}" for what, count in read.notes.items())
-    gray = _unify_channels(read.arrays, ids, options, listing.where)
+    decoded = _decode_images(listing, positions, options, progress)
+    counted = [*decoded.bad_images, *unread] if options.count_unread else decoded.bad_images
+    _check_quarantine(counted, len(decoded.arrays), options.max_bad, listing.where)
+    ids = tuple(listing.ids[position] for position in decoded.kept_positions)
+    labels = listing.labels[decoded.kept_positions]
+    _check_sizes(decoded.arrays, ids, listing.where)
+    _check_bytes(decoded.arrays, listing.where)
+    duplicate_notes = _note_duplicates(decoded.arrays, ids, labels)
+    conversions = (f"{_format_image_count(count)}: {what}" for what, count in decoded.notes.items())
+    gray_notes = _unify_channels(decoded.arrays, ids, options, listing.where)
     return Dataset(
-        images=_stack_images(read.arrays),
+        images=_stack_images(decoded.arrays),
         labels=torch.from_numpy(labels),
         ids=ids,
         class_names=listing.class_names,
         name=listing.name,
-        masks=None if listing.masks is None else _stack_masks(listing.masks[read.kept_positions], options),
+        masks=None if listing.masks is None else _stack_masks(listing.masks[decoded.kept_positions], options),
         surface=listing.surface,
         label_map=listing.label_map,
-        quarantined=(*read.bad_images, *unread),
-        notes=(*listing.notes, *done, *gray, *copies),
-        groups=None if listing.groups is None else tuple(listing.groups[row] for row in read.kept_positions),
+        quarantined=(*decoded.bad_images, *unread),
+        notes=(*listing.notes, *conversions, *gray_notes, *duplicate_notes),
+        groups=None
+        if listing.groups is None
+        else tuple(listing.groups[row] for row in decoded.kept_positions),
     )
 
 
 @dataclass
 class _DecodedImages:
-    """What came of decoding: positions and pixels of the sound images, and the others with the reason."""
+    """The result of decoding: positions and pixels of the valid images, the others with the reason."""
 
     kept_positions: list[int] = field(default_factory=list)
     arrays: list[Pixels] = field(default_factory=list)
@@ -151,32 +153,32 @@ class _DecodedImages:
 def _decode_images(
     listing: Listing, positions: Sequence[int], options: ReadOptions, progress: ProgressCallback | None
 ) -> _DecodedImages:
-    read = _DecodedImages()
+    decoded = _DecodedImages()
     for done, position in enumerate(positions, start=1):
         try:
             picture = listing.read_image(position)
         except BadImageError as error:
-            read.bad_images.append((listing.ids[position], str(error)))
+            decoded.bad_images.append((listing.ids[position], str(error)))
         else:
             pixels = picture.pixels
             if options.size is not None:
                 pixels = resize_and_crop(pixels, options.size, options.resize)
-            if not read.arrays:
+            if not decoded.arrays:
                 _check_memory(pixels.size, len(positions), listing.where)
-            read.notes.update(picture.notes)
-            read.kept_positions.append(position)
-            read.arrays.append(pixels)
+            decoded.notes.update(picture.notes)
+            decoded.kept_positions.append(position)
+            decoded.arrays.append(pixels)
         if progress is not None:
             progress(done, len(positions))
-    return read
+    return decoded
 
 
 def _check_memory(values: int, count: int, where: str) -> None:
-    """Say before the time is spent that the images will not fit (Linux and macOS)."""
+    """Refuse images that will not fit into memory before time is spent on them (Linux and macOS)."""
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
         return
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = values * count * 5  # 4 bytes as float32, and one more as they were read
+    needed = values * count * 5  # 4 bytes as float32, and 1 byte as read
     if needed > machine:
         what = f"{count} images need {needed / 1e9:.0f} GB and this machine has {machine / 1e9:.0f} GB"
         raise DataError(what, where=where, remedy="set a limit, or a smaller size")
@@ -194,16 +196,16 @@ def _check_quarantine(bad: Sequence[tuple[str, str]], good: int, max_bad: int, w
 
 def _check_sizes(arrays: Sequence[Pixels], ids: Sequence[str], where: str) -> None:
     height, width = arrays[0].shape[:2]
-    for array, one in zip(arrays, ids, strict=True):
+    for array, image_id in zip(arrays, ids, strict=True):
         if array.shape[:2] != (height, width):
-            what = (
-                f"sizes differ: {ids[0]} is {width}x{height} and {one} is {array.shape[1]}x{array.shape[0]}"
+            sizes = f"{ids[0]} is {width}x{height} and {image_id} is {array.shape[1]}x{array.shape[0]}"
+            raise DataError(
+                f"sizes differ: {sizes}", where=where, remedy="set a common size, such as size: 224"
             )
-            raise DataError(what, where=where, remedy="declare the size to bring them to, such as size: 224")
 
 
 def _check_bytes(arrays: Sequence[Pixels], where: str) -> None:
-    """Refuse images of bytes that are only 0 and 1, as masks are saved: divided by 255 all would be black."""
+    """Refuse 8-bit images that hold only 0 and 1, as saved masks do: divided by 255, all would be black."""
     if any(array.dtype != np.uint8 for array in arrays) or max(int(array.max()) for array in arrays) != 1:
         return
     what = "all images hold only the values 0 and 1: with white at 255 they would be black"
@@ -217,18 +219,18 @@ def _unify_channels(
     if not options.gray_to_rgb and len(gray) in (0, len(arrays)):
         return ()
     if not options.gray_to_rgb:
-        what = f"{len(gray)} of {len(arrays)} images are grey among coloured ones, the first: {ids[gray[0]]}"
-        remedy = "set gray_to_rgb: true to repeat their one channel, or remove them"
+        what = f"{len(gray)} of {len(arrays)} images are gray among color images, the first: {ids[gray[0]]}"
+        remedy = "set gray_to_rgb: true to repeat their channel, or remove them"
         raise DataError(what, where=where, remedy=remedy)
     for row in gray:
         arrays[row] = np.repeat(arrays[row], 3, axis=2)
-    return (f"{_format_image_count(len(gray))}: grey, repeated to RGB",) if gray else ()
+    return (f"{_format_image_count(len(gray))}: gray, repeated to RGB",) if gray else ()
 
 
 def _note_duplicates(
     arrays: Sequence[Pixels], ids: Sequence[str], labels: NDArray[np.int64]
 ) -> tuple[str, ...]:
-    """Note images that are there twice (F53); with two labels, one of them has to be wrong."""
+    """Note images that occur twice (F53); if their labels differ, one of the labels is wrong."""
     first: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []
     for row, array in enumerate(arrays):
@@ -239,12 +241,11 @@ def _note_duplicates(
             first[content] = row
     if not copies:
         return ()
-    contradicting = sum(1 for one, other in copies if labels[one] != labels[other])
-    one, other = copies[0]
+    contradicting = sum(1 for original, copy in copies if labels[original] != labels[copy])
+    original, copy = copies[0]
     tail = f", {contradicting} of them with another label" if contradicting else ""
-    return (
-        f"{_format_image_count(len(copies))}: exact copies of others{tail}, the first: {ids[other]} of {ids[one]}",
-    )
+    example = f"the first: {ids[copy]} of {ids[original]}"
+    return (f"{_format_image_count(len(copies))}: exact copies of others{tail}, {example}",)
 
 
 def _stack_images(arrays: Sequence[Pixels]) -> Tensor:

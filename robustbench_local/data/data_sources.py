@@ -1,4 +1,4 @@
-"""Where images come from: ``signs``, ``torchvision:NAME``, ``folder:DIR``, ``npz:FILE``."""
+"""Data sources: ``signs``, ``torchvision:NAME``, ``folder:DIR``, ``npz:FILE``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from robustbench_local.data.folder import list_folder
 from robustbench_local.data.gtsrb import CLASS_NAMES
 from robustbench_local.data.labels import resolve_classes
 from robustbench_local.data.npz import NpzKeys, list_npz
+from robustbench_local.data.outside_data import is_outside_data, load_outside_data
 from robustbench_local.data.rendered_signs.sign_shapes import DRAWN_CLASSES
 from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.data.subsample import SubsampleMethod, choose_images
 from robustbench_local.data.torchvision_sets import list_torchvision
 from robustbench_local.errors import ConfigError, DataError, did_you_mean
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.number_parser import parse_number
 
 MAX_SIDE_PIXELS = 4096
-_SIGNS_PER_CLASS = 40  # rendered signs of each class where there is no limit
+_SIGNS_PER_CLASS = 40  # rendered signs of each class without a limit
 
 
 def load_dataset(
@@ -48,39 +50,40 @@ def load_dataset(
     boxes_key: str | None = None,
     groups_key: str | None = None,
     scale: float | str | None = None,
+    allow_code: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Dataset:
-    """Load labelled images, checked, from a source; only the images that are used are decoded.
+    """Load labelled images from a source and validate them; only the selected images are decoded.
 
     Args:
         source: One of ``DATASET_SOURCES``, such as ``signs``, ``torchvision:CIFAR10``, ``folder:photos``.
-        split: ``train``, ``val`` or ``test_source``, where the source has splits; of a folder also the name of a
-            split that is spelled in another way, or ``none`` where its folders are classes.
+        split: ``train``, ``val`` or ``test``, if the source has splits; for a folder also the name of a split
+            with another spelling, or ``none`` if its folders are classes.
         limit: Use only this many images.
         choose: ``"stratified"``: as even over the classes as the data allow, the same for the same seed;
-            ``"first"``: the first in the order of the source.
-        seed: Of the choice; for ``signs`` also of the rendering.
+            ``"first"``: the first images in the order of the source.
+        seed: Seed of the choice; for ``signs`` also of the rendering.
         classes: Use only images of these classes, given by name or index.
-        size: Side, or height and width, in pixels: images are resized to cover it, and their centre cut out.
-        resize: Length of the shorter side before the cut, or ``"stretch"`` to give up the aspect ratio.
-        gray_to_rgb: Repeat the channel of grey images.
-        alpha: Background colour that transparent images are put on.
-        max_bad: Go on without unusable images up to this number; they are listed in ``quarantined``.
-        count_unread: Whether images in formats that are not read (TIFF, GIF, WebP, ...) count among them; a
-            grid with gates sets it. They are listed in either case.
-        download: Whether torchvision may download what is not there.
+        size: Side, or height and width, in pixels: images are resized to cover it, then center-cropped.
+        resize: Length of the shorter side before the crop, or ``"stretch"`` to ignore the aspect ratio.
+        gray_to_rgb: Repeat the channel of gray images.
+        alpha: Background color for transparent images.
+        max_bad: Skip up to this many unusable images; they are listed in ``quarantined``.
+        count_unread: Count images in unsupported formats (TIFF, GIF, WebP, ...) among them; a grid with gates
+            sets it. They are listed in either case.
+        download: Allow torchvision to download missing files.
         root: Folder of torchvision's files; default ``RBL_DATA``, else ``~/.cache/robustbench_local``.
-        base_folder: Folder that relative paths start from, before the current one.
+        base_folder: Folder in which relative paths are looked up before the current one.
         images_key: Array of images in an npz file, instead of the usual names.
         labels_key: Array of labels in an npz file.
         masks_key: Array of masks in an npz file.
-        boxes_key: Array of boxes in an npz file, in place of masks.
-        groups_key: Array in an npz file that tells which images show the same object.
-        scale: The value of white in an npz file, where the array's type does not say it.
-        progress: Called with (images read, images in all).
+        boxes_key: Array of boxes in an npz file, instead of masks.
+        groups_key: Array in an npz file that names the object each image shows.
+        scale: The value of white in an npz file, if the array's type does not imply it.
+        progress: Called with (images read, images in total).
 
     Raises:
-        ConfigError: If the source, a class or an option is unknown or makes no sense.
+        ConfigError: If the source, a class or an option is unknown or invalid.
         DataError: If the images or labels cannot be used (F33 to F54).
         RefusedError: If a file could run code or is a decompression bomb.
     """
@@ -96,6 +99,11 @@ def load_dataset(
     if source == "signs":
         _parse_scale(scale, source)
         return _load_rendered_signs(split, limit, seed, classes, options)
+    if is_outside_data(source):
+        with permit_code(allow_code, None if base_folder is None else Path(base_folder)):
+            return load_outside_data(
+                source, split=split, limit=limit, choose=choose, seed=seed, classes=classes, options=options
+            )
     keys = NpzKeys(images=images_key, labels=labels_key, masks=masks_key, boxes=boxes_key, groups=groups_key)
     listing = _build_listing(
         source,
@@ -116,7 +124,7 @@ def load_dataset(
     if classes is not None:
         wanted = set(resolve_classes(classes, listing.class_names))
         listing = replace(
-            listing, unread_images=tuple(one for one in listing.unread_images if one[1] in wanted)
+            listing, unread_images=tuple(image for image in listing.unread_images if image[1] in wanted)
         )
     chosen = _choose_positions(positions, listing, limit, seed, choose)
     return collect_dataset(listing, chosen, options, progress)
@@ -142,9 +150,9 @@ def _build_listing(
         file = _find_path(name, base)
         return list_npz(file, where=source, split=split, keys=keys, alpha=options.alpha, scale=scale)
     if kind in ("torchvision", "folder", "npz"):
-        form = next(one for one in DATASET_SOURCES if one.startswith(f"{kind}:"))
+        form = next(pattern for pattern in DATASET_SOURCES if pattern.startswith(f"{kind}:"))
         raise ConfigError(f"the source {source!r} names nothing", remedy=f"write it as {form}")
-    kinds = [one.partition(":")[0] for one in DATASET_SOURCES]
+    kinds = [pattern.partition(":")[0] for pattern in DATASET_SOURCES]
     raise ConfigError(f"unknown data source {source!r}", remedy=did_you_mean(kind, kinds))
 
 
@@ -167,7 +175,7 @@ def _load_rendered_signs(
 def _select_class_positions(
     labels: Sequence[int], class_names: Sequence[str], classes: Sequence[int | str] | None, where: str
 ) -> list[int]:
-    """Positions of the images of these classes; of all where none are named."""
+    """Return the positions of the images of these classes; of all images if none are named."""
     if classes is None:
         return list(range(len(labels)))
     wanted = set(resolve_classes(classes, class_names))
@@ -182,7 +190,7 @@ def _choose_positions(
 ) -> list[int]:
     ids = [listing.ids[position] for position in positions]
     labels = listing.labels[list(positions)].tolist()
-    return [positions[one] for one in choose_images(ids, labels, limit=limit, seed=seed, choose=choose)]
+    return [positions[index] for index in choose_images(ids, labels, limit=limit, seed=seed, choose=choose)]
 
 
 def _check_choice(limit: int | None, choose: str, seed: int) -> None:
@@ -205,7 +213,7 @@ def _parse_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 
 
 def _parse_scale(scale: float | str | None, source: str) -> float | None:
-    """The value of white, checked; image files say their own."""
+    """Validate the value of white; it is only for npz files, because image files state their own."""
     if scale is None:
         return None
     if not source.startswith("npz:"):
@@ -226,13 +234,13 @@ def _find_root(root: Path | str | None) -> Path:
 
 
 def _find_path(name: str, base: Path | str | None) -> Path:
-    """The path from the base if it is there, else from the current folder."""
+    """Return the path from the base folder if it exists, else from the current folder."""
     try:
         if b"\0" in os.fsencode(name):
-            raise ValueError("it holds a NUL")  # noqa: TRY301
+            raise ValueError("it contains a NUL")  # noqa: TRY301
         path = Path(name).expanduser()
         from_base = Path(base or ".") / path
         return from_base if from_base.exists() else path
-    except (OSError, ValueError, RuntimeError) as error:  # too long, no Unicode, an unknown ~user
+    except (OSError, ValueError, RuntimeError) as error:  # too long, not Unicode, or an unknown ~user
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{name[:80]!r} cannot be a path: {reason}", remedy="check the path") from None

@@ -1,4 +1,4 @@
-"""Dataset: images in [0, 1] with labels, ids and class names, checked once and then trusted."""
+"""Dataset: images in [0, 1] with labels, ids and class names, validated at construction."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from torch import Tensor
 from robustbench_local.errors import DataError
 
 MAX_OVERSHOOT = 1e-6
-"""How far a pixel may lie outside [0, 1] by rounding alone; it is clamped, with a note."""
+"""Largest distance of a pixel from [0, 1] by rounding alone; such pixels are clamped, with a note."""
 MAX_INTERPOLATION_OVERSHOOT = 0.05
-"""How far resizing with a sharp kernel carries pixels outside [0, 1]; only words depend on it."""
+"""Largest overshoot that resizing with a sharp kernel explains; only a message depends on it."""
 MAX_CLASSES = 100_000  # a larger label is an identifier, not an index
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Dataset:
-    """Images with everything that an evaluation and its report need to know about them.
+    """Images with all the metadata that an evaluation and its report need.
 
     Args:
         images: (N, C, H, W), float32, every value in [0, 1].
         labels: Class indices, (N,), int64, in ``range(len(class_names))``.
-        ids: One unique name an image, the same whatever the limit, the order or the subset.
+        ids: One unique name per image, independent of the limit, the order and the subset.
         class_names: Name of each class index; ``("0", "1", ...)`` when the source has no names.
         name: Short name for reports and messages.
-        masks: Where the object is, (N, 1, H, W), bool.
-        surface: What the masks are, as a report names them, e.g. ``the mask 'rect'``; empty without masks,
-            and where nobody knows.
-        label_map: Label as in the source -> class index; empty when the source's labels are the indices.
+        masks: Pixels of the object, (N, 1, H, W), bool.
+        surface: Description of the masks for reports, e.g. ``the mask 'rect'``; empty without masks or if
+            unknown.
+        label_map: Label in the source -> class index; empty when the source's labels are the indices.
         quarantined: Files that could not be used, each with the reason.
-        notes: What a reader of the report should know about how the images were read.
-        groups: Which images show the same object, one name an image, where that is known: they must not lie
-            on both sides of a split.
+        notes: Remarks for the reader of the report about how the images were read.
+        groups: Name of the object that each image shows, if known: images of one object must not be on both
+            sides of a split.
 
     Raises:
         DataError: If there is no image (F33), a shape or dtype is wrong, a value is NaN or outside [0, 1]
-            (F49, F50, diagnostic D1), a label is out of range (F36), or ids repeat. Values that rounding put
-            within 1e-6 outside are clamped instead, with a note.
+            (F49, F50, diagnostic D1), a label is out of range (F36), or ids repeat. Values at most 1e-6
+            outside, as rounding produces, are clamped instead, with a note.
     """
 
     images: Tensor
@@ -71,9 +71,9 @@ class Dataset:
             what = f"{len(self.images)} images but {len(self.groups)} groups"
             raise DataError(what, where=self.name)
         if len(set(self.ids)) < len(self.ids):
-            repeated = next(one for position, one in enumerate(self.ids) if one in self.ids[:position])
+            repeated = next(name for position, name in enumerate(self.ids) if name in self.ids[:position])
             raise DataError(
-                f"the id {repeated!r} is there twice", where=self.name, remedy="give each image its own id"
+                f"the id {repeated!r} occurs twice", where=self.name, remedy="give each image its own id"
             )
         if self.masks is not None:
             _check_masks(self.masks, self.images, self.name)
@@ -89,19 +89,19 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that the data knows, whether or not each has an image."""
+        """Number of classes, including those without an image."""
         return len(self.class_names)
 
     @property
     def has_class_names(self) -> bool:
-        """Whether the classes have names of their own, not just their numbers."""
+        """True if the classes have names other than their numbers."""
         return self.class_names != build_class_names(self.num_classes)
 
     def compute_digest(self) -> str:
-        """SHA-256 over ids, labels, images and masks; the same data gives the same digest on any machine."""
+        """Return the SHA-256 over ids, labels, images and masks; it is the same on every machine."""
         hasher = hashlib.sha256()
-        for one in self.ids:
-            hasher.update(one.encode("utf-8", "backslashreplace") + b"\0")
+        for image_id in self.ids:
+            hasher.update(image_id.encode("utf-8", "backslashreplace") + b"\0")
         for tensor in (self.labels, self.images, self.masks):
             if tensor is not None:
                 array = np.ascontiguousarray(tensor.numpy())
@@ -110,7 +110,7 @@ class Dataset:
         return hasher.hexdigest()
 
     def select_images(self, indices: Sequence[int] | Tensor) -> Dataset:
-        """The images at these positions, in this order, with all else kept."""
+        """Return the images at these positions, in this order, with all other fields unchanged."""
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         return replace(
             self,
@@ -123,7 +123,7 @@ class Dataset:
 
 
 def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> Dataset:
-    """Take a data set as it is, or make one of an (images, labels) pair.
+    """Return a data set unchanged, or build one from an (images, labels) pair.
 
     Args:
         data: A :class:`Dataset`, or images (N, C, H, W), uint8, bool or floating point in [0, 1],
@@ -163,7 +163,7 @@ def as_dataset(data: Dataset | tuple[Tensor, Tensor], name: str = "tensors") -> 
 
 
 def _check_zeros_and_ones(images: Tensor, name: str) -> None:
-    """Bytes that are only 0 and 1 are [0, 1] already: divided by 255 they would be black."""
+    """Refuse 8-bit images that hold only 0 and 1: divided by 255 they would be black."""
     if images.numel() and int(images.max()) == 1:
         what = "the uint8 images hold only 0 and 1: divided by 255 they would be black"
         raise DataError(
@@ -172,13 +172,13 @@ def _check_zeros_and_ones(images: Tensor, name: str) -> None:
 
 
 def check_pixel_values(images: Tensor, name: str) -> int:
-    """Diagnostic D1: refuse what is not (N, C, H, W), float32, in [0, 1].
+    """Diagnostic D1: refuse images that are not (N, C, H, W), float32, in [0, 1].
 
     Returns:
-        How many images have values within ``MAX_OVERSHOOT`` outside [0, 1], for the caller to clamp.
+        Number of images with values at most ``MAX_OVERSHOOT`` outside [0, 1], for the caller to clamp.
 
     Raises:
-        DataError: With the rows concerned, what they look like, and what to do.
+        DataError: With the rows concerned, the likely cause, and what to do.
     """
     _check_layout(images, name)
     low, high = (value.item() for value in torch.aminmax(images))
@@ -192,8 +192,8 @@ def check_pixel_values(images: Tensor, name: str) -> int:
         raise DataError(
             "image values are NaN or infinite", where=where, remedy="repair or remove these images"
         )
-    looks, remedy = _explain_range(low, high)
-    what = f"image values must be in [0, 1], got {low:.7g} to {high:.7g}: they look {looks}"
+    description, remedy = _explain_range(low, high)
+    what = f"image values must be in [0, 1], got {low:.7g} to {high:.7g}: they look {description}"
     raise DataError(what, where=where, remedy=remedy)
 
 
@@ -215,37 +215,37 @@ def _check_layout(images: Tensor, name: str) -> None:
 
 
 def _explain_range(low: float, high: float) -> tuple[str, str]:
-    """What values outside [0, 1] look like, and what to do."""
-    near = MAX_INTERPOLATION_OVERSHOOT
-    if low >= -near and high <= 1 + near:
+    """Return a description of values outside [0, 1], and advice."""
+    margin = MAX_INTERPOLATION_OVERSHOOT
+    if low >= -margin and high <= 1 + margin:
         return "like [0, 1] after resizing or arithmetic", "clamp the images to [0, 1] where they are made"
-    if low < 0 and low >= -1 - near and high <= 1 + near:
+    if low < 0 and low >= -1 - margin and high <= 1 + margin:
         return (
-            "normalised already, to [-1, 1]",
+            "normalized already, to [-1, 1]",
             "give (images + 1) / 2, and tell the classifier with normalize",
         )
     if low < 0:
-        remedy = "give the images as they were before normalisation, and tell the classifier with normalize"
-        return "normalised already", remedy
-    if high <= 255 * (1 + near):
+        remedy = "give the images before normalization, and tell the classifier with normalize"
+        return "normalized already", remedy
+    if high <= 255 * (1 + margin):
         return "like 0..255", "divide the images by 255"
-    if high <= 65535 * (1 + near):
+    if high <= 65535 * (1 + margin):
         return "like 0..65535, or a part of it", "divide the images by the value of white"
     return "like no image's", "divide the images by the value of white"
 
 
 def build_class_names(count: int) -> tuple[str, ...]:
-    """Class names where there are none: ``("0", "1", ...)``."""
+    """Return the numbers as class names: ``("0", "1", ...)``."""
     return tuple(str(index) for index in range(count))
 
 
 def format_rows(wrong: Tensor, shown: int = 5) -> str:
-    """The first positions that are True in ``wrong``, (N,), in words: ``rows 3, 8, ... (12 in all)``."""
+    """Format the first positions where ``wrong``, (N,), is True: ``rows 3, 8, ... (12 in all)``."""
     rows = wrong.nonzero().flatten().tolist()
     if len(rows) == 1:
         return f"row {rows[0]}"
-    listed = ", ".join(str(row) for row in rows[:shown])
-    return f"rows {listed}" + (f", ... ({len(rows)} in all)" if len(rows) > shown else "")
+    first_rows = ", ".join(str(row) for row in rows[:shown])
+    return f"rows {first_rows}" + (f", ... ({len(rows)} in all)" if len(rows) > shown else "")
 
 
 def _check_labels(labels: Tensor, num_classes: int, name: str) -> None:

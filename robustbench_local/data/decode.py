@@ -1,4 +1,4 @@
-"""Image files to pixels: only safe formats, nothing dropped or clipped in silence."""
+"""Image decoding: only safe formats, and nothing is dropped or clipped silently."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import DataError, RefusedError
 
-#: Formats that are read, whatever the file is called: others have had bombs and code paths too many.
+#: Supported formats, whatever the file's name: other decoders have a larger attack surface.
 IMAGE_FORMATS = ("PNG", "JPEG", "PPM", "BMP")
-#: Larger images are refused as decompression bombs (Pillow's own limit, whatever the process has set).
+#: Larger images are refused as decompression bombs (Pillow's default, whatever the process has set).
 MAX_PIXELS = 89_478_485
-#: Largest file of one image.
+#: Largest file of an image.
 MAX_IMAGE_BYTES = 1 << 30
 
 Pixels = NDArray[Any]  # (H, W, C): uint8, or float32 in [0, 1]
 
-_EXIF_ORIENTATION_TAG = 0x0112  # the EXIF tag, and what undoes each of its values
-_ORIENTATION_TRANSPOSES = {
+_EXIF_ORIENTATION_TAG = 0x0112
+_ORIENTATION_TRANSPOSES = {  # value of the tag -> its inverse
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -45,16 +45,16 @@ _DECODING_ERRORS = (
 
 
 class BadImageError(Exception):
-    """One image cannot be read; the reason is the message. It never leaves the package."""
+    """One image cannot be read; the message is the reason. Callers inside the package handle it."""
 
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One decoded image.
+    """A decoded image.
 
     Args:
         pixels: (H, W, C) with C = 1 or 3; uint8, or float32 in [0, 1] where the file has 16 bits.
-        notes: What was done to the file's pixels, in words that can be counted over many files.
+        notes: Conversions applied to the file's pixels, worded so that files can be counted.
     """
 
     pixels: Pixels
@@ -66,11 +66,11 @@ def read_image(path: Path, *, where: str, alpha: str | None = None) -> DecodedIm
 
     Args:
         path: The file.
-        where: What messages call it.
-        alpha: Background for transparent images, a colour that Pillow knows: ``white``, ``#808080``.
+        where: Its name in messages.
+        alpha: Background for transparent images, a color that Pillow knows: ``white``, ``#808080``.
 
     Returns:
-        The picture, upright (EXIF orientation applied).
+        The image, upright (EXIF orientation applied).
 
     Raises:
         BadImageError: If the file is empty, truncated, corrupt or in another format (F38 to F41).
@@ -83,9 +83,8 @@ def read_image(path: Path, *, where: str, alpha: str | None = None) -> DecodedIm
         raise BadImageError("empty file")
     with translate_decoding_errors(where):
         if content.startswith(b"\x89PNG"):
-            _open_image(
-                content
-            ).verify()  # Pillow's decoder accepts a PNG that lost its end (F39); this does not
+            # Pillow's decoder accepts a truncated PNG (F39); verify() does not.
+            _open_image(content).verify()
         image = _open_image(content)
         _check_bomb(image, where)
         image.load()
@@ -95,7 +94,7 @@ def read_image(path: Path, *, where: str, alpha: str | None = None) -> DecodedIm
 
 @contextmanager
 def translate_decoding_errors(where: str) -> Iterator[None]:
-    """Turn what Pillow raises and warns about into this package's errors.
+    """Translate Pillow's errors and warnings into this package's errors.
 
     Raises:
         BadImageError: If the image cannot be decoded.
@@ -120,13 +119,13 @@ def translate_decoding_errors(where: str) -> Iterator[None]:
 def convert_image(
     image: Image.Image, *, where: str, alpha: str | None = None, notes: tuple[str, ...] = ()
 ) -> DecodedImage:
-    """Convert an opened image to grey or RGB without loss that nobody asked for.
+    """Convert an opened image to gray or RGB, without implicit loss.
 
     Args:
         image: The image, any mode.
-        where: What messages call it.
+        where: Its name in messages.
         alpha: Background for transparent images.
-        notes: What was done before.
+        notes: Conversions applied before.
 
     Raises:
         BadImageError: If its pixels are floating point.
@@ -145,7 +144,7 @@ def convert_image(
         return DecodedImage(_convert_to_array(image), notes)
     if image.mode == "1":
         return DecodedImage(
-            _convert_to_array(image.convert("L")), (*notes, "black and white, converted to grey")
+            _convert_to_array(image.convert("L")), (*notes, "black and white, converted to gray")
         )
     if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
         kind = {"P": "palette"}.get(image.mode, image.mode)
@@ -154,7 +153,7 @@ def convert_image(
 
 
 def is_colour(name: str) -> bool:
-    """Whether Pillow knows this colour."""
+    """Return True if Pillow knows this color."""
     try:
         ImageColor.getrgb(name)
     except ValueError:
@@ -177,49 +176,49 @@ def _build_bomb_error(where: str) -> RefusedError:
 
 
 def _list_losses(content: bytes, image: Image.Image) -> tuple[str, ...]:
-    """What Pillow leaves out of a file without a word."""
+    """List what Pillow silently drops from a file."""
     notes = []
     if image.format == "PNG" and content[24] == 16 and not image.mode.startswith("I"):
-        notes.append("16-bit colour, read at 8 bits")
+        notes.append("16-bit color, read at 8 bits")
     if getattr(image, "n_frames", 1) > 1:
-        notes.append("several pictures in one file, the first used")
+        notes.append("several images in one file, the first used")
     return tuple(notes)
 
 
 def _rotate_upright(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """The image turned as its EXIF orientation says (F46)."""
-    turn = _ORIENTATION_TRANSPOSES.get(image.getexif().get(_EXIF_ORIENTATION_TAG, 1))
-    if turn is None:
+    """Rotate the image according to its EXIF orientation (F46)."""
+    transpose = _ORIENTATION_TRANSPOSES.get(image.getexif().get(_EXIF_ORIENTATION_TAG, 1))
+    if transpose is None:
         return image, ()
-    return image.transpose(turn), ("turned upright as its EXIF data says",)
+    return image.transpose(transpose), ("rotated upright according to its EXIF data",)
 
 
 def _flatten_alpha(image: Image.Image, alpha: str | None, where: str) -> Image.Image:
     if alpha is None:
-        what = "has an alpha channel with transparent pixels, and dropping it would change the picture"
+        what = "has an alpha channel with transparent pixels, and dropping it would change the image"
         raise DataError(what, where=where, remedy="name the background to put it on, such as alpha: white")
     background = Image.new("RGBA", image.size, alpha)
     return _remove_alpha(Image.alpha_composite(background, image.convert("RGBA")), image.mode)
 
 
 def _is_opaque(image: Image.Image) -> bool:
-    """Whether no pixel lets a background through: then the alpha channel says nothing."""
+    """Return True if every pixel is opaque, so that the alpha channel carries no information."""
     low, _ = image.convert("RGBA").getchannel("A").getextrema()
     return low == 255
 
 
 def _remove_alpha(image: Image.Image, mode: str | None = None) -> Image.Image:
-    """Grey if the file is, else RGB."""
-    grey = (mode or image.mode) in ("1", "L", "LA", "La")
-    return image.convert("RGBA").convert("L" if grey else "RGB")
+    """Convert to gray if the file is gray, else to RGB."""
+    is_gray = (mode or image.mode) in ("1", "L", "LA", "La")
+    return image.convert("RGBA").convert("L" if is_gray else "RGB")
 
 
 def _convert_16_bit(image: Image.Image, notes: tuple[str, ...]) -> DecodedImage:
-    """Scale 16-bit grey; Pillow's conversion would turn all above 255 to white (F44)."""
+    """Scale 16-bit gray; Pillow's conversion would turn all values above 255 to white (F44)."""
     if "transparency" in image.info and (np.asarray(image) == image.info["transparency"]).any():
-        raise BadImageError("16-bit grey with a transparent colour is not supported")
+        raise BadImageError("16-bit gray with a transparent color is not supported")
     pixels = np.asarray(image).astype(np.float32)[..., None] / np.float32(65535)
-    return DecodedImage(np.clip(pixels, 0, 1), (*notes, "16-bit grey, divided by 65535"))
+    return DecodedImage(np.clip(pixels, 0, 1), (*notes, "16-bit gray, divided by 65535"))
 
 
 def _convert_to_array(image: Image.Image) -> Pixels:

@@ -1,4 +1,4 @@
-"""``folder:DIR``: a folder of images for each class."""
+"""``folder:DIR``: a folder with a sub-folder of images per class."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
 
 
 def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | None = None) -> Listing:
-    """List the images of a folder with a sub-folder a class, or with such folders under train, val, test.
+    """List the images of a folder with a sub-folder per class, or with such folders under train, val, test.
 
     Args:
         folder: The folder.
-        where: What messages call it.
-        split: Which split, where there are some; ``"none"`` where the folders are classes whatever they
-            look like. See :func:`~robustbench_local.data.folder_layout.find_classes`.
+        where: Its name in messages.
+        split: The split, if there are splits; ``"none"`` if the folders are classes whatever their names.
+            See :func:`~robustbench_local.data.folder_layout.find_classes`.
         alpha: Background for transparent images.
 
     Returns:
@@ -36,8 +36,8 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         Sub-folders whose names are all numbers give these numbers as class indices.
 
     Raises:
-        DataError: If the folder is missing, unreadable, or laid out in another way, it is not clear which
-            folders are classes, or a class has images in formats that are not read and no others.
+        DataError: If the folder is missing, unreadable or has another layout, if it is not clear which
+            folders are classes, or if all images of a class are in unsupported formats.
     """
     _list_folders(folder, where)
     try:
@@ -47,18 +47,18 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
     label_map, class_names = index_labels((path.name for path in _list_folders(root, where)), where)
     if not label_map:
         raise _build_layout_error(root, where)
-    beside = _OtherFiles(where)
-    beside.count_files(path for path in root.iterdir() if path.is_file())
+    other_files = _OtherFiles(where)
+    other_files.count_files(path for path in root.iterdir() if path.is_file())
     files: list[Path] = []
     labels: list[int] = []
     for name, label in label_map.items():
-        found = _list_images(root / name, beside, label)
-        files += found
-        labels += [label] * len(found)
-        beside.finish_class(name, has_images=bool(found))
+        paths = _list_images(root / name, other_files, label)
+        files += paths
+        labels += [label] * len(paths)
+        other_files.finish_class(name, has_images=bool(paths))
     if not files:
-        raise _build_layout_error(root, where, beside.counts_by_kind)
-    beside.check_unread_classes()
+        raise _build_layout_error(root, where, other_files.counts_by_kind)
+    other_files.check_unread_classes()
 
     def read(position: int) -> DecodedImage:
         path = files[position]
@@ -72,18 +72,18 @@ def list_folder(folder: Path, *, where: str, split: str = "test", alpha: str | N
         class_names=class_names,
         label_map={_format_name(name): label for name, label in label_map.items()},
         read_image=read,
-        notes=(*layout_notes, *beside.build_notes()),
+        notes=(*layout_notes, *other_files.build_notes()),
         unread_images=tuple(
-            (_format_id(path, root), label, kind) for path, label, kind in beside.unread_images
+            (_format_id(path, root), label, kind) for path, label, kind in other_files.unread_images
         ),
     )
 
 
 class _OtherFiles:
-    """What lies beside the images that are read: other files, images in other formats, empty classes.
+    """Everything beside the images that are read: other files, unsupported formats, empty classes.
 
     Args:
-        where: What messages call the folder.
+        where: Name of the folder in messages.
     """
 
     def __init__(self, where: str) -> None:
@@ -95,25 +95,25 @@ class _OtherFiles:
         self._counts_in_class: Counter[str] = Counter()
 
     def count_files(self, paths: Iterable[Path], label: int | None = None) -> None:
-        """Count files that are not read; images in other formats are remembered with their class."""
+        """Count files that are not read; images in unsupported formats are recorded with their class."""
         for path in paths:
             self.counts_by_kind[_find_kind(path)] += 1
             if label is None:
                 continue
-            found = find_unread_format(path)
-            if found is not None:
-                self.unread_images.append((path, label, f"a {found} image, a format that is not read"))
-            if found is not None or is_possible_data(path):
+            image_format = find_unread_format(path)
+            if image_format is not None:
+                self.unread_images.append((path, label, f"a {image_format} image, a format that is not read"))
+            if image_format is not None or is_possible_data(path):
                 self._counts_in_class[_find_kind(path)] += 1
 
     def add_unread(self, path: Path, label: int, kind: str, reason: str) -> None:
-        """Remember what may hold images of a class and is not looked into."""
+        """Record a path that may hold images of a class and is not read."""
         self.counts_by_kind[kind] += 1
         self._counts_in_class[kind] += 1
         self.unread_images.append((path, label, reason))
 
     def finish_class(self, name: str, *, has_images: bool) -> None:
-        """The files of a class have been counted."""
+        """Close a class after its files have been counted."""
         if not has_images and self._counts_in_class:
             self._unread_classes.append((name, self._counts_in_class))
         elif not has_images:
@@ -121,7 +121,7 @@ class _OtherFiles:
         self._counts_in_class = Counter()
 
     def check_unread_classes(self) -> None:
-        """Stop where a class has files, and none that can be read: its images would be missing in silence.
+        """Refuse a class that has files of which none can be read: its images would be missing silently.
 
         Raises:
             DataError: Naming the first such class.
@@ -134,15 +134,15 @@ class _OtherFiles:
             if len(self._unread_classes) > 1
             else ""
         )
-        what = f"the class {_format_name(name)} has no image that is read, only {_format_counts(kinds)}{more}"
+        what = f"the class {_format_name(name)} has no readable image, only {_format_counts(kinds)}{more}"
         remedy = f"{_READ_FORMATS}: convert them, or move the folder away"
         raise DataError(what, where=self.where, remedy=remedy)
 
     def build_notes(self) -> tuple[str, ...]:
-        """What a reader should know."""
-        aside = (f"files left aside: {_format_counts(self.counts_by_kind)}",) if self.counts_by_kind else ()
+        """Return the remarks for the reader of the report."""
+        notes = (f"files left aside: {_format_counts(self.counts_by_kind)}",) if self.counts_by_kind else ()
         names = ", ".join(map(_format_name, self._empty_classes))
-        return (*aside, f"class folders without images: {names}") if names else aside
+        return (*notes, f"class folders without images: {names}") if names else notes
 
 
 def _list_folders(folder: Path, where: str) -> list[Path]:
@@ -162,24 +162,24 @@ def _list_folders(folder: Path, where: str) -> list[Path]:
         raise _build_read_error(error, where) from None
 
 
-def _list_images(folder: Path, beside: _OtherFiles, label: int) -> list[Path]:
-    """Image files of a class, sorted, its sub-folders included; all others are counted as ``border_position``."""
+def _list_images(folder: Path, other_files: _OtherFiles, label: int) -> list[Path]:
+    """List the image files of a class, sorted, with its sub-folders; count all others in ``other_files``."""
 
     def fail(error: OSError) -> None:
-        raise _build_read_error(error, beside.where)
+        raise _build_read_error(error, other_files.where)
 
     images: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         for path in (Path(parent, name) for name in folders if Path(parent, name).is_symlink()):
-            beside.add_unread(path, label, "linked folder", "a link to a folder, which is not followed")
+            other_files.add_unread(path, label, "linked folder", "a link to a folder, which is not followed")
         for path in (Path(parent, name) for name in sorted(files)):
             if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-                beside.count_files([path], label)
+                other_files.count_files([path], label)
             elif path.is_file() or path.is_symlink():
                 images.append(path)
             else:
-                beside.add_unread(path, label, "pipe or device", "no regular file")
+                other_files.add_unread(path, label, "pipe or device", "no regular file")
     return images
 
 
@@ -188,13 +188,17 @@ def _build_read_error(error: OSError, where: str) -> DataError:
     return DataError(what, where=where, remedy="check the permissions of the folder and what it holds")
 
 
-def _build_layout_error(root: Path, where: str, aside: Counter[str] | None = None) -> DataError:
-    if aside is not None:
-        found = f", only {_format_counts(aside)}" if aside else ""
+def _build_layout_error(root: Path, where: str, counts: Counter[str] | None = None) -> DataError:
+    if counts is not None:
+        detail = f", only {_format_counts(counts)}" if counts else ""
         remedy = f"{_READ_FORMATS}: convert the others"
-        return DataError(f"there are no images in the class folders{found}", where=where, remedy=remedy)
-    loose = sum(1 for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    what = f"has {loose} images but no class folders" if loose else "is empty: there are no class folders"
+        return DataError(f"there are no images in the class folders{detail}", where=where, remedy=remedy)
+    image_count = sum(1 for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    what = (
+        f"has {image_count} images but no class folders"
+        if image_count
+        else "is empty: there are no class folders"
+    )
     return DataError(what, where=where, remedy=_LAYOUT_REMEDY)
 
 
@@ -202,8 +206,8 @@ def _find_kind(path: Path) -> str:
     return "hidden" if path.name.startswith(".") else path.suffix.lower() or "without a suffix"
 
 
-def _format_counts(aside: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(aside.items()))
+def _format_counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def _format_id(path: Path, root: Path) -> str:
@@ -211,5 +215,5 @@ def _format_id(path: Path, root: Path) -> str:
 
 
 def _format_name(name: str) -> str:
-    """The name as valid Unicode, whatever bytes the file system has."""
+    """Return the name as valid Unicode, whatever bytes the file system has."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Where the class folders of a folder of images are: in it, or in one of its splits; asked where unclear."""
+"""Detection of the class folders in a folder of images: its own sub-folders, or those of a split."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def _parse_words(text: str) -> frozenset[str]:
 
 
 NO_SPLIT = "none"
-"""What ``split`` says where the folders are classes, whatever they look like."""
+"""Value of ``split`` that declares the sub-folders to be classes, whatever their names."""
 _STANDARD_SPLITS: tuple[tuple[str, ...], ...] = (
     ("train", "training"),
     ("val", "valid", "validation"),
     ("test", "testing"),
 )
-"""Names that are splits without a question; each row is one split."""
+"""Folder names that always denote a split; each row is one split."""
 _STANDARD_SPLIT_NAMES = {name for names in _STANDARD_SPLITS for name in names}
 _SPLIT_WORDS_BY_SPLIT: Mapping[str, str] = {
     "train": (
@@ -43,30 +43,30 @@ _SPLIT_WORDS_BY_SPLIT: Mapping[str, str] = {
     "holdout": "holdout heldout",
     "fold": "fold folds split splits cv kfold",
 }
-"""Words that name a split; a spelling that is not here shows by its sub-folders."""
+"""Words that name a split; other spellings are recognized by their sub-folders."""
 _FILLER_WORDS = _parse_words(
     "set sets data dataset datasets images image img imgs pictures photos samples subset part partition "
     "final full clean raw new old small large labeled labelled unlabeled"
 )
-"""Words that stand beside them: ``test_images``, ``Train data``, ``training-set-2``."""
+"""Words that may accompany them: ``test_images``, ``Train data``, ``training-set-2``."""
 _IMAGE_FOLDER_WORDS = _parse_words(
     "image images img imgs jpg jpeg jpegs jpegimages png pngs data frames photo photos picture pictures "
     "files rgb raw"
 )
-"""Folders that only hold a class's images: ``n01443537/images/``."""
+"""Names of folders that only hold a class's images: ``n01443537/images/``."""
 _MAX_NAMED, _MAX_CHOICES = 5, 20
 
 
 @dataclass(frozen=True)
 class _FolderLevel:
-    """What one level of folders is like; folders without images are left out."""
+    """One level of folders; folders without images are omitted."""
 
     subfolders: Mapping[str, tuple[str, ...]]
-    """Each folder with the names of its sub-folders that hold images."""
+    """Folder -> names of its sub-folders that hold images."""
     image_folders: Mapping[str, frozenset[str]]
-    """Each folder with the names of all folders below it, however deep, that images lie in."""
+    """Folder -> names of all folders below it, at any depth, that hold images directly."""
     folders_with_images: frozenset[str]
-    """Folders with images of their own, beside or instead of sub-folders."""
+    """Folders that hold images directly, with or without sub-folders."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,15 +74,15 @@ class _FolderLevel:
 
 
 def find_classes(folder: Path, split: str, where: str) -> tuple[Path, tuple[str, ...]]:
-    """The folder whose sub-folders are the classes, and what a reader should know about the choice.
+    """Return the folder whose sub-folders are the classes, and notes about the choice.
 
-    Folders are splits if they have the usual names; also, whatever they are called, if their own sub-folders
-    share a name, or if their names say so. Splits of other than the usual names are never chosen unasked.
+    Folders are splits if they have the usual names, if their own sub-folders share a name, or if their names
+    contain a word for a split. A split without a usual name is used only if ``split`` names it.
 
     Args:
-        folder: What the user named.
-        split: Which split; ``"none"``: the sub-folders are classes.
-        where: What messages call the folder.
+        folder: The folder that the user named.
+        split: The split; ``"none"`` if the sub-folders are classes.
+        where: Name of the folder in messages.
 
     Raises:
         DataError: If it is not clear which folders are classes, or there is no such split.
@@ -93,10 +93,10 @@ def find_classes(folder: Path, split: str, where: str) -> tuple[Path, tuple[str,
     chosen = _find_standard_split(folder, level, split, where)
     if chosen is None:
         reason = _explain_doubt(level)
-        named = split in level.subfolders and bool(level.subfolders[split])
-        if reason is None and not (named and split not in _STANDARD_SPLIT_NAMES):
+        is_named_split = split in level.subfolders and bool(level.subfolders[split])
+        if reason is None and not (is_named_split and split not in _STANDARD_SPLIT_NAMES):
             return folder, _note_deeper_folders(level)
-        if not named:
+        if not is_named_split:
             raise _build_unclear_error(level, reason or "", where)
         chosen = folder / split
     inner = _read_level(chosen)
@@ -108,14 +108,14 @@ def find_classes(folder: Path, split: str, where: str) -> tuple[Path, tuple[str,
 
 
 def list_subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted; hidden ones and those of tools are not for images."""
+    """Return the folders in a folder, sorted, without hidden ones and those of tools."""
     return sorted(
         path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))
     )
 
 
 def _find_standard_split(folder: Path, level: _FolderLevel, split: str, where: str) -> Path | None:
-    """The split where all folders, or all that hold images, have usual names; None where they have not."""
+    """Return the split's folder if all folders, or all that hold images, have usual names, else None."""
     names = {path.name for path in list_subfolders(folder)}
     if level.subfolders and not names <= _STANDARD_SPLIT_NAMES:
         names = set(level.names)
@@ -130,34 +130,34 @@ def _find_standard_split(folder: Path, level: _FolderLevel, split: str, where: s
 
 
 def _read_level(folder: Path) -> _FolderLevel:
-    inside, leaves, loose = {}, {}, set()
+    subfolders, image_folders, with_images = {}, {}, set()
     for path in list_subfolders(folder):
-        below = _find_image_folders(path)
-        if not below:
+        paths = _find_image_folders(path)
+        if not paths:
             continue
-        inside[path.name] = tuple(sorted({one.parts[0] for one in below if one.parts}))
-        leaves[path.name] = frozenset(one.name for one in below if one.parts)
-        if Path() in below:
-            loose.add(path.name)
-    return _FolderLevel(inside, leaves, frozenset(loose))
+        subfolders[path.name] = tuple(sorted({inner.parts[0] for inner in paths if inner.parts}))
+        image_folders[path.name] = frozenset(inner.name for inner in paths if inner.parts)
+        if Path() in paths:
+            with_images.add(path.name)
+    return _FolderLevel(subfolders, image_folders, frozenset(with_images))
 
 
 def _find_image_folders(folder: Path) -> list[Path]:
-    """The folders in which images lie, relative to ``folder``, itself among them as an empty path."""
+    """Return the folders that hold images, relative to ``folder``, which is itself an empty path."""
 
     def fail(error: OSError) -> None:
         raise error
 
-    found = []
+    image_folders = []
     for parent, folders, files in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         if any(is_image_file(Path(parent, name)) for name in files):
-            found.append(Path(parent).relative_to(folder))
-    return found
+            image_folders.append(Path(parent).relative_to(folder))
+    return image_folders
 
 
 def _explain_doubt(level: _FolderLevel) -> str | None:
-    """Why these folders may not be classes, in words; None if nothing speaks against it."""
+    """Explain why these folders may not be classes; None if nothing speaks against it."""
     shared = _find_shared_names(
         {name: {*level.subfolders[name], *level.image_folders[name]} for name in level.names}
     )
@@ -165,44 +165,44 @@ def _explain_doubt(level: _FolderLevel) -> str | None:
         return f"these folders have sub-folders of the same names ({_format_names(shared)}), as splits have"
     splits = {name: split for name in level.names if (split := _parse_split(name)) is not None}
     if len(splits) == len(level.names) and splits and (len(splits) > 1 or any(level.subfolders.values())):
-        return "these folders are called as splits are"
+        return "these folders are named like splits"
     if len(set(splits.values())) > 1:
-        return f"some of these folders are called as splits are ({_format_names(sorted(splits))})"
+        return f"some of these folders are named like splits ({_format_names(sorted(splits))})"
     for name in splits:
         if len(level.subfolders[name]) > 1:
             inner = _format_names(level.subfolders[name])
-            return f"the folder {_format_name(name)} is called as a split is and has sub-folders ({inner})"
+            return f"the folder {_format_name(name)} is named like a split and has sub-folders ({inner})"
     deep = [name for name in level.names if level.subfolders[name] and name not in level.folders_with_images]
-    several = [name for name in deep if len(level.image_folders[name]) > 1]
-    if len(deep) == len(level.names) and several:
-        first = sorted(level.image_folders[several[0]])
-        return f"all images lie in sub-folders of these folders ({several[0]}: {_format_names(first)})"
+    mixed = [name for name in deep if len(level.image_folders[name]) > 1]
+    if len(deep) == len(level.names) and mixed:
+        first = sorted(level.image_folders[mixed[0]])
+        return f"all images lie in sub-folders of these folders ({mixed[0]}: {_format_names(first)})"
     return None
 
 
 def _find_shared_names(inside: Mapping[str, Collection[str]]) -> list[str]:
-    """Names of sub-folders that more than one folder has; folders that only hold images do not count."""
-    seen: dict[str, str] = {}
+    """Return names of sub-folders that several folders have, except names of mere image folders."""
+    first_owner: dict[str, str] = {}
     shared: set[str] = set()
     for folder, names in inside.items():
         for name in names:
             key = _fold_case(name)
-            if key not in _IMAGE_FOLDER_WORDS and seen.setdefault(key, folder) != folder:
+            if key not in _IMAGE_FOLDER_WORDS and first_owner.setdefault(key, folder) != folder:
                 shared.add(name)
     return sorted(shared)
 
 
 def _parse_split(name: str) -> str | None:
-    """Which split a folder's name says it is, in any spelling: ``Test``, ``train_images``, ``fold1``."""
+    """Return the split that a folder's name denotes: ``Test``, ``train_images``, ``fold1``; else None."""
     folded = _fold_case(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
     words = [word for word in re.split(r"[\W\d_]+", folded) if word]
     if "".join(words) in ("holdout", "heldout"):
         return "holdout"
-    named = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+    splits = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
     others = [
         word for word in words if word not in _SPLIT_WORDS and word not in _FILLER_WORDS and len(word) > 1
     ]
-    return next(iter(sorted(named))) if named and not others else None
+    return next(iter(sorted(splits))) if splits and not others else None
 
 
 def _fold_case(name: str) -> str:
@@ -216,10 +216,10 @@ _SPLIT_WORDS = {
 
 
 def _build_unclear_error(level: _FolderLevel, reason: str, where: str) -> DataError:
-    able = [name for name in level.names if level.subfolders[name]]
+    candidates = [name for name in level.names if level.subfolders[name]]
     choice = (
-        f"set split to one of {_format_names(able, _MAX_CHOICES)}"
-        if able
+        f"set split to one of {_format_names(candidates, _MAX_CHOICES)}"
+        if candidates
         else "name the folder of the classes"
     )
     what = f"are its folders ({_format_names(level.names, _MAX_CHOICES)}) splits or classes? {reason}"
@@ -227,14 +227,14 @@ def _build_unclear_error(level: _FolderLevel, reason: str, where: str) -> DataEr
 
 
 def _note_deeper_folders(level: _FolderLevel) -> tuple[str, ...]:
-    """Say that images of deeper folders count for the class folder above."""
+    """Note that images in deeper folders belong to the class folder above them."""
     deep = [f"{name}/{inner}" for name in level.names for inner in level.subfolders[name]]
     return (f"images in deeper folders count for their class folder: {_format_names(deep)}",) if deep else ()
 
 
 def _format_names(names: Collection[str], most: int = _MAX_NAMED) -> str:
-    shown = [_format_name(name) for name in list(names)[:most]]
-    return ", ".join(shown) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+    texts = [_format_name(name) for name in list(names)[:most]]
+    return ", ".join(texts) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def _format_name(name: str) -> str:

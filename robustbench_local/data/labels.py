@@ -1,4 +1,4 @@
-"""Labels: the data's classes expressed in the model's class indices, and class names turned into indices."""
+"""Labels: mapping the data's classes to the model's class indices, and class names to indices."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from robustbench_local.errors import ConfigError, DataError, did_you_mean
 
 
 def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | None = None) -> Dataset:
-    """Express the labels in the model's class indices, or refuse before any attack.
+    """Convert the labels to the model's class indices, or refuse before any attack.
 
-    The first of these that applies:
+    The first rule that applies is used:
 
-    1. Both have names, and each class of the data is among the model's: by name, whatever the order.
-    2. Both have the same number of classes: the indices are kept.
-    3. The data has no names and all its labels are below ``num_classes``: the indices are kept.
-    4. The data has exactly ``num_classes`` different labels, with gaps: they are closed, with a note.
+    1. Both have names, and the model has each class of the data: match by name, in any order.
+    2. Both have the same number of classes: keep the indices.
+    3. The data has no names and all its labels are below ``num_classes``: keep the indices.
+    4. The data has exactly ``num_classes`` different labels, with gaps: close the gaps, with a note.
 
     Args:
-        dataset: The data, its labels as in its source.
+        dataset: The data, with the labels of its source.
         num_classes: Number of logits of the model.
         class_names: The model's class names, if it has any.
 
     Returns:
-        The data with labels in ``range(num_classes)``, ``get_class_names`` of that length, and a ``label_map``
+        The data with labels in ``range(num_classes)``, ``class_names`` of that length, and a ``label_map``
         from the source's labels to the model's indices.
 
     Raises:
-        DataError: If no rule applies (F16), a label has no class (F36), a name stands for several classes,
-            or names that both know stand at different indices while others are unknown.
+        DataError: If no rule applies (F16), a label has no class (F36), a name matches several classes, or
+            common names have different indices while other names are unknown.
     """
     names = tuple(class_names or ())
     if names == build_class_names(len(names)):
@@ -41,24 +41,24 @@ def fit_labels(dataset: Dataset, num_classes: int, class_names: Sequence[str] | 
     if names and dataset.has_class_names:
         by_name = _match_names(dataset, known, names)
         if by_name is not None:
-            moved = any(source != target for source, target in by_name.items())
-            note = "labels were matched to the model's classes by name" if moved else None
+            has_moved = any(source != target for source, target in by_name.items())
+            note = "labels were matched to the model's classes by name" if has_moved else None
             return _apply_mapping(dataset, by_name, names, note)
     if dataset.num_classes == num_classes:
         note = _check_positions(dataset, known, names)
-        kept = dataset.class_names if dataset.has_class_names or not names else names
-        return _apply_mapping(dataset, {label: label for label in known}, kept, note)
+        new_names = dataset.class_names if dataset.has_class_names or not names else names
+        return _apply_mapping(dataset, {label: label for label in known}, new_names, note)
     if not dataset.has_class_names and max(known) < num_classes:
         return _apply_mapping(
             dataset, {label: label for label in known}, names or build_class_names(num_classes), None
         )
     if len(known) == num_classes and (dataset.label_map or not dataset.has_class_names):
         closed = {label: position for position, label in enumerate(known)}
-        kept = tuple(dataset.class_names[label] for label in known)
+        new_names = tuple(dataset.class_names[label] for label in known)
         note = (
             f"the data's {num_classes} different labels were numbered 0 to {num_classes - 1} in their order"
         )
-        return _apply_mapping(dataset, closed, names or kept, note)
+        return _apply_mapping(dataset, closed, names or new_names, note)
     raise _build_misfit_error(dataset, known, num_classes, names)
 
 
@@ -66,12 +66,12 @@ def index_labels(names: Iterable[str], where: str) -> tuple[dict[str, int], tupl
     """Number the labels of a source (F35).
 
     Args:
-        names: The labels as the source writes them.
-        where: What messages call the source.
+        names: The labels as written in the source.
+        where: Name of the source in messages.
 
     Returns:
-        Label -> class index, and the name of each index. Labels that are all numbers are their own
-        indices, gaps and all; others are numbered in alphabetical order.
+        Label -> class index, and the name of each index. If all labels are numbers, they are the indices,
+        including gaps; otherwise they are numbered in alphabetical order.
 
     Raises:
         DataError: If two labels are the same number.
@@ -86,14 +86,14 @@ def index_labels(names: Iterable[str], where: str) -> tuple[dict[str, int], tupl
 
 
 def describe_class_difference(first: Dataset, second: Dataset) -> str | None:
-    """Why two models, each with the same data fitted to it, do not share class indices.
+    """Describe why two models, each with the same data fitted to it, do not share class indices.
 
     Args:
-        first: The data as :func:`fit_labels` fitted them to one model.
-        second: The same for the other.
+        first: The data that :func:`fit_labels` fitted to one model.
+        second: The same for the other model.
 
     Returns:
-        What differs, in words; None if an index means the same class to both, as far as names tell.
+        The difference, in words; None if an index means the same class to both, as far as names tell.
     """
     if first.num_classes != second.num_classes:
         return f"it has {first.num_classes} classes, the other model {second.num_classes}"
@@ -107,17 +107,17 @@ def describe_class_difference(first: Dataset, second: Dataset) -> str | None:
 
 
 def resolve_classes(entries: Sequence[int | str], class_names: Sequence[str]) -> tuple[int, ...]:
-    """Turn class names or indices, as cards and grid files have them, into indices.
+    """Convert class names or indices, as in cards and grid files, to indices.
 
     Args:
-        entries: Indices, or names in any case; the beginning of a name will do where only one name has it.
+        entries: Indices, or names in any case; a unique prefix of a name is enough.
         class_names: Name of each class index.
 
     Returns:
-        The indices in the order of ``nonfinite_entries``, each once.
+        The indices in the order of ``entries``, each once.
 
     Raises:
-        ConfigError: If an index is out of range, or a name is unknown or stands for several classes.
+        ConfigError: If an index is out of range, or a name is unknown or matches several classes.
     """
     return tuple(dict.fromkeys(_resolve_class(entry, class_names) for entry in entries))
 
@@ -127,12 +127,12 @@ def _resolve_class(entry: int | str, class_names: Sequence[str]) -> int:
     if isinstance(entry, str):
         wanted = _normalize_name(entry)
         exact = [index for index, key in enumerate(keys) if key == wanted]
-        found = exact or [index for index, key in enumerate(keys) if wanted and key.startswith(wanted)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            choices = ", ".join(f"{index} {class_names[index]}" for index in found[:5])
-            raise ConfigError(f"the class {entry!r} is not clear: {choices}", remedy="write its number")
+        matches = exact or [index for index, key in enumerate(keys) if wanted and key.startswith(wanted)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            choices = ", ".join(f"{index} {class_names[index]}" for index in matches[:5])
+            raise ConfigError(f"the class {entry!r} is ambiguous: {choices}", remedy="write its number")
         if not wanted.isdecimal():
             raise _build_unknown_class_error(entry, class_names)
     index = int(entry)
@@ -150,33 +150,33 @@ def _build_unknown_class_error(entry: str, class_names: Sequence[str]) -> Config
 
 
 def _normalize_name(name: str) -> str:
-    """What makes two spellings the same name: case, and spaces written as underscores, do not count."""
+    """Normalize a name: case does not count, and underscores equal spaces."""
     return " ".join(str(name).replace("_", " ").casefold().split())
 
 
 def _find_known_labels(dataset: Dataset) -> list[int]:
-    """Classes with images in the source, so that the answer does not depend on which images were chosen."""
+    """Return the classes with images in the source, independent of the selected images."""
     present = torch.bincount(dataset.labels).nonzero().flatten().tolist()
     return sorted({*dataset.label_map.values(), *present})
 
 
 def _match_names(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -> dict[int, int] | None:
-    """Map each label to the model's class of that name; None if a name is unknown to the model."""
+    """Map each label to the model's class of that name; None if the model lacks a name."""
     indices: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         indices.setdefault(_normalize_name(name), []).append(index)
     mapping: dict[int, int] = {}
     for label in known:
         name = dataset.class_names[label]
-        found = indices.get(_normalize_name(name), [])
-        if not found:
+        matches = indices.get(_normalize_name(name), [])
+        if not matches:
             return None
-        if len(found) > 1 and label not in found:
-            what = f"the class {name!r} stands for {len(found)} of the model's classes: {found}"
+        if len(matches) > 1 and label not in matches:
+            what = f"the class {name!r} matches {len(matches)} of the model's classes: {matches}"
             raise DataError(
                 what, where=dataset.name, remedy="rename the class, or give the labels as numbers"
             )
-        mapping[label] = label if label in found else found[0]
+        mapping[label] = label if label in matches else matches[0]
     if len(set(mapping.values())) < len(mapping):
         raise DataError(
             "two classes of the data have the same name", where=dataset.name, remedy="rename one of them"
@@ -185,7 +185,7 @@ def _match_names(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -
 
 
 def _check_positions(dataset: Dataset, known: Sequence[int], names: Sequence[str]) -> str | None:
-    """Refuse to match by position where a name that both know contradicts it; a note where names differ."""
+    """Refuse to match by position if a common name contradicts it; return a note if names differ."""
     if not names or not dataset.has_class_names:
         return None
     keys = [_normalize_name(name) for name in names]
@@ -219,7 +219,7 @@ def _apply_mapping(
 def _build_misfit_error(
     dataset: Dataset, known: Sequence[int], num_classes: int, names: Sequence[str]
 ) -> DataError:
-    """Why the labels have no place among the model's classes; named data count all their names."""
+    """Explain why the labels do not fit the model's classes; named data count all their names."""
     classes = range(dataset.num_classes) if dataset.has_class_names else known
     if names:
         remedy = "rename the data's classes to the model's class names"
@@ -230,11 +230,13 @@ def _build_misfit_error(
     remedy += f", or load a model with num_classes {len(classes)}"
     wrong = dataset.labels >= num_classes
     where = f"{dataset.name}, {format_rows(wrong)}" if wrong.any() else dataset.name
-    mine = _format_sample([dataset.class_names[label] for label in classes])
+    data_sample = _format_sample([dataset.class_names[label] for label in classes])
     if len(known) < len(classes):
-        mine += f"; {len(known)} occur"
-    theirs = f"({_format_sample(names)})" if names else "(without names)"
-    what = f"the data has {len(classes)} classes ({mine}) and the model has {num_classes} {theirs}"
+        data_sample += f"; {len(known)} occur"
+    model_sample = f"({_format_sample(names)})" if names else "(without names)"
+    what = (
+        f"the data has {len(classes)} classes ({data_sample}) and the model has {num_classes} {model_sample}"
+    )
     return DataError(what, where=where, remedy=remedy)
 
 

@@ -27,7 +27,7 @@ from robustbench_local.errors import ConfigError, DataError, RefusedError
 
 _ID_KEYS = ("ids", "filenames", "index")
 _GROUP_KEYS = ("track", "group")
-# What zipfile and NumPy raise over damaged archives; a damaged array header is parsed as Python's literals.
+# Raised by zipfile and NumPy for damaged archives; a damaged array header is parsed as Python literals.
 _CORRUPT_ERRORS = (
     OSError, EOFError, ValueError, LookupError, SyntaxError, MemoryError, NotImplementedError,
     tokenize.TokenError, zipfile.BadZipFile, zlib.error,
@@ -36,16 +36,16 @@ _CORRUPT_ERRORS = (
 
 @dataclass(frozen=True, kw_only=True)
 class NpzKeys:
-    """Which arrays of the archive to use; None looks for the usual names.
+    """The arrays of the archive to use; None looks for the usual names.
 
     Args:
         images: Default ``x``, ``images`` or ``x_SPLIT``.
         labels: Default ``y``, ``labels`` or ``y_SPLIT``.
         masks: Default ``mask`` or ``masks``, if there is one.
-        boxes: Edges of each image's object, in place of masks; default ``box`` or ``boxes``, if there are no
+        boxes: Edges of each image's object, instead of masks; default ``box`` or ``boxes``, if there are no
             masks; see :func:`~robustbench_local.data.sign_boxes.build_box_masks`.
         groups: Number or name, within its class, of the object that each image shows; default ``track`` or
-            ``group_size``, if there is one.
+            ``group``, if there is one.
     """
 
     images: str | None = None
@@ -68,19 +68,18 @@ def list_npz(
 
     Args:
         file: The archive. Images are (N, H, W, C), (N, C, H, W) or (N, H, W); uint8, uint16, bool or
-            floating point in [0, 1]. Labels are (N,) whole numbers or strings. ``get_class_names``, masks
-            ((H, W) or (N, H, W)), boxes and ids (``ids``, ``filenames`` or ``index``, if unique) may be
-            there too.
-        where: What messages call it.
-        split: Used to find ``x_test`` and the like.
-        keys: Which arrays to use.
+            floating point in [0, 1]. Labels are (N,) integers or strings. ``class_names``, masks ((H, W) or
+            (N, H, W)), boxes and ids (``ids``, ``filenames`` or ``index``, if unique) are optional.
+        where: Its name in messages.
+        split: Suffix of array names such as ``x_test``.
+        keys: The arrays to use.
         alpha: Background for images with four channels.
-        scale: The value of white, where the array's type does not say it.
+        scale: The value of white, if the array's type does not imply it.
 
     Raises:
         ConfigError: If both masks and boxes are named.
-        DataError: If the file or an array in it cannot be used; a missing array is answered with the
-            names of those that are there.
+        DataError: If the file or an array in it cannot be used; for a missing array the message lists the
+            existing ones.
         RefusedError: If it holds pickled objects, which could run code, or is a decompression bomb (F52).
     """
     keys = keys or NpzKeys()
@@ -92,7 +91,7 @@ def list_npz(
     labels, class_names, label_map = _convert_labels(raw, arrays.get("class_names"), where)
     if len(labels) != len(pixels):
         raise DataError(f"{len(pixels)} images but {len(labels)} labels", where=where)
-    found = _find_pixel_scale(pixels, scale, where)
+    pixel_scale = _find_pixel_scale(pixels, scale, where)
     groups = _find_groups(arrays, keys.groups, labels, where)
     masks, surface = _find_objects(arrays, keys, pixels, where)
 
@@ -101,7 +100,7 @@ def list_npz(
         if image.shape[2] == 4:
             return convert_image(Image.fromarray(image), where=f"{where}, row {position}", alpha=alpha)
         return DecodedImage(
-            image if found.white is None else image.astype(np.float32) / np.float32(found.white)
+            image if pixel_scale.white is None else image.astype(np.float32) / np.float32(pixel_scale.white)
         )
 
     return Listing(
@@ -114,7 +113,7 @@ def list_npz(
         read_image=read,
         masks=masks,
         surface=surface,
-        notes=found.notes,
+        notes=pixel_scale.notes,
         groups=groups,
     )
 
@@ -146,22 +145,22 @@ def _load_arrays(file: Path, where: str) -> dict[str, NDArray[Any]]:
 
 
 def _find_array(
-    arrays: dict[str, NDArray[Any]], key: str | None, usual: Sequence[str], what: str, where: str
+    arrays: dict[str, NDArray[Any]], key: str | None, default_names: Sequence[str], what: str, where: str
 ) -> NDArray[Any]:
-    there_are = [name for name in ([key] if key else usual) if name in arrays]
-    if len(there_are) > 1:
-        several = f"several arrays may be the {what}: {', '.join(there_are)}"
-        raise DataError(several, where=where, remedy=f"name the one that is meant with {what}_key")
-    if there_are:
-        return arrays[there_are[0]]
-    wanted = repr(key) if key else " or ".join(repr(name) for name in usual)
-    there = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
-    remedy = f"name the array of {what} with {what}_key; there are {there or 'none'}"
+    matches = [name for name in ([key] if key else default_names) if name in arrays]
+    if len(matches) > 1:
+        problem = f"several arrays could be the {what}: {', '.join(matches)}"
+        raise DataError(problem, where=where, remedy=f"select one with {what}_key")
+    if matches:
+        return arrays[matches[0]]
+    wanted = repr(key) if key else " or ".join(repr(name) for name in default_names)
+    existing = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
+    remedy = f"name the array of {what} with {what}_key; the file has {existing or 'none'}"
     raise DataError(f"has no {what}: no array {wanted}", where=where, remedy=remedy)
 
 
 def _convert_pixels(array: NDArray[Any], where: str) -> Pixels:
-    """The images as (N, H, W, C)."""
+    """Convert the images to (N, H, W, C)."""
     shape = array.shape
     if array.ndim == 3:
         array = array[..., None]
@@ -177,10 +176,10 @@ def _convert_pixels(array: NDArray[Any], where: str) -> Pixels:
 
 
 def _find_pixel_scale(pixels: Pixels, declared: float | None, where: str) -> PixelScale:
-    found = find_scale(pixels, declared, where)
-    if pixels.shape[3] == 4 and found.white is not None:
+    pixel_scale = find_scale(pixels, declared, where)
+    if pixels.shape[3] == 4 and pixel_scale.white is not None:
         raise DataError("images with an alpha channel must be uint8, without scale", where=where)
-    return found
+    return pixel_scale
 
 
 def _convert_labels(
@@ -188,8 +187,8 @@ def _convert_labels(
 ) -> tuple[NDArray[np.int64], tuple[str, ...], dict[str, int]]:
     labels = raw.reshape(-1) if raw.shape[:1] == (raw.size,) else raw
     if labels.ndim != 1 or labels.dtype.kind not in "iuU":
-        what = f"labels must be whole numbers or strings, (N,), got {raw.dtype} {raw.shape}"
-        raise DataError(what, where=where, remedy="save one class number an image, as int64")
+        what = f"labels must be integers or strings, (N,), got {raw.dtype} {raw.shape}"
+        raise DataError(what, where=where, remedy="save one class number per image, as int64")
     if labels.dtype.kind != "U" and (labels.astype(np.int64) < 0).any():
         rows = format_rows(torch.from_numpy(labels.astype(np.int64) < 0))
         raise DataError("labels are negative", where=f"{where}, {rows}", remedy="number the classes from 0")
@@ -217,20 +216,20 @@ def _convert_labels(
 def _find_objects(
     arrays: dict[str, NDArray[Any]], keys: NpzKeys, pixels: Pixels, where: str
 ) -> tuple[NDArray[np.bool_] | None, str]:
-    """Where the object is in each image, (N, H, W), if the archive says it, and what says it."""
+    """Return the object's mask in each image, (N, H, W), and its description, if the archive has one."""
     if keys.masks and keys.boxes:
-        what = f"masks_key {keys.masks!r} and boxes_key {keys.boxes!r} both say where the object is"
+        what = f"masks_key {keys.masks!r} and boxes_key {keys.boxes!r} both locate the object"
         raise ConfigError(what, where=where, remedy="keep one of them")
     masks, boxes = (
-        [key] if key else [name for name in usual if name in arrays]
-        for key, usual in ((keys.masks, ("mask", "masks")), (keys.boxes, ("box", "boxes")))
+        [key] if key else [name for name in default_names if name in arrays]
+        for key, default_names in ((keys.masks, ("mask", "masks")), (keys.boxes, ("box", "boxes")))
     )
     if masks and not keys.boxes:
-        found = _convert_masks(_find_array(arrays, None, masks, "masks", where), pixels, where)
-        return found, f"the mask {masks[0]!r}"
+        result = _convert_masks(_find_array(arrays, None, masks, "masks", where), pixels, where)
+        return result, f"the mask {masks[0]!r}"
     if boxes:
-        found = build_box_masks(_find_array(arrays, None, boxes, "boxes", where), pixels.shape[:3], where)
-        return found, f"the box {boxes[0]!r}"
+        result = build_box_masks(_find_array(arrays, None, boxes, "boxes", where), pixels.shape[:3], where)
+        return result, f"the box {boxes[0]!r}"
     return None, ""
 
 
@@ -247,14 +246,14 @@ def _convert_masks(array: NDArray[Any], pixels: Pixels, where: str) -> NDArray[n
 def _find_groups(
     arrays: dict[str, NDArray[Any]], key: str | None, labels: NDArray[np.int64], where: str
 ) -> list[str] | None:
-    """Class and object of each image; objects of two classes may have the same number."""
+    """Return class and object of each image; objects of two classes may share a number."""
     names = [key] if key else [name for name in _GROUP_KEYS if name in arrays]
     if not names:
         return None
     objects = _find_array(arrays, None, names, "groups", where).reshape(-1)
     if len(objects) != len(labels):
         raise DataError(f"{len(labels)} labels but {len(objects)} groups in {names[0]!r}", where=where)
-    return [f"{label}/{one}" for label, one in zip(labels.tolist(), objects.tolist(), strict=True)]
+    return [f"{label}/{name}" for label, name in zip(labels.tolist(), objects.tolist(), strict=True)]
 
 
 def _find_ids(arrays: dict[str, NDArray[Any]], count: int, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bring pictures to one declared size."""
+"""Resizing of images to one declared size."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from robustbench_local.data.decode import Pixels
 def resize_and_crop(
     pixels: Pixels, size: tuple[int, int], resize: int | Literal["stretch"] | None = None
 ) -> Pixels:
-    """Resize bilinearly with antialiasing, keep the aspect ratio, and cut out the centre.
+    """Resize bilinearly with antialiasing, keep the aspect ratio, and crop the center.
 
     Args:
         pixels: (H, W, C), uint8 or float32 in [0, 1].
         size: Height and width of the result.
-        resize: Length of the shorter side before the cut, as torchvision's evaluation presets do with 256
-            for 224; None makes the picture just cover ``size``; ``"stretch"`` gives up the aspect ratio
-            instead of cutting.
+        resize: Length of the shorter side before the crop, as torchvision's evaluation presets do with 256
+            for 224; None makes the image just cover ``size``; ``"stretch"`` ignores the aspect ratio instead
+            of cropping.
 
     Returns:
-        (*size, C), same dtype: 8-bit pictures stay on the 8-bit grid, so that the 8-bit check of an
-        adversarial example is exact (trust invariant V4).
+        (*size, C), same dtype: 8-bit images stay on the 8-bit grid, so that the 8-bit check of an adversarial
+        example is exact (trust invariant V4).
     """
     height, width = pixels.shape[:2]
     if resize == "stretch":

@@ -1,4 +1,4 @@
-"""Holding images out for validation, so that no object is seen on both sides."""
+"""Hold-out validation splits in which no object appears on both sides."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from robustbench_local.errors import ConfigError, DataError
 
 
 def hold_out(data: Dataset, share: float, *, seed: int) -> tuple[Dataset, Dataset]:
-    """Split a data set: what is trained on, and what is held out.
+    """Split a data set into a training part and a held-out part.
 
-    Whole groups are held out, class by class, in an order that depends on the seed and the groups' names
-    only. A class with a single group keeps it for training.
+    Whole groups are held out, class by class, in an order that depends only on the seed and the groups'
+    names. A class with a single group keeps it for training.
 
     Args:
-        data: With ``groups`` where images show the same object; without, each image stands for itself.
-        share: Of each class, to be held out, in (0, 1).
-        seed: Another seed holds out others.
+        data: The data; without ``groups``, each image is its own group.
+        share: Share of each class to hold out, in (0, 1).
+        seed: Seed of the choice.
 
     Raises:
         DataError: If no class has two groups.
@@ -35,24 +35,24 @@ def hold_out(data: Dataset, share: float, *, seed: int) -> tuple[Dataset, Datase
         if group not in rows:
             classes[label].append(group)
         rows[group].append(row)
-    held = {
+    held_out_rows = {
         row
         for members in classes.values()
         for group in _choose_groups(members, share, seed)
         for row in rows[group]
     }
-    if not held:
+    if not held_out_rows:
         raise DataError(
             "no class has images of two objects",
             where=data.name,
-            remedy="name validation images of their own",
+            remedy="provide separate validation images",
         )
-    kept = [row for row in range(len(data)) if row not in held]
-    return data.select_images(kept), data.select_images(sorted(held))
+    training_rows = [row for row in range(len(data)) if row not in held_out_rows]
+    return data.select_images(training_rows), data.select_images(sorted(held_out_rows))
 
 
 def group_by_pattern(data: Dataset, pattern: str) -> Dataset:
-    """The data set with groups read from its image ids.
+    """Return the data set with groups parsed from its image ids.
 
     Args:
         data: Any data set.
@@ -65,18 +65,20 @@ def group_by_pattern(data: Dataset, pattern: str) -> Dataset:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"{pattern!r} is no regular expression: {error}", where="group pattern") from None
-    found = []
-    for one, label in zip(data.ids, data.labels.tolist(), strict=True):
-        match = compiled.search(one)
+        raise ConfigError(
+            f"{pattern!r} is not a regular expression: {error}", where="group pattern"
+        ) from None
+    group_names = []
+    for image_id, label in zip(data.ids, data.labels.tolist(), strict=True):
+        match = compiled.search(image_id)
         if match is None:
-            raise ConfigError(f"{pattern!r} does not match the image {one!r}", where="group pattern")
-        found.append(f"{label}/{match.group(1 if compiled.groups else 0)}")
-    return replace(data, groups=tuple(found))
+            raise ConfigError(f"{pattern!r} does not match the image {image_id!r}", where="group pattern")
+        group_names.append(f"{label}/{match.group(1 if compiled.groups else 0)}")
+    return replace(data, groups=tuple(group_names))
 
 
 def _choose_groups(groups: Sequence[str], share: float, seed: int) -> list[str]:
-    """A share of a class's groups, at least one if another is left."""
+    """Choose a share of a class's groups: at least one if there are two, and never all."""
     count = max(1, round(share * len(groups))) if len(groups) > 1 else 0
     chosen = choose_images(groups, [0] * len(groups), limit=min(count, len(groups) - 1), seed=seed)
     return [groups[position] for position in chosen]

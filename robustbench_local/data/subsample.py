@@ -1,4 +1,4 @@
-"""Which images are used when not all are: the same ones for the same seed, evenly over the classes."""
+"""Choice of a subset of images: reproducible for a seed, and even over the classes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def choose_images(
 ) -> list[int]:
     """Choose images by class, as evenly as the data allow.
 
-    Each class is put in an order of its own by hashes of the ids; then every class gives its first
-    image, then its second, and so on. So the choice depends on the seed and the ids only, not on the
-    order of the source, and a smaller limit chooses a subset of what a larger one does.
+    Each class is sorted by hashes of the ids. Then every class contributes its first image, then its second,
+    and so on. So the choice depends only on the seed and the ids, not on the order of the source, and a
+    smaller limit chooses a subset of a larger one's images.
 
     Args:
-        ids: One id an image, unique.
-        labels: One class an image.
-        limit: How many; None or more than there are: all.
-        seed: Another seed makes another choice.
-        choose: ``"first"`` takes the first ``query_limit`` images in the order of the source instead.
+        ids: One unique id per image.
+        labels: One class per image.
+        limit: Number of images; None, or more than there are, chooses all.
+        seed: Seed of the choice.
+        choose: ``"first"`` takes the first ``limit`` images in the order of the source instead.
 
     Returns:
         Positions of the chosen images, ascending.
@@ -38,13 +38,13 @@ def choose_images(
         return list(range(len(ids)))
     if choose == "first":
         return list(range(limit))
-    keys = [_hash_id(seed, one) for one in ids]
+    keys = [_hash_id(seed, image_id) for image_id in ids]
     by_class: defaultdict[int, list[int]] = defaultdict(list)
     for position in sorted(range(len(ids)), key=keys.__getitem__):
         by_class[labels[position]].append(position)
-    rounds = [(turn, keys[one], one) for members in by_class.values() for turn, one in enumerate(members)]
+    rounds = [(turn, keys[row], row) for members in by_class.values() for turn, row in enumerate(members)]
     return sorted(position for _, _, position in sorted(rounds)[:limit])
 
 
-def _hash_id(seed: int, one: str) -> bytes:
-    return hashlib.blake2b(f"{seed}/{one}".encode("utf-8", "backslashreplace"), digest_size=16).digest()
+def _hash_id(seed: int, image_id: str) -> bytes:
+    return hashlib.blake2b(f"{seed}/{image_id}".encode("utf-8", "backslashreplace"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""``torchvision:NAME``: the published data sets that torchvision knows, read by its own classes."""
+"""``torchvision:NAME``: published data sets, read by torchvision's own classes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TRAIN_VAL_SPLITS = {"train": "train", "val": "val"}
 _ALL_SPLITS = {**_TRAIN_VAL_SPLITS, "test": "test"}
 _NO_SPLITS: Mapping[str, str] = {}
 _CONNECT_SECONDS = 30.0
-# What torchvision's classes raise over files that are missing or damaged: asserts and bare lookups too.
+# Raised by torchvision's classes for missing or damaged files, including asserts and bare lookups.
 _UNUSABLE_ERRORS = (
     RuntimeError, OSError, ValueError, TypeError, LookupError, AssertionError, EOFError,
     pickle.UnpicklingError, tarfile.TarError, zipfile.BadZipFile,
@@ -43,14 +43,14 @@ _UNUSABLE_ERRORS = (
 
 @dataclass(frozen=True)
 class _TorchvisionSet:
-    """How one of torchvision's classes wants to be asked.
+    """The arguments and properties of one of torchvision's classes.
 
     Args:
         splits: Our split -> torchvision's; empty if the set has none.
-        flag: Whether the split is asked for with ``train=True`` and ``train=False``.
-        class_names: Names that the class does not know itself.
-        size: Size that the field brings the images to, where they differ.
-        folder: Sub-folder of the root to look in, if it is there.
+        has_train_flag: The split is selected with ``train=True`` and ``train=False``.
+        class_names: Names that the class does not provide.
+        standard_size: Size to which the field resizes the images, if their sizes differ.
+        folder: Sub-folder of the root to look in, if it exists.
     """
 
     splits: Mapping[str, str]
@@ -86,7 +86,7 @@ _TORCHVISION_SETS: dict[str, _TorchvisionSet] = {
     "USPS": _TorchvisionSet(_TRAIN_TEST_SPLITS, has_train_flag=True, class_names=build_class_names(10)),
 }
 
-#: Names that ``torchvision:NAME`` knows.
+#: Valid names in ``torchvision:NAME``.
 TORCHVISION_NAMES: tuple[str, ...] = tuple(_TORCHVISION_SETS)
 
 
@@ -94,10 +94,10 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
     """List the images of one of torchvision's data sets.
 
     Args:
-        name: One of ``NAMES``, in any case.
-        root: Folder where the files are, or go to.
-        split: ``train``, ``val`` or ``test_source``; sets without a labelled test split give ``val`` for it.
-        download: Whether files that are missing may be downloaded.
+        name: One of ``TORCHVISION_NAMES``, in any case.
+        root: Folder of the files, and of downloads.
+        split: ``train``, ``val`` or ``test``; sets without a labelled test split use ``val`` for it.
+        download: Allow missing files to be downloaded.
 
     Returns:
         The images, ids ``NAME/INDEX`` in torchvision's order.
@@ -106,24 +106,24 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
         ConfigError: If there is no such data set or split.
         DataError: If its files are missing and cannot be downloaded, or are damaged.
     """
-    known = {one.casefold(): one for one in TORCHVISION_NAMES}
+    known = {known_name.casefold(): known_name for known_name in TORCHVISION_NAMES}
     if name.casefold() not in known:
         remedy = did_you_mean(name, TORCHVISION_NAMES, limit=len(TORCHVISION_NAMES))
         raise ConfigError(f"unknown data set torchvision:{name}", remedy=remedy)
     name = known[name.casefold()]
     source, where = _TORCHVISION_SETS[name], f"torchvision:{name}"
-    theirs, notes = _find_split(source, split, where)
-    dataset = _open_dataset(name, source, theirs, root.expanduser(), download)
+    torchvision_split, notes = _find_split(source, split, where)
+    dataset = _open_dataset(name, source, torchvision_split, root.expanduser(), download)
     labels = np.array([int(label) for label in _read_labels(dataset)], dtype=np.int64)
     class_names = source.class_names or _read_class_names(dataset, int(labels.max(initial=0)) + 1)
 
     def read(position: int) -> DecodedImage:
-        here = f"{where}, image {position}"
-        with translate_decoding_errors(here):
+        location = f"{where}, image {position}"
+        with translate_decoding_errors(location):
             image = dataset[position][0]
             if not isinstance(image, Image.Image):
                 raise BadImageError(f"torchvision gave a {type(image).__name__}, not an image")
-            return convert_image(image, where=here)
+            return convert_image(image, where=location)
 
     return Listing(
         name=name,
@@ -141,7 +141,7 @@ def list_torchvision(name: str, *, root: Path, split: str = "test", download: bo
 def _find_split(source: _TorchvisionSet, split: str, where: str) -> tuple[str | None, tuple[str, ...]]:
     wanted = {"validation": "val", "valid": "val"}.get(split, split)
     if not source.splits:
-        return None, ("the data set has no splits: images may be ones that a model was trained on",)
+        return None, ("the data set has no splits: a model may have been trained on its images",)
     if wanted in source.splits:
         return source.splits[wanted], ()
     if wanted == "test":
@@ -152,10 +152,10 @@ def _find_split(source: _TorchvisionSet, split: str, where: str) -> tuple[str | 
 
 
 def _open_dataset(name: str, source: _TorchvisionSet, split: str | None, root: Path, download: bool) -> Any:
-    """Make torchvision's object, downloading only what is not there."""
+    """Build torchvision's data set, and download only missing files."""
     from torchvision import datasets  # noqa: PLC0415 - seconds, for those only who name one of its data sets
 
-    make: Callable[..., Any] = getattr(datasets, name)
+    dataset_class: Callable[..., Any] = getattr(datasets, name)
     arguments: dict[str, Any] = {}
     if split is not None:
         arguments = {"train": split == "train"} if source.has_train_flag else {"split": split}
@@ -163,41 +163,41 @@ def _open_dataset(name: str, source: _TorchvisionSet, split: str | None, root: P
         root = root / source.folder
     try:
         with _quiet_download():
-            return make(root, **arguments)
+            return dataset_class(root, **arguments)
     except _UNUSABLE_ERRORS as error:
         missing = _format_error(error)
-    place = f"put the files under {root}"
-    if download and "download" in inspect.signature(make).parameters:
+    advice = f"put the files under {root}"
+    if download and "download" in inspect.signature(dataset_class).parameters:
         try:
             with _quiet_download():
-                return make(root, **arguments, download=True)
+                return dataset_class(root, **arguments, download=True)
         except _UNUSABLE_ERRORS as error:
             if _format_error(error) != missing:
                 what = f"cannot download {name}: {_format_error(error)}"
-                raise DataError(what, remedy=f"{place}, or run on a machine with a network") from None
-    remedy = f"{place} as torchvision.datasets.{name} documents"
+                raise DataError(what, remedy=f"{advice}, or run on a machine with a network") from None
+    remedy = f"{advice} as torchvision.datasets.{name} documents"
     raise DataError(f"cannot be opened: {missing}", where=f"torchvision:{name}", remedy=remedy)
 
 
 @contextmanager
 def _quiet_download() -> Iterator[None]:
-    """Without warnings about torchvision's own code, and without waiting for ever for a silent server."""
-    before = socket.getdefaulttimeout()
+    """Suppress warnings about torchvision's own code, and limit the wait for a silent server."""
+    previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_CONNECT_SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous_timeout)
 
 
 def _read_labels(dataset: Any) -> Sequence[Any] | NDArray[Any]:
-    """All labels, without decoding an image."""
+    """Read all labels without decoding an image."""
     for attribute in ("targets", "labels", "_labels", "y"):
-        found = getattr(dataset, attribute, None)
-        if found is not None:
-            return list(found)
+        labels = getattr(dataset, attribute, None)
+        if labels is not None:
+            return list(labels)
     for attribute in ("_samples", "samples"):
         if hasattr(dataset, attribute):
             return [sample[1] for sample in getattr(dataset, attribute)]
@@ -205,7 +205,7 @@ def _read_labels(dataset: Any) -> Sequence[Any] | NDArray[Any]:
 
 
 def _read_class_names(dataset: Any, count: int) -> tuple[str, ...]:
-    """The classes' names; of several words for one class, the first."""
+    """Read the class names; of several words for one class, the first."""
     names = (
         getattr(dataset, "classes", None) or getattr(dataset, "categories", None) or build_class_names(count)
     )

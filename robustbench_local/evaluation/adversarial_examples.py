@@ -61,7 +61,7 @@ def attack(
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"pgd"``, a class such as ``rbl.PGD``, or
             an instance of one.
         **options: Anything else that :func:`evaluate` takes: ``norm``, ``eps``, ``targets`` (classes that
-            the attacker wants, the same for all images), ``seed``, ``device``, parameters of the attack.
+            the attacker wants, the same for all images), ``seed``, ``options``, parameters of the attack.
 
     Returns:
         Images and success, in the order of the images, on the device of ``images`` if that is a tensor.

@@ -7,23 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
 
-from robustbench_local.attacks.core.engine import compute_default_batch_size
-from robustbench_local.certification import expand_certificate_card, make_certificate
+from robustbench_local.certification import make_certificate
 from robustbench_local.certification.base import Certificate, Concern
 from robustbench_local.classifier import Classifier
-from robustbench_local.config.cards import CardThreat, find_card
+from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError
-from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table
-from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
+from robustbench_local.evaluation.evaluate import ArrayLike, build_outcome_table, run_job
+from robustbench_local.evaluation.grid.card_lookup import find_certificate_cards
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.harness.certificate_job import CertificateJob
+from robustbench_local.evaluation.harness.make_job import make_job
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
+from robustbench_local.evaluation.options import (
+    DEFAULT_OPTIONS,
+    Options,
+    check_parameter_names,
+    check_whole_number,
+)
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel, parse_eps, parse_norm
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CertificationResult:
-    """What a certificate proved about a classifier, or about its vote under noise: see ``get_concern``."""
+    """What a certificate proved about a classifier, or about its vote under noise: see ``concerns``."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""
@@ -91,21 +96,17 @@ def certify(
     norm: str | None = None,
     eps: float | str | None = None,
     seed: int = 0,
-    batch_size: int | None = None,
-    allow_batch_dependence: bool = False,
-    device: str | torch.device | None = None,
-    cards: Sequence[Path | str] = (),
-    timeout: float | None = None,
     num_classes: int | None = None,
+    options: Options = DEFAULT_OPTIONS,
     **parameters: Any,
 ) -> CertificationResult:
     """Prove for as many images as possible that no change inside a ball makes them misclassified.
 
     Example:
-        >>> import robustbench_local as rbl
-        >>> classifier = rbl.load_classifier("zoo:signs-plain")
-        >>> data = rbl.load_dataset("signs", limit=2)
-        >>> result = rbl.certify(classifier, data, certificate="certify-crown-linf-2", eps="0.01/255")
+        >>> import robustbench_local as rbl, torch
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+        >>> images, labels = torch.rand(2, 3, 8, 8), [0, 1]
+        >>> result = rbl.certify(network, images, labels, certificate="certify-ibp-linf-1", eps="0.5/255")
         >>> result.certified_accuracy.n
         2
 
@@ -115,20 +116,15 @@ def certify(
         data: A data set, a pair (images, labels), or images (N, C, H, W), uint8 or floats in [0, 1].
         labels: True classes, (N,), where ``data`` is images alone.
         certificate: A card such as ``"certify-smoothing-l2-0.5"`` or ``"certify-crown-linf-2"``, or a
-            certificate of your own.
+            certificate of your own; also a method such as ``"ibp"``, an entry point or
+            ``"python:FILE.py:NAME"``, with norm and eps.
         norm: Norm of the ball; a card brings its own.
         eps: Radius, a number or ``"8/255"``; a card brings its own.
         seed: Decides every random draw.
-        batch_size: Images in a pass; None chooses by their size. No influence on verdicts.
-        allow_batch_dependence: Whether a model whose answers depend on the other images of a batch, or on
-            what it was asked before, is evaluated all the same: in batches of exactly ``batch_size``, with a
-            note that says so.
-        device: Where to compute; None leaves the classifier where it is.
-        cards: Folders with cards of your own.
-        timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
-            process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
-            costs its images only. None waits, in this process.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
+        options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
+            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
+            are for grids.
         **parameters: What to change in the card: ``sigma=0.5``, ``n=100_000``.
 
     Returns:
@@ -138,49 +134,53 @@ def certify(
     Raises:
         RobustbenchError: If the model, the data, the certificate and the ball do not fit each other.
     """
+    check_whole_number("seed", seed, least=0)
+    check_parameter_names("certify", parameters)
+    options.check_applicable("certify")
     known = join_data(data, labels)
     classifier = as_classifier(classifier, known.images, num_classes)
-    if device is not None:
-        classifier.to(device)
-    method, threat = _resolve_certificate(
-        certificate, norm, eps, parameters, [Path(folder) for folder in cards]
-    )
+    if options.device is not None:
+        classifier.to(options.device)
+    with permit_code(options.allow_code):
+        method, threat = _resolve_certificate(
+            certificate, norm, eps, parameters, [Path(folder) for folder in options.cards]
+        )
     method.check_support(threat, classifier)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
     check_consistency(
         classifier,
         fitted.images,
-        allowed=allow_batch_dependence,
-        batch_size=batch_size,
-        timeout=timeout,
+        allowed=options.allow_batch_dependence,
+        batch_size=options.batch_size,
+        timeout=options.timeout,
     )
     key = cell_key({"model": classifier.name, "certificate": repr(method), "threat": repr(threat)})
-    work = CertificateJob(
-        key=key, classifier=classifier, data=fitted, certificate=method, threat=threat, seed=seed
+    job = make_job(
+        method,
+        key=key,
+        classifier=classifier,
+        data=fitted,
+        positions=None,
+        threat=threat,
+        seed=seed,
     )
-    heard: list[str] = []
-    isolation = IsolationSettings(isolated=timeout is not None, timeout=timeout)
-    size = batch_size or compute_default_batch_size(fitted.images)
-    rows = [
-        row
-        for batch in run_batches(
-            work,
-            batch_size=size,
-            notify=heard.append,
-            isolation=isolation,
-        )
-        for row in batch.outcomes
-    ]
-    return _build_result(work, rows, (*classifier.notes, *fitted.notes, method.describe_caveats(), *heard))
+    batches, heard = run_job(job, options)
+    rows = [row for batch in batches for row in batch.outcomes]
+    notes = (*classifier.notes, *fitted.notes, method.describe_caveats(), *heard)
+    return _build_result(method, method.get_concern(classifier), threat, rows, notes)
 
 
 def _build_result(
-    work: CertificateJob, rows: Sequence[OutcomeRecord], notes: Sequence[str]
+    certificate: Certificate,
+    concerns: Concern,
+    threat: ThreatModel,
+    rows: Sequence[OutcomeRecord],
+    notes: Sequence[str],
 ) -> CertificationResult:
     return CertificationResult(
-        certificate=work.certificate,
-        threat=work.threat,
-        concerns=work.certificate.get_concern(work.classifier),
+        certificate=certificate,
+        threat=threat,
+        concerns=concerns,
         counts=count_outcomes(rows),
         outcomes=build_outcome_table(rows),
         predictions=tuple(row.clean_prediction for row in rows),
@@ -204,7 +204,7 @@ def _resolve_certificate(
         return certificate, ThreatModel(norm=parse_norm(norm), eps=parse_eps(eps))
     asked = {"norm": norm, "eps": eps, **parameters}
     overrides = {key: value for key, value in asked.items() if value is not None}
-    found = expand_certificate_card(find_card(certificate, kind="certificate", extra=folders), overrides)
+    found = find_certificate_cards(certificate, overrides, folders)
     if len(found) > 1:
         raise ConfigError("certify takes one eps", remedy="use run_grid for several")
     return make_certificate(found[0].method, found[0].parameters), cast(

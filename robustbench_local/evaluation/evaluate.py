@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from inspect import signature
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +14,28 @@ from torch import Tensor, nn
 
 from robustbench_local.attacks.base import Attack
 from robustbench_local.attacks.core.engine import compute_default_batch_size
-from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.classifier import Classifier
-from robustbench_local.config.cards import CardThreat
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels, resolve_classes
+from robustbench_local.data.labels import fit_labels
 from robustbench_local.errors import ConfigError, DataError
 from robustbench_local.evaluation.attack_choice import choose_attack
 from robustbench_local.evaluation.grid.surrogate_checks import check_surrogate, format_transfer_note
-from robustbench_local.evaluation.harness.attack_job import (
-    AttackJob,
-    Job,
-    OutcomeBatch,
-    find_applicable_positions,
-)
+from robustbench_local.evaluation.harness.attack_goal import resolve_goal
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, StickerJob
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch
+from robustbench_local.evaluation.harness.make_job import make_job
+from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
 from robustbench_local.evaluation.model_argument import as_classifier, join_data
+from robustbench_local.evaluation.options import (
+    DEFAULT_OPTIONS,
+    EVALUATION_OPTIONS,
+    Options,
+    check_parameter_names,
+    check_whole_number,
+)
 from robustbench_local.evaluation.probes.consistency_policy import check_consistency
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 from robustbench_local.store.records import OutcomeCounts, OutcomeRecord, count_outcomes
 from robustbench_local.store.view_rows import STICKER_VIEW_COLUMNS, iterate_sticker_view_rows
@@ -101,9 +103,9 @@ class EvaluationResult:
 
     def __repr__(self) -> str:
         origin = f", from {self.surrogate}" if self.surrogate else ""
-        rate = "sticker_success" if isinstance(self.attack, EOTAttack) else "robust_accuracy"
+        rate = "sticker_success" if self.attack.measure == "views" else "robust_accuracy"
         return (
-            f"EvaluationResult({self.attack}, {self.threat.name}{origin}, n={self.counts.n}, "
+            f"EvaluationResult({self.attack}, {self.threat.name}{origin}, "
             f"clean_accuracy={self.clean_accuracy}, {rate}={getattr(self, rate)})"
         )
 
@@ -122,12 +124,8 @@ def evaluate(
     surrogate: Classifier | None = None,
     test_views: int = TEST_VIEWS,
     seed: int = 0,
-    batch_size: int | None = None,
-    allow_batch_dependence: bool = False,
-    device: str | torch.device | None = None,
-    cards: Sequence[Path | str] = (),
-    timeout: float | None = None,
     num_classes: int | None = None,
+    options: Options = DEFAULT_OPTIONS,
     **parameters: Any,
 ) -> EvaluationResult:
     """Attack a classifier and measure its accuracy under the attack, by the rules of the harness.
@@ -147,7 +145,7 @@ def evaluate(
             NumPy arrays and lists are taken, on any device.
         labels: True classes, (N,), where ``data`` is images alone.
         attack: A card such as ``"pgd50-linf-8"``, a method such as ``"pgd"``, a class such as ``rbl.PGD``, or
-            an instance of one.
+            an instance of one; also an entry point or ``"python:FILE.py:NAME"``.
         norm: ``"Linf"``, ``"L2"``, ``"L1"``, ``"spatial"`` or ``"corruption"``; a card brings its own.
         eps: Radius, a number or ``"8/255"``; degrees, or a severity; a card brings its own.
         targets: Classes, by index or name, that the attacker wants to be read, or just one; empty or None:
@@ -158,17 +156,10 @@ def evaluate(
             never sees ``classifier``. It is moved to the classifier's device.
         test_views: Views over which a sticker or patch is judged, for each image.
         seed: Decides every random draw; 0 or more.
-        batch_size: Images in a pass, at least 1; None chooses by the size of the images. No influence on
-            verdicts.
-        allow_batch_dependence: Whether a model whose answers depend on the other images of a batch, or on
-            what it was asked before, is evaluated all the same: in batches of exactly ``batch_size``, with a
-            note that says so.
-        device: Where to compute; None leaves the classifier where it is.
-        cards: Folders with cards of your own.
-        timeout: Seconds within which the model has to finish a pass. With it the work is done in a child
-            process where that is possible (on the CPU of a Linux machine): a model that hangs or crashes
-            costs its images only. None waits, in this process.
         num_classes: Classes of a bare network; by default what its first forward pass gives.
+        options: How to compute, such as ``rbl.Options(device="cuda", batch_size=64)``: ``device``,
+            ``batch_size``, ``cards``, ``allow_batch_dependence``, ``allow_code`` and ``timeout``; the others
+            are for grids.
         **parameters: Hyper-parameters of the attack, such as ``steps=10``; they change a card's.
 
     Returns:
@@ -177,14 +168,14 @@ def evaluate(
     Raises:
         RobustbenchError: If the model, the data, the attack and the threat model do not fit each other.
     """
-    _check_number("seed", seed, least=0)
-    _check_number("test_views", test_views, least=1)
-    if batch_size is not None:
-        _check_number("batch_size", batch_size, least=1)
+    check_whole_number("seed", seed, least=0)
+    check_whole_number("test_views", test_views, least=1)
+    check_parameter_names("evaluate", parameters)
+    options.check_applicable("evaluate")
     known = join_data(data, labels)
     classifier = as_classifier(classifier, known.images, num_classes)
-    if device is not None:
-        classifier.to(device)
+    if options.device is not None:
+        classifier.to(options.device)
     fitted = fit_labels(known, classifier.num_classes, classifier.class_names)
     asked = {
         "norm": norm,
@@ -194,35 +185,39 @@ def evaluate(
         "transformation": transformation,
     }
     overrides = {key: value for key, value in asked.items() if value not in (None, ())}
-    folders = [Path(folder) for folder in cards]
-    chosen_attack = choose_attack(
-        attack, overrides, parameters, folders, list(signature(evaluate).parameters)
-    )
-    method, rules = chosen_attack.attack, chosen_attack.threat
-    threat = rules.build_threat_model(resolve_classes(rules.targets, fitted.class_names))
+    folders = [Path(folder) for folder in options.cards]
+    arguments = [*signature(evaluate).parameters, *EVALUATION_OPTIONS]
+    with permit_code(options.allow_code):
+        chosen = choose_attack(attack, overrides, parameters, folders, arguments)
+    method, goal = chosen.attack, resolve_goal(chosen.threat, fitted)
+    threat = goal.threat
     if surrogate is None:
         method.check_support(threat, classifier)
     else:
         _check_transfer(method, threat, classifier, surrogate, known, fitted)
-    chosen = _select_attacked_images(fitted, rules, threat)
+    if not len(goal.positions):
+        raise DataError("no image is of a source class and outside the targets", where=fitted.name)
     for model in (classifier, *([] if surrogate is None else [surrogate])):
         check_consistency(
-            model, fitted.images, allowed=allow_batch_dependence, batch_size=batch_size, timeout=timeout
+            model,
+            fitted.images,
+            allowed=options.allow_batch_dependence,
+            batch_size=options.batch_size,
+            timeout=options.timeout,
         )
-    task = _build_job(
-        classifier, method, threat, chosen, surrogate=surrogate, test_views=test_views, seed=seed
+    key = {"model": classifier.name, "attack": repr(method), "threat": repr(threat), "seed": str(seed)}
+    job = make_job(
+        method,
+        key=cell_key(key),
+        classifier=classifier,
+        data=fitted,
+        positions=goal.positions,
+        threat=threat,
+        seed=seed,
+        surrogate=surrogate,
+        test_views=test_views,
     )
-    heard: list[str] = []
-    isolation = IsolationSettings(isolated=timeout is not None, timeout=timeout)
-    size = batch_size or compute_default_batch_size(chosen.images)
-    batches = list(
-        run_batches(
-            task,
-            batch_size=size,
-            notify=heard.append,
-            isolation=isolation,
-        )
-    )
+    batches, heard = run_job(job, options)
     notes = (
         *classifier.notes,
         *fitted.notes,
@@ -234,10 +229,24 @@ def evaluate(
     return _build_result(method, threat, batches, surrogate, notes)
 
 
-def _check_number(name: str, value: int, *, least: int) -> None:
-    """See that an argument is a whole number, and not too small."""
-    if not isinstance(value, Integral) or value < least:
-        raise ConfigError(f"{name} is {value!r}", remedy=f"give a whole number, {least} or more")
+def run_job(job: Job, options: Options) -> tuple[list[OutcomeBatch], list[str]]:
+    """Do the work of a job in memory.
+
+    Args:
+        job: The job.
+        options: How to compute.
+
+    Returns:
+        The batches, in the order of positions, and lines that a reader of the results has to know.
+    """
+    notes: list[str] = []
+    batches = run_batches(
+        job,
+        batch_size=options.batch_size or compute_default_batch_size(job.data.images),
+        notify=notes.append,
+        isolation=IsolationSettings(isolated=options.timeout is not None, timeout=options.timeout),
+    )
+    return list(batches), notes
 
 
 def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str, ...]:
@@ -245,38 +254,6 @@ def _list_classes(entries: Sequence[int | str] | int | None) -> tuple[int | str,
     if entries is None:
         return ()
     return (entries,) if isinstance(entries, int | str) else tuple(entries)
-
-
-def _select_attacked_images(data: Dataset, rules: CardThreat, threat: ThreatModel) -> Dataset:
-    """The images that the attacker has something to gain from."""
-    positions = find_applicable_positions(data, threat, resolve_classes(rules.sources, data.class_names))
-    if not len(positions):
-        raise DataError("no image is of a source class and outside the targets", where=data.name)
-    return data.select_images(positions)
-
-
-def _build_job(
-    classifier: Classifier,
-    attack: Attack,
-    threat: ThreatModel,
-    data: Dataset,
-    *,
-    surrogate: Classifier | None,
-    test_views: int,
-    seed: int,
-) -> Job:
-    """The cell that is to be run."""
-    named = {"model": classifier.name, "attack": repr(attack), "threat": repr(threat), "seed": str(seed)}
-    common: dict[str, Any] = {
-        "key": cell_key(named),
-        "classifier": classifier,
-        "data": data,
-        "threat": threat,
-        "seed": seed,
-    }
-    if isinstance(attack, EOTAttack):
-        return StickerJob(attack=attack, test_views=test_views, **common)
-    return AttackJob(attack=attack, surrogate=surrogate, **common)
 
 
 def _build_result(
@@ -318,9 +295,9 @@ def _check_transfer(
     fitted_data: Dataset,
 ) -> None:
     """Bring the surrogate to the classifier and see that the attack can be carried out on it."""
-    if isinstance(attack, EOTAttack):
+    if attack.measure == "views":
         raise ConfigError(
-            f"{type(attack).__name__} is judged on its own model only", remedy="leave surrogate out"
+            f"{type(attack).__name__} is evaluated on its own model only", remedy="leave surrogate out"
         )
     if surrogate is classifier:
         raise ConfigError("the surrogate is the classifier itself", remedy="leave surrogate out")

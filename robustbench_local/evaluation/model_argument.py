@@ -14,7 +14,7 @@ from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
 from robustbench_local.data.dataset import Dataset, as_dataset
 from robustbench_local.errors import ConfigError, DataError, ModelError
 
-UNNORMALIZED_NOTE = "no normalisation declared: it is given images in [0, 1] as they are"
+UNNORMALIZED_NOTE = "no normalization declared: images are passed on in [0, 1]"
 """What a reader has to know of a network that was handed over without a `Classifier` around it."""
 
 

@@ -1,4 +1,4 @@
-"""Asking a service: one place, patience with limits, and no credentials in anything that is written down."""
+"""A client of a model's HTTP service: retries with limits, and no credentials in any record."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from robustbench_local.models.endpoint_options import EndpointOptions, remove_cr
 from robustbench_local.models.http_deadline import Deadline
 
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 30.0
-"""Seconds before the second try, doubled each time up to the longest."""
+"""Pause before the second try, doubled each time up to the maximum."""
 _MAX_SLEEP_SECONDS = 10.0
-"""Seconds of a wait until the next sign that it is one."""
+"""Longest uninterrupted sleep, after which progress is reported."""
 _MAX_ANSWER_BYTES = 64 << 20
 _RETRY_STATUS_CODES = {408, 425, 429}
-"""Answers besides 5xx that a later try may turn into another."""
+"""Status codes besides 5xx after which a retry may succeed."""
 _IMAGE_ERROR_STATUS_CODES = {400, 413, 415, 422}
-"""Answers that blame what was sent, not the service."""
+"""Status codes that report an error in the images, not in the service."""
 
 
 class EndpointClient:
-    """Posts to one URL; redirects are not followed.
+    """A client that posts to one URL; redirects are not followed.
 
     Args:
         url: ``http://...`` or ``https://...``; a user and password in it become basic authentication.
-        options: Patience, rate and token.
+        options: Time limit, retries, rate and token.
 
     Raises:
         ConfigError: If the URL has no host, or the token's variable is not set.
@@ -55,18 +55,18 @@ class EndpointClient:
                 raise ConfigError(
                     f"the environment variable {options.token} is not set",
                     where=self.display_url,
-                    remedy="put the service's token there",
+                    remedy="set it to the service's token",
                 )
             self._headers["Authorization"] = f"Bearer {secret}"
 
     def post_request(self, body: bytes, content_type: str) -> Any:
-        """Send a body and read the JSON that comes back.
+        """Send a body and parse the JSON answer.
 
         Raises:
-            UnreachableError: If there is no answer after all tries, or one that refuses every request.
+            UnreachableError: If no try gets an answer, or the answer refuses every request.
             ModelError: If the service refuses these images, or its answer is not JSON.
         """
-        pause, problem, overdue = 0.0, "", False
+        pause, problem, is_timeout = 0.0, "", False
         for attempt in range(self._options.retries + 1):
             self._wait_before_try(pause)
             try:
@@ -74,15 +74,15 @@ class EndpointClient:
             except HTTPError as error:
                 error.close()
                 self._raise_if_final(error)
-                overdue = False
-                problem, asked = f"it answers {error.code}", error.headers.get("Retry-After", "")
-                pause = float(asked) if asked.isdigit() else _FIRST_PAUSE_SECONDS * 2**attempt
+                is_timeout = False
+                problem, retry_after = f"it answers {error.code}", error.headers.get("Retry-After", "")
+                pause = float(retry_after) if retry_after.isdigit() else _FIRST_PAUSE_SECONDS * 2**attempt
             except (URLError, OSError, HTTPException) as error:
                 reason = getattr(error, "reason", None)
-                overdue = isinstance(error, TimeoutError) or isinstance(reason, TimeoutError)
+                is_timeout = isinstance(error, TimeoutError) or isinstance(reason, TimeoutError)
                 problem = extract_first_line(reason if isinstance(reason, Exception) else error)
                 pause = _FIRST_PAUSE_SECONDS * 2**attempt
-        kind = ModelTimeoutError if overdue else UnreachableError
+        kind = ModelTimeoutError if is_timeout else UnreachableError
         raise kind(
             f"the service does not answer, in {self._options.retries + 1} tries: {problem}",
             where=self.display_url,
@@ -110,31 +110,31 @@ class EndpointClient:
         return b"".join(parts)
 
     def _wait_before_try(self, pause: float) -> None:
-        """Sleep out a pause after a failure, and what the rate asks for."""
-        now, between = time.monotonic(), 1 / self._options.rate if self._options.rate else 0.0
-        if self._owner_pid != os.getpid():  # a copy of the process that may have asked just now
-            self._next_request_time, self._owner_pid = now + between, os.getpid()
+        """Wait for a pause after a failure, and for the rate limit."""
+        now, interval = time.monotonic(), 1 / self._options.rate if self._options.rate else 0.0
+        if self._owner_pid != os.getpid():  # a forked copy; its parent may have sent a request just now
+            self._next_request_time, self._owner_pid = now + interval, os.getpid()
         start = max(now + min(pause, _MAX_PAUSE_SECONDS), self._next_request_time)
-        while (left := start - time.monotonic()) > 0:
-            time.sleep(min(left, _MAX_SLEEP_SECONDS))
-            record_finished_pass()  # it is our own wait, not the service's
-        self._next_request_time = start + between
+        while (remaining := start - time.monotonic()) > 0:
+            time.sleep(min(remaining, _MAX_SLEEP_SECONDS))
+            record_finished_pass()  # this wait is ours, not the service's
+        self._next_request_time = start + interval
 
     def _parse_json(self, answer: bytes) -> Any:
         try:
             return json.loads(answer)
         except (ValueError, RecursionError):
-            shown = answer[:60].decode("utf-8", "replace")
+            excerpt = answer[:60].decode("utf-8", "replace")
             raise ModelError(
-                f"the service answers {shown!r}, which is not JSON", where=self.display_url
+                f"the service answers {excerpt!r}, which is not JSON", where=self.display_url
             ) from None
 
     def _raise_if_final(self, error: HTTPError) -> None:
-        """Raise what a status means, unless a later try may end better."""
+        """Raise the error for a status code, unless a retry may succeed."""
         if error.code in _RETRY_STATUS_CODES or error.code >= 500:
             return
         if 300 <= error.code < 400:
-            message, remedy = f"it answers {error.code}, a redirect", "name the place it leads to"
+            message, remedy = f"it answers {error.code}, a redirect", "name its target instead"
         elif error.code in (401, 403):
             message, remedy = f"it answers {error.code}, not allowed", "set endpoint: {token: VARIABLE}"
         else:
@@ -144,7 +144,7 @@ class EndpointClient:
 
 
 class _NoRedirectHandler(HTTPRedirectHandler):
-    """The images go to the place that the user named, and to no other."""
+    """Refuses redirects: images are sent only to the URL that the user named."""
 
     def redirect_request(
         self,
@@ -159,13 +159,13 @@ class _NoRedirectHandler(HTTPRedirectHandler):
 
 
 def _split_url(url: str) -> tuple[str, str | None, str]:
-    """The URL to ask, and the user and password that were in it."""
+    """Split a URL into the URL to query and its user and password."""
     try:
         parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+        is_valid = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
     except ValueError:
-        usable = False
-    if not usable:
+        is_valid = False
+    if not is_valid:
         raise ConfigError(
             "this is not a URL with a host", where="source", remedy="write http://HOST:PORT/PATH"
         )

@@ -1,4 +1,4 @@
-"""A time limit for a whole request: a socket's own starts again with every byte that drips in."""
+"""A time limit for a whole request, because a socket's own limit restarts with every received byte."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from urllib.request import AbstractHTTPHandler, BaseHandler, HTTPHandler, HTTPSH
 
 
 class Deadline(AbstractContextManager["Deadline"]):
-    """Ends the connections that are made through its handlers when the time is over.
+    """A deadline that ends the connections made through its handlers when the time is over.
 
-    Headers that never end, endless ``100 Continue`` and a slow handshake count like a slow answer. What is
-    out of reach is the search for the host's address.
+    Endless headers, endless ``100 Continue`` and a slow handshake count like a slow answer. The lookup of the
+    host's address is not covered.
 
     Args:
-        seconds: From entering the context until the answer has been read.
+        seconds: Time from entering the context until the answer has been read.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -35,43 +35,45 @@ class Deadline(AbstractContextManager["Deadline"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Forget the connections; what failed because they were ended is a timeout.
+        """Close the connections; a failure after the deadline becomes a timeout.
 
         Raises:
-            TimeoutError: If the time was over.
+            TimeoutError: If the deadline passed before the answer was complete.
         """
         self._timer.cancel()
         with self._lock:
-            for each in self._sockets:
-                each.close()
+            for connection in self._sockets:
+                connection.close()
             self._sockets = []
         if self.is_over and (error is None or isinstance(error, OSError | HTTPException)):
             raise TimeoutError("timed out") from error
 
     def build_handlers(self) -> list[BaseHandler]:
-        """What makes connections for `urllib.request.build_opener`."""
+        """Build the handlers for `urllib.request.build_opener`."""
         return [_DeadlineHTTPHandler(self), _DeadlineHTTPSHandler(self)]
 
     def watch_connection(self, connection: HTTPConnection) -> None:
-        """Let a connection tell of its socket before it uses it."""
-        make = connection._create_connection  # type: ignore[attr-defined]  # noqa: SLF001 - before TLS
+        """Register a connection's socket before the connection uses it."""
+        create_connection = connection._create_connection  # type: ignore[attr-defined]  # noqa: SLF001 - before TLS
 
         def create(*arguments: Any, **options: Any) -> socket.socket:
-            made: socket.socket = make(*arguments, **options)
+            new_socket: socket.socket = create_connection(*arguments, **options)
             with self._lock:
-                self._sockets.append(made.dup())  # one that is ours to shut, whoever wraps the other
+                self._sockets.append(
+                    new_socket.dup()
+                )  # a duplicate that we can shut down after TLS wraps the original
             if self.is_over:
                 self._end_connections()
-            return made
+            return new_socket
 
         connection._create_connection = create  # type: ignore[attr-defined]  # noqa: SLF001
 
     def _end_connections(self) -> None:
         with self._lock:
             self.is_over = True
-            for each in self._sockets:
+            for connection in self._sockets:
                 with suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+                    connection.shutdown(socket.SHUT_RDWR)
 
 
 class _DeadlineHTTPHandler(HTTPHandler):
@@ -80,7 +82,7 @@ class _DeadlineHTTPHandler(HTTPHandler):
         self._deadline = deadline
 
     def http_open(self, req: Request) -> HTTPResponse:
-        """Open with a connection that can be ended."""
+        """Open a connection that the deadline can end."""
         return _open_connection(self, HTTPConnection, req, self._deadline)
 
 
@@ -90,7 +92,7 @@ class _DeadlineHTTPSHandler(HTTPSHandler):
         self._deadline = deadline
 
     def https_open(self, req: Request) -> HTTPResponse:
-        """Open with a connection that can be ended."""
+        """Open a connection that the deadline can end."""
         return _open_connection(self, HTTPSConnection, req, self._deadline)
 
 

@@ -1,4 +1,4 @@
-"""A model behind a URL: images go out as JSON or PNG, scores or labels come back as JSON."""
+"""Models behind a URL: images are sent as JSON or PNG, scores or labels are returned as JSON."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from robustbench_local.models.http_client import EndpointClient
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
 
 MAX_IDENTITY_IMAGES = 8
-"""Images whose labels tell one state of a service from another."""
+"""Number of images whose labels identify a state of a service."""
 _PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 class Endpoint:
-    """Images (N, C, H, W) in [0, 1] to the service's scores (N, K) or labels (N,).
+    """A service that maps images (N, C, H, W) in [0, 1] to scores (N, K) or labels (N,).
 
     Args:
-        client: Asks the service.
-        options: Format of the images and key of the answer.
+        client: The client of the service.
+        options: Format of the images and key in the answer.
         access: ``"scores"`` or ``"labels"``.
 
     Attributes:
-        first_labels: What it answered to the first images, as text; empty before.
+        first_labels: Labels of the first images, as text; empty before the first call.
     """
 
     def __init__(self, client: EndpointClient, options: EndpointOptions, access: str) -> None:
@@ -41,12 +41,12 @@ class Endpoint:
 
     @property
     def identity(self) -> str:
-        """What decides its answers, as far as it can be known: the URL and the first images' labels."""
+        """Identity of the service, as far as it can be known: the URL and the first images' labels."""
         url = sha256(self._client.url.encode()).hexdigest()
         return f"{url} {self._options.format} {self._key} {self.first_labels}"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Ask the service; one request for every ``batch`` images, or for each as PNG."""
+        """Query the service, with one request per ``batch`` images, or per image as PNG."""
         size = 1 if self._options.format == "png" else self._options.batch
         parts = [images[first : first + size].detach().cpu() for first in range(0, len(images), size)]
         answers = np.concatenate([self._query_service(part) for part in parts])
@@ -64,38 +64,40 @@ class Endpoint:
         return self._parse_answer(self._select_entry(answer), len(images))
 
     def _select_entry(self, answer: Any) -> Any:
-        """The part of the answer that the key names."""
+        """Return the part of the answer that the key names."""
         for step in self._key.split("."):
             if not isinstance(answer, dict) or step not in answer:
-                there = f"the keys {', '.join(map(str, answer))}" if isinstance(answer, dict) else "no keys"
+                available = (
+                    f"the keys {', '.join(map(str, answer))}" if isinstance(answer, dict) else "no keys"
+                )
                 raise ModelError(
-                    f"the answer has no {self._key!r}, at {step!r} there are {there}",
+                    f"the answer has no {self._key!r}, at {step!r} there are {available}",
                     where=self._client.display_url,
-                    remedy="set endpoint: {key: ...} to where the answer holds them",
+                    remedy="set endpoint: {key: ...} to their path in the answer",
                 )
             answer = answer[step]
         return answer
 
     def _parse_answer(self, value: Any, count: int) -> np.ndarray:
-        """Scores as float32 (N, K), or labels as int64 (N,); the classifier checks whether they fit."""
+        """Parse scores as float32 (N, K), or labels as int64 (N,); the classifier checks their shape."""
         try:
-            found = np.asarray(value)
+            array = np.asarray(value)
         except ValueError:
-            found = np.asarray(None)
-        if found.dtype.kind not in "iuf":
+            array = np.asarray(None)
+        if array.dtype.kind not in "iuf":
             raise ModelError(
                 f"{self._key!r} of the answer holds {str(value)[:60]!r}, not numbers",
                 where=self._client.display_url,
             )
-        wanted = 1 if self._access == "labels" and found.dtype.kind != "f" else 2
-        if count == 1 and found.ndim == wanted - 1:
-            found = found[None]  # a single image may be answered without a list around it
-        if found.ndim == 0 or len(found) != count:
+        ndim = 1 if self._access == "labels" and array.dtype.kind != "f" else 2
+        if count == 1 and array.ndim == ndim - 1:
+            array = array[None]  # a single image may be answered without a list around it
+        if array.ndim == 0 or len(array) != count:
             raise ModelError(
-                f"{self._key!r} of the answer has the shape {found.shape} for {count} images",
+                f"{self._key!r} of the answer has the shape {array.shape} for {count} images",
                 where=self._client.display_url,
             )
-        return found.astype(np.int64 if wanted == 1 else np.float32)
+        return array.astype(np.int64 if ndim == 1 else np.float32)
 
     def _encode_png(self, image: Tensor) -> bytes:
         mode = _PNG_MODES.get(len(image))
@@ -112,10 +114,10 @@ class Endpoint:
 
 
 def load_endpoint(url: str, request: ModelRequest) -> LoadedModel:
-    """The service at a URL; it is not asked before the first images.
+    """Return the service at a URL as a model; it is not queried before the first images.
 
     Raises:
-        ConfigError: If what was said about the model makes no sense for a service.
+        ConfigError: If an option of the model does not apply to a service.
     """
     options = request.endpoint or EndpointOptions()
     client = EndpointClient(url, options)
@@ -132,10 +134,10 @@ def load_endpoint(url: str, request: ModelRequest) -> LoadedModel:
     classes = request.num_classes or request.default_classes
     if classes is None:
         raise ConfigError(
-            "nobody says how many classes it has", where=client.display_url, remedy="set num_classes"
+            "its number of classes is unknown", where=client.display_url, remedy="set num_classes"
         )
-    found = LoadedModel(model=Endpoint(client, options, request.access or "scores"), num_classes=classes)
+    loaded = LoadedModel(model=Endpoint(client, options, request.access or "scores"), num_classes=classes)
     if options.format == "png":
-        found.notes.append("gets its images as PNG, so it reads them rounded to 8 bits")
-    found.provenance = {"format": options.format}
-    return found
+        loaded.notes.append("gets its images as PNG, rounded to 8 bits")
+    loaded.provenance = {"format": options.format}
+    return loaded

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm, with published weights, a file of one's own, or initial weights."""
+"""Networks of torchvision and timm, with published weights, the user's own file, or initial weights."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from robustbench_local.models.networks.network_registry import fixed_initial_wei
 from robustbench_local.models.stored_tensors import StoredTensors
 from robustbench_local.models.weight_files import WeightsFile, read_weights
 
-_FIXED_INPUT_SIZES = {"inception_v3": (299, 299), "maxvit_t": (224, 224)}  # the others take many sizes
+_FIXED_INPUT_SIZES = {"inception_v3": (299, 299), "maxvit_t": (224, 224)}  # other networks accept many sizes
 _DOWNLOAD_TIMEOUT_SECONDS = 30.0  # seconds without an answer from a download
 
 
 def load_torchvision(name: str, request: ModelRequest) -> LoadedModel:
-    """A classification network of torchvision.
+    """Load a classification network of torchvision.
 
-    Published weights, by enum name or as the file that torchvision publishes, bring their normalisation,
-    input size and class names.
+    Published weights, named by their enum or given as torchvision's file, define the normalization, input
+    size and class names.
 
     Raises:
         ConfigError: If torchvision has no such network or weights.
-        ModelError: If the weights cannot be had or do not fit.
+        ModelError: If the weights cannot be obtained or do not fit.
     """
     from torchvision import models as torchvision_models  # noqa: PLC0415 - seconds, for its networks only
 
@@ -54,25 +54,25 @@ def load_torchvision(name: str, request: ModelRequest) -> LoadedModel:
         entry = _find_published_weights(enum, weights)
     if weights is not None and name.startswith("densenet"):
         weights = replace(weights, stored=_rename_densenet_tensors(weights.stored))
-    found = build_with_weights(
+    loaded = build_with_weights(
         partial(_build_torchvision_network, name, weights, entry), 1000, weights, request
     )
-    found.channels, found.input_size = 3, _FIXED_INPUT_SIZES.get(name)
+    loaded.channels, loaded.input_size = 3, _FIXED_INPUT_SIZES.get(name)
     if entry is not None:
         preset = entry.transforms()
-        found.normalize = (tuple(preset.mean), tuple(preset.std))
-        found.input_size = (preset.crop_size[0], preset.crop_size[0])
-        found.class_names = entry.meta["categories"]
-        found.provenance["published"] = f"{name} {entry.name}"
+        loaded.normalize = (tuple(preset.mean), tuple(preset.std))
+        loaded.input_size = (preset.crop_size[0], preset.crop_size[0])
+        loaded.class_names = entry.meta["categories"]
+        loaded.provenance["published"] = f"{name} {entry.name}"
     elif weights is not None:
-        found.is_unnormalized = True
-    if size := getattr(found.model, "image_size", None):
-        found.input_size = (size, size)
-    return found
+        loaded.is_unnormalized = True
+    if size := getattr(loaded.model, "image_size", None):
+        loaded.input_size = (size, size)
+    return loaded
 
 
 def _find_named_weights(enum: Any, request: ModelRequest) -> Any:
-    """The published weights that the user named, if that is what they named."""
+    """Return the published weights that the user named, or None."""
     wanted = request.weights
     if wanted is None:
         return None
@@ -88,7 +88,7 @@ def _find_named_weights(enum: Any, request: ModelRequest) -> Any:
 
 
 def _find_published_weights(enum: Any, weights: WeightsFile | None) -> Any:
-    """The published weights that a local file is a copy of, by its name and the hash in that name."""
+    """Return the published weights that a local file is a copy of, by its name and the hash in that name."""
     for entry in enum:
         if weights is not None and Path(entry.url).name == weights.path.name:
             return entry if weights.sha256.startswith(_parse_hash(weights.path)) else None
@@ -106,7 +106,7 @@ def _build_torchvision_network(
     if name in ("googlenet", "inception_v3"):
         names = weights.stored.tensors if weights is not None else ["aux1.", "AuxLogits."]
         options["aux_logits"] = any(re.search(r"(^|\.)(aux1|AuxLogits)\.", key) for key in names)
-        # torchvision's own files come from TensorFlow, whose normalisation the network then does itself
+        # torchvision's published files come from TensorFlow, whose normalization the network applies itself
         options |= {"init_weights": False, "transform_input": entry is not None}
     if name.startswith("vit_") and entry is not None:
         options["image_size"] = entry.transforms().crop_size[0]
@@ -118,7 +118,7 @@ def _build_torchvision_network(
 
 
 def _rename_densenet_tensors(stored: StoredTensors) -> StoredTensors:
-    """DenseNet's published files have ``norm.1`` where its layers are called ``norm1``."""
+    """Rename ``norm.1`` in DenseNet's published files to the layers' name ``norm1``."""
     names = {
         key: re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(?=\d)", r"\1", key) for key in stored.tensors
     }
@@ -130,7 +130,7 @@ def _rename_densenet_tensors(stored: StoredTensors) -> StoredTensors:
 
 
 def _download_weights(entry: Any) -> Path:
-    """The file of published weights in torch's cache, downloaded and checked if it is not there yet."""
+    """Return the file of published weights in torch's cache; download and check it if it is missing."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
     if file.is_file():
         return file
@@ -154,23 +154,23 @@ def _build_download_error(what: str, error: Exception) -> ModelError:
 
 @contextmanager
 def _download_timeout() -> Iterator[None]:
-    hub = logging.getLogger("huggingface_hub")  # it reports every retry, where one line at the end is enough
-    before, level = socket.getdefaulttimeout(), hub.level
+    hub_logger = logging.getLogger("huggingface_hub")  # silence its report of every retry
+    previous_timeout, previous_level = socket.getdefaulttimeout(), hub_logger.level
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
-    hub.setLevel(logging.ERROR)
+    hub_logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
-        hub.setLevel(level)
+        socket.setdefaulttimeout(previous_timeout)
+        hub_logger.setLevel(previous_level)
 
 
 def load_timm(name: str, request: ModelRequest) -> LoadedModel:
-    """A network of timm; ``weights`` is a file, ``DEFAULT``, or the tag of pretrained weights.
+    """Load a network of timm; ``weights`` is a file, ``DEFAULT``, or the tag of pretrained weights.
 
     Raises:
         ConfigError: If timm is not installed or has no such network.
-        ModelError: If the weights cannot be had or do not fit.
+        ModelError: If the weights cannot be obtained or do not fit.
     """
     try:
         timm: Any = import_module("timm")
@@ -184,18 +184,18 @@ def load_timm(name: str, request: ModelRequest) -> LoadedModel:
         return _load_timm_pretrained(timm, bare, tag, request)
     weights = None if request.weights is None else request.read(request.weights)
     default = getattr(timm.get_pretrained_cfg(bare), "num_classes", 1000)
-    found = build_with_weights(partial(_build_timm_network, timm, bare), default, weights, request)
-    config: dict[str, Any] = getattr(found.model, "pretrained_cfg", {})
-    found.channels = config.get("input_size", (None,))[0]
+    loaded = build_with_weights(partial(_build_timm_network, timm, bare), default, weights, request)
+    config: dict[str, Any] = getattr(loaded.model, "pretrained_cfg", {})
+    loaded.channels = config.get("input_size", (None,))[0]
     if config.get("fixed_input_size"):
-        found.input_size = tuple(config["input_size"][1:])
+        loaded.input_size = tuple(config["input_size"][1:])
     if weights is not None:
-        found.is_unnormalized = True
-    return found
+        loaded.is_unnormalized = True
+    return loaded
 
 
 def _find_timm_tag(name: str, weights: str | None) -> str | None:
-    """The tag of pretrained weights, "" for the default ones, None where the weights are a file or random."""
+    """Return the tag of pretrained weights: "" for the default ones, None for a file or random weights."""
     if weights in ("DEFAULT", "pretrained"):
         return name.partition(".")[2]
     return weights if weights is not None and not Path(weights).suffix and "/" not in weights else None

@@ -1,4 +1,4 @@
-"""What is asked of a model source, and what each one answers."""
+"""The request to a model source, and the model that it returns."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from robustbench_local.classifier import Access
 from robustbench_local.classifier.literals import BINARY_OUTPUT_REMEDY
 from robustbench_local.classifier.normalizations import Normalization
 from robustbench_local.classifier.preprocessing import parse_normalization
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.errors import ModelError
 from robustbench_local.models.endpoint_options import EndpointOptions
-from robustbench_local.models.model_files import find_file
 from robustbench_local.models.weight_files import WeightsFile, read_weights
 from robustbench_local.models.weight_loading import fit_weights, load_fitted_weights
 
 _NORMALIZATION_TOLERANCE = 1e-3
-"""Means and deviations that differ by less are the same, written with other digits."""
+"""Means and deviations that differ by less count as equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
-    """What the user said about a model, besides its source.
+    """The user's options for a model, besides its source.
 
     Args:
         weights: A file, the name of published weights, or None.
-        entry: Which part of a weights file to take, as a dotted path.
-        architecture: Which network a checkpoint belongs to.
-        num_classes: How many classes the user declares.
-        default_classes: How many the data have.
-        sha256: What the SHA-256 of the weights file must be.
+        entry: Dotted path of the part of a weights file to use.
+        architecture: The network of a checkpoint.
+        num_classes: Number of classes that the user declares.
+        default_classes: Number of classes of the data.
+        sha256: Required SHA-256 of the weights file.
         trust_pickle: ``"sha256:<hash>"`` of a weights file that may run code.
-        allow_code: Whether Python files may be run.
-        base: The folder that relative paths start from.
-        access: What an attacker may use.
-        output: Which of the model's outputs holds the logits.
-        endpoint: How a service is asked.
+        allow_code: Allow Python files to be run.
+        base_folder: The folder in which relative paths are looked up.
+        access: The output that an attacker may use.
+        output: The entry of the model's output with the logits.
+        endpoint: Options of a service.
     """
 
     weights: str | None = None
@@ -56,17 +56,17 @@ class ModelRequest:
     endpoint: EndpointOptions | None = None
 
     def read(self, file: str) -> WeightsFile:
-        """Find and read a weights file under these conditions."""
+        """Find and read a weights file under these options."""
         path = find_file(file, self.base_folder)
         return read_weights(path, sha256=self.sha256, trust_pickle=self.trust_pickle, entry=self.entry)
 
 
 @dataclass(kw_only=True)
 class LoadedModel:
-    """A model and what its source knows about it; None where it knows nothing.
+    """A model and the metadata of its source; None for what the source does not know.
 
-    ``is_unnormalized`` is set where weights were most likely trained with a normalisation that nobody declared;
-    ``stored_normalization`` is one that lies beside the weights in their file, and is not applied.
+    ``is_unnormalized`` is set if the weights were probably trained with a normalization that is not declared.
+    ``stored_normalization`` is stored beside the weights in their file; it is not applied.
     """
 
     model: nn.Module | Callable[[Tensor], Tensor]
@@ -81,20 +81,20 @@ class LoadedModel:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def record_weights(self, weights: WeightsFile) -> None:
-        """Record the file of the weights."""
+        """Record the weights' file."""
         self.notes += weights.notes
         self.provenance |= {"weights": weights.path.name, "sha256": weights.sha256}
         if weights.entry is not None:
             self.provenance["entry"] = weights.entry
 
     def check_normalization(self, declared: tuple[Sequence[float], Sequence[float]] | str | None) -> None:
-        """Compare the normalisation in the weights file, if there is one, with the one that will be applied.
+        """Compare the normalization in the weights file, if there is one, with the one that is applied.
 
         Args:
-            declared: What the user wrote; None for what the source knows.
+            declared: The user's normalization; None for the source's.
 
         Raises:
-            ModelError: If nobody declared one, and the source knows none or another one.
+            ModelError: If the user declares none, and the source has none or a different one.
         """
         stored = self.stored_normalization
         applied = self.normalize if declared is None else parse_normalization(declared, self.channels)
@@ -103,23 +103,23 @@ class LoadedModel:
         mean, std = (list(part) for part in stored)
         if declared is None:
             raise ModelError(
-                f"has a normalisation beside the network, mean {mean}, std {std}, and normalize is not set",
+                f"has a normalization beside the network, mean {mean}, std {std}, and normalize is not set",
                 where=str(self.provenance.get("weights")),
                 remedy=f"set normalize: {{mean: {mean}, std: {std}}}, or what the network was trained with",
             )
         self.notes.append(
-            f"normalize is not the normalisation in {self.provenance.get('weights')} (mean {mean}, std {std})"
+            f"normalize is not the normalization in {self.provenance.get('weights')} (mean {mean}, std {std})"
         )
 
 
-def _is_close(one: Normalization, other: Normalization | None) -> bool:
-    """Whether two normalisations are the same but for rounding; one value stands for all channels."""
-    if other is None:
-        return all(value == 0 for value in one[0]) and all(value == 1 for value in one[1])
-    count = max(len(one[0]), len(other[0]))
+def _is_close(first: Normalization, second: Normalization | None) -> bool:
+    """Return True if two normalizations are equal up to rounding; one value applies to all channels."""
+    if second is None:
+        return all(value == 0 for value in first[0]) and all(value == 1 for value in first[1])
+    count = max(len(first[0]), len(second[0]))
     pairs = (
         (part * count if len(part) == 1 else part, known * count if len(known) == 1 else known)
-        for part, known in zip(one, other, strict=True)
+        for part, known in zip(first, second, strict=True)
     )
     return all(
         len(part) == len(known)
@@ -131,14 +131,14 @@ def _is_close(one: Normalization, other: Normalization | None) -> bool:
 def build_with_weights(
     factory: Callable[[int], nn.Module], default: int, weights: WeightsFile | None, request: ModelRequest
 ) -> LoadedModel:
-    """A network filled from a file, or with its initial weights.
+    """Build a network with weights from a file, or with its initial weights.
 
     Args:
-        factory: The network for a number of classes.
-        default: How many classes the network has by itself.
+        factory: Builds the network for a number of classes.
+        default: The network's default number of classes.
         weights: The file's content, or None for initial weights.
-        request: What the user said; without ``num_classes`` the file's last layer decides, without a file
-            the data's number.
+        request: The user's options; without ``num_classes`` the file's last layer decides, without a file the
+            number of classes of the data.
 
     Raises:
         ModelError: If the file does not fit the network, or has another number of classes than declared.
@@ -159,15 +159,15 @@ def build_with_weights(
         )
     if classes != default:
         network = factory(classes)
-    found = LoadedModel(
+    loaded = LoadedModel(
         model=network, num_classes=classes, notes=load_fitted_weights(network, fit, weights.path.name)
     )
-    found.stored_normalization = fit.normalization
-    found.record_weights(weights)
-    return found
+    loaded.stored_normalization = fit.normalization
+    loaded.record_weights(weights)
+    return loaded
 
 
 def _find_head(network: nn.Module, classes: int) -> str | None:
-    """The layer whose rows are the classes: the last one with as many."""
+    """Return the name of the last layer with one row per class, or None."""
     heads = [name for name, value in network.named_parameters() if value.ndim > 1 and len(value) == classes]
     return heads[-1].removesuffix(".weight") if heads and heads[-1].endswith(".weight") else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from robustbench_local.classifier import Access, Classifier
 from robustbench_local.classifier.binary_output import parse_output_key
 from robustbench_local.config.strict_yaml import validate
 from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.extensions.entry_points import find_entry_point, list_entry_points
 from robustbench_local.models.endpoint_options import EndpointOptions, is_url, remove_credentials
 from robustbench_local.models.http_model import load_endpoint
 from robustbench_local.models.library_networks import load_timm, load_torchvision
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest, build_with_weights
 from robustbench_local.models.networks.network_registry import ARCHITECTURES, find_architecture
 from robustbench_local.models.onnx_model import load_onnx
-from robustbench_local.models.user_code import load_python
+from robustbench_local.models.user_code import load_from_entry_point, load_python
 from robustbench_local.models.weights_card import WeightsCard, find_card
 from robustbench_local.models.zoo import ZOO_FOLDER, find_zoo_card
 
@@ -47,7 +49,8 @@ def load_classifier(
 
     Args:
         source: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``, ``zoo:NAME``,
-            ``python:FILE.py:NAME``, ``onnx:FILE``, or the URL of a service.
+            ``python:FILE.py:NAME``, ``onnx:FILE``, the URL of a service, or the name of an entry point of an
+            installed distribution, with ``:REST`` if it takes a reference.
         weights: A file, or the name of published weights such as ``"DEFAULT"``; None for random ones.
         entry: Which part of a weights file to take, as a dotted path such as ``"state_dict_ema"``, where more
             than one fits; ``"."`` for the outermost mapping itself.
@@ -108,12 +111,12 @@ def load_classifier(
         output=output,
         name=name or remove_credentials(source),
         device=device,
+        provenance={"source": remove_credentials(source), **loaded.provenance},
     )
     for note in loaded.notes:
         classifier.add_note(note)
     if loaded.is_unnormalized and normalize is None:
         classifier.add_note("no normalisation declared: it is given images in [0, 1] as they are")
-    classifier.provenance = {"source": remove_credentials(source), **loaded.provenance}
     classifier.check_finite_weights()
     return classifier
 
@@ -140,16 +143,25 @@ def load_model(source: str, request: ModelRequest) -> LoadedModel:
     return _find_loader(source)(source.partition(":")[2], request)
 
 
+def is_outside_model(source: str) -> bool:
+    """Whether a source is an entry point of an installed distribution."""
+    kind = source.partition(":")[0]
+    return not is_url(source) and kind not in _LOADERS and find_entry_point("models", kind) is not None
+
+
 def _find_loader(source: str) -> Callable[[str, ModelRequest], LoadedModel]:
     if is_url(source):
         return lambda _, request: load_endpoint(source, request)
     kind, colon, rest = source.partition(":")
     if kind in _LOADERS and rest:
         return _LOADERS[kind]
+    if kind not in _LOADERS and (record := find_entry_point("models", kind)) is not None:
+        return partial(load_from_entry_point, record)
     if kind in _LOADERS:
         raise ConfigError(f"the model source {source!r} names nothing", remedy=f"write {kind}:NAME")
+    known = {*_LOADERS, *(record.name for record in list_entry_points("models"))}
     remedy = (
-        did_you_mean(kind, _LOADERS) if colon else f"write where it comes from, such as torchvision:{source}"
+        did_you_mean(kind, known) if colon else f"write where it comes from, such as torchvision:{source}"
     )
     raise ConfigError(f"unknown model source {source!r}", remedy=remedy)
 

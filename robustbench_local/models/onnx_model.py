@@ -1,4 +1,4 @@
-"""Models in ONNX files, run by onnxruntime: black boxes that give scores, or labels."""
+"""Models in ONNX files, run by onnxruntime: black boxes that return scores or labels."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ import torch
 from torch import Tensor
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, format_install_command
 from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
-from robustbench_local.models.model_files import find_file, read_file
+from robustbench_local.models.model_files import read_file
 from robustbench_local.models.onnx_data import find_external_locations
 
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 _LOG_LEVEL_ERROR = 3
-"""onnxruntime's level of log messages: its warnings are about speed."""
+"""Log level of onnxruntime; its warnings are only about speed."""
 
 _PARENT_SESSIONS: list[Any] = []
-"""Sessions of the process that this one is a copy of, kept for as long as it lives."""
+"""Sessions of the parent process, which are kept as long as this process lives."""
 
 
 class OnnxModel:
-    """Images (N, C, H, W) to the outputs of an ONNX graph, on the CPU.
+    """An ONNX graph that maps images (N, C, H, W) to its outputs, on the CPU.
 
-    Its session has threads, which a copy of this process lacks: there, the first call makes another one.
+    The session has threads, which a forked copy of this process lacks: there, the first call builds a new
+    session.
 
     Args:
-        make_session: Makes onnxruntime's session, with one input of four dimensions.
+        build_session: Builds onnxruntime's session, with one input of four dimensions.
         where: The file, for messages.
-        identity: What decides its answers, as text: the hashes of its files.
+        identity: Identity of the model, as text: the hashes of its files.
 
     Raises:
         ModelError: If it does not take one batch of images, channels first.
     """
 
-    libraries = ("onnxruntime",)  # whose version is a part of the identity
+    libraries = ("onnxruntime",)  # their versions are a part of the identity
 
     def __init__(self, build_session: Callable[[], Any], *, where: str, identity: str) -> None:
         self._build_session, self.identity = build_session, identity
@@ -74,15 +76,15 @@ class OnnxModel:
         self.outputs = {entry.name: entry.shape for entry in session.get_outputs()}
 
     def __call__(self, images: Tensor) -> np.ndarray | dict[str, np.ndarray]:
-        """The output, or all outputs by name where there are several, each with N rows."""
-        given = images.detach().cpu().numpy().astype(self._dtype)
-        size = self.fixed_batch_size or len(given)
-        parts = [self._run(given[first : first + size], size) for first in range(0, len(given), size)]
+        """Return the output, or several outputs by name, each with N rows."""
+        inputs = images.detach().cpu().numpy().astype(self._dtype)
+        size = self.fixed_batch_size or len(inputs)
+        parts = [self._run(inputs[first : first + size], size) for first in range(0, len(inputs), size)]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}
         return joined if len(joined) > 1 else next(iter(joined.values()))
 
     def find_num_classes(self, output: str | int | None) -> int | None:
-        """The number of classes by the shape of an output, by default the only one; None if it is open."""
+        """Return the number of classes from the shape of an output (default: the only one), or None."""
         names = list(self.outputs)
         name = names[output] if isinstance(output, int) and output < len(names) else output
         if name is None and len(names) == 1:
@@ -92,27 +94,28 @@ class OnnxModel:
 
     def _run(self, images: np.ndarray, size: int) -> dict[str, np.ndarray]:
         count = len(images)
-        if (
-            count < size
-        ):  # a graph of fixed batch size gets copies of the last image, and their rows are dropped
+        if count < size:
+            # A graph of fixed batch size gets copies of the last image, whose rows are dropped.
             images = np.concatenate([images, np.repeat(images[-1:], size - count, axis=0)])
         if self._owner_pid != os.getpid():
-            _PARENT_SESSIONS.append(self._session)  # its end would wait for threads that are not here
+            _PARENT_SESSIONS.append(self._session)  # deleting it would wait for threads of the parent
             self._session, self._owner_pid = self._build_session(), os.getpid()
-        found = self._session.run(None, {self._input: images})
-        return {name: value[:count] for name, value in zip(self.outputs, found, strict=True)}
+        outputs = self._session.run(None, {self._input: images})
+        return {name: value[:count] for name, value in zip(self.outputs, outputs, strict=True)}
 
 
 def load_onnx(file: str, request: ModelRequest) -> LoadedModel:
-    """The model in an ONNX file; tensors may be in files of the same folder or below it.
+    """Load the model in an ONNX file; external tensors must be in its folder or below.
 
     Raises:
-        ConfigError: If onnxruntime is missing, or what was said about the model makes no sense for it.
+        ConfigError: If onnxruntime is missing, or an option does not apply to an ONNX model.
         RefusedError: If the file names data outside its folder.
-        ModelError: If it is no ONNX file, or not a model from images to scores.
+        ModelError: If it is not an ONNX file, or not a model from images to scores.
     """
     if request.weights is not None or request.architecture is not None:
-        raise ConfigError(f"onnx:{file} is network and weights in one", remedy="leave the others out")
+        raise ConfigError(
+            f"onnx:{file} holds both network and weights", remedy="leave weights and architecture out"
+        )
     if request.access == "gradients":
         raise ConfigError(
             "an ONNX file gives no gradients", where=file, remedy="set access: scores, or labels"
@@ -129,14 +132,16 @@ def load_onnx(file: str, request: ModelRequest) -> LoadedModel:
     model = OnnxModel(partial(_build_session, runtime, path), where=path.name, identity=" ".join(hashes))
     classes = request.num_classes or model.find_num_classes(request.output) or request.default_classes
     if classes is None:
-        raise ModelError("the file does not say its classes", where=path.name, remedy="set num_classes")
+        raise ModelError(
+            "the file does not state its number of classes", where=path.name, remedy="set num_classes"
+        )
     notes = ["run by onnxruntime on the CPU"]
     if model.fixed_batch_size is not None:
         notes.append(
             f"takes exactly {model.fixed_batch_size} images at a time: batches are padded with copies"
         )
     return LoadedModel(
-        model=model,  # type: ignore[arg-type]  # arrays and named outputs are read like tensors
+        model=model,  # type: ignore[arg-type]  # arrays and named outputs are handled like tensors
         num_classes=classes,
         channels=model.channels,
         input_size=model.input_size,
@@ -159,22 +164,22 @@ def _build_session(runtime: Any, path: Path) -> Any:
 
 
 def _hash_external_files(path: Path, content: bytes) -> list[str]:
-    """SHA-256 of the other files that hold tensors of the model, each inside its folder."""
+    """Return the SHA-256 of each external file with tensors, all of which must be inside the folder."""
     try:
         locations = sorted(find_external_locations(content))
     except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"is no ONNX file: {extract_first_line(error)}", where=path.name) from error
+        raise ModelError(f"is not an ONNX file: {extract_first_line(error)}", where=path.name) from error
     folder = path.resolve().parent
     hashes = []
     for location in locations:
-        beside = (folder / location).resolve()
-        if not beside.is_relative_to(folder):
+        external_file = (folder / location).resolve()
+        if not external_file.is_relative_to(folder):
             raise RefusedError(
                 f"its tensors are in {location!r}, outside the folder of the model",
                 where=path.name,
-                remedy="put that file beside the model and export it again",
+                remedy="export it again with that file beside the model",
             )
-        if not beside.is_file():
-            raise ModelError(f"its tensors are in {location!r}, which is not there", where=path.name)
-        hashes.append(sha256(read_user_file(beside, where=location, error=ModelError)).hexdigest())
+        if not external_file.is_file():
+            raise ModelError(f"its tensors are in {location!r}, which does not exist", where=path.name)
+        hashes.append(sha256(read_user_file(external_file, where=location, error=ModelError)).hexdigest())
     return hashes

@@ -1,4 +1,4 @@
-"""What a weights file holds, flat: every tensor under its dotted path, however deeply it is nested."""
+"""The content of a weights file, flattened: every tensor under its dotted path, however deeply nested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from robustbench_local.errors import ModelError
 
 BATCH_COUNTER_NAME = "num_batches_tracked"
-"""Batch norm's counter, which some scripts save as a plain number."""
+"""Batch norm's counter, which some scripts save as a Python number."""
 _MAX_DEPTH = 20
 _MAX_VALUES = 1_000_000
 _MAX_SHOWN_NAMES, _MAX_NAME_CHARACTERS = 5, 90
@@ -23,9 +23,9 @@ class StoredTensors:
     """The tensors of a file.
 
     Args:
-        tensors: Dotted paths to tensors, in the file's order.
-        containers: The dotted path of the mapping that holds each of them; ``""`` for the outermost.
-        versions: What torch keeps beside a state_dict about its layers' versions, by container.
+        tensors: Dotted path -> tensor, in the file's order.
+        containers: Path of a tensor -> path of the mapping that holds it; ``""`` for the outermost.
+        versions: Container -> torch's metadata of the state_dict about the versions of layers.
     """
 
     tensors: Mapping[str, Tensor]
@@ -33,77 +33,79 @@ class StoredTensors:
     versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def select_entry(self, entry: str, where: str) -> StoredTensors:
-        """The part under a dotted path, which the paths in the result still begin with.
+        """Select the tensors under a dotted path, which remains the prefix of their paths.
 
         Args:
-            entry: The path; ``"."`` for what lies in the outermost mapping itself.
+            entry: The path; ``"."`` for the tensors directly in the outermost mapping.
             where: The file's name, for messages.
 
         Raises:
-            ModelError: If nothing lies there.
+            ModelError: If there are no tensors under the path.
         """
-        outermost = entry == "."
-        kept = {
+        is_outermost = entry == "."
+        tensors = {
             name: value
             for name, value in self.tensors.items()
-            if (outermost and not self.containers[name]) or name.startswith(f"{entry}.")
+            if (is_outermost and not self.containers[name]) or name.startswith(f"{entry}.")
         }
-        if not kept:
+        if not tensors:
             paths = sorted(
                 {path for name in self.tensors for path in _iterate_parents(name)}, key=_sort_by_depth
             )
             raise ModelError(
-                f"has no entry {entry!r} with tensors; it has {shorten_names(paths) or 'names without a dot'}",
+                f"has no entry {entry!r} with tensors, only {shorten_names(paths) or 'names without a dot'}",
                 where=where,
                 remedy="name one of these as entry, or leave entry out",
             )
-        return StoredTensors(kept, {name: self.containers[name] for name in kept}, self.versions)
+        return StoredTensors(tensors, {name: self.containers[name] for name in tensors}, self.versions)
 
 
 def collect_tensors(loaded: Any, where: str) -> StoredTensors:
-    """Find every tensor in what a file holds.
+    """Collect every tensor in the content of a file.
 
     Args:
-        loaded: Mappings and lists, nested in any way, around tensors.
+        loaded: Nested mappings and lists of tensors.
         where: The file's name, for messages.
 
     Raises:
-        ModelError: If it is no mapping, or holds no tensor under a name.
+        ModelError: If it is not a mapping, or holds no named tensor.
     """
     if not isinstance(loaded, Mapping):
         kind = type(loaded).__name__
-        raise ModelError(f"holds a {kind}, no state_dict", where=where, remedy="save model.state_dict()")
+        raise ModelError(f"holds a {kind}, not a state_dict", where=where, remedy="save model.state_dict()")
     tensors: dict[str, Tensor] = {}
     containers: dict[str, str] = {}
     versions: dict[str, Mapping[str, Any]] = {}
     for count, (container, name, value) in enumerate(_iterate_tensors(loaded, "", 0)):
         if count > _MAX_VALUES:
-            raise ModelError(f"holds more than {_MAX_VALUES:,} values in one another", where=where)
+            raise ModelError(f"holds more than {_MAX_VALUES:,} nested values", where=where)
         if value is None:
             continue
         if isinstance(value, Mapping):
             versions[container] = getattr(value, "_metadata", {})
         elif name in tensors:
-            raise ModelError(f"names {name!r} twice, in mappings within mappings", where=where)
+            raise ModelError(f"names {name!r} twice, in nested mappings", where=where)
         else:
             tensors[name], containers[name] = value, container
     if not tensors:
-        held = shorten_names([str(key) for key in loaded]) or "nothing"
-        raise ModelError(f"holds no state_dict; it has {held}", where=where, remedy="save model.state_dict()")
+        listed = shorten_names([str(key) for key in loaded]) or "nothing"
+        raise ModelError(
+            f"holds no state_dict; it has {listed}", where=where, remedy="save model.state_dict()"
+        )
     return StoredTensors(tensors, containers, versions)
 
 
 def shorten_names(names: Sequence[str]) -> str:
-    """The first few of many names, for a line."""
-    cut = [
+    """Format the first few of many names for a line of text."""
+    shortened = [
         name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:_MAX_NAME_CHARACTERS]}..."
         for name in names[:_MAX_SHOWN_NAMES]
     ]
-    return ", ".join(cut) + (", ..." if len(names) > _MAX_SHOWN_NAMES else "")
+    return ", ".join(shortened) + (", ..." if len(names) > _MAX_SHOWN_NAMES else "")
 
 
 def _iterate_tensors(value: Any, path: str, depth: int) -> Iterator[tuple[str, str, Any]]:
-    """Each tensor with its container and path, each container with state_dict versions, None for others."""
+    """Yield tensors with container and path, containers with state_dict versions, None for other values."""
     items = enumerate(value) if isinstance(value, list | tuple) else value.items()
     if isinstance(value, Mapping) and isinstance(getattr(value, "_metadata", None), Mapping):
         yield path, path, value

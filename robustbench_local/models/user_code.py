@@ -12,16 +12,17 @@ from torch import nn
 
 from robustbench_local.classifier.foreign_errors import extract_first_line
 from robustbench_local.classifier.model_identity import record_code
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.errors import ConfigError, ModelError, RefusedError, did_you_mean
-from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
-from robustbench_local.models.model_files import find_file
-from robustbench_local.models.networks.network_registry import fixed_initial_weights
-from robustbench_local.models.user_import import (
+from robustbench_local.extensions.entry_points import ExtensionRecord, load_entry_point
+from robustbench_local.extensions.user_import import (
     allow_late_imports,
     digest_file,
     import_file,
     importable_neighbours,
 )
+from robustbench_local.models.loaded_model import LoadedModel, ModelRequest
+from robustbench_local.models.networks.network_registry import fixed_initial_weights
 from robustbench_local.models.weight_files import WeightsFile
 from robustbench_local.models.weight_loading import FittedWeights, fit_weights, load_fitted_weights
 
@@ -29,7 +30,7 @@ from robustbench_local.models.weight_loading import FittedWeights, fit_weights, 
 def load_python(reference: str, request: ModelRequest) -> LoadedModel:
     """What ``FILE.py:NAME`` is or returns: a module, or a function from images to scores or labels.
 
-    A ``ARITHMETIC_NAME`` that can be called without arguments, or with ``num_classes``, makes the model; one that needs
+    A ``NAME`` that can be called without arguments, or with ``num_classes``, makes the model; one that needs
     another argument is the model itself.
 
     Raises:
@@ -38,6 +39,45 @@ def load_python(reference: str, request: ModelRequest) -> LoadedModel:
         ModelError: If the file or the function raises, or the number of classes cannot be known.
     """
     path, made = run_user_code(reference, request)
+    found = _describe_made_model(made, reference, request)
+    found.notes.append(f"made by running {path.name} (code was allowed)")
+    found.provenance |= {"code": path.name, "code_sha256": digest_file(path)}
+    return found
+
+
+def load_from_entry_point(record: ExtensionRecord, reference: str, request: ModelRequest) -> LoadedModel:
+    """What an entry point is or returns: a module, or a function from images to scores or labels.
+
+    It is used as what a Python file names, see `load_python`; a factory that takes ``reference`` is given what
+    stands behind the name.
+
+    Args:
+        record: The entry point.
+        reference: What stands behind its name and a colon; empty if nothing does.
+        request: What the user said about the model.
+
+    Raises:
+        ModelError: If it cannot be imported or raises, or the number of classes cannot be known.
+    """
+    try:
+        found = load_entry_point(record)
+    except ConfigError as problem:
+        raise ModelError(problem.what, where=problem.where, remedy=problem.remedy) from problem
+    try:
+        with fixed_initial_weights():
+            made = _make_model(found, request, reference)
+    except (Exception, SystemExit) as error:
+        what = f"raised {type(error).__name__}: {extract_first_line(error)}"
+        raise ModelError(what, where=f"{record.name} ({record.distribution})") from error
+    loaded = _describe_made_model(made, record.name, request)
+    record_code(made, {record.target.partition(":")[0].strip()})
+    loaded.notes.append(f"made by {record.name} of {record.distribution}")
+    loaded.provenance |= {"entry_point": record.target, "distribution": record.distribution}
+    return loaded
+
+
+def _describe_made_model(made: Any, reference: str, request: ModelRequest) -> LoadedModel:
+    """What a user's code made, with the weights that belong into it."""
     if not callable(made):
         raise ModelError(f"is a {type(made).__name__}, not a model", where=reference)
     classes = request.num_classes or getattr(made, "num_classes", None) or request.default_classes
@@ -54,8 +94,6 @@ def load_python(reference: str, request: ModelRequest) -> LoadedModel:
         found.record_weights(weights)
     if isinstance(made, nn.Module):
         made.eval()
-    found.notes.append(f"made by running {path.name} (code was allowed)")
-    found.provenance |= {"code": path.name, "code_sha256": digest_file(path)}
     return found
 
 
@@ -114,7 +152,7 @@ def _run_file(path: Path, name: str, place: str, request: ModelRequest) -> tuple
         ) from error
 
 
-def _make_model(found: Any, request: ModelRequest) -> Any:
+def _make_model(found: Any, request: ModelRequest, reference: str = "") -> Any:
     """The model itself, or what the factory makes."""
     if isinstance(found, nn.Module) or not callable(found):
         return found
@@ -122,7 +160,11 @@ def _make_model(found: Any, request: ModelRequest) -> Any:
     classes = request.num_classes or request.default_classes
     wanted = parameters.get("num_classes")
     required = wanted is not None and wanted.default is wanted.empty
-    options = {"num_classes": classes} if wanted and classes and (required or request.num_classes) else {}
+    options: dict[str, Any] = (
+        {"num_classes": classes} if wanted and classes and (required or request.num_classes) else {}
+    )
+    if "reference" in parameters:
+        options["reference"] = reference
     return found(**options) if _is_callable_with(found, options) else found
 
 

@@ -1,8 +1,8 @@
-"""Reading weights from files that may be hostile: nothing in a file is ever run.
+"""Safe reading of weights from untrusted files: no code in a file is run.
 
-safetensors files hold tensors only. ``.pt`` and ``.pth`` files are pickles: torch's restricted unpickler
-reads them, and one that needs more than tensors is refused. There is no fallback. The single exception is a
-file whose SHA-256 the user has written down as trusted.
+safetensors files hold only tensors. ``.pt`` and ``.pth`` files are pickles: torch's restricted unpickler
+reads them, and a file that needs more than tensors is refused. There is no fallback. The only exception is a
+file whose SHA-256 the user declares as trusted.
 """
 
 from __future__ import annotations
@@ -27,24 +27,22 @@ from robustbench_local.errors import ModelError, RefusedError
 from robustbench_local.models.model_files import read_file, strip_hash_prefix
 from robustbench_local.models.stored_tensors import StoredTensors, collect_tensors
 
-_MIN_TORCH_VERSION = (
-    2,
-    10,
-)  # the restricted unpickler could be escaped before: CVE-2025-32434, CVE-2026-24747
+# Earlier versions let code escape the restricted unpickler: CVE-2025-32434, CVE-2026-24747.
+_MIN_TORCH_VERSION = (2, 10)
 _REFUSAL_TEXTS = ("GLOBAL ", "is blocked", "Can only", "Trying to", "Unsupported", "must be imported")
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file holds.
+    """The content of a weights file.
 
     Args:
         path: The file.
-        sha256: Of the bytes that were read, hexadecimal.
+        sha256: SHA-256 of the bytes that were read, hexadecimal.
         stored: Its tensors, on the CPU.
         module: The whole network, if the file is a trusted pickle of one.
-        notes: What a reader of the results should know.
-        entry: The part of the file that the user chose, which is all that ``list_stored_dtypes`` has.
+        notes: Remarks for the reader of the results.
+        entry: The part of the file that the user selected, to which ``stored`` is restricted.
     """
 
     path: Path
@@ -62,14 +60,14 @@ def read_weights(
 
     Args:
         path: The file.
-        sha256: What its SHA-256 must be, with or without ``sha256:`` before it.
+        sha256: Its required SHA-256, with or without the prefix ``sha256:``.
         trust_pickle: ``"sha256:<hash>"`` of a file that may run code while it is loaded.
         entry: Dotted path of the part with the weights, ``"."`` for the outermost mapping itself; None for
-            whatever fits the network.
+            any part that fits the network.
 
     Raises:
-        ModelError: If it cannot be read, is truncated, is not what it claims to be, has another SHA-256, or
-            no such entry.
+        ModelError: If it cannot be read, is truncated, is not of its stated format, has another SHA-256, or
+            has no such entry.
         RefusedError: If reading it could run code: pickled objects, TorchScript, or too old a torch.
     """
     where = path.name
@@ -104,7 +102,7 @@ def _parse_safetensors(data: bytes, where: str) -> dict[str, Tensor]:
     except (SafetensorError, KeyError, ValueError, OverflowError, RuntimeError) as error:
         reason = extract_first_line(error).removeprefix("Error while deserializing header: ")
         raise ModelError(
-            f"is not a whole safetensors file: {reason}", where=where, remedy="get it again"
+            f"is not a complete safetensors file: {reason}", where=where, remedy="get it again"
         ) from error
 
 
@@ -121,7 +119,7 @@ def _is_trusted(trust_pickle: str | None, digest: str, where: str) -> bool:
 
 
 def _load_torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
-    """What torch.save put into a file, if it is nothing but tensors and plain containers."""
+    """Load a file of torch.save, if it holds only tensors and built-in containers."""
     if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _MIN_TORCH_VERSION:
         raise RefusedError(
             f"torch {torch.__version__} can be made to run code by .pt files",
@@ -135,7 +133,7 @@ def _load_torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
             remedy="save the state_dict of the original module instead",
         )
     try:
-        with warnings.catch_warnings(action="ignore"):  # on unusual files torch warns before it raises
+        with warnings.catch_warnings(action="ignore"):  # torch warns about unusual files before it raises
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if trusted:
@@ -145,12 +143,12 @@ def _load_torch_file(data: bytes, where: str, *, trusted: bool) -> Any:
         raise ModelError("the file is truncated", where=where, remedy="get it again") from error
     except Exception as error:
         raise ModelError(
-            f"is not a whole checkpoint: {extract_first_line(error)}", where=where, remedy="get it again"
+            f"is not a complete checkpoint: {extract_first_line(error)}", where=where, remedy="get it again"
         ) from error
 
 
 def _run_trusted_pickle(data: bytes, where: str) -> Any:
-    """Unpickle without restrictions: the one place where a file's code runs, as its SHA-256 was trusted."""
+    """Unpickle without restrictions: only here does a file's code run, because its SHA-256 is trusted."""
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except Exception as error:
@@ -164,20 +162,20 @@ def _run_trusted_pickle(data: bytes, where: str) -> Any:
 def _build_unpickling_error(
     error: pickle.UnpicklingError, data: bytes, where: str
 ) -> ModelError | RefusedError:
-    """Refused if the file is a pickle of more than tensors; unusable if it is no pickle at all."""
+    """Build a RefusedError for a pickle of more than tensors, a ModelError for anything else."""
     text = str(error)
     if data[:1] != b"\x80" and not zipfile.is_zipfile(io.BytesIO(data)) and "GLOBAL " not in text:
         return ModelError(
-            "is no checkpoint that can be read",
+            "is not a readable checkpoint",
             where=where,
             remedy="use .safetensors, or .pt with a state_dict",
         )
     if not any(sign in text for sign in _REFUSAL_TEXTS):
         return ModelError("the pickle inside is damaged", where=where, remedy="get it again")
-    named = re.search(r"GLOBAL (\S+)", text)
-    what = f"pickled objects ({named.group(1)})" if named else "a pickle that torch cannot read safely"
+    match = re.search(r"GLOBAL (\S+)", text)
+    content = f"pickled objects ({match.group(1)})" if match else "a pickle that torch cannot read safely"
     return RefusedError(
-        f"holds {what}, which can run code when loaded",
+        f"holds {content}, which can run code when loaded",
         where=where,
         remedy="save model.state_dict(), or set trust_pickle: sha256:<its hash> if you made it yourself",
     )

@@ -1,4 +1,4 @@
-"""Filling a network from a file: every tensor that it needs, none in silence."""
+"""Loading of a file's weights into a network: all that it needs, and nothing skipped silently."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _MAX_LISTED = 5
 
 @dataclass(frozen=True)
 class FittedWeights:
-    """The tensors of a file under a network's names.
+    """A file's tensors under a network's names.
 
     Args:
-        tensors: The network's names to tensors.
-        versions: What torch keeps about layers' versions, if the file has it.
-        notes: What a reader of the results should know.
-        classes: Rows of the last layer, where the network's is known and in the file.
-        head: The path of the last layer's weight in the file; empty where it is not known.
-        normalization: A normalisation that lies beside the network in the file.
+        tensors: Name in the network -> tensor.
+        versions: torch's metadata about the versions of layers, if the file has it.
+        notes: Remarks for the reader of the results.
+        num_classes: Rows of the last layer, if that layer is known and in the file.
+        head: Path of the last layer's weight in the file; empty if unknown.
+        normalization: A normalization stored beside the network in the file.
     """
 
     tensors: Mapping[str, Tensor]
@@ -51,11 +51,11 @@ class FittedWeights:
 
 
 def load_weights(module: nn.Module, weights: WeightsFile) -> list[str]:
-    """Copy weights into a module; every name, but for wrappers' prefixes, and every shape must fit.
+    """Copy weights into a module; every name, except for wrappers' prefixes, and every shape must fit.
 
     Args:
         module: The network.
-        weights: What `read_weights` returned.
+        weights: The result of `read_weights`.
 
     Returns:
         Notes for the reader of the results.
@@ -67,32 +67,32 @@ def load_weights(module: nn.Module, weights: WeightsFile) -> list[str]:
 
 
 def fit_weights(weights: WeightsFile, network: nn.Module, head: str | None = None) -> FittedWeights:
-    """Find the one set of weights in a file that fits a network.
+    """Find the set of weights in a file that fits a network.
 
     Args:
-        weights: What `read_weights` returned.
-        network: What they are for.
-        head: Name of the layer whose rows are the classes; the file may have another number of them, and
-            another name for it. None: every name and shape must be the network's own.
+        weights: The result of `read_weights`.
+        network: The network.
+        head: Name of the layer whose rows are the classes, which may have another size and another name in
+            the file. With None every name and shape must be the network's own.
 
     Raises:
-        ModelError: If nothing fits, listing what is missing, unexpected or of another shape; or if several
-            sets with different values do.
+        ModelError: If nothing fits, with a list of missing, unexpected and misshapen tensors, or if several
+            sets with different values fit.
     """
     network_names = NetworkNames.from_network(network, head)
-    match, found = _choose_match(weights, network_names)
+    match, stored_head = _choose_match(weights, network_names)
     names = {name: path for name, path in match.names.items() if not network_names.belongs_to_head(name)}
-    names |= found.names
+    names |= stored_head.names
     _check_tied_tensors(names, network_names, weights)
     tensors = {name: weights.stored.tensors[path] for name, path in names.items()}
     weight, bias = f"{head}.weight", f"{head}.bias"
-    notes = [*_iterate_notes(match, names, weights), *([found.note] if found.note else [])]
+    notes = [*_iterate_notes(match, names, weights), *([stored_head.note] if stored_head.note else [])]
     if weight in tensors and bias in network_names.tensors and bias not in tensors:
         tensors[bias] = torch.zeros(len(tensors[weight]), dtype=tensors[weight].dtype)
         notes.append(f"the last layer of {weights.path.name} has no bias: it is 0")
     return FittedWeights(
         tensors=tensors,
-        versions=None if found.note else _collect_versions(names, weights.stored),
+        versions=None if stored_head.note else _collect_versions(names, weights.stored),
         notes=tuple(notes),
         num_classes=len(tensors[weight]) if weight in tensors else None,
         head=names.get(weight, ""),
@@ -101,10 +101,10 @@ def fit_weights(weights: WeightsFile, network: nn.Module, head: str | None = Non
 
 
 def load_fitted_weights(module: nn.Module, fit: FittedWeights, where: str) -> list[str]:
-    """Copy tensors that were found to fit into a module.
+    """Copy fitted tensors into a module.
 
     Args:
-        module: The network, with as many classes as the tensors.
+        module: The network, with the tensors' number of classes.
         fit: From `fit_weights`.
         where: The file's name, for messages.
 
@@ -112,17 +112,17 @@ def load_fitted_weights(module: nn.Module, fit: FittedWeights, where: str) -> li
         Notes for the reader of the results.
 
     Raises:
-        ModelError: If the module takes another shape after all.
+        ModelError: If a shape does not fit the module after all.
     """
     expected = module.state_dict()
     _check_dtypes(fit, expected, where)
-    # Batch norm's counter came late to torch; files without it are complete.
+    # Old versions of torch have no batch-norm counter; files without it are complete.
     state = OrderedDict(
         {name: value for name, value in expected.items() if name.endswith(BATCH_COUNTER_NAME)}
     )
     state.update(fit.tensors)
     state.update((name, value) for name, value in expected.items() if not isinstance(value, Tensor))
-    # Versions of the layers, by which some networks tell old files from new ones; safetensors have none.
+    # Some networks detect old files by the versions of layers, which safetensors files lack.
     versions = fit.versions or getattr(expected, "_metadata", {})
     state._metadata = versions  # type: ignore[attr-defined]  # noqa: SLF001
     try:
@@ -135,28 +135,28 @@ def load_fitted_weights(module: nn.Module, fit: FittedWeights, where: str) -> li
 
 
 def _check_dtypes(fit: FittedWeights, expected: Mapping[str, Any], where: str) -> None:
-    """Whole or complex numbers would be copied into floats as if their scale or other half were nothing."""
-    odd = [
+    """Refuse integer or complex weights, whose scale or imaginary part would be dropped silently."""
+    wrong_dtypes = [
         f"{name} {str(tensor.dtype).removeprefix('torch.')}"
         for name, tensor in fit.tensors.items()
         if expected[name].is_floating_point() and not tensor.is_floating_point()
     ]
-    if odd:
+    if wrong_dtypes:
         raise ModelError(
-            f"holds {_format_list('weights that are no floating-point numbers', odd)}",
+            f"holds {_format_list('weights that are not floating-point numbers', wrong_dtypes)}",
             where=where,
             remedy="save the weights as float32; those of a quantized network need their scales",
         )
 
 
 def _choose_match(weights: WeightsFile, network: NetworkNames) -> tuple[WeightMatch, StoredHead]:
-    """The place of the file that serves the network, with its last layer."""
+    """Choose the part of the file that fits the network, with its last layer."""
     stored, where = weights.stored, weights.path.name
     matches = find_matches(stored, network)
     if not matches or not matches[0].is_complete:
         needed = (name for name in network.tensors if not network.belongs_to_head(name))
-        nothing = WeightMatch("", {}, tuple(needed), ())
-        raise _build_misfit_error(matches[0] if matches else nothing, weights, network)
+        empty_match = WeightMatch("", {}, tuple(needed), ())
+        raise _build_misfit_error(matches[0] if matches else empty_match, weights, network)
     usable: list[tuple[WeightMatch, StoredHead]] = []
     problems: list[ModelError] = []
     for match in matches:
@@ -171,17 +171,17 @@ def _choose_match(weights: WeightsFile, network: NetworkNames) -> tuple[WeightMa
             usable.append((match, head))
     if not usable:
         raise problems[0]
-    named = [one for one in usable if weights.entry == _format_entry(one[0], stored)]
-    if len(usable) > 1 and len(named) != 1:
+    selected = [choice for choice in usable if weights.entry == _format_entry(choice[0], stored)]
+    if len(usable) > 1 and len(selected) != 1:
         raise _build_ambiguity_error([match for match, _ in usable], weights)
-    return (named or usable)[0]
+    return (selected or usable)[0]
 
 
 def _format_entry(match: WeightMatch, stored: StoredTensors) -> str:
-    """What a user writes as ``entry`` to choose a match."""
+    """Return the value of ``entry`` that selects a match."""
     name, path = next(iter(match.names.items()))
-    before = path.removesuffix(name).rstrip(".") if path.endswith(name) else stored.containers[path]
-    return before or "."
+    prefix = path.removesuffix(name).rstrip(".") if path.endswith(name) else stored.containers[path]
+    return prefix or "."
 
 
 def _build_ambiguity_error(matches: list[WeightMatch], weights: WeightsFile) -> ModelError:
@@ -193,12 +193,12 @@ def _build_ambiguity_error(matches: list[WeightMatch], weights: WeightsFile) -> 
     return ModelError(
         f"holds {len(matches)} sets of weights that fit the network and differ: {', '.join(listed)}{more}",
         where=weights.path.name,
-        remedy=f"say which one, such as entry: {_format_entry(matches[0], stored)!r}",
+        remedy=f"select one, such as entry: {_format_entry(matches[0], stored)!r}",
     )
 
 
 def _build_misfit_error(match: WeightMatch, weights: WeightsFile, network: NetworkNames) -> ModelError:
-    """The line that lists what does not fit."""
+    """Build the error that lists what does not fit."""
     stored = weights.stored
     misfits = [
         f"{name} {tuple(stored.tensors[match.names[name]].shape)} instead of "
@@ -206,36 +206,36 @@ def _build_misfit_error(match: WeightMatch, weights: WeightsFile, network: Netwo
         for name in match.shape_mismatches
     ]
     head = f"{match.prefix}." if match.prefix else ""
-    left = match.leftovers.unexplained if match.names else tuple(stored.tensors)
-    extra = [path.removeprefix(head) for path in left]
+    leftovers = match.leftovers.unexplained if match.names else tuple(stored.tensors)
+    extra = [path.removeprefix(head) for path in leftovers]
     missing = [name for name in network.tensors if network.belongs_to_head(name) and name not in match.names]
     parts = [
         _format_list("missing", [*match.missing, *missing]),
         _format_list("unexpected", extra),
         _format_list("of another shape", misfits),
     ]
-    apart = "" if match.missing or misfits else _describe_entry_remedy(match, weights)
+    entry_advice = "" if match.missing or misfits else _describe_entry_remedy(match, weights)
     return ModelError(
         f"does not fit the network: {'; '.join(part for part in parts if part)}",
         where=weights.path.name,
-        remedy=f"check the architecture and num_classes{apart}",
+        remedy=f"check the architecture and num_classes{entry_advice}",
     )
 
 
 def _describe_entry_remedy(match: WeightMatch, weights: WeightsFile) -> str:
-    """How to say that what is left over has no part in the network, where a path can say it."""
+    """Return advice on selecting an entry without the leftovers, if a path can do it."""
     entry = _format_entry(match, weights.stored)
     if entry in (".", weights.entry):
         return ""
-    return f", or set entry: {entry!r} if what is unexpected has no part in its answers"
+    return f", or set entry: {entry!r} if the unexpected tensors do not affect its output"
 
 
 def _check_tied_tensors(names: Mapping[str, str], network: NetworkNames, weights: WeightsFile) -> None:
-    """One tensor of the network cannot get two values."""
+    """Refuse two different values for one tensor of the network."""
     for name, twin in network.tied_names.items():
         if name in names and twin in names:
-            one, other = (weights.stored.tensors[names[each]] for each in (name, twin))
-            if not torch.equal(one, other):
+            first, second = (weights.stored.tensors[names[key]] for key in (name, twin))
+            if not torch.equal(first, second):
                 raise ModelError(
                     f"{twin} and {name} are one tensor in the network, and differ in the file",
                     where=weights.path.name,
@@ -244,27 +244,27 @@ def _check_tied_tensors(names: Mapping[str, str], network: NetworkNames, weights
 
 
 def _collect_versions(names: Mapping[str, str], stored: StoredTensors) -> dict[str, Any] | None:
-    """Layers' versions under the network's names, if one prefix leads to all of them."""
+    """Return the layers' versions under the network's names, if one prefix leads to all of them."""
     containers = {stored.containers[path] for path in names.values()}
     prefixes = {_find_prefix(name, path, stored) for name, path in names.items()}
     known = stored.versions.get(next(iter(containers), ""))
     if len(containers) != 1 or len(prefixes) != 1 or not known:
         return None
-    before = next(iter(prefixes))
-    if before is None:
+    prefix = next(iter(prefixes))
+    if prefix is None:
         return None
-    inner = {key.removeprefix(before): value for key, value in known.items() if key.startswith(before)}
-    return {"": known.get(before.rstrip("."), {}), **inner}
+    inner = {key.removeprefix(prefix): value for key, value in known.items() if key.startswith(prefix)}
+    return {"": known.get(prefix.rstrip("."), {}), **inner}
 
 
 def _find_prefix(name: str, path: str, stored: StoredTensors) -> str | None:
-    """What stands before a network's name inside its mapping; None if more than that differs."""
-    inside = path.removeprefix(f"{stored.containers[path]}.") if stored.containers[path] else path
-    return inside.removesuffix(name) if inside.endswith(name) else None
+    """Return the prefix of a network's name inside its mapping; None if the names differ otherwise."""
+    inner_path = path.removeprefix(f"{stored.containers[path]}.") if stored.containers[path] else path
+    return inner_path.removesuffix(name) if inner_path.endswith(name) else None
 
 
 def _iterate_notes(match: WeightMatch, names: Mapping[str, str], weights: WeightsFile) -> Iterator[str]:
-    """Where the weights were taken from, and what was left where it is."""
+    """Yield notes on the origin of the weights and on unused tensors."""
     stored, where = weights.stored, weights.path.name
     containers = {stored.containers[path] for path in names.values()}
     root = find_common_path(containers)
@@ -273,8 +273,8 @@ def _iterate_notes(match: WeightMatch, names: Mapping[str, str], weights: Weight
     yield from _iterate_renaming_notes(match, names, weights) if len(containers) == 1 else ()
     if match.leftovers.harmless:
         yield (
-            f"left aside in {where}: {shorten_names(match.leftovers.harmless)} (losses, metrics and counters have "
-            "no part in the answers)"
+            f"ignored in {where}: {shorten_names(match.leftovers.harmless)} (losses, metrics and counters do "
+            "not affect the output)"
         )
     if match.copies:
         yield f"{where} also holds a copy of the parameters that was not used: {shorten_names(match.copies)}"
@@ -286,23 +286,23 @@ def _iterate_notes(match: WeightMatch, names: Mapping[str, str], weights: Weight
 def _iterate_renaming_notes(
     match: WeightMatch, names: Mapping[str, str], weights: WeightsFile
 ) -> Iterator[str]:
-    """What was taken off the names of a mapping."""
+    """Yield notes on prefixes and wrappers removed from the names of a mapping."""
     where = weights.path.name
-    before: dict[str, str | None] = {}  # by path, as layers that share a tensor share its path
+    prefix_by_path: dict[str, str | None] = {}  # by path, as layers that share a tensor share its path
     for name, path in match.names.items():
-        if names.get(name) == path and before.get(path) is None:
-            before[path] = _find_prefix(name, path, weights.stored)
-    if None in before.values():
-        yield f"took wrappers' parts, such as 'module', out of the parameter names of {where}"
-    prefixes = sorted({prefix for prefix in before.values() if prefix})
+        if names.get(name) == path and prefix_by_path.get(path) is None:
+            prefix_by_path[path] = _find_prefix(name, path, weights.stored)
+    if None in prefix_by_path.values():
+        yield f"removed wrappers' parts, such as 'module', from the parameter names of {where}"
+    prefixes = sorted({prefix for prefix in prefix_by_path.values() if prefix})
     if prefixes:
         word = "prefix" if len(prefixes) == 1 else "prefixes"
         listed = shorten_names([repr(prefix) for prefix in prefixes])
-        yield f"took the {word} {listed} off the parameter names of {where}"
+        yield f"removed the {word} {listed} from the parameter names of {where}"
 
 
 def _list_other_mappings(names: Mapping[str, str], weights: WeightsFile) -> list[str]:
-    """Other mappings of the file with tensors, how many they hold, without optimizers' states."""
+    """List the file's other mappings with their number of tensors, except optimizers' states."""
     stored = weights.stored
     is_inside = build_container_filter(names.values(), stored)
     counts = Counter(

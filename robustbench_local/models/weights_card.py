@@ -1,4 +1,4 @@
-"""The card that lies beside weights: which network they belong to, and how they were made."""
+"""The card beside a weights file: the network, and the origin of the weights."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.strict_yaml import StrictModel, read_yaml, validate
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models.model_files import find_file
 
 
 class WeightsCard(StrictModel):
-    """What a weights file needs to become a classifier, and where it comes from.
+    """The metadata that turn a weights file into a classifier, and the weights' origin.
 
     Args:
         name: The card's own file name.
         weights: The file beside it.
-        sha256: Of that file.
-        architecture: One of `robustbench_local.models.networks.network_registry`, or ``torchvision:NAME``,
+        sha256: SHA-256 of that file.
+        architecture: One of ``ARCHITECTURES`` in the network registry, or ``torchvision:NAME``,
             ``timm:NAME``, ``python:FILE.py:NAME``.
-        num_classes: How many logits.
-        normalize: Means and standard deviations a channel, of images in [0, 1]; None for none.
+        num_classes: Number of logits.
+        normalize: Means and standard deviations per channel, of images in [0, 1]; None for none.
         input_size: (H, W) that images are resized to; None for any.
-        class_names: One a class.
-        provenance: How it was made and measured; shown in reports, never read by code.
+        class_names: One name per class.
+        provenance: Training and measurements; shown in reports, never used by code.
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -41,14 +41,14 @@ class WeightsCard(StrictModel):
 
 
 def read_weights_card(path: Path, *, remedy: str) -> WeightsCard:
-    """Read the card beside weights.
+    """Read the card beside a weights file.
 
     Args:
         path: The YAML file.
-        remedy: What to do if it is damaged.
+        remedy: Advice if it is damaged.
 
     Raises:
-        ModelError: If it is damaged, or not about the file beside it.
+        ModelError: If it is damaged, or describes another file.
     """
     try:
         card = validate(WeightsCard, read_yaml(path, ConfigError), where=path.name, error=ConfigError)
@@ -60,11 +60,11 @@ def read_weights_card(path: Path, *, remedy: str) -> WeightsCard:
 
 
 def find_card(weights: str, base_folder: Path | None = None) -> WeightsCard | None:
-    """The card that `rbl train` wrote beside a weights file, if there is one.
+    """Find the card that `rbl train` wrote beside a weights file, or return None.
 
     Args:
         weights: The weights file.
-        base_folder: The folder that a relative path starts from.
+        base_folder: The folder in which a relative path is looked up.
 
     Raises:
         ModelError: If there is no such weights file, or its card is damaged.

@@ -24,6 +24,6 @@ def find_damaged_images(run_dir: Path) -> DamagedError | None:
         else ""
     )
     which, why = ", ".join(names[:_MAX_NAMED_CELLS]), next(iter(damaged.values()))
-    what = f"images are damaged and not shown: of {which}{more} ({why})"
+    what = f"damaged images are not shown: {which}{more} ({why})"
     remedy = "restore them from a copy, or compute these cells again with rbl run ... --recompute-damaged"
     return DamagedError(what, where=str(run_dir), remedy=remedy)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.page import render
+from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.reports.writers.csv_files import (
     format_outcomes_csv,
     format_results_csv,
@@ -48,12 +48,14 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     with RunStore.open_readonly(Path(run_dir)) as store:
         content = read_report_data(store)
         outcomes = format_outcomes_csv(store, content.evidence)
-        sticker_views = format_sticker_views_csv(store, content.evidence) if content.sticker_results else None
+        sticker_views = (
+            format_sticker_views_csv(store, content.evidence) if content.has_section("stickers") else None
+        )
     from robustbench_local.reports.writers.figures import draw_figures  # noqa: PLC0415 - matplotlib
 
     figures = {f"{FIGURES_FOLDER}/{name}": png for name, png in draw_figures(content).items()}
     files: dict[str, str | bytes] = {
-        "results.json": format_json(encode_results(content.evidence, content.gate_report)),
+        "results.json": format_json(encode_results(content.evidence, content.gate_report, content.sections)),
         "results.csv": format_results_csv(content.evidence),
         "outcomes.csv": outcomes,
         **({} if sticker_views is None else {"sticker_views.csv": sticker_views}),

@@ -1,4 +1,4 @@
-"""What a run remembers, and how it survives a kill: records, run.db, the lock and the arrays."""
+"""Persistent state of a run, which survives a kill: records, run.db, the lock and the arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adversarial examples as safetensors files, a chunk each: ``adversarial/<key>/<chunk>.safetensors``."""
+"""Adversarial examples as safetensors files, one per chunk: ``adversarial/<key>/<chunk>.safetensors``."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ _KEY_LENGTH = 16
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Hashes = Mapping[int, tuple[str, str]]
-"""Position -> the hashes of the original and the adversarial image that the outcome has."""
+"""Position -> hashes of the original and the adversarial image in the outcome."""
 
 
 class UncommittedChunks:
-    """Files that are written and whose digests are not committed yet."""
+    """Files that are written, but whose digests are not committed yet."""
 
     def __init__(self) -> None:
         self._digests: dict[tuple[str, int], str] = {}
 
     def add(self, cell_key: str, chunk: int, digest: str) -> None:
-        """A file that was written."""
+        """Add a file that was written."""
         self._digests[cell_key, chunk] = digest
 
     def list_chunks(self, cell_key: str) -> list[tuple[str, int, str]]:
-        """Cell, chunk and digest of the files of a cell."""
+        """Return cell, chunk and digest of a cell's files."""
         return [(key, chunk, digest) for (key, chunk), digest in self._digests.items() if key == cell_key]
 
     def list_cell_keys(self) -> list[str]:
-        """Keys of the cells that have such files."""
+        """Return the keys of the cells with such files."""
         return list(dict.fromkeys(key for key, _ in self._digests))
 
     def remove_cell(self, cell_key: str) -> None:
-        """The files of a cell wait no longer."""
-        self._digests = {place: digest for place, digest in self._digests.items() if place[0] != cell_key}
+        """Remove a cell's files, which are committed now."""
+        self._digests = {key: digest for key, digest in self._digests.items() if key[0] != cell_key}
 
 
 def save_chunk(directory: Path, cell_key: str, chunk: int, arrays: Arrays) -> str:
-    """Write one chunk, in one step that survives a crash; gives the digest of the file.
+    """Write one chunk in one step that survives a crash, and return the digest of the file.
 
     See ``RunStore.save_arrays``.
     """
@@ -61,7 +61,7 @@ def save_chunk(directory: Path, cell_key: str, chunk: int, arrays: Arrays) -> st
     return hashlib.sha256(content).hexdigest()
 
 
-def load_model(
+def load_chunks(
     directory: Path, cell_key: str, digests: Mapping[int, str] | None, hashes: Hashes
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Read the chunks of a cell and join them along their first axis. See ``RunStore.load_arrays``.
@@ -69,11 +69,11 @@ def load_model(
     Args:
         directory: The run directory.
         cell_key: The cell.
-        digests: Chunk -> digest of its file; None in a run from before they were kept: any file there is.
-        hashes: What the cell's outcomes say of their images.
+        digests: Chunk -> digest of its file; None for a run without digests: all existing files are read.
+        hashes: The image hashes in the cell's outcomes.
 
     Raises:
-        DamagedError: A file is missing or not the one that was written, or an image is not its outcome's.
+        DamagedError: A file is missing or was changed, or an image does not match its outcome.
         InvariantError: The chunks do not fit together.
     """
     folder = _get_cell_folder(directory, cell_key)
@@ -100,14 +100,14 @@ def load_cell_arrays(
     has_all_digests: bool,
     uncommitted: Mapping[int, str] | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """A cell's arrays as far as the database knows them; errors as in `load`.
+    """Load the arrays of a cell that the database knows; errors as in `load_chunks`.
 
     Args:
         directory: The run directory.
         connection: Its database.
         cell_key: The cell.
-        has_all_digests: Whether the run kept digests from its start; if not, files unknown to it count too.
-        uncommitted: Chunk -> digest of files that are written and not committed.
+        has_all_digests: The run has digests from its start; if not, files without a digest are read too.
+        uncommitted: Chunk -> digest of files that are written but not committed.
     """
     digests: dict[int, str] | None = {
         **dict(connection.execute("SELECT chunk, digest FROM arrays WHERE cell = ?", (cell_key,))),
@@ -117,18 +117,18 @@ def load_cell_arrays(
         digests = None
     query = "SELECT position, original_hash, adversarial_hash FROM outcomes WHERE cell = ?"
     hashes = {position: (before, after) for position, before, after in connection.execute(query, (cell_key,))}
-    return load_model(directory, cell_key, digests, hashes)
+    return load_chunks(directory, cell_key, digests, hashes)
 
 
 def remove_chunks(directory: Path, cell_key: str) -> None:
-    """Delete the chunks of a cell that is computed again."""
+    """Delete the chunks of a cell that will be computed again."""
     folder = _get_cell_folder(directory, cell_key)
     for number in _list_chunks(folder):
         _get_chunk_path(folder, number).unlink(missing_ok=True)
 
 
 def hash_image_array(image: npt.NDArray[np.generic]) -> str:
-    """First 16 hex digits of the SHA-256 of an image's fp32 bytes, as outcomes have it."""
+    """Return the first 16 hex digits of the SHA-256 of an image's fp32 bytes, as stored in outcomes."""
     return hashlib.sha256(np.ascontiguousarray(image, dtype=np.float32).tobytes()).hexdigest()[:16]
 
 
@@ -136,7 +136,7 @@ def _read_chunk(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.gene
     content = read_user_file(file, error=DamagedError, remedy=RECOMPUTE_REMEDY)
     if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise DamagedError(
-            "the file is not the one that was written", where=str(file), remedy=RECOMPUTE_REMEDY
+            "the file has changed since it was written", where=str(file), remedy=RECOMPUTE_REMEDY
         )
     try:
         arrays: dict[str, npt.NDArray[np.generic]] = safetensors.load(content)
@@ -147,15 +147,15 @@ def _read_chunk(file: Path, digest: str | None) -> dict[str, npt.NDArray[np.gene
 
 
 def _check_images(chunk: Arrays, hashes: Hashes, file: Path) -> None:
-    """Refuse images that are not those of the cell's outcomes; positions without an outcome are not shown."""
+    """Refuse images that do not match the cell's outcomes; positions without an outcome are ignored."""
     positions = chunk.get("positions", np.empty(0))
     if positions.ndim != 1 or (
         "positions" in chunk and any(len(array) != len(positions) for array in chunk.values())
     ):
         raise DamagedError("its arrays have different lengths", where=str(file), remedy=RECOMPUTE_REMEDY)
     for row, position in enumerate(positions.tolist()):
-        for name, wanted in zip(("original", "adversarial"), hashes.get(position, ()), strict=False):
-            if wanted and name in chunk and hash_image_array(chunk[name][row]) != wanted:
+        for name, expected_hash in zip(("original", "adversarial"), hashes.get(position, ()), strict=False):
+            if expected_hash and name in chunk and hash_image_array(chunk[name][row]) != expected_hash:
                 what = f"the {name} image at position {position} is not the one of its outcome"
                 raise DamagedError(what, where=str(file), remedy=RECOMPUTE_REMEDY)
 

@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a full disk or a power cut leaves the old content or the new, never half."""
+"""Atomic file writes: a crash, a full disk or a power cut leaves the old content or the new, never a part."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 from robustbench_local.errors import ConfigError, RefusedError, RobustbenchError, StorageError
 
 _DISK_ERROR_CODES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""The place is right but the disk will not take it now: free some space and run again."""
+"""The location is valid, but the disk cannot take the write now; freeing space and rerunning helps."""
 _TEMPORARY_SUFFIX = ".writing"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace a file's content in one step that survives a crash.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk, and takes the
-    file's name; then the folder itself is flushed, since a name is the folder's content.
+    The content is written to a temporary file in the same folder and flushed to the disk. The temporary file
+    is renamed to the file's name. Then the folder is flushed, because names are the folder's content.
 
     Args:
         path: The file; its folder must exist.
-        content: Text is written as UTF-8 with the newlines it has.
+        content: Bytes, or text to write as UTF-8 with unchanged newlines.
 
     Raises:
-        StorageError: The disk is full or failing; the old content is untouched.
-        ConfigError: The place cannot be written to.
+        StorageError: The disk is full or failing; the old content is unchanged.
+        ConfigError: The location is not writable.
         RefusedError: A symbolic link is in its place.
     """
     refuse_link(path)
@@ -36,7 +36,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     with convert_storage_errors(path):
         try:
             temporary.unlink(missing_ok=True)
-            with temporary.open("xb") as file:  # never through a link that somebody put there
+            with temporary.open("xb") as file:  # never through an existing link
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -49,7 +49,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Flush a folder's list of names to the disk, where the system lets a folder be opened (not Windows)."""
+    """Flush a folder's names to the disk, if the system lets a folder be opened (not Windows)."""
     with contextlib.suppress(PermissionError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -59,10 +59,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a folder, with its parents, unless it is there.
+    """Create a folder and its parents, unless it exists.
 
     Raises:
-        ConfigError: Some part of the path is a file, cannot be written to or is not a valid name.
+        ConfigError: Some part of the path is a file, is not writable or is not a valid name.
         StorageError: The disk is full.
     """
     with convert_storage_errors(directory):
@@ -70,11 +70,11 @@ def make_directory(directory: Path) -> None:
 
 
 def make_directory_in(directory: Path, name: str) -> Path:
-    """Make a folder of ours inside another one, unless it is there; gives it.
+    """Create a folder inside another one, unless it exists, and return its path.
 
     Raises:
-        RefusedError: A symbolic link is in its place: what is written would be somewhere else.
-        ConfigError: As `make_directory`, as are all others.
+        RefusedError: The path is a symbolic link, so files would be written elsewhere.
+        ConfigError: As for `make_directory`, like all other errors.
     """
     folder = directory / name
     refuse_link(folder)
@@ -83,7 +83,7 @@ def make_directory_in(directory: Path, name: str) -> Path:
 
 
 def refuse_link(path: Path) -> None:
-    """Make sure that what is about to be written at a path is written there and nowhere else.
+    """Refuse a symbolic link, so that data is written to this path and nowhere else.
 
     Raises:
         RefusedError: It is a symbolic link.
@@ -91,16 +91,16 @@ def refuse_link(path: Path) -> None:
     with convert_storage_errors(path):
         if not path.is_symlink():
             return
-        leads = path.readlink()
+        target = path.readlink()
     raise RefusedError(
-        f"is a symbolic link to {leads}, and what is written would leave the folder",
+        f"is a symbolic link to {target}, and files would be written outside the folder",
         where=str(path),
         remedy="remove the link, or choose another folder",
     )
 
 
 def remove_temporary_files(directory: Path) -> None:
-    """Delete the temporary files that a killed process left in a folder and below."""
+    """Delete the temporary files that a killed process left in a folder and below it."""
     with convert_storage_errors(directory):
         for leftover in directory.rglob(f".*{_TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
@@ -108,28 +108,28 @@ def remove_temporary_files(directory: Path) -> None:
 
 @contextlib.contextmanager
 def convert_storage_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about a path into one line with the right exit code.
+    """Convert the operating system's errors about a path to one-line errors with the right exit code.
 
     Args:
         path: The file or folder to name.
 
     Raises:
         StorageError: The disk is full or failing; the same command can resume later.
-        ConfigError: The place is wrong (a file in the way, not writable, not a valid name).
+        ConfigError: The location is wrong (a file in the way, not writable, not a valid name).
     """
     try:
         yield
     except OSError as error:
         raise _convert_os_error(error, path) from error
     except ValueError as error:
-        # How Python refuses a NUL inside a path.
+        # Python's error for a NUL inside a path.
         if "null" not in str(error):
             raise
-        raise ConfigError("the path holds a NUL character", where=repr(str(path))) from error
+        raise ConfigError("the path contains a NUL character", where=repr(str(path))) from error
 
 
 def _convert_os_error(error: OSError, path: Path) -> RobustbenchError:
-    """Say an operating system error to the user."""
+    """Convert an error of the operating system to an error for the user."""
     reason = (error.strerror or str(error)).lower()
     where = str(path)
     if error.errno in _DISK_ERROR_CODES:

@@ -1,4 +1,4 @@
-"""The database of a run, of which nothing is read that was damaged or half written."""
+"""The database of a run, which never returns damaged or partial data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from robustbench_local.store.database import convert_database_errors, refuse_dam
 
 
 class CheckedDatabase:
-    """Reads and writes in transactions; checked at first, and again when another process has written.
+    """Reads and writes in transactions; checks the data first, and again after another process has written.
 
     Args:
-        connection: To the database; closed by whoever opened it.
-        path: Where it lies, for messages.
+        connection: The connection; its opener closes it.
+        path: The path of the database, for messages.
 
     Attributes:
-        mutex: Held while it is read or written; threads of one process share the connection.
+        mutex: Lock for reads and writes, because threads of one process share the connection.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
@@ -29,23 +29,23 @@ class CheckedDatabase:
         self._checked_version: int | None = None
 
     def mark_checked(self) -> None:
-        """Take what it holds now for checked: its writer has just opened it."""
+        """Mark the current content as checked, because its writer has just opened it."""
         self._checked_version = self._read_data_version()
 
     def check_all(self) -> None:
-        """Look at all of it.
+        """Check the whole database.
 
         Raises:
-            DamagedError: It is damaged anywhere.
+            DamagedError: Some part of it is damaged.
         """
         with self.mutex, self._open_snapshot():
             self._check_snapshot()
 
     def read(self, query: str, *values: Any) -> list[Any]:
-        """The rows of a query.
+        """Return the rows of a query.
 
         Raises:
-            DamagedError: Another process has written since the last look, and it is damaged now.
+            DamagedError: Another process has written since the last check, and the database is damaged now.
         """
         with self.mutex, self._open_snapshot():
             rows = self._connection.execute(query, values).fetchall()
@@ -55,7 +55,7 @@ class CheckedDatabase:
 
     @contextmanager
     def open_transaction(self) -> Iterator[None]:
-        """All or nothing, on the disk when it ends."""
+        """Open a transaction: all or nothing, and on the disk when it ends."""
         with self.mutex, convert_database_errors(self._path):
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -72,12 +72,12 @@ class CheckedDatabase:
         self._checked_version = self._read_data_version()
 
     def _read_data_version(self) -> int:
-        """A number that changes when another process has written."""
+        """Return a number that changes when another process has written."""
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
     @contextmanager
     def _open_snapshot(self) -> Iterator[None]:
-        """Inside, everything is read as of one moment, whatever a writer commits."""
+        """Read everything inside the context as of one moment, whatever a writer commits."""
         with convert_database_errors(self._path):
             self._connection.execute("BEGIN")
             try:

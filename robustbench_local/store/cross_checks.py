@@ -1,8 +1,8 @@
-"""What has to be true of any row, whoever wrote it: fields that contradict each other are damage too.
+"""Consistency rules for every row: fields that contradict each other are damage too.
 
 The rules are SQL, so that a hundred thousand rows take a fraction of a second. They find what digests cannot:
-damage from before there were any, and a mistake of the program that wrote the rows. A rule holds of every
-row that the harness can write; where it leaves room for rounding, it says how much.
+damage that is older than the digests, and errors of the program that wrote the rows. A rule is true of every
+row that the harness can write; allowances for rounding are stated.
 """
 
 # ruff: noqa: S608 - the parts of every statement are constants of this file
@@ -16,20 +16,20 @@ from typing import Any, NamedTuple, get_args
 from robustbench_local.store.records import CellStatus, Condition, OutcomeStatus, ViewKind
 
 EPS_SLACK_SHARE = 1e-4
-"""Distances may exceed eps by so much of it; the harness itself allows 1e-5."""
+"""Relative allowance for distances above eps; the harness itself allows 1e-5."""
 EPS_SLACK_PIXEL_UNITS = 2e-6
-"""And by so much, in pixel units; the harness itself allows 1e-6 in Linf."""
+"""Absolute allowance for distances above eps, in pixel units; the harness itself allows 1e-6 in Linf."""
 RADIUS_SLACK_SHARE = 1e-6
-"""A certificate's radius may stay below eps by so much of it: rounding."""
+"""Relative allowance for a certificate's radius below eps, for rounding."""
 
 
 class Contradiction(NamedTuple):
-    """A row that no program of ours writes."""
+    """A row that contradicts a rule, which this program never writes."""
 
     cell: str
     """Key of its cell."""
     description: str
-    """Which row, and what is wrong with it."""
+    """The row, and its error."""
 
 
 def _format_literals(kind: Any) -> str:
@@ -53,9 +53,9 @@ def _build_number_rule(column: str) -> str:
 
 
 NORMS = ("Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch")
-"""Norms and families that a cell can have; figures are named after them."""
+"""Norms and families of a cell; figures are named after them."""
 _ATTACKED_CONDITION = "c.measure IN ('ball', 'distance') AND o.status = 'ok'"
-"""An attacked image, or one that is proven and needs no attack, whose last reading is in the row."""
+"""An image that was attacked, or certified without an attack, with its last prediction in the row."""
 _DISTANCE_EXPRESSION = (
     "CASE c.norm WHEN 'Linf' THEN o.linf WHEN 'L2' THEN o.l2 WHEN 'L1' THEN o.l1 ELSE 0.0 END"
 )
@@ -63,94 +63,100 @@ _DISTANCE_EXPRESSION = (
 _OUTCOME_RULES: Sequence[tuple[str, str]] = (
     (
         _build_count_rule("o.position", "o.label", "o.forward_passes", "o.backward_passes"),
-        "a count is no whole number",
+        "a count is not an integer",
     ),
     (
         " AND ".join(
             f"({column} IS NULL OR ({_build_count_rule(column)}))"
             for column in ("o.clean_prediction", "o.adversarial_prediction")
         ),
-        "a prediction is no class index",
+        "a prediction is not a class index",
     ),
     (
         _build_flag_rule("o.clean_correct", "o.broken", "o.moved_elsewhere", "o.fragile", "o.abstained"),
-        "a yes or no is neither",
+        "a flag is neither 0 nor 1",
     ),
     (
         (
             f"(o.broken_8bit IS NULL OR ({_build_flag_rule('o.broken_8bit')})) AND "
             f"(o.certified IS NULL OR ({_build_flag_rule('o.certified')}))"
         ),
-        "a yes or no is neither",
+        "a flag is neither 0 nor 1",
     ),
-    (f"o.margin IS NULL OR {_build_number_rule('o.margin')}", "its margin is no finite number"),
+    (f"o.margin IS NULL OR {_build_number_rule('o.margin')}", "its margin is not a finite number"),
     (
         f"o.radius IS NULL OR ({_build_type_rule('o.radius', 'real')} AND o.radius >= 0)",
-        "its radius is no distance",
+        "its radius is not a distance",
     ),
     (
         " AND ".join(
             f"({column} IS NULL OR ({_build_number_rule(column)} AND {column} >= 0))"
             for column in ("o.linf", "o.l2", "o.l1")
         ),
-        "a distance is none",
+        "a distance is not a finite number of at least 0",
     ),
-    (f"{_build_number_rule('o.seconds')}", "its time is no number"),
+    (f"{_build_number_rule('o.seconds')}", "its time is not a number"),
     (f"o.status IN ({_format_literals(OutcomeStatus)})", "its status is unknown"),
     (
         " AND ".join(
             _build_type_rule(column, "text")
             for column in ("o.image", "o.original_hash", "o.adversarial_hash")
         ),
-        "a text is none",
+        "a text field is not text",
     ),
-    (f"o.error IS NULL OR {_build_type_rule('o.error', 'text')}", "a text is none"),
+    (f"o.error IS NULL OR {_build_type_rule('o.error', 'text')}", "a text field is not text"),
     ("o.position < c.images", "its position is beyond the images of the cell"),
-    ("o.broken <= o.clean_correct", "it is broken and was never correct"),
+    ("o.broken <= o.clean_correct", "it is broken without being clean-correct"),
     (
         "o.broken = 0 OR o.status NOT IN ('clean-wrong', 'error', 'timeout', 'void')",
-        "it is broken and was never judged",
+        "it is broken without a verdict",
     ),
-    ("o.clean_correct = 0 OR o.clean_prediction IS o.label", "it is correct with a prediction that is not"),
-    ("o.status <> 'clean-wrong' OR o.clean_correct = 0", "it is correct and clean-wrong"),
+    ("o.clean_correct = 0 OR o.clean_prediction IS o.label", "it is clean-correct with a wrong prediction"),
+    ("o.status <> 'clean-wrong' OR o.clean_correct = 0", "it is both clean-correct and clean-wrong"),
     (
         "o.status <> 'ok' OR c.measure = 'certificate' OR o.clean_correct = 1",
-        "it was attacked and was never correct",
+        "it was attacked without being clean-correct",
     ),
-    ("o.moved_elsewhere = 0 OR o.broken = 0", "it is broken and moved elsewhere"),
-    ("coalesce(o.broken_8bit, 0) <= o.broken", "it is broken in 8 bits alone"),
+    ("o.moved_elsewhere = 0 OR o.broken = 0", "it is both broken and moved elsewhere"),
+    ("coalesce(o.broken_8bit, 0) <= o.broken", "it is broken only in 8 bits"),
     (
-        f"NOT ({_ATTACKED_CONDITION} AND o.broken = 0 AND c.goal = 'untargeted') OR o.adversarial_prediction IS o.label",
-        "it is not broken, and its last prediction is wrong",
+        (
+            f"NOT ({_ATTACKED_CONDITION} AND o.broken = 0 AND c.goal = 'untargeted') "
+            "OR o.adversarial_prediction IS o.label"
+        ),
+        "it is not broken, but its last prediction is wrong",
     ),
     (
         (
             f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1 AND c.goal = 'untargeted') "
             "OR o.adversarial_prediction IS NOT o.label OR coalesce(o.margin, 0) <= 0"
         ),
-        "it is broken, and its last prediction is right",
+        "it is broken, but its last prediction is correct",
     ),
     (
         (
             f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1 AND c.goal = 'targeted') "
             "OR o.adversarial_prediction IN (SELECT value FROM json_each(c.targets))"
         ),
-        "it is broken, and its last prediction is no target",
+        "it is broken, but its last prediction is not a target",
     ),
     (
         (
             f"NOT ({_ATTACKED_CONDITION} AND o.broken = 0 AND c.goal = 'targeted') "
             "OR o.adversarial_prediction NOT IN (SELECT value FROM json_each(c.targets))"
         ),
-        "it is not broken, and its last prediction is a target",
+        "it is not broken, but its last prediction is a target",
     ),
     (
-        f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1) OR {_DISTANCE_EXPRESSION} <= c.eps * {1 + EPS_SLACK_SHARE!r} + {EPS_SLACK_PIXEL_UNITS!r}",
+        (
+            f"NOT ({_ATTACKED_CONDITION} AND o.broken = 1) OR {_DISTANCE_EXPRESSION} "
+            f"<= c.eps * {1 + EPS_SLACK_SHARE!r} + {EPS_SLACK_PIXEL_UNITS!r}"
+        ),
         "it is broken from outside the ball",
     ),
     (
         "coalesce(o.certified, 0) = 0 OR (o.clean_correct = 1 AND o.broken = 0 AND o.abstained = 0)",
-        "it is certified and not correct",
+        "it is certified but not correct",
     ),
     (
         (
@@ -161,33 +167,33 @@ _OUTCOME_RULES: Sequence[tuple[str, str]] = (
     ),
     (
         "o.certified IS NULL OR c.measure = 'certificate' OR o.certified = 1",
-        "an attacked image has a proof that failed",
+        "an attacked image has a failed certificate",
     ),
     ("o.abstained = 0 OR c.measure = 'certificate'", "an attack abstained"),
 )
 
 _CELL_RULES: Sequence[tuple[str, str]] = (
-    (_build_count_rule("c.position", "c.images", "c.excluded"), "a count is no whole number"),
+    (_build_count_rule("c.position", "c.images", "c.excluded"), "a count is not an integer"),
     (
         " AND ".join(
             _build_type_rule(f"c.{column}", "text")
             for column in ("key", "model", "defense", "attack", "card", "norm", "threat", "note", "knowledge")
         ),
-        "a text is none",
+        "a text field is not text",
     ),
-    (f"{_build_number_rule('c.eps')} AND c.eps >= 0", "its eps is no radius"),
-    (f"{_build_number_rule('c.alpha')} AND c.alpha BETWEEN 0 AND 1", "its alpha is no probability"),
+    (f"{_build_number_rule('c.eps')} AND c.eps >= 0", "its eps is not a radius"),
+    (f"{_build_number_rule('c.alpha')} AND c.alpha BETWEEN 0 AND 1", "its alpha is not a probability"),
     (f"c.norm IN ({', '.join(map(repr, NORMS))})", "its norm is unknown"),
     ("c.goal IN ('untargeted', 'targeted')", "its goal is unknown"),
     ("c.measure IN ('ball', 'distance', 'certificate', 'views')", "its measure is unknown"),
-    ("c.concerns IN ('model', 'smoothed')", "what its proofs are about is unknown"),
+    ("c.concerns IN ('model', 'smoothed')", "the subject of its certificates is unknown"),
     (f"c.status IN ({_format_literals(CellStatus)})", "its status is unknown"),
     (
         (
             "json_valid(c.targets) AND json_valid(c.sources) AND json_valid(c.parameters) "
             "AND json_valid(c.identity) AND (c.surface IS NULL OR json_valid(c.surface))"
         ),
-        "a list is none",
+        "a list is not valid JSON",
     ),
     (
         "(SELECT count(*) FROM outcomes o WHERE o.cell = c.key) <= c.images",
@@ -195,12 +201,12 @@ _CELL_RULES: Sequence[tuple[str, str]] = (
     ),
     (
         "(SELECT count(DISTINCT image) = count(*) FROM outcomes o WHERE o.cell = c.key)",
-        "an image is in it twice",
+        "an image occurs in it twice",
     ),
 )
 
 _SIGHTING_RULES: Sequence[tuple[str, str]] = (
-    (_build_count_rule("o.position"), "a count is no whole number"),
+    (_build_count_rule("o.position"), "a count is not an integer"),
     (f"o.condition IN ({_format_literals(Condition)})", "its condition is unknown"),
     (f"o.kind IN ({_format_literals(ViewKind)})", "its kind is unknown"),
     (
@@ -208,25 +214,25 @@ _SIGHTING_RULES: Sequence[tuple[str, str]] = (
             "json_valid(o.predictions) AND json_valid(o.confidences) "
             "AND json_array_length(o.predictions) = json_array_length(o.confidences)"
         ),
-        "its predictions and confidences do not belong together",
+        "its predictions and confidences do not match",
     ),
 )
 
 _VIEW_RULES: Sequence[tuple[str, str]] = (
-    (_build_count_rule("o.position"), "a count is no whole number"),
+    (_build_count_rule("o.position"), "a count is not an integer"),
     (f"o.kind IN ({_format_literals(ViewKind)})", "its kind is unknown"),
     (
         " AND ".join(f"json_valid(o.{name})" for name in ("distance", "yaw", "pitch", "roll")),
-        "a list is none",
+        "a list is not valid JSON",
     ),
 )
 
 
 def find_contradictions(connection: sqlite3.Connection) -> Iterator[Contradiction]:
-    """Rows whose fields contradict each other or their cell; the first of each table of a cell.
+    """Yield rows whose fields contradict each other or their cell: the first in each table of a cell.
 
     Args:
-        connection: Open, of today's schema.
+        connection: An open database of the current schema.
     """
     problem = _build_first_broken_rule(_CELL_RULES)
     inner = f"SELECT c.key, {problem} AS problem FROM cells c"
@@ -251,13 +257,13 @@ def _build_contradictions(connection: sqlite3.Connection, query: str, where: str
 
 
 def _build_first_broken_rule(rules: Sequence[tuple[str, str]]) -> str:
-    """An expression in SQL: what the first rule that a row breaks says, else NULL."""
+    """Build an SQL expression for the message of the first rule that a row breaks, else NULL."""
     cases = " ".join(f"WHEN NOT coalesce(({rule}), 0) THEN '{words}'" for rule, words in rules)
     return f"CASE {cases} END"
 
 
 def _find_unknown_classes(connection: sqlite3.Connection) -> Iterator[Contradiction]:
-    """Classes that the model does not have, where the run knows how many it has."""
+    """Yield rows with classes that the model does not have, if its number of classes is known."""
     models = connection.execute(
         "SELECT json_extract(m.value, '$.id'), max(json_extract(m.value, '$.num_classes')) "
         "FROM meta, json_each(meta.value) m WHERE meta.key = 'models' AND json_valid(meta.value) "

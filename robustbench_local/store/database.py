@@ -1,4 +1,4 @@
-"""Opening ``run.db``: for its one writer, or for readers, be the folder read-only, copied or in use."""
+"""Opening ``run.db`` for its one writer or for readers, even if the folder is read-only, copied or in use."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _SCHEMA_DAMAGE_MESSAGES = (
     "has no column",
     "decode to UTF-8",
 )
-"""What SQLite says, under its code for any mistake in SQL, when a table is not what it was made as."""
+"""Parts of SQLite's messages for a damaged schema, under the code of any SQL error."""
 _LOCATION_CODES = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
-    """Open or make a database of today's schema.
+    """Open or create a database of the current schema.
 
     A commit is on the disk when it returns (WAL, synchronous=FULL), and readers are never blocked.
 
     Raises:
-        DamagedError: No database, or one whose schema is damaged.
-        ConfigError: Not ours, of a newer schema, or in a place that cannot be written to.
-        RefusedError: A symbolic link is in its place.
-        StorageError: The disk refused.
+        DamagedError: The file is not a database, or its content is damaged.
+        ConfigError: It belongs to another program, has a newer schema, or its location is not writable.
+        RefusedError: It is a symbolic link.
+        StorageError: The disk refused a write.
     """
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         refuse_link(path.with_name(name))
@@ -61,7 +61,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         )
         try:
             if is_current_schema(connection, path):
-                refuse_damaged(connection, path)  # before anything in the file changes
+                refuse_damaged(connection, path)  # before the file is changed
             else:
                 _refuse_lost_pages(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")
@@ -77,24 +77,24 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def _refuse_empty_run(connection: sqlite3.Connection, path: Path) -> None:
-    """A run of no cells would read as one in which nothing failed."""
+    """Refuse a database without tables, which would look like a run in which nothing failed."""
     if not read_schema_version(connection):
         what = "run.db is empty: nothing was committed, or its log run.db-wal was not copied with it"
         raise ConfigError(what, where=str(path.parent), remedy="copy the log too, or run the grid again")
 
 
 def refuse_damaged(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise about whatever is damaged in a database of today's schema.
+    """Raise an error if any part of a database of the current schema is damaged.
 
     Raises:
-        DamagedError: With the parts that are, and what to do.
+        DamagedError: With the damaged parts, and what to do.
     """
     if damages := find_damage(connection):
         raise build_damage_error(damages, path)
 
 
 def _refuse_lost_pages(connection: sqlite3.Connection, path: Path) -> None:
-    """Nothing is migrated whose pages do not hang together."""
+    """Refuse to migrate a database whose pages are inconsistent."""
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         raise DamagedError(f"the database is damaged ({verdict})", where=str(path), remedy=_DAMAGE_REMEDY)
@@ -103,7 +103,7 @@ def _refuse_lost_pages(connection: sqlite3.Connection, path: Path) -> None:
 def close_for_writing(connection: sqlite3.Connection) -> None:
     """Close so that ``run.db`` alone is the whole run and opens from read-only media.
 
-    Readers that are at work may keep the write-ahead log beside it; then both files together are it.
+    Active readers may keep the write-ahead log beside it; then both files together are the run.
     """
     with contextlib.suppress(sqlite3.Error):
         connection.execute("PRAGMA busy_timeout = 500")
@@ -113,7 +113,7 @@ def close_for_writing(connection: sqlite3.Connection) -> None:
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
-    """Open an existing database without changing it; one of an older schema is migrated in memory.
+    """Open an existing database without changing it; an older schema is migrated in memory.
 
     Raises:
         ConfigError: There is no run here, or it is not ours, of a newer schema, or damaged.
@@ -127,36 +127,36 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
             if is_current_schema(connection, path):
                 return connection
             _refuse_empty_run(connection, path)
-            today = _copy_to_memory(connection)
+            migrated = _copy_to_memory(connection)
         except BaseException:
             connection.close()
             raise
         connection.close()
-        migrate_database(today)
-        return today
+        migrate_database(migrated)
+        return migrated
 
 
 @contextlib.contextmanager
 def convert_database_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite says into one line with the right exit code.
+    """Convert SQLite's errors to one-line errors with the right exit code.
 
     Raises:
         StorageError: The disk is full or failing, or another program holds the database.
         DamagedError: Not a database, or a damaged one.
-        ConfigError: It is in a place that cannot be used.
+        ConfigError: Its location cannot be used.
         InvariantError: Our own code broke a constraint.
     """
     try:
         yield
     except sqlite3.Error as error:
         raise _convert_sqlite_error(error, path) from error
-    except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
+    except UnicodeDecodeError as error:  # SQLite's message quotes the damaged text
         what = "not a readable database (its schema is damaged)"
         raise DamagedError(what, where=str(path), remedy=_DAMAGE_REMEDY) from error
 
 
 def _convert_sqlite_error(error: sqlite3.Error, path: Path) -> RobustbenchError:
-    # The low byte is the kind; the rest says more closely what happened.
+    # The low byte is the kind of error; the rest gives details.
     kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     where = str(path)
     if kind in _DAMAGE_CODES or (
@@ -175,7 +175,7 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
     try:
         return _connect_uri(path, "mode=ro")
     except sqlite3.OperationalError:
-        # A database in WAL mode needs its -shm file, which a read-only folder cannot get.
+        # A database in WAL mode needs its -shm file, which cannot be created in a read-only folder.
         log = path.with_name(f"{path.name}-wal")
         if not log.exists() or log.stat().st_size == 0:
             return _connect_uri(path, "immutable=1")
@@ -199,7 +199,7 @@ def _connect_uri(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _copy_with_log(path: Path, log: Path) -> sqlite3.Connection:
-    """A killed run on read-only media: its last commits are in the log, which only a copy can replay."""
+    """Copy a killed run on read-only media to replay its log, which holds the last commits."""
     with tempfile.TemporaryDirectory(prefix="rbl-") as scratch:
         copy = Path(scratch, path.name)
         shutil.copyfile(path, copy)

@@ -1,10 +1,10 @@
-"""Digests of what ``run.db`` holds: one for each cell, and for what the run knows about itself.
+"""Digests of the content of ``run.db``: one for each cell, and one for each table about the run.
 
 The digest of a part is the sum, modulo 2**256, of the SHA-256 of its rows. A sum does not depend on the order
-of the rows, and a commit changes it by the rows that it wrote alone, however many there are. It is written in
-the transaction of its rows, so that no kill leaves one without the other. One more digest is about all the
-digests: none of them can go missing with its rows. This finds damage; it is no signature, and whoever changes
-rows on purpose can compute it anew.
+of the rows, and a commit updates it from the written rows alone, however many others there are. It is written
+in the transaction of its rows, so that no kill leaves one without the other. One more digest covers all the
+digests, so that none of them can go missing with its rows. Digests find damage; they are not signatures, and
+anyone who changes rows on purpose can recompute them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 RUN_TABLES = ("identity", "meta", "events")
-"""Tables about the run as a whole: each is a part of its own."""
+"""Tables about the run as a whole; each is a part of its own."""
 CELL_TABLES = ("outcomes", "sightings", "views", "arrays")
-"""Tables whose rows belong to a cell, as the row of ``cells`` itself does."""
+"""Tables whose rows belong to a cell, like the row of ``cells`` itself."""
 FIRST_DIGEST_SCHEMA = 7
-"""The first schema with digests: a table of them that is missing from a later one was lost."""
+"""The first schema with digests: if a later one has no table of digests, the table was lost."""
 ALL_DIGESTS_PART = "digests"
-"""The part whose digest is about the digests of all others."""
+"""The part whose digest covers the digests of all other parts."""
 
 _CELL_PREFIX = "cell:"
 _MODULUS = 1 << 256
@@ -45,21 +45,21 @@ class RowSelection(NamedTuple):
     where: str = "1"
     """A condition in SQL."""
     values: Sequence[Any] = ()
-    """What its question marks stand for."""
+    """The values of its question marks."""
 
 
 def format_cell_part(key: str) -> str:
-    """The name of the part that is a cell with all of its rows."""
+    """Return the name of the part that consists of a cell with all of its rows."""
     return f"{_CELL_PREFIX}{key}"
 
 
 def parse_cell_key(part: str) -> str | None:
-    """The key of the cell that a part is; None if it is about the run as a whole."""
+    """Return the key of the part's cell; None if the part is about the run as a whole."""
     return part.removeprefix(_CELL_PREFIX) if part.startswith(_CELL_PREFIX) else None
 
 
 def select_rows(part: str) -> list[RowSelection]:
-    """All rows of a part."""
+    """Select all rows of a part."""
     key = parse_cell_key(part)
     if key is None:
         return [RowSelection(part)]
@@ -73,12 +73,12 @@ def select_rows(part: str) -> list[RowSelection]:
 def maintain_digest(
     connection: sqlite3.Connection, part: str, selections: Sequence[RowSelection]
 ) -> Iterator[None]:
-    """Inside, rows of a part may change; after it, the part's digest is about what they are then.
+    """Let rows of a part change inside the context, then update the part's digest.
 
     Args:
         connection: With a transaction under way.
         part: The part.
-        selections: Every row that may change, before and after; the fewer the faster.
+        selections: All rows that may change, before and after; fewer rows are faster.
     """
     count, total = _hash_selections(connection, selections)
     yield
@@ -87,7 +87,7 @@ def maintain_digest(
 
 
 def find_damaged_parts(connection: sqlite3.Connection) -> list[str]:
-    """The parts whose rows are not those that were written; none in a database older than digests."""
+    """Return the parts whose rows differ from what was written; none for a database without digests."""
     if not _has_digests(connection):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         return [ALL_DIGESTS_PART] if version >= FIRST_DIGEST_SCHEMA else []
@@ -98,22 +98,22 @@ def find_damaged_parts(connection: sqlite3.Connection) -> list[str]:
 
 
 def list_parts(connection: sqlite3.Connection) -> list[str]:
-    """Every part that has a digest or rows, in an order of no meaning."""
-    found = [*RUN_TABLES, *_read_digests(connection), *map(format_cell_part, _list_cell_keys(connection))]
-    return [part for part in dict.fromkeys(found) if part != ALL_DIGESTS_PART]
+    """Return every part that has a digest or rows, in no particular order."""
+    parts = [*RUN_TABLES, *_read_digests(connection), *map(format_cell_part, _list_cell_keys(connection))]
+    return [part for part in dict.fromkeys(parts) if part != ALL_DIGESTS_PART]
 
 
 def list_recorded_parts(connection: sqlite3.Connection) -> list[str]:
-    """The parts that have a digest."""
+    """Return the parts that have a digest."""
     return list(_read_digests(connection))
 
 
 def write_digests(connection: sqlite3.Connection, *, excluded_parts: Collection[str] = ()) -> None:
-    """Write the digests of what the database holds now.
+    """Write the digests of the database's current content.
 
     Args:
         connection: With a transaction under way.
-        excluded_parts: Parts whose digests stay as they are, because they are known to be damaged.
+        excluded_parts: Parts whose digests are not updated, because they are known to be damaged.
     """
     if not _has_digests(connection):
         return
@@ -128,25 +128,25 @@ def write_digests(connection: sqlite3.Connection, *, excluded_parts: Collection[
 
 @contextmanager
 def tolerate_invalid_text(connection: sqlite3.Connection) -> Iterator[None]:
-    """Inside, text that is not UTF-8 any more is read, so that it can be seen to differ."""
-    usual = connection.text_factory
+    """Read text that is no longer UTF-8 inside the context, so that it can be compared."""
+    previous_factory = connection.text_factory
     connection.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
     try:
         yield
     finally:
-        connection.text_factory = usual
+        connection.text_factory = previous_factory
 
 
 def is_transient_error(error: Exception) -> bool:
-    """Whether an error is about the moment (busy, a failing disk, no memory) and not about what is stored."""
+    """Return True if an error has a passing cause (busy, failing disk, no memory), not damaged data."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _TRANSIENT_CODES
 
 
 def hash_rows(table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> tuple[int, int]:
-    """How many rows there are, and the sum of their hashes, modulo 2**256.
+    """Return the number of rows and the sum of their hashes, modulo 2**256.
 
     Names, values and types count: 1, 1.0, true and "1" are different. Text is hashed as ASCII with escapes,
-    which no version of Python writes differently.
+    which is the same in all versions of Python.
     """
     start = hashlib.sha256(ascii((table, tuple(names))).encode())
     count = total = 0
@@ -158,15 +158,15 @@ def hash_rows(table: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -
     return count, total % _MODULUS
 
 
-def _hash_selections(connection: sqlite3.Connection, several: Iterable[RowSelection]) -> tuple[int, int]:
+def _hash_selections(connection: sqlite3.Connection, selections: Iterable[RowSelection]) -> tuple[int, int]:
     count = total = 0
-    for rows in several:
-        # Without an index, since a damaged one could hide a row from whoever looks it up.
+    for rows in selections:
+        # Without an index, because a damaged index could hide a row.
         hint = "NOT INDEXED" if rows.table in {"cells", *RUN_TABLES} else ""
         cursor = connection.execute(f"SELECT * FROM {rows.table} {hint} WHERE {rows.where}", rows.values)  # noqa: S608
         names = [column[0] for column in cursor.description]
-        more, their_total = hash_rows(rows.table, names, cursor)
-        count, total = count + more, total + their_total
+        table_count, table_total = hash_rows(rows.table, names, cursor)
+        count, total = count + table_count, total + table_total
     return count, total % _MODULUS
 
 
@@ -185,12 +185,12 @@ def _add_to_digest(connection: sqlite3.Connection, part: str, count: int, total:
     if not count and not total:
         return
     old = _read_digest(connection, part)
-    before, all_before = old or _NO_ROWS, _read_digest(connection, ALL_DIGESTS_PART) or _NO_ROWS
-    new = before[0] + count, (before[1] + total) % _MODULUS
+    old_value, old_summary = old or _NO_ROWS, _read_digest(connection, ALL_DIGESTS_PART) or _NO_ROWS
+    new = old_value[0] + count, (old_value[1] + total) % _MODULUS
     _write_digest(connection, part, new)
     change = _hash_digest(part, new) - (_hash_digest(part, old) if old else 0)
     _write_digest(
-        connection, ALL_DIGESTS_PART, (all_before[0] + (old is None), (all_before[1] + change) % _MODULUS)
+        connection, ALL_DIGESTS_PART, (old_summary[0] + (old is None), (old_summary[1] + change) % _MODULUS)
     )
 
 
@@ -207,7 +207,7 @@ def _read_digest(connection: sqlite3.Connection, part: str) -> tuple[int, int] |
 
 
 def _parse_digest(count: Any, digest: Any) -> tuple[int, int]:
-    """A digest as stored; one that no digest can look like is that of nothing."""
+    """Parse a stored digest; an invalid one becomes a value that no digest has."""
     try:
         value = int(digest, 16) if len(digest) == 64 else -1
     except (TypeError, ValueError):
@@ -233,16 +233,16 @@ def _hash_digest(part: str, value: tuple[int, int]) -> int:
 
 
 def _list_cell_keys(connection: sqlite3.Connection) -> list[str]:
-    """Keys of cells that have a row, or of which some row says to be theirs; as far as they can be read."""
-    found: dict[str, None] = {}
+    """Return the keys of cells that have any row, as far as they are readable."""
+    keys: dict[str, None] = {}
     for column, table in (("key", "cells NOT INDEXED"), *(("cell", name) for name in CELL_TABLES)):
         try:
             rows = connection.execute(f"SELECT DISTINCT {column} FROM {table}")  # noqa: S608
-            found |= dict.fromkeys(str(row[0]) for row in rows)
+            keys |= dict.fromkeys(str(row[0]) for row in rows)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if is_transient_error(error):
                 raise
-    return list(found)
+    return list(keys)
 
 
 def _has_digests(connection: sqlite3.Connection) -> bool:

@@ -1,4 +1,4 @@
-"""One writer a run directory, told by the operating system's own lock and by a record of the owner."""
+"""One writer per run directory, ensured by the operating system's lock and a record of the owner."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _held_locks: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
 
 @dataclass(frozen=True)
 class LockOwner:
-    """A process, told apart from a later one that was given the same number."""
+    """A process, distinguishable from a later one with the same number."""
 
     pid: int
     boot: str
-    """Id of this boot of the machine; empty where the system has none."""
+    """Id of this boot of the machine; empty if the system has none."""
     started: str
-    """When the process started, in the system's own words; empty if unknown."""
+    """Start time of the process, in the system's format; empty if unknown."""
 
     @classmethod
     def from_pid(cls, pid: int) -> LockOwner | None:
@@ -51,11 +51,11 @@ class DirectoryLock:
         path: The lock file; its folder must exist.
 
     Attributes:
-        taken_over: What to tell the user when a dead process had left its lock; else None.
+        takeover_message: Message for the user if a dead process had left its lock; else None.
 
     Raises:
         LockedError: A live process holds it.
-        ConfigError: The lock file cannot be made here.
+        ConfigError: The lock file cannot be created here.
         RefusedError: A symbolic link is in its place.
     """
 
@@ -73,15 +73,15 @@ class DirectoryLock:
         _held_locks.add(self)
 
     def release_lock(self) -> None:
-        """Give the directory free and remove the lock file."""
+        """Release the directory and remove the lock file."""
         _held_locks.discard(self)
         if sys.platform == "win32":
             os.close(self._descriptor)
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
             return
-        # Removed before it is unlocked: whoever waits for this file finds that the name is gone and
-        # starts over on a new one, so two processes never hold two files of one name.
+        # Remove the file before unlocking it: a waiting process finds that the name is gone and starts
+        # over with a new file, so two processes never hold two files of one name.
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
@@ -102,7 +102,7 @@ class DirectoryLock:
                 raise self._build_locked_error()
 
     def _check_previous_owner(self) -> str | None:
-        """Look at what the last owner left: nothing after a proper end, its record after a crash."""
+        """Check the last owner's record: it is empty after a proper end, but not after a crash."""
         content = os.pread(self._descriptor, 4096, 0) if hasattr(os, "pread") else self._path.read_bytes()
         if not content:
             return None
@@ -127,7 +127,7 @@ class DirectoryLock:
         return LockedError(what, where=str(self._path.parent), remedy="wait for it or use another --out")
 
     def _read_owner(self) -> LockOwner | None:
-        """The owner's record, which follows the lock within milliseconds."""
+        """Return the owner's record, which is written within milliseconds of the lock."""
         for _ in range(10):
             with contextlib.suppress(OSError):
                 owner = _parse_owner(self._path.read_bytes())
@@ -140,11 +140,11 @@ class DirectoryLock:
 def _try_lock(descriptor: int) -> bool:
     """Take the operating system's lock without waiting; it ends with the process, however that ends.
 
-    True as well on file systems without locks: there the owner's record alone decides.
+    Return True also on file systems without locks, where the owner's record alone decides.
     """
     try:
         if sys.platform == "win32":
-            # Far behind the content: Windows locks keep others from reading the bytes they cover.
+            # Far behind the content, because Windows locks prevent others from reading the locked bytes.
             os.lseek(descriptor, 1 << 30, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
@@ -159,7 +159,7 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:
-    """Whether the name still stands for the file that was locked."""
+    """Return True if the name still refers to the locked file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -176,7 +176,7 @@ def _parse_owner(content: bytes) -> LockOwner | None:
 
 def _find_linux_owner(pid: int) -> LockOwner | None:
     try:
-        # The command's name stands in brackets and may hold anything; the fields start after it.
+        # The command's name is in parentheses and may contain anything; the fields start after it.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -186,7 +186,7 @@ def _find_linux_owner(pid: int) -> LockOwner | None:
 
 
 def _find_portable_owner(pid: int) -> LockOwner | None:
-    """Ask ``ps``, as macOS and the BSDs have it; elsewhere the operating system's lock has already spoken."""
+    """Query ``ps``, which macOS and the BSDs have; elsewhere the operating system's lock is enough."""
     try:
         command = ["ps", "-o", "lstart=", "-p", str(pid)]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)  # noqa: S603

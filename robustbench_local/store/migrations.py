@@ -1,4 +1,4 @@
-"""The schema of ``run.db`` as the steps that led to it. Append only: a released step never changes."""
+"""The schema of ``run.db`` as a sequence of migrations. Append only: a released migration never changes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.store import digests
 
 UNCHECKED_KEY = "written before rows were checked"
-"""Remembered of runs whose first rows are older than digests: damage from before then goes unnoticed."""
+"""Metadata key of runs whose first rows are older than digests, so that earlier damage is undetected."""
 APPLICATION_ID = 0x52424C31
-"""``RBL1``: marks the file as ours, so that another program's run.db is never written to."""
+"""``RBL1``: marks the file as this program's, so that no other program's run.db is written to."""
 
 
 def m001_cells_outcomes_events(connection: sqlite3.Connection) -> None:
-    """The first schema."""
+    """Create the first schema."""
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("CREATE TABLE identity (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
     connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
@@ -88,7 +88,7 @@ def m001_cells_outcomes_events(connection: sqlite3.Connection) -> None:
 
 
 def m002_knowledge_and_measure(connection: sqlite3.Connection) -> None:
-    """Cells say what the attacker saw and what was sought: all gradients and any candidate in older runs."""
+    """Add knowledge and measure to cells; older runs are white-box with any candidate in the ball."""
     for column in (
         "knowledge TEXT NOT NULL DEFAULT 'white-box'",
         "surrogate TEXT",
@@ -98,7 +98,7 @@ def m002_knowledge_and_measure(connection: sqlite3.Connection) -> None:
 
 
 def m003_certificates(connection: sqlite3.Connection) -> None:
-    """Certificates: what was proven about each image; in older runs nobody asked."""
+    """Add certificates; older runs have none."""
     for table, column in (
         ("cells", "concerns TEXT NOT NULL DEFAULT 'model'"),
         ("cells", "alpha REAL NOT NULL DEFAULT 0"),
@@ -110,7 +110,7 @@ def m003_certificates(connection: sqlite3.Connection) -> None:
 
 
 def m004_views(connection: sqlite3.Connection) -> None:
-    """Looks at a sign from many views: lists in JSON, an entry a view, in a tenth of the room of rows."""
+    """Add predictions in many views of a sign, as JSON lists, which take a tenth of the space of rows."""
     connection.execute(
         """
         CREATE TABLE sightings (
@@ -141,19 +141,19 @@ def m004_views(connection: sqlite3.Connection) -> None:
 
 
 def m005_surface(connection: sqlite3.Connection) -> None:
-    """Cells say what a sticker may be on, and how large that is, in JSON; of older runs nobody knows."""
+    """Add the surface of a sticker and its size, in JSON; unknown for older runs."""
     connection.execute("ALTER TABLE cells ADD COLUMN surface TEXT")
 
 
 def m006_stages(connection: sqlite3.Connection) -> None:
-    """Outcomes say which stage of an ensemble broke the image; of older runs nobody knows."""
+    """Add the stage of an ensemble that succeeded; unknown for older runs."""
     connection.execute("ALTER TABLE outcomes ADD COLUMN stage TEXT NOT NULL DEFAULT ''")
 
 
 def m007_digests(connection: sqlite3.Connection) -> None:
-    """Digests of the rows of each cell and of the files of its arrays; see ``digests``.
+    """Add digests of the rows of each cell and of the files of its arrays; see ``digests``.
 
-    Runs that are older get digests of what they hold today, and remember that nobody checked it before.
+    Older runs get digests of their current content, and a mark that earlier damage is undetected.
     """
     connection.execute(
         """
@@ -179,7 +179,7 @@ def m007_digests(connection: sqlite3.Connection) -> None:
 
 
 def m008_gradients(connection: sqlite3.Connection) -> None:
-    """What was wrong with gradients; in older runs nobody counted."""
+    """Add counts of gradient problems; zero for older runs."""
     for column in (
         "gradient_steps",
         "nonfinite_gradient_entries",
@@ -204,22 +204,22 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 
 def read_schema_version(connection: sqlite3.Connection) -> int:
-    """How many steps the database has taken; 0 for an empty one."""
+    """Return the number of migrations applied to the database; 0 for an empty one."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def is_current_schema(
     connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS
 ) -> bool:
-    """Whether the database is of today's schema; False if it has steps to take.
+    """Return True if the database has the current schema, False if it needs migrations.
 
     Args:
-        connection: Open, with no transaction under way.
-        path: The file, to name it.
-        migrations: The steps, oldest first.
+        connection: The database, without an open transaction.
+        path: The file, for messages.
+        migrations: The migrations, oldest first.
 
     Raises:
-        ConfigError: It is of a newer schema, or not a database of this program.
+        ConfigError: It has a newer schema, or is not a database of this program.
     """
     version = read_schema_version(connection)
     application = int(connection.execute("PRAGMA application_id").fetchone()[0])
@@ -239,13 +239,13 @@ def is_current_schema(
 
 
 def migrate_database(connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Bring the database to today's schema, a transaction a step; a kill in between loses nothing.
+    """Migrate to the current schema, one transaction per migration, so that a kill loses nothing.
 
-    A step may add columns: digests are written anew, but never of what was damaged before.
+    A migration may add columns. So digests are rewritten, except those of parts that were damaged before.
 
     Args:
-        connection: Open for writing, with no transaction under way; ``is_current_schema`` has let it pass.
-        migrations: The steps, oldest first.
+        connection: The database, writable, without an open transaction and accepted by ``is_current_schema``.
+        migrations: The migrations, oldest first.
     """
     for step in range(read_schema_version(connection), len(migrations)):
         connection.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""What is asked of ``run.db``, in SQL."""
+"""The SQL statements for ``run.db``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SELECT_EVENTS = f"SELECT {', '.join(rows.EVENT_COLUMNS)} FROM events ORDER BY nu
 
 
 def _build_insert(table: str, columns: Sequence[str], on_conflict: str) -> str:
-    names, places = ", ".join(columns), ", ".join("?" * len(columns))
-    return f"INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT {on_conflict}"  # noqa: S608
+    names, placeholders = ", ".join(columns), ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({names}) VALUES ({placeholders}) ON CONFLICT {on_conflict}"  # noqa: S608
 
 
 _DESCRIPTIVE_COLUMNS = [name for name in rows.CELL_COLUMNS if name not in {"key", "status", "error"}]

@@ -1,4 +1,4 @@
-"""A damaged ``run.db`` made anew from its whole parts, so that only the damaged cells are computed again."""
+"""Rebuilding a damaged ``run.db`` from its intact parts, so that only damaged cells are computed again."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from robustbench_local.store.migrations import UNCHECKED_KEY, migrate_database
 from robustbench_local.store.run_folder import DATABASE_NAME
 
 DAMAGED_COPY_NAME = "run.db.damaged"
-"""The damaged database as it was, in the run directory."""
+"""Name of the copy of the damaged database in the run directory."""
 
 
 def rebuild_without_damage(directory: Path) -> list[str]:
-    """Make a damaged database anew without what is damaged, and keep the old one beside it.
+    """Rebuild a damaged database without its damaged parts, and keep a copy of the old one.
 
-    Cells whose images are damaged are left out too, with those.
+    Cells whose images are damaged are dropped together with the images.
 
     Args:
-        directory: The run directory; its lock is held.
+        directory: The run directory; the caller holds its lock.
 
     Returns:
-        A line for each part that was left out; none if nothing is damaged.
+        A line for each part that was dropped; none if nothing is damaged.
 
     Raises:
-        DamagedError: What makes the run this run is damaged too, or nothing can be read.
-        StorageError: The disk refused; the damaged database is still there.
+        DamagedError: The run's identity is damaged too, or nothing is readable.
+        StorageError: The disk refused a write; the damaged database is still there.
     """
     path = directory / DATABASE_NAME
     if not path.exists() or path.stat().st_size == 0:
@@ -49,42 +49,44 @@ def rebuild_without_damage(directory: Path) -> list[str]:
     for damage in damages:
         if damage.cell_key is not None and re.fullmatch("[0-9a-zA-Z_-]+", damage.cell_key):
             arrays.remove_chunks(directory, damage.cell_key)
-    return [f"left out, to be computed again: {damage.description}" for damage in damages]
+    return [f"dropped, to be recomputed: {damage.description}" for damage in damages]
 
 
 def _find_damaged_images(
     directory: Path, source: sqlite3.Connection, known: Collection[str]
 ) -> Iterator[Damage]:
-    """Cells whose rows are whole and whose files of arrays are not."""
+    """Yield cells whose rows are intact but whose array files are damaged."""
     if DATABASE_PART in known:
         return
-    checked = not source.execute("SELECT 1 FROM meta NOT INDEXED WHERE key = ?", (UNCHECKED_KEY,)).fetchone()
+    has_all_digests = not source.execute(
+        "SELECT 1 FROM meta NOT INDEXED WHERE key = ?", (UNCHECKED_KEY,)
+    ).fetchone()
     for (key,) in source.execute("SELECT key FROM cells NOT INDEXED").fetchall():
         if digests.format_cell_part(key) in known:
             continue
         try:
-            arrays.load_cell_arrays(directory, source, key, has_all_digests=checked)
+            arrays.load_cell_arrays(directory, source, key, has_all_digests=has_all_digests)
         except (DamagedError, InvariantError) as error:
             yield Damage(digests.format_cell_part(key), f"images of cell {key[:12]}: {error.what}")
 
 
 def _rebuild_database(path: Path, source: sqlite3.Connection, damages: Sequence[Damage]) -> None:
-    wrong = {damage.part for damage in damages}
+    damaged_parts = {damage.part for damage in damages}
     with digests.tolerate_invalid_text(source):
         known = digests.list_parts(source)
-    lost = next((damage for damage in damages if damage.part == "identity"), None)
-    if lost is not None or "identity" not in digests.list_recorded_parts(source):
-        raise _build_unreadable_error(path, (lost or damages[0]).description)
+    lost_identity = next((damage for damage in damages if damage.part == "identity"), None)
+    if lost_identity is not None or "identity" not in digests.list_recorded_parts(source):
+        raise _build_unreadable_error(path, (lost_identity or damages[0]).description)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     with convert_storage_errors(path):
         temporary.unlink(missing_ok=True)
-        _copy_parts(source, temporary, [part for part in known if part not in wrong])
+        _copy_parts(source, temporary, [part for part in known if part not in damaged_parts])
         _replace_database(path, temporary)
 
 
 def _build_unreadable_error(path: Path, why: str) -> DamagedError:
     error = build_damage_error([Damage(DATABASE_PART, why)], path)
-    remedy = "nothing of it can be kept: restore it from a copy, or choose a new folder and run again"
+    remedy = "nothing in it is usable: restore it from a copy, or choose a new folder and run again"
     return DamagedError(error.what, where=str(path), remedy=remedy)
 
 
@@ -95,17 +97,17 @@ def _copy_parts(source: sqlite3.Connection, target: Path, parts: Sequence[str]) 
         connection.execute("BEGIN IMMEDIATE")
         for part in parts:
             for rows in digests.select_rows(part):
-                found = source.execute(f"SELECT * FROM {rows.table} WHERE {rows.where}", rows.values)  # noqa: S608
-                names = [column[0] for column in found.description]
-                places = ", ".join("?" * len(names))
-                statement = f"INSERT INTO {rows.table} ({', '.join(names)}) VALUES ({places})"  # noqa: S608
-                connection.executemany(statement, found)
+                cursor = source.execute(f"SELECT * FROM {rows.table} WHERE {rows.where}", rows.values)  # noqa: S608
+                names = [column[0] for column in cursor.description]
+                placeholders = ", ".join("?" * len(names))
+                statement = f"INSERT INTO {rows.table} ({', '.join(names)}) VALUES ({placeholders})"  # noqa: S608
+                connection.executemany(statement, cursor)
         digests.write_digests(connection)
         connection.execute("COMMIT")
 
 
 def _replace_database(path: Path, new: Path) -> None:
-    """Whatever moment a kill comes at, a database is there: the damaged one, or the new one."""
+    """Replace the database so that a kill at any moment leaves the damaged one or the new one."""
     log = path.with_name(f"{path.name}-wal")
     for old, name in ((path, DAMAGED_COPY_NAME), (log, f"{DAMAGED_COPY_NAME}-wal")):
         if old.exists():

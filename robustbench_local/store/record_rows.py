@@ -1,4 +1,4 @@
-"""Records to database rows and back. JSON is strict: what is not a number is null (fault F78)."""
+"""Conversion of records to database rows and back, with strict JSON: non-finite numbers are null (F78)."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ _GRADIENT_COUNTS = (
 )
 _DISTANCES = ("linf", "l2", "l1")
 _SERIES = frozenset({"predictions", "confidences", "distance", "yaw", "pitch", "roll"})
-"""Columns that hold a list, an entry a view."""
+"""Columns that hold a list with an entry per view."""
 
 
 def to_json(value: Any) -> str:
-    """Strict JSON; NaN and infinities become null, tuples lists, keys strings, numpy scalars numbers.
+    """Convert to strict JSON; non-finite numbers become null, tuples lists, keys strings, scalars numbers.
 
     Raises:
-        InvariantError: Something in it has no form in JSON.
+        InvariantError: A value cannot be represented in JSON.
     """
     return json.dumps(_convert_to_plain(value), ensure_ascii=False, allow_nan=False)
 
 
 def from_json(text: str) -> Any:
-    """What ``to_json`` wrote."""
+    """Parse the result of ``to_json``."""
     return json.loads(text)
 
 
 def cell_to_row(cell: CellRecord) -> Row:
-    """Values in the order of ``CELL_COLUMNS``."""
+    """Return a cell's values in the order of ``CELL_COLUMNS``."""
     return (
         *_escape_texts(cell.key),
         int(cell.position),
@@ -82,7 +82,7 @@ def cell_to_row(cell: CellRecord) -> Row:
 
 
 def row_to_cell(row: Row) -> CellRecord:
-    """The cell of a row in the order of ``CELL_COLUMNS``; lists inside ``parameters`` stay lists."""
+    """Build the cell of a row in the order of ``CELL_COLUMNS``; lists inside ``parameters`` remain lists."""
     values = dict(zip(CELL_COLUMNS, row, strict=True))
     for name in ("targets", "sources"):
         values[name] = tuple(from_json(values[name]))
@@ -94,7 +94,7 @@ def row_to_cell(row: Row) -> CellRecord:
 
 
 def outcome_to_row(outcome: OutcomeRecord) -> Row:
-    """Values in the order of ``OUTCOME_COLUMNS``; margins and radii that are no finite number become NULL."""
+    """Return an outcome's values in the order of ``OUTCOME_COLUMNS``; non-finite margins become NULL."""
     return (
         *_escape_texts(outcome.cell),
         int(outcome.position),
@@ -126,7 +126,7 @@ def outcome_to_row(outcome: OutcomeRecord) -> Row:
 
 
 def row_to_outcome(row: Row) -> OutcomeRecord:
-    """The outcome of a row in the order of ``OUTCOME_COLUMNS``; a distance that was NaN is NaN again."""
+    """Build the outcome of a row in the order of ``OUTCOME_COLUMNS``; a NULL distance becomes NaN."""
     values = dict(zip(OUTCOME_COLUMNS, row, strict=True))
     for name in _FLAGS:
         values[name] = bool(values[name])
@@ -135,25 +135,25 @@ def row_to_outcome(row: Row) -> OutcomeRecord:
     for name in _DISTANCES:
         if values[name] is None:
             values[name] = math.nan
-    # A frozen record's own constructor takes three times as long, and a run has 100,000s of rows.
+    # A frozen record's constructor takes three times as long, and a run can have 100,000s of rows.
     outcome = object.__new__(OutcomeRecord)
     vars(outcome).update(values)
     return outcome
 
 
 def series_to_row(record: ViewPredictionsRecord | ViewRecord) -> Row:
-    """Values in the order of ``VIEW_CSV_COLUMNS`` or ``VIEW_COLUMNS``; lists as JSON."""
+    """Return values in the order of ``SIGHTING_COLUMNS`` or ``VIEW_COLUMNS``; lists as JSON."""
     values = ((field.name, getattr(record, field.name)) for field in fields(record))
     return tuple(to_json(value) if name in _SERIES else value for name, value in values)
 
 
 def row_to_sighting(row: Row) -> ViewPredictionsRecord:
-    """The record of a row in the order of ``VIEW_CSV_COLUMNS``."""
+    """Build the record of a row in the order of ``SIGHTING_COLUMNS``."""
     return ViewPredictionsRecord(**_parse_series(SIGHTING_COLUMNS, row))
 
 
 def row_to_view(row: Row) -> ViewRecord:
-    """The record of a row in the order of ``VIEW_COLUMNS``."""
+    """Build the record of a row in the order of ``VIEW_COLUMNS``."""
     return ViewRecord(**_parse_series(VIEW_COLUMNS, row))
 
 
@@ -175,11 +175,11 @@ def _convert_to_plain(value: Any) -> Any:
         return {escape_surrogates(str(key)): _convert_to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_convert_to_plain(item) for item in value]
-    raise InvariantError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
+    raise InvariantError(f"{type(value).__name__} cannot be represented in JSON: {value!r:.80}")
 
 
 def escape_surrogates(text: str) -> str:
-    r"""Text that UTF-8 can hold: the bytes of an undecodable file name are written as ``\udcff``."""
+    r"""Return text that UTF-8 can encode: bytes of an undecodable file name become ``\udcff``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

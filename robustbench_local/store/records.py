@@ -1,4 +1,4 @@
-"""What a run remembers: cells, outcomes, events. Plain data, no behaviour beyond counting."""
+"""The records of a run: cells, outcomes, events. Data without behavior beyond counting."""
 
 from __future__ import annotations
 
@@ -10,126 +10,128 @@ from typing import Any, Literal
 CellStatus = Literal["pending", "running", "done", "partial", "error", "timeout", "skipped"]
 OutcomeStatus = Literal["ok", "clean-wrong", "non-finite", "rejected", "void", "error"]
 Condition = Literal["clean", "sticker", "no-size", "random-colours", "without-views", "whole-sign"]
-"""What a sign has on it when it is looked at: nothing, what the attack made (a sticker, or a patch beside
-it), or one of the controls."""
+"""What is on a sign in a view: nothing, the result of the attack (a sticker, or a patch beside the sign), or
+one of the controls."""
 ViewKind = Literal["view", "approach"]
-"""``make_view``: independent draws. ``approach``: the frames of one drive-by, in their order."""
+"""``view``: independent draws. ``approach``: the frames of one drive-by, in order."""
 BLACK_BOX_STAGES = frozenset({"square"})
-"""Stages of ensembles that see only scores, although the ensemble as a whole needs gradients."""
+"""Stages of ensembles that use only scores, although the ensemble as a whole needs gradients."""
 MISSING_GRADIENT_SHARE = 0.5
-"""Share of the looks at gradients that may be zero or unconfirmed before an attack that follows them counts
-as one that had nothing to follow."""
+"""Share of gradient steps with zero or unconfirmed gradients from which on a gradient attack counts as having
+had no usable gradients."""
 MIN_CLEAN_SHARE = 0.95
-"""Share of its clean views in which a sign has to be read rightly; below it the sign is void."""
+"""Share of clean views in which a sign must be classified correctly; below it the sign is void."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeRecord:
-    """What happened to one image in one cell (trust invariant V15); distances in pixel units of [0, 1]."""
+    """The outcome for one image in one cell (trust invariant V15); distances in pixel units of [0, 1]."""
 
     cell: str
     """Key of the cell."""
     position: int
-    """Place of the image in the cell's canonical order, from 0."""
+    """Position of the image in the cell's canonical order, from 0."""
     image: str
     """Id of the image in its data set."""
     label: int
     """True class index."""
     clean_prediction: int | None
-    """Class read from the untouched image; None if the model gave no finite answer. In a certificate's
-    cell: the prediction that the certificate is about; None if it abstains."""
+    """Predicted class of the clean image; None if the model's output is not finite. In a certificate's cell:
+    the prediction that the certificate is about; None if it abstains."""
     adversarial_prediction: int | None
-    """Class read from the verified candidate; the clean prediction if there is no valid candidate."""
+    """Predicted class of the verified candidate; the clean prediction if there is no valid candidate."""
     clean_correct: bool
-    """The untouched image is read as its label, with a strictly largest logit; where it is judged over views,
-    in nearly all of them, too."""
+    """The clean image is classified correctly, with a strictly largest logit; in a cell with views, also in
+    nearly all of its clean views."""
     broken: bool
-    """The image was clean-correct and a verified candidate reached the attacker's goal or made the model's
-    answer non-finite. Where it is judged over views: more than half of those in which the clean sign is read
-    rightly reached the goal, which an answer that is not finite never does."""
+    """The attack succeeded: the image was clean-correct and a verified candidate reached the attacker's goal
+    or made the model's output non-finite. In a cell with views: the goal was reached in more than half of the
+    views in which the clean sign is classified correctly; a non-finite output never reaches it."""
     moved_elsewhere: bool
-    """Targeted goals only: the label changed, but not to a target. Never counted as broken."""
+    """Targeted goals only: whether the candidate is misclassified as a class that is no target. It never
+    counts as success."""
     margin: float | None
-    """Logit of the label minus the largest other one, on the verified candidate; in a certificate's cell
-    what it is proven to exceed in the whole ball."""
+    """Logit of the label minus the largest other logit, on the verified candidate; in a certificate's cell
+    the certified lower bound of it in the whole ball."""
     fragile: bool
-    """|margin| below 1e-4 of the range of the logits: floating-point noise may turn it."""
+    """|margin| is below 1e-4 of the range of the logits: floating-point noise may flip the verdict."""
     linf: float
-    """Largest change of a pixel."""
+    """Linf norm of the perturbation."""
     l2: float
-    """Euclidean norm of the change."""
+    """L2 norm of the perturbation."""
     l1: float
-    """Sum of the changes."""
+    """L1 norm of the perturbation."""
     broken_8bit: bool | None
-    """Broken still holds when the candidate is rounded to 8 bits inside the ball; None if not broken
-    or the original is not on the 8-bit grid and the ball leaves no room."""
+    """The attack also succeeds after rounding the candidate to 8 bits inside the ball; None if not broken, or
+    if the original is not on the 8-bit grid and the ball contains no grid point."""
     forward_passes: int
-    """Forward passes spent on this image by the attack and the harness."""
+    """Forward passes that attack and harness spent on this image; a transfer attack spends its own on the
+    surrogate."""
     backward_passes: int
-    """Backward passes spent on this image."""
+    """Backward passes, likewise."""
     seconds: float
-    """The image's share of its batch's wall time."""
+    """The image's share of its batch's wall time, in seconds."""
     status: OutcomeStatus
-    """``ok``; ``clean-wrong`` (not attacked); ``non-finite`` (NaN or infinite logits, counted as not
-    robust); ``rejected`` (the attack's candidate broke a rule and was discarded); ``void`` (a sign that is
-    not read rightly in enough of its clean views: nothing follows from it); ``error_probability``."""
+    """``ok``; ``clean-wrong`` (not attacked); ``non-finite`` (NaN or infinite logits, counted as not robust);
+    ``rejected`` (the attack's candidate broke a rule and was discarded); ``void`` (a sign that is classified
+    correctly in too few of its clean views, without a verdict); ``error``."""
     error: str | None = None
-    """Why, in one line, when the status is ``rejected``, ``non-finite``, ``void`` or ``error_probability``; where it is
-    judged over views also which controls broke a rule."""
+    """Reason, in one line, for the status ``rejected``, ``non-finite``, ``void`` or ``error``; in a cell with
+    views also the controls that broke a rule."""
     original_hash: str = ""
     """SHA-256 (first 16 hex digits) of the original image."""
     adversarial_hash: str = ""
     """SHA-256 (first 16 hex digits) of the verified candidate."""
     certified: bool | None = None
-    """Proven: the prediction is the label, and nothing in the ball changes it. None: no proof was sought."""
+    """The image is certified: the prediction is the label for the whole ball. None without a certificate."""
     radius: float | None = None
-    """Distance, in the norm of the threat, within which the prediction is proven to hold; 0 where nothing is
-    proven, None where none was sought or the method says only yes or no."""
+    """Certified radius of the prediction, in the norm of the threat model; 0 if nothing is certified, None
+    without a certificate or if the method gives no radius."""
     abstained: bool = False
-    """A certificate's cell only: the certificate makes no prediction for this image."""
+    """Certificates only: whether the certificate makes no prediction for this image."""
     stage: str = ""
-    """The stage of an ensemble that found the candidate which broke the image, e.g. ``apgd-t``; empty where
-    the image is not broken or the attack has no stages, and in runs made before this was recorded."""
+    """The stage of an ensemble that found the successful candidate, e.g. ``apgd-t``; empty if there is none,
+    if the attack has no stages, and in runs older than this field."""
     gradient_steps: int = 0
-    """Looks that the attack took at gradients for this image; another library's attack: its share of them."""
+    """Gradients computed by the attack for this image; for another library's attack the image's share."""
     nonfinite_gradient_entries: int = 0
-    """Entries of those gradients that were NaN or infinite, summed over the looks, before any repair."""
+    """NaN or infinite entries of those gradients, summed over the steps, before any repair."""
     nonfinite_gradient_steps: int = 0
-    """Looks at gradients with such entries."""
+    """Gradients with such entries."""
     zero_gradient_steps: int = 0
-    """Looks at gradients that were exactly zero, after the repair if there was one."""
+    """Gradients that were exactly zero, after any repair."""
     unconfirmed_gradient_steps: int = 0
-    """Looks at repaired gradients, not zero, that a finite difference of the loss does not confirm."""
+    """Repaired nonzero gradients that a finite difference of the loss does not confirm."""
 
     @property
     def has_missing_gradients(self) -> bool:
-        """Whether half or more of the looks at gradients showed nothing that an attack could follow."""
+        """True if half or more of the gradients were zero or unconfirmed."""
         missing = self.zero_gradient_steps + self.unconfirmed_gradient_steps
         return missing > 0 and missing >= MISSING_GRADIENT_SHARE * self.gradient_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class SurfaceRecord:
-    """Where the stickers of a cell may be, and how much of the images that is: means over its images."""
+    """The surface for the stickers of a cell and its size: means over the cell's images."""
 
     what: str
-    """In words that follow "on", e.g. ``the mask 'rect'``."""
+    """Description that follows "on", e.g. ``the mask 'rect'``."""
     pixels: float
-    """Pixels of the surface."""
+    """Number of pixels of the surface."""
     covered: float
-    """Pixels that a sticker may cover."""
+    """Number of pixels that a sticker may cover."""
     image_pixels: int
-    """Pixels of an image."""
+    """Number of pixels of an image."""
 
     @property
     def coverable_share(self) -> float:
-        """What a sticker may cover, as a share of the image."""
+        """The area that a sticker may cover, as a share of the image."""
         return self.covered / self.image_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellRecord:
-    """One square of the grid: (model, defense, threat model, attack or certificate) on one data set."""
+    """One cell of the grid: (model, defense, threat model, attack or certificate) on one data set."""
 
     key: str
     """SHA-256 over weights, data, resolved parameters, seed and code version."""
@@ -144,96 +146,95 @@ class CellRecord:
     card: str
     """Name of the card the attack comes from."""
     norm: str
-    """``Linf``, ``L2`` or ``L1``; ``spatial`` or ``corruption``, which no norm measures."""
+    """``Linf``, ``L2`` or ``L1``; or a family without a norm, such as ``spatial`` or ``corruption``."""
     eps: float
     """Radius in pixel units of [0, 1]; largest angle in degrees (spatial); severity 1 to 5 (corruption)."""
     threat: str
-    """Short threat name, e.g. ``linf-8``, ``spatial-30`` or ``fog-3``; what gates refer to."""
+    """Short name of the threat model, e.g. ``linf-8``, ``spatial-30`` or ``fog-3``; gates refer to it."""
     goal: str
     """``untargeted`` or ``targeted``."""
     targets: tuple[int, ...] = ()
     """Target classes."""
     sources: tuple[int, ...] = ()
-    """Only images of these classes belong to the cell; empty: all."""
+    """Classes whose images belong to the cell; empty means all."""
     images: int = 0
     """Number of images in the cell."""
     excluded: int = 0
-    """Images of the data set that this goal does not apply to (their label is a target, or no source)."""
+    """Images excluded by the goal (their label is a target, or not a source class)."""
     parameters: dict[str, Any] = field(default_factory=dict)
-    """The attack's class name and every hyper-parameter."""
+    """The attack's class name and all hyperparameters."""
     identity: dict[str, str] = field(default_factory=dict)
-    """What the key was made of: model, data, attack, threat, seed, code."""
+    """The parts of the key: model, data, attack, threat, seed, code."""
     note: str = ""
-    """What a reader has to know about this cell's method, in one line."""
+    """Remark for the reader about this cell's method, in one line."""
     status: CellStatus = "pending"
-    """Where the cell stands."""
+    """State of the cell."""
     error: str | None = None
-    """Why, in one line, when the status is ``error_probability``, ``timeout``, ``partial`` or ``skip_reason``."""
+    """Reason, in one line, for the status ``error``, ``timeout``, ``partial`` or ``skipped``."""
     knowledge: str = "white-box"
-    """What the attacker saw of the attacked model: ``white-box``, ``compute_scores``, ``labels``, ``transfer``
-    (another model) or ``is_naive`` (the model without its defense)."""
+    """The attacker's knowledge of the attacked model: ``white-box``, ``scores``, ``labels``, ``transfer``
+    (another model) or ``naive`` (the model without its defense)."""
     surrogate: str | None = None
-    """Id of the model that the candidates were crafted on, when the knowledge is ``transfer``."""
+    """Id of the surrogate model of the attack if the knowledge is ``transfer``."""
     measure: str = "ball"
-    """``get_ball``: any candidate within eps will do; ``distance``: the attack seeks the nearest candidate, so
-    that the distance of each image is its own radius; ``certificate``: no attack, a proof is sought;
-    ``views``: one candidate for all views of a sign, and every look at it is kept."""
+    """``ball``: any candidate within eps counts; ``distance``: the attack seeks the nearest candidate, so
+    that each image has its own radius; ``certificate``: a certificate instead of an attack; ``views``: one
+    candidate for all views of a sign, with the prediction of every view."""
     concerns: str = "model"
-    """A certificate's cell: ``build_threat_model``, or ``smoothed``: what is proven holds for the majority vote of the
-    model under noise, not for the model itself."""
+    """Subject of a certificate: ``model``, or ``smoothed`` (the model's majority vote under noise)."""
     alpha: float = 0.0
-    """A certificate's cell: largest probability, for each image, that its verdict claims too much."""
+    """Error probability of a certificate for each image."""
     surface: SurfaceRecord | None = None
-    """A sticker's cell: where it may be; None in runs made before this was recorded."""
+    """Surface for the sticker; None without one and in runs older than this field."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPredictionsRecord:
-    """What the classifier read of one sign, under one condition, in each view of one kind."""
+    """The classifier's predictions for one sign, under one condition, in each view of one kind."""
 
     cell: str
     """Key of the cell."""
     position: int
-    """Place of the sign in the cell."""
+    """Position of the sign in the cell."""
     condition: Condition
-    """What the sign has on it."""
+    """What is on the sign."""
     kind: ViewKind
-    """Which of its views."""
+    """Kind of the views."""
     predictions: tuple[int | None, ...]
-    """Class read in each view; None if the model gave no finite answer. Empty if a control broke a rule of
-    the harness: there was nothing to look at, and the outcome's ``error_probability`` says why."""
+    """Predicted class in each view; None if the model's output is not finite. Empty if a control broke a rule
+    of the harness; the outcome's ``error`` has the reason."""
     confidences: tuple[float | None, ...]
     """Softmax probability of that class, to four digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewRecord:
-    """Where a sign is seen from, in each of its views of one kind: the same under every condition."""
+    """The camera's position for each view of a sign of one kind: the same under every condition."""
 
     cell: str
     """Key of the cell."""
     position: int
-    """Place of the sign in the cell."""
+    """Position of the sign in the cell."""
     kind: ViewKind
-    """Which of its views."""
+    """Kind of the views."""
     distance: tuple[float, ...]
-    """Size of the sign as the camera resolves it, in pixels: more is nearer."""
+    """Size of the sign in the camera's image, in pixels; larger is nearer."""
     yaw: tuple[float, ...]
-    """Angle from which it is seen sideways, in degrees."""
+    """Horizontal viewing angle, in degrees."""
     pitch: tuple[float, ...]
-    """Angle from which it is seen from above or below, in degrees."""
+    """Vertical viewing angle, in degrees."""
     roll: tuple[float, ...]
-    """Turn in the plane of the image, in degrees."""
+    """Rotation in the image plane, in degrees."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EventRecord:
-    """Something worth telling that is not an outcome: a halved batch, a taken-over lock, a resume."""
+    """A notable event that is not an outcome: a halved batch, a taken-over lock, a resume."""
 
     time: str
     """UTC, ISO 8601."""
     level: Literal["info", "warning", "error"]
-    """How much it matters."""
+    """Severity."""
     message: str
     """One line."""
     cell: str | None = None
@@ -245,23 +246,23 @@ class OutcomeCounts:
     """Counts over the outcomes of a cell, with the denominators of trust invariant V5."""
 
     n: int
-    """All images, clean mistakes and errors included: the denominator of robust accuracy."""
+    """All images, including misclassified ones and errors: the denominator of robust accuracy."""
     clean_correct: int
-    """Read as their label untouched: the denominator of attack success."""
+    """Clean images classified correctly: the denominator of the attack success rate."""
     broken: int
-    """Clean-correct and then broken."""
+    """Clean-correct images with a successful attack."""
     robust: int
-    """Clean-correct, not broken, without an error, and proven where a proof was sought."""
+    """Clean-correct, not broken, without an error, and certified if there is a certificate."""
     broken_8bit: int
-    """Broken, and still so after rounding to 8 bits."""
+    """Broken, also after rounding to 8 bits."""
     moved_elsewhere: int
-    """Label changed to something that was not a target (targeted goals)."""
+    """Images whose prediction changed, but not to a target (targeted goals)."""
     fragile: int
-    """Verdicts within floating-point noise of the boundary."""
+    """Verdicts within floating-point noise of the decision boundary."""
     rejected: int
     """Candidates that broke a rule of the harness."""
     non_finite: int
-    """Images on which the model's answer was NaN or infinite; never robust."""
+    """Images on which the model's output was NaN or infinite; never robust."""
     errors: int
     """Images on which the model or attack raised; never robust."""
     forward_passes: int
@@ -271,22 +272,22 @@ class OutcomeCounts:
     seconds: float
     """Sum over the images."""
     certified: int
-    """Images for which it is proven that nothing in the ball changes the right prediction."""
+    """Images whose correct prediction is certified for the whole ball."""
     abstained: int
     """Images for which a certificate makes no prediction."""
     nonfinite_gradients: int = 0
-    """Images on which some gradient had entries that were NaN or infinite."""
+    """Images for which some gradient had NaN or infinite entries."""
     missing_gradients: int = 0
-    """Images on which half or more of the gradients were zero or, once repaired, unconfirmed."""
+    """Images for which half or more of the gradients were zero or, after repair, unconfirmed."""
 
     def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
-        """Counts over both sets of images, which must not overlap."""
+        """Add the counts of two sets of images, which must not overlap."""
         names = [entry.name for entry in fields(OutcomeCounts)]
         return OutcomeCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 def count_outcomes(outcomes: Iterable[OutcomeRecord]) -> OutcomeCounts:
-    """Count outcomes; an empty cell gives zeros everywhere."""
+    """Count outcomes; an empty cell has only zeros."""
     rows = list(outcomes)
     return OutcomeCounts(
         n=len(rows),
@@ -301,7 +302,7 @@ def count_outcomes(outcomes: Iterable[OutcomeRecord]) -> OutcomeCounts:
         errors=sum(row.status == "error" for row in rows),
         forward_passes=sum(row.forward_passes for row in rows),
         backward_passes=sum(row.backward_passes for row in rows),
-        seconds=math.fsum(row.seconds for row in rows),  # exact, whatever the version of Python sums by
+        seconds=math.fsum(row.seconds for row in rows),  # exact in every version of Python
         certified=sum(bool(row.certified) for row in rows),
         abstained=sum(row.abstained for row in rows),
         nonfinite_gradients=sum(row.nonfinite_gradient_steps > 0 for row in rows),
@@ -310,6 +311,6 @@ def count_outcomes(outcomes: Iterable[OutcomeRecord]) -> OutcomeCounts:
 
 
 def _is_robust(row: OutcomeRecord) -> bool:
-    """Right to the end; a proof that was sought and not found is no robustness."""
-    right = row.clean_correct and not row.broken and row.status != "error"
-    return right and row.certified is not False
+    """Return True if the image is robust; a failed certificate means that it is not."""
+    is_correct = row.clean_correct and not row.broken and row.status != "error"
+    return is_correct and row.certified is not False

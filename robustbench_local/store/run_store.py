@@ -1,4 +1,4 @@
-"""The run directory: what was measured, kept so that a kill at any moment loses at most one chunk."""
+"""The run directory: results are stored so that a kill at any moment loses at most one chunk."""
 
 from __future__ import annotations
 
@@ -63,15 +63,16 @@ from robustbench_local.store.run_folder import (
 class RunStore:
     """One run directory: ``run.db``, ``run.yaml`` and ``adversarial/*/*.safetensors``.
 
-    Made by ``create_or_open`` (the one writer) or ``open_readonly`` (any number of readers, at any time).
-    Safe to use from several threads of the process that opened it.
+    Create it with ``create_or_open`` (the one writer) or ``open_readonly`` (any number of readers, at any
+    time). It is safe to use from several threads of the process that opened it.
 
-    Every row belongs to a part of the run that has a digest, written in the same transaction and checked when
-    the run is opened, and again when another process has written to it: nothing is returned that was damaged.
+    Every row belongs to a part of the run that has a digest. The digest is written in the same transaction,
+    and checked when the run is opened and again when another process has written to it. So no damaged data
+    is returned.
 
     Attributes:
         directory: The run directory.
-        resumed: Whether the run existed before this writer.
+        resumed: True if the run existed before this writer.
     """
 
     def __init__(self, directory: Path, connection: sqlite3.Connection, lock: DirectoryLock | None) -> None:
@@ -92,20 +93,20 @@ class RunStore:
         identity: Mapping[str, str],
         recompute_damaged: bool = False,
     ) -> RunStore:
-        """Open a run for writing: start it, or resume it if it is the same one.
+        """Open a run for writing: start it, or resume it if its identity matches.
 
         Args:
-            directory: Made if need be; must be empty, or hold this very run.
+            directory: The run directory; it is created, or must be empty or hold this run.
             resolved_yaml: The resolved grid as YAML, written to ``run.yaml``.
-            identity: What makes two runs the same, e.g. ``{"data.seed": "0"}``.
-            recompute_damaged: Leave cells out whose rows or images are damaged, so that they are computed
-                again; all others are kept, and the damaged database beside them.
+            identity: The run's identity: two runs with equal parts are the same, e.g. ``{"data.seed": "0"}``.
+            recompute_damaged: Drop cells whose rows or images are damaged, so that they are computed again.
+                All others are kept, and so is a copy of the damaged database.
 
         Raises:
             LockedError: Another process writes to it.
-            DamagedError: It is damaged, and nobody asked to leave that out, or nothing can be kept.
-            ConfigError: It holds another run (names the keys that differ) or other files, or it cannot be
-                written to, or its schema is newer.
+            DamagedError: It is damaged and ``recompute_damaged`` is not set, or nothing can be kept.
+            ConfigError: It holds another run (with the differing keys) or other files, is not writable, or
+                has a newer schema.
             StorageError: The disk is full or failing.
         """
         directory = Path(directory)
@@ -134,7 +135,7 @@ class RunStore:
 
         Raises:
             DamagedError: It is damaged.
-            ConfigError: There is no run here, or its schema is newer.
+            ConfigError: There is no run here, or it has a newer schema.
         """
         store = cls._open_unchecked(Path(directory))
         try:
@@ -155,12 +156,12 @@ class RunStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:  # images whose outcomes were never committed belong to nothing
+        if kind is not None:  # discard images whose outcomes were never committed
             self._uncommitted_chunks = _arrays.UncommittedChunks()
         self.close()
 
     def close(self) -> None:
-        """Fold the log into ``run.db`` and give the directory free. A second call does nothing."""
+        """Merge the log into ``run.db`` and release the directory. A second call has no effect."""
         with self._mutex:
             if self._lock is None:
                 self._connection.close()
@@ -173,16 +174,16 @@ class RunStore:
             lock.release_lock()
 
     def read_identity(self) -> dict[str, str]:
-        """What makes two runs the same."""
+        """Return the run's identity."""
         return dict(self._read("SELECT key, value FROM identity NOT INDEXED ORDER BY key"))
 
     @property
     def is_fully_checked(self) -> bool:
-        """Whether every row got its digest when it was written; else damage from before goes unnoticed."""
+        """True if every row got its digest when it was written; else earlier damage is undetected."""
         return not self.read_meta(UNCHECKED_KEY, False)
 
     def put_cell(self, cell: CellRecord) -> None:
-        """Add a cell, or describe a known one anew; a known one keeps its status, error and outcomes."""
+        """Add a cell, or update its description; an existing cell keeps its status, error and outcomes."""
         row = _rows.cell_to_row(cell)
         with (
             self._open_transaction(),
@@ -191,7 +192,7 @@ class RunStore:
             self._connection.execute(_queries.INSERT_CELL, row)
 
     def set_status(self, key: str, status: CellStatus, error: str | None = None) -> None:
-        """Say where a cell stands, and why in one line.
+        """Set the status of a cell, with a reason in one line.
 
         Raises:
             InvariantError: There is no such cell.
@@ -209,7 +210,7 @@ class RunStore:
                 raise InvariantError(f"no cell {key!r}")
 
     def remove_cell(self, key: str) -> None:
-        """Forget a cell of which nothing was measured; one with outcomes stays.
+        """Remove a cell without outcomes.
 
         Raises:
             InvariantError: It has outcomes.
@@ -222,7 +223,7 @@ class RunStore:
             self._connection.execute("DELETE FROM cells WHERE key = ?", (key,))
 
     def read_cells(self) -> list[CellRecord]:
-        """All cells, in the order of the grid."""
+        """Return all cells, in the order of the grid."""
         rows = self._read(_queries.SELECT_CELLS)
         try:
             return [_rows.row_to_cell(row) for row in rows]
@@ -237,61 +238,61 @@ class RunStore:
         view_predictions: Sequence[ViewPredictionsRecord] = (),
         views: Sequence[ViewRecord] = (),
     ) -> int:
-        """Commit a chunk of outcomes with the looks behind them: all of it or, after a crash, nothing.
+        """Commit a chunk of outcomes with its view predictions: all of it or, after a crash, nothing.
 
         Args:
             key: The cell.
-            outcomes: One an image.
-            view_predictions: What was read in the views of these images, where the cell has views.
+            outcomes: One per image.
+            view_predictions: The predictions in the views of these images, if the cell has views.
             views: Those views.
 
         Returns:
-            How many were new. An image whose outcome is known keeps its first one.
+            The number of new outcomes. An image keeps its first outcome.
 
         Raises:
-            StorageError: The disk refused; everything committed before is kept.
+            StorageError: The disk refused a write; everything committed before is kept.
             InvariantError: An outcome of another cell, or no such cell.
         """
         cells = {row.cell for rows in (outcomes, view_predictions, views) for row in rows}
-        if strangers := cells - {key}:
-            raise InvariantError(f"outcomes of {sorted(strangers)} given to cell {key!r}")
+        if other_cells := cells - {key}:
+            raise InvariantError(f"outcomes of {sorted(other_cells)} given to cell {key!r}")
         positions = json.dumps(
             [int(row.position) for rows in (outcomes, view_predictions, views) for row in rows]
         )
-        touched = [
+        selections = [
             RowSelection(table, _queries.AT_POSITIONS, (key, positions))
             for table in ("outcomes", "sightings", "views")
         ]
         files = self._uncommitted_chunks.list_chunks(key)
         with (
             self._open_transaction(),
-            self._maintain_cell_digest(key, *touched, *_select_array_rows(key, files)),
+            self._maintain_cell_digest(key, *selections, *_select_array_rows(key, files)),
         ):
             self._connection.executemany(_queries.INSERT_ARRAYS, files)
-            for statement, looks in (
+            for statement, records in (
                 (_queries.INSERT_SIGHTING, view_predictions),
                 (_queries.INSERT_VIEW, views),
             ):
-                self._connection.executemany(statement, [_rows.series_to_row(look) for look in looks])
+                self._connection.executemany(statement, [_rows.series_to_row(record) for record in records])
             values = [_rows.outcome_to_row(row) for row in outcomes]
             added = self._connection.executemany(_queries.INSERT_OUTCOME, values).rowcount
         self._uncommitted_chunks.remove_cell(key)
         return added
 
     def read_outcomes(self, key: str) -> list[OutcomeRecord]:
-        """The committed outcomes of a cell by position; empty if there are none yet."""
+        """Return the committed outcomes of a cell by position; empty if there are none yet."""
         return [_rows.row_to_outcome(row) for row in self._read(_queries.SELECT_OUTCOMES, key)]
 
     def read_view_predictions(self, key: str) -> list[ViewPredictionsRecord]:
-        """What was read in the views of a cell's images, by position; empty if the cell has no views."""
+        """Return the predictions in the views of a cell, by position; empty if the cell has no views."""
         return [_rows.row_to_sighting(row) for row in self._read(_queries.SELECT_SIGHTINGS, key)]
 
     def read_views(self, key: str) -> list[ViewRecord]:
-        """The views of a cell's images, by position; empty if the cell has none."""
+        """Return the views of a cell's images, by position; empty if the cell has none."""
         return [_rows.row_to_view(row) for row in self._read(_queries.SELECT_VIEWS, key)]
 
     def read_done_positions(self, key: str) -> set[int]:
-        """Positions of a cell whose outcome is committed."""
+        """Return the positions of a cell whose outcome is committed."""
         return {row[0] for row in self._read("SELECT position FROM outcomes WHERE cell = ?", key)}
 
     def add_event(self, event: EventRecord) -> None:
@@ -304,73 +305,76 @@ class RunStore:
             )
 
     def read_events(self) -> list[EventRecord]:
-        """All events, oldest first."""
+        """Return all events, oldest first."""
         rows = self._read(_queries.SELECT_EVENTS)
         return [EventRecord(**dict(zip(_rows.EVENT_COLUMNS, row, strict=True))) for row in rows]
 
     def set_meta(self, key: str, value: Any) -> None:
-        """Remember something about the run as strict JSON: NaN becomes null, a tuple a list, keys strings."""
+        """Store metadata of the run as strict JSON: NaN becomes null, a tuple a list, keys strings."""
         self.update_meta({key: value})
 
     def update_meta(self, values: Mapping[str, Any]) -> None:
-        """Remember several things in one step: after a crash all are known, or none."""
+        """Store several values in one step: after a crash all are stored, or none."""
         keys = json.dumps([*values])
-        touched = RowSelection("meta", "key IN (SELECT value FROM json_each(?))", (keys,))
-        with self._open_transaction(), maintain_digest(self._connection, "meta", [touched]):
+        selection = RowSelection("meta", "key IN (SELECT value FROM json_each(?))", (keys,))
+        with self._open_transaction(), maintain_digest(self._connection, "meta", [selection]):
             self._connection.executemany(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 [(key, _rows.to_json(value)) for key, value in values.items()],
             )
 
     def read_meta(self, key: str, default: Any = None) -> Any:
-        """What was last remembered under the key, or the default."""
-        found = self._read("SELECT value FROM meta NOT INDEXED WHERE key = ?", key)
-        return _rows.from_json(found[0][0]) if found else default
+        """Return the value last stored under the key, or the default."""
+        rows = self._read("SELECT value FROM meta NOT INDEXED WHERE key = ?", key)
+        return _rows.from_json(rows[0][0]) if rows else default
 
     def save_arrays(self, cell_key: str, chunk: int, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Write a chunk of a cell's arrays; the same chunk written again replaces the first.
 
         Args:
             cell_key: Key of the cell.
-            chunk: Number that depends on the images alone, e.g. the position of the first one.
+            chunk: Number that depends only on the images, e.g. the position of the first one.
             arrays: Name -> (M, ...); the same names in every chunk of a cell.
 
         Raises:
-            StorageError: The disk refused; the chunk's old content, if any, is kept.
+            StorageError: The disk refused a write; the chunk's old content, if any, is kept.
         """
         self._check_writable()
         digest = _arrays.save_chunk(self.directory, cell_key, chunk, arrays)
-        # Committed with the outcomes that come next: a kill in between leaves a file that nobody misses.
+        # Committed with the next outcomes; a kill in between leaves an unused file.
         self._uncommitted_chunks.add(cell_key, chunk, digest)
 
     def load_arrays(self, cell_key: str) -> dict[str, npt.NDArray[np.generic]]:
-        """A cell's arrays, (sum of M, ...), chunks in the order of their numbers; empty if there are none.
+        """Return a cell's arrays, (sum of M, ...), chunks in numerical order; empty if there are none.
 
         Raises:
-            DamagedError: A file is missing or not the one that was written, or an image is not the one that
-                the cell's outcome is about.
+            DamagedError: A file is missing or was changed, or an image does not match its outcome.
         """
-        waiting = {chunk: digest for _, chunk, digest in self._uncommitted_chunks.list_chunks(cell_key)}
-        checked = self.is_fully_checked
+        uncommitted = {chunk: digest for _, chunk, digest in self._uncommitted_chunks.list_chunks(cell_key)}
+        has_all_digests = self.is_fully_checked
         with self._mutex, convert_database_errors(self.directory / DATABASE_NAME):
             return _arrays.load_cell_arrays(
-                self.directory, self._connection, cell_key, has_all_digests=checked, uncommitted=waiting
+                self.directory,
+                self._connection,
+                cell_key,
+                has_all_digests=has_all_digests,
+                uncommitted=uncommitted,
             )
 
     def find_damaged_arrays(self) -> dict[str, str]:
-        """Key of each cell whose arrays are damaged, and what is wrong with them in one line."""
-        found = {}
+        """Return the key of each cell with damaged arrays, and the damage in one line."""
+        damages = {}
         for cell in self.read_cells():
             try:
                 self.load_arrays(cell.key)
             except (DamagedError, InvariantError) as error:
-                found[cell.key] = (
+                damages[cell.key] = (
                     error.what if error.where is None else f"{Path(error.where).name}: {error.what}"
                 )
-        return found
+        return damages
 
     def _check_or_write_identity(self, resolved: str, identity: Mapping[str, str]) -> None:
-        """Make sure that this is the same run, and say what happened to it."""
+        """Check that this is the same run, or write the identity of a new one."""
         known = self.read_identity()
         if known:
             refuse_other_run(self.directory, known, identity)
@@ -400,15 +404,15 @@ class RunStore:
         return self._database.read(query, *values)
 
     def _maintain_cell_digest(
-        self, key: str, *touched: RowSelection
+        self, key: str, *selections: RowSelection
     ) -> contextlib.AbstractContextManager[None]:
-        return maintain_digest(self._connection, format_cell_part(key), touched)
+        return maintain_digest(self._connection, format_cell_part(key), selections)
 
     def _read_last_event_number(self) -> int:
         return int(self._read("SELECT coalesce(max(number), 0) FROM events")[0][0])
 
     def _commit_array_digests(self, key: str) -> None:
-        """Commit the digests of a cell's files that came without outcomes."""
+        """Commit the digests of a cell's files that have no new outcomes."""
         files = self._uncommitted_chunks.list_chunks(key)
         if files and self._read("SELECT 1 FROM cells NOT INDEXED WHERE key = ?", key):
             with self._open_transaction(), self._maintain_cell_digest(key, *_select_array_rows(key, files)):
@@ -421,7 +425,7 @@ class RunStore:
 
     def _check_writable(self) -> None:
         if self._lock is None:
-            raise InvariantError("the run is open for reading only", where=str(self.directory))
+            raise InvariantError("the run is opened read-only", where=str(self.directory))
 
 
 def _select_array_rows(key: str, files: Sequence[tuple[str, int, str]]) -> list[RowSelection]:

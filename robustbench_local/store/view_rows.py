@@ -1,4 +1,4 @@
-"""Looks at signs as rows: one for each sign, condition and view."""
+"""View predictions as rows: one per sign, condition and view."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ STICKER_VIEW_COLUMNS = (
 def iterate_sticker_view_rows(
     predictions: Iterable[ViewPredictionsRecord], views: Iterable[ViewRecord]
 ) -> Iterator[dict[str, Any]]:
-    """One row a look, with ``STICKER_VIEW_COLUMNS``; none of a control that broke a rule.
+    """Yield a row per view, with ``STICKER_VIEW_COLUMNS``; none for a control that broke a rule.
 
     Args:
-        predictions: What was read.
-        views: The views in which it was read.
+        predictions: The predictions.
+        views: The views of the predictions.
     """
-    places = {(view.position, view.kind): view for view in views}
-    for seen in (one for one in predictions if one.predictions):
-        view = places[seen.position, seen.kind]
-        series = (seen.predictions, seen.confidences, view.distance, view.yaw, view.pitch, view.roll)
-        head = (seen.position, seen.condition, seen.kind)
+    views_by_key = {(view.position, view.kind): view for view in views}
+    for record in (entry for entry in predictions if entry.predictions):
+        view = views_by_key[record.position, record.kind]
+        series = (record.predictions, record.confidences, view.distance, view.yaw, view.pitch, view.roll)
+        key = (record.position, record.condition, record.kind)
         for number, values in enumerate(zip(*series, strict=True)):
-            yield dict(zip(STICKER_VIEW_COLUMNS, (*head, number, *values), strict=True))
+            yield dict(zip(STICKER_VIEW_COLUMNS, (*key, number, *values), strict=True))

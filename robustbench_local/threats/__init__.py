@@ -1,1 +1,1 @@
-"""What may happen to an image."""
+"""Threat models, and the perturbations, transformations and objects that they allow."""

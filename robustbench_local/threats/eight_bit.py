@@ -1,4 +1,4 @@
-"""The 8-bit images inside a ball: what files, cameras and services can hold of an adversarial image."""
+"""The 8-bit images inside a ball: the adversarial images that files, cameras and services can represent."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from robustbench_local.threats.lp_ball import LINF_SLACK, RELATIVE_SLACK, comput
 from robustbench_local.threats.threat_model import ThreatModel
 
 _MAX_HALVINGS = 12
-"""Steps of the search for the longest change whose nearest levels stay in the ball: to a four-thousandth."""
+"""Bisection steps for the longest perturbation whose nearest levels stay in the ball: precision 1/4096."""
 
 
 def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-    """The nearest images on the 8-bit grid that stay in the ball around the originals.
+    """Round to the nearest images on the 8-bit grid that are in the ball around the originals.
 
-    Linf: levels are clamped to those inside the ball, so eps = .031 means 7 levels, not 8. L2 and L1: rounded
-    to the nearest level; where that leaves the ball, the change is shortened just so far that its nearest
-    levels stay inside. Under L2 no other image on the grid of that distance is nearer. Without a ball: to the
-    nearest level. With a mask, pixels that did not change stay as they were.
+    Linf: levels are clamped to those inside the ball, so eps = .031 means 7 levels, not 8. L2 and L1: values
+    are rounded to the nearest level; if this leaves the ball, the perturbation is shortened until its nearest
+    levels are inside. Under L2 no other image on the grid at that distance is nearer. Without a ball: values
+    are rounded to the nearest level. With a mask, unchanged pixels keep their values.
 
     Args:
         candidates: (N, C, H, W) in [0, 1], inside the ball.
@@ -26,7 +26,7 @@ def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) ->
         threat: Norm and radius, or a family of transformations.
 
     Returns:
-        The rounded images, and (N,) boolean: whether the ball has an image on the 8-bit grid. Rounding a
+        The rounded images, and (N,) boolean: True if the ball has an image on the 8-bit grid. Rounding a
         rounded image changes nothing.
     """
     fixed = (
@@ -47,9 +47,9 @@ def round_to_8bit(candidates: Tensor, originals: Tensor, threat: ThreatModel) ->
 
 
 def has_8bit_choice(originals: Tensor, threat: ThreatModel, masks: Tensor | None = None) -> Tensor:
-    """Whether the ball around each original holds more than one image on the 8-bit grid.
+    """Mark the originals whose ball contains more than one image on the 8-bit grid.
 
-    With a single one there is nothing to search: mostly it is the original itself.
+    With a single image, mostly the original itself, there is nothing to search.
 
     Args:
         originals: (N, C, H, W) in [0, 1].
@@ -66,34 +66,34 @@ def has_8bit_choice(originals: Tensor, threat: ThreatModel, masks: Tensor | None
         return ((low <= high) | ~free).flatten(1).all(dim=1) & ((high > low) & free).flatten(1).any(dim=1)
     gap = torch.where(free, (origin.round() - origin).abs(), 0.0)
     power = 2 if threat.norm == "L2" else 1
-    # the pixel whose second nearest level costs least beyond its nearest one
-    more = torch.where(free, (1 - gap) ** power - gap**power, torch.inf).flatten(1).amin(dim=1)
-    return (gap**power).flatten(1).sum(dim=1) + more <= (255 * _compute_limit(threat)) ** power
+    # the smallest extra cost of any pixel's second nearest level over its nearest one
+    min_extra = torch.where(free, (1 - gap) ** power - gap**power, torch.inf).flatten(1).amin(dim=1)
+    return (gap**power).flatten(1).sum(dim=1) + min_extra <= (255 * _compute_limit(threat)) ** power
 
 
 def _compute_level_range(origin: Tensor, threat: ThreatModel) -> tuple[Tensor, Tensor]:
-    """The lowest and highest levels of each pixel inside an Linf ball and the box."""
+    """Return the lowest and highest levels of each pixel inside an Linf ball and the box."""
     reach = 255 * _compute_limit(threat)
     return (origin - reach).ceil().clamp_min(0), (origin + reach).floor().clamp_max(255)
 
 
 def _fit_levels(target: Tensor, origin: Tensor, threat: ThreatModel, fixed: Tensor) -> Tensor:
-    """The nearest levels of the target, or of a change as long as the ball allows; of the origin, if of none.
+    """Return the nearest levels of the target, shortened to the ball; those of the origin if nothing fits.
 
-    Each pixel's nearest level grows with the length of the change, so that a length that fits can be found by
-    halving.
+    Each pixel's nearest level is monotonic in the length of the perturbation, so bisection finds a fitting
+    length.
     """
     levels = target.round()
     rows = (~_is_inside(levels, origin, threat, fixed)).nonzero().flatten()
     if len(rows) == 0:
         return levels
-    start, change, kept = origin[rows], (target - origin)[rows], fixed[rows]
+    start, change, fixed_rows = origin[rows], (target - origin)[rows], fixed[rows]
     best = start.round()
     low, high = change.new_zeros(len(rows)), change.new_ones(len(rows))
     for _ in range(_MAX_HALVINGS):
         middle = (low + high) / 2
         trial = (start + reshape_for_broadcast(middle, change) * change).round()
-        fits = _is_inside(trial, start, threat, kept)
+        fits = _is_inside(trial, start, threat, fixed_rows)
         best = torch.where(reshape_for_broadcast(fits, trial), trial, best)
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     levels[rows] = best
@@ -101,12 +101,12 @@ def _fit_levels(target: Tensor, origin: Tensor, threat: ThreatModel, fixed: Tens
 
 
 def _is_inside(levels: Tensor, origin: Tensor, threat: ThreatModel, fixed: Tensor) -> Tensor:
-    """Whether images on the grid lie in the ball, (N,), fixed pixels aside."""
+    """Mark the images on the grid that are in the ball, (N,), ignoring fixed pixels."""
     return compute_norms(torch.where(fixed, 0.0, levels - origin) / 255, threat.norm) <= _compute_limit(
         threat
     )
 
 
 def _compute_limit(threat: ThreatModel) -> float:
-    """The radius with the slack that the harness grants for rounding."""
+    """Return the radius with the tolerance that the harness grants for rounding."""
     return threat.eps + LINF_SLACK if threat.norm == "Linf" else threat.eps * (1 + RELATIVE_SLACK)

@@ -1,4 +1,4 @@
-"""Norms, balls and steps. Pure functions on batches of perturbations, in pixel units of [0, 1]."""
+"""Norms, balls and steps: pure functions on batches of perturbations, in pixel units of [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from robustbench_local.errors import ThreatError
 from robustbench_local.randomness import DrawName, RandomStream
 
 LINF_SLACK = 1e-6
-"""fp32 rounding of x + eps alone exceeds eps by up to 6e-8; a strict comparison rejects honest attacks."""
+"""Tolerance for rounding: in fp32, x + eps alone exceeds eps by up to 6e-8."""
 RELATIVE_SLACK = 1e-5
-"""The same for norms that are sums over pixels."""
+"""Relative tolerance for norms that are sums over pixels."""
 _L1_STEP_SHARE = 0.01
-"""Share of the pixel values that a step under L1 moves."""
+"""Share of the pixel values that an L1 step changes."""
 _MAX_PROJECTION_STEPS = 40
-"""Steps of the search for the threshold of an L1 projection: more than halving takes in float32."""
+"""Most steps in the search for the threshold of an L1 projection; bisection needs fewer in float32."""
 _PROJECTION_TOLERANCE_SHARE = 5e-7
-"""Share of the radius to which an L1 projection meets it."""
+"""Tolerance of an L1 projection, as a share of the radius."""
 
 
 class LpBall(Protocol):
-    """What these functions need of a threat model: a norm and a radius."""
+    """The part of a threat model that these functions use: a norm and a radius."""
 
     @property
     def norm(self) -> str:
@@ -33,12 +33,12 @@ class LpBall(Protocol):
 
     @property
     def eps(self) -> float | Tensor:
-        """Radius, at least 0: one for the whole batch, or one for each image, (N,)."""
+        """Radius, at least 0: one for the whole batch, or one per image, (N,)."""
 
 
 @dataclass(frozen=True)
 class PerImageBalls:
-    """A norm and a radius for each image.
+    """A norm and a radius per image.
 
     Args:
         norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
@@ -50,17 +50,17 @@ class PerImageBalls:
 
 
 def compute_norms(delta: Tensor, norm: str) -> Tensor:
-    """The size of each perturbation.
+    """Compute the norm of each perturbation.
 
     Args:
-        delta: (N, ...), one perturbation a row.
+        delta: (N, ...), one perturbation per row.
         norm: ``"Linf"``, ``"L2"`` or ``"L1"``.
 
     Returns:
         (N,), in the dtype of ``delta``.
 
     Raises:
-        ThreatError: If the norm is another one.
+        ThreatError: If the norm is unknown.
     """
     flat = delta.flatten(1)
     if norm == "Linf":
@@ -72,17 +72,17 @@ def compute_norms(delta: Tensor, norm: str) -> Tensor:
 
 
 def project(delta: Tensor, ball: LpBall) -> Tensor:
-    """The nearest perturbation inside the ball, in the Euclidean sense.
+    """Project to the nearest perturbation inside the ball, in the Euclidean sense.
 
     Args:
         delta: (N, C, H, W).
         ball: Norm and radius.
 
     Returns:
-        Same shape and dtype; the norm is at most ``ball.compute_eps`` up to rounding (a factor of 1 + 1e-6).
+        Same shape and dtype; the norm is at most ``ball.eps`` up to rounding (a factor of 1 + 1e-6).
 
     Raises:
-        ThreatError: If the norm has no projection here.
+        ThreatError: If the norm has no projection.
 
     Source: Duchi et al. 2008, doi:10.1145/1390156.1390191, eq. 3 (L1 only).
     """
@@ -91,7 +91,7 @@ def project(delta: Tensor, ball: LpBall) -> Tensor:
         return torch.clamp(delta, -eps, eps)  # type: ignore[arg-type]  # both are numbers, or both tensors
     if ball.norm == "L2":
         size = reshape_for_broadcast(compute_norms(delta, "L2"), delta)
-        # the clamp of the divisor leaves rows inside the ball untouched to the bit: a factor of exactly 1
+        # rows inside the ball are unchanged bit for bit, because their factor is exactly 1
         return delta * torch.where(size > eps, eps / size.clamp_min(torch.finfo(delta.dtype).tiny), 1.0)
     if ball.norm == "L1":
         return _project_to_l1(delta, torch.full_like(delta, torch.inf), eps)
@@ -99,7 +99,7 @@ def project(delta: Tensor, ball: LpBall) -> Tensor:
 
 
 def project_to_box(candidate: Tensor, originals: Tensor, ball: LpBall, masks: Tensor | None = None) -> Tensor:
-    """The candidate brought back into the ball around the *original* images and into [0, 1].
+    """Project the candidate into the ball around the *original* images and into [0, 1].
 
     Args:
         candidate: (N, C, H, W).
@@ -109,8 +109,8 @@ def project_to_box(candidate: Tensor, originals: Tensor, ball: LpBall, masks: Te
 
     Returns:
         Same shape: inside [0, 1] exactly, and inside the ball up to 1e-7 (Linf) or a factor of 1 + 1e-5
-        (L2, L1). Linf and L1 give the nearest such image. L2 projects to the ball first and to the box
-        second, which stays inside the ball because the original is in the box.
+        (L2, L1). Linf and L1 give the nearest such image. L2 projects to the ball and then to the box; the
+        result is still in the ball because the original is in the box.
 
     Source: Croce & Hein 2021, arXiv:2103.01208, proposition 2.1 (L1 only).
     """
@@ -121,11 +121,11 @@ def project_to_box(candidate: Tensor, originals: Tensor, ball: LpBall, masks: Te
         delta = candidate - originals if masks is None else (candidate - originals) * masks
         if ball.norm == "L1":
             signs = delta.sign()
-            room = signs.clamp_min(0).addcmul_(signs, originals, value=-1)
-            inside = originals + _project_to_l1(delta, room, broadcast_radius(ball, delta))
+            caps = signs.clamp_min(0).addcmul_(signs, originals, value=-1)
+            inside = originals + _project_to_l1(delta, caps, broadcast_radius(ball, delta))
         else:
             inside = originals + project(delta, ball)
-        # rounding this sum can leave a small ball; the next float towards the original is inside again
+        # rounding of the sum can leave a small ball; the next float towards the original is inside
         outside = compute_norms(inside - originals, ball.norm) > ball.eps * (1 + 5e-6)
         inside = merge_rows(outside, torch.nextafter(inside, originals), inside)
     boxed = inside.clamp(0.0, 1.0)
@@ -133,7 +133,7 @@ def project_to_box(candidate: Tensor, originals: Tensor, ball: LpBall, masks: Te
 
 
 def compute_bounds(originals: Tensor, ball: LpBall, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The lowest and highest values that pixels may take in an Linf ball and the box.
+    """Return the lowest and highest pixel values in an Linf ball and the box.
 
     Args:
         originals: (N, C, H, W) in [0, 1].
@@ -141,7 +141,7 @@ def compute_bounds(originals: Tensor, ball: LpBall, masks: Tensor | None = None)
         masks: (N, 1, H, W) boolean; outside them both bounds are the original.
 
     Returns:
-        Two tensors shaped like ``originals``: clamping to them projects onto the intersection.
+        Two tensors shaped like ``originals``; clamping to them projects onto the intersection.
     """
     eps = broadcast_radius(ball, originals)
     low, high = (originals - eps).clamp_min(0.0), (originals + eps).clamp_max(1.0)
@@ -159,14 +159,14 @@ def sample_random_start(
     device: torch.device | str,
     masks: Tensor | None = None,
 ) -> Tensor:
-    """Perturbations drawn uniformly from the ball, not yet confined to the box.
+    """Sample perturbations uniformly from the ball, not yet projected to the box.
 
     Args:
-        stream: The images' own random numbers.
+        stream: The images' random numbers.
         shape: (C, H, W) of one image.
         ball: Norm and radius.
-        draw: Name of the draw, such as the restart; one for all images or one for each.
-        device: Where the result goes.
+        draw: Name of the draw, such as the restart; one for all images or one per image.
+        device: Device of the result.
         masks: (N, 1, H, W) boolean; the draw is then uniform in the ball over the pixels inside.
 
     Returns:
@@ -183,7 +183,7 @@ def sample_random_start(
         return delta if masks is None else delta * masks
     if ball.norm == "L2":
         direction = stream.sample_normal(shape, draw=draw, device=device)
-    elif ball.norm == "L1":  # a Laplace variable, whose density falls with the L1 norm
+    elif ball.norm == "L1":  # a Laplace variable, whose density depends on the L1 norm
         direction = -uniform.sign() * torch.log1p(-uniform.abs().clamp_max(1 - 2.0**-24))
     else:
         raise _build_norm_error(ball.norm)
@@ -191,7 +191,7 @@ def sample_random_start(
         direction = direction * masks
     ones = torch.ones_like(direction) if masks is None else masks.expand_as(direction)
     dimension = ones.flatten(1).sum(dim=1).clamp_min(1.0)
-    # the share of the ball within radius r is r**dimension, so this is the radius of a uniform point
+    # the share of the ball within radius r is r**dimension, which gives the radius of a uniform point
     share = stream.sample_uniform((), draw=_name_radius_draws(draw), device=device) ** (1.0 / dimension)
     size = compute_norms(direction, ball.norm)
     return (
@@ -202,16 +202,16 @@ def sample_random_start(
 
 
 def compute_steepest_step(gradient: Tensor, norm: str) -> Tensor:
-    """The step of unit norm along which a loss rises fastest; under L1, nearly so.
+    """Compute the step of unit norm along which a loss rises fastest (under L1 approximately).
 
     Args:
         gradient: (N, C, H, W).
         norm: Norm of the step.
 
     Returns:
-        Same shape: the sign for Linf; the normalised gradient for
-        L2, where a row that is zero gives a zero step; for L1 the signs of the largest hundredth of the
-        entries, to equal shares. Entries that are NaN stand still, under L2 and L1 infinite ones too.
+        Same shape: the sign for Linf; the normalized gradient for L2, where a zero row gives a zero step; for
+        L1 the signs of the largest hundredth of the entries, with equal weights. NaN entries give no step;
+        under L2 and L1 neither do infinite ones.
 
     Raises:
         ThreatError: If the norm is unknown.
@@ -229,57 +229,57 @@ def compute_steepest_step(gradient: Tensor, norm: str) -> Tensor:
         return chosen / reshape_for_broadcast(compute_norms(chosen, "L1"), chosen).clamp_min(1.0)
     if norm != "L2":
         raise _build_norm_error(norm)
-    # dividing by the largest entry first keeps the squares of tiny gradients from underflowing to zero
+    # dividing by the largest entry first prevents the squares of tiny gradients from underflowing
     peak = reshape_for_broadcast(compute_norms(safe, "Linf"), safe)
     scaled = safe / torch.where(peak > 0, peak, 1.0)
     return scaled / reshape_for_broadcast(compute_norms(scaled, "L2"), scaled).clamp_min(1.0)
 
 
 def reshape_for_broadcast(values: Tensor, like: Tensor) -> Tensor:
-    """(N,) values shaped to broadcast over the rows of ``like``."""
+    """Reshape (N,) values to broadcast over the rows of ``like``."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def merge_rows(rows: Tensor, ours: Tensor, theirs: Tensor, out: Tensor | None = None) -> Tensor:
-    """Some rows of one batch and the others of another: ``torch.where`` at a quarter of its time on a CPU.
+    """Take some rows from one batch and the others from another, in a quarter of the time of ``torch.where``.
 
     Args:
-        rows: (N,) boolean: the rows that are taken from ``our_methods``.
+        rows: (N,) boolean: the rows that are taken from ``ours``.
         ours: (N, ...), finite.
         theirs: Same shape, finite.
-        out: Where to write; it may be one of the two.
+        out: Tensor for the result; it may be one of the two.
 
     Returns:
-        Same shape; every row to the bit as it was, since a weight of 0 or 1 loses nothing.
+        Same shape; every row is unchanged bit for bit, because weights of 0 and 1 are exact.
     """
     return torch.lerp(theirs, ours, reshape_for_broadcast(rows.to(ours.dtype), ours), out=out)
 
 
 def broadcast_radius(ball: LpBall, like: Tensor) -> float | Tensor:
-    """The ball's radius as it is, or each image's, shaped to broadcast over the rows of ``like``."""
+    """Return the ball's radius, or the images' radii shaped to broadcast over the rows of ``like``."""
     return reshape_for_broadcast(ball.eps.to(like.dtype), like) if isinstance(ball.eps, Tensor) else ball.eps
 
 
-def _project_to_l1(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
-    """Each entry of ``delta`` brought nearer to zero by one amount a row and capped at its ``room``.
+def _project_to_l1(delta: Tensor, entry_caps: Tensor, eps: float | Tensor) -> Tensor:
+    """Shrink each entry of ``delta`` by one amount per row, and cap it at its entry of ``entry_caps``.
 
-    The amount is the smallest that brings the row's L1 norm to ``compute_eps``. The norm falls with it, piecewise
-    linearly, so that Newton's method meets it in a few steps; where a step would leave the interval that is
-    known to hold it, the interval is halved. Nothing is sorted.
+    The amount is the smallest that brings the row's L1 norm to ``eps``. The norm is piecewise linear and
+    decreasing in it, so Newton's method needs only a few steps. If a step would leave the interval known to
+    contain the amount, the interval is bisected. Nothing is sorted.
     """
-    size, caps = delta.abs().flatten(1), room.flatten(1)
-    goal = eps.flatten(1) if isinstance(eps, Tensor) else eps
+    size, caps = delta.abs().flatten(1), entry_caps.flatten(1)
+    target_norm = eps.flatten(1) if isinstance(eps, Tensor) else eps
     low, high = torch.zeros_like(size[:, :1]), size.amax(dim=1, keepdim=True)
     amount = low
-    # two tables for everything: new ones in each step would take longer than the arithmetic
+    # two reused buffers: allocating new ones in each step would take longer than the arithmetic
     rest, shrunk = torch.empty_like(size), torch.empty_like(size)
     for _ in range(_MAX_PROJECTION_STEPS):
         torch.sub(size, amount, out=rest)
         torch.minimum(torch.clamp_min(rest, 0, out=shrunk), caps, out=shrunk)
-        excess = shrunk.sum(dim=1, keepdim=True) - goal
-        met = excess.abs() <= _PROJECTION_TOLERANCE_SHARE * goal
-        low = torch.where(met | (excess > 0), amount, low)
-        high = torch.where(met | (excess <= 0), amount, high)
+        excess = shrunk.sum(dim=1, keepdim=True) - target_norm
+        has_converged = excess.abs() <= _PROJECTION_TOLERANCE_SHARE * target_norm
+        low = torch.where(has_converged | (excess > 0), amount, low)
+        high = torch.where(has_converged | (excess <= 0), amount, high)
         if delta.device.type == "cpu" and bool((low >= high).all()):
             break
         capped = rest.sub_(caps).sign_().clamp_min_(0)
@@ -291,8 +291,8 @@ def _project_to_l1(delta: Tensor, room: Tensor, eps: float | Tensor) -> Tensor:
 
 
 def _name_radius_draws(draw: DrawName | Sequence[DrawName]) -> DrawName | list[DrawName]:
-    """The name of the draw that decides how far out a random start lies."""
-    return f"{draw}/radius" if isinstance(draw, str | int) else [f"{each}/radius" for each in draw]
+    """Return the name of the draw for the radius of a random start."""
+    return f"{draw}/radius" if isinstance(draw, str | int) else [f"{name}/radius" for name in draw]
 
 
 def _build_norm_error(norm: str) -> ThreatError:

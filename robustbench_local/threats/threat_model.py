@@ -1,4 +1,4 @@
-"""What may happen to an image: a norm and a radius, a family of transformations, or an object."""
+"""Threat models: a norm and a radius, a family of transformations, or a physical object."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Norm = Literal["Linf", "L2", "L1", "spatial", "corruption", "sticker", "patch"]
-"""What bounds the change: the ball of a norm, a family of transformations that no norm describes, or an
-object in front of the camera."""
+"""The bound of a perturbation: the ball of a norm, a family of transformations without a norm, or an object
+in front of the camera."""
 Goal = Literal["untargeted", "targeted"]
 Region = Literal["image", "mask"]
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
 BALL_NORMS: frozenset[Norm] = frozenset({"Linf", "L2", "L1"})
-"""The norms that are norms: candidates lie in a ball around the original."""
+"""Proper norms: candidates are in a ball around the original."""
 CORRUPTIONS = (
     "gaussian_noise",
     "shot_noise",
@@ -42,31 +42,32 @@ CORRUPTIONS = (
 MAX_SEVERITY = 5
 MAX_ROTATION_DEGREES = 180.0
 MAX_SHOWN_CHARACTERS = 60
-"""Characters of a value that a message repeats."""
+"""Longest quotation of a value in a message."""
 STICKER_SHAPES = ("rectangles", "square", "found", "poster")
-"""Shapes of a sticker: two bars above and below the middle, a square where the attacker wants it, any pixels
-that the attacker finds, the whole surface. Source: Eykholt et al. 2018, arXiv:1707.08945 (not the square)."""
+"""Shapes of a sticker: two bars above and below the middle, a square at a position that the attacker chooses,
+any pixels that the attacker chooses, the whole surface. Source: Eykholt et al. 2018, arXiv:1707.08945 (except
+the square)."""
 PHYSICAL_NORMS: frozenset[Norm] = frozenset({"sticker", "patch"})
-"""Objects that stand before the camera: judged by what it sees from many places, not by one image."""
+"""Objects in front of the camera, evaluated over many views instead of one image."""
 FAMILY_NAMES = (
     *(norm.lower() for norm in NORMS if norm != "corruption"),
     *(shape for shape in STICKER_SHAPES if shape != "rectangles"),
     *CORRUPTIONS,
 )
-"""What a threat model's name starts with: ``linf``, ``spatial``, ``apply_fog``, ``sticker``, ``poster``."""
+"""Prefixes of threat models' names: ``linf``, ``spatial``, ``fog``, ``sticker``, ``poster``."""
 
 _TRANSFORMATIONS_BY_NORM: dict[Norm, tuple[str, tuple[str, ...]]] = {
     "corruption": ("corruption", CORRUPTIONS),
     "sticker": ("shape of a sticker", STICKER_SHAPES),
 }
-"""What ``transformation`` names, and what it may name."""
+"""Norm -> meaning and valid values of ``transformation``."""
 _NORM_SPELLINGS = {norm.lower(): norm for norm in NORMS}
 _NORM_SPELLINGS |= {"l_inf": "Linf", "inf": "Linf", "l_2": "L2", "2": "L2", "l_1": "L1", "1": "L1"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
-    """A budget and what counts as success.
+    """A perturbation budget and the attacker's goal.
 
     Args:
         norm: ``"Linf"``, ``"L2"`` or ``"L1"``: the norm of the perturbation of a whole image, in pixel units
@@ -77,10 +78,10 @@ class ThreatModel:
             degrees, at most 180; the image may also move by ``eps / 300`` of its side in each direction, so
             that 30 means 30 degrees and a tenth (arXiv:1712.02779). Corruption: the severity, 1 to 5.
             Sticker: its area as a share of the sign's surface; patch: as a share of the frame; at most 1. In
-            every family 0 leaves the image as it is.
-        targets: Class indices the attacker wants to be read; empty means untargeted: any wrong class.
+            every family 0 leaves the image unchanged.
+        targets: Target class indices; empty means untargeted: any wrong class.
         region: ``"image"``, or ``"mask"`` to confine the perturbation to each image's mask.
-        transformation: Which corruption, such as ``"fog"``, or the sticker's shape, one of ``STICKER_SHAPES``;
+        transformation: The corruption, such as ``"fog"``, or the sticker's shape, one of ``STICKER_SHAPES``;
             empty for every other norm.
 
     Raises:
@@ -105,24 +106,24 @@ class ThreatModel:
         _check_family(self)
 
     def __str__(self) -> str:
-        """The short name, with the target classes; ``repr`` says everything."""
+        """Return the short name with the target classes; ``repr`` has all fields."""
         region = " on the mask" if self.region == "mask" else ""
         targets = f" to {', '.join(map(str, self.targets))}" if self.targets else ""
         return f"{self.name}{region}{targets}"
 
     @property
     def goal(self) -> Goal:
-        """``"targeted"`` as soon as there is one target."""
+        """``"targeted"`` if there is a target, else ``"untargeted"``."""
         return "targeted" if self.targets else "untargeted"
 
     @property
     def is_ball(self) -> bool:
-        """Whether a norm bounds the change, so that a candidate image can be judged by its distance."""
+        """True if a norm bounds the perturbation, so that a candidate can be checked by its distance."""
         return self.norm in BALL_NORMS
 
     @property
     def is_physical(self) -> bool:
-        """Whether it is an object before the camera, judged over many views."""
+        """True for an object in front of the camera, evaluated over many views."""
         return self.norm in PHYSICAL_NORMS
 
     @property
@@ -141,7 +142,7 @@ class ThreatModel:
         return f"{family or self.norm.lower()}-{size}"
 
     def is_success(self, predictions: Tensor, labels: Tensor) -> Tensor:
-        """Which predictions give the attacker what was wanted.
+        """Mark the predictions that reach the attacker's goal.
 
         Args:
             predictions: Predicted classes, (N,).
@@ -158,12 +159,12 @@ class ThreatModel:
 
 
 def _check_family(threat: ThreatModel) -> None:
-    """Refuse what a family that is no ball does not have."""
+    """Refuse options that a family without a ball does not have."""
     if threat.norm not in _TRANSFORMATIONS_BY_NORM and threat.transformation:
         raise ThreatError(f"the norm {threat.norm} has no transformation, got {threat.transformation!r}")
     if not threat.is_ball and threat.region != "image":
-        takes = "finds its own place" if threat.is_physical else "transforms the whole image"
-        raise ThreatError(f"the norm {threat.norm!r} {takes}", remedy="use region: image")
+        behavior = "chooses its own position" if threat.is_physical else "transforms the whole image"
+        raise ThreatError(f"the norm {threat.norm!r} {behavior}", remedy="use region: image")
     if threat.norm == "spatial" and threat.eps > MAX_ROTATION_DEGREES:
         raise ThreatError(
             f"eps is the largest angle, at most {MAX_ROTATION_DEGREES:g} degrees, got {threat.eps:g}"
@@ -179,25 +180,25 @@ def _check_family(threat: ThreatModel) -> None:
 
 
 def _check_transformation(threat: ThreatModel) -> None:
-    """Refuse a corruption or a sticker's shape that does not exist."""
-    what, known = _TRANSFORMATIONS_BY_NORM[threat.norm]
+    """Refuse an unknown corruption or shape of a sticker."""
+    noun, known = _TRANSFORMATIONS_BY_NORM[threat.norm]
     if threat.transformation in known:
         return
-    problem = f"unknown {what} {threat.transformation!r}" if threat.transformation else f"no {what} named"
+    problem = f"unknown {noun} {threat.transformation!r}" if threat.transformation else f"no {noun} named"
     raise ThreatError(problem, where="transformation", remedy=did_you_mean(threat.transformation, known))
 
 
 def is_target(classes: Tensor, targets: Collection[int]) -> Tensor:
-    """Whether each class index, (N,), is one of ``targets``; boolean, (N,)."""
+    """Mark the class indices, (N,), that are among ``targets``; boolean, (N,)."""
     wanted = classes.new_tensor(sorted(targets))
     return (classes[:, None] == wanted[None, :]).any(dim=1)
 
 
 def parse_norm(norm: str) -> Norm:
-    """Read a norm in any of its usual spellings.
+    """Parse a norm in any of its usual spellings.
 
     Raises:
-        ThreatError: If there is no such norm here.
+        ThreatError: If the norm is unknown.
     """
     known = _NORM_SPELLINGS.get(str(norm).lower())
     if known is None:
@@ -206,7 +207,7 @@ def parse_norm(norm: str) -> Norm:
 
 
 def parse_eps(eps: float | str) -> float:
-    """Read a radius: a number, or a fraction such as ``"8/255"``, without rounding in between.
+    """Parse a radius: a number, or a fraction such as ``"8/255"``, without intermediate rounding.
 
     Raises:
         ThreatError: If it is not a number, negative, NaN or infinite; see

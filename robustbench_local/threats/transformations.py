@@ -1,12 +1,12 @@
-"""Threat models that no norm describes: spatial transformations and common corruptions.
+"""Threat models without a norm: spatial transformations and common corruptions.
 
-Under these an attack does not return images. It returns the *parameters* of the transformation, and the
-harness checks them and applies the transformation to the original itself. So nothing outside the family can
-be handed in, there is nothing to measure afterwards, and what was done to an image is a few numbers.
+Under these, an attack does not return images. It returns the *parameters* of the transformation, and the
+harness checks them and applies the transformation to the original itself. So no candidate outside the family
+is possible, no distance has to be measured, and a perturbation is a few numbers.
 
 Spatial: (N, 3): the angle in degrees counterclockwise, then the shifts to the right and down as shares of the
-side. Corruption: (N, 0): the threat model names the corruption and the image's own stream draws its noise, so
-there is nothing left to choose, and every classifier sees the same corrupted images.
+side. Corruption: (N, 0): the threat model names the corruption, and the image's own stream draws its noise,
+so there is no parameter, and every classifier gets the same corrupted images.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from robustbench_local.threats.threat_model import ThreatModel
 from robustbench_local.threats.warp import rotate_and_translate
 
 DEGREES_PER_SIDE = 300.0
-"""A range of this many degrees would allow shifts by a whole side: 30 degrees go with a tenth."""
+"""Degrees that correspond to a shift by a whole side: 30 degrees go with a tenth."""
 _RELATIVE_SLACK = 1 + 1e-6
 
 
 def compute_limits(threat: ThreatModel) -> Tensor:
-    """Largest magnitude of each parameter, (P,).
+    """Return the largest magnitude of each parameter, (P,).
 
     Raises:
         ThreatError: If the threat model is a ball, which has no parameters.
@@ -40,22 +40,22 @@ def compute_limits(threat: ThreatModel) -> Tensor:
 
 
 def find_parameter_violations(parameters: Tensor, images: Tensor, threat: ThreatModel) -> list[str | None]:
-    """Which rule each image's parameters break.
+    """Check each image's parameters against the family.
 
     Args:
-        parameters: What the attack returned.
+        parameters: The result of the attack.
         images: (N, C, H, W).
         threat: The family and its range.
 
     Returns:
-        One reason or None for each image.
+        A violation or None for each image.
     """
     largest = compute_limits(threat)
     shape = (len(images), len(largest))
     if not isinstance(parameters, Tensor) or tuple(parameters.shape) != shape:
         got = tuple(parameters.shape) if isinstance(parameters, Tensor) else type(parameters).__name__
-        wanted = f"the parameters of the transformation, {shape}"
-        return [f"the attack returned {got}; under {threat.norm} it returns {wanted}"] * len(images)
+        expected = f"the parameters of the transformation, {shape}"
+        return [f"the attack returned {got}; under {threat.norm} it returns {expected}"] * len(images)
     values = parameters.detach().cpu()
     inside = (values.abs() <= largest * _RELATIVE_SLACK).all(dim=1)  # false for NaN
     bounds = f"at most {threat.eps:g} degrees and {100 * threat.eps / DEGREES_PER_SIDE:g}% of the side"
@@ -72,10 +72,10 @@ def apply_transformation(
         images: (N, C, H, W) in [0, 1].
         parameters: (N, P), inside the family.
         threat: The family.
-        stream: The images' own random numbers, for corruptions; only its seed and ids matter.
+        stream: The images' random numbers, for corruptions; only its seed and ids matter.
 
     Returns:
-        Same shape, inside [0, 1]; at ``compute_eps`` 0 the original's bits.
+        Same shape, inside [0, 1]; for eps 0 the originals, bit for bit.
 
     Raises:
         ThreatError: If a corruption gets no random numbers.

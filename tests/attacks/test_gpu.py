@@ -56,9 +56,9 @@ def test_no_step_waits_for_the_device(on_gpu: Sample, name: str, threat: ThreatM
 def test_a_search_in_bf16_confirms_in_float32(on_gpu: Sample):
     attack = make_attack("apgd")
     exact = on_gpu.find_adversarial(on_gpu.attack(attack, THREATS[0]), THREATS[0])
-    on_gpu.classifier.search_precision = "bf16"
+    on_gpu.classifier.configure(search_precision="bf16")
     quick = on_gpu.find_adversarial(on_gpu.attack(attack, THREATS[0]), THREATS[0])
-    on_gpu.classifier.search_precision = "fp32"
+    on_gpu.classifier.configure(search_precision="fp32")
     assert int((quick & ~exact).sum()) <= 2
     assert int(quick.sum()) >= int(exact.sum()) - 8
 

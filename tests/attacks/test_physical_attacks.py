@@ -97,7 +97,7 @@ def test_rectangles_go_where_they_turn_most_views(three: Sample, monkeypatch):
         draws.append((draw_name, steps))
         where = ["place 0", "place 1", "place 3"]
         turned = [float(where[sign] == draw_name) for sign in range(3)]
-        if draw == "place":  # the lower right of each sign is worth most
+        if draw_name == "place":  # the lower right of each sign is worth most
             start = start.clone()
             start[..., 4:, 4:] = 1 - start[..., 4:, 4:].round()
         return start, torch.tensor(turned)
@@ -120,11 +120,11 @@ def test_untargeted_stickers_take_any_wrong_class(three: Sample):
 
 def test_a_signs_sticker_does_not_depend_on_its_batch(three: Sample):
     together = three.attack(SHORT, POSTER)
-    three.classifier.batch_size = 4  # one sign at a time
+    three.classifier.configure(batch_size=4)  # one sign at a time
     try:
         parts = three.attack(SHORT, POSTER)
     finally:
-        three.classifier.batch_size = None
+        three.classifier.configure(batch_size=None)
     assert float((parts - together).abs().mean()) < 0.01
     assert torch.equal(three.attack(SHORT, POSTER), together)
 

@@ -79,7 +79,7 @@ def test_verdicts_hardly_depend_on_the_batch_of_a_real_network(shared_data: Path
     attack = make_attack(name, {"queries": 300} if name == "square" else {})
     verdicts = []
     for size in (7, 512):
-        sample.classifier.batch_size = size
+        sample.classifier.configure(batch_size=size)
         verdicts.append(sample.find_adversarial(sample.attack(attack, threat), threat))
     assert int((verdicts[0] ^ verdicts[1]).sum()) <= 1
     assert 0.05 < float(verdicts[0].float().mean()) < 0.6

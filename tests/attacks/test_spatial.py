@@ -17,6 +17,7 @@ from robustbench_local.data.dataset import as_dataset
 from robustbench_local.errors import ConfigError, ThreatError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.harness.verify import verify
+from robustbench_local.evaluation.options import Options
 from robustbench_local.randomness import RandomStream
 from robustbench_local.threats.corruptions import corrupt_images
 from robustbench_local.threats.eight_bit import round_to_8bit
@@ -98,7 +99,8 @@ def test_outcomes_do_not_depend_on_batch_size(small: Sample, attack: Attack):
     asked = {"norm": threat.norm, "eps": threat.eps, "transformation": threat.transformation or None}
     data = as_dataset((small.images[:30], small.labels[:30]))
     whole, parts = (
-        evaluate(small.classifier, data, attack=attack, batch_size=size, **asked) for size in (30, 7)
+        evaluate(small.classifier, data, attack=attack, options=Options(batch_size=size), **asked)
+        for size in (30, 7)
     )
     assert whole.outcomes["broken"].tolist() == parts.outcomes["broken"].tolist()
     assert torch.equal(whole.adversarial_examples, parts.adversarial_examples)

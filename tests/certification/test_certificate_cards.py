@@ -56,7 +56,7 @@ def test_a_list_of_radii_is_a_card_each_and_mistakes_are_named():
         "certify-smoothing-l2-0.25[n=500]",
         "certify-smoothing-l2-0.5[n=500]",
     ]
-    with pytest.raises(ConfigError, match=r"nothing called 'sigmas'\. Did you mean sigma"):
+    with pytest.raises(ConfigError, match=r"has no key 'sigmas'\. Did you mean sigma"):
         expand_certificate_card(card, {"sigmas": 1.0})
     with pytest.raises(CardError, match="is of kind certificate, not attack"):
         find_card("certify-smoothing-l2-0.5", kind="attack")
@@ -80,7 +80,7 @@ def test_the_smoothed_classifier_is_attacked_through_the_noise(network: Classifi
     smoothed = rbl.defend(network, "smoothing-0.25", sigma=0.05, votes=50, draws=4)
     pgd = {"attack": rbl.PGD(steps=6), "norm": "L2", "seed": 1}
     found = rbl.evaluate(smoothed, (images, labels), eps=0.8, **pgd)
-    again = rbl.evaluate(smoothed, (images, labels), eps=0.8, batch_size=5, **pgd)
+    again = rbl.evaluate(smoothed, (images, labels), eps=0.8, options=rbl.Options(batch_size=5), **pgd)
     assert found.counts.broken > 3
     assert found.outcomes["broken"].tolist() == again.outcomes["broken"].tolist()
     vote = Smoothing(sigma=0.05, n=300)

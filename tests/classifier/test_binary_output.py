@@ -14,6 +14,7 @@ from robustbench_local.classifier.binary_output import (
     parse_output_key,
 )
 from robustbench_local.errors import ConfigError, ModelError
+from robustbench_local.evaluation.options import Options
 from robustbench_local.models.model_sources import load_classifier
 from robustbench_local.run import run_grid
 
@@ -206,7 +207,7 @@ def test_a_grid_gives_one_output_and_two_the_same_verdicts(tmp_path, monkeypatch
         ],
         "attacks": [{"card": "pgd50-linf-8", "steps": 5, "restarts": 1}],
     }
-    run = run_grid(grid, allow_code=True, batch_size=16, workers=1, device="cpu")
+    run = run_grid(grid, options=Options(allow_code=True, batch_size=16, workers=1, device="cpu"))
     shares = {
         cell["model"]: tuple(cell[key]["value"] for key in ("clean_accuracy", "robust_accuracy"))
         for cell in run.results["cells"]

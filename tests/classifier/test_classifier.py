@@ -205,7 +205,7 @@ class TestAsModule:
             torch.autograd.grad(logits[:, column].sum(), x, retain_graph=True)
         with torch.no_grad():
             module(x[:2])
-        assert classifier.external_passes == [6, 12]
+        assert classifier.external_passes == (6, 12)
         with classifier.count_passes(3):
             classifier.compute_gradient(images(3), lambda z: z.sum(1))
             assert classifier.count_current_passes() == 18 + 6

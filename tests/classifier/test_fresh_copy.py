@@ -214,7 +214,7 @@ def test_a_wrapper_is_copied_around_its_model():
 
 def test_a_classifier_that_forgets_answers_each_call_afresh():
     classifier = Classifier(InAttribute(), num_classes=3)
-    classifier.uses_fresh_copies = True
+    classifier.configure(uses_fresh_copies=True)
     with classifier.evaluation_mode():
         assert torch.equal(classifier(IMAGES), classifier(IMAGES))
         _, _, slope = classifier.compute_gradient(IMAGES, lambda logits: logits.sum(dim=1))
@@ -233,7 +233,7 @@ def test_batches_of_a_fixed_size_are_filled_up():
     images = torch.rand(7, 3, 4, 4)
     expected = classifier(images)
     sizes.clear()
-    classifier.fixed_batch_size = 3
+    classifier.configure(fixed_batch_size=3)
     assert torch.allclose(classifier(images), expected)
     assert sizes == [3, 3, 3]
     assert classifier(images[:0]).shape == (0, 3)

@@ -183,7 +183,8 @@ def test_a_draw_without_a_gradient_leaves_the_others_in_the_mean(odd: bool):
         GaussianNoise(sigma=0.2).wrap(Classifier(one, num_classes=3))
         for one in (Network(faulty=False), Rows())
     )
-    plain.batch_size = faulty.batch_size = 4 if odd else 80
+    for classifier in (plain, faulty):
+        classifier.configure(batch_size=4 if odd else 80)
     with faulty.count_passes(4) as meter:
         assert torch.equal(gradient_of(plain, images), gradient_of(faulty, images))
     assert sum(one.nonfinite_steps for one in meter.gradient_counts) > 0

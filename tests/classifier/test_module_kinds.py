@@ -159,10 +159,10 @@ def test_a_single_image_that_is_squeezed_away_is_given_twice():
     classifier = Classifier(Squeezed(), num_classes=3)
     with classifier.evaluation_mode():
         classifier(IMAGES)
-        assert classifier.min_batch_size == 1
+        assert classifier.settings.min_batch_size == 1
         _, _, found = classifier.compute_gradient(IMAGES[:1], lambda logits: logits[:, 0])
         _, _, both = classifier.compute_gradient(IMAGES[:2], lambda logits: logits[:, 0])
-    assert classifier.min_batch_size == 2
+    assert classifier.settings.min_batch_size == 2
     torch.testing.assert_close(found, both[:1])
     assert any("fails on a single image (squeeze()" in note for note in classifier.notes)
 
@@ -177,7 +177,7 @@ def test_an_image_that_fails_twice_as_well_is_its_own_fault():
     classifier = Classifier(Picky(), num_classes=3)
     with pytest.raises(ModelError, match=r"\(1, 3, 8, 8\): too bright"):
         classifier(torch.ones(1, 3, 8, 8))
-    assert classifier.min_batch_size == 1
+    assert classifier.settings.min_batch_size == 1
 
 
 class Broken(torch.autograd.Function):

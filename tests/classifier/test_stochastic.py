@@ -64,7 +64,7 @@ def by_hand(noisy, images, keys, draws):
 
 @pytest.mark.parametrize("batch_size", [None, 1, 40, 1000])
 def test_gradients_are_those_of_the_mean_over_the_draws(noisy, images, batch_size):
-    noisy.batch_size = batch_size
+    noisy.configure(batch_size=batch_size)
     labels = torch.arange(8) % 4
 
     def loss(logits):
@@ -108,7 +108,7 @@ def test_answers_depend_on_the_point_and_the_image_alone(noisy, images, batch_si
         seen = noisy(images)
         with with_verdict_draws(noisy, STREAM):
             verdict = noisy(images)
-        noisy.batch_size = batch_size
+        noisy.configure(batch_size=batch_size)
         order = torch.tensor([6, 1, 3])
         assert torch.allclose(noisy(images[order]), seen[order], atol=1e-6)
         with with_verdict_draws(noisy, STREAM):

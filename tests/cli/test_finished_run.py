@@ -18,6 +18,7 @@ from robustbench_local.cli.main import run_command
 from robustbench_local.evaluation.execution import finished_run
 from robustbench_local.evaluation.execution.finished_run import describe_inputs
 from robustbench_local.evaluation.grid.schema import load_grid
+from robustbench_local.evaluation.options import Options
 
 PLANNED = "the run was planned"
 GRID = """\
@@ -214,7 +215,7 @@ USUAL = {
 
 def _describe(tmp_path, **changes):
     grid, _ = load_grid(USUAL | changes)
-    return describe_inputs(grid, tmp_path, (), allow_batch_dependence=False)
+    return describe_inputs(grid, tmp_path, (), Options())
 
 
 def test_grids_of_files_are_described(tmp_path):

@@ -17,8 +17,8 @@ import pytest
 
 from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.grid.run_directory import find_run_directory
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.evaluation.grid.run_settings import find_run_directory
 
 RUN = ("run", "grid.yaml", "--out", "out", "--device", "cpu", "--workers", "1")
 
@@ -113,7 +113,7 @@ def test_images_that_are_not_those_that_were_found_are_not_shown(place, rbl, how
     count = 2 if how == "exchanged" else 1
     assert code == 2
     assert len(err.splitlines()) == 1
-    assert "images are damaged and not shown: of first x fgsm-linf-" in err
+    assert "damaged images are not shown: first x fgsm-linf-" in err
     assert err.count("first x ") == count
     text = Path("out/report.md").read_text()
     assert text.count("are not shown") == count

@@ -265,7 +265,7 @@ def test_doctor_tells_how_to_install_from_the_clone(rbl, monkeypatch):
 def test_no_message_or_page_tells_to_install_from_an_index():
     root = Path(__file__).parents[2]
     files = [
-        *root.glob("docs/*.md"),
+        *root.glob("docs/**/*.md"),
         *root.glob("robustbench_local/**/*.py"),
         root / "README.md",
         root / "CONTRIBUTING.md",

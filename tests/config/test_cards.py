@@ -190,8 +190,8 @@ class TestExpand:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            ({"epss": 1}, r"card 'pgd50-linf-8' has nothing called 'epss'\. Did you mean eps\?"),
-            ({"step": 1}, r"nothing called 'step'\. Did you mean steps\?"),
+            ({"epss": 1}, r"card 'pgd50-linf-8' has no key 'epss'\. Did you mean eps\?"),
+            ({"step": 1}, r"has no key 'step'\. Did you mean steps\?"),
             ({"eps": "much"}, r"card 'pgd50-linf-8': eps: cannot read eps 'much'"),
             ({"eps": [-1]}, r"eps: .*at least 0"),
             ({"eps": []}, r"the list of eps is empty"),

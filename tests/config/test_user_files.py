@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from robustbench_local.config import user_files, zip_bombs
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.user_files import read_user_file
 from robustbench_local.data.decode import read_image
 from robustbench_local.data.npz import list_npz
 from robustbench_local.defenses.training.checkpoint import load_checkpoint
 from robustbench_local.errors import ConfigError, DataError, ModelError, RefusedError, RobustbenchError
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.models.model_files import find_file
 from robustbench_local.models.weight_files import read_weights
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="files of POSIX")
@@ -176,5 +176,5 @@ def test_an_archive_that_unpacks_beyond_the_limit_is_too_large(
 def test_a_header_of_safetensors_that_lies_about_its_length(tmp_path: Path, length: int) -> None:
     path = tmp_path / "net.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + b"{" + b"[" * 5000)
-    with pytest.raises(ModelError, match="not a whole safetensors file"):
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
         read_weights(path)

@@ -91,12 +91,12 @@ def test_grey_alone_stays_grey_unless_it_is_wanted_in_colour():
     data = collect_dataset(make(greys), range(3), ReadOptions(gray_to_rgb=True))
     assert data.images.shape == (3, 3, 6, 5)
     assert torch.equal(data.images[:, 0], data.images[:, 2])
-    assert data.notes == ("3 images: grey, repeated to RGB",)
+    assert data.notes == ("3 images: gray, repeated to RGB",)
 
 
 def test_grey_among_colours_has_to_be_declared():
     mixed = [*colours(2), build_pixels(6, 5, 1, seed=9)]
-    with pytest.raises(DataError, match=r"1 of 3 images are grey .* the first: 2\.png.*gray_to_rgb: true"):
+    with pytest.raises(DataError, match=r"1 of 3 images are gray .* the first: 2\.png.*gray_to_rgb: true"):
         collect_dataset(make(mixed), range(3), ReadOptions())
     assert collect_dataset(make(mixed), range(3), ReadOptions(gray_to_rgb=True)).images.shape == (3, 3, 6, 5)
     assert collect_dataset(make(colours(2)), range(2), ReadOptions(gray_to_rgb=True)).notes == ()
@@ -168,7 +168,7 @@ def test_progress_is_told():
     ("options", "message"),
     [
         ({"max_bad": -1}, "max_bad must be 0 or more"),
-        ({"alpha": "whitish"}, "'whitish' is not a colour"),
+        ({"alpha": "whitish"}, "'whitish' is not a color"),
         ({"resize": 256}, "resize needs size"),
         ({"resize": 200, "size": (224, 224)}, "resize 200 is smaller than size 224"),
     ],

@@ -132,7 +132,7 @@ def test_unknown_sources(source, message):
         ({"size": [32]}, "size must be 1 to"),
         ({"size": "big"}, "size must be 1 to"),
         ({"size": [32, 10**6]}, "size must be 1 to"),
-        ({"alpha": "invisible"}, "not a colour"),
+        ({"alpha": "invisible"}, "not a color"),
         ({"max_bad": -3}, "max_bad"),
     ],
 )

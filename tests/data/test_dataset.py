@@ -72,7 +72,7 @@ def test_digest_does_not_depend_on_memory_layout():
         ({"labels": torch.zeros(4)}, "class indices, int64"),
         ({"labels": torch.zeros(4, 1, dtype=torch.int64)}, "class indices, int64"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, "3 labels"),
-        ({"ids": ("a", "b", "c", "b")}, "'b' is there twice"),
+        ({"ids": ("a", "b", "c", "b")}, "'b' occurs twice"),
         ({"masks": torch.ones(4, 5, 6, dtype=torch.bool)}, "masks must be"),
         ({"masks": torch.ones(4, 1, 5, 6)}, "masks must be"),
     ],

@@ -179,7 +179,7 @@ def test_sixteen_bits_are_scaled_not_saturated(tmp_path):
         picture = read_image(tmp_path / name, where="a")
         assert picture.pixels.dtype == np.float32
         assert np.allclose(picture.pixels[..., 0], ramp / 65535, atol=1e-7)
-        assert picture.notes == ("16-bit grey, divided by 65535",)
+        assert picture.notes == ("16-bit gray, divided by 65535",)
 
 
 def test_a_maximum_below_65535_is_respected(tmp_path):
@@ -205,7 +205,7 @@ def test_sixteen_bit_colour_is_read_at_eight_bits_with_a_note(tmp_path):
     (tmp_path / "a.png").write_bytes(_png(1, 1, 16, 2, b"\0" + deep.tobytes()))
     picture = read_image(tmp_path / "a.png", where="a")
     assert picture.pixels.tolist() == [[[255, 128, 1]]]
-    assert picture.notes == ("16-bit colour, read at 8 bits",)
+    assert picture.notes == ("16-bit color, read at 8 bits",)
 
 
 def test_sixteen_bit_grey_with_a_transparent_value_is_bad():
@@ -213,7 +213,7 @@ def test_sixteen_bit_grey_with_a_transparent_value_is_bad():
     image.info["transparency"] = 4
     assert convert_image(image, where="a").pixels.max() == np.float32(5 / 65535)
     image.info["transparency"] = 5
-    with pytest.raises(BadImageError, match="transparent colour"):
+    with pytest.raises(BadImageError, match="transparent color"):
         convert_image(image, where="a")
 
 
@@ -230,7 +230,7 @@ def test_palette_black_and_white_and_cmyk_are_converted_with_a_note(tmp_path):
         name: read_image(tmp_path / name, where="a") for name in ("palette.png", "binary.png", "cmyk.jpg")
     }
     assert read["palette.png"].notes == ("palette, converted to RGB",)
-    assert read["binary.png"].notes == ("black and white, converted to grey",)
+    assert read["binary.png"].notes == ("black and white, converted to gray",)
     assert read["cmyk.jpg"].notes == ("CMYK, converted to RGB",)
     assert [picture.pixels.shape[2] for picture in read.values()] == [3, 1, 3]
     assert set(np.unique(read["binary.png"].pixels)) == {0, 255}
@@ -249,7 +249,7 @@ def test_pictures_are_turned_upright(tmp_path, orientation):
     Image.fromarray(np.ascontiguousarray(turned)).save(tmp_path / "a.png", exif=exif)
     picture = read_image(tmp_path / "a.png", where="a")
     assert np.array_equal(picture.pixels, upright)
-    assert picture.notes == (() if orientation == 1 else ("turned upright as its EXIF data says",))
+    assert picture.notes == (() if orientation == 1 else ("rotated upright according to its EXIF data",))
 
 
 @pytest.mark.parametrize("damage", [b"II*\0\x08\0\0\0\xff\xff\x12\x01\x03\0", b"no TIFF at all", b""])
@@ -271,7 +271,7 @@ def test_of_several_pictures_in_a_file_the_first_is_used(tmp_path):
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
     picture = read_image(tmp_path / "a.png", where="a")
     assert np.array_equal(picture.pixels, build_pixels(4, 4, 3))
-    assert picture.notes == ("several pictures in one file, the first used",)
+    assert picture.notes == ("several images in one file, the first used",)
 
 
 @pytest.mark.parametrize("side", [9_500, 20_000])

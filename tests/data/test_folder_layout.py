@@ -83,7 +83,7 @@ def test_the_same_name_in_two_unicode_forms_is_the_same(tmp_path):
 def test_unlabelled_splits_are_no_classes(tmp_path):
     for name in ("Train", "Test"):
         save_picture(tmp_path / name / "a.png")
-    with pytest.raises(DataError, match="called as splits are"):
+    with pytest.raises(DataError, match="named like splits"):
         list_folder(tmp_path, where="here")
 
 
@@ -91,7 +91,7 @@ def test_a_labelled_and_an_unlabelled_split_are_no_classes(tmp_path):
     make(tmp_path, ["Train"])
     save_picture(tmp_path / "Test" / "a.png")
     save_picture(tmp_path / "Meta" / "a.png")
-    with pytest.raises(DataError, match=r"called as splits are.*Set split to one of Train, or"):
+    with pytest.raises(DataError, match=r"named like splits.*Set split to one of Train, or"):
         list_folder(tmp_path, where="here")
     assert list_folder(tmp_path, where="here", split="Train").class_names == ("cat", "dog")
 

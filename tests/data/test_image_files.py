@@ -58,7 +58,7 @@ def test_a_class_with_nothing_that_is_read_stops_the_run(pets, name):
     path = pets / "owl" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x")
-    with pytest.raises(DataError, match=r"the class owl has no image that is read, only 1 \.") as raised:
+    with pytest.raises(DataError, match=r"the class owl has no readable image, only 1 \.") as raised:
         load_dataset("folder:pets", base_folder=pets.parent)
     assert raised.value.exit_code == 3
 

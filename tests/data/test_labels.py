@@ -137,7 +137,7 @@ def test_unknown_names_at_the_same_count_keep_their_positions():
 def test_a_name_the_model_has_twice_is_settled_by_position_or_refused():
     model = ["crane", "dog", "crane"]
     assert fit_labels(make([0, 1, 2], ["crane", "dog", "crane"]), 3, model).labels.tolist() == [0, 1, 2]
-    with pytest.raises(DataError, match=r"'crane' stands for 2 .* \[0, 2\]"):
+    with pytest.raises(DataError, match=r"'crane' matches 2 .* \[0, 2\]"):
         fit_labels(make([0, 1], ["dog", "crane"]), 3, model)
 
 
@@ -184,7 +184,7 @@ def test_a_whole_name_wins_over_the_beginning_of_another():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("speed limit", r"not clear: 0 Speed limit \(20km/h\), 1 Speed limit \(30km/h\)"),
+        ("speed limit", r"ambiguous: 0 Speed limit \(20km/h\), 1 Speed limit \(30km/h\)"),
         ("Stpo", "did you mean Stop"),
         ("zebra", "use one of Speed limit"),
         (4, "0 to 3"),

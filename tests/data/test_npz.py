@@ -139,14 +139,14 @@ def test_large_numbers_are_names(tmp_path):
     [
         (
             {"y": Y},
-            r"has no images: no array 'x' or 'images' or 'x_test'.*images_key; there are y int64\[4\]",
+            r"has no images: no array 'x' or 'images' or 'x_test'.*images_key; the file has y int64\[4\]",
         ),
-        ({"x": X}, r"has no labels: no array 'y'.*labels_key; there are x uint8\[4, 6, 5, 3\]"),
+        ({"x": X}, r"has no labels: no array 'y'.*labels_key; the file has x uint8\[4, 6, 5, 3\]"),
         ({"x": X, "y": Y[:3]}, "4 images but 3 labels"),
         ({"x": X, "y": np.array([0, -1, 1, 2])}, r"row 1: labels are negative"),
-        ({"x": X, "y": Y.astype(float)}, "whole numbers or strings"),
-        ({"x": X, "y": np.eye(4)}, "whole numbers or strings"),
-        ({"x": X, "y": np.array(3)}, "whole numbers or strings"),
+        ({"x": X, "y": Y.astype(float)}, "integers or strings"),
+        ({"x": X, "y": np.eye(4)}, "integers or strings"),
+        ({"x": X, "y": np.array(3)}, "integers or strings"),
         (
             {"x": X, "y": Y, "class_names": np.array(["a", "b"])},
             r"rows 0, 3: label 2 has no class: there are 2",
@@ -161,7 +161,7 @@ def test_large_numbers_are_names(tmp_path):
         ({"x": build_pixels(4), "y": Y}, "with C 1, 3 or 4"),
         ({"x": X.astype(np.int64), "y": Y}, r"got int64\. Save them as uint8"),
         ({"x": X.astype(np.float32), "y": Y}, "look like 0..255"),
-        ({"x": X / 255 - 0.5, "y": Y}, "normalised already"),
+        ({"x": X / 255 - 0.5, "y": Y}, "normalized already"),
         ({"x": np.full((4, 2, 2), np.nan), "y": Y}, "NaN"),
     ],
 )
@@ -251,6 +251,8 @@ def test_several_arrays_of_images_are_asked_about(tmp_path):
     images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3)
     images[:, 0] = 200
     np.savez(tmp_path / "two.npz", x=images, x_test=images + 1, y=labels)
-    with pytest.raises(DataError, match=r"several arrays may be the images: x, x_test\. Name .* images_key"):
+    with pytest.raises(
+        DataError, match=r"several arrays could be the images: x, x_test\. Select .* images_key"
+    ):
         load_dataset(f"npz:{tmp_path / 'two.npz'}")
     assert len(load_dataset(f"npz:{tmp_path / 'two.npz'}", images_key="x_test")) == 3

@@ -41,9 +41,12 @@ def test_a_box_smaller_than_a_pixel_keeps_the_nearest_one():
         ([[1, 2, 5]], r"boxes must be numbers \(N, 4\) or \(N, 6\), got int64 \(1, 3\)\. Save left"),
         ([["1", "2", "5", "4"]], "boxes must be numbers"),
         ([[1, 2, 5, 4]] * 2, "1 images but 2 boxes"),
-        ([[5, 2, 1, 4]], r"row 0: a box has no area or leaves its picture: \[5.0, 2.0, 1.0, 4.0\] in 8 by 6"),
+        (
+            [[5, 2, 1, 4]],
+            r"row 0: a box has no area or extends beyond its image: \[5.0, 2.0, 1.0, 4.0\] in 8 by 6",
+        ),
         ([[1, 2, 9, 4]], "leaves its picture"),
-        ([[1, np.nan, 5, 4]], "no area or leaves its picture"),
+        ([[1, np.nan, 5, 4]], "no area or extends beyond its image"),
         ([[0, 0, 0, 0, 1, 1]], "in 0 by 0"),
     ],
 )
@@ -76,7 +79,7 @@ def test_masks_go_before_boxes_unless_boxes_are_named_and_both_cannot_be(tmp_pat
     assert np.array_equal(load_dataset("npz:both.npz", base_folder=tmp_path).masks[0, 0], mask)
     boxed = load_dataset("npz:both.npz", base_folder=tmp_path, boxes_key="box")
     assert spans(boxed.masks[0, 0].numpy()) == (1, 6, 2, 5, True)
-    with pytest.raises(ConfigError, match="both say where the object is"):
+    with pytest.raises(ConfigError, match="both locate the object"):
         load_dataset("npz:both.npz", base_folder=tmp_path, boxes_key="box", masks_key="mask")
     with pytest.raises(DataError, match=r"has no boxes: no array 'roi'.*boxes_key"):
         load_dataset("npz:both.npz", base_folder=tmp_path, boxes_key="roi")

@@ -61,7 +61,9 @@ def test_nothing_to_hold_out_is_said():
         hold_out(_data(), 1.0, seed=0)
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("(", "no regular expression"), ("x+", "does not match")])
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("(", "not a regular expression"), ("x+", "does not match")]
+)
 def test_a_pattern_that_does_not_read_the_ids_is_refused(pattern, message):
     with pytest.raises(ConfigError, match=message):
         group_by_pattern(_data(), pattern)

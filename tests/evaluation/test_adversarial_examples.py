@@ -89,7 +89,7 @@ def test_a_bare_network_is_used_as_it_is(linear, data):
     by_module = rbl.evaluate(module, data.images, data.labels, attack="fgsm-linf-8", eps="4/255")
     assert module.training
     assert by_module.counts.robust == by_classifier.counts.robust
-    assert any("no normalisation" in note for note in by_module.notes)
+    assert any("no normalization" in note for note in by_module.notes)
     with pytest.raises(ConfigError, match="Leave num_classes out"):
         rbl.evaluate(linear, data, attack="fgsm-linf-8", num_classes=5)
 
@@ -191,7 +191,7 @@ def test_reprs_are_short_and_true(linear, data):
     assert str(rbl.PGD(steps=7)) == "PGD(steps=7)"
     assert str(rbl.AutoAttack()) == "AutoAttack()"
     assert str(rbl.ThreatModel(norm="Linf", eps=8 / 255, targets=(1,))) == "linf-8 to 1"
-    result = rbl.evaluate(linear, data, attack="autoattack", norm="Linf", eps="1/255")
+    result = rbl.evaluate(linear, data.select_images(range(3)), attack="autoattack", norm="Linf", eps="1/255")
     assert len(repr(result)) < 250
     assert "AutoAttack(), linf-1" in repr(result)
     for attack in (rbl.PGD(steps=7), rbl.AutoAttack()):

@@ -11,6 +11,7 @@ import yaml
 
 from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ConfigError, RefusedError
+from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning import environment
 from robustbench_local.run import prepare_run, run_grid
 
@@ -47,12 +48,12 @@ def change(path: Path, old: str = "self.gain = 1.0", new: str = "self.gain = 2.0
 
 
 def run(grid: dict[str, Any] = GRID) -> Any:
-    return run_grid(grid, out="out", allow_code=True, workers=1)
+    return run_grid(grid, out="out", options=Options(allow_code=True, workers=1))
 
 
 def test_a_changed_neighbour_refuses_the_old_figures_by_name(files: Path) -> None:
-    assert run().complete
-    assert run().complete
+    assert run().is_complete
+    assert run().is_complete
     change(files / "mynet.py")
     with pytest.raises(
         ConfigError, match=r"another grid .*code file mynet.py of model mine: \w+\.\.\. there, \w+"
@@ -90,9 +91,9 @@ def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
     other = {"id": "own", "source": "python:own.py:Net", "num_classes": 10}
     (files / "own.py").write_text("raise RuntimeError('not yet')\n")
     grid = {**GRID, "models": [*GRID["models"], other]}
-    assert not run(grid).complete
+    assert not run(grid).is_complete
     (files / "own.py").write_text(NET)
-    assert run(grid).complete
+    assert run(grid).is_complete
     change(files / "own.py")
     with pytest.raises(ConfigError, match=r"code file own.py of model own"):
         run(grid)
@@ -100,13 +101,13 @@ def test_a_model_that_could_not_be_used_may_be_mended(files: Path) -> None:
 
 def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path) -> None:
     lines: list[str] = []
-    first = prepare_run(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
+    first = prepare_run(TRAINED, options=Options(allow_code=True), report=lines.append)[0].subjects[0]
     assert lines[0].startswith("training mine by standard")
     count = len(lines)
-    again = prepare_run(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
+    again = prepare_run(TRAINED, options=Options(allow_code=True), report=lines.append)[0].subjects[0]
     assert (len(lines), again.digest) == (count, first.digest)
     change(files / "mynet.py", "nn.Linear(784, 10)", "nn.Linear(784, 10, bias=False)")
-    other = prepare_run(TRAINED, allow_code=True, report=lines.append)[0].subjects[0]
+    other = prepare_run(TRAINED, options=Options(allow_code=True), report=lines.append)[0].subjects[0]
     assert len(lines) == 2 * count
     assert other.digest != first.digest
     assert len(list((files / "cache").glob("*.safetensors"))) == 2
@@ -115,7 +116,7 @@ def test_a_recipe_on_code_trains_and_is_found_until_the_code_changes(files: Path
 def test_a_recipe_trains_the_network_with_the_classes_that_the_grid_says(files: Path) -> None:
     change(files / "mynet.py", "def __init__(self):", "def __init__(self, num_classes=4):")
     change(files / "mynet.py", "nn.Linear(784, 10)", "nn.Linear(784, num_classes)")
-    trained = prepare_run(TRAINED, allow_code=True)[0].subjects[0].classifier
+    trained = prepare_run(TRAINED, options=Options(allow_code=True))[0].subjects[0].classifier
     with trained.evaluation_mode():
         assert trained(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
@@ -137,10 +138,10 @@ def test_a_teacher_of_code_needs_to_be_allowed_as_well(files: Path) -> None:
     with pytest.raises(RefusedError, match=r"teacher.py would be run as code"):
         prepare_run(grid, report=lines.append)
     assert lines == []
-    first = prepare_run(grid, allow_code=True, report=lines.append)[0].subjects[0]
+    first = prepare_run(grid, options=Options(allow_code=True), report=lines.append)[0].subjects[0]
     count = len(lines)
     change(files / "teacher.py", "* self.gain", "* self.gain * 3")
-    other = prepare_run(grid, allow_code=True, report=lines.append)[0].subjects[0]
+    other = prepare_run(grid, options=Options(allow_code=True), report=lines.append)[0].subjects[0]
     assert len(lines) == 2 * count
     assert first.digest != other.digest
 
@@ -153,8 +154,8 @@ def test_an_interrupted_training_is_not_resumed_by_other_code(files: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare_run(longer, allow_code=True, report=interrupt)
+        prepare_run(longer, options=Options(allow_code=True), report=interrupt)
     change(files / "mynet.py")
     lines: list[str] = []
-    prepare_run(longer, allow_code=True, report=lines.append)
+    prepare_run(longer, options=Options(allow_code=True), report=lines.append)
     assert not any(line.startswith("resumed") for line in lines)

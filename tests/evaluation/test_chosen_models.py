@@ -21,7 +21,9 @@ def test_only_the_models_that_are_named_get_an_attack_or_a_certificate(workplace
     read = {"where": "test", "error": ConfigError}
     text = (workplace / "grid.yaml").read_text(encoding="utf-8")
     run = rbl.run_grid(
-        parse_yaml(text, **read) | parse_yaml(ATTACKS, **read), out="runs/chosen", batch_size=16
+        parse_yaml(text, **read) | parse_yaml(ATTACKS, **read),
+        out="runs/chosen",
+        options=rbl.Options(batch_size=16),
     )
     assert run.is_complete
     with RunStore.open_readonly(run.directory) as store:

@@ -156,7 +156,7 @@ def test_with_a_time_limit_a_model_that_ends_its_process_ends_no_other(linear, d
             return linear.module(images)
 
     classifier = Classifier(Leaving(), num_classes=4, access="scores")
-    options = {"attack": "square", "norm": "Linf", "eps": 0.01, "timeout": 60}
+    options = {"attack": "square", "norm": "Linf", "eps": 0.01, "options": rbl.Options(timeout=60)}
     found = rbl.evaluate(classifier, data.select_images(range(8)), **options)
     assert found.outcomes.loc[found.outcomes["status"] == "error", "position"].tolist() == [5]
     assert found.counts.errors == 1

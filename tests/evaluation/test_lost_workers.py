@@ -10,13 +10,14 @@ import pytest
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.errors import ModelError, ModelTimeoutError
 from robustbench_local.evaluation.harness import batches
-from robustbench_local.evaluation.harness.attack_job import AttackJob, OutcomeBatch
+from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import (
     MAX_HANGS,
     MAX_HANGS_BEFORE_SUCCESS,
     MAX_PROCESS_ENDS,
     run_batches,
 )
+from robustbench_local.evaluation.harness.job import OutcomeBatch
 from robustbench_local.evaluation.harness.outcome import build_error_outcome
 from robustbench_local.evaluation.harness.worker_pool import WorkerLostError
 from robustbench_local.threats.threat_model import ThreatModel

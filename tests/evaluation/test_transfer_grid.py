@@ -27,7 +27,7 @@ def grid(workplace, changes=ATTACKS):
 
 
 def test_candidates_cross_from_each_surrogate_to_the_other_models(workplace):
-    run = rbl.run_grid(grid(workplace), out="runs/transfer", batch_size=16)
+    run = rbl.run_grid(grid(workplace), out="runs/transfer", options=rbl.Options(batch_size=16))
     assert run.is_complete
     with RunStore.open_readonly(run.directory) as store:
         cells = {(cell.model, cell.attack): cell for cell in store.read_cells()}

@@ -10,8 +10,8 @@ from torch import nn
 from robustbench_local.attacks.physical.eot import EOTAttack
 from robustbench_local.classifier import Classifier
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.harness.attack_job import merge_batches
 from robustbench_local.evaluation.harness.batches import run_batches
+from robustbench_local.evaluation.harness.job import merge_batches
 from robustbench_local.evaluation.harness.sticker_job import StickerJob
 from robustbench_local.threats.physical.relighting import relight_colours
 from robustbench_local.threats.physical.scene import compute_patch_side

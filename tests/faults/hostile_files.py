@@ -296,7 +296,7 @@ add_variants(
 def _make_truth_value_trial(old: str, new: str) -> FaultTrial:
     def trial(place: FaultWorkspace, _draw: random.Random) -> None:
         place.edit_grid(old, new)
-        place.run().expect_code(2).expect_words("truth value")
+        place.run().expect_code(2).expect_words("boolean")
 
     return trial
 

@@ -121,7 +121,7 @@ def test_f42_grey_among_colours(folder):
     complaint(DataError, 3, r"1 of 6 images are grey", r"cat/0\.png", "gray_to_rgb: true", source=source)
     data = load_dataset(source, gray_to_rgb=True)
     assert torch.equal(data.images[0, 0], data.images[0, 1])
-    assert "1 image: grey, repeated to RGB" in data.notes
+    assert "1 image: gray, repeated to RGB" in data.notes
 
 
 def test_f43_an_alpha_channel(folder):
@@ -137,7 +137,7 @@ def test_f44_sixteen_bits_are_scaled(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "cat" / "0.png")
     data = load_dataset(f"folder:{tmp_path}")
     assert torch.allclose(data.images[0, 0], torch.from_numpy(ramp / 65535).float(), atol=1e-6)
-    assert "1 image: 16-bit grey, divided by 65535" in data.notes
+    assert "1 image: 16-bit gray, divided by 65535" in data.notes
 
 
 def test_f45_cmyk_and_palette(folder):
@@ -156,7 +156,7 @@ def test_f46_exif_rotation(folder):
         (data.images[0] * 255).round().byte().permute(1, 2, 0),
         torch.from_numpy(np.rot90(build_pixels(12, 10, 3), -1).copy()),
     )
-    assert "1 image: turned upright as its EXIF data says" in data.notes
+    assert "1 image: rotated upright according to its EXIF data" in data.notes
 
 
 def test_f48_mixed_sizes(folder):
@@ -176,8 +176,8 @@ def test_f49_values_up_to_255(tmp_path):
 def test_f50_values_normalised_before(tmp_path):
     normal = np.random.default_rng(0).normal(size=(3, 4, 4, 3))
     np.savez(tmp_path / "a.npz", x=normal, y=np.arange(3))
-    complaint(DataError, 3, "normalised already", "normalize", source=f"npz:{tmp_path / 'a.npz'}")
-    with pytest.raises(DataError, match=r"row 1: .*normalised already"):
+    complaint(DataError, 3, "normalized already", "normalize", source=f"npz:{tmp_path / 'a.npz'}")
+    with pytest.raises(DataError, match=r"row 1: .*normalized already"):
         as_dataset((torch.stack([torch.zeros(3, 4, 4), torch.full((3, 4, 4), -0.1)]), torch.tensor([0, 1])))
 
 

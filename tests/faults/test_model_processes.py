@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from robustbench_local.evaluation.execution import model_speed
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.harness import worker_pool as crew
 from robustbench_local.evaluation.isolation import isolated_call
+from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.probes import model_probe
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store.run_store import RunStore
@@ -30,6 +32,7 @@ pytestmark = [
 
 MODELS = """
 import os, signal, sys, time
+from dataclasses import replace
 from pathlib import Path
 import torch
 from torch import nn
@@ -158,10 +161,10 @@ def grid(*names: str, attacks=("fgsm-linf-8",)) -> dict:
     }
 
 
-def run(place: Path, *names: str, attacks=("fgsm-linf-8",), **options) -> dict[str, dict]:
+def run(place: Path, *names: str, timeout=60, listener=None) -> dict[str, dict]:
     """Run the grid with a good model beside; the cells by the model's name."""
-    options = {"timeout": 60, "out": place / "run", "allow_code": True, "batch_size": 12, **options}
-    found = run_grid(grid("good", *names, attacks=attacks), **options)
+    options = Options(timeout=timeout, allow_code=True, batch_size=12)
+    found = run_grid(grid("good", *names), place / "run", options=options, listener=listener)
     assert not found.is_complete
     cells = {cell["model"]: cell for cell in found.results["cells"]}
     assert cells["good"]["status"] == "done"
@@ -206,7 +209,7 @@ def test_a_model_that_hangs_before_work_runs_out_of_time(place, name):
 
 def test_where_no_model_can_be_used_nothing_is_run(place):
     with pytest.raises(ModelError, match="ended its process with code 0"):
-        run_grid(grid("leaves", "crashes"), allow_code=True, out=place / "run")
+        run_grid(grid("leaves", "crashes"), options=Options(allow_code=True), out=place / "run")
     assert not (place / "run").exists()
 
 
@@ -246,9 +249,9 @@ def test_an_image_that_ends_the_process_is_an_error_and_the_others_go_on(place, 
     assert words in rows[7]["error"]
 
 
-def run_while_working(place: Path, *names: str, **options) -> dict[str, dict]:
+def run_while_working(place: Path, *names: str) -> dict[str, dict]:
     """As `run`; models are calm until the plan stands."""
-    return run(place, *names, listener=Wake(place), **options)
+    return run(place, *names, listener=Wake(place))
 
 
 class Wake(ProgressListener):
@@ -284,21 +287,24 @@ def test_a_model_that_crashes_always_is_given_up_and_resumed(place):
     assert cells["crashes_always"]["status"] == "error"
     assert "SIGSEGV" in cells["crashes_always"]["error"]
     (place / "calm").touch()  # whatever made it crash is over
-    found = run_grid(grid("good", "crashes_always"), out=place / "run", allow_code=True, batch_size=12)
+    found = run_grid(
+        grid("good", "crashes_always"), out=place / "run", options=Options(allow_code=True, batch_size=12)
+    )
     assert found.is_complete
 
 
 def test_a_cell_that_takes_too_long_goes_on_in_the_next_run(place):
     code = MODELS + "\ndef slow(): return acting(lambda: time.sleep(0.1))\n"
     (place / "models.py").write_text(code)
-    options = {"out": place / "run", "allow_code": True, "batch_size": 2}
-    found = run_grid(grid("good", "slow", attacks=["pgd50-linf-8"]), cell_timeout=1.5, **options)
+    options = Options(allow_code=True, batch_size=2)
+    slow = grid("good", "slow", attacks=["pgd50-linf-8"])
+    found = run_grid(slow, place / "run", options=replace(options, cell_timeout=1.5))
     cells = {cell["model"]: cell for cell in found.results["cells"]}
     assert cells["slow"]["status"] == "timeout"
     assert "of 12 images done: slow: the cell's time is over" in cells["slow"]["error"]
     (place / "calm").touch()
     before = len(told(place, "slow"))
-    assert run_grid(grid("good", "slow", attacks=["pgd50-linf-8"]), **options).is_complete
+    assert run_grid(slow, place / "run", options=options).is_complete
     assert len(told(place, "slow")) == 12 > before
 
 
@@ -306,7 +312,9 @@ def test_a_repaired_model_takes_the_place_of_its_errors(place):
     cells = run(place, "leaves")
     assert cells["leaves"]["status"] == "error"
     (place / "calm").touch()
-    found = run_grid(grid("good", "leaves"), out=place / "run", allow_code=True, batch_size=12)
+    found = run_grid(
+        grid("good", "leaves"), out=place / "run", options=Options(allow_code=True, batch_size=12)
+    )
     assert found.is_complete
     assert [cell["model"] for cell in found.results["cells"]] == ["good", "leaves"]
     models = {model["id"]: model for model in found.results["models"]}
@@ -316,10 +324,10 @@ def test_a_repaired_model_takes_the_place_of_its_errors(place):
 
 def test_a_model_that_fails_later_keeps_what_was_measured(place):
     (place / "calm").touch()
-    options = {"out": place / "run", "allow_code": True, "batch_size": 12}
-    assert run_grid(grid("good", "leaves"), **options).is_complete
+    options = Options(allow_code=True, batch_size=12)
+    assert run_grid(grid("good", "leaves"), place / "run", options=options).is_complete
     (place / "calm").unlink()
-    again = run_grid(grid("good", "leaves"), **options)
+    again = run_grid(grid("good", "leaves"), place / "run", options=options)
     assert again.is_complete
     assert len(told(place, "leaves")) == 12
 
@@ -382,7 +390,7 @@ def test_a_backward_pass_that_ends_the_process_costs_black_boxes_nothing(place, 
     content = grid("good")
     content["models"].append({"id": "backward", "source": "python:backward.py:net"})
     content["attacks"].append({"card": "square-linf-8", "queries": 4})
-    found = run_grid(content, timeout=60, out=place / "run", allow_code=True, batch_size=12)
+    found = run_grid(content, options=Options(timeout=60, allow_code=True, batch_size=12), out=place / "run")
     status = {(cell["model"], cell["card"]): cell["status"] for cell in found.results["cells"]}
     assert status["backward", "fgsm-linf-8"] == "error"
     assert status["backward", "square-linf-8"] == "done"
@@ -397,7 +405,10 @@ def test_of_two_models_in_one_process_neither_is_blamed_alone(place):
     content["models"][0]["id"] = "sound"
     content["attacks"] = [{"card": "fgsm-linf-8", "transfer_from": "crashes_always"}]
     found = run_grid(
-        content, timeout=60, out=place / "run", allow_code=True, batch_size=12, listener=Wake(place)
+        content,
+        options=Options(timeout=60, allow_code=True, batch_size=12),
+        out=place / "run",
+        listener=Wake(place),
     )
     transferred = next(cell for cell in found.results["cells"] if cell["status"] == "error")
     assert transferred["model"] == "sound"
@@ -413,7 +424,7 @@ def test_a_sound_model_with_odd_manners_is_measured(place, name):
     (place / "odd.py").write_text(MODELS + textwrap.dedent(ODD[name]) + "\ndef net():\n    return Odd()\n")
     content = grid("good")
     content["models"].append({"id": "odd", "source": "python:odd.py:net", "num_classes": 3})
-    found = run_grid(content, timeout=10, out=place / "run", allow_code=True, batch_size=12)
+    found = run_grid(content, options=Options(timeout=10, allow_code=True, batch_size=12), out=place / "run")
     assert found.is_complete, [cell["error"] for cell in found.results["cells"]]
     if name != "scripted":
         first, second = (cell["robust_accuracy"]["value"] for cell in found.results["cells"])
@@ -425,7 +436,7 @@ def test_a_model_that_runs_out_of_memory_at_once_is_an_error_and_the_others_go_o
     (place / "greedy.py").write_text(greedy)
     content = grid("good")
     content["models"].append({"id": "greedy", "source": "python:greedy.py:net"})
-    found = run_grid(content, timeout=60, out=place / "run", allow_code=True, batch_size=12)
+    found = run_grid(content, options=Options(timeout=60, allow_code=True, batch_size=12), out=place / "run")
     good, bad = found.results["cells"]
     assert (good["status"], bad["status"]) == ("done", "error")
     assert "runs out of memory on its first images: Unable to allocate 2 TiB" in bad["error"]
@@ -444,7 +455,7 @@ def net(): return Good()
     (place / "again.py").write_text(again)
     content = grid("good")
     content["models"].append({"id": "again", "source": "python:again.py:net"})
-    found = run_grid(content, timeout=60, out=place / "run", allow_code=True, batch_size=12)
+    found = run_grid(content, options=Options(timeout=60, allow_code=True, batch_size=12), out=place / "run")
     good, bad = found.results["cells"]
     assert (good["status"], bad["status"]) == ("done", "error")
     assert "called os._exit(0)" in bad["error"]
@@ -490,8 +501,9 @@ def test_a_killed_worker_changes_nothing(place):
         """
     )
     (place / "models.py").write_text(code)
-    options = {"out": place / "run", "allow_code": True, "batch_size": 12, "listener": Wake(place)}
-    assert run_grid(grid("good", "killed_once"), **options).is_complete
+    options = Options(allow_code=True, batch_size=12)
+    killed = grid("good", "killed_once")
+    assert run_grid(killed, place / "run", options=options, listener=Wake(place)).is_complete
     good, other = told(place, "good"), told(place, "killed_once")
     assert (place / "killed").exists()
     assert [row["broken"] for row in good] == [row["broken"] for row in other]
@@ -557,7 +569,7 @@ def pooled(images):
     content = grid("good", attacks=("square-linf-8",))
     content["models"].append({"id": "pooled", "source": "python:models.py:pooled", "access": "scores"})
     content["attacks"][0]["queries"] = 20
-    found = run_grid(content, out=place / "run", allow_code=True, timeout=60)
+    found = run_grid(content, out=place / "run", options=Options(allow_code=True, timeout=60))
     assert found.is_complete
     assert [row["broken"] for row in told(place, "pooled")] == [row["broken"] for row in told(place, "good")]
     notes = {model["id"]: model["notes"] for model in found.results["models"]}

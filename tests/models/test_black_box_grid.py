@@ -10,6 +10,7 @@ from http_samples import SampleService
 from onnx_samples import build_matrix, write_linear_model
 
 from robustbench_local.errors import UnreachableError
+from robustbench_local.evaluation.options import Options
 from robustbench_local.run import run_grid
 
 GRID = """\
@@ -40,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_onnx_model_runs_black_box_cards_and_skips_white_box_ones(folder: Path):
     (folder / "grid.yaml").write_text(GRID.replace("SOURCE", 'source: "onnx:net.onnx"'))
-    run = run_grid("grid.yaml", out="out", device="cpu")
+    run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     cells = {cell["attack"].partition("[")[0]: cell for cell in run.results["cells"]}
     skipped = cells["pgd50-linf-8"]
     assert skipped["status"] == "skipped"
@@ -76,7 +77,7 @@ def test_a_service_that_goes_away_ends_the_cell_and_the_same_command_goes_on(
         return {"scores": scores.tolist()}
 
     service.answer = answer
-    run = run_grid("grid.yaml", out="out", device="cpu")
+    run = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     statuses = [cell["status"] for cell in run.results["cells"]]
     assert statuses == ["skipped", "error", "error"]
     assert not run.is_complete
@@ -84,10 +85,10 @@ def test_a_service_that_goes_away_ends_the_cell_and_the_same_command_goes_on(
     assert problem.startswith(f"{service.url}: the service does not answer, in 2 tries: it answers 503")
     assert len(run.outcomes) == 0  # an outage says nothing about any image
     with pytest.raises(UnreachableError):
-        run_grid("grid.yaml", out="out", device="cpu")
+        run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     service.planned_answers = []
     (folder / "grid.yaml").write_text(text.replace("retries: 1", "retries: 2"))  # patience decides no verdict
-    again = run_grid("grid.yaml", out="out", device="cpu")
+    again = run_grid("grid.yaml", out="out", options=Options(device="cpu"))
     assert again.is_complete
     assert len(again.outcomes) == 8
     written = b"".join(path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file())

@@ -156,5 +156,5 @@ def test_what_makes_no_sense_for_a_service_is_refused(service: SampleService):
     ):
         with pytest.raises(ConfigError, match=message):
             service.load(url, **options)
-    with pytest.raises(ConfigError, match="nobody says how many classes"):
+    with pytest.raises(ConfigError, match="number of classes is unknown"):
         load_classifier(service.url)

@@ -54,7 +54,7 @@ def test_another_file_under_that_name_is_not(published: Path) -> None:
     torch.save(models.squeezenet1_1().state_dict(), published)
     found = load_classifier("torchvision:squeezenet1_1", weights=str(published))
     assert "published" not in found.provenance
-    assert any("no normalisation declared" in note for note in found.notes)
+    assert any("no normalization declared" in note for note in found.notes)
 
 
 def test_a_damaged_download_is_not_kept(published: Path, tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def test_a_files_last_layer_says_how_many_classes(tmp_path: Path) -> None:
     found = load_classifier("torchvision:squeezenet1_1", **options)  # type: ignore[arg-type]
     assert found.num_classes == 7
     assert found(torch.rand(1, 3, 64, 64)).shape == (1, 7)
-    assert any("no normalisation declared" in note for note in found.notes)
+    assert any("no normalization declared" in note for note in found.notes)
     declared = load_classifier("torchvision:squeezenet1_1", normalize="imagenet", **options)  # type: ignore[arg-type]
-    assert not any("normalisation" in note for note in declared.notes)
+    assert not any("normalization" in note for note in declared.notes)
     with pytest.raises(ModelError, match="last layer has 7 outputs, but num_classes is 8"):
         load_classifier("torchvision:squeezenet1_1", num_classes=8, **options)  # type: ignore[arg-type]
 
@@ -172,7 +172,7 @@ class TestTimm:
         save_file(timm.create_model("test_resnet", num_classes=6).state_dict(), tmp_path / "six.safetensors")
         found = load_classifier("timm:test_resnet", weights="six.safetensors", base_folder=tmp_path)
         assert found.num_classes == 6
-        assert any("no normalisation declared" in note for note in found.notes)
+        assert any("no normalization declared" in note for note in found.notes)
 
     @pytest.mark.parametrize(
         ("source", "weights", "full"),

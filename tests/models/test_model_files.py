@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.errors import ModelError
-from robustbench_local.models.model_files import find_file
 
 
 def test_a_relative_path_starts_from_the_base_then_from_the_working_directory(

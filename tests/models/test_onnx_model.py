@@ -83,7 +83,7 @@ def test_tensors_outside_the_folder_are_refused(tmp_path: Path):
         with pytest.raises(RefusedError, match="outside the folder of the model"):
             load_classifier("onnx:net.onnx", base_folder=project)
     write_linear_model(project / "net.onnx", external="*/_ORT_MEM_ADDR_/*")
-    with pytest.raises(ModelError, match="which is not there"):
+    with pytest.raises(ModelError, match="which does not exist"):
         load_classifier("onnx:net.onnx", base_folder=project)
 
 
@@ -113,7 +113,7 @@ def test_every_tensor_of_every_graph_is_looked_at():
 @pytest.mark.parametrize("content", [b"not a model", b"\x0a\xff\x01", b"\x80", b"\xff" * 20, b"\x0b"])
 def test_bytes_that_are_no_onnx_file_are_said_to_be_none(tmp_path: Path, content: bytes):
     (tmp_path / "net.onnx").write_bytes(content)
-    with pytest.raises(ModelError, match=r"net\.onnx: (is no ONNX file|onnxruntime cannot load it)"):
+    with pytest.raises(ModelError, match=r"net\.onnx: (is not an ONNX file|onnxruntime cannot load it)"):
         load_classifier("onnx:net.onnx", base_folder=tmp_path)
 
 
@@ -138,8 +138,8 @@ def test_what_makes_no_sense_for_a_file_is_refused(tmp_path: Path, monkeypatch: 
     write_linear_model(tmp_path / "net.onnx")
     for options, message in (
         ({"access": "gradients"}, "an ONNX file gives no gradients. Set access: scores"),
-        ({"weights": "w.pt"}, "is network and weights in one"),
-        ({"endpoint": {"rate": 2}}, "onnx:net.onnx is no service"),
+        ({"weights": "w.pt"}, "holds both network and weights"),
+        ({"endpoint": {"rate": 2}}, "onnx:net.onnx is not a service"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_classifier("onnx:net.onnx", base_folder=tmp_path, **options)

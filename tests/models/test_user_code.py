@@ -11,7 +11,7 @@ from torch import nn
 
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import ConfigError, ModelError
-from robustbench_local.models import user_import
+from robustbench_local.extensions import user_import
 from robustbench_local.models.model_sources import load_classifier
 
 CODE = """
@@ -100,8 +100,8 @@ def test_modules_factories_and_functions(
     ("name", "options", "error", "message"),
     [
         ("Ned", {}, ConfigError, "mine.py has no 'Ned'. Did you mean Net"),
-        ("scores", {}, ModelError, "nobody says how many classes"),
-        ("needs_number", {}, ModelError, "nobody says how many classes"),
+        ("scores", {}, ModelError, "number of classes is unknown"),
+        ("needs_number", {}, ModelError, "number of classes is unknown"),
         ("number", {}, ModelError, "is a int, not a model"),
         ("gives_a_string", {}, ModelError, "is a str, not a model"),
         ("broken", {}, ModelError, "raised RuntimeError: no weights here"),

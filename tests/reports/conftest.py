@@ -12,7 +12,7 @@ from sample_transfers import TRANSFER_SAMPLE
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.evidence import Evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.reports.analysis.report_data import ReportData, read_report_data
+from robustbench_local.reports.sections.report_data import ReportData, read_report_data
 from robustbench_local.store import RunStore
 
 HOSTILE_MODELS = ("<script>alert(1)</script>", "=cmd()|`$a$`", "نموذج\u202e", "模型🚦")

@@ -14,6 +14,7 @@ from robustbench_local.cli.result_tables import build_results_table
 from robustbench_local.errors import ConfigError
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.formatting import text as words
+from robustbench_local.reports.sections.corruptions import CORRUPTIONS
 
 SECTIONS = ("far", "sight", "transfers", "corruptions")
 
@@ -70,7 +71,7 @@ def test_results_json_has_the_keys_for_programs(transfer_sample, transfer_sample
     assert (transferred["knowledge"], transferred["surrogate"]) == ("transfer", "signs-pgd-at")
     assert results["transfers"][0]["surrogates"] == ["signs-plain", "signs-pgd-at"]
     assert results["corruptions"][0]["mean"]["value"] == pytest.approx(
-        transfer_sample_content.corruption_maps[0].mean_row.mean_entry.estimate.value
+        transfer_sample_content.get_content(CORRUPTIONS)[0].mean_row.mean_entry.estimate.value
     )
     assert "fog-3" not in {worst["threat"] for worst in results["worst_case"]}
 
@@ -86,7 +87,7 @@ def test_results_csv_says_it_too(transfer_sample):
 
 def test_markdown_has_the_same_tables(transfer_sample):
     text = transfer_sample.read_text("report.md")
-    for title in ("How far: L2", "What the attackers saw", "Transfer: mi-fgsm", "Common corruptions"):
+    for title in ("Distances: L2", "Attacker knowledge", "Transfer: mi-fgsm", "Common corruptions"):
         assert f"## {title}" in text
     assert "square-linf-8 (scores)" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]

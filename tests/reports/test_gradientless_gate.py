@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustbench_local.evaluation.options import Options
 from robustbench_local.run import run_grid
 
 MODEL = """\
@@ -68,7 +69,9 @@ def folder(tmp_path, monkeypatch):
 
 def ruled(folder, more=""):
     (folder / "grid.yaml").write_text(GRID.replace("MORE", more), "utf-8")
-    run = run_grid("grid.yaml", out=f"out{len(more)}", device="cpu", batch_size=8, allow_code=True)
+    run = run_grid(
+        "grid.yaml", out=f"out{len(more)}", options=Options(device="cpu", batch_size=8, allow_code=True)
+    )
     run.report()
     results = json.loads((folder / f"out{len(more)}" / "results.json").read_text("utf-8"))
     robust = {

@@ -14,7 +14,7 @@ from sample_run import build_run
 from sample_stickers import build_sticker_run
 from sample_transfers import TRANSFER_SAMPLE
 
-from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.reports.writers.report_markdown import render_markdown
 from robustbench_local.store import RunStore
 from robustbench_local.store.digests import write_digests

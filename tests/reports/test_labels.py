@@ -58,7 +58,7 @@ def test_what_people_read_has_labels(labelled):
         assert "Baseline" in text
         assert "PGD-50, eps 8/255" in text
     assert not [label for label in ATTACK_LABELS if label in terminal]
-    listed = markdown.partition("## What was tried")[0]
+    listed = markdown.partition("## Attacks and certificates")[0]
     assert "pgd50-linf-4" not in listed
     assert "signs-plain" not in listed
 

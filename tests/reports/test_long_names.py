@@ -12,13 +12,9 @@ from sample_run import SAMPLE_PLANS, SIGN_CLASS_NAMES, SampleRun, build_run
 from robustbench_local.config.cards import MAX_VALUE_CHARACTERS, expand_card, find_card
 from robustbench_local.evaluation.grid.schema import load_grid
 from robustbench_local.reports import write_report
+from robustbench_local.reports.figures.examples import CAPTION_POINTS, CAPTION_WIDTH_INCHES
+from robustbench_local.reports.figures.layout import fit_text, measure_width_inches
 from robustbench_local.reports.formatting.fonts import MAX_NAME_CHARACTERS, select_drawable_text, shorten_text
-from robustbench_local.reports.writers.figures import (
-    CAPTION_POINTS,
-    CAPTION_WIDTH_INCHES,
-    _fit_text,
-    _measure_width_inches,
-)
 
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 LONG_CLASSES = (
@@ -93,10 +89,10 @@ def test_what_is_drawn_fits():
     assert len(select_drawable_text("x" * 200, "class")) == MAX_NAME_CHARACTERS
     for text in ("W" * 200, "\N{GRINNING FACE}" * 60, "i" * 5, HASH):
         assert (
-            _measure_width_inches([_fit_text(text, CAPTION_WIDTH_INCHES, CAPTION_POINTS)], CAPTION_POINTS)
+            measure_width_inches([fit_text(text, CAPTION_WIDTH_INCHES, CAPTION_POINTS)], CAPTION_POINTS)
             <= CAPTION_WIDTH_INCHES
         )
-    assert _fit_text("Stop", CAPTION_WIDTH_INCHES, CAPTION_POINTS) == "Stop"
+    assert fit_text("Stop", CAPTION_WIDTH_INCHES, CAPTION_POINTS) == "Stop"
 
 
 def test_figures_of_long_names_have_a_size_that_can_be_looked_at(long_names):

@@ -11,8 +11,10 @@ import pytest
 from sample_run import HOSTILE_CLASS_NAMES, SampleRun, build_run
 
 from robustbench_local.reports import write_report
-from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.page import create_environment, hash_style, render
+from robustbench_local.reports.sections.examples import EXAMPLES
+from robustbench_local.reports.sections.heatmap import HEATMAP
+from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.store import RunStore
 
 VOID_ELEMENTS = {"meta", "link", "img", "br", "line", "circle", "rect", "path", "polygon", "polyline"}
@@ -119,7 +121,7 @@ def test_a_failed_cell_says_error_and_every_square_says_something(sample, conten
     rows = re.search(r'<table class="heat".*?</table>', sample.html, re.DOTALL)
     assert rows is not None
     squares = re.findall(r'<td class="(?:p\d+|bare)[^"]*"[^>]*>(.*?)</td>', rows[0], re.DOTALL)
-    assert len(squares) == len(content.heatmap.columns) * len(content.heatmap.rows)
+    assert len(squares) == len(content.get_content(HEATMAP).columns) * len(content.get_content(HEATMAP).rows)
     words = [re.search(r'class="value">([^<]*)<', square) for square in squares]
     assert all(word is not None and word[1].strip() for word in words)
     assert [word[1] for word in words if word is not None and "%" not in word[1]] == ["error"]
@@ -166,7 +168,7 @@ def test_a_model_that_guesses_gets_no_headline(tmp_path, content):
 
 def test_pictures_are_inside_the_page_and_told(sample, content):
     pictures = HtmlReader(sample.html).list_attributes("img")
-    assert len(pictures) == 3 * sum(len(exhibit.examples) for exhibit in content.cell_examples) > 0
+    assert len(pictures) == 3 * sum(len(exhibit.examples) for exhibit in content.get_content(EXAMPLES)) > 0
     assert all(str(picture["src"]).startswith("data:image/png;base64,") for picture in pictures)
     assert all(picture["alt"] for picture in pictures)
     assert len(sample.html) < 10_000_000
@@ -191,7 +193,11 @@ def test_secrets_stay_behind(sample):
 def test_only_targeted_goals_make_a_page_too(tmp_path, content):
     targeted = tuple(cell for cell in content.evidence.cells if cell.targeted)
     evidence = replace(content.evidence, cells=targeted, worst_cases=())
-    html = render(replace(content, evidence=evidence, heatmap=replace(content.heatmap, columns=(), rows=())))
+    html = render(
+        replace(
+            content, evidence=evidence, heatmap=replace(content.get_content(HEATMAP), columns=(), rows=())
+        )
+    )
     text = HtmlReader(html).page_text
     assert "How often can each model be made to read Stop as one of 8 target classes" in text
     assert "stronger attacks can only raise this" in text

@@ -18,6 +18,8 @@ from robustbench_local.reports.analysis.robustness_curves import build_curve_pan
 from robustbench_local.reports.analysis.run_warnings import list_findings
 from robustbench_local.reports.formatting import text as words
 from robustbench_local.reports.formatting.fonts import select_drawable_text
+from robustbench_local.reports.sections.examples import EXAMPLES
+from robustbench_local.reports.sections.targets import TARGETS
 from robustbench_local.reports.summary import headline as answer
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore
@@ -117,7 +119,7 @@ def test_a_model_whose_clean_answers_change_is_told(content):
     image, verdict = next((image, v) for image, v in cell.verdicts.items() if v.clean_correct)
     turned = replace(cell, verdicts={**cell.verdicts, image: verdict._replace(clean_correct=False)})
     evidence = replace(content.evidence, cells=(turned, *content.evidence.cells[1:]))
-    assert any("1 untouched image differently" in text for text in texts(evidence, "warning"))
+    assert any("1 clean image differently" in text for text in texts(evidence, "warning"))
 
 
 @pytest.mark.parametrize(("correct", "level"), [(5, "void"), (40, "void"), (44, "warning"), (90, None)])
@@ -126,7 +128,7 @@ def test_a_model_that_guesses_is_void(content, correct, level):
     cells = [replace(first, tally=replace(first.tally, clean_correct=correct, broken=0, broken_8bit=0))]
     data = {**content.evidence.data, "class_names": ["a", "b", "c"]}
     evidence = replace(content.evidence, cells=tuple(cells), data=data)
-    found = [finding.level for finding in list_findings(evidence) if "untouched images" in finding.text]
+    found = [finding.level for finding in list_findings(evidence) if "clean images" in finding.text]
     assert found == ([level] if level else [])
 
 
@@ -163,7 +165,7 @@ def test_an_unfinished_attack_is_confessed_in_the_answer(build_evidence):
 
 
 def test_the_matrix_accounts_for_every_clean_correct_image(content):
-    (matrix,) = content.target_matrices
+    (matrix,) = content.get_content(TARGETS).matrices
     assert matrix.target_names == tuple(SampleRun().class_names[index] for index in SPEED_LIMIT_CLASSES)
     assert matrix.excluded_count == 90
     for row, cell in zip(
@@ -200,11 +202,11 @@ class Failing:
 def test_an_image_whose_attack_raised_is_not_held(sample, content):
     with RunStore.open_readonly(sample.run_dir) as store:
         (matrix,) = build_target_matrices(Failing(store), content.evidence)
-    for row, before in zip(matrix.rows, content.target_matrices[0].rows, strict=True):
+    for row, before in zip(matrix.rows, content.get_content(TARGETS).matrices[0].rows, strict=True):
         assert row.robust_count == 0
         assert row.other_class_count == before.other_class_count + before.robust_count
         assert row.attack_success == before.attack_success
-    assert any(row.robust_count for row in content.target_matrices[0].rows)
+    assert any(row.robust_count for row in content.get_content(TARGETS).matrices[0].rows)
 
 
 def test_curves_start_at_the_clean_accuracy_and_fall(content):
@@ -228,8 +230,8 @@ def test_one_radius_makes_no_curve(content):
 
 
 def test_the_gallery_shows_the_first_broken_images(content):
-    assert sum(len(exhibit.examples) for exhibit in content.cell_examples) <= MAX_EXAMPLES
-    for exhibit in content.cell_examples:
+    assert sum(len(exhibit.examples) for exhibit in content.get_content(EXAMPLES)) <= MAX_EXAMPLES
+    for exhibit in content.get_content(EXAMPLES):
         broken = [image for image, verdict in exhibit.cell.verdicts.items() if verdict.broken]
         shown = [example.image for example in exhibit.examples]
         assert 1 <= len(shown) <= MAX_EXAMPLES_PER_CELL
@@ -238,7 +240,7 @@ def test_the_gallery_shows_the_first_broken_images(content):
 
 
 def test_the_difference_is_the_change_times_the_stated_factor(content):
-    exhibit = content.cell_examples[0]
+    exhibit = content.get_content(EXAMPLES)[0]
     example = exhibit.examples[0]
     change = example.adversarial_image - example.clean_image
     assert exhibit.amplification == 16

@@ -19,9 +19,10 @@ from robustbench_local.cli.result_tables import build_results_table
 from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.read_run import read_evidence
-from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.analysis.sticker_results import SIMULATION_LIMITS
 from robustbench_local.reports.formatting.text import format_estimate, format_interval, format_percent
+from robustbench_local.reports.sections.report_data import read_report_data
+from robustbench_local.reports.sections.stickers import STICKERS
 from robustbench_local.statistics import compute_clopper_pearson
 from robustbench_local.store import RunStore, SurfaceRecord
 from robustbench_local.store.digests import write_digests
@@ -55,27 +56,28 @@ def test_the_page_is_well_formed_and_runs_nothing(stickers):
 
 def test_a_reader_finds_what_was_done_what_happened_and_what_it_does_not_prove(stickers, content):
     text = plain(HtmlReader(stickers.html).page_text)
-    first = content.sticker_results[0]
+    first = content.get_content(STICKERS).results[0]
     assert plain(SIMULATION_LIMITS) in text
     assert "if an attacker may put a sticker on 10% of the sign?" in text
     assert f"signs-plain, on 3 of 4 signs: {100 * first.attack_success.value:.1f}%" in text
-    assert f"{plain(format_estimate(first.misread_rate))} not read as Stop" in text
-    assert "of the simulated views in which the clean sign is read rightly" in text
+    assert f"{plain(format_estimate(first.misread_rate))} not classified as Stop" in text
+    assert "of the simulated views in which the clean sign is classified correctly" in text
     assert f"{first.drive_by.longest_run} of {FRAMES_PER_DRIVE}" in text
-    assert "1 of 4 signs is left out because the model misreads it in more than 5% of the clean" in text
-    assert "mean confidence when read as a target" in text.lower()
+    assert "1 of 4 signs is left out because the model misclassifies it in more than 5% of the clean" in text
+    assert "mean confidence when misclassified as a target" in text.lower()
     assert text.index("Each frame is around one simulated view") < text.index("In some of its test views")
     assert text.count("Each frame is around one simulated view") == 1
     assert "photograph" not in text.partition("How it was run")[0]
     assert "random colours in the same place" in text
     assert "expected severity" in text.lower()
     assert (
-        f"signs-pgd-at under sticker-10: {100 * content.sticker_results[1].attack_success.value:.1f}%" in text
+        f"signs-pgd-at under sticker-10: {100 * content.get_content(STICKERS).results[1].attack_success.value:.1f}%"
+        in text
     )
 
 
 def test_pictures_show_signs_that_count_and_what_was_read(stickers, content):
-    pages = content.sticker_images[content.sticker_results[0].cell.record.key]
+    pages = content.get_content(STICKERS).images[content.get_content(STICKERS).results[0].cell.record.key]
     assert [page.sign.image for page in pages] == ["signs/test/14/00000", "signs/test/14/00001"]
     first = pages[0]
     assert (len(first.view_images), len(first.frame_images)) == (8, 12)
@@ -102,7 +104,7 @@ def test_other_reports_have_no_such_section(sample):
 
 
 def test_the_drive_by_has_an_interval_over_signs_and_none_over_frames(stickers, content):
-    drive = content.sticker_results[0].drive_by
+    drive = content.get_content(STICKERS).results[0].drive_by
     over_frames = compute_clopper_pearson(
         round(drive.success_share * drive.counted_frames), drive.counted_frames
     )
@@ -141,14 +143,16 @@ def test_a_void_model_does_not_decide_what_the_tables_hold(tmp_path, report_run)
     assert "Severity, from 0 to 1: made up." in text
     assert "Speed limit 50 0.30" in text
     lines = page.read_text("report.md").splitlines()
-    start = next(place for place, line in enumerate(lines) if line.startswith("| model | views turned"))
+    start = next(
+        place for place, line in enumerate(lines) if line.startswith("| model | attack success over views")
+    )
     assert len({line.count("|") for line in lines[start : start + 4]}) == 1
 
 
 def test_results_json_has_every_number(stickers, content):
     results = json.loads(stickers.read_text("results.json"))
     first = results["stickers"][0]
-    counted = content.sticker_results[0]
+    counted = content.get_content(STICKERS).results[0]
     assert first["sticker_success"]["value"] == counted.attack_success.value
     assert (first["signs"], first["signs_counted"], first["signs_broken"]) == (4, 3, counted.broken_signs)
     assert [control["is_met"] for control in first["controls"]] == [True, True, True, False, True]
@@ -200,12 +204,14 @@ def test_every_look_is_a_row_of_a_spreadsheet(stickers, content):
         and (row["position"], row["number"]) in right
     ]
     assert (len(hits), len(right)) == (
-        content.sticker_results[0].attack_success.count,
-        content.sticker_results[0].attack_success.n,
+        content.get_content(STICKERS).results[0].attack_success.count,
+        content.get_content(STICKERS).results[0].attack_success.n,
     )
     head, *lines = csv.reader(io.StringIO(stickers.read_text("results.csv")))
     shares = [line[head.index("sticker_success")] for line in lines]
-    assert [float(share) for share in shares] == [one.attack_success.value for one in content.sticker_results]
+    assert [float(share) for share in shares] == [
+        one.attack_success.value for one in content.get_content(STICKERS).results
+    ]
 
 
 def test_markdown_has_the_same_tables(stickers):
@@ -222,7 +228,7 @@ def test_the_table_of_cells_has_no_second_answer(stickers):
     html, lines = plain(HtmlReader(stickers.html).page_text), stickers.read_text("report.md").splitlines()
     (row,) = (line for line in lines if line.startswith("| signs-pgd-at | sticker-10 | done"))
     cells = row.strip("| ").split(" | ")
-    told = ["signs that count 3 of 4", "—", "turned in most views 0 of 3 (0.0\N{EN DASH}70.8%)", "—"]
+    told = ["signs that count 3 of 4", "—", "success in most views 0 of 3 (0.0\N{EN DASH}70.8%)", "—"]
     assert [plain(cell) for cell in cells[4:8]] == told
     assert f"{told[0]}; {told[2]}" in html
 
@@ -259,7 +265,7 @@ def test_the_terminal_says_it_in_a_line(stickers, content):
         console.print(build_results_table(json.loads(stickers.read_text("results.json"))))
     shown = plain(captured.get())
     assert "sticker-10: views of 3 of 4 signs" in shown
-    assert f"{100 * content.sticker_results[1].attack_success.value:.1f}%" in shown
+    assert f"{100 * content.get_content(STICKERS).results[1].attack_success.value:.1f}%" in shown
 
 
 def test_findings_name_the_controls_that_fail(tmp_path, content):
@@ -278,8 +284,8 @@ def test_findings_name_the_controls_that_fail(tmp_path, content):
         tmp_path / "other", SampleStickers(models=("signs-plain",), sign_count=2, void_count=2)
     )
     page = plain(HtmlReader(write_report(run).read_text(encoding="utf-8")).page_text)
-    assert "says nothing: no sign is read rightly in 95% of its clean views" in page
-    assert "No answer can be given: no sign is read rightly in enough of its clean views." in page
+    assert "says nothing: no sign is classified correctly in 95% of its clean views" in page
+    assert "No answer can be given: no sign is classified correctly in enough of its clean views." in page
 
 
 def test_a_patch_and_hostile_names_are_shown_as_they_are(tmp_path, report_run):

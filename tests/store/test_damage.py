@@ -272,10 +272,7 @@ def test_a_damaged_run_is_not_resumed_unless_it_is_computed_again(run: Path) -> 
         assert len(store.read_outcomes(OTHER_KEY)) == 20
         assert len(store.load_arrays(OTHER_KEY)["positions"]) == 20
         assert store.read_meta("gates") == [{"metric": "robust_accuracy", "min": 0.5}]
-        assert (
-            "left out, to be computed again: cell signs-plain x pgd50-linf-8"
-            in store.read_events()[-1].message
-        )
+        assert "dropped, to be recomputed: cell signs-plain x pgd50-linf-8" in store.read_events()[-1].message
     assert (run / DAMAGED_COPY_NAME).read_bytes() == before, "the damaged database is kept"
     write_run(run, 4)
     with RunStore.open_readonly(run) as reader:
@@ -372,31 +369,31 @@ def forged(run: Path, statement: str) -> list[str]:
     [
         (
             "broken = 0, broken_8bit = NULL WHERE position = 3",
-            "it is not broken, and its last prediction is a target",
+            "it is not broken, but its last prediction is a target",
         ),
-        ("broken = 1 WHERE position = 2", "it is broken, and its last prediction is no target"),
-        ("clean_correct = 0 WHERE position = 2", "it was attacked and was never correct"),
-        ("clean_correct = 0 WHERE position = 3", "it is broken and was never correct"),
-        ("clean_prediction = 1 WHERE position = 2", "it is correct with a prediction that is not"),
-        ("clean_prediction = 1.5 WHERE position = 2", "a prediction is no class index"),
-        ("label = -1 WHERE position = 2", "a count is no whole number"),
-        ("label = 'stop' WHERE position = 2", "a count is no whole number"),
-        ("broken = 2 WHERE position = 3", "a yes or no is neither"),
-        ("broken = 'yes' WHERE position = 3", "a yes or no is neither"),
-        ("broken_8bit = 1 WHERE position = 2", "it is broken in 8 bits alone"),
-        ("margin = 9e999 WHERE position = 2", "its margin is no finite number"),
-        ("margin = 'nan' WHERE position = 2", "its margin is no finite number"),
+        ("broken = 1 WHERE position = 2", "it is broken, but its last prediction is not a target"),
+        ("clean_correct = 0 WHERE position = 2", "it was attacked without being clean-correct"),
+        ("clean_correct = 0 WHERE position = 3", "it is broken without being clean-correct"),
+        ("clean_prediction = 1 WHERE position = 2", "it is clean-correct with a wrong prediction"),
+        ("clean_prediction = 1.5 WHERE position = 2", "a prediction is not a class index"),
+        ("label = -1 WHERE position = 2", "a count is not an integer"),
+        ("label = 'stop' WHERE position = 2", "a count is not an integer"),
+        ("broken = 2 WHERE position = 3", "a flag is neither 0 nor 1"),
+        ("broken = 'yes' WHERE position = 3", "a flag is neither 0 nor 1"),
+        ("broken_8bit = 1 WHERE position = 2", "it is broken only in 8 bits"),
+        ("margin = 9e999 WHERE position = 2", "its margin is not a finite number"),
+        ("margin = 'nan' WHERE position = 2", "its margin is not a finite number"),
         ("linf = 0.04 WHERE position = 3", "it is broken from outside the ball"),
-        ("linf = -0.01 WHERE position = 3", "a distance is none"),
+        ("linf = -0.01 WHERE position = 3", "a distance is not a finite number of at least 0"),
         ("status = 'fine' WHERE position = 3", "its status is unknown"),
-        ("status = 'clean-wrong' WHERE position = 2", "it is correct and clean-wrong"),
-        ("status = 'error' WHERE position = 3", "it is broken and was never judged"),
-        ("moved_elsewhere = 1 WHERE position = 3", "it is broken and moved elsewhere"),
-        ("certified = 1 WHERE position = 3", "it is certified and not correct"),
-        ("certified = 0 WHERE position = 2", "an attacked image has a proof that failed"),
+        ("status = 'clean-wrong' WHERE position = 2", "it is both clean-correct and clean-wrong"),
+        ("status = 'error' WHERE position = 3", "it is broken without a verdict"),
+        ("moved_elsewhere = 1 WHERE position = 3", "it is both broken and moved elsewhere"),
+        ("certified = 1 WHERE position = 3", "it is certified but not correct"),
+        ("certified = 0 WHERE position = 2", "an attacked image has a failed certificate"),
         ("abstained = 1 WHERE position = 2", "an attack abstained"),
         ("position = 5000 WHERE position = 2", "its position is beyond the images of the cell"),
-        ("image = 'stop/限速 🛑 1.png' WHERE position = 2", "an image is in it twice"),
+        ("image = 'stop/限速 🛑 1.png' WHERE position = 2", "an image occurs in it twice"),
     ],
 )
 def test_fields_that_contradict_each_other(run: Path, change: str, said: str) -> None:
@@ -410,10 +407,10 @@ def test_fields_that_contradict_each_other(run: Path, change: str, said: str) ->
         ("measure = 'guess'", "its measure is unknown"),
         ("norm = '../../Linf'", "its norm is unknown"),
         ("goal = 'any'", "its goal is unknown"),
-        ("eps = 'eight'", "its eps is no radius"),
-        ("alpha = 2.0", "its alpha is no probability"),
+        ("eps = 'eight'", "its eps is not a radius"),
+        ("alpha = 2.0", "its alpha is not a probability"),
         ("images = 5", "it has more outcomes than images"),
-        ("parameters = '{'", "a list is none"),
+        ("parameters = '{'", "a list is not valid JSON"),
     ],
 )
 def test_fields_of_a_cell_that_make_no_sense(run: Path, change: str, said: str) -> None:

@@ -177,7 +177,7 @@ def test_meta_that_is_absent(store: RunStore) -> None:
 
 
 def test_meta_that_json_cannot_say(store: RunStore) -> None:
-    with pytest.raises(InvariantError, match="object has no form in JSON"):
+    with pytest.raises(InvariantError, match="object cannot be represented in JSON"):
         store.set_meta("models", [object()])
 
 

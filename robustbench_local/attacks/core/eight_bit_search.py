@@ -84,14 +84,14 @@ class FinishingSearch:
             stream: The images' random numbers.
             rows: (N,) int64: which image of the open meter each is.
             in_8bit: (N,) boolean: the images that are to be 8-bit images; the others only need the margin.
-            queries_left: (N,) int64: looks that each image may still spend; None: as many as the search takes.
+            queries_left: (N,) int64: looks that each image may still spend; None: no limit.
             masks: (N, 1, H, W) boolean, or None.
 
         Returns:
             Same shape, inside the ball, the box and the mask: a success with a clear margin; where there was
             none, the success of the largest margin, and the candidate where no point succeeded.
         """
-        size = self.classifier.batch_size or compute_default_batch_size(originals)
+        size = self.classifier.settings.batch_size or compute_default_batch_size(originals)
         found = candidates.clone()
         for first in range(0, len(originals), size):
             index = torch.arange(first, min(first + size, len(originals)), device=originals.device)

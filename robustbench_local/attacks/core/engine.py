@@ -43,14 +43,15 @@ class Engine:
         stream: The images' random numbers.
         masks: (N, 1, H, W) boolean, or None.
         early_stop: Whether an item ends with its first confirmed success, and its image with it.
-        draws: Passes that are averaged for one look, for classifiers that draw random numbers themselves
-            (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
-        exact: Whether to look in float32 whatever the classifier allows: where the border lies is at stake.
+        eot_samples: Passes that are averaged for one look, for classifiers that draw random numbers
+            themselves (expectation over transformation, Athalye et al. 2018, arXiv:1707.07397).
+        force_float32: Whether to look in float32 whatever the classifier allows: the decision boundary itself
+            is at stake.
 
     Attributes:
         points: (N, C, H, W): the best point of each image so far; the original if there is none.
         scores: (N,): how good it is.
-        found: (N,) boolean: the images that need no more work.
+        finished: (N,) boolean: the images that need no more work.
     """
 
     def __init__(
@@ -69,10 +70,10 @@ class Engine:
         self.points = images.clone()
         self.scores = torch.full((len(images),), -torch.inf, device=images.device)
         self.finished = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        self.batch_size = classifier.batch_size or compute_default_batch_size(images)
+        self.batch_size = classifier.settings.batch_size or compute_default_batch_size(images)
         self._stream, self._early_stop, self._eot_samples = stream, early_stop, eot_samples
         self._steps_between_syncs = 1 if images.device.type == "cpu" else _STEPS_BETWEEN_SYNCS
-        self._uses_bf16 = classifier.search_precision == "bf16" and not force_float32
+        self._uses_bf16 = classifier.settings.search_precision == "bf16" and not force_float32
         self._has_new_results = False
         self._empty = images.new_empty(0)
 
@@ -122,13 +123,13 @@ class Engine:
         return WorkItems(rows=rows, restarts=torch.full_like(rows, restart), targets=wanted, eps=radii)
 
     def run(self, search: Search[State], items: WorkItems) -> None:
-        """Search until every item has left; ``points``, ``compute_scores`` and ``found`` say what came of it.
+        """Search until every item has left; ``points``, ``scores`` and ``found`` say what came of it.
 
         Args:
             search: How to search.
             items: What to search, in this order.
         """
-        if self.classifier.compile_steps:
+        if self.classifier.settings.compile_steps:
             # every search of a kind shares the compiled code; sizes vary as items come and go
             search.step = torch.compile(search.step, dynamic=True)  # type: ignore[method-assign]
         front: ActiveSet | None = None

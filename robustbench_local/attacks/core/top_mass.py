@@ -15,16 +15,16 @@ _MAX_ROUNDS = 32
 class TopMassCut:
     """Where a row is cut, a value or mass a row, (N, 1).
 
-    Entries above ``upper_bounds`` are in. Those above ``lower_bounds`` and up to ``upper_bounds``, equal in value, are the ones that
+    Entries above ``high`` are in. Those above ``low`` and up to ``high``, equal in value, are the ones that
     the cut goes through: all of them would be too much.
     """
 
     low: Tensor
     high: Tensor
     mass_low: Tensor
-    """Mass of all entries above ``lower_bounds``."""
+    """Mass of all entries above ``low``."""
     mass_high: Tensor
-    """Mass of all entries above ``upper_bounds``."""
+    """Mass of all entries above ``high``."""
 
 
 def select_top_mass(values: Tensor, masses: Tensor, target_mass: Tensor) -> TopMassCut:
@@ -36,7 +36,7 @@ def select_top_mass(values: Tensor, masses: Tensor, target_mass: Tensor) -> TopM
     Args:
         values: (N, D), at least 0; entries of value 0 are never selected.
         masses: (N, D), at least 0.
-        target_mass: (N, 1). A row that has no more than that keeps ``lower_bounds`` at 0 and ``upper_bounds`` at infinity.
+        target_mass: (N, 1). A row that has no more than that keeps ``low`` at 0 and ``high`` at infinity.
 
     Returns:
         The cuts; on a GPU, where nobody asks whether all rows have settled, after a fixed number of rounds.

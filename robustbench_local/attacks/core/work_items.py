@@ -20,7 +20,7 @@ class TensorTable:
         )
 
     def append_rows(self, other: Self) -> Self:
-        """These items, and behind them those of ``other_target_count``."""
+        """These items, and behind them those of ``other``."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__}
         return replace(self, **{name: _append_rows(*pair) for name, pair in pairs.items()})
 

@@ -89,7 +89,7 @@ class EOTAttack(Attack):
             )
 
     def check_support(self, threat: ThreatModel, classifier: Classifier) -> None:
-        """See :meth:`Attack.check`; also refuses a loss that is undefined here."""
+        """See :meth:`Attack.check_support`; also refuses a loss that is undefined here."""
         super().check_support(threat, classifier)
         check_loss_defined(self.loss, threat, classifier.num_classes)
 
@@ -155,7 +155,7 @@ class EOTInputs:
 
     def _get_batch_size(self) -> int:
         """How many images the classifier is given at once."""
-        return self.classifier.batch_size or max(1, PIXEL_VALUES_PER_BATCH // self.images[0].numel())
+        return self.classifier.settings.batch_size or max(1, PIXEL_VALUES_PER_BATCH // self.images[0].numel())
 
     def _select_signs(self, signs: slice) -> EOTInputs:
         """Some of the signs."""

@@ -35,10 +35,10 @@ def compute_window_sides(
         width: Likewise.
         min_side: Smallest side, where the image has room for it.
         odd: Whether sides are odd numbers, where the image has room for it.
-        rescale: Whether the schedule, made for 10,000 steps, is stretched or shrunk to ``steps_per_epoch``.
+        rescale: Whether the schedule, made for 10,000 steps, is stretched or shrunk to ``steps``.
 
     Returns:
-        ``steps_per_epoch`` numbers, each at most the shorter side of the image.
+        ``steps`` numbers, each at most the shorter side of the image.
 
     Source: Andriushchenko et al. 2020, arXiv:1912.00049, section 5; Croce & Hein 2020, arXiv:2003.01690.
     """
@@ -165,7 +165,7 @@ def _build_stored_patterns(sides: tuple[int, ...], power: int, device: torch.dev
 
 
 def _build_stored_positions(largest: int) -> Callable[[int], Tensor]:
-    """Positions along a window that is stored with ``max_value`` of them: the last is repeated."""
+    """Positions along a window that is stored with ``largest`` of them: the last is repeated."""
     return lambda side: torch.arange(largest).clamp_max(side - 1)
 
 

@@ -79,7 +79,7 @@ def build_resize_matrices(pixels: Tensor, start: Tensor, side: int) -> Tensor:
         side: Length of the row, before and after.
 
     Returns:
-        (N, side, side); the identity where ``build_pixels`` is ``side``.
+        (N, side, side); the identity where ``pixels`` is ``side``.
     """
     place = torch.arange(side, device=pixels.device, dtype=torch.float32)
     inner = place - start[:, None]

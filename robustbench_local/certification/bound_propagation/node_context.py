@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 
 from robustbench_local.certification.bound_propagation.operations import Shape
 
-_DEFAULT_REMEDY = "use a layer that has (see docs/certificates.md), or a smoothing certificate"
+_DEFAULT_REMEDY = "use a layer that has (see docs/how-to/certify.md), or a smoothing certificate"
 _SHAPE_METHODS = frozenset({"size", "dim", "ndimension"})
 _SHAPE_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device"})
 
 
-class UnsupportedNodeError(Exception):  # noqa: N818  a message on its way to a ModelError, which names the place
+class UnsupportedNodeError(Exception):
     """There are no bounds for this."""
 
     def __init__(self, what: str, remedy: str = _DEFAULT_REMEDY) -> None:

@@ -36,9 +36,9 @@ class Smoothing(Certificate):
     confidence bound of the share of votes for the prediction. It is a statement about g, not about the
     classifier under the noise, and of n images alpha * n may on average be claimed wrongly.
 
-    One class is chosen by ``n0`` votes and its share bounded by ``image_count`` others (Clopper and Pearson). With
+    One class is chosen by ``n0`` votes and its share bounded by ``n`` others (Clopper and Pearson). With
     ``sequential`` only the threat's radius is asked about: votes are counted until it is proven or hopeless,
-    up to ``image_count``, at the same alpha; the radius that comes back is then the threat's or 0.
+    up to ``n``, at the same alpha; the radius that comes back is then the threat's or 0.
 
     Args:
         sigma: Standard deviation of the noise in pixel units of [0, 1], above 0.
@@ -100,7 +100,7 @@ class Smoothing(Certificate):
         )
 
     def predict(self, classifier: Classifier, images: Tensor, stream: RandomStream) -> list[int | None]:
-        """What the smoothed classifier says, with ``image_count`` votes.
+        """What the smoothed classifier says, with ``n`` votes.
 
         Args:
             classifier: What :meth:`base` gave, inside ``classifier.evaluation_mode()``.

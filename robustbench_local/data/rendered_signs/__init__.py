@@ -1,1 +1,1 @@
-"""The embedded data set: traffic signs drawn by a program, labelled as in GTSRB."""
+"""The embedded data set: rendered traffic signs, labelled as in GTSRB."""

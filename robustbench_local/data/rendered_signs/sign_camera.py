@@ -1,6 +1,6 @@
-"""The camera before a traffic sign: perspective, light, lens and sensor.
+"""The camera model of rendered signs: perspective, light, lens and sensor.
 
-Everything random comes from one generator, in units of the frame, so that an image depends on its own
+All randomness comes from one generator, in units of the frame, so that an image depends on its own
 seed alone and shows the same scene at any resolution.
 """
 
@@ -23,14 +23,14 @@ from robustbench_local.data.rendered_signs.sign_shapes import FrontView, render_
 Array = np.ndarray
 Generator = np.random.Generator
 
-# The frame is rendered this many times finer and averaged: one photosite sees an area, not a point.
+# The frame is rendered at this many times the resolution and averaged, because a photosite covers an area.
 _SUPERSAMPLING = 3
-# Blur and motion are in pixels of a 32-pixel frame, whatever the size.
+# Blur and motion are in pixels of a 32-pixel frame at every resolution.
 _REFERENCE_SIZE_PIXELS = 32
 
 
 def photograph_sign(label: int, size: int, rng: Generator) -> tuple[Array, Array]:
-    """Photograph one sign.
+    """Render a photograph of one sign.
 
     Args:
         label: GTSRB id of a drawn class.
@@ -56,7 +56,7 @@ def photograph_sign(label: int, size: int, rng: Generator) -> tuple[Array, Array
 
 
 def _build_rotation(yaw: float, pitch: float, roll: float) -> Array:
-    """Rotation matrix about the vertical, the horizontal and the line of sight, in degrees."""
+    """Return the rotation about the vertical, the horizontal and the line of sight, in degrees."""
     (cy, cp, cr), (sy, sp, sr) = (f(np.radians([yaw, pitch, roll])) for f in (np.cos, np.sin))
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
@@ -73,9 +73,9 @@ def project_points(homography: Array, points: Array) -> Array:
 
 
 def _sample_homography(outline: tuple[Point, ...], rng: Generator) -> Array:
-    """Homography from sign units to the frame [-1, 1]: where the camera stands and how it is cropped.
+    """Sample the homography from sign units to the frame [-1, 1]: the camera's position and the crop.
 
-    The crop follows the outline as a detector's box would: the sign fills 74 to 95% of the frame.
+    The crop follows the outline like a detector's box: the sign fills 74 to 95% of the frame.
     """
     yaw, pitch, roll = rng.triangular([-35, -18, -9], 0, [35, 18, 9])
     distance = rng.uniform(4, 9)
@@ -92,34 +92,34 @@ def _sample_homography(outline: tuple[Point, ...], rng: Generator) -> Array:
 
 
 def _warp_sign(view: FrontView, homography: Array, side: int, rng: Generator) -> tuple[Array, Array]:
-    """The weathered sign through the homography: picture (S, S, 3) and coverage (S, S)."""
+    """Warp the weathered sign by the homography: picture (S, S, 3) and coverage (S, S)."""
     to_pixels = np.array([[side / 2, 0, side / 2], [0, side / 2, side / 2], [0, 0, 1]])
-    back = np.linalg.inv(to_pixels @ homography @ np.linalg.inv(to_pixels))
-    back /= back[2, 2]
+    inverse = np.linalg.inv(to_pixels @ homography @ np.linalg.inv(to_pixels))
+    inverse /= inverse[2, 2]
     layers = np.dstack([weather_sign(view.rgb, rng), view.alpha])
     packed = Image.fromarray(np.clip(layers * 255 + 0.5, 0, 255).astype(np.uint8), "RGBA")
     warped = packed.transform(
-        (side, side), Image.Transform.PERSPECTIVE, back.ravel()[:8].tolist(), Image.Resampling.BILINEAR
+        (side, side), Image.Transform.PERSPECTIVE, inverse.ravel()[:8].tolist(), Image.Resampling.BILINEAR
     )
-    seen = np.asarray(warped, dtype=np.float32) / 255
-    return seen[..., :3], seen[..., 3]
+    pixels = np.asarray(warped, dtype=np.float32) / 255
+    return pixels[..., :3], pixels[..., 3]
 
 
 def _apply_light(picture: Array, rng: Generator) -> Array:
-    """Exposure, colour of the light, saturation, haze and contrast curve."""
-    # Even in stops: as on real photographs, many signs lie in shadow or against the light.
+    """Apply exposure, color of the light, saturation, haze and a contrast curve."""
+    # Uniform in stops: as in real photographs, many signs are in shadow or backlit.
     gain = np.exp(rng.uniform(np.log(0.2), np.log(1.15)))
     warm, green = rng.uniform(-0.1, 0.1), rng.uniform(-0.04, 0.04)
     cast = np.array([1 + warm, 1 + green, 1 - warm], np.float32) * np.float32(gain)
     haze, pallor = np.float32(rng.uniform(0, 0.18)), np.float32(rng.uniform(0, 0.6))
-    grey = picture.mean(axis=2, keepdims=True)
-    lit = (picture + pallor * (grey - picture)) * cast * (1 - haze) + haze
+    gray = picture.mean(axis=2, keepdims=True)
+    lit = (picture + pallor * (gray - picture)) * cast * (1 - haze) + haze
     curved: Array = np.clip(lit, 0, 1) ** np.float32(rng.uniform(0.9, 1.25))
     return curved
 
 
 def _average_photosites(picture: Array) -> Array:
-    """Average the fine rendering down to photosites."""
+    """Average the supersampled rendering to photosites."""
     size = picture.shape[0] // _SUPERSAMPLING
     blocks = picture.reshape(size, _SUPERSAMPLING, size, _SUPERSAMPLING, -1)
     mean: Array = blocks.mean(axis=(1, 3))
@@ -127,7 +127,7 @@ def _average_photosites(picture: Array) -> Array:
 
 
 def _apply_lens(picture: Array, rng: Generator) -> Array:
-    """Out of focus, and sometimes moved while the shutter was open."""
+    """Apply defocus, and sometimes motion blur."""
     scale = picture.shape[0] / _REFERENCE_SIZE_PIXELS
     sigma = rng.uniform(0.2, 1.1) * scale
     blurred: Array = gaussian_filter(picture, (sigma, sigma, 0), truncate=3, mode="nearest")
@@ -140,7 +140,7 @@ def _apply_lens(picture: Array, rng: Generator) -> Array:
 
 
 def _shift_picture(picture: Array, x: float, y: float) -> Array:
-    """The picture moved by a fraction of pixels, bilinear, its border repeated."""
+    """Shift the picture by a fractional number of pixels, bilinearly, with its border repeated."""
     for axis, distance in ((1, x), (0, y)):
         whole = int(np.floor(distance))
         rest = np.float32(distance - whole)
@@ -152,13 +152,13 @@ def _shift_picture(picture: Array, x: float, y: float) -> Array:
 
 
 def _apply_sensor(picture: Array, rng: Generator) -> Array:
-    """Noise of the sensor (finer and coarser, a little coloured) and rounding to 8 bits."""
+    """Add sensor noise (fine and coarse, slightly colored) and round to 8 bits."""
     size = picture.shape[0]
     level = np.float32(rng.uniform(0.002, 0.01))
     fine = rng.standard_normal((size, size, 1), dtype=np.float32)
-    colour = np.stack(
+    color_noise = np.stack(
         [sample_smooth_noise(rng, size, _REFERENCE_SIZE_PIXELS // 2) for _ in range(3)], axis=-1
     )
-    noisy = picture + level * (fine + 0.5 * colour)
+    noisy = picture + level * (fine + 0.5 * color_noise)
     eight_bits: Array = np.clip(noisy * 255 + 0.5, 0, 255).astype(np.uint8)
     return eight_bits

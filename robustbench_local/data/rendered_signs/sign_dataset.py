@@ -1,8 +1,8 @@
-"""Rendered traffic signs: the embedded data set, labelled and named as GTSRB.
+"""Rendered traffic signs: the embedded data set, with GTSRB's labels and names.
 
-No file is read and nothing is downloaded: each sign is drawn from geometry, set before a background, lit
-and photographed by a random camera. An image is made from its own seed alone - (seed, split, class,
-index) - so ``query_limit``, order and the size of the set never change it. ``python -m
+No file is read and nothing is downloaded: each sign is drawn from geometry, placed before a background, lit
+and photographed by a random camera. An image depends on its own seed alone - (seed, split, class, index) -
+so ``limit``, order and the size of the set never change it. ``python -m
 robustbench_local.data.rendered_signs.sign_dataset FILE.png`` writes a contact sheet.
 """
 
@@ -25,7 +25,7 @@ from robustbench_local.errors import DataError
 
 #: The order is part of every image's seed: append only.
 SPLITS: tuple[str, ...] = ("train", "validation", "test")
-#: What the masks are, as a report names them.
+#: Description of the masks for reports.
 SIGN_SURFACE = "the sign inside the outline that it is drawn with"
 _MAX_SIZE_PIXELS = 1024
 
@@ -42,10 +42,10 @@ def load_signs(
     """Render a split of the signs.
 
     Args:
-        split: One of ``SPLITS``; their images have nothing in common but the classes.
+        split: One of ``SPLITS``, which share no images.
         per_class: Images of each class.
-        limit: Render only this many, as even over the classes as they go; the first of each class.
-        seed: Not negative; another seed gives other photographs of the same classes.
+        limit: Number of images, spread evenly over the classes; the first of each class.
+        seed: At least 0; another seed gives other photographs of the same classes.
         size: Side of the square images in pixels, 16 to 1024.
         classes: GTSRB ids, among ``DRAWN_CLASSES``; only these are rendered.
 
@@ -99,7 +99,7 @@ def _check_drawn_class(label: int) -> int:
 
 
 def render_clean_sign(label: int, size: int = 32) -> tuple[Tensor, Tensor]:
-    """One sign from the front in even light: what a sticker is designed on.
+    """Render one sign from the front in even light, as the basis for designing a sticker.
 
     Args:
         label: GTSRB id, one of ``DRAWN_CLASSES``.
@@ -117,7 +117,7 @@ def render_clean_sign(label: int, size: int = 32) -> tuple[Tensor, Tensor]:
 
 
 def write_contact_sheet(path: Path, *, columns: int = 12, size: int = 32) -> None:
-    """Write a PNG with ``columns`` test images of each class, a class a row."""
+    """Write a PNG with ``columns`` test images of each class, one class per row."""
     data = load_signs(split="test", per_class=columns, size=size)
     pixels = (data.images * 255).byte().permute(0, 2, 3, 1).numpy()
     grid = pixels.reshape(columns, len(DRAWN_CLASSES), size, size, 3).transpose(1, 2, 0, 3, 4)

@@ -1,6 +1,6 @@
-"""A pen for flat figures: shapes in sign units on a PIL canvas, antialiased by supersampling.
+"""Drawing of flat figures: shapes in sign units on a PIL canvas, antialiased by supersampling.
 
-Sign units: the centre of the canvas is (0, 0), x runs right and y down, the canvas spans [-1, 1].
+In sign units the center of the canvas is (0, 0), x points right, y points down, and the canvas spans [-1, 1].
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from PIL import Image, ImageDraw, ImageFont
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
 
-# Edges are drawn hard on a canvas this many times larger, and averaged down.
+# Edges are drawn without antialiasing on a canvas this many times larger, which is then averaged.
 _SUPERSAMPLING = 4
 _FONT_PIXELS = 256
 
 
 @lru_cache(maxsize=1)
 def _load_font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans Bold from matplotlib's own files: the same letters on every machine."""
+    """Load DejaVu Sans Bold from matplotlib's files, so that letters are the same on every machine."""
     package = find_spec("matplotlib")  # found, not imported: that takes half a second
     if package is None or package.origin is None:
         raise ModuleNotFoundError("matplotlib, whose font the signs are lettered with, is not installed")
@@ -36,13 +36,13 @@ def _load_font() -> ImageFont.FreeTypeFont:
 def build_regular_polygon(
     corners: int, radius: float, start: float, centre: Point = (0.0, 0.0)
 ) -> list[Point]:
-    """Corners of a regular polygon, the first at angle ``find_starting_points`` (degrees; 0 is right, 90 is down)."""
+    """Return the corners of a regular polygon, the first at angle ``start`` (degrees; 0 right, 90 down)."""
     angles = (math.radians(start + 360.0 * k / corners) for k in range(corners))
     return [(centre[0] + radius * math.cos(a), centre[1] + radius * math.sin(a)) for a in angles]
 
 
 class Pen:
-    """Draws on a square canvas of ``size`` pixels a side.
+    """A pen for a square canvas of ``size`` pixels per side.
 
     Args:
         size: Side of the finished picture, in pixels.
@@ -59,18 +59,18 @@ class Pen:
         return (half + half * point[0], half + half * point[1])
 
     def draw_disc(self, centre: Point, radius: float, colour: Colour | int) -> None:
-        """A filled circle."""
+        """Draw a filled circle."""
         (x, y), r = self._convert_to_pixels(centre), radius * self._side / 2
         self._draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
     def draw_polygon(self, points: Sequence[Point], colour: Colour | int, rounding: float = 0.0) -> None:
-        """A filled polygon whose corners are rounded outwards by ``rounding``."""
+        """Draw a filled polygon whose corners are rounded outwards by ``rounding``."""
         self._draw.polygon([self._convert_to_pixels(p) for p in points], fill=colour)
         if rounding:
             self.draw_path([*points, points[0]], 2 * rounding, colour)
 
     def draw_path(self, points: Sequence[Point], width: float, colour: Colour | int) -> None:
-        """A line of ``width`` through the points, with round ends and joints."""
+        """Draw a line of ``width`` through the points, with round ends and joints."""
         for (ax, ay), (bx, by) in pairwise(points):
             length = math.hypot(bx - ax, by - ay) or 1.0
             nx, ny = (ay - by) / length * width / 2, (bx - ax) / length * width / 2
@@ -80,7 +80,7 @@ class Pen:
             self.draw_disc(point, width / 2, colour)
 
     def draw_arrow(self, points: Sequence[Point], width: float, head: float, colour: Colour) -> None:
-        """A line through the points whose last point is the tip of a head ``head`` long and wide."""
+        """Draw a line through the points that ends in an arrowhead ``head`` long and wide."""
         (ax, ay), (bx, by) = points[-2], points[-1]
         length = math.hypot(bx - ax, by - ay)
         ux, uy = (bx - ax) / length, (by - ay) / length
@@ -95,7 +95,7 @@ class Pen:
         self.draw_polygon(corners, colour)
 
     def draw_text(self, text: str, centre: Point, width: float, height: float, colour: Colour) -> None:
-        """Bold letters stretched to fill a box of ``width`` x ``height``."""
+        """Draw bold letters stretched to fill a box of ``width`` x ``height``."""
         left, top, right, bottom = _load_font().getbbox(text)
         glyphs = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)), 0)
         ImageDraw.Draw(glyphs).text((-left, -top), text, fill=255, font=_load_font())
@@ -105,5 +105,5 @@ class Pen:
         self._draw.bitmap((round(x), round(y)), glyphs.resize(box, Image.Resampling.BILINEAR), fill=colour)
 
     def render_picture(self) -> np.ndarray:
-        """The canvas averaged down to its size: float32 in [0, 1], (H, W, 3) or (H, W)."""
+        """Return the canvas averaged to its final size: float32 in [0, 1], (H, W, 3) or (H, W)."""
         return np.asarray(self._image.reduce(_SUPERSAMPLING), dtype=np.float32) / 255.0

@@ -1,6 +1,6 @@
-"""What stands behind and lies upon a traffic sign: backgrounds, weather and light.
+"""The surroundings of a rendered sign: backgrounds, weathering and light.
 
-Every texture is smooth noise in frame units (cells a frame), so a scene looks the same at any resolution.
+Every texture is smooth noise in frame units (cells per frame), so a scene looks the same at any resolution.
 Pictures are float32 (S, S, 3), values about [0, 1], not clipped.
 """
 
@@ -16,14 +16,14 @@ Array = np.ndarray
 
 
 def sample_smooth_noise(rng: Generator, size: int, cells: int) -> Array:
-    """Noise of about unit deviation that varies over ``1 / cells`` of the frame: float32 (size, size)."""
+    """Sample noise of about unit deviation with ``cells`` cells per frame: float32 (size, size)."""
     grid = rng.standard_normal((cells + 1, cells + 1), dtype=np.float32)
     image = Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
 def sample_fractal_noise(rng: Generator, size: int, cells: tuple[int, ...]) -> Array:
-    """Octaves of smooth noise, each of half the strength of the one before; about unit deviation."""
+    """Sum octaves of smooth noise, each half as strong as the one before; about unit deviation."""
     total = np.zeros((size, size), np.float32)
     for octave, count in enumerate(cells):
         total += sample_smooth_noise(rng, size, count) * np.float32(0.5**octave)
@@ -31,14 +31,14 @@ def sample_fractal_noise(rng: Generator, size: int, cells: tuple[int, ...]) -> A
 
 
 def _tint_texture(colour: Array, strength: Array) -> Array:
-    """A colour whose brightness follows ``select_strengths`` (1 leaves it)."""
+    """Return a color scaled by ``strength`` at each pixel (1 leaves it unchanged)."""
     tinted: Array = colour.astype(np.float32) * strength[..., None]
     return tinted
 
 
 def _render_sky(rng: Generator, size: int) -> Array:
-    grey = rng.uniform(0.35, 0.98)
-    top = grey * np.array([rng.uniform(0.55, 1.0), rng.uniform(0.75, 1.0), 1.0])
+    brightness = rng.uniform(0.35, 0.98)
+    top = brightness * np.array([rng.uniform(0.55, 1.0), rng.uniform(0.75, 1.0), 1.0])
     fall = np.linspace(0, 1, size, dtype=np.float32)[:, None] * np.float32(rng.uniform(-0.1, 0.3))
     return _tint_texture(top, 1 + fall + 0.08 * sample_fractal_noise(rng, size, (2, 5)))
 
@@ -53,8 +53,8 @@ def _render_foliage(rng: Generator, size: int) -> Array:
 
 
 def _render_wall(rng: Generator, size: int) -> Array:
-    colour = rng.uniform(0.2, 0.8) * np.array([1.0, rng.uniform(0.72, 1.0), rng.uniform(0.55, 1.0)])
-    wall = _tint_texture(colour, 1 + 0.06 * sample_fractal_noise(rng, size, (3, 12)))
+    color = rng.uniform(0.2, 0.8) * np.array([1.0, rng.uniform(0.72, 1.0), rng.uniform(0.55, 1.0)])
+    wall = _tint_texture(color, 1 + 0.06 * sample_fractal_noise(rng, size, (3, 12)))
     for _ in range(int(rng.integers(0, 4))):
         left, top = rng.uniform(-0.1, 1.0, 2)
         width, height = rng.uniform(0.1, 0.5, 2)
@@ -65,8 +65,8 @@ def _render_wall(rng: Generator, size: int) -> Array:
 
 
 def _render_road(rng: Generator, size: int) -> Array:
-    colour = rng.uniform(0.15, 0.5) * np.array([1.0, rng.uniform(0.95, 1.02), rng.uniform(0.9, 1.1)])
-    return _tint_texture(colour, 1 + 0.1 * sample_fractal_noise(rng, size, (3, 24)))
+    color = rng.uniform(0.15, 0.5) * np.array([1.0, rng.uniform(0.95, 1.02), rng.uniform(0.9, 1.1)])
+    return _tint_texture(color, 1 + 0.1 * sample_fractal_noise(rng, size, (3, 24)))
 
 
 _UPPER_TEXTURES: tuple[Callable[[Generator, int], Array], ...] = (
@@ -85,7 +85,7 @@ _LOWER_TEXTURES: tuple[Callable[[Generator, int], Array], ...] = (
 
 
 def render_background(rng: Generator, size: int) -> Array:
-    """Sky, leaves, a wall or the road, mostly two of them with an uneven border, and some poles."""
+    """Render sky, foliage, a wall or a road, mostly two of them with an uneven border, and some poles."""
     scene = _UPPER_TEXTURES[rng.integers(len(_UPPER_TEXTURES))](rng, size)
     if rng.random() < 0.7:
         lower = _LOWER_TEXTURES[rng.integers(len(_LOWER_TEXTURES))](rng, size)
@@ -100,23 +100,23 @@ def render_background(rng: Generator, size: int) -> Array:
 
 
 def draw_pole(scene: Array, rng: Generator, x: float) -> None:
-    """Draw the sign's own pole into ``scene``, behind the sign, from its middle to the lower edge."""
+    """Draw the sign's own pole into ``scene``, from its middle to the lower edge."""
     below = scene[scene.shape[0] // 2 :]
     _draw_stripe(below, x, rng.uniform(0.03, 0.06), rng.uniform(-0.03, 0.03), rng.uniform(0.25, 0.7))
 
 
 def _draw_stripe(scene: Array, x: float, half_width: float, lean: float, grey: float) -> None:
-    """A round grey bar through the picture, in place: lighter in its middle than at its sides."""
+    """Draw a round gray bar into the picture, in place, lighter in its middle than at its sides."""
     rows, columns = scene.shape[:2]
     down = np.linspace(-0.5, 0.5, rows, dtype=np.float32)[:, None]
     across = np.linspace(0, 1, columns, dtype=np.float32)[None, :]
     offset = np.abs(across - np.float32(x) - np.float32(lean) * down) / np.float32(half_width)
-    colour = np.float32(grey) * (1.15 - 0.5 * offset**2)
-    scene[:] = np.where((offset < 1)[..., None], colour[..., None], scene)
+    color = np.float32(grey) * (1.15 - 0.5 * offset**2)
+    scene[:] = np.where((offset < 1)[..., None], color[..., None], scene)
 
 
 def weather_sign(sign: Array, rng: Generator) -> Array:
-    """Fade the colours and lay dirt on a sign."""
+    """Fade the colors of a sign and add dirt."""
     fade = np.float32(rng.uniform(0, 0.25) ** 1.5 * 2)
     faded = sign * (1 - fade) + np.float32(0.62) * fade
     dirt = np.maximum(sample_fractal_noise(rng, sign.shape[0], (4, 10)) - 0.6, 0) * np.float32(
@@ -127,7 +127,7 @@ def weather_sign(sign: Array, rng: Generator) -> Array:
 
 
 def sample_shading(rng: Generator, size: int) -> Array:
-    """How bright the light is over the frame: a gentle slope, sometimes the edge of a shadow; (S, S)."""
+    """Sample the brightness over the frame: a gentle slope, sometimes the edge of a shadow; (S, S)."""
     angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.18)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     along = axis[None, :] * np.float32(np.cos(angle)) + axis[:, None] * np.float32(np.sin(angle))

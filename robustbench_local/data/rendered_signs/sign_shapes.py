@@ -1,7 +1,7 @@
-"""Traffic signs as they leave the factory: outline and front view of each class, drawn from geometry.
+"""Traffic signs in mint condition: outline and front view of each class, drawn from geometry.
 
-The figures follow the German signs of the Vienna convention closely enough to be read as such; they are
-not to the millimetre.
+The figures follow the German signs of the Vienna convention closely enough to be recognized, but they are
+not exact to the millimeter.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _build_arrows(*paths: list[Point]) -> Callable[[Pen], None]:
 def _draw_roundabout(pen: Pen) -> None:
     _draw_mandatory(pen)
     for start in (10.0, 130.0, 250.0):
-        # Traffic on the right goes round anticlockwise: angles fall, as y runs down.
+        # Right-hand traffic circulates counterclockwise: angles decrease, because y points down.
         arc = [build_regular_polygon(1, 0.55, start - angle)[0] for angle in range(0, 70, 7)]
         pen.draw_path(arc, 0.18, _WHITE)
         tip, base = start - 100.0, start - 62.0
@@ -189,7 +189,7 @@ def render_front_view(label: int, size: int) -> FrontView:
         size: Side in pixels, at least 8.
 
     Returns:
-        The picture, its coverage and its outline; cached, so do not write into the arrays.
+        The picture, its coverage and its outline; the arrays are cached and read-only.
 
     Raises:
         KeyError: If the class is not drawn.

@@ -27,7 +27,7 @@ _COLLAPSE_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class FastTraining(AdversarialRecipe):
-    """Adversarial training with FGSM from a uniform start; ``steps_per_epoch`` is 1, ``step_size`` 1.25 in the paper.
+    """Adversarial training with FGSM from a uniform start; ``steps`` is 1, ``step_size`` 1.25 in the paper.
 
     With too long a step or too long a training it can learn, within an epoch, to withstand FGSM alone
     (catastrophic overfitting). After each epoch both attacks are tried on validation images, and the training
@@ -68,8 +68,8 @@ class _FastObjective(AdversarialObjective[FastTraining]):
         due = max(self._best_pgd_accuracy, fgsm) if self._has_full_radius else self._best_pgd_accuracy
         if fgsm - pgd > _MIN_GAP_SHARE and pgd < _COLLAPSE_SHARE * due:
             raise ModelError(
-                f"catastrophic overfitting: PGD accuracy is {pgd:.1%}, at best {self._best_pgd_accuracy:.1%}, while "
-                f"FGSM accuracy is {fgsm:.1%}",
+                f"catastrophic overfitting: PGD accuracy is {pgd:.1%}, at best "
+                f"{self._best_pgd_accuracy:.1%}, while FGSM accuracy is {fgsm:.1%}",
                 where="training",
                 remedy="lower step_size, train for fewer epochs, or use pgd-at",
             )

@@ -25,7 +25,7 @@ class FreeTraining(AdversarialRecipe):
     """Each batch is replayed; every step moves the weights down and the perturbation up the same gradient.
 
     The perturbation is carried over to the next batch. An epoch costs as much as ``replays`` ordinary ones,
-    so the paper divides their number by it. ``steps_per_epoch`` is 1, ``step_size`` in units of the radius is 1.
+    so the paper divides their number by it. ``steps`` is 1, ``step_size`` in units of the radius is 1.
 
     Attributes:
         replays: Steps on each batch; 8 in the paper, 4 on ImageNet.

@@ -7,11 +7,11 @@ from typing import Any, get_type_hints
 
 from robustbench_local.config.cards import Card
 from robustbench_local.config.hyperparameters import validate_value
-from robustbench_local.config.registry import Registry
 from robustbench_local.defenses.recipes.base import Recipe
 from robustbench_local.errors import CardError, did_you_mean
+from robustbench_local.extensions.open_registry import OpenRegistry
 
-RECIPES: Registry[Recipe] = Registry(
+RECIPES: OpenRegistry[Recipe] = OpenRegistry(
     "training recipe",
     Recipe,  # type: ignore[type-abstract]  # compared with, never built
     {
@@ -30,8 +30,9 @@ RECIPES: Registry[Recipe] = Registry(
         "standard": "robustbench_local.defenses.recipes.standard:Standard",
         "trades": "robustbench_local.defenses.recipes.trades:Trades",
     },
+    group="defenses",
 )
-"""Trainings by the name that a card's ``peer_method`` gives."""
+"""Trainings by the name that a card's ``method`` gives."""
 
 _THREAT_FIELD = "threat"
 

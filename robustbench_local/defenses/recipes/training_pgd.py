@@ -61,7 +61,7 @@ def build_linf_examples(
         eps: Radius in pixel units of [0, 1].
         steps: Gradient steps.
         step_size: In pixel units of [0, 1].
-        generator: Of a uniform random start, on the CPU; None starts at ``find_starting_points``.
+        generator: Of a uniform random start, on the CPU; None starts at ``start``.
         start: Where to start, as ``images``; None means the images.
         loss: Logits (N, K) and labels to the scalar that is ascended; the summed cross-entropy by default.
 

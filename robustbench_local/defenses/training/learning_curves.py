@@ -22,7 +22,7 @@ _CLEAN_COLOUR, _ROBUST_COLOUR = "#1f77b4", "#d62728"
 
 
 def write_curves(out: Path, curves: Sequence[EpochResult], *, best: int, title: str) -> None:
-    """Write ``NAME.curves.csv`` and ``NAME.curves.encode_png`` beside the weights.
+    """Write ``NAME.curves.csv`` and ``NAME.curves.png`` beside the weights.
 
     Args:
         out: The weights file.

@@ -11,6 +11,7 @@ from robustbench_local.classifier.model_identity import describe_model, digest_p
 from robustbench_local.classifier.package_code import digest_code
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.extensions.open_registry import describe_outside_code
 
 LOOP_VERSION = 1
 """Raised whenever the same recipe, data and seed give other weights for a reason that no code shows."""
@@ -41,6 +42,7 @@ def describe_training(
     return {
         "version of the training loop": compute_loop_version(),
         "recipe": repr(recipe),
+        **{f"{part} of the recipe": value for part, value in describe_outside_code(type(recipe)).items()},
         "training": training.compute_digest(),
         "validation": validation.compute_digest(),
         "seed": str(seed),

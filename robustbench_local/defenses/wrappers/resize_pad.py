@@ -66,7 +66,7 @@ class ResizePad(RandomWrapper):
 
 
 def _scale_to_integers(uniform: Tensor, limit: Tensor) -> Tensor:
-    """Whole numbers from 0 to ``query_limit`` - 1."""
+    """Whole numbers from 0 to ``limit`` - 1."""
     return torch.minimum((uniform * limit).floor(), limit - 1)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 from robustbench_local.classifier import Classifier
 from robustbench_local.config.cards import find_card
 from robustbench_local.config.hyperparameters import build_dataclass
-from robustbench_local.config.registry import Registry
 from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.errors import ConfigError
+from robustbench_local.extensions.code_permission import permit_code
+from robustbench_local.extensions.open_registry import OpenRegistry
 
-WRAPPERS: Registry[Wrapper] = Registry(
+WRAPPERS: OpenRegistry[Wrapper] = OpenRegistry(
     "wrapper defense",
     Wrapper,  # type: ignore[type-abstract]  # compared with, never built
     {
@@ -24,6 +25,7 @@ WRAPPERS: Registry[Wrapper] = Registry(
         "resize-pad": "robustbench_local.defenses.wrappers.resize_pad:ResizePad",
         "smoothing": "robustbench_local.defenses.wrappers.smoothing:RandomizedSmoothing",
     },
+    group="defenses",
 )
 """Methods of defense cards that need no training."""
 
@@ -46,15 +48,18 @@ def defend(
     defense: str | Wrapper,
     *,
     cards: Sequence[Path | str] = (),
+    allow_code: bool = False,
     **parameters: Any,
 ) -> Classifier:
     """Put a wrapper defense around a classifier.
 
     Args:
         classifier: Any classifier; it stays as it is and can be attacked without its defense.
-        defense: A card such as ``"jpeg-75"``, or a wrapper of your own.
+        defense: A card such as ``"jpeg-75"``, a wrapper of your own, an entry point, or
+            ``"python:FILE.py:NAME"``.
         cards: Folders with cards of your own.
-        parameters: What to change in the card: ``quality=50``.
+        allow_code: Whether ``python:FILE.py:NAME`` may run its file.
+        **parameters: What to change in the card: ``quality=50``.
 
     Returns:
         The defended classifier. Attacks go through the defense, by its surrogate where it has no useful
@@ -68,6 +73,9 @@ def defend(
         if parameters:
             raise ConfigError("a wrapper has its parameters already", remedy="set them where it is made")
         return defense.wrap(classifier)
+    with permit_code(allow_code):
+        if WRAPPERS.is_outside(defense):
+            return build_wrapper(defense, parameters).wrap(classifier)
     card = find_card(defense, kind="defense", extra=[Path(folder) for folder in cards])
     if card.method not in WRAPPERS:
         raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -14,9 +13,9 @@ from robustbench_local.evaluation.execution.model_notes import save_model_notes
 from robustbench_local.evaluation.execution.model_speed import try_tune_batch_size
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
-from robustbench_local.evaluation.harness.attack_job import AttackJob, OutcomeBatch, format_error_line
 from robustbench_local.evaluation.harness.batches import IsolationSettings, run_batches
-from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, format_error_line
+from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.store.records import CellRecord, CellStatus, EventRecord, OutcomeRecord, count_outcomes
 from robustbench_local.store.run_folder import UNKNOWN_IDENTITY
 from robustbench_local.store.run_store import RunStore
@@ -37,7 +36,8 @@ def execute_plan(
         plan: What to do.
         store: Where outcomes go; what it already holds is not done again.
         listener: Told of progress.
-        exit_process: Ends this process, with what was committed, when a model hangs in it and cannot be interrupted.
+        exit_process: Ends this process, with what was committed, when a model hangs in it and cannot be
+            interrupted.
 
     Raises:
         StorageError: If the disk refuses; what was committed is kept and the same command resumes.
@@ -79,7 +79,7 @@ class _CellRunner:
     """One cell on its way into the store."""
 
     def __init__(
-        self, plan: Plan, store: RunStore, listener: ProgressListener, cell: PlannedCell, key: str
+        self, plan: Plan, store: RunStore, listener: ProgressListener, cell: CellSpec, key: str
     ) -> None:
         self.exit_process: Callable[[], None] | None = None
         self.plan, self.store, self.listener, self.cell, self.key = plan, store, listener, cell, key
@@ -124,22 +124,21 @@ class _CellRunner:
         if counts.nonfinite_gradients:
             self._add_warning(
                 f"{self._format_cell()}: gradients had NaN or infinite entries on "
-                f"{counts.nonfinite_gradients} of {counts.n} images; they were taken out where they arise"
+                f"{counts.nonfinite_gradients} of {counts.n} images; these entries were removed where they arise"
             )
         if counts.missing_gradients:
             self._add_warning(
-                f"{self._format_cell()}: gradients showed nothing to follow on "
+                f"{self._format_cell()}: gradients were zero or not confirmed on "
                 f"{counts.missing_gradients} of {counts.n} images; add a margin loss or a black-box attack"
             )
 
     def _run_job(self) -> None:
-        task = self.cell.build_job(self.plan.seed)
-        if self.plan.skip_verified and isinstance(task, AttackJob):
-            task = replace(task, proven_images=find_proven_images(self.cell, self.plan.cells, self.store))
-        originals = task.data.images.numpy()
+        job = self.cell.make_job()
+        if self.plan.skip_verified:
+            job = job.skip_proven_images(find_proven_images(self.cell, self.plan.cells, self.store))
         size = self.plan.batch_size or self._find_batch_size()
         batches = run_batches(
-            task,
+            job,
             batch_size=size,
             done_positions=frozenset(self.done_positions),
             notify=self._add_warning,
@@ -153,7 +152,7 @@ class _CellRunner:
         )
         for batch in batches:
             fresh = tuple(row for row in batch.outcomes if row.position not in self.done_positions)
-            self._save_example_images(originals, batch, fresh)
+            self._save_example_images(job, batch, fresh)
             self.store.add_outcomes(self.key, fresh, batch.view_predictions, batch.views)
             self.done_positions.update(row.position for row in fresh)
             self.counts += count_outcomes(fresh)
@@ -175,23 +174,24 @@ class _CellRunner:
             self.store.update_meta({"batch sizes": known})
         return int(known[str(subject)])
 
-    def _save_example_images(
-        self, originals: np.ndarray, batch: OutcomeBatch, fresh: Sequence[OutcomeRecord]
-    ) -> None:
+    def _save_example_images(self, job: Job, batch: OutcomeBatch, fresh: Sequence[OutcomeRecord]) -> None:
         """Save the first broken images of the cell, or of signs the first at all: whatever the batches."""
         worth = [row for row in fresh if (row.clean_correct if batch.report_images else row.broken)]
         before = self.counts.clean_correct if batch.report_images else self.counts.broken
         positions = [row.position for row in worth[: max(self.plan.max_example_images - before, 0)]]
         if not positions:
             return
-        place = {row.position: index for index, row in enumerate(batch.outcomes)}
+        index = {row.position: index for index, row in enumerate(batch.outcomes)}
         arrays = {
             "positions": np.array(positions, dtype=np.int64),
-            "original": originals[positions],
-            "adversarial": batch.candidates[[place[position] for position in positions]].numpy(),
+            "original": job.select_images(positions).images.numpy(),
+            "adversarial": batch.candidates[[index[position] for position in positions]].numpy(),
         }
         kept = [batch.report_images[position] for position in positions if batch.report_images]
-        arrays |= {name: np.stack([one[name] for one in kept]) for name in (kept[0] if kept else ())}
+        arrays |= {
+            name: np.stack([image_arrays[name] for image_arrays in kept])
+            for name in (kept[0] if kept else ())
+        }
         self.store.save_arrays(self.key, positions[0], arrays)
 
     def _abort_hung_model(self, why: str) -> None:

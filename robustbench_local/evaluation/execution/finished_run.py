@@ -15,10 +15,11 @@ from importlib import metadata
 from pathlib import Path
 
 from robustbench_local.config.cards import find_card, list_card_files
+from robustbench_local.config.file_lookup import find_file
 from robustbench_local.config.methods import ATTACK_METHODS, CERTIFICATE_METHODS, DEFENSE_METHODS
 from robustbench_local.errors import RobustbenchError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid, ModelEntry
-from robustbench_local.models.model_files import find_file
+from robustbench_local.evaluation.options import Options
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.store.run_folder import DATABASE_NAME
 from robustbench_local.store.run_store import RunStore
@@ -28,6 +29,8 @@ INPUTS_KEY = "inputs of the finished run"
 MAX_READ_BYTES = 1 << 30
 """Files of more bytes together are not read for this: planning the run does it."""
 _PACKAGE_FOLDER = Path(__file__).parents[2]
+_DECIDING_OPTIONS = ("limit", "seed", "sources", "targets", "search_precision", "allow_batch_dependence")
+"""Options that override the grid, or let a model be evaluated that would be refused."""
 _LIBRARIES = (
     "numpy",
     "pillow",
@@ -47,15 +50,15 @@ class _UndecidableError(Exception):
 
 
 def describe_inputs(
-    grid: Grid, base: Path, card_folders: Sequence[Path], *, allow_batch_dependence: bool
+    grid: Grid, base: Path, card_folders: Sequence[Path], options: Options
 ) -> dict[str, str] | None:
     """Everything that the outcome of a run may depend on.
 
     Args:
-        grid: The grid, with overrides of the command line applied.
+        grid: The grid as its file says it.
         base: Folder that its relative paths start from.
         card_folders: Folders of the user's own cards.
-        allow_batch_dependence: As in ``run_grid``.
+        options: How to run it.
 
     Returns:
         Names to digests and texts; None where files alone do not tell.
@@ -66,7 +69,7 @@ def describe_inputs(
         return {
             "grid": grid.to_yaml(),
             "base": str(base.resolve()),
-            "allow_batch_dependence": str(allow_batch_dependence),
+            **{f"option {name}": repr(getattr(options, name)) for name in _DECIDING_OPTIONS},
             "package": _digest_files(sorted(_iterate_package_files())),
             "cards": _digest_files(list_card_files(None, card_folders)),
             "files": _digest_files([path for path in files if path is not None]),

@@ -13,7 +13,7 @@ from robustbench_local.evaluation.execution.batch_size import (
     tune_batch_size,
     use_threads,
 )
-from robustbench_local.evaluation.harness.attack_job import format_error_line
+from robustbench_local.evaluation.harness.job import format_error_line
 from robustbench_local.evaluation.isolation.child_process import can_fork
 from robustbench_local.evaluation.isolation.isolated_call import call_isolated, catch_process_exit
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
@@ -28,7 +28,7 @@ def try_measure_speed(subject: EvaluationSubject, timeout: float | None) -> Mode
     """
     measure = partial(measure_speed, subject.classifier, subject.data.images)
     try:
-        if subject.classifier.is_fork_safe and can_fork(subject.classifier.device):
+        if subject.classifier.settings.is_fork_safe and can_fork(subject.classifier.device):
             return call_isolated(measure, timeout=timeout, name=subject.id)
         with catch_process_exit(subject.id):
             return measure()
@@ -49,7 +49,7 @@ def try_tune_batch_size(
     images = subject.data.images
     tune = partial(tune_batch_size, subject.classifier, images)
     try:
-        if subject.classifier.is_fork_safe and can_fork(subject.classifier.device):
+        if subject.classifier.settings.is_fork_safe and can_fork(subject.classifier.device):
             return call_isolated(tune, timeout=timeout, name=subject.id, threads=thread_count), None
         with use_threads(thread_count or torch.get_num_threads()), catch_process_exit(subject.id):
             return tune(), None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustbench_local.evaluation.planning.plan import Plan, PlannedCell
+from robustbench_local.evaluation.planning.plan import CellSpec, Plan
 from robustbench_local.store.records import CellStatus, EventRecord, OutcomeCounts
 
 
@@ -12,14 +12,14 @@ class ProgressListener:
     def on_plan_ready(self, plan: Plan) -> None:
         """The plan stands and has been checked."""
 
-    def on_cell_start(self, cell: PlannedCell, counts: OutcomeCounts) -> None:
+    def on_cell_start(self, cell: CellSpec, counts: OutcomeCounts) -> None:
         """A cell starts, or goes on after an interruption with ``done`` behind it."""
 
-    def on_batch_end(self, cell: PlannedCell, counts: OutcomeCounts) -> None:
+    def on_batch_end(self, cell: CellSpec, counts: OutcomeCounts) -> None:
         """A batch of a cell was verified and committed."""
 
     def on_cell_end(
-        self, cell: PlannedCell, status: CellStatus, counts: OutcomeCounts, error: str | None
+        self, cell: CellSpec, status: CellStatus, counts: OutcomeCounts, error: str | None
     ) -> None:
         """A cell ended."""
 

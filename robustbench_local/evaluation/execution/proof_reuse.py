@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustbench_local.evaluation.planning.plan import AttackCell, CertificateCell, PlannedCell
+from robustbench_local.evaluation.planning.plan import CellSpec
 from robustbench_local.store.run_store import RunStore
 
 
-def sort_certificates_first(cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+def sort_certificates_first(cells: Sequence[CellSpec]) -> list[CellSpec]:
     """The cells in the order in which attacks can profit from proofs; otherwise as they were."""
-    return sorted(cells, key=lambda cell: not isinstance(cell, CertificateCell))
+    return sorted(cells, key=lambda cell: not cell.is_certificate)
 
 
-def find_proven_images(cell: PlannedCell, cells: Sequence[PlannedCell], store: RunStore) -> frozenset[str]:
+def find_proven_images(cell: CellSpec, cells: Sequence[CellSpec], store: RunStore) -> frozenset[str]:
     """Images on which an attack's verdict is known before it starts.
 
     Only proofs count: about the very classifier, in the attack's norm, of a ball at least as large, and
@@ -28,15 +28,15 @@ def find_proven_images(cell: PlannedCell, cells: Sequence[PlannedCell], store: R
     Returns:
         Ids of the images.
     """
-    if not isinstance(cell, AttackCell) or not cell.attack.per_image:
+    if cell.is_certificate or not cell.make_job().is_divisible:
         return frozenset()
-    proofs = [each for each in cells if isinstance(each, CertificateCell) and _is_proof_for(each, cell)]
+    proofs = [other for other in cells if other.is_certificate and _is_proof_for(other, cell)]
     return frozenset(
         row.image for proof in proofs for row in store.read_outcomes(proof.record.key) if row.certified
     )
 
 
-def _is_proof_for(proof: CertificateCell, attack: AttackCell) -> bool:
+def _is_proof_for(proof: CellSpec, attack: CellSpec) -> bool:
     record = proof.record
     certain = record.concerns == "model" and record.alpha == 0
     same = proof.subject is attack.subject and proof.threat.norm == attack.threat.norm

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from robustbench_local import certification
 from robustbench_local.attacks import ATTACKS, expand_attack_card
 from robustbench_local.attacks.adapters.libraries import TORCHATTACKS_PREFIX
+from robustbench_local.certification import CERTIFICATES, expand_certificate_card
 from robustbench_local.config.cards import Card, CardThreat, find_card
 from robustbench_local.errors import ConfigError
+from robustbench_local.extensions.open_registry import OpenRegistry
+from robustbench_local.extensions.python_reference import format_reference_title
 from robustbench_local.threats.threat_model import ThreatModel
 
 _METHOD_TITLES: Mapping[str, str] = {
@@ -44,7 +46,7 @@ _METHOD_TITLES: Mapping[str, str] = {
 
 
 def find_method_cards(name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()) -> list[Card]:
-    """The cards that an entry of a grid's ``attack_cells`` means: attacks, or certificates.
+    """The cards that an entry of a grid's ``attacks`` means: attacks, or certificates.
 
     Args:
         name: A card of either kind, or an attack's method.
@@ -55,11 +57,14 @@ def find_method_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
         CardError: If there is no such card.
         ConfigError: If an override is unknown, impossible or missing.
     """
-    if not _is_method(name):
-        card = find_card(name, extra=folders)
-        if card.kind == "certificate":
-            return certification.expand_certificate_card(card, overrides)
-    return find_attack_cards(name, overrides, folders)
+    if _is_method(name):
+        return find_attack_cards(name, overrides, folders)
+    if name in CERTIFICATES:
+        return find_certificate_cards(name, overrides, folders)
+    _refuse_wrong_class(name)
+    card = find_card(name, extra=folders)
+    find_cards = find_certificate_cards if card.kind == "certificate" else find_attack_cards
+    return find_cards(name, overrides, folders)
 
 
 def find_cards_per_target(
@@ -90,8 +95,8 @@ def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
 
     Args:
         name: A card such as ``pgd50-linf-8``; or a method such as ``pgd`` or ``torchattacks:MIFGSM``, whose
-            overrides must then have ``norm`` and ``compute_eps``.
-        overrides: Keys of the threat model and hyper-parameters; ``compute_eps`` may be a list.
+            overrides must then have ``norm`` and ``eps``.
+        overrides: Keys of the threat model and hyper-parameters; ``eps`` may be a list.
         folders: Folders with the user's own cards.
 
     Raises:
@@ -99,11 +104,41 @@ def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
         ConfigError: If an override is unknown, impossible or missing.
     """
     if not _is_method(name):
+        _refuse_wrong_class(name)
         return expand_attack_card(find_card(name, kind="attack", extra=folders), overrides)
+    return expand_attack_card(_build_method_card("attack", name, overrides), overrides)
+
+
+def find_certificate_cards(
+    name: str, overrides: Mapping[str, Any], folders: Sequence[Path] = ()
+) -> list[Card]:
+    """The cards that the name of a certificate and its overrides mean, one for each eps.
+
+    Args:
+        name: A card, or a method, whose overrides must then have ``norm`` and ``eps``.
+        overrides: As for :func:`find_attack_cards`.
+        folders: Folders with the user's own cards.
+
+    Raises:
+        CardError: If there is no such card.
+        ConfigError: If an override is unknown, impossible or missing.
+    """
+    if name in CERTIFICATES:
+        card = _build_method_card("certificate", name, overrides)
+    else:
+        _refuse_wrong_class(name)
+        card = find_card(name, kind="certificate", extra=folders)
+    return expand_certificate_card(card, overrides)
+
+
+def _build_method_card(
+    kind: Literal["attack", "certificate"], name: str, overrides: Mapping[str, Any]
+) -> Card:
+    """The card of a method that is named without one, whose threat model stands in the overrides."""
     missing = [key for key in ("norm", "eps") if overrides.get(key) in (None, [])]
     if missing:
         raise ConfigError(
-            f"the attack {name!r} needs {' and '.join(missing)}", remedy="add them, or name a card"
+            f"the {kind} {name!r} needs {' and '.join(missing)}", remedy="add them, or name a card"
         )
     eps = overrides["eps"]
     first = eps[0] if isinstance(eps, list | tuple) else eps
@@ -111,21 +146,28 @@ def find_attack_cards(name: str, overrides: Mapping[str, Any], folders: Sequence
         norm=overrides["norm"], eps=first, transformation=overrides.get("transformation", "")
     )
     full = f"{name}-{threat.name}"
-    card = Card(
+    registry: OpenRegistry[Any] = ATTACKS if kind == "attack" else CERTIFICATES
+    return Card(
         name=full,
         base_name=name,
-        kind="attack",
+        kind=kind,
         version=1,
         description=f"The method {name} with parameters from the grid.",
-        source="the method's own paper",
+        source=registry.describe_origin(name) if registry.is_outside(name) else "the method's own paper",
         method=name,
         parameters={},
         threat=CardThreat(norm=threat.norm, eps=threat.eps, transformation=threat.transformation),
         path=Path(full),
-        title=_METHOD_TITLES.get(name, name),
+        title=_METHOD_TITLES.get(name) or format_reference_title(name),
     )
-    return expand_attack_card(card, overrides)
 
 
 def _is_method(name: str) -> bool:
     return name in ATTACKS or name.startswith(TORCHATTACKS_PREFIX)
+
+
+def _refuse_wrong_class(name: str) -> None:
+    """Say what is wrong with something from outside that is neither an attack nor a certificate."""
+    for registry in (ATTACKS, CERTIFICATES):
+        if registry.is_outside(name):
+            registry[name]

@@ -22,6 +22,7 @@ from robustbench_local.config.display_names import check_display_name
 from robustbench_local.config.gate_choices import GateLevel, GateMetric, IntervalBound
 from robustbench_local.config.strict_yaml import StrictModel, parse_yaml, read_yaml, validate
 from robustbench_local.errors import ConfigError, did_you_mean
+from robustbench_local.evaluation.grid.data_entries import DataEntry, Size, TrainingEntry
 from robustbench_local.models.endpoint_options import EndpointOptions, remove_credentials
 from robustbench_local.number_parser import parse_number
 from robustbench_local.threats.threat_model import FAMILY_NAMES
@@ -34,7 +35,6 @@ NO_DEFENSE = "none"
 
 DisplayName = Annotated[str, AfterValidator(check_display_name)]
 """What tables call an entry: printable and short. It never decides a verdict, nor what a cell is."""
-Size = int | tuple[int, int]
 Normalization = str | dict[Literal["mean", "std"], list[float]]
 
 
@@ -45,47 +45,15 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-class DataEntry(StrictModel):
-    """The images: a source and which of its images to use."""
-
-    source: str
-    split: str = "test"
-    limit: Annotated[int, Field(ge=1)] | None = None
-    seed: int | None = None
-    choose: Literal["stratified", "first"] = "stratified"
-    size: Size | None = None
-    resize: Annotated[int, Field(ge=1)] | Literal["stretch"] | None = None
-    gray_to_rgb: bool = False
-    alpha: str | None = None
-    max_bad: Annotated[int, Field(ge=0)] = 0
-    classes: list[int | str] | None = None
-    download: bool = True
-    root: str | None = None
-    images_key: str | None = None
-    labels_key: str | None = None
-    masks_key: str | None = None
-    boxes_key: str | None = None
-    groups_key: str | None = None
-    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-
-
-class TrainingEntry(DataEntry):
-    """The images that recipes train on, and those that choose the epoch; see `rbl train`."""
-
-    split: str = "train"
-    val: str | None = None
-    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    val_limit: Annotated[int, Field(ge=1)] = 1000
-    group_pattern: str | None = None
-
-
 class DefenseEntry(StrictModel):
-    """A defense's card, or ``none``, and what to change in it (quality, sigma, ...); ``name`` is its label."""
+    """A defense: a card or ``none``, and parameters that override the card's."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     card: str
+    """Name of a defense's card, or ``none``. Every other key overrides a parameter of the card."""
     name: DisplayName | None = None
+    """Label in tables and figures. Gates refer to the card's name."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -119,47 +87,69 @@ def _check_class_count(value: Any) -> Any:
 
 
 class ModelEntry(StrictModel):
-    """A classifier: where it comes from, how it takes its images, and its own defenses, if any.
-
-    Gates, tables for programs and other entries refer to it by ``id``; ``name`` is its label for people.
-    """
+    """A classifier: where it comes from, how it is loaded, and what an attacker may use of it."""
 
     id: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
+    """Name of the model in gates, CSV files and file names; unique in the grid."""
     name: DisplayName | None = None
+    """Label in tables and figures. Gates refer to the id."""
     source: str
+    """Where the model comes from: ``torchvision:NAME``, ``timm:NAME``, ``checkpoint:FILE``,
+    ``python:FILE.py:NAME``, ``onnx:FILE.onnx``, ``http(s)://...`` or ``zoo:NAME``."""
     weights: str | None = None
+    """A weights file, or the name of published weights such as ``DEFAULT``; random weights if it is left
+    out."""
     entry: str | None = None
+    """Which part of a weights file to load, as a dotted path, where several parts fit."""
     architecture: str | None = None
+    """The network that a checkpoint belongs to: ``torchvision:NAME``, ``timm:NAME``, or a name from ``rbl
+    list models``."""
     num_classes: Annotated[int, BeforeValidator(_check_class_count), Field(ge=2)] | None = None
+    """Number of classes; by default read from the weights, else the data's number."""
     normalize: Normalization | None = None
+    """``imagenet``, ``cifar10``, ``none``, or ``{mean: [...], std: [...]}``. It is applied inside the
+    model; attacks work on pixels in [0, 1]."""
     input_size: Size | None = None
+    """Side, or ``[height, width]``, that the network takes; other images are resized inside,
+    differentiably."""
     class_names: list[str] | None = None
+    """One name for each output; lets labels be matched by name."""
     access: Literal["gradients", "scores", "labels"] | None = None
+    """What an attacker may use: ``gradients``, ``scores`` or ``labels``."""
     output: str | int | None = None
+    """Which entry of a tuple or dict holds the logits. For a model with one output: ``sigmoid`` or
+    ``logit``."""
     sha256: str | None = None
+    """SHA-256 that the weights file must have."""
     trust_pickle: str | None = None
+    """``sha256:HASH`` of a pickle that you made yourself; no other pickle with code is loaded."""
     endpoint: EndpointOptions | None = None
+    """How an HTTP service is called."""
     defenses: Defenses | None = None
+    """Defenses of this model only, in place of the grid's list."""
 
 
 class AttackEntry(StrictModel):
-    """An attack's or certificate's card, how many images it gets, and what to change in it (eps, steps, ...).
-
-    ``name`` is its label in tables and figures. With ``transfer_from``, a model's id, candidates are crafted
-    on that model and evaluated on all others. With ``models``, a list of ids, only these models get it. Of
-    stickers and patches, ``test_views`` is the number of views that each sign is evaluated over. With
-    ``each_target``, a goal of several target classes is pursued as it is and for each of the classes alone.
-    """
+    """An attack or certificate: a card, what to override in it, and the images and models it is run on."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     card: str
+    """Name of a card, of a method such as ``pgd``, or of an attack of another library such as
+    ``torchattacks:MIFGSM``. Every other key overrides the card's threat model or a hyper-parameter;
+    ``eps`` may be a list."""
     name: DisplayName | None = None
+    """Label in tables and figures. Gates refer to the identifier."""
     limit: Annotated[int, Field(ge=1)] | None = None
+    """Run the attack on at most this many of the images, as even over the classes as possible."""
     transfer_from: str | None = None
+    """Id of the surrogate model on which the adversarial examples are crafted."""
     models: Annotated[list[str], Field(min_length=1)] | None = None
+    """Ids of the models to attack; by default all."""
     each_target: bool = False
+    """Pursue a goal of several target classes as one set, and each target alone."""
     test_views: Annotated[int, Field(ge=1)] | None = None
+    """Stickers and patches: number of held-out views of each sign that decide the result."""
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -185,17 +175,28 @@ Cost = Annotated[float, Field(ge=0, le=1)]
 
 
 class GateEntry(StrictModel):
-    """A limit that a result must keep."""
+    """A limit that a result must keep: a metric, a threat model or an attack, and ``min`` or ``max``."""
 
     metric: GateMetric = "robust_accuracy"
+    """What is judged."""
     threat: str | None = None
+    """Short name of a threat model, such as ``linf-8``, ``l2-0.5``, ``fog-3`` or ``sticker-10``: the gate
+    judges the worst case over its attacks."""
     attack: str | None = None
+    """Name of one attack as the report shows it: the gate judges this attack alone."""
     model: str | None = None
+    """Id of the model; by default every model must pass."""
     defense: str | None = None
+    """Name of the defense; by default every defense must pass."""
     min: Limit | None = None
+    """Smallest allowed value."""
     max: Limit | None = None
+    """Largest allowed value."""
     on: IntervalBound | None = None
+    """Which end of the 95% interval must keep the limit; by default ``lower`` for ``min`` and ``upper``
+    for ``max``."""
     level: GateLevel = "error"
+    """``error`` gives exit code 1 if the gate fails; ``warn`` only prints a line."""
 
     @field_validator("min", "max")
     @classmethod
@@ -219,20 +220,37 @@ class Grid(StrictModel):
     """A whole grid file."""
 
     schema_: Literal[1] = Field(default=1, alias="schema")
+    """Version of the file format."""
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)] | None = None
+    """Name of the run; by default the file's name. The run directory is ``runs/NAME``."""
     question: str | None = None
+    """The question at the top of the report."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of every random choice."""
     data: DataEntry
+    """The images to evaluate on."""
     training: TrainingEntry | None = None
+    """The images to train on; needed only if ``defenses`` holds a training recipe."""
     models: Annotated[list[ModelEntry], Field(min_length=1)]
+    """The models to evaluate."""
     defenses: Defenses = Field(default_factory=lambda: [DefenseEntry(card=NO_DEFENSE)])
+    """Cards of defenses, or ``none`` for the model without a defense. Each entry is a variant of every
+    model."""
     attacks: Annotated[list[AttackEntry], BeforeValidator(_expand_card_names), Field(min_length=1)]
+    """Cards of attacks and certificates."""
     gates: list[GateEntry] = Field(default_factory=list)
+    """Limits that decide the exit code."""
     severity: Annotated[dict[int | str, Cost], Field(min_length=1)] | None = None
+    """Cost between 0 and 1 of misclassifying an image as each class, for targeted attacks."""
     gallery: Annotated[int, Field(ge=0)] = 8
+    """Number of adversarial examples of each cell that are kept as images."""
     search_precision: Precision = "fp32"
+    """``bf16`` lets attacks search in bfloat16; every success is verified in float32."""
     skip_verified: bool = False
+    """Whether attacks leave out images that a certificate has already proven robust."""
     allow_batch_dependence: bool = False
+    """Whether to run models whose output depends on the rest of the batch or on earlier calls; every
+    number is marked."""
 
     @model_validator(mode="after")
     def _check_ids(self) -> Grid:
@@ -335,7 +353,7 @@ def _check_surrogate_id(surrogate: str, ids: list[str]) -> None:
     if surrogate not in ids:
         raise ValueError(f"transfer_from names the model {surrogate!r}; {did_you_mean(surrogate, ids)}")
     if len(ids) == 1:
-        raise ValueError("transfer_from needs a second model, to judge the candidates on")
+        raise ValueError("transfer_from needs a second model to evaluate the candidates on")
 
 
 def _check_names_differ(where: str, entries: list[tuple[str | None, str | None]]) -> None:

@@ -9,9 +9,7 @@ from robustbench_local.data.labels import describe_class_difference
 from robustbench_local.errors import ConfigError
 from robustbench_local.threats.threat_model import ThreatModel
 
-NAIVE_NOTE = (
-    "crafted on the model without its defense: what the defense seems to be worth while nobody knows of it"
-)
+NAIVE_NOTE = "crafted on the model without its defense (non-adaptive attack)"
 """The line that a reader of a naive attacker's numbers has to know."""
 
 
@@ -45,4 +43,4 @@ def check_surrogate(
 
 def format_transfer_note(surrogate: str) -> str:
     """The line that a reader of a transfer's numbers has to know."""
-    return f"crafted on {surrogate} without a look at this model, so no bound on what a look would give"
+    return f"crafted on {surrogate} without access to this model, so no upper bound on its robust accuracy under white-box attacks"

@@ -1,18 +1,15 @@
-"""One cell of the grid: work on a classifier over a list of images, batch by batch.
+"""The job of an attack's cell.
 
-A batch of an attack goes through four stations: read the clean images, attack those read correctly, verify
-the candidates, write one outcome an image. What fails inside a batch is confined to the image that fails.
+A batch goes through four stations: predict the clean images, attack those that are classified correctly,
+verify the candidates, write one outcome an image. A failure in a batch is confined to the image that fails.
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from abc import abstractmethod
+from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +18,19 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import GradientCounts, PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.errors import InvariantError, ModelError, RobustbenchError, UnreachableError
+from robustbench_local.errors import InvariantError, ModelError, UnreachableError
+from robustbench_local.evaluation.harness.answer_agreement import (
+    AgreementCounts,
+    compare_batch_sizes,
+    compare_with_fresh_copy,
+)
+from robustbench_local.evaluation.harness.job import (
+    AttackFailedError,
+    Job,
+    OutcomeBatch,
+    format_error_line,
+    split_positions,
+)
 from robustbench_local.evaluation.harness.outcome import (
     add_gradient_counts,
     build_attacked_outcome,
@@ -29,135 +38,30 @@ from robustbench_local.evaluation.harness.outcome import (
     build_failed_attack_outcome,
     build_proven_outcome,
 )
-from robustbench_local.evaluation.harness.reproducibility import (
-    AgreementCounts,
-    compare_batch_sizes,
-    compare_with_fresh_copy,
+from robustbench_local.evaluation.harness.outside_checks import check_candidates, keep_model_unchanged
+from robustbench_local.evaluation.harness.success_refinement import (
+    FINISHING_VERIFICATION_PASSES,
+    AttackedImages,
+    count_finishing_passes,
+    finish_successes,
 )
-from robustbench_local.evaluation.harness.success_robustness import AttackedImages, finish_successes
 from robustbench_local.evaluation.harness.verify import VerificationResult, predict, verify
 from robustbench_local.randomness import RandomStream
-from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord, ViewRecord
-from robustbench_local.threats.threat_model import ThreatModel, is_target
+from robustbench_local.store.records import OutcomeRecord
 
 BATCHES_PER_CHUNK = 4
 """Batches that are handed together to an attack that refills its batch."""
 MAX_PASSES_FOR_CHUNKS = 1000
 """Most passes an image of an attack whose images are handed over in chunks of several batches."""
+HARNESS_PASSES = 3
+"""The harness predicts the clean image, the candidate, and the candidate rounded to 8 bits."""
 GROUP_REFERENCE_PIXELS = 3 * 32 * 32
 """Pixel values of the image that an attack's group size is meant for."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutcomeBatch:
-    """The outcomes of some images, and the verified candidates beside them."""
-
-    outcomes: tuple[OutcomeRecord, ...]
-    """One an image, in the order of their positions."""
-    candidates: Tensor
-    """(N, C, H, W), on the CPU; the original where there was no valid candidate."""
-    view_predictions: tuple[ViewPredictionsRecord, ...] = ()
-    """What was read in every view of these images, where they are judged over views."""
-    views: tuple[ViewRecord, ...] = ()
-    """Those views."""
-    report_images: Mapping[int, Mapping[str, npt.NDArray[np.generic]]] = field(default_factory=dict)
-    """What is kept for the report besides the candidate, by position and name."""
-    agreement: AgreementCounts = field(default_factory=AgreementCounts)
-    """Whether the attacked model and a fresh copy of it agreed."""
-
-
-class AttackFailedError(Exception):
-    """An attack raised on an image that it had for itself, which was read before.
-
-    Args:
-        outcome: The record of the image: its clean reading, the passes spent, and an error.
-        reason: What was raised.
-    """
-
-    def __init__(self, outcome: OutcomeRecord, cause: Exception) -> None:
-        super().__init__(outcome, cause)  # both, for another process makes the same error from them
-        self.outcome, self.cause = outcome, cause
-
-
-def merge_batches(batches: Sequence[OutcomeBatch]) -> OutcomeBatch:
-    """The outcomes of all these images as one batch, in the order of their positions.
-
-    Args:
-        batches: At least one; no image may be in two of them.
-    """
-    outcomes = [row for batch in batches for row in batch.outcomes]
-    order = sorted(range(len(outcomes)), key=lambda place: outcomes[place].position)
-    candidates = torch.cat([batch.candidates for batch in batches])
-    return OutcomeBatch(
-        outcomes=tuple(outcomes[place] for place in order),
-        candidates=candidates[order],
-        view_predictions=tuple(look for batch in batches for look in batch.view_predictions),
-        views=tuple(view for batch in batches for view in batch.views),
-        report_images={place: kept for batch in batches for place, kept in batch.report_images.items()},
-        agreement=sum((batch.agreement for batch in batches), AgreementCounts()),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job(ABC):
-    """What one cell does: everything that decides its verdicts, and nothing else."""
-
-    key: str
-    """The cell's key, copied into its outcomes."""
-    classifier: Classifier
-    """The classifier under test."""
-    data: Dataset
-    """Exactly the images of the cell, in canonical order."""
-    threat: ThreatModel
-    """Budget and goal."""
-    seed: int
-    """The run's seed."""
-
-    @property
-    def queried_model(self) -> Classifier:
-        """The classifier that most passes go through, in batches of the chosen size."""
-        return self.classifier
-
-    @property
-    def model_names(self) -> str:
-        """Whose code runs, for messages where nobody can know which of two models it was."""
-        return " or ".join(dict.fromkeys((self.classifier.name, self.queried_model.name)))
-
-    @property
-    def images_per_position(self) -> int:
-        """Images that go through the classifier together for each position: one, or the views of it."""
-        return 1
-
-    @property
-    def is_divisible(self) -> bool:
-        """Whether images that are committed together may be worked on apart, with the same verdicts."""
-        return True
-
-    @abstractmethod
-    def build_queue(self, batch_size: int, done_positions: set[int]) -> list[list[int]]:
-        """The positions still to do, cut into what is committed together; of any size or in fixed groups.
-
-        Args:
-            batch_size: Images in a pass.
-            done_positions: Positions that need no work.
-        """
-
-    @abstractmethod
-    def run(self, positions: list[int]) -> OutcomeBatch:
-        """Do it for some images.
-
-        Args:
-            positions: Which images of the data.
-        """
-
-    def split_queue(self, queue: list[list[int]], size: int) -> list[list[int]]:
-        """What is left, in smaller batches."""
-        return split_positions([position for batch in queue for position in batch], size)
-
-
-@dataclass(frozen=True, kw_only=True)
 class BaseAttackJob(Job):
-    """Work of an attack, which may draw for an image or for a whole group."""
+    """The job of an attack, which may draw random numbers for an image or for a whole group."""
 
     attack: Attack
     """The attack and its hyper-parameters."""
@@ -173,17 +77,17 @@ class BaseAttackJob(Job):
 
     def build_queue(self, batch_size: int, done_positions: set[int]) -> list[list[int]]:
         """What is still to do: of any size for per-image attacks, else the fixed groups."""
-        everything = range(len(self.data))
+        positions = range(self.image_count)
         if self.attack.per_image:
             return split_positions(
-                [position for position in everything if position not in done_positions],
+                [position for position in positions if position not in done_positions],
                 self.compute_chunk_size(batch_size),
             )
-        groups = split_positions(list(everything), compute_group_size(self.attack, self.data))
+        groups = split_positions(list(positions), compute_group_size(self.attack, self.data))
         return [group for group in groups if not done_positions.issuperset(group)]
 
     def split_queue(self, queue: list[list[int]], size: int) -> list[list[int]]:
-        """See :meth:`Work.split_queue`; fixed groups stay whole until they fail themselves."""
+        """See :meth:`Job.split_queue`; fixed groups stay whole until they fail themselves."""
         return super().split_queue(queue, size) if self.attack.per_image else queue
 
 
@@ -194,7 +98,7 @@ class AttackJob(BaseAttackJob):
     surrogate: Classifier | None = None
     """The model that candidates are crafted on; None: the classifier under test itself."""
     proven_images: frozenset[str] = frozenset()
-    """Ids of images that are proven to withstand this attack: they are read, and not attacked."""
+    """Ids of images that are proven robust against this attack: they are predicted, and not attacked."""
 
     @property
     def attacked_model(self) -> Classifier:
@@ -205,6 +109,22 @@ class AttackJob(BaseAttackJob):
     def queried_model(self) -> Classifier:
         """What the attack sees."""
         return self.attacked_model
+
+    @property
+    def max_passes(self) -> tuple[int, int]:
+        """Most forward and backward passes over all images; images that are misclassified early cost less."""
+        costs = (self.attack.estimate_cost(self.threat), count_finishing_passes(self.attack, self.threat))
+        forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
+        draws = passes_per_query(self.queried_model)[0]
+        if draws > 1:  # it averages itself, whatever the attack would have averaged
+            forward, backward = (passes * draws // self.attack.eot_samples for passes in (forward, backward))
+        verdict_passes = passes_per_query(self.classifier)[1]
+        harness = HARNESS_PASSES + (FINISHING_VERIFICATION_PASSES if self.threat.is_ball else 0)
+        return self.image_count * (forward + harness * verdict_passes), self.image_count * backward
+
+    def skip_proven_images(self, images: frozenset[str]) -> AttackJob:
+        """The same attack, on the other images only."""
+        return replace(self, proven_images=images)
 
     def compute_chunk_size(self, batch_size: int) -> int:
         """Several batches of an attack that fills its batch up as images fall.
@@ -220,35 +140,10 @@ class AttackJob(BaseAttackJob):
         return _run_attack_job(self, positions)
 
 
-def find_applicable_positions(data: Dataset, threat: ThreatModel, sources: Collection[int] = ()) -> Tensor:
-    """Positions of the images that a goal applies to.
-
-    Args:
-        data: The data set.
-        threat: With targets, images whose label is itself a target are left out: reading them as what
-            they are is no attack.
-        sources: If given, only images of these classes.
-
-    Returns:
-        Positions in the data set, ascending, int64.
-    """
-    wanted = torch.ones(len(data), dtype=torch.bool)
-    if sources:
-        wanted &= is_target(data.labels, sources)
-    if threat.targets:
-        wanted &= ~is_target(data.labels, threat.targets)
-    return wanted.nonzero().flatten()
-
-
 def compute_group_size(attack: Attack, data: Dataset) -> int:
     """Images in the fixed groups of an attack: fewer the larger they are, whatever the machine."""
     pixels = int(data.images[0].numel())
     return max(4, min(2 * attack.group_size, attack.group_size * GROUP_REFERENCE_PIXELS // pixels))
-
-
-def split_positions(positions: list[int], size: int) -> list[list[int]]:
-    """Consecutive pieces of at most ``size``."""
-    return [positions[start : start + size] for start in range(0, len(positions), size)]
 
 
 def _split_passes_evenly(total: int, count: int) -> Tensor:
@@ -256,47 +151,47 @@ def _split_passes_evenly(total: int, count: int) -> Tensor:
     return total // count + (torch.arange(count) < total % count).long()
 
 
-def _run_attack_job(task: AttackJob, positions: list[int]) -> OutcomeBatch:
-    """The four stations: read, attack, verify, write down."""
+def _run_attack_job(job: AttackJob, positions: list[int]) -> OutcomeBatch:
+    """The four stations: predict, attack, verify, write down."""
     started = time.perf_counter()
-    data, classifier, device = task.data.select_images(positions), task.classifier, task.classifier.device
-    own = RandomStream(task.seed, data.ids, repr(task.attack))
-    images, labels, rereadings = data.images.to(device), data.labels.to(device), AgreementCounts()
+    data, classifier, device = job.select_images(positions), job.classifier, job.classifier.device
+    own = RandomStream(job.seed, data.ids, repr(job.attack))
+    images, labels, agreement = data.images.to(device), data.labels.to(device), AgreementCounts()
     with classifier.open_fresh_copy() as judge:
         clean = predict(judge, images, labels, stream=own)
         if 0 in positions:  # once a cell, whoever has its first image
-            at_work = {classifier.batch_size or len(positions)}
-            rereadings = compare_batch_sizes(judge, images, labels, clean.margin, at_work)
+            at_work = {classifier.settings.batch_size or len(positions)}
+            agreement = compare_batch_sizes(judge, images, labels, clean.margin, at_work)
     draws = passes_per_query(classifier)[1]
     records = [
-        build_clean_outcome(task.key, position, data, row, clean, passes=draws)
+        build_clean_outcome(job.key, position, data, row, clean, passes=draws)
         for row, position in enumerate(positions)
     ]
     candidates = data.images.clone()
-    spared = torch.tensor([image in task.proven_images for image in data.ids])
-    for row in (clean.correct & spared).nonzero().flatten().tolist():
+    proven = torch.tensor([image in job.proven_images for image in data.ids])
+    for row in (clean.correct & proven).nonzero().flatten().tolist():
         records[row] = build_proven_outcome(records[row])
-    attacked = (clean.correct & ~spared).nonzero().flatten()
+    attacked = (clean.correct & ~proven).nonzero().flatten()
     if len(attacked):
-        spent = _SpentPasses(task, len(attacked))
+        spent = _SpentPasses(job, len(attacked))
         try:
-            verified, later = _attack_and_verify(task, data.select_images(attacked.tolist()), spent)
-            rereadings += later
+            verified, more_agreement = _attack_and_verify(job, data.select_images(attacked.tolist()), spent)
+            agreement += more_agreement
         except Exception as failure:
             passes, seconds = spent.collect_passes(), time.perf_counter() - started
             if len(positions) > 1 or isinstance(failure, InvariantError | UnreachableError):
                 raise
-            failure = replace_remedy(failure) if task.surrogate is None else failure
+            failure = replace_remedy(failure) if job.surrogate is None else failure
             raise build_attack_error(records[0], failure, passes[0], seconds) from failure
         gradients, passes = spent.collect_gradient_counts(), spent.collect_passes()
         candidates[attacked] = verified.candidates
-        for place, row in enumerate(attacked.tolist()):
-            stage = spent.stages[place]
-            record = build_attacked_outcome(records[row], verified, place, task.threat, passes[place], stage)
-            records[row] = add_gradient_counts(record, gradients[place])
+        for index, row in enumerate(attacked.tolist()):
+            stage = spent.stages[index]
+            record = build_attacked_outcome(records[row], verified, index, job.threat, passes[index], stage)
+            records[row] = add_gradient_counts(record, gradients[index])
     seconds = (time.perf_counter() - started) / len(positions)
     outcomes = tuple(replace(record, seconds=seconds) for record in records)
-    return OutcomeBatch(outcomes=outcomes, candidates=candidates, agreement=rereadings)
+    return OutcomeBatch(outcomes=outcomes, candidates=candidates, agreement=agreement)
 
 
 class _SpentPasses:
@@ -305,8 +200,8 @@ class _SpentPasses:
     With a surrogate they are its own, the attack's work, and those of the harness on the classifier.
     """
 
-    def __init__(self, task: AttackJob, count: int) -> None:
-        self._attacked_model, self._count = task.attacked_model, count
+    def __init__(self, job: AttackJob, count: int) -> None:
+        self._attacked_model, self._count = job.attacked_model, count
         self.pass_counters: list[PassCounter] = []
         self.partial_pass_counters: list[tuple[PassCounter, Tensor]] = []
         """Meters of some of the images, with their rows, (M,) int64 on the CPU."""
@@ -327,9 +222,8 @@ class _SpentPasses:
     def collect_passes(self) -> list[tuple[int, int]]:
         """Forward and backward passes of each image; what other libraries spent counts for these alone."""
         forward, backward = (
-            _split_passes_evenly(total, self._count) for total in self._attacked_model.external_passes
+            _split_passes_evenly(total, self._count) for total in self._attacked_model.take_external_passes()
         )
-        self._attacked_model.external_passes[:] = [0, 0]
         for meter in self.pass_counters:
             forward, backward = forward + meter.forward_passes, backward + meter.backward_passes
         for meter, rows in self.partial_pass_counters:
@@ -339,40 +233,42 @@ class _SpentPasses:
 
 
 def _attack_and_verify(
-    task: AttackJob, chosen: Dataset, spent: _SpentPasses
+    job: AttackJob, chosen: Dataset, spent: _SpentPasses
 ) -> tuple[VerificationResult, AgreementCounts]:
-    """Verdicts on the candidates for images read correctly, by a copy of the model that saw no attack."""
-    classifier, crafted_on = task.classifier, task.attacked_model
+    """Verdicts on the candidates for correctly classified images, by a copy that saw no attack."""
+    classifier, attacked_model = job.classifier, job.attacked_model
     images, labels = chosen.images.to(classifier.device), chosen.labels.to(classifier.device)
     masks = None if chosen.masks is None else chosen.masks.to(classifier.device)
-    stream = RandomStream(task.seed, chosen.ids, repr(task.attack))
+    stream = RandomStream(job.seed, chosen.ids, repr(job.attack))
 
-    def verify_rows(rows: Tensor, found: Tensor) -> VerificationResult:
+    def verify_rows(rows: Tensor, candidates: Tensor) -> VerificationResult:
         # verification is counted, but it is not the attack's: it must not spend the attack's queries
         with classifier.open_fresh_copy() as judge, judge.count_passes(len(rows)) as checks:
             spent.partial_pass_counters.append((checks, rows.cpu()))
             own, inside = stream.select_images(rows), None if masks is None else masks[rows]
-            return verify(judge, images[rows], labels[rows], found, task.threat, masks=inside, stream=own)
+            return verify(judge, images[rows], labels[rows], candidates, job.threat, masks=inside, stream=own)
 
     repeated = True
     while repeated:
-        with crafted_on.count_passes(len(chosen), task.attack.queries) as meter:
+        with attacked_model.count_passes(len(chosen), job.attack.queries) as meter:
             spent.pass_counters[:] = [meter]
-            found = task.attack.perturb(
-                crafted_on, images.clone(), labels.clone(), task.threat, stream, masks
-            )
-        repeated = crafted_on.gradient_guard.detect_missed_faults()
-    verified = verify_rows(torch.arange(len(chosen), device=images.device), found)
-    limit, draws = task.attack.queries, passes_per_query(crafted_on)[0]
+            with keep_model_unchanged(job.attack, classifier, attacked_model):
+                returned = job.attack.perturb(
+                    attacked_model, images.clone(), labels.clone(), job.threat, stream, masks
+                )
+            candidates = check_candidates(job.attack, returned)
+        repeated = attacked_model.gradient_guard.detect_missed_faults()
+    verified = verify_rows(torch.arange(len(chosen), device=images.device), candidates)
+    limit, draws = job.attack.queries, passes_per_query(attacked_model)[0]
     attacked = AttackedImages(
-        attack=task.attack,
-        attacked_model=crafted_on,
-        is_transfer=task.surrogate is not None,
+        attack=job.attack,
+        attacked_model=attacked_model,
+        is_transfer=job.surrogate is not None,
         queries_left=None if limit is None else (limit - meter.forward_passes // draws).to(images.device),
         images=images,
         labels=labels,
-        masks=masks if task.threat.region == "mask" else None,
-        threat=task.threat,
+        masks=masks if job.threat.region == "mask" else None,
+        threat=job.threat,
         stream=stream,
         add_note=classifier.add_note,
         add_pass_counter=spent.pass_counters.append,
@@ -386,28 +282,22 @@ def _attack_and_verify(
 
 
 def replace_remedy(failure: Exception) -> Exception:
-    """The failure of an attack on a model that read the clean image: what to do is another thing then.
+    """The failure of an attack on a model that has predicted the clean image, with advice for that case.
 
-    The advice for a forward that raises is for images that do not fit; this one was read before.
+    The usual advice for a forward that raises is for images that do not fit.
     """
     if not isinstance(failure, ModelError) or failure.__cause__ is None:
         return failure
     remedy = "the clean image raises nothing: let its forward take any image in [0, 1], gradients too"
-    found = ModelError(failure.what, where=failure.where, remedy=remedy)
-    found.__cause__ = failure.__cause__
-    return found
+    replaced = ModelError(failure.what, where=failure.where, remedy=remedy)
+    replaced.__cause__ = failure.__cause__
+    return replaced
 
 
 def build_attack_error(
     record: OutcomeRecord, failure: Exception, spent_passes: tuple[int, int], seconds: float
 ) -> AttackFailedError:
-    """What is left of an image whose attack raised: its clean reading, and what was spent."""
+    """The error of an image whose attack raised: its clean prediction, and the passes that were spent."""
     return AttackFailedError(
         build_failed_attack_outcome(record, format_error_line(failure), spent_passes, seconds), failure
     )
-
-
-def format_error_line(failure: BaseException) -> str:
-    """An exception as one line for a person: our own speak for themselves, others are named."""
-    text = str(failure) if isinstance(failure, RobustbenchError) else f"{type(failure).__name__}: {failure}"
-    return " ".join(text.split())[:300]

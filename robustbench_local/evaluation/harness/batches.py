@@ -14,7 +14,7 @@ import torch
 from robustbench_local.classifier.foreign_errors import is_out_of_memory
 from robustbench_local.classifier.stochastic import with_attack_seed
 from robustbench_local.errors import InvariantError, ModelError, ModelTimeoutError, UnreachableError
-from robustbench_local.evaluation.harness.attack_job import (
+from robustbench_local.evaluation.harness.job import (
     AttackFailedError,
     Job,
     OutcomeBatch,
@@ -121,7 +121,7 @@ class _BatchQueue:
                     continue
                 suspects.append(_build_failed_batch(self.job, positions[0], failure))
                 if not self.has_succeeded and len(suspects) >= min(
-                    MAX_FAILURES_BEFORE_SUCCESS, len(self.job.data)
+                    MAX_FAILURES_BEFORE_SUCCESS, self.job.image_count
                 ):
                     if isinstance(failure, AttackFailedError):
                         raise failure.cause from failure.cause.__cause__
@@ -211,7 +211,7 @@ def _format_image_count(positions: list[int]) -> str:
 def _build_model_error(work: Job, loss: WorkerLostError, more: str = "") -> ModelError:
     """The loss of a process as an error of the model."""
     kind = ModelTimeoutError if loss.hung else ModelError
-    remedy = "see why it hangs, or allow it more with --timeout" if loss.hung else "run it by itself"
+    remedy = "find out why it hangs, or raise --timeout" if loss.hung else "run it by itself"
     return kind(loss.description + more, where=work.model_names, remedy=remedy)
 
 
@@ -227,13 +227,14 @@ def _notify_failures(batches: list[OutcomeBatch], notify: Notifier) -> Iterator[
 @contextmanager
 def _prepare_models(work: Job, batch_size: int) -> Iterator[None]:
     """Everything prepared for the work, and put back afterwards, the classifier's batch size too."""
-    asked = work.queried_model
-    before, asked.batch_size = asked.batch_size, batch_size
-    try:
-        with work.classifier.evaluation_mode(), asked.evaluation_mode(), with_attack_seed(asked, work.seed):
-            yield
-    finally:
-        asked.batch_size = before
+    queried = work.queried_model
+    with (
+        queried.use_batch_size(batch_size),
+        work.classifier.evaluation_mode(),
+        queried.evaluation_mode(),
+        with_attack_seed(queried, work.seed),
+    ):
+        yield
 
 
 def _unwrap_failure(failure: Exception) -> Exception:
@@ -243,9 +244,9 @@ def _unwrap_failure(failure: Exception) -> Exception:
 
 def _build_failed_batch(work: Job, position: int, failure: Exception) -> OutcomeBatch:
     """An image on which the model or the attack raised: an error, listed, and not robust."""
-    one = work.data.select_images([position])
+    image = work.select_images([position])
     if isinstance(failure, AttackFailedError):
-        return OutcomeBatch(outcomes=(failure.outcome,), candidates=one.images.clone())
+        return OutcomeBatch(outcomes=(failure.outcome,), candidates=image.images.clone())
     problem = _build_model_error(work, failure) if isinstance(failure, WorkerLostError) else failure
-    outcome = build_error_outcome(work.key, position, one, format_error_line(problem))
-    return OutcomeBatch(outcomes=(outcome,), candidates=one.images.clone())
+    outcome = build_error_outcome(work.key, position, image, format_error_line(problem))
+    return OutcomeBatch(outcomes=(outcome,), candidates=image.images.clone())

@@ -1,4 +1,4 @@
-"""The work of a certificate's cell: certify images, some at a time, and write one outcome for each."""
+"""The job of a certificate's cell: certify images, some at a time, and write one outcome for each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from robustbench_local.certification.base import Certificate
 from robustbench_local.classifier import Classifier
-from robustbench_local.evaluation.harness.attack_job import Job, OutcomeBatch, split_positions
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, split_positions
 from robustbench_local.evaluation.harness.outcome import build_certificate_outcome
+from robustbench_local.evaluation.harness.outside_checks import check_certified_batch, keep_model_unchanged
 from robustbench_local.evaluation.harness.verify import predict
 from robustbench_local.randomness import RandomStream
 
@@ -18,7 +19,7 @@ CHUNK_PIXELS = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateJob(Job):
-    """A certificate, asked about some images."""
+    """A certificate, and what it proves about each image."""
 
     certificate: Certificate
     """The method and its hyper-parameters."""
@@ -28,32 +29,40 @@ class CertificateJob(Job):
         """What is asked in order to certify the classifier."""
         return self.certificate.get_base_classifier(self.classifier)
 
+    @property
+    def max_passes(self) -> tuple[int, int]:
+        """Most forward and backward passes over all images; votes that stop early cost less."""
+        forward, backward = self.certificate.estimate_cost(self.threat)
+        return self.image_count * (forward + 1), self.image_count * backward
+
     def build_queue(self, batch_size: int, done_positions: set[int]) -> list[list[int]]:
         """The positions still to do, so many together as a kill may cost."""
         pixels = sum(self.certificate.estimate_cost(self.threat)) * int(self.data.images[0].numel())
         at_once = max(1, min(batch_size, CHUNK_PIXELS // max(1, pixels)))
         return split_positions(
-            [position for position in range(len(self.data)) if position not in done_positions], at_once
+            [position for position in range(self.image_count) if position not in done_positions], at_once
         )
 
     def run(self, positions: list[int]) -> OutcomeBatch:
         """Certify some images and write one outcome for each."""
         started = time.perf_counter()
-        data, asked = self.data.select_images(positions), self.queried_model
-        images, labels = data.images.to(asked.device), data.labels.to(asked.device)
+        data, queried = self.select_images(positions), self.queried_model
+        images, labels = data.images.to(queried.device), data.labels.to(queried.device)
         stream = RandomStream(self.seed, data.ids, repr(self.certificate))
-        with asked.count_passes(len(data)) as meter:
-            found = self.certificate.certify(asked, images, labels, self.threat, stream)
+        with queried.count_passes(len(data)) as meter:
+            with keep_model_unchanged(self.certificate, self.classifier, queried):
+                returned = self.certificate.certify(queried, images, labels, self.threat, stream)
+        certified = check_certified_batch(self.certificate, returned, len(data))
         clean, forward = None, meter.forward_passes
-        # a proof about the very classifier that is asked has to be about what the harness reads, too
-        if asked is self.classifier and self.certificate.get_concern(asked) == "model":
-            with asked.open_fresh_copy() as judge, judge.count_passes(len(data)) as reading:
+        # a proof about the classifier itself has to agree with the harness's own clean prediction
+        if queried is self.classifier and self.certificate.get_concern(queried) == "model":
+            with queried.open_fresh_copy() as judge, judge.count_passes(len(data)) as checks:
                 clean = predict(judge, images, labels)
-                forward = forward + reading.forward_passes
+                forward = forward + checks.forward_passes
         seconds = (time.perf_counter() - started) / len(positions)
         passes = zip(forward.tolist(), meter.backward_passes.tolist(), strict=True)
         outcomes = tuple(
-            build_certificate_outcome(self.key, position, data, row, found, clean, spent, seconds)
+            build_certificate_outcome(self.key, position, data, row, certified, clean, spent, seconds)
             for row, (position, spent) in enumerate(zip(positions, passes, strict=True))
         )
         return OutcomeBatch(outcomes=outcomes, candidates=data.images.clone())

@@ -1,4 +1,4 @@
-"""The work of a sticker's cell: craft it, look at it and its controls from everywhere, write it all down."""
+"""The job of a sticker's cell: craft it, predict views of it and its controls, write one outcome a sign."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import PassCounter
 from robustbench_local.classifier.stochastic import passes_per_query
 from robustbench_local.errors import InvariantError, UnreachableError
+from robustbench_local.evaluation.harness.answer_agreement import compare_with_fresh_copy
 from robustbench_local.evaluation.harness.attack_job import (
+    HARNESS_PASSES,
     BaseAttackJob,
-    OutcomeBatch,
     build_attack_error,
     replace_remedy,
 )
+from robustbench_local.evaluation.harness.job import OutcomeBatch
 from robustbench_local.evaluation.harness.outcome import add_gradient_counts, build_clean_outcome, hash_image
-from robustbench_local.evaluation.harness.reproducibility import compare_with_fresh_copy
 from robustbench_local.evaluation.harness.sticker_scene import (
     APPROACH_FRAMES,
     CraftedStickers,
@@ -75,14 +76,30 @@ class StickerJob(BaseAttackJob):
         """The views of a step."""
         return max(1, self.attack.views)
 
+    @property
+    def max_passes(self) -> tuple[int, int]:
+        """Most forward and backward passes over all signs: sticker, controls, and every view of them."""
+        crafted = [(self.attack, self.threat)]
+        crafted += [(attack, threat) for _, attack, threat in list_controls(self.attack, self.threat)]
+        costs = [attack.estimate_cost(threat) for attack, threat in crafted]
+        forward, backward = (sum(passes) for passes in zip(*costs, strict=True))
+        # besides what is crafted, the clean sign and random colours are photographed, too
+        views = (len(crafted) + 2) * self.test_views + 2 * APPROACH_FRAMES
+        query_passes, verdict_passes = passes_per_query(self.classifier)
+        count = self.image_count
+        return (
+            count * (forward * query_passes + (views + HARNESS_PASSES) * verdict_passes),
+            count * backward * query_passes,
+        )
+
     def compute_chunk_size(self, batch_size: int) -> int:
         """As many signs as one step of the attack fills a batch with."""
         return max(1, batch_size // self.images_per_position)
 
     def run(self, positions: list[int]) -> OutcomeBatch:
-        """Read the clean signs; attack those read rightly and look at them under every condition."""
+        """Predict the clean signs; attack the correctly classified ones, and predict every condition."""
         started = time.perf_counter()
-        data, classifier = self.data.select_images(positions), self.classifier
+        data, classifier = self.select_images(positions), self.classifier
         images, labels = data.images.to(classifier.device), data.labels.to(classifier.device)
         stream = RandomStream(self.seed, data.ids, repr(self.attack))
         with classifier.open_fresh_copy() as judge:
@@ -121,7 +138,7 @@ class StickerJob(BaseAttackJob):
             meters: What counts the passes of both.
         """
         untouched_records = [batch.outcomes[row] for row in rows]
-        chosen = self.data.select_images([record.position for record in untouched_records])
+        chosen = self.select_images([record.position for record in untouched_records])
         signs = StickerScene.from_data(
             self.classifier, chosen, self.attack.ranges, test_views=self.test_views, seed=self.seed
         )
@@ -228,7 +245,7 @@ class _StickerEvidence:
             adversarial_hash=hash_image(self.flat_images[place]),
         )
         if void:
-            told = f"{100 * float(right.double().mean()):.1f}% of its clean views are read rightly"
+            told = f"{100 * float(right.double().mean()):.1f}% of its clean views are classified correctly"
             return replace(judged, status="void", error=f"{told}; {100 * MIN_CLEAN_SHARE:.0f}% are needed")
         judged = replace(judged, error=self._format_broken_rules(place))
         return (

@@ -24,7 +24,7 @@ import torch
 from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.pass_counter import count_finished_passes
 from robustbench_local.errors import ModelTimeoutError
-from robustbench_local.evaluation.harness.attack_job import Job, OutcomeBatch, merge_batches
+from robustbench_local.evaluation.harness.job import Job, OutcomeBatch, merge_batches
 from robustbench_local.evaluation.isolation.child_process import (
     Channel,
     ChildProcess,
@@ -80,7 +80,7 @@ class WorkerLostError(Exception):
 def can_be_isolated(work: Job) -> bool:
     """Whether a piece of work can be done in copies of this process: not on a GPU, and on Linux only."""
     both = (work.classifier, work.queried_model)
-    return all(each.is_fork_safe and can_fork(each.device) for each in both)
+    return all(each.settings.is_fork_safe and can_fork(each.device) for each in both)
 
 
 def count_usable_workers(work: Job, workers: int) -> int:
@@ -97,7 +97,7 @@ def count_usable_workers(work: Job, workers: int) -> int:
     networks = all(classifier.module is not None for classifier in (work.classifier, work.queried_model))
     if not networks or not work.is_divisible or not can_be_isolated(work):
         return 1
-    return max(1, min(workers, len(work.data)))
+    return max(1, min(workers, work.image_count))
 
 
 class WorkerPool(AbstractContextManager["WorkerPool"]):
@@ -170,7 +170,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         if not self.isolated:
             if self._deadline is not None and time.monotonic() > self._deadline:
                 raise _build_cell_timeout_error(self.job)
-            self.job.queried_model.batch_size = batch_size
+            self.job.queried_model.configure(batch_size=batch_size)
             watchdog = Watchdog(self._timeout, self._deadline, self._abort_hung_model)
             with catch_process_exit(self.job.model_names), watchdog:
                 return self.job.run(positions)
@@ -212,7 +212,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
             for worker in wait_for_responses(waiting, pause):
                 for answer in self._receive_responses(worker):
                     answers[worker] = answer
-            self.job.queried_model.worker_passes = sum(self._pass_counts[_CURRENT_PASSES::2])
+            self.job.queried_model.record_worker_passes(sum(self._pass_counts[_CURRENT_PASSES::2]))
             # a pause of this very process is not the model's: no round counts for more than two heartbeats
             passed = min(time.monotonic() - began, 2 * _HEARTBEAT_SECONDS)
             for worker in waiting:
@@ -249,7 +249,7 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
         workers, self._workers = self._workers, []
         for worker in workers:
             worker.stop()
-        self.job.queried_model.worker_passes = 0
+        self.job.queried_model.record_worker_passes(0)
 
 
 def _build_cell_timeout_error(work: Job) -> ModelTimeoutError:
@@ -285,7 +285,7 @@ def _serve_requests(
 
 def _run_request(work: Job, order: _Request) -> _Response:
     known = len(work.classifier.notes)
-    work.queried_model.batch_size = order.batch_size
+    work.queried_model.configure(batch_size=order.batch_size)
     batch: OutcomeBatch | None = None
     failure: Exception | None = None
     try:

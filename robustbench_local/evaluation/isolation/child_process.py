@@ -167,7 +167,7 @@ class ChildProcess:
 
 
 def wait_for_responses(children: list[ChildProcess], seconds: float) -> list[ChildProcess]:
-    """Those that have something to read, or have ended, as soon as there is one; none after ``estimate_seconds``."""
+    """Those that have something to read, or have ended, as soon as there is one; none after ``seconds``."""
     ready = wait([child.fileno() for child in children], timeout=seconds)
     return [child for child in children if child.fileno() in ready or not child.is_alive()]
 

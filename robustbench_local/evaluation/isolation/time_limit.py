@@ -11,9 +11,6 @@ from typing import NoReturn
 
 from robustbench_local.errors import ModelTimeoutError
 
-TIMEOUT_SECONDS = 600.0
-"""Seconds without a finished pass after which a model is taken to hang, unless the user says otherwise."""
-
 
 @contextmanager
 def limit_time(seconds: float | None, name: str) -> Iterator[None]:
@@ -36,7 +33,7 @@ def limit_time(seconds: float | None, name: str) -> Iterator[None]:
 
     def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
         what = f"was loaded once, and takes more than {seconds:g} s to be loaded again"
-        raise ModelTimeoutError(what, where=name, remedy="see why it hangs, or allow it more with --timeout")
+        raise ModelTimeoutError(what, where=name, remedy="find out why it hangs, or raise --timeout")
 
     before = signal.signal(signal.SIGALRM, interrupt)
     left, every = signal.setitimer(signal.ITIMER_REAL, seconds)

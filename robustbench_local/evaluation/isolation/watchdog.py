@@ -25,7 +25,7 @@ class OverdueError(ModelTimeoutError):
     """Raised inside the work from outside of it, which takes no words along."""
 
     def __init__(self, *_ignored: object, **_options: object) -> None:
-        remedy = "see why it hangs, or allow it more with --timeout or --cell-timeout"
+        remedy = "find out why it hangs, or raise --timeout or --cell-timeout"
         super().__init__("no pass finished in time, or the cell's time is over", remedy=remedy)
 
 

@@ -1,134 +1,251 @@
-"""Where a column of a grid meets a model: what any cell is made of, whether it attacks or proves."""
+"""The cells of a grid: each of its attacks and certificates on each of its models."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, cast
 
-from torch import Tensor
-
+from robustbench_local.attacks.base import Attack
+from robustbench_local.certification.base import Certificate
 from robustbench_local.config.cards import Card, CardThreat
-from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import resolve_classes
-from robustbench_local.data.subsample import choose_images
-from robustbench_local.evaluation.harness.attack_job import find_applicable_positions
+from robustbench_local.config.hyperparameters import list_parameter_names
+from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
+from robustbench_local.evaluation.grid.surrogate_checks import NAIVE_NOTE, format_transfer_note
+from robustbench_local.evaluation.harness.attack_goal import AttackGoal, resolve_goal
 from robustbench_local.evaluation.harness.cell_key import cell_key
-from robustbench_local.evaluation.planning.plan import EvaluationSubject
+from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS
+from robustbench_local.evaluation.planning.entry_cards import format_method_name, make_method
+from robustbench_local.evaluation.planning.outside_code import check_outside_method, describe_code
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
+from robustbench_local.evaluation.planning.skip_reasons import find_attack_obstacle, find_certificate_obstacle
+from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 from robustbench_local.store.records import CellRecord
-from robustbench_local.threats.threat_model import ThreatModel
+
+BF16_NOTE = "searched in bf16, which misses some adversarial examples of robust networks; every success is verified in fp32"
+"""What a reader has to know of a cell whose search was not in full precision."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridColumn:
-    """One method of the grid under one threat model."""
+def build_cells(
+    grid: Grid,
+    models: Mapping[str, EvaluationSubject],
+    subjects: Sequence[EvaluationSubject],
+    cards: Sequence[tuple[AttackEntry, Card]],
+    code: str,
+) -> Iterator[CellSpec]:
+    """Every cell of the grid, in its order.
 
-    card: Card
-    """The card with its overrides."""
-    limit: int | None
-    """Most images it gets; None: all that the goal applies to."""
-    models: tuple[str, ...] | None
-    """Ids of the models that get it; None: all."""
-    entry_name: str | None = None
-    """What the grid calls it in tables; None: what its card is called. Never part of an identity."""
+    Args:
+        grid: The grid.
+        models: The models as they were loaded, by id: what candidates are transferred from.
+        subjects: The models with their defenses.
+        cards: The attacks and certificates: entries with their cards.
+        code: Version of the code that decides verdicts.
 
-    @property
-    def name(self) -> str:
-        """The card's name."""
-        return self.card.name
+    Raises:
+        RobustbenchError: If an attack could not run on any model like this one.
+    """
+    methods = [(entry, card, make_method(card)) for entry, card in cards]
+    position = itertools.count()
+    for subject in subjects:
+        builder = _CellBuilder(grid, subject, position, code)
+        for entry, card, method in methods:
+            if entry.models is not None and subject.id not in entry.models:
+                continue
+            if isinstance(method, Certificate):
+                yield builder.build_certificate_cell(entry, card, method)
+                continue
+            surrogate = models[entry.transfer_from] if entry.transfer_from else None
+            yield builder.build_attack_cell(entry, card, method, surrogate)
+            if _should_attack_naively(subject, entry, method):
+                naive = _disable_early_stop(method)
+                yield builder.build_attack_cell(entry, card, naive, subject.undefended, is_naive=True)
 
-    @property
-    def card_threat(self) -> CardThreat:
-        """The threat model, its classes still names."""
-        return cast("CardThreat", self.card.threat)  # these cards always have one
+
+def _disable_early_stop(attack: Attack) -> Attack:
+    """The attack without its early stop, if it has one: a first success says little about another model."""
+    changes = {"early_stop": False} if "early_stop" in list_parameter_names(type(attack)) else {}
+    return replace(attack, **changes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellSpec:
-    """A column and a model: the threat in the model's classes, and the images it is about."""
+def _should_attack_naively(subject: EvaluationSubject, entry: AttackEntry, attack: Attack) -> bool:
+    """Whether an attack follows gradients that differ in the model without its wrapper.
 
-    column: GridColumn
-    """The column."""
-    subject: EvaluationSubject
-    """The model with its defense."""
-    threat: ThreatModel
-    """Budget and goal."""
-    sources: tuple[int, ...]
-    """Only images of these classes belong here; empty: all."""
-    positions: Tensor
-    """The images, int64."""
-    excluded: int
-    """Images that the goal does not apply to."""
+    An attack that averages over draws is not naive about a model that draws.
+    """
+    undefended = subject.undefended
+    if attack.measure == "views" or attack.eot_samples > 1:
+        return False
+    if undefended is None or entry.transfer_from is not None or attack.access != "gradients":
+        return False
+    return undefended.classifier.access == "gradients"
 
-    def build_record(
+
+def _format_claim_note(certificate: Certificate, card: Card) -> str:
+    """Whose word the verdicts of a certificate from outside are; nothing for our own."""
+    if not describe_code(certificate):
+        return ""
+    return f"claimed by {card.source}, and not verified: only attacks can contradict a certificate"
+
+
+class _CellBuilder:
+    """Builds the cells of one model.
+
+    Args:
+        grid: The grid.
+        subject: The model with its defense.
+        position: Gives the next cell's order in the grid.
+        code: Version of the code that decides verdicts.
+    """
+
+    def __init__(self, grid: Grid, subject: EvaluationSubject, position: Iterator[int], code: str) -> None:
+        self.grid, self.subject, self.position = grid, subject, position
+        self.run_identity = {
+            "data": subject.data.compute_digest(),
+            "seed": str(grid.seed),
+            "code": code,
+            "defense": subject.defense,
+        }
+
+    def build_attack_cell(
         self,
-        position: int,
+        entry: AttackEntry,
+        card: Card,
+        attack: Attack,
+        surrogate: EvaluationSubject | None,
         *,
-        method_identity: Mapping[str, str],
-        run_identity: Mapping[str, str],
-        parameters: Mapping[str, Any],
-        **extra_fields: Any,
-    ) -> CellRecord:
-        """The cell's record.
+        is_naive: bool = False,
+    ) -> CellSpec:
+        """The cell of an attack on the model.
 
         Args:
-            position: Order in the grid.
-            method_identity: What the method is and how it works, part of the cell's identity.
-            run_identity: What the identity is made of besides the model and the method.
-            parameters: Of the method.
-            extra_fields: Fields that only one kind of cell has.
+            entry: Its entry in the grid.
+            card: The card that the entry means.
+            attack: The attack of the card.
+            surrogate: The model that candidates are crafted on; None: the one under test.
+            is_naive: Whether that is the model without its defense.
+
+        Raises:
+            RobustbenchError: If the attack could not run on any model like this one.
         """
-        column, subject, threat = self.column, self.subject, self.threat
-        about = {"threat": repr(threat), "sources": str(self.sources), "limit": str(column.limit)}
-        identity = {"model": subject.digest, **run_identity, **method_identity, **about}
+        subject, goal = self.subject, self._resolve_goal(entry, card)
+        check_outside_method(attack, goal.threat)
+        test_views = entry.test_views or TEST_VIEWS
+        search = self.grid.search_precision if attack.uses_engine else "fp32"
+        identity = {"attack": repr(attack), "search": search, **describe_code(attack)}
+        if attack.measure == "views":
+            identity["test views"] = str(test_views)
+        notes = [attack.describe_caveats((surrogate or subject).classifier, goal.threat)]
+        if surrogate:
+            identity["surrogate"] = surrogate.digest
+            notes.append(NAIVE_NOTE if is_naive else format_transfer_note(surrogate.id))
+        if search == "bf16":
+            notes.append(BF16_NOTE)
+        record = self._build_record(
+            (entry, card),
+            goal,
+            name=format_method_name(card, entry, is_naive=is_naive),
+            method_identity=identity,
+            parameters=asdict(attack),
+            note="; ".join(filter(None, notes)),
+            knowledge="naive" if is_naive else "transfer" if surrogate else attack.knowledge,
+            surrogate=entry.transfer_from,
+            measure=attack.measure,
+            surface=build_surface_record(subject.data, goal.positions, goal.threat),
+        )
+        obstacle = find_attack_obstacle(attack, goal, subject, surrogate, is_naive=is_naive)
+        return CellSpec(
+            record=record,
+            subject=subject,
+            method=attack,
+            threat=goal.threat,
+            positions=goal.positions,
+            seed=self.grid.seed,
+            surrogate=surrogate,
+            test_views=test_views,
+            skip_reason=obstacle,
+        )
+
+    def build_certificate_cell(self, entry: AttackEntry, card: Card, certificate: Certificate) -> CellSpec:
+        """The cell of a certificate for the model.
+
+        Args:
+            entry: Its entry in the grid.
+            card: The card that the entry means.
+            certificate: The certificate of the card.
+
+        Raises:
+            ThreatError: If the certificate cannot answer the question for any model.
+        """
+        subject, goal = self.subject, self._resolve_goal(entry, card)
+        check_outside_method(certificate, goal.threat)
+        record = self._build_record(
+            (entry, card),
+            goal,
+            name=format_method_name(card, entry),
+            method_identity={"certificate": repr(certificate), **describe_code(certificate)},
+            parameters=asdict(certificate),
+            note="; ".join(
+                filter(None, (_format_claim_note(certificate, card), certificate.describe_caveats()))
+            ),
+            measure=certificate.measure,
+            concerns=certificate.get_concern(subject.classifier),
+            alpha=certificate.error_probability,
+        )
+        return CellSpec(
+            record=record,
+            subject=subject,
+            method=certificate,
+            threat=goal.threat,
+            positions=goal.positions,
+            seed=self.grid.seed,
+            skip_reason=find_certificate_obstacle(certificate, goal, subject),
+        )
+
+    def _resolve_goal(self, entry: AttackEntry, card: Card) -> AttackGoal:
+        threat = cast("CardThreat", card.threat)  # these cards always have one
+        return resolve_goal(threat, self.subject.data, limit=entry.limit, seed=self.grid.seed)
+
+    def _build_record(
+        self,
+        entry_card: tuple[AttackEntry, Card],
+        goal: AttackGoal,
+        *,
+        name: str,
+        method_identity: Mapping[str, str],
+        parameters: Mapping[str, Any],
+        **method_fields: Any,
+    ) -> CellRecord:
+        """What the store keeps about a cell.
+
+        Args:
+            entry_card: The entry in the grid, and its card.
+            goal: The threat model and the images.
+            name: Of the cell's method, unique among those of the model.
+            method_identity: What decides the verdicts besides model, data and goal.
+            parameters: Hyper-parameters of the method.
+            method_fields: Fields that only attacks or only certificates have.
+        """
+        (entry, card), subject, threat = entry_card, self.subject, goal.threat
+        about = {"threat": repr(threat), "sources": str(goal.sources), "limit": str(entry.limit)}
+        identity = {"model": subject.digest, **self.run_identity, **method_identity, **about}
         return CellRecord(
-            key=cell_key({**identity, "id": subject.id, "name": column.name}),
-            position=position,
+            key=cell_key({**identity, "id": subject.id, "name": name}),
+            position=next(self.position),
             model=subject.id,
             defense=subject.defense,
-            attack=column.name,
-            card=column.card.base_name,
+            attack=name,
+            card=card.base_name,
             norm=threat.norm,
             eps=threat.eps,
             threat=threat.name,
             goal=threat.goal,
             targets=threat.targets,
-            sources=self.sources,
-            images=len(self.positions),
-            excluded=self.excluded,
-            parameters={"method": column.card.method, **parameters},
+            sources=goal.sources,
+            images=len(goal.positions),
+            excluded=goal.excluded,
+            parameters={"method": card.method, **parameters},
             identity=identity,
-            **extra_fields,
+            **method_fields,
         )
-
-
-def build_cell_spec(column: GridColumn, subject: EvaluationSubject, seed: int) -> CellSpec:
-    """Bring a column and a model together.
-
-    Args:
-        column: The column.
-        subject: The model with its defense.
-        seed: Decides which images are left where the column has a limit.
-
-    Raises:
-        ConfigError: If the column names a class that the data do not have.
-    """
-    names = subject.data.class_names
-    sources = resolve_classes(column.card_threat.sources, names)
-    threat = column.card_threat.build_threat_model(resolve_classes(column.card_threat.targets, names))
-    everyone = find_applicable_positions(subject.data, threat, sources)
-    return CellSpec(
-        column=column,
-        subject=subject,
-        threat=threat,
-        sources=sources,
-        positions=_limit_positions(subject.data, everyone, column.limit, seed),
-        excluded=len(subject.data) - len(everyone),
-    )
-
-
-def _limit_positions(data: Dataset, positions: Tensor, limit: int | None, seed: int) -> Tensor:
-    """As many of the positions as a column wants, evenly over the classes."""
-    ids = [data.ids[position] for position in positions.tolist()]
-    chosen = choose_images(ids, data.labels[positions].tolist(), limit=limit, seed=seed)
-    return positions[chosen]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from robustbench_local.classifier import Classifier
-from robustbench_local.config.cards import Card, expand_card, find_card
+from robustbench_local.classifier.model_identity import digest_parts
+from robustbench_local.config.cards import Card, CardThreat, expand_card, find_card
 from robustbench_local.config.hyperparameters import list_parameter_names
+from robustbench_local.config.strict_yaml import validate
 from robustbench_local.data.labels import fit_labels
 from robustbench_local.defenses.recipes.base import Recipe
+from robustbench_local.defenses.recipes.recipe_registry import RECIPES
 from robustbench_local.defenses.wrappers.base import Wrapper
 from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS, build_wrapper
-from robustbench_local.errors import ConfigError
+from robustbench_local.errors import ConfigError, ModelError
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, DefenseEntry, Grid
 from robustbench_local.evaluation.planning.labels import build_defense_label
+from robustbench_local.evaluation.planning.outside_code import describe_code
 from robustbench_local.evaluation.planning.plan import EvaluationSubject
 from robustbench_local.evaluation.training.train_and_save import apply_settings
 from robustbench_local.evaluation.training.weight_cache import WeightCache
+from robustbench_local.extensions.python_reference import format_reference_title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,10 @@ class GridDefense(ABC):
 
     name: str
     """The card's name, with what the entry overrides; ``none`` for the model as it is."""
+    card: Card | None = None
+    """Where it comes from; None for the model as it is."""
+    code: Mapping[str, str] = field(default_factory=dict)
+    """The identity of its code where that is not this package's own; see `describe_code`."""
     label: str = ""
     """What tables call it; empty for the model as it is."""
 
@@ -54,16 +64,18 @@ class WrapperDefense(GridDefense):
     """A wrapper around the model."""
 
     card: Card
-    """Where it comes from."""
     wrapper: Wrapper
     """What is put around the model."""
 
     def apply_to_model(self, subject: EvaluationSubject) -> EvaluationSubject:
         """The wrapped model, which knows what it is without the wrapper."""
         classifier = self.wrapper.wrap(subject.classifier)
+        if not isinstance(classifier, Classifier):
+            what = f"made a {type(classifier).__name__} of the model, not a Classifier"
+            raise ModelError(what, where=self.name)
         wrapper = {"randomness": self.wrapper.is_random, "surrogate": self.wrapper.gradient_mode}
         known = replace(subject, description={**subject.description, "wrapper": wrapper})
-        return build_defended_subject(known, classifier, self.card, self.name, undefended=subject)
+        return build_defended_subject(known, classifier, self, self.card, undefended=subject)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +83,6 @@ class RecipeDefense(GridDefense):
     """The same network, trained by a recipe."""
 
     card: Card
-    """Where it comes from."""
     recipe: Recipe
     """How it is trained."""
     weight_cache: WeightCache
@@ -87,15 +98,15 @@ class RecipeDefense(GridDefense):
             "source": f"trained by {self.name}",
         }
         return build_defended_subject(
-            replace(subject, data=fitted, description=about), classifier, self.card, self.name
+            replace(subject, data=fitted, description=about), classifier, self, self.card
         )
 
 
 def build_defended_subject(
     subject: EvaluationSubject,
     classifier: Classifier,
+    defense: GridDefense,
     card: Card,
-    name: str,
     *,
     undefended: EvaluationSubject | None = None,
 ) -> EvaluationSubject:
@@ -104,21 +115,27 @@ def build_defended_subject(
     Args:
         subject: The model as it was loaded.
         classifier: What the defense made of it.
-        card: The defense.
-        name: What it is called.
+        defense: The defense.
+        card: Where it comes from.
         undefended: What a naive attacker takes it for, if that is a classifier of its own.
     """
-    digest = classifier.compute_digest()
+    parts = {**classifier.describe_parts(), **defense.code}
+    digest = digest_parts(parts) if defense.code else classifier.compute_digest()
     about = {
         **subject.description,
-        "defense": name,
+        "defense": defense.name,
         "digest": digest,
         "access": classifier.access,
         "notes": list(classifier.notes),
         "provenance": {**classifier.provenance, "defense": describe_provenance(card)},
     }
     return replace(
-        subject, defense=name, classifier=classifier, digest=digest, description=about, undefended=undefended
+        subject,
+        defense=defense.name,
+        classifier=classifier,
+        digest=digest,
+        description=about,
+        undefended=undefended,
     )
 
 
@@ -174,23 +191,68 @@ def find_defenses(
         if overrides:
             raise ConfigError(f"{NO_DEFENSE!r} has nothing to change", remedy="name a defense's card")
         return [NoDefense(name=NO_DEFENSE)]
-    card = find_card(name, kind="defense", extra=folders)
+    if WRAPPERS.is_outside(name):
+        card = _build_outside_card(name, overrides)
+        overrides = overrides if card.method in WRAPPERS else {}  # a recipe cannot be made without them
+    else:
+        card = find_card(name, kind="defense", extra=folders)
     if card.method in WRAPPERS:
         cards = expand_card(card, overrides, parameters=list_parameter_names(WRAPPERS[card.method]))
-        return [
-            WrapperDefense(
-                name=variant.name,
-                label=build_defense_label(variant, entry_name),
-                card=variant,
-                wrapper=build_wrapper(variant.method, variant.parameters),
-            )
-            for variant in cards
-        ]
+        return [_build_wrapper_defense(variant, entry_name) for variant in cards]
     trained, recipe = apply_settings(card, overrides)
-    label = build_defense_label(trained, entry_name)
     return [
-        RecipeDefense(name=trained.name, label=label, card=trained, recipe=recipe, weight_cache=weight_cache)
+        RecipeDefense(
+            name=trained.name,
+            label=build_defense_label(trained, entry_name),
+            card=trained,
+            recipe=recipe,
+            weight_cache=weight_cache,
+            code=describe_code(recipe),
+        )
     ]
+
+
+def _build_wrapper_defense(card: Card, entry_name: str | None) -> WrapperDefense:
+    wrapper = build_wrapper(card.method, card.parameters)
+    label = build_defense_label(card, entry_name)
+    return WrapperDefense(
+        name=card.name, label=label, card=card, wrapper=wrapper, code=describe_code(wrapper)
+    )
+
+
+def _build_outside_card(name: str, settings: Mapping[str, Any]) -> Card:
+    """The card of a defense from outside that is named without one.
+
+    Args:
+        name: ``python:FILE.py:NAME``, or an entry point.
+        settings: Its parameters, and for a recipe the keys of its threat model. Those of a wrapper are no
+            part of the card: the caller changes them as in any other card.
+
+    Raises:
+        ConfigError: If it is neither a wrapper nor a recipe.
+    """
+    if name not in WRAPPERS and name not in RECIPES:
+        WRAPPERS[name]  # says what is wrong with it
+    if name in WRAPPERS:
+        settings = {}
+    known = CardThreat.model_fields
+    threat = {key: value for key, value in settings.items() if key in known}
+    parameters = {key: value for key, value in settings.items() if key not in threat}
+    shown = ",".join(f"{key}={value}" for key, value in settings.items())
+    return Card(
+        name=f"{name}[{shown}]" if shown else name,
+        base_name=name,
+        title=format_reference_title(name),
+        changes=dict(settings),
+        kind="defense",
+        version=1,
+        description=f"The defense {name} with parameters from the grid.",
+        source=WRAPPERS.describe_origin(name),
+        method=name,
+        parameters=parameters,
+        threat=validate(CardThreat, threat, where=f"defense {name!r}", error=ConfigError) if threat else None,
+        path=Path(name),
+    )
 
 
 def _resolve_entries(

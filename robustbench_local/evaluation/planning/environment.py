@@ -18,7 +18,7 @@ VERDICT_MODULES = tuple(
         "attacks",
         "certification",
         "defenses.wrappers",
-        "evaluation.planning.attack_columns",
+        "evaluation.planning.cells",
         "evaluation.execution.executor",
         "evaluation.harness",
         "models",

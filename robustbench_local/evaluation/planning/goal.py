@@ -8,7 +8,7 @@ from typing import Any
 
 from robustbench_local.evaluation.grid.card_lookup import find_method_cards
 from robustbench_local.evaluation.grid.schema import AttackEntry, Grid
-from robustbench_local.evaluation.planning.plan import PlannedCell
+from robustbench_local.evaluation.planning.plan import CellSpec
 
 ClassEntry = int | str
 
@@ -47,7 +47,7 @@ def _override_entry_goal(
     return AttackEntry.model_validate({**settings, **entry.overrides, **changes})
 
 
-def describe_goals(cells: Sequence[PlannedCell]) -> Iterator[str]:
+def describe_goals(cells: Sequence[CellSpec]) -> Iterator[str]:
     """The goals of a plan in words, each once, with names and numbers of the classes.
 
     A number that is off by one stands beside the name of a class that nobody meant. What is part of a wider
@@ -65,7 +65,7 @@ def describe_goals(cells: Sequence[PlannedCell]) -> Iterator[str]:
     yield from dict.fromkeys(told)
 
 
-def format_classes(cell: PlannedCell, classes: Sequence[int]) -> list[str]:
+def format_classes(cell: CellSpec, classes: Sequence[int]) -> list[str]:
     """Classes of a cell's model with their numbers: ``14 Stop``; ``class 14`` where they have no names."""
     names = cell.subject.data.class_names
     return [
@@ -73,7 +73,7 @@ def format_classes(cell: PlannedCell, classes: Sequence[int]) -> list[str]:
     ]
 
 
-def _describe_goal(cell: PlannedCell) -> str:
+def _describe_goal(cell: CellSpec) -> str:
     sources = ", ".join(format_classes(cell, cell.record.sources)) or "every other class"
     targets = format_classes(cell, cell.record.targets)
     if not targets:

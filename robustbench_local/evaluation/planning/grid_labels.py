@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid
-from robustbench_local.evaluation.planning.attack_columns import AttackColumn
-from robustbench_local.evaluation.planning.certificate_columns import CertificateColumn
+from robustbench_local.evaluation.grid.schema import NO_DEFENSE, AttackEntry, Grid
 from robustbench_local.evaluation.planning.defended_models import GridDefense
+from robustbench_local.evaluation.planning.entry_cards import format_method_name
 from robustbench_local.evaluation.planning.labels import (
     LabelledAttack,
     build_attack_labels,
@@ -18,7 +18,7 @@ from robustbench_local.evaluation.planning.labels import (
     make_unique,
     shorten_text,
 )
-from robustbench_local.evaluation.planning.plan import EvaluationSubject, PlannedCell
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject
 from robustbench_local.store.run_labels import RunLabels
 
 
@@ -27,8 +27,8 @@ def build_run_labels(
     data: Dataset,
     subjects: Sequence[EvaluationSubject],
     defenses: Mapping[str, Sequence[GridDefense]],
-    columns: Sequence[AttackColumn | CertificateColumn],
-    cells: Sequence[PlannedCell],
+    cards: Sequence[tuple[AttackEntry, Card]],
+    cells: Sequence[CellSpec],
 ) -> RunLabels:
     """Labels of the models, with and without defenses, and of the attacks and certificates that have cells.
 
@@ -37,7 +37,7 @@ def build_run_labels(
         data: The images, whose class names goals refer to.
         subjects: The models with their defenses.
         defenses: The defenses of each model, by its id.
-        columns: The attacks and certificates.
+        cards: The attacks and certificates: entries with their cards.
         cells: The cells of the plan.
     """
     names = {entry.id: entry.name or entry.id for entry in grid.models}
@@ -53,8 +53,8 @@ def build_run_labels(
     planned = {cell.record.attack for cell in cells}
     attacks = [
         attack
-        for column in columns
-        for attack in _list_labelled_attacks(column, names)
+        for entry, card in cards
+        for attack in _list_labelled_attacks(entry, card, names)
         if attack.identifier in planned
     ]
     return RunLabels(
@@ -65,12 +65,14 @@ def build_run_labels(
 
 
 def _list_labelled_attacks(
-    column: AttackColumn | CertificateColumn, model_names: Mapping[str, str]
+    entry: AttackEntry, card: Card, model_names: Mapping[str, str]
 ) -> list[LabelledAttack]:
-    """The attack of a column, and the same attack crafted on the model without its defense."""
-    attack = LabelledAttack(identifier=column.name, card=column.card, name=column.entry_name)
-    if isinstance(column, CertificateColumn):
+    """The attack of an entry, and the same attack crafted on the model without its defense."""
+    attack = LabelledAttack(identifier=format_method_name(card, entry), card=card, name=entry.name)
+    if card.kind == "certificate":
         return [attack]
-    if column.surrogate is not None:
-        return [replace(attack, suffix=f"transferred from {shorten_text(model_names[column.surrogate], 30)}")]
-    return [attack, replace(attack, identifier=replace(column, naive=True).name, suffix="non-adaptive")]
+    if entry.transfer_from is not None:
+        suffix = f"transferred from {shorten_text(model_names[entry.transfer_from], 30)}"
+        return [replace(attack, suffix=suffix)]
+    naive = format_method_name(card, entry, is_naive=True)
+    return [attack, replace(attack, identifier=naive, suffix="non-adaptive")]

@@ -3,103 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from robustbench_local.classifier import Classifier
 from robustbench_local.classifier.device import resolve_device
 from robustbench_local.classifier.wrapper import find_innermost
+from robustbench_local.config.cards import Card
 from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
-from robustbench_local.data.labels import fit_labels
-from robustbench_local.errors import ModelError
-from robustbench_local.evaluation.grid.schema import NO_DEFENSE, Grid, ModelEntry
-from robustbench_local.evaluation.isolation.isolated_call import catch_process_exit
-from robustbench_local.evaluation.isolation.time_limit import TIMEOUT_SECONDS, limit_time
-from robustbench_local.evaluation.planning.attack_columns import plan_cells, resolve_columns
-from robustbench_local.evaluation.planning.cells import GridColumn
+from robustbench_local.evaluation.grid.schema import Grid
+from robustbench_local.evaluation.options import Options
+from robustbench_local.evaluation.planning.cells import build_cells
 from robustbench_local.evaluation.planning.defended_models import GridDefense, resolve_defenses
+from robustbench_local.evaluation.planning.entry_cards import resolve_entry_cards
 from robustbench_local.evaluation.planning.environment import (
     compute_code_version,
     describe_environment,
     find_library_versions,
 )
+from robustbench_local.evaluation.planning.goal import override_goal
 from robustbench_local.evaluation.planning.grid_labels import build_run_labels
-from robustbench_local.evaluation.planning.plan import (
-    CertificateCell,
-    EvaluationSubject,
-    Plan,
-    PlannedCell,
+from robustbench_local.evaluation.planning.model_loading import ModelLoader
+from robustbench_local.evaluation.planning.outside_code import (
+    check_outside_code,
+    describe_run_code,
+    guard_outside_code,
+    list_refused_names,
 )
+from robustbench_local.evaluation.planning.plan import CellSpec, EvaluationSubject, Plan
 from robustbench_local.evaluation.planning.severity_table import resolve_severity
-from robustbench_local.evaluation.planning.unusable_model import add_defense_name, make_unusable_subject
-from robustbench_local.evaluation.probes.consistency_policy import (
-    apply_consistency,
-    check_consistency,
-    describe_consistency,
-    describe_gradients,
-)
-from robustbench_local.evaluation.probes.model_probe import (
-    ModelProbeResult,
-    apply_model_probe,
-    convert_model_errors,
-    probe_copying,
-    probe_in_child,
-    probe_model,
-)
 from robustbench_local.evaluation.training.weight_cache import WeightCache, find_cache_folder
-from robustbench_local.models.endpoint_options import remove_credentials
-from robustbench_local.models.model_sources import load_classifier
-from robustbench_local.models.user_import import import_known_libraries
+from robustbench_local.extensions.code_permission import permit_code
 from robustbench_local.store.run_labels import LABELS_KEY, RunLabels
 
 VERDICT_KEYS = ("seed", "data", "models", "defenses", "attacks", "search_precision", "skip_verified")
 """Parts of a grid file that decide verdicts; the others may change between two runs of the same evidence."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a grid is run; none of these changes a verdict."""
-
-    base_folder: Path
-    """Folder that the grid file's relative paths start from."""
-    device: str = "auto"
-    """Where to compute."""
-    batch_size: int | None = None
-    """Images in a pass; None measures once on each model."""
-    workers: int | None = None
-    """Processes that share a cell's images; None: one for each core that torch uses."""
-    card_folders: tuple[Path, ...] = ()
-    """Folders of the user's own cards."""
-    compile_steps: bool = False
-    """Whether attacks compile their own step."""
-    allow_batch_dependence: bool = False
-    """Whether models whose answers depend on the other images of a batch, or on what they were asked before,
-    are run all the same, in batches of exactly ``batch_size`` and with every number marked."""
-    allow_code: bool = False
-    """Whether ``python:`` models may run the user's code."""
-    cache_folder: Path | None = None
-    """Where weights that a grid trains are kept; by default `default_cache`."""
-    is_dry_run: bool = False
-    """Whether nothing is trained, because nothing will be run."""
-    report: Callable[[str], None] = lambda _line: None
-    """Receives lines of progress of trainings."""
-    timeout: float | None = TIMEOUT_SECONDS
-    """Seconds within which a model has to finish a pass; None for any time."""
-    cell_timeout: float | None = None
-    """Seconds that a cell may take; None for any time."""
-
-
-def make_plan(grid: Grid, options: Options) -> Plan:
+def make_plan(
+    grid: Grid,
+    options: Options,
+    *,
+    base_folder: Path,
+    is_dry_run: bool = False,
+    report: Callable[[str], None] = lambda _line: None,
+) -> Plan:
     """Load the data and the models, resolve every card, and check that they fit each other.
 
     Args:
-        grid: The grid, with overrides of the command line applied.
-        options: How to run it.
+        grid: The grid as its file has it.
+        options: How to run it, and what overrides it.
+        base_folder: Folder that the grid file's relative paths start from.
+        is_dry_run: Whether nothing is trained, because nothing will be run.
+        report: Receives lines of progress of trainings.
 
     Returns:
         The plan.
@@ -108,30 +68,54 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         RobustbenchError: As ConfigError, CardError, DataError, ModelError or RefusedError: what the user has
             to put right before anything can be measured.
     """
-    allowed = options.allow_batch_dependence or grid.allow_batch_dependence
-    options = replace(options, allow_batch_dependence=allowed)
-    folders = find_card_folders(options)
-    columns = resolve_columns(grid, folders)
-    load = cache(partial(load_data, grid, options.base_folder))
-    defenses = resolve_defenses(grid, folders, _build_weight_cache(grid, options, load))
-    data = load()
-    models = {entry.id: _load_subject_or_placeholder(entry, data, options) for entry in grid.models}
-    subjects = tuple(
-        _apply_defense(entry, models[entry.id], each, data, options)
-        for entry in grid.models
-        for each in defenses[entry.id]
+    with permit_code(options.allow_code, base_folder):
+        return _build_plan(grid, options, base_folder, is_dry_run=is_dry_run, report=report)
+
+
+def _build_plan(
+    grid: Grid, options: Options, base_folder: Path, *, is_dry_run: bool, report: Callable[[str], None]
+) -> Plan:
+    """The plan; code from outside may run here as far as the user allows it."""
+    folders = find_card_folders(options, base_folder)
+    options = options.resolve_timeouts()
+    outside_names = check_outside_code(
+        grid, folders, base_folder=base_folder, allow_code=options.allow_code, timeout=options.timeout
     )
-    if all(subject.problem for subject in subjects):
-        raise next(subject.problem for subject in subjects if subject.problem)
-    for subject in (*models.values(), *subjects):
-        subject.classifier.search_precision = grid.search_precision
-        subject.classifier.compile_steps = options.compile_steps
+    guard = partial(guard_outside_code, outside_names, options.timeout)
+    with guard():
+        grid = _override_grid(grid, options, folders)
+        entry_cards = resolve_entry_cards(grid, folders)
+    options = replace(
+        options, allow_batch_dependence=options.allow_batch_dependence or grid.allow_batch_dependence
+    )
+    device = resolve_device(options.device or "auto")
+    cards = [card for _, card in entry_cards]
+    load = cache(partial(load_data, grid, base_folder))
+    weight_cache = WeightCache(
+        grid=grid,
+        load_evaluation_data=load,
+        base=base_folder,
+        device=str(device),
+        folder=find_cache_folder() if options.cache is None else Path(options.cache),
+        allow_code=options.allow_code,
+        is_dry_run=is_dry_run,
+        report=report,
+    )
+    with guard():
+        defenses = resolve_defenses(grid, folders, weight_cache)
+        data = load()
+    loader = ModelLoader(options=options, device=device, base_folder=base_folder, data=data)
+    models, subjects = _load_subjects(grid, defenses, loader)
     identity = _build_identity(
-        grid, data, {str(each): each for each in (*models.values(), *subjects)}, columns
+        grid, data, {str(subject): subject for subject in (*models.values(), *subjects)}, cards
     )
-    cells = tuple(plan_cells(grid, models, subjects, columns, identity["code"]))
-    labels = build_run_labels(grid, data, subjects, defenses, columns, cells)
-    device, workers = str(resolve_device(options.device)), options.workers or torch.get_num_threads()
+    defense_cards = [defense.card for each in defenses.values() for defense in each if defense.card]
+    with guard():
+        identity |= describe_run_code(grid, cards, defense_cards)
+        cells = tuple(build_cells(grid, models, subjects, entry_cards, identity["code"]))
+        labels = build_run_labels(grid, data, subjects, defenses, entry_cards, cells)
+        warnings = (*_list_warnings(grid, cells, data, labels), *list_refused_names())
+    workers = options.workers or torch.get_num_threads()
     return Plan(
         name=grid.name or "grid",
         resolved_yaml=grid.to_yaml(),
@@ -147,23 +131,44 @@ def make_plan(grid: Grid, options: Options) -> Plan:
         timeout=options.timeout,
         cell_timeout=options.cell_timeout,
         skip_verified=grid.skip_verified,
-        description=_build_description(grid, data, subjects, columns, describe_environment(device, workers))
+        description=_build_description(
+            grid, data, subjects, cards, describe_environment(str(device), workers)
+        )
         | {LABELS_KEY: labels.to_metadata()},
-        warnings=tuple(dict.fromkeys(_list_warnings(grid, cells, data, labels))),
+        warnings=tuple(dict.fromkeys(warnings)),
     )
 
 
-def _build_weight_cache(grid: Grid, options: Options, evaluated: Callable[[], Dataset]) -> WeightCache:
-    return WeightCache(
-        grid=grid,
-        load_evaluation_data=evaluated,
-        base=options.base_folder,
-        device=options.device,
-        folder=options.cache_folder or find_cache_folder(),
-        allow_code=options.allow_code,
-        is_dry_run=options.is_dry_run,
-        report=options.report,
+def _override_grid(grid: Grid, options: Options, folders: Sequence[Path]) -> Grid:
+    """The grid with what the options override."""
+    if options.limit is not None:
+        grid = grid.model_copy(update={"data": grid.data.model_copy(update={"limit": options.limit})})
+    changes = {"seed": options.seed, "search_precision": options.search_precision}
+    grid = grid.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    return override_goal(grid, options.sources, options.targets, folders)
+
+
+def _load_subjects(
+    grid: Grid, defenses: Mapping[str, Sequence[GridDefense]], loader: ModelLoader
+) -> tuple[dict[str, EvaluationSubject], tuple[EvaluationSubject, ...]]:
+    """The models as they were loaded, by id, and the models with their defenses.
+
+    Raises:
+        RobustbenchError: If none of them can be used.
+    """
+    models = {entry.id: loader.load_or_replace(entry) for entry in grid.models}
+    subjects = tuple(
+        loader.apply_defense(entry, models[entry.id], defense)
+        for entry in grid.models
+        for defense in defenses[entry.id]
     )
+    if all(subject.problem for subject in subjects):
+        raise next(subject.problem for subject in subjects if subject.problem)
+    for subject in (*models.values(), *subjects):
+        subject.classifier.configure(
+            search_precision=grid.search_precision, compile_steps=loader.options.compile_steps
+        )
+    return models, subjects
 
 
 def load_data(grid: Grid, base: Path) -> Dataset:
@@ -176,136 +181,14 @@ def load_data(grid: Grid, base: Path) -> Dataset:
     )
 
 
-def find_card_folders(options: Options) -> list[Path]:
+def find_card_folders(options: Options, base_folder: Path) -> list[Path]:
     """The folders of the user's own cards, with ``cards`` beside the grid file, if there is one."""
-    beside = options.base_folder / "cards"
-    return [*options.card_folders, *([beside] if beside.is_dir() else [])]
-
-
-def _load_subject_or_placeholder(entry: ModelEntry, data: Dataset, options: Options) -> EvaluationSubject:
-    """A model that was loaded and has answered, or one whose cells will be errors."""
-    try:
-        return _load_subject(entry, data, options)
-    except ModelError as problem:
-        return make_unusable_subject(entry, data, problem, resolve_device(options.device))
-
-
-def _apply_defense(
-    entry: ModelEntry, model: EvaluationSubject, defense: GridDefense, data: Dataset, options: Options
-) -> EvaluationSubject:
-    """A model with a defense; what a recipe's training makes of a user's model may be unusable, too."""
-    if model.problem is not None:
-        return add_defense_name(model, defense.name)
-    try:
-        with catch_process_exit(entry.id), convert_model_errors(entry.id):
-            return _check_defended_subject(defense.apply_to_model(model), options)
-    except ModelError as problem:
-        unusable = make_unusable_subject(entry, data, problem, resolve_device(options.device))
-        return add_defense_name(unusable, defense.name)
-
-
-def _load_subject(entry: ModelEntry, data: Dataset, options: Options) -> EvaluationSubject:
-    """Load one model, fit the data to it and ask it, so that misfits show before any attack.
-
-    Its answers are given in a child process: here it stays as it was loaded, and if it can run a user's code,
-    it is loaded there, too, before it is loaded here.
-    """
-
-    def load_and_probe(rows: slice, *, should_compare: bool, should_use_gradients: bool) -> ModelProbeResult:
-        with convert_model_errors(entry.id):
-            classifier, fitted = _load_model(entry, data, options)
-        return probe_model(
-            classifier,
-            fitted.images[rows],
-            should_compare=should_compare,
-            should_use_gradients=should_use_gradients,
-        )
-
-    if has_foreign_code(entry):
-        import_known_libraries()  # before a copy of this process does so for itself
-    on_cpu = resolve_device(options.device).type == "cpu"
-    probe = partial(probe_in_child, len(data), timeout=options.timeout, name=entry.id)
-    tried = probe(load_and_probe) if on_cpu and has_foreign_code(entry) else None
-    with catch_process_exit(entry.id), convert_model_errors(entry.id):
-        with limit_time(None if tried is None else options.timeout, entry.id):
-            classifier, fitted = _load_model(entry, data, options)
-        if tried is None:
-            images = fitted.images
-            tried = (
-                probe(lambda rows, **how: probe_model(classifier, images[rows], **how))
-                if on_cpu
-                else probe_model(classifier, images)
-            )
-        apply_model_probe(classifier, tried)
-        if on_cpu and has_foreign_code(entry) and tried.is_complete:
-            probe_copying(classifier, fitted.images, options.timeout)
-        allowed = options.allow_batch_dependence
-        apply_consistency(classifier, tried.consistency, allowed=allowed, batch_size=options.batch_size)
-        digest, parameters = classifier.compute_digest(), classifier.count_parameters()
-    about = {
-        "id": entry.id,
-        "name": entry.id,
-        "defense": "none",
-        "source": remove_credentials(entry.source),
-        "digest": digest,
-        "num_classes": classifier.num_classes,
-        "parameters": parameters,
-        "access": classifier.access,
-        "notes": list(classifier.notes),
-        "consistency": describe_consistency(classifier),
-        "provenance": classifier.provenance or None,
-        "class_names": list(fitted.class_names),
-        **describe_gradients(classifier),
-    }
-    return EvaluationSubject(
-        id=entry.id, classifier=classifier, data=fitted, digest=digest, description=about
-    )
-
-
-def has_foreign_code(entry: ModelEntry) -> bool:
-    """Whether a model may run, while it is loaded, what its user or somebody else wrote."""
-    places = (entry.source, entry.architecture or "")
-    return entry.trust_pickle is not None or any(place.startswith(("python:", "onnx:")) for place in places)
-
-
-def _load_model(entry: ModelEntry, data: Dataset, options: Options) -> tuple[Classifier, Dataset]:
-    """One model, and the data fitted to it."""
-    chosen = entry.model_dump(exclude={"id", "name", "defenses"})
-    if isinstance(entry.normalize, dict):
-        chosen["normalize"] = (entry.normalize["mean"], entry.normalize["std"])
-    if isinstance(entry.input_size, int):
-        chosen["input_size"] = (entry.input_size, entry.input_size)
-    classifier = load_classifier(
-        **chosen,
-        name=entry.id,
-        device=options.device,
-        allow_code=options.allow_code,
-        default_classes=data.num_classes,
-        base_folder=options.base_folder,
-    )
-    fitted = fit_labels(data, classifier.num_classes, classifier.class_names)
-    classifier.notes.extend(note for note in fitted.notes if note not in data.notes)
-    return classifier, fitted
-
-
-def _check_defended_subject(subject: EvaluationSubject, options: Options) -> EvaluationSubject:
-    """What a defense made of a model, probed as a whole; the model itself was probed when it was loaded."""
-    if subject.defense != NO_DEFENSE:
-        check_consistency(
-            subject.classifier,
-            subject.data.images,
-            allowed=options.allow_batch_dependence,
-            batch_size=options.batch_size,
-            timeout=options.timeout,
-        )
-        subject.description["notes"] = list(subject.classifier.notes)
-        subject.description["consistency"] = describe_consistency(subject.classifier)
-        subject.description.update(describe_gradients(subject.classifier))
-    return subject
+    beside = base_folder / "cards"
+    return [*map(Path, options.cards), *([beside] if beside.is_dir() else [])]
 
 
 def _build_identity(
-    grid: Grid, data: Dataset, subjects: Mapping[str, EvaluationSubject], columns: Sequence[GridColumn]
+    grid: Grid, data: Dataset, subjects: Mapping[str, EvaluationSubject], cards: Sequence[Card]
 ) -> dict[str, str]:
     """Everything that decides the verdicts, flat, so that a difference can be named.
 
@@ -325,9 +208,9 @@ def _build_identity(
                 f"{part} of model {name}": value
                 for part, value in subject.classifier.describe_parts().items()
             }
-    flat |= find_library_versions(column.card.method for column in columns)
+    flat |= find_library_versions(card.method for card in cards)
     for name, subject in subjects.items():
-        if (size := find_innermost(subject.classifier).fixed_batch_size) is not None:
+        if (size := find_innermost(subject.classifier).settings.fixed_batch_size) is not None:
             flat[f"batch size of model {name}"] = str(size)  # its answers depend on it
     flat["code"] = compute_code_version()
     return flat
@@ -348,7 +231,7 @@ def _build_description(
     grid: Grid,
     data: Dataset,
     subjects: Sequence[EvaluationSubject],
-    columns: Sequence[GridColumn],
+    cards: Sequence[Card],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
     """What the store keeps for the report."""
@@ -375,19 +258,14 @@ def _build_description(
         "models": [subject.description for subject in subjects],
         "gates": [gate.model_dump(mode="json") for gate in grid.gates],
         "severity": resolve_severity(grid, subjects),
-        "cards": {
-            column.card.base_name: {"description": column.card.description, "source": column.card.source}
-            for column in columns
-        },
+        "cards": {card.base_name: {"description": card.description, "source": card.source} for card in cards},
     }
 
 
-def _list_warnings(
-    grid: Grid, cells: Sequence[PlannedCell], data: Dataset, labels: RunLabels
-) -> Iterator[str]:
+def _list_warnings(grid: Grid, cells: Sequence[CellSpec], data: Dataset, labels: RunLabels) -> Iterator[str]:
     """What the user should know before the run starts."""
-    if grid.skip_verified and not any(isinstance(cell, CertificateCell) for cell in cells):
-        yield "skip_verified spares nothing: the grid has no certificate"
+    if grid.skip_verified and not any(cell.is_certificate for cell in cells):
+        yield "skip_verified has no effect: the grid has no certificate"
     if len(data) < 100:
         yield f"only {len(data)} images: a 95% interval is wider than 10 points either way"
     for cell in cells:
@@ -395,7 +273,7 @@ def _list_warnings(
         if cell.threat.eps > 0.5 and cell.threat.norm == "Linf":
             size = f"eps {cell.threat.eps:g} is more than half of the pixel range"
             yield f"{label}: {size}; was {cell.threat.eps:g}/255 meant?"
-        yield from (f"{label}: {line}" for line in cell.list_warnings())
+        yield from (f"{label}: {line}" for line in cell.method.list_warnings(cell.threat))
     for cell in cells:
         yield from (f"model {cell.subject}: {note}" for note in cell.subject.classifier.notes)
     yield from (f"data: {note}" for note in data.notes)

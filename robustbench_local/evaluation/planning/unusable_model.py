@@ -47,14 +47,14 @@ def make_unusable_subject(
     """
     black_box = is_url(entry.source) or entry.source.startswith("onnx:")
     classifier = Classifier(
-        UnusableModel(problem),
+        UnusableModel(problem).eval(),
         num_classes=entry.num_classes or max(2, data.num_classes),
         class_names=entry.class_names,
         access=entry.access or ("scores" if black_box else "gradients"),
         name=entry.id,
         device=device,
     )
-    classifier.notes = [f"cannot be used: {problem}"]
+    classifier.add_note(f"cannot be used: {problem}")
     with suppress(DataError):  # what was declared about the model may be what is wrong
         data = fit_labels(data, classifier.num_classes, classifier.class_names)
     about = {

@@ -46,8 +46,10 @@ def check_consistency(
     Raises:
         RobustbenchError: As `apply_probe` does.
     """
-    if not classifier.consistency.inconsistency_note:
-        isolated = timeout is not None and classifier.device.type == "cpu" and classifier.is_fork_safe
+    if not classifier.settings.consistency.inconsistency_note:
+        isolated = (
+            timeout is not None and classifier.device.type == "cpu" and classifier.settings.is_fork_safe
+        )
         probe = (
             _probe_in_child(classifier, images, timeout)
             if isolated
@@ -96,15 +98,16 @@ def apply_consistency(
     """
     for note in result.notes:
         classifier.add_note(note)
-    classifier.consistency = Consistency(
+    within = find_innermost(classifier)
+    consistency = Consistency(
         is_unrepeatable=result.is_nondeterministic,
         is_random=result.may_be_random,
         tolerance=result.tolerance,
         has_misleading_gradients=result.has_misleading_gradients
-        or find_innermost(classifier).consistency.has_misleading_gradients,
+        or within.settings.consistency.has_misleading_gradients,
     )
-    within = find_innermost(classifier)
-    within.uses_fresh_copies = within.uses_fresh_copies or result.is_stateful
+    classifier.configure(consistency=consistency)
+    within.configure(uses_fresh_copies=within.settings.uses_fresh_copies or result.is_stateful)
     if result.is_consistent:
         return
     if not allowed:
@@ -114,26 +117,25 @@ def apply_consistency(
         if batch_size is None:
             remedy = "give --batch-size N (batch_size=N): it is asked in batches of exactly that size then"
             raise ConfigError(result.cause, where=classifier.name, remedy=remedy)
-        within.fixed_batch_size = batch_size
+        within.configure(fixed_batch_size=batch_size)
         how = f"asked in batches of exactly {batch_size}, the last ones filled up by repeating images"
     elif result.kind == "gradients":
         how = "judged without gradients, attacked with them"
-    classifier.consistency = replace(
-        classifier.consistency, inconsistency_note=f"{result.cause}; allowed: {how}"
-    )
-    classifier.add_note(f"not to be relied on: {classifier.consistency.inconsistency_note}")
+    reason = f"{result.cause}; allowed: {how}"
+    classifier.configure(consistency=replace(consistency, inconsistency_note=reason))
+    classifier.add_note(f"not to be relied on: {reason}")
 
 
 def describe_consistency(classifier: Classifier) -> dict[str, Any] | None:
     """What the store keeps about a marked model; None for any other."""
-    if not classifier.consistency.inconsistency_note:
+    if not classifier.settings.consistency.inconsistency_note:
         return None
     return {
-        "mark": classifier.consistency.inconsistency_note,
-        "batch_size": find_innermost(classifier).fixed_batch_size,
+        "mark": classifier.settings.consistency.inconsistency_note,
+        "batch_size": find_innermost(classifier).settings.fixed_batch_size,
     }
 
 
 def describe_gradients(classifier: Classifier) -> dict[str, Any]:
     """What the store keeps about a model whose gradients mislead; nothing for any other."""
-    return {"misleading_gradients": True} if classifier.consistency.has_misleading_gradients else {}
+    return {"misleading_gradients": True} if classifier.settings.consistency.has_misleading_gradients else {}

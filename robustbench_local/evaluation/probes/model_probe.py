@@ -87,7 +87,7 @@ def probe_model(
     model = classifier.model
     return ModelProbeResult(
         notes=tuple(classifier.notes),
-        smallest_batch=classifier.min_batch_size,
+        smallest_batch=classifier.settings.min_batch_size,
         consistency=consistency,
         has_masked_borders=classifier.border_probe.masked,
         first_labels=model.first_labels if isinstance(model, Endpoint) else "",
@@ -188,7 +188,7 @@ def probe_copying(classifier: Classifier, images: Tensor, timeout: float | None)
     except ProcessEndedError:
         pass  # which is found out at work
     except ModelTimeoutError:
-        classifier.is_fork_safe = False
+        classifier.configure(is_fork_safe=False)
         classifier.add_note(
             "hangs in a copy of the process (has it threads of its own?): it is used in the run's"
         )
@@ -198,7 +198,7 @@ def apply_model_probe(classifier: Classifier, probe: ModelProbeResult) -> None:
     """Let a classifier know what another process's copy of it was found to be."""
     for note in probe.notes:
         classifier.add_note(note)
-    classifier.min_batch_size = probe.smallest_batch
+    classifier.configure(min_batch_size=probe.smallest_batch)
     classifier.border_probe.set_result(masked=probe.has_masked_borders)
     if isinstance(classifier.model, Endpoint):
         classifier.model.first_labels = probe.first_labels

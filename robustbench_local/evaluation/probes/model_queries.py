@@ -39,11 +39,8 @@ class ModelQueries:
             if not isinstance(model, RandomizedClassifier):
                 yield model
                 return
-            before, model.draws = model.draws, 1
-            try:
+            with model.use_draws(1):
                 yield model
-            finally:
-                model.draws = before
 
     def query_model(
         self, model: Classifier, images: Tensor, *, recorded: bool = False, seed: int = PROBE_SEED

@@ -55,7 +55,7 @@ def apply_settings(card: Card, settings: Mapping[str, Any]) -> tuple[Card, Recip
 
     Args:
         card: A defense's card.
-        settings: Hyper-parameters, and keys of the threat model such as ``compute_eps``.
+        settings: Hyper-parameters, and keys of the threat model such as ``eps``.
 
     Raises:
         CardError: If the card is no training recipe, or a value is impossible.
@@ -180,7 +180,7 @@ def save_training(
         card: What was trained.
         recipe: Its parameters.
         images: The images.
-        sources: Where each of them comes from: ``training``, ``validation_source`` and ``test_source``.
+        sources: Where each of them comes from: ``training``, ``validation`` and ``test``.
         scores: From `measure`.
         seed: The training's seed.
         command: What makes the same weights again.

@@ -12,7 +12,7 @@ from robustbench_local.data.data_sources import load_dataset
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.data.split import group_by_pattern, hold_out
 from robustbench_local.errors import ConfigError, DataError
-from robustbench_local.evaluation.grid.schema import DataEntry
+from robustbench_local.evaluation.grid.data_entries import DataEntry
 from robustbench_local.evaluation.harness.outcome import hash_image
 from robustbench_local.evaluation.training.train_and_save import TrainingImages
 

@@ -39,7 +39,9 @@ from robustbench_local.evaluation.training.training_data import (
     hash_images,
     load_training_images,
 )
-from robustbench_local.models.model_sources import load_classifier
+from robustbench_local.extensions.open_registry import describe_outside_code
+from robustbench_local.extensions.python_reference import PYTHON_PREFIX
+from robustbench_local.models.model_sources import is_outside_model, load_classifier
 
 
 def find_cache_folder() -> Path:
@@ -100,7 +102,7 @@ class WeightCache:
                     )
                 )
             make = partial(self._train_and_save, weights, start, card, recipe, images, what)
-            if entry.source.startswith("python:") and can_fork(resolve_device(self.device)):
+            if self._runs_foreign_code(entry, recipe) and can_fork(resolve_device(self.device)):
                 aside = replace(self, report=send_to_parent)
                 make = partial(aside._train_and_save, weights, start, card, recipe, images, what)
                 call_isolated(make, timeout=None, name=model, on_message=self.report)
@@ -114,6 +116,11 @@ class WeightCache:
             base_folder=self.base,
         )
         return self._add_overlap_note(trained)
+
+    def _runs_foreign_code(self, entry: ModelEntry, recipe: Recipe) -> bool:
+        """Whether a training runs what is not this package's own, which may end its process."""
+        is_outside = entry.source.startswith(PYTHON_PREFIX) or is_outside_model(entry.source)
+        return is_outside or bool(describe_outside_code(type(recipe)))
 
     def _add_overlap_note(self, classifier: Classifier) -> Classifier:
         """The classifier, with a note if it has seen what it is asked about."""
@@ -200,6 +207,8 @@ class WeightCache:
             "seed": self.grid.seed,
             "loop": compute_loop_version(),
         }
+        if code := describe_outside_code(type(recipe)):
+            parts["recipe code"] = code
         teacher = build_teacher_loader(
             torch.device("cpu"), self.base, allow_code=self.allow_code, num_classes=start.num_classes
         )

@@ -1,1 +1,1 @@
-"""The networks that the package knows by name."""
+"""The package's own networks."""

@@ -1,4 +1,4 @@
-"""Networks by name, so that a checkpoint can say which network it belongs to."""
+"""Registry of networks by name, so that a checkpoint can name its network."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Architecture:
     """A network that can be built for any number of classes.
 
     Args:
-        factory: ``"module:attribute"``, imported when it is first built; called with the number of classes.
-        num_classes: What it was published with.
-        input: (C, H, W) of the images it takes.
-        normalize: Means and standard deviations its published weights were trained with, if any.
+        factory: ``"module:attribute"``, imported on first use and called with the number of classes.
+        num_classes: Number of classes of the published network.
+        input_shape: (C, H, W) of its input images.
+        normalize: Means and standard deviations of the published weights' training, if any.
     """
 
     factory: str
@@ -36,7 +36,7 @@ class Architecture:
     normalize: Normalization | None = None
 
     def build_network(self, num_classes: int | None = None) -> nn.Module:
-        """The network in evaluation mode, with the weights that `fixed_start` gives."""
+        """Build the network in evaluation mode, with the weights of `fixed_initial_weights`."""
         module, _, attribute = self.factory.partition(":")
         with fixed_initial_weights():
             network: nn.Module = getattr(import_module(module), attribute)(num_classes or self.num_classes)
@@ -69,27 +69,27 @@ ARCHITECTURES: dict[str, Architecture] = {
         NORMALIZATIONS["gtsrb"],
     ),
 }
-"""Every network of our own that a checkpoint can name as its ``architecture``."""
+"""The package's networks, which a checkpoint can name as its ``architecture``."""
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture of that name.
+    """Return the architecture of that name.
 
     Raises:
         ConfigError: If there is none.
     """
-    found = ARCHITECTURES.get(name)
-    if found is None:
+    architecture = ARCHITECTURES.get(name)
+    if architecture is None:
         raise ConfigError(f"unknown architecture {name!r}", remedy=did_you_mean(name, ARCHITECTURES))
-    return found
+    return architecture
 
 
 def build_network(name: str, num_classes: int | None = None) -> nn.Module:
-    """Build a network by name, in evaluation mode, with weights that are always the same.
+    """Build a network by name, in evaluation mode, with reproducible initial weights.
 
     Args:
         name: One of `ARCHITECTURES`.
-        num_classes: How many logits; by default what it was published with.
+        num_classes: Number of logits; by default that of the published network.
 
     Raises:
         ConfigError: If there is no such network.
@@ -99,7 +99,7 @@ def build_network(name: str, num_classes: int | None = None) -> nn.Module:
 
 @contextmanager
 def fixed_initial_weights() -> Iterator[None]:
-    """Initial weights are always the same while open; the global random state is untouched afterwards."""
+    """Make initial weights reproducible inside the context; restore the global random state afterwards."""
     import torch  # noqa: PLC0415 - listing networks should not wait for it
 
     with torch.random.fork_rng(devices=[]):  # not torch.manual_seed, which would also reseed every GPU
@@ -109,7 +109,7 @@ def fixed_initial_weights() -> Iterator[None]:
 
 @contextmanager
 def seeded_initial_weights(seed: int) -> Iterator[None]:
-    """Networks that are built while open get the initial weights of this seed instead of those of seed 0."""
+    """Use this seed instead of seed 0 for networks that are built inside the context."""
     token = _initial_seed.set(seed)
     try:
         yield

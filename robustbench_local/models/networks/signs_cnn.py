@@ -1,4 +1,4 @@
-"""The small plain network of traffic-sign weights that interval bounds can verify."""
+"""The small feed-forward network of traffic-sign weights that interval bounds can verify."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from robustbench_local.models.networks.signs_resnet import NUM_CLASSES
 
 
 def signs_cnn(num_classes: int = NUM_CLASSES) -> nn.Sequential:
-    """Two strided convolutions and two linear layers, freshly initialised from torch's global generator.
+    """Build two strided convolutions and two linear layers, initialized from torch's global generator.
 
-    Interval bounds widen with every layer, and a shortcut's two ways are bounded as if they were unrelated:
-    few layers, one after the other, are what IBP can train. Normalised images (N, 3, 32, 32) -> logits.
+    Interval bounds widen with every layer, and treat the two branches of a shortcut as independent. So IBP
+    can train only a few sequential layers. The network maps normalized images (N, 3, 32, 32) to logits.
 
     Source: Gowal et al. 2018, arXiv:1810.12715, table 1, "small", with strides in both convolutions.
     """

@@ -1,21 +1,21 @@
-"""The small residual network of the shipped traffic-sign weights."""
+"""The small residual networks of the shipped traffic-sign weights."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-#: (channels, height, width) of the images it was made for.
+#: (channels, height, width) of the input images.
 INPUT_SHAPE = (3, 32, 32)
-#: One class of GTSRB each, whether or not the embedded signs have images of it.
+#: Number of classes of GTSRB, including those without embedded signs.
 NUM_CLASSES = 43
-#: Subtracted from and divided into images in [0, 1] by whoever calls the network.
+#: Normalization of images in [0, 1], applied by the caller of the network.
 CHANNEL_MEAN = (0.4, 0.4, 0.4)
 CHANNEL_STD = (0.25, 0.25, 0.25)
 
 
 class _PreActivationBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm around a shortcut, normalised before they convolve."""
+    """Two 3x3 convolutions with a shortcut, each preceded by batch norm."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -23,9 +23,9 @@ class _PreActivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        same = stride == 1 and inputs == outputs
+        is_identity = stride == 1 and inputs == outputs
         self.shortcut: nn.Module = (
-            nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            nn.Identity() if is_identity else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -36,10 +36,10 @@ class _PreActivationBlock(nn.Module):
 
 
 class SignsResNet(nn.Module):
-    """A pre-activation residual network whose first layer already halves the resolution.
+    """A pre-activation residual network whose first layer halves the resolution.
 
-    Most of the cost of adversarial training and of AutoAttack is passes through the network, so it works
-    at 16x16 pixels and below; the 4x4 windows of the first layer overlap, so that no stroke is lost.
+    Passes through the network dominate the cost of adversarial training and AutoAttack, so it works at
+    16x16 pixels and below. The 4x4 windows of the first layer overlap, so that thin strokes are preserved.
 
     Args:
         num_classes: Number of logits.
@@ -59,23 +59,23 @@ class SignsResNet(nn.Module):
         self.head = nn.Linear(coarse * 4, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (N, 3, 32, 32) -> logits (N, num_classes)."""
+        """Map normalized images (N, 3, 32, 32) to logits (N, num_classes)."""
         images = images.contiguous(memory_format=torch.channels_last)
         features = self.block3(self.block2(self.block1(self.stem(images))))
-        # A 2x2 grid of averages keeps where a stroke is: the digits of a speed limit differ in little else.
+        # A 2x2 grid of averages preserves positions, because speed limits differ mainly in where strokes are.
         pooled = nn.functional.adaptive_avg_pool2d(self.norm(features).relu(), 2)
         logits: Tensor = self.head(pooled.flatten(1))
         return logits
 
 
 def signs_resnet(num_classes: int = NUM_CLASSES) -> SignsResNet:
-    """The network of the shipped weights, freshly initialised from torch's global generator.
+    """Build the network of the shipped weights, initialized from torch's global generator.
 
-    Its tensors lie channels last, which makes a forward pass 1.5 to 2 times as fast on a CPU.
+    The channels-last memory format makes a forward pass 1.5 to 2 times as fast on a CPU.
     """
     return SignsResNet(num_classes).to(memory_format=torch.channels_last)
 
 
 def signs_resnet_wide(num_classes: int = NUM_CLASSES) -> SignsResNet:
-    """The same network with half as many channels again, for photographs."""
+    """Build the same network with 1.5 times as many channels, for photographs."""
     return SignsResNet(num_classes, (36, 72, 144)).to(memory_format=torch.channels_last)

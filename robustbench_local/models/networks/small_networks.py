@@ -1,4 +1,4 @@
-"""The published small networks whose checkpoints people bring; parameter names are those of the files."""
+"""Published small networks; their parameter names are those of the published checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 def strided_cnn(num_classes: int = 10) -> nn.Module:
-    """Two strided convolutions and two linear layers, for 28x28 digits.
+    """Build two strided convolutions and two linear layers, for 28x28 digits.
 
     Source: Wong & Kolter 2018, "Provable defenses via the convex outer adversarial polytope", Sec. 4.
     """
@@ -52,19 +52,19 @@ class SmallCNN(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 1, 28, 28) to logits (N, num_classes)."""
+        """Map images (N, 1, 28, 28) to logits (N, num_classes)."""
         logits: Tensor = self.classifier(self.feature_extractor(images).flatten(1))
         return logits
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, with or without batch norm.
+    """Two 3x3 convolutions with a shortcut, with or without batch norm.
 
     Args:
-        inputs: Channels that come in.
-        outputs: Channels that go out.
-        stride: Of the first convolution and of the shortcut.
-        norm: With batch norm the convolutions have no bias.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        stride: Stride of the first convolution and of the shortcut.
+        norm: Use batch norm; the convolutions then have no bias.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", Fig. 2.
     """
@@ -82,7 +82,7 @@ class BasicBlock(nn.Module):
                 self.shortcut.append(nn.BatchNorm2d(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        """Map features (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         inner = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(features)))))
         return functional.relu(inner + self.shortcut(features))
 
@@ -101,7 +101,7 @@ class ResNet2b(nn.Module):
         self.linear2 = nn.Linear(100, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (N, 3, 32, 32) to logits (N, num_classes)."""
+        """Map normalized images (N, 3, 32, 32) to logits (N, num_classes)."""
         features = self.layer1(functional.relu(self.conv1(images))).flatten(1)
         logits: Tensor = self.linear2(functional.relu(self.linear1(features)))
         return logits
@@ -110,7 +110,7 @@ class ResNet2b(nn.Module):
 class CifarResNet18(nn.Module):
     """ResNet-18 with a 3x3 first layer and no pooling after it, for 32x32 images.
 
-    Source: He et al. 2016, "Deep residual learning for image recognition", as it is usual for CIFAR.
+    Source: He et al. 2016, "Deep residual learning for image recognition", in the usual variant for CIFAR.
     """
 
     def __init__(self, num_classes: int = 10) -> None:
@@ -124,7 +124,7 @@ class CifarResNet18(nn.Module):
         self.linear = nn.Linear(512, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 3, 32, 32) to logits (N, num_classes)."""
+        """Map images (N, 3, 32, 32) to logits (N, num_classes)."""
         features = functional.relu(self.bn1(self.conv1(images)))
         features = self.layer4(self.layer3(self.layer2(self.layer1(features))))
         logits: Tensor = self.linear(functional.avg_pool2d(features, 4).flatten(1))
@@ -138,9 +138,9 @@ def _build_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class SpatialTransformerCNN(nn.Module):
-    """A network that straightens the sign before it reads it, for 32x32 traffic signs.
+    """A network that rectifies the sign before classifying it, for 32x32 traffic signs.
 
-    The output is a log-softmax; losses and margins on it are those on the logits.
+    The output is a log-softmax, on which losses and margins equal those on the logits.
 
     Source: Jaderberg et al. 2015, "Spatial transformer networks".
     """
@@ -158,7 +158,7 @@ class SpatialTransformerCNN(nn.Module):
         self.fc2 = nn.Linear(350, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (N, 3, 32, 32) to log-probabilities (N, num_classes)."""
+        """Map normalized images (N, 3, 32, 32) to log-probabilities (N, num_classes)."""
         features = self._straighten_images(images)
         layers = ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3))
         for convolution, norm in layers:

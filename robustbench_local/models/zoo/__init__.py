@@ -1,4 +1,4 @@
-"""The shipped weights: each a safetensors file beside a card that says how it was made."""
+"""The shipped weights: safetensors files, each with a card about its training."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.models.weights_card import WeightsCard, read_weights_card
 
 ZOO_FOLDER = Path(__file__).parent
-"""Where the shipped cards and weights lie."""
+"""Folder of the shipped cards and weights."""
 
 
 def list_zoo(folder: Path = ZOO_FOLDER) -> list[str]:
-    """The names of the shipped networks, sorted."""
+    """Return the names of the shipped networks, sorted."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def find_zoo_card(name: str, folder: Path = ZOO_FOLDER) -> WeightsCard:
-    """The card of a shipped network.
+    """Return the card of a shipped network.
 
     Args:
         name: Its name.
-        folder: Where cards and weights lie.
+        folder: Folder of the cards and weights.
 
     Raises:
         ConfigError: If there is none of that name.

@@ -26,13 +26,13 @@ _WEAKENING_NOTE_PATTERN = re.compile(
 def describe_masking(evidence: Evidence) -> Iterator[str]:
     """Models whose white-box attacks missed what attackers found who saw less."""
     for surprise in find_gradient_masking(evidence):
-        kind = "Transfer" if surprise.transferred else "Black box"
+        kind = "Transfer attacks succeed" if surprise.transferred else "Black-box attacks succeed"
         where = f"{isolate_direction(str(surprise.subject))} under {surprise.threat}"
         share = f"{surprise.missed_share.count} of {format_count(surprise.missed_share.n, 'image')}"
         share = f"{share} ({format_percent(surprise.missed_share.value)})"
-        what = f"{kind} beats white box on {where}: {share} fell to {join_in_sentence(surprise.attacks)} and to no"
-        why = "Its gradients mislead the attacks that follow them, or those are too weak"
-        text = f"{what} white-box attack. {why}; stronger attacks will lower its robust accuracy."
+        what = f"{kind} where white-box attacks fail on {where}: {share} are misclassified under {join_in_sentence(surprise.attacks)} and under no"
+        why = "This indicates gradient masking, or white-box attacks that are too weak"
+        text = f"{what} white-box attack. {why}; stronger attacks will lower the robust accuracy."
         yield text
 
 
@@ -40,7 +40,7 @@ def describe_disagreements(evidence: Evidence) -> Iterator[str]:
     """Other contradictions between the attacks of the run."""
     for found in find_disagreements(evidence):
         if found.is_reported:
-            where = f"Attacks on {isolate_direction(str(found.subject))} under {found.threat} disagree"
+            where = f"Attacks on {isolate_direction(str(found.subject))} under {found.threat} contradict each other"
             yield f"{where}: {found.reason}."
 
 
@@ -50,16 +50,18 @@ def describe_partial_overlap(evidence: Evidence) -> Iterator[str]:
         worst = [one for one in evidence.worst_cases if one.threat == threat and one.left_out_count]
         if worst:
             where = join_in_sentence([_format_overlap(one) for one in worst])
-            text = f"Attacks under {threat} met different images, and what one broke is broken: {where}."
-            more = "Interval ends use all of them; give the attacks the same limit to compare them."
+            text = f"Attacks under {threat} ran on different images; an image counts as not robust as soon as one succeeds: {where}."
+            more = "The intervals use all images. Give the attacks the same limit to compare them."
             yield f"{text} {more}"
 
 
 def _format_overlap(worst: WorstCase) -> str:
     common = len(worst.verdicts)
     kept = sum(verdict.robust for verdict in worst.any_attack_verdicts.values())
-    share = f"{kept} of the {len(worst.any_attack_verdicts)} that any met are unbroken so far"
-    return f"{isolate_direction(str(worst.subject))} ({format_count(common, 'image')} met by all; {share})"
+    share = f"{kept} of all {len(worst.any_attack_verdicts)} are robust so far"
+    return (
+        f"{isolate_direction(str(worst.subject))} ({format_count(common, 'image')} attacked by all; {share})"
+    )
 
 
 def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
@@ -70,24 +72,24 @@ def describe_breaks_by_other_attacks(evidence: Evidence) -> Iterator[str]:
             [isolate_direction(name) for name in dict.fromkeys(one.other_breaking_attacks.values())]
         )
         what = f"{format_count(len(one.other_breaking_attacks), 'image')} of {isolate_direction(str(one.subject))}"
-        why = f"fell to candidates of {names} inside the same ball and to none of the attacks themselves"
-        text = f"Counted as broken under {one.threat}: {what} {why}."
+        why = f"are misclassified on candidates of {names} inside the same ball, and under none of the attacks themselves"
+        text = f"Counted as not robust under {one.threat}: {what} {why}."
         yield text
 
 
 def describe_doubts(evidence: Evidence) -> Iterator[str]:
     """Images that nobody broke and whose robustness is not established all the same."""
     doubts = find_doubts(evidence)
-    for subject, reason, remedy in dict.fromkeys((one.subject, one.reason, one.remedy) for one in doubts):
+    for subject, reason, hint in dict.fromkeys((one.subject, one.reason, one.hint) for one in doubts):
         alike = [one for one in doubts if (one.subject, one.reason) == (subject, reason)]
         where = [
             f"{format_count(count, 'image')} under {one.threat}"
             for one in alike
             if (count := _count_unbroken(evidence, one))
         ]
-        if where:  # else others broke them: nothing is left to doubt but the attack that did not
-            more = f" {remedy[0].upper()}{remedy[1:]}." if remedy else ""
-            yield f"Not established for {isolate_direction(str(subject))}: {join_in_sentence(where)}: {reason}.{more}"
+        if where:  # else other attacks succeeded on them: only the attack that did not is in doubt
+            more = f" {hint[0].upper()}{hint[1:]}." if hint else ""
+            yield f"Robustness not established for {isolate_direction(str(subject))}: {join_in_sentence(where)}: {reason}.{more}"
 
 
 def _count_unbroken(evidence: Evidence, doubt: Doubt) -> int:
@@ -115,4 +117,4 @@ def _describe_notes(evidence: Evidence, *, weakening: bool) -> Iterator[str]:
         notes = [note for note in every if bool(_WEAKENING_NOTE_PATTERN.search(note)) == weakening]
         if notes:
             who = evidence.get_subject(about["id"], about["defense"])
-            yield f"Noted about {isolate_direction(str(who))}: {'; '.join(notes)}."
+            yield f"Note on {isolate_direction(str(who))}: {'; '.join(notes)}."

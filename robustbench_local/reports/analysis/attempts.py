@@ -1,4 +1,4 @@
-"""What was tried on the images of a subject, stage by stage: an ensemble is several attacks in one cell."""
+"""Attacks and certificates on the images of a subject, stage by stage: an ensemble is several attacks in one cell."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Attempt:
     stages: str
     """The stages of an ensemble that it is made of; empty: the whole attack."""
     knowledge: str
-    """``white-box``, ``compute_scores``, ``labels``, ``transfer`` or ``is_naive``."""
+    """``white-box``, ``scores``, ``labels``, ``transfer`` or ``naive``."""
     loss: str
-    """``compute_cross_entropy`` or ``compute_margin`` (DLR too): what its gradients are of; empty where it is neither or several."""
+    """``ce`` or ``margin`` (DLR too): what its gradients are of; empty where it is neither or several."""
     completed_images: frozenset[str]
     """Clean-correct images on which it came to its end."""
     broken_images: frozenset[str] = field(repr=False)

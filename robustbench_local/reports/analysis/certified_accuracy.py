@@ -1,4 +1,4 @@
-"""Certificates: what is proven, about what, and how surely; over the radius beside what attacks have left."""
+"""Certificates: what is proven, about what, and how surely; over the radius beside empirical robust accuracy."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _MAX_MARKS = 8
 _ROUND_MARKS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """What the radius of the first mark begins with."""
 CERTIFIED_EXPLANATION = (
-    "Certified accuracy is the share of all images for which it is proven that they are read rightly and "
-    "that no change inside the ball, by whatever attack, is read otherwise. Robust accuracy is at least so "
-    "high, and attacks can only confirm it. An image without a proof is not therefore broken."
+    "Certified accuracy at radius r is the share of all images that are provably classified correctly under "
+    "every perturbation within r, whatever the attack. It is a lower bound on robust accuracy. An image without "
+    "a certificate may still be robust."
 )
 """How the numbers of this section are read."""
 _SMOOTHED_VOTE_NOTE = (
-    "these certificates speak about the majority vote of the model under Gaussian noise, which is another "
-    "classifier than the model itself, and the attacks on the model say nothing of it"
+    "these certificates are for the majority vote of the model under Gaussian noise. That is another "
+    "classifier than the model itself, and attacks on the model do not test it"
 )
 
 
@@ -52,13 +52,13 @@ class CertifiedCell:
         """What is proven something about."""
         if self.cell.record.concerns == "model":
             return "the model itself" if self.cell.subject.defense == "none" else "the defended model itself"
-        return f"its vote under noise, sigma {self.cell.record.parameters.get('sigma', '?')}"
+        return f"its majority vote under noise, sigma {self.cell.record.parameters.get('sigma', '?')}"
 
     @property
     def guarantee(self) -> str:
         """How sure each verdict is."""
         alpha = self.cell.record.alpha
-        return f"with probability {format_percent(1 - alpha)} for each image" if alpha else "a proof"
+        return f"with probability {format_percent(1 - alpha)} for each image" if alpha else "deterministic"
 
     @property
     def passes_per_image(self) -> float | None:
@@ -108,7 +108,7 @@ class CertifiedGroup:
 
     @property
     def has_attack_curves(self) -> bool:
-        """Whether a drawing shows what attacks have left, too."""
+        """Whether a drawing shows empirical robust accuracy, too."""
         return any(curve.dotted for panel in self.panels for curve in panel.curves)
 
     @property
@@ -121,13 +121,13 @@ class CertifiedGroup:
             found.append(f"Of {names}: {_SMOOTHED_VOTE_NOTE}.")
         if any(row.cell.tally.abstained for row in self.rows):
             found.append(
-                "Where a certificate abstains, it makes no prediction, or stopped before it could be sure of "
-                "one; such an image counts as not certified."
+                "Where a certificate abstains, it makes no prediction, or stopped before it was sure of one. "
+                "Such an image counts as not certified."
             )
         if any(row.cell.record.alpha for row in self.rows):
             found.append(
-                "A guarantee that holds with a probability holds for each image on its own: among n images, "
-                "alpha times n claims may be expected to be too high. The intervals speak of the sample."
+                "A probabilistic guarantee holds for each image on its own: among n images, alpha times n "
+                "claims are expected to be wrong. The intervals only cover the sampling of images."
             )
         return tuple(found)
 
@@ -199,7 +199,7 @@ def _merge_levels(rows: Sequence[CertifiedCell]) -> MarksByRadius:
 
 
 def _collect_attacked_marks(evidence: Evidence, subject: EvaluatedModel, norm: str) -> MarksByRadius:
-    """What attacks have left of a subject at each radius, from untouched images on."""
+    """What attacks have left of a subject at each radius, from clean images on."""
     found = {
         worst.threat.eps: worst.verdicts
         for worst in evidence.worst_cases
@@ -216,7 +216,7 @@ def _compute_mean(marks: ImageMarks) -> float:
 
 
 def _compute_radii(largest: float) -> list[float]:
-    """Radii above 0 up to the first mark at ``max_value`` or beyond; marks are round numbers."""
+    """Radii above 0 up to the first mark at ``largest`` or beyond; marks are round numbers."""
     coarse = largest / _MAX_MARKS
     size = 10.0 ** math.floor(math.log10(coarse))
     mark = next(size * head for head in _ROUND_MARKS if size * head >= coarse)

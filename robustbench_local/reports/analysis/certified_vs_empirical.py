@@ -22,9 +22,9 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
 ACCURACY_BOUNDS_EXPLANATION = (
-    "Of the same images, the share that is proven to be read rightly everywhere in the ball, and the share "
-    "that no attack has broken. The robust accuracy lies between the two: a better certificate can only "
-    "raise the first, a better attack can only lower the second."
+    "Certified accuracy, and robust accuracy in the worst case over attacks, on the same images. The true robust "
+    "accuracy lies between the two: a better certificate can only raise the first, a stronger attack can only "
+    "lower the second."
 )
 """How the table of brackets is read."""
 MAX_NAMED_IMAGES = 8
@@ -61,9 +61,9 @@ class RobustAccuracyBounds:
     def sentence(self) -> str:
         """The bracket in words."""
         who = f"{isolate_direction(str(self.subject))} under {self.threat}"
-        between = f"robust accuracy between {format_estimate(self.certified_accuracy)}, proven, and {format_estimate(self.empirical_accuracy)}"
-        gap = f"{format_count(self.undecided_count, 'image')} neither proven nor broken"
-        return f"{who}: {between}, not broken by {join_in_sentence(self.attack_labels)}; {gap}."
+        between = f"robust accuracy between {format_estimate(self.certified_accuracy)} (certified) and {format_estimate(self.empirical_accuracy)}"
+        gap = f"{format_count(self.undecided_count, 'image')} undecided"
+        return f"{who}: {between} (worst case over {join_in_sentence(self.attack_labels)}); {gap}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ class CertificateViolation:
         named = [isolate_direction(image) for image in self.images[:MAX_NAMED_IMAGES]]
         images = join_in_sentence([*named, f"{more:,} more"] if more > 0 else named)
         who = isolate_direction(str(self.certificate_cell.subject))
-        what = f"{isolate_direction(self.certificate_cell.label)} proved {format_count(len(self.images), 'image')} of {who} robust that"
-        return f"{what} {isolate_direction(self.attack_cell.label)} broke inside the proven ball: {images}."
+        what = f"{isolate_direction(self.certificate_cell.label)} certified {format_count(len(self.images), 'image')} of {who} on which"
+        return f"{what} {isolate_direction(self.attack_cell.label)} found adversarial examples inside the certified ball: {images}."
 
 
 @collect_once

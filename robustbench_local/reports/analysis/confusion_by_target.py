@@ -29,7 +29,7 @@ MAX_TARGET_COLUMNS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRow:
-    """What became of the images of one source class, among those the model read correctly untouched."""
+    """What became of the images of one source class, among those the model classified correctly without attack."""
 
     subject: EvaluatedModel
     """The model and defense."""
@@ -44,7 +44,7 @@ class TargetRow:
     other_class_count: int
     """Images driven to a class that is no target, or whose attack raised; not counted as broken (V7)."""
     robust_count: int
-    """Images that are still read as their label."""
+    """Images that are still classified as their label."""
     attack_success: Estimate
     """Share that reached the attacker's goal, among the clean-correct."""
     problem: str | None = None

@@ -30,7 +30,7 @@ class CorruptionMap:
     subject: EvaluatedModel
     """The model and defense."""
     clean_accuracy: Estimate
-    """Accuracy on untouched images; where the map is of the same images throughout, on those."""
+    """Accuracy on clean images; where the map is of the same images throughout, on those."""
     severities: tuple[int, ...]
     """Ascending."""
     rows: tuple[CorruptionRow, ...]

@@ -35,7 +35,7 @@ RADIUS_SLACK_SHARE = 1e-4
 """Share of a radius by which a distance may exceed it and still be inside: x + eps is rounded, too."""
 _EFFORT_PARAMETERS = ("steps", "restarts", "queries", "samples", "draws", "probes")
 """Hyper-parameters of which more should break more."""
-_MISLED_REASON = "its gradients mislead the attacks that follow them, or the attack is at fault"
+_MISLED_REASON = "its gradients are misleading, or the attack is at fault"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Disagreement:
     scope: Literal["gradients", "cross-entropy", "attacks"]
     """What follows: all gradients of the model mislead, or those of the cross-entropy, whatever the threat;
     or only these attempts are at fault."""
-    remedy: str
+    hint: str
     """What would settle it, without a full stop."""
     is_reported: bool = True
     """Whether it is a finding of its own; else another finding tells of it."""
@@ -104,7 +104,7 @@ def find_disagreement_doubts(evidence: Evidence) -> Iterator[Doubt]:
                 threat=threat,
                 images=images - _select_certified_images(evidence, found.subject, threat),
                 reason=found.reason,
-                remedy=found.remedy,
+                hint=found.hint,
             )
 
 
@@ -135,16 +135,16 @@ def _select_certified_images(evidence: Evidence, subject: EvaluatedModel, threat
 def _find_masking_disagreements(evidence: Evidence) -> Iterator[Disagreement]:
     """Black box or transfer beats white box (D8, D9); the finding about masked gradients tells of it."""
     for one in find_gradient_masking(evidence):
-        kind = "transfers" if one.transferred else "black-box attacks"
+        kind = "transfer attacks" if one.transferred else "black-box attacks"
         count = f"{one.missed_share.count} of {format_count(one.missed_share.n, 'image')}"
-        what = f"{count} fell to {kind} ({join_in_sentence(one.attacks)}) and to no white-box attack"
+        what = f"{count} are misclassified under {kind} ({join_in_sentence(one.attacks)}) and under no white-box attack"
         yield Disagreement(
             subject=one.subject,
             threat=one.threat,
-            reason=f"{what}: its gradients mislead",
+            reason=f"{what}: gradient masking",
             misled_attempts=one.misled_attempts,
             scope="gradients",
-            remedy="run a black box such as square with 5,000 queries on the same images",
+            hint="run a black-box attack such as square with 5,000 queries on the same images",
             is_reported=False,
         )
 
@@ -177,10 +177,10 @@ def _find_loss_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreeme
             same = f"the same {format_count(len(images), 'clean-correct image')}"
             yield _build_disagreement(
                 first,
-                f"{weak} leaves {left}, {strong} {after} of {same}: the first one's gradient misleads",
+                f"robust accuracy is {left} under {weak} and {after} under {strong} on {same}: the gradient of the first is misleading",
                 misled=[one for one in white if one.loss == "ce"],
                 scope="cross-entropy",
-                remedy="attack every image on the margin or the DLR loss as well",
+                hint="attack every image on the margin or DLR loss as well",
             )
 
 
@@ -199,7 +199,9 @@ def _find_single_step_disagreements(attempts: Sequence[Attempt]) -> Iterator[Dis
             if single.is_single_step and _is_iterative(other):
                 lost, images = _count_net_loss(single, other)
                 if exceeds_chance(lost, images):
-                    yield _build_contradiction(single, other, images, "one step beats many", _MISLED_REASON)
+                    yield _build_contradiction(
+                        single, other, images, "a single step succeeds more often than many", _MISLED_REASON
+                    )
 
 
 def _find_effort_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
@@ -208,7 +210,9 @@ def _find_effort_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagree
         if _is_larger(large, small):
             lost, images = _count_net_loss(small, large)
             if exceeds_chance(lost, images):
-                yield _build_contradiction(small, large, images, "more effort breaks less", _MISLED_REASON)
+                yield _build_contradiction(
+                    small, large, images, "more effort succeeds less often", _MISLED_REASON
+                )
 
 
 def _find_start_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreement]:
@@ -222,8 +226,8 @@ def _find_start_disagreements(attempts: Sequence[Attempt]) -> Iterator[Disagreem
         )
         lost, images = _count_net_loss(strong, weak)
         if lost > MAX_LOSS_GAP_SHARE * images and exceeds_chance(lost, images):
-            why = "where it starts decides what it finds, so its gradients mislead in places"
-            yield _build_contradiction(strong, weak, images, "the start decides", why)
+            why = "the result depends on the starting point, so gradients are misleading in places"
+            yield _build_contradiction(strong, weak, images, "the starting point decides", why)
 
 
 def _find_radius_disagreements(
@@ -247,7 +251,9 @@ def _find_radius_disagreements(
                 missed = len(first.broken_images & second.unbroken_images)
                 if lost > 1 or (not second.is_single_step and exceeds_chance(missed, images)):
                     why = "a single step overshoots" if second.is_single_step else _MISLED_REASON
-                    yield _build_contradiction(first, second, images, "a larger radius breaks less", why)
+                    yield _build_contradiction(
+                        first, second, images, "a larger radius succeeds less often", why
+                    )
 
 
 def _find_distance_disagreements(
@@ -271,13 +277,13 @@ def _compare_distances(far: Attempt, near: Attempt) -> Iterator[Disagreement]:
         radii[image] <= eps * (1 + RADIUS_SLACK_SHARE) for image in both if image in near.unbroken_images
     )
     if late - early > MAX_LOSS_GAP_SHARE * len(both) and exceeds_chance(late - early, len(both)):
-        what = f"{format_count(late, 'image')} fell to {isolate_direction(near.name)} within {format_radius(eps)}"
-        than = f"that {isolate_direction(far.name)} finds farther away, {early:,} the other way round"
+        what = f"{isolate_direction(near.name)} succeeds within {format_radius(eps)} on {format_count(late, 'image')}"
+        than = f"for which {isolate_direction(far.name)} reports a larger distance, {early:,} the other way round"
         yield _build_disagreement(
             far,
             f"distances are too large: {what} {than} (same {format_count(len(both), 'image')})",
             misled=[far],
-            remedy="measure distances by another attack such as fmn or curve",
+            hint="measure distances with another attack such as fmn or curve",
         )
 
 
@@ -289,13 +295,13 @@ def _build_contradiction(
         len(weak.broken_images & strong.unbroken_images),
         len(strong.broken_images & weak.unbroken_images),
     )
-    only = f"{format_count(missed, 'image')} fell only to {isolate_direction(weak.name)}, {gained:,} only to"
-    figures = f"{only} {isolate_direction(strong.name)} (same {format_count(images, 'image')})"
+    only = f"only {isolate_direction(weak.name)} succeeds on {format_count(missed, 'image')}, only"
+    figures = f"{only} {isolate_direction(strong.name)} on {gained:,} (same {format_count(images, 'image')})"
     return _build_disagreement(
         strong,
         f"{headline}: {figures}; {consequence}",
         misled=[] if strong.is_single_step else [strong, weak],
-        remedy="add autoattack or a black box such as square on the same images",
+        hint="add autoattack or a black-box attack such as square on the same images",
     )
 
 
@@ -304,7 +310,7 @@ def _build_disagreement(
     reason: str,
     *,
     misled: Sequence[Attempt],
-    remedy: str,
+    hint: str,
     scope: Literal["cross-entropy", "attacks"] = "attacks",
 ) -> Disagreement:
     return Disagreement(
@@ -313,7 +319,7 @@ def _build_disagreement(
         reason=reason,
         misled_attempts=tuple(misled),
         scope=scope,
-        remedy=remedy,
+        hint=hint,
     )
 
 
@@ -341,7 +347,7 @@ def _is_larger(large: Attempt, small: Attempt) -> bool:
 
 
 def _find_differing_parameters(first: Attempt, second: Attempt) -> set[str]:
-    """The hyper-parameters in which two attempts differ; ``peer_method`` where they are different attacks."""
+    """The hyper-parameters in which two attempts differ; ``method`` where they are different attacks."""
     if first.knowledge != second.knowledge or first.stages != second.stages:
         return {"method"}
     names = {*first.parameters, *second.parameters}

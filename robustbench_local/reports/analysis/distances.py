@@ -1,4 +1,4 @@
-"""How far: robustness radii, one an image, from attacks that seek the nearest adversarial image."""
+"""Distances: robustness radii, one an image, from attacks that seek the nearest adversarial image."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AttackDistances:
     label: str
     """What the attack is called under its threat."""
     quartiles: Quartiles
-    """Over the images that are read correctly untouched; infinite where the image held."""
+    """Over the correctly classified images; infinite where the image held."""
     unbroken_count: int
     """Images that held at every distance up to eps. Counted as farther, never dropped."""
     points: tuple[tuple[float, Estimate], ...]
@@ -147,7 +147,7 @@ def compute_nearest_quartiles(cells: Sequence[CellResult]) -> Quartiles:
 
 
 def compute_radius_quartiles(radii: Collection[float], *, level: float = 0.95) -> Quartiles:
-    """Quartiles of the distance, over the images that are read correctly untouched."""
+    """Quartiles of the distance, over the correctly classified images."""
     return compute_quartiles([radius for radius in radii if radius > 0], level)
 
 
@@ -155,7 +155,7 @@ def compute_accuracy_curve(radii: Collection[float], eps: float) -> tuple[tuple[
     """Robust accuracy at radii from 0 to eps: an image holds at those below its own radius.
 
     Args:
-        radii: One an image: 0 if it is read wrongly untouched, infinite if it was not broken.
+        radii: One an image: 0 if it is misclassified clean, infinite if it was not broken.
         eps: The largest radius, above 0.
     """
     steps = _compute_radii(eps)

@@ -20,7 +20,7 @@ class Doubt:
     """Ids of the images."""
     reason: str
     """Why, in one line: a sentence with its figures and without its full stop."""
-    remedy: str = ""
+    hint: str = ""
     """What would settle it, in one line without a full stop; empty if nothing simple would."""
     concerns_clean_answers: bool = False
     """Whether the model's answers themselves are in doubt, on clean images as well as on adversarial ones:
@@ -34,7 +34,7 @@ def list_threats(evidence: Evidence, subject: EvaluatedModel) -> tuple[Threat, .
 
 
 def doubt_answers(
-    evidence: Evidence, subject: EvaluatedModel, reason: str, remedy: str = ""
+    evidence: Evidence, subject: EvaluatedModel, reason: str, hint: str = ""
 ) -> Iterator[Doubt]:
     """Doubts about every image of a subject under every threat, because its answers cannot be relied on.
 
@@ -42,7 +42,7 @@ def doubt_answers(
         evidence: The run.
         subject: The model and defense whose answers are in doubt.
         reason: As in ``Doubt``.
-        remedy: As in ``Doubt``.
+        hint: As in ``Doubt``.
     """
     for threat in list_threats(evidence, subject):
         cells = [cell for cell in evidence.cells if (cell.subject, cell.threat) == (subject, threat)]
@@ -52,7 +52,7 @@ def doubt_answers(
             threat=threat,
             images=images,
             reason=reason,
-            remedy=remedy,
+            hint=hint,
             concerns_clean_answers=True,
         )
 

@@ -26,7 +26,7 @@ def assume_outcome(cell: CellResult, doubts: Iterable[Doubt], outcome: AssumedOu
         cell: What was measured.
         doubts: Only those about the cell's subject and threat matter, and only images that the cell has.
         outcome: ``broken``: every attack broke them (where the answers themselves are in doubt, they are
-            misclassified untouched as well). ``read_robust_accuracy``: none did, and they are classified correctly; only
+            misclassified untouched as well). ``robust``: none did, and they are classified correctly; only
             doubts about the answers themselves allow that.
 
     Returns:
@@ -62,7 +62,7 @@ def _assume_verdict(
 
 
 def _assume_sign(sign: SignResult, targets: Collection[int], outcome: AssumedOutcome) -> SignResult:
-    """The same sign with every view of its sticker read as the label, or as what the attacker wants."""
+    """The same sign with every view of its sticker classified as the label, or as what the attacker wants."""
     wanted = next(iter(targets), sign.label + 1)
     reading = sign.label if outcome == "robust" else wanted
     looks = {

@@ -31,7 +31,7 @@ def describe_eight_bit_loss(evidence: Evidence) -> Iterator[str]:
                 for one in falling
             ]
         )
-        yield f"Attack success falls once images are rounded to 8 bits, as files hold them: {where}."
+        yield f"Attack success drops when images are rounded to 8 bits, as image files store them: {where}."
 
 
 def describe_undecided_in_eight_bit(evidence: Evidence) -> Iterator[str]:
@@ -40,8 +40,8 @@ def describe_undecided_in_eight_bit(evidence: Evidence) -> Iterator[str]:
         where = format_cells(
             [f"{_format_case(one)} ({format_count(one.undecided_count, 'image')})" for one in undecided]
         )
-        what = f"Broken, but no attack could try an 8-bit image in the ball: {where}. Mostly it holds none,"
-        yield f"{what} since the originals are not 8-bit images. The figures in 8 bits leave them out."
+        what = f"Misclassified under attack, but no attack found an 8-bit image in the ball: {where}. Usually there is none,"
+        yield f"{what} since the originals are not 8-bit images. The 8-bit figures exclude them."
 
 
 def _find_cases(evidence: Evidence) -> list[EightBitCase]:

@@ -25,7 +25,7 @@ class ImageVerdict(NamedTuple):
     """What one attack did to one image."""
 
     clean_correct: bool
-    """Read as its label untouched."""
+    """Read as its label clean."""
     broken: bool
     """Clean-correct and then broken."""
     robust: bool
@@ -56,7 +56,7 @@ class Threat:
 
     @property
     def kind(self) -> str:
-        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``apply_fog``."""
+        """The name without its size: ``linf``, ``spatial``, or which corruption it is, e.g. ``fog``."""
         return self.name.rpartition("-")[0]
 
 
@@ -76,7 +76,7 @@ class EvaluatedModel:
 
 
 class QueryStats(NamedTuple):
-    """Forward passes an image, over those that were read correctly untouched: only they are attacked."""
+    """Forward passes an image, over those that were classified correctly without attack: only they are attacked."""
 
     median: float | None
     """Over all of them; None if there are none."""
@@ -115,11 +115,11 @@ class CellResult:
     """Image id -> whether what broke it is a success as an 8-bit image, too; None if its ball has no such
     image. Only images that broke, whatever the standing."""
     certified_radii: Mapping[str, float] = field(default_factory=dict, repr=False)
-    """Image id -> the distance within which a certificate proved that it is read rightly; whatever the
+    """Image id -> the distance within which a certificate proved that it is classified correctly; whatever the
     standing. Images without a proof are not in it."""
     final_predictions: Mapping[str, tuple[int | None, int]] = field(default_factory=dict, repr=False)
-    """Image id -> what it was read as in the end, and its label, over the images that are read correctly
-    untouched; empty unless done."""
+    """Image id -> what it was classified as in the end, and its label, over the images that are read correctly
+    clean; empty unless done."""
     successful_stages: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Image id -> the stage of an ensemble that broke it; only images whose stage is known."""
     gradient_images: frozenset[str] = field(default=frozenset(), repr=False)
@@ -222,7 +222,7 @@ class CellResult:
 
     @property
     def clean_accuracy(self) -> Estimate:
-        """Share of all the cell's images that are read correctly untouched."""
+        """Share of all the cell's images that are classified correctly without attack."""
         return self._estimate_share(self.tally.clean_correct, self.tally.n)
 
     @property
@@ -247,7 +247,7 @@ class CellResult:
 
     @property
     def sticker_success(self) -> Estimate:
-        """Share of the views that end as the attacker wants, where the clean sign is read rightly."""
+        """Share of the views that end as the attacker wants, where the clean sign is classified correctly."""
         counted = (sign for sign in self.signs if sign.is_counted and self.is_done)
         return compute_attack_success(counted, "sticker", self.record.targets)
 
@@ -348,10 +348,10 @@ class Evidence:
         return next(found, None)
 
     def compute_clean_accuracy(self, subject: EvaluatedModel) -> Estimate:
-        """A subject's accuracy on untouched images, from the done cell that asks about most images.
+        """A subject's accuracy on clean images, from the done cell that asks about most images.
 
         Certificates are only asked where there is no attack, and never those of a vote under noise; cells
-        about views never, since signs that are not read rightly from everywhere are void there.
+        about views never, since signs that are not classified correctly from everywhere are void there.
         """
         done = [cell for cell in self.cells if cell.subject == subject and cell.is_done]
         attacks = [cell for cell in done if not (cell.is_certificate or cell.is_sticker)]

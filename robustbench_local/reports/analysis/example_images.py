@@ -37,7 +37,7 @@ class ExampleImage:
     label: str
     """Name of its true class."""
     prediction: str
-    """Name of the class it is read as under attack."""
+    """Name of the class it is classified as under attack."""
     linf: float
     """Largest change of a pixel."""
     l2: float

@@ -33,7 +33,7 @@ class Gate:
         min: Least value that passes: a share in [0, 1], or a distance.
         max: Largest value that passes.
         on: Which end of the 95% interval, or the estimate itself, must keep the limit.
-        level: ``error_probability`` gates decide the exit code, ``warn`` gates only speak.
+        level: ``error`` gates decide the exit code, ``warn`` gates only speak.
 
     Raises:
         ConfigError: If it limits nothing, or in two ways, or with a value out of range.
@@ -166,4 +166,4 @@ class GateReport:
         """One line a verdict; one line that says so if there is no gate."""
         judged = [verdict.summary_line for verdict in self.verdicts]
         blocked = [f"blocked: certificate violated: {line}" for line in self.violations]
-        return [*blocked, *judged] or [self.unread_reason or "no gate in the grid file: nothing was judged"]
+        return [*blocked, *judged] or [self.unread_reason or "the grid file has no gates"]

@@ -22,6 +22,7 @@ from robustbench_local.reports.formatting.text import (
 )
 from robustbench_local.statistics import Estimate, compute_clopper_pearson
 
+_OUTCOME_WORDS = {"broken": "not robust", "robust": "robust"}
 _JudgeCells = Callable[[Sequence[CellResult]], GateVerdict]
 _JudgeGate = Callable[[Gate, EvaluatedModel, Sequence[CellResult]], GateVerdict]
 
@@ -114,10 +115,10 @@ def _build_inconclusive(
 ) -> GateVerdict:
     images = frozenset[str]().union(*(doubt.images for doubt in doubts))
     named = join_in_sentence(list(dict.fromkeys(doubt.reason for doubt in doubts)))
-    remedies = "; ".join(dict.fromkeys(doubt.remedy for doubt in doubts if doubt.remedy))
-    what = f"{measured.reason} as measured, but {format_count(len(images), 'image')} in doubt ({named})"
-    how = f"counted as {outcome} they give {other.reason}: {other.ruling}"
-    reason = f"{what}; {how}" + (f"; {remedies}" if remedies else "")
+    hints = "; ".join(dict.fromkeys(doubt.hint for doubt in doubts if doubt.hint))
+    what = f"{measured.reason} as measured, but the robustness of {format_count(len(images), 'image')} is in doubt ({named})"
+    how = f"counted as {_OUTCOME_WORDS[outcome]} they give {other.reason}: {other.ruling}"
+    reason = f"{what}; {how}" + (f"; {hints}" if hints else "")
     return replace(measured, ruling="inconclusive", reason=reason)
 
 
@@ -137,8 +138,8 @@ def _judge_attacks(
     if not worst.left_out_count:
         return verdict
     unbroken = sum(one.robust for one in worst.any_attack_verdicts.values())
-    met = f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} met every attack"
-    return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are unbroken so far")
+    met = f"{len(worst.verdicts)} of {format_count(len(worst.any_attack_verdicts), 'image')} ran under every attack"
+    return replace(verdict, reason=f"{verdict.reason}; {met}, {unbroken} are robust so far")
 
 
 def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResult]) -> GateVerdict:
@@ -148,7 +149,7 @@ def _judge_certificates(gate: Gate, subject: EvaluatedModel, cells: Sequence[Cel
     proven = sum(any(cell.verdicts[image].robust for cell in done) for image in images)
     estimate = compute_clopper_pearson(proven, len(images))
     told = format_estimate(estimate) + (
-        ", of its vote under noise" if cells[0].record.concerns != "model" else ""
+        ", for its majority vote under noise" if cells[0].record.concerns != "model" else ""
     )
     ruling, reason = _compare_with_limit(gate, estimate, told, math.inf)
     missing = [cell.label for cell in cells if not cell.is_done and cell.reported_status != "skipped"]
@@ -163,7 +164,7 @@ def _judge_sticker(gate: Gate, subject: EvaluatedModel, cells: Sequence[CellResu
     estimate, signs = cell.sticker_success, sum(sign.is_counted for sign in cell.signs)
     told = f"{format_estimate(estimate)}, views of {signs} of {format_count(len(cell.signs), 'sign')}"
     if cell.is_done and not estimate.is_known:
-        told = "no view counts: every sign is void"
+        told = "no view counts: every sign is excluded"
         return GateVerdict(gate=gate, subject=subject, estimate=estimate, ruling="inconclusive", reason=told)
     verdict = _build_verdict(gate, subject, estimate, () if cell.is_done else (cell.label,), text=told)
     against = sticker_doubts(cell, is_low=gate.max is not None) if verdict.ruling == "pass" else []
@@ -209,17 +210,17 @@ def _build_verdict(
 
 
 def _compare_with_limit(gate: Gate, estimate: Estimate, text: str, max_radius: float) -> tuple[Ruling, str]:
-    """The ruling, and the value in words; an infinite value is one that is larger than ``transfer_sample``."""
+    """The ruling, and the value in words; an infinite value is one that is larger than ``beyond``."""
     if not estimate.is_known:
         return "inconclusive", "nothing was measured"
     value = {"lower": estimate.low, "estimate": estimate.value, "upper": estimate.high}[gate.bound]
     best = estimate.high if gate.min is not None else estimate.low
     if math.isinf(value) and gate.limit > max_radius:
-        return "inconclusive", f"{text}: the attacks did not look as far as the limit"
+        return "inconclusive", f"{text}: the limit is beyond the largest distance of the attacks"
     if _keeps_limit(gate, value):
         return "pass", text
     if gate.bound != "estimate" and _keeps_limit(gate, best):
-        return "inconclusive", f"{text} straddles the limit; more images would tell"
+        return "inconclusive", f"{text} straddles the limit; more images would decide"
     return "fail", text
 
 

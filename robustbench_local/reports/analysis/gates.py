@@ -20,7 +20,7 @@ from robustbench_local.store import RunStore
 __all__ = ["Gate", "GateReport", "GateVerdict", "judge_evidence", "judge_run_dir", "judge_store"]
 
 _UNREAD_REASON = (
-    "the run was stopped before it wrote down its gates: nothing was judged; run the same command again"
+    "the run stopped before it stored its gates, so none was evaluated; run the same command again"
 )
 
 
@@ -59,7 +59,7 @@ def judge_evidence(evidence: Evidence, gates: Sequence[Mapping[str, Any]] | None
 def _judge_gate(evidence: Evidence, gate: Gate, doubts: Sequence[Doubt]) -> list[GateVerdict]:
     cells = [cell for cell in evidence.cells if _is_concerned_cell(gate, cell)]
     if not cells:
-        reason = "the run has no such cell"
+        reason = "the run has no such result"
         threats = {cell.record.threat for cell in evidence.cells}
         if gate.threat is not None and gate.threat not in threats:
             reason = f"{reason}: {did_you_mean(gate.threat, threats)}"
@@ -85,7 +85,7 @@ def _is_concerned_cell(gate: Gate, cell: CellResult) -> bool:
     """Whether a cell has a say.
 
     Targeted goals and transfers are only judged when their attack is named, and attacks that know nothing of
-    the defense only when they are named in full. Looks at stickers have a metric of their own.
+    the defense only when they are named in full. Views at stickers have a metric of their own.
     """
     record = cell.record
     return (

@@ -78,9 +78,9 @@ def _build_doubt(
     if not images:
         return None
     names = join_in_sentence(list(dict.fromkeys(cell.label for cell in suspects)))
-    gone = "were zero, or not finite and not to be repaired, at half or more of the looks"
+    gone = "were zero, or not finite and beyond repair, in at least half of the steps"
     if misled:
-        gone = "do not say how the model's answers change (finite differences contradict them)"
+        gone = "do not describe how the outputs change (finite differences contradict them)"
     saturated = not misled and all(
         cell.record.parameters.get("loss") == _SATURATING_LOSS and not cell.tally.nonfinite_gradients
         for cell in suspects
@@ -90,8 +90,8 @@ def _build_doubt(
         subject=subject,
         threat=threat,
         images=frozenset(images),
-        reason=f"the gradients that {names} followed {gone}",
-        remedy=f"add {margin}a black-box attack such as square",
+        reason=f"the gradients of {names} {gone}",
+        hint=f"add {margin}a black-box attack such as square",
     )
 
 

@@ -1,4 +1,4 @@
-"""Attackers who saw less and yet broke more: a sign that gradients mislead those who follow them."""
+"""Gradient masking: attacks with less knowledge of the model succeed where white-box attacks fail."""
 
 from __future__ import annotations
 

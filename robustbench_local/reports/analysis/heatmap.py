@@ -26,11 +26,11 @@ class HeatMapEntry:
     estimate: Estimate
     """Robust accuracy."""
     status_text: str
-    """Stands where the share is not known: ``error_probability``, ``not run``, ``void``, ..."""
+    """Stands where the share is not known: ``error``, ``not run``, ``void``, ..."""
     reason: str = ""
     """Why there is no share, or what is missing from it."""
     own_clean_accuracy: Estimate | None = None
-    """Accuracy on the same images untouched, where the row's is over others."""
+    """Accuracy on the same images clean, where the row's is over others."""
 
     @property
     def colour_step(self) -> int:
@@ -62,7 +62,7 @@ class HeatMapRow:
     subject: EvaluatedModel
     """The model and defense."""
     clean_accuracy: Estimate
-    """Accuracy on untouched images."""
+    """Accuracy on clean images."""
     entries: tuple[HeatMapEntry, ...]
     """One a column."""
 
@@ -84,7 +84,7 @@ class HeatMap:
 
     @property
     def has_other_images(self) -> bool:
-        """Whether some square is over other images than the untouched ones of its row."""
+        """Whether some square is over other images than the clean ones of its row."""
         return any(square.own_clean_accuracy for row in self.rows for square in row.entries)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from robustbench_local.reports.analysis.doubt import Doubt, doubt_answers
 from robustbench_local.reports.analysis.evidence import Evidence, collect_once
 
-_REMEDY = "let its forward treat each image by itself and keep nothing"
+_HINT = "let its forward treat each image by itself and keep nothing"
 
 
 @collect_once
@@ -16,4 +16,4 @@ def find_inconsistency_doubts(evidence: Evidence) -> Iterator[Doubt]:
     for about in evidence.models:
         if known := about.get("consistency"):
             subject = evidence.get_subject(about["id"], about["defense"])
-            yield from doubt_answers(evidence, subject, known["mark"], _REMEDY)
+            yield from doubt_answers(evidence, subject, known["mark"], _HINT)

@@ -1,14 +1,13 @@
-"""What was tried: every attack and certificate of a run, in words and with its numbers."""
+"""Attacks and certificates: every attack and certificate of a run, in words and with its numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from robustbench_local.reports.analysis.evidence import CellResult, Evidence, collect_once
 from robustbench_local.reports.analysis.targeted_goal import format_goal_classes
-from robustbench_local.reports.formatting.markdown_tables import escape_markdown
 from robustbench_local.reports.formatting.text import (
     EN_DASH,
     format_budget,
@@ -46,9 +45,9 @@ _RANGE_PHRASES = {
 }
 """What views of a sign differ in; pixels of blur and motion are those of a frame 32 pixels wide."""
 _KNOWLEDGE_PHRASES = {
-    "white-box": "the network and its gradients",
-    "scores": "the scores that the model gives",
-    "labels": "the label that the model gives",
+    "white-box": "the model and its gradients",
+    "scores": "the scores of the model",
+    "labels": "the predicted label",
 }
 """What an attacker works with; others say it themselves."""
 
@@ -107,30 +106,6 @@ def describe_images(data: Mapping[str, Any]) -> str:
     return "; ".join(str(part) for part in parts if part)
 
 
-def render_methods(evidence: Evidence, trials: Sequence[MethodDescription]) -> list[str]:
-    """The section for report.md."""
-    data = describe_images(evidence.data)
-    lines = ["## What was tried", "", *([f"Images: {escape_markdown(data)}.", ""] if data else [])]
-    for trial in trials:
-        told = [trial.identifier_text, trial.budget, trial.goal, trial.attacker_knowledge]
-        head = f"- **{escape_markdown(trial.name)}** ({escape_markdown('; '.join(filter(None, told)))})"
-        more = [
-            trial.card_description,
-            trial.settings,
-            trial.views and f"Views: {trial.views}",
-            trial.note,
-            trial.source,
-        ]
-        lines.append(f"{head}: {escape_markdown(' '.join(_format_sentence(part) for part in more if part))}")
-    seed = "not recorded" if evidence.seed is None else str(evidence.seed)
-    return [
-        *lines,
-        "",
-        f"Seed {seed}. Hyper-parameters and every default are in results.json and run.yaml.",
-        "",
-    ]
-
-
 def _build_description(evidence: Evidence, cell: CellResult) -> MethodDescription:
     record, proof = cell.record, cell.is_certificate
     card = evidence.card_texts.get(record.card) or {}
@@ -155,12 +130,12 @@ def _describe_card(cell: CellResult, description: str) -> str:
     shipped = record.card in {record.attack.removesuffix(origin), record.parameters.get("method")}
     if shipped or not description:
         return description
-    return f"Changed from the card {record.card}, which as it ships is: {description}"
+    return f"Changed from the card {record.card}, whose description is: {description}"
 
 
 def _describe_knowledge(cell: CellResult) -> str:
     if cell.transferred:
-        return f"made on {isolate_direction(str(cell.surrogate_label))}, without a look at the model"
+        return f"crafted on {isolate_direction(str(cell.surrogate_label))}, without access to the model"
     return f"the attacker knows: {_KNOWLEDGE_PHRASES.get(cell.attacker_knowledge, cell.attacker_knowledge)}"
 
 
@@ -168,7 +143,7 @@ def _describe_goal(evidence: Evidence, cell: CellResult) -> str:
     if not cell.targeted:
         return "any wrong class"
     sources, targets = format_goal_classes(evidence, cell)
-    return f"{sources} read as {targets}"
+    return f"{sources} misclassified as {targets}"
 
 
 def _format_settings(parameters: Mapping[str, Any]) -> str:
@@ -203,11 +178,5 @@ def _format_views(ranges: Mapping[str, Any] | None, judged: str | None) -> str:
         for key, value in (ranges or {}).items()
         if key in _RANGE_PHRASES
     ]
-    over = f"judged over {judged} others of each sign" if judged else ""
+    over = f"evaluated over {judged} held-out views of each sign" if judged else ""
     return "; ".join(filter(None, [", ".join(found), over]))
-
-
-def _format_sentence(text: str) -> str:
-    """Text that begins with a capital letter and ends with a full stop."""
-    text = text.strip()
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")

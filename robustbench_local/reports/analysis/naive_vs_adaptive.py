@@ -22,10 +22,10 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Comparison, compute_clopper_pearson, compute_mcnemar
 
 NAIVE_VS_ADAPTIVE_EXPLANATION = (
-    "Robust accuracy over all images; of a targeted attack, the share that is read rightly and not driven to "
-    "its goal. The naive attacker works on the model without its defense, the adaptive one through it. The "
-    "difference is what the defense hides. Only the adaptive number says what it withstands, and only that "
-    "one counts in a worst case or a gate."
+    "Robust accuracy over all images; for a targeted attack, the share that is classified correctly and does not "
+    "reach the goal. The non-adaptive attack is crafted on the model without its defense, the adaptive attack "
+    "through the defense. A difference means that the defense stops only attacks that do not know of it. Only "
+    "the adaptive number measures robustness, and only it counts in worst cases and gates."
 )
 """How the table of lessons is read."""
 NO_DEFENSE = "none"
@@ -59,9 +59,9 @@ class NaiveVsAdaptive:
         """What the two numbers say, in words."""
         who = f"{isolate_direction(str(self.subject))}, {isolate_direction(self.label)}"
         if self.comparison is None:
-            return f"{who}: not known, for one of the two attacks was not carried through."
+            return f"{who}: unknown, because one of the two attacks did not finish."
         seems, left = format_estimate(self.naive.estimate), format_estimate(self.adaptive.estimate)
-        numbers = f"{seems} while the attacker does not know of it, {left} afterwards"
+        numbers = f"robust accuracy {seems} under the non-adaptive attack, {left} under the adaptive attack"
         return f"{who}: {numbers}. {_describe_comparison(self.comparison)}"
 
 
@@ -125,9 +125,11 @@ def _build_entry(cell: CellResult | None, images: Sequence[str]) -> HeatMapEntry
 def _describe_comparison(test: Comparison) -> str:
     basis = f"same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)}"
     if not test.is_significant():
-        return f"The two tie ({basis}); the second is the number that counts."
+        return f"The difference is not significant ({basis}); the adaptive number counts."
     if test.only_second > test.only_first:
-        weaker = "The attack through the defense is the weaker one, so it is not yet the right one"
-        return f"{weaker}: {format_count(test.only_second, 'image')} fell to the other alone ({basis})."
-    held = f"{format_count(test.only_first, 'image')} held only because nobody looked"
-    return f"{held} ({basis}): hidden, not withstood."
+        weaker = "The adaptive attack is weaker than the non-adaptive one, so it is not adaptive enough"
+        return f"{weaker}: {format_count(test.only_second, 'image')} misclassified only under the other ({basis})."
+    only = (
+        f"{format_count(test.only_first, 'image')} robust only while the attack does not know of the defense"
+    )
+    return f"{only} ({basis})."

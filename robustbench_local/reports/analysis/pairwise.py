@@ -1,4 +1,4 @@
-"""Models compared on how often an attacker reached a goal: the same images, read rightly by both."""
+"""Models compared on how often an attacker reached a goal: the same images, classified correctly by both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Comparison, compute_mcnemar
 
 SuccessByImage = Mapping[str, bool]
-"""Image id -> whether the goal was reached, over the images that are read rightly untouched."""
+"""Image id -> whether the goal was reached, over the images that are classified correctly clean."""
 
 
 def describe_success_comparisons(successes: Mapping[EvaluatedModel, SuccessByImage]) -> list[str]:
@@ -45,19 +45,19 @@ def _describe_comparison(
         split = (
             f"{format_count(test.only_first, 'image')} only on {first}, {test.only_second:,} only on {second}"
         )
-        return f"{describe_tie(first, second, test)}: the goal was reached with {split} ({basis})."
+        return f"{describe_tie(first, second, test)}: the goal was reached on {split} ({basis})."
     low, high = (_compute_share(marks) for marks in hit)
     points = f"{100 * (high - low):.1f} points"
     split = f"{format_count(test.only_second, 'image')} only on {second}, {test.only_first:,} only on {first}"
     shares = f"{format_percent(low)} against {format_percent(high)}, {points} less"
-    return f"The goal was reached less often on {first} than on {second}: {shares}; {split} ({basis})."
+    return f"Attack success is lower on {first} than on {second}: {shares}; {split} ({basis})."
 
 
 def describe_tie(first: str, second: str, test: Comparison) -> str:
     """Two models between which a test does not decide, or could not have decided whatever it saw."""
     if test.has_enough_images():
-        return f"{first} and {second} tie"
-    return f"{format_count(test.n, 'image')} cannot tell {first} and {second} apart"
+        return f"No significant difference between {first} and {second}"
+    return f"{format_count(test.n, 'image')} are too few to compare {first} and {second}"
 
 
 def _compute_share(marks: Sequence[bool]) -> float:

@@ -26,15 +26,14 @@ from robustbench_local.statistics import compute_clopper_pearson
 ALL_TARGETS_LABEL = "any of them, as one goal"
 BEST_ATTACK_LABEL = "any of them, the best attack on each image"
 GOALS_EXPLANATION = (
-    "Each row is an attack with a goal of its own on the same images, among those that the model reads "
-    "rightly untouched. An image that ends in a class that is not the row's target is no success: it is "
-    "counted as read wrongly otherwise. In the last row an image counts as soon as one of the attacks above "
-    "made it read as any of the targets."
+    "Each row is an attack with its own target on the same correctly classified images. An image that is "
+    "misclassified as a class other than the row's target is no success: it counts as another wrong class. In "
+    "the last row an image counts as soon as one of the attacks above reaches any of the targets."
 )
 """How the table is read."""
 
 _GoalOutcome = tuple[bool, tuple[int | None, int]]
-"""Whether an attack reached its goal on an image; what the image is read as then, and its label."""
+"""Whether an attack reached its goal on an image; what the image is classified as then, and its label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +43,9 @@ class GoalEntry(HeatMapEntry):
     success_count: int = 0
     """Images that reached the goal."""
     other_class_count: int = 0
-    """Images that are read as another wrong class, or whose attack raised; no success."""
+    """Images that are misclassified as a class that is not a target, or whose attack raised; no success."""
     robust_count: int = 0
-    """Images that are still read as their label."""
+    """Images that are still classified as their label."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,7 +170,7 @@ def _find_status(record: CellRecord, counts: OutcomeCounts) -> tuple[ReportedSta
     if counts.n != record.images:
         return "partial", f"only {counts.n} of {record.images} outcomes are stored"
     if counts.rejected and counts.rejected == counts.clean_correct:
-        return "void", f"each of the attack's {counts.rejected} candidates broke a rule of the harness"
+        return "void", f"all {counts.rejected} candidates of the attack violated the threat model"
     return "done", None
 
 
@@ -193,7 +193,7 @@ def _collect_norms(row: OutcomeRecord) -> dict[str, float]:
 
 
 def _compute_certified_radius(row: OutcomeRecord, record: CellRecord) -> float:
-    """Within which distance the image is proven to be read rightly; 0 where no proof was sought or found."""
+    """Within which distance the image is proven to be classified correctly; 0 where no proof was sought or found."""
     if not row.clean_correct or row.certified is None:
         return 0.0
     return max(row.radius or 0.0, record.eps if row.certified else 0.0)

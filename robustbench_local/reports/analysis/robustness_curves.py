@@ -22,7 +22,7 @@ MarksByRadius = Sequence[tuple[float, ImageMarks]]
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessCurve:
-    """One model's robust accuracy at each radius, from untouched images at 0 on."""
+    """One model's robust accuracy at each radius, from clean images at 0 on."""
 
     subject: EvaluatedModel
     """The model and defense."""

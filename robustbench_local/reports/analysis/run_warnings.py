@@ -58,7 +58,7 @@ def list_findings(evidence: Evidence) -> list[Finding]:
 
 
 def is_guessing(evidence: Evidence, subject: EvaluatedModel) -> bool:
-    """Whether a subject is not measurably better than guessing on untouched images (diagnostic D22)."""
+    """Whether a subject is not measurably better than guessing on clean images (diagnostic D22)."""
     clean, classes = evidence.compute_clean_accuracy(subject), len(evidence.get_class_names(subject.model))
     return clean.is_known and classes > 1 and clean.low <= 1 / classes
 
@@ -72,13 +72,11 @@ def _find_certificate_violations(evidence: Evidence) -> Iterator[Finding]:
     """Certified above empirical (diagnostic D25)."""
     for violation in find_violations(evidence):
         if violation.is_blocking:
-            why = "Certificate violated: one of the two is a bug, or the model is not deterministic. "
-            yield Finding(
-                level="void", text=f"{why}{violation.sentence} No number of this run is to be used."
-            )
+            why = "Certificate violated: the certificate or the attack has a bug, or the model is not deterministic. "
+            yield Finding(level="void", text=f"{why}{violation.sentence} Do not use any number of this run.")
         else:
             alpha = violation.certificate_cell.record.alpha
-            allowed = f"It claims too much for {format_percent(alpha)} of the images at most, on average."
+            allowed = f"By its own account, the certificate errs on at most {format_percent(alpha)} of the images on average."
             yield Finding(level="warning", text=f"{violation.sentence} {allowed}")
 
 
@@ -92,11 +90,11 @@ def _find_guessing_models(evidence: Evidence) -> Iterator[Finding]:
             continue
         if is_guessing(evidence, subject):
             chance = f"guessing among {classes} classes gives {format_percent(1 / classes)}"
-            what = f"{isolate_direction(str(subject))} is right on {format_estimate(clean)} of the untouched images; {chance}."
-            yield Finding(level="void", text=f"{what} Its robust accuracy says nothing about attacks.")
+            what = f"{isolate_direction(str(subject))} has a clean accuracy of {format_estimate(clean)}; {chance}."
+            yield Finding(level="void", text=f"{what} Its robust accuracy is meaningless.")
         elif clean.value < 2 / classes and classes > 2:
-            what = f"{subject} is right on only {format_estimate(clean)} of the untouched images, less than twice chance."
-            yield Finding(level="warning", text=f"{what} Check its preprocessing and its class order.")
+            what = f"{isolate_direction(str(subject))} has a clean accuracy of only {format_estimate(clean)}, less than twice chance."
+            yield Finding(level="warning", text=f"{what} Check its preprocessing and class order.")
 
 
 def _find_unfinished_cells(evidence: Evidence) -> Iterator[Finding]:
@@ -105,7 +103,7 @@ def _find_unfinished_cells(evidence: Evidence) -> Iterator[Finding]:
             continue
         reason = f": {cell.problem.rstrip('.')}" if cell.problem else ""
         if cell.reported_status == "void":
-            text = f"{format_cell(cell)} is void{reason}. It does not count in any worst case."
+            text = f"{format_cell(cell)} is void{reason}. It counts in no worst case."
             yield Finding(level="void", text=text)
         elif cell.reported_status in _UNFINISHED_PHRASES:
             yield Finding(
@@ -128,9 +126,8 @@ def _find_changing_answers(evidence: Evidence) -> Iterator[Finding]:
                     seen.setdefault(image, set()).add(verdict.clean_correct)
         changing = sum(len(marks) > 1 for marks in seen.values())
         if changing:
-            what = f"{format_count(changing, 'untouched image')} differently from cell to cell."
-            what = f"{isolate_direction(str(subject))} reads {what}"
-            text = f"{what} Its answers are not deterministic, and a single attack run overrates such models."
+            what = f"{isolate_direction(str(subject))} classifies {format_count(changing, 'clean image')} differently"
+            text = f"{what} from cell to cell. It is not deterministic, and a single attack run overrates such models."
             yield Finding(level="warning", text=text)
 
 
@@ -147,8 +144,8 @@ def _find_nonfinite_gradients(evidence: Evidence) -> Iterator[Finding]:
         where = _format_cells_with_facts(
             cells, lambda cell: format_count(cell.tally.nonfinite_gradients, "image")
         )
-        text = f"Gradients had entries that were NaN or infinite: {where}. What is not finite was taken out"
-        more = "where it arises in the backward pass; mend the model's forward to be sure of its robustness."
+        text = f"Gradients had NaN or infinite entries: {where}. They were removed where they arise in the backward"
+        more = "pass. Fix the forward pass of the model to be sure of its robustness."
         yield Finding(level="warning", text=f"{text} {more}")
 
 
@@ -158,8 +155,8 @@ def _find_missing_gradients(evidence: Evidence) -> Iterator[Finding]:
         where = _format_cells_with_facts(
             cells, lambda cell: format_count(cell.tally.missing_gradients, "image")
         )
-        text = f"Gradients that were zero, or unconfirmed, at half or more of an attack's looks: {where}."
-        more = "There the attack had nothing to follow: add one on the margin loss, or a black box."
+        text = f"At least half of an attack's gradients were zero or not confirmed by finite differences: {where}."
+        more = "Such an attack is ineffective there: add one on the margin loss, or a black-box attack."
         yield Finding(level="note", text=f"{text} {more}")
 
 
@@ -167,8 +164,8 @@ def _find_unverified_defenses(evidence: Evidence) -> Iterator[Finding]:
     for about in evidence.models:
         if about.get("wrapper") and not about["wrapper"]["surrogate"]:
             who = isolate_direction(str(evidence.get_subject(about["id"], about["defense"])))
-            text = f"What {who} withstands is unverified: no gradient goes through its defense, not even by "
-            yield Finding(level="warning", text=f"{text}a surrogate, and gradient attacks were skipped.")
+            text = f"The robustness of {who} is unverified: its defense has no gradient and no differentiable surrogate, so "
+            yield Finding(level="warning", text=f"{text}gradient attacks were skipped.")
 
 
 def _find_sticker_problems(evidence: Evidence) -> Iterator[Finding]:
@@ -176,11 +173,9 @@ def _find_sticker_problems(evidence: Evidence) -> Iterator[Finding]:
         where = format_cell(result.cell)
         if not result.counted_signs:
             needed = f"{100 * MIN_CLEAN_SHARE:.0f}% of its clean views"
-            text = f"{where} says nothing: no sign is read rightly in {needed}."
+            text = f"{where} is invalid: no sign is classified correctly in {needed}."
             if result.void_success.is_known:
-                text += (
-                    f" In the views in which they are, {format_estimate(result.void_success)} were turned."
-                )
+                text += f" Over the views in which they are, attack success is {format_estimate(result.void_success)}."
             yield Finding(level="void", text=text)
             continue
         yield from (
@@ -201,18 +196,18 @@ def _describe_left_out_signs(result: StickerResult) -> Iterator[str]:
     void = sum(sign.status == "void" for sign in result.void_signs)
     if void:
         them = "it" if void == 1 else "them"
-        why = f"{void} {everyone} {'is' if void == 1 else 'are'} left out because the model misreads {them}"
+        why = f"{void} {everyone} {'is' if void == 1 else 'are'} excluded because the model misclassifies {them}"
         most = f"in more than {100 - 100 * MIN_CLEAN_SHARE:.0f}% of the clean views"
-        best = f"The headline is for the {result.counted_signs} that it reads best"
+        best = f"The headline covers the {result.counted_signs} that it classifies best"
         those = "the one" if void == 1 else "those"
-        shares = f"on {those} left out {format_estimate(result.void_success)} of the views were turned"
+        shares = f"on {those} excluded, attack success is {format_estimate(result.void_success)}"
         if not result.void_success.is_known:
-            shares = f"of {those} left out no view is read rightly"
+            shares = f"no view of {those} excluded is classified correctly"
         yield f"{why} {most}. {best}; {shares}, on all together {format_estimate(result.overall_success)}."
     wrong = sum(sign.status == "clean-wrong" for sign in result.void_signs)
     if wrong:
         verb, them = ("was", "it") if wrong == 1 else ("were", "them")
-        yield f"{wrong} {everyone} {verb} not attacked because the model misreads {them} untouched."
+        yield f"{wrong} {everyone} {verb} not attacked because the model misclassifies {them} without a sticker."
 
 
 def _find_few_images(evidence: Evidence) -> Iterator[Finding]:
@@ -222,7 +217,7 @@ def _find_few_images(evidence: Evidence) -> Iterator[Finding]:
         alike = all(cell.tally.n == fewest.tally.n for cell in cells)
         where = "" if alike else f" in {format_cell(fewest)}"
         text = f"Only {format_count(fewest.tally.n, 'image')}{where}: the 95% intervals are wide."
-        yield Finding(level="warning", text=f"{text} Use 1,000 or more to rank.")
+        yield Finding(level="warning", text=f"{text} Use 1,000 or more to rank models.")
 
 
 def _find_few_signs(evidence: Evidence) -> Iterator[Finding]:
@@ -234,8 +229,8 @@ def _find_few_signs(evidence: Evidence) -> Iterator[Finding]:
                 f"{format_count(len(_compute_sign_success(cell)), 'sign')}: {_format_range(_compute_sign_success(cell))}"
             ),
         )
-        text = f"Few signs, of which each has a sticker of its own. Views turned, sign by sign: {where}."
-        more = "Intervals over views say nothing about other signs: do not rank models on this."
+        text = f"Few signs, each with its own sticker. Attack success over views, sign by sign: {where}."
+        more = "Intervals over views do not cover other signs: do not rank models on this."
         yield Finding(level="warning", text=f"{text} {more}")
 
 
@@ -257,7 +252,7 @@ def _find_quarantined_files(evidence: Evidence) -> Iterator[Finding]:
     if bad:
         verb = "was" if bad == 1 else "were"
         text = (
-            f"{format_count(bad, 'file')} of the data could not be read and {verb} left out (listed below)."
+            f"{format_count(bad, 'file')} of the data could not be read and {verb} excluded (listed below)."
         )
         yield Finding(level="warning", text=text)
 
@@ -268,7 +263,7 @@ def _find_rejected_candidates(evidence: Evidence) -> Iterator[Finding]:
         where = _format_cells_with_facts(
             cells, lambda cell: f"{cell.tally.rejected} of {cell.tally.clean_correct}"
         )
-        text = f"Candidates that broke a rule of the harness and count as failed attacks: {where}."
+        text = f"Candidates that violated the threat model and count as failed attacks: {where}."
         yield Finding(
             level="warning", text=f"{text} The attack has a bug, or the model is not deterministic."
         )
@@ -278,8 +273,8 @@ def _find_misdirected_proofs(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.certificate_cells if cell.tally.rejected]
     if cells:
         where = _format_cells_with_facts(cells, lambda cell: format_count(cell.tally.rejected, "image"))
-        text = f"Proofs about a class that the classifier does not read, which count as none: {where}."
-        yield Finding(level="void", text=f"{text} The certificate has a bug: believe none of its verdicts.")
+        text = f"Certificates for a class that the classifier does not predict, which do not count: {where}."
+        yield Finding(level="void", text=f"{text} The certificate has a bug: do not use its verdicts.")
 
 
 def _find_nonfinite_logits(evidence: Evidence) -> Iterator[Finding]:
@@ -300,13 +295,13 @@ def _find_fragile_verdicts(evidence: Evidence) -> Iterator[Finding]:
     nearest = [cell for cell in cells if cell.record.measure == "distance"]
     if ball:
         where = _format_cells_with_facts(ball, _format_fragile_count)
-        text = f"Verdicts within floating-point noise, which may turn on another machine: {where}."
+        text = f"Verdicts within floating-point noise, which may differ on another machine: {where}."
         yield Finding(level="warning", text=text)
     if nearest:
         where = _format_cells_with_facts(nearest, _format_fragile_count)
         text = (
-            f"Candidates within floating-point noise of the border: {where}. An attack that looks for the "
-            "nearest one ends there by design: on another machine its distances would differ as little."
+            f"Candidates within floating-point noise of the decision boundary: {where}. A minimum-norm attack ends there "
+            "by design; on another machine its distances differ by as little."
         )
         yield Finding(level="note", text=text)
 
@@ -328,7 +323,7 @@ def _find_ineffective_attacks(evidence: Evidence) -> Iterator[Finding]:
         where = _format_cells_with_facts(
             cells, lambda cell: f"{format_interval(cell.attack_success)}, n = {cell.attack_success.n}"
         )
-        text = f"Attacks that broke nothing: {where}. The ball is small, or they do not work on this model."
+        text = f"Attacks without any success: {where}. The perturbation budget is small, or the attack does not work on this model."
         yield Finding(level="note", text=text)
 
 
@@ -336,7 +331,7 @@ def _find_proven_images(evidence: Evidence) -> Iterator[Finding]:
     cells = [cell for cell in evidence.attack_cells if cell.tally.certified]
     if cells:
         where = _format_cells_with_facts(cells, lambda cell: f"{cell.tally.certified} of {cell.tally.n}")
-        text = f"Proven, not attacked: {where}. There the attacks do not put the certificate to the test."
+        text = f"Certified and therefore not attacked: {where}. On these images the attacks do not test the certificate."
         yield Finding(level="note", text=text)
 
 
@@ -344,17 +339,15 @@ def _find_damaged_images(evidence: Evidence) -> Iterator[Finding]:
     for cell in evidence.cells:
         if cell.record.key in evidence.damaged_images:
             why = evidence.damaged_images[cell.record.key]
-            text = f"The images of {format_cell(cell)} are not shown: {why.rstrip('.')}. Its numbers do not rest "
+            text = f"The images of {format_cell(cell)} are not shown: {why.rstrip('.')}. Its numbers do not depend "
             more = "on them. Restore them from a copy, or run with --recompute-damaged."
             yield Finding(level="warning", text=f"{text}{more}")
 
 
 def _find_unchecked_rows(evidence: Evidence) -> Iterator[Finding]:
     if evidence.has_unchecked_rows:
-        text = "Part of this run was written before rows were checked: they have been whole since they were "
-        yield Finding(
-            level="note", text=f"{text}first opened with digests; before, damage would have gone unnoticed."
-        )
+        text = "Part of this run was written before rows had digests. It is intact since it was first opened with "
+        yield Finding(level="note", text=f"{text}digests; damage before that would have gone unnoticed.")
 
 
 def _format_cells_with_facts(cells: Sequence[CellResult], fact: Callable[[CellResult], str]) -> str:

@@ -46,13 +46,13 @@ class StickerControl:
     success_share: Estimate
     """What it came to, on the signs on which it broke no rule."""
     is_met: bool | None
-    """Whether it did; None where that cannot be told."""
+    """Whether it did; None where that unknown."""
     consequence: str
     """What follows if it did not, half a sentence."""
     reason: str = ""
     """More about it, in one line."""
     misread_rate: Estimate = _UNKNOWN_ESTIMATE
-    """Share of the views in which the sign was read as anything but what it is; unknown where that is what
+    """Share of the views in which the sign was misclassified; unknown where that is what
     was measured, or its complement."""
     invalid_count: int = 0
     """Signs that count on which it broke a rule, so that it was not looked at."""
@@ -105,22 +105,22 @@ def find_control_problems(cell: CellResult, *, is_low: bool) -> list[str]:
     ):
         return found
     if whole.is_met is False:
-        told = f"{whole.name} turned {format_estimate(whole.success_share)} of the views"
-        found.append(f"{told}, not nearly all: the attack may just be weak")
+        told = f"the control “{whole.name}” reaches {format_estimate(whole.success_share)}"
+        found.append(f"{told}, not nearly all views: the attack may be weak")
     elif whole.is_met is None:
-        found.append(f"of {whole.name} nothing is known: {whole.reason}")
+        found.append(f"the control “{whole.name}” has no result: {whole.reason}")
     return found
 
 
 def _build_clean_control(cell: CellResult) -> StickerControl:
-    """Over every sign that was looked at: those that count are read rightly by definition."""
+    """Over every sign that was looked at: those that count are classified correctly by definition."""
     clean = estimate_share(sign.views["view"].clean_correct for sign in cell.signs if sign.has_views)
     return StickerControl(
         name="clean sign, no sticker (all signs, void ones too)",
         expected=f"at least {_format_bound(MIN_CLEAN_SHARE)}",
         success_share=clean,
         is_met=clean.value >= MIN_CLEAN_SHARE if clean.is_known else None,
-        consequence="the model misreads clean signs this often by itself: believe the number only for the "
+        consequence="the model misclassifies this many clean signs by itself: the result only holds for the "
         "signs that count",
     )
 
@@ -131,15 +131,15 @@ def _build_no_size_control(cell: CellResult) -> StickerControl | None:
     pairs = [(read[_NO_SIZE_CONDITION], read["clean"]) for read in seen if _NO_SIZE_CONDITION in read]
     others = sum(int((first != second).sum()) for first, second in pairs)
     views = format_count(sum(len(first) for first, _ in pairs), "view")
-    told = f"{others:,} of {views} are read otherwise than the clean sign in the same view"
+    told = f"{others:,} of {views} are classified otherwise than the clean sign in the same view"
     return _select_if_run(
         _build_control(
             cell,
             _NO_SIZE_CONDITION,
-            name="a sticker of no size",
-            expected="no view turned, each read as on the clean sign",
+            name="a sticker of size zero",
+            expected="no successful view, each classified as on the clean sign",
             is_met=others == 0,
-            consequence="model or camera do not answer the same twice: nothing here can be repeated",
+            consequence="the model or the camera is not deterministic: these results cannot be reproduced",
             reason=told if others else "",
         )
     )
@@ -153,14 +153,14 @@ def _build_random_colours_control(cell: CellResult) -> StickerControl:
         name="random colours in the same place",
         expected=f"at most {_format_bound(MAX_RANDOM_COLOURS_SHARE)}",
         is_met=chance.value <= MAX_RANDOM_COLOURS_SHARE if chance.is_known else None,
-        consequence="any colours turn the model, not this pattern: success says little about the attack",
+        consequence="any colours cause misclassification, not this pattern: success says little about the attack",
     )
 
 
 def _build_no_views_control(cell: CellResult) -> StickerControl | None:
     comparison, kept, reason = compare_with_no_views(cell), None, ""
     if comparison is not None and not cell.sticker_success.count:
-        reason = "the sticker itself turned no view"
+        reason = "the sticker itself succeeds in no view"
     elif comparison is not None:
         kept = comparison.only_first > comparison.only_second and comparison.is_significant(
             MAX_NO_VIEWS_P_VALUE
@@ -170,10 +170,10 @@ def _build_no_views_control(cell: CellResult) -> StickerControl | None:
         _build_control(
             cell,
             "without-views",
-            name="made on the sign as it is, without views",
+            name="optimized without views, on the sign as it is",
             expected=f"clearly lower (p < {MAX_NO_VIEWS_P_VALUE:g})",
             is_met=kept,
-            consequence="making it for many views made no clear difference",
+            consequence="optimizing over views makes no clear difference",
             reason=reason,
         )
     )
@@ -187,10 +187,10 @@ def _build_whole_sign_control(cell: CellResult) -> StickerControl | None:
         name="the whole sign painted",
         expected=f"nearly all, at least {_format_bound(MIN_WHOLE_SIGN_SHARE)}",
         is_met=whole.value >= MIN_WHOLE_SIGN_SHARE if whole.is_known else None,
-        consequence="the attack is weak or the model withstands it: a low success proves nothing",
+        consequence="the attack is weak or the model is robust to it: a low success proves nothing",
     )
     if _is_whole_sign_attack(cell):
-        why = "not run, since the attack may already paint all of the surface"
+        why = "not run, since the attack may already paint the whole surface"
         return replace(control, reason=f"{why}; a low success may mean a weak attack")
     return _select_if_run(control)
 
@@ -227,7 +227,7 @@ def _build_control(
     signs = [sign for sign in cell.signs if sign.is_counted]
     barred = [sign for sign in signs if condition in sign.views["view"].invalid_controls]
     if barred:
-        told = f"it broke a rule on {len(barred)} of {format_count(len(signs), 'sign')} ({barred[0].problem})"
+        told = f"it violated the threat model on {len(barred)} of {format_count(len(signs), 'sign')} ({barred[0].problem})"
         is_met, reason = None, told
     return StickerControl(
         name=name,
@@ -251,6 +251,6 @@ def _format_bound(share: float) -> str:
 
 
 def _describe_comparison(comparison: Comparison) -> str:
-    alone = f"{format_count(comparison.only_first, 'view')} fell to the sticker alone"
-    split = f"{alone}, {comparison.only_second:,} to this alone"
+    alone = f"{format_count(comparison.only_first, 'view')} misclassified only under the sticker"
+    split = f"{alone}, {comparison.only_second:,} only under this control"
     return f"{split}; exact McNemar {format_p_value(comparison.p_value)}"

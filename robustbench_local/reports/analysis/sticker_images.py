@@ -44,7 +44,7 @@ class ViewImage:
     is_correct: bool
     """Whether it is what the sign says."""
     clean_prediction: str
-    """Name of the class that the clean sign is read as in the same view."""
+    """Name of the class that the clean sign is classified as in the same view."""
     size_pixels: float
     """Size of the sign in pixels."""
     angle_degrees: float
@@ -52,7 +52,7 @@ class ViewImage:
 
     @property
     def outcome(self) -> str:
-        """``is_success``, ``right`` or ``wrong``."""
+        """``success``, ``correct`` or ``wrong``."""
         return "success" if self.is_success else "correct" if self.is_correct else "wrong"
 
 
@@ -65,7 +65,7 @@ class StickerImages:
     label: str
     """Name of its true class."""
     prediction_without_camera: str
-    """What it is read as with the sticker and without a camera."""
+    """What it is classified as with the sticker and without a camera."""
     clean_image: FloatImage
     """The sign as it is, (H, W, 3)."""
     stickered_image: FloatImage

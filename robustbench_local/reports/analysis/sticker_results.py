@@ -1,4 +1,4 @@
-"""Stickers and patches: how often a sign is misread over held-out views, and the controls beside it."""
+"""Stickers and patches: how often a sign is misclassified over held-out views, and the controls beside it."""
 
 from __future__ import annotations
 
@@ -41,34 +41,34 @@ from robustbench_local.reports.formatting.text import (
 from robustbench_local.statistics import Comparison, Estimate, compute_clopper_pearson, round_figure
 
 STICKERS_EXPLANATION = (
-    "One sticker, or one patch beside the sign, for all views of a sign. It was made on views of the "
-    "attack's own and is judged on others, which it has never seen. A view counts if the clean sign is read "
-    "rightly in that very view: same place, light and noise. A view is turned if the sign is then read as a "
-    "target or, where there are no targets, as any wrong class. Success is the share of views that are "
-    "turned; n counts views, and the interval speaks of further views of these signs. A sign that is misread "
-    "in more than 5% of its clean views is void and does not count. A bin holds the views from one range of "
-    "distances and one range of angles. The worst bin is the worst of all those with 10 views or more, and "
-    "its interval is corrected for their number (Bonferroni). A drive-by is one drive a sign, in one light "
-    "and through one lens: its frames are not independent, so their share has no interval. The number of "
-    "drives that are turned in at least half of their frames has one, over signs."
+    "One sticker, or one patch beside the sign, for all views of a sign. It is optimized on training views and "
+    "evaluated on held-out views. A view counts if the model classifies the clean sign correctly in that same "
+    "view: same position, light and noise. The attack succeeds in a view if the sign is misclassified as a "
+    "target or, without targets, as any wrong class. Attack success is the share of such views; n counts views, "
+    "and the interval covers further views of these signs. A sign that is misclassified in more than 5% of its "
+    "clean views is excluded (void). A bin holds the views of one range of distances and one range of angles. "
+    "The worst bin is the worst of those with at least 10 views; its interval is corrected for their number "
+    "(Bonferroni). A drive-by is one approach to the sign, with one light and one lens: its frames are not "
+    "independent, so their share has no interval. The number of drives with success in at least half of their "
+    "frames has one, over signs."
 )
 """How the numbers of this section are read."""
 SEVERITY_EXPLANATION = (
-    "Expected: its mean over the views that count, with a 95% interval. Worst: the most severe class that "
-    "any of them is read as, and how many are."
+    "Expected: the mean over the views that count, with a 95% interval. Worst: the most severe class that any "
+    "of them is misclassified as, and how many are."
 )
 """How severities are read."""
 SIMULATION_LIMITS = (
-    "This is a simulation. Success in it does not prove success on the road: ink, weather, real lenses, a "
-    "detector in front of the classifier and the frames before and after are not in it. Failure does not "
-    "prove safety: another attacker may look longer, and from elsewhere."
+    "This is a simulation. Success here does not prove success on the road: ink, weather, real lenses, a "
+    "detector in front of the classifier and temporal context are not simulated. Failure does not prove "
+    "safety: a stronger attack may succeed."
 )
 """What must stand beside every such number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionShare:
-    """What one part of the views was read as."""
+    """What one part of the views was classified as."""
 
     name: str
     """Class, or ``another wrong class``, ...; of all targets together: ``any target``."""
@@ -85,10 +85,10 @@ class DriveBy:
     """The drive-by: frames of one approach, from far to near."""
 
     success_share: float
-    """Share of the frames that end as the attacker wants, where the clean sign is read rightly; NaN if it is
+    """Share of the frames that end as the attacker wants, where the clean sign is classified correctly; NaN if it is
     nowhere. Frames of one drive are alike: there is no interval over them."""
     counted_frames: int
-    """Frames in which the clean sign is read rightly."""
+    """Frames in which the clean sign is classified correctly."""
     successful_drives: Estimate
     """Share of the drives, one a sign, in which at least half of these frames end so."""
     longest_run: int
@@ -122,7 +122,7 @@ class StickerResult:
     attack_success: Estimate
     """Share of the views that end as the attacker wants."""
     misread_rate: Estimate
-    """Share of the views in which the sign is read as anything but what it is."""
+    """Share of the views in which the sign is misclassified."""
     void_success: Estimate
     """Share of the views of the void signs that end as the attacker wants."""
     overall_success: Estimate
@@ -167,19 +167,19 @@ class StickerResult:
 
     @property
     def broken_signs(self) -> int:
-        """Signs that are misread as the attacker wants in most of their views."""
+        """Signs that are misclassified as the attacker wants in most of their views."""
         return sum(row.sign.broken for row in self.rows if row.sign.is_counted)
 
     @property
     def other_class_rate(self) -> Estimate:
-        """Share of the views in which the sign is misread and not as the attacker wants."""
+        """Share of the views in which the sign is misclassified and not as the attacker wants."""
         return compute_clopper_pearson(
             self.misread_rate.count - self.attack_success.count, self.misread_rate.n
         )
 
     @property
     def random_colours_misread_rate(self) -> Estimate:
-        """Share of the views in which random colours have the sign read as anything but what it is."""
+        """Share of the views in which random colours have the sign classified as anything but what it is."""
         return compute_misread_rate((row.sign for row in self.rows if row.sign.is_counted), "random-colours")
 
     @property
@@ -298,7 +298,7 @@ def _build_prediction_shares(
     if record.targets:
         other = [~(mine | hit) for mine, hit in zip(own, wanted, strict=True)]
         rows.append(part("another wrong class", other, target=False))
-    rows.append(part("what it is", own, target=False))
+    rows.append(part("correct class", own, target=False))
     return tuple(rows)
 
 
@@ -320,7 +320,7 @@ def _build_drive_by(signs: Sequence[SignResult], targets: Sequence[int]) -> Driv
 
 
 def mark_successful_frames(looks: SignViews, targets: Sequence[int]) -> BoolArray:
-    """Which frames end as the attacker wants; one in which the clean sign is misread does not."""
+    """Which frames end as the attacker wants; one in which the clean sign is misclassified does not."""
     return looks.clean_correct & mark_successes(looks.predictions["sticker"], looks.label, targets)
 
 
@@ -354,14 +354,14 @@ def _build_sign_row(sign: SignResult, targets: Sequence[int]) -> SignRow:
 def describe_sticker(result: StickerResult) -> str:
     """The result in a sentence or two, without the last full stop."""
     if not result.counted_signs:
-        return f"void: {format_count(len(result.void_signs), 'sign')}, none read rightly in enough of its clean views"
-    wanted = "read as a target" if result.cell.targeted else "misread"
+        return f"void: {format_count(len(result.void_signs), 'sign')}, none classified correctly in enough of its clean views"
+    wanted = "misclassified as a target" if result.cell.targeted else "misread"
     worst = f"; at worst {result.view_map.worst_bin}" if result.view_map.worst_bin else ""
     views = f"{format_estimate(result.attack_success)} of the views of {result.sign_count_text} are {wanted}"
     most = f"{result.broken_signs} of {format_count(result.counted_signs, 'sign')} in more than half of their views"
     chance = f"with random colours {format_estimate(result.random_colours_misread_rate)}"
     if not result.cell.targeted:
         return f"{views}, {most}{worst}; {chance}"
-    more = f"In a further {format_estimate(result.other_class_rate)} the sign is read as another wrong class"
-    whole = f"not read as {isolate_direction(result.label_name)}: {format_estimate(result.misread_rate)}, {chance}"
+    more = f"In a further {format_estimate(result.other_class_rate)} the sign is misclassified as a class that is not a target"
+    whole = f"not classified as {isolate_direction(result.label_name)}: {format_estimate(result.misread_rate)}, {chance}"
     return f"{views}, {most}{worst}. {more}; {whole}"

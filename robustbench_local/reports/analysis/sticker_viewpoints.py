@@ -62,7 +62,7 @@ class ViewMap:
 
 
 def build_view_map(views: Sequence[SignViews], targets: Sequence[int], shape: Sequence[int] = ()) -> ViewMap:
-    """Success in each bin, over the views in which the clean sign is read rightly.
+    """Success in each bin, over the views in which the clean sign is classified correctly.
 
     Args:
         views: The test views of each sign.

@@ -56,16 +56,16 @@ class SignViews:
 
     @property
     def clean_correct(self) -> BoolArray:
-        """In which views the clean sign is read rightly: only in these can a sticker succeed."""
+        """In which views the clean sign is classified correctly: only in these can a sticker succeed."""
         return np.asarray(self.predictions["clean"] == self.label)
 
     def select_predictions(self, condition: str) -> ClassArray:
-        """Classes read in the views in which the clean sign is read rightly; none if it was not looked at."""
+        """Classes read in the views in which the clean sign is classified correctly; none if it was not looked at."""
         found = self.predictions.get(condition)
         return np.zeros(0, dtype=np.int64) if found is None else found[self.clean_correct]
 
     def mark_successes(self, condition: str, targets: Collection[int]) -> BoolArray:
-        """Which views ended as the attacker wants, among those in which the clean sign is read rightly.
+        """Which views ended as the attacker wants, among those in which the clean sign is classified correctly.
 
         Args:
             condition: What the sign has on it.
@@ -106,7 +106,7 @@ class SignResult:
 
     @property
     def clean_accuracy(self) -> Estimate:
-        """Share of the test views in which the clean sign is read rightly."""
+        """Share of the test views in which the clean sign is classified correctly."""
         return estimate_share([self.views["view"].clean_correct] if self.has_views else [])
 
 
@@ -124,7 +124,7 @@ def compute_attack_success(signs: Iterable[SignResult], condition: str, targets:
 
 
 def compute_misread_rate(signs: Iterable[SignResult], condition: str) -> Estimate:
-    """The share of the signs' test views in which they are read as anything but what they are."""
+    """The share of the signs' test views in which they are misclassified."""
     return estimate_share(
         looks.select_predictions(condition) != looks.label for looks in _iterate_views(signs, condition)
     )

@@ -57,15 +57,17 @@ def describe_main_goal(evidence: Evidence, max_models: int) -> str:
     between = "" if shown is cells else f" (the highest and the lowest of {len(cells)})"
     record = cells[0].record
     sources, targets = format_goal_classes(evidence, cells[0])
-    goal = f"Under {format_budget(record.norm, record.eps)}, {sources} read as {targets}"
+    goal = (
+        f"Attack success under {format_budget(record.norm, record.eps)}, {sources} misclassified as {targets}"
+    )
     more = len({_get_goal_key(cell) for cell in _select_finished_cells(evidence)}) - 1
     others = f" {_format_other_goals(more)} below." if more else ""
-    basis = "of the images that are read correctly untouched"
+    basis = "of the correctly classified images"
     return f"{goal}: {'; '.join(parts)}{between}, {basis}; stronger attacks can only raise this.{others}"
 
 
 def format_goal_classes(evidence: Evidence, cell: CellResult) -> tuple[str, str]:
-    """The classes that a targeted cell is about, and those it is to be read as, in words."""
+    """The classes that a targeted cell is about, and those it is to be classified as, in words."""
     model = cell.record.model
     sources = [isolate_direction(evidence.get_class_name(model, index)) for index in cell.record.sources]
     targets = [isolate_direction(evidence.get_class_name(model, index)) for index in cell.record.targets]
@@ -91,5 +93,5 @@ def _get_goal_key(cell: CellResult) -> _GoalKey:
 
 
 def _format_other_goals(count: int) -> str:
-    stands = "stands" if count == 1 else "stand"
-    return f"{format_count(count, 'other goal or radius', 'other goals and radii')} {stands}"
+    verb = "follows" if count == 1 else "follow"
+    return f"{format_count(count, 'other goal or radius', 'other goals and radii')} {verb}"

@@ -96,7 +96,7 @@ def _build_entry(cell: CellResult | None, surrogate: str, target: EvaluatedModel
         return HeatMapEntry(
             estimate=compute_clopper_pearson(0, 0),
             status_text="itself",
-            reason="made and tried on the same model",
+            reason="crafted and evaluated on the same model",
         )
     if cell is None:
         return HeatMapEntry(

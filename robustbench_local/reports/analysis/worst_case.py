@@ -35,11 +35,11 @@ class WorstCase:
     """Image id -> verdict over all the attacks, on the images that every one of them met. All images, where
     those that some attack did not meet are broken or misclassified anyway."""
     any_attack_verdicts: Mapping[str, ImageVerdict] = field(repr=False)
-    """Image id -> what is known of each image that any attack met: ``read_robust_accuracy`` means that none of those that
+    """Image id -> what is known of each image that any attack met: ``robust`` means that none of those that
     met it broke it. The same as ``verdicts`` where attacks met the same images."""
     other_breaking_attacks: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Image id -> label of an attack that is not among ``attack_cells`` but broke the image inside the same ball,
-    over the images that none of ``attack_cells`` broke: a transfer, a targeted one, one of a smaller radius, or
+    """Image id -> label of an attack that is not among ``attacks`` but broke the image inside the same ball,
+    over the images that none of ``attacks`` broke: a transfer, a targeted one, one of a smaller radius, or
     one that did not finish. They count as broken."""
 
     @property
@@ -49,7 +49,7 @@ class WorstCase:
 
     @property
     def left_out_count(self) -> int:
-        """Images that some of the attacks did not meet and that nobody has broken so far."""
+        """Images that some of the attacks did not meet and that on which no attack has succeeded so far."""
         return len(self.any_attack_verdicts) - len(self.verdicts)
 
     @property
@@ -64,7 +64,7 @@ class WorstCase:
 
     @property
     def clean_accuracy(self) -> Estimate:
-        """Share of the images of ``basis`` that are classified correctly untouched."""
+        """Share of the images of ``basis`` that are classified correctly clean."""
         marks = [verdict.clean_correct for verdict in self.stated_verdicts.values()]
         return compute_clopper_pearson(sum(marks), len(marks))
 

@@ -107,26 +107,26 @@ def describe_budget(norm: str, eps: float, surface: SurfaceRecord | None = None)
     if norm == "Linf":
         return f"change every pixel by at most {format_radius(eps)}"
     if norm == "spatial":
-        return f"turn the image by up to {_format_degrees(eps)} and shift it by up to {_format_shift(eps)} of its side"
+        return f"rotate the image by up to {_format_degrees(eps)} and shift it by up to {_format_shift(eps)} of its side"
     if norm == "sticker":
         size = f" ({format_percent(surface.coverable_share)} of the image, on average)" if surface else ""
         return f"put a sticker {_format_surface(norm, eps, surface)}{size}"
     if norm == "patch":
-        return f"put a patch beside the sign, {_format_area_share(eps)} of the image large"
+        return f"put a patch beside the sign on {_format_area_share(eps)} of the image"
     return f"change the image by at most {format_radius(eps)} in {norm} norm"
 
 
 def format_axis_label(norm: str) -> str:
     """What an axis of radii says."""
     if norm == "spatial":
-        return "largest rotation, in degrees; shifts grow with it"
-    return f"radius eps of the {format_norm(norm)} ball"
+        return "largest rotation in degrees; shifts grow with it"
+    return f"perturbation budget eps ({format_norm(norm)})"
 
 
 def format_knowledge(knowledge: str, surrogate: str | None) -> str:
-    """What the attacker saw, in few words: ``white-box``, ``compute_scores``, ``transfer from X``, ..."""
+    """What the attacker saw, in few words: ``white-box``, ``scores``, ``transfer from X``, ..."""
     if knowledge == "naive":
-        return "all but the defense"
+        return "everything except the defense"
     return knowledge if surrogate is None else f"transfer from {isolate_direction(surrogate)}"
 
 

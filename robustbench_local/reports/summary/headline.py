@@ -42,24 +42,22 @@ def describe_question(evidence: Evidence) -> str:
     who = isolate_direction(str(subjects[0])) if len(subjects) == 1 else "each model"
     if threat is not None:
         may = f"when an attacker may {describe_budget(threat.norm, threat.eps)}"
-        return f"How often is {who} right {may}?"
+        return f"What is the robust accuracy of {who} {may}?"
     goal = select_main_goal_cells(evidence) or [cell for cell in evidence.cells if cell.targeted]
     cell = goal[0] if goal else None
     if cell is None and any(cell.is_corruption for cell in evidence.cells):
-        return f"How often is {who} right on images that noise, blur, weather or compression have spoiled?"
+        return f"What is the accuracy of {who} under noise, blur, weather and compression?"
     if cell is None:
-        return "How often are the models right when someone works against them?"
+        return "How robust are the models?"
     sources, targets = format_goal_classes(evidence, cell)
     may = f"if an attacker may {describe_budget(cell.record.norm, cell.record.eps, cell.record.surface)}"
-    return f"How often can {who} be made to read {sources} as {targets} {may}?"
+    return f"How often does {who} misclassify {sources} as {targets} {may}?"
 
 
 def describe_answer(evidence: Evidence) -> str:
     """The answer in one sentence; none while a proof and an attack contradict each other (D25)."""
     if has_blocking_violation(evidence):
-        return (
-            "No answer can be given: an attack broke what a certificate had proven, so one of them is wrong."
-        )
+        return "No answer: an attack found adversarial examples inside a certified ball, so one of the two is wrong."
     threat = evidence.headline_threat
     if threat is None:
         return _describe_targeted_answer(evidence)
@@ -67,9 +65,9 @@ def describe_answer(evidence: Evidence) -> str:
     known = [row for row in rows if row is not None and row.robust_accuracy.is_known]
     sound = [row for row in known if not is_guessing(evidence, row.subject)]
     if not known:
-        return "Not known yet: no attack under this threat model has been carried through."
+        return "Not known yet: no attack under this threat model has finished."
     if not sound:
-        return "No answer can be given: untouched, no model is measurably better than guessing."
+        return "No answer: no model is significantly better than guessing."
     return _describe_worst_cases(
         sorted(sound, key=lambda row: -row.robust_accuracy.value), several=len(rows) > 1
     )
@@ -103,20 +101,20 @@ def describe_eight_bit_answer(evidence: Evidence) -> str:
     if sound:
         ranked = sorted(sound, key=lambda case: -case.robust_accuracy.value)
         told = [(case.subject, case.robust_accuracy) for case in ranked]
-        basis = "against the attacker's 8-bit images alone, which are what a deployed classifier sees"
+        basis = "counting only 8-bit adversarial examples, which are what a deployed classifier sees"
     else:
         cells = select_main_goal_cells(evidence) if evidence.headline_threat is None else []
         told = [
             (cell.subject, cell.attack_success_8bit) for cell in cells if cell.attack_success_8bit.is_known
         ]
         told.sort(key=lambda one: -one[1].value)
-        basis = "with 8-bit images alone, which are what a deployed classifier sees"
+        basis = "counting only 8-bit adversarial examples, which are what a deployed classifier sees"
     shown = told if len(told) <= MAX_NAMED_MODELS else [told[0], told[-1]]
     parts = [f"{isolate_direction(str(subject))}: {format_estimate(share)}" for subject, share in shown]
     between = "" if shown is told else f" (the highest and the lowest of {len(told)})"
     left_out = sum(case.undecided_count for case in sound)
     without = (
-        f"; {format_count(left_out, 'image')} left out, of which no 8-bit image in the ball could be tried"
+        f"; {format_count(left_out, 'image')} excluded because no attack found an 8-bit image in the ball"
         if left_out
         else ""
     )
@@ -128,7 +126,7 @@ def _describe_worst_cases(rows: Sequence[WorstCase], *, several: bool) -> str:
     parts = [f"{_format_model_name(row, several)}{format_estimate(row.robust_accuracy)}" for row in shown]
     between = f" (the highest and the lowest of {len(rows)})" if shown is not rows else ""
     missing = any(row.missing_attacks for row in rows)
-    caveat = "the attacks that did not finish" if missing else "stronger ones"
+    caveat = "unfinished attacks" if missing else "stronger attacks"
     return f"{'; '.join(parts)}{between}, {_describe_method(rows)}; {caveat} can only lower this."
 
 
@@ -142,19 +140,18 @@ def _describe_method(rows: Sequence[WorstCase]) -> str:
     if numbers == {1}:
         return f"under a single attack ({rows[0].attack_labels[0]})"
     if any(row.left_out_count and row.stated_verdicts is row.any_attack_verdicts for row in rows):
-        return f"each image against the worst of those of up to {max(numbers)} attacks that met it"
+        return f"worst case over up to {max(numbers)} attacks an image"
     over = f"{min(numbers)} to {max(numbers)}" if len(numbers) > 1 else str(max(numbers))
-    return f"each image against the worst of {over} attacks"
+    return f"worst case over {over} attacks"
 
 
 def _describe_comparison(pair: ModelComparison) -> str:
     test = pair.comparison
     first, second = isolate_direction(str(pair.first)), isolate_direction(str(pair.second))
-    verb = "holds" if test.only_first == 1 else "hold"
-    split = f"{format_count(test.only_first, 'image')} {verb} only on {first}, {test.only_second:,} only on {second}"
+    split = f"{format_count(test.only_first, 'image')} robust only on {first}, {test.only_second:,} only on {second}"
     basis = f"{split} (same {format_count(test.n, 'image')}, exact McNemar {format_p_value(test.p_value)})"
     if test.is_significant():
-        return f"{first} holds more often than {second}: {basis}."
+        return f"{first} is more robust than {second}: {basis}."
     return f"{describe_tie(first, second, test)}: {basis}."
 
 
@@ -171,22 +168,22 @@ def _describe_sticker_answer(evidence: Evidence) -> str:
     results = build_sticker_results(evidence)
     known = [one for one in results if one.attack_success.is_known]
     if results and not known:
-        return "No answer can be given: no sign is read rightly in enough of its clean views."
+        return "No answer: no sign is classified correctly in enough of its clean views."
     several = len({(one.cell.record.norm, one.cell.record.eps) for one in known}) > 1
     told = [
         f"{isolate_direction(str(one.subject))}{_format_sticker_budget(one.cell) if several else ''}, on {one.sign_count_text}: {_format_sticker_shares(one)}"
         for one in known[:MAX_NAMED_MODELS]
     ]
-    basis = "of the simulated views in which the clean sign is read rightly"
+    basis = "of the simulated views in which the clean sign is classified correctly"
     return f"{'; '.join(told)}, {basis}; stronger attacks can only raise this." if told else ""
 
 
 def _format_sticker_shares(result: StickerResult) -> str:
-    """What the attacker wants, and misreadings of any kind."""
+    """What the attacker wants, and misclassifications of any kind."""
     if not result.cell.targeted:
-        return f"{format_estimate(result.attack_success)} misread"
-    whole = f"{format_estimate(result.misread_rate)} not read as {isolate_direction(result.label_name)}"
-    return f"{format_estimate(result.attack_success)} read as a target, {whole}"
+        return f"{format_estimate(result.attack_success)} misclassified"
+    whole = f"{format_estimate(result.misread_rate)} not classified as {isolate_direction(result.label_name)}"
+    return f"{format_estimate(result.attack_success)} misclassified as a target, {whole}"
 
 
 def _format_sticker_budget(cell: CellResult) -> str:
@@ -201,23 +198,25 @@ def _describe_unattacked_answer(evidence: Evidence) -> str:
             f"{isolate_direction(str(one.subject))}: {format_estimate(one.mean_row.mean_entry.estimate)}"
             for one in maps
         )
-        basis = f"on average over {format_count(len(maps[0].rows), 'corruption')} and the severities tried"
-        return f"{'; '.join(list(shown)[:MAX_NAMED_MODELS])}, {basis}; an adversary can do worse."
+        basis = (
+            f"on average over {format_count(len(maps[0].rows), 'corruption')} and the severities evaluated"
+        )
+        return f"{'; '.join(list(shown)[:MAX_NAMED_MODELS])}, {basis}; an adversary can do more damage."
     proven = [cell for cell in evidence.certificate_cells if cell.certified_accuracy.is_known]
     if proven:
         told = [
             f"{_format_certificate(cell)}: {format_estimate(cell.certified_accuracy)}"
             for cell in proven[:MAX_NAMED_MODELS]
         ]
-        return f"{'; '.join(told)}, whatever the attack; none was tried."
+        return f"{'; '.join(told)}, whatever the attack; no attack was run."
     if any(cell.transferred and cell.is_done for cell in evidence.cells):
-        return "Not known: attacks were only transferred from other models, none worked on these."
-    return "Not known yet: no attack has been carried through."
+        return "Not known: attacks were only transferred from other models, none was run on these models."
+    return "Not known yet: no attack has finished."
 
 
 def _format_certificate(cell: CellResult) -> str:
     """What is proven, and within which ball."""
     who = isolate_direction(str(cell.subject)) + (
-        ", its vote under noise," if cell.record.concerns != "model" else ""
+        ", its majority vote under noise," if cell.record.concerns != "model" else ""
     )
-    return f"{who} certified right at {format_budget(cell.record.norm, cell.record.eps)}"
+    return f"{who} certified accuracy at {format_budget(cell.record.norm, cell.record.eps)}"

@@ -4,43 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from robustbench_local.reports.analysis.certified_accuracy import CertifiedCell
-from robustbench_local.reports.analysis.certified_vs_empirical import (
-    RobustAccuracyBounds,
-    build_accuracy_bounds,
-)
-from robustbench_local.reports.analysis.corruption_results import CorruptionMap, build_corruption_maps
 from robustbench_local.reports.analysis.distances import compute_attack_distances, measures_distance
 from robustbench_local.reports.analysis.doubt_finders import Doubt, find_doubts
 from robustbench_local.reports.analysis.eight_bit_worst_case import EightBitCase, find_eight_bit_cases
 from robustbench_local.reports.analysis.evidence import CellResult, EvaluatedModel, Evidence, Threat
 from robustbench_local.reports.analysis.gates import GateReport, GateVerdict, judge_evidence
-from robustbench_local.reports.analysis.heatmap import HeatMapEntry
 from robustbench_local.reports.analysis.misclassification_severity import (
-    SeveritySummary,
     compute_severity,
     find_severity_table,
 )
-from robustbench_local.reports.analysis.naive_vs_adaptive import NaiveVsAdaptive, build_naive_vs_adaptive
-from robustbench_local.reports.analysis.per_target import GoalTable, build_goal_tables
 from robustbench_local.reports.analysis.read_run import read_evidence
 from robustbench_local.reports.analysis.run_warnings import list_findings
-from robustbench_local.reports.analysis.sticker_results import build_sticker_results
-from robustbench_local.reports.analysis.transfer_results import TransferMatrix, build_transfer_matrices
 from robustbench_local.reports.analysis.worst_case import WorstCase
 from robustbench_local.reports.formatting.text import redact_private_data
-from robustbench_local.reports.writers.sticker_text import encode_sticker
+from robustbench_local.reports.sections import SECTIONS
+from robustbench_local.reports.sections.parts import encode_severity
+from robustbench_local.reports.sections.section import JsonDict, Section
 from robustbench_local.statistics import Estimate
 from robustbench_local.store import RunStore
 
 SCHEMA_VERSION = 1
 """Version of the form of results.json; keys may be added within one."""
 
-JsonDict = dict[str, Any]
 _INTERVAL_KEYS = ("value", "low", "high")
 
 
@@ -50,12 +40,15 @@ def load_results(store: RunStore) -> JsonDict:
     return encode_results(evidence, judge_evidence(evidence))
 
 
-def encode_results(evidence: Evidence, gates: GateReport) -> JsonDict:
+def encode_results(
+    evidence: Evidence, gates: GateReport, sections: Sequence[Section[Any]] = SECTIONS
+) -> JsonDict:
     """The content of results.json.
 
     Args:
         evidence: What was found.
         gates: The verdicts on it.
+        sections: The sections of the report that have entries of their own.
 
     Returns:
         ``schema``, ``question``, ``cells``, ``worst_case``, ``comparisons``, ``gates``, ``findings``,
@@ -79,12 +72,7 @@ def encode_results(evidence: Evidence, gates: GateReport) -> JsonDict:
         },
         "findings": [asdict(finding) for finding in list_findings(evidence)],
         "doubts": [_encode_doubt(doubt) for doubt in find_doubts(evidence)],
-        "transfers": [_encode_transfer(one) for one in build_transfer_matrices(evidence)],
-        "naive_vs_adaptive": [_encode_naive_vs_adaptive(one) for one in build_naive_vs_adaptive(evidence)],
-        "accuracy_bounds": [_encode_accuracy_bounds(one) for one in build_accuracy_bounds(evidence)],
-        "corruptions": [_encode_corruption(one) for one in build_corruption_maps(evidence)],
-        "goals": [_encode_goal_table(one) for one in build_goal_tables(evidence)],
-        "stickers": [encode_sticker(one) for one in build_sticker_results(evidence)],
+        **{key: value for section in sections for key, value in section.to_json(evidence).items()},
         "environment": dict(evidence.environment),
         "data": dict(evidence.data),
         "models": [dict(about) for about in evidence.models],
@@ -201,64 +189,7 @@ def _encode_doubt(doubt: Doubt) -> JsonDict:
         "images": sorted(doubt.images),
         "concerns_clean_answers": doubt.concerns_clean_answers,
         "reason": doubt.reason,
-        "remedy": doubt.remedy,
-    }
-
-
-def _encode_transfer(matrix: TransferMatrix) -> JsonDict:
-    return {
-        "attack": matrix.attack,
-        "threat": matrix.threat.name,
-        "goal": "targeted" if matrix.targeted else "untargeted",
-        "attacked_models": [asdict(target) for target in matrix.attacked_models],
-        "surrogates": [row.surrogate for row in matrix.rows],
-        "attack_success": [[_encode_entry(square) for square in row.entries] for row in matrix.rows],
-    }
-
-
-def _encode_naive_vs_adaptive(lesson: NaiveVsAdaptive) -> JsonDict:
-    test = lesson.comparison
-    return {
-        "model": lesson.subject.model,
-        "defense": lesson.subject.defense,
-        "attack": lesson.attack,
-        "threat": lesson.threat.name,
-        "undefended": _encode_entry(lesson.undefended),
-        "naive": _encode_entry(lesson.naive),
-        "adaptive": _encode_entry(lesson.adaptive),
-        "n": test.n if test else None,
-        "only_naive": test.only_first if test else None,
-        "only_adaptive": test.only_second if test else None,
-        "p_value": test.p_value if test else None,
-        "sentence": lesson.sentence,
-    }
-
-
-def _encode_accuracy_bounds(bracket: RobustAccuracyBounds) -> JsonDict:
-    return {
-        "model": bracket.subject.model,
-        "defense": bracket.subject.defense,
-        "threat": bracket.threat.name,
-        "certificates": list(bracket.certificates),
-        "attacks": list(bracket.attacks),
-        "certified_accuracy": bracket.certified_accuracy.to_json(),
-        "empirical_accuracy": bracket.empirical_accuracy.to_json(),
-        "undecided": bracket.undecided_count,
-    }
-
-
-def _encode_corruption(found: CorruptionMap) -> JsonDict:
-    return {
-        "model": found.subject.model,
-        "defense": found.subject.defense,
-        "clean_accuracy": found.clean_accuracy.to_json(),
-        "severities": list(found.severities),
-        "corruptions": [row.label for row in found.rows],
-        "accuracy": [[_encode_entry(square) for square in row.entries] for row in found.rows],
-        "mean_by_severity": [_encode_entry(square) for square in found.mean_row.entries],
-        "mean_by_corruption": [_encode_entry(row.mean_entry) for row in found.rows],
-        "mean": _encode_entry(found.mean_row.mean_entry),
-        "complete": not found.mean_row.mean_entry.reason,
+        "hint": doubt.hint,
     }
 
 
@@ -266,41 +197,10 @@ def _compute_cell_severity(cell: CellResult, evidence: Evidence) -> JsonDict | N
     """What the readings of a targeted cell cost; null where nothing is known about severity."""
     table = find_severity_table(evidence, cell.record.model, cell.record.sources)
     return (
-        _encode_severity(compute_severity(table, cell.final_predictions.values()))
+        encode_severity(compute_severity(table, cell.final_predictions.values()))
         if table and cell.final_predictions
         else None
     )
-
-
-def _encode_severity(severity: SeveritySummary) -> JsonDict:
-    return {
-        "expected": severity.expected.to_json(),
-        "worst": severity.worst_severity,
-        "worst_class": severity.worst_class,
-        "worst_count": severity.worst_count,
-    }
-
-
-def _encode_goal_table(table: GoalTable) -> JsonDict:
-    return {
-        "attack": table.attack,
-        "threat": table.threat.name,
-        "sources": table.source_names,
-        "models": [asdict(subject) for subject in table.subjects],
-        "goals": [row.goal_name for row in table.rows],
-        "severities": [row.severity for row in table.rows],
-        "attack_success": [[_encode_entry(square) for square in row.entries] for row in table.rows],
-        "other_class": [[square.other_class_count for square in row.entries] for row in table.rows],
-        "robust": [[square.robust_count for square in row.entries] for row in table.rows],
-        "worst_case_severity": [
-            None if harm is None else _encode_severity(harm) for harm in table.worst_case_severities
-        ],
-        "comparisons": list(table.comparisons),
-    }
-
-
-def _encode_entry(square: HeatMapEntry) -> JsonDict:
-    return square.estimate.to_json(square.reason or square.status_text)
 
 
 def _encode_share(cell: CellResult, estimate: Estimate) -> JsonDict:

@@ -1,7 +1,7 @@
-"""The fifteen common corruptions, each at five severities, written anew from the paper's definitions.
+"""The fifteen common corruptions, each at five severities, reimplemented from the paper's definitions.
 
-Each is a function of one image, its strength and a generator of its own. The published benchmarks are sets of
-8-bit files, so the results lie on the 8-bit grid here too.
+Each is a function of one image, its strength and its own generator. The published benchmarks are 8-bit
+files, so the results here are on the 8-bit grid too.
 
 Source: Hendrycks & Dietterich 2019, arXiv:1903.12261.
 """
@@ -39,7 +39,7 @@ CORRUPTION_FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "pixelate": digital.apply_pixelate,
     "jpeg_compression": digital.apply_jpeg_compression,
 }
-"""By name: (C, H, W) in [0, 1], the strengths, ``draws`` -> (C, H, W)."""
+"""Name -> function of an image (C, H, W) in [0, 1], the strengths and ``draws`` that returns (C, H, W)."""
 
 
 def corrupt_images(
@@ -49,11 +49,11 @@ def corrupt_images(
 
     Args:
         images: (N, C, H, W) in [0, 1], C = 1 or 3.
-        name: One of ``threat.CORRUPTIONS``.
+        name: One of ``threat_model.CORRUPTIONS``.
         severity: 1 to 5; 0 changes nothing.
-        stream: Says whose random numbers they are: the run's seed and the images' ids. The same numbers serve
-            every severity and every classifier.
-        scale: Strengths of CIFAR-10-C (``"small"``) or ImageNet-C (``"large"``); None goes by the size.
+        stream: The images' random numbers: the run's seed and the images' ids. All severities and classifiers
+            use the same numbers.
+        scale: Strengths of CIFAR-10-C (``"small"``) or ImageNet-C (``"large"``); None decides by the size.
 
     Returns:
         Same shape, device and dtype, on the 8-bit grid. An image's result does not depend on the others.

@@ -1,4 +1,4 @@
-"""Blur: out of focus, through frosted glass, in motion, while zooming."""
+"""Blur corruptions: defocus, frosted glass, motion, zoom."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustbench_local.threats.corruptions.filters import (
 
 
 def apply_defocus_blur(image: Tensor, radius: float, softness: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
-    """Every point becomes a disc of ``radius`` pixels, its edge softened by a Gaussian of ``softness``."""
+    """Spread every point over a disc of ``radius`` pixels, softened by a Gaussian of ``softness``."""
     soft_reach = 1 if radius <= 8 else 2
     reach = math.ceil(radius) + soft_reach
     steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
@@ -30,29 +30,31 @@ def apply_defocus_blur(image: Tensor, radius: float, softness: float, *, draws: 
 
 
 def apply_glass_blur(image: Tensor, sigma: float, reach: float, rounds: float, *, draws: Generator) -> Tensor:
-    """Neighbouring pixels trade places, ``rounds`` times, between two Gaussian smoothings of ``sigma``."""
+    """Swap neighbouring pixels, ``rounds`` times, between two Gaussian smoothings of ``sigma``."""
     height, width = image.shape[-2:]
-    far = int(reach)
+    max_offset = int(reach)
     order = list(range(height * width))
-    rows, columns = range(height - far, far, -1), range(width - far, far, -1)
-    offsets = torch.randint(-far, far, (int(rounds), len(rows) * len(columns), 2), generator=draws)
+    rows, columns = range(height - max_offset, max_offset, -1), range(width - max_offset, max_offset, -1)
+    offsets = torch.randint(
+        -max_offset, max_offset, (int(rounds), len(rows) * len(columns), 2), generator=draws
+    )
     moves = iter((offsets[..., 0] * width + offsets[..., 1]).flatten().tolist())
     for _ in range(int(rounds)):
         for row in rows:
-            for here in range(row * width + columns.start, row * width + far, -1):
-                there = here + next(moves)
-                order[here], order[there] = order[there], order[here]
-    traded = smooth_planes(image, sigma).flatten(1)[:, torch.tensor(order)].view_as(image)
-    return smooth_planes(traded, sigma)
+            for source in range(row * width + columns.start, row * width + max_offset, -1):
+                target = source + next(moves)
+                order[source], order[target] = order[target], order[source]
+    swapped = smooth_planes(image, sigma).flatten(1)[:, torch.tensor(order)].view_as(image)
+    return smooth_planes(swapped, sigma)
 
 
 def apply_motion_blur(image: Tensor, radius: float, sigma: float, *, draws: Generator) -> Tensor:
-    """A streak within 45 degrees of the horizontal."""
+    """Smear along a streak within 45 degrees of the horizontal."""
     degrees = 90 * float(torch.rand((), generator=draws)) - 45
     return smear_streak(image, int(radius), sigma, degrees)
 
 
 def apply_zoom_blur(image: Tensor, largest: float, step: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
-    """The mean of the image and of its enlargements up to ``max_value`` in steps of ``colour_step``."""
+    """Average the image and its enlargements up to ``largest`` in steps of ``step``."""
     factors = 1 + step * torch.arange(round((largest - 1) / step) + 1)
     return (image + magnify_planes(image, factors).sum(dim=0)) / (len(factors) + 1)

@@ -1,4 +1,4 @@
-"""What several corruptions are made of: smoothing, streaks, zooms and clouds."""
+"""Building blocks of the corruptions: smoothing, streaks, zooms and clouds."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from robustbench_local.threats.warp import sample_bilinear
 
 
 def smooth_planes(planes: Tensor, sigma: float, *, truncate: float = 4.0, mirrored: bool = False) -> Tensor:
-    """Gaussian smoothing.
+    """Smooth with a Gaussian.
 
     Args:
         planes: (C, H, W).
-        sigma: In pixels; 0 changes nothing.
-        truncate: Where the kernel ends, in sigmas.
-        mirrored: Beyond the edge lies the mirrored image; otherwise the edge's own pixel.
+        sigma: Standard deviation in pixels; 0 changes nothing.
+        truncate: Radius of the kernel, in sigmas.
+        mirrored: Mirror the image beyond its edges; otherwise repeat the edge pixels.
 
     Returns:
         Same shape.
@@ -33,42 +33,42 @@ def smooth_planes(planes: Tensor, sigma: float, *, truncate: float = 4.0, mirror
 
 @lru_cache(maxsize=64)
 def _build_smoothing_matrix(size: int, sigma: float, truncate: float, mirrored: bool) -> Tensor:
-    """The smoothing of a line of pixels as a matrix, so that kernels wider than the image need no padding."""
+    """Build the smoothing of a line of pixels as a matrix, so that wide kernels need no padding."""
     reach = int(truncate * sigma + 0.5)
     taps = torch.arange(-reach, reach + 1)
     weights = torch.exp(-0.5 * (taps / sigma).double() ** 2)
-    places = torch.arange(size)[:, None] + taps
-    folded = mirror_indices(places, size) if mirrored else places.clamp(0, size - 1)
+    positions = torch.arange(size)[:, None] + taps
+    indices = mirror_indices(positions, size) if mirrored else positions.clamp(0, size - 1)
     matrix = torch.zeros(size, size, dtype=torch.float64)
-    matrix.scatter_add_(1, folded, (weights / weights.sum()).expand_as(folded))
+    matrix.scatter_add_(1, indices, (weights / weights.sum()).expand_as(indices))
     return matrix.float()
 
 
-def mirror_indices(places: Tensor, size: int) -> Tensor:
-    """Places beyond the ends of a line mirrored back into it, as often as needed: ``b a | a b c | c b``."""
-    turned = places % (2 * size)
-    return torch.where(turned >= size, 2 * size - 1 - turned, turned)
+def mirror_indices(positions: Tensor, size: int) -> Tensor:
+    """Mirror positions beyond the ends of a line back into it, repeatedly: ``b a | a b c | c b``."""
+    wrapped = positions % (2 * size)
+    return torch.where(wrapped >= size, 2 * size - 1 - wrapped, wrapped)
 
 
 def smear_streak(planes: Tensor, radius: int, sigma: float, degrees: float) -> Tensor:
-    """Smear along a direction, one-sided, as a camera in motion does.
+    """Smear in one direction, one-sided, like the image of a moving camera.
 
     Args:
         planes: (C, H, W).
         radius: The streak is ``2 * radius + 1`` pixels long.
-        sigma: Its weights fall like half a Gaussian of this width.
+        sigma: Width of the half Gaussian of its weights.
         degrees: Direction; 0 is along the rows, 90 along the columns.
 
     Returns:
-        Same shape; beyond the edge lies the edge's own pixel.
+        Same shape; edge pixels are repeated beyond the edge.
     """
     height, width = planes.shape[-2:]
     steps = torch.arange(2 * radius + 1)
     weights = torch.exp(-0.5 * (steps / sigma) ** 2)
     weights = weights / weights.sum()
-    turn = math.radians(degrees)
-    downs = (steps * math.sin(turn)).round().long()
-    rights = (steps * math.cos(turn)).round().long()
+    angle = math.radians(degrees)
+    downs = (steps * math.sin(angle)).round().long()
+    rights = (steps * math.cos(angle)).round().long()
     rows = torch.arange(-2 * radius, height + 2 * radius).clamp(0, height - 1)
     columns = torch.arange(-2 * radius, width + 2 * radius).clamp(0, width - 1)
     padded = planes[:, rows][:, :, columns]
@@ -80,7 +80,7 @@ def smear_streak(planes: Tensor, radius: int, sigma: float, degrees: float) -> T
 
 
 def magnify_planes(planes: Tensor, factors: Tensor) -> Tensor:
-    """The middle of an image, enlarged to its full size, at several factors.
+    """Enlarge the middle of an image to its full size, at several factors.
 
     Args:
         planes: (C, H, W).
@@ -103,12 +103,12 @@ def magnify_planes(planes: Tensor, factors: Tensor) -> Tensor:
 
 
 def sample_cloud(height: int, width: int, decay: float, draws: Generator) -> Tensor:
-    """A fractal landscape by midpoint displacement on a torus.
+    """Sample a fractal landscape by midpoint displacement on a torus.
 
     Args:
         height: Rows.
         width: Columns.
-        decay: The displacement shrinks by its square from one scale to the next finer one.
+        decay: Square root of the factor by which the displacement shrinks at each finer scale.
         draws: Random numbers.
 
     Returns:
@@ -121,11 +121,11 @@ def sample_cloud(height: int, width: int, decay: float, draws: Generator) -> Ten
         finer = torch.empty(2 * len(land), 2 * len(land))
         displaced = (torch.rand(3, *land.shape, generator=draws) * 2 - 1) * displacement
         below, right = land.roll(-1, 0), land.roll(-1, 1)
-        centres = (land + below + right + right.roll(-1, 0)) / 4 + displaced[0]
+        centers = (land + below + right + right.roll(-1, 0)) / 4 + displaced[0]
         finer[::2, ::2] = land
-        finer[1::2, 1::2] = centres
-        finer[::2, 1::2] = (land + right + centres + centres.roll(1, 0)) / 4 + displaced[1]
-        finer[1::2, ::2] = (land + below + centres + centres.roll(1, 1)) / 4 + displaced[2]
+        finer[1::2, 1::2] = centers
+        finer[::2, 1::2] = (land + right + centers + centers.roll(1, 0)) / 4 + displaced[1]
+        finer[1::2, ::2] = (land + below + centers + centers.roll(1, 1)) / 4 + displaced[2]
         land, displacement = finer, displacement / decay**2
     land = land - land.min()
     return (land / land.max())[:height, :width]

@@ -1,9 +1,9 @@
-"""How strong each corruption is at severities 1 to 5.
+"""The strength of each corruption at severities 1 to 5.
 
-The paper defines the corruptions and publishes two sets of benchmark images, each with strengths of its own:
-ImageNet-C for pictures of 224 pixels and CIFAR-10-C for those of 32. The numbers are those of the authors'
-generating scripts. What they give in pixels of a 32- or 224-pixel image for the elastic transform stands here
-as a share of the shorter side.
+The paper defines the corruptions and publishes two sets of benchmark images with different strengths:
+ImageNet-C for images of 224 pixels and CIFAR-10-C for images of 32. The numbers are those of the authors'
+generating scripts. For the elastic transform, pixels of a 32- or 224-pixel image are converted to shares of
+the shorter side.
 
 Source: Hendrycks & Dietterich 2019, arXiv:1903.12261; strengths from github.com/hendrycks/robustness.
 """
@@ -18,7 +18,7 @@ Parameters = tuple[float, ...]
 Strengths = Mapping[str, tuple[Parameters, ...]]
 
 MAX_SMALL_SIDE_PIXELS = 64
-"""Images whose shorter side is at most this get the strengths of CIFAR-10-C, larger ones ImageNet-C's."""
+"""Largest shorter side of images with the strengths of CIFAR-10-C; larger ones use ImageNet-C's."""
 
 CIFAR10_C_STRENGTHS: Strengths = {
     "gaussian_noise": ((0.04,), (0.06,), (0.08,), (0.09,), (0.10,)),
@@ -49,7 +49,7 @@ CIFAR10_C_STRENGTHS: Strengths = {
     "pixelate": ((0.95,), (0.9,), (0.85,), (0.75,), (0.65,)),
     "jpeg_compression": ((80,), (65,), (58,), (50,), (40,)),
 }
-"""CIFAR-10-C."""
+"""Strengths of CIFAR-10-C."""
 
 IMAGENET_C_STRENGTHS: Strengths = {
     "gaussian_noise": ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,)),
@@ -80,20 +80,20 @@ IMAGENET_C_STRENGTHS: Strengths = {
     "pixelate": ((0.6,), (0.5,), (0.4,), (0.3,), (0.25,)),
     "jpeg_compression": ((25,), (18,), (15,), (10,), (7,)),
 }
-"""ImageNet-C."""
+"""Strengths of ImageNet-C."""
 
 
 def select_scale(height: int, width: int) -> StrengthScale:
-    """Which of the two sets an image of this size belongs to."""
+    """Select the set of strengths for an image of this size."""
     return "small" if min(height, width) <= MAX_SMALL_SIDE_PIXELS else "large"
 
 
 def select_strengths(name: str, severity: int, scale: StrengthScale) -> Parameters:
-    """The parameters of a corruption, in the order in which its function takes them.
+    """Return the parameters of a corruption, in the order of its function's arguments.
 
     Args:
-        name: One of ``threat.CORRUPTIONS``.
+        name: One of ``threat_model.CORRUPTIONS``.
         severity: 1 to 5.
-        scale: Which set.
+        scale: The set of strengths.
     """
     return (CIFAR10_C_STRENGTHS if scale == "small" else IMAGENET_C_STRENGTHS)[name][severity - 1]

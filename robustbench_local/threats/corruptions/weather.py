@@ -1,4 +1,4 @@
-"""Weather: snow, frost, fog, and too much light."""
+"""Weather corruptions: snow, frost, fog, brightness."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from robustbench_local.threats.corruptions.filters import magnify_planes, sample
 from robustbench_local.threats.warp import sample_bilinear
 
 _LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in brightness as seen (ITU-R BT.601)."""
+"""Weights of red, green and blue in luma (ITU-R BT.601)."""
 _ICE_TINT = (-0.09, 0.0, 0.045)
-"""How much less red and more blue ice is than gray."""
+"""Difference of ice from gray, in red, green and blue."""
 
 
 def apply_snow(
@@ -26,17 +26,17 @@ def apply_snow(
     *,
     draws: Generator,
 ) -> Tensor:
-    """Bright streaks over a paler picture.
+    """Add bright streaks to a paler image.
 
     Args:
         image: (C, H, W).
-        mean: Mean of the normal noise that flakes are cut from.
+        mean: Mean of the normal noise from which flakes are made.
         spread: Its standard deviation.
-        zoom: How much flakes are enlarged.
-        threshold: Noise below it is no flake.
+        zoom: Enlargement of the flakes.
+        threshold: Noise below it is removed.
         radius: Half the length of the streaks in pixels.
-        sigma: How fast they fade.
-        keep: Share of the picture that is not paled.
+        sigma: Width of the half Gaussian along which they fade.
+        keep: Weight of the original image against its paler copy.
         draws: Random numbers.
     """
     noise = mean + spread * torch.randn(1, *image.shape[-2:], generator=draws)
@@ -49,16 +49,16 @@ def apply_snow(
 
 
 def apply_frost(image: Tensor, keep: float, share: float, *, draws: Generator) -> Tensor:
-    """``keep`` of the picture plus ``share`` of a sheet of ice.
+    """Add ``share`` of a sheet of ice to ``keep`` of the image.
 
     The paper overlays crops of six photographs of frosted glass. These cannot be shipped, so the ice is
-    drawn: veils, ferns and needles, as bright, as bluish and as varied as such photographs are.
+    rendered: veils, ferns and needles, with the brightness, tint and variety of such photographs.
     """
     return keep * image + share * _sample_ice(image, draws)
 
 
 def apply_fog(image: Tensor, density: float, decay: float, *, draws: Generator) -> Tensor:
-    """A fractal cloud of this density, scaled so that the brightest pixel stays as bright as it was."""
+    """Add a fractal cloud of this density, scaled so that the brightest value keeps its brightness."""
     height, width = image.shape[-2:]
     brightest = float(image.max())
     foggy = image + density * sample_cloud(height, width, decay, draws)
@@ -66,14 +66,14 @@ def apply_fog(image: Tensor, density: float, decay: float, *, draws: Generator) 
 
 
 def apply_brightness(image: Tensor, amount: float, *, draws: Generator) -> Tensor:  # noqa: ARG001
-    """The value of each pixel, as in hue, saturation, value, raised by ``amount``."""
+    """Raise the value of each pixel, as in hue, saturation, value, by ``amount``."""
     value = image.amax(dim=0, keepdim=True)
     lighter = (value + amount).clamp(max=1.0)
     return torch.where(value > 0, image * (lighter / value.clamp_min(1e-12)), lighter)
 
 
 def _compute_luma(image: Tensor) -> Tensor:
-    """Brightness as seen, (1, H, W)."""
+    """Compute the luma, (1, H, W)."""
     if len(image) != 3:
         return image.mean(dim=0, keepdim=True)
     weighted: Tensor = image * image.new_tensor(_LUMA).view(3, 1, 1)
@@ -81,7 +81,7 @@ def _compute_luma(image: Tensor) -> Tensor:
 
 
 def _sample_ice(image: Tensor, draws: Generator) -> Tensor:
-    """A sheet of ice of the size of the image, (C, H, W); no two are alike."""
+    """Sample a random sheet of ice of the size of the image, (C, H, W)."""
     height, width = image.shape[-2:]
     veil = sample_cloud(height, width, 1.6, draws)
     ferns = (1 - (2 * veil.flip(0) - 1).abs()) ** 6
@@ -94,19 +94,21 @@ def _sample_ice(image: Tensor, draws: Generator) -> Tensor:
 
 
 def _sample_needles(height: int, width: int, draws: Generator) -> Tensor:
-    """Sparse seeds drawn out along the three axes of ice, 60 degrees apart, each to either side."""
+    """Extend sparse seeds along the three axes of ice, 60 degrees apart, each in either direction."""
     length = max(2, min(height, width) // 10)
     first = 60 * float(torch.rand((), generator=draws))
     seeds = (torch.rand(3, height, width, generator=draws) < 0.1 / length).float()
     sides = (torch.rand(3, generator=draws) < 0.5).tolist()
     drawn = torch.zeros(height, width)
-    for axis, turned in enumerate(sides):
-        drawn += smear_streak(seeds[axis : axis + 1], length, length, first + 60 * axis + 180 * turned)[0]
+    for axis, is_reversed in enumerate(sides):
+        drawn += smear_streak(seeds[axis : axis + 1], length, length, first + 60 * axis + 180 * is_reversed)[
+            0
+        ]
     return drawn
 
 
 def _bend_plane(plane: Tensor, hills: Tensor) -> Tensor:
-    """The plane with its straight lines bent as the hills rise and fall."""
+    """Bend the straight lines of a plane along the hills."""
     height, width = plane.shape
     amount = min(height, width) / 3
     rows = torch.arange(height)[:, None] + amount * (hills - 0.5)
@@ -115,5 +117,5 @@ def _bend_plane(plane: Tensor, hills: Tensor) -> Tensor:
 
 
 def _standardize_plane(plane: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1; a flat plane becomes 0."""
+    """Standardize to mean 0 and standard deviation 1; a flat plane becomes 0."""
     return (plane - plane.mean()) / plane.std(correction=0).clamp_min(1e-6)

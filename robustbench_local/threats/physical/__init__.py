@@ -1,1 +1,1 @@
-"""Objects before a camera: where they may be, what a camera makes of them, what can be printed."""
+"""Objects in front of a camera: their allowed positions, the camera model, and printability."""

@@ -1,8 +1,7 @@
-"""JPEG for a whole batch at once, each picture at its own quality: what quantization leaves of the pixels.
+"""JPEG compression of a whole batch, each image at its own quality, up to the lossless steps.
 
-Baseline JPEG as cameras and libraries write it: the example tables of the standard scaled by the quality as
-the Independent JPEG Group does, colours at half the resolution. The entropy coding, which loses nothing, is
-left out.
+This is baseline JPEG as cameras and libraries write it: the standard's example tables, scaled by the quality
+as the Independent JPEG Group does, and colors at half the resolution. The lossless entropy coding is omitted.
 
 Source: ITU-T T.81 (1992), annex K.1 and A.3.3; Wallace 1992, doi:10.1109/30.125072.
 """
@@ -38,25 +37,25 @@ _RGB_TO_YCC = (
     (-0.168736, -0.331264, 0.5),
     (0.5, -0.418688, -0.081312),
 )
-"""Source: JFIF 1.02 (1992), colour space."""
+"""Source: JFIF 1.02 (1992), color space."""
 _YCC_TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))
 
 
 def compress_jpeg(images: Tensor, quality: Tensor) -> Tensor:
-    """Each image as it comes back from a JPEG file.
+    """Compress each image as JPEG and decode it.
 
     Args:
         images: (B, C, H, W) in [0, 1], C = 1 or 3.
-        quality: (B,), whole numbers from 1 to 100; 0 leaves an image alone.
+        quality: (B,), integers from 1 to 100; 0 leaves an image unchanged.
 
     Returns:
-        Same shape, on the 8-bit grid where an image was compressed; without gradient.
+        Same shape; compressed images are on the 8-bit grid. There is no gradient.
     """
     with torch.no_grad():
         levels = (images * 255).round()
         if images.shape[1] == 1:
             planes = _quantize_blocks(levels[:, 0] - 128, _scale_tables(_LUMINANCE_TABLE, quality)) + 128
-            found = planes[:, None]
+            decoded = planes[:, None]
         else:
             luma, *chroma = _convert_colours(levels, _RGB_TO_YCC).round().unbind(1)
             luma = _quantize_blocks(luma - 128, _scale_tables(_LUMINANCE_TABLE, quality)) + 128
@@ -65,12 +64,12 @@ def compress_jpeg(images: Tensor, quality: Tensor) -> Tensor:
                 _upsample_planes(_quantize_blocks(_downsample_planes(plane), table), *images.shape[-2:])
                 for plane in chroma
             ]
-            found = _convert_colours(torch.stack([luma, *coarse], dim=1), _YCC_TO_RGB)
-        return torch.where((quality > 0).view(-1, 1, 1, 1), found.round().clamp(0, 255) / 255, images)
+            decoded = _convert_colours(torch.stack([luma, *coarse], dim=1), _YCC_TO_RGB)
+        return torch.where((quality > 0).view(-1, 1, 1, 1), decoded.round().clamp(0, 255) / 255, images)
 
 
 def _scale_tables(table: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor:
-    """The quantization steps at each quality, (B, 1, 1, 8, 8)."""
+    """Return the quantization steps at each quality, (B, 1, 1, 8, 8)."""
     exact = quality.clamp_min(1).view(-1, 1, 1, 1, 1)
     percent = torch.where(exact < 50, (5000 / exact).floor(), 200 - 2 * exact)
     steps = torch.tensor(table, dtype=quality.dtype, device=quality.device)
@@ -78,45 +77,45 @@ def _scale_tables(table: tuple[tuple[int, ...], ...], quality: Tensor) -> Tensor
 
 
 def _quantize_blocks(planes: Tensor, table: Tensor) -> Tensor:
-    """Planes (B, H, W) of levels about 0, transformed in blocks of 8, quantized and transformed back."""
+    """Transform planes (B, H, W) of levels around 0 in blocks of 8, quantize them and transform back."""
     height, width = planes.shape[-2:]
     filled = pad(planes[:, None], (0, -width % 8, 0, -height % 8), mode="replicate")[:, 0]
     down, across = filled.shape[1] // 8, filled.shape[2] // 8
     blocks = filled.view(-1, down, 8, across, 8).transpose(2, 3)
     basis = _build_dct_matrix().to(planes)
     table = table.to(planes)
-    kept = ((basis @ blocks @ basis.T) / table).round() * table
-    back = (basis.T @ kept @ basis).transpose(2, 3).reshape(filled.shape)
-    return back[:, :height, :width]
+    coefficients = ((basis @ blocks @ basis.T) / table).round() * table
+    decoded = (basis.T @ coefficients @ basis).transpose(2, 3).reshape(filled.shape)
+    return decoded[:, :height, :width]
 
 
 @lru_cache(maxsize=1)
 def _build_dct_matrix() -> Tensor:
-    """The orthonormal cosine transform of 8 numbers, (frequency, place)."""
-    places = torch.arange(8, dtype=torch.float64)
-    rows = torch.cos((2 * places[None, :] + 1) * places[:, None] * math.pi / 16) / 2
+    """Build the orthonormal cosine transform of 8 numbers, (frequency, position)."""
+    positions = torch.arange(8, dtype=torch.float64)
+    rows = torch.cos((2 * positions[None, :] + 1) * positions[:, None] * math.pi / 16) / 2
     rows[0] /= math.sqrt(2)
     return rows
 
 
 def _convert_colours(images: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
-    """Another colour space: (B, 3, H, W)."""
+    """Convert to another color space: (B, 3, H, W)."""
     return torch.einsum("bchw,dc->bdhw", images, torch.tensor(matrix).to(images))
 
 
 def _downsample_planes(planes: Tensor) -> Tensor:
-    """The mean of each 2 by 2 pixels, the last row and column repeated where they have no partner."""
+    """Average each 2 by 2 pixels; an unpaired last row or column is repeated."""
     height, width = planes.shape[-2:]
     filled = pad(planes[:, None], (0, width % 2, 0, height % 2), mode="replicate")
     return avg_pool2d(filled, 2)[:, 0].round()
 
 
 def _upsample_planes(planes: Tensor, height: int, width: int) -> Tensor:
-    """Twice as large: each new pixel lies a quarter off its own old one, between it and the next."""
+    """Double the size: each new pixel is a quarter pixel off its original, interpolated with the next."""
     filled = pad(planes[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     for axis in (1, 2):
         size = filled.shape[axis] - 2
-        before, own, after = (filled.narrow(axis, start, size) for start in (0, 1, 2))
-        filled = torch.stack([0.75 * own + 0.25 * before, 0.75 * own + 0.25 * after], dim=axis + 1)
+        before, current, after = (filled.narrow(axis, start, size) for start in (0, 1, 2))
+        filled = torch.stack([0.75 * current + 0.25 * before, 0.75 * current + 0.25 * after], dim=axis + 1)
         filled = filled.flatten(axis, axis + 1)
     return filled[:, :height, :width]

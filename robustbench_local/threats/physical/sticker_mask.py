@@ -1,4 +1,4 @@
-"""Where a sticker may be: on the surface of a sign, in a shape, and no larger than its share."""
+"""The allowed pixels of a sticker: on the surface of a sign, in a shape, and up to its share."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from robustbench_local.errors import ThreatError
 from robustbench_local.threats.threat_model import ThreatModel
 
 BORDER_SHARE = 0.1
-"""Of a photograph without an outline: the frame around the sign's box, as a share of its side."""
+"""Border around the sign in a photograph without an outline, as a share of the side."""
 BAR_LAYOUTS = ((2.5, 0.25), (1.5, 0.25), (1.8, 0.28))
-"""Two equal bars, one above the other: width over height, and where their middles lie, as a share of the
-surface's height from its top and from its bottom. Two that cover 37% still fit into an octagon."""
+"""Two equal bars, one above the other: width over height, and the distance of their centers from the top and
+the bottom, as a share of the surface's height. Two bars that cover 37% still fit into an octagon."""
 _MAX_ASPECT_RATIO = 5.0
-"""Largest side over the other of rectangles that are placed where they are worth most."""
+"""Largest aspect ratio of rectangles that are placed by their worth."""
 _MIN_COVERAGE_SHARE = 0.9
-"""Share of what they may cover that they cover at least."""
+"""Smallest share of the allowed pixels that they cover."""
 _MAX_SIZES_TRIED = 12
-"""Sizes of such rectangles that are tried."""
+"""Number of sizes of such rectangles that are tried."""
 
 
 def build_surface_masks(images: Tensor, masks: Tensor | None) -> Tensor:
-    """The surface of each sign.
+    """Return the surface of each sign.
 
     Args:
         images: (N, C, H, W).
-        masks: The signs' outlines, (N, 1, H, W), boolean; None: each sign fills its frame but for a border of
-            10%, as benchmarks of traffic signs crop.
+        masks: The signs' outlines, (N, 1, H, W), boolean; None: each sign fills its frame except for a border
+            of 10%, as in crops of traffic-sign benchmarks.
 
     Returns:
         (N, 1, H, W), boolean.
@@ -45,29 +45,28 @@ def build_surface_masks(images: Tensor, masks: Tensor | None) -> Tensor:
 
 
 def count_allowed_pixels(surfaces: Tensor, share: float) -> Tensor:
-    """How many pixels a sticker may cover: the share of the sign's surface, rounded down; int64, (N,)."""
+    """Return the most pixels of a sticker: the share of the sign's surface, rounded down; int64, (N,)."""
     return (surfaces.flatten(1).sum(dim=1).double() * share + 1e-6).floor().long()
 
 
 def build_sticker_mask(
     surfaces: Tensor, threat: ThreatModel, *, pixel_worth: Tensor | None = None, layout: int = 0
 ) -> Tensor:
-    """The pixels of a sticker.
+    """Choose the pixels of a sticker.
 
     Args:
         surfaces: (N, 1, H, W), boolean.
-        threat: Shape and share. Rectangles: two of equal size, which do not overlap, inside the surface where
-            they cover most of what is wanted. Square: likewise. Found: the pixels wanted most. Poster:
-            everything.
-        pixel_worth: How much each pixel is worth, (N, 1, H, W), at least 0. Without it rectangles are laid out
-            as ``memory_format`` says, and a square lies in the middle.
-        layout: Which of ``BAR_LAYOUTS``.
+        threat: Shape and share. Rectangles: two of equal size inside the surface that do not overlap and
+            cover the greatest worth. Square: likewise. Found: the pixels of the greatest worth. Poster: all.
+        pixel_worth: Worth of each pixel, (N, 1, H, W), at least 0. Without it, rectangles follow ``layout``,
+            and a square is in the middle.
+        layout: Index in ``BAR_LAYOUTS``.
 
     Returns:
         (N, 1, H, W), boolean: inside the surface, and no more than the share.
 
     Raises:
-        ThreatError: If pixels are to be found and nothing says which are wanted.
+        ThreatError: If the shape is ``found`` and there is no worth.
     """
     if threat.transformation == "poster":
         return surfaces & (threat.eps > 0)
@@ -79,39 +78,39 @@ def build_sticker_mask(
             _build_bars(plane, most, *BAR_LAYOUTS[layout]) for plane, most in zip(rows, pixels, strict=True)
         ]
     elif threat.transformation == "rectangles":
-        shaped = [_find_best_pair(*each) for each in zip(rows, worth or (), pixels, strict=True)]
+        shaped = [_find_best_pair(*sign) for sign in zip(rows, worth or (), pixels, strict=True)]
     elif threat.transformation == "square":
         worth = [_compute_centre_worth(plane) for plane in rows] if worth is None else worth
-        shaped = [_find_best_square(*each) for each in zip(rows, worth, pixels, strict=True)]
+        shaped = [_find_best_square(*sign) for sign in zip(rows, worth, pixels, strict=True)]
     else:
         if worth is None:
-            raise ThreatError("a sticker of found pixels needs to be told which pixels are wanted")
-        shaped = [_select_top_pixels(*each) for each in zip(rows, worth, pixels, strict=True)]
+            raise ThreatError("a sticker of found pixels needs the worth of each pixel")
+        shaped = [_select_top_pixels(*sign) for sign in zip(rows, worth, pixels, strict=True)]
     return torch.stack(shaped)[:, None] if shaped else surfaces
 
 
 def compute_square_side(most: int) -> int:
-    """Side of the largest square of at most so many pixels."""
+    """Return the side of the largest square of at most ``most`` pixels."""
     return math.isqrt(most)
 
 
 def _build_bars(plane: Tensor, most: int, ratio: float, middle: float) -> Tensor:
-    """Two bars of whole pixels, one above the other."""
-    found = torch.zeros_like(plane)
+    """Build two bars of whole pixels, one above the other."""
+    mask = torch.zeros_like(plane)
     down, across = (plane.any(dim=axis).nonzero().flatten() for axis in (1, 0))
     if most < 2:
-        return found
+        return mask
     top, left, height, width = int(down[0]), int(across[0]), len(down), len(across)
     bar_height, bar_width = _find_bar_size(most // 2, ratio, width)
     first = left + (width - bar_width) // 2
     above = max(0, round(height * middle - bar_height / 2))
     for begin in (top + above, top + height - above - bar_height):
-        found[max(begin, 0) : begin + bar_height, first : first + bar_width] = True
-    return found & plane
+        mask[max(begin, 0) : begin + bar_height, first : first + bar_width] = True
+    return mask & plane
 
 
 def _find_bar_size(most: int, ratio: float, widest: int) -> tuple[int, int]:
-    """Height and width of a rectangle of at most so many pixels: nearly all of them, at about that ratio."""
+    """Return height and width of a rectangle of nearly ``most`` pixels, at about that ratio."""
     sizes = [(height, min(most // height, widest)) for height in range(1, most + 1)]
 
     def worth(size: tuple[int, int]) -> float:
@@ -122,8 +121,8 @@ def _find_bar_size(most: int, ratio: float, widest: int) -> tuple[int, int]:
 
 
 def _find_best_pair(plane: Tensor, worth: Tensor, most: int) -> Tensor:
-    """The rectangle inside the surface that covers the most worth, and the best one beside it; else bars."""
-    best, found = -math.inf, _build_bars(plane, most, *BAR_LAYOUTS[0])
+    """Find the rectangle inside the surface with the most worth, and the best one beside it; else bars."""
+    best, best_mask = -math.inf, _build_bars(plane, most, *BAR_LAYOUTS[0])
     layers = torch.stack([plane.double(), worth.double() * plane])
     for height, width in _list_sizes(most // 2):
         if height > plane.shape[0] or width > plane.shape[1]:
@@ -139,12 +138,12 @@ def _find_best_pair(plane: Tensor, worth: Tensor, most: int) -> Tensor:
                 max(row - height + 1, 0) : row + height, max(column - width + 1, 0) : column + width
             ] = -torch.inf
         if total > best:
-            best, found = total, pair
-    return found
+            best, best_mask = total, pair
+    return best_mask
 
 
 def _list_sizes(most: int) -> list[tuple[int, int]]:
-    """Heights and widths of rectangles that cover nearly so many pixels, from upright to lying ones."""
+    """List heights and widths of rectangles of nearly ``most`` pixels, from upright to flat ones."""
     lowest, highest = (
         math.ceil(math.sqrt(most / _MAX_ASPECT_RATIO)),
         math.floor(math.sqrt(most * _MAX_ASPECT_RATIO)),
@@ -159,37 +158,37 @@ def _list_sizes(most: int) -> list[tuple[int, int]]:
 
 
 def _sum_windows(layers: Tensor, height: int, width: int) -> Tensor:
-    """Sum of each layer, (L, H, W), over every window of that size, (L, H - height + 1, W - width + 1)."""
+    """Sum each layer, (L, H, W), over every window of that size, (L, H - height + 1, W - width + 1)."""
     table = pad(layers, (1, 0, 1, 0)).cumsum(dim=1).cumsum(dim=2)
     lower, upper = table[:, height:], table[:, :-height]
     return lower[:, :, width:] - lower[:, :, :-width] - upper[:, :, width:] + upper[:, :, :-width]
 
 
 def _find_best_square(plane: Tensor, worth: Tensor, most: int) -> Tensor:
-    """The square that lies inside the surface as far as any can, and there covers the most worth."""
-    found, side = torch.zeros_like(plane), compute_square_side(most)
+    """Find the square with the most worth among those with the most pixels inside the surface."""
+    mask, side = torch.zeros_like(plane), compute_square_side(most)
     if side == 0:
-        return found
+        return mask
     layers = torch.stack([plane.double(), worth.double() * plane])
     inside, gain = _sum_windows(layers, side, side)
     best = torch.where(inside > inside.max() - 0.5, gain, -torch.inf)
     row, column = divmod(int(best.argmax()), best.shape[1])
-    found[row : row + side, column : column + side] = True
-    return found & plane
+    mask[row : row + side, column : column + side] = True
+    return mask & plane
 
 
 def _select_top_pixels(plane: Tensor, worth: Tensor, most: int) -> Tensor:
-    """The surface's pixels of the greatest worth, the first ones where they are equal."""
+    """Select the surface's pixels of the greatest worth; ties go to the first ones."""
     ranked = worth.masked_fill(~plane, -torch.inf).flatten().sort(descending=True, stable=True).indices
-    found = torch.zeros_like(plane).flatten()
-    found[ranked[:most]] = True
-    return found.view_as(plane)
+    mask = torch.zeros_like(plane).flatten()
+    mask[ranked[:most]] = True
+    return mask.view_as(plane)
 
 
 def _compute_centre_worth(plane: Tensor) -> Tensor:
-    """Worth that grows towards the middle of the surface."""
-    places = plane.nonzero().double()
+    """Compute a worth that grows towards the middle of the surface."""
+    positions = plane.nonzero().double()
     rows, columns = (torch.arange(size, device=plane.device).double() for size in plane.shape)
-    middle = places.mean(dim=0)
+    middle = positions.mean(dim=0)
     squared = (rows[:, None] - middle[0]) ** 2 + (columns[None, :] - middle[1]) ** 2
     return squared.max() - squared

@@ -1,4 +1,4 @@
-"""From where, and in what light, a sign is seen: ranges, random views and the approach of a car."""
+"""Views of a sign: ranges of camera position and light, random views, and the approach of a car."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _DRAWN_FIELDS = (
     "distance", "yaw", "pitch", "roll", "shift_x", "shift_y", "gain", "offset", "gamma", "blur", "motion",
     "motion_angle", "noise", "jpeg", "border_position",
 )  # fmt: skip
-"""The order is part of every random number: append only."""
+"""The order determines every random number: append only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewRange:
-    """What views are drawn from, uniformly. Pixels of blur and motion are those of a frame 32 pixels wide.
+    """The ranges of uniformly drawn views. Blur and motion are in pixels of a frame 32 pixels wide.
 
     Args:
-        distance: Size at which the sign is seen, in pixels, the nearest last.
-        yaw: Largest turn about the vertical, in degrees, either way.
-        pitch: Largest turn about the horizontal, in degrees.
-        roll: Largest turn about the line of sight, in degrees.
+        distance: Size of the sign in the image, in pixels, the nearest last.
+        yaw: Largest rotation about the vertical, in degrees, in either direction.
+        pitch: Largest rotation about the horizontal, in degrees.
+        roll: Largest rotation about the line of sight, in degrees.
         shift: Largest error of the crop, as a share of the frame, along each axis: by default the crop's
-            place varies over a tenth of the frame.
-        gain: Brightness, a factor.
-        offset: Largest brightness added or taken away.
+            position varies over a tenth of the frame.
+        gain: Factor on the brightness.
+        offset: Largest brightness added or subtracted.
         gamma: Exponents of the contrast curve.
-        blur: Most that it is out of focus: sigma of a Gaussian, in pixels.
+        blur: Largest defocus: sigma of a Gaussian, in pixels.
         motion: Longest streak of a moving camera, in pixels, in any direction.
         noise: Largest standard deviation of the sensor's noise.
         jpeg: Qualities of the compression, 1 to 100.
 
     Raises:
-        ConfigError: If a range is turned round, or a number is not finite or impossible.
+        ConfigError: If a range is reversed, or a number is not finite or impossible.
 
     Source: Athalye et al. 2018, arXiv:1707.07397; Eykholt et al. 2018, arXiv:1707.08945; Chen et al. 2018,
     arXiv:1804.05810 (their ranges of angle, light and noise).
@@ -69,7 +69,7 @@ class ViewRange:
             raise ConfigError(f"jpeg qualities are 1 to 100, got {list(self.jpeg)}", where="views")
 
     def _check_field(self, name: str) -> None:
-        """Refuse a number that is not finite or negative, and a range that is turned round or has a zero."""
+        """Refuse a number that is negative or not finite, and a range that is reversed or contains zero."""
         value = getattr(self, name)
         low, high = value if name in _RANGE_FIELDS else (value, value)
         if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high):
@@ -78,7 +78,7 @@ class ViewRange:
             raise ConfigError(f"{name} must be above 0, got {value}", where="views")
 
     def find_bounds(self, name: str) -> tuple[float, float]:
-        """Lowest and highest value of a field of :class:`Views`."""
+        """Return the lowest and highest value of a field of :class:`Views`."""
         if name == "motion_angle":
             return 0.0, math.pi
         if name == "border_position":
@@ -91,7 +91,7 @@ class ViewRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Views of some signs; every tensor is (N, V), float32 but for ``noise_key``."""
+    """Views of some signs; every tensor is (N, V), float32 except ``noise_key``."""
 
     distance: Tensor
     """Size of the sign in pixels."""
@@ -100,7 +100,7 @@ class Views:
     pitch: Tensor
     """Degrees; positive: its upper side is nearer."""
     roll: Tensor
-    """Degrees, clockwise as seen."""
+    """Degrees, clockwise as the viewer sees it."""
     shift_x: Tensor
     """Share of the frame to the right."""
     shift_y: Tensor
@@ -116,32 +116,32 @@ class Views:
     motion: Tensor
     """Length of the streak, in the same pixels."""
     motion_angle: Tensor
-    """Its direction in radians, from the rows downwards."""
+    """Direction of the streak in radians, from the rows downwards."""
     noise: Tensor
-    """Standard deviation."""
+    """Standard deviation of the sensor's noise."""
     jpeg: Tensor
-    """Quality, 1 to 100; 0: not compressed."""
+    """JPEG quality, 1 to 100; 0 means no compression."""
     border_position: Tensor
-    """Where along the frame's border something beside the sign stands, in [0, 1)."""
+    """Position along the frame's border of an object beside the sign, in [0, 1)."""
     noise_key: Tensor
-    """int64: opens the stream of the view's noise."""
+    """int64: key of the random stream of the view's noise."""
 
     @property
     def count(self) -> int:
-        """V: views of a sign."""
+        """V: the number of views of a sign."""
         return self.noise_key.shape[1]
 
     def select_signs(self, signs: Sequence[int] | Tensor) -> Views:
-        """The views of some of the signs, in the given order."""
+        """Return the views of some of the signs, in the given order."""
         chosen = torch.as_tensor(signs, dtype=torch.int64, device=self.noise_key.device)
         return self._map_tensors(lambda tensor: tensor[chosen])
 
     def slice_views(self, start: int, stop: int) -> Views:
-        """Views ``find_starting_points`` to ``stop`` of every sign."""
+        """Return views ``start`` to ``stop`` of every sign."""
         return self._map_tensors(lambda tensor: tensor[:, start:stop])
 
     def to(self, device: torch.device | str) -> Views:
-        """The same on another device."""
+        """Return the views on another device."""
         return self._map_tensors(lambda tensor: tensor.to(device))
 
     def _map_tensors(self, change: Callable[[Tensor], Tensor]) -> Views:
@@ -149,74 +149,73 @@ class Views:
 
 
 def build_plain_views(signs: int, count: int = 1, *, device: torch.device | str = "cpu") -> Views:
-    """The view in which the camera changes nothing but rounding to 8 bits: near, from the front, even light.
+    """Build views in which the camera only rounds to 8 bits: near, from the front, in even light.
 
     Args:
-        signs: N.
-        count: V.
-        device: Where the result goes.
+        signs: N, the number of signs.
+        count: V, the number of views per sign.
+        device: Device of the result.
     """
-    nothing = torch.zeros(signs, count, device=device)
-    values = dict.fromkeys(_DRAWN_FIELDS, nothing)
-    values |= {"gain": nothing + 1, "gamma": nothing + 1, "distance": nothing + torch.inf}
-    return Views(**values, noise_key=nothing.long())
+    zeros = torch.zeros(signs, count, device=device)
+    values = dict.fromkeys(_DRAWN_FIELDS, zeros)
+    values |= {"gain": zeros + 1, "gamma": zeros + 1, "distance": zeros + torch.inf}
+    return Views(**values, noise_key=zeros.long())
 
 
 def sample_views(
     stream: RandomStream, count: int, ranges: ViewRange, *, draw: str, device: torch.device | str
 ) -> Views:
-    """Random views of signs, each sign's from its own stream.
+    """Sample random views of signs, each from the sign's own stream.
 
     Args:
         stream: The signs' random numbers.
-        count: Views of a sign; the first ones are the same whatever the count.
-        ranges: What to draw from.
-        draw: Name of the draw: other names give other views.
-        device: Where the result goes; every device gives the same views.
+        count: Views per sign; a larger count only adds views.
+        ranges: The ranges of the views.
+        draw: Name of the draw; other names give other views.
+        device: Device of the result; every device gives the same views.
 
     Returns:
-        (N, count) of everything.
+        Views of shape (N, count).
     """
     unit = stream.sample_uniform((count, len(_DRAWN_FIELDS)), draw=f"views {draw}", device=device)
     values = {}
-    for place, name in enumerate(_DRAWN_FIELDS):
+    for index, name in enumerate(_DRAWN_FIELDS):
         low, high = ranges.find_bounds(name)
-        values[name] = low + (high - low) * unit[..., place]
+        values[name] = low + (high - low) * unit[..., index]
     return Views(**values, noise_key=_compute_noise_keys(stream, count, draw, device))
 
 
 def sample_approach(
     stream: RandomStream, ranges: ViewRange, *, frames: int = 60, device: torch.device | str = "cpu"
 ) -> Views:
-    """What a car sees that drives past the sign at constant speed.
+    """Sample the views from a car that drives past the sign at constant speed.
 
-    The sign's size grows as one over the way that is left, and the car passes it at the side of the road, so
-    that its yaw grows as well. Light, lens, compression and what stands beside the sign stay as they are for
-    the whole drive; crop, roll and pitch tremble by a quarter of their range, and motion and noise are new in
-    every frame.
+    The sign's size is inversely proportional to the remaining distance. The sign is beside the road, so its
+    yaw grows as well. Light, lens, compression and the object beside the sign are constant during the drive;
+    crop, roll and pitch vary by a quarter of their range, and motion and noise are new in every frame.
 
     Args:
-        stream: The signs' random numbers: each sign has a drive of its own.
-        ranges: What the drive is drawn from.
-        frames: Frames from the farthest to the nearest view.
-        device: Where the result goes.
+        stream: The signs' random numbers; each sign has its own drive.
+        ranges: The ranges of the drive.
+        frames: Number of frames from the farthest to the nearest view.
+        device: Device of the result.
 
     Returns:
-        (N, frames) of everything.
+        Views of shape (N, frames).
     """
     drive = sample_views(stream, 1, ranges, draw="drive", device=device)
     views = sample_views(stream, frames, ranges, draw="frames", device=device)
     far, near = ranges.distance
-    way = torch.linspace(1.0, far / near, frames, device=device).expand(len(stream.ids), frames)
-    # the sign stands where its largest yaw is reached at the nearest frame: tan(yaw) grows as 1 / way
+    remaining = torch.linspace(1.0, far / near, frames, device=device).expand(len(stream.ids), frames)
+    # the sign's largest yaw is reached at the nearest frame, because tan(yaw) grows as 1 / remaining
     side = torch.deg2rad(drive.yaw).tan() * (far / near)
-    steady = ("gain", "offset", "gamma", "blur", "jpeg", "border_position")
-    values = {name: getattr(drive, name).expand(-1, frames) for name in steady}
+    constant_fields = ("gain", "offset", "gamma", "blur", "jpeg", "border_position")
+    values = {name: getattr(drive, name).expand(-1, frames) for name in constant_fields}
     values |= {name: getattr(views, name) / 4 for name in ("shift_x", "shift_y", "roll", "pitch")}
-    return replace(views, **values, distance=far / way, yaw=torch.rad2deg((side / way).atan()))
+    return replace(views, **values, distance=far / remaining, yaw=torch.rad2deg((side / remaining).atan()))
 
 
 def _compute_noise_keys(stream: RandomStream, count: int, draw: str, device: torch.device | str) -> Tensor:
-    """What opens the stream of each view's noise: (N, count)."""
+    """Return the key of each view's noise stream: (N, count)."""
     first = stream.compute_keys(f"noise {draw}", device)
     return first[:, None] + torch.arange(count, dtype=torch.int64, device=device)

@@ -150,7 +150,7 @@ def test_ball_box_and_budget_are_kept(small: Sample, threat: ThreatModel, target
 def test_verdicts_do_not_depend_on_company_or_batches(small: Sample):
     def verdicts(order: list[int], size: int) -> Tensor:
         classifier = Classifier(small.classifier.model, num_classes=5)
-        classifier.batch_size = size
+        classifier.configure(batch_size=size)
         stream = RandomStream(0, tuple(IDS[row] for row in order), "spsa")
         with classifier.evaluation_mode():
             found = attack.perturb(classifier, small.images[order], small.labels[order], threat, stream)

@@ -183,7 +183,7 @@ def test_the_batch_size_changes_nothing(size):
     model, (originals, labels, candidates) = curved_sample()
     whole, _ = finish(Asked(model, 3), originals, labels, candidates, TINY)
     small = Asked(model, 3)
-    small.batch_size = size
+    small.configure(batch_size=size)
     parts, _ = finish(small, originals, labels, candidates, TINY)
     assert torch.equal(whole, parts)
     assert max(map(len, small.looks)) <= size

@@ -66,7 +66,7 @@ def walked(goals: list[float], steps: int, size: int, targets: Tensor | None = N
             return torch.cat([moved[..., :1], front.originals[..., 1:]], dim=-1)
 
     classifier = build_classifier(forward, 2)
-    classifier.batch_size = size
+    classifier.configure(batch_size=size)
     engine = Engine(
         classifier,
         images,
@@ -236,7 +236,7 @@ def test_a_search_in_bf16_drops_no_image_that_holds_in_float32(small: Sample):
 
     def found(precision: str) -> tuple[Tensor, Tensor]:
         classifier = Watched(small.classifier.model, num_classes=5)
-        classifier.search_precision = precision
+        classifier.configure(search_precision=precision)
         engine = Engine(classifier, small.images, small.labels, small.build_stream(PGD()))
         with classifier.evaluation_mode():
             engine.run(PGDSearch(attack=PGD(steps=8), threat=threat), engine.build_items())
@@ -260,7 +260,7 @@ def test_what_bf16_takes_for_a_success_and_float32_does_not_stays_in_the_search(
         return torch.stack([pixel * 0, pixel - 0.7 + ahead], dim=1)
 
     classifier = build_classifier(forward, 2)
-    classifier.search_precision = "bf16"
+    classifier.configure(search_precision="bf16")
     images = torch.full((1, 1, 1, 1), 0.5)
     engine = Engine(classifier, images, torch.tensor([0]), RandomStream(0, ("a",), "x"))
     attack = PGD(steps=4, step_size=0.1, random_start=False)
@@ -275,11 +275,11 @@ def test_compiled_steps_lead_to_the_same_points(small: Sample):
     threat = ThreatModel(norm="Linf", eps="12/255")
     points = []
     for compiled in (False, True):
-        small.classifier.compile_steps = compiled
+        small.classifier.configure(compile_steps=compiled)
         engine = Engine(small.classifier, small.images, small.labels, small.build_stream(PGD()))
         with small.classifier.evaluation_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             engine.run(PGDSearch(attack=PGD(steps=5), threat=threat), engine.build_items())
         points.append(engine.points)
-    small.classifier.compile_steps = False
+    small.classifier.configure(compile_steps=False)
     assert torch.allclose(*points, atol=1e-6)

@@ -192,7 +192,7 @@ def test_ball_box_and_budget_are_kept(small: Sample, threat: ThreatModel, goal: 
 def found(sample: Sample, attack: Square, threat: ThreatModel, order: list[int], size: int | None) -> Tensor:
     """Candidates in the order of the data, searched in another order and in batches of ``size``."""
     classifier = Classifier(sample.classifier.model, num_classes=5)
-    classifier.batch_size = size
+    classifier.configure(batch_size=size)
     candidates = torch.full_like(sample.images, torch.nan)
     stream = RandomStream(0, tuple(IDS[row] for row in order), "square")
     with classifier.evaluation_mode():
@@ -234,7 +234,7 @@ def test_looking_ahead_finds_the_same_points_in_fewer_passes(threat: ThreatModel
             return whole_numbers(batch)
 
         classifier = build_classifier(forward, 3)
-        classifier.batch_size = size
+        classifier.configure(batch_size=size)
         labels = whole_numbers(images).argmax(dim=1)
         with classifier.evaluation_mode(), classifier.count_passes(9) as meter:
             engine = Engine(classifier, images, labels, RandomStream(0, IDS[:9], "square"))

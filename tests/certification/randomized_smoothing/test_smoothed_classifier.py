@@ -35,7 +35,7 @@ def stream(count: int, seed: int = 0) -> RandomStream:
 @pytest.mark.slow
 def test_to_an_attack_it_is_the_logarithm_of_the_mean_softmax(inner, images):
     few, many = (SmoothedClassifier(inner, sigma=0.5, draws=draws) for draws in (20, 4000))
-    many.batch_size = 4000
+    many.configure(batch_size=4000)
     probabilities = many(images).exp()
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(4), atol=1e-5)
     noise = torch.randn(4000, 4, 3, 3, 3, generator=torch.Generator().manual_seed(0))

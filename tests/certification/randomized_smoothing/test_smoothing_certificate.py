@@ -98,7 +98,7 @@ def test_an_image_gets_the_same_verdict_in_any_batch(linear, sequential):
     method = Smoothing(sigma=SIGMA, n=200, n0=30, sequential=sequential)
     whole = method.certify(classifier, images, labels, l2(0.15), stream(8))
     order = [5, 2, 7, 0]
-    classifier.batch_size = 7
+    classifier.configure(batch_size=7)
     some = method.certify(classifier, images[order], labels[order], l2(0.15), stream(8).select_images(order))
     assert torch.equal(some.radius, whole.radius[order])
     assert torch.equal(some.predictions, whole.predictions[order])

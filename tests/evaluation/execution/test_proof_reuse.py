@@ -14,7 +14,8 @@ from robustbench_local.evaluation.execution.executor import execute_plan
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.execution.proof_reuse import find_proven_images, sort_certificates_first
 from robustbench_local.evaluation.grid.schema import load_grid
-from robustbench_local.evaluation.planning.planner import Options, make_plan
+from robustbench_local.evaluation.options import Options
+from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.run import Run, run_grid
 from robustbench_local.store import RunStore
 from robustbench_local.threats.threat_model import ThreatModel
@@ -94,7 +95,7 @@ def test_the_report_says_how_many_were_not_attacked(both: tuple[Run, Run]):
 
 
 def test_certificates_run_first_and_keep_their_place_in_the_report(workplace: Path):
-    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(base_folder=workplace))
+    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(), base_folder=workplace)
     order: list[str] = []
 
     class Recorder(ProgressListener):
@@ -111,7 +112,7 @@ def test_certificates_run_first_and_keep_their_place_in_the_report(workplace: Pa
 
 
 def test_only_certain_proofs_about_this_very_model_spare_an_attack(workplace: Path):
-    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(base_folder=workplace))
+    plan = make_plan(load_grid({**GRID, "skip_verified": True})[0], Options(), base_folder=workplace)
     proof = sort_certificates_first(plan.cells)[0]
     attack = plan.cells[1]
     with RunStore.create_or_open(
@@ -129,15 +130,15 @@ def test_only_certain_proofs_about_this_very_model_spare_an_attack(workplace: Pa
             [],
         ):
             assert find_proven_images(attack, changed, store) == frozenset()
-        in_groups = replace(attack, attack=ReferenceAutoAttack())
-        assert not in_groups.attack.per_image
+        in_groups = replace(attack, method=ReferenceAutoAttack())
+        assert not in_groups.method.per_image
         assert find_proven_images(in_groups, plan.cells, store) == frozenset()
         assert find_proven_images(proof, plan.cells, store) == frozenset()
 
 
 def test_skipping_without_a_certificate_is_pointed_out(workplace: Path):
     grid = {**GRID, "attacks": GRID["attacks"][:1], "skip_verified": True}
-    plan = make_plan(load_grid(grid)[0], Options(base_folder=workplace))
+    plan = make_plan(load_grid(grid)[0], Options(), base_folder=workplace)
     assert any("skip_verified spares nothing" in line for line in plan.warnings)
     assert plan.identity["skip_verified"] == "True"
     assert yaml.safe_load(plan.resolved_yaml)["skip_verified"] is True

@@ -12,7 +12,8 @@ from robustbench_local.attacks.ensembles.autoattack import AutoAttack
 from robustbench_local.attacks.pgd import PGD
 from robustbench_local.classifier import Classifier
 from robustbench_local.errors import InvariantError, ModelError
-from robustbench_local.evaluation.harness.attack_job import AttackJob, find_applicable_positions
+from robustbench_local.evaluation.harness.attack_goal import find_applicable_positions
+from robustbench_local.evaluation.harness.attack_job import AttackJob
 from robustbench_local.evaluation.harness.batches import run_batches
 from robustbench_local.store.records import count_outcomes
 from robustbench_local.threats.threat_model import ThreatModel

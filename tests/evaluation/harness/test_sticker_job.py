@@ -32,7 +32,8 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.evaluate import evaluate
 from robustbench_local.evaluation.grid.schema import Grid
 from robustbench_local.evaluation.harness.sticker_job import list_controls
-from robustbench_local.evaluation.planning.planner import Options, make_plan
+from robustbench_local.evaluation.options import Options
+from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.run import run_grid
 from robustbench_local.store import RunStore, count_outcomes
 from robustbench_local.store.records import MIN_CLEAN_SHARE
@@ -147,7 +148,7 @@ def test_a_sign_that_is_misread_from_some_places_is_void(classifier):
     share = sum(read == RED for read in find_view_predictions(batch, 0, "clean").predictions) / TEST_VIEWS
     assert 0 < share < MIN_CLEAN_SHARE
     assert (row.status, row.clean_correct, row.broken) == ("void", False, False)
-    assert row.error == f"{100 * share:.1f}% of its clean views are read rightly; 95% are needed"
+    assert row.error == f"{100 * share:.1f}% of its clean views are classified correctly; 95% are needed"
 
 
 def test_a_sign_that_is_misread_untouched_is_not_looked_at(classifier):
@@ -163,7 +164,7 @@ def test_a_sticker_that_leaves_its_place_is_no_success(classifier):
     batch = run_job(make_sticker_job(classifier, attack=OutsidePaintingAttack(views=4)))
     for row in batch.outcomes:
         assert (row.status, row.broken, row.linf) == ("rejected", False, 0.0)
-        assert row.error == "pixels outside the sticker's place are changed"
+        assert row.error == "pixels outside the sticker's surface are changed"
         assert (
             find_view_predictions(batch, row.position, "sticker").predictions
             == find_view_predictions(batch, row.position, "clean").predictions
@@ -185,7 +186,7 @@ def test_a_control_that_breaks_a_rule_is_not_looked_at_and_says_so(classifier, b
     assert [row.status for row in cheated.outcomes] == ["ok", "ok"]
     assert [row.error for row in cheated.outcomes] == [
         None,
-        "control without-views: pixels outside the sticker's place are changed",
+        "control without-views: pixels outside the sticker's surface are changed",
     ]
     assert find_view_predictions(cheated, 0, "without-views") == find_view_predictions(
         batch, 0, "without-views"
@@ -311,7 +312,7 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     (cell,) = run.results["cells"]
     assert (cell["status"], cell["n"], cell["measure"], cell["goal"]) == ("done", 1, "views", "targeted")
     assert cell["identity"]["test views"] == "8"
-    planned = make_plan(Grid.model_validate(GRID), Options(base_folder=tmp_path, is_dry_run=True)).cells[0]
+    planned = make_plan(Grid.model_validate(GRID), Options(), base_folder=tmp_path, is_dry_run=True).cells[0]
     assert 0 < cell["forward_passes"] <= planned.max_passes[0]
     assert cell["backward_passes"] <= planned.max_passes[1]
     before = (tmp_path / "run" / "run.db").read_bytes()
@@ -319,7 +320,9 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     with RunStore.open_readonly(tmp_path / "run") as store:
         assert len(store.read_view_predictions(cell["key"])) == 8
         told = format_cell_result(planned, count_outcomes(store.read_outcomes(cell["key"])))
-        assert re.match(r"\d of \d signs turned in most of their views(, 1 left out)?, [\d,]+ passes", told)
+        assert re.match(
+            r"\d of \d signs misclassified in most of their views(, 1 left out)?, [\d,]+ passes", told
+        )
         assert store.load_arrays(cell["key"]).keys() >= {"photographs", "frames", "original", "adversarial"}
     assert len(before) == (tmp_path / "run" / "run.db").stat().st_size
     assert [verdict.gate.metric for verdict in run.evaluate_gates().verdicts] == ["sticker_success"]
@@ -330,7 +333,7 @@ def test_a_grid_with_a_sticker_runs_once_and_reports(tmp_path):
     ("entry", "message"),
     [
         ({"card": "pgd50-linf-8", "test_views": 9}, "'pgd50-linf-8' has no views to test"),
-        ({"card": "sticker-10", "transfer_from": "plain"}, "'sticker-10' is judged on its own model only"),
+        ({"card": "sticker-10", "transfer_from": "plain"}, "'sticker-10' is evaluated on its own model only"),
         ({"card": "sticker-10", "test_views": 0}, "test_views"),
     ],
 )

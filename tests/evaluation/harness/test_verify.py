@@ -68,6 +68,24 @@ def test_a_wrong_attack_is_rejected_and_never_a_success(linear, correct, mutant)
     assert torch.equal(verdict.candidates, images)
 
 
+def test_candidates_are_predicted_in_other_batches_and_another_order(linear, correct):
+    images, labels = (part[:9] for part in correct)
+    candidates, _ = worst_corner(linear, images, labels, LINF.eps)
+    candidates, batches = candidates.clamp(0, 1), []
+
+    class Watched(nn.Module):
+        def forward(self, batch):
+            batches.append(batch.clone())
+            return linear.module(batch)
+
+    classifier = Classifier(Watched(), num_classes=4)
+    with classifier.evaluation_mode():
+        verify(classifier, images, labels, candidates, LINF)
+    first, second = batches[:2]
+    assert (len(first), len(second)) == (6, 3)
+    assert torch.equal(torch.cat([first, second]), candidates.roll(-3, dims=0))
+
+
 def test_shuffled_candidates_are_rejected_because_distance_is_to_the_original(linear, correct):
     images, labels = correct
     with linear.evaluation_mode():

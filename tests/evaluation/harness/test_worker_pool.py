@@ -142,24 +142,11 @@ def test_what_a_worker_notes_reaches_the_classifier(linear, data):
 
 def test_passes_under_way_are_seen_from_outside(linear, data):
     classifier = around(linear, lambda _images: time.sleep(0.1))
-    job, seen = task(classifier, data), [0]
-    classifier.__class__ = type("Watched", (Classifier,), {"worker_passes": Recorder(seen)})
+    job, seen = task(classifier, data), []
+    classifier.record_worker_passes = seen.append
     rows(job, workers=2)
     assert max(seen) > 0
     assert seen[-1] == 0
-
-
-class Recorder:
-    """An attribute that remembers what it was set to."""
-
-    def __init__(self, seen):
-        self.seen = seen
-
-    def __get__(self, instance, owner):
-        return self.seen[-1]
-
-    def __set__(self, instance, value):
-        self.seen.append(value)
 
 
 def test_one_process_where_copies_are_of_no_use(linear, data):

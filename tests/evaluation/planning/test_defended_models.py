@@ -47,11 +47,11 @@ def run(_made, tmp_path_factory):
     folder = tmp_path_factory.mktemp("defended")
     shutil.copytree(_made, folder, dirs_exist_ok=True)
     (folder / "grid.yaml").write_text(BASE + DEFENSES, encoding="utf-8")
-    return rbl.run_grid(folder / "grid.yaml", out=folder / "run", batch_size=8)
+    return rbl.run_grid(folder / "grid.yaml", out=folder / "run", options=rbl.Options(batch_size=8))
 
 
 def test_a_card_turns_a_model_into_another_subject(run):
-    assert run.complete
+    assert run.is_complete
     with RunStore.open_readonly(run.directory) as store:
         cells, models = store.read_cells(), store.read_meta("models")
         identity = store.read_identity()
@@ -101,7 +101,7 @@ def test_passes_are_those_of_every_draw(run):
 
 def test_the_same_grid_again_is_complete_and_the_resolved_one_means_the_same(run):
     before, file = run.outcomes, run.directory.parent / "grid.yaml"
-    again = rbl.run_grid(file, out=run.directory, batch_size=3)
+    again = rbl.run_grid(file, out=run.directory, options=rbl.Options(batch_size=3))
     assert again.outcomes.equals(before)
     resolved, _ = load_grid(run.directory / "run.yaml")
     written = [entry.dump_entry() for entry in resolved.defenses]

@@ -24,7 +24,9 @@ def grid(*attacks, **more):
 
 
 def plan(*attacks, **more):
-    return prepare_run(grid(*attacks), out="unused", device="cpu", is_dry_run=True, **more)[0]
+    return prepare_run(
+        grid(*attacks), out="unused", options=rbl.Options(device="cpu", **more), is_dry_run=True
+    )[0]
 
 
 class TestEachTarget:
@@ -98,7 +100,7 @@ class TestConfine:
             ({"sources": [43]}, "there is no class 43: the classes are 0 to 42"),
             ({"targets": ["-1"]}, "there is no class '-1'"),
             ({"targets": ["Yeild"]}, "Did you mean Yield"),
-            ({"sources": ["Speed limit"]}, "not clear: 0 Speed limit"),
+            ({"sources": ["Speed limit"]}, "ambiguous: 0 Speed limit"),
         ],
     )
     def test_a_class_that_does_not_exist_is_one_line(self, goal, words):
@@ -111,7 +113,11 @@ class TestConfine:
 def test_a_confined_run_attacks_only_these_images_and_counts_only_these_targets(workplace):
     counts = np.bincount(np.load("digits.npz")["y"], minlength=10)
     source, target = (int(label) for label in counts.argsort()[::-1][:2])
-    run = rbl.run_grid("grid.yaml", out="runs/pair", sources=[source], targets=[str(target)], batch_size=16)
+    run = rbl.run_grid(
+        "grid.yaml",
+        out="runs/pair",
+        options=rbl.Options(sources=[source], targets=[str(target)], batch_size=16),
+    )
     assert run.is_complete
     with RunStore.open_readonly(run.directory) as store:
         cells = store.read_cells()

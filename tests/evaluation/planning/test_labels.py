@@ -12,6 +12,7 @@ from robustbench_local.errors import ConfigError
 from robustbench_local.evaluation.execution.progress_listener import ProgressListener
 from robustbench_local.evaluation.grid.card_lookup import find_cards_per_target, find_method_cards
 from robustbench_local.evaluation.grid.schema import load_grid
+from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.planning.labels import (
     MAX_LABEL_CHARACTERS,
     LabelledAttack,
@@ -146,8 +147,8 @@ def write_grid(workplace, model="A model", defense="Bits", attack="One step"):
 
 
 def test_names_are_labels_and_change_neither_keys_nor_identity(workplace):
-    named, _ = prepare_run(write_grid(workplace), out="out", device="cpu")
-    plain, _ = prepare_run(write_grid(workplace, None, None, None), out="out", device="cpu")
+    named, _ = prepare_run(write_grid(workplace), out="out", options=Options(device="cpu"))
+    plain, _ = prepare_run(write_grid(workplace, None, None, None), out="out", options=Options(device="cpu"))
     assert named.identity == plain.identity
     assert [cell.record for cell in named.cells] == [cell.record for cell in plain.cells]
     assert named.labels.models == {("first", "none"): "A model", ("first", "bit-depth-3"): "A model + Bits"}
@@ -161,9 +162,11 @@ def test_names_are_labels_and_change_neither_keys_nor_identity(workplace):
 
 
 def test_a_run_goes_on_under_another_name_and_shows_it(workplace):
-    run_grid(write_grid(workplace), out="out", device="cpu")
+    run_grid(write_grid(workplace), out="out", options=Options(device="cpu"))
     counts = CountsCells()
-    run_grid(write_grid(workplace, attack="Renamed"), out="out", device="cpu", listener=counts)
+    run_grid(
+        write_grid(workplace, attack="Renamed"), out="out", options=Options(device="cpu"), listener=counts
+    )
     assert counts.started_cells == 0
     with RunStore.open_readonly(workplace / "out") as store:
         labels = RunLabels.from_metadata(store.read_meta("labels"))

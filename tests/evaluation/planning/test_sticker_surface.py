@@ -9,8 +9,10 @@ import torch
 
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.grid.schema import Grid
-from robustbench_local.evaluation.planning.attack_columns import plan_cells, resolve_columns
-from robustbench_local.evaluation.planning.planner import Options, make_plan
+from robustbench_local.evaluation.options import Options
+from robustbench_local.evaluation.planning.cells import build_cells
+from robustbench_local.evaluation.planning.entry_cards import resolve_entry_cards
+from robustbench_local.evaluation.planning.planner import make_plan
 from robustbench_local.evaluation.planning.sticker_surface import build_surface_record
 from robustbench_local.store import SurfaceRecord
 from robustbench_local.threats.threat_model import ThreatModel
@@ -69,12 +71,12 @@ def test_a_planned_cell_says_it_and_its_key_does_not_depend_on_it(tmp_path):
             "attacks": ["sticker-10", "pgd50-linf-8"],
         }
     )
-    plan = make_plan(grid, Options(base_folder=tmp_path, is_dry_run=True))
+    plan = make_plan(grid, Options(), base_folder=tmp_path, is_dry_run=True)
     sticker, digital = (cell.record for cell in plan.cells)
     assert sticker.surface.what == "the sign inside the outline that it is drawn with"
     assert 0 < sticker.surface.covered <= sticker.surface.pixels / 10 < sticker.surface.image_pixels / 10
     assert digital.surface is None
     subject = replace(plan.subjects[0], data=replace(plan.data, surface="the mask 'octagon'"))
-    again = plan_cells(grid, {}, [subject], resolve_columns(grid, []), plan.identity["code"])
+    again = build_cells(grid, {}, [subject], resolve_entry_cards(grid, []), plan.identity["code"])
     renamed = next(iter(again)).record
     assert (renamed.surface.what, renamed.key) == ("the mask 'octagon'", sticker.key)

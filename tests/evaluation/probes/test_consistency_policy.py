@@ -74,9 +74,11 @@ def test_allowed_it_runs_at_the_declared_batch_size_and_says_so():
 
     classifier = Classifier(models.make_variant(forward=forward), num_classes=5, name="it")
     with pytest.raises(ConfigError, match="Give --batch-size N"):
-        rbl.evaluate(classifier, data(), **ATTACK, allow_batch_dependence=True)
+        rbl.evaluate(classifier, data(), **ATTACK, options=rbl.Options(allow_batch_dependence=True))
     sizes.clear()
-    result = rbl.evaluate(classifier, data(), **ATTACK, allow_batch_dependence=True, batch_size=5)
+    result = rbl.evaluate(
+        classifier, data(), **ATTACK, options=rbl.Options(allow_batch_dependence=True, batch_size=5)
+    )
     assert set(sizes[-20:]) == {5}
     (note,) = [note for note in result.notes if note.startswith("not to be relied on")]
     assert "answers depend on the other images of the batch" in note
@@ -91,7 +93,7 @@ def test_what_remembers_is_broken_as_often_as_what_does_not(kind, tmp_path, monk
     classifier = Classifier(network, num_classes=5, name="it")
     with pytest.raises(ModelError, match="remembers"):
         rbl.evaluate(classifier, data(), **ATTACK)
-    result = rbl.evaluate(classifier, data(), **ATTACK, allow_batch_dependence=True)
+    result = rbl.evaluate(classifier, data(), **ATTACK, options=rbl.Options(allow_batch_dependence=True))
     assert result.counts.robust == honest.counts.robust < honest.counts.clean_correct
     assert any(note.startswith("not to be relied on: remembers") for note in result.notes)
 
@@ -108,7 +110,13 @@ def test_memory_that_begins_after_the_probe_ends_the_evaluation():
     with torch.no_grad():
         labels = models.Network()(images).argmax(dim=1)
     with pytest.raises(ModelError, match=r"it: remembers: after the attack it answers . of 4 images"):
-        rbl.evaluate(classifier, (images, labels), attack="pgd50-linf-8", eps="8/255", batch_size=6)
+        rbl.evaluate(
+            classifier,
+            (images, labels),
+            attack="pgd50-linf-8",
+            eps="8/255",
+            options=rbl.Options(batch_size=6),
+        )
 
 
 GRID = """\

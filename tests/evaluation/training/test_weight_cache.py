@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from robustbench_local.cli.main import run_command
 from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.options import Options
 from robustbench_local.evaluation.training import weight_cache as workshop
 from robustbench_local.models.networks.network_registry import find_architecture, seeded_initial_weights
 from robustbench_local.models.weight_files import read_weights
@@ -111,7 +112,7 @@ def test_training_needs_images():
 def test_what_cannot_be_trained_is_named(workplace):
     (workplace / "net.py").write_text("def model(images):\n    return images.flatten(1)[:, :10]\n")
     model = {"id": "net", "source": "python:net.py:model", "num_classes": 10}
-    plan, _ = prepare_run(_grid(models=[model]), allow_code=True)
+    plan, _ = prepare_run(_grid(models=[model]), options=Options(allow_code=True))
     plain, trained = plan.subjects
     assert plain.problem is None
     assert "cannot be trained" in str(trained.problem)

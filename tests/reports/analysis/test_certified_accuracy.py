@@ -245,7 +245,7 @@ def test_every_form_of_the_report_has_it(tmp_path: Path):
     page = write_report(_run(tmp_path))
     folder = page.parent
     text = page.read_text("utf-8")
-    assert '<h2 id="certified">Certified: what no attack can change</h2>' in text
+    assert '<h2 id="certified">Certified accuracy</h2>' in text
     assert "its vote under noise, sigma 0.25" in text
     assert "Certified accuracy in percent." in text
     assert (folder / "figures" / "certified-l2.png").stat().st_size > 5000
@@ -262,7 +262,7 @@ def test_every_form_of_the_report_has_it(tmp_path: Path):
     section = markdown.partition("## Certified")[2].partition("\n## ")[0]
     assert "certify-smoothing-l2-0.5" in section
     assert "majority vote" in section
-    assert "certify-smoothing" not in markdown.partition("## Cell by cell")[2]
+    assert "certify-smoothing" not in markdown.partition("## Results of each attack")[2]
     rows = list(csv.DictReader((folder / "results.csv").read_text("utf-8").splitlines()))
     (row,) = (one for one in rows if one["measure"] == "certificate")
     assert float(row["certified_accuracy"]) == proven["value"]

@@ -210,8 +210,10 @@ def test_brackets_are_in_every_form_of_the_report(sound: Path, violated: Path, t
     assert bracket["certified_accuracy"]["value"] == bracket["empirical_accuracy"]["value"]
     assert bracket["undecided"] == 0
     assert results["gates"]["violations"] == []
-    assert "Between proof and attack" in page.read_text(encoding="utf-8")
-    assert "## Between proof and attack" in (page.parent / "report.md").read_text(encoding="utf-8")
+    assert "Certified and empirical robust accuracy" in page.read_text(encoding="utf-8")
+    assert "## Certified and empirical robust accuracy" in (page.parent / "report.md").read_text(
+        encoding="utf-8"
+    )
     page = write_report(violated, tmp_path / "violated" / "report.html")
     assert "No answer can be given" in page.read_text(encoding="utf-8")
     assert json.loads((page.parent / "results.json").read_text(encoding="utf-8"))["gates"]["violations"]

@@ -8,8 +8,8 @@ from robustbench_local.reports.analysis import doubt_finders as doubts_module
 from robustbench_local.reports.analysis.doubt_finders import Doubt, doubt_answers, find_doubts
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.analysis.gates import judge_evidence
-from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.page import render
+from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.reports.writers.report_markdown import render_markdown
 from robustbench_local.reports.writers.results_json import encode_results
 from robustbench_local.store import RunStore

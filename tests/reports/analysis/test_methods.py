@@ -12,7 +12,8 @@ from robustbench_local.reports.analysis.methods import (
     describe_images,
     render_methods,
 )
-from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.sections.method import METHOD
+from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.store import RunStore
 
 
@@ -22,11 +23,11 @@ def trial(evidence, name: str):
 
 def test_every_attack_is_there_once_with_goal_sight_and_settings(content):
     evidence = content.evidence
-    assert [one.name for one in content.method_descriptions] == list(
+    assert [one.name for one in content.get_content(METHOD)] == list(
         dict.fromkeys(cell.record.attack for cell in evidence.cells)
     )
     aimed = trial(evidence, "stop-to-speed-limit")
-    assert aimed.goal == "Stop read as one of 8 target classes"
+    assert aimed.goal == "Stop misclassified as one of 8 target classes"
     assert aimed.attacker_knowledge == "the attacker knows: the network and its gradients"
     cell = next(cell for cell in evidence.cells if cell.record.attack == "pgd50-linf-8")
     given = {"method": "pgd", "steps": 50, "restarts": 1, "step_size": None, "random_start": True,
@@ -94,4 +95,4 @@ def test_images_are_said_to_be_drawn_only_where_they_are(content):
     assert told.endswith(DRAWN_SIGNS_NOTE)
     assert DRAWN_SIGNS_NOTE not in describe_images({**data, "drawn": False, "notes": ["stretched"]})
     assert describe_images({}) == ""
-    assert DRAWN_SIGNS_NOTE not in "\n".join(render_methods(content.evidence, content.method_descriptions))
+    assert DRAWN_SIGNS_NOTE not in "\n".join(render_methods(content.evidence, content.get_content(METHOD)))

@@ -15,8 +15,12 @@ from robustbench_local.reports import write_report
 from robustbench_local.reports.analysis.evidence import EvaluatedModel
 from robustbench_local.reports.analysis.gates import judge_evidence
 from robustbench_local.reports.analysis.naive_vs_adaptive import build_naive_vs_adaptive
-from robustbench_local.reports.analysis.report_data import read_report_data
 from robustbench_local.reports.analysis.run_warnings import list_findings
+from robustbench_local.reports.sections.heatmap import HEATMAP
+from robustbench_local.reports.sections.naive_vs_adaptive import NAIVE_VS_ADAPTIVE
+from robustbench_local.reports.sections.report_data import read_report_data
+from robustbench_local.reports.sections.targets import TARGETS
+from robustbench_local.reports.sections.transfers import TRANSFERS
 from robustbench_local.store import RunStore
 
 STRENGTHS = {"jpeg-75": (0.2, 0.9), "noise-0.1": (0.5, 0.5), "hidden": (0.9, 0.2)}
@@ -68,8 +72,8 @@ def page(run):
 
 
 def test_both_numbers_stand_side_by_side_with_the_model_as_it_is(content):
-    first, second, third, targeted = content.naive_vs_adaptive
-    assert [str(one.subject) for one in content.naive_vs_adaptive[:3]] == [
+    first, second, third, targeted = content.get_content(NAIVE_VS_ADAPTIVE)
+    assert [str(one.subject) for one in content.get_content(NAIVE_VS_ADAPTIVE)[:3]] == [
         f"signs-plain + {name}" for name in STRENGTHS
     ]
     cells = {(cell.record.defense, cell.record.attack): cell for cell in content.evidence.cells}
@@ -92,16 +96,19 @@ def test_no_worst_case_no_gate_and_no_other_section_counts_the_naive_one(content
     evidence = content.evidence
     worst = {str(one.subject): one for one in evidence.worst_cases}
     assert worst["signs-plain + jpeg-75"].attacks == ("pgd50-linf-8",)
-    assert worst["signs-plain + jpeg-75"].robust_accuracy == content.naive_vs_adaptive[0].adaptive.estimate
-    assert [column.attack for column in content.heatmap.columns] == ["pgd50-linf-8"]
-    assert content.target_matrices == ()
-    assert not content.has_limited_knowledge
-    assert not content.transfer_matrices
+    assert (
+        worst["signs-plain + jpeg-75"].robust_accuracy
+        == content.get_content(NAIVE_VS_ADAPTIVE)[0].adaptive.estimate
+    )
+    assert [column.attack for column in content.get_content(HEATMAP).columns] == ["pgd50-linf-8"]
+    assert content.get_content(TARGETS).matrices == ()
+    assert not content.has_section("sight")
+    assert not content.get_content(TRANSFERS)
     verdicts = judge_evidence(evidence).verdicts
     assert [one.estimate for one in verdicts] == [
-        content.naive_vs_adaptive[0].adaptive.estimate,
-        content.naive_vs_adaptive[0].adaptive.estimate,
-        content.naive_vs_adaptive[0].naive.estimate,
+        content.get_content(NAIVE_VS_ADAPTIVE)[0].adaptive.estimate,
+        content.get_content(NAIVE_VS_ADAPTIVE)[0].adaptive.estimate,
+        content.get_content(NAIVE_VS_ADAPTIVE)[0].naive.estimate,
     ]
 
 
@@ -129,11 +136,11 @@ def test_every_form_of_the_report_shows_the_lesson(page, content):
     ids = {attributes.get("id") for _, attributes in shown.elements}
     assert "defenses" in ids
     assert "#defenses" in {attributes.get("href") for attributes in shown.list_attributes("a")}
-    lesson = content.naive_vs_adaptive[0]
+    lesson = content.get_content(NAIVE_VS_ADAPTIVE)[0]
     markdown = (page.parent / "report.md").read_text("utf-8")
     for text in (shown.page_text, html.unescape(markdown.replace("\\", ""))):
         assert " ".join(lesson.sentence.split()) in " ".join(text.split())
-        assert "What the defenses hide, and what they withstand" in text
+        assert "Non-adaptive and adaptive attacks" in text
     results = json.loads((page.parent / "results.json").read_text("utf-8"))
     first = results["naive_vs_adaptive"][0]
     assert (first["model"], first["defense"], first["attack"]) == ("signs-plain", "jpeg-75", "pgd50-linf-8")

@@ -24,7 +24,8 @@ from robustbench_local.reports.analysis.per_target import (
     build_goal_tables,
     find_goal_parts,
 )
-from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.sections.report_data import read_report_data
+from robustbench_local.reports.sections.targets import TARGETS
 from robustbench_local.reports.summary.headline import describe_answer
 from robustbench_local.reports.writers.results_json import load_results
 from robustbench_local.store import RunStore
@@ -76,7 +77,7 @@ def content(run):
 
 
 def test_there_is_a_row_for_each_target_for_the_set_and_for_the_best_of_them(content):
-    (table,) = content.goal_tables
+    (table,) = content.get_content(TARGETS).goal_tables
     assert [row.goal_name for row in table.rows] == [
         *(SIGN_CLASS_NAMES[index] for index in SPEED_LIMIT_CLASSES),
         ALL_TARGETS_LABEL,
@@ -88,7 +89,7 @@ def test_there_is_a_row_for_each_target_for_the_set_and_for_the_best_of_them(con
 
 
 def test_every_square_is_counted_again_from_the_outcomes(run, content):
-    (table,) = content.goal_tables
+    (table,) = content.get_content(TARGETS).goal_tables
     with RunStore.open_readonly(run) as store:
         cells = {(cell.model, cell.targets): store.read_outcomes(cell.key) for cell in store.read_cells()}
     goals = [*((index,) for index in SPEED_LIMIT_CLASSES), SPEED_LIMIT_CLASSES]
@@ -112,7 +113,7 @@ def test_every_square_is_counted_again_from_the_outcomes(run, content):
 
 
 def test_the_best_attack_reaches_at_least_what_each_of_the_others_does(content):
-    *rows, best = content.goal_tables[0].rows
+    *rows, best = content.get_content(TARGETS).goal_tables[0].rows
     for row in rows:
         assert all(
             mine.success_count <= most.success_count
@@ -121,7 +122,7 @@ def test_the_best_attack_reaches_at_least_what_each_of_the_others_does(content):
 
 
 def test_the_attacker_who_wants_most_harm_does_no_less_than_the_one_who_takes_any_target(content):
-    (table,), (matrix,) = content.goal_tables, content.target_matrices
+    (table,), (matrix,) = content.get_content(TARGETS).goal_tables, content.get_content(TARGETS).matrices
     for harm, row in zip(table.worst_case_severities, matrix.rows, strict=True):
         assert harm.expected.value >= row.severity.expected.value
         assert harm.worst_severity >= row.severity.worst_severity
@@ -131,7 +132,7 @@ def test_the_attacker_who_wants_most_harm_does_no_less_than_the_one_who_takes_an
 def test_parts_of_a_goal_have_no_matrix_and_no_part_in_the_answer(content):
     parts = find_goal_parts(content.evidence.cells)
     assert len(parts) == 2 * len(SPEED_LIMIT_CLASSES)
-    assert [matrix.attack for matrix in content.target_matrices] == ["stop"]
+    assert [matrix.attack for matrix in content.get_content(TARGETS).matrices] == ["stop"]
     told = describe_answer(content.evidence)
     assert told.count("signs-plain") == told.count("signs-pgd-at") == 1
 

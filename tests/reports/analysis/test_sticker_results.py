@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,7 +214,7 @@ def test_what_is_left_out_is_counted_beside(tmp_path, results):
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     (text,) = (one.text for one in list_findings(evidence) if "is left out because" in one.text)
-    why = "1 of 4 signs is left out because the model misreads it in more than 5% of the clean views."
+    why = "1 of 4 signs is left out because the model misclassifies it in more than 5% of the clean views."
     shares = (
         f"on the one left out {format_estimate(first.void_success)} of the views were turned, on all together"
     )
@@ -221,7 +222,7 @@ def test_what_is_left_out_is_counted_beside(tmp_path, results):
     assert f"for the 3 that it reads best; {shares} {format_estimate(first.overall_success)}." in text
     evidence.cells[0].signs[3].views["view"].predictions["clean"][:] = 13
     (text,) = (one.text for one in list_findings(replace(evidence)) if "is left out because" in one.text)
-    assert "of the one left out no view is read rightly" in text
+    assert "of the one left out no view is classified correctly" in text
 
 
 def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
@@ -236,9 +237,11 @@ def test_signs_that_were_not_attacked_are_told_apart_from_void_ones(tmp_path):
     with RunStore.open_readonly(run) as store:
         evidence = read_evidence(store)
     texts = [one.text for one in list_findings(evidence)]
-    assert any("1 of 4 signs is left out because the model misreads it in more" in text for text in texts)
     assert any(
-        "1 of 4 signs was not attacked because the model misreads it untouched." in text for text in texts
+        "1 of 4 signs is left out because the model misclassifies it in more" in text for text in texts
+    )
+    assert any(
+        "1 of 4 signs was not attacked because the model misclassifies it clean." in text for text in texts
     )
     (result,) = build_sticker_results(evidence)
     assert (result.sign_count_text, result.overall_success.n) == (
@@ -394,15 +397,15 @@ def test_severity_is_of_views_and_not_of_signs(results):
 def test_a_sentence_sums_it_up(tmp_path, results):
     text = describe_sticker(results[0])
     assert text.startswith(f"{100 * results[0].attack_success.value:.1f}%")
-    assert "of the views of 3 of 4 signs are read as a target" in text
+    assert "of the views of 3 of 4 signs are misclassified as a target" in text
     assert "of 3 signs in more than half of their views; at worst 100.0%" in text
     first = results[0]
     assert (
-        f"In a further {format_estimate(first.other_class_rate)} the sign is read as another wrong class"
+        f"In a further {format_estimate(first.other_class_rate)} the sign is misclassified as a class that is not a target"
         in describe_sticker(first)
     )
     assert (
-        f"not read as Stop: {format_estimate(first.misread_rate)}, with random colours"
+        f"not classified as Stop: {format_estimate(first.misread_rate)}, with random colours"
         in describe_sticker(first)
     )
     assert first.worst_severity_text.startswith("0.30: Speed limit 50, ")

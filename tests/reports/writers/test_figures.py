@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sample_run import EPS_8_OF_255, SPEED_LIMIT_CLASSES, STOP_CLASS, SamplePlan, SampleRun, build_run
 
-from robustbench_local.reports.analysis.report_data import read_report_data
+from robustbench_local.reports.sections.report_data import read_report_data
 from robustbench_local.reports.writers.figures import DPI, draw_figures
 from robustbench_local.store import RunStore
 

@@ -132,7 +132,7 @@ def spoilt(how: str) -> Tensor:
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("NaN", "NaN or infinite"), ("too bright", "box"), ("off the sign", "outside the sticker's place"),
+    [("NaN", "NaN or infinite"), ("too bright", "box"), ("off the sign", "outside the sticker's surface"),
      ("glowing", "brighter or darker than the light"), ("too large", "more than 10% of the sign")],
 )  # fmt: skip
 def test_what_breaks_a_rule_is_named_for_its_sign_alone(how: str, reason: str):

@@ -1,0 +1,77 @@
+"""The pages on what a run leaves behind: results.json, the CSV files and the columns of the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from reference_generator.docstrings import read_field_docs
+from reference_generator.tables import render_code, render_table
+from robustbench_local.reports.writers.csv_files import OUTCOME_COLUMNS, VIEW_CSV_COLUMNS
+from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord, ViewRecord
+
+_RESULTS_HEAD = """# results.json
+
+One file with everything that the report shows. Values are never NaN: an unknown one is null, with a `reason`.
+A *share* is `{"value", "low", "high", "n"}` in [0, 1], with the exact 95% interval.
+
+"""
+_OUTCOMES_HEAD = """# outcomes.csv and sticker_views.csv
+
+`outcomes.csv` has one row for each cell and image; `run.outcomes` in Python has the same columns. Distances
+are in pixel units of [0, 1].
+
+"""
+_SIGHTINGS_HEAD = """
+## sticker_views.csv
+
+Written only for stickers and patches: one row for each sign, condition and view.
+
+"""
+CSV_COLUMNS = {
+    "model": "Id of the model.",
+    "defense": "Name of the defense, or `none`.",
+    "attack": "Identifier of the attack or certificate, with every override.",
+    "attack_label": "Short label of the attack or certificate, as tables show it.",
+    "image": "Id of the sign's image in its data set.",
+    "label": "True class index.",
+    "label_name": "Name of the true class.",
+    "clean_prediction_name": "Name of the class predicted without an attack.",
+    "adversarial_prediction_name": "Name of the class predicted for the verified candidate.",
+    "counted": "Whether the sign counts: it is not void.",
+    "number": "Number of the view, from 0.",
+    "prediction": "Class index that was predicted; empty if the output was not finite.",
+    "prediction_name": "Its name.",
+    "confidence": "Its softmax probability, to four digits.",
+}
+"""Columns that only the CSV files have."""
+
+
+def write_results_page() -> str:
+    """The keys of results.json."""
+    rows = [(render_code(key), text) for key, text in read_result_keys().items()]
+    return _RESULTS_HEAD + render_table(("key", "meaning"), rows)
+
+
+def write_outcomes_page() -> str:
+    """The columns of the CSV files with one row for each image or view."""
+    outcomes = {**CSV_COLUMNS, **read_field_docs(OutcomeRecord)}
+    sightings = {**read_field_docs(ViewRecord), **read_field_docs(ViewPredictionsRecord), **CSV_COLUMNS}
+    return (
+        _OUTCOMES_HEAD
+        + _render_columns(OUTCOME_COLUMNS, outcomes)
+        + _SIGHTINGS_HEAD
+        + _render_columns(VIEW_CSV_COLUMNS, sightings)
+    )
+
+
+def read_result_keys() -> dict[str, str]:
+    """Every documented key of results.json, as a path, and what it means."""
+    text = (Path(__file__).parent / "results_keys.yaml").read_text(encoding="utf-8")
+    keys: dict[str, str] = yaml.safe_load(text)
+    return keys
+
+
+def _render_columns(columns: tuple[str, ...], docs: dict[str, str]) -> str:
+    return render_table(("column", "meaning"), [(render_code(name), docs[name]) for name in columns])

@@ -1,0 +1,83 @@
+"""The passes of one classifier: those of its open counters, and those that others spend for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier.pass_counter import PassCounter
+
+
+class PassAccount:
+    """What a classifier knows of its passes.
+
+    Args:
+        device: Where the model computes, and passes are counted.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pass_counters: list[PassCounter] = []
+        self._external_passes, self._worker_passes = [0, 0], 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._device
+
+    @contextmanager
+    def count_passes(self, count: int, limit: int | None = None) -> Iterator[PassCounter]:
+        """Count passes by image while open; the innermost open counter counts.
+
+        Args:
+            count: How many images are measured.
+            limit: Most forward passes an image may spend; a call that would exceed it fails instead.
+        """
+        counter = PassCounter(count, self._device, limit)
+        self._pass_counters.append(counter)
+        try:
+            yield counter
+        finally:
+            self._pass_counters.remove(counter)
+
+    @property
+    def open_counter(self) -> PassCounter | None:
+        """The innermost open counter, if any."""
+        return self._pass_counters[-1] if self._pass_counters else None
+
+    def queries_left(self, rows: Tensor | None = None) -> Tensor | None:
+        """Queries that images of the open counter may still spend, int64; None where nothing limits them.
+
+        Args:
+            rows: Which images, (N,), by default all that are measured.
+        """
+        return self._pass_counters[-1].queries_left(rows) if self._pass_counters else None
+
+    def record_stage(self, rows: Tensor, stage: str) -> None:
+        """Note which stage of an ensemble found the candidates of these images of the open counter."""
+        if self._pass_counters:
+            self._pass_counters[-1].record_stage(rows, stage)
+
+    @property
+    def external_passes(self) -> tuple[int, int]:
+        """Forward and backward passes that other libraries have spent since these were taken last."""
+        forward, backward = self._external_passes
+        return forward, backward
+
+    def take_external_passes(self) -> tuple[int, int]:
+        """The passes that other libraries have spent, which count from 0 again."""
+        taken = self.external_passes
+        self._external_passes[:] = [0, 0]
+        return taken
+
+    def record_worker_passes(self, count: int) -> None:
+        """Say how many passes worker processes have spent on what they are doing now."""
+        self._worker_passes = count
+
+    def count_current_passes(self) -> int:
+        """Passes of the open counter, other libraries and workers; the number grows while work goes on."""
+        here = sum(counter.total_passes for counter in self._pass_counters[-1:])
+        return self._worker_passes + sum(self._external_passes) + here

@@ -1,0 +1,164 @@
+"""Whether a model gives the same answers again, after the attack and in batches of other sizes.
+
+The probe compares answers before the work, in few ways. A model that begins to remember only under attack is
+found here, and so is one whose answers depend on the batch sizes of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.state_guard import RandomStates, seed_everything
+from robustbench_local.classifier.stochastic import RandomizedClassifier
+from robustbench_local.classifier.wrapper import find_innermost
+from robustbench_local.errors import ModelError
+
+MAX_COMPARED_IMAGES = 4
+"""Candidates of a batch that both are asked about."""
+MIN_DISAGREEMENTS = 2
+"""So many of them that differ are no accident, where there are so many."""
+MAX_DISAGREEMENT_SHARE = 0.25
+"""Share of them up to which differences may be rounding that the probe did not meet."""
+
+
+@dataclass(frozen=True)
+class AgreementCounts:
+    """How often both were asked about the same image, and how often they disagreed."""
+
+    compared: int = 0
+    disagreements: int = 0
+    size_compared: int = 0
+    """Images that were asked about in batches of other sizes."""
+    size_disagreements: int = 0
+
+    def __add__(self, other: AgreementCounts) -> AgreementCounts:
+        return AgreementCounts(
+            self.compared + other.compared,
+            self.disagreements + other.disagreements,
+            self.size_compared + other.size_compared,
+            self.size_disagreements + other.size_disagreements,
+        )
+
+    def check_agreement(self, name: str) -> None:
+        """See that they agree on most.
+
+        Args:
+            name: What to call the model in messages.
+
+        Raises:
+            ModelError: If they do not.
+        """
+        if _has_too_many_disagreements(self.size_disagreements, self.size_compared):
+            raise ModelError(
+                f"answers depend on the size of the batch: {self.size_disagreements} of {self.size_compared} "
+                "images are answered otherwise in a batch of another size",
+                where=name,
+                remedy="let its forward treat each image by itself",
+            )
+        if _has_too_many_disagreements(self.disagreements, self.compared):
+            raise ModelError(
+                f"remembers: after the attack it answers {self.disagreements} of {self.compared} images "
+                "otherwise than a fresh copy",
+                where=name,
+                remedy="let its forward keep nothing: an attack on what remembers says nothing",
+            )
+
+
+def _has_too_many_disagreements(disagreeing: int, count: int) -> bool:
+    return (
+        disagreeing >= max(1, min(MIN_DISAGREEMENTS, count)) and disagreeing > MAX_DISAGREEMENT_SHARE * count
+    )
+
+
+def compare_batch_sizes(
+    fresh: Classifier, images: Tensor, labels: Tensor, margins: Tensor, sizes: Collection[int]
+) -> AgreementCounts:
+    """Ask about a few images again, in batches of other sizes than they were read in.
+
+    Args:
+        fresh: A copy that was asked nothing but that first reading.
+        images: (N, C, H, W) in [0, 1], as they were read, N at a time.
+        labels: True classes, (N,).
+        margins: What was answered, (N,): see `Reading`.
+        sizes: Batches in which the work asks about images.
+
+    Returns:
+        What came of it; nothing for a service, or where answers are random or marked anyway.
+    """
+    known = fresh.settings.consistency
+    is_random = known.is_unrepeatable or known.is_random or isinstance(fresh, RandomizedClassifier)
+    if fresh.module is None or is_random or known.inconsistency_note or not len(images):
+        return AgreementCounts()
+    count = min(MAX_COMPARED_IMAGES, len(images))
+    expected, own = margins[:count].double().cpu(), labels[:count].cpu()
+    before, unlike = RandomStates.from_process(), torch.zeros(count, dtype=torch.bool)
+    for size in sorted({count, *sizes} - {len(images)}):
+        batch = images[torch.arange(max(size, count)) % len(images)]
+        answers = _predict_uncounted(fresh, batch)[:count]
+        unlike |= _find_differing(
+            _compute_margins(answers, own), expected, known.tolerance * _compute_logit_ranges(answers)
+        )
+    before.restore_states()
+    return AgreementCounts(size_compared=count, size_disagreements=int(unlike.sum()))
+
+
+def compare_with_fresh_copy(
+    attacked: Classifier, fresh: Classifier, images: Tensor, labels: Tensor, margins: Tensor | None = None
+) -> AgreementCounts:
+    """Ask the model that was attacked about a few images that a fresh copy has judged.
+
+    Args:
+        attacked: The classifier after the attack.
+        fresh: The same over a fresh copy; nothing is asked if it is the same object.
+        images: (N, C, H, W) in [0, 1], the candidates.
+        labels: True classes, (N,).
+        margins: What the fresh copy answered, (N,), in other company: see `Reading`. Where random numbers are
+            drawn, the copy is asked again instead, with equal ones; what is around a model is left out then.
+
+    Returns:
+        What came of it; nothing where the model draws random numbers that no seed repeats, or is marked.
+    """
+    known = attacked.settings.consistency
+    if fresh is attacked or known.is_unrepeatable or known.inconsistency_note or not len(images):
+        return AgreementCounts()
+    chosen, own = images[:MAX_COMPARED_IMAGES], labels[:MAX_COMPARED_IMAGES].cpu()
+    before = RandomStates.from_process()
+    if margins is None or known.is_random or isinstance(attacked, RandomizedClassifier):
+        answers = _predict_uncounted(find_innermost(attacked), chosen)
+        expected = _compute_margins(_predict_uncounted(find_innermost(fresh), chosen), own)
+    else:
+        answers, expected = _predict_uncounted(attacked, chosen), margins[:MAX_COMPARED_IMAGES].double().cpu()
+    before.restore_states()
+    found = _compute_margins(answers, own)
+    unlike = _find_differing(found, expected, known.tolerance * _compute_logit_ranges(answers))
+    return AgreementCounts(len(chosen), int(unlike.sum()))
+
+
+def _find_differing(found: Tensor, expected: Tensor, tolerance: Tensor) -> Tensor:
+    """Which margins, (N,), differ by more than rounding, (N,) boolean; NaN is like NaN alone."""
+    return ((found - expected).abs() > tolerance) | (found.isnan() != expected.isnan())
+
+
+def _compute_margins(answers: Tensor, labels: Tensor) -> Tensor:
+    """The label's logit minus the largest other one, (N,); NaN where a logit is not finite."""
+    own = answers.gather(1, labels[:, None]).squeeze(1)
+    others = answers.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+    return (own - others).masked_fill(~answers.isfinite().all(dim=1), torch.nan)
+
+
+def _predict_uncounted(classifier: Classifier, images: Tensor) -> Tensor:
+    """Answers, (N, K) double, which no open meter counts."""
+    seed_everything(0)
+    with torch.no_grad(), classifier.count_passes(len(images)):
+        return classifier(images).double().cpu()
+
+
+def _compute_logit_ranges(answers: Tensor) -> Tensor:
+    """The range of each image's logits, (N,)."""
+    safe = answers.nan_to_num(0.0)
+    return (safe.amax(dim=1) - safe.amin(dim=1)).clamp_min(1e-12)

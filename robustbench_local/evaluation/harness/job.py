@@ -1,0 +1,168 @@
+"""A job: the work of one cell on a list of images, and the outcomes that come of it, batch by batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from robustbench_local.classifier import Classifier
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.errors import RobustbenchError
+from robustbench_local.evaluation.harness.answer_agreement import AgreementCounts
+from robustbench_local.store.records import OutcomeRecord, ViewPredictionsRecord, ViewRecord
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeBatch:
+    """The outcomes of some images, and the verified candidates beside them."""
+
+    outcomes: tuple[OutcomeRecord, ...]
+    """One an image, in the order of their positions."""
+    candidates: Tensor
+    """(N, C, H, W), on the CPU; the original where there was no valid candidate."""
+    view_predictions: tuple[ViewPredictionsRecord, ...] = ()
+    """What was read in every view of these images, where they are judged over views."""
+    views: tuple[ViewRecord, ...] = ()
+    """Those views."""
+    report_images: Mapping[int, Mapping[str, npt.NDArray[np.generic]]] = field(default_factory=dict)
+    """What is kept for the report besides the candidate, by position and name."""
+    agreement: AgreementCounts = field(default_factory=AgreementCounts)
+    """Whether the attacked model and a fresh copy of it agreed."""
+
+
+class AttackFailedError(Exception):
+    """An attack raised on a single image whose clean prediction is known.
+
+    Args:
+        outcome: The record of the image: its clean prediction, the passes spent, and an error.
+        cause: What was raised.
+    """
+
+    def __init__(self, outcome: OutcomeRecord, cause: Exception) -> None:
+        super().__init__(outcome, cause)  # both, for another process makes the same error from them
+        self.outcome, self.cause = outcome, cause
+
+
+def merge_batches(batches: Sequence[OutcomeBatch]) -> OutcomeBatch:
+    """The outcomes of all these images as one batch, in the order of their positions.
+
+    Args:
+        batches: At least one; no image may be in two of them.
+    """
+    outcomes = [row for batch in batches for row in batch.outcomes]
+    order = sorted(range(len(outcomes)), key=lambda row: outcomes[row].position)
+    candidates = torch.cat([batch.candidates for batch in batches])
+    return OutcomeBatch(
+        outcomes=tuple(outcomes[row] for row in order),
+        candidates=candidates[order],
+        view_predictions=tuple(record for batch in batches for record in batch.view_predictions),
+        views=tuple(view for batch in batches for view in batch.views),
+        report_images={
+            position: arrays for batch in batches for position, arrays in batch.report_images.items()
+        },
+        agreement=sum((batch.agreement for batch in batches), AgreementCounts()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(ABC):
+    """The work of one cell: everything that decides its verdicts, and nothing else."""
+
+    key: str
+    """The cell's key, copied into its outcomes."""
+    classifier: Classifier
+    """The classifier under test."""
+    data: Dataset
+    """The images, labels in the classifier's class indices."""
+    threat: ThreatModel
+    """Budget and goal."""
+    seed: int
+    """The run's seed."""
+    positions: Tensor | None = None
+    """Which images of the data belong to the cell, in their order, int64; None: all."""
+
+    @property
+    def image_count(self) -> int:
+        """How many images the cell has."""
+        return len(self.data) if self.positions is None else len(self.positions)
+
+    def select_images(self, positions: Sequence[int]) -> Dataset:
+        """Some images of the cell.
+
+        Args:
+            positions: Places in the cell, from 0; these are the positions of outcomes.
+        """
+        rows = torch.as_tensor(positions, dtype=torch.int64)
+        return self.data.select_images(rows if self.positions is None else self.positions[rows])
+
+    @property
+    def queried_model(self) -> Classifier:
+        """The classifier that most passes go through, in batches of the chosen size."""
+        return self.classifier
+
+    @property
+    def model_names(self) -> str:
+        """Whose code runs, for messages where nobody can know which of two models it was."""
+        return " or ".join(dict.fromkeys((self.classifier.name, self.queried_model.name)))
+
+    @property
+    def images_per_position(self) -> int:
+        """Images that go through the classifier together for each position: one, or the views of it."""
+        return 1
+
+    @property
+    def is_divisible(self) -> bool:
+        """Whether images that are committed together may be worked on apart, with the same verdicts."""
+        return True
+
+    @property
+    @abstractmethod
+    def max_passes(self) -> tuple[int, int]:
+        """Most forward and backward passes over all images; images that need less cost less."""
+
+    def skip_proven_images(self, images: frozenset[str]) -> Job:  # noqa: ARG002 - for subclasses
+        """The same work without attacks on images that are proven to withstand them, by id.
+
+        Args:
+            images: Ids of the proven images.
+        """
+        return self
+
+    @abstractmethod
+    def build_queue(self, batch_size: int, done_positions: set[int]) -> list[list[int]]:
+        """The positions still to do, cut into what is committed together; of any size or in fixed groups.
+
+        Args:
+            batch_size: Images in a pass.
+            done_positions: Positions that need no work.
+        """
+
+    @abstractmethod
+    def run(self, positions: list[int]) -> OutcomeBatch:
+        """Do the work for some images.
+
+        Args:
+            positions: Their places in the cell.
+        """
+
+    def split_queue(self, queue: list[list[int]], size: int) -> list[list[int]]:
+        """What is left, in smaller batches."""
+        return split_positions([position for batch in queue for position in batch], size)
+
+
+def split_positions(positions: list[int], size: int) -> list[list[int]]:
+    """Consecutive pieces of at most ``size``."""
+    return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+
+def format_error_line(failure: BaseException) -> str:
+    """An exception as one line for a person: our own speak for themselves, others are named."""
+    text = str(failure) if isinstance(failure, RobustbenchError) else f"{type(failure).__name__}: {failure}"
+    return " ".join(text.split())[:300]

@@ -1,0 +1,58 @@
+"""Which job a method makes: the one place where attacks, stickers and certificates part."""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack
+from robustbench_local.attacks.physical.eot import EOTAttack
+from robustbench_local.certification.base import Certificate
+from robustbench_local.classifier import Classifier
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.errors import ConfigError
+from robustbench_local.evaluation.harness.attack_job import AttackJob
+from robustbench_local.evaluation.harness.certificate_job import CertificateJob
+from robustbench_local.evaluation.harness.job import Job
+from robustbench_local.evaluation.harness.sticker_job import TEST_VIEWS, StickerJob
+from robustbench_local.threats.threat_model import ThreatModel
+
+
+class JobInputs(TypedDict):
+    """What every job is about; see the fields of :class:`~robustbench_local.evaluation.harness.job.Job`."""
+
+    key: str
+    classifier: Classifier
+    data: Dataset
+    positions: Tensor | None
+    threat: ThreatModel
+    seed: int
+
+
+def make_job(
+    method: Attack | Certificate,
+    *,
+    surrogate: Classifier | None = None,
+    test_views: int = TEST_VIEWS,
+    **inputs: Unpack[JobInputs],
+) -> Job:
+    """The job of an attack or a certificate, by what it declares to measure.
+
+    Args:
+        method: The attack or the certificate.
+        surrogate: The model that an attack's candidates are crafted on; None: the classifier under test.
+        test_views: Views over which a sticker or a patch is judged.
+        inputs: What every job is about.
+
+    Raises:
+        ConfigError: If an attack declares views and is not built on the class that has them.
+    """
+    if isinstance(method, Certificate):
+        return CertificateJob(certificate=method, **inputs)
+    if method.measure != "views":
+        return AttackJob(attack=method, surrogate=surrogate, **inputs)
+    if not isinstance(method, EOTAttack):
+        name = type(method).__name__
+        raise ConfigError(f"{name} declares the measure 'views'", remedy="derive it from EOTAttack")
+    return StickerJob(attack=method, test_views=test_views, **inputs)

@@ -1,0 +1,135 @@
+"""What is checked of an attack or a certificate that is not this package's own, besides its candidates.
+
+The code of a user's own runs in the process that verifies. These checks find mistakes, such as an attack that
+leaves a model changed; they are no wall against code that means harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_local.certification.base import ABSTAINED, CertifiedBatch
+from robustbench_local.classifier import Classifier
+from robustbench_local.errors import ConfigError
+
+_PACKAGE_NAME = __name__.partition(".")[0]
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_own_method(method: object) -> bool:
+    """Whether an attack or a certificate is this package's own.
+
+    Args:
+        method: An instance of either.
+    """
+    return type(method).__module__.partition(".")[0] == _PACKAGE_NAME
+
+
+@contextmanager
+def keep_model_unchanged(method: object, *classifiers: Classifier) -> Iterator[None]:
+    """Inside, code from outside works on models; weights, forward and hooks must be the same afterwards.
+
+    Args:
+        method: The attack or the certificate; nothing is done for one of our own.
+        classifiers: What it could reach.
+
+    Raises:
+        ConfigError: If it changed a model, which is put back; what it found counts for nothing.
+    """
+    if is_own_method(method):
+        yield
+        return
+    networks = list(
+        {id(each.module): each.module for each in classifiers if each.module is not None}.values()
+    )
+    before = [_copy_state(network) for network in networks]
+    try:
+        yield
+    finally:
+        changed = [_restore_state(network, state) for network, state in zip(networks, before, strict=True)]
+    if any(changed):
+        what = f"changed the model's {next(filter(None, changed))}: what it found does not count"
+        raise ConfigError(what, where=type(method).__name__, remedy="work on a copy of the model")
+
+
+def check_candidates(method: object, candidates: Any) -> Tensor:
+    """What an attack returned, if it is a tensor; the harness looks at the values.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if isinstance(candidates, Tensor):
+        return candidates
+    what = f"perturb returned a {type(candidates).__name__}, not a tensor of images"
+    raise ConfigError(what, where=type(method).__name__)
+
+
+def check_certified_batch(method: object, certified: Any, count: int) -> CertifiedBatch:
+    """What a certificate returned, if it can be a statement about so many images.
+
+    Args:
+        method: The certificate.
+        certified: What it returned.
+        count: Images that it was asked about.
+
+    Raises:
+        ConfigError: If it is no `CertifiedBatch`, a tensor has the wrong shape or type, or a radius is below 0.
+    """
+    name = type(method).__name__
+    if not isinstance(certified, CertifiedBatch):
+        what = f"certify returned a {type(certified).__name__}, not a CertifiedBatch"
+        raise ConfigError(what, where=name)
+    for field, dtype in _FIELD_TYPES.items():
+        value = getattr(certified, field)
+        if not isinstance(value, Tensor) or tuple(value.shape) != (count,) or value.dtype != dtype:
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(f"{field} must be {dtype} of shape ({count},), got {got}", where=name)
+    if bool((certified.radius < 0).any()) or bool((certified.predictions < ABSTAINED).any()):
+        raise ConfigError("a radius or a prediction is negative", where=name)
+    return certified
+
+
+_FIELD_TYPES = {
+    "predictions": torch.int64,
+    "verified": torch.bool,
+    "radius": torch.float64,
+    "margins": torch.float64,
+}
+
+
+def _copy_state(network: nn.Module) -> tuple[dict[str, Tensor], list[Any]]:
+    """The weights, and what stands in the place of each module's forward and hooks."""
+    with torch.no_grad():
+        weights = {name: value.detach().clone() for name, value in network.named_parameters()}
+    return weights, _list_calls(network)
+
+
+def _list_calls(network: nn.Module) -> list[Any]:
+    return [
+        (
+            module,
+            vars(module).get("forward"),
+            type(module).forward,
+            [len(vars(module)[hooks]) for hooks in _HOOKS],
+        )
+        for module in network.modules()
+    ]
+
+
+def _restore_state(network: nn.Module, state: tuple[dict[str, Tensor], list[Any]]) -> str:
+    """Put the weights back; what of the network was changed, in a word, or nothing."""
+    weights, calls = state
+    changed = ""
+    with torch.no_grad():
+        now = dict(network.named_parameters())
+        for name, value in weights.items():
+            if name not in now or not torch.equal(now[name].nan_to_num(), value.nan_to_num()):
+                changed = "weights"
+                if name in now and now[name].shape == value.shape:
+                    now[name].data.copy_(value)
+    return changed or ("" if _list_calls(network) == calls else "forward or hooks")

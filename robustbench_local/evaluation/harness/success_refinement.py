@@ -1,0 +1,229 @@
+"""A second search for successes that are lost in 8 bits, or whose margin is floating-point noise.
+
+The verdict ``broken`` never changes here: a candidate of this search either replaces a success that it
+improves on, or is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from robustbench_local.attacks.base import Attack, Measure
+from robustbench_local.attacks.core.eight_bit_search import FinishingSearch, estimate_finishing_cost
+from robustbench_local.classifier import Classifier
+from robustbench_local.classifier.foreign_errors import extract_first_line, is_out_of_memory
+from robustbench_local.classifier.pass_counter import PassCounter
+from robustbench_local.classifier.stochastic import passes_per_query
+from robustbench_local.errors import InvariantError, UnreachableError
+from robustbench_local.evaluation.harness.verify import FRAGILE_MARGIN_SHARE, Predictions, VerificationResult
+from robustbench_local.randomness import RandomStream
+from robustbench_local.threats.eight_bit import has_8bit_choice
+from robustbench_local.threats.threat_model import ThreatModel
+
+CLEAR_MARGIN_SHARE = 2 * FRAGILE_MARGIN_SHARE
+"""Share of the logits' range at which the search takes a margin for clear: with room for the rounding of
+another pass."""
+FINISHING_VERIFICATION_PASSES = 2
+"""The harness reads what was found once more, and as an 8-bit image."""
+
+
+VerifyRows = Callable[[Tensor, Tensor], VerificationResult]
+"""Rows of images, (M,), and candidates for them, (M, C, H, W), to the harness's verdicts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackedImages:
+    """Images that were attacked, and how."""
+
+    attack: Attack
+    """The attack."""
+    attacked_model: Classifier
+    """What it saw."""
+    queries_left: Tensor | None
+    """(N,) int64: looks that it may still spend on each image; None: they are not limited."""
+    is_transfer: bool
+    """Whether it saw another classifier than the one that is judged."""
+    images: Tensor
+    """The originals, (N, C, H, W)."""
+    labels: Tensor
+    """True classes, (N,)."""
+    masks: Tensor | None
+    """(N, 1, H, W) boolean, or None."""
+    threat: ThreatModel
+    """Budget and goal."""
+    stream: RandomStream
+    """The images' random numbers."""
+    add_note: Callable[[str], None]
+    """Takes what a reader of the results should know about the model."""
+    add_pass_counter: Callable[[PassCounter], None]
+    """Told of the meter that counts what the search spends on each of these images."""
+
+
+def finish_successes(
+    attacked: AttackedImages, verified: VerificationResult, verify_rows: VerifyRows
+) -> VerificationResult:
+    """Bring successes to 8 bits and to a clear margin where that is possible; no other image is looked at.
+
+    Args:
+        attacked: What was attacked, and how.
+        verified: The harness's verdicts on it.
+        verify_rows: Verdicts on further candidates, (M, C, H, W), for the images of these rows, (M,).
+
+    Returns:
+        The same verdicts ``broken``. An attack in a ball hands in another candidate where that is a success
+        too, is no worse, and is one in 8 bits or beyond noise where the old one was not. An attack that
+        measures distances keeps its candidate: only the 8-bit verdict is taken from the other one.
+    """
+    rows = find_unfinished_rows(verified, attacked.threat, attacked.attack.measure).to(attacked.images.device)
+    return _finish_by_halves(attacked, verified, verify_rows, rows) if len(rows) else verified
+
+
+def _finish_by_halves(
+    attacked: AttackedImages, verified: VerificationResult, verify_rows: VerifyRows, rows: Tensor
+) -> VerificationResult:
+    """Finish the images of these rows; one on which the model raises now keeps what it had, alone.
+
+    It was broken and verified before: that the search fails is no error of the image.
+    """
+    try:
+        return _finish_rows(attacked, verified, verify_rows, rows)
+    except (InvariantError, UnreachableError):
+        raise
+    except Exception as failure:
+        if is_out_of_memory(failure):
+            raise
+        if len(rows) == 1:
+            attacked.add_note(
+                f"raised while a success was searched on in 8 bits: {extract_first_line(failure)}"
+            )
+            return verified
+    middle = len(rows) // 2
+    for part in (rows[:middle], rows[middle:]):
+        verified = _finish_by_halves(attacked, verified, verify_rows, part)
+    return verified
+
+
+def _finish_rows(
+    attacked: AttackedImages, verified: VerificationResult, verify_rows: VerifyRows, rows: Tensor
+) -> VerificationResult:
+    """Search on from the successes of these rows, and let the harness judge what was found."""
+    threat, measure = attacked.threat, attacked.attack.measure
+    choice = has_8bit_choice(
+        attacked.images[rows], threat, None if attacked.masks is None else attacked.masks[rows]
+    )
+    fragile = verified.predictions.fragile.to(rows.device)[rows] & (measure == "ball")
+    rows, choice, fragile = (each[choice | fragile] for each in (rows, choice, fragile))
+    candidates = verified.candidates.to(rows.device)[rows]
+    found = _search_candidates(attacked, rows, candidates, choice)
+    same = (found == candidates).flatten(1).all(dim=1)
+    again = (same & choice & fragile).nonzero().flatten()
+    if len(again):  # no 8-bit image succeeds: at least the margin may become clear
+        found[again] = _search_candidates(
+            attacked, rows[again], candidates[again], torch.zeros_like(choice[again])
+        )
+        same = (found == candidates).flatten(1).all(dim=1)
+    if bool(same.all()):
+        return verified
+    rows = rows[~same]
+    return _merge_results(verified, verify_rows(rows, found[~same]), rows.cpu(), measure)
+
+
+def find_unfinished_rows(verified: VerificationResult, threat: ThreatModel, measure: Measure) -> Tensor:
+    """Rows of successes that 8 bits undo, or, where no distance is measured, whose margin is noise; int64.
+
+    Args:
+        verified: The harness's verdicts.
+        threat: Its budget; only balls have anything to search.
+        measure: What the attack measures. The nearest success lies at the border by design.
+    """
+    if not threat.is_ball:
+        return torch.empty(0, dtype=torch.int64)
+    undone = torch.tensor([held is False for held in verified.broken_8bit], dtype=torch.bool)
+    noise = verified.predictions.fragile & (measure == "ball")
+    return (verified.broken & (undone | noise)).nonzero().flatten()
+
+
+def count_finishing_passes(attack: Attack, threat: ThreatModel) -> tuple[int, int]:
+    """Looks and gradients an image at most beyond the attack's, (forward, backward), of both searches."""
+    if not threat.is_ball or not threat.eps or attack.queries is not None:
+        return 0, 0  # what is left of an attack's queries is part of its cost
+    forward, backward = estimate_finishing_cost(attack.access)
+    searches = 2 if attack.measure == "ball" else 1  # once in 8 bits, and once for the margin
+    return searches * forward * attack.eot_samples, searches * backward * attack.eot_samples
+
+
+def _search_candidates(attacked: AttackedImages, rows: Tensor, candidates: Tensor, in_8bit: Tensor) -> Tensor:
+    """Candidates that may be better, (M, C, H, W), for the images of these rows."""
+    own_mean = passes_per_query(attacked.attacked_model)[0] > 1
+    search = FinishingSearch(
+        classifier=attacked.attacked_model,
+        threat=attacked.threat,
+        access=attacked.attack.access,
+        clear_margin_share=CLEAR_MARGIN_SHARE,
+        eot_samples=1 if own_mean else attacked.attack.eot_samples,
+        is_blind=attacked.is_transfer,
+    )
+    with attacked.attacked_model.count_passes(len(attacked.images)) as meter:
+        attacked.add_pass_counter(meter)
+        return search.finish_candidates(
+            attacked.images[rows],
+            attacked.labels[rows],
+            candidates,
+            attacked.stream.select_images(rows),
+            rows=rows,
+            in_8bit=in_8bit,
+            queries_left=None if attacked.queries_left is None else attacked.queries_left[rows],
+            masks=None if attacked.masks is None else attacked.masks[rows],
+        )
+
+
+def _merge_results(
+    first: VerificationResult, second: VerificationResult, rows: Tensor, measure: Measure
+) -> VerificationResult:
+    """The first verdicts, with those of the second that are better in one respect and worse in none.
+
+    Args:
+        first: Verdicts on all images.
+        second: Verdicts on other candidates for some of them.
+        rows: Which these are, on the CPU.
+        measure: What the attack measures.
+    """
+    eight = list(first.broken_8bit)
+    if measure == "distance":
+        for row, broken, held in zip(rows.tolist(), second.broken.tolist(), second.broken_8bit, strict=True):
+            eight[row] = True if broken and held else eight[row]
+        return replace(first, broken_8bit=tuple(eight))
+    places = [
+        place
+        for place, row in enumerate(rows.tolist())
+        if bool(second.broken[place])
+        and _is_improvement(_rate_success(first, row), _rate_success(second, place))
+    ]
+    chosen = rows[places]
+    for place in places:
+        eight[int(rows[place])] = second.broken_8bit[place]
+    old, new = first.predictions, second.predictions
+    reading = Predictions(
+        **{
+            name: getattr(old, name).index_put((chosen,), getattr(new, name)[places])
+            for name in ("prediction", "correct", "margin", "fragile")
+        }
+    )
+    tensors = {
+        name: getattr(first, name).index_put((chosen,), getattr(second, name)[places])
+        for name in ("candidates", "linf", "l2", "l1")
+    }
+    return replace(first, predictions=reading, broken_8bit=tuple(eight), **tensors)
+
+
+def _rate_success(verified: VerificationResult, row: int) -> tuple[bool, bool]:
+    """Whether a success is one in 8 bits, and whether its margin is clear."""
+    return bool(verified.broken_8bit[row]), not bool(verified.predictions.fragile[row])
+
+
+def _is_improvement(old: tuple[bool, bool], new: tuple[bool, bool]) -> bool:
+    return new != old and all(better >= worse for better, worse in zip(new, old, strict=True))

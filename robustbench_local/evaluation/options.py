@@ -1,0 +1,151 @@
+"""Options: how a grid is run or one classifier is evaluated, in one object that every call passes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+from robustbench_local.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from robustbench_local.classifier import Precision
+
+TIMEOUT_SECONDS = 600.0
+"""Seconds without a finished pass after which a model of a grid is taken to hang, by default."""
+EVALUATION_OPTIONS = frozenset(
+    {"device", "batch_size", "cards", "allow_batch_dependence", "allow_code", "timeout"}
+)
+"""Options that ``evaluate``, ``certify`` and ``attack`` take, too; the others are for grids."""
+_OWN_ARGUMENTS = frozenset({"seed", "sources", "targets"})
+"""What these calls take as arguments of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a grid is run, or one classifier is evaluated.
+
+    ``limit``, ``seed``, ``sources``, ``targets`` and ``search_precision`` override what the grid says; all
+    others change no verdict.
+
+    Example:
+        >>> import robustbench_local as rbl
+        >>> rbl.Options(device="cpu", batch_size=64).batch_size
+        64
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    limit: int | None = None
+    """Number of images, at least 1; None: the grid's."""
+    seed: int | None = None
+    """Decides every random draw; None: the grid's."""
+    sources: Sequence[int | str] = ()
+    """Confines every attack to images of these classes, by name or index."""
+    targets: Sequence[int | str] = ()
+    """Target classes of every attack, by name or index."""
+    search_precision: Precision | None = None
+    """``"bf16"`` searches faster and misses some adversarial examples; None: the grid's."""
+    device: str | torch.device | None = None
+    """``"cpu"``, ``"cuda"`` or ``"auto"``. None: ``"auto"`` for a grid; ``evaluate`` and ``certify`` compute
+    where the classifier is."""
+    batch_size: int | None = None
+    """Images in a pass, at least 1. None: a grid measures it once on each model; ``evaluate`` and ``certify``
+    choose by the size of the images."""
+    workers: int | None = None
+    """Processes that share a cell's images on a CPU, at least 1; None: one for each core that torch uses."""
+    compile_steps: bool = False
+    """Whether attacks compile their own steps, for long runs on a GPU."""
+    cards: Sequence[Path | str] = ()
+    """Folders with cards of your own, besides ``cards/`` beside the grid file."""
+    allow_code: bool = False
+    """Whether ``python:FILE.py:NAME`` may run its file: of a model, an attack, a defense, a certificate or
+    data."""
+    allow_batch_dependence: bool = False
+    """Whether models whose answers depend on the other images of a batch, or on earlier calls, are evaluated
+    all the same: in batches of exactly ``batch_size``, with every number marked and every gate undecided."""
+    cache: Path | str | None = None
+    """Where weights that the grid trains are kept; None: ``RBL_CACHE``, else the user's cache."""
+    timeout: float | None = None
+    """Seconds within which a model has to finish a pass; 0 for any time. One that hangs is ended, and its
+    image or its cell is an error. None: 600 for a grid; ``evaluate`` and ``certify`` wait for any time, and
+    compute in this process, while with a timeout they use a child process where that is possible."""
+    cell_timeout: float | None = None
+    """Seconds that a cell may take in this run; it ends as ``timeout`` then, and the same call resumes it.
+    None or 0 for any time."""
+    recompute_damaged: bool = False
+    """Whether cells whose stored rows or images are damaged are computed again; without it a damaged run is
+    refused."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("limit", 1), ("seed", 0), ("batch_size", 1), ("workers", 1)):
+            check_whole_number(name, getattr(self, name), least=least)
+        for name in ("timeout", "cell_timeout"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0 <= seconds < math.inf:
+                raise ConfigError(f"{name} is {seconds!r}", remedy="give seconds, or 0 for any time")
+
+    def check_applicable(self, call: str) -> None:
+        """Refuse options of grids in a call that evaluates one classifier.
+
+        Args:
+            call: Name of the call, for the message.
+
+        Raises:
+            ConfigError: If an option is set that the call does not take.
+        """
+        for option in fields(self):
+            if option.name in EVALUATION_OPTIONS or getattr(self, option.name) == option.default:
+                continue
+            remedy = (
+                f"it is an argument of {call} itself" if option.name in _OWN_ARGUMENTS else "use run_grid"
+            )
+            raise ConfigError(f"{call} has no option {option.name!r}", remedy=remedy)
+
+    def resolve_timeouts(self) -> Options:
+        """The options of a grid, with its default timeout; None stands for any time then."""
+        timeout = TIMEOUT_SECONDS if self.timeout is None else self.timeout
+        return replace(self, timeout=timeout or None, cell_timeout=self.cell_timeout or None)
+
+
+def check_whole_number(name: str, value: int | None, *, least: int) -> None:
+    """See that an argument is a whole number, and not too small; None will do.
+
+    Args:
+        name: What the caller calls it.
+        value: The argument.
+        least: The smallest number that is allowed.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if value is not None and (not isinstance(value, Integral) or value < least):
+        raise ConfigError(f"{name} is {value!r}", remedy=f"give a whole number, {least} or more")
+
+
+def check_parameter_names(call: str, parameters: Collection[str]) -> None:
+    """Refuse options among the hyper-parameters of a call, with the way to give them.
+
+    Args:
+        call: Name of the call, for the message.
+        parameters: Names of what was given as hyper-parameters.
+
+    Raises:
+        ConfigError: If one of them is an option.
+    """
+    for name in parameters:
+        if name in EVALUATION_OPTIONS:
+            raise ConfigError(
+                f"{call} has no argument {name!r}", remedy=f"give options=rbl.Options({name}=...)"
+            )
+
+
+DEFAULT_OPTIONS = Options()
+"""What a call computes with where no options are given."""

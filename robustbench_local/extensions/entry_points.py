@@ -1,0 +1,137 @@
+"""What installed distributions offer: their entry points in this package's groups, by name.
+
+Only metadata are read here; code of a distribution is imported when its name is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from robustbench_local.errors import ConfigError
+
+ExtensionKind = Literal["attacks", "defenses", "certificates", "models", "data"]
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_TARGET_PATTERN = re.compile(r"[A-Za-z_]\w*(\.\w+)*\s*:\s*[A-Za-z_]\w*(\.\w+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtensionRecord:
+    """One entry point."""
+
+    name: str
+    """What a grid calls it."""
+    target: str
+    """Where it lies, ``module:NAME``."""
+    distribution: str
+    """Who brings it, with the version."""
+    problem: str = ""
+    """Why it cannot be used, as far as metadata tell; empty if it can."""
+
+
+def build_group_name(kind: ExtensionKind) -> str:
+    """The group of entry points of a kind, as a distribution spells it."""
+    return f"{__name__.partition('.')[0]}.{kind}"
+
+
+def list_entry_points(kind: ExtensionKind) -> tuple[ExtensionRecord, ...]:
+    """All entry points of a kind, sorted by name; one whose metadata are broken has a problem.
+
+    Args:
+        kind: What is looked for.
+    """
+    records = _read_entry_points(build_group_name(kind))
+    counts = Counter(record.name for record in records)
+    return tuple(
+        replace(record, problem=f"several distributions offer {record.name!r}")
+        if counts[record.name] > 1
+        else record
+        for record in records
+    )
+
+
+def find_entry_point(kind: ExtensionKind, name: str) -> ExtensionRecord | None:
+    """The entry point of that name; None if there is none.
+
+    Args:
+        kind: What is looked for.
+        name: As a grid names it.
+    """
+    return next((record for record in list_entry_points(kind) if record.name == name), None)
+
+
+def load_entry_point(record: ExtensionRecord) -> Any:
+    """Import what an entry point names.
+
+    Args:
+        record: The entry point.
+
+    Raises:
+        ConfigError: If it cannot be imported; the line names the distribution.
+    """
+    where = f"{record.name} ({record.distribution})"
+    if record.problem:
+        raise ConfigError(f"the entry point cannot be used: {record.problem}", where=where)
+    module, _, attribute = record.target.partition(":")
+    try:
+        return metadata.EntryPoint(record.name, f"{module}:{attribute}", "").load()
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ConfigError(
+            f"the entry point {record.target} cannot be imported: {what}",
+            where=where,
+            remedy="repair or uninstall that distribution",
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _read_entry_points(group: str) -> tuple[ExtensionRecord, ...]:
+    """Read once a process: what is installed meanwhile is found by the next one."""
+    return tuple(sorted(_iterate_entry_points(group), key=lambda record: (record.name, record.distribution)))
+
+
+def _iterate_entry_points(group: str) -> Iterator[ExtensionRecord]:
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        try:
+            entries = [entry for entry in distribution.entry_points if entry.group == group]
+        except Exception:  # noqa: BLE001, S112 - the broken metadata of one distribution are not another's
+            continue
+        if not entries:
+            continue
+        name, label = _describe_distribution(distribution)
+        if name in seen:  # a folder further up the path hides this one
+            continue
+        seen.add(name)
+        for entry in entries:
+            record = ExtensionRecord(name=entry.name, target=entry.value, distribution=label)
+            yield replace(record, problem=_find_problem(record))
+
+
+def _describe_distribution(distribution: metadata.Distribution) -> tuple[str, str]:
+    """A distribution's name for comparison, and its name with the version for a reader."""
+    try:
+        name = distribution.metadata["Name"]
+        return name.lower().replace("_", "-"), f"{name} {distribution.version}"
+    except Exception:  # noqa: BLE001 - metadata may be broken in any way
+        return f"unknown {id(distribution)}", "a distribution without a name"
+
+
+def _find_problem(record: ExtensionRecord) -> str:
+    """What is wrong with an entry point, without running any of its code."""
+    if not _NAME_PATTERN.fullmatch(record.name):
+        return "a name has letters, digits and . _ + - only"
+    if not _TARGET_PATTERN.fullmatch(record.target):
+        return f"{record.target!r} is not written module:NAME"
+    top = record.target.partition(":")[0].strip().partition(".")[0]
+    try:
+        is_there = find_spec(top) is not None
+    except (ImportError, ValueError, AttributeError):
+        is_there = False
+    return "" if is_there else f"there is no module {top!r}"

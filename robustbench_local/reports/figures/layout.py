@@ -1,0 +1,115 @@
+"""What the figures share: colours, sizes of text, empty tables and their entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from robustbench_local.reports.analysis.heatmap import HeatMapEntry
+from robustbench_local.reports.formatting.fonts import shorten_text
+from robustbench_local.reports.formatting.text import (
+    format_interval,
+    format_percent,
+)
+
+TEXT_COLOUR, MUTED_COLOUR, LINE_COLOUR = "#20201d", "#5d5b54", "#d9d5cb"
+SHARE_COLOURMAP = LinearSegmentedColormap.from_list("robust", ["#eea15f", "#f4f0e7", "#79b0d6"])
+TITLE_POINTS = 9
+"""Size of the titles, and of the names at the sides."""
+LINE_HEIGHT_INCHES = 0.17
+"""Inches that one more line of a title takes."""
+MIN_TITLE_WIDTH_INCHES = 4.5
+"""Inches that a title may take before it is wrapped, however narrow the table below it."""
+
+
+def build_table_axes(columns: Sequence[str], rows: Sequence[str], title: str) -> tuple[Figure, Axes]:
+    """An empty table with names at its top and left side."""
+    across = max(1.05, measure_width_inches(columns) + 0.15)
+    width = max(2.2, measure_width_inches(rows) + 0.5) + across * len(columns)
+    width = max(
+        width,
+        min(measure_width_inches([title]), MIN_TITLE_WIDTH_INCHES) + 0.3,
+        measure_width_inches(title.split()) + 0.3,
+    )
+    lines = wrap_lines(title, width - 0.2)
+    size = (width, 1.1 + 0.5 * len(rows) + LINE_HEIGHT_INCHES * (len(lines) - 1))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    figure.suptitle("\n".join(lines), x=0.02, ha="left", fontsize=TITLE_POINTS)
+    return figure, axes
+
+
+def fit_text(text: str, inches: float, size: float = TITLE_POINTS) -> str:
+    """A text that takes at most so many inches, the middle of a longer one left out."""
+    most = len(text)
+    while most > 4 and measure_width_inches([text], size) > inches:
+        most = min(most - 1, int(most * max(inches / measure_width_inches([text], size), 0.5)))
+        text = shorten_text(text, max(most, 4))
+    return text
+
+
+def measure_width_inches(texts: Sequence[str], size: float = TITLE_POINTS) -> float:
+    """Inches that the longest of some texts takes, by default at the size of titles and names."""
+    figure = Figure()
+    pen = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    drawn = (figure.text(0, 0, text, fontsize=size) for text in texts)
+    return max((text.get_window_extent(pen).width / figure.dpi for text in drawn), default=0.0)
+
+
+def wrap_lines(text: str, width: float) -> list[str]:
+    """Lines of at most so many inches; a word that is longer has a line of its own."""
+    lines: list[str] = []
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and measure_width_inches([longer]) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def draw_entry(
+    axes: Axes,
+    x: int,
+    y: int,
+    square: HeatMapEntry,
+    *,
+    worst: bool = False,
+    colours: Colormap = SHARE_COLOURMAP,
+    below: str = "",
+) -> None:
+    """A square of a table: a share on its colour, or a word where there is none."""
+    known = square.estimate.is_known
+    box = mpl.patches.Rectangle(
+        (x - 0.47, y - 0.45),
+        0.94,
+        0.9,
+        facecolor=colours(square.estimate.value) if known else "none",
+        edgecolor=TEXT_COLOUR if worst else LINE_COLOUR,
+        linewidth=1.2 if worst else 0.5,
+        hatch=None if known else "////",
+    )
+    axes.add_patch(box)
+    if known:
+        below = below or format_interval(square.estimate)
+        draw_label(axes, x, y, format_percent(square.estimate.value), below, weight="bold")
+    else:
+        axes.text(
+            x, y, square.status_text.replace(", ", "\n"), ha="center", va="center", backgroundcolor="white"
+        )
+
+
+def draw_label(axes: Axes, x: int, y: int, value: str, below: str, *, weight: str) -> None:
+    """A value, and smaller text below it."""
+    axes.text(x, y - 0.12, value, ha="center", va="center", weight=weight)
+    axes.text(x, y + 0.22, below, ha="center", va="center", fontsize=7)

@@ -1,0 +1,80 @@
+"""Certified and empirical robust accuracy over the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from robustbench_local.reports.analysis.certified_vs_empirical import (
+    ACCURACY_BOUNDS_EXPLANATION,
+    RobustAccuracyBounds,
+    build_accuracy_bounds,
+)
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
+from robustbench_local.reports.formatting.text import (
+    format_estimate,
+)
+from robustbench_local.reports.sections.section import JsonDict, Section
+from robustbench_local.store import RunStore
+
+
+class AccuracyBoundsSection(Section[tuple[RobustAccuracyBounds, ...]]):
+    """What is proven and what attacks left, for the same images."""
+
+    anchor = "brackets"
+    title = "Certified and empirical robust accuracy"
+    link_text = "Certified and empirical robust accuracy"
+    template = "accuracy_bounds.html.j2"
+    explanation = ACCURACY_BOUNDS_EXPLANATION
+
+    def build(self, evidence: Evidence, store: RunStore) -> tuple[RobustAccuracyBounds, ...]:
+        """One for each model and threat that has both."""
+        return build_accuracy_bounds(evidence)
+
+    def to_markdown(self, content: tuple[RobustAccuracyBounds, ...], evidence: Evidence) -> Iterable[str]:
+        """One table."""
+        return _render_accuracy_bounds(content)
+
+    def to_json(self, evidence: Evidence) -> JsonDict:
+        """``accuracy_bounds``."""
+        return {
+            "accuracy_bounds": [_encode_accuracy_bounds(bounds) for bounds in build_accuracy_bounds(evidence)]
+        }
+
+
+ACCURACY_BOUNDS = AccuracyBoundsSection()
+
+
+def _render_accuracy_bounds(brackets: Sequence[RobustAccuracyBounds]) -> list[str]:
+    head = ["model", "threat model", "certified accuracy", "robust accuracy", "undecided"]
+    rows = (
+        [
+            escape_markdown(str(one.subject)),
+            escape_markdown(str(one.threat)),
+            format_estimate(one.certified_accuracy),
+            format_estimate(one.empirical_accuracy),
+            str(one.undecided_count),
+        ]
+        for one in brackets
+    )
+    return [
+        "## Certified and empirical robust accuracy",
+        "",
+        ACCURACY_BOUNDS_EXPLANATION,
+        "",
+        *render_table(head, rows),
+        "",
+    ]
+
+
+def _encode_accuracy_bounds(bracket: RobustAccuracyBounds) -> JsonDict:
+    return {
+        "model": bracket.subject.model,
+        "defense": bracket.subject.defense,
+        "threat": bracket.threat.name,
+        "certificates": list(bracket.certificates),
+        "attacks": list(bracket.attacks),
+        "certified_accuracy": bracket.certified_accuracy.to_json(),
+        "empirical_accuracy": bracket.empirical_accuracy.to_json(),
+        "undecided": bracket.undecided_count,
+    }

@@ -1,0 +1,74 @@
+"""What each attacker saw of the model, and how often it asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from robustbench_local.reports.analysis.evidence import CellResult, Evidence
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
+from robustbench_local.reports.formatting.text import (
+    MISSING_TEXT,
+    format_estimate,
+)
+from robustbench_local.reports.sections.section import Section
+from robustbench_local.store import RunStore
+
+
+class AttackerKnowledgeSection(Section[tuple[CellResult, ...]]):
+    """Knowledge and queries of each attack, where some attacker saw less than the gradients."""
+
+    anchor = "sight"
+    title = "Attacker knowledge and queries"
+    link_text = "Attacker knowledge"
+    template = "attacker_knowledge.html.j2"
+
+    def build(self, evidence: Evidence, store: RunStore) -> tuple[CellResult, ...]:
+        """The cells where somebody attacked who saw what there was: no corruption, no transfer to itself.
+
+        Stickers have a section of their own.
+        """
+        return tuple(cell for cell in evidence.cells if not _has_no_attacker(cell))
+
+    def is_shown(self, content: tuple[CellResult, ...]) -> bool:
+        """Whether some attacker saw less of a model than its gradients."""
+        return any(cell.record.knowledge != "white-box" for cell in content)
+
+    def to_markdown(self, content: tuple[CellResult, ...], evidence: Evidence) -> Iterable[str]:
+        """One table."""
+        return _render_attacker_knowledge(content)
+
+
+ATTACKER_KNOWLEDGE = AttackerKnowledgeSection()
+
+
+def _has_no_attacker(cell: CellResult) -> bool:
+    return (
+        cell.is_corruption or cell.is_self_transfer or cell.is_naive or cell.is_certificate or cell.is_sticker
+    )
+
+
+def _render_attacker_knowledge(cells: Sequence[CellResult]) -> list[str]:
+    head = [
+        "model",
+        "attack",
+        "knowledge",
+        "attack success",
+        "passes on success: median, maximum",
+        "on all images",
+    ]
+    rows = (
+        [
+            escape_markdown(str(cell.subject)),
+            escape_markdown(cell.label),
+            escape_markdown(cell.attacker_knowledge),
+            format_estimate(cell.attack_success) if cell.is_done else cell.reported_status,
+            _format_passes(cell.query_stats.median_broken, cell.query_stats.largest_broken),
+            _format_passes(cell.query_stats.median, cell.query_stats.largest),
+        ]
+        for cell in cells
+    )
+    return ["## Attacker knowledge and queries", "", *render_table(head, rows), ""]
+
+
+def _format_passes(middle: float | None, most: int | None) -> str:
+    return MISSING_TEXT if middle is None else f"{middle:,.0f}, {most:,}"

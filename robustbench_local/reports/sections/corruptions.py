@@ -1,0 +1,92 @@
+"""Accuracy on corrupted images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from robustbench_local.reports.analysis.corruption_results import CorruptionMap, build_corruption_maps
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
+from robustbench_local.reports.formatting.text import (
+    format_estimate,
+)
+from robustbench_local.reports.sections.parts import (
+    encode_entry,
+    format_entry,
+)
+from robustbench_local.reports.sections.section import JsonDict, Section
+from robustbench_local.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class CorruptionsSection(Section[tuple[CorruptionMap, ...]]):
+    """Accuracy of each model by corruption and severity."""
+
+    anchor = "corruptions"
+    title = "Common corruptions"
+    link_text = "Corruptions"
+    template = "corruptions.html.j2"
+
+    def build(self, evidence: Evidence, store: RunStore) -> tuple[CorruptionMap, ...]:
+        """A map for each model."""
+        return build_corruption_maps(evidence)
+
+    def to_markdown(self, content: tuple[CorruptionMap, ...], evidence: Evidence) -> Iterable[str]:
+        """A table of means, and one for each model."""
+        return _render_corruptions(content)
+
+    def to_json(self, evidence: Evidence) -> JsonDict:
+        """``corruptions``."""
+        return {"corruptions": [_encode_corruption(found) for found in build_corruption_maps(evidence)]}
+
+    def draw_figures(
+        self, content: tuple[CorruptionMap, ...], names: Mapping[EvaluatedModel, str]
+    ) -> Iterator[tuple[str, Figure]]:
+        """One for each model."""
+        from robustbench_local.reports.figures.share_tables import draw_corruptions
+
+        for place, found in enumerate(content, start=1):
+            yield f"corruptions-{place}.png", draw_corruptions(found, names)
+
+
+CORRUPTIONS = CorruptionsSection()
+
+
+def _render_corruptions(maps: Sequence[CorruptionMap]) -> list[str]:
+    severities = [f"severity {severity}" for severity in maps[0].severities]
+    text = "Average case, no adversary: accuracy over all images, by corruption and severity."
+    lines = ["## Common corruptions", "", text, ""]
+    means = (
+        [
+            escape_markdown(str(one.subject)),
+            format_estimate(one.clean_accuracy),
+            *map(format_entry, (*one.mean_row.entries, one.mean_row.mean_entry)),
+        ]
+        for one in maps
+    )
+    lines += [*render_table(["mean over corruptions", "clean", *severities, "all severities"], means), ""]
+    for one in maps:
+        rows = (
+            [escape_markdown(row.label), *map(format_entry, (*row.entries, row.mean_entry))]
+            for row in (*one.rows, one.mean_row)
+        )
+        lines += [*render_table([escape_markdown(str(one.subject)), *severities, "mean"], rows), ""]
+    return lines
+
+
+def _encode_corruption(found: CorruptionMap) -> JsonDict:
+    return {
+        "model": found.subject.model,
+        "defense": found.subject.defense,
+        "clean_accuracy": found.clean_accuracy.to_json(),
+        "severities": list(found.severities),
+        "corruptions": [row.label for row in found.rows],
+        "accuracy": [[encode_entry(square) for square in row.entries] for row in found.rows],
+        "mean_by_severity": [encode_entry(square) for square in found.mean_row.entries],
+        "mean_by_corruption": [encode_entry(row.mean_entry) for row in found.rows],
+        "mean": encode_entry(found.mean_row.mean_entry),
+        "complete": not found.mean_row.mean_entry.reason,
+    }

@@ -1,0 +1,40 @@
+"""Robust accuracy by perturbation budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.robustness_curves import CurvePanel, build_curve_panels
+from robustbench_local.reports.sections.section import Section
+from robustbench_local.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class CurvesSection(Section[tuple[CurvePanel, ...]]):
+    """Curves over eps; the tables of the other sections have their numbers."""
+
+    anchor = "radius"
+    title = "Robust accuracy by perturbation budget"
+    link_text = "Over the radius"
+    template = "curves.html.j2"
+
+    def build(self, evidence: Evidence, store: RunStore) -> tuple[CurvePanel, ...]:
+        """A panel for each norm and attack that was run at several radii."""
+        return build_curve_panels(evidence)
+
+    def draw_figures(
+        self, content: tuple[CurvePanel, ...], names: Mapping[EvaluatedModel, str]
+    ) -> Iterator[tuple[str, Figure]]:
+        """One for each norm."""
+        from robustbench_local.reports.figures.curves import draw_curves
+
+        for norm in dict.fromkeys(panel.norm for panel in content):
+            panels = [panel for panel in content if panel.norm == norm]
+            yield f"over-radius-{norm.lower()}.png", draw_curves(panels, names)
+
+
+CURVES = CurvesSection()

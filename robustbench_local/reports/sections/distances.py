@@ -1,0 +1,102 @@
+"""How far the nearest adversarial images are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from robustbench_local.reports.analysis.distances import (
+    CURVE_STEPS,
+    AttackDistances,
+    DistanceGroup,
+    build_distance_groups,
+)
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence, Threat
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
+from robustbench_local.reports.formatting.text import (
+    format_distance,
+)
+from robustbench_local.reports.sections.section import Section
+from robustbench_local.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class DistancesSection(Section[tuple[DistanceGroup, ...]]):
+    """Attacks that look for the nearest adversarial image; results.json has them among the cells."""
+
+    anchor = "far"
+    title = "Distance to the nearest adversarial example"
+    link_text = "How far"
+    template = "distances.html.j2"
+    curve_steps = CURVE_STEPS
+
+    def build(self, evidence: Evidence, store: RunStore) -> tuple[DistanceGroup, ...]:
+        """The attacks of each threat."""
+        return build_distance_groups(evidence)
+
+    def to_markdown(self, content: tuple[DistanceGroup, ...], evidence: Evidence) -> Iterable[str]:
+        """A heading and a table for each threat."""
+        return [line for group in content for line in _render_distances(group)]
+
+    def draw_figures(
+        self, content: tuple[DistanceGroup, ...], names: Mapping[EvaluatedModel, str]
+    ) -> Iterator[tuple[str, Figure]]:
+        """One for each threat that has curves."""
+        from robustbench_local.reports.figures.curves import draw_curves
+
+        for place, group in enumerate(content, start=1):
+            if group.panels:
+                yield f"how-far-{place}.png", draw_curves(group.panels, names)
+
+
+DISTANCES = DistancesSection()
+
+
+def _render_distances(group: DistanceGroup) -> list[str]:
+    head = [
+        "model",
+        "attack",
+        "n",
+        "lower quartile",
+        "median",
+        "its 95% interval",
+        "upper quartile",
+        "robust",
+    ]
+    rows = (_format_distance_row(one, group.threat) for one in group.attack_distances)
+    text = (
+        "Quartiles of the distance to the nearest adversarial example, over the correctly classified images. An "
+        "image without one counts as farther than the largest radius."
+    )
+    goal = ", targeted" if group.targeted else ""
+    found = [*render_table(head, rows), ""] if group.attack_distances else []
+    problems = [f"- No distances: {escape_markdown(problem)}" for problem in group.problems]
+    return [
+        f"## Distances: {escape_markdown(str(group.threat))}{goal}",
+        "",
+        text,
+        "",
+        *found,
+        *problems,
+        *([""] if problems else []),
+    ]
+
+
+def _format_distance_row(one: AttackDistances, threat: Threat) -> list[str]:
+    far = one.quartiles
+    ends = (far.lower, far.median, far.low, far.high, far.upper)
+    lower, median, low, high, upper = (
+        format_distance(threat.norm, end, max_radius=threat.eps) for end in ends
+    )
+    names = [escape_markdown(str(one.subject)), escape_markdown(one.label)]
+    return [
+        *names,
+        f"{far.n:,}",
+        lower,
+        median,
+        f"{low} to {high}",
+        upper,
+        f"{one.unbroken_count:,}",
+    ]

@@ -1,0 +1,46 @@
+"""Parts that several sections write: entries of tables and severities, as Markdown and for results.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.heatmap import HeatMapEntry
+from robustbench_local.reports.analysis.misclassification_severity import SeveritySummary
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown
+from robustbench_local.reports.formatting.text import MISSING_TEXT, format_estimate, format_percent
+
+
+def format_entry(entry: HeatMapEntry) -> str:
+    """An entry of a table in Markdown: the share, or a word where there is none."""
+    if not entry.estimate.is_known:
+        return entry.status_text
+    clean = f"; clean {format_percent(entry.own_clean_accuracy.value)}" if entry.own_clean_accuracy else ""
+    return f"{format_estimate(entry.estimate)}{' (incomplete)' if entry.reason else ''}{clean}"
+
+
+def encode_entry(entry: HeatMapEntry) -> dict[str, Any]:
+    """An entry of a table for results.json."""
+    return entry.estimate.to_json(entry.reason or entry.status_text)
+
+
+def format_severity(evidence: Evidence, severity: SeveritySummary | None, model: str) -> str:
+    """Expected severity, and the worst single prediction."""
+    if severity is None:
+        return MISSING_TEXT
+    mean = severity.expected
+    worst = f"worst {severity.worst_severity:.2f}"
+    if severity.worst_severity:
+        name = evidence.get_class_name(model, severity.worst_class)
+        worst += f": {escape_markdown(name)} ({severity.worst_count})"
+    return f"{mean.value:.2f} ({mean.low:.2f}-{mean.high:.2f}), {worst}"
+
+
+def encode_severity(severity: SeveritySummary) -> dict[str, Any]:
+    """Expected severity, and the worst single prediction, for results.json."""
+    return {
+        "expected": severity.expected.to_json(),
+        "worst": severity.worst_severity,
+        "worst_class": severity.worst_class,
+        "worst_count": severity.worst_count,
+    }

@@ -1,0 +1,57 @@
+"""What every form of the report is made from: the evidence, what is judged, and the sections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from robustbench_local.reports.analysis.evidence import Evidence
+from robustbench_local.reports.analysis.gates import GateReport, judge_evidence
+from robustbench_local.reports.analysis.read_run import read_evidence
+from robustbench_local.reports.analysis.run_warnings import Finding, list_findings
+from robustbench_local.reports.sections import SECTIONS
+from robustbench_local.reports.sections.section import Content, Section, ShownSection
+from robustbench_local.store import RunStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """The content of a report."""
+
+    evidence: Evidence
+    """What was found."""
+    findings: tuple[Finding, ...]
+    """What to know before believing it, the gravest first."""
+    gate_report: GateReport
+    """The verdicts of the grid's gates."""
+    sections: tuple[Section[Any], ...]
+    """In the order of the report."""
+    contents: Mapping[str, Any]
+    """What each section shows, by its anchor."""
+
+    def get_content(self, section: Section[Content]) -> Content:
+        """What a section shows."""
+        content: Content = self.contents[section.anchor]
+        return content
+
+    def list_shown_sections(self) -> list[ShownSection]:
+        """The sections that have anything to say, in the order of the report."""
+        parts = (ShownSection(section, self.get_content(section)) for section in self.sections)
+        return [part for part in parts if part.section.is_shown(part.content)]
+
+    def has_section(self, anchor: str) -> bool:
+        """Whether the section of this anchor has anything to say."""
+        return any(part.section.anchor == anchor for part in self.list_shown_sections())
+
+
+def read_report_data(store: RunStore) -> ReportData:
+    """Read everything a report needs from an open run."""
+    evidence = replace(read_evidence(store), damaged_images=store.find_damaged_arrays())
+    return ReportData(
+        evidence=evidence,
+        findings=list_findings(evidence),
+        gate_report=judge_evidence(evidence),
+        sections=SECTIONS,
+        contents={section.anchor: section.build(evidence, store) for section in SECTIONS},
+    )

@@ -1,0 +1,77 @@
+"""Attacks whose candidates were made on another model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from robustbench_local.reports.analysis.evidence import EvaluatedModel, Evidence
+from robustbench_local.reports.analysis.transfer_results import TransferMatrix, build_transfer_matrices
+from robustbench_local.reports.formatting.markdown_tables import escape_markdown, render_table
+from robustbench_local.reports.sections.parts import (
+    encode_entry,
+    format_entry,
+)
+from robustbench_local.reports.sections.section import JsonDict, Section
+from robustbench_local.store import RunStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class TransfersSection(Section[tuple[TransferMatrix, ...]]):
+    """A matrix for each attack: made on one model, tried on another."""
+
+    anchor = "transfers"
+    title = "Transfer attacks"
+    link_text = "Transfer"
+    template = "transfers.html.j2"
+
+    def build(self, evidence: Evidence, store: RunStore) -> tuple[TransferMatrix, ...]:
+        """One matrix for each attack that was transferred."""
+        return build_transfer_matrices(evidence)
+
+    def to_markdown(self, content: tuple[TransferMatrix, ...], evidence: Evidence) -> Iterable[str]:
+        """A heading and a table for each attack."""
+        return [line for matrix in content for line in _render_transfer(matrix)]
+
+    def to_json(self, evidence: Evidence) -> JsonDict:
+        """``transfers``."""
+        return {"transfers": [_encode_transfer(matrix) for matrix in build_transfer_matrices(evidence)]}
+
+    def draw_figures(
+        self, content: tuple[TransferMatrix, ...], names: Mapping[EvaluatedModel, str]
+    ) -> Iterator[tuple[str, Figure]]:
+        """One for each attack."""
+        from robustbench_local.reports.figures.share_tables import draw_transfer
+
+        for place, matrix in enumerate(content, start=1):
+            yield f"transfer-{place}.png", draw_transfer(matrix, names)
+
+
+TRANSFERS = TransfersSection()
+
+
+def _render_transfer(matrix: TransferMatrix) -> list[str]:
+    head = [
+        "crafted on",
+        *(f"evaluated on {escape_markdown(str(target))}" for target in matrix.attacked_models),
+    ]
+    rows = (
+        [escape_markdown(row.label), *(format_entry(square) for square in row.entries)] for row in matrix.rows
+    )
+    basis = "among the images that the attacked model classifies correctly"
+    text = f"Attack success under {escape_markdown(str(matrix.threat))}, {basis}. It counts in no worst case."
+    return [f"## Transfer: {escape_markdown(matrix.label)}", "", text, "", *render_table(head, rows), ""]
+
+
+def _encode_transfer(matrix: TransferMatrix) -> JsonDict:
+    return {
+        "attack": matrix.attack,
+        "threat": matrix.threat.name,
+        "goal": "targeted" if matrix.targeted else "untargeted",
+        "attacked_models": [asdict(target) for target in matrix.attacked_models],
+        "surrogates": [row.surrogate for row in matrix.rows],
+        "attack_success": [[encode_entry(square) for square in row.entries] for row in matrix.rows],
+    }

@@ -1,0 +1,131 @@
+"""The generated reference covers every card, command, option and key."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from sample_run import build_run
+from sample_stickers import build_sticker_run
+from sample_transfers import TRANSFER_SAMPLE
+
+import robustbench_local as rbl
+from reference_generator import cards, command_line, grid_schema, python_api, run_files
+from reference_generator.docstrings import read_field_docs, read_parameter_docs
+from reference_generator.pages import PAGES, write_reference
+from robustbench_local.attacks import ATTACKS
+from robustbench_local.certification import CERTIFICATES
+from robustbench_local.config.cards import list_cards
+from robustbench_local.defenses.recipes.recipe_registry import RECIPES
+from robustbench_local.defenses.wrappers.wrapper_registry import WRAPPERS
+from robustbench_local.models.zoo import list_zoo
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "write_page"),
+    [
+        ("attack", cards.write_attack_page),
+        ("certificate", cards.write_certificate_page),
+        ("defense", cards.write_defense_page),
+    ],
+)
+def test_every_card_has_a_row_a_section_and_its_source(kind, write_page):
+    page = write_page()
+    for card in list_cards(kind):
+        assert f"[`{card.name}`](#" in page
+        assert f"\n### {card.name}\n" in page
+        assert " ".join(card.source.split()).replace("|", "\\|").replace("<", "&lt;") in page
+
+
+def test_every_zoo_model_has_a_section():
+    page = cards.write_zoo_page()
+    assert all(f"\n## {name}\n" in page for name in list_zoo())
+
+
+@pytest.mark.parametrize("registry", [ATTACKS, CERTIFICATES, RECIPES, WRAPPERS], ids=lambda r: r.kind)
+def test_every_parameter_of_every_method_is_described(registry):
+    for name in registry:
+        docs = read_parameter_docs(registry[name])
+        fields = {field.name for field in dataclasses.fields(registry[name])} - {"threat"}
+        assert fields <= set(docs), f"{name}: {sorted(fields - set(docs))}"
+
+
+def test_every_command_and_option_is_there_with_its_meaning():
+    page = command_line.write_command_page()
+    for name, command in command_line.build_command_group().commands.items():
+        assert f"\n## rbl {name}\n" in page
+        for parameter in command.params:
+            if parameter.name != "help":
+                assert parameter.help, f"rbl {name} {parameter.name}"
+                assert all(f"`{option}`" in page for option in parameter.opts)
+
+
+def test_every_exit_code_of_an_error_is_explained():
+    page = command_line.write_exit_code_page()
+    assert all(f"`{code}`" in page for code in (0, 1, 2, 3, 4, 5, 70, 130))
+
+
+def test_every_key_of_a_grid_file_is_described():
+    page = grid_schema.write_grid_page()
+    for model in grid_schema.find_models():
+        docs = read_field_docs(model)
+        for name, field in model.model_fields.items():
+            assert docs.get(name), f"{model.__name__}.{name} has no description"
+            assert f"`{field.alias or name}`" in page
+
+
+@pytest.fixture(scope="module")
+def result_keys(tmp_path_factory) -> set[str]:
+    """The keys of the shipped results, and of runs with transfers, distances, corruptions and stickers."""
+    folder = tmp_path_factory.mktemp("results")
+    shipped = json.loads((ROOT / "reports" / "signs" / "results.json").read_text(encoding="utf-8"))
+    runs = [
+        rbl.Run(build_run(folder / "beyond", TRANSFER_SAMPLE)),
+        rbl.Run(build_sticker_run(folder / "stickers")),
+    ]
+    return set().union(*map(_list_keys, [shipped, *(run.results for run in runs)]))
+
+
+def test_every_key_of_results_json_is_described(result_keys):
+    assert result_keys - set(run_files.read_result_keys()) == set()
+
+
+def test_no_described_key_of_results_json_is_gone(result_keys):
+    """But for targeted attacks on each target, which none of these runs has."""
+    described = {key for key in run_files.read_result_keys() if not key.startswith("goals[]")}
+    assert described - result_keys == set()
+
+
+def _list_keys(results: dict) -> set[str]:
+    """The keys of the first two levels, and those of the mappings that are not described as a whole."""
+    keys = set(results)
+    for name, content in results.items():
+        if name in {"environment", "data", "models", "severity", "grid"}:
+            continue
+        entries = content if isinstance(content, list) else [content]
+        head = f"{name}[]" if isinstance(content, list) else name
+        keys |= {f"{head}.{key}" for entry in entries if isinstance(entry, dict) for key in entry}
+    for cell in results["cells"]:
+        for name in ("counts", "distance", "severity"):
+            keys |= {f"cells[].{name}.{key}" for key in cell.get(name) or {}}
+    return keys | {f"gates.verdicts[].{key}" for verdict in results["gates"]["verdicts"] for key in verdict}
+
+
+def test_every_column_and_every_public_name_is_there():
+    page = run_files.write_outcomes_page()
+    assert all(f"`{name}`" in page for name in (*run_files.OUTCOME_COLUMNS, *run_files.VIEW_CSV_COLUMNS))
+    python = python_api.write_python_page()
+    assert all(name == "__version__" or f"robustbench_local.{name}" in python for name in rbl.__all__)
+
+
+def test_pages_are_written_once_and_stale_ones_removed(tmp_path):
+    (tmp_path / "old.md").write_text("", encoding="utf-8")
+    write_reference(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {"index", *PAGES}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    write_reference(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before

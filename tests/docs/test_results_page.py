@@ -1,0 +1,52 @@
+"""docs/results.md quotes the shipped networks as their cards have them, and benchmarks write into it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks import page
+from robustbench_local.statistics import compute_clopper_pearson
+
+ROOT = Path(__file__).parents[2]
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+CARDS = sorted((ROOT / "robustbench_local" / "models" / "zoo").glob("*.yaml"))
+
+
+def format_share(count: int, n: int) -> str:
+    """A share as the page writes it: ``4.5% (3.3-6.0)``."""
+    estimate = compute_clopper_pearson(count, n)
+    value, low, high = (f"{100 * each:.1f}" for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value}% ({low}-{high})".replace("100.0", "100")
+
+
+def list_measured(card: Path) -> list[dict[str, Any]]:
+    """What a card measured, but for FGSM, which the page leaves out."""
+    entries = yaml.safe_load(card.read_text(encoding="utf-8"))["provenance"]["measured"]
+    return [entry for entry in entries if entry.get("attack") != "fgsm"]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+def test_figures_of_shipped_networks_are_those_of_their_cards(card):
+    section = RESULTS.partition("## Shipped networks")[2].partition("\n## ")[0]
+    (row,) = re.findall(rf"^\| `{re.escape(card.stem)}` \|.*$", section, re.MULTILINE)
+    certified = " ".join(section.partition("Certified,")[2].split())
+    for entry in list_measured(card):
+        place = certified if "certificate" in entry else row
+        assert format_share(entry["right"], entry["n"]) in place
+        if entry.get("attack") == "autoattack":
+            assert row.endswith("* |") == (entry["n"] == 200)
+
+
+def test_benchmarks_replace_their_part_of_the_page(tmp_path):
+    file = tmp_path / "results.md"
+    file.write_text(RESULTS, encoding="utf-8")
+    page.write_page("measured anew\n", file)
+    text = file.read_text(encoding="utf-8")
+    assert text.startswith(RESULTS.partition("<!-- measured -->")[0])
+    assert "measured anew" in text
+    assert "### mnist-fast" not in text

@@ -1,0 +1,128 @@
+"""A model that begins to remember under attack is found out, on both sides of each limit."""
+
+from __future__ import annotations
+
+import inconsistent_models as models
+import pytest
+import torch
+
+from robustbench_local.classifier import Classifier, Consistency
+from robustbench_local.errors import ModelError
+from robustbench_local.evaluation.harness.answer_agreement import (
+    AgreementCounts,
+    compare_batch_sizes,
+    compare_with_fresh_copy,
+)
+from robustbench_local.evaluation.harness.verify import predict
+
+IMAGES, LABELS = models.make_images(), torch.arange(12) % 5
+
+
+@pytest.mark.parametrize(
+    ("count", "disagreeing", "agrees"),
+    [(0, 0, True), (1, 0, True), (1, 1, False), (4, 1, True), (4, 2, False), (8, 2, True), (8, 3, False)],
+)
+def test_how_many_may_disagree(count, disagreeing, agrees):
+    readings = AgreementCounts(count, disagreeing)
+    if agrees:
+        readings.check_agreement("it")
+        return
+    with pytest.raises(ModelError, match=f"answers {disagreeing} of {count} images otherwise") as caught:
+        readings.check_agreement("it")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "disagreeing", "agrees"), [(0, 0, True), (1, 1, False), (4, 1, True), (4, 2, False)]
+)
+def test_how_many_may_disagree_in_a_batch_of_another_size(count, disagreeing, agrees):
+    readings = AgreementCounts(size_compared=count, size_disagreements=disagreeing)
+    if agrees:
+        readings.check_agreement("it")
+        return
+    with pytest.raises(ModelError, match=f"size of the batch: {disagreeing} of {count} images"):
+        readings.check_agreement("it")
+
+
+def test_sums():
+    assert AgreementCounts(4, 1, 4, 0) + AgreementCounts(3, 2, 1, 1) == AgreementCounts(7, 3, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("odd", "disagreeing"),
+    [(None, 0), (6, 0), (8, 4), (12, 4), (4, 4)],  # 12 is how many were read; 8 the work's; 4 are asked again
+)
+def test_batches_of_the_sizes_at_work_are_compared(odd, disagreeing):
+    def forward(self, images):
+        answers = self.layers(images)
+        return answers.roll(1, 1) if len(images) == odd else answers
+
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5)
+    classifier.configure(consistency=Consistency(is_random=False))
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
+        margins = predict(fresh, IMAGES, LABELS).margin
+        found = compare_batch_sizes(fresh, IMAGES, LABELS, margins, {8})
+    assert found == AgreementCounts(size_compared=4, size_disagreements=disagreeing)
+
+
+@pytest.mark.parametrize(
+    "consistency",
+    [Consistency(is_unrepeatable=True), Consistency(is_random=True), Consistency(inconsistency_note="m")],
+)
+def test_sizes_are_not_compared_where_answers_are_random_or_marked(consistency):
+    classifier = Classifier(models.make_variant(), num_classes=5)
+    classifier.configure(consistency=consistency)
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
+        assert compare_batch_sizes(fresh, IMAGES, LABELS, torch.zeros(12), {8}) == AgreementCounts()
+
+
+@pytest.mark.parametrize(("consistency", "count"), [
+    (Consistency(), 4), (Consistency(is_unrepeatable=True), 0), (Consistency(inconsistency_note="allowed"), 0),
+])  # fmt: skip
+def test_a_counter_is_seen_where_answers_can_be_compared(consistency, count):
+    def forward(self, images):
+        self.calls += 1
+        return self.layers(images) + 0.1 * self.calls * self.layers(images)
+
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5)
+    classifier.configure(consistency=consistency)
+    with classifier.evaluation_mode():
+        classifier(IMAGES)
+        with classifier.open_fresh_copy() as fresh:
+            assert compare_with_fresh_copy(classifier, fresh, IMAGES, LABELS) == AgreementCounts(count, count)
+            assert compare_with_fresh_copy(classifier, classifier, IMAGES, LABELS) == AgreementCounts()
+
+
+@pytest.mark.parametrize(("shift", "disagreeing"), [(0.5e-4, 0), (2e-4, 4)])
+def test_rounding_is_tolerated(shift, disagreeing):
+    def forward(self, images):
+        self.calls += 1
+        answers = self.layers(images)
+        spread = answers.amax(1, keepdim=True) - answers.amin(1, keepdim=True)
+        first = torch.eye(5)[0]
+        return answers + (shift * spread * first if self.calls > 1 else 0)
+
+    classifier = Classifier(models.make_variant(forward=forward), num_classes=5)
+    with classifier.evaluation_mode():
+        classifier(IMAGES)
+        with classifier.open_fresh_copy() as fresh:
+            readings = compare_with_fresh_copy(classifier, fresh, IMAGES, 0 * LABELS)
+    assert readings == AgreementCounts(4, disagreeing)
+
+
+def test_a_random_model_is_compared_with_equal_draws():
+    classifier = Classifier(models.make_consistent_models()["draws"], num_classes=5)
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
+        assert compare_with_fresh_copy(classifier, fresh, IMAGES, LABELS) == AgreementCounts(4, 0)
+
+
+@pytest.mark.parametrize(("gap", "disagreeing"), [(0.9e-2, 0), (1.1e-2, 4)])
+def test_what_a_fresh_copy_said_in_other_company_is_compared_within_the_models_rounding(gap, disagreeing):
+    classifier = Classifier(models.Network(), num_classes=5)
+    classifier.configure(consistency=Consistency(is_random=False, tolerance=1e-2))
+    with classifier.evaluation_mode(), classifier.open_fresh_copy() as fresh:
+        margins = predict(fresh, IMAGES, LABELS).margin
+        answers = fresh(IMAGES)
+        margins += gap * (answers.amax(1) - answers.amin(1))
+        readings = compare_with_fresh_copy(classifier, fresh, IMAGES, LABELS, margins)
+    assert readings == AgreementCounts(4, disagreeing)

@@ -1,0 +1,265 @@
+"""Successes that are searched on: which, what becomes of them, and that nothing else changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from robustbench_local.attacks.core.eight_bit_search import FinishingSearch
+from robustbench_local.attacks.fgsm import FGSM
+from robustbench_local.attacks.minimum_norm.fmn import FMN
+from robustbench_local.attacks.pgd import PGD
+from robustbench_local.attacks.square.square import Square
+from robustbench_local.attacks.transfer.mi_fgsm import MIFGSM
+from robustbench_local.classifier import Classifier
+from robustbench_local.data.dataset import Dataset
+from robustbench_local.errors import InvariantError
+from robustbench_local.evaluation.harness import attack_job as cell
+from robustbench_local.evaluation.harness.attack_job import AttackJob
+from robustbench_local.evaluation.harness.batches import run_batches
+from robustbench_local.evaluation.harness.success_refinement import CLEAR_MARGIN_SHARE, find_unfinished_rows
+from robustbench_local.evaluation.harness.verify import FRAGILE_MARGIN_SHARE, predict, verify
+from robustbench_local.store.records import count_outcomes
+from robustbench_local.threats.threat_model import ThreatModel
+
+COST = ("forward_passes", "backward_passes", "seconds")
+
+
+class Curved(nn.Module):
+    """A small network whose successes lie close behind a bent border."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng([]):
+            torch.manual_seed(2)
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.Tanh(), nn.Linear(32, 4))
+            with torch.no_grad():
+                self.layers[1].weight.mul_(4)
+
+    def forward(self, images):
+        return self.layers(images - 0.5)
+
+
+@pytest.fixture(scope="module")
+def curved() -> Classifier:
+    return Classifier(Curved(), num_classes=4, name="curved")
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Dataset:
+    """150 8-bit images, labelled as the network reads them."""
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randint(40, 216, (150, 3, 4, 4), generator=generator).float() / 255
+    with torch.no_grad():
+        labels = Curved()(images).argmax(dim=1)
+    ids = tuple(f"made/{row}" for row in range(150))
+    return Dataset(images=images, labels=labels, ids=ids, class_names=("a", "b", "c", "d"), name="made")
+
+
+def outcomes(classifier, data, attack, threat, *, surrogate=None, batch_size=64, workers=1):
+    task = AttackJob(
+        key="cell",
+        classifier=classifier,
+        data=data,
+        attack=attack,
+        threat=threat,
+        seed=1,
+        surrogate=surrogate,
+    )
+    batches = run_batches(task, batch_size=batch_size, workers=workers)
+    return [row for batch in batches for row in batch.outcomes]
+
+
+def without_finishing(monkeypatch):
+    monkeypatch.setattr(cell, "finish_successes", lambda _attacked, verified, _verify: verified)
+
+
+LINF, SMALL = ThreatModel(norm="Linf", eps="3/255"), ThreatModel(norm="Linf", eps="1/255")
+L2, L1 = ThreatModel(norm="L2", eps=0.06), ThreatModel(norm="L1", eps=0.35)
+TARGETED = replace(LINF, targets=(1, 2))
+
+
+def test_pgd_keeps_its_successes_in_8_bits_as_fgsm_does(curved, photographs, monkeypatch):
+    fgsm = count_outcomes(outcomes(curved, photographs, FGSM(), LINF))
+    pgd = count_outcomes(outcomes(curved, photographs, PGD(), LINF))
+    whole = count_outcomes(outcomes(curved, photographs, PGD(early_stop=False), LINF))
+    without_finishing(monkeypatch)
+    before = count_outcomes(outcomes(curved, photographs, PGD(), LINF))
+    assert fgsm.broken == fgsm.broken_8bit
+    assert before.broken_8bit < 0.9 * before.broken  # it stopped too early, and not because of the model
+    assert (pgd.broken, pgd.broken_8bit, pgd.fragile) == (before.broken, before.broken, 0)
+    assert whole.broken_8bit == whole.broken == pgd.broken
+    assert pgd.forward_passes < 1.1 * before.forward_passes
+
+
+@pytest.mark.parametrize("threat", [LINF, SMALL, L2, L1, TARGETED], ids=lambda threat: threat.name)
+@pytest.mark.parametrize("attack", [PGD(steps=8), Square(queries=60), FMN(steps=20), MIFGSM()], ids=repr)
+def test_no_verdict_changes_and_what_needs_nothing_is_untouched(
+    curved, photographs, attack, threat, monkeypatch
+):
+    if threat.norm not in attack.norms or (threat.targets and "targeted" not in attack.goals):
+        pytest.skip("not for this attack")
+    data = photographs.select_images(
+        (~torch.isin(photographs.labels, torch.tensor(threat.targets))).nonzero().flatten()
+    )
+    after = outcomes(curved, data, attack, threat)
+    without_finishing(monkeypatch)
+    before = outcomes(curved, data, attack, threat)
+    for old, new in zip(before, after, strict=True):
+        assert (new.broken, new.clean_correct, new.status) == (old.broken, old.clean_correct, old.status)
+        assert bool(new.broken_8bit) >= bool(old.broken_8bit)
+        unfinished = old.broken and (not old.broken_8bit or (old.fragile and attack.measure == "ball"))
+        if not unfinished:
+            assert replace(new, seconds=0) == replace(old, seconds=0)  # passes, too
+        if attack.measure == "distance":
+            same = replace(new, broken_8bit=None, **dict.fromkeys(COST, 0))
+            assert same == replace(old, broken_8bit=None, **dict.fromkeys(COST, 0))
+        else:
+            assert new.fragile <= old.fragile
+    old, new = count_outcomes(before), count_outcomes(after)
+    assert old.broken > 5
+    assert new.broken_8bit >= old.broken_8bit + (old.broken_8bit < 0.9 * old.broken)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 7}, {"batch_size": 150}, {"batch_size": 32, "workers": 2}]
+)
+@pytest.mark.parametrize("attack", [PGD(steps=8), Square(queries=60)], ids=repr)
+def test_neither_batches_nor_workers_change_what_is_found(curved, photographs, attack, options):
+    def found(rows):
+        return [(row.adversarial_hash, row.broken_8bit, row.forward_passes) for row in rows]
+
+    assert found(outcomes(curved, photographs, attack, LINF, **options)) == found(
+        outcomes(curved, photographs, attack, LINF)
+    )
+
+
+def test_queries_are_not_exceeded(curved, photographs):
+    rows = outcomes(curved, photographs, Square(queries=20), LINF)
+    assert any(row.broken for row in rows)
+    # one reading of the clean image, two of a candidate, and two of another one
+    assert all(row.forward_passes <= 20 + 1 + (4 if row.broken else 1) for row in rows)
+
+
+@pytest.mark.parametrize("lie", ["leaves the ball", "no success", "another shape"])
+def test_a_candidate_that_fails_verification_is_thrown_away(curved, photographs, lie, monkeypatch):
+    def lying(self, originals, labels, candidates, stream, **more):
+        return {
+            "leaves the ball": (originals + 0.5).clamp(0, 1),
+            "no success": originals.clone(),
+            "another shape": candidates * torch.nan,
+        }[lie]
+
+    monkeypatch.setattr(FinishingSearch, "finish_candidates", lying)
+    after = outcomes(curved, photographs, PGD(), LINF)
+    without_finishing(monkeypatch)
+    before = outcomes(curved, photographs, PGD(), LINF)
+    zero = dict.fromkeys(COST, 0)
+    assert [replace(row, **zero) for row in after] == [replace(row, **zero) for row in before]
+
+
+def test_a_model_that_raises_while_a_success_is_searched_on_costs_that_image_alone(
+    curved, photographs, monkeypatch
+):
+    whole = outcomes(curved, photographs, PGD(), LINF)
+    finish = FinishingSearch.finish_candidates
+    with monkeypatch.context() as patch:
+        without_finishing(patch)
+        before = outcomes(curved, photographs, PGD(), LINF)
+    changed = [row for row, (old, new) in enumerate(zip(before, whole, strict=True)) if old.linf != new.linf]
+    touchy = photographs.images[changed[1]]
+
+    def raising(self, originals, *given, **more):
+        if (originals == touchy).flatten(1).all(dim=1).any():
+            raise ValueError("not today")
+        return finish(self, originals, *given, **more)
+
+    monkeypatch.setattr(FinishingSearch, "finish_candidates", raising)
+    own = Classifier(curved.module, num_classes=4, name="own")
+    after = outcomes(own, photographs, PGD(), LINF)
+    assert len(changed) >= 3
+    for row, (old, new) in enumerate(zip(before, after, strict=True)):
+        wanted = old if row == changed[1] else whole[row]
+        zero = dict.fromkeys((*COST, "margin"), 0)  # a margin's last digit is another one in another batch
+        assert replace(new, **zero) == replace(wanted, **zero)
+    assert [note for note in own.notes if "raised" in note] == [
+        "raised while a success was searched on in 8 bits: not today"
+    ]
+
+
+def test_a_bug_of_the_search_is_not_hidden(curved, photographs, monkeypatch):
+    def buggy(self, *given, **more):
+        raise InvariantError("a bug")
+
+    monkeypatch.setattr(FinishingSearch, "finish_candidates", buggy)
+    with pytest.raises(InvariantError, match="a bug"):
+        outcomes(curved, photographs, PGD(), LINF)
+
+
+def lead(share):
+    """A margin of so large a share of the logits' range, on the side of the first pixel."""
+
+    def forward(images):
+        first = images[:, 0, 0, 0]
+        return torch.stack([0 * first, (first - 0.5).sign() * share, 0 * first - (1 - share)], dim=1)
+
+    return Classifier(forward, num_classes=3, access="scores")
+
+
+@pytest.mark.parametrize(
+    ("share", "unfinished"), [(0.99 * FRAGILE_MARGIN_SHARE, True), (1.01 * FRAGILE_MARGIN_SHARE, False)]
+)
+def test_a_success_is_searched_on_where_its_margin_is_noise(share, unfinished):
+    images, labels = torch.full((1, 1, 1, 2), 126 / 255), torch.zeros(1, dtype=torch.int64)
+    candidates = images + 2.1 / 255
+    verified = verify(lead(share), images, labels, candidates, LINF)
+    assert verified.broken.tolist() == [True]
+    assert verified.broken_8bit == (True,)
+    assert verified.predictions.fragile.tolist() == [unfinished]
+    assert find_unfinished_rows(verified, LINF, "ball").tolist() == [0] * unfinished
+    assert find_unfinished_rows(verified, LINF, "distance").tolist() == []
+    spatial = ThreatModel(norm="spatial", eps=30)
+    assert find_unfinished_rows(verified, spatial, "ball").tolist() == []
+
+
+def test_the_search_goes_on_until_another_pass_still_finds_the_margin_clear():
+    assert 1.5 * FRAGILE_MARGIN_SHARE < CLEAR_MARGIN_SHARE < 3 * FRAGILE_MARGIN_SHARE
+    reading = predict(
+        lead(CLEAR_MARGIN_SHARE), torch.full((1, 1, 1, 2), 0.6), torch.zeros(1, dtype=torch.int64)
+    )
+    assert reading.fragile.tolist() == [False]
+
+
+def test_where_the_ball_holds_only_the_original_no_pass_is_spent(curved, photographs):
+    threat = ThreatModel(norm="Linf", eps=0.9 / 255)
+    rows = outcomes(curved, photographs, PGD(steps=5), threat)
+    broken = [row for row in rows if row.broken]
+    assert broken
+    assert {row.broken_8bit for row in broken} == {False}
+    assert all(row.forward_passes <= 1 + 6 + 2 for row in broken if not row.fragile)
+
+
+def test_where_the_ball_holds_no_8bit_image_the_verdict_is_none(curved, photographs):
+    off_grid = replace(photographs, images=photographs.images + 0.5 / 255)
+    rows = outcomes(curved, off_grid, PGD(steps=5), ThreatModel(norm="Linf", eps=0.4 / 255))
+    assert {row.broken_8bit for row in rows if row.broken} == {None}
+
+
+def test_a_transfer_asks_its_surrogate_and_never_the_model(curved, photographs, monkeypatch):
+    with torch.random.fork_rng([]):
+        torch.manual_seed(3)
+        near = Curved()
+        for each in near.parameters():
+            each.data += 0.1 * each.std() * torch.randn_like(each)
+    surrogate = Classifier(near, num_classes=4, name="surrogate")
+    judge = Classifier(lambda images: curved.module(images).detach(), num_classes=4, name="judge")
+    after = outcomes(judge, photographs, PGD(), LINF, surrogate=surrogate)
+    without_finishing(monkeypatch)
+    before = outcomes(judge, photographs, PGD(), LINF, surrogate=surrogate)
+    assert [row.broken for row in after] == [row.broken for row in before]
+    old, new = count_outcomes(before), count_outcomes(after)
+    assert old.broken_8bit < new.broken_8bit <= new.broken
+    assert new.backward_passes > old.backward_passes
