@@ -6,12 +6,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from robustbench_local.cli.listing import find_method, format_threat, list_other_names
+from robustbench_local.cli.listing import find_method, format_threat, list_other_names, list_outside_entries
 from robustbench_local.config.cards import Card, CardThreat, find_card, list_card_names
 from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.errors import ConfigError, did_you_mean, escape_unprintable
+from robustbench_local.extensions.entry_points import ExtensionKind
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.models.source_kinds import MODEL_SOURCES
 from robustbench_local.models.zoo import find_zoo_card, list_zoo
@@ -78,6 +79,11 @@ def describe_entry(name: str, folders: Sequence[Path] = ()) -> EntryPage:
         return EntryPage(
             name=name, title="kind of data source", description=DATASET_SOURCES[name], example=example
         )
+    for kind in get_args(ExtensionKind):
+        for row in list_outside_entries(kind):
+            if row.name == name:
+                title = f"from another distribution, in rbl list {kind}"
+                return EntryPage(name=name, title=title, description=row.what, facts={"code": row.source})
     remedy = (
         f"{did_you_mean(name, [*cards, *list_other_names()])} See rbl list attacks, defenses, models or data"
     )

@@ -8,15 +8,37 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustbench_local.cli.outside_rows import list_outside_rows
 from robustbench_local.config.cards import Card, CardKind, list_cards
-from robustbench_local.config.methods import METHODS_BY_KIND, UNKNOWN_METHOD, Method
+from robustbench_local.config.methods import (
+    ATTACK_METHODS,
+    CERTIFICATE_METHODS,
+    DEFENSE_METHODS,
+    METHODS_BY_KIND,
+    UNKNOWN_METHOD,
+    Method,
+)
 from robustbench_local.data.source_kinds import DATASET_SOURCES
 from robustbench_local.errors import ConfigError, did_you_mean
 from robustbench_local.evaluation.grid.schema import list_examples, read_example
+from robustbench_local.extensions.entry_points import ExtensionKind
 from robustbench_local.models.networks.network_registry import ARCHITECTURES
 from robustbench_local.models.source_kinds import MODEL_SOURCES
 from robustbench_local.models.zoo import find_zoo_card, list_zoo
 
+_LIST_BY_CARD_KIND: Mapping[CardKind, ExtensionKind] = {
+    "attack": "attacks",
+    "certificate": "certificates",
+    "defense": "defenses",
+}
+_OWN_NAMES_BY_KIND: Mapping[ExtensionKind, Collection[str]] = {
+    "attacks": ATTACK_METHODS,
+    "certificates": CERTIFICATE_METHODS,
+    "defenses": DEFENSE_METHODS,
+    "models": {"zoo", "checkpoint", *(name.partition(":")[0] for name in MODEL_SOURCES)},
+    "data": {name.partition(":")[0] for name in DATASET_SOURCES},
+}
+"""Built-in names that no entry point can take, besides those of cards."""
 _CLAUSE_ENDS, _SENTENCE_ENDS = ",.:;", ".:?"
 """Where the phrase of a card and of an example grid ends."""
 
@@ -133,8 +155,23 @@ def _join_searched_text(row: ListRow) -> str:
     return f"{row.name} {row.what} {row.description} {row.source}".casefold()
 
 
+def list_outside_entries(kind: ExtensionKind) -> list[ListRow]:
+    """What installed distributions offer, those entries included that cannot be used.
+
+    Args:
+        kind: Which list they belong to.
+    """
+    return [
+        ListRow(name=row.name, what=row.what, kinds=("outside",), source=row.target)
+        for row in list_outside_rows(kind, _OWN_NAMES_BY_KIND[kind])
+    ]
+
+
 def _list_card_rows(kind: CardKind, folders: Sequence[Path]) -> list[ListRow]:
-    return [_build_card_row(card) for card in list_cards(kind, folders)]
+    return [
+        *(_build_card_row(card) for card in list_cards(kind, folders)),
+        *list_outside_entries(_LIST_BY_CARD_KIND[kind]),
+    ]
 
 
 def _build_card_row(card: Card) -> ListRow:
@@ -189,11 +226,12 @@ def _list_model_rows(_folders: Sequence[Path]) -> list[ListRow]:
         for name in ARCHITECTURES
     ]
     sources = [ListRow(name=name, what=what, kinds=("source",)) for name, what in MODEL_SOURCES.items()]
-    return [*zoo, *networks, *sources]
+    return [*zoo, *networks, *sources, *list_outside_entries("models")]
 
 
 def _list_data_rows(_folders: Sequence[Path]) -> list[ListRow]:
-    return [ListRow(name=name, what=what) for name, what in DATASET_SOURCES.items()]
+    own = [ListRow(name=name, what=what) for name, what in DATASET_SOURCES.items()]
+    return [*own, *list_outside_entries("data")]
 
 
 def _list_example_rows(_folders: Sequence[Path]) -> list[ListRow]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -51,6 +51,23 @@ def list_entry_points(kind: ExtensionKind) -> tuple[ExtensionRecord, ...]:
     return tuple(
         replace(record, problem=f"several distributions offer {record.name!r}")
         if counts[record.name] > 1
+        else record
+        for record in records
+    )
+
+
+def refuse_own_names(
+    records: Iterable[ExtensionRecord], own_names: Collection[str]
+) -> tuple[ExtensionRecord, ...]:
+    """The entry points, with a problem where one is called as something that is built in.
+
+    Args:
+        records: The entry points of a kind.
+        own_names: What no entry point of that kind can be called.
+    """
+    return tuple(
+        replace(record, problem=record.problem or f"the name {record.name!r} is built in")
+        if record.name in own_names
         else record
         for record in records
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from robustbench_local.classifier.model_identity import describe_model
@@ -18,6 +17,7 @@ from robustbench_local.extensions.entry_points import (
     find_entry_point,
     list_entry_points,
     load_entry_point,
+    refuse_own_names,
 )
 from robustbench_local.extensions.python_reference import is_python_reference, load_python_object
 
@@ -70,12 +70,8 @@ class OpenRegistry(Registry[T]):
 
     def list_refused(self) -> list[ExtensionRecord]:
         """The entry points that nobody can use, each with its problem; a built-in name is one."""
-        own = {*self.entries, *list_shipped_names()}
-        return [
-            replace(record, problem=record.problem or f"the name {record.name!r} is built in")
-            for record in list_entry_points(self.group)
-            if record.problem or record.name in own
-        ]
+        records = refuse_own_names(list_entry_points(self.group), {*self.entries, *list_shipped_names()})
+        return [record for record in records if record.problem]
 
     def _load_outside(self, name: str) -> Any:
         """What a name from outside leads to; None if there is no such name."""

@@ -38,7 +38,7 @@ def test_a_grid_of_entry_points_runs_is_reported_judged_and_resumed(installed_ex
     markdown = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     for text in (page, markdown.replace("\\", "")):
         assert "example-corners" in text
-        assert "claimed by example-linear-margin of robustbench-example 0.1.0" in text
+        assert "claimed by example-linear-margin of robustbench-example 0.1.0" in text.lower()
     before = run.outcomes
     again = rbl.run_grid(grid, out=tmp_path / "run", options=OPTIONS)
     assert again.outcomes.equals(before)
@@ -72,7 +72,7 @@ def test_calls_take_entry_points(installed_example):
 def test_the_list_shows_them_with_their_distribution(installed_example, capsys):
     for kind, name in (
         ("attacks", "example-corners"),
-        ("attacks", "example-linear-margin"),
+        ("certificates", "example-linear-margin"),
         ("defenses", "example-rounding"),
         ("models", "example-linear"),
         ("data", "example-blobs"),

@@ -293,18 +293,20 @@ class Engine:
             return PointEvaluation(
                 logits=self._compute_logits(front), losses=self._empty, gradient=self._empty
             )
-        looks = [
+        evaluations = [
             self.classifier.compute_gradient(front.points, loss, front.rows) for _ in range(self._eot_samples)
         ]
         if self._eot_samples == 1:
-            logits, losses, gradient = looks[0]
+            logits, losses, gradient = evaluations[0]
         else:
-            logits, losses, gradient = (torch.stack(part).mean(dim=0) for part in zip(*looks, strict=True))
+            logits, losses, gradient = (
+                torch.stack(part).mean(dim=0) for part in zip(*evaluations, strict=True)
+            )
         return PointEvaluation(logits=logits, losses=losses, gradient=gradient)
 
     def _compute_logits(self, front: ActiveSet) -> Tensor:
-        looks = [self.classifier(front.points, front.rows) for _ in range(self._eot_samples)]
-        return looks[0] if self._eot_samples == 1 else torch.stack(looks).mean(dim=0)
+        evaluations = [self.classifier(front.points, front.rows) for _ in range(self._eot_samples)]
+        return evaluations[0] if self._eot_samples == 1 else torch.stack(evaluations).mean(dim=0)
 
 
 def compute_default_batch_size(images: Tensor) -> int:

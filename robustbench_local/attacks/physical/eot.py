@@ -235,8 +235,8 @@ def _compute_gradient(
         leaf = colours.detach().requires_grad_()
         shots = setting.render_photographs(finish(leaf), views)
         towards = setting.evaluate_photographs(shots.detach(), ask)
-        looks = shots.shape[1] * len(shots) / len(leaf)  # at each object
-        total = penalty(leaf).sum() - (towards * shots).sum() / looks
+        shot_count = shots.shape[1] * len(shots) / len(leaf)  # at each object
+        total = penalty(leaf).sum() - (towards * shots).sum() / shot_count
         return remove_nonfinite(torch.autograd.grad(total, leaf)[0])
 
 

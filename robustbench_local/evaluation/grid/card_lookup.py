@@ -158,7 +158,7 @@ def _build_method_card(
         parameters={},
         threat=CardThreat(norm=threat.norm, eps=threat.eps, transformation=threat.transformation),
         path=Path(full),
-        title=_METHOD_TITLES.get(name) or format_reference_title(name),
+        title=format_reference_title(name) or _METHOD_TITLES.get(name, name),
     )
 
 

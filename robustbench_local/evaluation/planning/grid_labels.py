@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from robustbench_local.certification import CERTIFICATES
 from robustbench_local.config.cards import Card
 from robustbench_local.data.dataset import Dataset
 from robustbench_local.evaluation.grid.schema import NO_DEFENSE, AttackEntry, Grid
@@ -70,7 +71,7 @@ def _list_labelled_attacks(
     """The attack of an entry, and the same attack crafted on the model without its defense."""
     attack = LabelledAttack(identifier=format_method_name(card, entry), card=card, name=entry.name)
     if card.kind == "certificate":
-        return [attack]
+        return [replace(attack, suffix="claimed") if CERTIFICATES.is_outside(card.method) else attack]
     if entry.transfer_from is not None:
         suffix = f"transferred from {shorten_text(model_names[entry.transfer_from], 30)}"
         return [replace(attack, suffix=suffix)]

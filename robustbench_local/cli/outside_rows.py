@@ -1,0 +1,41 @@
+"""What installed distributions offer, as rows of ``rbl list``: read from metadata, nothing is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from robustbench_local.config.cards import list_shipped_names
+from robustbench_local.extensions.entry_points import ExtensionKind, list_entry_points, refuse_own_names
+
+
+@dataclass(frozen=True)
+class OutsideRow:
+    """An entry point in a list."""
+
+    name: str
+    """What a grid calls it."""
+    what: str
+    """Whose it is; why it is refused, where it is."""
+    target: str
+    """Where its code lies, ``module:NAME``."""
+
+
+def list_outside_rows(kind: ExtensionKind, own_names: Collection[str]) -> list[OutsideRow]:
+    """The entry points of a kind, those that cannot be used included.
+
+    Args:
+        kind: What is listed.
+        own_names: Built-in names besides those of cards.
+    """
+    records = refuse_own_names(list_entry_points(kind), {*own_names, *list_shipped_names()})
+    return [
+        OutsideRow(
+            record.name,
+            f"refused, {record.problem} ({record.distribution})"
+            if record.problem
+            else f"from {record.distribution}",
+            record.target,
+        )
+        for record in records
+    ]
