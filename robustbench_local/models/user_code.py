@@ -48,8 +48,8 @@ def load_python(reference: str, request: ModelRequest) -> LoadedModel:
 def load_from_entry_point(record: ExtensionRecord, reference: str, request: ModelRequest) -> LoadedModel:
     """What an entry point is or returns: a module, or a function from images to scores or labels.
 
-    It is used as what a Python file names, see `load_python`; a factory that takes ``reference`` is given what
-    stands behind the name.
+    It is used as what a Python file names, see `load_python`; a factory that takes ``reference`` is given
+    what stands behind the name.
 
     Args:
         record: The entry point.
