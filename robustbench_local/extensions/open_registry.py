@@ -90,7 +90,9 @@ class OpenRegistry(Registry[T]):
         if inspect.isabstract(found):
             missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
             raise ConfigError(f"is no complete {self.kind}: it lacks {missing}", where=name)
-        if vars(found).get("__annotations__") and "__dataclass_fields__" not in vars(found):
+        annotations = vars(found).get("__annotations__", {}).values()
+        has_fields = any("ClassVar" not in str(annotation) for annotation in annotations)
+        if has_fields and "__dataclass_fields__" not in vars(found):
             remedy = f"write @dataclass(frozen=True, kw_only=True) above class {found.__name__}"
             raise ConfigError("is no dataclass of its own", where=name, remedy=remedy)
 
